@@ -1,0 +1,192 @@
+"""Decisions about accounts: what the chain says, channels, spend keys, refunds, approvals. Pure, like `decide`."""
+
+import hmac
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from tallystick.channels import ChannelConfig
+from tallystick.reasons import Reason
+from tallystick_aggregator.ledger import events as ev
+from tallystick_aggregator.ledger.answers import Refusal
+from tallystick_aggregator.ledger.commands import Moment, Rules
+from tallystick_aggregator.ledger.draft import Draft
+from tallystick_aggregator.ledger.state import Account, Channel, Ledger, SpendKey
+
+
+class AccountAtBlock(NamedTuple):
+    """An account as the escrow holds it at one block. `claimed` by channel id, for the channels that were asked."""
+
+    balance: int
+    claimed: Mapping[bytes, int]
+
+
+class AccountOnChain(NamedTuple):
+    """An account at the newest final block and at the head; the pending withdrawal is the head's."""
+
+    account_id: bytes
+    final: AccountAtBlock
+    head: AccountAtBlock
+    withdrawing: int
+    withdraw_finalizes_at: int
+
+
+class Overclaim(NamedTuple):
+    """The chain has paid more than was charged here: an alarm (I1; possible on the canonical escrow only)."""
+
+    channel_id: bytes
+    charged: int
+    claimed: int
+
+
+def open_account(draft: Draft, account_id: bytes, network: str, config: ChannelConfig) -> None:
+    """Make an account known; does nothing where it is."""
+    if draft.account(account_id) is None:
+        draft.record(ev.AccountOpened(account_id, network, config))
+
+
+def mirror(draft: Draft, ledger: Ledger, seen: AccountOnChain) -> list[Overclaim]:
+    """Take over what the chain says of an account: increases when final, decreases at first sight (design.md §6).
+
+    `funds` is the balance plus all that the account's known channels were paid, at either block, whichever is less.
+    """
+    account = draft.account(seen.account_id)
+    assert account is not None, "an account is opened before it is mirrored"
+    alarms: list[Overclaim] = []
+    channels = [draft.channel(known.id) or known for known in ledger.channels_of_account(seen.account_id)]
+    funds = min(_funds(seen.final, channels), _funds(seen.head, channels))
+    for channel in channels:
+        claimed = seen.final.claimed.get(channel.id, channel.claimed)
+        if claimed > channel.charged:
+            alarms.append(Overclaim(channel.id, channel.charged, claimed))
+        if claimed > channel.claimed:
+            draft.record(ev.ChannelClaimed(channel.id, claimed))
+    mirrored = (funds, seen.withdrawing, seen.withdraw_finalizes_at)
+    if mirrored != (account.funds, account.withdrawing, account.withdraw_finalizes_at):
+        draft.record(ev.AccountMirrored(seen.account_id, *mirrored))
+    return alarms
+
+
+def _funds(at: AccountAtBlock, channels: list[Channel]) -> int:
+    return at.balance + sum(at.claimed.get(channel.id, channel.claimed) for channel in channels)
+
+
+def open_channel(
+    draft: Draft, account_id: bytes, channel_id: bytes, receiver: bytes, claimed: int, rules: Rules
+) -> Refusal | None:
+    """Make a channel known with its baseline from the chain (I10); does nothing where it is."""
+    if draft.channel(channel_id) is not None:
+        return None
+    account = draft.account(account_id)
+    if account is None:
+        return Refusal(Reason.ACCOUNT_UNKNOWN, "The account is not known here; make a deposit first.", "config")
+    if account.channels >= rules.channels_per_account_max:
+        return Refusal(
+            Reason.CHANNEL_LIMIT,
+            "The account has too many channels.",
+            "channels",
+            str(account.channels + 1),
+            f"at most {rules.channels_per_account_max}",
+        )
+    draft.record(ev.ChannelOpened(channel_id, account_id, receiver, claimed))
+    return None
+
+
+def register_spend_key(
+    draft: Draft, account_id: bytes, key: SpendKey, moment: Moment, rules: Rules
+) -> SpendKey | Refusal:
+    """Register a key, or answer with it where this very key is registered already."""
+    if draft.account(account_id) is None:
+        return Refusal(Reason.ACCOUNT_UNKNOWN, "The account is not known here; make a deposit first.", "account_id")
+    known = draft.spend_key(account_id, key.key_id)
+    if known is not None:
+        same = hmac.compare_digest(known.secret, key.secret) and (known.cap, known.expires_at) == (
+            key.cap,
+            key.expires_at,
+        )
+        if same:
+            return known
+        return Refusal(Reason.SPEND_KEY_CONFLICT, "The key id is taken by another key; draw a new one.", "key_id")
+    if key.expires_at <= moment.now_s:
+        return Refusal(
+            Reason.SPEND_KEY_EXPIRED,
+            "The spend key would have expired already.",
+            "expires_at",
+            str(key.expires_at),
+            f"later than {moment.now_s}",
+        )
+    active = sum(not old.revoked and old.expires_at > moment.now_s for old in draft.spend_keys_of(account_id))
+    if active >= rules.spend_keys_per_account_max:
+        return Refusal(
+            Reason.SPEND_KEY_LIMIT,
+            "The account has too many spend keys; revoke some.",
+            "spend_keys",
+            str(active + 1),
+            f"at most {rules.spend_keys_per_account_max}",
+        )
+    draft.record(ev.SpendKeyRegistered(account_id, key.key_id, key.secret, key.cap, key.expires_at))
+    registered = draft.spend_key(account_id, key.key_id)
+    assert registered is not None
+    return registered
+
+
+def revoke_spend_key(draft: Draft, account_id: bytes, key_id: bytes) -> SpendKey | Refusal:
+    """Revoke a key, at once and for good; revoking it again answers alike."""
+    key = draft.spend_key(account_id, key_id)
+    if key is None:
+        return Refusal(Reason.SPEND_KEY_UNKNOWN, "The account has no such spend key.", "key_id")
+    if not key.revoked:
+        draft.record(ev.SpendKeyRevoked(account_id, key_id))
+    revoked = draft.spend_key(account_id, key_id)
+    assert revoked is not None
+    return revoked
+
+
+def start_refund(
+    draft: Draft, account_id: bytes, refund_id: bytes, nonce: int, amount: int, moment: Moment
+) -> ev.RefundStarted | Refusal:
+    """Set aside what will be refunded, before anything is signed; amount 0 asks for all that is available."""
+    account = draft.account(account_id)
+    if account is None:
+        return Refusal(Reason.ACCOUNT_UNKNOWN, "The account is not known here.", "account_id")
+    if account.refund is not None:
+        return Refusal(Reason.REFUND_PENDING, "Another refund of the account is under way; wait for it.", "refund_id")
+    if account.network in moment.stale_networks:
+        return Refusal(Reason.CHAIN_STALE, f"The view of {account.network} is not up to date; try again soon.")
+    amount = amount or account.available
+    if amount == 0 or amount > account.available:
+        return Refusal(
+            Reason.REFUND_EXCEEDS_AVAILABLE,
+            "A refund returns only what is neither charged, reserved, withdrawing nor being refunded.",
+            "amount",
+            str(amount),
+            f"at most {account.available}",
+        )
+    started = ev.RefundStarted(account_id, refund_id, nonce, amount)
+    draft.record(started)
+    return started
+
+
+def end_refund(draft: Draft, account_id: bytes, refund_id: bytes) -> None:
+    """Stop counting a refund whose nonce has passed in a final block."""
+    account = draft.account(account_id)
+    if account is not None and account.refund is not None and account.refund.refund_id == refund_id:
+        draft.record(ev.RefundEnded(account_id, refund_id))
+
+
+def approve_totals(
+    draft: Draft, account: Account, totals: tuple[tuple[bytes, int], ...], signature: bytes
+) -> Refusal | None:
+    """Keep a checked approval, if it is not older than the one at hand in any receiver's total."""
+    if account.approval is not None:
+        approved = dict(totals)
+        for receiver, total in account.approval.totals:
+            if approved.get(receiver, 0) < total:
+                return Refusal(
+                    Reason.AMOUNT_MISMATCH,
+                    "An approval must not fall below the one before it.",
+                    "totals",
+                    str(approved.get(receiver, 0)),
+                    f"at least {total}",
+                )
+    draft.record(ev.TotalsApproved(account.id, totals, signature))
+    return None

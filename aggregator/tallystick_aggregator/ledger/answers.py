@@ -1,0 +1,50 @@
+"""What the ledger answers. A refusal carries what it got and what would have been allowed; whether it may be retried is
+the reason's own property (tallystick.reasons)."""
+
+from typing import NamedTuple
+
+from tallystick.reasons import Reason
+
+
+class Totals(NamedTuple):
+    """A channel's totals at the moment of an answer; for the channel's own parties only."""
+
+    channel_id: bytes
+    receiver: bytes
+    ceiling: int
+    charged: int
+    reserved: int
+    claimed: int
+
+
+class Refusal(NamedTuple):
+    """Nothing was changed, and why."""
+
+    reason: Reason
+    message: str
+    field: str = ""
+    got: str = ""
+    allowed: str = ""
+    totals: Totals | None = None
+
+
+class Accepted(NamedTuple):
+    """A charge that stands. `charged` is the channel's charged total right after it; `amount` what it took."""
+
+    amount: int
+    charged: int
+    replayed: bool
+
+
+class Held(NamedTuple):
+    """A reservation that stands. A replayed one names no handle: its first caller has it."""
+
+    handle: bytes
+    expires_at: int
+    replayed: bool
+
+
+class Done(NamedTuple):
+    """A release that stands."""
+
+    replayed: bool

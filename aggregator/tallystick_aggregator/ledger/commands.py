@@ -1,0 +1,65 @@
+"""What is asked of the ledger about a payment. Commands carry proofs that were checked already: an unchecked payment is
+another type (`intake.proofs.UncheckedPayment`), so the wrong one does not type-check."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from tallystick.vouchers import Voucher
+
+
+class VoucherProof(NamedTuple):
+    """Rule 2a: a checked voucher whose ceiling no other charge of the channel has used."""
+
+    voucher: Voucher
+
+
+class SpendProof(NamedTuple):
+    """Rule 2b: the HMAC was right for this payment and `max_amount`. `raised` is a checked voucher that came along."""
+
+    key_id: bytes
+    max_amount: int
+    raised: Voucher | None
+
+
+class ProvenPayment(NamedTuple):
+    """A payment whose payer meant it: to be charged at once, or reserved.
+
+    `amount` in atomic units; `request_hash` the SHA-256 of the request that it pays for (tallystick.requests).
+    """
+
+    channel_id: bytes
+    payment_id: bytes
+    payment_ms: int
+    amount: int
+    request_hash: bytes
+    proof: VoucherProof | SpendProof
+
+
+class Moment(NamedTuple):
+    """When a decision is taken, and which networks' mirrors may not be relied on (I9)."""
+
+    now_ms: int
+    stale_networks: frozenset[str] = frozenset()
+
+    @property
+    def now_s(self) -> int:
+        """The same in seconds."""
+        return self.now_ms // 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The ledger's limits. Amounts in atomic units; 0 in an exposure limit means none."""
+
+    payment_id_retention_s: int = 172_800
+    payment_id_skew_s: int = 600
+    """How far ahead of our clock a payment id's time may be."""
+    withdraw_margin_s: int = 3_600
+    """How long before a withdrawal can finalise no more charges are taken."""
+    reservation_s: int = 300
+    reservations_per_account_max: int = 1_000
+    exposure_per_account_max: int = 0
+    exposure_per_receiver_max: int = 0
+    channels_per_account_max: int = 10_000
+    spend_keys_per_account_max: int = 256
+    """Keys that are neither expired nor revoked."""

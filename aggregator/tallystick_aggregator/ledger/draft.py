@@ -1,0 +1,325 @@
+"""Applies events to copies of what they touch; `adopt` puts the copies in place once the journal has the events.
+
+The same code runs when a charge is decided and when the journal is replayed, so that replay equals memory by
+construction. A draft that is dropped leaves no trace.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from tallystick_aggregator.ledger import events as ev
+from tallystick_aggregator.ledger.state import (
+    Account,
+    ChainHead,
+    Channel,
+    Ledger,
+    Payment,
+    PaymentStatus,
+    PendingRefund,
+    Approval,
+    Reservation,
+    SpendKey,
+    exposure_key,
+    payment_key,
+    spend_key_name,
+)
+
+USED_CEILINGS_KEPT = 256
+"""How many used ceilings a channel remembers at least: the depth to which charges by voucher may arrive out of order."""
+USED_CEILINGS_MAX = 2 * USED_CEILINGS_KEPT
+
+
+class Draft:
+    """A set of changes to a ledger that nobody else sees yet."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        """Start from the ledger's state; nothing is copied before it is touched."""
+        self._ledger = ledger
+        self.events: list[ev.Event] = []
+        self._accounts: dict[bytes, Account] = {}
+        self._channels: dict[bytes, Channel] = {}
+        self._spend_keys: dict[bytes, SpendKey] = {}
+        self._payments: dict[bytes, Payment] = {}
+        self._recalled: dict[bytes, Payment] = {}
+        self._reservations: dict[bytes, Reservation | None] = {}
+        self._exposure: dict[bytes, int] = {}
+        self._heads: dict[str, ChainHead] = {}
+        self._payments_forgotten_ms = ledger.payments_forgotten_ms
+
+    # What a decision reads. Callers treat what they get as read-only.
+
+    def account(self, account_id: bytes) -> Account | None:
+        """Return the account as this draft leaves it."""
+        return self._accounts.get(account_id) or self._ledger.accounts.get(account_id)
+
+    def channel(self, channel_id: bytes) -> Channel | None:
+        """Return the channel as this draft leaves it."""
+        return self._channels.get(channel_id) or self._ledger.channels.get(channel_id)
+
+    def spend_key(self, account_id: bytes, key_id: bytes) -> SpendKey | None:
+        """Return the spend key as this draft leaves it."""
+        name = spend_key_name(account_id, key_id)
+        return self._spend_keys.get(name) or self._ledger.spend_keys.get(name)
+
+    def spend_keys_of(self, account_id: bytes) -> list[SpendKey]:
+        """Return all spend keys of an account as this draft leaves them."""
+        known = {spend_key_name(account_id, key.key_id): key for key in self._ledger.spend_keys_of_account(account_id)}
+        known |= {name: key for name, key in self._spend_keys.items() if key.account_id == account_id}
+        return list(known.values())
+
+    def payment(self, channel_id: bytes, payment_id: bytes) -> Payment | None:
+        """Return what this payment id stands for, if it is known here or was recalled."""
+        key = payment_key(channel_id, payment_id)
+        return self._payments.get(key) or self._ledger.payments.get(key) or self._recalled.get(key)
+
+    def reservation(self, handle: bytes) -> Reservation | None:
+        """Return the reservation, unless it was captured or released."""
+        if handle in self._reservations:
+            return self._reservations[handle]
+        return self._ledger.reservations.get(handle)
+
+    def exposure(self, receiver: bytes, token: bytes) -> int:
+        """Return what was charged for this seller in this token and not yet claimed."""
+        key = exposure_key(receiver, token)
+        known = self._exposure.get(key)
+        return self._ledger.receiver_exposure.get(key, 0) if known is None else known
+
+    @property
+    def payments_forgotten_ms(self) -> int:
+        """Payment ids from before this time are refused as expired."""
+        return self._payments_forgotten_ms
+
+    def recall(self, channel_id: bytes, payment_id: bytes, payment: Payment) -> None:
+        """Make a payment known that is no longer in memory."""
+        self._recalled[payment_key(channel_id, payment_id)] = payment
+
+    # What a decision does.
+
+    def record(self, event: ev.Event) -> None:
+        """Apply an event and keep it for the journal."""
+        _APPLY[type(event)](self, event)
+        self.events.append(event)
+
+    def replay(self, events: Iterable[ev.Event]) -> None:
+        """Apply events that the journal has already."""
+        for event in events:
+            _APPLY[type(event)](self, event)
+
+    def adopt(self) -> None:
+        """Put the changes in place. To be called once, after the journal has the events."""
+        ledger = self._ledger
+        for account_id in self._accounts.keys() - ledger.accounts.keys():
+            ledger.channels_of.setdefault(account_id, [])
+        for channel_id in self._channels.keys() - ledger.channels.keys():
+            ledger.channels_of.setdefault(self._channels[channel_id].account_id, []).append(channel_id)
+        for name in self._spend_keys.keys() - ledger.spend_keys.keys():
+            ledger.spend_keys_of.setdefault(self._spend_keys[name].account_id, []).append(name)
+        ledger.accounts.update(self._accounts)
+        ledger.channels.update(self._channels)
+        ledger.spend_keys.update(self._spend_keys)
+        ledger.payments.update(self._payments)
+        ledger.receiver_exposure.update(self._exposure)
+        ledger.heads.update(self._heads)
+        for handle, reservation in self._reservations.items():
+            if reservation is None:
+                ledger.reservations.pop(handle, None)
+            else:
+                ledger.reservations[handle] = reservation
+        ledger.payments_forgotten_ms = self._payments_forgotten_ms
+
+    # Copies on first touch.
+
+    def _own_account(self, account_id: bytes) -> Account:
+        own = self._accounts.get(account_id)
+        if own is None:
+            own = self._accounts[account_id] = self._ledger.accounts[account_id].copy()
+        return own
+
+    def _own_channel(self, channel_id: bytes) -> Channel:
+        own = self._channels.get(channel_id)
+        if own is None:
+            own = self._channels[channel_id] = self._ledger.channels[channel_id].copy()
+        return own
+
+    def _own_spend_key(self, account_id: bytes, key_id: bytes) -> SpendKey:
+        name = spend_key_name(account_id, key_id)
+        own = self._spend_keys.get(name)
+        if own is None:
+            own = self._spend_keys[name] = self._ledger.spend_keys[name].copy()
+        return own
+
+    def _expose(self, account: Account, channel: Channel, amount: int) -> None:
+        key = exposure_key(channel.receiver, account.config.token)
+        known = self._exposure.get(key)
+        if known is None:
+            known = self._ledger.receiver_exposure.get(key, 0)
+        self._exposure[key] = known + amount
+
+    # What each event does.
+
+    def _account_opened(self, event: ev.AccountOpened) -> None:
+        self._accounts[event.account_id] = Account(event.account_id, event.network, event.config)  # type: ignore[arg-type]
+
+    def _account_mirrored(self, event: ev.AccountMirrored) -> None:
+        account = self._own_account(event.account_id)
+        account.funds = event.funds
+        account.withdrawing = event.withdrawing
+        account.withdraw_finalizes_at = event.withdraw_finalizes_at
+
+    def _channel_opened(self, event: ev.ChannelOpened) -> None:
+        account = self._own_account(event.account_id)
+        channel = Channel(event.channel_id, account.id, event.receiver)  # type: ignore[arg-type]
+        channel.charged = channel.claimed = event.claimed
+        self._channels[event.channel_id] = channel
+        account.channels += 1
+        account.committed += event.claimed
+        account.claimed += event.claimed
+
+    def _channel_claimed(self, event: ev.ChannelClaimed) -> None:
+        channel = self._own_channel(event.channel_id)
+        account = self._own_account(channel.account_id)
+        before, exposed = channel.committed, channel.charged - channel.claimed
+        account.claimed += event.claimed - channel.claimed
+        channel.claimed = event.claimed
+        channel.charged = max(channel.charged, event.claimed)  # I1: on the canonical escrow the chain may run ahead
+        account.committed += channel.committed - before
+        self._expose(account, channel, channel.charged - channel.claimed - exposed)
+
+    def _ceiling_raised(self, event: ev.CeilingRaised) -> None:
+        channel = self._own_channel(event.channel_id)
+        channel.ceiling = event.ceiling
+        channel.signature = event.signature
+
+    def _charged(self, event: ev.Charged) -> None:
+        channel_id, payment_id, amount, request_hash, used_ceiling, key_id = event
+        channel = self._own_channel(channel_id)
+        account = self._own_account(channel.account_id)
+        channel.charged += amount
+        account.committed += amount
+        self._expose(account, channel, amount)
+        self._use_proof(channel, used_ceiling, key_id, amount)
+        self._payments[payment_id + channel_id] = Payment(
+            amount, request_hash, PaymentStatus.CHARGED, amount, channel.charged, b""
+        )
+
+    def _reserved(self, event: ev.Reserved) -> None:
+        channel = self._own_channel(event.channel_id)
+        account = self._own_account(channel.account_id)
+        self._hold(account, channel, event.amount)
+        self._use_proof(channel, event.used_ceiling, event.key_id, event.amount)
+        self._payments[payment_key(event.channel_id, event.payment_id)] = Payment(
+            event.amount, event.request_hash, PaymentStatus.RESERVED, 0, channel.charged, event.handle
+        )
+        self._reservations[event.handle] = Reservation(
+            event.handle, channel.id, event.payment_id, event.amount, event.key_id, event.expires_at
+        )
+
+    def _captured(self, event: ev.Captured) -> None:
+        channel = self._own_channel(event.channel_id)
+        account = self._own_account(channel.account_id)
+        payment = self.payment(event.channel_id, event.payment_id)
+        assert payment is not None, "a capture follows its reservation"
+        if payment.status is PaymentStatus.RESERVED:
+            self._hold(account, channel, -payment.amount)
+            self._spend(channel, event.key_id, event.amount - payment.amount)
+        else:
+            self._spend(channel, event.key_id, event.amount)
+        channel.charged += event.amount
+        account.committed += event.amount
+        self._expose(account, channel, event.amount)
+        self._payments[payment_key(event.channel_id, event.payment_id)] = payment._replace(
+            status=PaymentStatus.CHARGED, captured=event.amount, charged=channel.charged
+        )
+        self._reservations[event.handle] = None
+
+    def _released(self, event: ev.Released) -> None:
+        reservation = self._give_back(event.handle, PaymentStatus.RELEASED)
+        self._reservations[reservation.handle] = None
+
+    def _expired(self, event: ev.Expired) -> None:
+        reservation = self._give_back(event.handle, PaymentStatus.EXPIRED)
+        self._reservations[reservation.handle] = reservation._replace(expires_at=0)
+
+    def _give_back(self, handle: bytes, status: PaymentStatus) -> Reservation:
+        reservation = self.reservation(handle)
+        assert reservation is not None, "only what is reserved is given back"
+        channel = self._own_channel(reservation.channel_id)
+        payment = self.payment(reservation.channel_id, reservation.payment_id)
+        assert payment is not None, "a reservation has a payment"
+        if payment.status is PaymentStatus.RESERVED:
+            self._hold(self._own_account(channel.account_id), channel, -reservation.amount)
+            self._spend(channel, reservation.key_id, -reservation.amount)
+        self._payments[payment_key(reservation.channel_id, reservation.payment_id)] = payment._replace(status=status)
+        return reservation
+
+    def _hold(self, account: Account, channel: Channel, amount: int) -> None:
+        channel.reserved += amount
+        account.reserved += amount
+        account.committed += amount
+        account.reservations += 1 if amount > 0 else -1
+
+    def _use_proof(self, channel: Channel, used_ceiling: int, key_id: bytes, amount: int) -> None:
+        if key_id:
+            self._spend(channel, key_id, amount)
+            return
+        used = channel.used_ceilings
+        if used is None:
+            used = channel.used_ceilings = set()
+        used.add(used_ceiling)
+        if len(used) > USED_CEILINGS_MAX:
+            ordered = sorted(used)
+            channel.used_ceilings_floor = ordered[-USED_CEILINGS_KEPT - 1]
+            channel.used_ceilings = set(ordered[-USED_CEILINGS_KEPT:])
+
+    def _spend(self, channel: Channel, key_id: bytes, amount: int) -> None:
+        if key_id:
+            self._own_spend_key(channel.account_id, key_id).spent += amount
+
+    def _spend_key_registered(self, event: ev.SpendKeyRegistered) -> None:
+        self._own_account(event.account_id).takes_spend_proofs_only = True
+        key = SpendKey(event.account_id, event.key_id, event.secret, event.cap, event.expires_at)  # type: ignore[arg-type]
+        self._spend_keys[spend_key_name(event.account_id, event.key_id)] = key
+
+    def _spend_key_revoked(self, event: ev.SpendKeyRevoked) -> None:
+        self._own_spend_key(event.account_id, event.key_id).revoked = True
+
+    def _refund_started(self, event: ev.RefundStarted) -> None:
+        account = self._own_account(event.account_id)
+        account.refund = PendingRefund(event.refund_id, event.nonce, event.amount)
+        account.refunding += event.amount
+
+    def _refund_ended(self, event: ev.RefundEnded) -> None:
+        account = self._own_account(event.account_id)
+        if account.refund is not None and account.refund.refund_id == event.refund_id:
+            account.refunding -= account.refund.amount
+            account.refund = None
+
+    def _totals_approved(self, event: ev.TotalsApproved) -> None:
+        self._own_account(event.account_id).approval = Approval(event.totals, event.signature)  # type: ignore[arg-type]
+
+    def _chain_advanced(self, event: ev.ChainAdvanced) -> None:
+        self._heads[event.network] = ChainHead(event.number, event.block_hash)
+
+    def _payments_forgotten(self, event: ev.PaymentsForgotten) -> None:
+        self._payments_forgotten_ms = event.before_ms
+
+
+_APPLY: dict[type, Callable[[Draft, Any], None]] = {
+    ev.AccountOpened: Draft._account_opened,
+    ev.AccountMirrored: Draft._account_mirrored,
+    ev.ChannelOpened: Draft._channel_opened,
+    ev.ChannelClaimed: Draft._channel_claimed,
+    ev.CeilingRaised: Draft._ceiling_raised,
+    ev.Charged: Draft._charged,
+    ev.Reserved: Draft._reserved,
+    ev.Captured: Draft._captured,
+    ev.Released: Draft._released,
+    ev.Expired: Draft._expired,
+    ev.SpendKeyRegistered: Draft._spend_key_registered,
+    ev.SpendKeyRevoked: Draft._spend_key_revoked,
+    ev.RefundStarted: Draft._refund_started,
+    ev.RefundEnded: Draft._refund_ended,
+    ev.TotalsApproved: Draft._totals_approved,
+    ev.ChainAdvanced: Draft._chain_advanced,
+    ev.PaymentsForgotten: Draft._payments_forgotten,
+}

@@ -1,0 +1,172 @@
+"""What can happen to the ledger. The journal stores these; state is what is left after applying them in order.
+
+Named tuples, because tens of thousands are made a second. Every field is a plain integer, string, bytes or tuple of
+those; the journal's codec relies on it.
+"""
+
+from typing import NamedTuple
+
+from tallystick.channels import ChannelConfig
+
+
+class AccountOpened(NamedTuple):
+    """An account became known; its funds follow as AccountMirrored."""
+
+    account_id: bytes
+    network: str
+    config: ChannelConfig
+
+
+class AccountMirrored(NamedTuple):
+    """The account's state on chain, as absolute values (design.md §6: increases when final, decreases at once)."""
+
+    account_id: bytes
+    funds: int
+    withdrawing: int
+    withdraw_finalizes_at: int
+
+
+class ChannelOpened(NamedTuple):
+    """A channel became known; `claimed` is its baseline as read from the chain (I10)."""
+
+    channel_id: bytes
+    account_id: bytes
+    receiver: bytes
+    claimed: int
+
+
+class ChannelClaimed(NamedTuple):
+    """The chain has paid this channel's receiver up to `claimed` in all."""
+
+    channel_id: bytes
+    claimed: int
+
+
+class CeilingRaised(NamedTuple):
+    """A checked voucher lifted the channel's ceiling."""
+
+    channel_id: bytes
+    ceiling: int
+    signature: bytes
+
+
+class Charged(NamedTuple):
+    """A payment was accepted. `used_ceiling` is the voucher that proved it (0: a spend key did)."""
+
+    channel_id: bytes
+    payment_id: bytes
+    amount: int
+    request_hash: bytes
+    used_ceiling: int
+    key_id: bytes
+
+
+class Reserved(NamedTuple):
+    """A payment was accepted, to be captured or released later under `handle`."""
+
+    channel_id: bytes
+    payment_id: bytes
+    amount: int
+    request_hash: bytes
+    used_ceiling: int
+    key_id: bytes
+    handle: bytes
+    expires_at: int
+
+
+class Captured(NamedTuple):
+    """A reservation, expired or not, became a charge of `amount`."""
+
+    handle: bytes
+    channel_id: bytes
+    payment_id: bytes
+    key_id: bytes
+    amount: int
+
+
+class Released(NamedTuple):
+    """A reservation was given back for good."""
+
+    handle: bytes
+
+
+class Expired(NamedTuple):
+    """A reservation's time ran out; a capture may still come."""
+
+    handle: bytes
+
+
+class SpendKeyRegistered(NamedTuple):
+    """From now on the account takes spend proofs only."""
+
+    account_id: bytes
+    key_id: bytes
+    secret: bytes
+    cap: int
+    expires_at: int
+
+
+class SpendKeyRevoked(NamedTuple):
+    """The key proves nothing any more; its id is never free again."""
+
+    account_id: bytes
+    key_id: bytes
+
+
+class RefundStarted(NamedTuple):
+    """A refund will be signed: it counts as `refunding` from here on (threat 35)."""
+
+    account_id: bytes
+    refund_id: bytes
+    nonce: int
+    amount: int
+
+
+class RefundEnded(NamedTuple):
+    """The refund's nonce has passed in a final block, used or not."""
+
+    account_id: bytes
+    refund_id: bytes
+
+
+class TotalsApproved(NamedTuple):
+    """The payerAuthorizer signed the totals of many channels at once."""
+
+    account_id: bytes
+    totals: tuple[tuple[bytes, int], ...]
+    signature: bytes
+
+
+class ChainAdvanced(NamedTuple):
+    """The mirror has taken in all blocks up to this one."""
+
+    network: str
+    number: int
+    block_hash: bytes
+
+
+class PaymentsForgotten(NamedTuple):
+    """Payment ids whose time is before this are pruned, and refused as expired from here on (I4)."""
+
+    before_ms: int
+
+
+Event = (
+    AccountOpened
+    | AccountMirrored
+    | ChannelOpened
+    | ChannelClaimed
+    | CeilingRaised
+    | Charged
+    | Reserved
+    | Captured
+    | Released
+    | Expired
+    | SpendKeyRegistered
+    | SpendKeyRevoked
+    | RefundStarted
+    | RefundEnded
+    | TotalsApproved
+    | ChainAdvanced
+    | PaymentsForgotten
+)

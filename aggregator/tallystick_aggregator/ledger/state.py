@@ -1,0 +1,246 @@
+"""What the ledger knows: accounts, channels, spend keys, payments, reservations.
+
+The objects are plain and mutable, but nobody outside `draft` writes to them: a `Draft` works on copies and the ledger
+adopts them after the journal has the events that made them (design.md §6, I3).
+All amounts are integers in the token's atomic units.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import NamedTuple
+
+from tallystick.channels import ChannelConfig
+from tallystick.quantities import AccountId, Address, ChannelId
+
+NO_CEILING = -1
+"""In `used_ceilings_floor`: nothing was forgotten yet."""
+
+
+class PaymentStatus(IntEnum):
+    """What became of a payment id."""
+
+    CHARGED = 1
+    RESERVED = 2
+    RELEASED = 3
+    EXPIRED = 4
+
+
+class Payment(NamedTuple):
+    """What a (channel, payment id) stands for, and the answer its first use got.
+
+    `amount` is what was asked (the reserved maximum for a reservation), `captured` what was charged in the end and
+    `charged` the channel's charged total right after. A reservation's `handle` is empty for a direct charge.
+    """
+
+    amount: int
+    request_hash: bytes
+    status: PaymentStatus
+    captured: int
+    charged: int
+    handle: bytes
+
+
+class PendingRefund(NamedTuple):
+    """A refund that was journaled and is not known to have ended: it counts in I2 until its nonce is final."""
+
+    refund_id: bytes
+    nonce: int
+    amount: int
+
+
+class Approval(NamedTuple):
+    """The payerAuthorizer's newest TotalsApproval: claims need no vouchers for these receivers up to these totals."""
+
+    totals: tuple[tuple[Address, int], ...]
+    signature: bytes
+
+
+@dataclass(slots=True)
+class Account:
+    """A payer's deposit under one operator, token, withdraw delay and salt, mirrored from the chain.
+
+    `funds` is all deposits less all that went back to the payer; `committed` is the sum over the account's channels of
+    `max(charged, claimed) + reserved`; `claimed` the sum of what the chain has paid out of them.
+    """
+
+    id: AccountId
+    network: str
+    config: ChannelConfig
+    funds: int = 0
+    withdrawing: int = 0
+    withdraw_finalizes_at: int = 0
+    refunding: int = 0
+    committed: int = 0
+    reserved: int = 0
+    claimed: int = 0
+    channels: int = 0
+    reservations: int = 0
+    takes_spend_proofs_only: bool = False
+    refund: PendingRefund | None = None
+    approval: Approval | None = None
+
+    @property
+    def available(self) -> int:
+        """What can still be charged or refunded; never negative, although I2's slack can be after a withdrawal."""
+        return max(0, self.funds - self.withdrawing - self.refunding - self.committed)
+
+    @property
+    def exposure(self) -> int:
+        """What was charged and not yet claimed: what sellers would lose if the escrow were empty now."""
+        return self.committed - self.reserved - self.claimed
+
+    def copy(self) -> "Account":
+        """A copy for a draft; what it shares is immutable."""
+        return Account(
+            self.id,
+            self.network,
+            self.config,
+            self.funds,
+            self.withdrawing,
+            self.withdraw_finalizes_at,
+            self.refunding,
+            self.committed,
+            self.reserved,
+            self.claimed,
+            self.channels,
+            self.reservations,
+            self.takes_spend_proofs_only,
+            self.refund,
+            self.approval,
+        )
+
+
+@dataclass(slots=True)
+class Channel:
+    """Account + receiver, and its cumulative totals.
+
+    `used_ceilings` are the ceilings that charges by voucher have used; to stay small it forgets the lowest, and then
+    refuses everything at or below `used_ceilings_floor`.
+    """
+
+    id: ChannelId
+    account_id: AccountId
+    receiver: Address
+    ceiling: int = 0
+    signature: bytes = b""
+    charged: int = 0
+    reserved: int = 0
+    claimed: int = 0
+    used_ceilings_floor: int = NO_CEILING
+    used_ceilings: set[int] | None = None
+
+    @property
+    def committed(self) -> int:
+        """This channel's part of I2's sum."""
+        return max(self.charged, self.claimed) + self.reserved
+
+    def has_used(self, ceiling: int) -> bool:
+        """Whether a charge of this channel has (or may have) used this ceiling."""
+        return ceiling <= self.used_ceilings_floor or (self.used_ceilings is not None and ceiling in self.used_ceilings)
+
+    def copy(self) -> "Channel":
+        """A copy for a draft."""
+        return Channel(
+            self.id,
+            self.account_id,
+            self.receiver,
+            self.ceiling,
+            self.signature,
+            self.charged,
+            self.reserved,
+            self.claimed,
+            self.used_ceilings_floor,
+            None if self.used_ceilings is None else set(self.used_ceilings),
+        )
+
+
+@dataclass(slots=True)
+class SpendKey:
+    """A key that lets a worker prove its charges by HMAC. `spent` counts charges and open reservations."""
+
+    account_id: AccountId
+    key_id: bytes
+    secret: bytes = field(repr=False)
+    cap: int
+    expires_at: int
+    spent: int = 0
+    revoked: bool = False
+
+    def copy(self) -> "SpendKey":
+        """A copy for a draft."""
+        return SpendKey(
+            self.account_id, self.key_id, self.secret, self.cap, self.expires_at, self.spent, self.revoked
+        )
+
+
+class Reservation(NamedTuple):
+    """An amount held by `Verify` until `Settle` captures or releases it; `expires_at` 0: it has expired."""
+
+    handle: bytes
+    channel_id: ChannelId
+    payment_id: bytes
+    amount: int
+    key_id: bytes
+    expires_at: int
+
+
+class ChainHead(NamedTuple):
+    """The last block that the mirror of a network has taken in."""
+
+    number: int
+    block_hash: bytes
+
+
+@dataclass(slots=True)
+class Ledger:
+    """All state, as of the last event that the journal has.
+
+    `payments` holds the payment ids whose time is at or after `payments_since_ms`; older ones are only in the journal,
+    and whoever decides about one recalls it first. Ids before `payments_forgotten_ms` are gone for good.
+    """
+
+    accounts: dict[bytes, Account] = field(default_factory=dict[bytes, Account])
+    channels: dict[bytes, Channel] = field(default_factory=dict[bytes, Channel])
+    channels_of: dict[bytes, list[bytes]] = field(default_factory=dict[bytes, list[bytes]])
+    spend_keys: dict[bytes, SpendKey] = field(default_factory=dict[bytes, SpendKey])
+    spend_keys_of: dict[bytes, list[bytes]] = field(default_factory=dict[bytes, list[bytes]])
+    payments: dict[bytes, Payment] = field(default_factory=dict[bytes, Payment])
+    reservations: dict[bytes, Reservation] = field(default_factory=dict[bytes, Reservation])
+    receiver_exposure: dict[bytes, int] = field(default_factory=dict[bytes, int])
+    heads: dict[str, ChainHead] = field(default_factory=dict[str, ChainHead])
+    payments_since_ms: int = 0
+    payments_forgotten_ms: int = 0
+
+    def channels_of_account(self, account_id: bytes) -> Iterator[Channel]:
+        """The account's channels, in the order in which they were opened."""
+        return (self.channels[channel_id] for channel_id in self.channels_of.get(account_id, ()))
+
+    def spend_keys_of_account(self, account_id: bytes) -> Iterator[SpendKey]:
+        """The account's spend keys, revoked and expired ones included."""
+        return (self.spend_keys[name] for name in self.spend_keys_of.get(account_id, ()))
+
+
+def payment_key(channel_id: bytes, payment_id: bytes) -> bytes:
+    """The 48 bytes under which a payment is filed: the payment id first, so that keys are ordered by time."""
+    return payment_id + channel_id
+
+
+def reservation_handle(channel_id: bytes, payment_id: bytes, secret: bytes) -> bytes:
+    """The 64 bytes that name a reservation: the payment's key, and 16 random bytes that nobody can guess."""
+    return payment_key(channel_id, payment_id) + secret
+
+
+def payment_of_handle(handle: bytes) -> tuple[bytes, bytes]:
+    """The channel id and payment id that a handle names."""
+    return handle[16:48], handle[:16]
+
+
+def spend_key_name(account_id: bytes, key_id: bytes) -> bytes:
+    """The 64 bytes under which a spend key is filed."""
+    return account_id + key_id
+
+
+def exposure_key(receiver: bytes, token: bytes) -> bytes:
+    """The 40 bytes under which a seller's exposure in one token is counted."""
+    return receiver + token
