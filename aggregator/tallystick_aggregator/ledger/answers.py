@@ -1,31 +1,22 @@
 """What the ledger answers. A refusal carries what it got and what would have been allowed; whether it may be retried is
-the reason's own property (tallystick.reasons)."""
+the reason's own property (tallystick.reasons).
+"""
 
 from typing import NamedTuple
 
+from tallystick.quantities import ChannelTotals
 from tallystick.reasons import Reason
 
 
-class Totals(NamedTuple):
-    """A channel's totals at the moment of an answer; for the channel's own parties only."""
-
-    channel_id: bytes
-    receiver: bytes
-    ceiling: int
-    charged: int
-    reserved: int
-    claimed: int
-
-
 class Refusal(NamedTuple):
-    """Nothing was changed, and why."""
+    """Nothing was changed, and why. `totals` are for the channel's own parties only."""
 
     reason: Reason
     message: str
     field: str = ""
     got: str = ""
     allowed: str = ""
-    totals: Totals | None = None
+    totals: ChannelTotals | None = None
 
 
 class Accepted(NamedTuple):

@@ -1,5 +1,6 @@
 """What is asked of the ledger about a payment. Commands carry proofs that were checked already: an unchecked payment is
-another type (`intake.proofs.UncheckedPayment`), so the wrong one does not type-check."""
+another type (`intake.proofs.UncheckedPayment`), so the wrong one does not type-check.
+"""
 
 from dataclasses import dataclass
 from typing import NamedTuple

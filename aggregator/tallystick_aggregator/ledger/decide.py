@@ -10,9 +10,11 @@ is recorded in the draft. Rules run in the design's order:
 
 import hmac
 
+from tallystick.quantities import ChannelTotals
 from tallystick.reasons import Reason
+from tallystick.vouchers import Voucher
 from tallystick_aggregator.ledger import events as ev
-from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal, Totals
+from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
 from tallystick_aggregator.ledger.commands import Moment, ProvenPayment, Rules, SpendProof, VoucherProof
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Account, Channel, Payment, PaymentStatus, Reservation, payment_of_handle
@@ -20,7 +22,7 @@ from tallystick_aggregator.ledger.state import Account, Channel, Payment, Paymen
 
 def charge(draft: Draft, payment: ProvenPayment, moment: Moment, rules: Rules) -> Accepted | Refusal:
     """Take a payment at once."""
-    channel_id, payment_id, payment_ms, amount, request_hash, proof = payment
+    channel_id, payment_id, payment_ms, amount, request_hash, _ = payment
     known = draft.payment(channel_id, payment_id)
     if known is not None:
         return replay_of_charge(known, amount, request_hash)
@@ -94,9 +96,7 @@ def capture(draft: Draft, handle: bytes, amount: int, moment: Moment) -> Accepte
         refusal = _room_after_expiry(draft, reservation, amount, moment)
         if refusal is not None:
             return refusal
-    draft.record(
-        ev.Captured(handle, reservation.channel_id, reservation.payment_id, reservation.key_id, amount)
-    )
+    draft.record(ev.Captured(handle, reservation.channel_id, reservation.payment_id, reservation.key_id, amount))
     channel = draft.channel(reservation.channel_id)
     assert channel is not None, "a reservation has a channel"
     return Accepted(amount, channel.charged, replayed=False)
@@ -127,7 +127,7 @@ def replay_of_charge(known: Payment, amount: int, request_hash: bytes) -> Accept
     """The first answer again for the same payment; anything different is refused (I4)."""
     if known.status is PaymentStatus.RELEASED:
         return _released()
-    same = known.request_hash == request_hash and (known.amount == amount or known.captured == amount)
+    same = known.request_hash == request_hash and amount in (known.amount, known.captured)
     if not same or known.status is not PaymentStatus.CHARGED:
         return _reused(known, amount, request_hash)
     return Accepted(known.captured, known.charged, replayed=True)
@@ -170,9 +170,7 @@ def payment_id_is_in_time(draft: Draft, payment_ms: int, moment: Moment, rules: 
 # Rules 2 to 4.
 
 
-def _accept(
-    draft: Draft, payment: ProvenPayment, moment: Moment, rules: Rules
-) -> tuple[Channel, int, bytes] | Refusal:
+def _accept(draft: Draft, payment: ProvenPayment, moment: Moment, rules: Rules) -> tuple[Channel, int, bytes] | Refusal:
     """Run rules 2 to 4; return the channel and the proof's used ceiling and key id. Records the raised ceiling."""
     channel = draft.channel(payment.channel_id)
     if channel is None:
@@ -180,11 +178,12 @@ def _accept(
     account = draft.account(channel.account_id)
     assert account is not None, "a channel has an account"
     proof = payment.proof
+    voucher: Voucher | None
     if isinstance(proof, VoucherProof):
-        refusal = voucher_proves(account, channel, proof)
+        refusal = voucher_may_prove(account, channel, proof.voucher.max_claimable_amount)
         voucher, used_ceiling, key_id = proof.voucher, proof.voucher.max_claimable_amount, b""
     else:
-        refusal = spend_key_proves(draft, account, payment.amount, proof, moment)
+        refusal = spend_key_may_prove(draft, account, payment.amount, proof, moment)
         voucher, used_ceiling, key_id = proof.raised, 0, proof.key_id
     if refusal is not None:
         return refusal
@@ -206,8 +205,8 @@ def _accept(
     return channel, used_ceiling, key_id
 
 
-def voucher_proves(account: Account, channel: Channel, proof: VoucherProof) -> Refusal | None:
-    """Rule 2a. The signature was checked before; here: is it this charge's alone?"""
+def voucher_may_prove(account: Account, channel: Channel, ceiling: int) -> Refusal | None:
+    """Rule 2a, but for the signature: may a voucher of this ceiling prove a charge, and this one alone?"""
     if account.takes_spend_proofs_only:
         return Refusal(
             Reason.SPEND_KEY_REQUIRED,
@@ -216,22 +215,22 @@ def voucher_proves(account: Account, channel: Channel, proof: VoucherProof) -> R
             "none",
             "a proof under a registered spend key",
         )
-    if channel.has_used(proof.voucher.max_claimable_amount):
+    if channel.has_used(ceiling):
         return Refusal(
             Reason.VOUCHER_USED,
             "Another charge of the channel has used this voucher's ceiling; sign a new one for each charge.",
             "ceiling",
-            str(proof.voucher.max_claimable_amount),
+            str(ceiling),
             f"an unused amount above {channel.used_ceilings_floor}",
             totals_of(channel),
         )
     return None
 
 
-def spend_key_proves(
+def spend_key_may_prove(
     draft: Draft, account: Account, amount: int, proof: SpendProof, moment: Moment
 ) -> Refusal | None:
-    """Rule 2b. The HMAC was checked before; here: may this key pay this much, now?"""
+    """Rule 2b, but for the HMAC: may this key pay this much, now?"""
     key = draft.spend_key(account.id, proof.key_id)
     if key is None:
         return Refusal(Reason.SPEND_KEY_UNKNOWN, "The account has no such spend key.", "key_id")
@@ -332,9 +331,9 @@ def exposure_allows(draft: Draft, account: Account, channel: Channel, amount: in
     return None
 
 
-def totals_of(channel: Channel) -> Totals:
+def totals_of(channel: Channel) -> ChannelTotals:
     """The channel's totals, as an answer carries them."""
-    return Totals(
+    return ChannelTotals(
         channel.id, channel.receiver, channel.ceiling, channel.charged, channel.reserved, channel.claimed
     )
 
@@ -344,7 +343,11 @@ def _room_after_expiry(draft: Draft, reservation: Reservation, amount: int, mome
     assert channel is not None, "a reservation has a channel"
     account = draft.account(channel.account_id)
     assert account is not None, "a channel has an account"
-    return mirror_is_fresh(account, moment) or ceiling_allows(channel, channel.ceiling, amount) or funds_allow(account, channel, amount)
+    return (
+        mirror_is_fresh(account, moment)
+        or ceiling_allows(channel, channel.ceiling, amount)
+        or funds_allow(account, channel, amount)
+    )
 
 
 def _settled_payment(draft: Draft, handle: bytes) -> Payment | None:

@@ -5,18 +5,18 @@ construction. A draft that is dropped leaves no trace.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.state import (
     Account,
+    Approval,
     ChainHead,
     Channel,
     Ledger,
     Payment,
     PaymentStatus,
     PendingRefund,
-    Approval,
     Reservation,
     SpendKey,
     exposure_key,
@@ -25,7 +25,7 @@ from tallystick_aggregator.ledger.state import (
 )
 
 USED_CEILINGS_KEPT = 256
-"""How many used ceilings a channel remembers at least: the depth to which charges by voucher may arrive out of order."""
+"""Used ceilings that a channel remembers at least: how deep charges by voucher may arrive out of order."""
 USED_CEILINGS_MAX = 2 * USED_CEILINGS_KEPT
 
 
@@ -97,13 +97,13 @@ class Draft:
 
     def record(self, event: ev.Event) -> None:
         """Apply an event and keep it for the journal."""
-        _APPLY[type(event)](self, event)
+        self._apply[type(event)](self, event)
         self.events.append(event)
 
     def replay(self, events: Iterable[ev.Event]) -> None:
         """Apply events that the journal has already."""
         for event in events:
-            _APPLY[type(event)](self, event)
+            self._apply[type(event)](self, event)
 
     def adopt(self) -> None:
         """Put the changes in place. To be called once, after the journal has the events."""
@@ -303,23 +303,22 @@ class Draft:
     def _payments_forgotten(self, event: ev.PaymentsForgotten) -> None:
         self._payments_forgotten_ms = event.before_ms
 
-
-_APPLY: dict[type, Callable[[Draft, Any], None]] = {
-    ev.AccountOpened: Draft._account_opened,
-    ev.AccountMirrored: Draft._account_mirrored,
-    ev.ChannelOpened: Draft._channel_opened,
-    ev.ChannelClaimed: Draft._channel_claimed,
-    ev.CeilingRaised: Draft._ceiling_raised,
-    ev.Charged: Draft._charged,
-    ev.Reserved: Draft._reserved,
-    ev.Captured: Draft._captured,
-    ev.Released: Draft._released,
-    ev.Expired: Draft._expired,
-    ev.SpendKeyRegistered: Draft._spend_key_registered,
-    ev.SpendKeyRevoked: Draft._spend_key_revoked,
-    ev.RefundStarted: Draft._refund_started,
-    ev.RefundEnded: Draft._refund_ended,
-    ev.TotalsApproved: Draft._totals_approved,
-    ev.ChainAdvanced: Draft._chain_advanced,
-    ev.PaymentsForgotten: Draft._payments_forgotten,
-}
+    _apply: ClassVar[dict[type, Callable[[Any, Any], None]]] = {
+        ev.AccountOpened: _account_opened,
+        ev.AccountMirrored: _account_mirrored,
+        ev.ChannelOpened: _channel_opened,
+        ev.ChannelClaimed: _channel_claimed,
+        ev.CeilingRaised: _ceiling_raised,
+        ev.Charged: _charged,
+        ev.Reserved: _reserved,
+        ev.Captured: _captured,
+        ev.Released: _released,
+        ev.Expired: _expired,
+        ev.SpendKeyRegistered: _spend_key_registered,
+        ev.SpendKeyRevoked: _spend_key_revoked,
+        ev.RefundStarted: _refund_started,
+        ev.RefundEnded: _refund_ended,
+        ev.TotalsApproved: _totals_approved,
+        ev.ChainAdvanced: _chain_advanced,
+        ev.PaymentsForgotten: _payments_forgotten,
+    }

@@ -169,9 +169,7 @@ class SpendKey:
 
     def copy(self) -> "SpendKey":
         """A copy for a draft."""
-        return SpendKey(
-            self.account_id, self.key_id, self.secret, self.cap, self.expires_at, self.spent, self.revoked
-        )
+        return SpendKey(self.account_id, self.key_id, self.secret, self.cap, self.expires_at, self.spent, self.revoked)
 
 
 class Reservation(NamedTuple):

@@ -1,0 +1,232 @@
+"""What edges and schemes call to take payments: batches in, answers out, each durable before it is given.
+
+Bounded at every step (threat 28): at most `waiting_max` payments are inside; beyond that they are refused as
+`overloaded`, and a stream is simply not read. Up to `SCREENINGS_MAX` batches have their signatures checked at once
+while the one before them is committed.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
+
+from tallystick.reasons import Reason
+from tallystick.signatures import AuthorizerKey
+from tallystick_aggregator.intake.payments import UncheckedPayment
+from tallystick_aggregator.intake.proofs import ProofCaches, Replay, Screening, SignatureCheck, check_signatures
+from tallystick_aggregator.intake.writer import LedgerWriter
+from tallystick_aggregator.journal.port import StoreUnavailable
+from tallystick_aggregator.ledger import decide
+from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
+from tallystick_aggregator.ledger.commands import Moment, ProvenPayment, Rules
+from tallystick_aggregator.ledger.draft import Draft
+from tallystick_aggregator.ledger.state import Ledger, payment_of_handle, reservation_handle
+
+WAITING_MAX: Final = 16_384
+"""Payments inside at once."""
+SCREENINGS_MAX: Final = 4
+"""Batches whose proofs are being checked at once."""
+BATCH_MAX: Final = 512
+"""Payments screened together at most: bounds how long the event loop is held."""
+INLINE_CHECKS_MAX: Final = 8
+"""So few signatures are checked on the event loop: a thread would cost more than they do."""
+CHUNK_MIN: Final = 16
+"""Signatures per thread call at least."""
+
+Answer = TypeVar("Answer")
+ChargeAnswer = Accepted | Refusal
+ReserveAnswer = Held | Accepted | Refusal
+
+
+class _Waiting:
+    """Payments of one caller that wait to be screened."""
+
+    __slots__ = ("done", "payments")
+
+    def __init__(self, payments: Sequence[UncheckedPayment], done: asyncio.Future[list[ChargeAnswer]]) -> None:
+        self.payments = payments
+        self.done = done
+
+
+class Intake:
+    """The one way in for payments of a channel."""
+
+    def __init__(
+        self,
+        writer: LedgerWriter,
+        domain_separators: Mapping[str, bytes],
+        rules: Rules,
+        *,
+        threads: int = 2,
+        waiting_max: int = WAITING_MAX,
+    ) -> None:
+        """`domain_separators`: of the escrow of each network, by CAIP-2 name."""
+        self.rules = rules
+        self._writer = writer
+        self._separators = domain_separators
+        self._caches = ProofCaches()
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="signatures")
+        self._waiting: list[_Waiting] = []
+        self._inside = 0
+        self._waiting_max = waiting_max
+        self._screenings: set[asyncio.Task[None]] = set()
+
+    def close(self) -> None:
+        """Let the threads go."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def inside(self) -> int:
+        """How many payments are being worked on."""
+        return self._inside
+
+    async def charge(self, payments: Sequence[UncheckedPayment]) -> list[ChargeAnswer]:
+        """Charge a batch; one answer each, in order. Payments of one batch are decided in their order."""
+        if self._inside + len(payments) > self._waiting_max:
+            return [_overloaded(self._waiting_max)] * len(payments)
+        done: asyncio.Future[list[ChargeAnswer]] = asyncio.get_running_loop().create_future()
+        self._inside += len(payments)
+        self._waiting.append(_Waiting(payments, done))
+        self._start_screening()
+        try:
+            return await done
+        finally:
+            self._inside -= len(payments)
+
+    async def reserve(self, payment: UncheckedPayment) -> ReserveAnswer:
+        """Hold the payment's amount until `capture` or `release`."""
+        if self._inside >= self._waiting_max:
+            return _overloaded(self._waiting_max)
+        self._inside += 1
+        try:
+            outcome = (await self._screen([payment], decide.replay_of_reservation))[0]
+            if not isinstance(outcome, ProvenPayment):
+                return outcome
+            handle = reservation_handle(outcome.channel_id, outcome.payment_id, secrets.token_bytes(16))
+
+            def decision(draft: Draft, _: Ledger, moment: Moment) -> ReserveAnswer:
+                return decide.reserve(draft, outcome, handle, moment, self.rules)
+
+            lookups = [(outcome.channel_id, outcome.payment_id)]
+            return await self._decided(self._writer.submit(decision, lookups=lookups))
+        finally:
+            self._inside -= 1
+
+    async def capture(self, handle: bytes, amount: int) -> ChargeAnswer:
+        """Charge a reservation, in full or less. The same capture again gets the same answer."""
+
+        def decision(draft: Draft, _: Ledger, moment: Moment) -> ChargeAnswer:
+            return decide.capture(draft, handle, amount, moment)
+
+        return await self._decided(self._writer.submit(decision, lookups=[payment_of_handle(handle)]))
+
+    async def release(self, handle: bytes) -> Done | Refusal:
+        """Give a reservation back. The same release again gets the same answer."""
+
+        def decision(draft: Draft, _ledger: Ledger, _moment: Moment) -> Done | Refusal:
+            return decide.release(draft, handle)
+
+        return await self._decided(self._writer.submit(decision, lookups=[payment_of_handle(handle)]))
+
+    # The pipeline of charges: gather, screen, decide.
+
+    def _start_screening(self) -> None:
+        if self._waiting and len(self._screenings) < SCREENINGS_MAX:
+            task = asyncio.create_task(self._work(self._gather()))
+            self._screenings.add(task)
+            task.add_done_callback(self._screening_done)
+
+    def _screening_done(self, task: asyncio.Task[None]) -> None:
+        self._screenings.discard(task)
+        self._start_screening()
+
+    def _gather(self) -> list[_Waiting]:
+        count = taken = 0
+        for waiting in self._waiting:
+            if count and taken + len(waiting.payments) > BATCH_MAX:
+                break
+            count += 1
+            taken += len(waiting.payments)
+        gathered, self._waiting = self._waiting[:count], self._waiting[count:]
+        return gathered
+
+    async def _work(self, gathered: list[_Waiting]) -> None:
+        try:
+            answers = await self._charge_all([payment for waiting in gathered for payment in waiting.payments])
+        except BaseException as error:
+            for waiting in gathered:
+                if not waiting.done.done():
+                    waiting.done.set_exception(error if isinstance(error, Exception) else asyncio.CancelledError())
+            if not isinstance(error, Exception):
+                raise
+            return
+        start = 0
+        for waiting in gathered:
+            end = start + len(waiting.payments)
+            if not waiting.done.done():
+                waiting.done.set_result(answers[start:end])
+            start = end
+
+    async def _charge_all(self, payments: list[UncheckedPayment]) -> list[ChargeAnswer]:
+        outcomes = await self._screen(payments, decide.replay_of_charge)
+        proven = [outcome for outcome in outcomes if isinstance(outcome, ProvenPayment)]
+        if not proven:
+            return outcomes  # type: ignore[return-value]  # what is not proven is answered
+        rules = self.rules
+        lookups = [(payment.channel_id, payment.payment_id) for payment in proven]
+
+        def decision(draft: Draft, _: Ledger, moment: Moment) -> list[ChargeAnswer]:
+            charge = decide.charge
+            return [charge(draft, payment, moment, rules) for payment in proven]
+
+        try:
+            decided = iter(await self._writer.submit(decision, weight=len(proven), lookups=lookups))
+        except StoreUnavailable as error:
+            refusal = _store_unavailable(error)
+            decided = iter([refusal] * len(proven))
+        return [next(decided) if isinstance(outcome, ProvenPayment) else outcome for outcome in outcomes]  # type: ignore[misc]
+
+    async def _screen(
+        self, payments: Sequence[UncheckedPayment], replay: Replay
+    ) -> list[ProvenPayment | Accepted | Held | Refusal]:
+        screening = Screening(self._writer.ledger, payments, self._caches, self._separators, replay)
+        while checks := screening.next_checks():
+            if len(checks) <= INLINE_CHECKS_MAX:
+                keys = check_signatures(checks)
+            else:
+                keys = await self._on_threads(checks)
+            screening.take(checks, keys)
+        return screening.proven()
+
+    async def _on_threads(self, checks: list[SignatureCheck]) -> list[AuthorizerKey | None]:
+        size = max(CHUNK_MIN, -(-len(checks) // self._threads))
+        loop = asyncio.get_running_loop()
+        chunks = await asyncio.gather(
+            *(
+                loop.run_in_executor(self._pool, check_signatures, checks[start : start + size])
+                for start in range(0, len(checks), size)
+            )
+        )
+        return [key for chunk in chunks for key in chunk]
+
+    async def _decided(self, answer: asyncio.Future[Answer | Refusal]) -> Answer | Refusal:
+        try:
+            return await answer
+        except StoreUnavailable as error:
+            return _store_unavailable(error)
+
+
+def _overloaded(waiting_max: int) -> Refusal:
+    return Refusal(
+        Reason.OVERLOADED,
+        "The aggregator has all it can take; wait a moment and send it again.",
+        "payments",
+        f"more than {waiting_max} waiting",
+        f"at most {waiting_max}",
+    )
+
+
+def _store_unavailable(error: StoreUnavailable) -> Refusal:
+    return Refusal(Reason.STORE_UNAVAILABLE, f"The charge could not be stored: {error}. Nothing was charged.")

@@ -1,0 +1,28 @@
+"""Payments as they come from an edge: well-formed, and nothing more is known of them."""
+
+from typing import NamedTuple
+
+
+class UncheckedSpendProof(NamedTuple):
+    """An HMAC that was not checked yet (design.md §6, rule 2b)."""
+
+    key_id: bytes
+    max_amount: int
+    mac: bytes
+
+
+class UncheckedPayment(NamedTuple):
+    """A payment whose proof was not checked yet.
+
+    `payment_id` is a UUIDv7's 16 bytes and `payment_ms` the time in it; `ceiling` and `signature` are the voucher's
+    (0 and empty: none came along). The edge has checked lengths and ranges, and that the caller may charge the channel.
+    """
+
+    channel_id: bytes
+    payment_id: bytes
+    payment_ms: int
+    amount: int
+    request_hash: bytes
+    ceiling: int
+    signature: bytes
+    spend: UncheckedSpendProof | None

@@ -1,0 +1,192 @@
+"""The ledger's only writer: takes what waits, decides it in one draft, commits it, adopts it, answers.
+
+Nothing in memory runs ahead of the disk: the draft's copies replace the originals only after the journal has the
+events (I3). While a commit is under way, everything that arrives waits for the next one: that is the group commit.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Generic, TypeVar
+
+from tallystick.payment_ids import payment_id_ms
+from tallystick_aggregator.intake.port import Decision
+from tallystick_aggregator.journal.port import Journal, StoreUnavailable
+from tallystick_aggregator.ledger.commands import Moment
+from tallystick_aggregator.ledger.draft import Draft
+from tallystick_aggregator.ledger.state import Ledger, payment_key
+
+Answer = TypeVar("Answer")
+
+COMMIT_WEIGHT_MAX: Final = 1_024
+"""About how many payments share a commit at most: bounds the time of one decision round on the event loop."""
+
+DecideItem = Callable[[Draft, Ledger, Moment], Any]
+
+
+class _Item(Generic[Answer]):
+    """A decision that waits for its turn. `lookups` are the (channel id, payment id) pairs that it will look up."""
+
+    __slots__ = ("decide", "done", "lookups", "weight")
+
+    def __init__(
+        self,
+        decide: Decision[Answer],
+        done: asyncio.Future[Answer],
+        weight: int,
+        lookups: Sequence[tuple[bytes, bytes]],
+    ) -> None:
+        self.decide = decide
+        self.done = done
+        self.weight = weight
+        self.lookups = lookups
+
+
+def system_clock_ms() -> int:
+    """The time in milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+class LedgerWriter:
+    """Runs decisions one after another, many to a commit. See `intake.port.Writer`."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        journal: Journal,
+        *,
+        stale_networks: Callable[[], frozenset[str]] = frozenset,
+        clock_ms: Callable[[], int] = system_clock_ms,
+    ) -> None:
+        """`stale_networks` tells at each commit which mirrors may not be relied on (I9)."""
+        self._ledger = ledger
+        self._journal = journal
+        self._stale_networks = stale_networks
+        self._clock_ms = clock_ms
+        self._waiting: deque[_Item[Any]] = deque()
+        self._wakeup = asyncio.Event()
+        self._closed = False
+        self.available = True
+        """False from a failed commit to the next good one: health answers NOT_SERVING."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """The state as of the last commit; read-only."""
+        return self._ledger
+
+    def moment(self) -> Moment:
+        """The present, as decisions see it."""
+        return Moment(self._clock_ms(), self._stale_networks())
+
+    async def run(self, decision: Decision[Answer]) -> Answer:
+        """Run one decision durably; see `intake.port.Writer.run`."""
+        return await self.submit(decision)
+
+    def submit(
+        self, decision: Decision[Answer], *, weight: int = 1, lookups: Sequence[tuple[bytes, bytes]] = ()
+    ) -> asyncio.Future[Answer]:
+        """Queue a decision. `lookups` are the (channel id, payment id) pairs that it looks up; those that memory no
+        longer answers for are fetched from the journal right before its turn.
+        """
+        done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        if self._closed:
+            done.set_exception(StoreUnavailable("the ledger is closed"))
+            return done
+        self._waiting.append(_Item(decision, done, weight, lookups))
+        self._wakeup.set()
+        return done
+
+    async def serve(self) -> None:
+        """Work until cancelled; what waits then is refused."""
+        try:
+            while True:
+                await self._wakeup.wait()
+                self._wakeup.clear()
+                while self._waiting:
+                    await self._commit(self._take())
+        finally:
+            self._closed = True
+            while self._waiting:
+                _fail(self._waiting.popleft(), StoreUnavailable("the aggregator is stopping"))
+
+    def _take(self) -> list[_Item[Any]]:
+        taken = [self._waiting.popleft()]
+        weight = taken[0].weight
+        while self._waiting and weight + self._waiting[0].weight <= COMMIT_WEIGHT_MAX:
+            item = self._waiting.popleft()
+            weight += item.weight
+            taken.append(item)
+        return taken
+
+    async def _commit(self, items: list[_Item[Any]]) -> None:
+        try:
+            draft, answers = await self._decide(items)
+            if draft.events:
+                await self._journal.append(draft.events)
+                draft.adopt()
+            self.available = True
+        except StoreUnavailable as error:
+            self.available = False
+            for item in items:
+                _fail(item, error)
+            return
+        except BaseException as error:
+            for item in items:
+                _fail(item, StoreUnavailable(f"the ledger's writer stopped: {type(error).__name__}"))
+            raise
+        for item, answer in zip(items, answers, strict=True):
+            if item.done.done():
+                continue
+            if isinstance(answer, _Failure):
+                item.done.set_exception(answer.error)
+            else:
+                item.done.set_result(answer)
+
+    async def _decide(self, items: list[_Item[Any]]) -> tuple[Draft, list[Any]]:
+        recalled = await self._recall(items)
+        moment = self.moment()
+        failed: dict[int, _Failure] = {}
+        while True:
+            draft = Draft(self._ledger)
+            for (channel_id, payment_id), payment in recalled:
+                draft.recall(channel_id, payment_id, payment)
+            answers: list[Any] = []
+            for index, item in enumerate(items):
+                if index in failed:
+                    answers.append(failed[index])
+                    continue
+                try:
+                    answers.append(item.decide(draft, self._ledger, moment))
+                except Exception as error:  # noqa: BLE001 - a decision that raises fails alone, its half-made events go
+                    failed[index] = _Failure(error)
+                    break
+            else:
+                return draft, answers
+
+    async def _recall(self, items: list[_Item[Any]]) -> list[tuple[tuple[bytes, bytes], Any]]:
+        since_ms, payments = self._ledger.payments_since_ms, self._ledger.payments
+        pairs = [
+            pair
+            for item in items
+            for pair in item.lookups
+            if payment_id_ms(pair[1]) < since_ms and payment_key(*pair) not in payments
+        ]
+        if not pairs:
+            return []
+        found = await self._journal.recall(pairs)
+        return [(pair, found[payment_key(*pair)]) for pair in pairs if payment_key(*pair) in found]
+
+
+class _Failure:
+    """What a decision raised."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+def _fail(item: _Item[Any], error: Exception) -> None:
+    if not item.done.done():
+        item.done.set_exception(error)
