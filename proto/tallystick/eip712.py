@@ -9,7 +9,6 @@ enter, so either is a fault of the program, and hashing on would sign something 
 The types ChannelConfig, Voucher, Refund and ClaimBatch are those of x402's batch-settlement; ERC-3009 gives the
 authorizations; the rest is Tallystick's own. Domains: EIP-712 with name, version, chainId and verifyingContract.
 """
-# ruff: noqa: PLR0917 - a function takes the fields of its type, in the type's order
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field

@@ -48,7 +48,7 @@ class KeyReferenceError(MalformedError):
     """A key reference that does not lead to a usable key; says why, and never holds the key."""
 
 
-class InvalidSignature(TallystickError):  # noqa: N818 - the name says it all
+class InvalidSignature(TallystickError):
     """A signature that the chain would not take for this signer; `problem` says why."""
 
     def __init__(self, problem: str) -> None:
@@ -56,14 +56,14 @@ class InvalidSignature(TallystickError):  # noqa: N818 - the name says it all
         super().__init__(f"invalid signature: {problem}")
 
 
-class Refused(TallystickError):  # noqa: N818 - a refusal is an answer, not a fault
+class Refused(TallystickError):
     """A well-formed request that the rules say no to.
 
     `state` are the channel's totals where the reason tells the payer to sign higher or deposit more, and only for the
     channel's own parties.
     """
 
-    def __init__(  # noqa: PLR0917 - in the order of the protobuf message
+    def __init__(
         self,
         reason: Reason,
         message: str,

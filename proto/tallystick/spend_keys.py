@@ -40,6 +40,15 @@ class SpendKey:
             raise MalformedError("spend key secret", self.secret, "32 bytes")
 
 
+@dataclass(frozen=True, slots=True)
+class SpendProof:
+    """A proof as it travels: the key's id, the most that may be charged in atomic units, and 32 bytes of MAC."""
+
+    key_id: bytes
+    max_amount: int
+    mac: bytes = field(repr=False)
+
+
 class SpendProver:
     """Makes and checks the proofs of one secret. Safe to share between threads; its text form shows nothing."""
 

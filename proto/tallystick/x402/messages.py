@@ -1,0 +1,205 @@
+"""The JSON objects of x402 v2, the headers that carry them, and their codec.
+
+Types are strict (a number is no string, a fraction no integer). Unknown keys are tolerated, as x402 extends its
+objects by adding some; what is tolerated is not kept. Amounts stay decimal strings and addresses hex here: `terms` and
+`payloads` turn them into integers and bytes.
+"""
+
+import binascii
+import re
+from base64 import b64encode
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from tallystick.errors import Described, MalformedError
+
+X402_VERSION: Final = 2
+PAYMENT_REQUIRED_HEADER: Final = "PAYMENT-REQUIRED"
+PAYMENT_SIGNATURE_HEADER: Final = "PAYMENT-SIGNATURE"
+PAYMENT_RESPONSE_HEADER: Final = "PAYMENT-RESPONSE"
+HEADER_BYTES_MAX: Final = 16_384
+"""What is decoded at most; common servers refuse longer headers anyway."""
+
+# How the JSON library words its errors.
+_TYPE: Final = re.compile(r"Expected (?P<allowed>.+), got (?P<got>.+)")
+_RANGE: Final = re.compile(r"Expected (?P<allowed>.+)")
+_CHOICE: Final = re.compile(r"Invalid (?:enum )?value '?(?P<got>.*?)'?", re.DOTALL)
+_MISSING: Final = re.compile(r"Object missing required field `(?P<name>[^`]*)`")
+
+_TIMEOUT_S_MAX: Final = 2**31 - 1
+
+T = TypeVar("T")
+
+
+def _version() -> Literal[2]:
+    return 2
+
+
+def _nothing() -> dict[str, Any]:
+    return {}
+
+
+# A default by a function of ours, unlike a plain one, is written out even where empty defaults are left out: the
+# version and `extra` are always told.
+
+
+class Message(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """The base of the JSON objects: camelCase keys, absent instead of null.
+
+    Classes repeat `frozen` and `kw_only`, which type checkers do not inherit.
+    """
+
+
+class ResourceInfo(Message, frozen=True, kw_only=True):
+    """What is paid for."""
+
+    url: str
+    description: str | None = None
+    mime_type: str | None = None
+
+
+class PaymentRequirements(Message, frozen=True, kw_only=True):
+    """One way to pay; `amount` is decimal text in atomic units, `extra` belongs to the scheme."""
+
+    scheme: str
+    network: str
+    amount: str
+    asset: str
+    pay_to: str
+    max_timeout_seconds: Annotated[int, Meta(ge=0, le=_TIMEOUT_S_MAX)]
+    extra: dict[str, Any] = field(default_factory=_nothing)
+
+
+class PaymentRequired(Message, frozen=True, kw_only=True):
+    """What a 402 says."""
+
+    x402_version: Literal[2] = field(default_factory=_version)
+    error: str | None = None
+    resource: ResourceInfo | None = None
+    accepts: list[PaymentRequirements]
+    extensions: dict[str, Any] | None = None
+
+
+class PaymentPayload(Message, frozen=True, kw_only=True):
+    """A payment; `accepted` repeats the requirements that it meets, `payload` belongs to the scheme."""
+
+    x402_version: Literal[2] = field(default_factory=_version)
+    payload: dict[str, Any]
+    accepted: PaymentRequirements
+    resource: ResourceInfo | None = None
+    extensions: dict[str, Any] | None = None
+
+
+class _FacilitatorRequest(Message, frozen=True, kw_only=True):
+    x402_version: Literal[2] = field(default_factory=_version)
+    payment_payload: PaymentPayload
+    payment_requirements: PaymentRequirements
+
+
+class VerifyRequest(_FacilitatorRequest, frozen=True, kw_only=True):
+    """What is posted to /verify."""
+
+
+class SettleRequest(_FacilitatorRequest, frozen=True, kw_only=True):
+    """What is posted to /settle."""
+
+
+class VerifyResponse(Message, frozen=True, kw_only=True):
+    """The answer of /verify; a refusal is an answer too, with a reason's code in `invalid_reason`."""
+
+    is_valid: bool
+    invalid_reason: str | None = None
+    invalid_message: str | None = None
+    payer: str | None = None
+    extra: dict[str, Any] | None = None
+
+
+class SettleResponse(Message, frozen=True, kw_only=True):
+    """The answer of /settle, also in PAYMENT-RESPONSE; `transaction` is empty where none was sent."""
+
+    success: bool
+    error_reason: str | None = None
+    error_message: str | None = None
+    payer: str | None = None
+    transaction: str
+    network: str
+    amount: str | None = None
+    extra: dict[str, Any] | None = None
+
+
+class SupportedKind(Message, frozen=True, kw_only=True):
+    """One scheme on one network."""
+
+    x402_version: Literal[2] = field(default_factory=_version)
+    scheme: str
+    network: str
+    extra: dict[str, Any] | None = None
+
+
+class SupportedResponse(Message, frozen=True, kw_only=True):
+    """The answer of /supported; `signers` maps a CAIP-2 pattern ("eip155:*") to addresses."""
+
+    kinds: list[SupportedKind]
+    extensions: list[str]
+    signers: dict[str, list[str]]
+
+
+def encode_json(message: Message) -> bytes:
+    """The message as UTF-8 JSON."""
+    return msgspec.json.encode(message)
+
+
+def encode_header(message: Message) -> str:
+    """The message as the value of its header: base64 of JSON."""
+    return b64encode(msgspec.json.encode(message)).decode()
+
+
+def decode_header(text: str, type: type[T], field: str, max_bytes: int = HEADER_BYTES_MAX) -> T:  # noqa: A002
+    """The message in a header's value; `field` is the header's name.
+
+    Raises MalformedError, which names the header and the JSON path, on anything but canonical base64 of a message of
+    this type; never anything else.
+    """
+    if len(text) > max_bytes:
+        raise MalformedError(field, Described(f"{len(text)} characters"), f"at most {max_bytes}")
+    try:
+        data = binascii.a2b_base64(text.encode("ascii"), strict_mode=True)
+    except (binascii.Error, UnicodeEncodeError):
+        raise MalformedError(field, text, "base64 (standard alphabet, with padding) of JSON") from None
+    return decode_json(data, type, field, max_bytes)
+
+
+def decode_json(data: bytes, type: type[T], field: str, max_bytes: int) -> T:  # noqa: A002
+    """The message in UTF-8 JSON; raises MalformedError, which names `field` and the JSON path, and nothing else."""
+    if len(data) > max_bytes:
+        raise MalformedError(field, Described(f"{len(data)} bytes"), f"at most {max_bytes}")
+    try:
+        return msgspec.json.decode(data, type=type)
+    except msgspec.ValidationError as error:
+        raise malformed(error, field) from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise MalformedError(field, data, "UTF-8 JSON") from None
+    except RecursionError:
+        raise MalformedError(field, Described("JSON nested too deep"), "JSON nested less deep") from None
+
+
+def malformed(error: msgspec.ValidationError, field: str) -> MalformedError:
+    """The error of the JSON library as ours, its path joined to the field: `PAYMENT-SIGNATURE $.accepted.amount`."""
+    message, _, path = str(error).partition(" - at `")
+    path = path.removesuffix("`")
+    if missing := _MISSING.fullmatch(message):
+        return MalformedError(_join(field, f"{path or '$'}.{missing['name']}"), None, "a value")
+    name = _join(field, path) if path else field
+    if match := _TYPE.fullmatch(message):
+        return MalformedError(name, Described(match["got"].replace("`", "")), match["allowed"].replace("`", ""))
+    if match := _RANGE.fullmatch(message):
+        return MalformedError(name, Described("a value out of range"), match["allowed"].replace("`", ""))
+    if match := _CHOICE.fullmatch(message):
+        return MalformedError(name, match["got"], "a value that x402 v2 defines here")
+    return MalformedError(name, Described("a value that no message may hold"), "a value of the right form")
+
+
+def _join(field: str, path: str) -> str:
+    return f"{field} {path}"

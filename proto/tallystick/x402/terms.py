@@ -1,0 +1,149 @@
+"""What a 402 asks for, as bytes and integers."""
+
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+from tallystick.amounts import parse_amount, parse_uint64
+from tallystick.errors import MalformedError
+from tallystick.hexadecimal import checksum, parse_address
+from tallystick.x402.messages import PaymentRequirements
+
+SCHEME_DEFERRED: Final = "deferred"
+SCHEME_EXACT: Final = "exact"
+SCHEME_BATCH_SETTLEMENT: Final = "batch-settlement"
+
+VOUCHER_MANAGER_FACILITATOR: Final = "facilitator"
+ASSET_TRANSFER_EIP3009: Final = "eip3009"
+_EIP155: Final = "eip155:"
+_NAME_CHARS_MAX: Final = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """An EVM chain; its text is the CAIP-2 name, "eip155:8453"."""
+
+    chain_id: int
+
+    @classmethod
+    def parse(cls, text: object, field: str) -> Self:
+        """The chain of a CAIP-2 name; raises MalformedError on all but `eip155:` and a decimal chain id above 0."""
+        allowed = 'a CAIP-2 name of an EVM chain, as in "eip155:8453"'
+        if not isinstance(text, str) or not text.startswith(_EIP155):
+            raise MalformedError(field, text, allowed)
+        try:
+            chain_id = parse_uint64(text.removeprefix(_EIP155), field)
+        except MalformedError:
+            raise MalformedError(field, text, allowed) from None
+        if chain_id == 0:
+            raise MalformedError(field, text, allowed)
+        return cls(chain_id)
+
+    def __str__(self) -> str:
+        return f"{_EIP155}{self.chain_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentTerms:
+    """What the seller asks for; `amount` is in atomic units of `asset`, addresses have 20 bytes."""
+
+    scheme: str
+    network: Network
+    amount: int
+    asset: bytes
+    pay_to: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DeferredTerms:
+    """What `deferred` adds to the terms: the escrow, its EIP-712 domain, the operator, and the deposit that it wants.
+
+    A payer takes them only if escrow, name and operator are what it is configured for: a 402 never decides where a
+    deposit goes.
+    """
+
+    escrow: bytes
+    receiver_authorizer: bytes
+    withdraw_delay_s: int
+    name: str
+    version: str
+    min_deposit: int | None = None
+    voucher_manager: str = VOUCHER_MANAGER_FACILITATOR
+
+    def extra(self) -> dict[str, Any]:
+        """The `extra` of the PaymentRequirements."""
+        extra: dict[str, Any] = {
+            "escrow": checksum(self.escrow),
+            "receiverAuthorizer": checksum(self.receiver_authorizer),
+            "withdrawDelay": self.withdraw_delay_s,
+            "name": self.name,
+            "version": self.version,
+            "voucherManager": self.voucher_manager,
+        }
+        if self.min_deposit is not None:
+            extra["minDeposit"] = str(self.min_deposit)
+        return extra
+
+
+@dataclass(frozen=True, slots=True)
+class ExactTerms:
+    """What `exact` adds to the terms: the token's own EIP-712 domain, and how it is moved."""
+
+    name: str
+    version: str
+    asset_transfer_method: str = ASSET_TRANSFER_EIP3009
+
+    def extra(self) -> dict[str, Any]:
+        """The `extra` of the PaymentRequirements."""
+        extra = {"name": self.name, "version": self.version}
+        if self.asset_transfer_method != ASSET_TRANSFER_EIP3009:
+            extra["assetTransferMethod"] = self.asset_transfer_method
+        return extra
+
+
+def read_terms(requirements: PaymentRequirements, field: str = "accepted") -> PaymentTerms:
+    """The terms as bytes and integers; raises MalformedError, its field below `field`."""
+    return PaymentTerms(
+        scheme=requirements.scheme,
+        network=Network.parse(requirements.network, f"{field}.network"),
+        amount=parse_amount(requirements.amount, f"{field}.amount"),
+        asset=parse_address(requirements.asset, f"{field}.asset"),
+        pay_to=parse_address(requirements.pay_to, f"{field}.payTo"),
+    )
+
+
+def read_deferred_terms(extra: dict[str, Any], field: str = "extra") -> DeferredTerms:
+    """What the `extra` of a `deferred` offer says; raises MalformedError, its field below `field`."""
+    min_deposit = extra.get("minDeposit")
+    return DeferredTerms(
+        escrow=parse_address(extra.get("escrow"), f"{field}.escrow"),
+        receiver_authorizer=parse_address(extra.get("receiverAuthorizer"), f"{field}.receiverAuthorizer"),
+        withdraw_delay_s=_seconds(extra.get("withdrawDelay"), f"{field}.withdrawDelay"),
+        name=_name(extra.get("name"), f"{field}.name"),
+        version=_name(extra.get("version"), f"{field}.version"),
+        min_deposit=None if min_deposit is None else parse_amount(min_deposit, f"{field}.minDeposit"),
+        voucher_manager=_name(extra.get("voucherManager"), f"{field}.voucherManager"),
+    )
+
+
+def read_exact_terms(extra: dict[str, Any], field: str = "extra") -> ExactTerms:
+    """What the `extra` of an `exact` offer says; raises MalformedError, its field below `field`."""
+    return ExactTerms(
+        name=_name(extra.get("name"), f"{field}.name"),
+        version=_name(extra.get("version"), f"{field}.version"),
+        asset_transfer_method=_name(
+            extra.get("assetTransferMethod", ASSET_TRANSFER_EIP3009), f"{field}.assetTransferMethod"
+        ),
+    )
+
+
+def _name(value: object, field: str) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= _NAME_CHARS_MAX:
+        raise MalformedError(field, value, f"a text of 1 to {_NAME_CHARS_MAX} characters")
+    return value
+
+
+def _seconds(value: object, field: str) -> int:
+    # A bool is an int to Python, and no number to JSON.
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**40:
+        raise MalformedError(field, value, "an integer of seconds, below 2**40")
+    return value
