@@ -1,0 +1,183 @@
+"""How payers and sellers reach an aggregator: one gRPC channel each, with its transport security, and errors of ours.
+
+AggregatorError              below TallystickError; the call itself failed, nothing is known about money
+├── AggregatorUnavailable    try again later: not reachable, too slow, or overloaded. The call may have had its effect.
+└── CallRejected             trying again changes nothing: not authenticated, not permitted, malformed, not implemented
+
+A refusal of money is no failed call but an answer: `raise_refusal` turns it into `tallystick.errors.Refused`.
+"""
+
+import ipaddress
+from collections.abc import Awaitable, Sequence
+from typing import Any, Final, NoReturn, Protocol, TypeVar
+
+import grpc
+import grpc.aio
+
+from tallystick.amounts import decode_amount
+from tallystick.errors import MalformedError, Refused, TallystickError
+from tallystick.quantities import ChannelTotals
+from tallystick.reasons import Reason
+from tallystick.v1 import common_pb2 as pb
+
+CALL_TIMEOUT_S: Final = 10.0
+"""For calls that the aggregator answers by itself."""
+CHAIN_TIMEOUT_S: Final = 120.0
+"""For calls that it answers when a transaction is on chain: deposits, refunds."""
+MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
+
+Metadata = tuple[tuple[str, str], ...]
+
+_OPTIONS: Final[Sequence[tuple[str, Any]]] = (
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+    # A peer that vanished without a word is noticed within half a minute, while calls are under way.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    # An aggregator that restarts is found again within seconds.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
+_PASSING: Final = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.CANCELLED,
+        # A fault of the aggregator's: it may be mended, and the call may have had its effect.
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNKNOWN,
+    }
+)
+
+RequestT = TypeVar("RequestT")
+ResponseT = TypeVar("ResponseT")
+RequestT_contra = TypeVar("RequestT_contra", contravariant=True)
+ResponseT_co = TypeVar("ResponseT_co", covariant=True)
+
+
+class AggregatorError(TallystickError):
+    """A call to the aggregator failed as a call; `status` is gRPC's."""
+
+    def __init__(self, message: str, status: grpc.StatusCode) -> None:
+        self.status = status
+        super().__init__(message)
+
+
+class AggregatorUnavailable(AggregatorError):
+    """The aggregator did not answer. The call may have had its effect: repeat it with the same ids."""
+
+
+class CallRejected(AggregatorError):
+    """The aggregator does not take this call from this caller, however often it is repeated."""
+
+
+class Method(Protocol[RequestT_contra, ResponseT_co]):
+    """A unary method of a generated stub."""
+
+    def __call__(self, request: RequestT_contra, /, *, timeout: float, metadata: Metadata) -> Awaitable[ResponseT_co]:
+        """Call it."""
+        ...
+
+
+def open_channel(
+    target: str,
+    *,
+    insecure: bool = False,
+    root_certificates: bytes | None = None,
+    certificate_chain: bytes | None = None,
+    private_key: bytes | None = None,
+) -> grpc.aio.Channel:
+    """A channel to `target`, "host:port"; it connects when it is first used. Needs a running event loop.
+
+    TLS by default, against the machine's certificate authorities or `root_certificates` (PEM); with a chain and a key
+    of the caller's own it is mutual. In plaintext only with `insecure`, or to loopback without certificates.
+    Raises MalformedError on a target of another form.
+    """
+    check_target(target, "aggregator")
+    plaintext = insecure or (is_loopback(target) and root_certificates is None)
+    if plaintext:
+        return grpc.aio.insecure_channel(target, options=_OPTIONS)
+    credentials = grpc.ssl_channel_credentials(root_certificates, private_key, certificate_chain)
+    return grpc.aio.secure_channel(target, credentials, options=_OPTIONS)
+
+
+def check_target(target: str, field: str) -> None:
+    """Raises MalformedError unless this is `host:port`, `[ipv6]:port` or `unix:path`."""
+    host, _, port = target.rpartition(":")
+    if target.startswith("unix:") and len(target) > len("unix:"):
+        return
+    if not host or "/" in host or not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
+        raise MalformedError(field, target, 'a host and a port, as in "aggregator.example:7402"')
+
+
+def is_loopback(target: str) -> bool:
+    """Whether a target cannot leave this machine."""
+    if target.startswith("unix:"):
+        return True
+    host = target.rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def bearer(token: str) -> Metadata:
+    """The metadata that shows a token. Raises MalformedError, which does not show it, on what no header can carry."""
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise MalformedError("token", token.encode(errors="replace"), "printable ASCII characters without spaces")
+    return (("authorization", f"Bearer {token}"),)
+
+
+async def call(
+    method: Method[RequestT, ResponseT],
+    request: RequestT,
+    *,
+    timeout_s: float = CALL_TIMEOUT_S,
+    metadata: Metadata = (),
+) -> ResponseT:
+    """The answer of one unary call; raises AggregatorUnavailable or CallRejected."""
+    try:
+        return await method(request, timeout=timeout_s, metadata=metadata)
+    except grpc.aio.AioRpcError as error:
+        raise failure(error) from error
+
+
+def failure(error: grpc.aio.AioRpcError) -> AggregatorError:
+    """A failed call as an error of ours."""
+    status, details = error.code(), error.details() or "no details"
+    if status in _PASSING:
+        return AggregatorUnavailable(f"the aggregator did not answer ({status.name}): {details}", status)
+    return CallRejected(f"the aggregator rejected the call ({status.name}): {details}", status)
+
+
+def raise_refusal(refusal: pb.Refusal) -> NoReturn:
+    """Raise a refusal as Refused."""
+    raise refused(refusal)
+
+
+def refused(refusal: pb.Refusal) -> Refused:
+    """A refusal as an exception; `state` are the channel's totals where it carries them."""
+    return Refused(
+        Reason.from_wire(refusal.reason),
+        refusal.message,
+        refusal.field,
+        refusal.got,
+        refusal.allowed,
+        read_totals(refusal.totals) if refusal.HasField("totals") else None,
+    )
+
+
+def read_totals(totals: pb.ChannelTotals) -> ChannelTotals:
+    """A channel's totals as bytes and integers. Raises MalformedError."""
+    return ChannelTotals(
+        totals.channel_id,
+        totals.receiver,
+        decode_amount(totals.ceiling, "totals.ceiling"),
+        decode_amount(totals.charged, "totals.charged"),
+        decode_amount(totals.reserved, "totals.reserved"),
+        decode_amount(totals.claimed, "totals.claimed"),
+    )
