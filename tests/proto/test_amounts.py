@@ -124,7 +124,8 @@ def test_parse_price_refuses_more_digits_than_the_token_has() -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "USDC", "1", "1USDC", "1  USDC", " 1 USDC", "1 USDC ", "-1 USDC", "+1 USDC", ".5 USDC", "1. USDC", "01 USDC",
-     "1e3 USDC", "1,5 USDC", "\u0661 USDC", "1 USDC\n", "1 US DC", "$1", "1 \uff04", "9" * 40 + " USDC", "9" * 39 + " USDC"],
+     "1e3 USDC", "1,5 USDC", "\u0661 USDC", "1 USDC\n", "1 US DC", "$1", "1 \uff04",
+     "9" * 40 + " USDC", "9" * 39 + " USDC"],
 )  # fmt: skip
 def test_parse_price_refuses_other_forms(text: str) -> None:
     with pytest.raises(MalformedError, match=r"^price: got "):
