@@ -5,9 +5,9 @@ objects by adding some; what is tolerated is not kept. Amounts stay decimal stri
 `payloads` turn them into integers and bytes.
 """
 
-import binascii
 import re
 from base64 import b64encode
+from binascii import a2b_base64
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
@@ -38,6 +38,14 @@ def _version() -> Literal[2]:
 
 
 def _nothing() -> dict[str, Any]:
+    return {}
+
+
+def _no_extensions() -> list[str]:
+    return []
+
+
+def _no_signers() -> dict[str, list[str]]:
     return {}
 
 
@@ -113,6 +121,7 @@ class VerifyResponse(Message, frozen=True, kw_only=True):
     invalid_reason: str | None = None
     invalid_message: str | None = None
     payer: str | None = None
+    extensions: dict[str, Any] | None = None
     extra: dict[str, Any] | None = None
 
 
@@ -126,13 +135,14 @@ class SettleResponse(Message, frozen=True, kw_only=True):
     transaction: str
     network: str
     amount: str | None = None
+    extensions: dict[str, Any] | None = None
     extra: dict[str, Any] | None = None
 
 
 class SupportedKind(Message, frozen=True, kw_only=True):
-    """One scheme on one network."""
+    """One scheme on one network; other facilitators list kinds of version 1 too."""
 
-    x402_version: Literal[2] = field(default_factory=_version)
+    x402_version: int = field(default_factory=_version)
     scheme: str
     network: str
     extra: dict[str, Any] | None = None
@@ -142,8 +152,8 @@ class SupportedResponse(Message, frozen=True, kw_only=True):
     """The answer of /supported; `signers` maps a CAIP-2 pattern ("eip155:*") to addresses."""
 
     kinds: list[SupportedKind]
-    extensions: list[str]
-    signers: dict[str, list[str]]
+    extensions: list[str] = field(default_factory=_no_extensions)
+    signers: dict[str, list[str]] = field(default_factory=_no_signers)
 
 
 def encode_json(message: Message) -> bytes:
@@ -165,9 +175,12 @@ def decode_header(text: str, type: type[T], field: str, max_bytes: int = HEADER_
     if len(text) > max_bytes:
         raise MalformedError(field, Described(f"{len(text)} characters"), f"at most {max_bytes}")
     try:
-        data = binascii.a2b_base64(text.encode("ascii"), strict_mode=True)
-    except (binascii.Error, UnicodeEncodeError):
-        raise MalformedError(field, text, "base64 (standard alphabet, with padding) of JSON") from None
+        data = a2b_base64(text)
+    except ValueError:
+        data = b""
+    # The decoder skips what it does not know; only what encodes back to the same text is canonical.
+    if not text or b64encode(data).decode() != text:
+        raise MalformedError(field, text, "canonical base64 (standard alphabet, with padding) of JSON")
     return decode_json(data, type, field, max_bytes)
 
 
