@@ -2,6 +2,7 @@
 
 import json
 from base64 import b64encode
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,15 @@ def header(data: object) -> str:
     return b64encode(data if isinstance(data, bytes) else json.dumps(data).encode()).decode()
 
 
+def error_of(decode: Callable[[], object]) -> MalformedError | None:
+    """Let every other exception through: the test then fails with it."""
+    try:
+        decode()
+    except MalformedError as error:
+        return error
+    return None
+
+
 def refuse(text: str, type_: type[Message] = PaymentRequired) -> str:
     with pytest.raises(MalformedError) as caught:
         decode_header(text, type_, "PAYMENT-REQUIRED")
@@ -183,7 +193,7 @@ def test_unknown_keys_of_others_are_tolerated() -> None:
         ({"accepts": [], "x402Version": 1}, "PAYMENT-REQUIRED $.x402Version: got '1', allowed a value that x402 v2"),
         ({"accepts": [], "x402Version": "2"}, "PAYMENT-REQUIRED $.x402Version: got str, allowed int"),
         ({"accepts": [], "x402Version": 2.0}, "PAYMENT-REQUIRED $.x402Version: got float, allowed int"),
-        (b"", "PAYMENT-REQUIRED: got 0 bytes, allowed UTF-8 JSON"),
+        (b"", "PAYMENT-REQUIRED: got '', allowed canonical base64"),
         (b"{", "PAYMENT-REQUIRED: got 1 bytes, allowed UTF-8 JSON"),
         (b'{"accepts":[],"error":"\xff"}', "allowed UTF-8 JSON"),
         (b'{"accepts":[],"error":"\\ud800"}', "allowed UTF-8 JSON"),
@@ -225,29 +235,28 @@ def test_a_header_beyond_the_limit_is_refused_before_it_is_decoded() -> None:
 @pytest.mark.parametrize("type_", MESSAGE_TYPES)
 @given(data=st.binary(max_size=200))
 def test_decoding_bytes_raises_nothing_but_malformed(type_: type[Message], data: bytes) -> None:
-    for decode in (lambda: decode_json(data, type_, "b", 1000), lambda: decode_header(header(data), type_, "h")):
-        try:
-            decode()
-        except MalformedError as error:
-            assert error.field[:1] in {"b", "h"}
+    errors = [
+        error_of(lambda: decode_json(data, type_, "here", 1000)),
+        error_of(lambda: decode_header(header(data), type_, "here")),
+    ]
+    assert all(error is not None and error.field.startswith("here") for error in errors)
 
 
 @given(st.text(st.characters(), max_size=200))
 @example("\ud800")
 def test_decoding_text_raises_nothing_but_malformed(text: str) -> None:
-    try:
-        decode_header(text, PaymentPayload, "PAYMENT-SIGNATURE")
-    except MalformedError as error:
-        assert str(error).isprintable()
+    error = error_of(lambda: decode_header(text, PaymentPayload, "PAYMENT-SIGNATURE"))
+    assert error is not None
+    assert str(error).isprintable()
 
 
 @pytest.mark.parametrize("type_", MESSAGE_TYPES)
 @given(data=json_values)
 def test_decoding_foreign_json_raises_nothing_but_malformed(type_: type[Message], data: object) -> None:
-    try:
-        decode_header(header(data), type_, "H")
-    except MalformedError as error:
-        assert error.allowed
+    error = error_of(lambda: decode_header(header(data), type_, "here"))
+    # Every message has a key of its own that must be there.
+    assert error is not None
+    assert error.field.startswith("here")
 
 
 @given(messages, st.data())
@@ -255,7 +264,5 @@ def test_a_message_with_one_value_exchanged_decodes_or_is_malformed(message: Mes
     told = json.loads(encode_json(message))
     key = data.draw(st.sampled_from(sorted(told)))
     told[key] = data.draw(json_values)
-    try:
-        decode_header(header(told), type(message), "H", max_bytes=10**6)
-    except MalformedError as error:
-        assert str(error).isprintable()
+    error = error_of(lambda: decode_header(header(told), type(message), "here", max_bytes=10**6))
+    assert error is None or (str(error).isprintable() and error.field.startswith("here"))
