@@ -1,5 +1,6 @@
 """What edges and schemes call to take payments: batches in, answers out, each durable before it is given.
 
+Where the journal cannot tell whether it has a charge, StoreUncertain passes through: no answer is the right one.
 Bounded at every step (threat 28): at most `waiting_max` payments are inside; beyond that they are refused as
 `overloaded`, and a stream is simply not read. Up to `SCREENINGS_MAX` batches have their signatures checked at once
 while the one before them is committed.
@@ -16,7 +17,7 @@ from tallystick.signatures import AuthorizerKey
 from tallystick_aggregator.intake.payments import UncheckedPayment
 from tallystick_aggregator.intake.proofs import ProofCaches, Replay, Screening, SignatureCheck, check_signatures
 from tallystick_aggregator.intake.writer import LedgerWriter
-from tallystick_aggregator.journal.port import StoreUnavailable
+from tallystick_aggregator.journal.port import StoreUnavailable, StoreUncertain
 from tallystick_aggregator.ledger import decide
 from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
 from tallystick_aggregator.ledger.commands import Moment, ProvenPayment, Rules
@@ -50,7 +51,7 @@ class _Waiting:
 
 
 class Intake:
-    """The one way in for payments of a channel."""
+    """The one way in for payments of a channel. Every method may raise StoreUncertain."""
 
     def __init__(
         self,
@@ -183,6 +184,8 @@ class Intake:
 
         try:
             decided = iter(await self._writer.submit(decision, weight=len(proven), lookups=lookups))
+        except StoreUncertain:
+            raise
         except StoreUnavailable as error:
             refusal = _store_unavailable(error)
             decided = iter([refusal] * len(proven))
@@ -214,6 +217,8 @@ class Intake:
     async def _decided(self, answer: asyncio.Future[Answer | Refusal]) -> Answer | Refusal:
         try:
             return await answer
+        except StoreUncertain:
+            raise
         except StoreUnavailable as error:
             return _store_unavailable(error)
 

@@ -91,24 +91,30 @@ class LedgerWriter:
         """
         done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         if self._closed:
-            done.set_exception(StoreUnavailable("the ledger is closed"))
+            done.set_exception(StoreUnavailable("the aggregator is stopping"))
             return done
         self._waiting.append(_Item(decision, done, weight, lookups))
         self._wakeup.set()
         return done
 
     async def serve(self) -> None:
-        """Work until cancelled; what waits then is refused."""
+        """Work until `stop`, then finish what waits. Not to be cancelled: a commit's outcome would be unknown."""
         try:
-            while True:
+            while not self._closed or self._waiting:
                 await self._wakeup.wait()
                 self._wakeup.clear()
                 while self._waiting:
+                    self._journal.trim()
                     await self._commit(self._take())
         finally:
             self._closed = True
             while self._waiting:
-                _fail(self._waiting.popleft(), StoreUnavailable("the aggregator is stopping"))
+                _fail(self._waiting.popleft(), StoreUnavailable("the ledger's writer has stopped"))
+
+    def stop(self) -> None:
+        """Take nothing new; `serve` returns when everything that waits is answered."""
+        self._closed = True
+        self._wakeup.set()
 
     def _take(self) -> list[_Item[Any]]:
         taken = [self._waiting.popleft()]

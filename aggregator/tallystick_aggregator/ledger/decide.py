@@ -17,7 +17,15 @@ from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
 from tallystick_aggregator.ledger.commands import Moment, ProvenPayment, Rules, SpendProof, VoucherProof
 from tallystick_aggregator.ledger.draft import Draft
-from tallystick_aggregator.ledger.state import Account, Channel, Payment, PaymentStatus, Reservation, payment_of_handle
+from tallystick_aggregator.ledger.state import (
+    Account,
+    Channel,
+    Payment,
+    PaymentStatus,
+    Reservation,
+    SpendKey,
+    payment_of_handle,
+)
 
 
 def charge(draft: Draft, payment: ProvenPayment, moment: Moment, rules: Rules) -> Accepted | Refusal:
@@ -83,7 +91,9 @@ def capture(draft: Draft, handle: bytes, amount: int, moment: Moment) -> Accepte
     if reservation is None:
         return _capture_again(_settled_payment(draft, handle), amount)
     payment = draft.payment(reservation.channel_id, reservation.payment_id)
+    channel = draft.channel(reservation.channel_id)
     assert payment is not None, "a reservation has a payment"
+    assert channel is not None, "a reservation has a channel"
     if amount > reservation.amount:
         return Refusal(
             Reason.AMOUNT_ABOVE_AGREED,
@@ -93,13 +103,13 @@ def capture(draft: Draft, handle: bytes, amount: int, moment: Moment) -> Accepte
             f"at most {reservation.amount}",
         )
     if payment.status is PaymentStatus.EXPIRED:
-        refusal = _room_after_expiry(draft, reservation, amount, moment)
-        if refusal is not None:
-            return refusal
+        refusal = _room_after_expiry(draft, channel, reservation.key_id, amount, moment)
+    else:  # what is held has its room, unless the receiver claimed it by itself meanwhile (I1, threat 36)
+        refusal = ceiling_allows(channel, channel.ceiling, amount - channel.reserved)
+    if refusal is not None:
+        return refusal
     draft.record(ev.Captured(handle, reservation.channel_id, reservation.payment_id, reservation.key_id, amount))
-    channel = draft.channel(reservation.channel_id)
-    assert channel is not None, "a reservation has a channel"
-    return Accepted(amount, channel.charged, replayed=False)
+    return Accepted(amount, channel.charged + amount, replayed=False)
 
 
 def release(draft: Draft, handle: bytes) -> Done | Refusal:
@@ -248,15 +258,20 @@ def spend_key_may_prove(
             str(amount),
             f"at most {proof.max_amount}",
         )
-    if key.spent + amount > key.cap:
-        return Refusal(
-            Reason.SPEND_KEY_EXHAUSTED,
-            "The charge would exceed the spend key's cap.",
-            "amount",
-            str(amount),
-            f"at most {key.cap - key.spent}",
-        )
-    return None
+    return cap_allows(key, amount)
+
+
+def cap_allows(key: SpendKey, amount: int) -> Refusal | None:
+    """What a key spends, charged and reserved, stays within the cap that its payer gave it."""
+    if key.spent + amount <= key.cap:
+        return None
+    return Refusal(
+        Reason.SPEND_KEY_EXHAUSTED,
+        "The charge would exceed the spend key's cap.",
+        "amount",
+        str(amount),
+        f"at most {key.cap - key.spent}",
+    )
 
 
 def ceiling_allows(channel: Channel, ceiling: int, amount: int) -> Refusal | None:
@@ -338,13 +353,13 @@ def totals_of(channel: Channel) -> ChannelTotals:
     )
 
 
-def _room_after_expiry(draft: Draft, reservation: Reservation, amount: int, moment: Moment) -> Refusal | None:
-    channel = draft.channel(reservation.channel_id)
-    assert channel is not None, "a reservation has a channel"
+def _room_after_expiry(draft: Draft, channel: Channel, key_id: bytes, amount: int, moment: Moment) -> Refusal | None:
     account = draft.account(channel.account_id)
     assert account is not None, "a channel has an account"
+    key = draft.spend_key(account.id, key_id)
     return (
         mirror_is_fresh(account, moment)
+        or (None if key is None else cap_allows(key, amount))
         or ceiling_allows(channel, channel.ceiling, amount)
         or funds_allow(account, channel, amount)
     )

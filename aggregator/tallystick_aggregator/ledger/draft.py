@@ -7,6 +7,7 @@ construction. A draft that is dropped leaves no trace.
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
+from tallystick.payment_ids import payment_id_ms
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.state import (
     Account,
@@ -108,12 +109,16 @@ class Draft:
     def adopt(self) -> None:
         """Put the changes in place. To be called once, after the journal has the events."""
         ledger = self._ledger
-        for account_id in self._accounts.keys() - ledger.accounts.keys():
-            ledger.channels_of.setdefault(account_id, [])
-        for channel_id in self._channels.keys() - ledger.channels.keys():
-            ledger.channels_of.setdefault(self._channels[channel_id].account_id, []).append(channel_id)
-        for name in self._spend_keys.keys() - ledger.spend_keys.keys():
-            ledger.spend_keys_of.setdefault(self._spend_keys[name].account_id, []).append(name)
+        # Loops, not set differences: those walk all of the ledger, and lose the order of opening.
+        for account_id in self._accounts:
+            if account_id not in ledger.accounts:
+                ledger.channels_of.setdefault(account_id, [])
+        for channel_id, channel in self._channels.items():
+            if channel_id not in ledger.channels:
+                ledger.channels_of.setdefault(channel.account_id, []).append(channel_id)
+        for name, key in self._spend_keys.items():
+            if name not in ledger.spend_keys:
+                ledger.spend_keys_of.setdefault(key.account_id, []).append(name)
         ledger.accounts.update(self._accounts)
         ledger.channels.update(self._channels)
         ledger.spend_keys.update(self._spend_keys)
@@ -126,6 +131,16 @@ class Draft:
             else:
                 ledger.reservations[handle] = reservation
         ledger.payments_forgotten_ms = self._payments_forgotten_ms
+        self._note_changes()
+
+    def _note_changes(self) -> None:
+        changes = self._ledger.changes
+        changes.accounts.update(self._accounts)
+        changes.channels.update(self._channels)
+        changes.spend_keys.update(self._spend_keys)
+        changes.payments.update(self._payments)
+        changes.reservations.update(self._reservations)
+        self._ledger.commits += 1
 
     # Copies on first touch.
 
@@ -205,7 +220,7 @@ class Draft:
     def _reserved(self, event: ev.Reserved) -> None:
         channel = self._own_channel(event.channel_id)
         account = self._own_account(channel.account_id)
-        self._hold(account, channel, event.amount)
+        self._hold(account, channel, event.amount, 1)
         self._use_proof(channel, event.used_ceiling, event.key_id, event.amount)
         self._payments[payment_key(event.channel_id, event.payment_id)] = Payment(
             event.amount, event.request_hash, PaymentStatus.RESERVED, 0, channel.charged, event.handle
@@ -220,7 +235,7 @@ class Draft:
         payment = self.payment(event.channel_id, event.payment_id)
         assert payment is not None, "a capture follows its reservation"
         if payment.status is PaymentStatus.RESERVED:
-            self._hold(account, channel, -payment.amount)
+            self._hold(account, channel, -payment.amount, -1)
             self._spend(channel, event.key_id, event.amount - payment.amount)
         else:
             self._spend(channel, event.key_id, event.amount)
@@ -247,16 +262,16 @@ class Draft:
         payment = self.payment(reservation.channel_id, reservation.payment_id)
         assert payment is not None, "a reservation has a payment"
         if payment.status is PaymentStatus.RESERVED:
-            self._hold(self._own_account(channel.account_id), channel, -reservation.amount)
+            self._hold(self._own_account(channel.account_id), channel, -reservation.amount, -1)
             self._spend(channel, reservation.key_id, -reservation.amount)
         self._payments[payment_key(reservation.channel_id, reservation.payment_id)] = payment._replace(status=status)
         return reservation
 
-    def _hold(self, account: Account, channel: Channel, amount: int) -> None:
+    def _hold(self, account: Account, channel: Channel, amount: int, count: int) -> None:
         channel.reserved += amount
         account.reserved += amount
         account.committed += amount
-        account.reservations += 1 if amount > 0 else -1
+        account.reservations += count
 
     def _use_proof(self, channel: Channel, used_ceiling: int, key_id: bytes, amount: int) -> None:
         if key_id:
@@ -302,6 +317,12 @@ class Draft:
 
     def _payments_forgotten(self, event: ev.PaymentsForgotten) -> None:
         self._payments_forgotten_ms = event.before_ms
+        for handle, reservation in self._ledger.reservations.items():
+            if reservation.expires_at == 0 and payment_id_ms(reservation.payment_id) < event.before_ms:
+                self._reservations[handle] = None
+        for handle, reservation in self._ledger.reservations.items():
+            if reservation.expires_at == 0 and payment_id_ms(reservation.payment_id) < event.before_ms:
+                self._reservations[handle] = None  # its payment is gone, and with it the late capture
 
     _apply: ClassVar[dict[type, Callable[[Any, Any], None]]] = {
         ev.AccountOpened: _account_opened,

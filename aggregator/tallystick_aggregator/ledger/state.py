@@ -191,11 +191,26 @@ class ChainHead(NamedTuple):
 
 
 @dataclass(slots=True)
+class Changes:
+    """What has changed since the last checkpoint, by id, as it is now: what the journal's next checkpoint writes down.
+
+    A reservation that ended is None. The objects are never mutated later: drafts work on copies.
+    """
+
+    accounts: dict[bytes, Account] = field(default_factory=dict[bytes, Account])
+    channels: dict[bytes, Channel] = field(default_factory=dict[bytes, Channel])
+    spend_keys: dict[bytes, SpendKey] = field(default_factory=dict[bytes, SpendKey])
+    payments: dict[bytes, Payment] = field(default_factory=dict[bytes, Payment])
+    reservations: "dict[bytes, Reservation | None]" = field(default_factory=dict[bytes, "Reservation | None"])
+
+
+@dataclass(slots=True)
 class Ledger:
     """All state, as of the last event that the journal has.
 
     `payments` holds the payment ids whose time is at or after `payments_since_ms`; older ones are only in the journal,
     and whoever decides about one recalls it first. Ids before `payments_forgotten_ms` are gone for good.
+    `commits` counts the drafts that were adopted since the ledger was made; `changes` is what they changed.
     """
 
     accounts: dict[bytes, Account] = field(default_factory=dict[bytes, Account])
@@ -209,6 +224,8 @@ class Ledger:
     heads: dict[str, ChainHead] = field(default_factory=dict[str, ChainHead])
     payments_since_ms: int = 0
     payments_forgotten_ms: int = 0
+    commits: int = field(default=0, compare=False)
+    changes: Changes = field(default_factory=Changes, compare=False, repr=False)
 
     def channels_of_account(self, account_id: bytes) -> Iterator[Channel]:
         """The account's channels, in the order in which they were opened."""
