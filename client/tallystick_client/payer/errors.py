@@ -1,0 +1,58 @@
+"""What the wallet says no to, and when.
+
+WalletError               below TallystickError; nothing was signed for what it speaks of
+├── BookUnavailable       the wallet's file is in use, of another payer or version, or cannot be written
+├── BudgetExceeded        the payment would exceed a budget, or what a deposit may hold
+├── OfferNotAllowed       a 402 makes no offer that the allow-list takes
+├── DepositNotAllowed     the account is empty and the wallet was not told to deposit, or not that much
+├── ApprovalRefused       the aggregator's totals are above the wallet's own book
+└── BodyNotReplayable     a request body that can be sent once only, where it may have to be sent twice
+"""
+
+from tallystick.errors import TallystickError
+
+
+class WalletError(TallystickError):
+    """The wallet refuses, or cannot; nothing was signed for what it speaks of."""
+
+
+class BookUnavailable(WalletError):
+    """The wallet's file is in use, belongs to another payer or version, or cannot be written."""
+
+
+class BudgetExceeded(WalletError):
+    """A payment would exceed a budget. `budget` is its name; `got` and `allowed` are in atomic units."""
+
+    def __init__(self, budget: str, got: int, allowed: int, unit: str) -> None:
+        self.budget = budget
+        self.got = got
+        self.allowed = allowed
+        super().__init__(f"budget {budget}: got {got}, allowed {allowed} atomic units of {unit}")
+
+
+class OfferNotAllowed(WalletError):
+    """A 402 makes no offer that the wallet may take; `problems` says why for each, in their order."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__("no offer of the 402 may be taken: " + ("; ".join(problems) or "it makes none"))
+
+
+class DepositNotAllowed(WalletError):
+    """The account does not cover a payment, and the wallet's deposit policy does not let it deposit that much."""
+
+
+class ApprovalRefused(WalletError):
+    """A total that the aggregator wants approved is above the wallet's book; amounts in atomic units."""
+
+    def __init__(self, receiver: str, total: int, book: int) -> None:
+        self.receiver = receiver
+        self.total = total
+        self.book = book
+        super().__init__(
+            f"the total of receiver {receiver} is not approved: got {total}, allowed {book} by this wallet's own book"
+        )
+
+
+class BodyNotReplayable(WalletError):
+    """A request body that can be sent once only, where the request may have to be sent twice."""
