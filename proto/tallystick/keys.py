@@ -104,16 +104,20 @@ def _variable(name: str, reference: str, field: str) -> str:
 
 
 def _read(path: Path, reference: str, field: str, *, private: bool) -> str:
+    name = ascii(str(path))
     try:
+        # The mode is that of the file that is read, not of one that may have taken its place since.
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
-            if private and os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
-                problem = f"but others than its owner have access to {path}"
-                raise KeyReferenceError(field, _shown(reference, problem), f"a private file (chmod 600 {path})")
             data = file.read(_FILE_BYTES_MAX + 1)
-    except OSError as error:
-        problem = f"but {path} cannot be read ({error.strerror})"
-        raise KeyReferenceError(field, _shown(reference, problem), "a file that can be read") from None
+    except (OSError, ValueError) as error:
+        problem = getattr(error, "strerror", None) or "no possible path"
+        raise KeyReferenceError(
+            field, _shown(reference, f"but {name} cannot be read ({problem})"), "a file that can be read"
+        ) from None
+    if private and os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
+        problem = f"but others than its owner have access to {name}"
+        raise KeyReferenceError(field, _shown(reference, problem), f"a private file (chmod 600 {name})")
     # A file of another kind stands for nothing that is looked for here; what it holds is not shown.
     return data.decode(errors="replace") if len(data) <= _FILE_BYTES_MAX else ""
 

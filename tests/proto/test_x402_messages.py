@@ -1,6 +1,8 @@
 """The codec of headers and bodies: it interoperates with the official package and survives hostile input."""
 
+import inspect
 import json
+import sys
 from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
@@ -199,12 +201,25 @@ def test_unknown_keys_of_others_are_tolerated() -> None:
         (b'{"accepts":[],"error":"\\ud800"}', "allowed UTF-8 JSON"),
         (b'{"accepts":[],"extensions":{"a":NaN}}', "allowed UTF-8 JSON"),
         (b'{"accepts":[],"extensions":{"a":1e999}}', "PAYMENT-REQUIRED $.extensions[...]: got a value that no message"),
-        (b'{"extensions":{"a":' + b"[" * 6_000 + b"]" * 6_000 + b"}}", "allowed JSON nested less deep"),
+        (
+            b'{"extensions":{"a":' + b"[" * 6_000 + b"]" * 6_000 + b"}}",
+            "got more, allowed at most 500 arrays and objects",
+        ),
     ],
     ids=[str(n) for n in range(15)],
 )
 def test_what_is_no_message_is_refused_by_its_path(data: object, expected: str) -> None:
     assert expected in refuse(header(data))
+
+
+def test_nesting_within_the_limit_is_malformed_at_worst_even_on_a_deep_stack() -> None:
+    data = b'{"extensions":{"a":' + b"[" * 450 + b"]" * 450 + b"}}"
+
+    def descend(levels: int) -> MalformedError | None:
+        return descend(levels - 1) if levels else error_of(lambda: decode_json(data, PaymentRequired, "body", 10_000))
+
+    depth = len(inspect.stack(0))
+    assert descend(sys.getrecursionlimit() - depth - 100) is not None
 
 
 @pytest.mark.parametrize("seconds", [-1, 2**31, 10**400])

@@ -28,6 +28,8 @@ _RANGE: Final = re.compile(r"Expected (?P<allowed>.+)")
 _CHOICE: Final = re.compile(r"Invalid (?:enum )?value '?(?P<got>.*?)'?", re.DOTALL)
 _MISSING: Final = re.compile(r"Object missing required field `(?P<name>[^`]*)`")
 
+JSON_CONTAINERS_MAX: Final = 500
+"""Arrays and objects in one message: bounds how deep they nest, here and where a message is written out again."""
 _TIMEOUT_S_MAX: Final = 2**31 - 1
 
 T = TypeVar("T")
@@ -188,6 +190,8 @@ def decode_json(data: bytes, type: type[T], field: str, max_bytes: int) -> T:  #
     """The message in UTF-8 JSON; raises MalformedError, which names `field` and the JSON path, and nothing else."""
     if len(data) > max_bytes:
         raise MalformedError(field, Described(f"{len(data)} bytes"), f"at most {max_bytes}")
+    if data.count(b"[") + data.count(b"{") > JSON_CONTAINERS_MAX:
+        raise MalformedError(field, Described("more"), f"at most {JSON_CONTAINERS_MAX} arrays and objects")
     try:
         return msgspec.json.decode(data, type=type)
     except msgspec.ValidationError as error:

@@ -5,7 +5,7 @@ on EVM chains. The `read_` functions raise MalformedError, which names the field
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
@@ -51,9 +51,10 @@ class SpendProofMessage(Message, frozen=True, kw_only=True):
     mac: str
 
 
-class DeferredPayload(Message, frozen=True, kw_only=True, tag_field="type", tag="voucher"):
+class DeferredPayload(Message, frozen=True, kw_only=True):
     """The payload of a `deferred` payment."""
 
+    type: Literal["voucher"]
     channel_config: ChannelConfigMessage
     voucher: VoucherMessage
     spend_proof: SpendProofMessage | None = None
@@ -127,6 +128,7 @@ def deferred_payload(payment: DeferredPayment) -> dict[str, Any]:
     """The `payload` of a PaymentPayload; the payment id goes into its `extensions`."""
     spend = payment.spend
     message = DeferredPayload(
+        type="voucher",
         channel_config=write_channel_config(payment.config),
         voucher=VoucherMessage(
             channel_id=to_hex(payment.channel_id),
