@@ -40,9 +40,9 @@ def charge(draft: Draft, payment: ProvenPayment, moment: Moment, rules: Rules) -
     accepted = _accept(draft, payment, moment, rules)
     if isinstance(accepted, Refusal):
         return accepted
-    channel, used_ceiling, key_id = accepted
+    charged, used_ceiling, key_id = accepted
     draft.record(ev.Charged(channel_id, payment_id, amount, request_hash, used_ceiling, key_id))
-    return Accepted(amount, channel.charged + amount, replayed=False)
+    return Accepted(amount, charged, replayed=False)
 
 
 def reserve(
@@ -108,8 +108,9 @@ def capture(draft: Draft, handle: bytes, amount: int, moment: Moment) -> Accepte
         refusal = ceiling_allows(channel, channel.ceiling, amount - channel.reserved)
     if refusal is not None:
         return refusal
+    charged = channel.charged + amount  # now: recording changes the channel if it is the draft's own
     draft.record(ev.Captured(handle, reservation.channel_id, reservation.payment_id, reservation.key_id, amount))
-    return Accepted(amount, channel.charged + amount, replayed=False)
+    return Accepted(amount, charged, replayed=False)
 
 
 def release(draft: Draft, handle: bytes) -> Done | Refusal:
@@ -180,8 +181,11 @@ def payment_id_is_in_time(draft: Draft, payment_ms: int, moment: Moment, rules: 
 # Rules 2 to 4.
 
 
-def _accept(draft: Draft, payment: ProvenPayment, moment: Moment, rules: Rules) -> tuple[Channel, int, bytes] | Refusal:
-    """Run rules 2 to 4; return the channel and the proof's used ceiling and key id. Records the raised ceiling."""
+def _accept(draft: Draft, payment: ProvenPayment, moment: Moment, rules: Rules) -> tuple[int, int, bytes] | Refusal:
+    """Run rules 2 to 4; return what the channel's charged total would become, and the proof's used ceiling and key id.
+
+    Records the raised ceiling.
+    """
     channel = draft.channel(payment.channel_id)
     if channel is None:
         return Refusal(Reason.CHANNEL_UNKNOWN, "The channel is not known here; open it first.", "channel_id")
@@ -212,7 +216,7 @@ def _accept(draft: Draft, payment: ProvenPayment, moment: Moment, rules: Rules) 
     if ceiling != channel.ceiling:
         assert voucher is not None
         draft.record(ev.CeilingRaised(channel.id, ceiling, voucher.signature))
-    return channel, used_ceiling, key_id
+    return channel.charged + payment.amount, used_ceiling, key_id
 
 
 def voucher_may_prove(account: Account, channel: Channel, ceiling: int) -> Refusal | None:

@@ -317,8 +317,13 @@ class Draft:
 
     def _payments_forgotten(self, event: ev.PaymentsForgotten) -> None:
         self._payments_forgotten_ms = event.before_ms
-        for handle, reservation in self._ledger.reservations.items():
-            if reservation.expires_at == 0 and payment_id_ms(reservation.payment_id) < event.before_ms:
+        held = self._ledger.reservations | self._reservations
+        for handle, reservation in held.items():
+            if (
+                reservation is not None
+                and reservation.expires_at == 0
+                and payment_id_ms(reservation.payment_id) < event.before_ms
+            ):
                 self._reservations[handle] = None  # its payment is gone, and with it the late capture
 
     _apply: ClassVar[dict[type, Callable[[Any, Any], None]]] = {
