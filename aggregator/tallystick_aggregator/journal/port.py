@@ -2,6 +2,13 @@
 
 Two promises hold for every method that writes: when it returns, what was written is on disk (I3); when it raises
 `StoreUnavailable`, nothing was written that anyone may rely on, and the caller has to refuse (fail closed).
+
+StoreError                    everything below
+├── StoreUnavailable          the store cannot take this now; the same call may work later
+│   ├── StoreLocked           another process has the store
+│   └── StoreUncertain        ... and nobody can tell before the next start whether it was written: answer nothing
+└── StoreUnusable             this file cannot serve: no database, somebody else's, a newer version's
+    └── StoreDamaged          it holds what cannot have been written by us
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +20,11 @@ from tallystick_aggregator.ledger.events import Event
 from tallystick_aggregator.ledger.state import Ledger, Payment
 
 
-class StoreUnavailable(Exception):
+class StoreError(Exception):
+    """The root of the store's errors."""
+
+
+class StoreUnavailable(StoreError):
     """The store cannot take this now: disk full, I/O error, locked, closed. Retryable for the caller's caller."""
 
 
@@ -21,19 +32,71 @@ class StoreLocked(StoreUnavailable):
     """Another process has the store."""
 
 
+class StoreUncertain(StoreUnavailable):
+    """The disk failed in the middle, and then would not tell what it has: the write may be there after a restart.
+
+    Nothing of it is in memory, and it is undone before the next write. Whoever asked must not be told that it was
+    refused; no answer is the right one, and a retry with the same payment id finds out.
+    """
+
+
+class StoreUnusable(StoreError):
+    """This file cannot serve as the store, now or later: one sentence says why. For the start only."""
+
+
+class StoreDamaged(StoreUnusable):
+    """The store holds something that cannot have been written by this program."""
+
+
 class Journal(Protocol):
-    """The ledger's history. Only one process has it open."""
+    """The ledger's history. Only one process has it open, and in it one writer: its appends follow one another."""
+
+    @property
+    def epoch(self) -> int:
+        """How many times the store was opened, this time included (threat 38)."""
+        ...
+
+    @property
+    def backlog(self) -> int:
+        """Events that no checkpoint covers yet: what the next start would have to replay."""
+        ...
 
     async def load(self) -> Ledger:
-        """The ledger as of the last commit: the newest checkpoint and the events after it, replayed."""
+        """The ledger as of the last commit: the newest checkpoint and the events after it, replayed.
+
+        Raises StoreDamaged if what is there cannot be read.
+        """
         ...
 
     async def append(self, events: Sequence[Event]) -> None:
-        """Make the events durable, all or none, in one transaction with one fsync."""
+        """Make the events durable, all or none, in one transaction with one fsync.
+
+        Each append that returned is followed by the `Draft.adopt` of its draft, on the ledger that `load` gave, before
+        the next append. Not to be cancelled: the outcome would be unknown.
+        """
         ...
 
     async def recall(self, payments: Sequence[tuple[bytes, bytes]]) -> Mapping[bytes, Payment]:
-        """Look up (channel id, payment id) pairs that are no longer in memory; keyed by `state.payment_key`."""
+        """Look up (channel id, payment id) pairs that are no longer in memory; keyed by `state.payment_key`.
+
+        Ids from before `Ledger.payments_forgotten_ms` may or may not be found.
+        """
+        ...
+
+    async def checkpoint(self, now_ms: int) -> None:
+        """Write down the state that the events so far led to, and drop those events and the forgotten payments.
+
+        To be called from time to time, by `backlog` and by age; never twice at once. Appends go on meanwhile. If it
+        raises StoreUnavailable, nothing is lost; call it again. `now_ms` bounds the age of payments in memory.
+        """
+        ...
+
+    def trim(self) -> None:
+        """Take from the ledger's memory some of the payments that checkpoints have written down; below a millisecond.
+
+        Only the ledger's writer may call it, and only between two batches: never after it has looked which payments
+        it must recall, and before it has decided about them.
+        """
         ...
 
     async def close(self) -> None:
@@ -48,6 +111,8 @@ class TransactionKind(IntEnum):
     DEPOSIT = 2
     REFUND = 3
     EXACT = 4
+    FILL = 5
+    """Nothing, to ourselves: it fills a gap in the nonces, so that those after it can be mined."""
 
 
 class TransactionStatus(IntEnum):
@@ -55,7 +120,9 @@ class TransactionStatus(IntEnum):
 
     PENDING = 1
     MINED = 2
+    """In a block, and it did its work. One that reverted stays PENDING until that is final."""
     FINAL = 3
+    """In a final block, and it did its work."""
     REVERTED = 4
     """Mined in a final block, and reverted."""
     SUPERSEDED = 5
@@ -119,7 +186,8 @@ class Outbox(Protocol):
 
     async def add(self, outgoing: Outgoing) -> Outgoing:
         """Store a new one with its first attempt; returns it with its id. If (kind, reference) is there already,
-        returns the one that is there, unchanged."""
+        returns the one that is there, unchanged.
+        """
         ...
 
     async def update(self, outgoing: Outgoing) -> None:
