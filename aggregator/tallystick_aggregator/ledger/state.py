@@ -201,7 +201,7 @@ class Changes:
     channels: dict[bytes, Channel] = field(default_factory=dict[bytes, Channel])
     spend_keys: dict[bytes, SpendKey] = field(default_factory=dict[bytes, SpendKey])
     payments: dict[bytes, Payment] = field(default_factory=dict[bytes, Payment])
-    reservations: "dict[bytes, Reservation | None]" = field(default_factory=dict[bytes, "Reservation | None"])
+    reservations: dict[bytes, Reservation | None] = field(default_factory=dict[bytes, Reservation | None])
 
 
 @dataclass(slots=True)
