@@ -1,0 +1,115 @@
+"""The answers that a paywall gives in its own name, and the receipts that it adds to others'."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from tallystick.errors import MalformedError, Refused
+from tallystick.hexadecimal import checksum, to_hex
+from tallystick.reasons import Reason
+from tallystick.x402 import (
+    PAYMENT_REQUIRED_HEADER,
+    PAYMENT_RESPONSE_HEADER,
+    ResourceInfo,
+    SettleResponse,
+    encode_header,
+)
+from tallystick_client.seller.asgi import Send, respond
+from tallystick_client.seller.messages import DeferredCharge, Settled
+from tallystick_client.seller.offers import Offer, error_text, payment_required
+from tallystick_client.seller.presented import Presented
+
+RETRY_AFTER_S: Final = 2
+"""What a client is told to wait for when the aggregator is away; it usually restarts within that."""
+PASSING_REASONS: Final = frozenset(
+    {
+        Reason.CHAIN_STALE,
+        Reason.STORE_UNAVAILABLE,
+        Reason.OVERLOADED,
+        Reason.CHAIN_UNAVAILABLE,
+        Reason.TRANSACTION_PENDING,
+    }
+)
+"""Refusals that say nothing about the payment: the same one may be sent again."""
+
+
+async def ask_for_payment(
+    send: Send,
+    offers: Sequence[Offer],
+    resource: ResourceInfo,
+    error: MalformedError | Refused | str,
+    receipt: str | None = None,
+) -> None:
+    """402 with the terms, and why the payment that came was not taken."""
+    totals = error.state if isinstance(error, Refused) else None
+    text = error if isinstance(error, str) else error_text(error)
+    headers = [(PAYMENT_REQUIRED_HEADER, encode_header(payment_required(offers, resource, text, totals)))]
+    if receipt is not None:
+        headers.append((PAYMENT_RESPONSE_HEADER, receipt))
+    await respond(send, 402, {}, headers)
+
+
+async def say_malformed(send: Send, error: MalformedError) -> None:
+    """400: what is wrong has nothing to do with paying."""
+    await respond(send, 400, {"error": "malformed", "message": str(error)})
+
+
+async def say_too_large(send: Send, bytes_max: int) -> None:
+    """413: a paid request's body is hashed, and kept in memory for that."""
+    message = f"body: got more, allowed at most {bytes_max} bytes with Content-Length; larger ones streamed"
+    await respond(send, 413, {"error": "body_too_large", "message": message}, [("connection", "close")])
+
+
+async def say_unavailable(send: Send, message: str) -> None:
+    """503: the same payment may be sent again, and is charged once at most."""
+    body = {"error": "aggregator_unavailable", "message": message}
+    await respond(send, 503, body, [("retry-after", str(RETRY_AFTER_S))])
+
+
+async def say_replayed(send: Send, *, under_way: bool) -> None:
+    """409: this payment paid for a response that is not kept, or is being made."""
+    if under_way:
+        message = "This payment is being used by another request; its outcome is not known yet."
+        await respond(send, 409, {"error": "payment_under_way", "message": message}, [("retry-after", "1")])
+        return
+    message = "This payment was used before and pays for nothing new; make a new one."
+    await respond(send, 409, {"error": "payment_replayed", "message": message})
+
+
+def receipt_of(presented: Presented, settled: Settled) -> str:
+    """PAYMENT-RESPONSE for a payment that was taken."""
+    amount = str(settled.amount)
+    extra: dict[str, Any] | None = None
+    if isinstance(presented.payment, DeferredCharge):
+        channel_id = to_hex(presented.payment.charge.channel_id)
+        state = {"channelId": channel_id, "chargedCumulativeAmount": str(settled.charged)}
+        extra = {"chargedAmount": amount, "channelState": state}
+    return encode_header(
+        SettleResponse(
+            success=True,
+            payer=checksum(settled.payer) if len(settled.payer) == 20 else None,
+            transaction=to_hex(settled.transaction) if settled.transaction else "",
+            network=str(presented.offer.terms.network),
+            amount=amount,
+            extra=extra,
+        )
+    )
+
+
+def receipt_of_release(presented: Presented) -> str:
+    """PAYMENT-RESPONSE for a `deferred` payment that was given back: nothing was charged."""
+    network = str(presented.offer.terms.network)
+    extra = {"chargedAmount": "0"}
+    return encode_header(SettleResponse(success=True, transaction="", network=network, amount="0", extra=extra))
+
+
+def receipt_of_refusal(presented: Presented, refused: Refused) -> str:
+    """PAYMENT-RESPONSE for a payment that could not be taken after its request was served: nothing was charged."""
+    return encode_header(
+        SettleResponse(
+            success=False,
+            error_reason=refused.reason.code,
+            error_message=refused.message,
+            transaction="",
+            network=str(presented.offer.terms.network),
+        )
+    )

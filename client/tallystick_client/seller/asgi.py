@@ -1,0 +1,239 @@
+"""The two ends of an ASGI request, as the paywall needs them.
+
+`Incoming` reads the request's body ahead where it must be hashed and tells whether the client is still there;
+`Outgoing` holds the response back until it is decided whether it is paid for. Neither knows of money.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from enum import Enum
+from typing import Any, Final
+from urllib.parse import quote
+
+import msgspec
+
+from tallystick.errors import Described, MalformedError
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+START: Final = "http.response.start"
+BODY: Final = "http.response.body"
+_AHEAD_OF_RESPONSE: Final = frozenset({"http.response.push", "http.response.early_hint", "http.response.debug"})
+"""Messages that carry nothing of the page."""
+
+
+class ClientGone(Exception):
+    """The client left before its request was complete."""
+
+
+class BodyTooLarge(Exception):
+    """The request's body is larger than what is read ahead."""
+
+
+class ResponseRefused(OSError):
+    """What the application gets when it goes on sending a response that is not delivered.
+
+    An OSError, as ASGI demands of `send` to a client that is gone: frameworks stop at it quietly.
+    """
+
+
+def header(scope: Scope, name: bytes) -> bytes | None:
+    """The first header with this name, in lower case."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return bytes(value)
+    return None
+
+
+def header_list(scope: Scope, name: bytes) -> list[bytes]:
+    """All headers with this name, in lower case."""
+    return [bytes(value) for key, value in scope["headers"] if key == name]
+
+
+def request_target(scope: Scope) -> bytes:
+    """Path and query as on the request line. An empty query is taken for none: servers do not tell them apart."""
+    path = scope.get("raw_path") or quote(scope["path"], safe="/:@!$&'()*+,;=-._~").encode("ascii")
+    query = scope.get("query_string", b"")
+    return bytes(path + b"?" + query if query else path)
+
+
+def url(scope: Scope) -> str:
+    """The URL of the request, as far as the server knows its own name."""
+    host = (header(scope, b"host") or b"").decode("latin-1")
+    if not host:
+        name, port = scope.get("server") or ("localhost", None)
+        host = f"{name}:{port}" if port else str(name)
+    return f"{scope.get('scheme', 'http')}://{host}{request_target(scope).decode('latin-1')}"
+
+
+def content_length(scope: Scope) -> int | None:
+    """How long the body is said to be; None where it is streamed up or there is none. Raises MalformedError."""
+    if header(scope, b"transfer-encoding") is not None:
+        return None
+    value = header(scope, b"content-length")
+    if value is None:
+        return None
+    if not value.isdigit() or len(value) > 18:
+        got = Described(ascii(value[:20].decode("latin-1")))
+        raise MalformedError("Content-Length", got, "the number of bytes of the body")
+    return int(value)
+
+
+class Incoming:
+    """The request's messages: read ahead, and given on to the application as if nobody had."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._body: bytes | None = None
+        self._read: deque[Message] = deque()
+        self._next: asyncio.Future[Message] | None = None
+
+    async def read_body(self, bytes_max: int) -> bytes:
+        """The whole body, which the application gets too. Raises ClientGone or BodyTooLarge."""
+        if self._body is not None:
+            return self._body
+        chunks: list[bytes] = []
+        size, more = 0, True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size > bytes_max:
+                raise BodyTooLarge
+            chunks.append(chunk)
+            more = message.get("more_body", False)
+        self._body = b"".join(chunks)
+        self._read.append({"type": "http.request", "body": self._body, "more_body": False})
+        return self._body
+
+    async def receive(self) -> Message:
+        """What the application calls."""
+        if self._read:
+            return self._read.popleft()
+        # `is_client_gone` may await the same message; a caller that is cancelled does not lose it for the others.
+        message = await asyncio.shield(self._awaited())
+        if message["type"] != "http.disconnect":
+            self._next = None
+        return message
+
+    async def is_client_gone(self) -> bool:
+        """Whether the client has left, as far as the server knows by now.
+
+        Reads past what the application has not read yet, but never into a body that is being streamed up.
+        """
+        while True:
+            awaited = self._awaited()
+            if not awaited.done():
+                # One turn of the event loop: servers that know of it answer without waiting.
+                await asyncio.sleep(0)
+            if not awaited.done():
+                return False
+            message = awaited.result()
+            if message["type"] == "http.disconnect":
+                return True
+            self._next = None
+            self._read.append(message)
+            if message.get("more_body", False):
+                return False
+
+    async def close(self) -> None:
+        """Stop waiting for messages."""
+        if self._next is not None:
+            self._next.cancel()
+            await asyncio.wait([self._next])
+
+    def _awaited(self) -> asyncio.Future[Message]:
+        if self._next is None:
+            self._next = asyncio.ensure_future(self._receive())
+        return self._next
+
+
+class _Stage(Enum):
+    HELD = "held"
+    PASSING = "passing"
+    REFUSED = "refused"
+
+
+class Outgoing:
+    """The application's response, held back until its first byte.
+
+    Then `decide` is asked once, with the message that starts the response and the first of its body. It returns the
+    start to send, or None after it has answered the client itself: then nothing of the response goes out.
+    """
+
+    def __init__(self, send: Send, decide: Callable[[Message, Message], Awaitable[Message | None]]) -> None:
+        self._send = send
+        self._decide = decide
+        self._start: Message | None = None
+        self._stage = _Stage.HELD
+
+    @property
+    def is_held(self) -> bool:
+        """Whether nothing of the response was decided about yet."""
+        return self._stage is _Stage.HELD
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the client got another response than the application's."""
+        return self._stage is _Stage.REFUSED
+
+    async def send(self, message: Message) -> None:
+        """What the application calls."""
+        if self._stage is _Stage.PASSING or message["type"] in _AHEAD_OF_RESPONSE:
+            await self._send(message)
+        elif self._stage is _Stage.REFUSED:
+            raise ResponseRefused("the response is not delivered: it was not paid for")
+        elif message["type"] == START:
+            self._start = message
+        else:
+            await self._first_byte(message)
+
+    async def _first_byte(self, message: Message) -> None:
+        assert self._start is not None, "a body has a start before it"
+        start = await self._decide(self._start, message)
+        if start is None:
+            self._stage = _Stage.REFUSED
+            return
+        self._stage = _Stage.PASSING
+        await self._send(start)
+        await self._send(message)
+
+
+async def respond(send: Send, status: int, body: object, headers: Iterable[tuple[str, str]] = ()) -> None:
+    """Send a whole JSON response that no cache keeps."""
+    data = msgspec.json.encode(body)
+    all_headers = [
+        ("content-type", "application/json"),
+        ("content-length", str(len(data))),
+        ("cache-control", "no-store"),
+        *headers,
+    ]
+    encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in all_headers]
+    await send({"type": START, "status": status, "headers": encoded})
+    await send({"type": BODY, "body": data, "more_body": False})
+
+
+def make_private(headers: Headers) -> Headers:
+    """The headers with a Cache-Control that keeps the page out of shared caches, or the stricter one they had."""
+    directives = [
+        directive.strip()
+        for name, value in headers
+        if name.lower() == b"cache-control"
+        for directive in value.split(b",")
+        if directive.strip()
+    ]
+    names = {directive.partition(b"=")[0].lower() for directive in directives}
+    others = [(name, value) for name, value in headers if name.lower() != b"cache-control"]
+    if not names & {b"private", b"no-store"}:
+        shared = {b"public", b"s-maxage", b"proxy-revalidate"}
+        kept = [directive for directive in directives if directive.partition(b"=")[0].lower() not in shared]
+        directives = [b"private", *kept]
+    return [*others, (b"cache-control", b", ".join(directives))]

@@ -1,0 +1,105 @@
+"""Answers that are kept for a while, so that a payer whose connection broke gets what it paid for.
+
+Without it a lost response costs the payer its money: the payment id is charged, and pays for nothing new. In memory of
+one process, bounded in bytes and in age; what is not kept any more is answered 409.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Final
+
+from tallystick.x402 import ExactAuthorization, PaymentTerms
+from tallystick_client.seller.asgi import BODY, Headers, Message
+
+AGE_S: Final = 300.0
+"""How long an answer is kept."""
+_SHARE: Final = 8
+"""One answer takes at most this part of all the room."""
+_OVERHEAD_BYTES: Final = 512
+
+
+@dataclass(slots=True)
+class Answer:
+    """A whole response of the application, and how it is paid for."""
+
+    status: int
+    headers: Headers
+    body: bytes
+    terms: PaymentTerms
+    """What is taken for it."""
+    payment: bytes | ExactAuthorization
+    """What it is taken from: the reservation's handle, or the authorization itself."""
+    receipt: str | None = None
+    """The value of PAYMENT-RESPONSE; None while it is not known whether the payment was taken."""
+
+    @property
+    def size(self) -> int:
+        """About how many bytes of memory this takes."""
+        return _OVERHEAD_BYTES + len(self.body) + sum(len(name) + len(value) for name, value in self.headers)
+
+
+class KeptAnswers:
+    """Answers by the payment that paid for them, the oldest dropped first."""
+
+    def __init__(self, bytes_max: int, *, age_s: float = AGE_S, clock: Callable[[], float] = time.monotonic) -> None:
+        self.answer_bytes_max = bytes_max // _SHARE
+        self._bytes_max = bytes_max
+        self._age_s = age_s
+        self._clock = clock
+        self._answers: OrderedDict[Hashable, tuple[float, Answer]] = OrderedDict()
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def get(self, key: Hashable) -> Answer | None:
+        """The answer that this payment paid for, or is going to."""
+        self._drop_old()
+        found = self._answers.get(key)
+        return None if found is None else found[1]
+
+    def keep(self, key: Hashable, answer: Answer) -> bool:
+        """Keep an answer; False where it is too large."""
+        if answer.size > self.answer_bytes_max:
+            return False
+        self.forget(key)
+        self._answers[key] = (self._clock(), answer)
+        self._bytes += answer.size
+        self._drop_old()
+        return True
+
+    def forget(self, key: Hashable) -> None:
+        """Drop an answer, if there is one."""
+        found = self._answers.pop(key, None)
+        if found is not None:
+            self._bytes -= found[1].size
+
+    def _drop_old(self) -> None:
+        oldest_allowed = self._clock() - self._age_s
+        while self._answers:
+            key, (kept_at, _) = next(iter(self._answers.items()))
+            if self._bytes <= self._bytes_max and kept_at >= oldest_allowed:
+                return
+            self.forget(key)
+
+
+class Recording:
+    """Collects a streamed body while it goes out, up to a size."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._room = bytes_max
+        self._chunks: list[bytes] | None = []
+
+    def take(self, message: Message) -> bytes | None:
+        """The whole body once `message` was its last; None before that, and for good once it cannot be kept."""
+        if self._chunks is None:
+            return None
+        chunk = message.get("body", b"")
+        self._room -= len(chunk)
+        if message["type"] != BODY or self._room < 0:
+            self._chunks = None
+            return None
+        self._chunks.append(chunk)
+        return None if message.get("more_body", False) else b"".join(self._chunks)

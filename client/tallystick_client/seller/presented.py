@@ -1,0 +1,118 @@
+"""A payment as it came with a request: parsed, and matched with what is asked for now."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tallystick.errors import Described, MalformedError, Refused, describe
+from tallystick.hexadecimal import to_hex
+from tallystick.payment_ids import format_payment_id
+from tallystick.reasons import Reason
+from tallystick.x402 import (
+    PAYMENT_SIGNATURE_HEADER,
+    SCHEME_DEFERRED,
+    SCHEME_EXACT,
+    ExactAuthorization,
+    PaymentPayload,
+    PaymentTerms,
+    decode_header,
+    read_deferred,
+    read_exact,
+    read_terms,
+)
+from tallystick_client.seller.messages import Charge, DeferredCharge
+from tallystick_client.seller.offers import Offer
+
+
+@dataclass(frozen=True, slots=True)
+class Presented:
+    """A payment and the offer that it meets. Nothing about it is proven yet."""
+
+    offer: Offer
+    payment: DeferredCharge | ExactAuthorization
+    request_hash: bytes
+
+    @property
+    def payer(self) -> bytes:
+        """Whose money it is."""
+        return self.payment.config.payer if isinstance(self.payment, DeferredCharge) else self.payment.from_
+
+    @property
+    def payment_id(self) -> str:
+        """How the payer names the payment: its payment id, or the nonce of an exact one."""
+        if isinstance(self.payment, DeferredCharge):
+            return format_payment_id(self.payment.charge.payment_id)
+        return to_hex(self.payment.nonce)
+
+    @property
+    def money_key(self) -> tuple[object, ...]:
+        """What is paid with, whatever for: the same key is the same money."""
+        terms = self.offer.terms
+        if isinstance(self.payment, DeferredCharge):
+            return (SCHEME_DEFERRED, self.payment.charge.channel_id, self.payment.charge.payment_id)
+        return (SCHEME_EXACT, terms.network, terms.asset, self.payment.from_, self.payment.nonce)
+
+    @property
+    def answer_key(self) -> tuple[object, ...]:
+        """What an answer is kept under: the money, the request that it pays for, and the payer's proof.
+
+        The proof is part of it because a payment id is no secret; only who can show the proof gets the answer again.
+        """
+        if isinstance(self.payment, ExactAuthorization):
+            proof = self.payment.signature
+        else:
+            charge = self.payment.charge
+            proof = charge.signature if charge.spend is None else charge.spend.mac
+        return (*self.money_key, self.request_hash, proof)
+
+
+def read_payment(headers: Sequence[bytes], offers: Sequence[Offer], request_hash: bytes) -> Presented:
+    """The payment in the values of the PAYMENT-SIGNATURE headers, of which there must be one.
+
+    Raises MalformedError, which names the field, on what is no payment, and Refused on one that meets no offer.
+    """
+    if len(headers) != 1:
+        raise MalformedError(PAYMENT_SIGNATURE_HEADER, Described(f"{len(headers)} of them"), "one")
+    message = decode_header(headers[0].decode("latin-1"), PaymentPayload, PAYMENT_SIGNATURE_HEADER)
+    accepted = read_terms(message.accepted)
+    offer = _matching(offers, accepted)
+    if offer.terms.scheme == SCHEME_EXACT:
+        return Presented(offer, read_exact(message), request_hash)
+    deferred = read_deferred(message)
+    charge = Charge(
+        channel_id=deferred.channel_id,
+        payment_id=deferred.payment_id,
+        amount=offer.terms.amount,
+        request_hash=request_hash,
+        ceiling=deferred.ceiling,
+        signature=deferred.signature,
+        spend=deferred.spend,
+    )
+    return Presented(offer, DeferredCharge(deferred.config, charge), request_hash)
+
+
+def _matching(offers: Sequence[Offer], accepted: PaymentTerms) -> Offer:
+    """The offer that the payer accepted, if it still stands at that price or below."""
+    schemes = [offer for offer in offers if offer.terms.scheme == accepted.scheme]
+    if not schemes:
+        allowed = " or ".join(offer.terms.scheme for offer in offers)
+        raise _refused(Reason.SCHEME_UNSUPPORTED, "accepted.scheme", accepted.scheme, allowed)
+    networks = [offer for offer in schemes if offer.terms.network == accepted.network]
+    if not networks:
+        allowed = " or ".join(str(offer.terms.network) for offer in schemes)
+        raise _refused(Reason.NETWORK_UNSUPPORTED, "accepted.network", str(accepted.network), allowed)
+    tokens = [offer for offer in networks if offer.terms.asset == accepted.asset]
+    if not tokens:
+        allowed = " or ".join(offer.requirements.asset for offer in networks)
+        raise _refused(Reason.TOKEN_MISMATCH, "accepted.asset", to_hex(accepted.asset), allowed)
+    offer = tokens[0]
+    if offer.terms.pay_to != accepted.pay_to:
+        got = to_hex(accepted.pay_to)
+        raise _refused(Reason.RECEIVER_MISMATCH, "accepted.payTo", got, offer.requirements.pay_to)
+    if accepted.amount < offer.terms.amount:
+        got, allowed = str(accepted.amount), f"at least {offer.terms.amount}"
+        raise _refused(Reason.AMOUNT_MISMATCH, "accepted.amount", got, allowed)
+    return offer
+
+
+def _refused(reason: Reason, field: str, got: str, allowed: str) -> Refused:
+    return Refused(reason, reason.advice, field, describe(got), allowed)
