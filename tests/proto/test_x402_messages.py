@@ -214,12 +214,13 @@ def test_what_is_no_message_is_refused_by_its_path(data: object, expected: str) 
 
 def test_nesting_within_the_limit_is_malformed_at_worst_even_on_a_deep_stack() -> None:
     data = b'{"extensions":{"a":' + b"[" * 450 + b"]" * 450 + b"}}"
-
-    def descend(levels: int) -> MalformedError | None:
-        return descend(levels - 1) if levels else error_of(lambda: decode_json(data, PaymentRequired, "body", 10_000))
-
-    depth = len(inspect.stack(0))
-    assert descend(sys.getrecursionlimit() - depth - 100) is not None
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack(0)) + 150)
+    try:
+        error = error_of(lambda: decode_json(data, PaymentRequired, "body", 10_000))
+    finally:
+        sys.setrecursionlimit(limit)
+    assert error is not None
 
 
 @pytest.mark.parametrize("seconds", [-1, 2**31, 10**400])
