@@ -1,0 +1,97 @@
+"""Which payments stay in memory: the newest ones by the time in their ids, at most so many and so old.
+
+Follows the payments that checkpoints have written down, and lets go of whole seconds of them, oldest first. What is
+let go lies before `Ledger.payments_since_ms`, and is in the tables: so at any time a payment that was accepted and not
+forgotten is either in memory, or old enough to be recalled and found. An id's time is its maker's claim: an old one
+that is accepted today joins the old second it names, and leaves memory after the next checkpoint.
+The payments of reservations stay in memory, however old, until the reservation ends: only then are they final.
+"""
+
+import heapq
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from tallystick.payment_ids import payment_id_ms
+from tallystick_aggregator.ledger.state import Ledger, Payment, PaymentStatus, Reservation
+from tallystick_aggregator.ledger.trim import answer_from, drop_payments
+
+HOT_PAYMENTS_MAX: Final = 500_000
+"""Payments that stay in memory at most, besides those that no checkpoint has written down: about 200 MB."""
+HOT_AGE_MS_MAX: Final = 3_600_000
+"""Older ones leave memory although there is room."""
+TRIMMED_AT_ONCE_MAX: Final = 2_048
+"""Payments dropped in one step: about a third of a millisecond."""
+
+_BUCKET_BITS: Final = 10
+"""A bucket holds the ids of 1,024 ms."""
+_OPEN: Final = (PaymentStatus.RESERVED, PaymentStatus.EXPIRED)
+
+
+class HotPayments:
+    """The payments that are both in memory and in the tables, by second; and those on their way out of memory."""
+
+    def __init__(self, count_max: int = HOT_PAYMENTS_MAX, age_ms_max: int = HOT_AGE_MS_MAX) -> None:
+        self._count_max = count_max
+        self._age_ms_max = age_ms_max
+        self._buckets: dict[int, list[bytes]] = {}
+        self._oldest: list[int] = []  # a heap of the buckets' numbers
+        self._count = 0
+        self._held: set[bytes] = set()
+        self._leaving: deque[list[bytes]] = deque()
+        self._since_ms = 0
+
+    def wrote_payments(self, payments: Iterable[tuple[bytes, Payment]]) -> None:
+        """Follow payments, by key, that a checkpoint has written down as they are in memory."""
+        for key, payment in payments:
+            if payment.status in _OPEN:
+                self._held.add(key)
+            else:
+                self._held.discard(key)
+                self._follow(key)
+
+    def wrote_reservations(self, reservations: Mapping[bytes, Reservation | None]) -> None:
+        """Follow the payments of reservations that ended by being forgotten: they did not change otherwise."""
+        for handle, reservation in reservations.items():
+            key = handle[:48]
+            if reservation is None and key in self._held:
+                self._held.discard(key)
+                self._follow(key)
+
+    @property
+    def leaving(self) -> bool:
+        """Whether something was chosen that is still in memory."""
+        return bool(self._leaving)
+
+    def choose(self, now_ms: int) -> None:
+        """Choose what leaves memory; `trim` then takes it from there."""
+        aged = (now_ms - self._age_ms_max) >> _BUCKET_BITS
+        while self._oldest and (self._count > self._count_max or self._oldest[0] < aged):
+            bucket = heapq.heappop(self._oldest)
+            keys = self._buckets.pop(bucket)
+            self._count -= len(keys)
+            self._leaving.append(keys)
+            self._since_ms = max(self._since_ms, (bucket + 1) << _BUCKET_BITS)
+
+    def trim(self, ledger: Ledger) -> None:
+        """Take some of what was chosen from memory; a bounded number, so that nobody waits for it."""
+        if not self._leaving:
+            return
+        answer_from(ledger, self._since_ms)  # before the first is gone
+        room = TRIMMED_AT_ONCE_MAX
+        while self._leaving and room > 0:
+            keys = self._leaving.popleft()
+            if len(keys) > room:
+                self._leaving.appendleft(keys[room:])
+                keys = keys[:room]
+            drop_payments(ledger, keys)
+            room -= len(keys)
+
+    def _follow(self, key: bytes) -> None:
+        number = payment_id_ms(key) >> _BUCKET_BITS
+        bucket = self._buckets.get(number)
+        if bucket is None:
+            bucket = self._buckets[number] = []
+            heapq.heappush(self._oldest, number)
+        bucket.append(key)
+        self._count += 1
