@@ -105,7 +105,7 @@ def capture(draft: Draft, handle: bytes, amount: int, moment: Moment) -> Accepte
     if payment.status is PaymentStatus.EXPIRED:
         refusal = _room_after_expiry(draft, channel, reservation.key_id, amount, moment)
     else:  # what is held has its room, unless the receiver claimed it by itself meanwhile (I1, threat 36)
-        refusal = ceiling_allows(channel, channel.ceiling, amount - channel.reserved)
+        refusal = ceiling_allows(channel, channel.ceiling, amount - reservation.amount)
     if refusal is not None:
         return refusal
     charged = channel.charged + amount  # now: recording changes the channel if it is the draft's own
