@@ -1,0 +1,121 @@
+"""Makes channels known to the ledger, each with its baseline read from the chain (I10).
+
+A channel is opened once, however many payments wait for it. Opening costs a read of the chain, so it is limited in
+number and in rate, and happens only for accounts that are known and funded: nobody opens channels for free.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final
+
+from tallystick.channels import ChannelConfig
+from tallystick.reasons import Reason
+from tallystick_aggregator.chain.port import Chain
+from tallystick_aggregator.intake.port import Writer
+from tallystick_aggregator.ledger import accounts
+from tallystick_aggregator.ledger import events as ev
+from tallystick_aggregator.ledger.answers import Refusal
+from tallystick_aggregator.ledger.commands import Moment, Rules
+from tallystick_aggregator.ledger.draft import Draft
+from tallystick_aggregator.ledger.state import Account, Ledger
+from tallystick_aggregator.schemes.deferred.terms import config_is_served
+from tallystick_aggregator.schemes.failures import overloaded, unless_unavailable
+from tallystick_aggregator.schemes.offers import Offers, find_network
+from tallystick_aggregator.schemes.rates import RateLimit
+
+OPENINGS_MAX: Final = 256
+"""Channels being opened at once."""
+OPENINGS_PER_S: Final = 200.0
+MIRROR_TIMEOUT_S: Final = 5.0
+
+
+class Channels:
+    """The one place where channels become known."""
+
+    def __init__(self, chains: Mapping[str, Chain], offers: Offers, writer: Writer, rules: Rules) -> None:
+        self._chains = chains
+        self._offers = offers
+        self._writer = writer
+        self._rules = rules
+        self._opening: dict[bytes, asyncio.Task[Refusal | None]] = {}
+        self._rate = RateLimit(OPENINGS_PER_S, OPENINGS_MAX)
+
+    def id_of(self, network: str, config: ChannelConfig) -> bytes:
+        """Return the channel's id on a network that is served."""
+        return self._chains[network].escrow.channel_id(config)
+
+    async def open(self, network: str, config: ChannelConfig) -> Refusal | None:
+        """Make a channel known; None where it is, now or before. Its config has a receiver."""
+        offer = find_network(self._offers, network)
+        if isinstance(offer, Refusal):
+            return offer
+        refusal = config_is_served(offer, config)
+        if refusal is not None:
+            return refusal
+        channel_id = self.id_of(network, config)
+        if channel_id in self._writer.ledger.channels:
+            return None
+        task = self._opening.get(channel_id)
+        if task is None:
+            account = self._writer.ledger.accounts.get(self._chains[network].escrow.account_id(config))
+            refusal = _is_funded(account) or self._has_room()
+            if refusal is not None:
+                return refusal
+            task = asyncio.create_task(unless_unavailable(self._open(network, config, channel_id)))
+            self._opening[channel_id] = task
+            task.add_done_callback(lambda _: self._opening.pop(channel_id))
+        # Whoever goes away does not take the others' channel along.
+        return await asyncio.shield(task)
+
+    def _has_room(self) -> Refusal | None:
+        if len(self._opening) >= OPENINGS_MAX or not self._rate.take():
+            return overloaded("channels being opened", OPENINGS_MAX)
+        return None
+
+    async def _open(self, network: str, config: ChannelConfig, channel_id: bytes) -> Refusal | None:
+        chain = self._chains[network]
+        block = await chain.final()
+        (claimed,) = await chain.escrow.claimed([channel_id], block)
+        if claimed:
+            # What the channel was paid before it was known is missing in the account's balance as it was mirrored,
+            # once the mirror has seen the block.
+            try:
+                await chain.mirrored(block.number, MIRROR_TIMEOUT_S)
+            except TimeoutError:
+                return Refusal(Reason.CHAIN_STALE, f"The view of {network} is not up to date; try again soon.")
+        account_id = chain.escrow.account_id(config)
+
+        def decision(draft: Draft, _ledger: Ledger, _moment: Moment) -> Refusal | None:
+            return open_with_baseline(draft, account_id, channel_id, config.receiver, claimed, self._rules)
+
+        return await self._writer.run(decision)
+
+
+def open_with_baseline(
+    draft: Draft, account_id: bytes, channel_id: bytes, receiver: bytes, claimed: int, rules: Rules
+) -> Refusal | None:
+    """Open a channel, and count what it was paid before into the account's funds too.
+
+    Funds are the escrow's balance plus all that the account's known channels were paid: a channel that becomes known
+    adds its baseline to both sides of I2.
+    """
+    if draft.channel(channel_id) is not None:
+        return None
+    before = draft.account(account_id)
+    funds = before.funds + claimed if before is not None else claimed
+    refusal = accounts.open_channel(draft, account_id, channel_id, receiver, claimed, rules)
+    if refusal is not None:
+        return refusal
+    account = draft.account(account_id)
+    assert account is not None, "a channel has an account"
+    if account.funds != funds:
+        draft.record(ev.AccountMirrored(account_id, funds, account.withdrawing, account.withdraw_finalizes_at))
+    return None
+
+
+def _is_funded(account: Account | None) -> Refusal | None:
+    if account is None:
+        return Refusal(Reason.ACCOUNT_UNKNOWN, "The account is not known here; make a deposit first.", "config")
+    if account.funds == 0:
+        return Refusal(Reason.INSUFFICIENT_FUNDS, "The account holds nothing; top it up.", "config", "0", "more than 0")
+    return None

@@ -1,0 +1,212 @@
+"""Gasless deposits: a payer's ERC-3009 authorization, landed in the escrow by the aggregator.
+
+A deposit is named by its token nonce: the same authorization again gets the same answer, and one that somebody else
+landed first has landed. The answer comes when the ledger has credited it, so that the payer can spend at once.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from tallystick import eip712
+from tallystick.errors import InvalidSignature
+from tallystick.hashing import keccak256
+from tallystick.reasons import Reason
+from tallystick.signatures import recover
+from tallystick_aggregator.chain.port import Chain, DepositAuthorization, Reverted, Token
+from tallystick_aggregator.intake.port import Writer
+from tallystick_aggregator.journal.port import Outbox, TransactionKind, TransactionStatus
+from tallystick_aggregator.ledger.answers import Refusal
+from tallystick_aggregator.ledger.state import Account
+from tallystick_aggregator.schemes.deferred.terms import config_is_served
+from tallystick_aggregator.schemes.failures import overloaded, transaction_pending, unless_unavailable
+from tallystick_aggregator.schemes.offers import NetworkOffer, Offers, find_network, find_token
+from tallystick_aggregator.schemes.rates import RateLimit
+from tallystick_aggregator.schemes.sending import find_sent, send_once, wait_until_mined
+
+DEPOSITS_MAX: Final = 64
+"""Deposits under way at once."""
+CREDIT_TIMEOUT_S: Final = 90.0
+"""How long a call waits for its deposit to be credited; after that the payer asks again."""
+WINDOW_MARGIN_S: Final = 10
+"""How long an authorization must still be valid to be sent."""
+POLL_S: Final = 0.5
+UNPROVEN_PER_S: Final = 2.0
+"""Authorizations whose signature only the chain can check (contract wallets): each costs us a simulation."""
+UNPROVEN_BURST: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Deposited:
+    """A deposit that is credited; `transaction` is empty where somebody else landed it."""
+
+    transaction: bytes
+    account: Account
+
+
+class Deposits:
+    """Lands deposits."""
+
+    def __init__(
+        self,
+        chains: Mapping[str, Chain],
+        offers: Offers,
+        writer: Writer,
+        outbox: Outbox,
+        clock_s: Callable[[], int],
+        *,
+        credit_timeout_s: float = CREDIT_TIMEOUT_S,
+    ) -> None:
+        self._chains = chains
+        self._offers = offers
+        self._writer = writer
+        self._outbox = outbox
+        self._clock_s = clock_s
+        self._credit_timeout_s = credit_timeout_s
+        self._under_way: dict[bytes, asyncio.Task[Deposited | Refusal]] = {}
+        self._unproven = RateLimit(UNPROVEN_PER_S, UNPROVEN_BURST)
+
+    async def deposit(self, network: str, deposit: DepositAuthorization) -> Deposited | Refusal:
+        """Land a deposit and wait until it is credited."""
+        offer = find_network(self._offers, network)
+        if isinstance(offer, Refusal):
+            return offer
+        refusal = config_is_served(offer, deposit.account) or deposit_is_large_enough(offer, deposit)
+        if refusal is not None:
+            return refusal
+        reference = deposit_reference(self._chains[network], deposit)
+        task = self._under_way.get(reference)
+        if task is None:
+            if len(self._under_way) >= DEPOSITS_MAX:
+                return overloaded("deposits", DEPOSITS_MAX)
+            task = asyncio.create_task(unless_unavailable(self._land(self._chains[network], deposit, reference)))
+            self._under_way[reference] = task
+            task.add_done_callback(lambda _: self._under_way.pop(reference))
+        return await asyncio.shield(task)
+
+    async def _land(self, chain: Chain, deposit: DepositAuthorization, reference: bytes) -> Deposited | Refusal:
+        sent = await find_sent(self._outbox, TransactionKind.DEPOSIT, reference)
+        if sent is None or sent.status is TransactionStatus.SUPERSEDED:
+            token, nonce = chain.tokens[deposit.account.token], chain.escrow.deposit_token_nonce(deposit)
+            head = await chain.head()
+            if await token.authorization_used(deposit.account.payer, nonce, head):
+                return await self._landed_by_another(chain, token, deposit, nonce)
+            refusal = window_is_open(deposit, self._clock_s()) or self._signature_is_worth_a_try(chain, deposit)
+            if refusal is not None:
+                return refusal
+            balance = await token.balance(deposit.account.payer, head)
+            if balance < deposit.amount:
+                return Refusal(
+                    Reason.INSUFFICIENT_BALANCE,
+                    "The payer holds less than it wants to deposit.",
+                    "amount",
+                    str(deposit.amount),
+                    f"at most {balance}",
+                )
+            try:
+                call = chain.escrow.deposit_call(deposit)
+                sent = await send_once(chain, self._outbox, TransactionKind.DEPOSIT, reference, lambda: call)
+            except Reverted as error:
+                return Refusal(
+                    Reason.DEPOSIT_AUTHORIZATION, f"The deposit would fail on chain: {error.reason}.", "signature"
+                )
+        mined = await wait_until_mined(chain, sent, "deposit", self._credit_timeout_s, final=True)
+        if isinstance(mined, Refusal):
+            return mined
+        return await self._credited(chain, deposit, mined.transaction_hash)
+
+    async def _landed_by_another(
+        self, chain: Chain, token: Token, deposit: DepositAuthorization, nonce: bytes
+    ) -> Deposited | Refusal:
+        """Wait until a deposit that we did not send is credited, or was never made: its nonce may be cancelled."""
+        deadline = asyncio.get_running_loop().time() + self._credit_timeout_s
+        while not await token.authorization_used(deposit.account.payer, nonce, await chain.final()):
+            if asyncio.get_running_loop().time() >= deadline:
+                return transaction_pending("deposit")
+            await asyncio.sleep(POLL_S)
+        return await self._credited(chain, deposit, b"")
+
+    async def _credited(self, chain: Chain, deposit: DepositAuthorization, transaction: bytes) -> Deposited | Refusal:
+        head = await chain.head()
+        try:
+            await chain.mirrored(head.number, self._credit_timeout_s)
+        except TimeoutError:
+            return transaction_pending("deposit")
+        account = self._writer.ledger.accounts.get(chain.escrow.account_id(deposit.account))
+        if account is None:
+            return Refusal(
+                Reason.DEPOSIT_AUTHORIZATION,
+                "The authorization was cancelled: its nonce is used, and nothing was deposited.",
+                "salt",
+            )
+        return Deposited(transaction, account)
+
+    def _signature_is_worth_a_try(self, chain: Chain, deposit: DepositAuthorization) -> Refusal | None:
+        """Pass what the payer's own key signed; a contract wallet's signature only the chain can check."""
+        try:
+            if recover(deposit_digest(chain, deposit), deposit.signature) == deposit.account.payer:
+                return None
+            problem = "The payer did not sign this deposit"
+        except InvalidSignature as error:
+            problem = f"The deposit's signature is not one that counts: {error.problem}"
+        if self._unproven.take():
+            return None
+        return Refusal(Reason.OVERLOADED, f"{problem}, and too many such are being tried; wait a moment.", "signature")
+
+
+def deposit_is_large_enough(offer: NetworkOffer, deposit: DepositAuthorization) -> Refusal | None:
+    """Refuse dust (threat 18)."""
+    token = find_token(offer, deposit.account.token)
+    if isinstance(token, Refusal):
+        return token
+    if deposit.amount >= max(1, token.min_deposit):
+        return None
+    return Refusal(
+        Reason.DEPOSIT_BELOW_MINIMUM,
+        "The deposit is too small.",
+        "amount",
+        str(deposit.amount),
+        f"at least {max(1, token.min_deposit)}",
+    )
+
+
+def window_is_open(deposit: DepositAuthorization, now_s: int) -> Refusal | None:
+    """Refuse an authorization that is not valid yet, or would hardly be when its transaction is mined."""
+    if deposit.valid_after >= now_s:
+        return Refusal(
+            Reason.DEPOSIT_AUTHORIZATION,
+            "The authorization is not valid yet.",
+            "valid_after",
+            str(deposit.valid_after),
+            f"before {now_s}",
+        )
+    if deposit.valid_before <= now_s + WINDOW_MARGIN_S:
+        return Refusal(
+            Reason.DEPOSIT_AUTHORIZATION,
+            "The authorization has expired, or is about to.",
+            "valid_before",
+            str(deposit.valid_before),
+            f"after {now_s + WINDOW_MARGIN_S}",
+        )
+    return None
+
+
+def deposit_digest(chain: Chain, deposit: DepositAuthorization) -> bytes:
+    """Return what the payer signs: the token's ReceiveWithAuthorization to the escrow."""
+    struct_hash = eip712.hash_receive_with_authorization(
+        deposit.account.payer,
+        chain.escrow.address,
+        deposit.amount,
+        deposit.valid_after,
+        deposit.valid_before,
+        chain.escrow.deposit_token_nonce(deposit),
+    )
+    return eip712.digest(chain.tokens[deposit.account.token].domain, struct_hash)
+
+
+def deposit_reference(chain: Chain, deposit: DepositAuthorization) -> bytes:
+    """Return what names the deposit in the outbox: what the token takes once."""
+    account = deposit.account
+    nonce = chain.escrow.deposit_token_nonce(deposit)
+    return keccak256(chain.network.encode() + account.token + account.payer + nonce)

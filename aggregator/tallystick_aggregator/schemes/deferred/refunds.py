@@ -1,0 +1,203 @@
+"""Refunds: what is not owed to sellers goes back to its payer at once, by the operator's signature.
+
+The order makes them safe (threat 35, I2):
+1. `RefundStarted` is journaled, with the account's refund nonce. From here on the amount counts as `refunding`.
+2. Only then does the operator sign, and the transaction goes out through the outbox.
+3. The watcher ends it when the nonce has passed in a final block: nothing under this nonce can land any more.
+
+A crash after 1 leaves a refund that was started and not sent. `resume` sends it, at start-up and from a timer.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Self
+
+from tallystick import eip712
+from tallystick.hashing import keccak256
+from tallystick.reasons import Reason
+from tallystick_aggregator.chain.port import Chain, ChainUnavailable, Reverted
+from tallystick_aggregator.intake.port import Writer
+from tallystick_aggregator.journal.port import Outbox, Outgoing, StoreUnavailable, TransactionKind, TransactionStatus
+from tallystick_aggregator.ledger import accounts
+from tallystick_aggregator.ledger import events as ev
+from tallystick_aggregator.ledger.answers import Refusal
+from tallystick_aggregator.ledger.commands import Moment
+from tallystick_aggregator.ledger.draft import Draft
+from tallystick_aggregator.ledger.state import Account, Ledger
+from tallystick_aggregator.schemes.deferred.accounts import Accounts, unknown_account
+from tallystick_aggregator.schemes.deferred.calls import SignedCall
+from tallystick_aggregator.schemes.failures import overloaded, transaction_pending, unless_unavailable
+from tallystick_aggregator.schemes.sending import find_sent, send_once, wait_until_mined
+
+REFUNDS_MAX: Final = 64
+"""Refunds that are waited for at once."""
+REFUND_TIMEOUT_S: Final = 90.0
+RESUME_EVERY_S: Final = 15.0
+
+# On chain the nonce makes a refund happen at most once, so one whose transaction reverted may be sent again.
+_AGAIN_AFTER: Final = frozenset({TransactionStatus.SUPERSEDED, TransactionStatus.REVERTED})
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Refunded:
+    """A refund that is on chain; `transaction` is empty where somebody else landed it."""
+
+    transaction: bytes
+    amount: int
+    account: Account
+
+
+@dataclass(frozen=True, slots=True)
+class RefundMemo:
+    """What the outbox keeps of a refund, to report it again after it has ended."""
+
+    amount: int
+    nonce: int
+
+    def to_bytes(self) -> bytes:
+        """Return 16 bytes of amount and 32 of nonce, big-endian."""
+        return self.amount.to_bytes(16, "big") + self.nonce.to_bytes(32, "big")
+
+    @classmethod
+    def from_bytes(cls, memo: bytes) -> Self:
+        """Read what `to_bytes` made."""
+        return cls(int.from_bytes(memo[:16], "big"), int.from_bytes(memo[16:48], "big"))
+
+
+class Refunds:
+    """Makes refunds and sees them through."""
+
+    def __init__(
+        self,
+        chains: Mapping[str, Chain],
+        payers: Accounts,
+        writer: Writer,
+        outbox: Outbox,
+        *,
+        refund_timeout_s: float = REFUND_TIMEOUT_S,
+    ) -> None:
+        self._chains = chains
+        self._payers = payers
+        self._writer = writer
+        self._outbox = outbox
+        self._refund_timeout_s = refund_timeout_s
+        self._under_way: dict[bytes, asyncio.Task[Refunded | Refusal]] = {}
+
+    async def refund(self, account_id: bytes, refund_id: bytes, amount: int, call: SignedCall) -> Refunded | Refusal:
+        """Refund `amount`, or all that is available for 0; the same refund id again gets the same answer."""
+        struct_hash = eip712.hash_request_refund(account_id, refund_id, amount, call.deadline)
+        account = self._payers.signed(account_id, struct_hash, call)
+        if isinstance(account, Refusal):
+            return account
+        reference = refund_reference(account_id, refund_id)
+        task = self._under_way.get(reference)
+        if task is None:
+            if len(self._under_way) >= REFUNDS_MAX:
+                return overloaded("refunds", REFUNDS_MAX)
+            task = asyncio.create_task(unless_unavailable(self._refund(account_id, refund_id, amount)))
+            self._under_way[reference] = task
+            task.add_done_callback(lambda _: self._under_way.pop(reference))
+        answer = await asyncio.shield(task)
+        # Another call with this id may have asked for another amount.
+        return _of_amount(answer, amount) if isinstance(answer, Refunded) else answer
+
+    async def resume(self) -> None:
+        """Send what was started and not sent. What cannot be sent now is tried again next time."""
+        started = [account for account in self._writer.ledger.accounts.values() if account.refund is not None]
+        for account in started:
+            try:
+                await self._send(account.id)
+            except (ChainUnavailable, StoreUnavailable, Reverted) as error:
+                log.warning("a refund is still to be sent", extra={"account": account.id.hex(), "error": str(error)})
+
+    async def keep_resuming(self) -> None:
+        """Resume at once and from a timer, until cancelled: no refund waits for somebody to ask again."""
+        while True:
+            await self.resume()
+            await asyncio.sleep(RESUME_EVERY_S)
+
+    async def _refund(self, account_id: bytes, refund_id: bytes, amount: int) -> Refunded | Refusal:
+        sent = await find_sent(self._outbox, TransactionKind.REFUND, refund_reference(account_id, refund_id))
+        if sent is None:
+            refusal = await self._start(account_id, refund_id, amount)
+            if refusal is not None:
+                return refusal
+        if sent is None or sent.status in _AGAIN_AFTER:
+            try:
+                sent = await self._send(account_id, refund_id) or sent
+            except Reverted as error:
+                return Refusal(Reason.SIMULATION_FAILED, f"The refund would fail on chain now: {error.reason}.")
+        if sent is None:
+            return transaction_pending("refund")
+        return await self._landed(account_id, sent)
+
+    async def _start(self, account_id: bytes, refund_id: bytes, amount: int) -> Refusal | None:
+        """Journal the refund (step 1), unless this very one was started before."""
+        account = self._writer.ledger.accounts.get(account_id)
+        if account is None:
+            return unknown_account()
+        if account.refund is not None and account.refund.refund_id == refund_id:
+            return None
+        chain = self._chains[account.network]
+        (on_chain,) = await chain.escrow.accounts([account_id], await chain.head())
+
+        def decision(draft: Draft, _: Ledger, moment: Moment) -> ev.RefundStarted | Refusal:
+            return accounts.start_refund(draft, account_id, refund_id, on_chain.refund_nonce, amount, moment)
+
+        started = await self._writer.run(decision)
+        return started if isinstance(started, Refusal) else None
+
+    async def _send(self, account_id: bytes, refund_id: bytes | None = None) -> Outgoing | None:
+        """Sign and send the refund that the account has started (step 2), unless it was sent; None: it has none."""
+        account = self._writer.ledger.accounts[account_id]
+        refund = account.refund
+        if refund is None or (refund_id is not None and refund.refund_id != refund_id):
+            return None
+        chain = self._chains[account.network]
+        return await send_once(
+            chain,
+            self._outbox,
+            TransactionKind.REFUND,
+            refund_reference(account_id, refund.refund_id),
+            lambda: chain.escrow.refund_call(account.config, refund.amount, refund.nonce),
+            memo=RefundMemo(refund.amount, refund.nonce).to_bytes(),
+            again_after=_AGAIN_AFTER,
+        )
+
+    async def _landed(self, account_id: bytes, sent: Outgoing) -> Refunded | Refusal:
+        account = self._writer.ledger.accounts[account_id]
+        chain = self._chains[account.network]
+        memo = RefundMemo.from_bytes(sent.memo)
+        mined = await wait_until_mined(chain, sent, "refund", self._refund_timeout_s)
+        if isinstance(mined, Refusal):
+            # Whoever saw the signed refund may have landed it before us: then ours reverts, and it has happened.
+            (on_chain,) = await chain.escrow.accounts([account_id], await chain.final())
+            if mined.reason is Reason.TRANSACTION_FAILED and on_chain.refund_nonce > memo.nonce:
+                return Refunded(b"", memo.amount, self._writer.ledger.accounts[account_id])
+            return mined
+        try:
+            await chain.mirrored(mined.block_number, self._refund_timeout_s)
+        except TimeoutError:
+            return transaction_pending("refund")
+        return Refunded(mined.transaction_hash, memo.amount, self._writer.ledger.accounts[account_id])
+
+
+def refund_reference(account_id: bytes, refund_id: bytes) -> bytes:
+    """Return what names a refund in the outbox; refund ids are unique within their account only."""
+    return keccak256(account_id + refund_id)
+
+
+def _of_amount(refunded: Refunded, amount: int) -> Refunded | Refusal:
+    if amount in (0, refunded.amount):
+        return refunded
+    return Refusal(
+        Reason.AMOUNT_MISMATCH,
+        "This refund id stands for a refund of another amount.",
+        "amount",
+        str(amount),
+        str(refunded.amount),
+    )
