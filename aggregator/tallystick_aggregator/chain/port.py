@@ -11,6 +11,7 @@ from typing import Protocol
 from tallystick.channels import ChannelConfig
 from tallystick.eip712 import Domain
 from tallystick_aggregator.journal.port import Outgoing, Payout, TransactionKind
+from tallystick_contracts.claim_batch import AccountClaim
 
 
 class ChainUnavailable(Exception):
@@ -105,6 +106,14 @@ class EscrowBinding(Protocol):
         """The refund, signed by the operator."""
         ...
 
+    def claim_call(self, token: bytes, accounts: Sequence[AccountClaim]) -> Call:
+        """A batch of claims in one token. Raises ClaimBatchError for rows that the encoding cannot hold."""
+        ...
+
+    def claim_totals(self, call_data: bytes) -> Mapping[bytes, int]:
+        """What a claim's calldata would raise `claimed` to, by channel id."""
+        ...
+
     async def accounts(self, account_ids: Sequence[bytes], block: Block) -> Sequence[EscrowAccount]: ...
 
     async def claimed(self, channel_ids: Sequence[bytes], block: Block) -> Sequence[int]: ...
@@ -161,17 +170,38 @@ class Chain(Protocol):
         rows: int = 0,
         payouts: tuple[Payout, ...] = (),
         memo: bytes = b"",
+        urgent: bool = False,
     ) -> Outgoing:
-        """Journal a transaction, then send it. The same (kind, reference) again returns the one that is there.
+        """Journal a transaction, then send it. The same (kind, reference) again returns the one that is there, except
+        that one that was SUPERSEDED is sent anew. `urgent` bids more for the next block.
 
-        Raises Reverted if it would revert now (then nothing was journaled) and ChainUnavailable.
+        Raises Reverted if it would revert now and ChainUnavailable if nobody answers; then nothing was journaled.
+        Once it is journaled it returns, whatever becomes of the sending: that is the outbox's business.
         """
         ...
 
     async def wait(self, outgoing: Outgoing, *, final: bool = False, timeout_s: float) -> Outgoing:
-        """The transaction once it is mined (or final). Raises TimeoutError; that says nothing about its fate."""
+        """The transaction once it is mined (or final). Raises TimeoutError; that says nothing about its fate.
+
+        MINED means that it is in a block and did its work. That it reverted is believed only when it is final.
+        """
         ...
 
     async def mirrored(self, block_number: int, timeout_s: float) -> None:
         """Return once the ledger's mirror of this network has taken in this block. Raises TimeoutError."""
+        ...
+
+    def introduce(self, account: ChannelConfig) -> None:
+        """Have the watcher read this account at its next look, and open it in the ledger if the chain knows it.
+
+        It finds accounts by itself; this serves one that its owner names first, or a channel just opened on it.
+        """
+        ...
+
+    def stale(self) -> bool:
+        """Whether the mirror may not be relied on (I9): not yet at the head, or too old."""
+        ...
+
+    def problems(self) -> Sequence[str]:
+        """What keeps this chain from working, as sentences for health and people; none if all is well."""
         ...

@@ -1,0 +1,128 @@
+"""The binding of the scheme `deferred`: Escrow.sol, one account for any number of receivers (design.md §3, §4)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from tallystick import channels, eip712
+from tallystick.channels import ChannelConfig
+from tallystick.eip712 import Domain
+from tallystick.signatures import Signer
+from tallystick_aggregator.chain import escrow_calls as calls
+from tallystick_aggregator.chain.node import CallReverted, Log, Node
+from tallystick_aggregator.chain.port import (
+    Block,
+    Call,
+    ChainUnavailable,
+    DepositAuthorization,
+    EscrowAccount,
+)
+from tallystick_aggregator.chain.reverts import describe
+from tallystick_contracts import claim_batch
+from tallystick_contracts.claim_batch import AccountClaim, ClaimBatch
+
+ITEMS_PER_READ: Final = 1_000
+"""Accounts or channels per eth_call: some 5 million gas, a tenth of what nodes allow."""
+
+
+class DeferredEscrow:
+    """Implements `port.EscrowBinding` for Escrow.sol."""
+
+    def __init__(self, node: Node, chain_id: int, address: bytes, operator: bytes, operator_signer: Signer) -> None:
+        self._node = node
+        self._address = address
+        self._operator = operator
+        self._signer = operator_signer
+        self._domain = eip712.escrow_domain(chain_id, address)
+
+    @property
+    def address(self) -> bytes:
+        return self._address
+
+    @property
+    def domain(self) -> Domain:
+        return self._domain
+
+    @property
+    def operator(self) -> bytes:
+        return self._operator
+
+    def account_id(self, config: ChannelConfig) -> bytes:
+        return channels.account_id(self._domain, config)
+
+    def channel_id(self, config: ChannelConfig) -> bytes:
+        return channels.channel_id(self._domain, config)
+
+    # What is sent.
+
+    def deposit_call(self, deposit: DepositAuthorization) -> Call:
+        return Call(self._address, calls.deposit_with_authorization(deposit))
+
+    def deposit_token_nonce(self, deposit: DepositAuthorization) -> bytes:
+        return eip712.deposit_nonce(self.account_id(deposit.account), deposit.salt)
+
+    def refund_call(self, account: ChannelConfig, amount: int, nonce: int) -> Call:
+        digest = eip712.digest(self._domain, eip712.hash_refund(self.account_id(account), nonce, amount))
+        return Call(self._address, calls.refund_with_signature(account, amount, nonce, self._signer.sign(digest)))
+
+    def claim_call(self, token: bytes, accounts: Sequence[AccountClaim]) -> Call:
+        batch = ClaimBatch(self._operator, token, tuple(accounts))
+        return Call(self._address, calls.claim(claim_batch.encode(batch)))
+
+    def claim_totals(self, call_data: bytes) -> Mapping[bytes, int]:
+        batch = claim_batch.decode(calls.batch_of_claim(call_data))
+        totals: dict[bytes, int] = {}
+        for account in batch.accounts:
+            for row in account.rows:
+                channel = ChannelConfig(
+                    account.payer,
+                    account.payer_authorizer,
+                    row.receiver,
+                    batch.operator,
+                    batch.token,
+                    account.withdraw_delay_s,
+                    account.salt,
+                )
+                channel_id = self.channel_id(channel)
+                totals[channel_id] = max(row.total_claimed, totals.get(channel_id, 0))
+        return totals
+
+    # What is read.
+
+    async def accounts(self, account_ids: Sequence[bytes], block: Block) -> Sequence[EscrowAccount]:
+        found: list[EscrowAccount] = []
+        for chunk in _chunks(account_ids):
+            answer = await self._read(calls.words_query(calls.ACCOUNTS, chunk), block)
+            found += calls.read_accounts(answer, len(chunk))
+        return found
+
+    async def claimed(self, channel_ids: Sequence[bytes], block: Block) -> Sequence[int]:
+        found: list[int] = []
+        for chunk in _chunks(channel_ids):
+            answer = await self._read(calls.words_query(calls.CLAIMED, chunk), block)
+            found += calls.read_claimed(answer, len(chunk))
+        return found
+
+    async def logs(self, first: int, last: Block) -> Sequence[Log]:
+        """All events of the escrow in these blocks."""
+        return await self._node.logs(self._address, first, last)
+
+    async def may_claim(self, sender: bytes, block: Block) -> bool:
+        """Whether this address may land the operator's claims."""
+        if sender == self._operator:
+            return True
+        return int.from_bytes(await self._read(calls.is_sender(self._operator, sender), block), "big") == 1
+
+    async def domain_separator(self, block: Block) -> bytes:
+        """What the contract itself thinks its domain is."""
+        return await self._read(calls.selector(calls.DOMAIN_SEPARATOR), block)
+
+    async def _read(self, data: bytes, block: Block) -> bytes:
+        try:
+            return await self._node.call(self._address, data, block)
+        except CallReverted as reverted:
+            # A view of ours never reverts: what answered is not the escrow, or it is starved of gas.
+            raise ChainUnavailable(f"the escrow cannot be read: {describe(reverted)}") from reverted
+
+
+def _chunks(items: Sequence[bytes]) -> list[Sequence[bytes]]:
+    return [items[at : at + ITEMS_PER_READ] for at in range(0, len(items), ITEMS_PER_READ)]

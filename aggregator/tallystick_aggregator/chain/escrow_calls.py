@@ -1,0 +1,170 @@
+"""Calldata and events of Escrow.sol, both ways. Pure; a test holds every signature against the contract's ABI.
+
+Big batches (accounts, claimed) are coded by hand, because the watcher reads thousands at once; the rest by eth_abi.
+"""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from eth_abi.abi import decode, encode
+from eth_abi.exceptions import DecodingError
+
+from tallystick.channels import ChannelConfig
+from tallystick.hashing import keccak256
+from tallystick.quantities import ZERO_ADDRESS
+from tallystick_aggregator.chain.node import Log
+from tallystick_aggregator.chain.port import ChainUnavailable, DepositAuthorization, EscrowAccount
+
+CONFIG_TYPE: Final = "(address,address,address,address,address,uint40,bytes32)"
+
+
+def selector(signature: str) -> bytes:
+    """The four bytes that a call of this function begins with."""
+    return keccak256(signature.encode())[:4]
+
+
+def topic(signature: str) -> bytes:
+    """The first topic of this event."""
+    return keccak256(signature.encode())
+
+
+DEPOSIT: Final = f"deposit({CONFIG_TYPE},uint128)"
+DEPOSIT_WITH_AUTHORIZATION: Final = f"depositWithAuthorization({CONFIG_TYPE},uint128,uint256,uint256,bytes32,bytes)"
+CLAIM: Final = "claim(bytes)"
+REFUND_WITH_SIGNATURE: Final = f"refundWithSignature({CONFIG_TYPE},uint128,uint256,bytes)"
+ACCOUNTS: Final = "accounts(bytes32[])"
+CLAIMED: Final = "claimed(bytes32[])"
+IS_SENDER: Final = "isSender(address,address)"
+DOMAIN_SEPARATOR: Final = "domainSeparator()"
+FUNCTIONS: Final = (
+    DEPOSIT,
+    DEPOSIT_WITH_AUTHORIZATION,
+    CLAIM,
+    REFUND_WITH_SIGNATURE,
+    ACCOUNTS,
+    CLAIMED,
+    IS_SENDER,
+    DOMAIN_SEPARATOR,
+)
+
+ACCOUNT_OPENED: Final = "AccountOpened(bytes32,address,address,address,address,uint40,bytes32)"
+CLAIMED_EVENT: Final = "Claimed(bytes32,uint128,(address,uint128,uint128)[])"
+EVENTS: Final = (ACCOUNT_OPENED, CLAIMED_EVENT)
+ACCOUNT_OPENED_TOPIC: Final = topic(ACCOUNT_OPENED)
+CLAIMED_TOPIC: Final = topic(CLAIMED_EVENT)
+
+_ACCOUNT_WORDS: Final = 6
+
+
+class OpenedAccount(NamedTuple):
+    """An AccountOpened event."""
+
+    account_id: bytes
+    config: ChannelConfig
+
+
+def deposit_with_authorization(deposit: DepositAuthorization) -> bytes:
+    """Calldata of `depositWithAuthorization`."""
+    return selector(DEPOSIT_WITH_AUTHORIZATION) + encode(
+        [CONFIG_TYPE, "uint128", "uint256", "uint256", "bytes32", "bytes"],
+        [
+            config_tuple(deposit.account),
+            deposit.amount,
+            deposit.valid_after,
+            deposit.valid_before,
+            deposit.salt,
+            deposit.signature,
+        ],
+    )
+
+
+def claim(batch: bytes) -> bytes:
+    """Calldata of `claim`, around an encoded batch."""
+    return selector(CLAIM) + encode(["bytes"], [batch])
+
+
+def batch_of_claim(call_data: bytes) -> bytes:
+    """The encoded batch inside of `claim`'s calldata."""
+    if call_data[:4] != selector(CLAIM):
+        raise ValueError("not the calldata of Escrow.claim")
+    return bytes(decode(["bytes"], call_data[4:])[0])
+
+
+def refund_with_signature(account: ChannelConfig, amount: int, nonce: int, signature: bytes) -> bytes:
+    """Calldata of `refundWithSignature`."""
+    return selector(REFUND_WITH_SIGNATURE) + encode(
+        [CONFIG_TYPE, "uint128", "uint256", "bytes"], [config_tuple(account), amount, nonce, signature]
+    )
+
+
+def is_sender(operator: bytes, sender: bytes) -> bytes:
+    """Calldata of `isSender`."""
+    return selector(IS_SENDER) + _address(operator) + _address(sender)
+
+
+def words_query(function: str, words: Sequence[bytes]) -> bytes:
+    """Calldata of a function that takes one bytes32[]."""
+    return selector(function) + _uint(32) + _uint(len(words)) + b"".join(words)
+
+
+def read_accounts(answer: bytes, count: int) -> list[EscrowAccount]:
+    """What `accounts` returned for so many ids."""
+    words = _array(answer, count, _ACCOUNT_WORDS)
+    return [EscrowAccount(*words[at + 1 : at + _ACCOUNT_WORDS]) for at in range(0, len(words), _ACCOUNT_WORDS)]
+
+
+def read_claimed(answer: bytes, count: int) -> list[int]:
+    """What `claimed` returned for so many ids."""
+    return _array(answer, count, 1)
+
+
+def read_opened(log: Log) -> OpenedAccount:
+    """An AccountOpened event. Raises MalformedError if no account can have this configuration."""
+    authorizer, token, withdraw_delay_s, salt = decode(["bytes32", "bytes32", "uint40", "bytes32"], log.data)
+    config = ChannelConfig(
+        payer=log.topics[2][12:],
+        payer_authorizer=authorizer[12:],
+        receiver=ZERO_ADDRESS,
+        receiver_authorizer=log.topics[3][12:],
+        token=token[12:],
+        withdraw_delay_s=withdraw_delay_s,
+        salt=salt,
+    )
+    return OpenedAccount(log.topics[1], config)
+
+
+def read_claimed_rows(log: Log) -> list[tuple[bytes, int, int]]:
+    """A Claimed event's rows: receiver, what it was paid, the channel's total after it."""
+    try:
+        _, rows = decode(["uint128", "(bytes32,uint128,uint128)[]"], log.data)
+    except DecodingError as error:
+        raise ChainUnavailable("a Claimed event is malformed") from error
+    return [(receiver[12:], amount, total) for receiver, amount, total in rows]
+
+
+def config_tuple(config: ChannelConfig) -> tuple[bytes, bytes, bytes, bytes, bytes, int, bytes]:
+    """A ChannelConfig as eth_abi takes it."""
+    return (
+        config.payer,
+        config.payer_authorizer,
+        config.receiver,
+        config.receiver_authorizer,
+        config.token,
+        config.withdraw_delay_s,
+        config.salt,
+    )
+
+
+def _array(answer: bytes, count: int, words_each: int) -> list[int]:
+    """The words of a dynamic array of static items."""
+    if len(answer) != 32 * (2 + count * words_each) or answer[32:64] != _uint(count):
+        raise ChainUnavailable(f"the escrow answered with {len(answer)} bytes for {count} items")
+    return [int.from_bytes(answer[at : at + 32], "big") for at in range(64, len(answer), 32)]
+
+
+def _uint(value: int) -> bytes:
+    return value.to_bytes(32, "big")
+
+
+def _address(address: bytes) -> bytes:
+    return bytes(12) + address

@@ -1,0 +1,113 @@
+"""What is asked of an Ethereum node. `rpc` speaks it over JSON-RPC, `memory_node` is the twin for tests and simulation.
+
+Whatever cannot be answered raises ChainUnavailable: "not found" is an answer, silence is none.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from tallystick_aggregator.chain.port import Block
+
+
+class CallReverted(Exception):
+    """An eth_call or an estimate would revert. `data` is what the contract returned, `message` the node's words."""
+
+    def __init__(self, data: bytes, message: str) -> None:
+        """Keep both; `reverts.describe` makes a sentence of them."""
+        super().__init__(message)
+        self.data = data
+        self.message = message
+
+
+class Rejected(Exception):
+    """Every node that answered refused to take a transaction into its pool. It may still be in a block already."""
+
+
+class Log(NamedTuple):
+    """One event of a contract."""
+
+    topics: tuple[bytes, ...]
+    data: bytes
+    block_number: int
+
+
+class Receipt(NamedTuple):
+    """What became of a transaction in a block."""
+
+    transaction_hash: bytes
+    block_number: int
+    block_hash: bytes
+    succeeded: bool
+    gas_used: int
+    effective_gas_price_wei: int
+    logs: tuple[tuple[bytes, Log], ...]
+    """With the address that each event came from."""
+
+
+class MarketFees(NamedTuple):
+    """What blocks cost now, in wei per gas."""
+
+    base_fee_per_gas_wei: int
+    priority_fee_per_gas_wei: int
+
+
+class BlockTransaction(NamedTuple):
+    """A transaction in a block: whose it is and which nonce it used."""
+
+    transaction_hash: bytes
+    sender: bytes
+    nonce: int
+
+
+class Node(Protocol):
+    """One network, through one node or several."""
+
+    async def chain_id(self) -> int: ...
+
+    async def head(self) -> Block:
+        """The newest block."""
+        ...
+
+    async def block(self, number: int) -> Block | None:
+        """The canonical block with this number; None beyond the head."""
+        ...
+
+    async def code(self, address: bytes) -> bytes: ...
+
+    async def balance(self, address: bytes) -> int:
+        """Wei at the head."""
+        ...
+
+    async def call(self, to: bytes, data: bytes, block: Block, *, from_: bytes = b"") -> bytes:
+        """Run a call on the state after this very block. Raises CallReverted."""
+        ...
+
+    async def estimate_gas(self, from_: bytes, to: bytes, data: bytes, *, gas_max: int) -> int:
+        """Gas that the transaction would need now. Raises CallReverted, also when `gas_max` does not suffice."""
+        ...
+
+    async def logs(self, address: bytes, first: int, last: Block, topics: Sequence[bytes | None] = ()) -> Sequence[Log]:
+        """The contract's events in the blocks from `first` to `last`, in their order."""
+        ...
+
+    async def fees(self) -> MarketFees: ...
+
+    async def next_nonce(self, sender: bytes) -> int:
+        """The sender's transaction count, those that wait in the pool included."""
+        ...
+
+    async def nonce_at(self, sender: bytes, block_number: int) -> int:
+        """The sender's transaction count after this block."""
+        ...
+
+    async def send(self, raw: bytes) -> None:
+        """Give signed bytes to the pool; one that has them already is content. Raises Rejected."""
+        ...
+
+    async def receipt(self, transaction_hash: bytes) -> Receipt | None:
+        """The receipt, if the transaction is in a canonical block."""
+        ...
+
+    async def transactions(self, block_number: int) -> Sequence[BlockTransaction]: ...
+
+    async def close(self) -> None: ...

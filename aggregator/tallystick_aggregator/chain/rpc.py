@@ -1,0 +1,322 @@
+"""A network through its JSON-RPC endpoints: failover, reads pinned to blocks, and no retry that nobody asked for.
+
+web3 brings the transport. Its own retries stay off: a second eth_sendRawTransaction is the sender's decision, and a
+read goes to the next endpoint instead. Answers are decoded here, by hand: few methods, all small.
+
+What endpoints can do to us, and what is done about it (threat 16):
+- be down, slow or rate limited: the next one is asked; the one that failed rests for `REST_S`;
+- lag: the head is the highest that any of them tells; reads name the block by its hash, so that an endpoint that does
+  not have it answers with an error instead of older state; events are asked only of one that has their last block;
+- disagree: a final block that two of them tell differently raises ChainUnavailable.
+An endpoint that lies about state consistently, alone, is believed: name endpoints that you trust.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, Final, TypeVar, cast
+
+from web3 import AsyncHTTPProvider
+from web3.types import RPCEndpoint
+
+from tallystick_aggregator.chain.node import (
+    BlockTransaction,
+    CallReverted,
+    Log,
+    MarketFees,
+    Receipt,
+    Rejected,
+)
+from tallystick_aggregator.chain.port import Block, ChainUnavailable
+
+REST_S: Final = 5.0
+"""For so long an endpoint that failed is asked last."""
+HEAD_GRACE_S: Final = 1.0
+"""For so long the head waits for further endpoints once one has answered."""
+
+_Answer = TypeVar("_Answer")
+
+
+class RpcError(Exception):
+    """An endpoint's JSON-RPC error."""
+
+    def __init__(self, code: int, message: str, data: bytes) -> None:
+        super().__init__(f"{message} ({code})")
+        self.code = code
+        self.message = message
+        self.data = data
+
+
+class Endpoint:
+    """One JSON-RPC endpoint."""
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        self.name = _without_secrets(url)
+        self._provider = AsyncHTTPProvider(url, exception_retry_configuration=None)
+        self._timeout_s = timeout_s
+        self.rests_until = 0.0
+
+    async def ask(self, method: str, *params: Any) -> Any:
+        """The result of a method. Raises RpcError, and ChainUnavailable if there is no sensible answer in time."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                response: Any = await self._provider.make_request(RPCEndpoint(method), list(params))
+        except Exception as error:
+            # A transport has many ways to fail, and all mean the same: no answer.
+            self.rests_until = time.monotonic() + REST_S
+            raise ChainUnavailable(f"{self.name}: {method}: {type(error).__name__}") from error
+        if not isinstance(response, dict):
+            raise ChainUnavailable(f"{self.name}: {method}: no JSON-RPC response")
+        answer = cast("dict[str, Any]", response)
+        if answer.get("error") is not None:
+            raise _rpc_error(answer["error"])
+        if "result" not in answer:
+            raise ChainUnavailable(f"{self.name}: {method}: no result")
+        return answer["result"]
+
+    async def close(self) -> None:
+        await self._provider.disconnect()
+
+
+class RpcNode:
+    """Implements `node.Node` over one or several endpoints of the same network, in order of preference."""
+
+    def __init__(self, urls: Sequence[str], *, timeout_s: float = 10.0, logs_range_blocks_max: int = 2_000) -> None:
+        self._endpoints = [Endpoint(url, timeout_s) for url in urls]
+        self._logs_range_blocks_max = logs_range_blocks_max
+
+    async def chain_id(self) -> int:
+        ids = set(await self._all(lambda endpoint: endpoint.ask("eth_chainId")))
+        if len(ids) != 1:
+            raise ChainUnavailable(f"the endpoints are of different chains: {', '.join(sorted(map(str, ids)))}")
+        return _integer(ids.pop())
+
+    async def head(self) -> Block:
+        blocks = await self._all(lambda endpoint: endpoint.ask("eth_getBlockByNumber", "latest", False))
+        return max((_block(block) for block in blocks if block is not None), key=lambda block: block.number)
+
+    async def block(self, number: int) -> Block | None:
+        answers = await self._all(lambda endpoint: endpoint.ask("eth_getBlockByNumber", hex(number), False))
+        blocks = {_block(block) for block in answers if block is not None}
+        if len(blocks) > 1:
+            raise ChainUnavailable(f"the endpoints disagree on block {number}")
+        return blocks.pop() if blocks else None
+
+    async def code(self, address: bytes) -> bytes:
+        return _bytes(await self._first("eth_getCode", _hex(address), "latest"))
+
+    async def balance(self, address: bytes) -> int:
+        return _integer(await self._first("eth_getBalance", _hex(address), "latest"))
+
+    async def call(self, to: bytes, data: bytes, block: Block, *, from_: bytes = b"") -> bytes:
+        transaction = {"to": _hex(to), "data": _hex(data)} | ({"from": _hex(from_)} if from_ else {})
+        # EIP-1898: an endpoint that does not have this very block says so, instead of answering from another.
+        pinned = {"blockHash": _hex(block.block_hash), "requireCanonical": True}
+        return _bytes(await self._first("eth_call", transaction, pinned))
+
+    async def estimate_gas(self, from_: bytes, to: bytes, data: bytes, *, gas_max: int) -> int:
+        transaction = {"from": _hex(from_), "to": _hex(to), "data": _hex(data), "gas": hex(gas_max)}
+        return _integer(await self._first("eth_estimateGas", transaction))
+
+    async def logs(self, address: bytes, first: int, last: Block, topics: Sequence[bytes | None] = ()) -> Sequence[Log]:
+        found: list[Log] = []
+        for start in range(first, last.number + 1, self._logs_range_blocks_max):
+            end = min(start + self._logs_range_blocks_max - 1, last.number)
+            wanted = {
+                "address": _hex(address),
+                "fromBlock": hex(start),
+                "toBlock": hex(end),
+                "topics": [None if topic is None else _hex(topic) for topic in topics],
+            }
+            found += await self._try_each(partial(_logs_up_to, wanted=wanted, last=last))
+        return found
+
+    async def fees(self) -> MarketFees:
+        base_fee = _base_fee(await self._first("eth_getBlockByNumber", "latest", False))
+        return MarketFees(base_fee, _integer(await self._first("eth_maxPriorityFeePerGas")))
+
+    async def next_nonce(self, sender: bytes) -> int:
+        # The highest: one that lags, or has lost its pool, tells less.
+        ask = ("eth_getTransactionCount", _hex(sender), "pending")
+        return max(_integer(count) for count in await self._all(lambda endpoint: endpoint.ask(*ask)))
+
+    async def nonce_at(self, sender: bytes, block_number: int) -> int:
+        return _integer(await self._first("eth_getTransactionCount", _hex(sender), hex(block_number)))
+
+    async def send(self, raw: bytes) -> None:
+        outcomes = await asyncio.gather(*(_send(endpoint, raw) for endpoint in self._endpoints), return_exceptions=True)
+        errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        if len(errors) < len(outcomes):
+            return
+        rejections = [error for error in errors if isinstance(error, Rejected)]
+        raise rejections[0] if rejections else errors[0]
+
+    async def receipt(self, transaction_hash: bytes) -> Receipt | None:
+        answers = await self._all(lambda endpoint: endpoint.ask("eth_getTransactionReceipt", _hex(transaction_hash)))
+        return next((_receipt(answer) for answer in answers if answer is not None), None)
+
+    async def transactions(self, block_number: int) -> Sequence[BlockTransaction]:
+        block = await self._first("eth_getBlockByNumber", hex(block_number), True)
+        return [] if block is None else _transactions(block)
+
+    async def close(self) -> None:
+        for endpoint in self._endpoints:
+            await endpoint.close()
+
+    # How endpoints are asked.
+
+    def _in_order(self) -> list[Endpoint]:
+        now = time.monotonic()
+        return sorted(self._endpoints, key=lambda endpoint: endpoint.rests_until > now)
+
+    async def _first(self, method: str, *params: Any) -> Any:
+        return await self._try_each(lambda endpoint: endpoint.ask(method, *params))
+
+    async def _try_each(self, ask: Callable[[Endpoint], Awaitable[_Answer]]) -> _Answer:
+        """The first answer. A revert is one; any other error sends the question on to the next endpoint."""
+        problems: list[str] = []
+        for endpoint in self._in_order():
+            try:
+                return await ask(endpoint)
+            except RpcError as error:
+                if _is_revert(error):
+                    raise CallReverted(error.data, error.message) from None
+                problems.append(f"{endpoint.name}: {error}")
+            except ChainUnavailable as error:
+                problems.append(str(error))
+        raise ChainUnavailable("; ".join(problems))
+
+    async def _all(self, ask: Callable[[Endpoint], Awaitable[Any]]) -> list[Any]:
+        """The answers of all endpoints that answer while the quickest and HEAD_GRACE_S last; at least one."""
+        tasks = [asyncio.ensure_future(_as_unavailable(endpoint, ask)) for endpoint in self._in_order()]
+        try:
+            waiting: set[asyncio.Future[Any]] = set(tasks)
+            while waiting and not any(_has_answer(task) for task in tasks):
+                _, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if waiting:
+                await asyncio.wait(waiting, timeout=HEAD_GRACE_S)
+            answers = [task.result() for task in tasks if _has_answer(task)]
+            if answers:
+                return answers
+            raise ChainUnavailable("; ".join(str(task.exception()) for task in tasks if task.done()))
+        finally:
+            for task in tasks:
+                task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _as_unavailable(endpoint: Endpoint, ask: Callable[[Endpoint], Awaitable[Any]]) -> Any:
+    try:
+        return await ask(endpoint)
+    except RpcError as error:
+        raise ChainUnavailable(f"{endpoint.name}: {error}") from error
+
+
+def _has_answer(task: "asyncio.Future[Any]") -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None
+
+
+async def _logs_up_to(endpoint: Endpoint, wanted: dict[str, Any], last: Block) -> list[Log]:
+    """Events from an endpoint that has the last block; one that lags would leave out the newest without a word."""
+    block = await endpoint.ask("eth_getBlockByHash", _hex(last.block_hash), False)
+    if block is None:
+        raise ChainUnavailable(f"{endpoint.name}: block {last.number} is not there")
+    return [_log_of(item) for item in await endpoint.ask("eth_getLogs", wanted)]
+
+
+async def _send(endpoint: Endpoint, raw: bytes) -> None:
+    try:
+        await endpoint.ask("eth_sendRawTransaction", _hex(raw))
+    except RpcError as error:
+        text = error.message.lower()
+        if "already known" not in text and "already imported" not in text and "known transaction" not in text:
+            raise Rejected(f"{endpoint.name}: {error.message}") from None
+
+
+def _is_revert(error: RpcError) -> bool:
+    text = error.message.lower()
+    # Geth and those after it use code 3; others only say so. Too little gas is the caller's matter too.
+    return error.code == 3 or "revert" in text or "out of gas" in text or "gas required exceeds" in text
+
+
+def _rpc_error(error: Any) -> RpcError:
+    if not isinstance(error, dict):
+        return RpcError(0, str(error)[:200], b"")
+    fields = cast("dict[str, Any]", error)
+    code, message, data = fields.get("code"), str(fields.get("message", ""))[:300], fields.get("data")
+    if isinstance(data, dict):  # some nodes wrap it
+        data = cast("dict[str, Any]", data).get("data")
+    payload = _bytes(data) if isinstance(data, str) and data.startswith("0x") else b""
+    return RpcError(code if isinstance(code, int) else 0, message, payload)
+
+
+def _without_secrets(url: str) -> str:
+    """The endpoint's scheme and host: paths and user names of endpoints hold access keys."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.partition('/')[0].rpartition('@')[2]}"
+
+
+def _hex(data: bytes) -> str:
+    return "0x" + data.hex()
+
+
+def _strict(decode: Callable[[Any], _Answer]) -> Callable[[Any], _Answer]:
+    """Answers that are not of their form are no answers."""
+
+    def checked(answer: Any) -> _Answer:
+        try:
+            return decode(answer)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ChainUnavailable(f"an endpoint's answer is malformed: {type(error).__name__}") from error
+
+    return checked
+
+
+@_strict
+def _bytes(text: Any) -> bytes:
+    return bytes.fromhex(text.removeprefix("0x"))
+
+
+@_strict
+def _integer(text: Any) -> int:
+    return int(text, 16)
+
+
+@_strict
+def _block(block: Any) -> Block:
+    return Block(_integer(block["number"]), _bytes(block["hash"]), _integer(block["timestamp"]))
+
+
+@_strict
+def _base_fee(block: Any) -> int:
+    return _integer(block.get("baseFeePerGas") or "0x0")
+
+
+@_strict
+def _transactions(block: Any) -> list[BlockTransaction]:
+    return [
+        BlockTransaction(_bytes(item["hash"]), _bytes(item["from"]), _integer(item["nonce"]))
+        for item in block["transactions"]
+    ]
+
+
+@_strict
+def _log_of(item: Any) -> Log:
+    topics = tuple(_bytes(topic) for topic in item["topics"])
+    return Log(topics, _bytes(item["data"]), _integer(item["blockNumber"]))
+
+
+@_strict
+def _receipt(item: Any) -> Receipt:
+    return Receipt(
+        _bytes(item["transactionHash"]),
+        _integer(item["blockNumber"]),
+        _bytes(item["blockHash"]),
+        _integer(item["status"]) == 1,
+        _integer(item["gasUsed"]),
+        _integer(item.get("effectiveGasPrice") or "0x0"),
+        tuple((_bytes(log["address"]), _log_of(log)) for log in item["logs"]),
+    )

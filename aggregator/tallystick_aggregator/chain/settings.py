@@ -1,0 +1,123 @@
+"""What a chain is configured with: one `ChainSettings` per `[[chain]]` of the configuration, checked as far as can be
+without asking the chain. `EvmChain.start` checks the rest. Units are in the names.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from tallystick.channels import WITHDRAW_DELAY_S_MAX, WITHDRAW_DELAY_S_MIN
+from tallystick.signatures import Signer
+
+GAS_LIMIT_MAX: Final = 16_777_216
+"""Gas of one transaction at most (EIP-7825)."""
+TRANSACTION_BYTES_MAX: Final = 126_000
+"""Signed bytes of one transaction at most: nodes do not relay more than 131,072 (threat 40)."""
+DEV_CHAIN_IDS: Final = frozenset({1337, 31337})
+"""Chains that mine only when something is sent: the age of their head means nothing."""
+HEAD_AGE_S_MAX: Final = 300
+"""How old a live chain's newest block may be before its endpoints count as stuck."""
+
+_GWEI: Final = 10**9
+
+
+class ConfigurationError(Exception):
+    """A configuration that cannot work; its text is one sentence for whoever starts the server."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSettings:
+    """A token on the allow-list. `name` and `version` are of its EIP-712 domain, `min_deposit` in atomic units."""
+
+    address: bytes
+    symbol: str
+    decimals: int
+    name: str
+    version: str
+    min_deposit: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FeeSettings:
+    """What a transaction may bid (EIP-1559), in wei per gas.
+
+    Above `max_fee_per_gas_wei` a transaction waits in the outbox until the chain is cheaper again.
+    """
+
+    max_fee_per_gas_wei: int = 500 * _GWEI
+    priority_fee_per_gas_wei_min: int = 1
+    priority_fee_per_gas_wei_max: int = 50 * _GWEI
+
+
+@dataclass(frozen=True, slots=True)
+class ChainSettings:
+    """One network with its escrow, tokens and keys.
+
+    `operator` may be a contract (contracts/src/Operator.sol); `operator_signer` is then one of its signers, else the
+    operator's own key. `sender` pays for gas. A block is final when `confirmations` blocks follow it. `escrow_block` is
+    where the search for accounts begins: the block of the escrow's deployment, or any before it.
+    """
+
+    network: str
+    rpc_urls: tuple[str, ...]
+    escrow: bytes
+    operator: bytes
+    operator_signer: Signer
+    sender: Signer
+    tokens: tuple[TokenSettings, ...]
+    escrow_block: int = 0
+    confirmations: int = 12
+    reorg_depth: int = 64
+    poll_s: float = 2.0
+    rpc_timeout_s: float = 10.0
+    logs_range_blocks_max: int = 2_000
+    replace_after_s: float = 60.0
+    withdraw_delay_s_min: int = WITHDRAW_DELAY_S_MIN
+    withdraw_delay_s_max: int = WITHDRAW_DELAY_S_MAX
+    head_age_s_max: int | None = None
+    """None: HEAD_AGE_S_MAX, and no limit on chains for development. 0: no limit."""
+    fees: FeeSettings = FeeSettings()
+
+    def __post_init__(self) -> None:
+        """Check what needs no chain. Raises ConfigurationError."""
+        _require(self.chain_id > 0, f"network: got {self.network!r}, allowed eip155: and a chain id")
+        _require(bool(self.rpc_urls), f"{self.network}: rpc_urls is empty; name at least one endpoint")
+        _require(bool(self.tokens), f"{self.network}: no token is configured; name at least one")
+        _require(self.confirmations >= 0, f"{self.network}: confirmations: got {self.confirmations}, allowed 0 or more")
+        _require(
+            self.reorg_depth >= self.confirmations,
+            f"{self.network}: reorg_depth: got {self.reorg_depth}, allowed {self.confirmations} or more",
+        )
+        _require(self.poll_s > 0, f"{self.network}: poll_s: got {self.poll_s}, allowed above 0")
+        _require(
+            WITHDRAW_DELAY_S_MIN <= self.withdraw_delay_s_min <= self.withdraw_delay_s_max <= WITHDRAW_DELAY_S_MAX,
+            f"{self.network}: withdraw_delay_s: got {self.withdraw_delay_s_min} to {self.withdraw_delay_s_max},"
+            f" allowed {WITHDRAW_DELAY_S_MIN} to {WITHDRAW_DELAY_S_MAX}",
+        )
+        fees = self.fees
+        _require(
+            0 <= fees.priority_fee_per_gas_wei_min <= fees.priority_fee_per_gas_wei_max <= fees.max_fee_per_gas_wei,
+            f"{self.network}: fees: the priority fee's minimum, its maximum and the cap must not fall in this order",
+        )
+
+    @property
+    def chain_id(self) -> int:
+        """The EIP-155 chain id that the CAIP-2 name holds; 0 if it holds none."""
+        namespace, _, reference = self.network.partition(":")
+        return int(reference) if namespace == "eip155" and reference.isascii() and reference.isdecimal() else 0
+
+    @property
+    def stale_after_s(self) -> float:
+        """How old the mirror may be: a quarter of the shortest withdraw delay (I9)."""
+        return self.withdraw_delay_s_min / 4
+
+    @property
+    def head_age_s_allowed(self) -> int:
+        """How old the head's timestamp may be; 0: any age."""
+        if self.head_age_s_max is not None:
+            return self.head_age_s_max
+        return 0 if self.chain_id in DEV_CHAIN_IDS else HEAD_AGE_S_MAX
+
+
+def _require(holds: bool, sentence: str) -> None:
+    if not holds:
+        raise ConfigurationError(sentence)
