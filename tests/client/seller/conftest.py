@@ -92,7 +92,6 @@ class FakeAggregator(
         self.charged: dict[bytes, int] = {}
         self.verify_trouble: list[Any] = []
         self.settle_trouble: list[Any] = []
-        self.verify_gate: asyncio.Event | None = None
         self.settlements: list[settlement_pb2.Settlement] = []
         self.batches: list[charge_pb2.StreamChargesRequest] = []
         self.stream_breaks: list[str] = []
@@ -110,16 +109,15 @@ class FakeAggregator(
 
     async def Verify(self, request: Any, context: Any) -> facilitator_pb2.VerifyResponse:
         self._enter("Verify", context)
-        if self.verify_gate is not None:
-            await self.verify_gate.wait()
         trouble = self.verify_trouble.pop(0) if self.verify_trouble else None
         if isinstance(trouble, grpc.StatusCode):
             await context.abort(trouble, "down for a test")
         if isinstance(trouble, common_pb2.Refusal):
             return facilitator_pb2.VerifyResponse(refusal=trouble)
-        if request.HasField("exact"):
-            return self._verify_exact(request)
-        return self._reserve(request)
+        response = self._verify_exact(request) if request.HasField("exact") else self._reserve(request)
+        if isinstance(trouble, tuple):
+            await context.abort(trouble[1], "the answer is lost")
+        return response
 
     def _verify_exact(self, request: Any) -> facilitator_pb2.VerifyResponse:
         payment = request.exact

@@ -1,0 +1,182 @@
+"""Which requests cost what."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tallystick.errors import MalformedError
+from tallystick_client import RequestInfo, Rule
+from tallystick_client.seller.rules import find_rule
+
+BOT = "Mozilla/5.0 (compatible; GPTBot/1.2; +https://example.com/bot)"
+
+
+def found(rules: list[Rule], path: str, *, method: str = "GET", user_agent: str = "") -> str | None:
+    rule = find_rule(rules, method, path, user_agent)
+    return None if rule is None else str(rule.price)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "matches"),
+    [
+        ("/articles/*", "/articles/1", True),
+        ("/articles/*", "/articles/2026/11/x", True),
+        ("/articles/*", "/articles/", True),
+        ("/articles/*", "/articles", False),
+        ("/articles/*", "/Articles/1", False),
+        ("/articles/*", "/x/articles/1", False),
+        ("*", "/anything", True),
+        ("*.pdf", "/a/b.pdf", True),
+        ("*.pdf", "/a/b.pdfx", False),
+        ("/a.b", "/aXb", False),
+        ("/a/*/c", "/a/b/c", True),
+        ("/line*", "/line\nbreak", True),
+    ],
+)
+def test_a_star_stands_for_any_characters_and_nothing_else_is_special(pattern: str, path: str, matches: bool) -> None:
+    assert (found([Rule(path=pattern, price="1 X")], path) is not None) is matches
+
+
+def test_the_first_rule_that_matches_decides() -> None:
+    rules = [Rule(path="/a/cheap", price="1 X"), Rule(path="/a/*", price="2 X"), Rule(path="*", price="3 X")]
+    assert [found(rules, path) for path in ("/a/cheap", "/a/other", "/b")] == ["1 X", "2 X", "3 X"]
+
+
+def test_methods_narrow_a_rule() -> None:
+    rules = [Rule(path="/api/*", methods=["POST", "PUT"], price="1 X")]
+    assert found(rules, "/api/x", method="POST") == "1 X"
+    assert found(rules, "/api/x", method="GET") is None
+
+
+def test_user_agents_narrow_a_rule_in_any_case() -> None:
+    rules = [Rule(path="*", user_agents=["gptbot", "ClaudeBot"], price="1 X")]
+    assert found(rules, "/", user_agent=BOT) == "1 X"
+    assert found(rules, "/", user_agent="Mozilla/5.0 (X11; Linux)") is None
+    assert found(rules, "/") is None
+
+
+@pytest.mark.parametrize("method", ["HEAD", "OPTIONS"])
+def test_asking_without_a_page_is_free(method: str) -> None:
+    assert found([Rule(path="*", price="1 X")], "/articles/1", method=method) is None
+
+
+@pytest.mark.parametrize("path", ["/robots.txt", "/.well-known/x402", "/.well-known/a/b"])
+def test_what_crawlers_read_first_is_free(path: str) -> None:
+    assert found([Rule(path="*", price="1 X")], path) is None
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/.well-known/../articles/1",
+        "/free/../articles/1",
+        "/free/./../articles/1",
+        "//articles/1",
+        "/articles/../robots.txt",
+        "/articles/free/../1",
+        "/articles/..",
+    ],
+)
+def test_a_path_that_means_two_things_is_refused(path: str) -> None:
+    rules = [Rule(path="/articles/free/*", price="1 X"), Rule(path="/articles/*", price="2 X")]
+    with pytest.raises(MalformedError, match=r"path: got .*, allowed one without dot segments"):
+        found(rules, path)
+
+
+@pytest.mark.parametrize("path", ["/articles/https://example.com/", "/articles/a/./b", "/articles/a..b", "/articles/.b"])
+def test_a_path_that_costs_the_same_in_both_readings_is_served(path: str) -> None:
+    assert found([Rule(path="/articles/*", price="1 X")], path) == "1 X"
+
+
+def test_a_path_with_dots_that_no_rule_speaks_of_is_free() -> None:
+    assert found([Rule(path="/articles/*", price="1 X")], "/static/../css/site.css") is None
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ({"path": "articles"}, "rule: path: got 'articles', allowed a path from \"/\" on"),
+        ({"path": 5}, "rule: path: got 5"),
+        ({"price": "0.001"}, "rule '/a': price: got '0.001', allowed a decimal number and a token's symbol"),
+        ({"price": "-1 USDC"}, "rule '/a': price: got '-1 USDC'"),
+        ({"price": "1e3 USDC"}, "rule '/a': price: got '1e3 USDC'"),
+        ({"price": 1}, "rule '/a': price: got 1"),
+        ({"price": None}, "rule '/a': price: got nothing"),
+        ({"methods": "POST"}, "rule '/a': methods: got 'POST', allowed a list of"),
+        ({"methods": []}, "rule '/a': methods"),
+        ({"methods": ["post"]}, "rule '/a': methods: got 'post', allowed upper case"),
+        ({"methods": ["HEAD"]}, "rule '/a': methods: got 'HEAD', allowed upper case, and not HEAD or OPTIONS"),
+        ({"methods": [5]}, "rule '/a': methods: got 5"),
+        ({"user_agents": ["a", ""]}, "rule '/a': user_agents: got '', allowed words"),
+        ({"user_agents": "GPTBot"}, "rule '/a': user_agents: got 'GPTBot', allowed a list of"),
+    ],
+)
+def test_a_wrong_rule_is_told_where_it_is_written(rule: dict[str, Any], message: str) -> None:
+    with pytest.raises(MalformedError) as caught:
+        Rule(**{"path": "/a", "price": "1 USDC", **rule})
+    assert message in str(caught.value)
+
+
+# Prices that are functions.
+
+
+async def test_a_price_function_sees_the_request(open_shop: Any, buyer: Any) -> None:
+    seen: list[RequestInfo] = []
+
+    def price(request: RequestInfo) -> str:
+        seen.append(request)
+        return f"0.00{len(request.body)} USDC"
+
+    shop = open_shop(rules=[Rule(path="/api/*", price=price)])
+    response = await shop.http.post("/api/x?y=1", content=b"abc", headers={"user-agent": "me", "x-a": "b"})
+    assert buyer.required(response).accepts[0].amount == "3000"
+    request = seen[0]
+    assert (request.method, request.path, request.query, request.body) == ("POST", "/api/x", b"y=1", b"abc")
+    assert (request.user_agent, request.headers["x-a"]) == ("me", "b")
+
+
+async def test_a_coroutine_function_may_make_the_price(open_shop: Any, buyer: Any) -> None:
+    async def price(_: RequestInfo) -> str:
+        await asyncio.sleep(0)
+        return "0.5 USDC"
+
+    shop = open_shop(rules=[Rule(path="*", price=price)])
+    assert (await shop.offer("/x")).amount == "500000"
+
+
+@pytest.mark.parametrize("price", [None, "0 USDC"])
+async def test_no_price_and_a_price_of_zero_are_free(open_shop: Any, fake: Any, price: str | None) -> None:
+    shop = open_shop(rules=[Rule(path="*", price=lambda _: price)])
+    response = await shop.http.post("/x", content=b"abc")
+    assert (response.status_code, response.text) == (200, "hello")
+    assert "Verify" not in fake.calls
+
+
+@pytest.mark.parametrize("price", ["free", "0.001 EURC", "0.0000001 USDC", 5])
+async def test_a_price_function_that_is_wrong_gives_nothing_away(open_shop: Any, price: Any) -> None:
+    shop = open_shop(rules=[Rule(path="*", price=lambda _: price)])
+    assert (await shop.http.get("/x")).status_code == 500
+    assert shop.served == []
+
+
+async def test_a_price_function_that_raises_gives_nothing_away(open_shop: Any, fake: Any) -> None:
+    def price(_: RequestInfo) -> str:
+        raise KeyError("no such article")
+
+    shop = open_shop(rules=[Rule(path="*", price=price)])
+    assert (await shop.http.get("/x")).status_code == 500
+    assert (shop.served, fake.calls) == ([], [])
+
+
+async def test_a_price_function_is_not_asked_about_a_body_that_is_too_large(open_shop: Any) -> None:
+    shop = open_shop(rules=[Rule(path="*", price=lambda _: "1 USDC")], max_body_bytes=10)
+    assert (await shop.http.post("/x", content=b"x" * 11)).status_code == 413
+
+
+async def test_many_different_prices_do_not_pile_up(open_shop: Any) -> None:
+    prices = iter(f"0.{n:06} USDC" for n in range(1, 1_100))
+    shop = open_shop(rules=[Rule(path="*", price=lambda _: next(prices))])
+    for _ in range(1_050):
+        assert (await shop.http.get("/x")).status_code == 402
+    assert len(shop.paywall._offers) <= 1_024
