@@ -20,6 +20,7 @@ from tallystick_aggregator.chain.reverts import describe
 from tallystick_contracts import claim_batch
 from tallystick_contracts.claim_batch import AccountClaim, ClaimBatch
 
+_NO_ACCOUNT: Final = EscrowAccount(0, 0, 0, 0, 0)
 ITEMS_PER_READ: Final = 1_000
 """Accounts or channels per eth_call: some 5 million gas, a tenth of what nodes allow."""
 
@@ -92,19 +93,24 @@ class DeferredEscrow:
         found: list[EscrowAccount] = []
         for chunk in _chunks(account_ids):
             answer = await self._read(calls.words_query(calls.ACCOUNTS, chunk), block)
-            found += calls.read_accounts(answer, len(chunk))
+            found += calls.read_accounts(answer, len(chunk)) if answer else [_NO_ACCOUNT] * len(chunk)
         return found
 
     async def claimed(self, channel_ids: Sequence[bytes], block: Block) -> Sequence[int]:
         found: list[int] = []
         for chunk in _chunks(channel_ids):
             answer = await self._read(calls.words_query(calls.CLAIMED, chunk), block)
-            found += calls.read_claimed(answer, len(chunk))
+            found += calls.read_claimed(answer, len(chunk)) if answer else [0] * len(chunk)
         return found
 
     async def logs(self, first: int, last: Block) -> Sequence[Log]:
         """All events of the escrow in these blocks."""
         return await self._node.logs(self._address, first, last)
+
+    async def opened(self, first: int, last: Block) -> Sequence[Log]:
+        """The AccountOpened events of our operator's accounts in these blocks."""
+        topics = [calls.ACCOUNT_OPENED_TOPIC, None, None, self._operator.rjust(32, b"\0")]
+        return await self._node.logs(self._address, first, last, topics)
 
     async def may_claim(self, sender: bytes, block: Block) -> bool:
         """Whether this address may land the operator's claims."""
@@ -117,11 +123,15 @@ class DeferredEscrow:
         return await self._read(calls.selector(calls.DOMAIN_SEPARATOR), block)
 
     async def _read(self, data: bytes, block: Block) -> bytes:
+        """What a view returns; nothing for a block before the escrow's deployment."""
         try:
-            return await self._node.call(self._address, data, block)
+            answer = await self._node.call(self._address, data, block)
         except CallReverted as reverted:
             # A view of ours never reverts: what answered is not the escrow, or it is starved of gas.
             raise ChainUnavailable(f"the escrow cannot be read: {describe(reverted)}") from reverted
+        if not answer and await self._node.code(self._address, block):
+            raise ChainUnavailable(f"an endpoint answers nothing for the escrow at block {block.number}")
+        return answer
 
 
 def _chunks(items: Sequence[bytes]) -> list[Sequence[bytes]]:

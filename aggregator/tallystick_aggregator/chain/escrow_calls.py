@@ -36,6 +36,8 @@ ACCOUNTS: Final = "accounts(bytes32[])"
 CLAIMED: Final = "claimed(bytes32[])"
 IS_SENDER: Final = "isSender(address,address)"
 DOMAIN_SEPARATOR: Final = "domainSeparator()"
+IS_VALID_SIGNATURE: Final = "isValidSignature(bytes32,bytes)"
+"""ERC-1271, of operators that are contracts."""
 FUNCTIONS: Final = (
     DEPOSIT,
     DEPOSIT_WITH_AUTHORIZATION,
@@ -49,9 +51,15 @@ FUNCTIONS: Final = (
 
 ACCOUNT_OPENED: Final = "AccountOpened(bytes32,address,address,address,address,uint40,bytes32)"
 CLAIMED_EVENT: Final = "Claimed(bytes32,uint128,(address,uint128,uint128)[])"
-EVENTS: Final = (ACCOUNT_OPENED, CLAIMED_EVENT)
+ROW_SKIPPED: Final = "RowSkipped(bytes32,address,uint128,uint8)"
+OWED: Final = "Owed(address,address,uint256,uint256)"
+EVENTS: Final = (ACCOUNT_OPENED, CLAIMED_EVENT, ROW_SKIPPED, OWED)
 ACCOUNT_OPENED_TOPIC: Final = topic(ACCOUNT_OPENED)
 CLAIMED_TOPIC: Final = topic(CLAIMED_EVENT)
+ROW_SKIPPED_TOPIC: Final = topic(ROW_SKIPPED)
+OWED_TOPIC: Final = topic(OWED)
+SKIP_REASONS: Final = ("None", "BadReceiver", "NothingNew", "AboveCeiling", "AccountEmpty", "BadSignature")
+"""IEscrow.SkipReason, by number."""
 
 _ACCOUNT_WORDS: Final = 6
 
@@ -102,6 +110,11 @@ def is_sender(operator: bytes, sender: bytes) -> bytes:
     return selector(IS_SENDER) + _address(operator) + _address(sender)
 
 
+def is_valid_signature(digest: bytes, signature: bytes) -> bytes:
+    """Calldata of ERC-1271's `isValidSignature`."""
+    return selector(IS_VALID_SIGNATURE) + encode(["bytes32", "bytes"], [digest, signature])
+
+
 def words_query(function: str, words: Sequence[bytes]) -> bytes:
     """Calldata of a function that takes one bytes32[]."""
     return selector(function) + _uint(32) + _uint(len(words)) + b"".join(words)
@@ -140,6 +153,12 @@ def read_claimed_rows(log: Log) -> list[tuple[bytes, int, int]]:
     except DecodingError as error:
         raise ChainUnavailable("a Claimed event is malformed") from error
     return [(receiver[12:], amount, total) for receiver, amount, total in rows]
+
+
+def read_skip_reason(log: Log) -> str:
+    """Why a RowSkipped event says that a row was left out."""
+    number = log.data[-1] if log.data else 0
+    return SKIP_REASONS[number] if number < len(SKIP_REASONS) else str(number)
 
 
 def config_tuple(config: ChannelConfig) -> tuple[bytes, bytes, bytes, bytes, bytes, int, bytes]:

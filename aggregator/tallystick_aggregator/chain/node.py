@@ -72,7 +72,9 @@ class Node(Protocol):
         """The canonical block with this number; None beyond the head."""
         ...
 
-    async def code(self, address: bytes) -> bytes: ...
+    async def code(self, address: bytes, block: Block | None = None) -> bytes:
+        """The code at an address, after this very block or at the head."""
+        ...
 
     async def balance(self, address: bytes) -> int:
         """Wei at the head."""

@@ -104,17 +104,15 @@ class RpcNode:
             raise ChainUnavailable(f"the endpoints disagree on block {number}")
         return blocks.pop() if blocks else None
 
-    async def code(self, address: bytes) -> bytes:
-        return _bytes(await self._first("eth_getCode", _hex(address), "latest"))
+    async def code(self, address: bytes, block: Block | None = None) -> bytes:
+        return _bytes(await self._first("eth_getCode", _hex(address), "latest" if block is None else _pinned(block)))
 
     async def balance(self, address: bytes) -> int:
         return _integer(await self._first("eth_getBalance", _hex(address), "latest"))
 
     async def call(self, to: bytes, data: bytes, block: Block, *, from_: bytes = b"") -> bytes:
         transaction = {"to": _hex(to), "data": _hex(data)} | ({"from": _hex(from_)} if from_ else {})
-        # EIP-1898: an endpoint that does not have this very block says so, instead of answering from another.
-        pinned = {"blockHash": _hex(block.block_hash), "requireCanonical": True}
-        return _bytes(await self._first("eth_call", transaction, pinned))
+        return _bytes(await self._first("eth_call", transaction, _pinned(block)))
 
     async def estimate_gas(self, from_: bytes, to: bytes, data: bytes, *, gas_max: int) -> int:
         transaction = {"from": _hex(from_), "to": _hex(to), "data": _hex(data), "gas": hex(gas_max)}
@@ -257,6 +255,11 @@ def _without_secrets(url: str) -> str:
     """The endpoint's scheme and host: paths and user names of endpoints hold access keys."""
     scheme, _, rest = url.partition("://")
     return f"{scheme}://{rest.partition('/')[0].rpartition('@')[2]}"
+
+
+def _pinned(block: Block) -> dict[str, Any]:
+    """EIP-1898: an endpoint that does not have this very block says so, instead of answering from another."""
+    return {"blockHash": _hex(block.block_hash), "requireCanonical": True}
 
 
 def _hex(data: bytes) -> str:

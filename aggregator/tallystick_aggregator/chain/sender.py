@@ -30,6 +30,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
+from tallystick.hashing import keccak256
 from tallystick_aggregator.chain.node import CallReverted, Node, Receipt, Rejected
 from tallystick_aggregator.chain.port import Block, Call, ChainUnavailable, Reverted
 from tallystick_aggregator.chain.reverts import describe
@@ -210,8 +211,8 @@ class Sender:
             gas_used=receipt.gas_used,
             effective_gas_price_wei=receipt.effective_gas_price_wei,
         )
-        if outgoing.kind is TransactionKind.CLAIM and self._payouts_of is not None:
-            followed = replace(followed, payouts=self._payouts_of(outgoing, receipt) if receipt.succeeded else ())
+        if receipt.succeeded and outgoing.kind is TransactionKind.CLAIM and self._payouts_of is not None:
+            followed = replace(followed, payouts=self._payouts_of(outgoing, receipt))
         if followed != outgoing:
             await self._store(followed)
         return True
@@ -245,9 +246,7 @@ class Sender:
                     "%s %d: its nonce %d was used by 0x%s, which is not ours",
                     outgoing.kind.name, outgoing.id, outgoing.nonce, other.hex(),
                 )  # fmt: skip
-                await self._store(
-                    replace(outgoing, status=TransactionStatus.SUPERSEDED, transaction_hash=other, payouts=())
-                )
+                await self._store(replace(outgoing, status=TransactionStatus.SUPERSEDED, transaction_hash=other))
         return still
 
     async def _user_of_nonce(self, sender: bytes, nonce: int, final_number: int) -> bytes:
@@ -278,7 +277,8 @@ class Sender:
         offer = max(bid_of(outgoing.attempts[-1]) for outgoing in waiting)
         for nonce in sorted(missing):
             _log.warning("nonce %d is missing: it is filled, so that %d transactions can go on", nonce, len(waiting))
-            reference = b"fill" + self.address + nonce.to_bytes(8, "big") + int(self._clock()).to_bytes(8, "big")
+            gap = f"{self._settings.network} {self.address.hex()} {nonce} {self._clock()}"
+            reference = keccak256(gap.encode())
             fill = await self._draft(
                 TransactionKind.FILL, reference, Call(self.address, b""), _FILL_GAS, offer, nonce=nonce
             )
