@@ -203,6 +203,14 @@ class Changes:
     payments: dict[bytes, Payment] = field(default_factory=dict[bytes, Payment])
     reservations: dict[bytes, Reservation | None] = field(default_factory=dict[bytes, Reservation | None])
 
+    def update(self, newer: "Changes") -> None:
+        """Take over what has changed since."""
+        self.accounts.update(newer.accounts)
+        self.channels.update(newer.channels)
+        self.spend_keys.update(newer.spend_keys)
+        self.payments.update(newer.payments)
+        self.reservations.update(newer.reservations)
+
 
 @dataclass(slots=True)
 class Ledger:

@@ -1,0 +1,131 @@
+"""The statements of which a checkpoint is made: each writes a small portion, so that charges never wait long for one.
+
+Their order matters, not their timing: payments and state first (`payment_portions`, `state_portions`), then `FOLD`,
+which makes them count, then the log's beginning and the ended reservations go. A checkpoint that is cut short anywhere
+leaves a store that loads the same ledger as before it.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, Final, NamedTuple, TypeVar
+
+from tallystick.payment_ids import payment_id_ms
+from tallystick_aggregator.journal.rows import (
+    PAYMENT_KEY_BYTES,
+    PAYMENT_ROW_BYTES,
+    encode_account,
+    encode_channel,
+    encode_head,
+    encode_payment,
+    encode_reservation,
+    encode_spend_key,
+)
+from tallystick_aggregator.journal.schema import partition_of, partition_table
+from tallystick_aggregator.ledger.state import ChainHead, Changes, Payment, Reservation
+
+PAYMENTS_AT_ONCE: Final = 512
+STATES_AT_ONCE: Final = 128
+LOG_ENTRIES_AT_ONCE: Final = 32
+FORGOTTEN_AT_ONCE: Final = 1_024
+
+FOLD: Final = "UPDATE store SET folded = ?, forgotten_ms = ? WHERE epoch = ?"
+"""Parameters: the commit as of which the rows are, the ledger's `payments_forgotten_ms`, our epoch."""
+DROP_LOG: Final = "DELETE FROM log WHERE seq <= (SELECT min(folded, ?) FROM store)"
+"""Parameter: the newest entry to drop."""
+DROP_RESERVATIONS: Final = """
+DELETE FROM reservations
+WHERE row IS NULL AND key IN (SELECT substr(?1, 64 * n + 1, 64) FROM ordinals WHERE n < ?2)"""
+"""Parameters: handles, one after another, and how many."""
+
+Item = TypeVar("Item")
+Row = tuple[bytes, bytes | None]
+
+
+class Portion(NamedTuple):
+    """One statement of a checkpoint."""
+
+    sql: str
+    parameters: Sequence[Any]
+
+
+def portions_of(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Cut into lists of at most `size`."""
+    rest = iter(items)
+    while portion := list(islice(rest, size)):
+        yield portion
+
+
+def payment_portions(payments: Mapping[bytes, Payment]) -> Iterator[tuple[int, Portion]]:
+    """The payments' rows: for each portion the number of its partition, whose table must be there."""
+    for portion in portions_of(payments.items(), PAYMENTS_AT_ONCE):
+        by_partition: dict[int, list[bytes]] = {}
+        for key, payment in portion:
+            number = partition_of(payment_id_ms(key))
+            by_partition.setdefault(number, []).append(key + encode_payment(key, payment))
+        for number, packed in by_partition.items():
+            yield number, Portion(_insert_payments(number), (b"".join(packed), len(packed)))
+
+
+def state_portions(
+    changes: Changes, heads: Mapping[str, ChainHead], stored_reservations: set[bytes], seq: int
+) -> Iterator[Portion]:
+    """The rows of all state that has changed, as of commit `seq`."""
+    yield from _upserts("accounts", seq, changes.accounts.items(), lambda _, account: encode_account(account))
+    yield from _upserts("channels", seq, changes.channels.items(), lambda _, channel: encode_channel(channel))
+    yield from _upserts("spend_keys", seq, changes.spend_keys.items(), encode_spend_key)
+    reservations = (
+        (handle, reservation)
+        for handle, reservation in changes.reservations.items()
+        if reservation is not None or handle in stored_reservations
+    )
+    yield from _upserts("reservations", seq, reservations, _reservation_encoder(changes.payments))
+    named_heads = ((network.encode(), head) for network, head in heads.items())
+    yield from _upserts("heads", seq, named_heads, lambda name, head: encode_head(name.decode(), head))
+
+
+def forget_some(number: int) -> str:
+    """The statement that drops the oldest payments of a partition. (Dropping a full table at once takes seconds.)"""
+    table = partition_table(number)
+    oldest = f"SELECT key FROM {table} ORDER BY key LIMIT {FORGOTTEN_AT_ONCE}"  # noqa: S608 - our own names and numbers
+    return f"DELETE FROM {table} WHERE key <= (SELECT max(key) FROM ({oldest}))"  # noqa: S608
+
+
+def find_payments(number: int) -> str:
+    """The query for payments of a partition. Parameters: keys, one after another, and how many."""
+    return f"""
+SELECT found.key, found.row FROM ordinals CROSS JOIN {partition_table(number)} AS found
+ON found.key = substr(?1, {PAYMENT_KEY_BYTES} * n + 1, {PAYMENT_KEY_BYTES}) WHERE n < ?2"""  # noqa: S608 - as above
+
+
+def _insert_payments(number: int) -> str:
+    length = PAYMENT_KEY_BYTES + PAYMENT_ROW_BYTES
+    return f"""
+INSERT OR REPLACE INTO {partition_table(number)} (key, row)
+SELECT substr(?1, {length} * n + 1, {PAYMENT_KEY_BYTES}),
+substr(?1, {length} * n + {PAYMENT_KEY_BYTES + 1}, {PAYMENT_ROW_BYTES}) FROM ordinals WHERE n < ?2"""  # noqa: S608 - as above
+
+
+def _upserts(
+    table: str, seq: int, items: Iterable[tuple[bytes, Any]], encode: Callable[[bytes, Any], bytes | None]
+) -> Iterator[Portion]:
+    for portion in portions_of(items, STATES_AT_ONCE):
+        rows = [value for key, item in portion for value in (key, encode(key, item))]
+        yield Portion(_upsert(table, len(portion)), (seq, *rows))
+
+
+def _upsert(table: str, count: int) -> str:
+    values = ", ".join(f"(?{2 * row + 2}, ?1, ?{2 * row + 3})" for row in range(count))
+    return f"""
+INSERT INTO {table} (key, seq, row) VALUES {values}
+ON CONFLICT (key) DO UPDATE SET
+earlier = CASE WHEN {table}.seq <= (SELECT folded FROM store) THEN {table}.row ELSE {table}.earlier END,
+seq = excluded.seq, row = excluded.row"""  # noqa: S608 - as above
+
+
+def _reservation_encoder(payments: Mapping[bytes, Payment]) -> Callable[[bytes, Reservation | None], bytes | None]:
+    def encode(handle: bytes, reservation: Reservation | None) -> bytes | None:
+        if reservation is None:
+            return None
+        return encode_reservation(reservation, payments[handle[:PAYMENT_KEY_BYTES]])
+
+    return encode

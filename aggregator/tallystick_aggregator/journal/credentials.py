@@ -1,0 +1,283 @@
+"""Sellers' tokens: who may charge, read and settle for which receivers.
+
+They are in a file of their own next to the store, which is locked for the server alone: so that `tallystick seller`
+can add and revoke while the server runs. Only the SHA-256 of a token is stored; the token itself is shown once.
+The server answers from memory and looks at most every `POLL_S` whether the file has changed: a revocation takes
+effect within a second.
+"""
+
+import logging
+import os
+import re
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Sequence
+from enum import Enum
+from hashlib import sha256
+from pathlib import Path
+from typing import Final, NamedTuple, Self
+
+from tallystick.quantities import ZERO_ADDRESS
+
+POLL_S: Final = 0.5
+PREFIX: Final = "ts_"
+"""Makes a token that leaked easy to find by scanners; 32 random bytes in base64url follow."""
+RECEIVERS_MAX: Final = 1_000
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_APPLICATION_ID: Final = 0x54414C4B
+_VERSION: Final = 1
+_BUSY_S: Final = 5.0
+_SCHEMA: Final = f"""
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS principals (
+    name TEXT PRIMARY KEY,
+    receivers BLOB NOT NULL,
+    scopes TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    revoked_at INTEGER
+) STRICT;
+CREATE TABLE IF NOT EXISTS tokens (
+    sha256 BLOB PRIMARY KEY,
+    name TEXT NOT NULL REFERENCES principals (name),
+    expires_at REAL
+) STRICT;
+PRAGMA application_id = {_APPLICATION_ID};
+PRAGMA user_version = {_VERSION};
+COMMIT"""
+
+_log: Final = logging.getLogger(__name__)
+
+
+class Scope(Enum):
+    """What a token may be used for."""
+
+    CHARGE = "charge"
+    """Verify, reserve, charge, capture and release payments to its receivers."""
+    READ = "read"
+    """Read its receivers' channels, settlements and statements."""
+    SETTLE = "settle"
+    """Have its receivers' channels settled now."""
+
+
+class Principal(NamedTuple):
+    """Who a token stands for. `receivers` are addresses of 20 bytes."""
+
+    name: str
+    receivers: frozenset[bytes]
+    scopes: frozenset[Scope]
+
+
+class Listed(NamedTuple):
+    """A principal as `Credentials.list` shows it; times in seconds since the epoch, `revoked_at` 0 if it is not.
+
+    `tokens` counts those that are good now: two within the grace of a rotation.
+    """
+
+    principal: Principal
+    created_at: int
+    revoked_at: int
+    tokens: int
+
+
+class CredentialsError(Exception):
+    """What was asked cannot be done: one sentence says why. Never names a token."""
+
+
+class Credentials:
+    """The open file. Not for several threads."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path, clock_s: Callable[[], float]) -> None:
+        self._connection = connection
+        self._path = path
+        self._clock_s = clock_s
+        self._principals: dict[bytes, tuple[Principal, float]] = {}
+        self._data_version = -1
+        self._next_poll = 0.0
+        self._refresh()
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, clock_s: Callable[[], float] = time.time) -> Self:
+        """Open or create the file, readable by its owner only; raises CredentialsError."""
+        file = Path(path)
+        try:
+            os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            connection = sqlite3.connect(file, timeout=_BUSY_S, isolation_level=None)
+        except (OSError, sqlite3.Error) as error:
+            raise CredentialsError(f"{file} cannot be opened: {error}") from error
+        try:
+            _make_current(connection, file)
+            return cls(connection, file, clock_s)
+        except sqlite3.Error as error:
+            connection.close()
+            raise CredentialsError(f"{file} cannot be used: {error}") from error
+        except BaseException:
+            connection.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file; idempotent."""
+        self._connection.close()
+
+    def add(self, name: str, receivers: Iterable[bytes], scopes: Iterable[Scope]) -> str:
+        """Make a principal; return its token, which is shown this once. Raises CredentialsError."""
+        principal = Principal(name, frozenset(receivers), frozenset(scopes))
+        _check(principal)
+        token = _new_token()
+        row = (
+            name,
+            b"".join(sorted(principal.receivers)),
+            " ".join(sorted(scope.value for scope in principal.scopes)),
+            int(self._clock_s()),
+        )
+        with _Transaction(self._connection, self._path):
+            if self._connection.execute("SELECT 1 FROM principals WHERE name = ?", (name,)).fetchone():
+                raise CredentialsError(
+                    f"name: there is a seller {name!r} already; rotate its token or choose another name"
+                )
+            self._connection.execute("INSERT INTO principals VALUES (?, ?, ?, ?, NULL)", row)
+            self._insert_token(name, token)
+        self._refresh()
+        return token
+
+    def rotate(self, name: str, grace_s: float) -> str:
+        """Make a new token for a principal; return it. The old ones stay good for `grace_s` seconds at most."""
+        if grace_s < 0:
+            raise CredentialsError(f"grace: got {grace_s} s, allowed 0 or more")
+        token, now = _new_token(), self._clock_s()
+        with _Transaction(self._connection, self._path):
+            self._require(name)
+            self._connection.execute("DELETE FROM tokens WHERE expires_at <= ?", (now,))
+            self._connection.execute(
+                "UPDATE tokens SET expires_at = min(coalesce(expires_at, ?1), ?1) WHERE name = ?2",
+                (now + grace_s, name),
+            )
+            self._insert_token(name, token)
+        self._refresh()
+        return token
+
+    def revoke(self, name: str) -> None:
+        """End all tokens of a principal, for good: its name is not given again."""
+        with _Transaction(self._connection, self._path):
+            self._require(name)
+            self._connection.execute("DELETE FROM tokens WHERE name = ?", (name,))
+            self._connection.execute(
+                "UPDATE principals SET revoked_at = ? WHERE name = ?", (int(self._clock_s()), name)
+            )
+        self._refresh()
+
+    def list(self) -> Sequence[Listed]:
+        """All principals by name, revoked ones included."""
+        rows = self._connection.execute(
+            """
+            SELECT name, receivers, scopes, created_at, revoked_at, (
+                SELECT count(*) FROM tokens
+                WHERE tokens.name = principals.name AND (expires_at IS NULL OR expires_at > ?)
+            ) FROM principals ORDER BY name""",
+            (self._clock_s(),),
+        )
+        return [
+            Listed(_principal(name, receivers, scopes), created_at, revoked_at or 0, tokens)
+            for name, receivers, scopes, created_at, revoked_at, tokens in rows
+        ]
+
+    def lookup(self, token: str) -> Principal | None:
+        """Who this token stands for; None if it is unknown, expired or revoked. Microseconds, from memory."""
+        if time.monotonic() >= self._next_poll:
+            self._poll()
+        known = self._principals.get(sha256(token.encode(errors="surrogatepass")).digest())
+        if known is None or known[1] <= self._clock_s():
+            return None
+        return known[0]
+
+    def _poll(self) -> None:
+        self._next_poll = time.monotonic() + POLL_S
+        try:
+            (version,) = self._connection.execute("PRAGMA data_version").fetchone()
+            if version != self._data_version:
+                self._refresh()
+                self._data_version = version
+        except sqlite3.Error as error:
+            # What is known goes on being good: sellers must not stop because of a moment's trouble with this file.
+            _log.warning("%s cannot be read, so revocations wait: %s", self._path, error)
+
+    def _refresh(self) -> None:
+        rows = self._connection.execute(
+            "SELECT sha256, expires_at, name, receivers, scopes FROM tokens JOIN principals USING (name)"
+        )
+        self._principals = {
+            digest: (_principal(name, receivers, scopes), float("inf") if expires_at is None else expires_at)
+            for digest, expires_at, name, receivers, scopes in rows
+        }
+
+    def _require(self, name: str) -> None:
+        found = self._connection.execute("SELECT revoked_at FROM principals WHERE name = ?", (name,)).fetchone()
+        if found is None:
+            raise CredentialsError(f"name: there is no seller {name!r}")
+        if found[0] is not None:
+            raise CredentialsError(f"name: the seller {name!r} was revoked; add one with another name")
+
+    def _insert_token(self, name: str, token: str) -> None:
+        self._connection.execute("INSERT INTO tokens VALUES (?, ?, NULL)", (sha256(token.encode()).digest(), name))
+
+
+class _Transaction:
+    """All or nothing; failures of the file become CredentialsError."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._connection = connection
+        self._path = path
+
+    def __enter__(self) -> None:
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            raise CredentialsError(f"{self._path} cannot be written to: {error}") from error
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        try:
+            if error is None:
+                self._connection.execute("COMMIT")
+        except sqlite3.Error as failure:
+            error = failure
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+        if isinstance(error, sqlite3.Error):
+            raise CredentialsError(f"{self._path} cannot be written to: {error}") from error
+
+
+def _make_current(connection: sqlite3.Connection, path: Path) -> None:
+    application_id = connection.execute("PRAGMA application_id").fetchone()[0]
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if application_id == _APPLICATION_ID and version > _VERSION:
+        raise CredentialsError(f"{path} is a newer version's (format {version}; this one knows {_VERSION})")
+    tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+    if application_id != _APPLICATION_ID and (application_id, tables) != (0, 0):
+        raise CredentialsError(f"{path} is a database of another program (application id {application_id:#010x})")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    if application_id != _APPLICATION_ID:
+        connection.executescript(_SCHEMA)
+
+
+def _principal(name: str, receivers: bytes, scopes: str) -> Principal:
+    addresses = frozenset(receivers[at : at + 20] for at in range(0, len(receivers), 20))
+    return Principal(name, addresses, frozenset(map(Scope, scopes.split())))
+
+
+def _check(principal: Principal) -> None:
+    if not _NAME.fullmatch(principal.name):
+        raise CredentialsError(
+            f"name: got {principal.name[:70]!a}, allowed 1 to 64 ASCII letters, digits and '._-', the first no sign"
+        )
+    if not 1 <= len(principal.receivers) <= RECEIVERS_MAX:
+        raise CredentialsError(f"receivers: got {len(principal.receivers)}, allowed 1 to {RECEIVERS_MAX}")
+    if any(len(receiver) != 20 or receiver == ZERO_ADDRESS for receiver in principal.receivers):
+        raise CredentialsError("receivers: got one that is no address, allowed addresses of 20 bytes that are not zero")
+    if not principal.scopes:
+        raise CredentialsError("scopes: got none, allowed one or more of charge, read, settle")
+
+
+def _new_token() -> str:
+    return PREFIX + secrets.token_urlsafe(32)

@@ -1,0 +1,247 @@
+"""The store on SQLite: the journal's hot path, and when its checkpoints do what.
+
+A commit of the ledger is one statement: one row of `log`, its number one above the last. Everything else happens in
+checkpoints (modules `checkpoint`, `schema`) and at start-up (`loading`). The journal keeps hold of the ledger that it
+loaded: drafts note there what they change (`Ledger.changes`), and a checkpoint takes that and writes it down.
+"""
+
+import asyncio
+import os
+import sqlite3
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple, Self
+
+from tallystick.payment_ids import payment_id_ms
+from tallystick_aggregator.journal.checkpoint import (
+    DROP_LOG,
+    DROP_RESERVATIONS,
+    FOLD,
+    LOG_ENTRIES_AT_ONCE,
+    find_payments,
+    forget_some,
+    payment_portions,
+    portions_of,
+    state_portions,
+)
+from tallystick_aggregator.journal.codec import encode_entry
+from tallystick_aggregator.journal.database import Database, explain
+from tallystick_aggregator.journal.hot import HOT_AGE_MS_MAX, HOT_PAYMENTS_MAX, HotPayments
+from tallystick_aggregator.journal.loading import Loaded, load
+from tallystick_aggregator.journal.outbox import SqliteOutbox
+from tallystick_aggregator.journal.rows import decode_payment
+from tallystick_aggregator.journal.schema import PARTITION_MS, create_partition, partition_of, partition_table
+from tallystick_aggregator.ledger.events import Event
+from tallystick_aggregator.ledger.state import ChainHead, Changes, Ledger, Payment, payment_key
+
+RECALLED_AT_ONCE: Final = 512
+DROPPED_AT_ONCE: Final = 512
+FOLLOWED_AT_ONCE: Final = 1_024
+"""Payments that are followed in one step on the event loop: about half a millisecond."""
+
+_APPEND: Final = "INSERT INTO log (seq, entries) SELECT ?, ? FROM store WHERE epoch = ?"
+"""Nothing is inserted once another process has begun an epoch of its own."""
+
+
+class SqliteStore:
+    """One file with the journal and the outbox in it, open for this process alone."""
+
+    def __init__(self, database: Database, hot_payments_max: int, hot_age_ms_max: int) -> None:
+        self._database = database
+        self.journal = SqliteJournal(database, hot_payments_max, hot_age_ms_max)
+        self.outbox = SqliteOutbox(database)
+
+    @classmethod
+    async def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        hot_payments_max: int = HOT_PAYMENTS_MAX,
+        hot_age_ms_max: int = HOT_AGE_MS_MAX,
+    ) -> Self:
+        """Open or create the store; raises StoreLocked, StoreUnusable or StoreUnavailable in one sentence.
+
+        `hot_payments_max` and `hot_age_ms_max` bound the payments that the ledger keeps in memory (module `hot`).
+        """
+        return cls(await Database.open(path), hot_payments_max, hot_age_ms_max)
+
+    @property
+    def lost_epochs(self) -> int:
+        """How many times the store was opened since this copy of it: above 0, a backup was put back (threat 38)."""
+        return self._database.lost_epochs
+
+    async def close(self) -> None:
+        """Close the file; idempotent. The journal's `close` does the same."""
+        await self._database.close()
+
+
+class SqliteJournal:
+    """See `port.Journal`."""
+
+    def __init__(self, database: Database, hot_payments_max: int, hot_age_ms_max: int) -> None:
+        self._database = database
+        self._hot_limits = hot_payments_max, hot_age_ms_max
+        self._checkpointing = asyncio.Lock()
+        self._take(Loaded(Ledger(), 0, 1, 0, set(), set()))
+
+    @property
+    def epoch(self) -> int:
+        """See the port."""
+        return self._database.epoch
+
+    @property
+    def backlog(self) -> int:
+        """See the port."""
+        return self._backlog.events
+
+    async def load(self) -> Ledger:
+        """See the port."""
+        try:
+            loaded = await asyncio.to_thread(load, str(self._database.path), self._hot_limits[0])
+        except sqlite3.Error as error:
+            raise explain(error, self._database.path) from error
+        self._take(loaded)
+        return loaded.ledger
+
+    def _take(self, loaded: Loaded) -> None:
+        self._ledger = ledger = loaded.ledger
+        self._seq = self._loaded_seq = loaded.seq
+        self._loaded_commits = ledger.commits
+        self._oldest_seq = loaded.oldest_seq
+        self._backlog = Backlog(loaded.seq, loaded.backlog)
+        self._partitions = loaded.partitions
+        self._stored_reservations = loaded.stored_reservations
+        self._ended_reservations: set[bytes] = set()
+        self._hot = HotPayments(*self._hot_limits)
+        replayed = ledger.changes.payments
+        self._hot.wrote_payments(item for item in ledger.payments.items() if item[0] not in replayed)
+
+    async def append(self, events: Sequence[Event]) -> None:
+        """See the port."""
+        seq = self._seq + 1
+        if await self._database.write(_APPEND, (seq, encode_entry(events), self._database.epoch)) == 0:
+            raise self._database.taken_over()
+        self._seq = seq
+        self._backlog.add(seq, len(events))
+
+    async def recall(self, payments: Sequence[tuple[bytes, bytes]]) -> Mapping[bytes, Payment]:
+        """See the port."""
+        forgotten_ms = self._ledger.payments_forgotten_ms
+        wanted: dict[int, list[bytes]] = {}
+        for channel_id, payment_id in payments:
+            payment_ms = payment_id_ms(payment_id)
+            number = partition_of(payment_ms)
+            if payment_ms >= forgotten_ms and number in self._partitions:
+                wanted.setdefault(number, []).append(payment_key(channel_id, payment_id))
+        found: dict[bytes, Payment] = {}
+        for number, keys in wanted.items():
+            for portion in portions_of(keys, RECALLED_AT_ONCE):
+                rows = await self._database.read(find_payments(number), (b"".join(portion), len(portion)))
+                found.update((key, decode_payment(key, row)) for key, row in rows)
+        return found
+
+    async def checkpoint(self, now_ms: int) -> None:
+        """See the port."""
+        async with self._checkpointing:
+            cut = self._cut()
+            try:
+                await self._write_down(cut)
+            except BaseException:
+                self._put_back(cut)
+                raise
+            self._backlog.cover(cut.seq)
+            await self._follow(cut.changes)
+            self._hot.choose(now_ms)
+            await self._drop_what_is_covered(cut)
+            await self._drop_partitions(cut.forgotten_ms)
+
+    def trim(self) -> None:
+        """See the port."""
+        self._hot.trim(self._ledger)
+
+    async def close(self) -> None:
+        """See the port."""
+        await self._database.close()
+
+    # A checkpoint, step by step.
+
+    def _cut(self) -> "_Cut":
+        """Take what has changed up to now; from here on the ledger notes for the next checkpoint."""
+        ledger = self._ledger
+        changes, ledger.changes = ledger.changes, Changes()
+        seq = self._loaded_seq + ledger.commits - self._loaded_commits
+        return _Cut(seq, changes, dict(ledger.heads), ledger.payments_forgotten_ms)
+
+    def _put_back(self, cut: "_Cut") -> None:
+        """Undo `_cut`: the next checkpoint writes this down again, as far as it did not change once more."""
+        newer, self._ledger.changes = self._ledger.changes, cut.changes
+        cut.changes.update(newer)
+
+    async def _write_down(self, cut: "_Cut") -> None:
+        changes = cut.changes
+        for number, portion in payment_portions(changes.payments):
+            if number not in self._partitions:
+                await self._database.write(create_partition(number))
+                self._partitions.add(number)
+            await self._database.write(*portion)
+        ended = {handle for handle, reservation in changes.reservations.items() if reservation is None}
+        # Before they are written: what may be in the table has to be taken out of it again.
+        self._stored_reservations |= changes.reservations.keys() - ended
+        for portion in state_portions(changes, cut.heads, self._stored_reservations, cut.seq):
+            await self._database.write(*portion)
+        if await self._database.write(FOLD, (cut.seq, cut.forgotten_ms, self._database.epoch)) == 0:
+            raise self._database.taken_over()
+        self._ended_reservations |= ended & self._stored_reservations
+
+    async def _follow(self, changes: Changes) -> None:
+        for portion in portions_of(changes.payments.items(), FOLLOWED_AT_ONCE):
+            self._hot.wrote_payments(portion)
+            await asyncio.sleep(0)
+        self._hot.wrote_reservations(changes.reservations)
+
+    async def _drop_what_is_covered(self, cut: "_Cut") -> None:
+        while self._oldest_seq <= cut.seq:
+            newest = min(self._oldest_seq + LOG_ENTRIES_AT_ONCE - 1, cut.seq)
+            await self._database.write(DROP_LOG, (newest,))
+            self._oldest_seq = newest + 1
+        for handles in portions_of(tuple(self._ended_reservations), DROPPED_AT_ONCE):
+            await self._database.write(DROP_RESERVATIONS, (b"".join(handles), len(handles)))
+            self._stored_reservations.difference_update(handles)
+            self._ended_reservations.difference_update(handles)
+
+    async def _drop_partitions(self, forgotten_ms: int) -> None:
+        """Drop the partitions whose payments are all forgotten: some payments at a time, then the empty table."""
+        for number in sorted(self._partitions):
+            if (number + 1) * PARTITION_MS > forgotten_ms:
+                break
+            while await self._database.write(forget_some(number)):
+                pass
+            await self._database.write(f"DROP TABLE {partition_table(number)}")
+            self._partitions.discard(number)
+
+
+class _Cut(NamedTuple):
+    """The ledger as of one commit, as far as it has changed since the checkpoint before."""
+
+    seq: int
+    changes: Changes
+    heads: Mapping[str, ChainHead]
+    forgotten_ms: int
+
+
+class Backlog:
+    """How many events the commits have that no checkpoint covers."""
+
+    def __init__(self, seq: int, events: int) -> None:
+        self.events = events
+        self._commits = deque([(seq, events)])
+
+    def add(self, seq: int, events: int) -> None:
+        """A commit was made."""
+        self._commits.append((seq, events))
+        self.events += events
+
+    def cover(self, seq: int) -> None:
+        """A checkpoint covers all commits up to this one."""
+        while self._commits and self._commits[0][0] <= seq:
+            self.events -= self._commits.popleft()[1]
