@@ -21,13 +21,18 @@ class AccountAtBlock(NamedTuple):
 
 
 class AccountOnChain(NamedTuple):
-    """An account at the newest final block and at the head; the pending withdrawal is the head's."""
+    """An account at the newest final block and at the head; the pending withdrawal is the head's.
+
+    `left_since_final` is what went back to the payer in the blocks between them: without it a deposit in those blocks
+    would hide a withdrawal in them, and both may not stay.
+    """
 
     account_id: bytes
     final: AccountAtBlock
     head: AccountAtBlock
     withdrawing: int
     withdraw_finalizes_at: int
+    left_since_final: int = 0
 
 
 class Overclaim(NamedTuple):
@@ -53,7 +58,7 @@ def mirror(draft: Draft, ledger: Ledger, seen: AccountOnChain) -> list[Overclaim
     assert account is not None, "an account is opened before it is mirrored"
     alarms: list[Overclaim] = []
     channels = [draft.channel(known.id) or known for known in ledger.channels_of_account(seen.account_id)]
-    funds = min(_funds(seen.final, channels), _funds(seen.head, channels))
+    funds = max(0, min(_funds(seen.final, channels) - seen.left_since_final, _funds(seen.head, channels)))
     for channel in channels:
         claimed = seen.final.claimed.get(channel.id, channel.claimed)
         if claimed > channel.charged:

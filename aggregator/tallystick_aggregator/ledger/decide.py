@@ -369,10 +369,15 @@ def _room_after_expiry(draft: Draft, channel: Channel, key_id: bytes, amount: in
     )
 
 
+_SETTLED = PaymentStatus.CHARGED, PaymentStatus.RELEASED
+
+
 def _settled_payment(draft: Draft, handle: bytes) -> Payment | None:
     """Return the payment whose reservation had this handle and is gone: captured or released."""
     known = draft.payment(*payment_of_handle(handle))
-    return known if known is not None and hmac.compare_digest(known.handle, handle) else None
+    if known is None or known.status not in _SETTLED or not hmac.compare_digest(known.handle, handle):
+        return None
+    return known
 
 
 def _capture_again(known: Payment | None, amount: int) -> Accepted | Refusal:
