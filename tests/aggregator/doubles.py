@@ -170,6 +170,7 @@ class PureLedger:
         final_claimed: Mapping[bytes, int] | None = None,
         withdrawing: int = 0,
         finalizes_at: int = 0,
+        left_since_final: int = 0,
     ) -> list[accounts.Overclaim]:
         """Tell the ledger what the chain says; the final block says what the head does, unless given."""
         head = accounts.AccountAtBlock(balance, claimed or {})
@@ -177,7 +178,7 @@ class PureLedger:
             balance if final_balance is None else final_balance,
             (claimed or {}) if final_claimed is None else final_claimed,
         )
-        seen = accounts.AccountOnChain(payer.account_id, final, head, withdrawing, finalizes_at)
+        seen = accounts.AccountOnChain(payer.account_id, final, head, withdrawing, finalizes_at, left_since_final)
         return self.run(lambda draft, ledger, _moment: accounts.mirror(draft, ledger, seen))
 
     def account(self, payer: Payer) -> Account:
@@ -305,6 +306,9 @@ class ScriptedJournal:
     `commits` are the appended batches; `archive` answers `recall`.
     """
 
+    epoch = 1
+    backlog = 0
+
     def __init__(self) -> None:
         self.commits: list[tuple[ev.Event, ...]] = []
         self.archive: dict[bytes, Payment] = {}
@@ -352,11 +356,17 @@ class ScriptedJournal:
         keys = [payment_key(*pair) for pair in payments]
         return {key: self.archive[key] for key in keys if key in self.archive}
 
+    async def checkpoint(self, now_ms: int) -> None:
+        """Nothing to write down."""
+
+    def trim(self) -> None:
+        """Nothing to let go of by itself; see `archive_payments`."""
+
     async def close(self) -> None:
         """Nothing to release."""
 
-    def trim(self, ledger: Ledger, before_ms: int) -> None:
-        """Move payments from before this time from the ledger's memory to the archive, as a checkpoint does."""
+    def archive_payments(self, ledger: Ledger, before_ms: int) -> None:
+        """Move payments from before this time from the ledger's memory to the archive, as checkpoints and trims do."""
         held = {payment_key(known.channel_id, known.payment_id) for known in ledger.reservations.values()}
         old = [key for key in ledger.payments if payment_id_ms(key) < before_ms and key not in held]
         for key in old:

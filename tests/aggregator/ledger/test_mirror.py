@@ -34,6 +34,15 @@ def test_money_that_leaves_counts_at_first_sight(books: PureLedger, alice: Payer
     assert books.account(alice).funds == 200
 
 
+def test_a_deposit_that_is_not_final_hides_no_withdrawal(books: PureLedger, alice: Payer) -> None:
+    """1,000 were there; 300 left and 500 came in blocks that are not final: 700 are sure whatever stays."""
+    books.mirror(alice, balance=1_200, final_balance=1_000, left_since_final=300)
+    assert books.account(alice).funds == 700
+
+    books.mirror(alice, balance=10, final_balance=1_000, left_since_final=2_000)
+    assert books.account(alice).funds == 0
+
+
 def test_a_withdrawal_that_a_reorg_took_back_is_there_again(books: PureLedger, alice: Payer) -> None:
     books.mirror(alice, balance=200, final_balance=1_000)
     books.mirror(alice, balance=1_000, final_balance=1_000)

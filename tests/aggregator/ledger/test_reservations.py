@@ -227,3 +227,7 @@ def test_an_expired_reservation_is_forgotten_with_its_payment(books: PureLedger,
 
     assert books.ledger.reservations.keys() == {handle_of(held), handle_of(young)}
     assert books.replayed() == books.ledger, "replay prunes them too"
+    for amount in (0, 40):
+        assert reason_of(books.capture(handle_of(dead), amount)) is Reason.RESERVATION_UNKNOWN
+    assert reason_of(books.release(handle_of(dead))) is Reason.RESERVATION_UNKNOWN
+    assert isinstance(books.capture(handle_of(young), 5), Accepted)
