@@ -1,0 +1,208 @@
+"""The paywall under FastAPI, Starlette's own ways and a real server."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import fastapi
+import httpx
+import pytest
+import uvicorn
+from fastapi.responses import StreamingResponse
+
+from tallystick.errors import MalformedError
+from tallystick_client import Aggregator, Paywall, Rule
+
+SELLER = "0x" + "5e" * 20
+RULES = [Rule(path="/articles/*", price="0.001 USDC")]
+
+
+def fastapi_app(aggregator: Aggregator, rules: list[Rule] = RULES) -> fastapi.FastAPI:
+    app = fastapi.FastAPI()
+    app.add_middleware(Paywall, aggregator=aggregator, pay_to=SELLER, rules=rules)
+    app.state.left = asyncio.Event()
+    app.state.chunks = 0
+
+    @app.get("/articles/{number}")
+    async def article(number: int, request: fastapi.Request) -> dict[str, Any]:
+        return {"article": number, "paid": request.scope["tallystick"].amount}
+
+    @app.get("/articles/slow/{number}")
+    async def slow(number: int) -> dict[str, int]:
+        await app.state.left.wait()
+        return {"article": number}
+
+    @app.get("/articles/stream/{number}")
+    async def stream(number: int) -> StreamingResponse:
+        async def chunks() -> AsyncIterator[bytes]:
+            while True:
+                app.state.chunks += 1
+                yield b"x" * 100
+                await asyncio.sleep(0)
+
+        return StreamingResponse(chunks())
+
+    @app.get("/free")
+    async def free() -> str:
+        return "free"
+
+    return app
+
+
+@contextlib.asynccontextmanager
+async def serve(app: Any) -> AsyncIterator[tuple[str, int]]:
+    """A real server on a free port, started and stopped with its lifespan."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(app, lifespan="on", log_config=None, ws="none"))
+        task = asyncio.create_task(server.serve([listener]))
+        while not server.started and not task.done():
+            await asyncio.sleep(0.005)
+        yield listener.getsockname()[:2]
+        server.should_exit = True
+        await task
+
+
+async def test_fastapi_sells_and_gives_away(running: Any, buyer: Any, fake: Any) -> None:
+    async with serve(fastapi_app(running.client())) as (host, port), httpx.AsyncClient() as http:
+        site = f"http://{host}:{port}"
+        assert (await http.get(f"{site}/free")).json() == "free"
+        assert (await http.head(f"{site}/articles/7")).status_code == 405
+        asked = await http.get(f"{site}/articles/7")
+        assert buyer.required(asked).resource.url == f"{site}/articles/7"
+        payment = buyer.deferred(buyer.terms(asked, "deferred"), "/articles/7")
+        paid = await http.get(f"{site}/articles/7", headers=payment)
+        assert (paid.status_code, paid.json()) == (200, {"article": 7, "paid": 1000})
+        assert buyer.receipt(paid).extra["chargedAmount"] == "1000"
+        payment = buyer.deferred(buyer.terms(asked, "deferred"), "/articles/none")
+        invalid = await http.get(f"{site}/articles/none", headers=payment)
+        assert invalid.status_code == 422
+        assert fake.statuses() == ["charged", "released"]
+
+
+async def test_a_client_that_hangs_up_on_a_real_server_is_not_charged(running: Any, buyer: Any, fake: Any) -> None:
+    app = fastapi_app(running.client())
+    async with serve(app) as (host, port), httpx.AsyncClient() as http:
+        asked = await http.get(f"http://{host}:{port}/articles/slow/7")
+        payment = buyer.deferred(buyer.terms(asked, "deferred"), "/articles/slow/7")["PAYMENT-SIGNATURE"]
+        _, writer = await asyncio.open_connection(host, port)
+        writer.write(f"GET /articles/slow/7 HTTP/1.1\r\nHost: x\r\nPAYMENT-SIGNATURE: {payment}\r\n\r\n".encode())
+        while "reserved" not in fake.statuses():
+            await asyncio.sleep(0.005)
+        writer.close()
+        await writer.wait_closed()
+        await asyncio.sleep(0.05)
+        app.state.left.set()
+        while "reserved" in fake.statuses():
+            await asyncio.sleep(0.005)
+    assert fake.statuses() == ["released"]
+
+
+async def test_a_stream_refused_at_its_first_byte_ends(
+    running: Any, buyer: Any, fake: Any, refusal_of: Any
+) -> None:
+    app = fastapi_app(running.client())
+    async with serve(app) as (host, port), httpx.AsyncClient() as http:
+        page = f"http://{host}:{port}/articles/stream/7"
+        payment = buyer.deferred(buyer.terms(await http.get(page), "deferred"), "/articles/stream/7")
+        fake.settle_trouble = [refusal_of("INSUFFICIENT_CEILING")]
+        assert (await http.get(page, headers=payment)).status_code == 402
+        await asyncio.sleep(0.05)
+        assert app.state.chunks <= 2
+
+
+async def test_a_stream_that_is_paid_flows(running: Any, buyer: Any, fake: Any) -> None:
+    async with serve(fastapi_app(running.client())) as (host, port), httpx.AsyncClient() as http:
+        page = f"http://{host}:{port}/articles/stream/7"
+        payment = buyer.deferred(buyer.terms(await http.get(page), "deferred"), "/articles/stream/7")
+        async with http.stream("GET", page, headers=payment) as response:
+            assert response.status_code == 200
+            assert fake.statuses() == ["charged"]
+            received = 0
+            async for chunk in response.aiter_bytes():
+                received += len(chunk)
+                if received > 10_000:
+                    break
+
+
+async def test_the_server_does_not_start_with_a_price_that_cannot_be_asked_for(running: Any) -> None:
+    messages: list[Any] = []
+
+    async def send(message: Any) -> None:
+        messages.append(message)
+
+    events: asyncio.Queue[Any] = asyncio.Queue()
+    events.put_nowait({"type": "lifespan.startup"})
+    async with running.client() as aggregator:
+        app = fastapi_app(aggregator, [*RULES, Rule(path="/eu/*", price="0.001 EURC")])
+        await app({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, events.get, send)
+    assert [message["type"] for message in messages] == ["lifespan.startup.failed"]
+    assert messages[0]["message"] == (
+        "rule '/eu/*': price: got '0.001 EURC', allowed a token that the aggregator takes: USDC on eip155:31337"
+    )
+
+
+async def test_the_server_starts_though_the_aggregator_is_away(running: Any, caplog: Any) -> None:
+    await running.stop()
+    async with serve(fastapi_app(running.client())) as (host, port), httpx.AsyncClient() as http:
+        assert (await http.get(f"http://{host}:{port}/free")).status_code == 200
+        assert (await http.get(f"http://{host}:{port}/articles/1")).status_code == 503
+    assert "prices are not checked" in caplog.text
+
+
+async def test_the_connection_is_closed_when_the_server_stops(running: Any) -> None:
+    aggregator = running.client()
+    async with serve(fastapi_app(aggregator)):
+        assert aggregator._connected is not None
+    assert aggregator._connected is None
+
+
+async def test_an_application_without_lifespan_works(open_shop: Any) -> None:
+    async def bare(scope: Any, _receive: Any, _send: Any) -> None:
+        raise RuntimeError(f"no {scope['type']} here")
+
+    shop = open_shop()
+    shop.paywall.app = bare
+    with pytest.raises(RuntimeError, match="no lifespan here"):
+        await shop.paywall({"type": "lifespan"}, None, None)
+
+
+async def test_websockets_pass(open_shop: Any) -> None:
+    seen: list[str] = []
+
+    async def app(scope: Any, _receive: Any, _send: Any) -> None:
+        seen.append(scope["type"])
+
+    shop = open_shop(rules=[Rule(path="*", price="1 USDC")])
+    shop.paywall.app = app
+    await shop.paywall({"type": "websocket", "path": "/articles/1"}, None, None)
+    assert seen == ["websocket"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"pay_to": "0x12"}, "pay_to: got 0x and 2 hex digits"),
+        ({"pay_to": "0x" + "00" * 20}, "pay_to: got '0x00"),
+        ({"rules": []}, "rules: got none, allowed at least one Rule"),
+        ({"network": "base"}, "network: got 'base', allowed a CAIP-2 name"),
+        ({"max_body_bytes": -1}, "max_body_bytes: got -1, allowed an integer of at least 0"),
+        ({"keep_responses_bytes": 1.5}, "keep_responses_bytes: got a value of type float"),
+        ({"max_timeout_s": 0}, "max_timeout_s: got 0, allowed an integer of at least 1"),
+    ],
+)
+def test_a_wrong_setting_is_told(settings: dict[str, Any], message: str) -> None:
+    aggregator = Aggregator("127.0.0.1:1", token="t")
+    with pytest.raises(MalformedError) as caught:
+        Paywall(None, **{"aggregator": aggregator, "pay_to": SELLER, "rules": RULES, **settings})  # type: ignore[arg-type]
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("path", ["/articles/1", "/robots.txt", "/.well-known/x402"])
+async def test_head_and_what_crawlers_read_first_are_free(open_shop: Any, path: str, fake: Any) -> None:
+    shop = open_shop(rules=[Rule(path="*", price="1 USDC")])
+    response = await shop.http.head(path) if path.startswith("/articles") else await shop.http.get(path)
+    assert response.status_code == 200
+    assert "cache-control" not in response.headers
+    assert fake.calls == []
