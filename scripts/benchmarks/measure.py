@@ -1,0 +1,54 @@
+"""Clocks, processor time and percentiles, from /proc and nothing else."""
+
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
+
+
+def cpu_s(pid: int) -> float:
+    """Processor seconds that a process has used so far, its threads included, its children not."""
+    # The name, field 2, may hold blanks and brackets: fields are counted from its end.
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+
+
+def resident_bytes(pid: int) -> int:
+    """Resident memory of a process."""
+    return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def percentile(ordered: Sequence[float], percent: float) -> float:
+    """The value below which this share of the ordered values lies (nearest rank); 0 of none."""
+    if not ordered:
+        return 0.0
+    rank = max(0, -(-len(ordered) * percent // 100) - 1)
+    return ordered[min(len(ordered) - 1, int(rank))]
+
+
+def load_average() -> float:
+    """Processes that wanted a core, on average over the last minute: what else went on."""
+    return os.getloadavg()[0]
+
+
+def machine() -> dict[str, str | int]:
+    """What was measured on."""
+    model = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    memory = [line.split()[1] for line in _lines("/proc/meminfo") if line.startswith("MemTotal")]
+    return {
+        "processor": model[0] if model else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_mib": int(memory[0]) // 1024 if memory else 0,
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+    }
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
