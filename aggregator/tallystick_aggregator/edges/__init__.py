@@ -1,0 +1,1 @@
+"""Where calls come in: protobuf becomes bytes and integers here, and principals are told apart."""

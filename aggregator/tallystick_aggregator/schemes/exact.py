@@ -19,13 +19,13 @@ from tallystick.reasons import Reason
 from tallystick.signatures import recover
 from tallystick.x402 import PaymentTerms
 from tallystick_aggregator.chain.port import Block, Chain, Reverted, Token, TransferAuthorization
-from tallystick_aggregator.journal.port import Outbox, Outgoing, TransactionKind, TransactionStatus
+from tallystick_aggregator.journal.port import Outbox, TransactionKind, TransactionStatus
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.schemes.deferred.payments import Settled, Verified
 from tallystick_aggregator.schemes.deferred.terms import amount_is, receiver_is
 from tallystick_aggregator.schemes.failures import overloaded, transaction_failed, unless_unavailable
 from tallystick_aggregator.schemes.offers import Offers, find_network, find_token
-from tallystick_aggregator.schemes.sending import find_sent, send_once, wait_until_mined
+from tallystick_aggregator.schemes.sending import find_sent, wait_until_mined
 
 SETTLEMENTS_MAX: Final = 256
 """Exact payments being settled at once."""
@@ -84,7 +84,8 @@ class ExactPayments:
         if refusal is not None:
             return refusal
         chain = self._chains[str(terms.network)]
-        sent = await self._sent(transfer_reference(chain.network, terms.asset, payment))
+        reference = transfer_reference(chain.network, terms.asset, payment)
+        sent = await find_sent(self._outbox, TransactionKind.EXACT, reference)
         if sent is None:
             return await self._would_settle(chain, terms, payment) or Verified(payment.from_)
         if sent.status is TransactionStatus.REVERTED:
@@ -93,7 +94,7 @@ class ExactPayments:
 
     async def _settle(self, terms: PaymentTerms, payment: TransferAuthorization, reference: bytes) -> Settled | Refusal:
         chain = self._chains[str(terms.network)]
-        sent = await self._sent(reference)
+        sent = await find_sent(self._outbox, TransactionKind.EXACT, reference)
         replayed = sent is not None
         if sent is None:
             refusal = await self._would_settle(chain, terms, payment)
@@ -101,18 +102,13 @@ class ExactPayments:
                 return refusal
             call = chain.tokens[terms.asset].transfer_call(payment)
             try:
-                sent = await send_once(chain, self._outbox, TransactionKind.EXACT, reference, lambda: call)
+                sent = await chain.send(TransactionKind.EXACT, reference, call)
             except Reverted as error:
                 return await self._why_it_reverts(chain, terms, payment, error)
         mined = await wait_until_mined(chain, sent, "transfer", self._settle_timeout_s)
         if isinstance(mined, Refusal):
             return mined
         return Settled(payment.from_, payment.value, transaction=mined.transaction_hash, replayed=replayed)
-
-    async def _sent(self, reference: bytes) -> Outgoing | None:
-        """Return the payment's transaction, unless it never happened."""
-        sent = await find_sent(self._outbox, TransactionKind.EXACT, reference)
-        return None if sent is not None and sent.status is TransactionStatus.SUPERSEDED else sent
 
     # The preconditions, the same for verify and settle.
 

@@ -5,16 +5,21 @@ from typing import TypeVar
 
 from tallystick.reasons import Reason
 from tallystick_aggregator.chain.port import ChainUnavailable
-from tallystick_aggregator.journal.port import StoreUnavailable
+from tallystick_aggregator.journal.port import StoreUnavailable, StoreUncertain
 from tallystick_aggregator.ledger.answers import Refusal
 
 Answer = TypeVar("Answer")
 
 
 async def unless_unavailable(answer: Awaitable[Answer]) -> Answer | Refusal:
-    """Await an answer; where the store or the chain cannot be had, refuse instead. Nothing has changed then."""
+    """Await an answer; where the store or the chain cannot be had, refuse instead. Nothing has changed then.
+
+    Where the store cannot tell whether something has changed, there is no answer: StoreUncertain goes on.
+    """
     try:
         return await answer
+    except StoreUncertain:
+        raise
     except StoreUnavailable as error:
         return Refusal(Reason.STORE_UNAVAILABLE, f"The store cannot take this now: {error}. Nothing was changed.")
     except ChainUnavailable as error:

@@ -13,7 +13,6 @@ from tallystick.reasons import Reason
 from tallystick_aggregator.chain.port import Chain
 from tallystick_aggregator.intake.port import Writer
 from tallystick_aggregator.ledger import accounts
-from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.commands import Moment, Rules
 from tallystick_aggregator.ledger.draft import Draft
@@ -26,7 +25,6 @@ from tallystick_aggregator.schemes.rates import RateLimit
 OPENINGS_MAX: Final = 256
 """Channels being opened at once."""
 OPENINGS_PER_S: Final = 200.0
-MIRROR_TIMEOUT_S: Final = 5.0
 
 
 class Channels:
@@ -76,41 +74,16 @@ class Channels:
         chain = self._chains[network]
         block = await chain.final()
         (claimed,) = await chain.escrow.claimed([channel_id], block)
-        if claimed:
-            # What the channel was paid before it was known is missing in the account's balance as it was mirrored,
-            # once the mirror has seen the block.
-            try:
-                await chain.mirrored(block.number, MIRROR_TIMEOUT_S)
-            except TimeoutError:
-                return Refusal(Reason.CHAIN_STALE, f"The view of {network} is not up to date; try again soon.")
         account_id = chain.escrow.account_id(config)
 
         def decision(draft: Draft, _ledger: Ledger, _moment: Moment) -> Refusal | None:
-            return open_with_baseline(draft, account_id, channel_id, config.receiver, claimed, self._rules)
+            return accounts.open_channel(draft, account_id, channel_id, config.receiver, claimed, self._rules)
 
-        return await self._writer.run(decision)
-
-
-def open_with_baseline(
-    draft: Draft, account_id: bytes, channel_id: bytes, receiver: bytes, claimed: int, rules: Rules
-) -> Refusal | None:
-    """Open a channel, and count what it was paid before into the account's funds too.
-
-    Funds are the escrow's balance plus all that the account's known channels were paid: a channel that becomes known
-    adds its baseline to both sides of I2.
-    """
-    if draft.channel(channel_id) is not None:
-        return None
-    before = draft.account(account_id)
-    funds = before.funds + claimed if before is not None else claimed
-    refusal = accounts.open_channel(draft, account_id, channel_id, receiver, claimed, rules)
-    if refusal is not None:
+        refusal = await self._writer.run(decision)
+        if claimed and refusal is None:
+            # Funds count what the known channels were paid: the account has more than was known before this one was.
+            chain.introduce(config.account())
         return refusal
-    account = draft.account(account_id)
-    assert account is not None, "a channel has an account"
-    if account.funds != funds:
-        draft.record(ev.AccountMirrored(account_id, funds, account.withdrawing, account.withdraw_finalizes_at))
-    return None
 
 
 def _is_funded(account: Account | None) -> Refusal | None:

@@ -16,14 +16,14 @@ from tallystick.reasons import Reason
 from tallystick.signatures import recover
 from tallystick_aggregator.chain.port import Chain, DepositAuthorization, Reverted, Token
 from tallystick_aggregator.intake.port import Writer
-from tallystick_aggregator.journal.port import Outbox, TransactionKind, TransactionStatus
+from tallystick_aggregator.journal.port import Outbox, TransactionKind
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.state import Account
 from tallystick_aggregator.schemes.deferred.terms import config_is_served
 from tallystick_aggregator.schemes.failures import overloaded, transaction_pending, unless_unavailable
 from tallystick_aggregator.schemes.offers import NetworkOffer, Offers, find_network, find_token
 from tallystick_aggregator.schemes.rates import RateLimit
-from tallystick_aggregator.schemes.sending import find_sent, send_once, wait_until_mined
+from tallystick_aggregator.schemes.sending import find_sent, wait_until_mined
 
 DEPOSITS_MAX: Final = 64
 """Deposits under way at once."""
@@ -87,7 +87,7 @@ class Deposits:
 
     async def _land(self, chain: Chain, deposit: DepositAuthorization, reference: bytes) -> Deposited | Refusal:
         sent = await find_sent(self._outbox, TransactionKind.DEPOSIT, reference)
-        if sent is None or sent.status is TransactionStatus.SUPERSEDED:
+        if sent is None:
             token, nonce = chain.tokens[deposit.account.token], chain.escrow.deposit_token_nonce(deposit)
             head = await chain.head()
             if await token.authorization_used(deposit.account.payer, nonce, head):
@@ -105,8 +105,7 @@ class Deposits:
                     f"at most {balance}",
                 )
             try:
-                call = chain.escrow.deposit_call(deposit)
-                sent = await send_once(chain, self._outbox, TransactionKind.DEPOSIT, reference, lambda: call)
+                sent = await chain.send(TransactionKind.DEPOSIT, reference, chain.escrow.deposit_call(deposit))
             except Reverted as error:
                 return Refusal(
                     Reason.DEPOSIT_AUTHORIZATION, f"The deposit would fail on chain: {error.reason}.", "signature"

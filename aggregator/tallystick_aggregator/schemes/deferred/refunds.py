@@ -29,15 +29,16 @@ from tallystick_aggregator.ledger.state import Account, Ledger
 from tallystick_aggregator.schemes.deferred.accounts import Accounts, unknown_account
 from tallystick_aggregator.schemes.deferred.calls import SignedCall
 from tallystick_aggregator.schemes.failures import overloaded, transaction_pending, unless_unavailable
-from tallystick_aggregator.schemes.sending import find_sent, send_once, wait_until_mined
+from tallystick_aggregator.schemes.sending import wait_until_mined
 
 REFUNDS_MAX: Final = 64
 """Refunds that are waited for at once."""
 REFUND_TIMEOUT_S: Final = 90.0
 RESUME_EVERY_S: Final = 15.0
 
-# On chain the nonce makes a refund happen at most once, so one whose transaction reverted may be sent again.
-_AGAIN_AFTER: Final = frozenset({TransactionStatus.SUPERSEDED, TransactionStatus.REVERTED})
+ATTEMPTS_MAX: Final = 16
+"""Transactions of one refund at most: one that reverted is sent again, as its nonce lets it happen once only."""
+_NEVER_HAPPENED: Final = frozenset({TransactionStatus.SUPERSEDED, TransactionStatus.REVERTED})
 
 log = logging.getLogger(__name__)
 
@@ -121,12 +122,12 @@ class Refunds:
             await asyncio.sleep(RESUME_EVERY_S)
 
     async def _refund(self, account_id: bytes, refund_id: bytes, amount: int) -> Refunded | Refusal:
-        sent = await find_sent(self._outbox, TransactionKind.REFUND, refund_reference(account_id, refund_id))
+        sent, _ = await self._newest(refund_reference(account_id, refund_id))
         if sent is None:
             refusal = await self._start(account_id, refund_id, amount)
             if refusal is not None:
                 return refusal
-        if sent is None or sent.status in _AGAIN_AFTER:
+        if sent is None or sent.status in _NEVER_HAPPENED:
             try:
                 sent = await self._send(account_id, refund_id) or sent
             except Reverted as error:
@@ -157,16 +158,26 @@ class Refunds:
         refund = account.refund
         if refund is None or (refund_id is not None and refund.refund_id != refund_id):
             return None
+        newest, reference = await self._newest(refund_reference(account_id, refund.refund_id))
+        if newest is not None and newest.status not in _NEVER_HAPPENED:
+            return newest
         chain = self._chains[account.network]
-        return await send_once(
-            chain,
-            self._outbox,
-            TransactionKind.REFUND,
-            refund_reference(account_id, refund.refund_id),
-            lambda: chain.escrow.refund_call(account.config, refund.amount, refund.nonce),
-            memo=RefundMemo(refund.amount, refund.nonce).to_bytes(),
-            again_after=_AGAIN_AFTER,
-        )
+        call = chain.escrow.refund_call(account.config, refund.amount, refund.nonce)
+        memo = RefundMemo(refund.amount, refund.nonce).to_bytes()
+        return await chain.send(TransactionKind.REFUND, reference, call, memo=memo)
+
+    async def _newest(self, reference: bytes) -> tuple[Outgoing | None, bytes]:
+        """Return the refund's newest transaction, and the reference that the next one would go under."""
+        newest, under = None, reference
+        for attempt in range(ATTEMPTS_MAX):
+            under = reference + bytes([attempt]) if attempt else reference
+            found = await self._outbox.by_reference(TransactionKind.REFUND, under)
+            if found is None:
+                break
+            newest = found
+            if found.status is not TransactionStatus.REVERTED:
+                break
+        return newest, under
 
     async def _landed(self, account_id: bytes, sent: Outgoing) -> Refunded | Refusal:
         account = self._writer.ledger.accounts[account_id]

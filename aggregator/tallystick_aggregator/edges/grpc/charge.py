@@ -1,0 +1,189 @@
+"""ChargeService: the fast way for sellers, one charge a call or batches over a stream.
+
+A stream has a reader and a writer. The reader starts a batch as soon as it came and there is room for it; the writer
+answers the batches in their order. At most `unanswered_batches_max` batches of a stream are under way; beyond that it
+is not read, which is what the caller's flow control feels. What a stream holds in memory is bounded by that.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import grpc
+import grpc.aio
+
+from tallystick.errors import Described, MalformedError
+from tallystick.reasons import Reason
+from tallystick.v1 import charge_pb2, charge_pb2_grpc
+from tallystick_aggregator.edges.grpc.answers import write_charge_result, write_charge_results
+from tallystick_aggregator.edges.grpc.codec import read_charge, read_charges
+from tallystick_aggregator.edges.grpc.guard import guarded
+from tallystick_aggregator.edges.grpc.principals import Denied, Principals, ServicerContext, token_of
+from tallystick_aggregator.edges.grpc.room import Room
+from tallystick_aggregator.intake import Intake, UncheckedPayment
+from tallystick_aggregator.intake.port import Writer
+from tallystick_aggregator.journal.credentials import Principal, Scope
+from tallystick_aggregator.ledger.answers import Accepted, Refusal
+
+Answer = Accepted | Refusal
+
+_NOT_YOURS: Final = Refusal(
+    Reason.CHANNEL_UNKNOWN,
+    "No channel of this id is known here that this token may charge; open it, or use its receiver's token.",
+    "channel_id",
+)
+"""The same whether it is unknown or another seller's: what others have is nobody's business."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChargeLimits:
+    """What streams are held to; `Supported` tells the first two to callers."""
+
+    charges_per_batch_max: int = 256
+    unanswered_batches_max: int = 8
+    streams_per_principal_max: int = 64
+    streams_max: int = 1_024
+    stream_idle_s: float = 900.0
+    """A stream that says nothing for so long is closed."""
+
+
+class ChargeService(charge_pb2_grpc.ChargeServiceServicer):
+    """See tallystick/v1/charge.proto."""
+
+    def __init__(self, principals: Principals, intake: Intake, writer: Writer, limits: ChargeLimits) -> None:
+        self._principals = principals
+        self._intake = intake
+        self._writer = writer
+        self._limits = limits
+        self._room = Room()
+        self._streams: Counter[str] = Counter()
+
+    @guarded
+    async def Charge(  # noqa: N802 - the .proto's name
+        self, request: charge_pb2.ChargeRequest, context: ServicerContext
+    ) -> charge_pb2.ChargeResponse:
+        """Take one payment."""
+        principal = self._principals.caller(context, Scope.CHARGE)
+        if not request.HasField("charge"):
+            raise MalformedError("charge", None, "a charge")
+        answers = await self._charge(principal, [read_charge(request.charge)])
+        return charge_pb2.ChargeResponse(result=write_charge_result(answers[0]))
+
+    @guarded
+    async def StreamCharges(  # type: ignore[override]  # noqa: N802 - answers by context.write instead of yielding
+        self, request_iterator: object, context: ServicerContext
+    ) -> None:
+        """Take batches of payments until the caller ends the stream."""
+        del request_iterator  # read by context.read
+        token = token_of(context)
+        principal = self._principals.require(token, Scope.CHARGE)
+        with self._counted(principal.name):
+            await _Stream(self, token, context, self._limits).run()
+
+    async def start_batch(self, token: str, payments: Sequence[UncheckedPayment]) -> "asyncio.Task[list[Answer]]":
+        """Charge a batch of a stream once there is room for it.
+
+        The token is looked up for each batch, so that a revoked one ends.
+        """
+        count = len(payments)
+        await self._room.take(count)
+        task = asyncio.create_task(self._charge_batch(token, payments))
+        task.add_done_callback(lambda _: self._room.give(count))
+        return task
+
+    async def _charge_batch(self, token: str, payments: Sequence[UncheckedPayment]) -> list[Answer]:
+        return await self._charge(self._principals.require(token, Scope.CHARGE), payments)
+
+    async def _charge(self, principal: Principal, payments: Sequence[UncheckedPayment]) -> list[Answer]:
+        channels, receivers = self._writer.ledger.channels, principal.receivers
+        mine = [
+            (channel := channels.get(payment.channel_id)) is not None and channel.receiver in receivers
+            for payment in payments
+        ]
+        if all(mine):
+            return await self._intake.charge(payments)
+        allowed = [payment for payment, is_mine in zip(payments, mine, strict=True) if is_mine]
+        answers = iter(await self._intake.charge(allowed) if allowed else ())
+        return [next(answers) if is_mine else _NOT_YOURS for is_mine in mine]
+
+    @contextmanager
+    def _counted(self, name: str) -> Iterator[None]:
+        limits = self._limits
+        if self._streams[name] >= limits.streams_per_principal_max:
+            raise Denied(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, f"at most {limits.streams_per_principal_max} streams per token"
+            )
+        if self._streams.total() >= limits.streams_max:
+            raise Denied(grpc.StatusCode.RESOURCE_EXHAUSTED, f"at most {limits.streams_max} streams in all")
+        self._streams[name] += 1
+        try:
+            yield
+        finally:
+            self._streams[name] -= 1
+            if not self._streams[name]:
+                del self._streams[name]
+
+
+class _Batch(NamedTuple):
+    """A batch under way."""
+
+    seq: int
+    answers: "asyncio.Task[list[Answer]]"
+
+
+class _Stream:
+    """One stream: `run` writes, a task of its own reads."""
+
+    def __init__(self, service: ChargeService, token: str, context: Any, limits: ChargeLimits) -> None:
+        self._service = service
+        self._token = token
+        self._context = context
+        self._limits = limits
+        self._slots = asyncio.Semaphore(limits.unanswered_batches_max)
+        self._under_way: asyncio.Queue[_Batch | Exception | None] = asyncio.Queue()
+
+    async def run(self) -> None:
+        """Answer until the caller ends the stream; raises what made a batch unacceptable, after those before it."""
+        reader = asyncio.create_task(self._read())
+        try:
+            while (batch := await self._under_way.get()) is not None:
+                if isinstance(batch, Exception):
+                    raise batch
+                answers = await batch.answers
+                await self._context.write(write_charge_results(batch.seq, answers))
+                self._slots.release()
+        finally:
+            reader.cancel()
+            while not self._under_way.empty():
+                batch = self._under_way.get_nowait()
+                if isinstance(batch, _Batch):
+                    batch.answers.cancel()
+
+    async def _read(self) -> None:
+        end: Exception | None = None
+        try:
+            while (request := await self._next()) is not None:
+                payments = read_charges(request.charges, self._limits.charges_per_batch_max)
+                self._under_way.put_nowait(_Batch(request.seq, await self._service.start_batch(self._token, payments)))
+        except Exception as error:  # noqa: BLE001 - the writer raises it in its turn
+            end = error
+        self._under_way.put_nowait(end)
+
+    async def _next(self) -> charge_pb2.StreamChargesRequest | None:
+        """Read the next batch, once fewer than the allowed number are unanswered; None at the end."""
+        await self._slots.acquire()
+        try:
+            async with asyncio.timeout(self._limits.stream_idle_s):
+                request = await self._context.read()
+        except TimeoutError:
+            raise Denied(
+                grpc.StatusCode.UNAVAILABLE, f"the stream was idle for {self._limits.stream_idle_s:g} s"
+            ) from None
+        if request is grpc.aio.EOF:
+            return None
+        if not request.charges:
+            raise MalformedError("charges", Described("none"), "at least one charge")
+        return request  # type: ignore[no-any-return]  # the library's own type is Any

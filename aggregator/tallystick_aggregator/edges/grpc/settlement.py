@@ -1,0 +1,58 @@
+"""SettlementService: what became of the charges on chain."""
+
+from collections.abc import Collection, Sequence
+from typing import Final, Protocol
+
+from tallystick.errors import MalformedError
+from tallystick.v1 import settlement_pb2, settlement_pb2_grpc
+from tallystick_aggregator.edges.grpc.answers import write_refusal, write_settlements
+from tallystick_aggregator.edges.grpc.guard import guarded
+from tallystick_aggregator.edges.grpc.principals import Principals, ServicerContext
+from tallystick_aggregator.journal.credentials import Scope
+from tallystick_aggregator.journal.port import Outbox, Outgoing
+from tallystick_aggregator.ledger.answers import Refusal
+from tallystick_aggregator.schemes.failures import unless_unavailable
+
+LIMIT_DEFAULT: Final = 100
+LIMIT_MAX: Final = 1_000
+
+
+class SettlesNow(Protocol):
+    """What is asked of the settlement side."""
+
+    async def settle_now(self, receivers: Collection[bytes] | None = None) -> Sequence[Outgoing]:
+        """Claim all that is owed to these receivers (None: to everybody) and wait until it is on chain."""
+        ...
+
+
+class SettlementService(settlement_pb2_grpc.SettlementServiceServicer):
+    """See tallystick/v1/settlement.proto."""
+
+    def __init__(self, principals: Principals, outbox: Outbox, settlement: SettlesNow) -> None:
+        self._principals = principals
+        self._outbox = outbox
+        self._settlement = settlement
+
+    @guarded
+    async def ListSettlements(  # noqa: N802 - the .proto's name
+        self, request: settlement_pb2.ListSettlementsRequest, context: ServicerContext
+    ) -> settlement_pb2.ListSettlementsResponse:
+        """List the settlements that paid the caller, newest first."""
+        principal = self._principals.caller(context, Scope.READ)
+        if request.limit > LIMIT_MAX:
+            raise MalformedError("limit", request.limit, f"at most {LIMIT_MAX}, or 0 for {LIMIT_DEFAULT}")
+        limit = request.limit or LIMIT_DEFAULT
+        claims = await self._outbox.claims(sorted(principal.receivers), request.before_id, limit)
+        return settlement_pb2.ListSettlementsResponse(settlements=write_settlements(claims, principal.receivers))
+
+    @guarded
+    async def SettleNow(  # noqa: N802 - the .proto's name
+        self, request: settlement_pb2.SettleNowRequest, context: ServicerContext
+    ) -> settlement_pb2.SettleNowResponse:
+        """Claim now what is owed to the caller, and wait until it is on chain."""
+        del request  # empty
+        principal = self._principals.caller(context, Scope.SETTLE)
+        answer = await unless_unavailable(self._settlement.settle_now(principal.receivers))
+        if isinstance(answer, Refusal):
+            return settlement_pb2.SettleNowResponse(refusal=write_refusal(answer))
+        return settlement_pb2.SettleNowResponse(settlements=write_settlements(answer, principal.receivers))
