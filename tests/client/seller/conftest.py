@@ -1,5 +1,7 @@
 """A fake aggregator behind real gRPC, a buyer that pays it, and a way to call ASGI applications message by message."""
 
+# ruff: noqa: N802, ARG002 - gRPC names the methods and their arguments
+
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
@@ -17,8 +19,15 @@ from tallystick.channels import ChannelConfig, channel_id
 from tallystick.eip712 import escrow_domain
 from tallystick.requests import body_digest, request_hash
 from tallystick.spend_keys import SpendProof, SpendProver
-from tallystick.v1 import charge_pb2, charge_pb2_grpc, common_pb2, facilitator_pb2, facilitator_pb2_grpc
-from tallystick.v1 import settlement_pb2, settlement_pb2_grpc
+from tallystick.v1 import (
+    charge_pb2,
+    charge_pb2_grpc,
+    common_pb2,
+    facilitator_pb2,
+    facilitator_pb2_grpc,
+    settlement_pb2,
+    settlement_pb2_grpc,
+)
 from tallystick_client import Aggregator, Paywall, Rule
 
 NETWORK = "eip155:31337"
@@ -253,11 +262,15 @@ class FakeAggregator(
 
     async def ListSettlements(self, request: Any, context: Any) -> settlement_pb2.ListSettlementsResponse:
         self._enter("ListSettlements", context)
+        if self.stream_gate is not None:
+            await self.stream_gate.wait()
         older = [s for s in self.settlements if not request.before_id or s.id < request.before_id]
         return settlement_pb2.ListSettlementsResponse(settlements=older[: request.limit])
 
     async def SettleNow(self, request: Any, context: Any) -> settlement_pb2.SettleNowResponse:
         self._enter("SettleNow", context)
+        if self.settle_trouble:
+            await context.abort(self.settle_trouble.pop(0), "scope settle is needed")
         if not self.settlements:
             return settlement_pb2.SettleNowResponse(refusal=refusal("CHAIN_UNAVAILABLE"))
         return settlement_pb2.SettleNowResponse(settlements=self.settlements[:1])
@@ -460,7 +473,7 @@ async def open_shop(aggregator: Aggregator, buyer: Buyer) -> AsyncIterator[OpenS
         await client.aclose()
 
 
-async def hello(scope: Message, receive: Any, send: Any) -> None:
+async def hello(_scope: Message, _receive: Any, send: Any) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
     await send({"type": "http.response.body", "body": b"hello"})
 
@@ -517,3 +530,15 @@ def exchange() -> Callable[..., Exchange]:
 @pytest.fixture
 def refusal_of() -> Callable[..., common_pb2.Refusal]:
     return refusal
+
+
+@pytest.fixture
+def until() -> Callable[..., Awaitable[None]]:
+    """Waits until a condition holds, for at most five seconds."""
+
+    async def wait(condition: Callable[[], Any]) -> None:
+        async with asyncio.timeout(5):
+            while not condition():  # noqa: ASYNC110 - conditions of all kinds, none with an event
+                await asyncio.sleep(0.002)
+
+    return wait

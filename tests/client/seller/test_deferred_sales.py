@@ -122,7 +122,7 @@ async def test_a_client_gone_before_the_first_byte_is_not_charged(
 ) -> None:
     one: Any = None
 
-    async def handler(scope: Any, receive: Any, send: Any) -> None:
+    async def handler(_scope: Any, receive: Any, send: Any) -> None:
         if reads_body:
             assert (await receive())["type"] == "http.request"
         one.incoming.put_nowait({"type": "http.disconnect"})
@@ -280,7 +280,7 @@ async def test_a_body_larger_than_is_read_ahead_is_413(open_shop: Any, buyer: An
 async def test_a_handler_may_take_less_than_agreed(open_shop: Any, buyer: Any, fake: Any) -> None:
     amounts: list[Any] = [250, "0.0005 USDC", 0]
 
-    async def handler(scope: Any, receive: Any, send: Any) -> None:
+    async def handler(scope: Any, _receive: Any, send: Any) -> None:
         paid = scope["tallystick"]
         assert (paid.amount, paid.scheme, paid.payer.lower()) == (1000, "deferred", "0x" + "ba" * 20)
         paid.capture(amounts.pop(0))
@@ -312,7 +312,9 @@ async def test_a_handler_cannot_take_more_or_something_else(open_shop: Any, fake
     assert fake.statuses() == ["released"]
 
 
-async def test_a_price_that_rose_is_asked_for_and_one_that_fell_is_charged(open_shop: Any, buyer: Any, fake: Any) -> None:
+async def test_a_price_that_rose_is_asked_for_and_one_that_fell_is_charged(
+    open_shop: Any, buyer: Any, fake: Any
+) -> None:
     prices = ["0.002 USDC"]
     shop = open_shop(rules=[Rule(path="*", price=lambda _: prices[0])])
     offer = await shop.offer(PAGE)
@@ -344,10 +346,10 @@ async def test_a_payment_that_was_charged_never_runs_the_handler_again(open_shop
     assert fake.charged[buyer.channel_id] == 1000
 
 
-async def test_a_payment_under_way_is_told_so(open_shop: Any, buyer: Any) -> None:
+async def test_a_payment_under_way_is_told_so(open_shop: Any, buyer: Any, until: Any) -> None:
     go_on = asyncio.Event()
 
-    async def slow(scope: Any, receive: Any, send: Any) -> None:
+    async def slow(_scope: Any, _receive: Any, send: Any) -> None:
         await go_on.wait()
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"ok"})
@@ -355,8 +357,7 @@ async def test_a_payment_under_way_is_told_so(open_shop: Any, buyer: Any) -> Non
     shop = open_shop(slow)
     payment = buyer.deferred(await shop.offer(PAGE), PAGE)
     first = asyncio.create_task(shop.http.get(PAGE, headers=payment))
-    while not shop.served:
-        await asyncio.sleep(0.005)
+    await until(lambda: shop.served)
     second = await shop.http.get(PAGE, headers=payment)
     assert (second.status_code, second.json()["error"]) == (409, "payment_under_way")
     assert second.headers["retry-after"] == "1"

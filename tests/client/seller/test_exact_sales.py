@@ -40,7 +40,9 @@ async def test_it_needs_no_payment_identifier_and_tolerates_an_echoed_one(open_s
     assert (await shop.http.get(PAGE, headers=echoed)).status_code == 200
 
 
-async def test_a_failed_handler_sends_no_transaction_and_the_payment_stays_good(open_shop: Any, buyer: Any, fake: Any) -> None:
+async def test_a_failed_handler_sends_no_transaction_and_the_payment_stays_good(
+    open_shop: Any, buyer: Any, fake: Any
+) -> None:
     statuses = [500, 200]
 
     async def handler(_scope: Any, _receive: Any, send: Any) -> None:
@@ -101,9 +103,7 @@ async def test_a_settled_payment_buys_nothing_new(open_shop: Any, buyer: Any) ->
     assert len(shop.served) == 1
 
 
-async def test_a_payment_that_another_process_settled_meanwhile_delivers_nothing(
-    open_shop: Any, buyer: Any, fake: Any
-) -> None:
+async def test_a_payment_that_another_process_settled_meanwhile_delivers_nothing(open_shop: Any, fake: Any) -> None:
     async def handler(_scope: Any, _receive: Any, send: Any) -> None:
         fake.exact_settled[(77).to_bytes(32, "big")] = b"\xab" * 32
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -115,7 +115,7 @@ async def test_a_payment_that_another_process_settled_meanwhile_delivers_nothing
     assert len(shop.paywall._till.kept) == 0
 
 
-async def test_a_pending_transaction_is_waited_for(open_shop: Any, buyer: Any, fake: Any, refusal_of: Any) -> None:
+async def test_a_pending_transaction_is_waited_for(open_shop: Any, fake: Any, refusal_of: Any) -> None:
     shop = open_shop()
     fake.settle_trouble = [refusal_of("TRANSACTION_PENDING")] * 2
     assert (await shop.buy_exact(PAGE)).status_code == 200

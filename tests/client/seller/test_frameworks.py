@@ -34,8 +34,8 @@ def fastapi_app(aggregator: Aggregator, rules: list[Rule] = RULES) -> fastapi.Fa
         await app.state.left.wait()
         return {"article": number}
 
-    @app.get("/articles/stream/{number}")
-    async def stream(number: int) -> StreamingResponse:
+    @app.get("/articles/stream/endless")
+    async def stream() -> StreamingResponse:
         async def chunks() -> AsyncIterator[bytes]:
             while True:
                 app.state.chunks += 1
@@ -57,7 +57,7 @@ async def serve(app: Any) -> AsyncIterator[tuple[str, int]]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(app, lifespan="on", log_config=None, ws="none"))
         task = asyncio.create_task(server.serve([listener]))
-        while not server.started and not task.done():
+        while not server.started and not task.done():  # noqa: ASYNC110 - the server has no event for it
             await asyncio.sleep(0.005)
         yield listener.getsockname()[:2]
         server.should_exit = True
@@ -81,31 +81,29 @@ async def test_fastapi_sells_and_gives_away(running: Any, buyer: Any, fake: Any)
         assert fake.statuses() == ["charged", "released"]
 
 
-async def test_a_client_that_hangs_up_on_a_real_server_is_not_charged(running: Any, buyer: Any, fake: Any) -> None:
+async def test_a_client_that_hangs_up_on_a_real_server_is_not_charged(
+    running: Any, buyer: Any, fake: Any, until: Any
+) -> None:
     app = fastapi_app(running.client())
     async with serve(app) as (host, port), httpx.AsyncClient() as http:
         asked = await http.get(f"http://{host}:{port}/articles/slow/7")
         payment = buyer.deferred(buyer.terms(asked, "deferred"), "/articles/slow/7")["PAYMENT-SIGNATURE"]
         _, writer = await asyncio.open_connection(host, port)
         writer.write(f"GET /articles/slow/7 HTTP/1.1\r\nHost: x\r\nPAYMENT-SIGNATURE: {payment}\r\n\r\n".encode())
-        while "reserved" not in fake.statuses():
-            await asyncio.sleep(0.005)
+        await until(lambda: "reserved" in fake.statuses())
         writer.close()
         await writer.wait_closed()
         await asyncio.sleep(0.05)
         app.state.left.set()
-        while "reserved" in fake.statuses():
-            await asyncio.sleep(0.005)
+        await until(lambda: "reserved" not in fake.statuses())
     assert fake.statuses() == ["released"]
 
 
-async def test_a_stream_refused_at_its_first_byte_ends(
-    running: Any, buyer: Any, fake: Any, refusal_of: Any
-) -> None:
+async def test_a_stream_refused_at_its_first_byte_ends(running: Any, buyer: Any, fake: Any, refusal_of: Any) -> None:
     app = fastapi_app(running.client())
     async with serve(app) as (host, port), httpx.AsyncClient() as http:
-        page = f"http://{host}:{port}/articles/stream/7"
-        payment = buyer.deferred(buyer.terms(await http.get(page), "deferred"), "/articles/stream/7")
+        page = f"http://{host}:{port}/articles/stream/endless"
+        payment = buyer.deferred(buyer.terms(await http.get(page), "deferred"), "/articles/stream/endless")
         fake.settle_trouble = [refusal_of("INSUFFICIENT_CEILING")]
         assert (await http.get(page, headers=payment)).status_code == 402
         await asyncio.sleep(0.05)
@@ -114,8 +112,8 @@ async def test_a_stream_refused_at_its_first_byte_ends(
 
 async def test_a_stream_that_is_paid_flows(running: Any, buyer: Any, fake: Any) -> None:
     async with serve(fastapi_app(running.client())) as (host, port), httpx.AsyncClient() as http:
-        page = f"http://{host}:{port}/articles/stream/7"
-        payment = buyer.deferred(buyer.terms(await http.get(page), "deferred"), "/articles/stream/7")
+        page = f"http://{host}:{port}/articles/stream/endless"
+        payment = buyer.deferred(buyer.terms(await http.get(page), "deferred"), "/articles/stream/endless")
         async with http.stream("GET", page, headers=payment) as response:
             assert response.status_code == 200
             assert fake.statuses() == ["charged"]

@@ -32,7 +32,7 @@ class Unmoved(Aggregator):
     async def supported(self) -> Supported:
         return self._known
 
-    async def verify(self, terms: Any, payment: Any) -> Verified:
+    async def verify(self, terms: Any, payment: Any) -> Verified:  # noqa: ARG002
         raise Refused(Reason.SPEND_KEY_PROOF, "No.")
 
 
@@ -175,7 +175,9 @@ def test_the_error_names_the_field(ask: Any, good: Any, scheme: str, path: str, 
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=80)
 JSON = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=20), inner, max_size=4), max_leaves=12
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=20), inner, max_size=4),
+    max_leaves=12,
 )
 QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -209,7 +211,7 @@ def test_payments_with_one_wrong_value_are_answered_402(ask: Any, good: Any, dat
 
 
 @pytest.mark.parametrize("length", ["-1", "abc", "1" * 30, "1.0", "\u0661"])
-def test_a_content_length_that_is_none_is_400(exchange: Any, ask: Any, open_shop: Any, length: str) -> None:
+def test_a_content_length_that_is_none_is_400(exchange: Any, open_shop: Any, length: str) -> None:
     shop = open_shop()
     one = exchange(shop.paywall, PAGE, {}, method="POST")
     one.scope["headers"].append((b"content-length", length.encode()))

@@ -84,7 +84,9 @@ def test_a_path_that_means_two_things_is_refused(path: str) -> None:
         found(rules, path)
 
 
-@pytest.mark.parametrize("path", ["/articles/https://example.com/", "/articles/a/./b", "/articles/a..b", "/articles/.b"])
+@pytest.mark.parametrize(
+    "path", ["/articles/https://example.com/", "/articles/a/./b", "/articles/a..b", "/articles/.b"]
+)
 def test_a_path_that_costs_the_same_in_both_readings_is_served(path: str) -> None:
     assert found([Rule(path="/articles/*", price="1 X")], path) == "1 X"
 
@@ -136,7 +138,7 @@ async def test_a_price_function_sees_the_request(open_shop: Any, buyer: Any) -> 
     assert (request.user_agent, request.headers["x-a"]) == ("me", "b")
 
 
-async def test_a_coroutine_function_may_make_the_price(open_shop: Any, buyer: Any) -> None:
+async def test_a_coroutine_function_may_make_the_price(open_shop: Any) -> None:
     async def price(_: RequestInfo) -> str:
         await asyncio.sleep(0)
         return "0.5 USDC"
