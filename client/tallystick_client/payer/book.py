@@ -49,11 +49,18 @@ class Account:
     returned: int = 0
     committed: int = 0
     """The sum over its channels; not stored but counted."""
+    open: int = 0
+    """The sum of what its grants hold; not stored but counted."""
 
     @property
     def free(self) -> int:
-        """What can still be granted from this deposit; below zero where the aggregator let go of more than we know."""
+        """What can still be granted from this deposit; below zero where more came back than this book knows of."""
         return self.deposited - self.returned - self.committed
+
+    @property
+    def unspent(self) -> int:
+        """The same with what grants hold: how near the deposit is to its end."""
+        return self.free + self.open
 
 
 @dataclass(slots=True)
@@ -150,7 +157,6 @@ class ExactPayment:
     host: str
     amount: int
     valid_before: int
-    transaction: bytes = b""
 
 
 class Counter(NamedTuple):
@@ -213,11 +219,11 @@ class Book:
                 self.accounts[row.id] = row
             case Channel():
                 self.channels[row.id] = row
-                self._commit(row, row.charged + row.unknown + row.disputed)
+                self._commit(row, row.charged + row.unknown + row.disputed, 0)
             case GrantRow():
                 self.grants[row.id] = row
                 self._next_grant_id = max(self._next_grant_id, row.id + 1)
-                self._commit(self.channels[row.channel_id], row.open)
+                self._commit(self.channels[row.channel_id], row.open, row.open)
             case SpendKeyRow():
                 self.spend_keys[row.key_id] = row
             case Deposit():
@@ -249,7 +255,7 @@ class Book:
             raise OverflowError("a ceiling must be below 2**128")
         row.granted += amount
         channel.ceiling, channel.host = ceiling, row.host
-        self._commit(channel, amount)
+        self._commit(channel, amount, amount)
         self._count(row.asset, row.host, row.day, amount)
         self.changed(row)
         self.changed(channel)
@@ -266,6 +272,7 @@ class Book:
         row.charged, row.unknown = charged, unknown
         channel.charged += more_charged
         channel.unknown += more_unknown
+        self._commit(channel, 0, -more_charged - more_unknown)
         self.changed(row)
         self.changed(channel)
 
@@ -274,7 +281,7 @@ class Book:
         if not 0 <= amount <= row.open:
             raise ValueError(f"grant {row.id}: {amount} cannot be returned of {row.open} open")
         row.returned += amount
-        self._commit(self.channels[row.channel_id], -amount)
+        self._commit(self.channels[row.channel_id], -amount, -amount)
         self._count(row.asset, row.host, row.day, -amount)
         self.changed(row)
 
@@ -306,7 +313,7 @@ class Book:
             channel.charged += taken
             channel.unknown -= taken + gone
             row.returned += gone
-            self._commit(channel, -gone)
+            self._commit(channel, -gone, 0)
             self._count(row.asset, row.host, row.day, -gone)
             self.changed(row)
             self.changed(channel)
@@ -319,7 +326,7 @@ class Book:
         more = amount - channel.disputed
         if more:
             channel.disputed = amount
-            self._commit(channel, more)
+            self._commit(channel, more, 0)
             self._count(self.accounts[channel.account_id].asset, channel.host, day, more)
             self.changed(channel)
 
@@ -356,15 +363,17 @@ class Book:
 
     def check(self) -> None:
         """Assert the equations of the header over all rows: for tests, and when a wallet is opened."""
-        committed = dict.fromkeys(self.accounts, 0)
-        for channel in self.channels.values():
-            rows = self.grants_of(channel.id)
-            assert channel.unknown >= sum(row.unknown for row in rows)
-            assert channel.committed == channel.charged + channel.unknown + channel.disputed + sum(r.open for r in rows)
-            assert min(channel.charged, channel.unknown, channel.disputed, *(r.open for r in rows), 0) == 0
-            committed[channel.account_id] += channel.committed
         for account in self.accounts.values():
-            assert account.committed == committed[account.id]
+            channels = list(self.channels_of(account.id))
+            for channel in channels:
+                rows = self.grants_of(channel.id)
+                open_ = sum(row.open for row in rows)
+                assert channel.committed == channel.charged + channel.unknown + channel.disputed + open_
+                assert channel.unknown == sum(row.unknown for row in rows)
+                assert min(channel.charged, channel.unknown, channel.disputed, 0, *(row.open for row in rows)) == 0
+                assert channel.committed - channel.disputed <= channel.ceiling
+            assert account.committed == sum(channel.committed for channel in channels)
+            assert account.open == sum(row.open for channel in channels for row in self.grants_of(channel.id))
 
     def _budgets(self, asset: Asset, host: str, day: int, limits: Limits) -> Iterator[tuple[str, Counter, int]]:
         allowed = {"host": limits.per_host, "day": limits.per_day, "total": limits.total}
@@ -372,9 +381,11 @@ class Book:
             name = {"host": f"per_host ({host})", "day": "per_day", "total": "total"}[counter.kind]
             yield name, counter, allowed[counter.kind] - self.counters.get(counter, 0)
 
-    def _commit(self, channel: Channel, amount: int) -> None:
-        channel.committed += amount
-        self.accounts[channel.account_id].committed += amount
+    def _commit(self, channel: Channel, committed: int, open_: int) -> None:
+        account = self.accounts[channel.account_id]
+        channel.committed += committed
+        account.committed += committed
+        account.open += open_
 
     def _count(self, asset: Asset, host: str, day: int, amount: int) -> None:
         for counter in _counters(asset, host, day):

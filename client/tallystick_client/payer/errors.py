@@ -6,6 +6,7 @@ WalletError               below TallystickError; nothing was signed for what it 
 ├── OfferNotAllowed       a 402 makes no offer that the allow-list takes
 ├── DepositNotAllowed     the account is empty and the wallet was not told to deposit, or not that much
 ├── ApprovalRefused       the aggregator's totals are above the wallet's own book
+├── NoHeadroom            a grant has too little left for a payment: the wallet has to extend it first
 └── BodyNotReplayable     a request body that can be sent once only, where it may have to be sent twice
 """
 
@@ -52,6 +53,13 @@ class ApprovalRefused(WalletError):
         super().__init__(
             f"the total of receiver {receiver} is not approved: got {total}, allowed {book} by this wallet's own book"
         )
+
+
+class NoHeadroom(WalletError):
+    """A grant has too little headroom for a payment, or its time has come: ask the wallet for more."""
+
+    def __init__(self) -> None:
+        super().__init__("the grant has no headroom for this payment; ask the wallet for more")
 
 
 class BodyNotReplayable(WalletError):

@@ -40,8 +40,9 @@ _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS accounts (
     id BLOB PRIMARY KEY, network TEXT NOT NULL, escrow BLOB NOT NULL, payer BLOB NOT NULL,
-    payer_authorizer BLOB NOT NULL, operator BLOB NOT NULL, token BLOB NOT NULL, withdraw_delay_s INTEGER NOT NULL, salt BLOB NOT NULL,
-    salt_index INTEGER NOT NULL, active INTEGER NOT NULL, deposited TEXT NOT NULL, returned TEXT NOT NULL) STRICT;
+    payer_authorizer BLOB NOT NULL, operator BLOB NOT NULL, token BLOB NOT NULL, withdraw_delay_s INTEGER NOT NULL,
+    salt BLOB NOT NULL, salt_index INTEGER NOT NULL, active INTEGER NOT NULL, deposited TEXT NOT NULL,
+    returned TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS channels (
     id BLOB PRIMARY KEY, account_id BLOB NOT NULL, receiver BLOB NOT NULL, host TEXT NOT NULL, ceiling TEXT NOT NULL,
     charged TEXT NOT NULL, unknown TEXT NOT NULL, disputed TEXT NOT NULL) STRICT;
@@ -60,7 +61,7 @@ CREATE TABLE IF NOT EXISTS refunds (
     status TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS exact_payments (
     nonce BLOB PRIMARY KEY, network TEXT NOT NULL, token BLOB NOT NULL, host TEXT NOT NULL, amount TEXT NOT NULL,
-    valid_before INTEGER NOT NULL, txid BLOB NOT NULL) STRICT;
+    valid_before INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS counters (
     network TEXT NOT NULL, token BLOB NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL, amount TEXT NOT NULL,
     PRIMARY KEY (network, token, kind, name)) STRICT;
@@ -218,7 +219,7 @@ def _write(row: Row) -> Statement:
         case Refund():
             return _replace("refunds", row.refund_id, row.account_id, str(row.amount), str(row.returned), row.status)
         case ExactPayment():
-            tail = (row.host, str(row.amount), row.valid_before, row.transaction)
+            tail = (row.host, str(row.amount), row.valid_before)
             return _replace("exact_payments", row.nonce, *row.asset, *tail)
 
 

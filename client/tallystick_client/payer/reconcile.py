@@ -1,0 +1,170 @@
+"""What became of payments whose answer was lost, and of grants whose holder died.
+
+A payment that was sent and not answered counts as spent. To learn more, the key that proved it is revoked: from then on
+nothing new can be charged under it, and the aggregator's totals say how much was. Their word is bounded by this book:
+
+- it can free no more than what is unknown here (and gains nothing by it: the ceilings stand where they stood);
+- what it counts as charged is taken over as far as this wallet has sent proofs for it;
+- what it counts beyond that is *disputed*: counted as spent, told in the status, and never approved.
+
+Totals and payments move at the same time. Where payments of a channel were under way while the totals were read, only
+what must be free is freed, and the rest stays unknown until a quieter moment.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from tallystick.hexadecimal import checksum
+from tallystick.quantities import ChannelTotals
+from tallystick_client.payer.accounts import AccountClient
+from tallystick_client.payer.book import Account, Channel, GrantRow
+from tallystick_client.payer.grants import Clock
+from tallystick_client.payer.lines import Lines
+from tallystick_client.payer.operators import Operator
+from tallystick_client.payer.spend_keys import SELF, SpendKeys
+from tallystick_client.payer.store import Store
+from tallystick_client.payer.teller import Teller
+
+DRAIN_TIMEOUT_S: Final = 30.0
+"""How long payments under way are waited for before their key is revoked; if they take longer, it is not yet."""
+VOUCHER_DEAD_AFTER_S: Final = 172_800 + 3_600
+"""After this a payment id is refused for its age, so a lost voucher pays for nothing any more."""
+
+_log = logging.getLogger("tallystick.payer")
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciled:
+    """What a reconciliation changed, in atomic units: `unknown` and `disputed` are what is left of each."""
+
+    freed: int = 0
+    charged: int = 0
+    unknown: int = 0
+    disputed: int = 0
+
+    def __add__(self, other: "Reconciled") -> "Reconciled":
+        """Both together."""
+        return Reconciled(
+            self.freed + other.freed,
+            self.charged + other.charged,
+            self.unknown + other.unknown,
+            self.disputed + other.disputed,
+        )
+
+
+class _Snapshot(NamedTuple):
+    """A channel just before its totals were read."""
+
+    charged: int
+    payments: int
+
+
+class Reconciler:
+    """Compares the book with the aggregators' totals."""
+
+    def __init__(
+        self,
+        store: Store,
+        clients: Mapping[Operator, AccountClient],
+        keys: SpendKeys,
+        lines: Lines,
+        teller: Teller,
+        clock: Clock = time.time,
+    ) -> None:
+        self._store = store
+        self._book = store.book
+        self._clients = clients
+        self._keys = keys
+        self._lines = lines
+        self._teller = teller
+        self._clock = clock
+        self._locks: dict[bytes, asyncio.Lock] = {}
+
+    async def reconcile(self, account: Account, operator: Operator) -> Reconciled:
+        """Settle what can be settled of an account; several calls at once are one after the other.
+
+        Raises AggregatorUnavailable, and Refused where the aggregator does not take the calls.
+        """
+        async with self._locks.setdefault(account.id, asyncio.Lock()):
+            return await self._reconcile(account, self._clients[operator])
+
+    async def _reconcile(self, account: Account, client: AccountClient) -> Reconciled:
+        self._lines.sync()
+        if self._lost_under_open_grants(account):
+            # Payments go on under a new key while those of the old one end.
+            self._keys.drop(account, SELF)
+            self._lines.retire(account.id)
+            await self._lines.drained(account.id, DRAIN_TIMEOUT_S)
+        await self._keys.revoke_unused(account, client)
+        self._lines.sync()
+        before = {c.id: _Snapshot(c.charged, self._lines.activity(c.id)[0]) for c in self._book.channels_of(account.id)}
+        state = await client.read(account.id)
+        self._lines.sync()
+        result = Reconciled()
+        for totals in state.channels if state is not None else ():
+            channel = self._book.channels.get(totals.channel_id)
+            if channel is None or channel.id not in before:
+                self._warn_of_stranger(account, totals)
+                continue
+            result += self._settle(channel, totals, before[channel.id])
+        await self._store.commit()
+        return result
+
+    def _lost_under_open_grants(self, account: Account) -> bool:
+        ours = {channel.id for channel in self._book.channels_of(account.id)}
+        return any(row.unknown and not row.closed_at for row in self._book.grants.values() if row.channel_id in ours)
+
+    def _settle(self, channel: Channel, totals: ChannelTotals, before: _Snapshot) -> Reconciled:
+        rows = self._book.grants_of(channel.id)
+        dead = [row for row in rows if self._is_dead(row)]
+        payments, in_flight, unspent = self._lines.activity(channel.id)
+        under_way = sum(row.open for row in rows) - unspent
+        is_quiet = payments == before.payments and in_flight == 0 and under_way == 0
+        # A server cannot make us count more than we ever signed.
+        told = min(totals.charged, channel.ceiling)
+        verdict = judge(
+            unknown=sum(row.unknown for row in dead),
+            beyond=max(0, told - before.charged - channel.disputed),
+            reserved=totals.reserved,
+            is_quiet=is_quiet and len(dead) == sum(1 for row in rows if row.unknown),
+        )
+        freed = self._book.resolve(dead, verdict.charged, verdict.open)
+        excess = max(0, told - channel.charged - channel.unknown - under_way)
+        disputed = excess if is_quiet else max(excess, channel.disputed)
+        if disputed > channel.disputed:
+            receiver = checksum(totals.receiver) if len(totals.receiver) == 20 else "?"
+            _log.warning("the aggregator counts %d more for %s than this wallet sent proofs for", disputed, receiver)
+        self._book.dispute(channel, disputed, self._teller.today())
+        return Reconciled(freed, verdict.charged, channel.unknown, channel.disputed)
+
+    def _is_dead(self, row: GrantRow) -> bool:
+        """Whether nothing that was sent under this grant can be charged anew."""
+        if row.key_id:
+            return self._keys.is_dead(row)
+        return bool(row.closed_at) and self._clock() >= row.closed_at + VOUCHER_DEAD_AFTER_S
+
+    def _warn_of_stranger(self, account: Account, totals: ChannelTotals) -> None:
+        # Sellers may open channels by themselves; a ceiling needs our signature.
+        if account.active and totals.ceiling:
+            _log.warning("a channel of this account is not in the book: is its key used by another wallet?")
+
+
+class Verdict(NamedTuple):
+    """Of what was unknown: how much was taken, and how much may yet be. The rest was not and will not be."""
+
+    charged: int
+    open: int
+
+
+def judge(*, unknown: int, beyond: int, reserved: int, is_quiet: bool) -> Verdict:
+    """What became of `unknown`, where the aggregator counts `beyond` more than the book, and holds `reserved`.
+
+    Where it was not quiet, or others are unknown too, `beyond` may stem from them: then nothing is taken for charged.
+    """
+    at_most = min(unknown, beyond + reserved)
+    charged = min(unknown, beyond) if is_quiet else 0
+    return Verdict(charged, at_most - charged)

@@ -1,0 +1,257 @@
+"""Deposits, top-ups and refunds: where the payer's money is.
+
+One account per operator and token. Whoever needs it first opens it, everybody else waits for that one deposit. A
+deposit's authorization and a refund's id are on disk before they are sent; after a crash or a lost answer the same one
+is sent again, and the aggregator lands it once.
+
+**A lost book.** An account that the aggregator knows with ceilings in it, and this book does not, was used under a book
+that is gone. What was signed then is unknown here, and no server's word is taken for it: such an account is only
+emptied by a refund, and the next salt names the account that is paid from.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, TypeVar
+
+from tallystick import eip712
+from tallystick.amounts import format_price
+from tallystick.channels import account_id
+from tallystick.errors import Refused
+from tallystick.reasons import Reason
+from tallystick.signatures import Signer
+from tallystick_client.payer.accounts import AccountClient, AccountState, Refunded
+from tallystick_client.payer.book import Account, Asset, Deposit, Refund
+from tallystick_client.payer.budgets import DepositPolicy
+from tallystick_client.payer.errors import DepositNotAllowed
+from tallystick_client.payer.grants import Clock
+from tallystick_client.payer.operators import Operator, Token
+from tallystick_client.payer.store import Store
+from tallystick_client.rpc import AggregatorUnavailable
+
+DEPOSIT_VALID_S: Final = 3_600
+"""How long an authorization may be landed."""
+ACCOUNTS_MAX: Final = 64
+"""How many accounts of a lost book are passed over before something must be wrong."""
+RETRY_PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0)
+"""Between attempts while the aggregator does not answer."""
+
+T = TypeVar("T")
+
+
+class Treasury:
+    """The accounts of one payer, and the money in them."""
+
+    def __init__(
+        self,
+        store: Store,
+        signer: Signer,
+        clients: Mapping[Operator, AccountClient],
+        policy: DepositPolicy | None,
+        clock: Clock = time.time,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._store = store
+        self._book = store.book
+        self._signer = signer
+        self._clients = clients
+        self._policy = policy
+        self._clock = clock
+        self._sleep = sleep
+        self._locks: dict[tuple[Operator, bytes], asyncio.Lock] = {}
+
+    def known_account(self, operator: Operator, token: Token) -> Account | None:
+        """The account that is paid from, None where it is not opened yet."""
+        asset = Asset(str(operator.network), token.token)
+        for account in self._book.accounts.values():
+            if account.active and account.asset == asset and self.operator_of(account) is operator:
+                return account
+        return None
+
+    def may_open(self) -> bool:
+        """Whether the wallet was told to deposit."""
+        return self._policy is not None
+
+    def operator_of(self, account: Account) -> Operator | None:
+        """Whose account this is, None where that operator is not on the allow-list (any more)."""
+        config, index = account.config, _salt(account.index)
+        for operator in self._clients:
+            same = account.asset.network == str(operator.network) and account.escrow == operator.escrow
+            if same and config == operator.account(config.payer, config.token, index):
+                return operator
+        return None
+
+    async def account(self, operator: Operator, token: Token) -> Account:
+        """The account that is paid from; makes a place for it in the book, and deposits nothing yet."""
+        known = self.known_account(operator, token)
+        if known is not None:
+            return known
+        async with self._lock(operator, token):
+            return self.known_account(operator, token) or await self._open(operator, token)
+
+    async def fund(self, account: Account, operator: Operator, token: Token, need: int) -> None:
+        """Return when the account has `need` atomic units free, after deposits if it must be.
+
+        Raises DepositNotAllowed where the policy does not allow it, Refused where the aggregator does not take it.
+        """
+        async with self._lock(operator, token):
+            while account.free < need:
+                deposit = self._pending(account) or await self._sign(account, operator, token, need)
+                await self._land(account, operator, deposit)
+
+    async def fill(self, account: Account, operator: Operator, token: Token) -> None:
+        """Deposit up to the policy's high mark, if less than that is left."""
+        async with self._lock(operator, token):
+            if self._policy is None:
+                raise DepositNotAllowed("this wallet has no deposit policy")
+            pending = self._pending(account)
+            if pending is not None:
+                await self._land(account, operator, pending)
+            if account.unspent < self._policy.marks(token.decimals)[1]:
+                await self._land(account, operator, await self._sign(account, operator, token, 0))
+
+    async def top_up(self, account: Account, operator: Operator, token: Token) -> None:
+        """Deposit up to the policy's high mark where less than its low mark is left."""
+        async with self._lock(operator, token):
+            if self.is_low(account, token):
+                deposit = self._pending(account) or await self._sign(account, operator, token, 0)
+                await self._land(account, operator, deposit)
+
+    def is_low(self, account: Account, token: Token) -> bool:
+        """Whether a top-up is due."""
+        return self._policy is not None and account.unspent < self._policy.marks(token.decimals)[0]
+
+    async def resume(self, account: Account, operator: Operator, token: Token) -> None:
+        """Send a deposit and a refund again whose answers are missing."""
+        async with self._lock(operator, token):
+            deposit = self._pending(account)
+            if deposit is not None:
+                await self._land(account, operator, deposit)
+        if self._pending_refund(account) is not None:
+            await self.refund(account, operator, 0)
+
+    async def refund(self, account: Account, operator: Operator, amount: int) -> Refunded:
+        """Bring `amount` atomic units back to the payer, or all that is available for 0.
+
+        Where nothing is available, nothing is refunded: the amount is 0 and there is no transaction.
+        """
+        refund = self._pending_refund(account)
+        if refund is None:
+            refund = Refund(os.urandom(32), account.id, amount)
+            self._book.add(refund)
+            await self._store.commit()
+        client = self._clients[operator]
+        try:
+            refunded = await self._retry(lambda: client.refund(account.id, refund.refund_id, refund.amount))
+        except Refused as refused:
+            if refused.reason not in {Reason.REFUND_EXCEEDS_AVAILABLE, Reason.ACCOUNT_UNKNOWN}:
+                raise
+            await self._end_refund(account, refund, 0, "refused")
+            if refund.amount:
+                raise
+            return Refunded(0, b"")
+        await self._end_refund(account, refund, refunded.amount, "done")
+        return refunded
+
+    async def _end_refund(self, account: Account, refund: Refund, returned: int, status: str) -> None:
+        refund.returned, refund.status = returned, status
+        account.returned += returned
+        self._book.changed(refund)
+        self._book.changed(account)
+        await self._store.commit()
+
+    async def _open(self, operator: Operator, token: Token) -> Account:
+        client = self._clients[operator]
+        asset = Asset(str(operator.network), token.token)
+        for index in range(ACCOUNTS_MAX):
+            config = operator.account(self._signer.address, token.token, _salt(index))
+            id_ = account_id(operator.domain, config)
+            if id_ in self._book.accounts:
+                continue
+            state = await self._retry(lambda id_=id_: client.read(id_))  # type: ignore[misc]
+            account = Account(id_, asset, operator.escrow, config, index, active=not _was_used(state))
+            account.deposited = state.funds if state else 0
+            self._book.add(account)
+            await self._store.commit()
+            if account.active:
+                return account
+        raise DepositNotAllowed(f"the aggregator tells of {ACCOUNTS_MAX} used accounts that are not in this book")
+
+    def _pending(self, account: Account) -> Deposit | None:
+        deposits = self._book.deposits.values()
+        return next((d for d in deposits if d.account_id == account.id and d.status == "pending"), None)
+
+    def _pending_refund(self, account: Account) -> Refund | None:
+        refunds = self._book.refunds.values()
+        return next((r for r in refunds if r.account_id == account.id and r.status == "pending"), None)
+
+    async def _sign(self, account: Account, operator: Operator, token: Token, need: int) -> Deposit:
+        """A new authorization, on disk: nobody but our escrow can use it, and only for this account."""
+        amount = self._deposit_amount(account, token, need)
+        salt = os.urandom(32)
+        valid_before = int(self._clock()) + DEPOSIT_VALID_S
+        struct_hash = eip712.hash_receive_with_authorization(
+            self._signer.address, operator.escrow, amount, 0, valid_before, eip712.deposit_nonce(account.id, salt)
+        )
+        signature = self._signer.sign(eip712.digest(operator.token_domain(token), struct_hash))
+        deposit = Deposit(salt, account.id, amount, 0, valid_before, signature)
+        self._book.add(deposit)
+        await self._store.commit()
+        return deposit
+
+    def _deposit_amount(self, account: Account, token: Token, need: int) -> int:
+        if self._policy is None:
+            raise DepositNotAllowed(
+                f"the account does not cover {_show(need, token)} and this wallet makes no deposits; give it a deposit "
+                "policy, or let sellers that take `exact` be paid so"
+            )
+        _, high = self._policy.marks(token.decimals)
+        amount = max(min(high, high - account.unspent), need - account.free, token.min_deposit)
+        if amount > high or account.free + amount < need:
+            wanted = max(need, token.min_deposit)
+            raise DepositNotAllowed(f"deposit.high: got {_show(high, token)}, allowed at least {_show(wanted, token)}")
+        return amount
+
+    async def _land(self, account: Account, operator: Operator, deposit: Deposit) -> None:
+        client = self._clients[operator]
+        try:
+            await self._retry(lambda: client.deposit(account.config, deposit))
+        except Refused as refused:
+            if not refused.retry:
+                deposit.status = "refused"
+                self._book.changed(deposit)
+                await self._store.commit()
+                if deposit.valid_before < self._clock():
+                    # It lay too long in the book; the caller signs a new one.
+                    return
+            raise
+        deposit.status = "landed"
+        account.deposited += deposit.amount
+        self._book.changed(deposit)
+        self._book.changed(account)
+        await self._store.commit()
+
+    async def _retry(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Try again while the aggregator does not answer: every call carries its own id."""
+        for pause_s in RETRY_PAUSES_S:
+            try:
+                return await attempt()
+            except AggregatorUnavailable:
+                await self._sleep(pause_s)
+        return await attempt()
+
+    def _lock(self, operator: Operator, token: Token) -> asyncio.Lock:
+        return self._locks.setdefault((operator, token.token), asyncio.Lock())
+
+
+def _salt(index: int) -> bytes:
+    return index.to_bytes(32, "big")
+
+
+def _was_used(state: AccountState | None) -> bool:
+    return state is not None and any(c.ceiling or c.charged or c.reserved for c in state.channels)
+
+
+def _show(amount: int, token: Token) -> str:
+    return format_price(amount, token.decimals, token.symbol)
