@@ -1,0 +1,152 @@
+"""A buyer that pays 402s, a shop behind a paywall, and a way to call ASGI applications message by message."""
+
+import asyncio
+import itertools
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+from seller_fakes import ESCROW, OPERATOR, PAYER, PROVER, SELLER, TOKEN
+
+from tallystick import payment_ids, x402
+from tallystick.channels import ChannelConfig, channel_id
+from tallystick.eip712 import escrow_domain
+from tallystick.requests import body_digest, request_hash
+from tallystick.spend_keys import SpendProof
+from tallystick_client import Paywall
+
+DOMAIN = escrow_domain(31337, ESCROW)
+
+Message = MutableMapping[str, Any]
+
+
+class Buyer:
+    """Pays 402s with `deferred` or `exact`."""
+
+    def __init__(self) -> None:
+        self.config = ChannelConfig(
+            payer=PAYER,
+            payer_authorizer=PAYER,
+            receiver=SELLER,
+            receiver_authorizer=OPERATOR,
+            token=TOKEN,
+            withdraw_delay_s=86_400,
+            salt=bytes(32),
+        )
+        self.channel_id = channel_id(DOMAIN, self.config)
+        self._nonces = itertools.count(1)
+
+    @staticmethod
+    def terms(response: httpx.Response, scheme: str) -> x402.PaymentRequirements:
+        required = Buyer.required(response)
+        return next(offer for offer in required.accepts if offer.scheme == scheme)
+
+    @staticmethod
+    def required(response: httpx.Response) -> x402.PaymentRequired:
+        assert response.status_code == 402, response.text
+        return x402.decode_header(response.headers["payment-required"], x402.PaymentRequired, "PAYMENT-REQUIRED")
+
+    @staticmethod
+    def receipt(response: httpx.Response) -> x402.SettleResponse:
+        return x402.decode_header(response.headers["payment-response"], x402.SettleResponse, "PAYMENT-RESPONSE")
+
+    def deferred(
+        self,
+        offer: x402.PaymentRequirements,
+        target: str,
+        *,
+        method: str = "GET",
+        body: bytes = b"",
+        payment_id: bytes = b"",
+        ceiling: int = 1_000_000,
+        max_amount: int | None = None,
+        change: Callable[[dict[str, Any]], None] = lambda _: None,
+    ) -> dict[str, str]:
+        """The header that pays for a request."""
+        payment_id = payment_id or payment_ids.new()
+        bound_to = request_hash(method, target.encode(), body_digest(body))
+        most = int(offer.amount) if max_amount is None else max_amount
+        payment = x402.DeferredPayment(
+            config=self.config,
+            payment_id=payment_id,
+            ceiling=ceiling,
+            signature=bytes([1] * 64) + b"\x1b",
+            spend=SpendProof(bytes(32), most, PROVER.mac(self.channel_id, payment_id, most, bound_to)),
+            channel_id=self.channel_id,
+        )
+        payload = x402.deferred_payload(payment)
+        change(payload)
+        return self.header(offer, payload, x402.payment_identifier_extension(payment_id))
+
+    def exact(self, offer: x402.PaymentRequirements, *, nonce: int = 0, value: int | None = None) -> dict[str, str]:
+        number = nonce or next(self._nonces)
+        authorization = x402.ExactAuthorization(
+            from_=PAYER,
+            to=SELLER,
+            value=int(offer.amount) if value is None else value,
+            valid_after=0,
+            valid_before=2_000_000_000,
+            nonce=number.to_bytes(32, "big"),
+            signature=bytes([2] * 65),
+        )
+        return self.header(offer, x402.exact_payload(authorization), None)
+
+    @staticmethod
+    def header(
+        offer: x402.PaymentRequirements, payload: dict[str, Any], extensions: dict[str, Any] | None
+    ) -> dict[str, str]:
+        message = x402.PaymentPayload(payload=payload, accepted=offer, extensions=extensions)
+        return {"PAYMENT-SIGNATURE": x402.encode_header(message)}
+
+
+@dataclass
+class Shop:
+    """An application behind a paywall, and what its handler was asked."""
+
+    paywall: Paywall
+    http: httpx.AsyncClient
+    buyer: Buyer
+    served: list[str] = field(default_factory=list)
+
+    async def offer(self, target: str, scheme: str = "deferred", **request: Any) -> x402.PaymentRequirements:
+        method = request.pop("method", "GET")
+        return self.buyer.terms(await self.http.request(method, target, **request), scheme)
+
+    async def buy(self, target: str, **payment: Any) -> httpx.Response:
+        return await self.http.get(target, headers=self.buyer.deferred(await self.offer(target), target, **payment))
+
+    async def buy_exact(self, target: str, **payment: Any) -> httpx.Response:
+        offer = await self.offer(target, "exact")
+        return await self.http.get(target, headers=self.buyer.exact(offer, **payment))
+
+
+async def hello(_scope: Message, _receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
+    await send({"type": "http.response.body", "body": b"hello"})
+
+
+@dataclass
+class Exchange:
+    """One ASGI request, driven by hand."""
+
+    app: Any
+    scope: Message
+    incoming: asyncio.Queue[Message] = field(default_factory=asyncio.Queue)
+    sent: list[Message] = field(default_factory=list)
+    on_send: Callable[[Message], None] = lambda _: None
+
+    async def run(self) -> None:
+        async def send(message: Message) -> None:
+            self.on_send(message)
+            self.sent.append(message)
+
+        await self.app(self.scope, self.incoming.get, send)
+
+    @property
+    def status(self) -> int | None:
+        return next((m["status"] for m in self.sent if m["type"] == "http.response.start"), None)
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(m.get("body", b"") for m in self.sent if m["type"] == "http.response.body")
