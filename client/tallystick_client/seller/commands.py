@@ -1,0 +1,104 @@
+"""The sellers' commands of `tallystick`: what was settled, and settle now."""
+
+import asyncio
+import functools
+import json
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from tallystick.errors import TallystickError
+from tallystick.hexadecimal import checksum, to_hex
+from tallystick_client.seller.aggregator import Aggregator
+from tallystick_client.seller.messages import Settlement
+
+EXIT_FAILED = 1
+
+
+def _with_aggregator(command: Callable[..., Awaitable[list[Settlement]]]) -> Callable[..., None]:
+    """Give a command the options that reach an aggregator, run it, and print the settlements that it returns."""
+
+    @click.option("--aggregator", "target", default="127.0.0.1:7402", show_default=True, metavar="HOST:PORT")
+    @click.option(
+        "--token",
+        default="env:TALLYSTICK_TOKEN",
+        show_default=True,
+        metavar="REF",
+        help="The seller's token: env:NAME or file:PATH.",
+    )
+    @click.option("--insecure", is_flag=True, help="Plain text to a host that is not this one.")
+    @click.option("--json", "as_json", is_flag=True, help="Print data instead of a table.")
+    @functools.wraps(command)
+    def run(target: str, token: str, insecure: bool, as_json: bool, **options: Any) -> None:
+        async def connect_and_run() -> list[Settlement]:
+            async with Aggregator(target, token=token, insecure=insecure) as aggregator:
+                return await command(aggregator, **options)
+
+        try:
+            settlements = asyncio.run(connect_and_run())
+        except TallystickError as error:
+            click.echo(f"tallystick: {error}", err=True)
+            sys.exit(EXIT_FAILED)
+        if as_json:
+            click.echo(json.dumps([_as_json(settlement) for settlement in settlements], indent=2))
+        else:
+            _print_table(settlements)
+
+    return run
+
+
+@click.command()
+@_with_aggregator
+async def settle(aggregator: Aggregator) -> list[Settlement]:
+    """Claim now what is owed to the token's receivers, and wait until it is on chain."""
+    return await aggregator.settle_now()
+
+
+@click.command()
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1_000))
+@_with_aggregator
+async def settlements(aggregator: Aggregator, limit: int) -> list[Settlement]:
+    """List the settlements that paid the token's receivers, newest first."""
+    return await aggregator.list_settlements(limit=limit)
+
+
+def _print_table(found: list[Settlement]) -> None:
+    if not found:
+        click.echo("No settlements: nothing that was charged waits, or nothing was charged yet.")
+        return
+    table = Table("id", "network", "status", "when", "paid", "to", "transaction")
+    for settlement in found:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(settlement.created_at))
+        for payout in settlement.payouts:
+            table.add_row(
+                str(settlement.id),
+                settlement.network,
+                settlement.status.name.lower(),
+                when,
+                f"{payout.amount:,}",
+                checksum(payout.receiver),
+                to_hex(settlement.transaction),
+            )
+    Console().print(table)
+
+
+def _as_json(settlement: Settlement) -> dict[str, Any]:
+    return {
+        "id": settlement.id,
+        "network": settlement.network,
+        "transaction": to_hex(settlement.transaction),
+        "status": settlement.status.name.lower(),
+        "created_at": settlement.created_at,
+        "block_number": settlement.block_number,
+        "gas_used": settlement.gas_used,
+        "rows": settlement.rows,
+        "payouts": [
+            {"receiver": checksum(payout.receiver), "token": checksum(payout.token), "amount": str(payout.amount)}
+            for payout in settlement.payouts
+        ],
+    }
