@@ -1,0 +1,127 @@
+"""Stores that are filled before a run, through the journal's own code: events, drafts, appends and checkpoints.
+
+The chain is left out: accounts are mirrored by the events that the watcher would have recorded. As a child it fills one
+store, and with `measure` it loads one and tells how long that took and what it needs.
+"""
+
+import asyncio
+import gc
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks import world
+from benchmarks.children import say, settings_of_child
+from benchmarks.measure import resident_bytes
+from benchmarks.pool import REQUEST_HASH
+from tallystick.payment_ids import new_payment_id
+from tallystick.signatures import Signer
+from tallystick.vouchers import sign_voucher
+from tallystick_aggregator.journal.sqlite import SqliteStore
+from tallystick_aggregator.ledger import events as ev
+from tallystick_aggregator.ledger.draft import Draft
+from tallystick_aggregator.ledger.state import Ledger
+
+EVENTS_AT_ONCE: Final = 4_096
+CHECKPOINT_AFTER: Final = 200_000
+EXPIRES_AT: Final = 2**40
+
+
+class Filler:
+    """Appends events as the ledger's writer does: draft, append, adopt, and checkpoints in between."""
+
+    def __init__(self, store: SqliteStore, ledger: Ledger) -> None:
+        self._journal = store.journal
+        self._ledger = ledger
+        self._draft = Draft(ledger)
+
+    async def record(self, event: ev.Event) -> None:
+        """Record one event; commits whenever enough have gathered."""
+        self._draft.record(event)
+        if len(self._draft.events) >= EVENTS_AT_ONCE:
+            await self.commit()
+
+    async def commit(self) -> None:
+        """Commit what has gathered."""
+        if self._draft.events:
+            await self._journal.append(self._draft.events)
+            self._draft.adopt()
+        self._draft = Draft(self._ledger)
+        while self._journal.backlog >= CHECKPOINT_AFTER:
+            await self.checkpoint()
+
+    async def checkpoint(self) -> None:
+        """Write down the state, and let memory go of what need not be in it."""
+        await self._journal.checkpoint(time.time_ns() // 1_000_000)
+        while self._ledger.payments and self._journal._hot.leaving:  # noqa: SLF001 - a running aggregator trims in time
+            self._journal.trim()
+
+
+async def fill(settings: dict[str, Any]) -> dict[str, Any]:
+    """Fill one store; see the keys that are read."""
+    payers = world.read_payers(Path(settings["payers"]), count=settings["channels"])
+    store = await SqliteStore.open(settings["store"])
+    filler = Filler(store, await store.journal.load())
+    for payer in payers:
+        for event in _opened(payer, spend_keys=settings["spend_keys"]):
+            await filler.record(event)
+    await _add_payments(filler, payers, settings["payment_ids"], settings["age_s"])
+    await filler.commit()
+    if settings["checkpoint"]:
+        await filler.checkpoint()
+    await store.close()
+    return {"filled": True}
+
+
+def _opened(payer: world.Payer, *, spend_keys: bool) -> Iterator[ev.Event]:
+    yield ev.AccountOpened(payer.account_id, world.NETWORK, world.config_of(payer.private_key))
+    yield ev.ChannelOpened(payer.channel_id, payer.account_id, world.RECEIVER, 0)
+    yield ev.AccountMirrored(payer.account_id, world.FUNDS, 0, 0)
+    if spend_keys:
+        key_id, secret = world.spend_secret(payer)
+        yield ev.SpendKeyRegistered(payer.account_id, key_id, secret, world.KEY_CAP, EXPIRES_AT)
+        voucher = sign_voucher(Signer(payer.private_key), world.DOMAIN, payer.channel_id, world.FUNDS)
+        yield ev.CeilingRaised(payer.channel_id, world.FUNDS, voucher.signature)
+
+
+async def _add_payments(filler: Filler, payers: list[world.Payer], count: int, age_s: int) -> None:
+    """Charge `count` times, of nothing, with ids spread evenly over the last `age_s` seconds."""
+    if not count:
+        return
+    start_ms = time.time_ns() // 1_000_000 - age_s * 1000
+    for number in range(count):
+        payment_id = new_payment_id(start_ms + number * age_s * 1000 // count, os.urandom(10))
+        channel_id = payers[number % len(payers)].channel_id
+        # By a key of no name: nothing of the channels' used ceilings is used up for the run that follows.
+        await filler.record(ev.Charged(channel_id, payment_id, 0, REQUEST_HASH, number + 1, b""))
+
+
+async def measure(settings: dict[str, Any]) -> dict[str, Any]:
+    """Load a store; tell the time it took and what the ledger occupies."""
+    store = await SqliteStore.open(settings["store"])
+    gc.collect()
+    before = resident_bytes(os.getpid())
+    start = time.perf_counter()
+    ledger = await store.journal.load()
+    elapsed_s = time.perf_counter() - start
+    gc.collect()
+    after = resident_bytes(os.getpid())
+    await store.close()
+    return {
+        "load_s": elapsed_s,
+        "resident_bytes": after - before,
+        "channels": len(ledger.channels),
+        "payments_in_memory": len(ledger.payments),
+    }
+
+
+def main() -> None:
+    """Fill or measure."""
+    settings = settings_of_child()
+    say(asyncio.run(measure(settings) if settings["mode"] == "measure" else fill(settings)))
+
+
+if __name__ == "__main__":
+    main()
