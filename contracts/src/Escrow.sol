@@ -13,8 +13,9 @@ import {EscrowHashes} from "./libraries/EscrowHashes.sol";
 /// @notice One deposit, any number of sellers. {IEscrow} documents everything; {Deposits}, {Claims} and {Exits} do it.
 /// @dev No owner, no upgrade, no pause, no fee: nobody can change the rules under a deposit.
 contract Escrow is Deposits, Claims, Exits {
+    using EscrowHashes for EscrowHashes.ApprovalPreimage;
+    using EscrowHashes for EscrowHashes.Array;
     using EscrowHashes for EscrowHashes.ChannelPreimage;
-    using EscrowHashes for EscrowHashes.ReceiverTotalPreimage;
     using EscrowHashes for EscrowHashes.VoucherPreimage;
     using SafeERC20 for IERC20;
 
@@ -84,15 +85,13 @@ contract Escrow is Deposits, Claims, Exits {
         override
         returns (bytes32 digest)
     {
-        bytes32[] memory hashes = new bytes32[](totals.length);
-        EscrowHashes.ReceiverTotalPreimage memory preimage;
-        preimage.typeHash = EscrowHashes.RECEIVER_TOTAL_TYPEHASH;
+        EscrowHashes.Array memory hashes = EscrowHashes.array(totals.length);
         for (uint256 i = 0; i < totals.length; ++i) {
-            preimage.receiver = totals[i].receiver;
-            preimage.total = totals[i].total;
-            hashes[i] = preimage.hash();
+            hashes.push(EscrowHashes.receiverTotal(totals[i].receiver, totals[i].total));
         }
-        return _hashTypedDataV4(EscrowHashes.totalsApproval(accountId_, hashes));
+        EscrowHashes.ApprovalPreimage memory preimage =
+            EscrowHashes.ApprovalPreimage(EscrowHashes.TOTALS_APPROVAL_TYPEHASH, accountId_, hashes.hash());
+        return _hashTypedDataV4(preimage.hash());
     }
 
     function refundDigest(bytes32 accountId_, uint256 nonce, uint128 amount)

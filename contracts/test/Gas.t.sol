@@ -12,6 +12,9 @@ import {Batches} from "./support/Batches.sol";
 /// @dev Steady state: every channel, receiver and account has been paid before. Run with `--isolate`, which gives every
 ///      top-level call a transaction of its own.
 contract GasTest is Assertions {
+    bytes32 internal constant RECEIVE_TYPEHASH = keccak256(
+        "ReceiveWithAuthorization(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,bytes32 nonce)"
+    );
     uint40 internal constant DELAY = 1 days;
     uint128 internal constant DEPOSIT = 1e15;
     /// @dev Nodes do not relay more than 131,072 bytes, and EIP-7825 caps a transaction's gas.
@@ -60,6 +63,24 @@ contract GasTest is Assertions {
         measure(100, 1, false, 21_000);
     }
 
+    function test_gas_first_deposit_by_authorization() public {
+        address payer = vm.addr(1);
+        token.mint(payer, DEPOSIT);
+        bytes32 id = escrow.accountId(config(1));
+        bytes32 nonce = escrow.depositNonce(id, keccak256("salt"));
+        bytes32 structHash =
+            keccak256(abi.encode(RECEIVE_TYPEHASH, payer, address(escrow), 1e9, 0, block.timestamp + 1 hours, nonce));
+        (uint8 v, bytes32 r, bytes32 s) =
+            vm.sign(1, keccak256(abi.encodePacked("\x19\x01", token.DOMAIN_SEPARATOR(), structHash)));
+        escrow.depositWithAuthorization(
+            config(1), 1e9, 0, block.timestamp + 1 hours, keccak256("salt"), abi.encodePacked(r, s, v)
+        );
+        uint256 gas = vm.lastCallGas().gasTotalUsed;
+        assertEq(token.balanceOf(address(escrow)), 1e9 + 1, "deposited");
+        vm.snapshotValue("other", "first_deposit_by_authorization", gas);
+        assertAtMost(gas, 100_000, "gas of a first deposit");
+    }
+
     function measure(uint256 payers, uint256 sellers, bool byApproval, uint256 gasPerRowMax) internal {
         address[] memory receivers = new address[](sellers);
         for (uint256 i = 0; i < sellers; ++i) {
@@ -77,9 +98,7 @@ contract GasTest is Assertions {
         }
         uint256 perRow = gas / (payers * sellers);
         string memory by = byApproval ? "_by_approval" : "_by_vouchers";
-        vm.snapshotValue(
-            "claim_per_row", string.concat(vm.toString(payers), "x", vm.toString(sellers), by), perRow
-        );
+        vm.snapshotValue("claim_per_row", string.concat(vm.toString(payers), "x", vm.toString(sellers), by), perRow);
         assertAtMost(perRow, gasPerRowMax, "gas per row");
     }
 
@@ -150,9 +169,7 @@ contract GasTest is Assertions {
 
     function config(uint256 key) internal view returns (IEscrow.ChannelConfig memory) {
         address payer = vm.addr(key);
-        return IEscrow.ChannelConfig(
-            payer, payer, address(0), operator, address(token), DELAY, keccak256(abi.encode("salt", key))
-        );
+        return IEscrow.ChannelConfig(payer, payer, address(0), operator, address(token), DELAY, bytes32(0));
     }
 
     function sign(uint256 key, bytes32 digest) internal pure returns (bytes memory) {

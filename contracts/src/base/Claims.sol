@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 pragma solidity 0.8.37;
 
-import {MessageHashUtils} from "@openzeppelin/contracts/utils/cryptography/MessageHashUtils.sol";
 import {ClaimLog} from "../libraries/ClaimLog.sol";
 import {ClaimReader} from "../libraries/ClaimReader.sol";
 import {EscrowHashes} from "../libraries/EscrowHashes.sol";
+import {Payees} from "../libraries/Payees.sol";
 import {Signatures} from "../libraries/Signatures.sol";
 import {EscrowStore} from "./EscrowStore.sol";
 
@@ -15,28 +15,32 @@ import {EscrowStore} from "./EscrowStore.sol";
 ///      added up in memory; then one transfer per receiver. Between the first byte read and the last balance written no
 ///      other contract is called.
 abstract contract Claims is EscrowStore {
-    using ClaimLog for ClaimLog.Buffer;
     using ClaimReader for ClaimReader.Batch;
+    using ClaimReader for ClaimReader.Rows;
+    using EscrowHashes for EscrowHashes.ApprovalPreimage;
+    using EscrowHashes for EscrowHashes.Array;
     using EscrowHashes for EscrowHashes.ChannelPreimage;
-    using EscrowHashes for EscrowHashes.ReceiverTotalPreimage;
+    using EscrowHashes for EscrowHashes.DigestPreimage;
     using EscrowHashes for EscrowHashes.VoucherPreimage;
+    using Payees for Payees.Table;
 
-    /// @dev What is at hand while a batch is worked off. Allocated once; from `rows` on it belongs to one account.
+    /// @dev What is at hand while a batch is worked off, allocated once; the first part belongs to one account. Amounts
+    ///      are below 2^128 in words of 256 bits, so that sums over the 2^32 rows of a batch at most cannot overflow.
     struct Run {
-        bytes32 domain;
-        address token;
-        /// @dev What each receiver of the batch gets, by its index.
-        uint256[] payouts;
-        EscrowHashes.VoucherPreimage voucher;
-        EscrowHashes.ReceiverTotalPreimage receiverTotal;
-        ClaimLog.Buffer log;
-        ClaimReader.Rows rows;
-        EscrowHashes.ChannelPreimage channel;
-        bytes32 accountId;
         /// @dev What the account holds; written back after its last row.
-        uint128 balance;
+        uint256 balance;
+        bytes32 accountId;
         /// @dev One approval covers all rows, and its signature is good.
         bool approved;
+        /// @dev The event in the making: where it begins in memory, and where its next row goes.
+        uint256 log;
+        uint256 logNext;
+        ClaimReader.Rows rows;
+        EscrowHashes.ChannelPreimage channel;
+        EscrowHashes.VoucherPreimage voucher;
+        EscrowHashes.ApprovalPreimage approval;
+        EscrowHashes.DigestPreimage digest;
+        Payees.Table payees;
     }
 
     function claim(bytes calldata batch) external override nonReentrant {
@@ -66,18 +70,19 @@ abstract contract Claims is EscrowStore {
         }
         reader.close();
 
-        for (uint256 i = 0; i < reader.receiverCount; ++i) {
-            uint256 amount = run.payouts[i];
-            if (amount != 0) _pay(reader.token, reader.receiver(i), amount);
+        address token = reader.token;
+        (uint256 payee, uint256 last) = run.payees.bounds();
+        for (; payee != last; payee = Payees.next(payee)) {
+            uint256 amount = Payees.amountOf(payee);
+            if (amount != 0) _pay(token, Payees.listed(payee), amount);
         }
     }
 
     function _start(ClaimReader.Batch memory reader) private view returns (Run memory run) {
-        run.domain = _domainSeparatorV4();
-        run.token = reader.token;
-        run.payouts = new uint256[](reader.receiverCount);
+        run.digest = EscrowHashes.digestUnder(_domainSeparatorV4());
+        reader.listPayees(run.payees);
         run.voucher.typeHash = EscrowHashes.VOUCHER_TYPEHASH;
-        run.receiverTotal.typeHash = EscrowHashes.RECEIVER_TOTAL_TYPEHASH;
+        run.approval.typeHash = EscrowHashes.TOTALS_APPROVAL_TYPEHASH;
         run.channel.typeHash = EscrowHashes.CHANNEL_CONFIG_TYPEHASH;
         run.channel.receiverAuthorizer = reader.operator;
         run.channel.token = reader.token;
@@ -86,139 +91,112 @@ abstract contract Claims is EscrowStore {
     function _claimAccount(ClaimReader.Batch memory reader, Run memory run) private {
         uint256 free = _freeMemory();
         reader.next(run.channel, run.rows);
-        bytes32 id = MessageHashUtils.toTypedDataHash(run.domain, run.channel.hash());
+        bytes32 id = run.digest.idOf(run.channel, address(0));
         Account storage account = _accounts[id];
-        uint128 before = account.balance;
+        uint256 before = account.balance;
         run.accountId = id;
         run.balance = before;
-        run.approved = run.rows.byApproval && _isApproved(reader, run);
+        run.approved = run.rows.byApproval && _isApproved(run);
 
-        _claimRows(reader, run);
+        run.log = ClaimLog.start(run.rows.count);
+        run.logNext = ClaimLog.firstRow(run.log);
+        _claimRows(run, run.rows.first, reader.cursor);
         if (run.balance != before) {
-            account.balance = run.balance;
-            run.log.emitClaimed(id, run.balance);
+            account.balance = uint128(run.balance);
+            ClaimLog.emitClaimed(run.log, run.logNext, id);
         }
         // The log and the approval's hashes are done with. Memory that grew from account to account would cost more
         // and more, as its price is quadratic.
         _setFreeMemory(free);
     }
 
-    function _claimRows(ClaimReader.Batch memory reader, Run memory run) private {
-        uint256 count = run.rows.count;
+    function _claimRows(Run memory run, uint256 pos, uint256 end) private {
+        Payees.Table memory payees = run.payees;
         uint256 stride = run.rows.stride;
-        uint256 pos = run.rows.first;
-        run.log.start(count);
-        for (uint256 i = 0; i < count; ++i) {
-            (uint256 index, uint128 total) = ClaimReader.row(pos);
-            address receiver = reader.receiver(index);
-            uint128 amount = _claimRow(run, pos, receiver, total);
+        if (pos == end) return;
+        do {
+            _claimRow(run, payees, pos);
             unchecked {
-                run.payouts[index] += amount; // at most 2^16 rows of 128 bits
                 pos += stride;
             }
-        }
+        } while (pos != end);
     }
 
-    /// @dev Claims one row as far as its account can pay, or skips it.
-    /// @return amount What the row is paid, in atomic units.
-    function _claimRow(Run memory run, uint256 pos, address receiver, uint128 total) private returns (uint128 amount) {
-        run.channel.receiver = receiver;
-        bytes32 id = MessageHashUtils.toTypedDataHash(run.domain, run.channel.hash());
+    /// @dev Claims one row as far as its account can pay, or skips it. The rules come cheapest first.
+    function _claimRow(Run memory run, Payees.Table memory payees, uint256 pos) private {
+        (uint256 index, uint256 total) = ClaimReader.row(pos);
+        uint256 payee = payees.entryOf(index);
+        address receiver = Payees.payTo(payee);
+        bytes32 id = run.digest.idOf(run.channel, receiver);
         Channel storage channel = _channels[id];
         uint256 before = channel.claimed;
+        uint256 balance = run.balance;
 
-        SkipReason reason = _refusal(run, pos, id, total, before);
-        if (reason != SkipReason.None) {
-            emit RowSkipped(run.accountId, receiver, total, reason);
-            return 0;
+        if (receiver == address(0)) return _skip(run, payee, total, SkipReason.BadReceiver);
+        if (total <= before) return _skip(run, payee, total, SkipReason.NothingNew);
+        if (balance == 0) return _skip(run, payee, total, SkipReason.AccountEmpty);
+        if (!run.approved) {
+            if (run.rows.byApproval) return _skip(run, payee, total, SkipReason.BadSignature);
+            (uint256 ceiling, uint256 signature) = ClaimReader.voucher(pos);
+            if (total > ceiling) return _skip(run, payee, total, SkipReason.AboveCeiling);
+            if (!_isVoucher(run, id, ceiling, signature)) return _skip(run, payee, total, SkipReason.BadSignature);
         }
         unchecked {
-            amount = total - uint128(before); // a row with nothing new has been skipped
-            uint128 balance = run.balance;
-            if (amount > balance) {
-                amount = balance;
-                total = uint128(before) + amount;
-            }
+            uint256 amount = total - before;
+            if (amount > balance) amount = balance;
             run.balance = balance - amount;
+            Payees.credit(payee, amount);
+            total = before + amount;
         }
         channel.claimed = total;
-        run.log.add(receiver, amount, total);
+        run.logNext = ClaimLog.add(run.logNext, receiver, total);
     }
 
-    /// @dev The rules a row has to pass, cheapest first.
-    function _refusal(Run memory run, uint256 pos, bytes32 id, uint128 total, uint256 before)
-        private
-        view
-        returns (SkipReason)
-    {
-        address receiver = run.channel.receiver;
-        if (receiver == address(0) || receiver == address(this) || receiver == run.token) return SkipReason.BadReceiver;
-        if (total <= before) return SkipReason.NothingNew;
-        if (run.balance == 0) return SkipReason.AccountEmpty;
-        if (run.rows.byApproval) return run.approved ? SkipReason.None : SkipReason.BadSignature;
-        return _voucherRefusal(run, pos, id, total);
+    function _skip(Run memory run, uint256 payee, uint256 total, SkipReason reason) private {
+        emit RowSkipped(run.accountId, Payees.listed(payee), uint128(total), reason);
     }
 
-    /// @dev The rules of a row by voucher.
-    function _voucherRefusal(Run memory run, uint256 pos, bytes32 id, uint128 total)
-        private
-        pure
-        returns (SkipReason)
-    {
-        (uint128 ceiling, uint256 signature) = ClaimReader.voucher(pos);
-        if (total > ceiling) return SkipReason.AboveCeiling;
-        run.voucher.channelId = id;
-        run.voucher.maxClaimableAmount = ceiling;
-        return _isSigned(run, run.voucher.hash(), signature) ? SkipReason.None : SkipReason.BadSignature;
+    /// @dev Whether the payerAuthorizer has signed a voucher of this channel and ceiling.
+    function _isVoucher(Run memory run, bytes32 id, uint256 ceiling, uint256 signature) private view returns (bool) {
+        EscrowHashes.VoucherPreimage memory voucher = run.voucher;
+        voucher.channelId = id;
+        voucher.maxClaimableAmount = ceiling;
+        return _isSigned(run, voucher.hash(), signature);
     }
 
     /// @dev Whether one approval covers all rows of the account, in their order.
-    function _isApproved(ClaimReader.Batch memory reader, Run memory run) private pure returns (bool) {
-        uint256 count = run.rows.count;
-        uint256 pos = run.rows.first;
-        bytes32[] memory totals = new bytes32[](count);
-        EscrowHashes.ReceiverTotalPreimage memory preimage = run.receiverTotal;
-        for (uint256 i = 0; i < count; ++i) {
-            (uint256 index, uint128 total) = ClaimReader.row(pos);
-            preimage.receiver = reader.receiver(index);
-            preimage.total = total;
-            totals[i] = preimage.hash();
-            unchecked {
-                pos += run.rows.stride;
-            }
-        }
-        return _isSigned(run, EscrowHashes.totalsApproval(run.accountId, totals), run.rows.signature);
+    function _isApproved(Run memory run) private view returns (bool) {
+        run.approval.accountId = run.accountId;
+        run.approval.totalsHash = run.rows.totalsHash(run.payees);
+        return _isSigned(run, run.approval.hash(), run.rows.approval());
     }
 
     /// @dev Whether the payerAuthorizer's key has signed; `pos` is where the signature is.
-    function _isSigned(Run memory run, bytes32 structHash, uint256 pos) private pure returns (bool) {
+    function _isSigned(Run memory run, bytes32 structHash, uint256 pos) private view returns (bool) {
         (bytes32 r, bytes32 vs) = ClaimReader.signatureAt(pos);
-        bytes32 digest = MessageHashUtils.toTypedDataHash(run.domain, structHash);
-        return Signatures.isSignedByKey(run.channel.payerAuthorizer, digest, r, vs);
+        return Signatures.isSignedByKey(run.channel.payerAuthorizer, run.digest.over(structHash), r, vs);
     }
 
     /// @dev Reads the batch once just for its rows' entries. By approval, a row's ceiling is its total.
     function _claimBatchDigest(bytes calldata batch) private view returns (bytes32) {
         ClaimReader.Batch memory reader = ClaimReader.open(batch);
         Run memory run = _start(reader);
-        bytes32[] memory entries = new bytes32[](_rowCount(batch));
-        uint256 filled;
+        EscrowHashes.Array memory entries = EscrowHashes.array(_rowCount(batch));
         for (uint256 i = 0; i < reader.accountCount; ++i) {
             reader.next(run.channel, run.rows);
             for (uint256 j = 0; j < run.rows.count; ++j) {
-                entries[filled++] = _claimEntry(reader, run, run.rows.first + j * run.rows.stride);
+                entries.push(_claimEntry(run, run.rows.first + j * run.rows.stride));
             }
         }
-        return _hashTypedDataV4(EscrowHashes.claimBatch(entries));
+        return run.digest.over(EscrowHashes.claimBatch(entries));
     }
 
-    function _claimEntry(ClaimReader.Batch memory reader, Run memory run, uint256 pos) private pure returns (bytes32) {
-        (uint256 index, uint128 total) = ClaimReader.row(pos);
-        uint128 ceiling = total;
+    function _claimEntry(Run memory run, uint256 pos) private pure returns (bytes32) {
+        (uint256 index, uint256 total) = ClaimReader.row(pos);
+        uint256 ceiling = total;
         if (!run.rows.byApproval) (ceiling,) = ClaimReader.voucher(pos);
-        run.channel.receiver = reader.receiver(index);
-        bytes32 id = MessageHashUtils.toTypedDataHash(run.domain, run.channel.hash());
-        return EscrowHashes.claimEntry(id, ceiling, total);
+        bytes32 id = run.digest.idOf(run.channel, Payees.listed(run.payees.entryOf(index)));
+        return EscrowHashes.claimEntry(id, uint128(ceiling), uint128(total));
     }
 
     /// @dev How many rows the batch has; also checks that it is well-formed to its end.

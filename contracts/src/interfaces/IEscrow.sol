@@ -48,9 +48,7 @@ interface IEscrow {
     struct ClaimedRow {
         /// @dev The seller. With the account's configuration it gives the channel's id.
         address receiver;
-        /// @dev Paid by this row, in atomic units.
-        uint128 amount;
-        /// @dev The channel's `claimed` after it, in atomic units.
+        /// @dev The channel's `claimed` after the row, in atomic units.
         uint128 total;
     }
 
@@ -103,8 +101,9 @@ interface IEscrow {
     /// @notice `amount` was deposited; `balance` is the account's balance after it.
     event Deposited(bytes32 indexed accountId, uint128 amount, uint128 balance);
 
-    /// @notice The account paid `rows`; `balance` is what it holds after all of them.
-    event Claimed(bytes32 indexed accountId, uint128 balance, ClaimedRow[] rows);
+    /// @notice The account paid `rows`. A row paid what its `total` is above the channel's previous total (zero before
+    ///         the first); the account's balance fell by the sum.
+    event Claimed(bytes32 indexed accountId, ClaimedRow[] rows);
 
     /// @notice A row that asked for the cumulative `total` was left out and changed nothing.
     event RowSkipped(bytes32 indexed accountId, address indexed receiver, uint128 total, SkipReason reason);

@@ -3,6 +3,7 @@ pragma solidity 0.8.37;
 
 import {IEscrow} from "../interfaces/IEscrow.sol";
 import {EscrowHashes} from "./EscrowHashes.sol";
+import {Payees} from "./Payees.sol";
 
 /// @title ClaimReader
 /// @notice Reads the compact encoding of a claim batch from calldata. `tallystick_contracts/claim_batch.py` writes it.
@@ -35,6 +36,8 @@ import {EscrowHashes} from "./EscrowHashes.sol";
 ///
 ///      Compact signatures are ERC-2098's: `vs` is `s` with the parity of `v` in its highest bit.
 library ClaimReader {
+    using Payees for Payees.Table;
+
     uint256 internal constant BY_VOUCHERS = 0;
     uint256 internal constant BY_APPROVAL = 1;
 
@@ -65,9 +68,7 @@ library ClaimReader {
     struct Rows {
         uint256 count;
         bool byApproval;
-        /// @dev Position of the approval's signature; means nothing if not `byApproval`.
-        uint256 signature;
-        /// @dev Position of the first row, and bytes from one row to the next.
+        /// @dev Position of the first row (an approval's signature ends there), and bytes from one row to the next.
         uint256 first;
         uint256 stride;
     }
@@ -92,36 +93,36 @@ library ClaimReader {
         batch.cursor = pos + COUNT_BYTES;
     }
 
-    /// @notice Reads the account under the cursor into `channel` (the receiver becomes zero) and `rows`, and moves the
-    ///         cursor behind the rows, which are then known to lie inside of the batch.
-    /// @dev Fills memory that is there instead of allocating anew: a batch has many accounts. Nothing overflows, as
-    ///      positions are bounded by the calldata's length plus a count of 16 bits times 98.
+    /// @notice Reads the account under the cursor into `channel` (all but its receiver) and `rows`, and moves the cursor
+    ///         behind the rows, which are then known to lie inside of the batch.
+    /// @dev Fills memory that is there instead of allocating anew: a batch has many accounts. What lies behind the end
+    ///      of the batch may be read, but is never used. Nothing overflows: positions are bounded by the calldata's
+    ///      length plus a count of 16 bits times 98.
     function next(Batch memory batch, EscrowHashes.ChannelPreimage memory channel, Rows memory rows) internal pure {
         unchecked {
             uint256 pos = batch.cursor;
-            _require(batch, pos + ACCOUNT_BYTES);
-            channel.payer = _address(pos);
-            channel.payerAuthorizer = _address(pos + 20);
-            channel.receiver = address(0);
+            channel.payer = address(uint160(_word(pos) >> 96));
+            channel.payerAuthorizer = address(uint160(_word(pos + 20) >> 96));
             channel.withdrawDelay = uint40(_word(pos + 40) >> 216);
             channel.salt = bytes32(_word(pos + 45));
 
             uint256 tail = _word(pos + 77);
             uint256 authorization = tail >> 248;
-            if (authorization > BY_APPROVAL) revert IEscrow.UnknownAuthorization(authorization, BY_APPROVAL);
-            bool byApproval = authorization == BY_APPROVAL;
             uint256 count = uint16(tail >> 232);
-            uint256 first = pos + ACCOUNT_BYTES;
+            pos += ACCOUNT_BYTES;
+            uint256 stride = VOUCHER_ROW_BYTES;
+            if (authorization != BY_VOUCHERS) {
+                if (authorization != BY_APPROVAL) revert IEscrow.UnknownAuthorization(authorization, BY_APPROVAL);
+                pos += SIGNATURE_BYTES;
+                stride = APPROVAL_ROW_BYTES;
+            }
+            rows.byApproval = authorization == BY_APPROVAL;
             rows.count = count;
-            rows.byApproval = byApproval;
-            rows.signature = first;
-            if (byApproval) first += SIGNATURE_BYTES;
-            uint256 stride = byApproval ? APPROVAL_ROW_BYTES : VOUCHER_ROW_BYTES;
-            rows.first = first;
+            rows.first = pos;
             rows.stride = stride;
-
-            batch.cursor = first + count * stride;
-            _require(batch, batch.cursor);
+            pos += count * stride;
+            _require(batch, pos);
+            batch.cursor = pos;
         }
     }
 
@@ -132,24 +133,66 @@ library ClaimReader {
         }
     }
 
-    /// @notice The `index`-th receiver.
-    function receiver(Batch memory batch, uint256 index) internal pure returns (address) {
-        if (index >= batch.receiverCount) revert IEscrow.ReceiverIndexOutOfRange(index, batch.receiverCount);
-        unchecked {
-            return _address(batch.receivers + index * ADDRESS_BYTES);
+    /// @notice Fills `payees` with the batch's receivers. This contract and the token may never be paid.
+    function listPayees(Batch memory batch, Payees.Table memory payees) internal view {
+        payees.allocate(batch.receiverCount);
+        address token = batch.token;
+        uint256 pos = batch.receivers;
+        (uint256 payee, uint256 end) = payees.bounds();
+        for (; payee != end; payee = Payees.next(payee)) {
+            address receiver = address(uint160(_word(pos) >> 96));
+            bool barred = receiver == address(this) || receiver == token;
+            Payees.set(payee, receiver, barred ? address(0) : receiver);
+            unchecked {
+                pos += ADDRESS_BYTES;
+            }
         }
     }
 
     /// @notice What rows of both kinds begin with: the receiver's index, and the total to claim up to in atomic units.
-    function row(uint256 pos) internal pure returns (uint256 receiverIndex, uint128 total) {
+    function row(uint256 pos) internal pure returns (uint256 receiverIndex, uint256 total) {
         uint256 word = _word(pos);
-        return (word >> 240, uint128(word >> 112));
+        return (word >> 240, (word << 16) >> 128);
+    }
+
+    /// @notice EIP-712's hash of the rows as an array of `ReceiverTotal`: what an approval covers.
+    /// @dev One loop in assembly, since every row by approval is read twice: here, and when it is claimed. It works in
+    ///      memory behind what is allocated: first the preimage of one `ReceiverTotal`, then the hashes of all. An index
+    ///      out of range gives a hash of garbage here, and reverts when its row is claimed.
+    function totalsHash(Rows memory rows, Payees.Table memory payees) internal pure returns (bytes32 arrayHash) {
+        bytes32 typeHash = EscrowHashes.RECEIVER_TOTAL_TYPEHASH;
+        uint256 size = rows.count * 32;
+        uint256 pos = rows.first;
+        uint256 entries = payees.start;
+        assembly ("memory-safe") {
+            let preimage := mload(0x40)
+            let receiver := add(preimage, 0x20)
+            let total := add(preimage, 0x40)
+            let hashes := add(preimage, 0x60)
+            let end := add(hashes, size)
+            mstore(preimage, typeHash)
+            for { let out := hashes } lt(out, end) { out := add(out, 0x20) } {
+                let word := calldataload(pos)
+                mstore(receiver, mload(add(entries, mul(shr(240, word), 0x60))))
+                mstore(total, shr(128, shl(16, word)))
+                mstore(out, keccak256(preimage, 0x60))
+                pos := add(pos, APPROVAL_ROW_BYTES)
+            }
+            arrayHash := keccak256(hashes, size)
+        }
     }
 
     /// @notice A row's voucher: its ceiling in atomic units, and where its signature is.
-    function voucher(uint256 pos) internal pure returns (uint128 ceiling, uint256 signature) {
+    function voucher(uint256 pos) internal pure returns (uint256 ceiling, uint256 signature) {
         unchecked {
-            return (uint128(_word(pos + 18) >> 128), pos + 34);
+            return (_word(pos + 18) >> 128, pos + 34);
+        }
+    }
+
+    /// @notice Where the signature of an account's approval is.
+    function approval(Rows memory rows) internal pure returns (uint256 signature) {
+        unchecked {
+            return rows.first - SIGNATURE_BYTES;
         }
     }
 

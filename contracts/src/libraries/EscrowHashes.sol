@@ -8,7 +8,7 @@ import {IEscrow} from "../interfaces/IEscrow.sol";
 ///
 /// @dev The hot ones (a channel, a voucher) are made from *preimages*: structs in memory that hold the type hash and the
 ///      fields, one word each, exactly as EIP-712 encodes them. A batch fills one preimage and changes a word per row
-///      instead of encoding anew.
+///      instead of encoding anew. Amounts are words there: they are below 2^128 where they come from.
 library EscrowHashes {
     bytes32 internal constant CHANNEL_CONFIG_TYPEHASH = keccak256(
         "ChannelConfig(address payer,address payerAuthorizer,address receiver,address receiverAuthorizer,address token,uint40 withdrawDelay,bytes32 salt)"
@@ -43,14 +43,86 @@ library EscrowHashes {
     struct VoucherPreimage {
         bytes32 typeHash;
         bytes32 channelId;
-        uint128 maxClaimableAmount;
+        uint256 maxClaimableAmount;
     }
 
-    /// @notice A `ReceiverTotal`'s type hash and fields.
-    struct ReceiverTotalPreimage {
+    /// @notice A `TotalsApproval`'s type hash and fields, the array of totals by its hash.
+    struct ApprovalPreimage {
         bytes32 typeHash;
-        address receiver;
-        uint128 total;
+        bytes32 accountId;
+        bytes32 totalsHash;
+    }
+
+    /// @notice An array of structs in the making: the hashes of its elements, one after the other.
+    struct Array {
+        /// @dev Where the first hash is in memory.
+        uint256 start;
+        /// @dev Where the next one goes.
+        uint256 next;
+    }
+
+    /// @notice An empty array with room for at most `capacity` elements.
+    function array(uint256 capacity) internal pure returns (Array memory hashes) {
+        uint256 start;
+        assembly ("memory-safe") {
+            start := mload(0x40)
+            mstore(0x40, add(start, shl(5, capacity)))
+        }
+        hashes.start = start;
+        hashes.next = start;
+    }
+
+    /// @notice Adds an element by its struct hash; never more than {array} made room for.
+    function push(Array memory hashes, bytes32 structHash) internal pure {
+        assembly ("memory-safe") {
+            let next := mload(add(hashes, 0x20))
+            mstore(next, structHash)
+            mstore(add(hashes, 0x20), add(next, 0x20))
+        }
+    }
+
+    /// @notice EIP-712's hash of an array of structs.
+    function hash(Array memory hashes) internal pure returns (bytes32 arrayHash) {
+        assembly ("memory-safe") {
+            let start := mload(hashes)
+            arrayHash := keccak256(start, sub(mload(add(hashes, 0x20)), start))
+        }
+    }
+
+    /// @notice What every digest is made of: the prefix and domain of EIP-712, and a struct hash.
+    struct DigestPreimage {
+        /// @dev 0x1901 in the last two bytes.
+        uint256 prefix;
+        bytes32 domain;
+        bytes32 structHash;
+    }
+
+    /// @notice A digest under `domain` with the struct hash left open.
+    function digestUnder(bytes32 domain) internal pure returns (DigestPreimage memory preimage) {
+        preimage.prefix = 0x1901;
+        preimage.domain = domain;
+    }
+
+    /// @notice The digest of `structHash`.
+    function over(DigestPreimage memory preimage, bytes32 structHash) internal pure returns (bytes32 digest) {
+        assembly ("memory-safe") {
+            mstore(add(preimage, 0x40), structHash)
+            digest := keccak256(add(preimage, 30), 66) // two bytes and two words
+        }
+    }
+
+    /// @notice The id of the channel between the account that `channel` describes and `receiver`; with `receiver` zero
+    ///         the account's. Leaves `receiver` in the preimage.
+    function idOf(DigestPreimage memory preimage, ChannelPreimage memory channel, address receiver)
+        internal
+        pure
+        returns (bytes32 id)
+    {
+        assembly ("memory-safe") {
+            mstore(add(channel, 0x60), receiver) // the fourth word
+            mstore(add(preimage, 0x40), keccak256(channel, 0x100)) // of eight
+            id := keccak256(add(preimage, 30), 66)
+        }
     }
 
     /// @notice The preimage of the account that `config` belongs to: its fields with the receiver left zero.
@@ -83,15 +155,15 @@ library EscrowHashes {
     }
 
     /// @notice The struct hash of one `ReceiverTotal`.
-    function hash(ReceiverTotalPreimage memory preimage) internal pure returns (bytes32 structHash) {
+    function receiverTotal(address receiver, uint128 total) internal pure returns (bytes32 structHash) {
+        return keccak256(abi.encode(RECEIVER_TOTAL_TYPEHASH, receiver, total));
+    }
+
+    /// @notice The struct hash of a `TotalsApproval`.
+    function hash(ApprovalPreimage memory preimage) internal pure returns (bytes32 structHash) {
         assembly ("memory-safe") {
             structHash := keccak256(preimage, 0x60) // three words
         }
-    }
-
-    /// @notice The struct hash of a `TotalsApproval` over the hashes of its totals.
-    function totalsApproval(bytes32 accountId, bytes32[] memory totals) internal pure returns (bytes32 structHash) {
-        return keccak256(abi.encode(TOTALS_APPROVAL_TYPEHASH, accountId, concatenated(totals)));
     }
 
     /// @notice The struct hash of one `ClaimEntry`.
@@ -104,8 +176,8 @@ library EscrowHashes {
     }
 
     /// @notice The struct hash of a `ClaimBatch` over the hashes of its entries.
-    function claimBatch(bytes32[] memory entries) internal pure returns (bytes32 structHash) {
-        return keccak256(abi.encode(CLAIM_BATCH_TYPEHASH, concatenated(entries)));
+    function claimBatch(Array memory entries) internal pure returns (bytes32 structHash) {
+        return keccak256(abi.encode(CLAIM_BATCH_TYPEHASH, hash(entries)));
     }
 
     /// @notice The struct hash of a `Refund`.
@@ -120,12 +192,5 @@ library EscrowHashes {
         returns (bytes32 structHash)
     {
         return keccak256(abi.encode(WITHDRAW_TYPEHASH, accountId, amount, nonce, deadline));
-    }
-
-    /// @notice EIP-712's hash of an array of structs: the hash of their hashes, one after the other.
-    function concatenated(bytes32[] memory hashes) internal pure returns (bytes32 arrayHash) {
-        assembly ("memory-safe") {
-            arrayHash := keccak256(add(hashes, 0x20), shl(5, mload(hashes)))
-        }
     }
 }
