@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from tallystick.errors import MalformedError, Refused
-from tallystick.hexadecimal import checksum, to_hex
+from tallystick.hexadecimal import to_hex
 from tallystick.reasons import Reason
 from tallystick.x402 import (
     PAYMENT_REQUIRED_HEADER,
@@ -86,7 +86,7 @@ def receipt_of(presented: Presented, settled: Settled) -> str:
     return encode_header(
         SettleResponse(
             success=True,
-            payer=checksum(settled.payer) if len(settled.payer) == 20 else None,
+            payer=to_hex(presented.payer),
             transaction=to_hex(settled.transaction) if settled.transaction else "",
             network=str(presented.offer.terms.network),
             amount=amount,

@@ -15,20 +15,27 @@ SCOPE_KEY: Final = "tallystick"
 class PaidRequest:
     """The payment of a request, found in `scope["tallystick"]` while its handler runs."""
 
-    __slots__ = ("_asset", "_capture", "amount", "network", "payer", "payment_id", "scheme")
+    __slots__ = ("_asset", "_capture", "_presented", "amount", "network", "scheme")
 
     def __init__(self, presented: Presented) -> None:
         terms = presented.offer.terms
-        self.payer = checksum(presented.payer)
-        """The payer's address, 0x-hex."""
-        self.payment_id = presented.payment_id
-        """The payment id (UUIDv7), or the nonce of an exact payment, 0x-hex."""
+        self._presented = presented
         self.amount = terms.amount
         """What the request costs at most, in atomic units of the token."""
         self.scheme = terms.scheme
         self.network = str(terms.network)
         self._asset = presented.offer.asset
         self._capture = Amount(terms.amount)
+
+    @property
+    def payer(self) -> str:
+        """The payer's address, 0x-hex."""
+        return checksum(self._presented.payer)
+
+    @property
+    def payment_id(self) -> str:
+        """The payment id (UUIDv7), or the nonce of an exact payment, 0x-hex."""
+        return self._presented.payment_id
 
     @property
     def captured(self) -> Amount:
