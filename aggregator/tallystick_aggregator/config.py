@@ -12,8 +12,10 @@
 one sentence that names the setting. docs/configuration.md lists all settings.
 """
 
-import ipaddress
+import math
+import os
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -27,11 +29,18 @@ from tallystick.hexadecimal import checksum, parse_address
 from tallystick.keys import load_signer
 from tallystick.x402.messages import malformed
 from tallystick_aggregator.chain.settings import ChainSettings, ConfigurationError, FeeSettings, TokenSettings
+from tallystick_aggregator.edges.grpc.charge import ChargeLimits
+from tallystick_aggregator.edges.grpc.server import Tls, is_loopback
+from tallystick_aggregator.intake.intake import BATCH_MAX
 from tallystick_aggregator.ledger.commands import Rules
+from tallystick_aggregator.logs import LEVELS
 
 DEFAULT_LISTEN: Final = "127.0.0.1:7402"
 SETTLEMENT_MARGIN_S: Final = 600
 """What a claim may take from its planning to its block; added to two settlement intervals (I9)."""
+SECONDS_MAX: Final = 10 * 365 * 24 * 3_600
+COUNT_MAX: Final = 2**31 - 1
+CONFIG_BYTES_MAX: Final = 1024 * 1024
 _GWEI: Final = 10**9
 
 
@@ -46,16 +55,14 @@ class ServerSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     insecure: bool = False
     """Plain text beyond loopback, on purpose."""
     log_json: bool = False
+    log_level: str = "info"
+    stop_grace_s: int = 10
+    """How long calls under way may still last when the server is told to stop."""
 
-    @property
-    def host(self) -> str:
-        """The host part of `listen`."""
-        return self.listen.rpartition(":")[0].strip("[]")
-
-    def check(self) -> None:
+    def check(self, folder: Path) -> None:
         """Raise ConfigurationError for an address or TLS files that cannot work."""
         host, _, port = self.listen.rpartition(":")
-        if not host or not (port.isascii() and port.isdecimal() and int(port) <= 65_535):
+        if not host or not (port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) <= 65_535):
             raise ConfigurationError(f"server.listen: got {self.listen!r}, allowed HOST:PORT, such as {DEFAULT_LISTEN}")
         if bool(self.tls_certificate) != bool(self.tls_key):
             raise ConfigurationError("server: tls_certificate and tls_key go together; one of them is missing")
@@ -63,19 +70,36 @@ class ServerSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
             raise ConfigurationError("server.tls_client_ca: asks for certificates, but tls_certificate is not set")
         for name in ("tls_certificate", "tls_key", "tls_client_ca"):
             path = getattr(self, name)
-            if path and not Path(path).is_file():
+            if path and not (folder / path).is_file():
                 raise ConfigurationError(f"server.{name}: got {path!r}, which is no file that can be read")
-        if not self.tls_certificate and not self.insecure and not _is_loopback(self.host):
+        if self.log_level not in LEVELS:
+            raise ConfigurationError(f"server.log_level: got {self.log_level!r}, allowed {', '.join(LEVELS)}")
+        _between(0, self.stop_grace_s, SECONDS_MAX, "server.stop_grace_s")
+        if not self.tls_certificate and not self.insecure and not is_loopback(self.listen):
             raise ConfigurationError(
                 f"server.listen: {self.listen} can be reached from outside without TLS;"
                 " set tls_certificate and tls_key, or insecure = true if something in front does TLS"
             )
+
+    def tls(self, folder: Path) -> Tls | None:
+        """Read the TLS files, if there are any."""
+        if not self.tls_certificate:
+            return None
+        return Tls(
+            certificate=_pem(folder, self.tls_certificate, "server.tls_certificate", b"CERTIFICATE-----"),
+            key=_pem(folder, self.tls_key, "server.tls_key", b"PRIVATE KEY-----"),
+            client_ca=_pem(folder, self.tls_client_ca, "server.tls_client_ca", b"CERTIFICATE-----")
+            if self.tls_client_ca
+            else None,
+        )
 
 
 class StoreSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Where the store is; relative to the configuration file."""
 
     path: str = "tallystick.db"
+    credentials_path: str = ""
+    """Sellers' tokens; by default beside the store."""
 
 
 class SettlementSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -88,9 +112,10 @@ class SettlementSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True)
 
 
 class LimitsSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """The ledger's limits; amounts in atomic units, "0" for none."""
+    """The limits of payers, sellers and peers; amounts in atomic units, "0" for none."""
 
     payment_id_retention_s: int = 172_800
+    payment_id_skew_s: int = 600
     withdraw_margin_s: int = 3_600
     reservation_s: int = 300
     reservations_per_account_max: int = 1_000
@@ -98,15 +123,28 @@ class LimitsSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     exposure_per_receiver_max: str = "0"
     channels_per_account_max: int = 10_000
     spend_keys_per_account_max: int = 256
+    charges_per_batch_max: int = 256
+    unanswered_batches_max: int = 8
+    streams_per_seller_max: int = 64
+    streams_max: int = 1_024
+    stream_idle_s: int = 900
 
     def rules(self) -> Rules:
         """The same as the ledger takes it."""
-        for name in ("payment_id_retention_s", "reservation_s", "reservations_per_account_max"):
-            _at_least(1, getattr(self, name), f"limits.{name}")
-        for name in ("withdraw_margin_s", "channels_per_account_max", "spend_keys_per_account_max"):
-            _at_least(0, getattr(self, name), f"limits.{name}")
+        for name in ("payment_id_retention_s", "reservation_s"):
+            _between(1, getattr(self, name), SECONDS_MAX, f"limits.{name}")
+        for name in ("withdraw_margin_s", "payment_id_skew_s"):
+            _between(0, getattr(self, name), SECONDS_MAX, f"limits.{name}")
+        for name in ("reservations_per_account_max", "channels_per_account_max", "spend_keys_per_account_max"):
+            _between(1, getattr(self, name), COUNT_MAX, f"limits.{name}")
+        if self.reservation_s >= self.payment_id_retention_s:
+            raise ConfigurationError(
+                f"limits.reservation_s: got {self.reservation_s}, allowed less than payment_id_retention_s"
+                f" ({self.payment_id_retention_s})"
+            )
         return Rules(
             payment_id_retention_s=self.payment_id_retention_s,
+            payment_id_skew_s=self.payment_id_skew_s,
             withdraw_margin_s=self.withdraw_margin_s,
             reservation_s=self.reservation_s,
             reservations_per_account_max=self.reservations_per_account_max,
@@ -114,6 +152,21 @@ class LimitsSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
             exposure_per_receiver_max=parse_amount(self.exposure_per_receiver_max, "limits.exposure_per_receiver_max"),
             channels_per_account_max=self.channels_per_account_max,
             spend_keys_per_account_max=self.spend_keys_per_account_max,
+        )
+
+    def charge_limits(self) -> ChargeLimits:
+        """The same as streams of charges are held to."""
+        _between(1, self.charges_per_batch_max, BATCH_MAX, "limits.charges_per_batch_max")
+        _between(1, self.unanswered_batches_max, 1_024, "limits.unanswered_batches_max")
+        _between(1, self.streams_per_seller_max, COUNT_MAX, "limits.streams_per_seller_max")
+        _between(1, self.streams_max, COUNT_MAX, "limits.streams_max")
+        _between(1, self.stream_idle_s, SECONDS_MAX, "limits.stream_idle_s")
+        return ChargeLimits(
+            charges_per_batch_max=self.charges_per_batch_max,
+            unanswered_batches_max=self.unanswered_batches_max,
+            streams_per_principal_max=self.streams_per_seller_max,
+            streams_max=self.streams_max,
+            stream_idle_s=self.stream_idle_s,
         )
 
 
@@ -146,6 +199,8 @@ class ChainSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     replace_after_s: float = 60.0
     withdraw_delay_s_min: int = 10_800
     withdraw_delay_s_max: int = WITHDRAW_DELAY_S_MAX
+    withdraw_delay_s: int = 86_400
+    """What is proposed to payers that name none of their own."""
     max_fee_per_gas_gwei: float = 500.0
     priority_fee_per_gas_gwei_max: float = 50.0
 
@@ -160,26 +215,32 @@ class _File(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A checked configuration; `store_path` is absolute."""
+    """A checked configuration; paths are absolute. `withdraw_delays_s`: what is proposed to payers, by network."""
 
     server: ServerSection
+    tls: Tls | None
     store_path: Path
+    credentials_path: Path
     interval_s: int
     claim_amount_min: int
     claim_age_s_max: int
     rules: Rules
+    charge_limits: ChargeLimits
     chains: tuple[ChainSettings, ...]
+    withdraw_delays_s: Mapping[str, int]
 
     @classmethod
     def load(cls, path: Path, *, with_keys: bool = True) -> Self:
         """Read and check a file. Without keys, for commands that need the store only, chains are left out."""
-        file = _read(path)
+        file, folder = _read(path), path.absolute().parent
         try:
-            file.server.check()
-            rules = file.limits.rules()
+            file.server.check(folder)
+            tls = file.server.tls(folder) if with_keys else None
+            rules, charge_limits = file.limits.rules(), file.limits.charge_limits()
             amount_min = parse_amount(file.settlement.claim_amount_min, "settlement.claim_amount_min")
-            _at_least(1, file.settlement.interval_s, "settlement.interval_s")
-            chains = tuple(_chain(section, index, path.parent) for index, section in enumerate(file.chain) if with_keys)
+            _between(1, file.settlement.interval_s, SECONDS_MAX, "settlement.interval_s")
+            _between(1, file.settlement.claim_age_s_max, SECONDS_MAX, "settlement.claim_age_s_max")
+            chains = tuple(_chain(section, index, folder) for index, section in enumerate(file.chain) if with_keys)
         except (MalformedError, KeyReferenceError, ConfigurationError) as error:
             raise ConfigurationError(f"{path}: {error}") from None
         if not file.chain:
@@ -187,23 +248,33 @@ class Config:
         _check_networks(path, file.chain)
         for section in file.chain:
             _check_delays(path, section, file.settlement.interval_s)
+        store_path = (folder / file.store.path).resolve()
+        beside = store_path.with_name(store_path.name + ".credentials")
         return cls(
             server=file.server,
-            store_path=(path.parent / file.store.path).resolve(),
+            tls=tls,
+            store_path=store_path,
+            credentials_path=folder / file.store.credentials_path if file.store.credentials_path else beside,
             interval_s=file.settlement.interval_s,
             claim_amount_min=amount_min,
             claim_age_s_max=file.settlement.claim_age_s_max,
             rules=rules,
+            charge_limits=charge_limits,
             chains=chains,
+            withdraw_delays_s={section.network: section.withdraw_delay_s for section in file.chain},
         )
 
 
 def _read(path: Path) -> _File:
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as opened:
+            text = opened.read(CONFIG_BYTES_MAX + 1)
+        if len(text) > CONFIG_BYTES_MAX:
+            raise ConfigurationError(f"{path}: got more than {CONFIG_BYTES_MAX} bytes, allowed a short TOML file")
+        data = tomllib.loads(text.decode())
     except OSError as error:
         raise ConfigurationError(f"{path}: the configuration cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigurationError(f"{path}: this is no TOML: {error}") from None
     try:
         return msgspec.convert(data, _File)
@@ -213,10 +284,13 @@ def _read(path: Path) -> _File:
 
 def _chain(section: ChainSection, index: int, folder: Path) -> ChainSettings:
     where = f"chain[{index}]"
+    for name in ("poll_s", "rpc_timeout_s", "replace_after_s", "max_fee_per_gas_gwei", "priority_fee_per_gas_gwei_max"):
+        if not (math.isfinite(value := getattr(section, name)) and 0 < value <= SECONDS_MAX):
+            raise ConfigurationError(f"{where}.{name}: got {value}, allowed above 0 and at most {SECONDS_MAX}")
     operator_signer = load_signer(_reference(section.operator_key, folder), f"{where}.operator_key")
     return ChainSettings(
         network=section.network,
-        rpc_urls=tuple(section.rpc_urls),
+        rpc_urls=tuple(_rpc_url(url, f"{where}.rpc_urls[{number}]") for number, url in enumerate(section.rpc_urls)),
         escrow=parse_address(section.escrow, f"{where}.escrow"),
         operator=parse_address(section.operator, f"{where}.operator") if section.operator else operator_signer.address,
         operator_signer=operator_signer,
@@ -260,11 +334,35 @@ def _reference(reference: str, folder: Path) -> str:
     return reference
 
 
+def _rpc_url(url: str, setting: str) -> str:
+    """An endpoint; `env:NAME` takes it from a variable, because some hold a provider's key."""
+    if url.startswith("env:"):
+        url = os.environ.get(url.removeprefix("env:"), "")
+    if not url.startswith(("http://", "https://")):
+        raise ConfigurationError(f"{setting}: allowed an http:// or https:// URL, or env:NAME of a variable with one")
+    return url
+
+
+def _pem(folder: Path, name: str, setting: str, kind: bytes) -> bytes:
+    try:
+        data = (folder / name).read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{setting}: {name!r} cannot be read: {error.strerror}") from None
+    if b"-----BEGIN " not in data or kind not in data:
+        raise ConfigurationError(f"{setting}: {name!r} holds no {kind.decode().rstrip('-').lower()} in PEM")
+    return data
+
+
 def _check_networks(path: Path, sections: list[ChainSection]) -> None:
     names = [section.network for section in sections]
     for name in names:
         if names.count(name) > 1:
             raise ConfigurationError(f"{path}: chain: {name} stands there twice")
+    for number, section in enumerate(sections):
+        for key in ("address", "symbol"):
+            values = [getattr(token, key).lower() for token in section.token]
+            if len(set(values)) < len(values):
+                raise ConfigurationError(f"{path}: chain[{number}].token: one {key} stands there twice")
 
 
 def _check_delays(path: Path, section: ChainSection, interval_s: int) -> None:
@@ -275,20 +373,16 @@ def _check_delays(path: Path, section: ChainSection, interval_s: int) -> None:
             f" {shortest} or more: two settlement intervals and {SETTLEMENT_MARGIN_S} s,"
             " or a payer could leave before its charges are claimed"
         )
+    if not section.withdraw_delay_s_min <= section.withdraw_delay_s <= section.withdraw_delay_s_max:
+        raise ConfigurationError(
+            f"{path}: {section.network}: withdraw_delay_s: got {section.withdraw_delay_s}, allowed"
+            f" {section.withdraw_delay_s_min} to {section.withdraw_delay_s_max}"
+        )
 
 
-def _at_least(least: int, value: int, setting: str) -> None:
-    if value < least:
-        raise ConfigurationError(f"{setting}: got {value}, allowed {least} or more")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def _between(least: int, value: int, most: int, setting: str) -> None:
+    if not least <= value <= most:
+        raise ConfigurationError(f"{setting}: got {value}, allowed {least} to {most}")
 
 
 def describe(chain: ChainSettings) -> str:

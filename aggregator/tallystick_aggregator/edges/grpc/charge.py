@@ -7,7 +7,7 @@ is not read, which is what the caller's flow control feels. What a stream holds 
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -110,7 +110,7 @@ class ChargeService(charge_pb2_grpc.ChargeServiceServicer):
         return [next(answers) if is_mine else _NOT_YOURS for is_mine in mine]
 
     @contextmanager
-    def _counted(self, name: str) -> Iterator[None]:
+    def _counted(self, name: str) -> Generator[None, None, None]:
         limits = self._limits
         if self._streams[name] >= limits.streams_per_principal_max:
             raise Denied(

@@ -4,7 +4,7 @@ import functools
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -15,18 +15,14 @@ from tallystick_aggregator.journal.port import StoreUnavailable
 
 log = logging.getLogger(__name__)
 
-Service = TypeVar("Service")
-Incoming = TypeVar("Incoming")
-Outcome = TypeVar("Outcome")
+Method = TypeVar("Method", bound=Callable[..., Awaitable[Any]])
 
 
-def guarded(
-    method: Callable[[Service, Incoming, ServicerContext], Awaitable[Outcome]],
-) -> Callable[[Service, Incoming, ServicerContext], Awaitable[Outcome]]:
-    """Make errors statuses: malformed is INVALID_ARGUMENT, Denied its own, anything unexpected INTERNAL."""
+def guarded(method: Method) -> Method:
+    """Make a method's errors statuses: malformed is INVALID_ARGUMENT, Denied its own, anything unexpected INTERNAL."""
 
     @functools.wraps(method)
-    async def call(self: Service, request: Incoming, context: ServicerContext) -> Outcome:
+    async def call(self: object, request: object, context: ServicerContext) -> Any:
         try:
             return await method(self, request, context)
         except grpc.aio.AbortError:
@@ -34,7 +30,7 @@ def guarded(
         except Exception as error:  # noqa: BLE001 - the outermost edge
             await _abort(context, method.__qualname__, error)
 
-    return call
+    return cast("Method", call)
 
 
 async def _abort(context: Any, method: str, error: Exception) -> NoReturn:

@@ -3,7 +3,7 @@
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import grpc
 import grpc.aio
@@ -82,8 +82,9 @@ class GrpcServer:
         charge_pb2_grpc.add_ChargeServiceServicer_to_server(services.charge, self._server)
         account_pb2_grpc.add_AccountServiceServicer_to_server(services.account, self._server)
         settlement_pb2_grpc.add_SettlementServiceServicer_to_server(services.settlement, self._server)
-        self._health = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        # The library ships no types.
+        self._health: Any = cast("Any", health).aio.HealthServicer()
+        cast("Any", health_pb2_grpc).add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
             (*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
         )
