@@ -71,7 +71,7 @@ async def say_replayed(send: Send, *, under_way: bool) -> None:
         message = "This payment is being used by another request; its outcome is not known yet."
         await respond(send, 409, {"error": "payment_under_way", "message": message}, [("retry-after", "1")])
         return
-    message = "This payment was used before and pays for nothing new; make a new one."
+    message = "This payment was used before and pays for nothing new."
     await respond(send, 409, {"error": "payment_replayed", "message": message})
 
 

@@ -64,8 +64,8 @@ class Till:
     aggregator: Aggregator
     kept: KeptAnswers
     settle_patience_s: float
-    exact_under_way: set[tuple[object, ...]] = field(default_factory=set[tuple[object, ...]])
-    """Exact payments whose requests are being served here: reservations do for `deferred` ones."""
+    under_way: set[tuple[object, ...]] = field(default_factory=set[tuple[object, ...]])
+    """The money of requests that are being served here."""
     _tasks: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
@@ -91,6 +91,7 @@ class Sale:
         self._refuse = refuse
         self._terms = presented.offer.terms
         self._handle = b""
+        self._holds_key = False
         self._paid: PaidRequest | None = None
         self._is_kept = False
         self._streamed: tuple[Answer, Recording] | None = None
@@ -101,30 +102,36 @@ class Sale:
         if kept is not None:
             await self._answer_again(kept)
             return
-        if not isinstance(self._presented.payment, ExactAuthorization):
-            await self._verify_and_serve(app, scope)
-            return
+        # No reservation keeps a second request from being served for an exact payment: this does, from here on. For
+        # `deferred` the reservation does, and only who got it holds the key: anybody may present a foreign payment id.
         key = self._presented.money_key
-        if key in self._till.exact_under_way:
+        is_exact = isinstance(self._presented.payment, ExactAuthorization)
+        if is_exact and not self._take(key):
             await answers.say_replayed(self._send, under_way=True)
             return
-        self._till.exact_under_way.add(key)
         try:
-            await self._verify_and_serve(app, scope)
+            verified = await self._verify()
+            if verified is None:
+                return
+            if verified.replayed or not (is_exact or verified.handle):
+                is_under_way = not is_exact and (key in self._till.under_way or not verified.replayed)
+                await answers.say_replayed(self._send, under_way=is_under_way)
+                return
+            self._handle = verified.handle
+            self._take(key)
+            self._paid = scope[SCOPE_KEY] = PaidRequest(self._presented)
+            await self._serve(app, scope)
         finally:
-            self._till.exact_under_way.discard(key)
+            if self._holds_key:
+                self._till.under_way.discard(key)
 
-    async def _verify_and_serve(self, app: App, scope: Scope) -> None:
-        verified = await self._verify()
-        if verified is None:
-            return
-        is_exact = isinstance(self._presented.payment, ExactAuthorization)
-        if verified.replayed or not (is_exact or verified.handle):
-            await answers.say_replayed(self._send, under_way=not verified.replayed)
-            return
-        self._handle = verified.handle
-        self._paid = scope[SCOPE_KEY] = PaidRequest(self._presented)
-        await self._serve(app, scope)
+    def _take(self, key: tuple[object, ...]) -> bool:
+        """Note that this money is in use here; False where it is already."""
+        if key in self._till.under_way:
+            return False
+        self._till.under_way.add(key)
+        self._holds_key = True
+        return True
 
     async def _verify(self) -> Verified | None:
         """The verified payment; None after the request was answered otherwise."""
@@ -191,6 +198,8 @@ class Sale:
         try:
             settled, attempts = await self._settle(answer)
         except Refused as refused:
+            # What is still held would only wait for its expiry; given back, "not charged" is final.
+            self._release_later()
             self._forget()
             await self._refuse(refused, answers.receipt_of_refusal(self._presented, refused))
             return None
@@ -232,6 +241,7 @@ class Sale:
     async def _answer_again(self, answer: Answer) -> None:
         """Send a kept answer, after its payment was taken at last if that is still to be done."""
         self._is_kept = True
+        self._handle = answer.payment if isinstance(answer.payment, bytes) else b""
         receipt = answer.receipt or await self._capture(answer, again=True)
         if receipt is None:
             return

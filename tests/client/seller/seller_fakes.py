@@ -95,6 +95,7 @@ class FakeAggregator(
         self.batches: list[charge_pb2.StreamChargesRequest] = []
         self.stream_breaks: list[str] = []
         self.open_streams = 0
+        self.held_is_replayed = True
         self.stream_gate: asyncio.Event | None = None
 
     def _enter(self, name: str, context: Any) -> None:
@@ -137,7 +138,9 @@ class FakeAggregator(
                 return facilitator_pb2.VerifyResponse(refusal=refusal("RESERVATION_RELEASED"))
             if (known.amount, known.request_hash) != (amount, charge.request_hash):
                 return facilitator_pb2.VerifyResponse(refusal=refusal("PAYMENT_ID_REUSED"))
-            return facilitator_pb2.VerifyResponse(valid=True, payer=config.payer, replayed=known.status == "charged")
+            return facilitator_pb2.VerifyResponse(
+                valid=True, payer=config.payer, replayed=known.status == "charged" or self.held_is_replayed
+            )
         proof = charge.spend_proof
         most = decode_amount(proof.max_amount, "max_amount")
         if not PROVER.check(charge.channel_id, charge.payment_id, most, charge.request_hash, proof.mac):

@@ -176,6 +176,8 @@ async def test_a_capture_refused_after_the_handler_ran_delivers_nothing(
     assert (receipt.success, receipt.error_reason) == (False, "insufficient_funds")
     assert b"hello" not in response.content
     assert shop.served == ["/articles/1"]
+    await shop.paywall._till.finish()
+    assert fake.statuses() == ["released"]
 
 
 async def test_an_endless_stream_that_is_not_paid_is_stopped(
@@ -346,7 +348,11 @@ async def test_a_payment_that_was_charged_never_runs_the_handler_again(open_shop
     assert fake.charged[buyer.channel_id] == 1000
 
 
-async def test_a_payment_under_way_is_told_so(open_shop: Any, buyer: Any, until: Any) -> None:
+@pytest.mark.parametrize("held_is_replayed", [True, False])
+async def test_a_payment_under_way_is_told_so(
+    open_shop: Any, buyer: Any, fake: Any, until: Any, held_is_replayed: bool
+) -> None:
+    fake.held_is_replayed = held_is_replayed
     go_on = asyncio.Event()
 
     async def slow(_scope: Any, _receive: Any, send: Any) -> None:

@@ -112,6 +112,8 @@ async def test_a_kept_page_whose_capture_is_refused_at_last_is_402(
     assert (await shop.http.get(PAGE, headers=payment)).status_code == 503
     assert buyer.required(await shop.http.get(PAGE, headers=payment)).error.startswith("insufficient_funds: ")
     assert len(shop.paywall._till.kept) == 0
+    await shop.paywall._till.finish()
+    assert fake.statuses() == ["released"]
 
 
 @pytest.mark.parametrize("streamed", [True, False])
@@ -164,6 +166,7 @@ async def test_a_lost_verify_answer_is_503_then_told_as_under_way(open_shop: Any
     shop = open_shop()
     payment = buyer.deferred(await shop.offer(PAGE), PAGE)
     fake.verify_trouble = [("after", DOWN)]
+    fake.held_is_replayed = False
     assert (await shop.http.get(PAGE, headers=payment)).status_code == 503
     again = await shop.http.get(PAGE, headers=payment)
     assert (again.status_code, again.json()["error"]) == (409, "payment_under_way")
