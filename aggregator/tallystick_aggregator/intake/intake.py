@@ -8,6 +8,7 @@ while the one before them is committed.
 
 import asyncio
 import secrets
+from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
@@ -69,7 +70,7 @@ class Intake:
         self._caches = ProofCaches()
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="signatures")
-        self._waiting: list[_Waiting] = []
+        self._waiting: deque[_Waiting] = deque()
         self._inside = 0
         self._waiting_max = waiting_max
         self._screenings: set[asyncio.Task[None]] = set()
@@ -91,10 +92,7 @@ class Intake:
         self._inside += len(payments)
         self._waiting.append(_Waiting(payments, done))
         self._start_screening()
-        try:
-            return await done
-        finally:
-            self._inside -= len(payments)
+        return await done
 
     async def reserve(self, payment: UncheckedPayment) -> ReserveAnswer:
         """Hold the payment's amount until `capture` or `release`."""
@@ -134,8 +132,8 @@ class Intake:
     # The pipeline of charges: gather, screen, decide.
 
     def _start_screening(self) -> None:
-        if self._waiting and len(self._screenings) < SCREENINGS_MAX:
-            task = asyncio.create_task(self._work(self._gather()))
+        if len(self._screenings) < SCREENINGS_MAX and (gathered := self._gather()):
+            task = asyncio.create_task(self._work(gathered))
             self._screenings.add(task)
             task.add_done_callback(self._screening_done)
 
@@ -144,13 +142,15 @@ class Intake:
         self._start_screening()
 
     def _gather(self) -> list[_Waiting]:
-        count = taken = 0
-        for waiting in self._waiting:
-            if count and taken + len(waiting.payments) > BATCH_MAX:
-                break
-            count += 1
-            taken += len(waiting.payments)
-        gathered, self._waiting = self._waiting[:count], self._waiting[count:]
+        gathered: list[_Waiting] = []
+        taken = 0
+        while self._waiting and (not gathered or taken + len(self._waiting[0].payments) <= BATCH_MAX):
+            waiting = self._waiting.popleft()
+            if waiting.done.cancelled():
+                self._inside -= len(waiting.payments)
+            else:
+                gathered.append(waiting)
+                taken += len(waiting.payments)
         return gathered
 
     async def _work(self, gathered: list[_Waiting]) -> None:
@@ -163,6 +163,8 @@ class Intake:
             if not isinstance(error, Exception):
                 raise
             return
+        finally:  # here, not when a caller goes away: what it left is still being worked on
+            self._inside -= sum(len(waiting.payments) for waiting in gathered)
         start = 0
         for waiting in gathered:
             end = start + len(waiting.payments)

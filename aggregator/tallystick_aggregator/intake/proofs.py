@@ -178,10 +178,12 @@ class Screening:
         account = self._ledger.accounts[channel.account_id]
         if payment.spend is not None:
             return self._screen_spend_proof(position, payment, payment.spend, account, channel)
-        refusal = _voucher_is_hopeless(payment, account, channel)
-        if refusal is None:
-            self._checks.append(self._check_of(position, payment, account))
-        return refusal
+        if payment.payment_ms >= self._ledger.payments_since_ms:  # of an older one the journal may know the answer
+            refusal = _voucher_is_hopeless(payment, account, channel)
+            if refusal is not None:
+                return refusal
+        self._checks.append(self._check_of(position, payment, account))
+        return None
 
     def _screen_spend_proof(
         self, position: int, payment: UncheckedPayment, spend: UncheckedSpendProof, account: Account, channel: Channel

@@ -117,12 +117,13 @@ class LedgerWriter:
         self._wakeup.set()
 
     def _take(self) -> list[_Item[Any]]:
-        taken = [self._waiting.popleft()]
-        weight = taken[0].weight
-        while self._waiting and weight + self._waiting[0].weight <= COMMIT_WEIGHT_MAX:
+        taken: list[_Item[Any]] = []
+        weight = 0
+        while self._waiting and (not taken or weight + self._waiting[0].weight <= COMMIT_WEIGHT_MAX):
             item = self._waiting.popleft()
-            weight += item.weight
-            taken.append(item)
+            if not item.done.cancelled():  # nobody would hear the answer: it never happens
+                weight += item.weight
+                taken.append(item)
         return taken
 
     async def _commit(self, items: list[_Item[Any]]) -> None:
@@ -131,7 +132,7 @@ class LedgerWriter:
             if draft.events:
                 await self._journal.append(draft.events)
                 draft.adopt()
-            self.available = True
+                self.available = True
         except StoreUnavailable as error:
             self.available = False
             for item in items:
