@@ -6,6 +6,7 @@ Times start at NOW_MS; all keys and ids follow from names and numbers, so that a
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from typing import Final, TypeVar
 
@@ -372,3 +373,7 @@ class ScriptedJournal:
         for key in old:
             self.archive[key] = ledger.payments.pop(key)
         ledger.payments_since_ms = before_ms
+
+    def with_archived(self, ledger: Ledger) -> Ledger:
+        """The same ledger as if nothing had been archived."""
+        return replace(ledger, payments=self.archive | ledger.payments, payments_since_ms=0)
