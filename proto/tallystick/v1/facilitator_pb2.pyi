@@ -320,7 +320,9 @@ class VerifyResponse(_message.Message):
     """Deferred: names the reservation; unguessable; whoever holds it may settle it."""
     reservation_expires_at: _builtins.int
     replayed: _builtins.bool
-    """True where this payment was charged before: it pays for the kept response only, and the handler must not run."""
+    """True where this payment id was taken before: charged, or held by another reservation. It pays for the kept
+    response only, and the handler must not run. No handle comes with it.
+    """
     @_builtins.property
     def refusal(self) -> _common_pb2.Refusal: ...
     def __init__(
