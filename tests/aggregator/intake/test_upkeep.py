@@ -1,0 +1,131 @@
+"""Timers: reservations expire, old payment ids are forgotten, the journal is checkpointed; a full disk stops none."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from doubles import NOW_MS, Payer, PureLedger
+from running import Scripted, running
+
+from tallystick_aggregator.intake import upkeep
+from tallystick_aggregator.intake.upkeep import Upkeep
+from tallystick_aggregator.journal.port import StoreUnavailable
+from tallystick_aggregator.ledger import events as ev
+from tallystick_aggregator.ledger.answers import Accepted, Held
+from tallystick_aggregator.ledger.commands import Rules
+
+RULES = Rules()
+
+
+@pytest.fixture
+def alice() -> Payer:
+    return Payer("alice")
+
+
+@pytest.fixture
+async def shop(alice: Payer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scripted]:
+    monkeypatch.setattr(upkeep, "EXPIRY_EVERY_S", 0.001)
+    monkeypatch.setattr(upkeep, "FORGET_EVERY_S", 0.001)
+    books = PureLedger(RULES)
+    books.fund(alice, 10**9)
+    async with running(books) as shop:
+        yield shop
+
+
+@pytest.fixture
+def timers(shop: Scripted) -> Upkeep:
+    return Upkeep(shop.writer, shop.journal, RULES)
+
+
+async def test_reservations_expire_when_their_time_is_over_and_not_before(
+    shop: Scripted, alice: Payer, timers: Upkeep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "EXPIRED_PER_COMMIT_MAX", 2)
+    old = [await shop.intake.reserve(alice.payment(number, 10, ceiling=1_000 + number)) for number in range(5)]
+    shop.now_ms += 100_000
+    young = await shop.intake.reserve(alice.payment(9, 10, ceiling=2_000))
+    assert isinstance(young, Held)
+    expiring = asyncio.create_task(timers.expire_reservations())
+    await asyncio.sleep(0.02)
+    assert shop.ledger.accounts[alice.account_id].reservations == 6
+
+    shop.now_ms = NOW_MS + RULES.reservation_s * 1000
+    await asyncio.sleep(0.05)
+    expiring.cancel()
+
+    assert shop.ledger.accounts[alice.account_id].reservations == 1
+    assert shop.ledger.reservations[young.handle].expires_at > 0
+    late = old[0]
+    assert isinstance(late, Held)
+    assert await shop.intake.capture(late.handle, 10) == Accepted(10, 10, replayed=False)
+
+
+async def test_old_payment_ids_are_forgotten_once_their_retention_is_over(shop: Scripted, timers: Upkeep) -> None:
+    forgetting = asyncio.create_task(timers.forget_payments())
+    await asyncio.sleep(0.02)
+    shop.now_ms += 5_000
+    await asyncio.sleep(0.02)
+    forgetting.cancel()
+
+    assert shop.ledger.payments_forgotten_ms == NOW_MS + 5_000 - RULES.payment_id_retention_s * 1000
+    forgotten = [event for event in shop.journal.events if isinstance(event, ev.PaymentsForgotten)]
+    assert len(forgotten) == 2, "only when there is something to forget"
+
+
+async def test_a_disk_that_is_full_for_a_while_stops_no_timer(shop: Scripted, alice: Payer, timers: Upkeep) -> None:
+    """Threat 30: it is the timer that comes round again, not traffic."""
+    await shop.intake.reserve(alice.payment(1, 10, ceiling=1_000))
+    shop.now_ms += RULES.reservation_s * 1000
+    shop.journal.refusals = 5
+    running_timers = [asyncio.create_task(timers.expire_reservations()), asyncio.create_task(timers.forget_payments())]
+    await asyncio.sleep(0.2)
+
+    assert not any(task.done() for task in running_timers)
+    assert shop.ledger.accounts[alice.account_id].reservations == 0
+    assert shop.ledger.payments_forgotten_ms > 0
+    assert shop.writer.available
+    for task in running_timers:
+        task.cancel()
+
+
+async def test_the_journal_is_checkpointed_by_backlog_and_a_failure_is_tried_again(
+    shop: Scripted, timers: Upkeep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    async def checkpoint(now_ms: int) -> None:
+        asked.append(now_ms)
+        if len(asked) == 1:
+            raise StoreUnavailable("disk full")
+        shop.journal.backlog = 0
+
+    monkeypatch.setattr(shop.journal, "checkpoint", checkpoint)
+    checkpointing = asyncio.create_task(timers.checkpoint())
+    shop.journal.backlog = upkeep.CHECKPOINT_BACKLOG - 1
+    await asyncio.sleep(0.02)
+    assert not asked
+
+    shop.journal.backlog = upkeep.CHECKPOINT_BACKLOG
+    await asyncio.sleep(0.05)
+    checkpointing.cancel()
+    assert asked == [NOW_MS, NOW_MS]
+
+
+async def test_the_journal_is_checkpointed_by_age(
+    shop: Scripted, timers: Upkeep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    async def checkpoint(now_ms: int) -> None:
+        asked.append(now_ms)
+        shop.journal.backlog = 0
+
+    monkeypatch.setattr(shop.journal, "checkpoint", checkpoint)
+    monkeypatch.setattr(upkeep, "CHECKPOINT_EVERY_S", 0.03)
+    checkpointing = asyncio.create_task(timers.checkpoint())
+    await asyncio.sleep(0.06)
+    assert not asked, "nothing to write down"
+    shop.journal.backlog = 1
+    await asyncio.sleep(0.1)
+    checkpointing.cancel()
+    assert len(asked) == 1
