@@ -1,15 +1,21 @@
 """The operator's commands of `tallystick`, registered as entry points (`tallystick.commands`)."""
 
 import asyncio
+import json
+import os
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
 from tallystick.errors import MalformedError
+from tallystick.hexadecimal import checksum, parse_address
 from tallystick_aggregator.chain.settings import ConfigurationError
-from tallystick_aggregator.config import DEFAULT_LISTEN
+from tallystick_aggregator.config import DEFAULT_LISTEN, Config
+from tallystick_aggregator.journal.credentials import Credentials, CredentialsError, Listed, Scope
 
 EXIT_CONFIGURATION = 2
 
@@ -18,6 +24,164 @@ def fail(error: Exception) -> NoReturn:
     """One sentence on standard error, and the exit code for what the caller has to change."""
     click.echo(f"tallystick: {error}", err=True)
     sys.exit(EXIT_CONFIGURATION)
+
+
+@click.command()
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default="aggregator.toml",
+    show_default=True,
+    help="The configuration; `tallystick deploy` writes one.",
+)
+def serve(config_path: Path) -> None:
+    r"""Run the aggregator until it is told to stop (Ctrl-C or SIGTERM).
+
+    Prints "listening on HOST:PORT" once it takes calls; its log goes to standard error.
+
+    \b
+    tallystick serve --config playground/aggregator.toml
+    """
+    # Before gRPC's core starts; measured to make single calls a sixth cheaper.
+    os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    from tallystick_aggregator.serving import StartError, run  # noqa: PLC0415
+
+    try:
+        code = run(config_path, click.echo)
+    except StartError as error:
+        fail(error)
+    sys.exit(code)
+
+
+_config_option = click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default="aggregator.toml",
+    show_default=True,
+    help="The aggregator's configuration: it tells where the tokens are kept.",
+)
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print data instead of text.")
+
+
+@click.group()
+def seller() -> None:
+    """Sellers' tokens: who may charge, read and settle for which receivers.
+
+    They take effect within a second, while the aggregator runs.
+    """
+
+
+@seller.command("add")
+@click.argument("name")
+@click.option(
+    "--receiver", "receivers", multiple=True, required=True, metavar="ADDRESS", help="Who is paid; repeatable."
+)
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    type=click.Choice([scope.value for scope in Scope]),
+    help="What the token is for; repeatable. Default: all.",
+)
+@_config_option
+@_json_option
+def seller_add(
+    name: str, receivers: tuple[str, ...], scopes: tuple[str, ...], config_path: Path, as_json: bool
+) -> None:
+    r"""Make a seller and print its token, this once.
+
+    \b
+    tallystick seller add news --receiver 0x… --scope charge --scope read
+    """
+    with _credentials(config_path) as credentials:
+        addresses = [parse_address(receiver, "--receiver") for receiver in receivers]
+        token = credentials.add(name, addresses, [Scope(scope) for scope in scopes] or list(Scope))
+    _print_token(name, token, as_json=as_json)
+
+
+@seller.command("rotate")
+@click.argument("name")
+@click.option(
+    "--grace",
+    "grace_s",
+    type=float,
+    default=0.0,
+    show_default=True,
+    metavar="S",
+    help="How long the old token stays good.",
+)
+@_config_option
+@_json_option
+def seller_rotate(name: str, grace_s: float, config_path: Path, as_json: bool) -> None:
+    r"""Make a new token for a seller and print it, this once.
+
+    \b
+    tallystick seller rotate news --grace 3600
+    """
+    with _credentials(config_path) as credentials:
+        token = credentials.rotate(name, grace_s)
+    _print_token(name, token, as_json=as_json)
+
+
+@seller.command("revoke")
+@click.argument("name")
+@_config_option
+def seller_revoke(name: str, config_path: Path) -> None:
+    """End all tokens of a seller, for good."""
+    with _credentials(config_path) as credentials:
+        credentials.revoke(name)
+    click.echo(f"revoked {name}")
+
+
+@seller.command("list")
+@_config_option
+@_json_option
+def seller_list(config_path: Path, as_json: bool) -> None:
+    """List all sellers, revoked ones included."""
+    with _credentials(config_path) as credentials:
+        listed = credentials.list()
+    if as_json:
+        click.echo(json.dumps([_described(one) for one in listed], indent=2))
+        return
+    for one in listed:
+        described = _described(one)
+        state = f"revoked {described['revoked_at']}" if one.revoked_at else f"{one.tokens} token(s)"
+        click.echo(f"{described['name']}  {' '.join(described['receivers'])}  {','.join(described['scopes'])}  {state}")
+
+
+def _described(one: Listed) -> dict[str, Any]:
+    return {
+        "name": one.principal.name,
+        "receivers": sorted(checksum(receiver) for receiver in one.principal.receivers),
+        "scopes": sorted(scope.value for scope in one.principal.scopes),
+        "created_at": one.created_at,
+        "revoked_at": one.revoked_at,
+        "tokens": one.tokens,
+    }
+
+
+def _print_token(name: str, token: str, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"name": name, "token": token}))
+        return
+    click.echo(f"The token of {name}, shown this once:")
+    click.echo(token)
+
+
+@contextmanager
+def _credentials(config_path: Path) -> Generator[Credentials, None, None]:
+    """Open the file of tokens; what goes wrong ends the command with one sentence."""
+    try:
+        credentials = Credentials.open(Config.load(config_path, with_keys=False).credentials_path)
+        try:
+            yield credentials
+        finally:
+            credentials.close()
+    except (ConfigurationError, CredentialsError, MalformedError) as error:
+        fail(error)
 
 
 @click.command()

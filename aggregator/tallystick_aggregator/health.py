@@ -1,14 +1,25 @@
 """Whether the aggregator serves, looked at once a second and told to whoever asks the gRPC health service.
 
-NOT_SERVING while the store cannot be written, a background task is down, or the mirror of a chain is stale.
+NOT_SERVING while the store cannot be written, a background task is down, or the mirror of a chain is stale. What only
+slows settlement down (an endpoint that does not answer, a fee above the cap) is logged and changes nothing: charges go
+on from the mirrored balances (threat 16).
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
+from tallystick_aggregator.intake import LedgerWriter
+from tallystick_aggregator.journal.port import StoreUnavailable
+from tallystick_aggregator.ledger.commands import Moment
+from tallystick_aggregator.ledger.draft import Draft
+from tallystick_aggregator.ledger.events import PaymentsForgotten
+from tallystick_aggregator.ledger.state import Ledger
+
 LOOK_EVERY_S: Final = 1.0
+PROBE_EVERY_S: Final = 2.0
 
 log = logging.getLogger(__name__)
 
@@ -27,12 +38,15 @@ class TellHealth(Protocol):
 class Health:
     """Watches the parts and tells when their health as a whole changes."""
 
-    def __init__(self, parts: Sequence[Problems], tell: TellHealth) -> None:
+    def __init__(self, parts: Sequence[Problems], tell: TellHealth, advisories: Sequence[Problems] = ()) -> None:
+        """`advisories` tell what is wrong without keeping the aggregator from serving."""
         self._parts = parts
+        self._advisories = advisories
         self._tell = tell
         self._told: bool | None = None
+        self._advised: set[str] = set()
         self.problems: list[str] = []
-        """As of the last look."""
+        """What keeps the aggregator from serving, as of the last look."""
 
     async def look(self) -> None:
         """Look once."""
@@ -46,9 +60,27 @@ class Health:
                 log.info("serving again")
             else:
                 log.warning("not serving: %s", "; ".join(self.problems))
+        advised = {problem for part in self._advisories for problem in part()}
+        for problem in sorted(advised - self._advised):
+            log.warning("%s", problem)
+        self._advised = advised
 
     async def watch(self) -> None:
         """Look every second until cancelled."""
         while True:
             await self.look()
             await asyncio.sleep(LOOK_EVERY_S)
+
+
+async def keep_probing(writer: LedgerWriter) -> None:
+    """While the store is unavailable, try it from a timer: its recovery must not wait for traffic (threat 30)."""
+    while True:
+        await asyncio.sleep(PROBE_EVERY_S)
+        if not writer.available:
+            with contextlib.suppress(StoreUnavailable):
+                await writer.run(_change_nothing)
+
+
+def _change_nothing(draft: Draft, _ledger: Ledger, _moment: Moment) -> None:
+    """Write an event that says what is known already."""
+    draft.record(PaymentsForgotten(draft.payments_forgotten_ms))

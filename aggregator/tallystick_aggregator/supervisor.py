@@ -1,4 +1,4 @@
-"""Background tasks that cannot die silently: one that ends is told, restarted after a pause, or ends the server.
+"""Background tasks that cannot die silently: one that ends is told, and restarted after a pause.
 
 (`chain.tasks.Repeating` does the same for work that is one call repeated; here are the tasks that run on their own.)
 """
@@ -24,12 +24,10 @@ class Supervisor:
         self._recovered_s = recovered_s
         self._tasks: list[asyncio.Task[None]] = []
         self._problems: dict[str, str] = {}
-        self.dead = asyncio.Event()
-        """Set once a vital task has ended: nothing can be relied on then, and the server has to stop."""
 
-    def start(self, name: str, run: Callable[[], Awaitable[None]], *, vital: bool = False) -> None:
-        """Run this until stopped. A vital task is not restarted: its end ends the server."""
-        self._tasks.append(asyncio.create_task(self._keep(name, run, vital=vital), name=name))
+    def start(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        """Run this until stopped."""
+        self._tasks.append(asyncio.create_task(self._keep(name, run), name=name))
 
     @property
     def problems(self) -> Sequence[str]:
@@ -43,7 +41,7 @@ class Supervisor:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def _keep(self, name: str, run: Callable[[], Awaitable[None]], *, vital: bool) -> None:
+    async def _keep(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         pause_s = self._pause_s
         while True:
             task = asyncio.ensure_future(run())
@@ -58,9 +56,6 @@ class Supervisor:
                 await asyncio.gather(task, return_exceptions=True)
                 raise
             self._problems[name] = self._tell(name, task)
-            if vital:
-                self.dead.set()
-                return
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, PAUSE_S_MAX)
 
