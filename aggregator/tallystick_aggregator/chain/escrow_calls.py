@@ -53,11 +53,15 @@ ACCOUNT_OPENED: Final = "AccountOpened(bytes32,address,address,address,address,u
 CLAIMED_EVENT: Final = "Claimed(bytes32,uint128,(address,uint128,uint128)[])"
 ROW_SKIPPED: Final = "RowSkipped(bytes32,address,uint128,uint8)"
 OWED: Final = "Owed(address,address,uint256,uint256)"
-EVENTS: Final = (ACCOUNT_OPENED, CLAIMED_EVENT, ROW_SKIPPED, OWED)
+WITHDRAW_FINALIZED: Final = "WithdrawFinalized(bytes32,uint128,uint128)"
+REFUNDED: Final = "Refunded(bytes32,uint128,uint128,uint256,uint128)"
+EVENTS: Final = (ACCOUNT_OPENED, CLAIMED_EVENT, ROW_SKIPPED, OWED, WITHDRAW_FINALIZED, REFUNDED)
 ACCOUNT_OPENED_TOPIC: Final = topic(ACCOUNT_OPENED)
 CLAIMED_TOPIC: Final = topic(CLAIMED_EVENT)
 ROW_SKIPPED_TOPIC: Final = topic(ROW_SKIPPED)
 OWED_TOPIC: Final = topic(OWED)
+LEFT_TOPICS: Final = frozenset({topic(WITHDRAW_FINALIZED), topic(REFUNDED)})
+"""Events of money that went back to the payer; their first datum is the amount."""
 SKIP_REASONS: Final = ("None", "BadReceiver", "NothingNew", "AboveCeiling", "AccountEmpty", "BadSignature")
 """IEscrow.SkipReason, by number."""
 
@@ -153,6 +157,11 @@ def read_claimed_rows(log: Log) -> list[tuple[bytes, int, int]]:
     except DecodingError as error:
         raise ChainUnavailable("a Claimed event is malformed") from error
     return [(receiver[12:], amount, total) for receiver, amount, total in rows]
+
+
+def read_left(log: Log) -> int:
+    """What an event of LEFT_TOPICS says went back to the payer, in atomic units."""
+    return int.from_bytes(log.data[:32], "big")
 
 
 def read_skip_reason(log: Log) -> str:

@@ -15,7 +15,8 @@ from tallystick_aggregator.ledger.state import Ledger
 class Seen(NamedTuple):
     """An account as it was read at the newest final block and at the head; `claimed` by channel id.
 
-    `config` is needed for an account that the ledger may not know yet.
+    `config` is needed for an account that the ledger may not know yet; `left_since_final` is what went back to the
+    payer between the two blocks, by the events.
     """
 
     account_id: bytes
@@ -24,6 +25,7 @@ class Seen(NamedTuple):
     final_claimed: Mapping[bytes, int]
     head: EscrowAccount
     head_claimed: Mapping[bytes, int]
+    left_since_final: int = 0
 
     @property
     def is_settled(self) -> bool:
@@ -67,6 +69,7 @@ def take_in(draft: Draft, ledger: Ledger, network: str, seen: Sequence[Seen], re
                 AccountAtBlock(one.head.balance, one.head_claimed),
                 one.withdrawing,
                 one.head.withdrawable_at,
+                one.left_since_final,
             ),
         )
         # Only now: the refund's money has left `funds` in the same decision, so I2 has no gap.

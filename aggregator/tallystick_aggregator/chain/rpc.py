@@ -12,7 +12,6 @@ An endpoint that lies about state consistently, alone, is believed: name endpoin
 """
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -202,8 +201,7 @@ class RpcNode:
         finally:
             for task in tasks:
                 task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _as_unavailable(endpoint: Endpoint, ask: Callable[[Endpoint], Awaitable[Any]]) -> Any:

@@ -60,7 +60,8 @@ class Repeating:
             # The pause grows with failures, but never beyond what the work itself is planned at.
             pause_s = max(self._interval_s, min(self._interval_s * 2**self._failures, PAUSE_S_MAX))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), pause_s)
+                async with asyncio.timeout(pause_s):  # wait_for could swallow the cancellation of `stop`
+                    await self._woken.wait()
             self._woken.clear()
             await self._once()
 

@@ -12,7 +12,7 @@ ledger not to rely on the mirror (I9).
 import asyncio
 import logging
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
@@ -65,6 +65,7 @@ class Watcher:
         self._heads: OrderedDict[int, bytes] = OrderedDict()
         self._unsettled: set[bytes] = set()
         self._recent: dict[bytes, int] = {}
+        self._left: list[Log] = []
         self._small: OrderedDict[bytes, ChannelConfig] = OrderedDict()
         self._introduced: dict[bytes, ChannelConfig] = {}
         self._progress = asyncio.Condition()
@@ -127,9 +128,11 @@ class Watcher:
         if self._taken_in is None:
             first, changed = await self._first_look(head), set(self._known())
             logs = await self._escrow.opened(first, head)
+            self._note_left(await self._escrow.logs(final.number + 1, head), final.number + 1, final)
         else:
             first, changed = await self._since(self._taken_in, head)
             logs = await self._escrow.logs(first, head)
+            self._note_left(logs, first, final)
         found = self._read_logs(logs) | {id_: config for id_, config in introduced.items() if self._is_ours(config)}
         # An account that two blocks tell differently, or that changed and may be reorganised, is never left alone.
         changed |= self._unsettled | found.keys() | self._touched(logs)
@@ -222,6 +225,14 @@ class Watcher:
                 _log.warning("a claim on account %s was skipped: %s", to_hex(log.topics[1]), reason)
         return found
 
+    def _note_left(self, logs: Sequence[Log], first: int, final: Block) -> None:
+        """Keep what went back to payers since the final block. From `first` on, these events are all there are."""
+        self._left = [
+            log
+            for log in (*(log for log in self._left if log.block_number < first), *logs)
+            if log.topics[0] in calls.LEFT_TOPICS and log.block_number > final.number
+        ]
+
     def _touched(self, logs: Sequence[Log]) -> set[bytes]:
         ids = {log.topics[1] for log in logs if len(log.topics) > 1}
         known = self._writer.ledger.accounts
@@ -248,6 +259,9 @@ class Watcher:
         self, ids: Sequence[bytes], found: dict[bytes, ChannelConfig], final: Block, head: Block
     ) -> list[Seen]:
         ledger = self._writer.ledger
+        left: Counter[bytes] = Counter()
+        for log in self._left:
+            left[log.topics[1]] += calls.read_left(log)
         channels = {id_: [channel.id for channel in ledger.channels_of_account(id_)] for id_ in ids}
         flat = [channel_id for id_ in ids for channel_id in channels[id_]]
         at_head, head_claimed = await self._read_at(ids, flat, head)
@@ -260,6 +274,7 @@ class Watcher:
                 {channel_id: final_claimed[channel_id] for channel_id in channels[id_]},
                 at_head[number],
                 {channel_id: head_claimed[channel_id] for channel_id in channels[id_]},
+                left[id_],
             )
             for number, id_ in enumerate(ids)
         ]

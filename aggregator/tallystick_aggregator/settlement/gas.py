@@ -1,0 +1,46 @@
+"""What a batch of claims will cost and weigh, estimated without asking anyone. Pure.
+
+Upper estimates for Escrow.sol with a token behind a proxy: they decide where a batch is cut, and whether an approval is
+cheaper than vouchers. The node's own estimate comes later and has the last word. A test holds them against Anvil.
+"""
+
+from typing import Final
+
+from tallystick_contracts.claim_batch import (
+    ACCOUNT_BYTES,
+    APPROVAL_BYTES,
+    APPROVAL_ROW_BYTES,
+    COUNT_BYTES,
+    HEADER_BYTES,
+    RECEIVER_BYTES,
+    VOUCHER_ROW_BYTES,
+)
+
+BATCH_GAS_MAX: Final = 15_000_000
+"""What is planned for one transaction: nine tenths of what one may take (16,777,216)."""
+BATCH_BYTES_MAX: Final = 125_500
+"""Bytes of one encoded batch: what is left of 126,000 for the envelope is some 300 (threat 40)."""
+
+TRANSACTION_GAS: Final = 30_000
+VOUCHER_ROW_GAS: Final = 12_500
+APPROVAL_ROW_GAS: Final = 7_900
+STALE_ROW_GAS: Final = 6_000
+"""A row that an approval brings along although it has nothing new."""
+FIRST_CLAIM_GAS: Final = 17_100
+"""What a channel's first claim costs on top: a storage slot that was zero."""
+ACCOUNT_GAS: Final = 9_000
+APPROVAL_GAS: Final = 6_000
+RECEIVER_GAS: Final = 50_000
+"""One transfer; the escrow insists on some 107,000 being left before each, hence the reserve."""
+RESERVE_GAS: Final = 110_000
+
+FIXED_BYTES: Final = HEADER_BYTES + COUNT_BYTES
+FIXED_GAS: Final = TRANSACTION_GAS + RESERVE_GAS
+
+__all__ = [
+    "ACCOUNT_BYTES",
+    "APPROVAL_BYTES",
+    "APPROVAL_ROW_BYTES",
+    "RECEIVER_BYTES",
+    "VOUCHER_ROW_BYTES",
+]

@@ -1,0 +1,124 @@
+"""An aggregator's chain side without edges: a ledger with its writer, an outbox, an EvmChain on a devnet."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from anvil import NETWORK, Devnet, Payer
+from tallystick.payment_ids import new_payment_id
+from tallystick_aggregator.chain.chain import EvmChain
+from tallystick_aggregator.chain.node import Node
+from tallystick_aggregator.intake.writer import LedgerWriter, system_clock_ms
+from tallystick_aggregator.journal.memory import MemoryDisk, MemoryJournal, MemoryOutbox
+from tallystick_aggregator.journal.port import Outbox
+from tallystick_aggregator.ledger import accounts, decide
+from tallystick_aggregator.ledger.answers import Accepted, Refusal
+from tallystick_aggregator.ledger.commands import Moment, ProvenPayment, Rules, VoucherProof
+from tallystick_aggregator.ledger.draft import Draft
+from tallystick_aggregator.ledger.state import Account, Channel, Ledger
+
+RULES = Rules()
+
+
+@dataclass
+class Side:
+    """What a test works with."""
+
+    devnet: Devnet
+    disk: MemoryDisk
+    writer: LedgerWriter
+    outbox: Outbox
+    chain: EvmChain
+
+    @property
+    def ledger(self) -> Ledger:
+        return self.writer.ledger
+
+    def account(self, payer: Payer) -> Account:
+        return self.ledger.accounts[payer.account_id]
+
+    def channel(self, payer: Payer, to: bytes) -> Channel:
+        return self.ledger.channels[payer.channel_id(to)]
+
+    async def mirrored(self) -> None:
+        """Wait until the ledger has everything that the chain has."""
+        await self.chain.mirrored((await self.chain.head()).number, 10)
+
+    async def fund(self, payer: Payer, amount: int, *receivers: bytes) -> None:
+        """Deposit, wait for it, open channels."""
+        payer.deposit(amount)
+        await self.mirrored()
+        for to in receivers:
+            await self.open_channel(payer, to)
+
+    async def open_channel(self, payer: Payer, to: bytes) -> None:
+        def decision(draft: Draft, _ledger: Ledger, _moment: Moment) -> Refusal | None:
+            return accounts.open_channel(draft, payer.account_id, payer.channel_id(to), to, 0, RULES)
+
+        assert await self.writer.run(decision) is None
+
+    async def charge(self, payer: Payer, to: bytes, amount: int) -> Accepted | Refusal:
+        """Charge by a voucher whose ceiling is just enough."""
+        channel = self.channel(payer, to)
+        voucher = payer.voucher(to, channel.charged + channel.reserved + amount)
+        now_ms = system_clock_ms()
+        payment = ProvenPayment(
+            channel.id, new_payment_id(now_ms, sha_bytes()), now_ms, amount, bytes(32), VoucherProof(voucher)
+        )
+
+        def decision(draft: Draft, _ledger: Ledger, moment: Moment) -> Accepted | Refusal:
+            return decide.charge(draft, payment, moment, RULES)
+
+        return await self.writer.run(decision)
+
+
+def sha_bytes() -> bytes:
+    """Ten bytes that no other payment id has."""
+    global _drawn  # noqa: PLW0603
+    _drawn += 1
+    return _drawn.to_bytes(10, "big")
+
+
+_drawn = 0
+
+
+@contextlib.asynccontextmanager
+async def chain_side(
+    devnet: Devnet,
+    *,
+    disk: MemoryDisk | None = None,
+    node: Node | None = None,
+    start: bool = True,
+    clock: Callable[[], float] | None = None,
+    **changes: Any,
+) -> AsyncIterator[Side]:
+    """A chain side that runs; leaving the context stops it. The same disk again is a restart."""
+    disk = disk or MemoryDisk()
+    journal, outbox = MemoryJournal(disk), MemoryOutbox(disk)
+    chain: EvmChain | None = None
+
+    def stale() -> frozenset[str]:
+        return frozenset({NETWORK}) if chain is None or chain.stale() else frozenset()
+
+    writer = LedgerWriter(await journal.load(), journal, stale_networks=stale)
+    serving = asyncio.create_task(writer.serve())
+    keywords: dict[str, Any] = {"clock": clock} if clock else {}
+    chain = EvmChain(devnet.settings(**changes), outbox, writer, node=node, **keywords)
+    try:
+        if start:
+            await chain.start()
+        yield Side(devnet, disk, writer, outbox, chain)
+    finally:
+        await chain.stop()
+        serving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
+    """Wait for something to become true."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110 - whatever it looks at has no event to wait for
+            await asyncio.sleep(0.01)

@@ -1,0 +1,302 @@
+"""The sender of transactions on a real chain: what is sent lands once, whatever is lost, stuck or killed in between.
+
+What it sends here mints play money: the one thing on this chain that a second landing would do twice.
+"""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from faults import FaultyNode
+from harness import Side, chain_side, until
+
+from _anvil import Anvil, function, hexed
+from anvil import Devnet
+from tallystick_aggregator.chain.port import Call, Reverted
+from tallystick_aggregator.chain.rpc import RpcNode
+from tallystick_aggregator.chain.settings import FeeSettings
+from tallystick_aggregator.journal.memory import Crashed, Fault, MemoryDisk, Operation
+from tallystick_aggregator.journal.port import Outgoing, TransactionKind, TransactionStatus
+
+HOLDER = b"\x11" * 20
+GWEI = 10**9
+
+
+@pytest.fixture
+async def node(devnet: Devnet) -> AsyncIterator[FaultyNode]:
+    rpc = RpcNode([devnet.anvil.url])
+    yield FaultyNode(rpc)
+    await rpc.close()
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tallystick_aggregator.chain.sender.OFFER_AGAIN_S", 0.1)
+
+
+def mint(devnet: Devnet, amount: int = 5) -> Call:
+    return Call(devnet.token, function("mint(address,uint256)", HOLDER, amount))
+
+
+async def send(side: Side, reference: bytes = b"one", amount: int = 5) -> Outgoing:
+    return await side.chain.send(TransactionKind.EXACT, reference, mint(side.devnet, amount))
+
+
+async def ended(side: Side, outgoing: Outgoing) -> Outgoing:
+    return await side.chain.wait(outgoing, final=True, timeout_s=10)
+
+
+def mined_nonce(side: Side) -> int:
+    return int(side.devnet.anvil.rpc("eth_getTransactionCount", hexed(side.devnet.sender.address), "latest"), 16)
+
+
+async def test_a_transaction_lands_and_is_recorded(devnet: Devnet) -> None:
+    async with chain_side(devnet) as side:
+        final = await ended(side, await send(side))
+        assert final.status is TransactionStatus.FINAL
+        assert final.transaction_hash == final.attempts[0].transaction_hash
+        assert final.gas_used > 0
+        assert final.effective_gas_price_wei > 0
+        assert final.block_number == devnet.anvil.block_number
+        assert devnet.balance(HOLDER) == 5
+
+
+async def test_the_same_reference_is_sent_once(devnet: Devnet) -> None:
+    async with chain_side(devnet) as side:
+        first = await send(side)
+        assert (await send(side)).id == first.id
+        await ended(side, first)
+        assert (await send(side)).status is TransactionStatus.FINAL
+        assert devnet.balance(HOLDER) == 5
+
+
+async def test_what_would_revert_is_not_journaled(devnet: Devnet) -> None:
+    async with chain_side(devnet) as side:
+        bad = Call(devnet.escrow, function("collect(address,address)", HOLDER, devnet.token))
+        with pytest.raises(Reverted, match="NothingOwed"):
+            await side.chain.send(TransactionKind.EXACT, b"bad", bad)
+        assert side.disk.outgoing == {}
+
+
+async def test_a_lost_reply_is_neither_failure_nor_a_second_payment(devnet: Devnet, node: FaultyNode) -> None:
+    async with chain_side(devnet, node=node) as side:
+        node.losing_replies = True
+        outgoing = await send(side)
+        assert outgoing.status is TransactionStatus.PENDING
+        assert (await ended(side, outgoing)).status is TransactionStatus.FINAL
+        assert devnet.balance(HOLDER) == 5
+
+
+async def test_a_lost_transaction_is_offered_again(devnet: Devnet, node: FaultyNode) -> None:
+    async with chain_side(devnet, node=node) as side:
+        node.losing_sends = True
+        outgoing = await send(side)
+        with pytest.raises(TimeoutError):
+            await side.chain.wait(outgoing, timeout_s=0.3)
+        node.losing_sends = False
+        final = await ended(side, outgoing)
+        assert len(final.attempts) == 1
+        assert devnet.balance(HOLDER) == 5
+
+
+async def test_a_crash_between_journaling_and_sending_is_made_good(devnet: Devnet) -> None:
+    disk = MemoryDisk()
+    async with chain_side(devnet, disk=disk) as side:
+        disk.plan = lambda operation: Fault.CRASH_AFTER if operation is Operation.OUTBOX else Fault.NONE
+        with pytest.raises(Crashed):
+            await send(side)
+    assert devnet.balance(HOLDER) == 0
+    disk.plan = lambda _: Fault.NONE
+    async with chain_side(devnet, disk=disk) as side:
+        assert (await ended(side, await send(side))).status is TransactionStatus.FINAL
+        assert devnet.balance(HOLDER) == 5
+        assert len(disk.outgoing) == 1
+
+
+async def test_a_crash_before_journaling_sends_nothing(devnet: Devnet) -> None:
+    disk = MemoryDisk()
+    async with chain_side(devnet, disk=disk) as side:
+        before = mined_nonce(side)
+        disk.plan = lambda operation: Fault.CRASH_BEFORE if operation is Operation.OUTBOX else Fault.NONE
+        with pytest.raises(Crashed):
+            await send(side)
+        assert mined_nonce(side) == before
+        assert devnet.balance(HOLDER) == 0
+
+
+async def test_a_crash_between_sending_and_recording_is_found_at_the_next_start(devnet: Devnet) -> None:
+    disk = MemoryDisk()
+    async with chain_side(devnet, disk=disk, poll_s=60) as side:
+        outgoing = await send(side)
+        disk.plan = lambda _: Fault.REFUSED  # from here on the process knows, and cannot tell its disk
+        await until(lambda: devnet.balance(HOLDER) == 5)
+    disk.plan = lambda _: Fault.NONE
+    async with chain_side(devnet, disk=disk) as side:
+        before = mined_nonce(side)
+        assert (await ended(side, outgoing)).status is TransactionStatus.FINAL
+        assert mined_nonce(side) == before
+        assert devnet.balance(HOLDER) == 5
+
+
+async def test_a_stuck_transaction_is_replaced_under_its_nonce(devnet: Devnet) -> None:
+    devnet.anvil.automine(on=False)
+    async with chain_side(devnet, replace_after_s=0.2) as side:
+        outgoing = await send(side)
+        await until(lambda: len(_stored(side, outgoing).attempts) >= 2)
+        stored = _stored(side, outgoing)
+        first, second = stored.attempts[:2]
+        assert second.max_fee_per_gas_wei >= first.max_fee_per_gas_wei * 1.125
+        assert second.max_priority_fee_per_gas_wei >= first.max_priority_fee_per_gas_wei * 1.125
+        devnet.anvil.automine(on=True)
+        devnet.anvil.mine()
+        final = await ended(side, outgoing)
+        assert final.nonce == outgoing.nonce
+        assert final.transaction_hash in {attempt.transaction_hash for attempt in final.attempts}
+        assert devnet.balance(HOLDER) == 5
+
+
+async def test_a_fee_spike_waits_under_the_cap_and_ends(devnet: Devnet) -> None:
+    cap = 20 * GWEI
+    fees = FeeSettings(max_fee_per_gas_wei=cap, priority_fee_per_gas_wei_max=2 * GWEI)
+    devnet.anvil.automine(on=False)
+    async with chain_side(devnet, fees=fees, replace_after_s=0.1) as side:
+        devnet.anvil.rpc("anvil_setNextBlockBaseFeePerGas", hex(100 * GWEI))
+        devnet.anvil.mine()
+        outgoing = await send(side)
+        devnet.anvil.rpc("anvil_setNextBlockBaseFeePerGas", hex(100 * GWEI))
+        devnet.anvil.mine()
+        with pytest.raises(TimeoutError):
+            await side.chain.wait(outgoing, timeout_s=0.5)
+        assert {attempt.max_fee_per_gas_wei for attempt in _stored(side, outgoing).attempts} == {cap}
+        devnet.anvil.rpc("anvil_setNextBlockBaseFeePerGas", hex(GWEI))
+        devnet.anvil.mine()
+        devnet.anvil.automine(on=True)
+        final = await ended(side, outgoing)
+        assert final.effective_gas_price_wei <= cap
+        assert devnet.balance(HOLDER) == 5
+
+
+async def test_a_nonce_gap_is_filled(devnet: Devnet, node: FaultyNode) -> None:
+    """As after a reorganisation that took back what was final, or a restored backup: nobody knows the nonce before."""
+    disk = MemoryDisk()
+    async with chain_side(devnet, disk=disk, node=node) as side:
+        node.losing_sends = True
+        lost = await send(side, b"lost")
+        await send(side, b"two", 7)
+        del disk.outgoing[lost.id]
+        node.losing_sends = False
+        await until(lambda: devnet.balance(HOLDER) == 7)
+        await until(lambda: _kinds(side) == {TransactionKind.EXACT, TransactionKind.FILL})
+        await ended(side, await send(side, b"three", 1))
+        assert devnet.balance(HOLDER) == 8
+
+
+async def test_a_nonce_used_by_somebody_else_is_superseded_and_sent_anew(devnet: Devnet, node: FaultyNode) -> None:
+    async with chain_side(devnet, node=node, confirmations=2) as side:
+        node.losing_sends = True
+        outgoing = await send(side)
+        _use_key_elsewhere(devnet.anvil, devnet.sender.address)
+        with pytest.raises(TimeoutError):  # the other one is in a block, but not for good yet
+            await side.chain.wait(outgoing, final=True, timeout_s=0.3)
+        assert _stored(side, outgoing).status is TransactionStatus.PENDING
+        devnet.anvil.mine(2)
+        superseded = await ended(side, outgoing)
+        assert superseded.status is TransactionStatus.SUPERSEDED
+        node.losing_sends = False
+        again = await send(side)
+        assert (again.id, again.nonce) == (outgoing.id, outgoing.nonce + 1)
+        devnet.anvil.mine(3)
+        assert (await ended(side, again)).status is TransactionStatus.FINAL
+        assert devnet.balance(HOLDER) == 5
+
+
+async def test_a_used_nonce_of_our_own_is_not_superseded_while_receipts_are_missing(
+    devnet: Devnet, node: FaultyNode
+) -> None:
+    async with chain_side(devnet, node=node) as side:
+        node.blind = True
+        outgoing = await send(side)
+        await until(lambda: devnet.balance(HOLDER) == 5)
+        with pytest.raises(TimeoutError):
+            await side.chain.wait(outgoing, timeout_s=0.4)
+        assert _stored(side, outgoing).status is TransactionStatus.PENDING
+        node.blind = False
+        assert (await ended(side, outgoing)).status is TransactionStatus.FINAL
+
+
+async def test_a_reorganisation_sends_a_mined_transaction_back_to_waiting(devnet: Devnet) -> None:
+    devnet.anvil.mine(3)
+    async with chain_side(devnet, confirmations=3) as side:
+        outgoing = await side.chain.wait(await send(side), timeout_s=10)
+        assert outgoing.status is TransactionStatus.MINED
+        devnet.anvil.reorg(1)
+        await until(lambda: _stored(side, outgoing).status is TransactionStatus.PENDING)
+        devnet.anvil.mine(1)
+        await until(lambda: devnet.balance(HOLDER) == 5, timeout_s=20)
+        devnet.anvil.mine(3)
+        assert (await ended(side, outgoing)).status is TransactionStatus.FINAL
+
+
+async def test_a_revert_is_believed_when_it_is_final(devnet: Devnet, node: FaultyNode) -> None:
+    devnet.anvil.mint(devnet.token, devnet.sender.address, 5)
+    transfer = Call(devnet.token, function("transfer(address,uint256)", HOLDER, 5))
+    async with chain_side(devnet, node=node, confirmations=2) as side:
+        node.losing_sends = True
+        outgoing = await side.chain.send(TransactionKind.EXACT, b"poor", transfer)
+        devnet.anvil.rpc(
+            "anvil_setStorageAt", hexed(devnet.token), _balance_slot(devnet.sender.address), hexed(bytes(32))
+        )
+        node.losing_sends = False
+        await until(lambda: _mined(devnet.anvil, outgoing), timeout_s=20)
+        with pytest.raises(TimeoutError):
+            await side.chain.wait(outgoing, timeout_s=0.2)
+        devnet.anvil.mine(2)
+        assert (await ended(side, outgoing)).status is TransactionStatus.REVERTED
+
+
+async def test_endpoints_that_are_down_are_waited_out(devnet: Devnet, node: FaultyNode) -> None:
+    async with chain_side(devnet, node=node) as side:
+        outgoing = await send(side)
+        await ended(side, outgoing)
+        node.down = True
+        await until(lambda: len(side.chain.problems()) >= 2)
+        node.down = False
+        await until(lambda: not side.chain.problems())
+        await ended(side, await send(side, b"two", 1))
+        assert devnet.balance(HOLDER) == 6
+
+
+async def test_many_at_once_take_one_nonce_each(devnet: Devnet) -> None:
+    import asyncio  # noqa: PLC0415
+
+    async with chain_side(devnet) as side:
+        sent = await asyncio.gather(*(send(side, b"%d" % number, 1) for number in range(20)))
+        assert len({outgoing.nonce for outgoing in sent}) == 20
+        await asyncio.gather(*(ended(side, outgoing) for outgoing in sent))
+        assert devnet.balance(HOLDER) == 20
+
+
+def _stored(side: Side, outgoing: Outgoing) -> Outgoing:
+    from tallystick_aggregator.journal.transactions import decode_outgoing  # noqa: PLC0415
+
+    return decode_outgoing(outgoing.id, side.disk.outgoing[outgoing.id])
+
+
+def _kinds(side: Side) -> set[TransactionKind]:
+    from tallystick_aggregator.journal.transactions import decode_outgoing  # noqa: PLC0415
+
+    return {decode_outgoing(id_, body).kind for id_, body in side.disk.outgoing.items()}
+
+
+def _use_key_elsewhere(anvil: Anvil, address: bytes) -> None:
+    anvil.send(address, HOLDER, b"")
+
+
+def _mined(anvil: Anvil, outgoing: Outgoing) -> bool:
+    hashes = [attempt.transaction_hash for attempt in outgoing.attempts]
+    return any(anvil.rpc("eth_getTransactionReceipt", hexed(hash_)) for hash_ in hashes)
+
+
+def _balance_slot(holder: bytes) -> str:
+    from tallystick.hashing import keccak256  # noqa: PLC0415
+
+    return hexed(keccak256(holder.rjust(32, b"\0") + bytes(32)))
