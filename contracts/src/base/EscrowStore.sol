@@ -4,7 +4,7 @@ pragma solidity 0.8.37;
 import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 import {IEscrow} from "../interfaces/IEscrow.sol";
-import {BoundedTransfer} from "../libraries/BoundedTransfer.sol";
+import {TokenCalls} from "../libraries/TokenCalls.sol";
 import {EscrowHashes} from "../libraries/EscrowHashes.sol";
 
 /// @title EscrowStore
@@ -47,7 +47,7 @@ abstract contract EscrowStore is IEscrow, EIP712, ReentrancyGuardTransient {
 
     /// @dev Pays `amount` out, or keeps it for `to` if the token will not have it. The caller has done its bookkeeping.
     function _pay(address token, address to, uint256 amount) internal {
-        if (BoundedTransfer.tryTransfer(token, to, amount)) return;
+        if (TokenCalls.tryTransfer(token, to, amount)) return;
         uint256 total = owed[to][token] + amount;
         owed[to][token] = total;
         emit Owed(to, token, amount, total);

@@ -86,8 +86,8 @@ interface IEscrow {
 
     // ------------------------------------------------------------------------------------------------------ events
 
-    /// @notice An account got its first deposit. With {Deposited}, {Claimed}, {Refunded} and the events of withdrawals
-    ///         it is all that is needed to rebuild every account and channel from logs.
+    /// @notice An account got its first deposit, `amount`. With {Deposited}, {Claimed}, {Refunded} and the events of
+    ///         withdrawals it is all that is needed to rebuild every account and channel from logs.
     event AccountOpened(
         bytes32 indexed accountId,
         address indexed payer,
@@ -95,10 +95,11 @@ interface IEscrow {
         address payerAuthorizer,
         address token,
         uint40 withdrawDelay,
-        bytes32 salt
+        bytes32 salt,
+        uint128 amount
     );
 
-    /// @notice `amount` was deposited; `balance` is the account's balance after it.
+    /// @notice A further `amount` was deposited; `balance` is the account's balance after it.
     event Deposited(bytes32 indexed accountId, uint128 amount, uint128 balance);
 
     /// @notice The account paid `rows`. A row paid what its `total` is above the channel's previous total (zero before
@@ -139,6 +140,8 @@ interface IEscrow {
     error WithdrawDelayOutOfRange(uint256 got, uint256 min, uint256 max);
     /// @notice An amount of zero where there has to be one.
     error ZeroAmount();
+    /// @notice The address does not answer `balanceOf`.
+    error NotAToken(address token);
     /// @notice The token did not deliver exactly the deposit (a fee on transfer, say).
     error DepositNotExact(uint256 got, uint256 expected);
     /// @notice The caller is neither the batch's operator nor a sender that it has allowed.
@@ -175,7 +178,7 @@ interface IEscrow {
     // ---------------------------------------------------------------------------------------------------- deposits
 
     /// @notice Moves `amount` from the caller into the account.
-    /// @dev Anyone may call; the caller has to have approved the escrow. Emits {AccountOpened} the first time, {Deposited}.
+    /// @dev Anyone may call; the caller has to have approved the escrow. Emits {AccountOpened} the first time, then {Deposited}.
     /// @param config The account; `receiver` is not looked at.
     /// @param amount Atomic units, above zero.
     function deposit(ChannelConfig calldata config, uint128 amount) external;
@@ -184,7 +187,7 @@ interface IEscrow {
     /// @dev Anyone may call: the token's nonce has to be {depositNonce}, so the money can only reach this account.
     ///      A signature of 65 bytes goes to the token as `v, r, s`, any other (contract wallets) in its `bytes` form.
     ///      If the nonce is used already nothing happens: somebody else landed this deposit, or the payer cancelled it;
-    ///      the account's {Deposited} events tell which.
+    ///      the account's {AccountOpened} and {Deposited} events tell which.
     /// @param config The account; `receiver` is not looked at.
     /// @param amount Atomic units, above zero.
     /// @param validAfter Unix time after which the authorization is valid.

@@ -158,7 +158,7 @@ library ClaimReader {
     /// @notice EIP-712's hash of the rows as an array of `ReceiverTotal`: what an approval covers.
     /// @dev One loop in assembly, since every row by approval is read twice: here, and when it is claimed. It works in
     ///      memory behind what is allocated: first the preimage of one `ReceiverTotal`, then the hashes of all. An index
-    ///      out of range gives a hash of garbage here, and reverts when its row is claimed.
+    ///      out of range gives a hash of garbage here (or runs out of gas far out), and reverts when its row is claimed.
     function totalsHash(Rows memory rows, Payees.Table memory payees) internal pure returns (bytes32 arrayHash) {
         bytes32 typeHash = EscrowHashes.RECEIVER_TOTAL_TYPEHASH;
         uint256 size = rows.count * 32;

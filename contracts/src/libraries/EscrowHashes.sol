@@ -126,18 +126,21 @@ library EscrowHashes {
     }
 
     /// @notice The preimage of the account that `config` belongs to: its fields with the receiver left zero.
+    /// @dev The fields are copied in one go and then checked as the compiler would check each where it is read: an
+    ///      address or delay with more bits than its type has reverts with no data.
     function accountPreimage(IEscrow.ChannelConfig calldata config)
         internal
         pure
         returns (ChannelPreimage memory preimage)
     {
         preimage.typeHash = CHANNEL_CONFIG_TYPEHASH;
-        preimage.payer = config.payer;
-        preimage.payerAuthorizer = config.payerAuthorizer;
-        preimage.receiverAuthorizer = config.receiverAuthorizer;
-        preimage.token = config.token;
-        preimage.withdrawDelay = config.withdrawDelay;
-        preimage.salt = config.salt;
+        assembly ("memory-safe") {
+            calldatacopy(add(preimage, 0x20), config, 0xe0) // all seven fields
+            let addresses := or(or(mload(add(preimage, 0x20)), mload(add(preimage, 0x40))), mload(add(preimage, 0x60)))
+            addresses := or(addresses, or(mload(add(preimage, 0x80)), mload(add(preimage, 0xa0))))
+            if or(shr(160, addresses), shr(40, mload(add(preimage, 0xc0)))) { revert(0, 0) }
+            mstore(add(preimage, 0x60), 0) // the receiver
+        }
     }
 
     /// @notice The struct hash of a channel or account.

@@ -95,8 +95,9 @@ contract MinimalToken {
 
     function _use(address from, uint256 validAfter, uint256 validBefore, bytes32 nonce) private {
         require(block.timestamp > validAfter && block.timestamp < validBefore, "outside of the validity window");
-        require(!authorizationState[from][nonce], "authorization is used");
-        authorizationState[from][nonce] = true;
+        mapping(bytes32 => bool) storage used = authorizationState[from];
+        require(!used[nonce], "authorization is used");
+        used[nonce] = true;
         emit AuthorizationUsed(from, nonce);
     }
 
