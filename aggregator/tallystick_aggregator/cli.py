@@ -36,7 +36,7 @@ def fail(error: Exception) -> NoReturn:
     help="The configuration; `tallystick deploy` writes one.",
 )
 def serve(config_path: Path) -> None:
-    r"""Run the aggregator until it is told to stop (Ctrl-C or SIGTERM).
+    """Run the aggregator until it is told to stop (Ctrl-C or SIGTERM).
 
     Prints "listening on HOST:PORT" once it takes calls; its log goes to standard error.
 
@@ -91,7 +91,7 @@ def seller() -> None:
 def seller_add(
     name: str, receivers: tuple[str, ...], scopes: tuple[str, ...], config_path: Path, as_json: bool
 ) -> None:
-    r"""Make a seller and print its token, this once.
+    """Make a seller and print its token, this once.
 
     \b
     tallystick seller add news --receiver 0x… --scope charge --scope read
@@ -116,7 +116,7 @@ def seller_add(
 @_config_option
 @_json_option
 def seller_rotate(name: str, grace_s: float, config_path: Path, as_json: bool) -> None:
-    r"""Make a new token for a seller and print it, this once.
+    """Make a new token for a seller and print it, this once.
 
     \b
     tallystick seller rotate news --grace 3600
@@ -200,7 +200,7 @@ def _credentials(config_path: Path) -> Generator[Credentials, None, None]:
 @click.option("--withdraw-delay", "withdraw_delay_s", default=86_400, show_default=True, metavar="S")
 @click.option("--min-deposit", default="0", show_default=True, metavar="AMOUNT", help="In atomic units.")
 def deploy(dev: bool, out: Path, **options: Any) -> None:
-    r"""Deploy the escrow to a chain and write aggregator.toml and operator.json.
+    """Deploy the escrow to a chain and write aggregator.toml and operator.json.
 
     \b
     tallystick deploy --dev --rpc http://127.0.0.1:8545 --out playground
