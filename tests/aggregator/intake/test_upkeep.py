@@ -111,21 +111,25 @@ async def test_the_journal_is_checkpointed_by_backlog_and_a_failure_is_tried_aga
     assert asked == [NOW_MS, NOW_MS]
 
 
-async def test_the_journal_is_checkpointed_by_age(
+async def test_the_journal_is_checkpointed_by_age_and_a_failure_does_not_make_it_younger(
     shop: Scripted, timers: Upkeep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
 
     async def checkpoint(now_ms: int) -> None:
         asked.append(now_ms)
+        if len(asked) == 1:
+            raise StoreUnavailable("disk full")
         shop.journal.backlog = 0
 
     monkeypatch.setattr(shop.journal, "checkpoint", checkpoint)
-    monkeypatch.setattr(upkeep, "CHECKPOINT_EVERY_S", 0.03)
+    monkeypatch.setattr(upkeep, "CHECKPOINT_EVERY_S", 0.3)
     checkpointing = asyncio.create_task(timers.checkpoint())
-    await asyncio.sleep(0.06)
-    assert not asked, "nothing to write down"
+    await asyncio.sleep(0.05)
     shop.journal.backlog = 1
     await asyncio.sleep(0.1)
+    assert not asked, "too young"
+
+    await asyncio.sleep(0.3)
     checkpointing.cancel()
-    assert len(asked) == 1
+    assert len(asked) == 2
