@@ -167,8 +167,8 @@ def _print_token(name: str, token: str, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"name": name, "token": token}))
         return
-    click.echo(f"The token of {name}, shown this once:")
-    click.echo(token)
+    click.echo(f"The token of {name}, shown this once:", err=True)
+    click.echo(token)  # alone on standard output, so that a shell can take it into a variable
 
 
 @contextmanager
