@@ -59,7 +59,7 @@ class AccountClient:
         self._domain = operator.domain
         self._clock = clock
         self._channel: grpc.aio.Channel | None = None
-        self._stub: "account_pb2_grpc.AccountServiceAsyncStub | None" = None
+        self._stub: account_pb2_grpc.AccountServiceAsyncStub | None = None
 
     async def read(self, account_id: bytes) -> AccountState | None:
         """The account with all its channels, None where the aggregator does not know it."""

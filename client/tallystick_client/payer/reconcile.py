@@ -104,13 +104,17 @@ class Reconciler:
         before = {c.id: _Snapshot(c.charged, self._lines.activity(c.id)[0]) for c in self._book.channels_of(account.id)}
         state = await client.read(account.id)
         self._lines.sync()
+        if state is None:
+            return Reconciled()
+        told = {totals.channel_id: totals for totals in state.channels}
         result = Reconciled()
-        for totals in state.channels if state is not None else ():
-            channel = self._book.channels.get(totals.channel_id)
-            if channel is None or channel.id not in before:
-                self._warn_of_stranger(account, totals)
-                continue
-            result += self._settle(channel, totals, before[channel.id])
+        for id_, snapshot in before.items():
+            channel = self._book.channels[id_]
+            # A channel that the aggregator never heard of was never charged.
+            totals = told.pop(id_, None) or ChannelTotals(id_, channel.config.receiver, 0, 0, 0, 0)
+            result += self._settle(channel, totals, snapshot)
+        if account.active and any(totals.ceiling for totals in told.values()):
+            _log.warning("a channel of this account is not in the book: is its key used by another wallet?")
         await self._store.commit()
         return result
 
@@ -136,7 +140,7 @@ class Reconciler:
         excess = max(0, told - channel.charged - channel.unknown - under_way)
         disputed = excess if is_quiet else max(excess, channel.disputed)
         if disputed > channel.disputed:
-            receiver = checksum(totals.receiver) if len(totals.receiver) == 20 else "?"
+            receiver = checksum(channel.config.receiver)
             _log.warning("the aggregator counts %d more for %s than this wallet sent proofs for", disputed, receiver)
         self._book.dispute(channel, disputed, self._teller.today())
         return Reconciled(freed, verdict.charged, channel.unknown, channel.disputed)
@@ -146,11 +150,6 @@ class Reconciler:
         if row.key_id:
             return self._keys.is_dead(row)
         return bool(row.closed_at) and self._clock() >= row.closed_at + VOUCHER_DEAD_AFTER_S
-
-    def _warn_of_stranger(self, account: Account, totals: ChannelTotals) -> None:
-        # Sellers may open channels by themselves; a ceiling needs our signature.
-        if account.active and totals.ceiling:
-            _log.warning("a channel of this account is not in the book: is its key used by another wallet?")
 
 
 class Verdict(NamedTuple):

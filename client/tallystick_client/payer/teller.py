@@ -93,6 +93,7 @@ class Teller:
         self._reclaimers: list[Reclaim] = []
         self._top_ups: dict[bytes, asyncio.Task[None]] = {}
         self._no_top_up_before: dict[bytes, float] = {}
+        self._spent_before: dict[bytes, int] = {}
         # Hashing a ChannelConfig costs more than looking it up.
         self._channel_ids: dict[tuple[bytes, bytes], bytes] = {}
 
@@ -129,7 +130,7 @@ class Teller:
             break
         allotment = self._enter(seller, holder, account, row, key, need, want)
         await self._store.commit()
-        self._top_up_soon(account, seller)
+        self.look_after(account, operator, token)
         return allotment
 
     def voucher(self, allotment: Allotment) -> Voucher:
@@ -209,19 +210,27 @@ class Teller:
         for reclaim in self._reclaimers:
             reclaim(asset)
 
-    def _top_up_soon(self, account: Account, seller: Seller) -> None:
-        if account.id in self._top_ups or not self._treasury.is_low(account, seller.token):
+    def leave_empty(self, account: Account) -> None:
+        """Top the account up no more until it is paid from again: it was refunded."""
+        self._spent_before[account.id] = account.committed - account.open
+
+    def look_after(self, account: Account, operator: Operator, token: Token) -> None:
+        """Top the account up in the background, if it was spent from since the last look and nears its end."""
+        spent = account.committed - account.open
+        was_spent_from = spent > self._spent_before.get(account.id, spent)
+        self._spent_before[account.id] = spent
+        if not was_spent_from or account.id in self._top_ups or not self._treasury.is_low(account, token):
             return
         if self._clock() < self._no_top_up_before.get(account.id, 0):
             return
         self._no_top_up_before[account.id] = self._clock() + TOP_UP_PAUSE_S
-        task = asyncio.create_task(self._top_up(account, seller))
+        task = asyncio.create_task(self._top_up(account, operator, token))
         self._top_ups[account.id] = task
         task.add_done_callback(lambda _: self._top_ups.pop(account.id, None))
 
-    async def _top_up(self, account: Account, seller: Seller) -> None:
+    async def _top_up(self, account: Account, operator: Operator, token: Token) -> None:
         try:
-            await self._treasury.top_up(account, seller.operator, seller.token)
+            await self._treasury.top_up(account, operator, token)
         except TallystickError as error:
             # Nobody waits for it: whoever needs the money later deposits then, and hears of the problem.
-            _log.warning("topping up the account at %s failed: %s", seller.operator.aggregator, error)
+            _log.warning("topping up the account at %s failed: %s", operator.aggregator, error)

@@ -204,9 +204,10 @@ class Wallet:
         account = self._treasury.known_account(offer.operator, offer.token)
         if account is None or reason not in _REGISTER_AGAIN | _COMPARE_BOOKS:
             return False
+        # What the present grants hold is not what the aggregator has; the next ones start from the compared book.
+        self._lines.retire(account.id)
         if reason in _REGISTER_AGAIN:
             self._keys.drop(account, SELF)
-            self._lines.retire(account.id)
         else:
             await self._reconciler.reconcile(account, offer.operator)
         return True
@@ -230,6 +231,7 @@ class Wallet:
             self._lines.retire(account.id)
             await self._lines.drained(account.id, timeout_s=5)
             refunded: Refunded = await self._treasury.refund(account, operator, 0)
+            self._teller.leave_empty(account)
             refunds.append(RefundedAccount(token, *refunded))
         return refunds
 
@@ -296,6 +298,8 @@ class Wallet:
     async def _flush(self) -> None:
         self._lines.sync()
         await self._store.commit()
+        for account in self._accounts():
+            self._teller.look_after(*account)
 
     def _run_every(self, interval_s: float, work: Callable[[], Awaitable[object]], *, at_once: bool = False) -> None:
         async def run() -> None:

@@ -115,7 +115,7 @@ class FakeAggregator(account_pb2_grpc.AccountServiceServicer):
         self.delay_s: float = 0
         self.propose: Callable[[Account], list[tuple[bytes, int]]] = propose_charged
         self.target = ""
-        self.in_flight_max = 0
+        self.clock: Callable[[], float] = time.time
         self._server: grpc.aio.Server | None = None
 
     async def start(self, port: int = 0) -> None:
@@ -185,7 +185,7 @@ class FakeAggregator(account_pb2_grpc.AccountServiceServicer):
             raise Refusal(Reason.SPEND_KEY_UNKNOWN)
         if key.revoked:
             raise Refusal(Reason.SPEND_KEY_REVOKED)
-        if time.time() >= key.expires_at:
+        if self.clock() >= key.expires_at:
             raise Refusal(Reason.SPEND_KEY_EXPIRED)
         if not SpendProver(key.secret).check(
             payment.channel_id, payment.payment_id, payment.spend.max_amount, request, payment.spend.mac
@@ -235,7 +235,7 @@ class FakeAggregator(account_pb2_grpc.AccountServiceServicer):
             account=common_pb2.AccountTotals(
                 account_id=request.account_id,
                 funds=encode_amount(account.funds),
-                available=encode_amount(account.funds - account.committed),
+                available=encode_amount(max(0, account.funds - account.committed)),
             ),
             channels=[write_totals(id_, channel) for id_, channel in page],
             more=len(later) > len(page),
@@ -335,7 +335,7 @@ class FakeAggregator(account_pb2_grpc.AccountServiceServicer):
         account = self.accounts.get(request.account_id)
         signer = recover(eip712.digest(DOMAIN, struct_hash), authorization.signature)
         assert account is None or signer == account.config.payer
-        assert time.time() <= authorization.deadline <= time.time() + 300
+        assert self.clock() <= authorization.deadline <= self.clock() + 300
 
 
 def propose_charged(account: Account) -> list[tuple[bytes, int]]:
