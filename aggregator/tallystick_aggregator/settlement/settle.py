@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -39,6 +39,7 @@ URGENT_PAUSE_S: Final = 30.0
 ACCOUNTS_PER_SLICE: Final = 100
 """Accounts planned before others get their turn: keeps the event loop free."""
 MIRROR_WAIT_S: Final = 5.0
+SETTLE_NOW_TIMEOUT_S: Final = 60.0
 
 _log = logging.getLogger(__name__)
 _alarm = logging.getLogger("tallystick.alarm")
@@ -98,7 +99,7 @@ class Settlement:
             f"settlement on {chain.network}",
             self._check,
             check_s,
-            passing=(ChainUnavailable, StoreUnavailable, Reverted),
+            passing=(ChainUnavailable, StoreUnavailable),
         )
         chain.on_withdrawal(self._withdrawal_seen)
 
@@ -121,27 +122,23 @@ class Settlement:
 
     # What others ask.
 
-    async def settle_now(self, receivers: frozenset[bytes] | None = None, *, timeout_s: float = 60.0) -> list[Outgoing]:
+    async def settle_now(
+        self, receivers: Collection[bytes] | None = None, *, timeout_s: float = SETTLE_NOW_TIMEOUT_S
+    ) -> list[Outgoing]:
         """Claim all that is owed to these receivers (None: to all), and wait until it is in a block.
 
         Returns the transactions, those that were under way before included; one that has not been mined in time comes
-        back as it is. Raises ChainUnavailable, Reverted and StoreUnavailable.
+        back as it is. Raises ChainUnavailable and StoreUnavailable.
         """
-        due = EVERYTHING if receivers is None else Due(0, receivers=receivers)
+        wanted = None if receivers is None else frozenset(receivers)
         async with self._one:
             under_way = [
                 claim
                 for claim in await self._open_claims()
-                if receivers is None or any(payout.receiver in receivers for payout in claim.payouts)
+                if wanted is None or any(payout.receiver in wanted for payout in claim.payouts)
             ]
-            sent = await self._settle(due)
-        async with asyncio.TaskGroup() as group:
-            waits = [group.create_task(self._mined(claim, timeout_s)) for claim in (*under_way, *sent)]
-        return [wait.result() for wait in waits]
-
-    async def claims(self, receivers: Sequence[bytes], before_id: int, limit: int) -> Sequence[Outgoing]:
-        """Claims that pay any of the receivers, newest first; see `journal.port.Outbox.claims`."""
-        return await self._outbox.claims(receivers, before_id, limit)
+            sent = await self._settle(EVERYTHING if wanted is None else Due(0, receivers=wanted))
+        return list(await asyncio.gather(*(self._mined(claim, timeout_s) for claim in (*under_way, *sent))))
 
     # The timer.
 
@@ -288,7 +285,8 @@ class Settlement:
             )
         except Reverted as reverted:
             if reverted.reason.startswith(_WHOLE_BATCH):
-                raise
+                _alarm.critical("no claim can be sent: %s", reverted.reason)
+                raise ChainUnavailable(f"no claim can be sent: {reverted.reason}") from reverted
             _log.warning("a batch of %d claims would revert: %s", batch.rows, reverted.reason)
             halves = batch.halves()
             if halves is None:

@@ -1,0 +1,51 @@
+"""The settlements of all networks as one: what edges call."""
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import chain as joined
+
+from tallystick_aggregator.intake.port import Writer
+from tallystick_aggregator.journal.port import Outbox, Outgoing
+from tallystick_aggregator.settlement.settle import SETTLE_NOW_TIMEOUT_S, Settlement, SettlementSettings, SettlingChain
+
+
+class Settlements:
+    """One `Settlement` a network; they do not wait for each other."""
+
+    def __init__(
+        self,
+        chains: Iterable[SettlingChain],
+        writer: Writer,
+        outbox: Outbox,
+        settings: SettlementSettings | None = None,
+        *,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        keywords = {} if clock is None else {"clock": clock}
+        self._each = [Settlement(chain, writer, outbox, settings, **keywords) for chain in chains]
+
+    def start(self) -> None:
+        """Settle from now on."""
+        for settlement in self._each:
+            settlement.start()
+
+    async def stop(self) -> None:
+        """Settle no more."""
+        await asyncio.gather(*(settlement.stop() for settlement in self._each))
+
+    def problems(self) -> Sequence[str]:
+        """What keeps sellers from being paid, as sentences; none if all is well."""
+        return [problem for settlement in self._each for problem in settlement.problems()]
+
+    async def settle_now(
+        self, receivers: Collection[bytes] | None = None, *, timeout_s: float = SETTLE_NOW_TIMEOUT_S
+    ) -> Sequence[Outgoing]:
+        """See `Settlement.settle_now`. Where one network fails, the others have settled all the same."""
+        outcomes = await asyncio.gather(
+            *(settlement.settle_now(receivers, timeout_s=timeout_s) for settlement in self._each),
+            return_exceptions=True,
+        )
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return list(joined.from_iterable(outcome for outcome in outcomes if not isinstance(outcome, BaseException)))
