@@ -1,0 +1,329 @@
+"""A chain in memory that does what a test tells it: an escrow, a token, a sender with an outbox, and a mirror.
+
+Signatures are checked as the real token does; calldata is a label under which the twin remembers what to do. It mines
+at once unless told to hold, and a block is final at once unless `confirmations` says otherwise.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import Final
+
+from doubles import DOMAIN, ESCROW, NETWORK, OPERATOR, TOKEN
+
+from tallystick import eip712
+from tallystick.channels import ChannelConfig, account_id, channel_id
+from tallystick.eip712 import Domain
+from tallystick.errors import InvalidSignature
+from tallystick.signatures import recover
+from tallystick_aggregator.chain.port import (
+    Block,
+    Call,
+    ChainUnavailable,
+    DepositAuthorization,
+    EscrowAccount,
+    Reverted,
+    TransferAuthorization,
+)
+from tallystick_aggregator.intake.port import Writer
+from tallystick_aggregator.journal.memory import MemoryOutbox
+from tallystick_aggregator.journal.port import Attempt, Outgoing, Payout, TransactionKind, TransactionStatus
+from tallystick_aggregator.ledger import accounts
+from tallystick_aggregator.ledger.commands import Moment
+from tallystick_aggregator.ledger.draft import Draft
+from tallystick_aggregator.ledger.state import Ledger
+
+TOKEN_DOMAIN: Final = Domain("USD Coin", "2", 31337, TOKEN)
+SENDER: Final = bytes.fromhex("5e" * 20)
+CONTRACT_WALLET_SIGNATURE: Final = b"the contract says yes"
+"""What `ChainTwin.contract_wallets` sign with."""
+
+_ENDED: Final = (TransactionStatus.FINAL, TransactionStatus.REVERTED, TransactionStatus.SUPERSEDED)
+
+
+@dataclass
+class Held:
+    """An account in the escrow."""
+
+    config: ChannelConfig
+    balance: int = 0
+    refund_nonce: int = 0
+
+
+class ChainTwin:
+    """See `chain.port.Chain`; it is its own escrow binding and token."""
+
+    network = NETWORK
+    chain_id = 31337
+    domain = DOMAIN
+    address = ESCROW
+    operator = OPERATOR
+
+    def __init__(self, writer: Writer, outbox: MemoryOutbox) -> None:
+        self.writer = writer
+        self.outbox = outbox
+        self.confirmations = 0
+        self.number = 100
+        self.down = False
+        self.held = False
+        self.fate = TransactionStatus.MINED
+        """What becomes of the next transactions that are mined."""
+        self.balances: dict[bytes, int] = {}
+        self.used: set[tuple[bytes, bytes]] = set()
+        self.contract_wallets: set[bytes] = set()
+        self.escrowed: dict[bytes, Held] = {}
+        self.paid: dict[bytes, int] = {}
+        self.introduced: list[ChannelConfig] = []
+        self.sent: list[Outgoing] = []
+        self.simulated = 0
+        self.claimed_reads = 0
+        self.mirroring = True
+        self.token = TokenTwin(self)
+        self._effects: dict[bytes, Callable[[], None]] = {}
+
+    # The port.
+
+    @property
+    def escrow(self) -> "ChainTwin":
+        return self
+
+    @property
+    def tokens(self) -> Mapping[bytes, "TokenTwin"]:
+        return {TOKEN: self.token}
+
+    async def head(self) -> Block:
+        self._answer()
+        return Block(self.number, sha256(b"block %d" % self.number).digest(), 1_800_000_000)
+
+    async def final(self) -> Block:
+        head = await self.head()
+        return replace(head, number=head.number - self.confirmations)
+
+    async def simulate(self, call: Call, block: Block) -> None:
+        del block
+        self._answer()
+        self.simulated += 1
+        self._try(call)
+
+    async def send(
+        self,
+        kind: TransactionKind,
+        reference: bytes,
+        call: Call,
+        *,
+        rows: int = 0,
+        payouts: tuple[Payout, ...] = (),
+        memo: bytes = b"",
+        urgent: bool = False,
+    ) -> Outgoing:
+        del urgent
+        known = await self.outbox.by_reference(kind, reference)
+        if known is not None and known.status is not TransactionStatus.SUPERSEDED:
+            return known
+        self._answer()
+        self._try(call)
+        nonce = len(self.sent)
+        attempt = Attempt(sha256(b"transaction %d" % nonce).digest(), b"raw", 1, 1, 1_800_000_000)
+        draft = Outgoing(
+            id=0 if known is None else known.id,
+            network=NETWORK,
+            kind=kind,
+            reference=reference,
+            sender=SENDER,
+            nonce=nonce,
+            to=call.to,
+            data=call.data,
+            gas_limit=100_000,
+            attempts=(attempt,),
+            status=TransactionStatus.PENDING,
+            created_at=1_800_000_000,
+            rows=rows,
+            payouts=payouts,
+            memo=memo,
+        )
+        if known is None:
+            outgoing = await self.outbox.add(draft)
+        else:
+            outgoing = draft
+            await self.outbox.update(outgoing)
+        self.sent.append(outgoing)
+        return outgoing
+
+    async def wait(self, outgoing: Outgoing, *, final: bool = False, timeout_s: float) -> Outgoing:
+        async with asyncio.timeout(timeout_s):
+            while True:
+                current = await self.outbox.by_reference(outgoing.kind, outgoing.reference)
+                assert current is not None
+                current = await self._step(current)
+                if current.status in _ENDED or (current.status is TransactionStatus.MINED and not final):
+                    return current
+                await asyncio.sleep(0.001)
+
+    async def mirrored(self, block_number: int, timeout_s: float) -> None:
+        if not self.mirroring or block_number > self.number:
+            await asyncio.sleep(timeout_s)
+            raise TimeoutError
+        await self.look()
+
+    def introduce(self, account: ChannelConfig) -> None:
+        self.introduced.append(account)
+
+    # The escrow binding.
+
+    def account_id(self, config: ChannelConfig) -> bytes:
+        return account_id(DOMAIN, config)
+
+    def channel_id(self, config: ChannelConfig) -> bytes:
+        return channel_id(DOMAIN, config)
+
+    def deposit_token_nonce(self, deposit: DepositAuthorization) -> bytes:
+        return eip712.deposit_nonce(self.account_id(deposit.account), deposit.salt)
+
+    def deposit_call(self, deposit: DepositAuthorization) -> Call:
+        nonce = self.deposit_token_nonce(deposit)
+        payer = deposit.account.payer
+        struct = eip712.hash_receive_with_authorization(
+            payer, ESCROW, deposit.amount, deposit.valid_after, deposit.valid_before, nonce
+        )
+
+        def effect() -> None:
+            if (payer, nonce) in self.used:
+                return  # landed or cancelled before: no error, and no credit
+            self._spend(payer, nonce, struct, deposit.signature, deposit.amount)
+            held = self.escrowed.setdefault(self.account_id(deposit.account), Held(deposit.account.account()))
+            held.balance += deposit.amount
+
+        return self._call(ESCROW, effect)
+
+    def refund_call(self, account: ChannelConfig, amount: int, nonce: int) -> Call:
+        def effect() -> None:
+            held = self.escrowed[self.account_id(account)]
+            if held.refund_nonce != nonce:
+                raise Reverted("BadNonce")
+            held.refund_nonce += 1
+            held.balance -= amount
+            self.balances[account.payer] = self.balances.get(account.payer, 0) + amount
+
+        return self._call(ESCROW, effect)
+
+    async def accounts(self, account_ids: Sequence[bytes], block: Block) -> Sequence[EscrowAccount]:
+        del block
+        self._answer()
+        found = [self.escrowed.get(one) for one in account_ids]
+        return [EscrowAccount(h.balance, h.refund_nonce, 0, 0, 0) if h else EscrowAccount(0, 0, 0, 0, 0) for h in found]
+
+    async def claimed(self, channel_ids: Sequence[bytes], block: Block) -> Sequence[int]:
+        del block
+        self._answer()
+        self.claimed_reads += 1
+        await asyncio.sleep(0)
+        return [self.paid.get(one, 0) for one in channel_ids]
+
+    # What tests do.
+
+    async def look(self) -> None:
+        """Mirror all accounts, as the watcher does; what is in the escrow is final."""
+
+        def decision(draft: Draft, ledger: Ledger, _: Moment) -> None:
+            for account, held in self.escrowed.items():
+                accounts.open_account(draft, account, NETWORK, held.config)
+                at = accounts.AccountAtBlock(held.balance, dict(self.paid))
+                accounts.mirror(draft, ledger, accounts.AccountOnChain(account, at, at, 0, 0, 0))
+
+        await self.writer.run(decision)
+
+    async def fund(self, config: ChannelConfig, amount: int) -> None:
+        """Deposit by some other way, and mirror it."""
+        held = self.escrowed.setdefault(self.account_id(config), Held(config.account()))
+        held.balance += amount
+        await self.look()
+
+    def _call(self, to: bytes, effect: Callable[[], None]) -> Call:
+        data = b"call %d" % len(self._effects)
+        self._effects[data] = effect
+        return Call(to, data)
+
+    def _try(self, call: Call) -> None:
+        """Run a call and take it back: raises Reverted if it would revert."""
+        before = self.balances, self.used, self.escrowed
+        self.balances, self.used = dict(self.balances), set(self.used)
+        self.escrowed = {id_: replace(held) for id_, held in self.escrowed.items()}
+        try:
+            self._effects[call.data]()
+        finally:
+            self.balances, self.used, self.escrowed = before
+
+    async def _step(self, outgoing: Outgoing) -> Outgoing:
+        if outgoing.status is TransactionStatus.PENDING and not self.held:
+            self.number += 1
+            status = self.fate
+            if status is TransactionStatus.MINED:
+                try:
+                    self._effects[outgoing.data]()
+                except Reverted:
+                    status = TransactionStatus.REVERTED
+            outgoing = replace(
+                outgoing,
+                status=status,
+                block_number=self.number,
+                transaction_hash=outgoing.attempts[-1].transaction_hash,
+            )
+            await self.outbox.update(outgoing)
+        elif outgoing.status is TransactionStatus.MINED and outgoing.block_number <= self.number - self.confirmations:
+            outgoing = replace(outgoing, status=TransactionStatus.FINAL)
+            await self.outbox.update(outgoing)
+        return outgoing
+
+    def _spend(self, holder: bytes, nonce: bytes, struct: bytes, signature: bytes, amount: int) -> None:
+        """Use up an ERC-3009 authorization."""
+        if (holder, nonce) in self.used:
+            raise Reverted("authorization is used or canceled")
+        if not self._signed(holder, eip712.digest(TOKEN_DOMAIN, struct), signature):
+            raise Reverted("invalid signature")
+        if self.balances.get(holder, 0) < amount:
+            raise Reverted("transfer amount exceeds balance")
+        self.used.add((holder, nonce))
+        self.balances[holder] -= amount
+
+    def _signed(self, holder: bytes, digest: bytes, signature: bytes) -> bool:
+        if holder in self.contract_wallets:
+            return signature == CONTRACT_WALLET_SIGNATURE
+        try:
+            return recover(digest, signature) == holder
+        except InvalidSignature:
+            return False
+
+    def _answer(self) -> None:
+        if self.down:
+            raise ChainUnavailable("no endpoint answers")
+
+
+class TokenTwin:
+    """See `chain.port.Token`."""
+
+    address = TOKEN
+    domain = TOKEN_DOMAIN
+
+    def __init__(self, chain: ChainTwin) -> None:
+        self._chain = chain
+
+    async def balance(self, holder: bytes, block: Block) -> int:
+        del block
+        self._chain._answer()
+        return self._chain.balances.get(holder, 0)
+
+    async def authorization_used(self, authorizer: bytes, nonce: bytes, block: Block) -> bool:
+        del block
+        self._chain._answer()
+        return (authorizer, nonce) in self._chain.used
+
+    def transfer_call(self, authorization: TransferAuthorization) -> Call:
+        a, chain = authorization, self._chain
+        struct = eip712.hash_transfer_with_authorization(a.from_, a.to, a.value, a.valid_after, a.valid_before, a.nonce)
+
+        def effect() -> None:
+            chain._spend(a.from_, a.nonce, struct, a.signature, a.value)
+            chain.balances[a.to] = chain.balances.get(a.to, 0) + a.value
+
+        return chain._call(TOKEN, effect)

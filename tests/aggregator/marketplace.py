@@ -1,0 +1,172 @@
+"""All schemes over a chain in memory: one network, one token, sellers NEWS and MUSIC, and whoever comes to pay."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import Final
+
+from chain_twin import TOKEN_DOMAIN, ChainTwin
+from doubles import DOMAIN, ESCROW, NETWORK, NEWS, NOW_MS, NOW_S, OPERATOR, SEPARATORS, TOKEN, Payer
+
+from tallystick import eip712
+from tallystick.eip712 import ESCROW_NAME, ESCROW_VERSION
+from tallystick.x402 import SCHEME_DEFERRED, SCHEME_EXACT, Network, PaymentTerms
+from tallystick_aggregator.chain.port import DepositAuthorization, TransferAuthorization
+from tallystick_aggregator.intake import Intake, LedgerWriter
+from tallystick_aggregator.journal.memory import MemoryDisk, MemoryJournal, MemoryOutbox
+from tallystick_aggregator.ledger.commands import Rules
+from tallystick_aggregator.ledger.state import Account, Channel, Ledger
+from tallystick_aggregator.schemes.deferred.accounts import Accounts
+from tallystick_aggregator.schemes.deferred.calls import SignedCall
+from tallystick_aggregator.schemes.deferred.channels import Channels
+from tallystick_aggregator.schemes.deferred.deposits import Deposits
+from tallystick_aggregator.schemes.deferred.payments import DeferredPayments
+from tallystick_aggregator.schemes.deferred.refunds import Refunds
+from tallystick_aggregator.schemes.exact import ExactPayments
+from tallystick_aggregator.schemes.offers import NetworkOffer, TokenOffer
+
+MIN_DEPOSIT: Final = 1_000
+PRICE: Final = 100
+OFFER: Final = NetworkOffer(
+    network=NETWORK,
+    escrow=ESCROW,
+    escrow_name=ESCROW_NAME,
+    escrow_version=ESCROW_VERSION,
+    operator=OPERATOR,
+    tokens={TOKEN: TokenOffer(TOKEN, "USDC", 6, "USD Coin", "2", MIN_DEPOSIT)},
+    withdraw_delay_s_min=10_800,
+    withdraw_delay_s_max=30 * 86_400,
+    withdraw_delay_s=86_400,
+)
+OFFERS: Final = {NETWORK: OFFER}
+TERMS: Final = PaymentTerms(SCHEME_DEFERRED, Network(31337), PRICE, TOKEN, NEWS)
+EXACT_TERMS: Final = replace(TERMS, scheme=SCHEME_EXACT)
+
+
+@dataclass
+class Marketplace:
+    """The schemes and what they stand on."""
+
+    disk: MemoryDisk
+    writer: LedgerWriter
+    outbox: MemoryOutbox
+    chain: ChainTwin
+    intake: Intake
+    rules: Rules
+    channels: Channels
+    deferred: DeferredPayments
+    exact: ExactPayments
+    accounts: Accounts
+    deposits: Deposits
+    refunds: Refunds
+    stale: set[str]
+
+    @property
+    def ledger(self) -> Ledger:
+        """As of the last commit."""
+        return self.writer.ledger
+
+    def account(self, payer: Payer) -> Account:
+        """The payer's account."""
+        return self.ledger.accounts[payer.account_id]
+
+    def channel(self, payer: Payer, receiver: bytes = NEWS) -> Channel:
+        """The payer's channel."""
+        return self.ledger.channels[payer.channel_id(receiver)]
+
+    async def fund(self, payer: Payer, amount: int, *receivers: bytes) -> None:
+        """Give the payer a deposit, and channels to the receivers."""
+        await self.chain.fund(payer.config, amount)
+        for receiver in receivers:
+            assert await self.channels.open(NETWORK, payer.config.channel(receiver)) is None
+
+    async def charge(self, payer: Payer, amount: int, ceiling: int, number: int = 900, receiver: bytes = NEWS) -> None:
+        """Charge by a voucher."""
+        from tallystick_aggregator.ledger.answers import Accepted  # noqa: PLC0415
+
+        (answer,) = await self.intake.charge([payer.payment(number, amount, ceiling=ceiling, receiver=receiver)])
+        assert isinstance(answer, Accepted), answer
+
+
+@asynccontextmanager
+async def marketplace(disk: MemoryDisk | None = None, rules: Rules | None = None) -> AsyncIterator[Marketplace]:
+    """Open a market on this disk; the escrow and the token are new."""
+    disk, rules = disk or MemoryDisk(), rules or Rules()
+    journal, outbox = MemoryJournal(disk), MemoryOutbox(disk)
+    stale: set[str] = set()
+    writer = LedgerWriter(
+        await journal.load(), journal, stale_networks=lambda: frozenset(stale), clock_ms=lambda: NOW_MS
+    )
+    writing = asyncio.create_task(writer.serve())
+    intake = Intake(writer, SEPARATORS, rules, threads=1)
+    chain = ChainTwin(writer, outbox)
+    chains = {NETWORK: chain}
+    channels = Channels(chains, OFFERS, writer, rules)
+    accounts = Accounts(chains, OFFERS, channels, writer, rules, lambda: NOW_S)
+    try:
+        yield Marketplace(
+            disk,
+            writer,
+            outbox,
+            chain,
+            intake,
+            rules,
+            channels,
+            DeferredPayments(OFFERS, channels, intake, writer),
+            ExactPayments(chains, OFFERS, outbox, lambda: NOW_S, settle_timeout_s=0.2),
+            accounts,
+            Deposits(chains, OFFERS, writer, outbox, lambda: NOW_S, credit_timeout_s=0.2),
+            Refunds(chains, accounts, writer, outbox, refund_timeout_s=0.2),
+            stale,
+        )
+    finally:
+        writer.stop()
+        await writing
+        intake.close()
+
+
+def deposit_of(payer: Payer, amount: int, number: int = 0, **changes: object) -> DepositAuthorization:
+    """The payer's signed deposit with this number; `changes` are made before it is signed."""
+    deposit = DepositAuthorization(
+        account=payer.config,
+        amount=amount,
+        valid_after=0,
+        valid_before=NOW_S + 600,
+        salt=sha256(b"deposit %d" % number).digest(),
+        signature=b"",
+    )
+    deposit = replace(deposit, **changes)  # type: ignore[arg-type]
+    struct = eip712.hash_receive_with_authorization(
+        deposit.account.payer,
+        ESCROW,
+        deposit.amount,
+        deposit.valid_after,
+        deposit.valid_before,
+        eip712.deposit_nonce(payer.account_id, deposit.salt),
+    )
+    return replace(deposit, signature=payer.signer.sign(eip712.digest(TOKEN_DOMAIN, struct)))
+
+
+def transfer_of(payer: Payer, number: int = 0, **changes: object) -> TransferAuthorization:
+    """The payer's signed transfer of PRICE to NEWS with this number; `changes` are made before it is signed."""
+    transfer = TransferAuthorization(
+        from_=payer.signer.address,
+        to=NEWS,
+        value=PRICE,
+        valid_after=NOW_S - 600,
+        valid_before=NOW_S + 60,
+        nonce=sha256(b"transfer %d" % number).digest(),
+        signature=b"",
+    )
+    transfer = replace(transfer, **changes)  # type: ignore[arg-type]
+    struct = eip712.hash_transfer_with_authorization(
+        transfer.from_, transfer.to, transfer.value, transfer.valid_after, transfer.valid_before, transfer.nonce
+    )
+    return replace(transfer, signature=payer.signer.sign(eip712.digest(TOKEN_DOMAIN, struct)))
+
+
+def signed(payer: Payer, struct_hash: bytes, deadline: int = NOW_S + 60) -> SignedCall:
+    """The payer's signature over a call."""
+    return SignedCall(deadline, payer.signer.sign(eip712.digest(DOMAIN, struct_hash)))

@@ -1,0 +1,154 @@
+import asyncio
+from dataclasses import replace
+
+import pytest
+from chain_twin import CONTRACT_WALLET_SIGNATURE, Held
+from doubles import MUSIC, NETWORK, NOW_S, Payer
+from marketplace import MIN_DEPOSIT, Marketplace, deposit_of, marketplace
+
+from tallystick.reasons import Reason
+from tallystick_aggregator.chain.port import DepositAuthorization
+from tallystick_aggregator.journal.port import TransactionStatus
+from tallystick_aggregator.ledger.answers import Refusal
+from tallystick_aggregator.schemes.deferred.deposits import Deposited
+
+ALICE = Payer("alice")
+ADDRESS = ALICE.signer.address
+AMOUNT = 5_000
+
+
+@pytest.fixture(autouse=True)
+def _money(market: Marketplace) -> None:
+    market.chain.balances[ADDRESS] = 2 * AMOUNT
+
+
+def reason_of(answer: object) -> Reason:
+    assert isinstance(answer, Refusal), answer
+    return answer.reason
+
+
+async def test_a_deposit_is_answered_when_the_ledger_has_credited_it(market: Marketplace) -> None:
+    answer = await market.deposits.deposit(NETWORK, deposit_of(ALICE, AMOUNT))
+    assert isinstance(answer, Deposited)
+    assert len(answer.transaction) == 32
+    assert answer.account.funds == market.account(ALICE).available == AMOUNT
+    assert market.chain.balances[ADDRESS] == AMOUNT
+
+
+async def test_the_same_authorization_again_is_sent_once_and_answered_alike(market: Marketplace) -> None:
+    deposit = deposit_of(ALICE, AMOUNT)
+    answers = await asyncio.gather(*(market.deposits.deposit(NETWORK, deposit) for _ in range(10)))
+    answers.append(await market.deposits.deposit(NETWORK, deposit))
+    assert {answer.transaction for answer in answers if isinstance(answer, Deposited)} == {
+        market.chain.sent[0].attempts[0].transaction_hash
+    }
+    assert len(market.chain.sent) == 1
+    assert market.account(ALICE).funds == AMOUNT
+
+
+async def test_a_deposit_is_known_after_a_restart_even_when_its_window_has_closed(market: Marketplace) -> None:
+    deposit = deposit_of(ALICE, AMOUNT)
+    first = await market.deposits.deposit(NETWORK, deposit)
+    assert isinstance(first, Deposited)
+    async with marketplace(market.disk) as restarted:
+        restarted.deposits._clock_s = lambda: NOW_S + 10_000  # type: ignore[method-assign]
+        again = await restarted.deposits.deposit(NETWORK, deposit)
+        assert isinstance(again, Deposited)
+        assert again.transaction == first.transaction
+
+
+async def test_a_deposit_that_somebody_else_landed_has_landed(market: Marketplace) -> None:
+    deposit = deposit_of(ALICE, AMOUNT)
+    market.chain.used.add((ADDRESS, market.chain.deposit_token_nonce(deposit)))
+    market.chain.escrowed[ALICE.account_id] = Held(ALICE.config, AMOUNT)
+    answer = await market.deposits.deposit(NETWORK, deposit)
+    assert isinstance(answer, Deposited)
+    assert (answer.transaction, answer.account.funds) == (b"", AMOUNT)
+    assert not market.chain.sent
+
+
+async def test_a_cancelled_authorization_is_no_deposit(market: Marketplace) -> None:
+    deposit = deposit_of(ALICE, AMOUNT)
+    market.chain.used.add((ADDRESS, market.chain.deposit_token_nonce(deposit)))
+    assert reason_of(await market.deposits.deposit(NETWORK, deposit)) is Reason.DEPOSIT_AUTHORIZATION
+
+
+@pytest.mark.parametrize(
+    ("deposit", "reason", "field"),
+    [
+        (deposit_of(ALICE, MIN_DEPOSIT - 1), Reason.DEPOSIT_BELOW_MINIMUM, "amount"),
+        (deposit_of(ALICE, AMOUNT, valid_after=NOW_S), Reason.DEPOSIT_AUTHORIZATION, "valid_after"),
+        (deposit_of(ALICE, AMOUNT, valid_before=NOW_S + 10), Reason.DEPOSIT_AUTHORIZATION, "valid_before"),
+        (deposit_of(ALICE, 3 * AMOUNT), Reason.INSUFFICIENT_BALANCE, "amount"),
+        (
+            deposit_of(ALICE, AMOUNT, account=replace(ALICE.config, receiver_authorizer=MUSIC)),
+            Reason.OPERATOR_MISMATCH,
+            "config.receiver_authorizer",
+        ),
+        (
+            deposit_of(ALICE, AMOUNT, account=replace(ALICE.config, token=MUSIC)),
+            Reason.TOKEN_UNSUPPORTED,
+            "token",
+        ),
+        (
+            deposit_of(ALICE, AMOUNT, account=replace(ALICE.config, withdraw_delay_s=900)),
+            Reason.WITHDRAW_DELAY_OUT_OF_RANGE,
+            "config.withdraw_delay_s",
+        ),
+        (replace(deposit_of(ALICE, AMOUNT), signature=bytes(65)), Reason.DEPOSIT_AUTHORIZATION, "signature"),
+        (replace(deposit_of(ALICE, AMOUNT), amount=AMOUNT - 1), Reason.DEPOSIT_AUTHORIZATION, "signature"),
+    ],
+)
+async def test_a_deposit_that_cannot_work_is_refused_before_anything_is_sent(
+    market: Marketplace, deposit: DepositAuthorization, reason: Reason, field: str
+) -> None:
+    answer = await market.deposits.deposit(NETWORK, deposit)
+    assert isinstance(answer, Refusal)
+    assert (answer.reason, answer.field) == (reason, field)
+    assert not market.chain.sent
+
+
+async def test_an_unknown_network_is_refused(market: Marketplace) -> None:
+    assert reason_of(await market.deposits.deposit("eip155:1", deposit_of(ALICE, AMOUNT))) is Reason.NETWORK_UNSUPPORTED
+
+
+async def test_a_contract_wallet_may_deposit_by_its_own_signature(market: Marketplace) -> None:
+    market.chain.contract_wallets.add(ADDRESS)
+    deposit = replace(deposit_of(ALICE, AMOUNT), signature=CONTRACT_WALLET_SIGNATURE)
+    assert isinstance(await market.deposits.deposit(NETWORK, deposit), Deposited)
+
+
+async def test_signatures_that_only_the_chain_can_check_are_tried_at_a_bounded_rate(market: Marketplace) -> None:
+    garbage = [replace(deposit_of(ALICE, AMOUNT, number), signature=b"garbage") for number in range(40)]
+    reasons = [reason_of(await market.deposits.deposit(NETWORK, deposit)) for deposit in garbage]
+    assert reasons.count(Reason.DEPOSIT_AUTHORIZATION) <= 12
+    assert reasons[-1] is Reason.OVERLOADED
+    assert isinstance(await market.deposits.deposit(NETWORK, deposit_of(ALICE, AMOUNT)), Deposited)
+
+
+async def test_a_deposit_is_credited_only_when_it_is_final(market: Marketplace) -> None:
+    market.chain.confirmations = 3
+    deposit = deposit_of(ALICE, AMOUNT)
+    answer = await market.deposits.deposit(NETWORK, deposit)
+    assert reason_of(answer) is Reason.TRANSACTION_PENDING
+    market.chain.number += 3
+    assert isinstance(await market.deposits.deposit(NETWORK, deposit), Deposited)
+    assert len(market.chain.sent) == 1
+
+
+async def test_a_mirror_that_lags_is_waited_for_and_then_told(market: Marketplace) -> None:
+    market.chain.mirroring = False
+    deposit = deposit_of(ALICE, AMOUNT)
+    assert reason_of(await market.deposits.deposit(NETWORK, deposit)) is Reason.TRANSACTION_PENDING
+    market.chain.mirroring = True
+    assert isinstance(await market.deposits.deposit(NETWORK, deposit), Deposited)
+
+
+async def test_a_deposit_that_reverts_on_chain_is_told(market: Marketplace) -> None:
+    market.chain.fate = TransactionStatus.REVERTED
+    assert reason_of(await market.deposits.deposit(NETWORK, deposit_of(ALICE, AMOUNT))) is Reason.TRANSACTION_FAILED
+
+
+async def test_a_chain_that_cannot_be_reached_refuses_deposits(market: Marketplace) -> None:
+    market.chain.down = True
+    assert reason_of(await market.deposits.deposit(NETWORK, deposit_of(ALICE, AMOUNT))) is Reason.CHAIN_UNAVAILABLE

@@ -1,0 +1,217 @@
+import asyncio
+from dataclasses import replace
+
+import pytest
+from chain_twin import CONTRACT_WALLET_SIGNATURE
+from doubles import MUSIC, NEWS, NOW_S, Payer
+from marketplace import EXACT_TERMS, PRICE, Marketplace, marketplace, transfer_of
+
+from tallystick.reasons import Reason
+from tallystick.x402 import Network
+from tallystick_aggregator.chain.port import TransferAuthorization
+from tallystick_aggregator.journal.port import TransactionStatus
+from tallystick_aggregator.ledger.answers import Refusal
+from tallystick_aggregator.schemes.deferred.payments import Settled, Verified
+from tallystick_aggregator.schemes.exact import ERC6492_SUFFIX
+
+ALICE = Payer("alice")
+ADDRESS = ALICE.signer.address
+
+
+@pytest.fixture(autouse=True)
+def _money(market: Marketplace) -> None:
+    market.chain.balances[ADDRESS] = 1_000
+
+
+def reason_of(answer: object) -> Reason:
+    assert isinstance(answer, Refusal), answer
+    return answer.reason
+
+
+async def test_verify_accepts_what_would_settle_and_sends_nothing(market: Marketplace) -> None:
+    assert await market.exact.verify(EXACT_TERMS, transfer_of(ALICE)) == Verified(ADDRESS)
+    assert market.chain.simulated == 1
+    assert not market.chain.sent
+
+
+async def test_settle_transfers_and_names_the_transaction(market: Marketplace) -> None:
+    answer = await market.exact.settle(EXACT_TERMS, transfer_of(ALICE))
+    assert isinstance(answer, Settled)
+    assert (answer.payer, answer.amount, len(answer.transaction), answer.replayed) == (ADDRESS, PRICE, 32, False)
+    assert market.chain.balances == {ADDRESS: 900, NEWS: 100}
+
+
+async def test_a_payment_settled_twice_is_sent_once_and_answered_alike(market: Marketplace) -> None:
+    first = await market.exact.settle(EXACT_TERMS, transfer_of(ALICE))
+    again = await market.exact.settle(EXACT_TERMS, transfer_of(ALICE))
+    assert isinstance(first, Settled)
+    assert again == replace(first, replayed=True)
+    assert await market.exact.verify(EXACT_TERMS, transfer_of(ALICE)) == Verified(ADDRESS, replayed=True)
+    assert len(market.chain.sent) == 1
+
+
+async def test_twenty_settlements_at_once_send_one_transaction_and_one_of_them_is_the_first(
+    market: Marketplace,
+) -> None:
+    answers = await asyncio.gather(*(market.exact.settle(EXACT_TERMS, transfer_of(ALICE)) for _ in range(20)))
+    assert all(isinstance(answer, Settled) for answer in answers)
+    assert [answer.replayed for answer in answers if isinstance(answer, Settled)].count(False) == 1
+    assert len(market.chain.sent) == 1
+    assert market.chain.balances[NEWS] == PRICE
+
+
+async def test_a_settlement_is_known_after_a_restart(market: Marketplace) -> None:
+    await market.exact.settle(EXACT_TERMS, transfer_of(ALICE))
+    async with marketplace(market.disk) as restarted:
+        answer = await restarted.exact.settle(EXACT_TERMS, transfer_of(ALICE))
+        assert isinstance(answer, Settled)
+        assert answer.replayed
+        assert not restarted.chain.sent
+
+
+@pytest.mark.parametrize(
+    ("terms", "changes", "reason", "field"),
+    [
+        (replace(EXACT_TERMS, network=Network(1)), {}, Reason.NETWORK_UNSUPPORTED, "network"),
+        (replace(EXACT_TERMS, asset=MUSIC), {}, Reason.TOKEN_UNSUPPORTED, "token"),
+        (EXACT_TERMS, {"to": MUSIC}, Reason.RECEIVER_MISMATCH, "receiver"),
+        (EXACT_TERMS, {"value": PRICE - 1}, Reason.AMOUNT_MISMATCH, "amount"),
+        (EXACT_TERMS, {"value": PRICE + 1}, Reason.AMOUNT_MISMATCH, "amount"),
+        (EXACT_TERMS, {"valid_after": NOW_S + 1}, Reason.EXACT_NOT_YET_VALID, "valid_after"),
+        (EXACT_TERMS, {"valid_before": NOW_S + 5}, Reason.EXACT_EXPIRED, "valid_before"),
+        (EXACT_TERMS, {"value": PRICE}, None, ""),
+    ],
+)
+async def test_verify_and_settle_ask_the_same(
+    market: Marketplace, terms: object, changes: dict[str, object], reason: Reason | None, field: str
+) -> None:
+    transfer = transfer_of(ALICE, **changes)
+    verified = await market.exact.verify(terms, transfer)  # type: ignore[arg-type]
+    settled = await market.exact.settle(terms, transfer)  # type: ignore[arg-type]
+    if reason is None:
+        assert isinstance(verified, Verified)
+        assert isinstance(settled, Settled)
+        return
+    assert verified == settled
+    assert isinstance(verified, Refusal)
+    assert (verified.reason, verified.field) == (reason, field)
+    assert not market.chain.sent
+
+
+async def test_a_payer_without_money_is_refused_with_what_it_has(market: Marketplace) -> None:
+    market.chain.balances[ADDRESS] = PRICE - 1
+    answer = await market.exact.verify(EXACT_TERMS, transfer_of(ALICE))
+    assert isinstance(answer, Refusal)
+    assert (answer.reason, answer.got, answer.allowed) == (Reason.INSUFFICIENT_BALANCE, "100", "at most 99")
+
+
+def _unsigned(transfer: TransferAuthorization) -> TransferAuthorization:
+    return replace(transfer, signature=b"")
+
+
+def _by_another(transfer: TransferAuthorization) -> TransferAuthorization:
+    other = transfer_of(Payer("mallory"), from_=transfer.from_)
+    return replace(transfer, signature=other.signature)
+
+
+def _altered(transfer: TransferAuthorization) -> TransferAuthorization:
+    return replace(transfer, nonce=bytes(32))
+
+
+def _high_s(transfer: TransferAuthorization) -> TransferAuthorization:
+    order = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
+    r, s, v = transfer.signature[:32], int.from_bytes(transfer.signature[32:64], "big"), transfer.signature[64]
+    return replace(transfer, signature=r + (order - s).to_bytes(32, "big") + bytes([55 - v]))
+
+
+def _not_deployed(transfer: TransferAuthorization) -> TransferAuthorization:
+    return replace(transfer, signature=transfer.signature + ERC6492_SUFFIX)
+
+
+@pytest.mark.parametrize("spoil", [_unsigned, _by_another, _altered, _high_s, _not_deployed])
+async def test_a_signature_that_the_token_would_not_take_is_refused(market: Marketplace, spoil: object) -> None:
+    transfer = spoil(transfer_of(ALICE))  # type: ignore[operator]
+    assert reason_of(await market.exact.verify(EXACT_TERMS, transfer)) is Reason.EXACT_SIGNATURE
+    assert reason_of(await market.exact.settle(EXACT_TERMS, transfer)) is Reason.EXACT_SIGNATURE
+    assert not market.chain.sent
+
+
+async def test_a_deployed_contract_wallet_may_pay_by_its_own_signature(market: Marketplace) -> None:
+    market.chain.contract_wallets.add(ADDRESS)
+    transfer = replace(transfer_of(ALICE), signature=CONTRACT_WALLET_SIGNATURE)
+    assert isinstance(await market.exact.verify(EXACT_TERMS, transfer), Verified)
+    assert isinstance(await market.exact.settle(EXACT_TERMS, transfer), Settled)
+
+
+async def test_an_authorization_spent_elsewhere_between_verify_and_settle_is_told(market: Marketplace) -> None:
+    transfer = transfer_of(ALICE)
+    assert isinstance(await market.exact.verify(EXACT_TERMS, transfer), Verified)
+    market.chain.used.add((ADDRESS, transfer.nonce))
+    assert reason_of(await market.exact.settle(EXACT_TERMS, transfer)) is Reason.EXACT_NONCE_USED
+    assert reason_of(await market.exact.verify(EXACT_TERMS, transfer)) is Reason.EXACT_NONCE_USED
+
+
+async def test_an_authorization_spent_elsewhere_while_it_is_being_sent_is_told(
+    market: Marketplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transfer, send = transfer_of(ALICE), market.chain.send
+
+    async def spent_first(*arguments: object, **rest: object) -> object:
+        market.chain.used.add((ADDRESS, transfer.nonce))
+        return await send(*arguments, **rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(market.chain, "send", spent_first)
+    assert reason_of(await market.exact.settle(EXACT_TERMS, transfer)) is Reason.EXACT_NONCE_USED
+
+
+async def test_a_transfer_that_reverts_on_chain_is_told_and_never_sent_again(market: Marketplace) -> None:
+    market.chain.fate = TransactionStatus.REVERTED
+    first = await market.exact.settle(EXACT_TERMS, transfer_of(ALICE))
+    assert reason_of(first) is Reason.TRANSACTION_FAILED
+    market.chain.fate = TransactionStatus.MINED
+    assert await market.exact.settle(EXACT_TERMS, transfer_of(ALICE)) == first
+    assert reason_of(await market.exact.verify(EXACT_TERMS, transfer_of(ALICE))) is Reason.TRANSACTION_FAILED
+    assert len(market.chain.sent) == 1
+
+
+async def test_unknown_is_not_failed_and_the_same_payment_learns_its_fate(market: Marketplace) -> None:
+    market.chain.held = True
+    answer = await market.exact.settle(EXACT_TERMS, transfer_of(ALICE))
+    assert isinstance(answer, Refusal)
+    assert (answer.reason, answer.reason.retry) == (Reason.TRANSACTION_PENDING, True)
+    market.chain.held = False
+    settled = await market.exact.settle(EXACT_TERMS, transfer_of(ALICE))
+    assert isinstance(settled, Settled)
+    assert len(market.chain.sent) == 1
+
+
+async def test_a_transaction_whose_nonce_another_one_used_is_sent_anew(market: Marketplace) -> None:
+    market.chain.fate = TransactionStatus.SUPERSEDED
+    assert reason_of(await market.exact.settle(EXACT_TERMS, transfer_of(ALICE))) is Reason.TRANSACTION_PENDING
+    market.chain.fate = TransactionStatus.MINED
+    assert isinstance(await market.exact.verify(EXACT_TERMS, transfer_of(ALICE)), Verified)
+    settled = await market.exact.settle(EXACT_TERMS, transfer_of(ALICE))
+    assert isinstance(settled, Settled)
+    assert not settled.replayed
+    assert market.chain.balances[NEWS] == PRICE
+
+
+async def test_a_chain_that_cannot_be_reached_is_told_as_such(market: Marketplace) -> None:
+    market.chain.down = True
+    for answer in (
+        await market.exact.verify(EXACT_TERMS, transfer_of(ALICE)),
+        await market.exact.settle(EXACT_TERMS, transfer_of(ALICE)),
+    ):
+        assert reason_of(answer) is Reason.CHAIN_UNAVAILABLE
+
+
+async def test_a_caller_that_goes_away_does_not_stop_its_settlement(market: Marketplace) -> None:
+    settling = asyncio.create_task(market.exact.settle(EXACT_TERMS, transfer_of(ALICE)))
+    while not market.chain.sent:  # noqa: ASYNC110 - the twin has no event for it
+        await asyncio.sleep(0)
+    settling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await settling
+    answer = await market.exact.settle(EXACT_TERMS, transfer_of(ALICE))
+    assert isinstance(answer, Settled)
+    assert answer.replayed
