@@ -1,4 +1,4 @@
-"""Shared by all tests: `anvil` and `scripts` are importable, and whoever asks for a chain gets one of this worker's own."""
+"""Shared by all tests: `anvil` and `scripts` are importable; whoever asks for a chain gets one of this worker's own."""
 
 import sys
 from pathlib import Path

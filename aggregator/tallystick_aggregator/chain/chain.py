@@ -1,6 +1,7 @@
 """One network: node, escrow, tokens, sender and watcher put together. Implements `port.Chain`."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -16,7 +17,7 @@ from tallystick_aggregator.chain.rpc import RpcNode
 from tallystick_aggregator.chain.sender import Sender
 from tallystick_aggregator.chain.settings import ChainSettings, ConfigurationError
 from tallystick_aggregator.chain.tasks import Repeating
-from tallystick_aggregator.chain.token import Erc3009Token, open_token
+from tallystick_aggregator.chain.token import TRANSFER_TOPIC, Erc3009Token, open_token, read_transfer
 from tallystick_aggregator.chain.watcher import Watcher
 from tallystick_aggregator.intake.port import Writer
 from tallystick_aggregator.journal.port import (
@@ -214,11 +215,17 @@ class EvmChain:
         await self._sender.tick(await self._node.head())
 
     def _payouts_of(self, outgoing: Outgoing, receipt: Receipt) -> tuple[Payout, ...]:
-        """What a claim transaction paid, by its events: rows may have been skipped or paid in part."""
+        """What a claim transaction paid, by its events: rows may have been skipped or paid in part. What a failed
+        transfer left with the escrow is the receiver's too.
+        """
         token = claim_batch.decode(escrow_calls.batch_of_claim(outgoing.data)).token
-        paid: dict[bytes, int] = {}
+        paid: Counter[bytes] = Counter()
         for address, log in receipt.logs:
-            if address == self._escrow.address and log.topics[0] == escrow_calls.CLAIMED_TOPIC:
-                for receiver, amount, _ in escrow_calls.read_claimed_rows(log):
-                    paid[receiver] = paid.get(receiver, 0) + amount
+            if address == token and log.topics[0] == TRANSFER_TOPIC:
+                payer, receiver, amount = read_transfer(log)
+                if payer == self._escrow.address:
+                    paid[receiver] += amount
+            elif address == self._escrow.address and log.topics[0] == escrow_calls.OWED_TOPIC:
+                receiver, _, amount = escrow_calls.read_owed(log)
+                paid[receiver] += amount
         return tuple(Payout(receiver, token, amount) for receiver, amount in paid.items())

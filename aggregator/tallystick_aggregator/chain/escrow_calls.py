@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from eth_abi.abi import decode, encode
-from eth_abi.exceptions import DecodingError
 
 from tallystick.channels import ChannelConfig
 from tallystick.hashing import keccak256
@@ -49,15 +48,13 @@ FUNCTIONS: Final = (
     DOMAIN_SEPARATOR,
 )
 
-ACCOUNT_OPENED: Final = "AccountOpened(bytes32,address,address,address,address,uint40,bytes32)"
-CLAIMED_EVENT: Final = "Claimed(bytes32,uint128,(address,uint128,uint128)[])"
+ACCOUNT_OPENED: Final = "AccountOpened(bytes32,address,address,address,address,uint40,bytes32,uint128)"
 ROW_SKIPPED: Final = "RowSkipped(bytes32,address,uint128,uint8)"
 OWED: Final = "Owed(address,address,uint256,uint256)"
 WITHDRAW_FINALIZED: Final = "WithdrawFinalized(bytes32,uint128,uint128)"
 REFUNDED: Final = "Refunded(bytes32,uint128,uint128,uint256,uint128)"
-EVENTS: Final = (ACCOUNT_OPENED, CLAIMED_EVENT, ROW_SKIPPED, OWED, WITHDRAW_FINALIZED, REFUNDED)
+EVENTS: Final = (ACCOUNT_OPENED, ROW_SKIPPED, OWED, WITHDRAW_FINALIZED, REFUNDED)
 ACCOUNT_OPENED_TOPIC: Final = topic(ACCOUNT_OPENED)
-CLAIMED_TOPIC: Final = topic(CLAIMED_EVENT)
 ROW_SKIPPED_TOPIC: Final = topic(ROW_SKIPPED)
 OWED_TOPIC: Final = topic(OWED)
 LEFT_TOPICS: Final = frozenset({topic(WITHDRAW_FINALIZED), topic(REFUNDED)})
@@ -137,7 +134,8 @@ def read_claimed(answer: bytes, count: int) -> list[int]:
 
 def read_opened(log: Log) -> OpenedAccount:
     """An AccountOpened event. Raises MalformedError if no account can have this configuration."""
-    authorizer, token, withdraw_delay_s, salt = decode(["bytes32", "bytes32", "uint40", "bytes32"], log.data)
+    types = ["bytes32", "bytes32", "uint40", "bytes32", "uint128"]
+    authorizer, token, withdraw_delay_s, salt, _ = decode(types, log.data)
     config = ChannelConfig(
         payer=log.topics[2][12:],
         payer_authorizer=authorizer[12:],
@@ -150,13 +148,9 @@ def read_opened(log: Log) -> OpenedAccount:
     return OpenedAccount(log.topics[1], config)
 
 
-def read_claimed_rows(log: Log) -> list[tuple[bytes, int, int]]:
-    """A Claimed event's rows: receiver, what it was paid, the channel's total after it."""
-    try:
-        _, rows = decode(["uint128", "(bytes32,uint128,uint128)[]"], log.data)
-    except DecodingError as error:
-        raise ChainUnavailable("a Claimed event is malformed") from error
-    return [(receiver[12:], amount, total) for receiver, amount, total in rows]
+def read_owed(log: Log) -> tuple[bytes, bytes, int]:
+    """An Owed event: to whom, which token, how much more than before."""
+    return log.topics[1][12:], log.topics[2][12:], int.from_bytes(log.data[:32], "big")
 
 
 def read_left(log: Log) -> int:

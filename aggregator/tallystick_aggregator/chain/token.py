@@ -12,8 +12,8 @@ from eth_abi.abi import encode
 from tallystick.eip712 import Domain
 from tallystick.hexadecimal import checksum
 from tallystick.quantities import ZERO_ADDRESS
-from tallystick_aggregator.chain.escrow_calls import selector
-from tallystick_aggregator.chain.node import CallReverted, Node
+from tallystick_aggregator.chain.escrow_calls import selector, topic
+from tallystick_aggregator.chain.node import CallReverted, Log, Node
 from tallystick_aggregator.chain.port import Block, Call, ChainUnavailable, TransferAuthorization
 from tallystick_aggregator.chain.reverts import describe
 from tallystick_aggregator.chain.settings import ConfigurationError, TokenSettings
@@ -35,6 +35,7 @@ FUNCTIONS: Final = (
     TRANSFER_BY_PARTS,
     TRANSFER_BY_BYTES,
 )
+TRANSFER_TOPIC: Final = topic("Transfer(address,address,uint256)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,11 @@ class Erc3009Token:
         if len(answer) != 32:
             raise ChainUnavailable(f"{self.settings.symbol} answered with {len(answer)} bytes instead of 32")
         return answer
+
+
+def read_transfer(log: Log) -> tuple[bytes, bytes, int]:
+    """An ERC-20 Transfer event: from whom, to whom, how much."""
+    return log.topics[1][12:], log.topics[2][12:], int.from_bytes(log.data[:32], "big")
 
 
 async def open_token(node: Node, chain_id: int, settings: TokenSettings, block: Block) -> Erc3009Token:

@@ -3,6 +3,7 @@
 What it sends here mints play money: the one thing on this chain that a second landing would do twice.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -11,11 +12,13 @@ from harness import Side, chain_side, until
 
 from _anvil import Anvil, function, hexed
 from anvil import Devnet
+from tallystick.hashing import keccak256
 from tallystick_aggregator.chain.port import Call, Reverted
 from tallystick_aggregator.chain.rpc import RpcNode
 from tallystick_aggregator.chain.settings import FeeSettings
 from tallystick_aggregator.journal.memory import Crashed, Fault, MemoryDisk, Operation
 from tallystick_aggregator.journal.port import Outgoing, TransactionKind, TransactionStatus
+from tallystick_aggregator.journal.transactions import decode_outgoing
 
 HOLDER = b"\x11" * 20
 GWEI = 10**9
@@ -266,8 +269,6 @@ async def test_endpoints_that_are_down_are_waited_out(devnet: Devnet, node: Faul
 
 
 async def test_many_at_once_take_one_nonce_each(devnet: Devnet) -> None:
-    import asyncio  # noqa: PLC0415
-
     async with chain_side(devnet) as side:
         sent = await asyncio.gather(*(send(side, b"%d" % number, 1) for number in range(20)))
         assert len({outgoing.nonce for outgoing in sent}) == 20
@@ -276,14 +277,10 @@ async def test_many_at_once_take_one_nonce_each(devnet: Devnet) -> None:
 
 
 def _stored(side: Side, outgoing: Outgoing) -> Outgoing:
-    from tallystick_aggregator.journal.transactions import decode_outgoing  # noqa: PLC0415
-
     return decode_outgoing(outgoing.id, side.disk.outgoing[outgoing.id])
 
 
 def _kinds(side: Side) -> set[TransactionKind]:
-    from tallystick_aggregator.journal.transactions import decode_outgoing  # noqa: PLC0415
-
     return {decode_outgoing(id_, body).kind for id_, body in side.disk.outgoing.items()}
 
 
@@ -297,6 +294,4 @@ def _mined(anvil: Anvil, outgoing: Outgoing) -> bool:
 
 
 def _balance_slot(holder: bytes) -> str:
-    from tallystick.hashing import keccak256  # noqa: PLC0415
-
     return hexed(keccak256(holder.rjust(32, b"\0") + bytes(32)))

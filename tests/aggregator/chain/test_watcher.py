@@ -1,5 +1,7 @@
 """The mirror of the escrow in the ledger, on a real chain: deposits, withdrawals, reorganisations, restarts."""
 
+from dataclasses import replace
+
 import pytest
 from harness import chain_side, until
 
@@ -135,8 +137,6 @@ async def test_a_deposit_does_not_hide_a_withdrawal_of_the_same_moment(devnet: D
 
 
 async def test_accounts_of_others_tokens_and_delays_are_left_alone(devnet: Devnet) -> None:
-    from dataclasses import replace  # noqa: PLC0415
-
     mine, small = devnet.payer(), devnet.payer()
     foreign = replace(mine, config=replace(mine.config, receiver_authorizer=bytes(19) + b"\x01"))
     hasty = replace(mine, config=replace(mine.config, withdraw_delay_s=900))

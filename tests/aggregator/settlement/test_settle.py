@@ -1,0 +1,297 @@
+"""Settlement on a real chain: sellers are paid to the unit, once, whatever happens to the transactions."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from faults import FaultyNode
+from harness import Side, chain_side, until
+
+from _anvil import function
+from anvil import DELAY_S, Devnet, Payer, receiver
+from tallystick import eip712
+from tallystick_aggregator.chain.rpc import RpcNode
+from tallystick_aggregator.journal.memory import Fault as DiskFault
+from tallystick_aggregator.journal.memory import MemoryDisk, Operation
+from tallystick_aggregator.journal.port import Outgoing, Payout, TransactionKind, TransactionStatus
+from tallystick_aggregator.journal.transactions import decode_outgoing
+from tallystick_aggregator.ledger import accounts
+from tallystick_aggregator.ledger import events as ev
+from tallystick_aggregator.ledger.answers import Accepted
+from tallystick_aggregator.ledger.commands import Moment
+from tallystick_aggregator.ledger.draft import Draft
+from tallystick_aggregator.ledger.state import Ledger
+from tallystick_aggregator.settlement.planner import Policy
+from tallystick_aggregator.settlement.settle import Settlement, SettlementSettings
+
+NEVER = SettlementSettings(interval_s=10**9)
+FIRST, SECOND, THIRD = (receiver(number) for number in range(3))
+
+
+@contextlib.asynccontextmanager
+async def settling(
+    devnet: Devnet, settings: SettlementSettings = NEVER, **keywords: Any
+) -> AsyncIterator[tuple[Side, Settlement]]:
+    async with chain_side(devnet, **keywords) as side:
+        settlement = Settlement(side.chain, side.writer, side.outbox, settings)
+        try:
+            yield side, settlement
+        finally:
+            await settlement.stop()
+
+
+async def charge(side: Side, payer: Payer, to: bytes, amount: int) -> None:
+    assert isinstance(await side.charge(payer, to, amount), Accepted)
+
+
+async def test_sellers_are_paid_what_was_charged_to_the_unit(devnet: Devnet) -> None:
+    payers = [devnet.payer() for _ in range(3)]
+    async with settling(devnet) as (side, settlement):
+        for number, payer in enumerate(payers):
+            await side.fund(payer, 1_000_000, FIRST, SECOND)
+            await charge(side, payer, FIRST, 1_001 + number)
+            await charge(side, payer, FIRST, 10)
+            await charge(side, payer, SECOND, 77)
+        (claim,) = await settlement.settle_now()
+        assert claim.status in {TransactionStatus.MINED, TransactionStatus.FINAL}
+        assert devnet.balance(FIRST) == 3 * 1_011 + 3
+        assert devnet.balance(SECOND) == 231
+        assert set(claim.payouts) == {Payout(FIRST, devnet.token, 3_036), Payout(SECOND, devnet.token, 231)}
+        await side.mirrored()
+        assert all(side.account(payer).exposure == 0 for payer in payers)
+        assert all(side.account(payer).funds == 1_000_000 for payer in payers)
+        assert await settlement.settle_now() == []
+
+
+async def test_only_the_asked_receivers_are_settled(devnet: Devnet) -> None:
+    payer = devnet.payer()
+    async with settling(devnet) as (side, settlement):
+        await side.fund(payer, 1_000_000, FIRST, SECOND)
+        await charge(side, payer, FIRST, 5)
+        await charge(side, payer, SECOND, 6)
+        await settlement.settle_now([SECOND])
+        assert (devnet.balance(FIRST), devnet.balance(SECOND)) == (0, 6)
+        assert [claim.rows for claim in await side.outbox.claims([SECOND], 0, 10)] == [1]
+        assert await side.outbox.claims([FIRST], 0, 10) == []
+
+
+async def test_rows_in_flight_are_not_claimed_again_and_are_waited_for(devnet: Devnet) -> None:
+    payer = devnet.payer()
+    async with settling(devnet) as (side, settlement):
+        await side.fund(payer, 1_000_000, FIRST)
+        await charge(side, payer, FIRST, 5)
+        devnet.anvil.automine(on=False)
+        (waiting,) = await settlement.settle_now(timeout_s=0.1)
+        assert waiting.status is TransactionStatus.PENDING
+        await charge(side, payer, FIRST, 2)
+        asking = asyncio.create_task(settlement.settle_now([FIRST]))
+        await until(lambda: len(side.disk.outgoing) == 2)
+        devnet.anvil.automine(on=True)
+        devnet.anvil.mine(2)
+        first, second = await asking
+        assert first.id == waiting.id
+        assert second.payouts == (Payout(FIRST, devnet.token, 2),)
+        assert devnet.balance(FIRST) == 7
+
+
+async def test_a_restart_knows_what_is_in_flight(devnet: Devnet) -> None:
+    payer = devnet.payer()
+    disk = MemoryDisk()
+    async with settling(devnet, disk=disk) as (side, settlement):
+        await side.fund(payer, 1_000_000, FIRST)
+        await charge(side, payer, FIRST, 5)
+        devnet.anvil.automine(on=False)
+        await settlement.settle_now(timeout_s=0.1)
+    async with settling(devnet, disk=disk) as (side, settlement):
+        (claim,) = await settlement.settle_now(timeout_s=0.1)
+        devnet.anvil.automine(on=True)
+        devnet.anvil.mine()
+        await side.chain.wait(claim, timeout_s=10)
+        assert len(disk.outgoing) == 1
+        assert devnet.balance(FIRST) == 5
+
+
+async def test_a_crash_between_journaling_and_sending_a_claim_pays_once(devnet: Devnet) -> None:
+    payer = devnet.payer()
+    disk = MemoryDisk()
+    async with settling(devnet, disk=disk) as (side, settlement):
+        await side.fund(payer, 1_000_000, FIRST)
+        await charge(side, payer, FIRST, 5)
+        disk.plan = lambda op: DiskFault.CRASH_AFTER if op is Operation.OUTBOX else DiskFault.NONE
+        with pytest.raises(Exception, match="after outbox"):
+            await settlement.settle_now()
+        assert devnet.balance(FIRST) == 0
+    disk.plan = lambda _: DiskFault.NONE
+    async with settling(devnet, disk=disk) as (side, settlement):
+        await settlement.settle_now()
+        assert devnet.balance(FIRST) == 5
+        assert [outgoing.kind for outgoing in _outgoing(side)] == [TransactionKind.CLAIM]
+
+
+async def test_a_blacklisted_receiver_does_not_hold_up_the_others(devnet: Devnet) -> None:
+    payer = devnet.payer()
+    async with settling(devnet) as (side, settlement):
+        await side.fund(payer, 1_000_000, FIRST, SECOND)
+        await charge(side, payer, FIRST, 5)
+        await charge(side, payer, SECOND, 6)
+        devnet.anvil.send(devnet.sender.address, devnet.token, function("blacklist(address)", FIRST))
+        await settlement.settle_now()
+        assert (devnet.balance(FIRST), devnet.balance(SECOND)) == (0, 6)
+        owed = devnet.anvil.call(devnet.escrow, function("owed(address,address)", FIRST, devnet.token))
+        assert int.from_bytes(owed, "big") == 5
+        await side.mirrored()
+        assert side.account(payer).exposure == 0
+
+
+async def test_an_account_that_holds_too_little_is_claimed_again_after_a_top_up(devnet: Devnet) -> None:
+    payer = devnet.payer()
+    async with settling(devnet) as (side, settlement):
+        await side.fund(payer, 10_000, FIRST)
+        payer.initiate_withdraw(8_000)  # an outage: the withdrawal ends while nobody claims
+        await charge_before_it_is_seen(side, payer, 9_000)
+        devnet.anvil.advance(DELAY_S + 1)
+        payer.finalize_withdraw()
+        await side.mirrored()
+        (claim,) = await settlement.settle_now()
+        assert devnet.balance(FIRST) == 2_000
+        assert claim.payouts == (Payout(FIRST, devnet.token, 2_000),)
+        assert await settlement.settle_now() == []  # nothing there: a claim would be wasted
+        payer.deposit(20_000)
+        await side.mirrored()
+        await settlement.settle_now()
+        assert devnet.balance(FIRST) == 9_000
+
+
+async def charge_before_it_is_seen(side: Side, payer: Payer, amount: int) -> None:
+    """Charge as if the mirror had not seen the withdrawal yet."""
+    funds = side.account(payer).funds
+
+    def forget(draft: Draft, _ledger: Ledger, _moment: Moment) -> None:
+        draft.record(ev.AccountMirrored(payer.account_id, funds, 0, 0))
+
+    await side.mirrored()
+    await side.writer.run(forget)
+    await charge(side, payer, FIRST, amount)
+
+
+async def test_a_withdrawal_is_answered_by_a_claim_at_once(devnet: Devnet) -> None:
+    payer, other = devnet.payer(), devnet.payer()
+    hourly = SettlementSettings(interval_s=3_600, policy=Policy(min_amount=10**6))
+    async with settling(devnet, hourly) as (side, settlement):
+        await side.fund(payer, 1_000_000, FIRST)
+        await side.fund(other, 1_000_000, SECOND)
+        settlement.start()
+        await settlement._check()  # the first run takes what waited before the start
+        await charge(side, payer, FIRST, 5)
+        await charge(side, other, SECOND, 6)
+        await settlement._check()
+        assert side.disk.outgoing == {}
+        payer.initiate_withdraw(1_000_000)
+        await until(lambda: devnet.balance(FIRST) == 5)
+        assert devnet.balance(SECOND) == 0
+        await until(lambda: side.account(payer).exposure == 0)
+        assert not settlement.problems()
+
+
+async def test_an_alarm_is_out_before_an_unclaimed_withdrawal_can_end(
+    devnet: Devnet, caplog: pytest.LogCaptureFixture
+) -> None:
+    payer = devnet.payer()
+    node = FaultyNode(RpcNode([devnet.anvil.url]))
+    now = [float(int(devnet.anvil.rpc("eth_getBlockByNumber", "latest", False)["timestamp"], 16))]
+    async with chain_side(devnet, node=node, clock=lambda: now[0]) as side:
+        settlement = Settlement(side.chain, side.writer, side.outbox, NEVER, clock=lambda: now[0])
+        await side.fund(payer, 1_000_000, FIRST)
+        await charge(side, payer, FIRST, 5)
+        settlement._next_at = 2e18
+        payer.initiate_withdraw(1_000_000)
+        await side.mirrored()
+        node.losing_sends = True
+        await settlement._check()
+        assert not settlement.problems()
+        now[0] += DELAY_S - 1_000
+        node.down = True  # so late, and nobody answers
+        with contextlib.suppress(Exception):
+            await settlement._check()
+        assert any("withdrawing accounts" in problem for problem in settlement.problems())
+        assert "is charged but not claimed" in caplog.text
+
+
+async def test_an_approval_replaces_the_vouchers(devnet: Devnet) -> None:
+    payer = devnet.payer()
+    sellers = [receiver(100 + number) for number in range(10)]
+    async with settling(devnet) as (side, settlement):
+        await side.fund(payer, 1_000_000, *sellers)
+        for number, seller in enumerate(sellers):
+            await charge(side, payer, seller, 100 + number)
+        await approve(side, payer, sellers)
+        await settlement.settle_now()
+        assert [devnet.balance(seller) for seller in sellers] == [100 + number for number in range(10)]
+        (claim,) = _outgoing(side)
+        assert len(claim.data) < 10 * 98  # ten vouchers alone would be as long
+        await charge(side, payer, sellers[0], 1)
+        await settlement.settle_now()
+        assert devnet.balance(sellers[0]) == 101
+
+
+async def approve(side: Side, payer: Payer, sellers: list[bytes]) -> None:
+    totals = tuple((seller, side.channel(payer, seller).charged) for seller in sellers)
+    digest = eip712.digest(side.devnet.domain, eip712.hash_totals_approval(payer.account_id, totals))
+    signature = payer.signer.sign(digest)
+
+    def decision(draft: Draft, _ledger: Ledger, _moment: Moment) -> None:
+        assert accounts.approve_totals(draft, side.account(payer), totals, signature) is None
+
+    await side.writer.run(decision)
+
+
+async def test_a_batch_that_is_too_big_is_split(devnet: Devnet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The planner believes that any batch fits; the node's estimate says otherwise."""
+    for name in ("VOUCHER_ROW_GAS", "FIRST_CLAIM_GAS", "RECEIVER_GAS", "ACCOUNT_GAS"):
+        monkeypatch.setattr(f"tallystick_aggregator.settlement.gas.{name}", 1)
+    payer = devnet.payer()
+    sellers = [receiver(1_000 + number) for number in range(400)]
+    async with settling(devnet) as (side, settlement):
+        await side.fund(payer, 1_000_000_000, *sellers)
+        for seller in sellers:
+            await charge(side, payer, seller, 9)
+        claims = await settlement.settle_now()
+        assert len(claims) == 2
+        assert sum(claim.rows for claim in claims) == 400
+        assert all(devnet.balance(seller) == 9 for seller in sellers)
+
+
+async def test_claims_go_on_after_a_claim_was_superseded(devnet: Devnet) -> None:
+    payer = devnet.payer()
+    node = FaultyNode(RpcNode([devnet.anvil.url]))
+    async with settling(devnet, node=node) as (side, settlement):
+        await side.fund(payer, 1_000_000, FIRST)
+        await charge(side, payer, FIRST, 5)
+        node.losing_sends = True
+        (lost,) = await settlement.settle_now(timeout_s=0.1)
+        devnet.anvil.send(devnet.sender.address, FIRST, b"")  # somebody else uses the key
+        assert (await side.chain.wait(lost, timeout_s=10)).status is TransactionStatus.SUPERSEDED
+        node.losing_sends = False
+        await settlement.settle_now()
+        assert devnet.balance(FIRST) == 5
+
+
+async def test_a_sender_that_lost_its_right_is_told_once_and_no_row_is_blamed(devnet: Devnet) -> None:
+    payer = devnet.payer()
+    async with settling(devnet) as (side, settlement):
+        await side.fund(payer, 1_000_000, FIRST)
+        await charge(side, payer, FIRST, 5)
+        forbid = function("setSender(address,bool)", devnet.sender.address, 0)
+        devnet.anvil.send(devnet.operator.address, devnet.escrow, forbid)
+        with pytest.raises(Exception, match="NotOperatorOrSender"):
+            await settlement.settle_now()
+        allow = function("setSender(address,bool)", devnet.sender.address, 1)
+        devnet.anvil.send(devnet.operator.address, devnet.escrow, allow)
+        await settlement.settle_now()
+        assert devnet.balance(FIRST) == 5
+
+
+def _outgoing(side: Side) -> list[Outgoing]:
+    return [decode_outgoing(id_, body) for id_, body in sorted(side.disk.outgoing.items())]
