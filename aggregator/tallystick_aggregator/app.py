@@ -1,0 +1,229 @@
+"""The whole aggregator, put together: opened in the order of who needs whom, closed in reverse.
+
+`running` yields once calls are taken. What cannot work raises StartError before that: one sentence, nothing left open.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from tallystick.eip712 import ESCROW_NAME, ESCROW_VERSION
+from tallystick_aggregator.chain.chain import EvmChain
+from tallystick_aggregator.chain.port import ChainUnavailable
+from tallystick_aggregator.chain.settings import ConfigurationError
+from tallystick_aggregator.config import Config, describe
+from tallystick_aggregator.edges.grpc.account import AccountService
+from tallystick_aggregator.edges.grpc.charge import ChargeService
+from tallystick_aggregator.edges.grpc.facilitator import FacilitatorService
+from tallystick_aggregator.edges.grpc.principals import Principals
+from tallystick_aggregator.edges.grpc.server import GrpcServer, Services
+from tallystick_aggregator.edges.grpc.settlement import SettlementService
+from tallystick_aggregator.health import Health, keep_probing
+from tallystick_aggregator.intake import Intake, LedgerWriter
+from tallystick_aggregator.intake.upkeep import Upkeep
+from tallystick_aggregator.journal.credentials import Credentials, CredentialsError
+from tallystick_aggregator.journal.port import StoreError
+from tallystick_aggregator.journal.sqlite import SqliteStore
+from tallystick_aggregator.ledger.invariants import InvariantViolated, check_invariants
+from tallystick_aggregator.schemes.deferred.accounts import Accounts
+from tallystick_aggregator.schemes.deferred.channels import Channels
+from tallystick_aggregator.schemes.deferred.deposits import Deposits
+from tallystick_aggregator.schemes.deferred.payments import DeferredPayments
+from tallystick_aggregator.schemes.deferred.refunds import Refunds
+from tallystick_aggregator.schemes.exact import ExactPayments
+from tallystick_aggregator.schemes.offers import NetworkOffer, Offers, TokenOffer
+from tallystick_aggregator.settlement.planner import Policy
+from tallystick_aggregator.settlement.settle import SettlementSettings
+from tallystick_aggregator.settlement.settlements import Settlements
+from tallystick_aggregator.supervisor import Supervisor
+
+StartError: Final = (ConfigurationError, ChainUnavailable, StoreError, CredentialsError, InvariantViolated)
+"""What may keep the aggregator from starting; each says why in one sentence."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """An aggregator that takes calls at `address`. `dead` is set once nothing it says can be relied on any more."""
+
+    address: str
+    health: Health
+    dead: asyncio.Event
+
+
+@asynccontextmanager
+async def running(config: Config) -> AsyncGenerator[Running, None]:
+    """Open everything, yield while it runs, close everything. Raises what StartError lists."""
+    async with AsyncExitStack() as stack:
+        store = await _open_store(stack, config)
+        credentials = Credentials.open(config.credentials_path)
+        stack.callback(credentials.close)
+        dead = asyncio.Event()
+        chains: dict[str, EvmChain] = {}
+        writer = await _start_writer(stack, store, chains, dead)
+        await _start_chains(stack, config, store, writer, chains)
+        offers = make_offers(config)
+        parts = _Parts(config, store, writer, chains, offers)
+        stack.callback(parts.intake.close)
+        settlements = await _start_settlements(stack, parts)
+        supervisor = Supervisor()
+        stack.push_async_callback(supervisor.stop)
+        services = parts.services(Principals(credentials.lookup), settlements)
+        server = GrpcServer(services, config.server.listen, config.tls)
+        health = Health(
+            [lambda: _store_problems(writer), lambda: supervisor.problems, lambda: _stale(chains)],
+            server.tell_health,
+            [lambda: [problem for chain in chains.values() for problem in chain.problems()], settlements.problems],
+        )
+        _start_background(supervisor, parts, health)
+        await health.look()
+        await server.start()
+        stack.push_async_callback(server.stop, float(config.server.stop_grace_s))
+        host = config.server.listen.rpartition(":")[0]
+        yield Running(f"{host}:{server.port}", health, dead)
+        log.info("stopping")
+
+
+def make_offers(config: Config) -> Offers:
+    """Return what the configuration accepts, by network."""
+    return {
+        chain.network: NetworkOffer(
+            network=chain.network,
+            escrow=chain.escrow,
+            escrow_name=ESCROW_NAME,
+            escrow_version=ESCROW_VERSION,
+            operator=chain.operator,
+            tokens={
+                token.address: TokenOffer(
+                    token.address, token.symbol, token.decimals, token.name, token.version, token.min_deposit
+                )
+                for token in chain.tokens
+            },
+            withdraw_delay_s_min=chain.withdraw_delay_s_min,
+            withdraw_delay_s_max=chain.withdraw_delay_s_max,
+            withdraw_delay_s=config.withdraw_delays_s[chain.network],
+        )
+        for chain in config.chains
+    }
+
+
+class _Parts:
+    """The middle: schemes over the intake, the ledger and the chains."""
+
+    def __init__(
+        self,
+        config: Config,
+        store: SqliteStore,
+        writer: LedgerWriter,
+        chains: Mapping[str, EvmChain],
+        offers: Offers,
+    ) -> None:
+        self.config, self.store, self.writer, self.chains, self.offers = config, store, writer, chains, offers
+        rules, outbox = config.rules, store.outbox
+        separators = {network: chain.escrow.domain.separator for network, chain in chains.items()}
+        self.intake = Intake(writer, separators, rules)
+        self.upkeep = Upkeep(writer, store.journal, rules)
+        channels = Channels(chains, offers, writer, rules)
+        self.deferred = DeferredPayments(offers, channels, self.intake, writer)
+        self.exact = ExactPayments(chains, offers, outbox, now_s)
+        self.accounts = Accounts(chains, offers, channels, writer, rules, now_s)
+        self.deposits = Deposits(chains, offers, writer, outbox, now_s)
+        self.refunds = Refunds(chains, self.accounts, writer, outbox)
+
+    def services(self, principals: Principals, settlements: Settlements) -> Services:
+        """Return what the server serves."""
+        limits = self.config.charge_limits
+        return Services(
+            FacilitatorService(principals, self.offers, self.deferred, self.exact, self.config.rules, limits),
+            ChargeService(principals, self.intake, self.writer, limits),
+            AccountService(principals, self.accounts, self.deposits, self.refunds),
+            SettlementService(principals, self.store.outbox, settlements),
+        )
+
+
+def now_s() -> int:
+    """Return the time in seconds since the epoch."""
+    return int(time.time())
+
+
+async def _open_store(stack: AsyncExitStack, config: Config) -> SqliteStore:
+    store = await SqliteStore.open(config.store_path)
+    stack.push_async_callback(store.close)
+    if store.lost_epochs:
+        log.critical(
+            "the store is a backup from before its last %d starts: charges since then are not in it", store.lost_epochs
+        )
+    return store
+
+
+async def _start_writer(
+    stack: AsyncExitStack, store: SqliteStore, chains: Mapping[str, EvmChain], dead: asyncio.Event
+) -> LedgerWriter:
+    ledger = await store.journal.load()
+    check_invariants(ledger)
+    log.info("the ledger has %d accounts and %d channels", len(ledger.accounts), len(ledger.channels))
+    writer = LedgerWriter(
+        ledger,
+        store.journal,
+        stale_networks=lambda: frozenset(network for network, chain in chains.items() if chain.stale()),
+    )
+    task = asyncio.create_task(writer.serve(), name="ledger writer")
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            log.critical("the ledger's writer has died; stopping", exc_info=task.exception())
+        dead.set()
+
+    async def finish() -> None:
+        writer.stop()
+        await asyncio.gather(task, return_exceptions=True)
+
+    task.add_done_callback(ended)
+    stack.push_async_callback(finish)
+    return writer
+
+
+async def _start_chains(
+    stack: AsyncExitStack, config: Config, store: SqliteStore, writer: LedgerWriter, chains: dict[str, EvmChain]
+) -> None:
+    for settings in config.chains:
+        log.info("%s", describe(settings))
+        chain = EvmChain(settings, store.outbox, writer)
+        stack.push_async_callback(chain.stop)
+        await chain.start()
+        chains[settings.network] = chain
+
+
+async def _start_settlements(stack: AsyncExitStack, parts: _Parts) -> Settlements:
+    config = parts.config
+    settings = SettlementSettings(
+        interval_s=config.interval_s,
+        policy=Policy(config.claim_amount_min, config.claim_age_s_max),
+        withdraw_margin_s=config.rules.withdraw_margin_s,
+    )
+    settlements = Settlements(parts.chains.values(), parts.writer, parts.store.outbox, settings)
+    stack.push_async_callback(settlements.stop)
+    settlements.start()
+    return settlements
+
+
+def _start_background(supervisor: Supervisor, parts: _Parts, health: Health) -> None:
+    supervisor.start("expiring reservations", parts.upkeep.expire_reservations)
+    supervisor.start("forgetting payment ids", parts.upkeep.forget_payments)
+    supervisor.start("checkpoints", parts.upkeep.checkpoint)
+    supervisor.start("refunds", parts.refunds.keep_resuming)
+    supervisor.start("store probe", lambda: keep_probing(parts.writer))
+    supervisor.start("health", health.watch)
+
+
+def _store_problems(writer: LedgerWriter) -> Sequence[str]:
+    return [] if writer.available else ["the store cannot be written"]
+
+
+def _stale(chains: Mapping[str, EvmChain]) -> Sequence[str]:
+    return [f"the mirror of {network} is stale" for network, chain in chains.items() if chain.stale()]

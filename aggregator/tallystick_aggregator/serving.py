@@ -1,0 +1,68 @@
+"""`tallystick serve`: one process, from its configuration to the signal that ends it."""
+
+import asyncio
+import gc
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from tallystick_aggregator import logs
+from tallystick_aggregator.app import StartError, running
+from tallystick_aggregator.config import Config
+
+EXIT_STOPPED: Final = 0
+EXIT_DIED: Final = 1
+SWITCH_INTERVAL_S: Final = 0.0005
+"""How long a thread may keep the interpreter from the event loop; Python's default is ten times as long."""
+
+__all__ = ["StartError", "run"]
+
+log = logging.getLogger(__name__)
+
+
+def run(config_path: Path, say: Callable[[str], None]) -> int:
+    """Serve until SIGTERM or SIGINT; return the exit code. Raises what StartError lists.
+
+    `say` is told the address once calls are taken.
+    """
+    config = Config.load(config_path)
+    logs.configure(config.server.log_level, as_json=config.server.log_json)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(serve(config, say))
+
+
+async def serve(config: Config, say: Callable[[str], None]) -> int:
+    """Serve until told to stop, or until the ledger's writer has died."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with running(config) as aggregator:
+        # What was loaded lives as long as the process: the collector need not walk through it again and again.
+        gc.collect()
+        gc.freeze()
+        say(f"listening on {aggregator.address}")
+        await _first(stop, aggregator.dead)
+        died = aggregator.dead.is_set()
+    return EXIT_DIED if died else EXIT_STOPPED
+
+
+async def _first(*events: asyncio.Event) -> None:
+    waiting = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return uvloop's, where there is one."""
+    try:
+        import uvloop  # noqa: PLC0415
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
