@@ -164,7 +164,12 @@ class MemoryJournal:
         held = {handle[:48] for handle in ledger.reservations}
         for key in [key for key in ledger.payments if payment_id_ms(key) < forgotten_ms and key not in held]:
             del ledger.payments[key]
-        written = [(key, ledger.payments[key]) for key in self.disk.payments if key in ledger.payments]
+        # As they are now: one that was captured after the last checkpoint must be written down again.
+        written = [
+            (key, payment)
+            for key, payment in ledger.payments.items()
+            if self.disk.payments.get(key) == encode_payment(key, payment)
+        ]
         self._hot.wrote_payments(written)
         self._hot.choose(0)
         while self._hot.leaving:
