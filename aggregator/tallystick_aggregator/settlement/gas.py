@@ -1,7 +1,8 @@
 """What a batch of claims will cost and weigh, estimated without asking anyone. Pure.
 
-Upper estimates for Escrow.sol with a token behind a proxy: they decide where a batch is cut, and whether an approval is
-cheaper than vouchers. The node's own estimate comes later and has the last word. A test holds them against Anvil.
+Upper estimates for Escrow.sol with a token like USDC behind its proxy: they decide where a batch is cut, and whether an
+approval is cheaper than vouchers. The node's own estimate comes later and has the last word: a batch that is too big
+after all is halved. A test holds them against Anvil.
 """
 
 from typing import Final
@@ -30,7 +31,7 @@ FIRST_CLAIM_GAS: Final = 17_100
 """What a channel's first claim costs on top: a storage slot that was zero."""
 ACCOUNT_GAS: Final = 9_000
 APPROVAL_GAS: Final = 6_000
-RECEIVER_GAS: Final = 50_000
+RECEIVER_GAS: Final = 30_000
 """One transfer; the escrow insists on some 107,000 being left before each, hence the reserve."""
 RESERVE_GAS: Final = 110_000
 

@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from anvil import NETWORK, Devnet, Payer
+from tallystick import eip712
 from tallystick.payment_ids import new_payment_id
 from tallystick_aggregator.chain.chain import EvmChain
 from tallystick_aggregator.chain.node import Node
@@ -72,6 +73,21 @@ class Side:
             return decide.charge(draft, payment, moment, RULES)
 
         return await self.writer.run(decision)
+
+    async def must_charge(self, payer: Payer, to: bytes, amount: int) -> None:
+        """Charge, and expect it to be accepted."""
+        assert isinstance(await self.charge(payer, to, amount), Accepted)
+
+    async def approve(self, payer: Payer, sellers: Sequence[bytes]) -> None:
+        """Have the payer approve what these sellers have charged so far."""
+        totals = tuple((seller, self.channel(payer, seller).charged) for seller in sellers)
+        digest = eip712.digest(self.devnet.domain, eip712.hash_totals_approval(payer.account_id, totals))
+        signature = payer.signer.sign(digest)
+
+        def decision(draft: Draft, _ledger: Ledger, _moment: Moment) -> None:
+            assert accounts.approve_totals(draft, self.account(payer), totals, signature) is None
+
+        await self.writer.run(decision)
 
 
 def sha_bytes() -> bytes:

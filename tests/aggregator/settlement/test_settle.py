@@ -11,15 +11,12 @@ from harness import Side, chain_side, until
 
 from _anvil import function
 from anvil import DELAY_S, Devnet, Payer, receiver
-from tallystick import eip712
 from tallystick_aggregator.chain.rpc import RpcNode
 from tallystick_aggregator.journal.memory import Fault as DiskFault
 from tallystick_aggregator.journal.memory import MemoryDisk, Operation
 from tallystick_aggregator.journal.port import Outgoing, Payout, TransactionKind, TransactionStatus
 from tallystick_aggregator.journal.transactions import decode_outgoing
-from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger import events as ev
-from tallystick_aggregator.ledger.answers import Accepted
 from tallystick_aggregator.ledger.commands import Moment
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger
@@ -42,18 +39,14 @@ async def settling(
             await settlement.stop()
 
 
-async def charge(side: Side, payer: Payer, to: bytes, amount: int) -> None:
-    assert isinstance(await side.charge(payer, to, amount), Accepted)
-
-
 async def test_sellers_are_paid_what_was_charged_to_the_unit(devnet: Devnet) -> None:
     payers = [devnet.payer() for _ in range(3)]
     async with settling(devnet) as (side, settlement):
         for number, payer in enumerate(payers):
             await side.fund(payer, 1_000_000, FIRST, SECOND)
-            await charge(side, payer, FIRST, 1_001 + number)
-            await charge(side, payer, FIRST, 10)
-            await charge(side, payer, SECOND, 77)
+            await side.must_charge(payer, FIRST, 1_001 + number)
+            await side.must_charge(payer, FIRST, 10)
+            await side.must_charge(payer, SECOND, 77)
         (claim,) = await settlement.settle_now()
         assert claim.status in {TransactionStatus.MINED, TransactionStatus.FINAL}
         assert devnet.balance(FIRST) == 3 * 1_011 + 3
@@ -69,8 +62,8 @@ async def test_only_the_asked_receivers_are_settled(devnet: Devnet) -> None:
     payer = devnet.payer()
     async with settling(devnet) as (side, settlement):
         await side.fund(payer, 1_000_000, FIRST, SECOND)
-        await charge(side, payer, FIRST, 5)
-        await charge(side, payer, SECOND, 6)
+        await side.must_charge(payer, FIRST, 5)
+        await side.must_charge(payer, SECOND, 6)
         await settlement.settle_now([SECOND])
         assert (devnet.balance(FIRST), devnet.balance(SECOND)) == (0, 6)
         assert [claim.rows for claim in await side.outbox.claims([SECOND], 0, 10)] == [1]
@@ -81,11 +74,11 @@ async def test_rows_in_flight_are_not_claimed_again_and_are_waited_for(devnet: D
     payer = devnet.payer()
     async with settling(devnet) as (side, settlement):
         await side.fund(payer, 1_000_000, FIRST)
-        await charge(side, payer, FIRST, 5)
+        await side.must_charge(payer, FIRST, 5)
         devnet.anvil.automine(on=False)
         (waiting,) = await settlement.settle_now(timeout_s=0.1)
         assert waiting.status is TransactionStatus.PENDING
-        await charge(side, payer, FIRST, 2)
+        await side.must_charge(payer, FIRST, 2)
         asking = asyncio.create_task(settlement.settle_now([FIRST]))
         await until(lambda: len(side.disk.outgoing) == 2)
         devnet.anvil.automine(on=True)
@@ -101,7 +94,7 @@ async def test_a_restart_knows_what_is_in_flight(devnet: Devnet) -> None:
     disk = MemoryDisk()
     async with settling(devnet, disk=disk) as (side, settlement):
         await side.fund(payer, 1_000_000, FIRST)
-        await charge(side, payer, FIRST, 5)
+        await side.must_charge(payer, FIRST, 5)
         devnet.anvil.automine(on=False)
         await settlement.settle_now(timeout_s=0.1)
     async with settling(devnet, disk=disk) as (side, settlement):
@@ -118,7 +111,7 @@ async def test_a_crash_between_journaling_and_sending_a_claim_pays_once(devnet: 
     disk = MemoryDisk()
     async with settling(devnet, disk=disk) as (side, settlement):
         await side.fund(payer, 1_000_000, FIRST)
-        await charge(side, payer, FIRST, 5)
+        await side.must_charge(payer, FIRST, 5)
         disk.plan = lambda op: DiskFault.CRASH_AFTER if op is Operation.OUTBOX else DiskFault.NONE
         with pytest.raises(Exception, match="after outbox"):
             await settlement.settle_now()
@@ -134,8 +127,8 @@ async def test_a_blacklisted_receiver_does_not_hold_up_the_others(devnet: Devnet
     payer = devnet.payer()
     async with settling(devnet) as (side, settlement):
         await side.fund(payer, 1_000_000, FIRST, SECOND)
-        await charge(side, payer, FIRST, 5)
-        await charge(side, payer, SECOND, 6)
+        await side.must_charge(payer, FIRST, 5)
+        await side.must_charge(payer, SECOND, 6)
         devnet.anvil.send(devnet.sender.address, devnet.token, function("blacklist(address)", FIRST))
         await settlement.settle_now()
         assert (devnet.balance(FIRST), devnet.balance(SECOND)) == (0, 6)
@@ -173,7 +166,7 @@ async def charge_before_it_is_seen(side: Side, payer: Payer, amount: int) -> Non
 
     await side.mirrored()
     await side.writer.run(forget)
-    await charge(side, payer, FIRST, amount)
+    await side.must_charge(payer, FIRST, amount)
 
 
 async def test_a_withdrawal_is_answered_by_a_claim_at_once(devnet: Devnet) -> None:
@@ -184,8 +177,8 @@ async def test_a_withdrawal_is_answered_by_a_claim_at_once(devnet: Devnet) -> No
         await side.fund(other, 1_000_000, SECOND)
         settlement.start()
         await settlement._check()  # the first run takes what waited before the start
-        await charge(side, payer, FIRST, 5)
-        await charge(side, other, SECOND, 6)
+        await side.must_charge(payer, FIRST, 5)
+        await side.must_charge(other, SECOND, 6)
         await settlement._check()
         assert side.disk.outgoing == {}
         payer.initiate_withdraw(1_000_000)
@@ -204,7 +197,7 @@ async def test_an_alarm_is_out_before_an_unclaimed_withdrawal_can_end(
     async with chain_side(devnet, node=node, clock=lambda: now[0]) as side:
         settlement = Settlement(side.chain, side.writer, side.outbox, NEVER, clock=lambda: now[0])
         await side.fund(payer, 1_000_000, FIRST)
-        await charge(side, payer, FIRST, 5)
+        await side.must_charge(payer, FIRST, 5)
         settlement._next_at = 2e18
         payer.initiate_withdraw(1_000_000)
         await side.mirrored()
@@ -225,26 +218,15 @@ async def test_an_approval_replaces_the_vouchers(devnet: Devnet) -> None:
     async with settling(devnet) as (side, settlement):
         await side.fund(payer, 1_000_000, *sellers)
         for number, seller in enumerate(sellers):
-            await charge(side, payer, seller, 100 + number)
-        await approve(side, payer, sellers)
+            await side.must_charge(payer, seller, 100 + number)
+        await side.approve(payer, sellers)
         await settlement.settle_now()
         assert [devnet.balance(seller) for seller in sellers] == [100 + number for number in range(10)]
         (claim,) = _outgoing(side)
         assert len(claim.data) < 10 * 98  # ten vouchers alone would be as long
-        await charge(side, payer, sellers[0], 1)
+        await side.must_charge(payer, sellers[0], 1)
         await settlement.settle_now()
         assert devnet.balance(sellers[0]) == 101
-
-
-async def approve(side: Side, payer: Payer, sellers: list[bytes]) -> None:
-    totals = tuple((seller, side.channel(payer, seller).charged) for seller in sellers)
-    digest = eip712.digest(side.devnet.domain, eip712.hash_totals_approval(payer.account_id, totals))
-    signature = payer.signer.sign(digest)
-
-    def decision(draft: Draft, _ledger: Ledger, _moment: Moment) -> None:
-        assert accounts.approve_totals(draft, side.account(payer), totals, signature) is None
-
-    await side.writer.run(decision)
 
 
 async def test_a_batch_that_is_too_big_is_split(devnet: Devnet, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,7 +238,7 @@ async def test_a_batch_that_is_too_big_is_split(devnet: Devnet, monkeypatch: pyt
     async with settling(devnet) as (side, settlement):
         await side.fund(payer, 1_000_000_000, *sellers)
         for seller in sellers:
-            await charge(side, payer, seller, 9)
+            await side.must_charge(payer, seller, 9)
         claims = await settlement.settle_now()
         assert len(claims) == 2
         assert sum(claim.rows for claim in claims) == 400
@@ -268,7 +250,7 @@ async def test_claims_go_on_after_a_claim_was_superseded(devnet: Devnet) -> None
     node = FaultyNode(RpcNode([devnet.anvil.url]))
     async with settling(devnet, node=node) as (side, settlement):
         await side.fund(payer, 1_000_000, FIRST)
-        await charge(side, payer, FIRST, 5)
+        await side.must_charge(payer, FIRST, 5)
         node.losing_sends = True
         (lost,) = await settlement.settle_now(timeout_s=0.1)
         devnet.anvil.send(devnet.sender.address, FIRST, b"")  # somebody else uses the key
@@ -282,7 +264,7 @@ async def test_a_sender_that_lost_its_right_is_told_once_and_no_row_is_blamed(de
     payer = devnet.payer()
     async with settling(devnet) as (side, settlement):
         await side.fund(payer, 1_000_000, FIRST)
-        await charge(side, payer, FIRST, 5)
+        await side.must_charge(payer, FIRST, 5)
         forbid = function("setSender(address,bool)", devnet.sender.address, 0)
         devnet.anvil.send(devnet.operator.address, devnet.escrow, forbid)
         with pytest.raises(Exception, match="NotOperatorOrSender"):
