@@ -120,12 +120,12 @@ class Lines:
                     first.payment.set_result(payment)
                 else:
                     await self._extend(line, first.amount)
-        except asyncio.CancelledError:
+        except BaseException as error:
+            # Cancelled, or a fault: whoever would wait for ever is told.
             closed = BookUnavailable("the wallet was closed while a payment waited for headroom")
-            self._fail(line, closed, at_least=0)
-            raise
-        except Exception as error:  # noqa: BLE001 - a fault; it is told to all who would wait for ever
-            self._fail(line, error, at_least=0)
+            self._fail(line, error if isinstance(error, Exception) else closed, at_least=0)
+            if not isinstance(error, Exception):
+                raise
         finally:
             line.extending = None
 

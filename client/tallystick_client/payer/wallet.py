@@ -29,6 +29,7 @@ from tallystick_client.payer.accounts import AccountClient, Refunded
 from tallystick_client.payer.approvals import Approver
 from tallystick_client.payer.book import Account
 from tallystick_client.payer.budgets import Budgets, DepositPolicy
+from tallystick_client.payer.errors import BookUnavailable
 from tallystick_client.payer.exact import ExactPayer
 from tallystick_client.payer.grants import Clock, Payment
 from tallystick_client.payer.lines import Lines
@@ -308,6 +309,9 @@ class Wallet:
             while True:
                 try:
                     await work()
+                except BookUnavailable:
+                    _log.exception("%s has stopped", work.__name__)
+                    return
                 except TallystickError as error:
                     _log.warning("%s failed: %s", work.__name__, error)
                 except Exception:  # noqa: BLE001
