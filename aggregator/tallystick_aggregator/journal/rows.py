@@ -24,6 +24,7 @@ from tallystick_aggregator.ledger.state import (
     PendingRefund,
     Reservation,
     SpendKey,
+    UsedCeilings,
 )
 
 _CHECKSUM_BYTES: Final = 4
@@ -55,16 +56,16 @@ _STATUSES: Final = {int(status): status for status in PaymentStatus}
 
 def encode_payment(key: bytes, payment: Payment) -> bytes:
     """The row of a payment: always `PAYMENT_ROW_BYTES`."""
-    amount, request_hash, status, captured, charged, handle = payment
+    request_hash, handle = payment.request_hash, payment.handle
     if len(request_hash) != 32 or (handle and handle[:PAYMENT_KEY_BYTES] != key):
         raise Unstorable("a payment has a request hash of 32 bytes, and a handle that begins with its key")
     body = b"".join(
         (
-            amount.to_bytes(16, "big"),
+            payment.amount.to_bytes(16, "big"),
             request_hash,
-            bytes((status | _WAS_RESERVED if handle else status,)),
-            captured.to_bytes(16, "big"),
-            charged.to_bytes(16, "big"),
+            bytes((payment.status | _WAS_RESERVED if handle else payment.status,)),
+            payment.captured.to_bytes(16, "big"),
+            payment.charged.to_bytes(16, "big"),
             fixed(handle[PAYMENT_KEY_BYTES:], 16) if handle else _NO_SECRET,
         )
     )
@@ -97,7 +98,7 @@ _WIDTHS: Final = {4: "I", 8: "Q"}
 
 def encode_channel(channel: Channel) -> bytes:
     """The row of a channel."""
-    used = sorted(channel.used_ceilings or ())
+    used = sorted(channel.used_ceilings)
     width = 4 if not used or used[-1] < 2**32 else 8 if used[-1] < 2**64 else 16
     has_floor = channel.used_ceilings_floor != NO_CEILING
     parts = (
@@ -136,9 +137,8 @@ def decode_channel(key: bytes, row: bytes) -> Channel:
     )
     if width & _HAS_FLOOR or count:
         reader = Reader(body, f"the stored channel {key.hex()}", _CHANNEL.size + signed)
-        if width & _HAS_FLOOR:
-            channel.used_ceilings_floor = reader.amount()
-        channel.used_ceilings = _unpack_ceilings(reader, width & ~_HAS_FLOOR, count)
+        floor = reader.amount() if width & _HAS_FLOOR else NO_CEILING
+        channel.used = UsedCeilings(floor, _unpack_ceilings(reader, width & ~_HAS_FLOOR, count))
     return channel
 
 
@@ -148,12 +148,12 @@ def _pack_ceilings(used: list[int], width: int) -> bytes:
     return b"".join([ceiling.to_bytes(width, "big") for ceiling in used])
 
 
-def _unpack_ceilings(reader: Reader, width: int, count: int) -> set[int] | None:
+def _unpack_ceilings(reader: Reader, width: int, count: int) -> frozenset[int]:
     packed = reader.fixed(width * count)
     reader.done()
     if width in _WIDTHS:
-        return set(struct.unpack(f">{count}{_WIDTHS[width]}", packed)) or None
-    return {int.from_bytes(packed[at : at + width], "big") for at in range(0, len(packed), width)} or None
+        return frozenset(struct.unpack(f">{count}{_WIDTHS[width]}", packed))
+    return frozenset(int.from_bytes(packed[at : at + width], "big") for at in range(0, len(packed), width))
 
 
 # The others, field by field.

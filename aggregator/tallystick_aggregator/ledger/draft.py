@@ -7,6 +7,8 @@ construction. A draft that is dropped leaves no trace.
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
+from msgspec.structs import replace
+
 from tallystick.payment_ids import payment_id_ms
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.state import (
@@ -24,10 +26,6 @@ from tallystick_aggregator.ledger.state import (
     payment_key,
     spend_key_name,
 )
-
-USED_CEILINGS_KEPT = 256
-"""Used ceilings that a channel remembers at least: how deep charges by voucher may arrive out of order."""
-USED_CEILINGS_MAX = 2 * USED_CEILINGS_KEPT
 
 
 class Draft:
@@ -140,7 +138,8 @@ class Draft:
         changes.spend_keys.update(self._spend_keys)
         changes.payments.update(self._payments)
         changes.reservations.update(self._reservations)
-        self._ledger.commits += 1
+        if self.events:
+            self._ledger.commits += 1
 
     # Copies on first touch.
 
@@ -242,8 +241,8 @@ class Draft:
         channel.charged += event.amount
         account.committed += event.amount
         self._expose(account, channel, event.amount)
-        self._payments[payment_key(event.channel_id, event.payment_id)] = payment._replace(
-            status=PaymentStatus.CHARGED, captured=event.amount, charged=channel.charged
+        self._payments[payment_key(event.channel_id, event.payment_id)] = replace(
+            payment, status=PaymentStatus.CHARGED, captured=event.amount, charged=channel.charged
         )
         self._reservations[event.handle] = None
 
@@ -264,7 +263,7 @@ class Draft:
         if payment.status is PaymentStatus.RESERVED:
             self._hold(self._own_account(channel.account_id), channel, -reservation.amount, -1)
             self._spend(channel, reservation.key_id, -reservation.amount)
-        self._payments[payment_key(reservation.channel_id, reservation.payment_id)] = payment._replace(status=status)
+        self._payments[payment_key(reservation.channel_id, reservation.payment_id)] = replace(payment, status=status)
         return reservation
 
     def _hold(self, account: Account, channel: Channel, amount: int, count: int) -> None:
@@ -277,14 +276,7 @@ class Draft:
         if key_id:
             self._spend(channel, key_id, amount)
             return
-        used = channel.used_ceilings
-        if used is None:
-            used = channel.used_ceilings = set()
-        used.add(used_ceiling)
-        if len(used) > USED_CEILINGS_MAX:
-            ordered = sorted(used)
-            channel.used_ceilings_floor = ordered[-USED_CEILINGS_KEPT - 1]
-            channel.used_ceilings = set(ordered[-USED_CEILINGS_KEPT:])
+        channel.used = channel.used.plus(used_ceiling)
 
     def _spend(self, channel: Channel, key_id: bytes, amount: int) -> None:
         if key_id:

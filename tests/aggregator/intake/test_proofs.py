@@ -3,10 +3,10 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import replace
 
 import pytest
 from doubles import DOMAIN, ESCROW, MUSIC, NEWS, OTHER_PAGE, PAGE, Payer, PureLedger, payment_id_of
+from msgspec.structs import replace
 from running import Scripted, running
 
 from tallystick.eip712 import batch_settlement_domain, escrow_domain

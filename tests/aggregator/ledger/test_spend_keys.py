@@ -1,9 +1,8 @@
 """Rule 2b: a spend key pays for its account, up to its cap, until it expires or is revoked, never more than agreed."""
 
-from dataclasses import replace
-
 import pytest
 from doubles import MUSIC, NEWS, NOW_S, Payer, PureLedger, by_key, handle_of, signature_of
+from msgspec.structs import replace
 
 from tallystick.reasons import Reason
 from tallystick_aggregator.ledger.answers import Accepted, Held, Refusal
