@@ -204,7 +204,12 @@ BEGINNING: Final[tuple[Command, ...]] = (
 
 
 def do(command: Command, draft: Draft, ledger: Ledger, moment: Moment) -> object:
-    """Decide one command in the draft; return the answer."""
+    """Decide one command in the draft; return the answer, as it is now."""
+    answer = _do(command, draft, ledger, moment)
+    return answer.copy() if isinstance(answer, SpendKey) else answer
+
+
+def _do(command: Command, draft: Draft, ledger: Ledger, moment: Moment) -> object:
     match command:
         case Open(account, receiver, claimed):
             accounts.open_account(draft, account_id(account), NETWORK, config(account))

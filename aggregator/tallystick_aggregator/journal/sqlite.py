@@ -168,8 +168,9 @@ class SqliteJournal:
     def _cut(self) -> "_Cut":
         """Take what has changed up to now; from here on the ledger notes for the next checkpoint."""
         ledger = self._ledger
-        changes, ledger.changes = ledger.changes, Changes()
         seq = self._loaded_seq + ledger.commits - self._loaded_commits
+        assert seq <= self._seq, "every draft with events is appended before it is adopted"
+        changes, ledger.changes = ledger.changes, Changes()
         return _Cut(seq, changes, dict(ledger.heads), ledger.payments_forgotten_ms)
 
     def _put_back(self, cut: "_Cut") -> None:

@@ -1,13 +1,16 @@
 """A journal that is driven as the ledger's writer drives it, next to a model that never forgets and never restarts."""
 
+import asyncio
 import shutil
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from histories import NOW, Command, do, lookup, same_state
 
 from tallystick.payment_ids import payment_id_ms
 from tallystick_aggregator.journal.port import Journal
+from tallystick_aggregator.journal.sqlite import SqliteStore
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.invariants import check_invariants
@@ -87,3 +90,24 @@ def copy_store(path: Path, directory: Path, name: str) -> Path:
     if wal.exists():
         shutil.copyfile(wal, copy.with_name(copy.name + "-wal"))
     return copy
+
+
+@asynccontextmanager
+async def opened(path: Path, **limits: int) -> AsyncGenerator[SqliteStore]:
+    """An open store, closed in the end."""
+    store = await SqliteStore.open(path, **limits)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def loaded_from(path: Path) -> Ledger:
+    """The ledger that a start would load from this file."""
+    async with opened(path) as store:
+        return await store.journal.load()
+
+
+def load_now(path: Path) -> Ledger:
+    """The same, outside of an event loop."""
+    return asyncio.run(loaded_from(path))

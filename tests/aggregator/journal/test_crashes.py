@@ -1,0 +1,224 @@
+"""I3 to the letter: what was acknowledged is there after any crash, what was not is there whole or not at all."""
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from driven import Driven, check_payments, copy_store, load_now, loaded_from, opened
+from histories import BEGINNING, NOW_MS, Advance, History, histories, same_state
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tallystick_aggregator.journal.database import Database
+from tallystick_aggregator.journal.port import StoreUnavailable
+from tallystick_aggregator.ledger.state import Ledger
+
+HERE = Path(__file__).parent
+LOG_HEADER = 32
+FRAME = 24 + 4096
+"""Bytes of the log's header, and of a frame with its page (SQLite's file format, section 4)."""
+
+
+class CrashPoints:
+    """Copies the store's files after every write, checkpoints' included: each copy is what a crash there leaves."""
+
+    def __init__(self, path: Path, directory: Path, monkeypatch: pytest.MonkeyPatch, driven: Driven) -> None:
+        self.copies: list[tuple[Path, Ledger]] = []
+        """Each copy, and what is to be loaded from it."""
+        self._driven = driven
+        self._new: list[Path] = []
+        write = Database.write
+
+        async def write_and_copy(database: Database, sql: str, parameters: Sequence[Any] = ()) -> int:
+            rows = await write(database, sql, parameters)
+            self._new.append(copy_store(path, directory, f"copy{len(self.copies) + len(self._new)}.db"))
+            return rows
+
+        monkeypatch.setattr(Database, "write", write_and_copy)
+
+    def note_model(self) -> None:
+        """What was copied since the last time is to be loaded as the model is now: a checkpoint changes nothing, and a
+        commit is there as soon as it is written."""
+        model = deepcopy(self._driven.model)
+        self.copies += [(copy, model) for copy in self._new]
+        self._new.clear()
+
+
+@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
+@given(histories(commits_max=12))
+def test_a_crash_after_any_write_loses_nothing_and_adds_nothing(history: History) -> None:
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as monkeypatch:
+        copies = asyncio.run(_crash_everywhere(history, Path(name), monkeypatch))
+    assert len(copies) >= 1 + 5 * (len(history) // 3), "a checkpoint is several writes"
+
+
+async def _crash_everywhere(
+    history: History, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[tuple[Path, Ledger]]:
+    path = directory / "store.db"
+    async with opened(path, hot_payments_max=2) as store:
+        driven = Driven(store.journal, await store.journal.load())
+        points = CrashPoints(path, directory, monkeypatch, driven)
+        for position, commands in enumerate(history):
+            await driven.commit(commands)
+            points.note_model()
+            if position % 3 == 2:
+                await store.journal.checkpoint(NOW_MS)
+                store.journal.trim()
+                points.note_model()
+    monkeypatch.undo()
+    for copy, model in points.copies:
+        await _check_copy(copy, model)
+    return points.copies
+
+
+async def _check_copy(copy: Path, model: Ledger) -> None:
+    async with opened(copy, hot_payments_max=2) as store:
+        ledger = await store.journal.load()
+        assert same_state(ledger, model)
+        await check_payments(store.journal, ledger, model)
+        await store.journal.checkpoint(NOW_MS)  # what the crash has cut short is made good
+        await check_payments(store.journal, ledger, model)
+    assert same_state(await loaded_from(copy), model)
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@given(histories(commits_max=8), st.integers(0, 40))
+def test_a_checkpoint_that_fails_anywhere_is_made_good_by_the_next(history: History, failing: int) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        asyncio.run(_fail_once_in_checkpoints(history, Path(name), failing))
+
+
+async def _fail_once_in_checkpoints(history: History, directory: Path, failing: int) -> None:
+    """Let the write with this number within the checkpoints fail, then go on, restart, and compare."""
+    path = directory / "store.db"
+    async with opened(path, hot_payments_max=1) as store:
+        driven = Driven(store.journal, await store.journal.load())
+        database = store.journal._database
+        write, writes = database.write, 0
+
+        async def fail_once(sql: str, parameters: Sequence[Any] = ()) -> int:
+            nonlocal writes
+            writes += 1
+            if writes == failing + 1:
+                raise StoreUnavailable("injected")
+            return await write(sql, parameters)
+
+        for commands in history:
+            await driven.commit(commands)
+            with pytest.MonkeyPatch.context() as patches:
+                patches.setattr(database, "write", fail_once)
+                try:
+                    await store.journal.checkpoint(NOW_MS)
+                except StoreUnavailable:
+                    assert writes == failing + 1
+            store.journal.trim()
+            await driven.check()
+            await _check_copy(copy_store(path, directory, f"copy{writes}.db"), driven.model)
+
+
+def _crashed(directory: Path, commits: int) -> tuple[Path, list[Ledger]]:
+    """Append so many commits to a store and copy it as a crash leaves it; return the model after each commit."""
+    path = directory / "store.db"
+
+    async def append() -> tuple[Path, list[Ledger]]:
+        async with opened(path) as store:
+            driven = Driven(store.journal, await store.journal.load())
+            models = [Ledger()]
+            for commands in (list(BEGINNING), *([Advance(0, number)] for number in range(commits - 1))):
+                await driven.commit(commands)
+                models.append(deepcopy(driven.model))
+            return copy_store(path, directory, "crashed.db"), models
+
+    return asyncio.run(append())
+
+
+def _with_log(crashed: Path, log: bytes, name: str) -> Path:
+    """Copy a crashed store, with another log."""
+    copy = crashed.with_name(name)
+    copy.write_bytes(crashed.read_bytes())
+    copy.with_name(name + "-wal").write_bytes(log)
+    return copy
+
+
+def test_a_torn_log_loses_the_commit_that_was_torn_and_no_other(tmp_path: Path) -> None:
+    crashed, models = _crashed(tmp_path, 7)
+    log = crashed.with_name("crashed.db-wal").read_bytes()
+    assert (len(log) - LOG_HEADER) % FRAME == 0
+    last_frame = len(log) - FRAME
+    edges = {last_frame, last_frame + 1, last_frame + 23, last_frame + 24, len(log) - 1}
+    for cut in sorted({*range(last_frame, len(log), 251), *edges}):
+        assert same_state(load_now(_with_log(crashed, log[:cut], f"cut{cut}.db")), models[-2]), cut
+    # The page is as long as it should be, but not what was written.
+    for offset in random.Random(1).sample(range(last_frame, len(log)), 12):
+        garbled = log[:offset] + bytes((log[offset] ^ 0x40,)) + log[offset + 1 :]
+        assert same_state(load_now(_with_log(crashed, garbled, f"garbled{offset}.db")), models[-2]), offset
+    assert same_state(load_now(crashed), models[-1])
+
+
+def test_a_log_that_is_torn_in_the_middle_still_gives_a_prefix(tmp_path: Path) -> None:
+    crashed, models = _crashed(tmp_path, 9)
+    log = crashed.with_name("crashed.db-wal").read_bytes()
+    seen = set[int]()
+    for cut in range(len(log) // 3, len(log), 2_999):
+        ledger = load_now(_with_log(crashed, log[:cut], f"cut{cut}.db"))
+        seen.add(next(index for index, model in enumerate(models) if same_state(ledger, model)))
+    assert len(seen) > 3
+    assert min(seen) < len(models) - 3
+
+
+KILLED = """
+import asyncio, sys
+sys.path[:0] = [{tests!r}, {here!r}]
+from pathlib import Path
+from measure import NETWORK, START_MS
+from tallystick_aggregator.journal.sqlite import SqliteStore
+from tallystick_aggregator.ledger.draft import Draft
+from tallystick_aggregator.ledger import events as ev
+
+async def main():
+    store = await SqliteStore.open(Path(sys.argv[1]))
+    ledger = await store.journal.load()
+    number = ledger.heads[NETWORK].number if NETWORK in ledger.heads else 0
+    asyncio.ensure_future(checkpoints(store))
+    while True:
+        number += 1
+        draft = Draft(ledger)
+        draft.record(ev.ChainAdvanced(NETWORK, number, number.to_bytes(32, "big")))
+        await store.journal.append(draft.events)
+        draft.adopt()
+        print(number, flush=True)
+
+async def checkpoints(store):
+    while True:
+        await store.journal.checkpoint(START_MS)
+        await asyncio.sleep(0.005)
+
+asyncio.run(main())
+"""
+
+
+def test_a_process_that_is_killed_while_it_appends_loses_nothing_that_it_acknowledged(tmp_path: Path) -> None:
+    path, acknowledged = tmp_path / "store.db", 0
+    program = KILLED.format(tests=str(HERE.parent), here=str(HERE))
+    for kill in range(5):
+        with subprocess.Popen([sys.executable, "-c", program, path], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            lines = [process.stdout.readline() for _ in range(30 + 17 * kill)]
+            os.kill(process.pid, signal.SIGKILL)
+            lines += process.stdout.readlines()
+        heard = [int(line) for line in lines if line.endswith("\n")]
+        assert heard[0] in {acknowledged + 1, acknowledged + 2}, "at most one commit was not heard of"
+        acknowledged = heard[-1]
+        ledger = load_now(path)
+        assert ledger.heads["eip155:31337"].number in {acknowledged, acknowledged + 1}
+        acknowledged = ledger.heads["eip155:31337"].number - 1
