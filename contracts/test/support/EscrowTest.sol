@@ -138,7 +138,27 @@ abstract contract EscrowTest is Assertions {
         escrow.initiateWithdraw(config(), amount);
     }
 
+    /// @dev Claims a batch of one row that has to be skipped for that reason, and to leave no trace.
+    function skips(bytes memory batch, address receiver, uint128 total, IEscrow.SkipReason reason) internal {
+        bytes32 before = fingerprint(receiver);
+        bytes32 id = account();
+        vm.expectEmit(address(escrow));
+        emit IEscrow.RowSkipped(id, receiver, total, reason);
+        vm.prank(operator);
+        escrow.claim(batch);
+        assertEq(fingerprint(receiver), before, "the trace of a skipped row");
+    }
+
     // -------------------------------------------------------------------------------------------------------- state
+
+    /// @dev All that a claim for this receiver could change.
+    function fingerprint(address receiver) internal view returns (bytes32) {
+        IEscrow.ChannelConfig memory c = config();
+        c.receiver = receiver;
+        uint128 total = receiver == address(0) ? 0 : escrow.claimed(list(escrow.channelId(c)))[0];
+        uint256 owed = escrow.owed(receiver, address(token));
+        return keccak256(abi.encode(state(), total, owed, token.balanceOf(receiver), token.balanceOf(address(escrow))));
+    }
 
     function state() internal view returns (IEscrow.AccountState memory) {
         return escrow.accounts(list(account()))[0];
@@ -194,6 +214,11 @@ abstract contract EscrowTest is Assertions {
     function list(bytes memory a, bytes memory b) internal pure returns (bytes[] memory all) {
         all = new bytes[](2);
         (all[0], all[1]) = (a, b);
+    }
+
+    function paidRow(address receiver, uint128 total) internal pure returns (IEscrow.ClaimedRow[] memory all) {
+        all = new IEscrow.ClaimedRow[](1);
+        all[0] = IEscrow.ClaimedRow(receiver, total);
     }
 
     function none() internal pure returns (address[] memory) {
