@@ -5,6 +5,8 @@ A checked voucher is another type than an unchecked one, so that the wrong one d
 
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from tallystick.eip712 import VOUCHER_TYPEHASH, Domain
 from tallystick.errors import InvalidSignature
 from tallystick.hashing import new_keccak256
@@ -25,16 +27,20 @@ class UncheckedVoucher:
     signature: bytes = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Voucher:
+class Voucher(Struct, frozen=True, gc=False):
     """A voucher whose signature the chain will take (I5): made by `check_voucher` or `sign_voucher`.
 
-    Whoever checks in bulk (`signatures.verify_many`) or reads back what was stored checked may build it directly.
+    Whoever checks in bulk (`signatures.verify_many`) or reads back what was stored checked may build it directly; that
+    is once per charge, hence a `msgspec.Struct`: made ten times as fast as a frozen dataclass.
     """
 
     channel_id: bytes
     max_claimable_amount: int
-    signature: bytes = field(repr=False)
+    signature: bytes
+
+    def __repr__(self) -> str:
+        """Without the signature."""
+        return f"Voucher(channel_id={self.channel_id!r}, max_claimable_amount={self.max_claimable_amount})"
 
 
 def voucher_digest(domain_separator: bytes, channel_id: bytes, amount: int) -> Bytes32:

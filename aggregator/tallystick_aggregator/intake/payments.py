@@ -1,9 +1,9 @@
 """Payments as they come from an edge: well-formed, and nothing more is known of them."""
 
-from typing import NamedTuple
+from tallystick_aggregator.ledger.values import Value
 
 
-class UncheckedSpendProof(NamedTuple):
+class UncheckedSpendProof(Value, frozen=True, gc=False):
     """An HMAC that was not checked yet (design.md §6, rule 2b)."""
 
     key_id: bytes
@@ -11,7 +11,7 @@ class UncheckedSpendProof(NamedTuple):
     mac: bytes
 
 
-class UncheckedPayment(NamedTuple):
+class UncheckedPayment(Value, frozen=True, gc=False):
     """A payment whose proof was not checked yet.
 
     `payment_id` is a UUIDv7's 16 bytes and `payment_ms` the time in it; `ceiling` and `signature` are the voucher's

@@ -78,11 +78,12 @@ Decoded = tuple[ev.Event, int]
 
 
 def _encode_charged(event: ev.Charged) -> bytes:
-    channel_id, payment_id, amount, request_hash, used_ceiling, key_id = event
+    channel_id, payment_id, request_hash = event.channel_id, event.payment_id, event.request_hash
+    used_ceiling, key_id = event.used_ceiling, event.key_id
     # What is too short or too long would move into its neighbour's bytes.
     if len(channel_id) != 32 or len(payment_id) != 16 or len(request_hash) != 32:
         raise Unstorable("a charge has a channel id of 32 bytes, a payment id of 16 and a request hash of 32")
-    parts = channel_id, payment_id, request_hash, amount.to_bytes(16, "big")
+    parts = channel_id, payment_id, request_hash, event.amount.to_bytes(16, "big")
     if not key_id:
         return _TAG_CHARGED_BY_VOUCHER + b"".join(parts) + used_ceiling.to_bytes(16, "big")
     if len(key_id) != 32 or used_ceiling:
@@ -105,10 +106,10 @@ def _decode_charged_by_key(data: bytes, position: int, _: str) -> Decoded:
 
 
 def _encode_ceiling_raised(event: ev.CeilingRaised) -> bytes:
-    channel_id, ceiling, signature = event
+    channel_id, signature = event.channel_id, event.signature
     if len(channel_id) != 32 or len(signature) != 65:
         raise Unstorable("a raised ceiling has a channel id of 32 bytes and a signature of 65")
-    return _TAG_CEILING_RAISED + channel_id + ceiling.to_bytes(16, "big") + signature
+    return _TAG_CEILING_RAISED + channel_id + event.ceiling.to_bytes(16, "big") + signature
 
 
 def _decode_ceiling_raised(data: bytes, position: int, _: str) -> Decoded:

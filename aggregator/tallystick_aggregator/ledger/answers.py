@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from tallystick.quantities import ChannelTotals
 from tallystick.reasons import Reason
+from tallystick_aggregator.ledger.values import Value
 
 
 class Refusal(NamedTuple):
@@ -19,7 +20,7 @@ class Refusal(NamedTuple):
     totals: ChannelTotals | None = None
 
 
-class Accepted(NamedTuple):
+class Accepted(Value, frozen=True, gc=False):
     """A charge that stands. `charged` is the channel's charged total right after it; `amount` what it took."""
 
     amount: int

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from tallystick.vouchers import Voucher
+from tallystick_aggregator.ledger.values import Value
 
 
-class VoucherProof(NamedTuple):
+class VoucherProof(Value, frozen=True, gc=False):
     """Rule 2a: a checked voucher whose ceiling no other charge of the channel has used."""
 
     voucher: Voucher
 
 
-class SpendProof(NamedTuple):
+class SpendProof(Value, frozen=True, gc=False):
     """Rule 2b: the HMAC was right for this payment and `max_amount`. `raised` is a checked voucher that came along."""
 
     key_id: bytes
@@ -22,7 +23,7 @@ class SpendProof(NamedTuple):
     raised: Voucher | None
 
 
-class ProvenPayment(NamedTuple):
+class ProvenPayment(Value, frozen=True, gc=False):
     """A payment whose payer meant it: to be charged at once, or reserved.
 
     `amount` in atomic units; `request_hash` the SHA-256 of the request that it pays for (tallystick.requests).

@@ -30,18 +30,18 @@ from tallystick_aggregator.ledger.state import (
 
 def charge(draft: Draft, payment: ProvenPayment, moment: Moment, rules: Rules) -> Accepted | Refusal:
     """Take a payment at once."""
-    channel_id, payment_id, payment_ms, amount, request_hash, _ = payment
+    channel_id, payment_id, amount = payment.channel_id, payment.payment_id, payment.amount
     known = draft.payment(channel_id, payment_id)
     if known is not None:
-        return replay_of_charge(known, amount, request_hash)
-    refusal = payment_id_is_in_time(draft, payment_ms, moment, rules)
+        return replay_of_charge(known, amount, payment.request_hash)
+    refusal = payment_id_is_in_time(draft, payment.payment_ms, moment, rules)
     if refusal is not None:
         return refusal
     accepted = _accept(draft, payment, moment, rules)
     if isinstance(accepted, Refusal):
         return accepted
     charged, used_ceiling, key_id = accepted
-    draft.record(ev.Charged(channel_id, payment_id, amount, request_hash, used_ceiling, key_id))
+    draft.record(ev.Charged(channel_id, payment_id, amount, payment.request_hash, used_ceiling, key_id))
     return Accepted(amount, charged, replayed=False)
 
 

@@ -205,15 +205,15 @@ class Draft:
         channel.signature = event.signature
 
     def _charged(self, event: ev.Charged) -> None:
-        channel_id, payment_id, amount, request_hash, used_ceiling, key_id = event
+        channel_id, amount = event.channel_id, event.amount
         channel = self._own_channel(channel_id)
         account = self._own_account(channel.account_id)
         channel.charged += amount
         account.committed += amount
         self._expose(account, channel, amount)
-        self._use_proof(channel, used_ceiling, key_id, amount)
-        self._payments[payment_id + channel_id] = Payment(
-            amount, request_hash, PaymentStatus.CHARGED, amount, channel.charged, b""
+        self._use_proof(channel, event.used_ceiling, event.key_id, amount)
+        self._payments[event.payment_id + channel_id] = Payment(
+            amount, event.request_hash, PaymentStatus.CHARGED, amount, channel.charged, b""
         )
 
     def _reserved(self, event: ev.Reserved) -> None:

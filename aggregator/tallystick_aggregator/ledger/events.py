@@ -1,12 +1,13 @@
 """What can happen to the ledger. The journal stores these; state is what is left after applying them in order.
 
-Named tuples, because tens of thousands are made a second. Every field is a plain integer, string, bytes or tuple of
-those; the journal's codec relies on it.
+Charges and raised ceilings are made by the ten thousands a second, hence a `Value` each; the others are named tuples,
+which the journal's codec goes through. Every field is a plain integer, string, bytes or tuple of those.
 """
 
 from typing import NamedTuple
 
 from tallystick.channels import ChannelConfig
+from tallystick_aggregator.ledger.values import Value
 
 
 class AccountOpened(NamedTuple):
@@ -42,7 +43,7 @@ class ChannelClaimed(NamedTuple):
     claimed: int
 
 
-class CeilingRaised(NamedTuple):
+class CeilingRaised(Value, frozen=True, gc=False):
     """A checked voucher lifted the channel's ceiling."""
 
     channel_id: bytes
@@ -50,7 +51,7 @@ class CeilingRaised(NamedTuple):
     signature: bytes
 
 
-class Charged(NamedTuple):
+class Charged(Value, frozen=True, gc=False):
     """A payment was accepted. `used_ceiling` is the voucher that proved it (0: a spend key did)."""
 
     channel_id: bytes

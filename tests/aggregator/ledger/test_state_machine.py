@@ -470,7 +470,8 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def is_true(self, payment: ProvenPayment, refusal: Refusal) -> bool:
         """Whether the reason of a refusal holds by the observer's books."""
-        channel, payer, amount, proof = payment.channel_id, self.by_channel[payment.channel_id], *payment[3:6:2]
+        channel, amount, proof = payment.channel_id, payment.amount, payment.proof
+        payer = self.by_channel[channel]
         withdrawing, finalizes_at = self.seen.withdrawing[payer.account_id]
         raised = proof.voucher if isinstance(proof, VoucherProof) else proof.raised
         offered = raised.max_claimable_amount if raised is not None else 0
