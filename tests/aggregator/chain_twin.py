@@ -27,8 +27,7 @@ from tallystick_aggregator.chain.port import (
     TransferAuthorization,
 )
 from tallystick_aggregator.intake.port import Writer
-from tallystick_aggregator.journal.memory import MemoryOutbox
-from tallystick_aggregator.journal.port import Attempt, Outgoing, Payout, TransactionKind, TransactionStatus
+from tallystick_aggregator.journal.port import Attempt, Outbox, Outgoing, Payout, TransactionKind, TransactionStatus
 from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger.commands import Moment
 from tallystick_aggregator.ledger.draft import Draft
@@ -60,7 +59,7 @@ class ChainTwin:
     address = ESCROW
     operator = OPERATOR
 
-    def __init__(self, writer: Writer, outbox: MemoryOutbox) -> None:
+    def __init__(self, writer: Writer, outbox: Outbox) -> None:
         self.writer = writer
         self.outbox = outbox
         self.confirmations = 0

@@ -16,6 +16,8 @@ from tallystick.x402 import SCHEME_DEFERRED, SCHEME_EXACT, Network, PaymentTerms
 from tallystick_aggregator.chain.port import DepositAuthorization, TransferAuthorization
 from tallystick_aggregator.intake import Intake, LedgerWriter
 from tallystick_aggregator.journal.memory import MemoryDisk, MemoryJournal, MemoryOutbox
+from tallystick_aggregator.journal.port import Outbox
+from tallystick_aggregator.journal.sqlite import SqliteStore
 from tallystick_aggregator.ledger.commands import Rules
 from tallystick_aggregator.ledger.state import Account, Channel, Ledger
 from tallystick_aggregator.schemes.deferred.accounts import Accounts
@@ -51,7 +53,7 @@ class Marketplace:
 
     disk: MemoryDisk
     writer: LedgerWriter
-    outbox: MemoryOutbox
+    outbox: Outbox
     chain: ChainTwin
     intake: Intake
     rules: Rules
@@ -91,10 +93,12 @@ class Marketplace:
 
 
 @asynccontextmanager
-async def marketplace(disk: MemoryDisk | None = None, rules: Rules | None = None) -> AsyncIterator[Marketplace]:
-    """Open a market on this disk; the escrow and the token are new."""
+async def marketplace(
+    disk: MemoryDisk | None = None, rules: Rules | None = None, store: SqliteStore | None = None
+) -> AsyncIterator[Marketplace]:
+    """Open a market on this disk, or in this store; the escrow and the token are new."""
     disk, rules = disk or MemoryDisk(), rules or Rules()
-    journal, outbox = MemoryJournal(disk), MemoryOutbox(disk)
+    journal, outbox = (store.journal, store.outbox) if store else (MemoryJournal(disk), MemoryOutbox(disk))
     stale: set[str] = set()
     writer = LedgerWriter(
         await journal.load(), journal, stale_networks=lambda: frozenset(stale), clock_ms=lambda: NOW_MS

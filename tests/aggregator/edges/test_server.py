@@ -1,0 +1,459 @@
+import asyncio
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import grpc
+import pytest
+from doubles import MUSIC, NETWORK, NEWS, NOW_S, OTHER_PAGE, Payer
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from marketplace import OFFER, PRICE, deposit_of, signed, transfer_of
+from serving_twin import Edge, charge_of, serving
+
+from tallystick import eip712
+from tallystick.amounts import decode_amount, encode_amount
+from tallystick.channels import ChannelConfig
+from tallystick.reasons import Reason
+from tallystick.spend_keys import key_hash
+from tallystick.v1 import account_pb2, charge_pb2, common_pb2, facilitator_pb2, settlement_pb2
+from tallystick_aggregator.chain.port import ChainUnavailable, TransferAuthorization
+from tallystick_aggregator.chain.settings import ConfigurationError
+from tallystick_aggregator.edges.grpc.server import SERVICE_NAMES, GrpcServer
+from tallystick_aggregator.intake import UncheckedPayment
+from tallystick_aggregator.journal.port import (
+    Attempt,
+    Outgoing,
+    Payout,
+    StoreUncertain,
+    TransactionKind,
+    TransactionStatus,
+)
+from tallystick_aggregator.schemes.deferred.calls import SignedCall
+
+ALICE = Payer("alice")
+
+
+def config_of(config: ChannelConfig) -> common_pb2.ChannelConfig:
+    return common_pb2.ChannelConfig(
+        payer=config.payer,
+        payer_authorizer=config.payer_authorizer,
+        receiver=config.receiver,
+        receiver_authorizer=config.receiver_authorizer,
+        token=config.token,
+        withdraw_delay_s=config.withdraw_delay_s,
+        salt=config.salt,
+    )
+
+
+def terms_of(scheme: str, amount: int = PRICE, pay_to: bytes = NEWS) -> facilitator_pb2.PaymentTerms:
+    return facilitator_pb2.PaymentTerms(
+        scheme=scheme, network=NETWORK, amount=encode_amount(amount), asset=ALICE.config.token, pay_to=pay_to
+    )
+
+
+def verify_request(payment: UncheckedPayment) -> facilitator_pb2.VerifyRequest:
+    deferred = facilitator_pb2.DeferredPayment(config=config_of(ALICE.config.channel(NEWS)), charge=charge_of(payment))
+    return facilitator_pb2.VerifyRequest(terms=terms_of("deferred"), deferred=deferred)
+
+
+def exact_of(transfer: TransferAuthorization) -> facilitator_pb2.ExactPayment:
+    return facilitator_pb2.ExactPayment(
+        **{"from": transfer.from_},  # type: ignore[arg-type]
+        to=transfer.to,
+        value=encode_amount(transfer.value),
+        valid_after=transfer.valid_after,
+        valid_before=transfer.valid_before,
+        nonce=transfer.nonce,
+        signature=transfer.signature,
+    )
+
+
+def authorization_of(call: SignedCall) -> account_pb2.CallAuthorization:
+    return account_pb2.CallAuthorization(deadline=call.deadline, signature=call.signature)
+
+
+async def refused(call: object) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await call  # type: ignore[misc]
+    return error.value
+
+
+# Charging.
+
+
+async def test_a_charge_is_accepted_once_and_repeated_alike(edge: Edge) -> None:
+    await edge.market.fund(ALICE, 10_000, NEWS)
+    request = charge_pb2.ChargeRequest(charge=charge_of(ALICE.payment(1, PRICE, ceiling=PRICE)))
+    answers = await asyncio.gather(*(edge.charges.Charge(request, metadata=edge.news) for _ in range(50)))
+    assert [answer.result.accepted for answer in answers] == [True] * 50
+    assert [answer.result.replayed for answer in answers].count(False) == 1
+    assert {decode_amount(answer.result.charged, "charged") for answer in answers} == {PRICE}
+    assert edge.market.channel(ALICE).charged == PRICE
+
+
+async def test_a_charge_is_on_disk_before_it_is_answered(edge: Edge, tmp_path: Path) -> None:
+    await edge.market.fund(ALICE, 10_000, NEWS)
+    request = charge_pb2.ChargeRequest(charge=charge_of(ALICE.payment(1, PRICE, ceiling=PRICE)))
+    assert (await edge.charges.Charge(request, metadata=edge.news)).result.accepted
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in ("store.db", "store.db-wal"):
+        (copy / file).write_bytes((tmp_path / file).read_bytes())
+    async with serving(copy) as restarted:
+        assert restarted.market.channel(ALICE).charged == PRICE
+
+
+async def test_a_refusal_of_money_is_an_answer_with_what_was_got_and_is_allowed(edge: Edge) -> None:
+    await edge.market.fund(ALICE, 10_000, NEWS)
+    payment = ALICE.payment(1, PRICE, ceiling=PRICE - 1)
+    answer = await edge.charges.Charge(charge_pb2.ChargeRequest(charge=charge_of(payment)), metadata=edge.news)
+    refusal = answer.result.refusal
+    assert not answer.result.accepted
+    assert refusal.reason == Reason.INSUFFICIENT_CEILING
+    assert (refusal.retry, refusal.field, refusal.got, refusal.allowed) == (True, "ceiling", "99", "at least 100")
+    assert refusal.totals.channel_id == ALICE.channel_id()
+
+
+# x402's verbs.
+
+
+async def test_supported_tells_what_is_served_and_the_limits(edge: Edge) -> None:
+    answer = await edge.facilitator.Supported(facilitator_pb2.SupportedRequest(), metadata=edge.news)
+    deferred, exact = answer.kinds
+    assert (deferred.scheme, exact.scheme) == ("deferred", "exact")
+    assert (deferred.escrow, deferred.operator) == (OFFER.escrow, OFFER.operator)
+    assert deferred.withdraw_delay_s == 86_400
+    assert (deferred.assets[0].symbol, decode_amount(deferred.assets[0].min_deposit, "")) == ("USDC", 1_000)
+    assert (answer.limits.charges_per_batch_max, answer.limits.unanswered_batches_max) == (256, 8)
+    assert answer.limits.reservation_s == edge.market.rules.reservation_s
+
+
+async def test_verify_then_settle_a_deferred_payment(edge: Edge) -> None:
+    await edge.market.fund(ALICE, 10_000)
+    request = verify_request(ALICE.payment(1, PRICE, ceiling=PRICE))
+    verified = await edge.facilitator.Verify(request, metadata=edge.news)
+    assert (verified.valid, verified.payer, len(verified.handle)) == (True, ALICE.config.payer, 64)
+    again = await edge.facilitator.Verify(request, metadata=edge.news)
+    assert (again.valid, again.replayed, again.handle) == (True, True, b"")
+    settle = facilitator_pb2.SettleRequest(terms=terms_of("deferred", PRICE - 10), handle=verified.handle)
+    # Whoever holds the handle may settle it, another of the seller's workers for example.
+    settled = await edge.facilitator.Settle(settle, metadata=edge.music)
+    assert (settled.success, decode_amount(settled.amount, ""), decode_amount(settled.charged, "")) == (True, 90, 90)
+    settled = await edge.facilitator.Settle(settle, metadata=edge.news)
+    assert (settled.success, settled.replayed) == (True, True)
+    other = verify_request(ALICE.payment(1, PRICE, ceiling=PRICE, request=OTHER_PAGE))
+    refusal = (await edge.facilitator.Verify(other, metadata=edge.news)).refusal
+    assert refusal.reason == Reason.PAYMENT_ID_REUSED
+
+
+async def test_verify_then_release_a_deferred_payment(edge: Edge) -> None:
+    await edge.market.fund(ALICE, 10_000)
+    request = verify_request(ALICE.payment(1, PRICE, ceiling=PRICE))
+    verified = await edge.facilitator.Verify(request, metadata=edge.news)
+    settle = facilitator_pb2.SettleRequest(terms=terms_of("deferred"), handle=verified.handle, release=True)
+    settled = await edge.facilitator.Settle(settle, metadata=edge.news)
+    assert (settled.success, settled.amount) == (True, b"")
+    refusal = (await edge.facilitator.Verify(request, metadata=edge.news)).refusal
+    assert refusal.reason == Reason.RESERVATION_RELEASED
+
+
+async def test_verify_then_settle_an_exact_payment(edge: Edge) -> None:
+    edge.market.chain.balances[ALICE.signer.address] = 1_000
+    payment = exact_of(transfer_of(ALICE))
+    terms = terms_of("exact")
+    verified = await edge.facilitator.Verify(
+        facilitator_pb2.VerifyRequest(terms=terms, exact=payment), metadata=edge.news
+    )
+    assert (verified.valid, verified.payer, verified.handle) == (True, ALICE.signer.address, b"")
+    settle = facilitator_pb2.SettleRequest(terms=terms, exact=payment)
+    settled = [await edge.facilitator.Settle(settle, metadata=edge.news) for _ in range(2)]
+    assert [answer.success for answer in settled] == [True, True]
+    assert [answer.replayed for answer in settled] == [False, True]
+    assert settled[0].transaction == settled[1].transaction != b""
+    foreign = await refused(edge.facilitator.Settle(settle, metadata=edge.music))
+    assert foreign.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_an_unknown_scheme_is_refused_by_name(edge: Edge) -> None:
+    request = facilitator_pb2.VerifyRequest(terms=terms_of("upto"))
+    refusal = (await edge.facilitator.Verify(request, metadata=edge.news)).refusal
+    assert (refusal.reason, refusal.allowed) == (Reason.SCHEME_UNSUPPORTED, "deferred or exact")
+    settle = facilitator_pb2.SettleRequest(terms=terms_of("upto"))
+    refusal = (await edge.facilitator.Settle(settle, metadata=edge.news)).refusal
+    assert refusal.reason == Reason.SCHEME_UNSUPPORTED
+
+
+# Accounts.
+
+
+async def test_a_payers_whole_life_over_the_wire(edge: Edge) -> None:
+    edge.market.chain.balances[ALICE.signer.address] = 10_000
+    deposit = deposit_of(ALICE, 5_000)
+    deposited = await edge.accounts.Deposit(
+        account_pb2.DepositRequest(
+            network=NETWORK,
+            account=config_of(ALICE.config),
+            amount=encode_amount(deposit.amount),
+            valid_after=deposit.valid_after,
+            valid_before=deposit.valid_before,
+            salt=deposit.salt,
+            signature=deposit.signature,
+        )
+    )
+    assert decode_amount(deposited.account.available, "") == 5_000
+    assert len(deposited.transaction) == 32
+
+    channel_id, deadline = ALICE.channel_id(), NOW_S + 60
+    call = signed(ALICE, eip712.hash_open_channel(channel_id, deadline))
+    opened = await edge.accounts.OpenChannel(
+        account_pb2.OpenChannelRequest(
+            network=NETWORK, config=config_of(ALICE.config.channel(NEWS)), authorization=authorization_of(call)
+        )
+    )
+    assert opened.channel.channel_id == channel_id
+
+    key = ALICE.spend_key(cap=1_000)
+    call = signed(
+        ALICE,
+        eip712.hash_register_spend_key(
+            ALICE.account_id, key.key_id, key_hash(key.secret), key.cap, key.expires_at, deadline
+        ),
+    )
+    registered = await edge.accounts.RegisterSpendKey(
+        account_pb2.RegisterSpendKeyRequest(
+            account_id=ALICE.account_id,
+            key_id=key.key_id,
+            secret=key.secret,
+            cap=encode_amount(key.cap),
+            expires_at=key.expires_at,
+            authorization=authorization_of(call),
+        )
+    )
+    assert registered.spend_key.key_id == key.key_id
+
+    charge = charge_pb2.ChargeRequest(charge=charge_of(ALICE.payment(1, PRICE, ceiling=1_000, key=key)))
+    assert (await edge.charges.Charge(charge, metadata=edge.news)).result.accepted
+
+    read = authorization_of(signed(ALICE, eip712.hash_read_account(ALICE.account_id, deadline)))
+    account = await edge.accounts.GetAccount(
+        account_pb2.GetAccountRequest(account_id=ALICE.account_id, authorization=read)
+    )
+    assert (account.network, account.config) == (NETWORK, config_of(ALICE.config))
+    assert decode_amount(account.account.committed, "") == PRICE
+    assert decode_amount(account.spend_keys[0].spent, "") == PRICE
+    assert decode_amount(account.channels[0].ceiling, "") == 1_000
+
+    offered = await edge.accounts.GetTotalsToApprove(
+        account_pb2.GetTotalsToApproveRequest(account_id=ALICE.account_id, authorization=read)
+    )
+    totals = [(total.receiver, decode_amount(total.total, "")) for total in offered.totals]
+    assert totals == [(NEWS, PRICE)]
+    digest = eip712.digest(edge.market.chain.domain, eip712.hash_totals_approval(ALICE.account_id, totals))
+    approved = await edge.accounts.ApproveTotals(
+        account_pb2.ApproveTotalsRequest(
+            account_id=ALICE.account_id, totals=offered.totals, signature=ALICE.signer.sign(digest)
+        )
+    )
+    assert not approved.HasField("refusal")
+
+    call = signed(ALICE, eip712.hash_revoke_spend_key(ALICE.account_id, key.key_id, deadline))
+    revoked = await edge.accounts.RevokeSpendKey(
+        account_pb2.RevokeSpendKeyRequest(
+            account_id=ALICE.account_id, key_id=key.key_id, authorization=authorization_of(call)
+        )
+    )
+    assert revoked.spend_key.revoked
+
+    call = signed(ALICE, eip712.hash_request_refund(ALICE.account_id, bytes(32), 0, deadline))
+    refunded = await edge.accounts.RequestRefund(
+        account_pb2.RequestRefundRequest(
+            account_id=ALICE.account_id, refund_id=bytes(32), authorization=authorization_of(call)
+        )
+    )
+    assert decode_amount(refunded.amount, "") == 5_000 - PRICE
+    assert decode_amount(refunded.account.funds, "") == PRICE
+
+
+async def test_payers_refusals_are_answers_too(edge: Edge) -> None:
+    call = authorization_of(SignedCall(NOW_S + 60, bytes(65)))
+    account = {"account_id": ALICE.account_id, "authorization": call}
+    answers = [
+        await edge.accounts.GetAccount(account_pb2.GetAccountRequest(**account)),
+        await edge.accounts.RegisterSpendKey(
+            account_pb2.RegisterSpendKeyRequest(**account, key_id=bytes(32), secret=bytes(32))
+        ),
+        await edge.accounts.RevokeSpendKey(account_pb2.RevokeSpendKeyRequest(**account, key_id=bytes(32))),
+        await edge.accounts.RequestRefund(account_pb2.RequestRefundRequest(**account, refund_id=bytes(32))),
+        await edge.accounts.GetTotalsToApprove(account_pb2.GetTotalsToApproveRequest(**account)),
+        await edge.accounts.ApproveTotals(
+            account_pb2.ApproveTotalsRequest(account_id=ALICE.account_id, signature=bytes(65))
+        ),
+    ]
+    assert {answer.refusal.reason for answer in answers} == {int(Reason.ACCOUNT_UNKNOWN)}
+
+
+# Settlements.
+
+
+def claim(number: int, status: TransactionStatus = TransactionStatus.FINAL) -> Outgoing:
+    return Outgoing(
+        id=number,
+        network=NETWORK,
+        kind=TransactionKind.CLAIM,
+        reference=number.to_bytes(32, "big"),
+        sender=bytes(20),
+        nonce=number,
+        to=bytes(20),
+        data=b"",
+        gas_limit=1,
+        attempts=(Attempt(number.to_bytes(32, "big"), b"raw", 1, 1, NOW_S),),
+        status=status,
+        created_at=NOW_S,
+        rows=2,
+        payouts=(Payout(NEWS, ALICE.config.token, 70), Payout(MUSIC, ALICE.config.token, 30)),
+    )
+
+
+async def test_a_seller_sees_its_own_part_of_settlements(edge: Edge) -> None:
+    for number in (1, 2, 3):
+        await edge.market.outbox.add(replace(claim(number), id=0))
+    request = settlement_pb2.ListSettlementsRequest(limit=2)
+    first = (await edge.settlements.ListSettlements(request, metadata=edge.news)).settlements
+    assert [settlement.id for settlement in first] == [3, 2]
+    assert [payout.receiver for payout in first[0].payouts] == [NEWS]
+    assert first[0].transaction == (3).to_bytes(32, "big")
+    request = settlement_pb2.ListSettlementsRequest(before_id=first[-1].id)
+    rest = (await edge.settlements.ListSettlements(request, metadata=edge.news)).settlements
+    assert [settlement.id for settlement in rest] == [1]
+    error = await refused(
+        edge.settlements.ListSettlements(settlement_pb2.ListSettlementsRequest(limit=1_001), metadata=edge.news)
+    )
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_settle_now_is_for_the_callers_receivers_only(edge: Edge) -> None:
+    edge.settlement.answer = [claim(1, TransactionStatus.MINED)]
+    answer = await edge.settlements.SettleNow(settlement_pb2.SettleNowRequest(), metadata=edge.music)
+    assert edge.settlement.asked == [frozenset({MUSIC})]
+    assert answer.settlements[0].status == settlement_pb2.SETTLEMENT_STATUS_MINED
+    assert [payout.receiver for payout in answer.settlements[0].payouts] == [MUSIC]
+    edge.settlement.answer = ChainUnavailable("no endpoint answers")
+    answer = await edge.settlements.SettleNow(settlement_pb2.SettleNowRequest(), metadata=edge.music)
+    assert answer.refusal.reason == Reason.CHAIN_UNAVAILABLE
+
+
+# What is malformed, what is unexpected.
+
+
+@pytest.mark.parametrize(
+    ("method", "request_", "field"),
+    [
+        ("charges.Charge", charge_pb2.ChargeRequest(), "charge"),
+        ("charges.Charge", charge_pb2.ChargeRequest(charge=charge_pb2.Charge()), "channel_id"),
+        ("facilitator.Verify", facilitator_pb2.VerifyRequest(), "terms"),
+        (
+            "facilitator.Verify",
+            facilitator_pb2.VerifyRequest(terms=terms_of("deferred"), exact=facilitator_pb2.ExactPayment()),
+            "payment",
+        ),
+        (
+            "facilitator.Verify",
+            facilitator_pb2.VerifyRequest(terms=terms_of("deferred"), deferred=facilitator_pb2.DeferredPayment()),
+            "deferred.charge",
+        ),
+        (
+            "facilitator.Settle",
+            facilitator_pb2.SettleRequest(terms=terms_of("deferred"), handle=bytes(63)),
+            "handle",
+        ),
+        (
+            "facilitator.Settle",
+            facilitator_pb2.SettleRequest(terms=terms_of("exact"), exact=exact_of(transfer_of(ALICE)), release=True),
+            "release",
+        ),
+        ("accounts.Deposit", account_pb2.DepositRequest(), "network"),
+        ("accounts.Deposit", account_pb2.DepositRequest(network=NETWORK), "signature"),
+        ("accounts.GetAccount", account_pb2.GetAccountRequest(), "account_id"),
+        ("accounts.GetAccount", account_pb2.GetAccountRequest(account_id=bytes(32)), "authorization"),
+        (
+            "accounts.GetAccount",
+            account_pb2.GetAccountRequest(account_id=bytes(32), after_channel_id=b"x"),
+            "after_channel_id",
+        ),
+        ("accounts.OpenChannel", account_pb2.OpenChannelRequest(network="solana:1"), "network"),
+        ("accounts.RegisterSpendKey", account_pb2.RegisterSpendKeyRequest(account_id=bytes(32)), "key_id"),
+        ("accounts.RevokeSpendKey", account_pb2.RevokeSpendKeyRequest(account_id=bytes(32)), "key_id"),
+        ("accounts.RequestRefund", account_pb2.RequestRefundRequest(account_id=bytes(32)), "refund_id"),
+        ("accounts.GetTotalsToApprove", account_pb2.GetTotalsToApproveRequest(), "account_id"),
+        (
+            "accounts.ApproveTotals",
+            account_pb2.ApproveTotalsRequest(account_id=bytes(32), totals=[account_pb2.ReceiverTotal()]),
+            "totals[0].receiver",
+        ),
+    ],
+)
+async def test_what_is_malformed_is_invalid_and_named(edge: Edge, method: str, request_: Message, field: str) -> None:
+    service, _, name = method.partition(".")
+    error = await refused(getattr(getattr(edge, service), name)(request_, metadata=edge.news))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert str(error.details()).startswith(f"{field}: got ")
+
+
+async def test_what_is_unexpected_leaks_nothing_and_is_logged_under_its_number(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(*_: object) -> None:
+        raise RuntimeError("the inside")
+
+    monkeypatch.setattr(edge.market.intake, "charge", fail)
+    await edge.market.fund(ALICE, 10_000, NEWS)
+    request = charge_pb2.ChargeRequest(charge=charge_of(ALICE.payment(1, PRICE, ceiling=PRICE)))
+    with caplog.at_level(logging.ERROR):
+        error = await refused(edge.charges.Charge(request, metadata=edge.news))
+    assert error.code() is grpc.StatusCode.INTERNAL
+    assert "the inside" not in str(error.details())
+    (record,) = [record for record in caplog.records if "unexpected failure" in record.message]
+    assert record.__dict__["incident"] in str(error.details())
+    assert record.exc_info is not None
+
+
+async def test_an_outcome_that_is_not_known_is_no_refusal(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*_: object) -> None:
+        raise StoreUncertain("the disk failed in the middle")
+
+    monkeypatch.setattr(edge.market.intake, "charge", fail)
+    await edge.market.fund(ALICE, 10_000, NEWS)
+    request = charge_pb2.ChargeRequest(charge=charge_of(ALICE.payment(1, PRICE, ceiling=PRICE)))
+    error = await refused(edge.charges.Charge(request, metadata=edge.news))
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert "send the same call again" in str(error.details())
+
+
+async def test_a_message_beyond_the_limit_is_refused_unread(edge: Edge) -> None:
+    request = account_pb2.ApproveTotalsRequest(signature=bytes(1024 * 1024 + 1))
+    assert (await refused(edge.accounts.ApproveTotals(request))).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+# Health, reflection, binding.
+
+
+async def test_health_tells_every_service(edge: Edge) -> None:
+    stub = health_pb2_grpc.HealthStub(edge.channel)
+    for serving_, status in ((True, 1), (False, 2)):
+        await edge.server.tell_health(serving=serving_)
+        for name in ("", *SERVICE_NAMES):
+            assert (await stub.Check(health_pb2.HealthCheckRequest(service=name))).status == status
+
+
+async def test_reflection_lists_the_services(edge: Edge) -> None:
+    stub = reflection_pb2_grpc.ServerReflectionStub(edge.channel)
+    requests = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+    async for answer in stub.ServerReflectionInfo(requests):
+        assert {service.name for service in answer.list_services_response.service} >= set(SERVICE_NAMES)
+
+
+async def test_an_address_that_is_taken_is_one_sentence(edge: Edge) -> None:
+    with pytest.raises(ConfigurationError, match=r"server\.listen"):
+        GrpcServer(edge.services, f"127.0.0.1:{edge.server.port}", None)

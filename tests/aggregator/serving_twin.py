@@ -1,0 +1,136 @@
+"""A market behind the real gRPC edge: SQLite, real tokens, a real server and channel on loopback."""
+
+from __future__ import annotations  # the stubs have types of their own only in their .pyi
+
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import grpc.aio
+from doubles import MUSIC, NEWS
+from marketplace import OFFERS, Marketplace, marketplace
+
+from tallystick.amounts import encode_amount
+from tallystick.v1 import (
+    account_pb2_grpc,
+    charge_pb2,
+    charge_pb2_grpc,
+    facilitator_pb2_grpc,
+    settlement_pb2_grpc,
+)
+from tallystick_aggregator.edges.grpc.account import AccountService
+from tallystick_aggregator.edges.grpc.charge import ChargeLimits, ChargeService
+from tallystick_aggregator.edges.grpc.facilitator import FacilitatorService
+from tallystick_aggregator.edges.grpc.principals import Principals
+from tallystick_aggregator.edges.grpc.server import GrpcServer, Services, Tls
+from tallystick_aggregator.edges.grpc.settlement import SettlementService
+from tallystick_aggregator.intake import UncheckedPayment
+from tallystick_aggregator.journal.credentials import Credentials, Scope
+from tallystick_aggregator.journal.port import Outgoing
+from tallystick_aggregator.journal.sqlite import SqliteStore
+
+Metadata = tuple[tuple[str, str], ...]
+
+
+class SettlesNothing:
+    """A settlement side that remembers what it was asked, and answers as told."""
+
+    def __init__(self) -> None:
+        self.asked: list[frozenset[bytes] | None] = []
+        self.answer: Sequence[Outgoing] | Exception = ()
+
+    async def settle_now(self, receivers: Collection[bytes] | None = None) -> Sequence[Outgoing]:
+        self.asked.append(None if receivers is None else frozenset(receivers))
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+@dataclass
+class Edge:
+    """A server, its parts, and stubs that reach it."""
+
+    market: Marketplace
+    credentials: Credentials
+    settlement: SettlesNothing
+    services: Services
+    server: GrpcServer
+    channel: grpc.aio.Channel
+    news: Metadata
+    """The token of NEWS, for everything."""
+    music: Metadata
+    """The token of MUSIC, for everything."""
+
+    @property
+    def charges(self) -> charge_pb2_grpc.ChargeServiceAsyncStub:
+        return charge_pb2_grpc.ChargeServiceStub(self.channel)
+
+    @property
+    def facilitator(self) -> facilitator_pb2_grpc.FacilitatorServiceAsyncStub:
+        return facilitator_pb2_grpc.FacilitatorServiceStub(self.channel)
+
+    @property
+    def accounts(self) -> account_pb2_grpc.AccountServiceAsyncStub:
+        return account_pb2_grpc.AccountServiceStub(self.channel)
+
+    @property
+    def settlements(self) -> settlement_pb2_grpc.SettlementServiceAsyncStub:
+        return settlement_pb2_grpc.SettlementServiceStub(self.channel)
+
+    def token(self, name: str, *scopes: Scope, receiver: bytes = NEWS) -> Metadata:
+        """A new seller's token."""
+        return bearer(self.credentials.add(name, [receiver], scopes))
+
+
+@asynccontextmanager
+async def serving(folder: Path, limits: ChargeLimits | None = None, tls: Tls | None = None) -> AsyncIterator[Edge]:
+    """Serve a market from a store in this folder."""
+    store = await SqliteStore.open(folder / "store.db")
+    credentials = Credentials.open(folder / "tokens.db")
+    settlement, limits = SettlesNothing(), limits or ChargeLimits()
+    try:
+        async with marketplace(store=store) as market:
+            principals = Principals(credentials.lookup)
+            services = Services(
+                FacilitatorService(principals, OFFERS, market.deferred, market.exact, market.rules, limits),
+                ChargeService(principals, market.intake, market.writer, limits),
+                AccountService(principals, market.accounts, market.deposits, market.refunds),
+                SettlementService(principals, market.outbox, settlement),
+            )
+            server = GrpcServer(services, "127.0.0.1:0", tls)
+            await server.start()
+            await server.tell_health(serving=True)
+            try:
+                async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+                    news = bearer(credentials.add("news", [NEWS], list(Scope)))
+                    music = bearer(credentials.add("music", [MUSIC], list(Scope)))
+                    yield Edge(market, credentials, settlement, services, server, channel, news, music)
+            finally:
+                await server.stop(0)
+    finally:
+        credentials.close()
+        await store.close()
+
+
+def bearer(token: str) -> Metadata:
+    """The metadata that shows a token."""
+    return (("authorization", f"Bearer {token}"),)
+
+
+def charge_of(payment: UncheckedPayment) -> charge_pb2.Charge:
+    """A payment as sellers send it."""
+    message = charge_pb2.Charge(
+        channel_id=payment.channel_id,
+        payment_id=payment.payment_id,
+        amount=encode_amount(payment.amount),
+        request_hash=payment.request_hash,
+        ceiling=encode_amount(payment.ceiling),
+        signature=payment.signature,
+    )
+    if payment.spend is not None:
+        message.spend_proof.key_id = payment.spend.key_id
+        message.spend_proof.max_amount = encode_amount(payment.spend.max_amount)
+        message.spend_proof.mac = payment.spend.mac
+    return message
