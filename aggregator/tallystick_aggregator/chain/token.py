@@ -23,10 +23,10 @@ DECIMALS: Final = "decimals()"
 DOMAIN_SEPARATOR: Final = "DOMAIN_SEPARATOR()"
 AUTHORIZATION_STATE: Final = "authorizationState(address,bytes32)"
 _AUTHORIZATION_TYPES: Final = ("address", "address", "uint256", "uint256", "uint256", "bytes32")
-_PARTS_TYPES: Final = (*_AUTHORIZATION_TYPES, "uint8", "bytes32", "bytes32")
-_BYTES_TYPES: Final = (*_AUTHORIZATION_TYPES, "bytes")
-TRANSFER_BY_PARTS: Final = f"transferWithAuthorization({','.join(_PARTS_TYPES)})"
-TRANSFER_BY_BYTES: Final = f"transferWithAuthorization({','.join(_BYTES_TYPES)})"
+PARTS_TYPES: Final = (*_AUTHORIZATION_TYPES, "uint8", "bytes32", "bytes32")
+BYTES_TYPES: Final = (*_AUTHORIZATION_TYPES, "bytes")
+TRANSFER_BY_PARTS: Final = f"transferWithAuthorization({','.join(PARTS_TYPES)})"
+TRANSFER_BY_BYTES: Final = f"transferWithAuthorization({','.join(BYTES_TYPES)})"
 FUNCTIONS: Final = (
     BALANCE_OF,
     DECIMALS,
@@ -80,8 +80,8 @@ class Erc3009Token:
         signature = authorization.signature
         if len(signature) == 65 and (self.by_parts or not self.by_bytes):
             parts = (signature[64], signature[:32], signature[32:64])
-            return Call(self.address, selector(TRANSFER_BY_PARTS) + encode(_PARTS_TYPES, (*fields, *parts)))
-        return Call(self.address, selector(TRANSFER_BY_BYTES) + encode(_BYTES_TYPES, (*fields, signature)))
+            return Call(self.address, selector(TRANSFER_BY_PARTS) + encode(PARTS_TYPES, (*fields, *parts)))
+        return Call(self.address, selector(TRANSFER_BY_BYTES) + encode(BYTES_TYPES, (*fields, signature)))
 
     async def _read(self, data: bytes, block: Block) -> bytes:
         try:
@@ -114,11 +114,9 @@ async def open_token(node: Node, chain_id: int, settings: TokenSettings, block: 
             f"{where}: decimals: got {settings.decimals}, the contract has {int.from_bytes(decimals, 'big')}"
         )
     by_parts = await _has(
-        node, settings.address, TRANSFER_BY_PARTS, encode(_PARTS_TYPES, (*_NOTHING, 27, _ZERO, _ZERO)), block
+        node, settings.address, TRANSFER_BY_PARTS, encode(PARTS_TYPES, (*_NOTHING, 27, _ZERO, _ZERO)), block
     )
-    by_bytes = await _has(
-        node, settings.address, TRANSFER_BY_BYTES, encode(_BYTES_TYPES, (*_NOTHING, bytes(65))), block
-    )
+    by_bytes = await _has(node, settings.address, TRANSFER_BY_BYTES, encode(BYTES_TYPES, (*_NOTHING, bytes(65))), block)
     return Erc3009Token(settings, domain, node, by_parts, by_bytes)
 
 
