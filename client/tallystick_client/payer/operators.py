@@ -10,6 +10,7 @@ The file that `tallystick deploy` writes, `operator.json`:
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -28,6 +29,7 @@ from tallystick_client.rpc import check_target
 
 DECIMALS_MAX: Final = 36
 _FILE_BYTES_MAX: Final = 262_144
+_UNKNOWN_FIELD: Final = re.compile("unknown field `([^`]*)`")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,8 @@ class Operator:
         try:
             message = msgspec.json.decode(data, type=_OperatorMessage)
         except msgspec.ValidationError as error:
+            if unknown := _UNKNOWN_FIELD.search(str(error)):
+                raise MalformedError(f"{name} {unknown[1]}", Described("a field"), "no field of this name") from None
             raise malformed(error, name) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise MalformedError(name, data, "UTF-8 JSON") from None

@@ -1,7 +1,8 @@
 """The book as a person or a program reads it: ids and addresses in hex, amounts in atomic units."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from tallystick.hexadecimal import checksum, to_hex
 from tallystick_client.payer.book import Account, Book
@@ -54,6 +55,16 @@ class WalletStatus:
 
     payer: str
     accounts: list[AccountStatus]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: the accounts, and beside them all channels, each with its account's id."""
+        accounts = [asdict(account) for account in self.accounts]
+        channels = [
+            {"account_id": account["account_id"], **channel}
+            for account in accounts
+            for channel in account.pop("channels")
+        ]
+        return {"payer": self.payer, "accounts": accounts, "channels": channels}
 
 
 def read_status(

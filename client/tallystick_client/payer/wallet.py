@@ -108,6 +108,7 @@ class Wallet:
         clock: Clock,
     ) -> None:
         _check_settings(operators, budgets, deposit)
+        self.signer = signer
         self.address = signer.address
         self.operators = tuple(operators)
         self._store = store
@@ -228,7 +229,7 @@ class Wallet:
         What is under way at the moment is not available and stays; ask again when it has ended.
         """
         refunds: list[RefundedAccount] = []
-        for account, operator, token in self._accounts():
+        for account, operator, token in self.accounts():
             self._lines.retire(account.id)
             await self._lines.drained(account.id, timeout_s=5)
             refunded: Refunded = await self._treasury.refund(account, operator, 0)
@@ -236,10 +237,28 @@ class Wallet:
             refunds.append(RefundedAccount(token, *refunded))
         return refunds
 
+    async def record_withdrawal(self, account_id: bytes, amount: int) -> None:
+        """Enter what a timed withdrawal brought back, in atomic units: the chain told it, not the aggregator."""
+        account = self._book.accounts[account_id]
+        account.returned += amount
+        self._book.changed(account)
+        self._teller.leave_empty(account)
+        await self._store.commit()
+
+    def accounts(self) -> list[tuple[Account, Operator, Token]]:
+        """The accounts of the book that belong to an operator of the allow-list."""
+        found: list[tuple[Account, Operator, Token]] = []
+        for account in list(self._book.accounts.values()):
+            operator = self._treasury.operator_of(account)
+            token = operator.token(account.asset.token) if operator is not None else None
+            if operator is not None and token is not None:
+                found.append((account, operator, token))
+        return found
+
     async def reconcile(self) -> Reconciled:
         """Learn what became of payments whose answer was lost, and of grants that a former run left open."""
         result = Reconciled()
-        for account, operator, token in self._accounts():
+        for account, operator, token in self.accounts():
             await self._treasury.resume(account, operator, token)
             result += await self._reconciler.reconcile(account, operator)
         return result
@@ -249,12 +268,12 @@ class Wallet:
 
         Raises ApprovalRefused where a total is above this wallet's own book of charges.
         """
-        return sum([await self._approver.approve(account, operator) for account, operator, _ in self._accounts()])
+        return sum([await self._approver.approve(account, operator) for account, operator, _ in self.accounts()])
 
     async def status(self) -> WalletStatus:
         """The book: accounts, channels, budgets. From memory; asks nobody."""
         self._lines.sync()
-        return read_status(self._book, self.address, self._accounts(), self._teller.today())
+        return read_status(self._book, self.address, self.accounts(), self._teller.today())
 
     async def close(self) -> None:
         """Return unspent headroom, write the book and let go of the file. Payments under way become unknown."""
@@ -299,7 +318,7 @@ class Wallet:
     async def _flush(self) -> None:
         self._lines.sync()
         await self._store.commit()
-        for account in self._accounts():
+        for account in self.accounts():
             self._teller.look_after(*account)
 
     def _run_every(self, interval_s: float, work: Callable[[], Awaitable[object]], *, at_once: bool = False) -> None:
@@ -324,16 +343,6 @@ class Wallet:
     def _can_defer(self, operator: Operator, token: Token) -> bool:
         account = self._treasury.known_account(operator, token)
         return self._treasury.may_open() or (account is not None and account.unspent > 0)
-
-    def _accounts(self) -> list[tuple[Account, Operator, Token]]:
-        """The accounts of the book that belong to an operator of the allow-list."""
-        found: list[tuple[Account, Operator, Token]] = []
-        for account in list(self._book.accounts.values()):
-            operator = self._treasury.operator_of(account)
-            token = operator.token(account.asset.token) if operator is not None else None
-            if operator is not None and token is not None:
-                found.append((account, operator, token))
-        return found
 
 
 def _check_settings(operators: Iterable[Operator], budgets: Budgets, deposit: DepositPolicy | None) -> None:

@@ -1,0 +1,309 @@
+"""The payer's commands of `tallystick`: look after a wallet, and pay for one URL."""
+
+import asyncio
+import functools
+import json
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+from tallystick.amounts import format_price
+from tallystick.errors import MalformedError, TallystickError
+from tallystick.hexadecimal import checksum, to_hex
+from tallystick.keys import PASSWORD_VARIABLE, create_keystore
+from tallystick_client.payer.budgets import Budgets, DepositPolicy
+from tallystick_client.payer.operators import Operator
+from tallystick_client.payer.status import AccountStatus
+from tallystick_client.payer.transport import PayingTransport, Receipt
+from tallystick_client.payer.wallet import Wallet
+
+EXIT_FAILED: Final = 1
+EXIT_CONFIGURATION: Final = 2
+
+_WALLET = click.option(
+    "--wallet", "path", default="wallet.db", show_default=True, envvar="TALLYSTICK_WALLET", metavar="FILE",
+    help="The wallet's book.",
+)  # fmt: skip
+_KEY = click.option(
+    "--key", default="keystore:wallet.key.json", show_default=True, envvar="TALLYSTICK_KEY", metavar="REF",
+    help="The payer's key: keystore:PATH, file:PATH or env:NAME.",
+)  # fmt: skip
+_OPERATOR = click.option(
+    "--operator", "operators", multiple=True, default=["operator.json"], show_default=True,
+    envvar="TALLYSTICK_OPERATOR", metavar="FILE", help="Whom the wallet may pay through; repeatable.",
+)  # fmt: skip
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print data instead of text.")
+
+
+def with_wallet(command: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Give a command the options that name a wallet, and the coroutine that opens it as its first argument."""
+
+    @_WALLET
+    @_KEY
+    @_OPERATOR
+    @functools.wraps(command)
+    def run(path: str, key: str, operators: tuple[str, ...], **options: Any) -> None:
+        def open_wallet(**settings: Any) -> Awaitable[Wallet]:
+            allowed = [Operator.load(operator) for operator in operators]
+            return Wallet.open(path, key=key, operators=allowed, reconcile_every_s=0, **settings)
+
+        run_to_end(lambda: command(open_wallet, **options))
+
+    return run
+
+
+def run_to_end(work: Callable[[], Awaitable[None]]) -> None:
+    """Run a command; what goes wrong becomes one sentence and an exit code."""
+
+    async def run() -> None:
+        await work()
+
+    try:
+        asyncio.run(run())
+    except TallystickError as error:
+        click.echo(f"tallystick: {error}", err=True)
+        sys.exit(EXIT_CONFIGURATION if isinstance(error, MalformedError) else EXIT_FAILED)
+    except httpx.HTTPError as error:
+        click.echo(f"tallystick: the request failed: {error or type(error).__name__}", err=True)
+        sys.exit(EXIT_FAILED)
+    except ModuleNotFoundError as error:
+        click.echo(f"tallystick: this needs {error.name}: pip install 'tallystick[chain]'", err=True)
+        sys.exit(EXIT_CONFIGURATION)
+
+
+@click.group()
+def wallet() -> None:
+    """Look after a payer's wallet: its deposits, its book, its money back.
+
+    A wallet is a key, and a book that only one process opens at a time. The options can also be set as
+    TALLYSTICK_WALLET, TALLYSTICK_KEY and TALLYSTICK_OPERATOR.
+    """
+
+
+@wallet.command()
+@click.argument("keystore", default="wallet.key.json", type=click.Path(path_type=Path, dir_okay=False))
+@_JSON
+def create(keystore: Path, as_json: bool) -> None:
+    """Make a new key in an encrypted KEYSTORE, and say its address.
+
+    The password is asked for, or taken from TALLYSTICK_KEYSTORE_PASSWORD.
+
+    \b
+    tallystick wallet create wallet.key.json
+    """
+    password = os.environ.get(PASSWORD_VARIABLE) or click.prompt("Password", hide_input=True, confirmation_prompt=True)
+    try:
+        address = checksum(create_keystore(keystore, password))
+    except (OSError, TallystickError) as error:
+        reason = "it exists already" if isinstance(error, FileExistsError) else error
+        click.echo(f"tallystick: the keystore {keystore} was not written: {reason}", err=True)
+        sys.exit(EXIT_CONFIGURATION)
+    if as_json:
+        click.echo(json.dumps({"address": address, "key": f"keystore:{keystore}"}))
+    else:
+        click.echo(f"{address}\nSend it the tokens that it may spend, and use it as --key keystore:{keystore}")
+
+
+@wallet.command()
+@_JSON
+@with_wallet
+async def status(open_wallet: Callable[..., Awaitable[Wallet]], as_json: bool) -> None:
+    """Show the book: what was deposited, charged, and is still free. Asks nobody.
+
+    \b
+    tallystick wallet status --key env:PAYER_KEY
+    """
+    async with await open_wallet() as opened:
+        found = await opened.status()
+    if as_json:
+        click.echo(json.dumps(found.as_dict(), indent=2))
+        return
+    click.echo(f"payer {found.payer}")
+    if not found.accounts:
+        click.echo("No account yet: the first payment, or `tallystick wallet deposit`, opens one.")
+    for account in found.accounts:
+        _print_account(account)
+
+
+@wallet.command()
+@click.argument("amount")
+@with_wallet
+async def deposit(open_wallet: Callable[..., Awaitable[Wallet]], amount: str) -> None:
+    """Deposit as much as brings the account up to AMOUNT (in the token's unit), without gas.
+
+    \b
+    tallystick wallet deposit 2
+    """
+    async with await open_wallet(deposit=DepositPolicy(low=amount, high=amount)) as opened:
+        await opened.deposit()
+        for account in (await opened.status()).accounts:
+            click.echo(f"{_show(account, account.free)} free at {account.operator} on {account.network}")
+
+
+@wallet.command()
+@_JSON
+@with_wallet
+async def refund(open_wallet: Callable[..., Awaitable[Wallet]], as_json: bool) -> None:
+    """Bring back all that is not owed to sellers: at once, and without gas.
+
+    \b
+    tallystick wallet refund --json
+    """
+    async with await open_wallet() as opened:
+        refunds = await opened.refund()
+    if as_json:
+        rows = [
+            {"token": checksum(r.token.token), "amount": r.amount, "transaction": to_hex(r.transaction)}
+            for r in refunds
+        ]
+        click.echo(json.dumps(rows, indent=2))
+        return
+    for token, amount, transaction in refunds:
+        shown = format_price(amount, token.decimals, token.symbol)
+        click.echo(f"{shown} came back in {to_hex(transaction)}" if amount else "nothing to bring back")
+    if not refunds:
+        click.echo("No account yet: nothing to bring back.")
+
+
+@wallet.command()
+@_JSON
+@with_wallet
+async def reconcile(open_wallet: Callable[..., Awaitable[Wallet]], as_json: bool) -> None:
+    """Learn what became of payments whose answer was lost.
+
+    \b
+    tallystick wallet reconcile
+    """
+    async with await open_wallet() as opened:
+        result = await opened.reconcile()
+    if as_json:
+        fields = {name: getattr(result, name) for name in ("freed", "charged", "unknown", "disputed")}
+        click.echo(json.dumps(fields, indent=2))
+    else:
+        click.echo(
+            f"charged {result.charged}, free again {result.freed}, still unknown {result.unknown}, "
+            f"disputed {result.disputed} (atomic units)"
+        )
+
+
+@wallet.command()
+@click.option("--rpc", required=True, envvar="TALLYSTICK_RPC", metavar="URL", help="A node of the chain.")
+@click.option("--finalize", "step", flag_value="finalize", help="Take the money, after the delay.")
+@click.option("--cancel", "step", flag_value="cancel", help="Give the withdrawal up.")
+@_JSON
+@with_wallet
+async def withdraw(open_wallet: Callable[..., Awaitable[Wallet]], rpc: str, step: str | None, as_json: bool) -> None:
+    """Leave without the operator: by the payer's own transactions, after the account's delay. Needs gas.
+
+    Without --finalize or --cancel it starts to withdraw everything. What was charged is paid first.
+
+    \b
+    tallystick wallet withdraw --rpc https://rpc.example
+    tallystick wallet withdraw --rpc https://rpc.example --finalize
+    """
+    async with await open_wallet() as opened:
+        results = await _withdraw(opened, rpc, step or "initiate")
+    if as_json:
+        click.echo(json.dumps(results, indent=2))
+        return
+    for result in results:
+        click.echo(", ".join(f"{name} {value}" for name, value in result.items()))
+    if not results:
+        click.echo("No account holds anything to withdraw.")
+
+
+async def _withdraw(opened: Wallet, rpc: str, step: str) -> list[dict[str, Any]]:
+    # Here, because web3 takes a second to import and is an extra.
+    from tallystick_client.payer.onchain import EscrowCaller  # noqa: PLC0415
+
+    results: list[dict[str, Any]] = []
+    for account, operator, _ in opened.accounts():
+        async with EscrowCaller(rpc, operator, opened.signer) as escrow:
+            state = await escrow.account(account.config)
+            result: dict[str, Any] = {"account": to_hex(account.id)}
+            if step == "initiate" and state.balance:
+                result["transaction"] = to_hex(await escrow.initiate(account.config))
+                result["finalizes_at"] = (await escrow.account(account.config)).withdrawable_at
+            elif step == "cancel" and state.withdrawable_at:
+                result["transaction"] = to_hex(await escrow.cancel(account.config))
+            elif step == "finalize" and state.withdrawable_at:
+                returned, transaction = await escrow.finalize(account.config)
+                await opened.record_withdrawal(account.id, returned)
+                result |= {"transaction": to_hex(transaction), "returned": returned}
+            else:
+                continue
+            results.append(result)
+    return results
+
+
+@click.command()
+@click.argument("url")
+@click.option("--max-price", metavar="AMOUNT", help="The most that the page may cost, in the token's unit.")
+@click.option("--deposit", "deposit_", metavar="AMOUNT", help="Deposit up to this much where there is no deposit yet.")
+@click.option("-X", "--method", default="GET", show_default=True)
+@click.option("-d", "--data", help="A body to send.")
+@click.option("-v", "--verbose", is_flag=True, help="Say on standard error what it cost.")
+@with_wallet
+async def fetch(
+    open_wallet: Callable[..., Awaitable[Wallet]],
+    url: str,
+    max_price: str | None,
+    deposit_: str | None,
+    method: str,
+    data: str | None,
+    verbose: bool,
+) -> None:
+    """Fetch one URL, pay for it if it asks, and print its body.
+
+    \b
+    tallystick fetch https://example.org/articles/1 --max-price 0.01
+    """
+    policy = DepositPolicy(low=0, high=deposit_) if deposit_ else None
+    opened = await open_wallet(budgets=Budgets(per_request=max_price), deposit=policy)
+    async with opened, httpx.AsyncClient(transport=PayingTransport(opened), follow_redirects=True) as http:
+        try:
+            response = await http.request(method, url, content=data)
+        except httpx.InvalidURL as error:
+            raise MalformedError("url", url, f"a URL of http or https ({error})") from None
+    if verbose:
+        click.echo(_cost(response), err=True)
+    sys.stdout.buffer.write(response.content)
+    if response.is_error:
+        click.echo(f"tallystick: {url} answered {response.status_code}", err=True)
+        sys.exit(EXIT_FAILED)
+
+
+def _cost(response: httpx.Response) -> str:
+    receipt = response.extensions.get("payment")
+    if not isinstance(receipt, Receipt):
+        return "it cost nothing"
+    token = receipt.offer.token
+    if receipt.charged is None:
+        return f"it cost at most {format_price(receipt.amount, token.decimals, token.symbol)} by {receipt.scheme}"
+    return f"it cost {format_price(receipt.charged, token.decimals, token.symbol)} by {receipt.scheme}"
+
+
+def _print_account(account: AccountStatus) -> None:
+    click.echo(f"account {account.account_id} at operator {account.operator} on {account.network}")
+    click.echo(
+        f"  deposited {_show(account, account.deposited)}, returned {_show(account, account.returned)}, "
+        f"charged {_show(account, account.charged)}, free {_show(account, account.free)}"
+    )
+    table = Table("seller", "host", "charged", "granted", "unknown", "disputed", "signed up to")
+    for channel in account.channels:
+        amounts = (channel.charged, channel.granted, channel.unknown, channel.disputed, channel.ceiling)
+        table.add_row(channel.receiver, channel.host, *(_show(account, amount) for amount in amounts))
+    if account.channels:
+        Console().print(table)
+
+
+def _show(account: AccountStatus, amount: int) -> str:
+    sign = "-" if amount < 0 else ""
+    return sign + format_price(abs(amount), account.decimals, account.symbol)

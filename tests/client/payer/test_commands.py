@@ -1,0 +1,203 @@
+"""The payer's commands, as a person runs them: separate processes, and one sentence where something is wrong."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+import uvicorn
+from payer_fakes import PRICE, FakeAggregator, FakeSeller
+
+from tallystick_client import Operator
+
+KEY = "11" * 32
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Awaitable[Result]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, operator: Operator) -> Run:
+    """Runs `tallystick ...` with a wallet in a folder of its own."""
+    operator.save(tmp_path / "operator.json")
+    (tmp_path / "payer.key").write_text(KEY)
+    (tmp_path / "payer.key").chmod(0o600)
+
+    async def run_(*arguments: str, **environment: str) -> Result:
+        settings = {
+            "TALLYSTICK_WALLET": str(tmp_path / "wallet.db"),
+            "TALLYSTICK_KEY": f"file:{tmp_path / 'payer.key'}",
+            "TALLYSTICK_OPERATOR": str(tmp_path / "operator.json"),
+            "COLUMNS": "200",
+            **environment,
+        }
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "tallystick_client.cli",
+            *arguments,
+            env=os.environ | settings,
+            cwd=tmp_path,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await asyncio.wait_for(process.communicate(), 60)
+        assert "Traceback" not in err.decode()
+        assert KEY not in out.decode() + err.decode()
+        return Result(process.returncode or 0, out.decode(), err.decode())
+
+    return run_
+
+
+@pytest.fixture
+async def site(seller: FakeSeller) -> AsyncIterator[str]:
+    """The fake seller on a port of its own."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        message = await receive()
+        path = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
+        host = dict(scope["headers"])[b"host"].decode()
+        request = httpx.Request(
+            scope["method"], f"http://{host}{path.decode()}", headers=scope["headers"], content=message.get("body", b"")
+        )
+        response = await seller.handle_async_request(request)
+        headers = [(name.lower(), value) for name, value in response.headers.raw]
+        await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+        await send({"type": "http.response.body", "body": response.content})
+
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="off"))
+    task = asyncio.create_task(server.serve())
+    while not server.started:  # noqa: ASYNC110 - it has no event
+        await asyncio.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    await task
+
+
+async def test_a_page_is_fetched_and_paid_for(run: Run, site: str, aggregator: FakeAggregator) -> None:
+    result = await run("fetch", f"{site}/page?x=1", "--deposit", "1", "--max-price", "0.01", "-v")
+    assert result == Result(0, "page", "it cost 0.001 USDC by deferred\n")
+    status = json.loads((await run("wallet", "status", "--json")).out)
+    (account,) = status["accounts"]
+    (channel,) = status["channels"]
+    assert (account["deposited"], account["charged"], channel["charged"]) == (1_000_000, PRICE, PRICE)
+    assert channel["account_id"] == account["account_id"]
+    assert aggregator.account.committed == PRICE
+    shown = (await run("wallet", "status")).out
+    assert "charged 0.001 USDC" in shown
+    assert channel["receiver"] in shown
+
+
+async def test_a_page_is_paid_by_exact_without_a_deposit(run: Run, site: str, seller: FakeSeller) -> None:
+    result = await run("fetch", f"{site}/page", "-v")
+    assert result == Result(0, "page", "it cost 0.001 USDC by exact\n")
+    assert len(seller.exact) == 1
+
+
+async def test_a_page_that_is_too_dear_is_not_paid_for(run: Run, site: str, seller: FakeSeller) -> None:
+    result = await run("fetch", f"{site}/page", "--max-price", "0.0001", "--deposit", "1")
+    assert result.code == 1
+    assert result.err == "tallystick: budget per_request: got 1000, allowed 100 atomic units of USDC\n"
+    assert not seller.paid_requests
+
+
+async def test_an_answer_that_is_an_error_is_told_by_the_exit_code(run: Run, site: str, seller: FakeSeller) -> None:
+    seller.prices["/gone"] = 0
+    seller.schemes = ()
+    result = await run("fetch", f"{site}/page")
+    assert result.code == 1
+    assert "no offer of the 402 may be taken: it makes none" in result.err
+
+
+async def test_deposit_refund_and_reconcile(run: Run, aggregator: FakeAggregator) -> None:
+    assert "2 USDC free" in (await run("wallet", "deposit", "2")).out
+    assert aggregator.account.funds == 2_000_000
+    assert (await run("wallet", "reconcile", "--json")).out.split() == (
+        ["{", '"freed":', "0,", '"charged":', "0,", '"unknown":', "0,", '"disputed":', "0", "}"]
+    )
+    (row,) = json.loads((await run("wallet", "refund", "--json")).out)
+    assert row["amount"] == 2_000_000
+    assert (await run("wallet", "refund")).out == "nothing to bring back\n"
+
+
+async def test_a_wallet_is_created_once(run: Run, tmp_path: Path) -> None:
+    password = {"TALLYSTICK_KEYSTORE_PASSWORD": "correct horse"}
+    created = json.loads((await run("wallet", "create", "new.json", "--json", **password)).out)
+    assert created["key"] == "keystore:new.json"
+    assert (tmp_path / "new.json").stat().st_mode & 0o077 == 0
+    again = await run("wallet", "create", "new.json", **password)
+    assert (again.code, again.err) == (2, "tallystick: the keystore new.json was not written: it exists already\n")
+    shown = await run("wallet", "status", "--key", "keystore:new.json", "--wallet", "new.db", **password)
+    assert created["address"] in shown.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "code", "sentence"),
+    [
+        (["wallet", "status"], {"TALLYSTICK_KEY": "env:NOT_THERE"}, 2, "NOT_THERE is not set"),
+        (["wallet", "status"], {"TALLYSTICK_KEY": KEY}, 2, "looks like a private key itself"),
+        (["wallet", "status"], {"TALLYSTICK_OPERATOR": "nowhere.json"}, 2, "nowhere.json"),
+        (["wallet", "status"], {"TALLYSTICK_WALLET": "nowhere/wallet.db"}, 1, "cannot be opened"),
+        (["wallet", "deposit", "1e6"], {}, 2, "deposit.low"),
+        (["wallet", "deposit", "0.00000001"], {}, 2, "at most 6 digits"),
+        (["wallet", "deposit", "0.00001"], {}, 1, "allowed at least 0.0001 USDC"),
+        (["wallet", "withdraw"], {}, 2, "Missing option '--rpc'"),
+        (["fetch", "ftp://a.example/"], {}, 1, "the request failed"),
+        (["fetch", "http://a.example:port/"], {}, 2, "url"),
+        (["fetch", "http://127.0.0.1:1/"], {}, 1, "the request failed"),
+    ],
+)
+async def test_what_is_wrong_is_told_in_one_sentence(
+    run: Run, arguments: list[str], environment: dict[str, str], code: int, sentence: str
+) -> None:
+    result = await run(*arguments, **environment)
+    assert (result.code, sentence in result.err) == (code, True), result.err
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"network": "eip155:0"}, "network"),
+        ({"escrow": "0x12"}, "escrow"),
+        ({"escrow": "0x" + "00" * 20}, "escrow"),
+        ({"aggregator": "no-port"}, "aggregator"),
+        ({"tokens": []}, "tokens"),
+        ({"withdraw_delay_s": 1}, "withdrawDelay"),
+        ({"withdraw_delay_s": "86400"}, "withdraw_delay_s"),
+        ({"surprise": 1}, "surprise"),
+        ({"ca_file": "nowhere.pem"}, ""),
+    ],
+)
+async def test_an_operator_file_of_another_form_is_refused(
+    tmp_path: Path, operator: Operator, change: dict[str, Any], sentence: str
+) -> None:
+    path = tmp_path / "operator.json"
+    operator.save(path)
+    assert Operator.load(path) == operator
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    if not sentence:
+        with pytest.raises(ValueError, match=r"ca_file: got nowhere\.pem"):
+            Operator.load(path).root_certificates()
+        return
+    with pytest.raises(ValueError, match=f"operator.json.*{sentence}"):
+        Operator.load(path)
+
+
+async def test_help_has_examples(run: Run) -> None:
+    for arguments in (["fetch"], ["wallet", "withdraw"], ["wallet", "create"], ["wallet", "deposit"]):
+        result = await run(*arguments, "--help")
+        assert result.code == 0
+        assert f"tallystick {' '.join(arguments)}" in result.out
