@@ -1,0 +1,292 @@
+"""Payments that leave memory: recalled when asked for, complete from `payments_since_ms` on, dropped when forgotten."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from driven import check_payments, loaded_from, opened
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tallystick.channels import ChannelConfig
+from tallystick.payment_ids import new_payment_id, payment_id_ms
+from tallystick.quantities import ZERO_ADDRESS
+from tallystick_aggregator.journal.hot import TRIMMED_AT_ONCE_MAX, HotPayments
+from tallystick_aggregator.journal.schema import PARTITION_MS
+from tallystick_aggregator.journal.sqlite import SqliteStore
+from tallystick_aggregator.ledger import events as ev
+from tallystick_aggregator.ledger.draft import Draft
+from tallystick_aggregator.ledger.state import Ledger, Payment, PaymentStatus, payment_key
+
+NOW_MS = 1_800_000_000_000
+HOUR_MS = 3_600_000
+ACCOUNT, CHANNEL, KEY, PAGE = b"a" * 32, b"c" * 32, b"k" * 32, b"p" * 32
+CONFIG = ChannelConfig(b"p" * 20, b"q" * 20, ZERO_ADDRESS, b"o" * 20, b"t" * 20, 86_400, bytes(32))
+OPENED: list[ev.Event] = [
+    ev.AccountOpened(ACCOUNT, "eip155:1", CONFIG),
+    ev.AccountMirrored(ACCOUNT, 10**9, 0, 0),
+    ev.ChannelOpened(CHANNEL, ACCOUNT, b"r" * 20, 0),
+    ev.CeilingRaised(CHANNEL, 10**9, b"s" * 65),
+    ev.SpendKeyRegistered(ACCOUNT, KEY, bytes(32), 10**9, 2**40),
+]
+
+
+def id_at(ms: int, number: int = 0) -> bytes:
+    return new_payment_id(ms, number.to_bytes(10, "big"))
+
+
+def charge(ms: int, number: int = 0) -> ev.Charged:
+    return ev.Charged(CHANNEL, id_at(ms, number), 1, PAGE, 0, KEY)
+
+
+async def commit(store: SqliteStore, ledger: Ledger, events: Sequence[ev.Event]) -> None:
+    draft = Draft(ledger)
+    for event in events:
+        draft.record(event)
+    await store.journal.append(draft.events)
+    draft.adopt()
+
+
+async def settle_down(store: SqliteStore, now_ms: int = NOW_MS) -> None:
+    await store.journal.checkpoint(now_ms)
+    for _ in range(100):
+        store.journal.trim()
+
+
+async def test_old_payments_leave_memory_and_are_recalled(tmp_path: Path) -> None:
+    async with opened(tmp_path / "store.db", hot_payments_max=10, hot_age_ms_max=HOUR_MS) as store:
+        ledger = await store.journal.load()
+        charges = [charge(NOW_MS - minutes * 60_000, minutes) for minutes in range(120)]
+        await commit(store, ledger, [*OPENED, *charges])
+        everything = dict(ledger.payments)
+        await settle_down(store)
+        assert len(ledger.payments) == 10
+        assert ledger.payments_since_ms > NOW_MS - 11 * 60_000
+        await check_payments(store.journal, ledger, Ledger(payments=everything))
+        assert (
+            await store.journal.recall([(CHANNEL, id_at(NOW_MS - 1, 999)), (bytes(32), charges[50].payment_id)]) == {}
+        )
+        assert await store.journal.recall([]) == {}
+
+
+async def test_payments_leave_memory_by_age_although_there_is_room(tmp_path: Path) -> None:
+    async with opened(tmp_path / "store.db", hot_age_ms_max=HOUR_MS) as store:
+        ledger = await store.journal.load()
+        await commit(store, ledger, [*OPENED, charge(NOW_MS - 2 * HOUR_MS), charge(NOW_MS)])
+        await settle_down(store)
+        assert [payment_id_ms(key) for key in ledger.payments] == [NOW_MS]
+        assert NOW_MS - 2 * HOUR_MS < ledger.payments_since_ms <= NOW_MS
+
+
+async def test_an_old_id_that_is_accepted_late_is_found_wherever_it_is(tmp_path: Path) -> None:
+    """The time in an id is its maker's claim: one from before `payments_since_ms` may come at any moment."""
+    path = tmp_path / "store.db"
+    async with opened(path, hot_payments_max=1) as store:
+        ledger = await store.journal.load()
+        await commit(store, ledger, [*OPENED, *(charge(NOW_MS + second * 1_100) for second in range(5))])
+        await settle_down(store)
+        since_ms = ledger.payments_since_ms
+        assert since_ms > NOW_MS
+        late = charge(NOW_MS - 600_000)
+        key = payment_key(CHANNEL, late.payment_id)
+        assert await store.journal.recall([(CHANNEL, late.payment_id)]) == {}
+        await commit(store, ledger, [late])
+        assert key in ledger.payments, "in memory, until it is in a table"
+        payment = ledger.payments[key]
+        store.journal.trim()
+        assert key in ledger.payments
+    ledger = await loaded_from(path)
+    assert ledger.payments[key] == payment, "after a restart it comes from the log"
+    async with opened(path, hot_payments_max=1) as store:
+        ledger = await store.journal.load()
+        await settle_down(store)
+        assert key not in ledger.payments
+        assert await store.journal.recall([(CHANNEL, late.payment_id)]) == {key: payment}
+
+
+async def test_ids_of_one_instant_leave_memory_together(tmp_path: Path) -> None:
+    """A bound that falls between two ids of one millisecond must not cut them apart."""
+    path = tmp_path / "store.db"
+    async with opened(path, hot_payments_max=3) as store:
+        ledger = await store.journal.load()
+        charges = [charge(NOW_MS, number) for number in range(8)]
+        await commit(store, ledger, [*OPENED, *charges])
+        everything = dict(ledger.payments)
+        await settle_down(store)
+        await check_payments(store.journal, ledger, Ledger(payments=everything))
+    async with opened(path, hot_payments_max=3) as store:
+        ledger = await store.journal.load()
+        assert len(ledger.payments) <= 3
+        await check_payments(store.journal, ledger, Ledger(payments=everything))
+
+
+async def test_the_payment_of_a_reservation_stays_until_it_ends(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    handle = id_at(NOW_MS - 2 * HOUR_MS) + CHANNEL + b"h" * 16
+    held = ev.Reserved(CHANNEL, handle[:16], 9, PAGE, 0, KEY, handle, NOW_MS)
+    async with opened(path, hot_payments_max=0) as store:
+        ledger = await store.journal.load()
+        await commit(store, ledger, [*OPENED, held, charge(NOW_MS)])
+        await settle_down(store)
+        assert [key for key in ledger.payments] == [handle[:48]]  # noqa: C416 - its order is its only content
+    async with opened(path, hot_payments_max=0) as store:
+        ledger = await store.journal.load()
+        assert ledger.payments[handle[:48]].status is PaymentStatus.RESERVED
+        await commit(store, ledger, [ev.Expired(handle)])
+        await settle_down(store)
+        assert ledger.payments[handle[:48]].status is PaymentStatus.EXPIRED, "a late capture is still possible"
+        await commit(store, ledger, [ev.Captured(handle, CHANNEL, handle[:16], KEY, 5)])
+        await settle_down(store)
+        assert not ledger.payments
+        assert not ledger.reservations
+        recalled = await store.journal.recall([(CHANNEL, handle[:16])])
+        assert recalled[handle[:48]].captured == 5
+        assert recalled[handle[:48]].handle == handle
+        assert await store.journal._database.read("SELECT count(*) FROM reservations") == [(0,)]
+
+
+async def test_a_reservation_that_begins_and_ends_between_checkpoints_leaves_no_row(tmp_path: Path) -> None:
+    handle = id_at(NOW_MS) + CHANNEL + b"h" * 16
+    async with opened(tmp_path / "store.db") as store:
+        ledger = await store.journal.load()
+        held = ev.Reserved(CHANNEL, handle[:16], 9, PAGE, 0, KEY, handle, NOW_MS)
+        await commit(store, ledger, [*OPENED, held])
+        await commit(store, ledger, [ev.Released(handle)])
+        await store.journal.checkpoint(NOW_MS)
+        assert await store.journal._database.read("SELECT count(*) FROM reservations") == [(0,)]
+        assert ledger.payments[handle[:48]].status is PaymentStatus.RELEASED
+
+
+async def _partitions(store: SqliteStore) -> set[str]:
+    rows = await store.journal._database.read("SELECT name FROM sqlite_schema WHERE name GLOB 'payments_[0-9]*'")
+    return {name for (name,) in rows}
+
+
+async def test_partitions_are_dropped_once_all_their_payments_are_forgotten(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    first = NOW_MS // PARTITION_MS
+    times = [(first + number) * PARTITION_MS + 5 for number in range(4)]
+    async with opened(path, hot_payments_max=0) as store:
+        ledger = await store.journal.load()
+        charges = [charge(ms, number) for ms in times for number in range(1_500)]
+        await commit(store, ledger, [*OPENED, *charges])
+        await settle_down(store)
+        assert await _partitions(store) == {f"payments_{first + number}" for number in range(4)}
+        await commit(store, ledger, [ev.PaymentsForgotten(times[2])])
+        await store.journal.checkpoint(NOW_MS)
+        assert await _partitions(store) == {f"payments_{first + number}" for number in (2, 3)}
+        gone, kept = charges[0], charges[2 * 1_500]
+        found = await store.journal.recall([(CHANNEL, gone.payment_id), (CHANNEL, kept.payment_id)])
+        assert found.keys() == {payment_key(CHANNEL, kept.payment_id)}
+    async with opened(path) as store:
+        ledger = await store.journal.load()
+        assert ledger.payments_forgotten_ms == ledger.payments_since_ms == times[2]
+        assert len(ledger.payments) == 2 * 1_500
+        assert ledger.channels[CHANNEL].charged == len(charges), "what was charged stays charged"
+
+
+async def test_charges_go_on_beside_a_checkpoint_and_a_dropped_partition(tmp_path: Path) -> None:
+    old, new = NOW_MS - 10 * HOUR_MS, NOW_MS
+    async with opened(tmp_path / "store.db", hot_payments_max=100) as store:
+        ledger = await store.journal.load()
+        await commit(store, ledger, OPENED)
+        for start in range(0, 20_000, 500):
+            await commit(store, ledger, [charge(old + number, number) for number in range(start, start + 500)])
+        await commit(store, ledger, [ev.PaymentsForgotten(old + 9 * HOUR_MS)])
+        beside = asyncio.create_task(store.journal.checkpoint(new))
+        commits = 0
+        while not beside.done():
+            await commit(store, ledger, [charge(new, commits)])
+            store.journal.trim()
+            commits += 1
+        await beside
+        assert commits > 40
+        assert await _partitions(store) == set()
+        await store.journal.checkpoint(new)
+    ledger = await loaded_from(tmp_path / "store.db")
+    assert ledger.channels[CHANNEL].charged == 20_000 + commits
+    assert len(ledger.payments) == commits
+
+
+# Which payments stay in memory, as a pure thing.
+
+
+class Tracked:
+    """A ledger's payments and the object that follows them, with what a store's tables would have."""
+
+    def __init__(self, count_max: int, age_ms_max: int) -> None:
+        self.hot = HotPayments(count_max, age_ms_max)
+        self.ledger = Ledger()
+        self.tables = dict[bytes, Payment]()
+
+    def accept(self, ms: int, number: int) -> None:
+        self.ledger.payments[payment_key(CHANNEL, id_at(ms, number))] = Payment(
+            1, PAGE, PaymentStatus.CHARGED, 1, number, b""
+        )
+
+    def checkpoint(self, now_ms: int) -> None:
+        new = {key: payment for key, payment in self.ledger.payments.items() if key not in self.tables}
+        self.tables |= new
+        self.hot.wrote_payments(new.items())
+        self.hot.choose(now_ms)
+
+
+STEP = st.one_of(
+    st.tuples(st.just("accept"), st.integers(-5_000, 5_000)),
+    st.tuples(st.just("checkpoint"), st.integers(0, 10_000)),
+    st.tuples(st.just("trim"), st.just(0)),
+)
+
+
+@given(st.lists(STEP, max_size=60), st.integers(0, 5), st.sampled_from([0, 1_000, 10**9]))
+def test_memory_answers_for_everything_since_and_tables_for_the_rest(
+    steps: list[tuple[str, int]], count_max: int, age_ms_max: int
+) -> None:
+    tracked, accepted = Tracked(count_max, age_ms_max), set[bytes]()
+    for number, (step, value) in enumerate(steps):
+        if step == "accept":
+            tracked.accept(NOW_MS + value, number)
+            accepted |= tracked.ledger.payments.keys()
+        elif step == "checkpoint":
+            tracked.checkpoint(NOW_MS + value)
+        else:
+            tracked.hot.trim(tracked.ledger)
+        for key in accepted:
+            if payment_id_ms(key) >= tracked.ledger.payments_since_ms:
+                assert key in tracked.ledger.payments
+            else:
+                assert key in tracked.ledger.payments or key in tracked.tables
+    tracked.checkpoint(NOW_MS)
+    while tracked.hot.leaving:
+        tracked.hot.trim(tracked.ledger)
+    assert len(tracked.ledger.payments) <= count_max
+
+
+def test_memory_is_trimmed_in_bounded_steps() -> None:
+    tracked = Tracked(0, 0)
+    for number in range(3 * TRIMMED_AT_ONCE_MAX):
+        tracked.accept(NOW_MS, number)
+    tracked.checkpoint(NOW_MS + 10_000)
+    left = []
+    while tracked.hot.leaving:
+        tracked.hot.trim(tracked.ledger)
+        left.append(len(tracked.ledger.payments))
+    assert left == [2 * TRIMMED_AT_ONCE_MAX, TRIMMED_AT_ONCE_MAX, 0]
+    tracked.hot.trim(tracked.ledger)
+    assert tracked.ledger.payments_since_ms > NOW_MS
+
+
+@pytest.mark.parametrize("hot", [0, 1, 2, 3])
+async def test_a_start_brings_no_more_into_memory_than_is_allowed(tmp_path: Path, hot: int) -> None:
+    path = tmp_path / "store.db"
+    async with opened(path) as store:
+        ledger = await store.journal.load()
+        spread = [charge(NOW_MS + number * PARTITION_MS // 2, number) for number in range(3)]
+        await commit(store, ledger, [*OPENED, *spread])
+        everything = dict(ledger.payments)
+        await store.journal.checkpoint(NOW_MS)
+    async with opened(path, hot_payments_max=hot) as store:
+        ledger = await store.journal.load()
+        assert len(ledger.payments) == hot
+        await check_payments(store.journal, ledger, Ledger(payments=everything))
