@@ -178,7 +178,8 @@ class Screening:
         account = self._ledger.accounts[channel.account_id]
         if payment.spend is not None:
             return self._screen_spend_proof(position, payment, payment.spend, account, channel)
-        if payment.payment_ms >= self._ledger.payments_since_ms:  # of an older one the journal may know the answer
+        # Of an older one the journal may know the answer, or it was forgotten and that is the answer.
+        if payment.payment_ms >= max(self._ledger.payments_since_ms, self._ledger.payments_forgotten_ms):
             refusal = _voucher_is_hopeless(payment, account, channel)
             if refusal is not None:
                 return refusal
