@@ -61,7 +61,8 @@ async def test_a_payment_id_sent_many_times_at_once_is_charged_exactly_once(shop
 
     answers = [answer for (answer,) in await asyncio.gather(*(shop.intake.charge([payment]) for _ in range(TIMES)))]
 
-    assert sorted(answers) == [Accepted(10, 10, replayed=False)] + [Accepted(10, 10, replayed=True)] * (TIMES - 1)
+    assert answers.count(Accepted(10, 10, replayed=False)) == 1
+    assert answers.count(Accepted(10, 10, replayed=True)) == TIMES - 1
     assert len(shop.charges) == 1
 
 
@@ -73,7 +74,8 @@ async def test_so_it_is_in_batches(shop: Scripted, who: str, batch: int) -> None
     batches = await asyncio.gather(*(shop.intake.charge([payment] * batch) for _ in range(TIMES // batch)))
 
     answers = [answer for answers in batches for answer in answers]
-    assert sorted(answers) == [Accepted(10, 10, replayed=False)] + [Accepted(10, 10, replayed=True)] * (TIMES - 1)
+    assert answers.count(Accepted(10, 10, replayed=False)) == 1
+    assert answers.count(Accepted(10, 10, replayed=True)) == TIMES - 1
     assert len(shop.charges) == 1
 
 

@@ -9,9 +9,12 @@ from running import Scripted, running
 from tallystick.reasons import Reason
 from tallystick_aggregator.intake import UncheckedPayment
 from tallystick_aggregator.journal.port import StoreUnavailable
+from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
+from tallystick_aggregator.ledger.commands import Rules
 from tallystick_aggregator.ledger.state import Payment
 
+RULES = Rules()
 LATER_MS = NOW_MS + 3_600_000
 
 
@@ -149,3 +152,17 @@ async def test_what_cannot_be_looked_up_is_refused_and_may_be_sent_again(
     assert refused.reason is Reason.STORE_UNAVAILABLE
 
     assert await shop.intake.charge([payment_of(alice)]) == [Accepted(10, 10, replayed=True)]
+
+
+async def test_a_forgotten_payment_is_expired_and_not_blamed_on_its_voucher(shop: Scripted, alice: Payer) -> None:
+    """Told that its voucher is used, a client whose answer was lost would sign a new one and pay again."""
+    await shop.intake.charge([payment_of(alice)])
+    shop.now_ms = NOW_MS + RULES.payment_id_retention_s * 1000 + 1
+    await shop.writer.run(lambda draft, _ledger, _moment: draft.record(ev.PaymentsForgotten(NOW_MS + 1)))
+    forgotten = shop.ledger.payments.copy()
+    shop.ledger.payments.clear()
+
+    for refused in (*await shop.intake.charge([payment_of(alice)]), await shop.intake.reserve(payment_of(alice))):
+        assert isinstance(refused, Refusal)
+        assert refused.reason is Reason.PAYMENT_ID_EXPIRED
+    shop.ledger.payments.update(forgotten)
