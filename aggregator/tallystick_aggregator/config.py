@@ -27,8 +27,8 @@ from tallystick.channels import WITHDRAW_DELAY_S_MAX
 from tallystick.errors import KeyReferenceError, MalformedError
 from tallystick.hexadecimal import checksum, parse_address
 from tallystick.keys import load_signer
-from tallystick.x402.messages import malformed
 from tallystick_aggregator.chain.settings import ChainSettings, ConfigurationError, FeeSettings, TokenSettings
+from tallystick_aggregator.config_errors import what_is_wrong
 from tallystick_aggregator.edges.grpc.charge import ChargeLimits
 from tallystick_aggregator.edges.grpc.server import Tls, is_loopback
 from tallystick_aggregator.intake.intake import BATCH_MAX
@@ -279,7 +279,7 @@ def _read(path: Path) -> _File:
     try:
         return msgspec.convert(data, _File)
     except msgspec.ValidationError as error:
-        raise ConfigurationError(f"{path}: {malformed(error, 'setting')}") from None
+        raise ConfigurationError(f"{path}: {what_is_wrong(error)}") from None
 
 
 def _chain(section: ChainSection, index: int, folder: Path) -> ChainSettings:

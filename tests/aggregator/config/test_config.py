@@ -1,0 +1,207 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from config_sample import ESCROW, GOOD, KEYS
+
+from tallystick.hexadecimal import checksum
+from tallystick.signatures import Signer
+from tallystick_aggregator.chain.settings import ConfigurationError
+from tallystick_aggregator.config import Config, describe
+
+TLS = Path(__file__).parent.parent / "edges" / "tls"
+
+Load = Callable[..., Config]
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    """Writes a configuration, GOOD after some replacements, beside its key files, and loads it."""
+    for name, key in KEYS.items():
+        file = tmp_path / f"{name}.key"
+        file.write_text(key)
+        file.chmod(0o600)
+
+    def write_and_load(*changes: tuple[str, str], text: str = GOOD, with_keys: bool = True) -> Config:
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        path = tmp_path / "aggregator.toml"
+        path.write_text(text)
+        return Config.load(path, with_keys=with_keys)
+
+    return write_and_load
+
+
+def test_a_good_configuration_is_read_with_paths_relative_to_its_file(load: Load, tmp_path: Path) -> None:
+    config = load()
+    assert config.store_path == tmp_path / "books" / "tallystick.db"
+    assert config.credentials_path == tmp_path / "books" / "tallystick.db.credentials"
+    (chain,) = config.chains
+    assert chain.operator == Signer(bytes.fromhex(KEYS["operator"])).address
+    assert chain.sender.address == Signer(bytes.fromhex(KEYS["sender"])).address
+    assert chain.tokens[0].min_deposit == 1_000
+    assert config.withdraw_delays_s == {"eip155:31337": 86_400}
+    assert config.rules.reservation_s == 300
+
+
+def test_keys_are_not_needed_to_find_the_tokens_file(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "operator.key").unlink()
+    assert load(with_keys=False).credentials_path.name == "tallystick.db.credentials"
+    with pytest.raises(ConfigurationError, match=r"chain\[0\]\.operator_key"):
+        load()
+
+
+def test_what_is_logged_of_a_chain_holds_no_key(load: Load) -> None:
+    (chain,) = load().chains
+    text = describe(chain) + repr(chain)
+    assert checksum(chain.escrow) in text
+    assert all(key not in text for key in KEYS.values())
+
+
+def test_an_operator_contract_may_stand_before_its_signers_key(load: Load) -> None:
+    operator = "0x" + "09" * 20
+    (chain,) = load(("operator_key =", f'operator = "{operator}"\noperator_key =')).chains
+    assert chain.operator == bytes.fromhex("09" * 20)
+    assert chain.operator_signer.address == Signer(bytes.fromhex(KEYS["operator"])).address
+
+
+def test_an_endpoint_may_stand_in_a_variable(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RPC", "https://rpc.example/key")
+    (chain,) = load(("http://127.0.0.1:8545", "env:RPC")).chains
+    assert chain.rpc_urls == ("https://rpc.example/key",)
+
+
+def test_tls_files_are_read(load: Load) -> None:
+    listen = 'listen = "127.0.0.1:0"'
+    config = load(
+        (
+            listen,
+            (
+                f'listen = "0.0.0.0:7402"\ntls_certificate = "{TLS}/server.pem"\ntls_key = "{TLS}/server.key"\n'
+                f'tls_client_ca = "{TLS}/ca.pem"'
+            ),
+        )
+    )
+    assert config.tls is not None
+    assert config.tls.client_ca == (TLS / "ca.pem").read_bytes()
+
+
+def test_a_public_bind_without_tls_needs_to_be_meant(load: Load) -> None:
+    public = 'listen = "0.0.0.0:7402"'
+    with pytest.raises(ConfigurationError, match="without TLS"):
+        load(('listen = "127.0.0.1:0"', public))
+    assert load(('listen = "127.0.0.1:0"', public + "\ninsecure = true")).tls is None
+
+
+LISTEN = 'listen = "127.0.0.1:0"'
+CHAIN = "[[chain]]"
+SECOND_TOKEN = GOOD[GOOD.index("[[chain.token]]") :]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        # the form
+        ("[server]", "[server", "this is no TOML"),
+        ("[server]", "[srever]", "srever: got it, but there is no such setting"),
+        (LISTEN, 'lisen = "127.0.0.1:0"', r"server\.lisen: got it, but there is no such setting"),
+        (LISTEN, "listen = 7402", r"server\.listen: got an integer, allowed text"),
+        ('network = "eip155:31337"', "", r"chain\[0\]\.network: got nothing, but it is needed"),
+        ("interval_s = 3600", 'interval_s = "3600"', r"settlement\.interval_s: got text, allowed an integer"),
+        ("interval_s = 3600", "interval_s = 0", r"settlement\.interval_s: got 0, allowed 1 to"),
+        ("interval_s = 3600", "interval_s = 99999999999", r"settlement\.interval_s"),
+        ("interval_s = 3600", "interval_s = 36.5", r"settlement\.interval_s"),
+        ("interval_s = 3600", "interval_s = true", r"settlement\.interval_s"),
+        (CHAIN, "[chain]", r"chain: got a table, allowed an array"),
+        # the server
+        (LISTEN, 'listen = "7402"', "HOST:PORT"),
+        (LISTEN, 'listen = "127.0.0.1:70000"', "HOST:PORT"),
+        (LISTEN, 'listen = "127.0.0.1:x"', "HOST:PORT"),
+        (LISTEN, f'{LISTEN}\ntls_key = "x"', "go together"),
+        (LISTEN, f'{LISTEN}\ntls_client_ca = "x"', "tls_client_ca"),
+        (LISTEN, f'{LISTEN}\ntls_certificate = "no.pem"\ntls_key = "no.key"', r"tls_certificate: got 'no\.pem'"),
+        (
+            LISTEN,
+            f'{LISTEN}\ntls_certificate = "operator.key"\ntls_key = "operator.key"',
+            r"tls_certificate: 'operator\.key' holds no certificate in PEM",
+        ),
+        (LISTEN, f'{LISTEN}\nlog_level = "loud"', r"log_level: got 'loud', allowed debug, info"),
+        (LISTEN, f"{LISTEN}\nstop_grace_s = -1", "stop_grace_s"),
+        # limits
+        ("reservation_s = 300", "reservation_s = 0", r"limits\.reservation_s: got 0"),
+        ("reservation_s = 300", "reservation_s = 172800", r"limits\.reservation_s"),
+        ("reservation_s = 300", "charges_per_batch_max = 100000", r"limits\.charges_per_batch_max"),
+        ("reservation_s = 300", "unanswered_batches_max = 0", r"limits\.unanswered_batches_max"),
+        ("reservation_s = 300", "streams_max = 0", r"limits\.streams_max"),
+        ("reservation_s = 300", 'exposure_per_account_max = "1.5"', r"limits\.exposure_per_account_max: got '1\.5'"),
+        ("reservation_s = 300", 'exposure_per_receiver_max = "-1"', r"limits\.exposure_per_receiver_max"),
+        # chains
+        ('network = "eip155:31337"', 'network = "solana:1"', "eip155"),
+        ('rpc_urls = ["http://127.0.0.1:8545"]', "rpc_urls = []", "rpc_urls"),
+        ('rpc_urls = ["http://127.0.0.1:8545"]', 'rpc_urls = ["ftp://x"]', r"rpc_urls\[0\]"),
+        ('rpc_urls = ["http://127.0.0.1:8545"]', 'rpc_urls = ["env:NOT_SET_HERE"]', r"rpc_urls\[0\]"),
+        (f'escrow = "{ESCROW}"', 'escrow = "0x12"', r"chain\[0\]\.escrow"),
+        (f'escrow = "{ESCROW}"', f'escrow = "{ESCROW}"\npoll_s = 0', "poll_s"),
+        (f'escrow = "{ESCROW}"', f'escrow = "{ESCROW}"\npoll_s = nan', "poll_s"),
+        (f'escrow = "{ESCROW}"', f'escrow = "{ESCROW}"\nrpc_timeout_s = inf', "rpc_timeout_s"),
+        (f'escrow = "{ESCROW}"', f'escrow = "{ESCROW}"\nconfirmations = -1', "confirmations"),
+        (f'escrow = "{ESCROW}"', f'escrow = "{ESCROW}"\noperator = "x"', r"chain\[0\]\.operator"),
+        ("file:operator.key", "file:missing.key", r"chain\[0\]\.operator_key: got 'file:.*missing\.key'"),
+        ("file:operator.key", "operator.key", r"chain\[0\]\.operator_key"),
+        ("decimals = 6", "decimals = 99", r"token\[0\]\.decimals: got 99"),
+        ('symbol = "USDC"', 'symbol = ""', r"token\[0\]\.symbol"),
+        ('min_deposit = "1000"', 'min_deposit = "01000"', r"token\[0\]\.min_deposit: got '01000'"),
+        ('min_deposit = "1000"', f'min_deposit = "1000"\n{SECOND_TOKEN}', "one address stands there twice"),
+        # what has to fit together
+        (
+            f'escrow = "{ESCROW}"',
+            f'escrow = "{ESCROW}"\nwithdraw_delay_s_min = 7799',
+            r"withdraw_delay_s_min: got 7799",
+        ),
+        ("interval_s = 3600", "interval_s = 43200", "withdraw_delay_s_min"),
+        (f'escrow = "{ESCROW}"', f'escrow = "{ESCROW}"\nwithdraw_delay_s = 900', r"withdraw_delay_s: got 900"),
+        (f'escrow = "{ESCROW}"', f'escrow = "{ESCROW}"\nwithdraw_delay_s_max = 99999999', "withdraw_delay_s"),
+    ],
+)
+def test_what_cannot_work_is_one_sentence_that_names_the_setting(load: Load, old: str, new: str, sentence: str) -> None:
+    with pytest.raises(ConfigurationError, match=sentence) as refused:
+        load((old, new))
+    assert "\n" not in str(refused.value)
+    assert all(key not in str(refused.value) for key in KEYS.values())
+
+
+def test_two_chains_of_one_network_are_refused(load: Load) -> None:
+    with pytest.raises(ConfigurationError, match="stands there twice"):
+        load(text=GOOD + GOOD[GOOD.index(CHAIN) :])
+
+
+def test_a_file_without_a_chain_is_refused(load: Load) -> None:
+    with pytest.raises(ConfigurationError, match="chain"):
+        load(text=GOOD[: GOOD.index(CHAIN)])
+
+
+def test_a_key_that_others_may_read_is_refused(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "sender.key").chmod(0o644)
+    with pytest.raises(ConfigurationError, match=r"chain\[0\]\.sender_key.*chmod 600") as refused:
+        load()
+    assert KEYS["sender"] not in str(refused.value)
+
+
+def test_a_key_in_the_file_itself_is_refused_and_not_shown(load: Load) -> None:
+    with pytest.raises(ConfigurationError, match=r"chain\[0\]\.sender_key") as refused:
+        load(("file:sender.key", KEYS["sender"]))
+    assert KEYS["sender"] not in str(refused.value)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"x = " + b"[" * 5_000, b"# " + b"x" * 2_000_000])
+def test_what_is_no_text_no_toml_or_too_long_is_one_sentence(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "aggregator.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=r"aggregator\.toml"):
+        Config.load(path)
+
+
+def test_a_file_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be read: No such file"):
+        Config.load(tmp_path / "none.toml")
