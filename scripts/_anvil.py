@@ -21,6 +21,7 @@ from tallystick.signatures import Signer
 from tallystick_contracts import load
 
 ROOT: Final = Path(__file__).resolve().parent.parent
+GAS_MAX: Final = 16_777_216
 START_TIMEOUT_S: Final = 20.0
 CALL_TIMEOUT_S: Final = 60.0
 
@@ -127,9 +128,10 @@ class Anvil:
 
     def send(self, sender: bytes, to: bytes | None, data: bytes, *, value: int = 0) -> dict[str, Any]:
         """Send as any address at all, wait for the block, and return the receipt. Raises RpcError if it reverts."""
-        transaction = {"from": hexed(sender), "data": hexed(data), "value": hex(value)}
+        transaction = {"from": hexed(sender), "data": hexed(data), "value": hex(value), "gas": hex(GAS_MAX)}
         if to is not None:
             transaction["to"] = hexed(to)
+            self.rpc("eth_call", transaction, "pending")  # tells why, where the transaction would only revert
         self.rpc("anvil_impersonateAccount", hexed(sender))
         sent = self.rpc("eth_sendTransaction", transaction)
         deadline = time.monotonic() + CALL_TIMEOUT_S

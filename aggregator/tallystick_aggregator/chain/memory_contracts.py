@@ -88,7 +88,7 @@ def _deposit_with_authorization(frame: Frame, data: bytes) -> bytes:
     nonce = eip712.deposit_nonce(account_id, salt)
     if (config.payer, nonce) in frame.world.used:
         return word(0)
-    require(amount > 0, "ZeroAmount()", "ZeroAmount()")
+    require(amount > 0, "ZeroAmount()")
     if account.opened:
         account.balance += amount
         frame.emit("Deposited(bytes32,uint128,uint128)", [account_id], ["uint128"] * 2, [amount, account.balance])
@@ -114,12 +114,7 @@ def _claim(frame: Frame, data: bytes) -> bytes:
     except ClaimBatchError as error:
         raise CallReverted(b"", f"execution reverted: {error}") from error
     allowed = frame.sender == batch.operator or (batch.operator, frame.sender) in frame.world.senders
-    require(
-        allowed,
-        "NotOperatorOrSender",
-        "NotOperatorOrSender(address,address)",
-        encode(["address", "address"], [frame.sender, batch.operator]),
-    )
+    require(allowed, "NotOperatorOrSender(address,address)", frame.sender, batch.operator)
     payouts: dict[bytes, int] = {}
     for claim in batch.accounts:
         for row in claim.rows:
@@ -195,13 +190,9 @@ def _refund(frame: Frame, data: bytes) -> bytes:
     config = _config(fields)
     account_id, account = frame.account(config)
     digest = eip712.digest(frame.contracts.escrow_domain, eip712.hash_refund(account_id, nonce, amount))
-    require(signer_of(digest, signature) == config.receiver_authorizer, "BadSignature")
-    require(
-        nonce == account.refund_nonce,
-        "BadNonce",
-        "BadNonce(uint256,uint256)",
-        encode(["uint256", "uint256"], [nonce, account.refund_nonce]),
-    )
+    operator = config.receiver_authorizer
+    require(signer_of(digest, signature) == operator, "BadSignature(address,bytes32)", operator, digest)
+    require(nonce == account.refund_nonce, "BadNonce(uint256,uint256)", nonce, account.refund_nonce)
     account.refund_nonce += 1
     paid = min(amount, account.balance)
     account.balance -= paid
@@ -219,9 +210,10 @@ def _refund(frame: Frame, data: bytes) -> bytes:
 def _initiate_withdraw(frame: Frame, data: bytes) -> bytes:
     fields, amount = decode([CONFIG_TYPE, "uint128"], data)
     account_id, account = _of_payer(frame, fields)
-    require(amount > 0, "ZeroAmount", "ZeroAmount()")
-    require(not account.withdrawable_at, "WithdrawPending")
-    require(account.balance > 0, "AccountEmpty", "AccountEmpty(bytes32)", account_id)
+    require(amount > 0, "ZeroAmount()")
+    pending = (account_id, account.withdraw_amount, account.withdrawable_at)
+    require(not account.withdrawable_at, "WithdrawPending(bytes32,uint128,uint40)", *pending)
+    require(account.balance > 0, "AccountEmpty(bytes32)", account_id)
     account.withdraw_amount = amount
     account.withdrawable_at = frame.timestamp + fields[5]
     values = [amount, account.withdrawable_at, account.withdraw_nonce]
@@ -235,7 +227,7 @@ def _initiate_withdraw(frame: Frame, data: bytes) -> bytes:
 def _cancel_withdraw(frame: Frame, data: bytes) -> bytes:
     (fields,) = decode([CONFIG_TYPE], data)
     account_id, account = _of_payer(frame, fields)
-    require(account.withdrawable_at > 0, "NoWithdrawPending", "NoWithdrawPending(bytes32)", account_id)
+    require(account.withdrawable_at > 0, "NoWithdrawPending(bytes32)", account_id)
     account.withdraw_amount = account.withdrawable_at = 0
     frame.emit("WithdrawCancelled(bytes32,uint256)", [account_id], ["uint256"], [account.withdraw_nonce])
     account.withdraw_nonce += 1
@@ -246,8 +238,9 @@ def _finalize_withdraw(frame: Frame, data: bytes) -> bytes:
     (fields,) = decode([CONFIG_TYPE], data)
     config = _config(fields)
     account_id, account = frame.account(config)
-    require(account.withdrawable_at > 0, "NoWithdrawPending", "NoWithdrawPending(bytes32)", account_id)
-    require(frame.timestamp >= account.withdrawable_at, "WithdrawTooEarly")
+    require(account.withdrawable_at > 0, "NoWithdrawPending(bytes32)", account_id)
+    early = (account.withdrawable_at, frame.timestamp)
+    require(frame.timestamp >= account.withdrawable_at, "WithdrawTooEarly(uint40,uint256)", *early)
     paid = min(account.withdraw_amount, account.balance)
     account.withdraw_amount = account.withdrawable_at = 0
     account.balance -= paid
@@ -331,7 +324,8 @@ def _authorization_state(frame: Frame, data: bytes) -> bytes:
 
 def _of_payer(frame: Frame, fields: Sequence[Any]) -> tuple[bytes, HeldAccount]:
     config = _config(fields)
-    require(frame.sender in {config.payer, config.payer_authorizer}, "NotPayer")
+    parties = (config.payer, config.payer_authorizer)
+    require(frame.sender in parties, "NotPayer(address,address,address)", frame.sender, *parties)
     return frame.account(config)
 
 

@@ -120,11 +120,14 @@ def signer_of(digest: bytes, signature: bytes) -> bytes:
         return b""
 
 
-def require(holds: bool, message: str, error: str = "", arguments: bytes = b"") -> None:
-    """Revert unless it holds; `error` is the custom error's signature, if it has one."""
-    if not holds:
-        data = keccak256(error.encode())[:4] + arguments if error else b""
-        raise CallReverted(data, f"execution reverted: {message}")
+def require(holds: bool, error: str, *words: bytes | int) -> None:
+    """Revert unless it holds: with a custom error and its one-word arguments, or with a text."""
+    if holds:
+        return
+    if error.endswith(")"):
+        arguments = b"".join(word(item) if isinstance(item, int) else item.rjust(32, b"\0") for item in words)
+        raise CallReverted(keccak256(error.encode())[:4] + arguments, "execution reverted: custom error")
+    raise CallReverted(keccak256(b"Error(string)")[:4] + encode(["string"], [error]), f"execution reverted: {error}")
 
 
 def word(value: int) -> bytes:
