@@ -157,8 +157,9 @@ def replay_of_reservation(known: Payment, amount: int, request_hash: bytes) -> H
 
 def payment_id_is_in_time(draft: Draft, payment_ms: int, moment: Moment, rules: Rules) -> Refusal | None:
     """An id that may have been pruned is never charged anew; one from the future could outlive its pruning."""
-    oldest_ms = max(draft.payments_forgotten_ms, moment.now_ms - rules.payment_id_retention_s * 1000)
-    if payment_ms < oldest_ms:
+    oldest_ms = moment.now_ms - rules.payment_id_retention_s * 1000
+    if payment_ms < oldest_ms or payment_ms < draft.payments_forgotten_ms:
+        oldest_ms = max(oldest_ms, draft.payments_forgotten_ms)
         return Refusal(
             Reason.PAYMENT_ID_EXPIRED,
             "The payment id is older than payment ids are kept; make a new one.",
@@ -250,7 +251,7 @@ def spend_key_may_prove(
         return Refusal(Reason.SPEND_KEY_UNKNOWN, "The account has no such spend key.", "key_id")
     if key.revoked:
         return Refusal(Reason.SPEND_KEY_REVOKED, "The spend key was revoked.", "key_id")
-    if moment.now_s >= key.expires_at:
+    if moment.now_ms >= key.expires_at * 1000:
         return Refusal(
             Reason.SPEND_KEY_EXPIRED, "The spend key has expired.", "expires_at", str(key.expires_at), "a later time"
         )

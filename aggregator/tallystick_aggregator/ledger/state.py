@@ -4,20 +4,18 @@ The objects are plain and mutable, but nobody outside `draft` writes to them: a 
 adopts them after the journal has the events that made them (design.md §6, I3).
 All amounts are integers in the token's atomic units.
 
-What there are hundreds of thousands of, and what every charge copies, is a `msgspec.Struct` without garbage collection:
-made and copied five times as fast as a dataclass, smaller, and never walked by the collector. None can be in a cycle.
+What there are hundreds of thousands of, and what every charge copies, is a `State` or a `Value`: made and copied five
+times as fast as a dataclass, smaller, and never walked by the garbage collector.
 """
 
 from collections.abc import Iterator
-from copy import copy
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from msgspec import Struct
-
 from tallystick.channels import ChannelConfig
 from tallystick.quantities import AccountId, Address, ChannelId
+from tallystick_aggregator.ledger.values import State, Value
 
 NO_CEILING: Final = -1
 """In `used_ceilings_floor`: nothing was forgotten yet."""
@@ -37,7 +35,7 @@ class PaymentStatus(IntEnum):
     EXPIRED = 4
 
 
-class Payment(Struct, frozen=True, gc=False):
+class Payment(Value, frozen=True, gc=False):
     """What a (channel, payment id) stands for, and the answer its first use got.
 
     `amount` is what was asked (the reserved maximum for a reservation), `captured` what was charged in the end and
@@ -67,7 +65,7 @@ class Approval(NamedTuple):
     signature: bytes
 
 
-class Account(Struct, gc=False):
+class Account(State, gc=False):
     """A payer's deposit under one operator, token, withdraw delay and salt, mirrored from the chain.
 
     `funds` is all deposits less all that went back to the payer; `committed` is the sum over the account's channels of
@@ -100,12 +98,8 @@ class Account(Struct, gc=False):
         """What was charged and not yet claimed: what sellers would lose if the escrow were empty now."""
         return self.committed - self.reserved - self.claimed
 
-    def copy(self) -> "Account":
-        """A copy for a draft; what it shares is immutable."""
-        return copy(self)
 
-
-class UsedCeilings(Struct, frozen=True, gc=False, eq=False):
+class UsedCeilings(Value, frozen=True, gc=False, eq=False):
     """The ceilings that charges of a channel by voucher have used: a value, which drafts share.
 
     To stay small it forgets the lowest, and from then on takes everything at or below `floor` for used.
@@ -148,7 +142,7 @@ class UsedCeilings(Struct, frozen=True, gc=False, eq=False):
 NONE_USED: Final = UsedCeilings()
 
 
-class Channel(Struct, gc=False):
+class Channel(State, gc=False):
     """Account + receiver, and its cumulative totals."""
 
     id: ChannelId
@@ -180,12 +174,8 @@ class Channel(Struct, gc=False):
         """Whether a charge of this channel has (or may have) used this ceiling."""
         return ceiling in self.used
 
-    def copy(self) -> "Channel":
-        """A copy for a draft; what it shares is immutable."""
-        return copy(self)
 
-
-class SpendKey(Struct, gc=False):
+class SpendKey(State, gc=False):
     """A key that lets a worker prove its charges by HMAC. `spent` counts charges and open reservations."""
 
     account_id: AccountId
@@ -195,10 +185,6 @@ class SpendKey(Struct, gc=False):
     expires_at: int
     spent: int = 0
     revoked: bool = False
-
-    def copy(self) -> "SpendKey":
-        """A copy for a draft."""
-        return copy(self)
 
     def __repr__(self) -> str:
         """Without the secret."""

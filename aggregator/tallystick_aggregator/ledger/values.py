@@ -15,3 +15,11 @@ class Value(Struct, frozen=True, gc=False):
     def _replace(self, **changes: Any) -> Self:
         """The same with other fields, as named tuples have it."""
         return replace(self, **changes)
+
+
+class State(Struct, gc=False):
+    """What changes by being copied: a draft changes the copy, the ledger adopts it. What a copy shares is immutable."""
+
+    def copy(self) -> Self:
+        """A shallow copy."""
+        return self.__copy__()  # type: ignore[attr-defined,no-any-return]  # what `copy.copy` calls after a long search
