@@ -17,7 +17,7 @@ library TokenCalls {
     uint256 internal constant GAS_NEEDED = 110_000;
 
     /// @dev `receiveWithAuthorization` with `v, r, s`, as ERC-3009 has it.
-    bytes4 private constant RECEIVE_BY_KEY = 0xef55bec6;
+    bytes4 internal constant RECEIVE_BY_KEY = 0xef55bec6;
 
     /// @notice Tries to move `amount` of `token` to `to`.
     /// @return success False if the token reverted, answered false, ran out of its gas or is not there.

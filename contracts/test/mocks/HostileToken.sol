@@ -16,8 +16,7 @@ contract HostileToken {
         Fee,
         Bonus,
         BurnGas,
-        Reenter,
-        SelfDestructed
+        Reenter
     }
 
     Mode public mode;
