@@ -137,14 +137,16 @@ class Demo:
         charges = sum(status.get("200", 0) for status in statuses)
         exact_payments = numbers.pop("exact")
         exact_gas = round(gas.pop("exact") / exact_payments)
-        report = Report(
+        return Report(
             sellers=[await self._count_seller(seller) for seller in self.sellers],
             payers=[await self._count_crawler(crawler) for crawler in self.crawlers],
             charges=charges,
             refused=sum(sum(status.values()) for status in statuses) - charges,
             max_in_flight=max(self._results[crawler.name]["max_in_flight"] for crawler in self.crawlers),
             exact_payments=exact_payments,
-            transactions=dict(numbers),
+            exact_payer=self._count_exact_payer(),
+            transactions=numbers.total(),
+            transactions_by_kind=dict(numbers),
             gas_by_kind=dict(gas),
             gas_used=gas.total(),
             gas_per_charge=gas.total() / charges,
@@ -153,8 +155,6 @@ class Demo:
             charges_per_s=charges / self._seconds,
             latency_ms={f"p{p}": latencies[len(latencies) * p // 100] for p in (50, 95, 99)},
         )
-        report.payers.append(self._count_exact_payer())
-        return report
 
     async def _count_seller(self, seller: Party) -> Seller:
         exact = self.chain.paid_exactly(self.exact.address, seller.address)
@@ -177,7 +177,7 @@ class Demo:
             deposited=deposited,
             spent=sum(channel["charged"] for channel in book["channels"]),
             returned=self.chain.returned(crawler.address),
-            returned_by="timed withdrawal" if crawler.name == WITHDRAWS else "refund",
+            returned_by="withdrawal" if crawler.name == WITHDRAWS else "refund",
         )
 
     def _count_exact_payer(self) -> Payer:

@@ -30,25 +30,16 @@ class ChainSide:
 
     def deposits(self, payer: bytes) -> tuple[int, int]:
         """How many deposits the payer made, and how much in all."""
-        accounts = {
-            log["topics"][1]
-            for log in self._logs(self._escrow, "AccountOpened(bytes32,address,address,address,address,uint40,bytes32)")
-            if bytes.fromhex(log["topics"][2][2:])[12:] == payer
-        }
-        amounts = [
-            _word(log["data"], 0)
-            for log in self._logs(self._escrow, "Deposited(bytes32,uint128,uint128)")
-            if log["topics"][1] in accounts
-        ]
+        amounts = self._transfers(payer, self._escrow)
         return len(amounts), sum(amounts)
 
     def returned(self, payer: bytes) -> int:
         """What the escrow sent back to the payer."""
-        return self._transferred(self._escrow, payer)
+        return sum(self._transfers(self._escrow, payer))
 
     def paid_exactly(self, payer: bytes, receiver: bytes) -> int:
         """What the payer itself transferred to the receiver."""
-        return self._transferred(payer, receiver)
+        return sum(self._transfers(payer, receiver))
 
     def received(self, receiver: bytes) -> int:
         """The receiver's balance."""
@@ -73,24 +64,13 @@ class ChainSide:
                     gas[kind] += int(receipt["gasUsed"], 16)
         return numbers, gas
 
-    def _transferred(self, sender: bytes, receiver: bytes) -> int:
-        return sum(
-            _word(log["data"], 0)
-            for log in self._logs(self._token, "Transfer(address,address,uint256)")
-            if (_address(log["topics"][1]), _address(log["topics"][2])) == (sender, receiver)
-        )
-
-    def _logs(self, address: bytes, event: str) -> list[dict[str, Any]]:
-        return list(
-            self._anvil.rpc(
-                "eth_getLogs",
-                {
-                    "address": "0x" + address.hex(),
-                    "fromBlock": hex(self._first),
-                    "topics": ["0x" + keccak256(event.encode()).hex()],
-                },
-            )
-        )
+    def _transfers(self, sender: bytes, receiver: bytes) -> list[int]:
+        asked = {
+            "address": "0x" + self._token.hex(),
+            "fromBlock": hex(self._first),
+            "topics": ["0x" + keccak256(b"Transfer(address,address,uint256)").hex(), _topic(sender), _topic(receiver)],
+        }
+        return [int(log["data"], 16) for log in self._anvil.rpc("eth_getLogs", asked)]
 
 
 def _type(parameter: dict[str, Any]) -> str:
@@ -100,9 +80,5 @@ def _type(parameter: dict[str, Any]) -> str:
     return f"({inner}){parameter['type'].removeprefix('tuple')}"
 
 
-def _word(data: str, index: int) -> int:
-    return int(data[2 + 64 * index : 66 + 64 * index], 16)
-
-
-def _address(topic: str) -> bytes:
-    return bytes.fromhex(topic[-40:])
+def _topic(address: bytes) -> str:
+    return "0x" + address.rjust(32, b"\0").hex()

@@ -86,7 +86,7 @@ async def crawl(
 @click.option("--operator", required=True)
 @click.option("--seller", "sellers", multiple=True, required=True)
 @click.option("--requests", type=int, required=True)
-@click.option("--in-flight", type=int, default=96)
+@click.option("--in-flight", type=int, default=75)
 @click.option("--deposit", default="")
 def main(
     book: str, key: str, operator: str, sellers: tuple[str, ...], requests: int, in_flight: int, deposit: str

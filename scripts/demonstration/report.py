@@ -43,11 +43,14 @@ class Report:
 
     sellers: list[Seller]
     payers: list[Payer]
+    """Those who deposited."""
+    exact_payer: Payer
     charges: int = 0
     refused: int = 0
     max_in_flight: int = 0
     exact_payments: int = 0
-    transactions: dict[str, int] = field(default_factory=dict[str, int])
+    transactions: int = 0
+    transactions_by_kind: dict[str, int] = field(default_factory=dict[str, int])
     gas_by_kind: dict[str, int] = field(default_factory=dict[str, int])
     gas_used: int = 0
     gas_per_charge: float = 0
@@ -72,7 +75,7 @@ class Report:
                 wrong.append(
                     f"{payer.name}: deposited {payer.deposited}, spent {payer.spent} and got {payer.returned} back"
                 )
-            if payer.scheme == "deferred" and payer.deposits != 1:
+            if payer.deposits != 1:
                 wrong.append(f"{payer.name}: {payer.deposits} deposits instead of one")
         if self.refused:
             wrong.append(f"{self.refused} requests were refused")
@@ -87,7 +90,7 @@ def show(report: Report, console: Console) -> None:
     payers = Table(
         "payer", "pays by", "pages", "deposited", "spent", "returned", "by", title="Payers", title_justify="left"
     )
-    for payer in report.payers:
+    for payer in (*report.payers, report.exact_payer):
         payers.add_row(
             payer.name,
             payer.scheme,
@@ -102,7 +105,7 @@ def show(report: Report, console: Console) -> None:
     for column in (2, 3, 4, 5):
         payers.columns[column].justify = "right"
     gas = Table("transactions", "number", "gas", title="On chain", title_justify="left")
-    for kind, number in report.transactions.items():
+    for kind, number in report.transactions_by_kind.items():
         gas.add_row(kind, str(number), f"{report.gas_by_kind[kind]:,}")
     gas.columns[1].justify = gas.columns[2].justify = "right"
     console.print(sellers, payers, gas, sep="\n")

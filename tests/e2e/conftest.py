@@ -1,0 +1,50 @@
+"""One market per test process; every test brings its own payer."""
+
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+sys.path.append(str(Path(__file__).parent))
+
+from market import Market
+
+from tallystick.signatures import Signer
+from tallystick_client import DepositPolicy, PayingTransport, Wallet
+
+DEPOSIT = DepositPolicy(low="0.01", high="0.5")
+
+
+@pytest.fixture(scope="session")
+def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
+    with Market(tmp_path_factory.mktemp("market")) as running:
+        yield running
+
+
+class Shopper:
+    """A payer with a wallet and a client that pays by it."""
+
+    def __init__(self, signer: Signer, wallet: Wallet, http: httpx.AsyncClient) -> None:
+        self.signer = signer
+        self.wallet = wallet
+        self.http = http
+
+
+@pytest.fixture
+def shopper(market: Market, tmp_path: Path) -> Any:
+    """Makes shoppers: `async with shopper() as s`."""
+
+    @asynccontextmanager
+    async def make(signer: Signer | None = None, name: str = "wallet", **settings: Any) -> AsyncIterator[Shopper]:
+        signer = signer or market.payer()
+        settings.setdefault("deposit", DEPOSIT)
+        wallet = await Wallet.open(tmp_path / f"{name}.db", key=signer, operators=[market.operator], **settings)
+        transport = PayingTransport(wallet)
+        async with wallet, httpx.AsyncClient(transport=transport, base_url=market.url, timeout=60) as http:
+            yield Shopper(signer, wallet, http)
+
+    return make

@@ -1,0 +1,148 @@
+"""A whole market of real processes: Anvil, `tallystick serve`, and a seller's shop on uvicorn."""
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from _anvil import Anvil
+from tallystick.hexadecimal import checksum
+from tallystick.signatures import Signer
+from tallystick_client import Operator
+
+START_TIMEOUT_S = 60
+PRICE = 1_000
+PRICE_TEXT = "0.001 USDC"
+MONEY = 100_000_000
+
+
+class Process:
+    """A child whose output goes to a file; ended by its id."""
+
+    def __init__(self, name: str, folder: Path, command: list[str], environment: Mapping[str, str]) -> None:
+        self.log = folder / f"{name}.log"
+        with self.log.open("ab") as log:
+            self.popen = subprocess.Popen(
+                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=os.environ | environment
+            )
+
+    def wait_for(self, text: str) -> str:
+        """The first word after this text in the output."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            for line in self.log.read_text().splitlines():
+                if text in line:
+                    return line.partition(text)[2].split()[0]
+            assert self.popen.poll() is None, self.log.read_text()
+            time.sleep(0.02)
+        raise AssertionError(f"no {text!r} in:\n{self.log.read_text()}")
+
+    def kill(self) -> None:
+        """End it at once, as a power cut would."""
+        self.popen.kill()
+        self.popen.wait()
+
+    def stop(self) -> None:
+        """Ask it to end, and see that it does."""
+        if self.popen.poll() is None:
+            self.popen.terminate()
+            try:
+                self.popen.wait(15)
+            except subprocess.TimeoutExpired:
+                self.kill()
+                raise
+
+
+class Market:
+    """Everything running; `url` is the shop's, `aggregator` the gRPC target."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.anvil = Anvil()
+        self.receiver = Signer(secrets.token_bytes(32)).address
+        self._processes: list[Process] = []
+        self.site = folder / "site"
+        self.config = self.site / "aggregator.toml"
+        tallystick("deploy", "--dev", "--rpc", self.anvil.url, "--out", str(self.site), "--listen", "127.0.0.1:0")
+        self._terms = json.loads((self.site / "operator.json").read_text())
+        self.token = bytes.fromhex(self._terms["tokens"][0]["token"][2:])
+        self.serve()
+        self.seller_token = self.add_seller("shop", [self.receiver], "charge", "read", "settle")
+        self.shop = self.start(
+            "shop",
+            [sys.executable, "-m", "uvicorn", "shop:app", "--port", "0", "--no-access-log"],
+            SHOP_AGGREGATOR=self.aggregator,
+            SHOP_TOKEN=self.seller_token,
+            SHOP_RECEIVER=checksum(self.receiver),
+            SHOP_PRICE=PRICE_TEXT,
+            SHOP_LOG=str(folder / "handled.log"),
+            PYTHONPATH=str(Path(__file__).parent),
+        )
+        self.url = self.shop.wait_for("running on ")
+
+    def serve(self) -> None:
+        """Start the aggregator; again on the same port, if it ran before."""
+        self.server = self.start(
+            "aggregator", [sys.executable, "-m", "tallystick_client.cli", "serve", "--config", str(self.config)]
+        )
+        self.aggregator = self.server.wait_for("listening on ")
+        self._terms["aggregator"] = self.aggregator
+        (self.site / "operator.json").write_text(json.dumps(self._terms))
+
+    def start(self, name: str, command: list[str], **environment: str) -> Process:
+        """Start a process that ends with the market."""
+        process = Process(name, self.folder, command, environment)
+        self._processes.append(process)
+        return process
+
+    @property
+    def operator(self) -> Operator:
+        """The operator's terms, as wallets take them."""
+        return Operator.load(self.site / "operator.json")
+
+    def add_seller(self, name: str, receivers: list[bytes], *scopes: str) -> str:
+        """Make a seller; returns its token."""
+        arguments = [part for receiver in receivers for part in ("--receiver", checksum(receiver))]
+        arguments += [part for scope in scopes for part in ("--scope", scope)]
+        answer = tallystick("seller", "add", name, "--config", str(self.config), "--json", *arguments)
+        return str(json.loads(answer)["token"])
+
+    def payer(self, money: int = MONEY) -> Signer:
+        """Somebody with test USDC and no deposit yet."""
+        signer = Signer(secrets.token_bytes(32))
+        self.anvil.mint(self.token, signer.address, money)
+        return signer
+
+    def received(self) -> int:
+        """What the shop's address holds on chain."""
+        return self.anvil.token_balance(self.token, self.receiver)
+
+    def handled(self, what: str) -> int:
+        """How many times the shop's handlers ran for this."""
+        log = self.folder / "handled.log"
+        return log.read_text().splitlines().count(what) if log.exists() else 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            for process in reversed(self._processes):
+                process.stop()
+        finally:
+            self.anvil.__exit__(None, None, None)
+
+
+def tallystick(*arguments: str, **environment: Any) -> str:
+    """What a command of ours prints; it must succeed."""
+    command = [sys.executable, "-m", "tallystick_client.cli", *arguments]
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, timeout=120, env=os.environ | environment
+    )
+    assert done.returncode == 0, f"{' '.join(arguments)}: {done.stdout}{done.stderr}"
+    return done.stdout

@@ -1,0 +1,71 @@
+"""The shop of the end-to-end tests: FastAPI behind the paywall, with handlers that behave in every way."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.responses import StreamingResponse
+
+from tallystick_client import Aggregator, Paywall, Rule
+
+app = FastAPI()
+app.add_middleware(
+    Paywall,
+    aggregator=Aggregator(os.environ["SHOP_AGGREGATOR"], token="env:SHOP_TOKEN"),
+    pay_to=os.environ["SHOP_RECEIVER"],
+    rules=[Rule(path="/paid/*", price=os.environ["SHOP_PRICE"])],
+)
+LOG = Path(os.environ["SHOP_LOG"])
+
+
+def note(what: str) -> None:
+    """Remember that a handler ran."""
+    with LOG.open("a") as log:
+        log.write(what + "\n")
+
+
+@app.get("/free")
+async def free() -> str:
+    return "free"
+
+
+@app.get("/paid/page/{name}")
+async def page(name: str) -> str:
+    note(f"page {name}")
+    return f"page {name}"
+
+
+@app.post("/paid/echo")
+async def echo(request: Request) -> str:
+    note("echo")
+    return (await request.body()).decode()
+
+
+@app.get("/paid/missing")
+async def missing() -> str:
+    note("missing")
+    raise HTTPException(404)
+
+
+@app.get("/paid/broken")
+async def broken() -> str:
+    note("broken")
+    raise HTTPException(500)
+
+
+@app.get("/paid/slow/{name}")
+async def slow(name: str) -> str:
+    note(f"slow {name}")
+    await asyncio.sleep(0.5)
+    return f"slow {name}"
+
+
+@app.get("/paid/stream")
+async def stream() -> StreamingResponse:
+    async def parts() -> AsyncIterator[str]:
+        for number in range(3):
+            yield f"part {number}\n"
+
+    return StreamingResponse(parts())
