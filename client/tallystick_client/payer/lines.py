@@ -1,24 +1,15 @@
-"""One line of payers for each seller and host, and the grant that serves it.
-
-A payment is made at once where the grant has headroom. Where it has not, its request waits in line while the grant is
-extended, once for all who wait: N requests in flight at the same moment need one extension, and none fails for lack of
-headroom. An unknown host starts with one request; each extension doubles what is asked for, up to `max_headroom`
-requests beyond those that wait.
-"""
+"""The grants of the wallet's own process: one line for each seller and host, served from the teller."""
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
-from tallystick.errors import TallystickError
 from tallystick.quantities import PaymentId
 from tallystick.signatures import Signer
 from tallystick_client.payer.book import Asset, Book, GrantRow
-from tallystick_client.payer.errors import BookUnavailable, BudgetExceeded
 from tallystick_client.payer.grants import Clock, Grant, Payment, SpendKeyGrant, VoucherGrant
+from tallystick_client.payer.queueing import Line
 from tallystick_client.payer.spend_keys import SELF, LiveKey
 from tallystick_client.payer.teller import Allotment, Seller, Teller
 
@@ -26,22 +17,15 @@ LINES_MAX: Final = 4_096
 """Sellers with a grant of their own at one time; beyond them the oldest one that is idle is returned."""
 
 
-class _Waiting(NamedTuple):
-    amount: int
-    request_hash: bytes
-    payment_id: PaymentId | None
-    payment: asyncio.Future[Payment]
-
-
-@dataclass(slots=True, eq=False)
 class _Held:
     """A grant in this process's own hands, its row in the book, and the key that it spends under."""
 
-    grant: SpendKeyGrant | VoucherGrant
-    row: GrantRow
-    key: LiveKey | None
-    is_extended: bool = False
-    """Whether an extension is on its way to the disk: then the row must not be closed."""
+    def __init__(self, grant: SpendKeyGrant | VoucherGrant, row: GrantRow, key: LiveKey | None) -> None:
+        self.grant = grant
+        self.row = row
+        self.key = key
+        # Whether an extension is on its way to the disk: then the row must not be closed.
+        self.is_extended = False
 
     @property
     def is_done(self) -> bool:
@@ -49,18 +33,24 @@ class _Held:
         return not self.grant.in_flight and not self.is_extended
 
 
-@dataclass(slots=True, eq=False)
-class _Line:
-    seller: Seller
-    held: _Held | None = None
-    requests: int = 1
-    """How many requests' worth the next extension asks for."""
-    waiting: deque[_Waiting] = field(default_factory=deque[_Waiting])
-    extending: asyncio.Task[None] | None = None
+class _LocalLine(Line):
+    def __init__(self, lines: "Lines", seller: Seller, max_headroom: int) -> None:
+        super().__init__(max_headroom)
+        self.seller = seller
+        self.held: _Held | None = None
+        self._lines = lines
+
+    async def extend(self, need: int, want: int) -> None:
+        await self._lines.extend(self, need, want)
+
+    def hold(self, held: _Held | None) -> None:
+        """Pay from this grant from now on."""
+        self.held = held
+        self.grant = held.grant if held is not None else None
 
 
 class Lines:
-    """The grants of this process."""
+    """The grants of this process, and what is left of former ones while their payments are under way."""
 
     def __init__(
         self, book: Book, teller: Teller, signer: Signer, max_headroom: int = 64, clock: Clock = time.time
@@ -72,8 +62,7 @@ class Lines:
         self._signer = signer
         self._max_headroom = max_headroom
         self._clock = clock
-        self._lines: dict[Seller, _Line] = {}
-        # Grants that are no longer paid from, whose payments are still under way.
+        self._lines: dict[Seller, _LocalLine] = {}
         self._leaving: list[_Held] = []
         teller.call_back_from(self.reclaim)
 
@@ -88,50 +77,11 @@ class Lines:
         line = self._lines.get(seller)
         if line is None:
             self._make_room()
-            line = self._lines[seller] = _Line(seller)
-        held = line.held
-        # Who came first is served first.
-        if held is not None and not line.waiting and held.grant.can_pay(amount):
-            return held.grant.pay(amount, request_hash, payment_id)
-        return await self._wait(line, amount, request_hash, payment_id)
+            line = self._lines[seller] = _LocalLine(self, seller, self._max_headroom)
+        return await line.pay(amount, request_hash, payment_id)
 
-    async def _wait(self, line: _Line, amount: int, request_hash: bytes, payment_id: PaymentId | None) -> Payment:
-        future: asyncio.Future[Payment] = asyncio.get_running_loop().create_future()
-        line.waiting.append(_Waiting(amount, request_hash, payment_id, future))
-        if line.extending is None:
-            line.extending = asyncio.create_task(self._serve(line))
-        try:
-            return await future
-        except asyncio.CancelledError:
-            # Made in the same moment as the caller went away: it never left.
-            if future.done() and not future.cancelled() and future.exception() is None:
-                future.result().release()
-            raise
-
-    async def _serve(self, line: _Line) -> None:
-        try:
-            while line.waiting:
-                first = line.waiting[0]
-                if first.payment.done():
-                    line.waiting.popleft()
-                elif line.held is not None and line.held.grant.can_pay(first.amount):
-                    line.waiting.popleft()
-                    payment = line.held.grant.pay(first.amount, first.request_hash, first.payment_id)
-                    first.payment.set_result(payment)
-                else:
-                    await self._extend(line, first.amount)
-        except BaseException as error:
-            # Cancelled, or a fault: whoever would wait for ever is told.
-            closed = BookUnavailable("the wallet was closed while a payment waited for headroom")
-            self._fail(line, error if isinstance(error, Exception) else closed, at_least=0)
-            if not isinstance(error, Exception):
-                raise
-        finally:
-            line.extending = None
-
-    async def _extend(self, line: _Line, need: int) -> None:
-        in_line = sum(waiting.amount for waiting in line.waiting if not waiting.payment.done())
-        want = max(in_line, line.requests * need)
+    async def extend(self, line: _LocalLine, need: int, want: int) -> None:
+        """Extend a line's grant, or give it a new one."""
         held = line.held
         if held is not None:
             self._sync(held)
@@ -141,17 +91,6 @@ class Lines:
             if not held.grant.is_valid():
                 self._leave(line)
                 held = None
-        try:
-            await self._extend_held(line, held, need, want)
-        except BudgetExceeded as error:
-            # Who asks for less may still be served.
-            self._fail(line, error, at_least=need)
-        except (TallystickError, OverflowError) as error:
-            self._fail(line, error, at_least=0)
-        else:
-            line.requests = min(2 * line.requests, self._max_headroom)
-
-    async def _extend_held(self, line: _Line, held: _Held | None, need: int, want: int) -> None:
         if held is not None:
             held.is_extended = True
         try:
@@ -166,7 +105,8 @@ class Lines:
             return
         if held is None or allotment.row is not held.row:
             self._leave(line)
-            held = line.held = _Held(self._new_grant(allotment), allotment.row, allotment.key)
+            held = _Held(self._new_grant(allotment), allotment.row, allotment.key)
+            line.hold(held)
         if isinstance(held.grant, VoucherGrant):
             held.grant.extend_to(allotment.ceiling, allotment.amount)
         else:
@@ -178,15 +118,6 @@ class Lines:
             domain = allotment.operator.domain
             return VoucherGrant(row.id, channel.id, channel.config, self._signer, domain, until, self._clock)
         return SpendKeyGrant(row.id, channel.id, channel.config, allotment.key.key, until, self._clock)
-
-    def _fail(self, line: _Line, error: Exception, *, at_least: int) -> None:
-        staying: deque[_Waiting] = deque()
-        for waiting in line.waiting:
-            if waiting.amount < at_least:
-                staying.append(waiting)
-            elif not waiting.payment.done():
-                waiting.payment.set_exception(error)
-        line.waiting = staying
 
     # Taking headroom back.
 
@@ -228,9 +159,8 @@ class Lines:
 
     def abandon(self) -> None:
         """The end: return what is unspent; what is under way is unknown from now on."""
-        for line in list(self._lines.values()):
-            if line.extending is not None:
-                line.extending.cancel()
+        for line in self._lines.values():
+            line.stop()
             self._leave(line)
         self.sync()
         for held in self._leaving:
@@ -252,7 +182,7 @@ class Lines:
     def grant(self, seller: Seller) -> Grant | None:
         """The grant that serves a line, for those who want to look at it."""
         line = self._lines.get(seller)
-        return line.held.grant if line is not None and line.held is not None else None
+        return line.grant if line is not None else None
 
     def _held(self) -> Iterator[_Held]:
         yield from (line.held for line in self._lines.values() if line.held is not None)
@@ -262,14 +192,15 @@ class Lines:
         if len(self._lines) < LINES_MAX:
             return
         for seller, line in self._lines.items():
-            if line.extending is None and (line.held is None or line.held.is_done):
+            if line.is_idle:
                 self._leave(line)
                 del self._lines[seller]
                 return
 
-    def _leave(self, line: _Line) -> None:
-        if line.held is not None:
-            held, line.held = line.held, None
+    def _leave(self, line: _LocalLine) -> None:
+        held = line.held
+        if held is not None:
+            line.hold(None)
             held.grant.closed = True
             self._leaving.append(held)
             self._sync(held)

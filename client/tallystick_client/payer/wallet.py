@@ -230,10 +230,10 @@ class Wallet:
         """
         refunds: list[RefundedAccount] = []
         for account, operator, token in self.accounts():
+            self._teller.leave_empty(account)
             self._lines.retire(account.id)
             await self._lines.drained(account.id, timeout_s=5)
             refunded: Refunded = await self._treasury.refund(account, operator, 0)
-            self._teller.leave_empty(account)
             refunds.append(RefundedAccount(token, *refunded))
         return refunds
 

@@ -111,6 +111,7 @@ class PayerTerms(_message.Message):
     WITHDRAW_DELAY_S_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
     DEFERRED_TOKENS_FIELD_NUMBER: _builtins.int
+    PER_REQUEST_FIELD_NUMBER: _builtins.int
     network: _builtins.str
     aggregator: _builtins.str
     operator: _builtins.bytes
@@ -122,6 +123,10 @@ class PayerTerms(_message.Message):
     def deferred_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """The tokens that are paid from a deposit here."""
 
+    @_builtins.property
+    def per_request(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """The most that one request may cost, for each of `tokens`."""
+
     def __init__(
         self,
         *,
@@ -132,10 +137,11 @@ class PayerTerms(_message.Message):
         withdraw_delay_s: _builtins.int = ...,
         tokens: _abc.Iterable[_facilitator_pb2.Asset] | None = ...,
         deferred_tokens: _abc.Iterable[_builtins.bytes] | None = ...,
+        per_request: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregator", b"aggregator", "deferred_tokens", b"deferred_tokens", "escrow", b"escrow", "network", b"network", "operator", b"operator", "tokens", b"tokens", "withdraw_delay_s", b"withdraw_delay_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregator", b"aggregator", "deferred_tokens", b"deferred_tokens", "escrow", b"escrow", "network", b"network", "operator", b"operator", "per_request", b"per_request", "tokens", b"tokens", "withdraw_delay_s", b"withdraw_delay_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -222,7 +228,6 @@ class ExtendGrantRequest(_message.Message):
     GRANT_ID_FIELD_NUMBER: _builtins.int
     NEED_FIELD_NUMBER: _builtins.int
     WANT_FIELD_NUMBER: _builtins.int
-    REQUEST_MAX_FIELD_NUMBER: _builtins.int
     REPORTS_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.bytes
     request_id: _builtins.bytes
@@ -232,8 +237,6 @@ class ExtendGrantRequest(_message.Message):
     need: _builtins.bytes
     """Refused where less than `need` can be given; otherwise up to `want`."""
     want: _builtins.bytes
-    request_max: _builtins.bytes
-    """The most that one of the waiting requests costs."""
     @_builtins.property
     def payee(self) -> Global___Payee: ...
     @_builtins.property
@@ -247,12 +250,11 @@ class ExtendGrantRequest(_message.Message):
         grant_id: _builtins.int = ...,
         need: _builtins.bytes = ...,
         want: _builtins.bytes = ...,
-        request_max: _builtins.bytes = ...,
         reports: _abc.Iterable[Global___GrantReport] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["payee", b"payee"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["grant_id", b"grant_id", "need", b"need", "payee", b"payee", "reports", b"reports", "request_id", b"request_id", "request_max", b"request_max", "want", b"want", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grant_id", b"grant_id", "need", b"need", "payee", b"payee", "reports", b"reports", "request_id", b"request_id", "want", b"want", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
