@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from copy import deepcopy
-from typing import get_args
+from typing import Any, NoReturn, get_args
 
 import pytest
 from doubles import MUSIC, NEWS, NOW_S, Payer, PureLedger, by_key, by_voucher, handle_of, replay
 
-from tallystick_aggregator.ledger import decide
+from tallystick_aggregator.ledger import accounts, decide
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.invariants import InvariantViolated, check_invariants
@@ -70,6 +70,29 @@ def test_adopted_objects_are_not_shared_with_a_later_draft(busy: PureLedger, ali
 
     assert channel == before
     assert busy.channel(alice) is not channel
+
+
+class Unwalkable(dict[bytes, Any]):
+    """A dict that may be looked into and added to, but not walked through."""
+
+    def __iter__(self) -> NoReturn:
+        raise AssertionError("a commit must not cost more because there are more accounts")
+
+    keys = values = items = __iter__
+
+
+def test_a_commit_costs_no_more_where_there_is_more(busy: PureLedger, alice: Payer) -> None:
+    ledger = busy.ledger
+    for name in ("accounts", "channels", "channels_of", "spend_keys", "spend_keys_of", "payments", "reservations"):
+        setattr(ledger, name, Unwalkable(getattr(ledger, name)))
+
+    draft = Draft(ledger)
+    decide.charge(draft, by_voucher(alice, 40, 1, 140), busy.moment, busy.rules)
+    decide.reserve(draft, by_voucher(alice, 41, 1, 141), b"handle", busy.moment, busy.rules)
+    accounts.open_channel(draft, alice.account_id, bytes(32), bytes(20), 0, busy.rules)
+    draft.adopt()
+
+    assert len(ledger.channels) == 4
 
 
 def test_every_kind_of_event_can_be_applied() -> None:
