@@ -41,7 +41,7 @@ from tallystick_aggregator.settlement.settle import SettlementSettings
 from tallystick_aggregator.settlement.settlements import Settlements
 from tallystick_aggregator.supervisor import Supervisor
 
-StartError: Final = (ConfigurationError, ChainUnavailable, StoreError, CredentialsError, InvariantViolated)
+StartError: Final = (ConfigurationError, StoreError, CredentialsError, InvariantViolated)
 """What may keep the aggregator from starting; each says why in one sentence."""
 
 log = logging.getLogger(__name__)
@@ -195,7 +195,10 @@ async def _start_chains(
         log.info("%s", describe(settings))
         chain = EvmChain(settings, store.outbox, writer)
         stack.push_async_callback(chain.stop)
-        await chain.start()
+        try:
+            await chain.start()
+        except ChainUnavailable as error:
+            raise ConfigurationError(f"{settings.network}: its endpoints do not answer: {error}") from error
         chains[settings.network] = chain
 
 
