@@ -3,6 +3,7 @@
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ sys.path.append(str(Path(__file__).parent))
 from market import Market
 
 from tallystick.signatures import Signer
+from tallystick.x402 import PAYMENT_SIGNATURE_HEADER
 from tallystick_client import DepositPolicy, PayingTransport, Wallet
 
 DEPOSIT = DepositPolicy(low="0.01", high="0.5")
@@ -25,13 +27,27 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
         yield running
 
 
-class Shopper:
-    """A payer with a wallet and a client that pays by it."""
+class Recorder(httpx.AsyncHTTPTransport):
+    """Remembers the payments that went over the wire."""
 
-    def __init__(self, signer: Signer, wallet: Wallet, http: httpx.AsyncClient) -> None:
-        self.signer = signer
-        self.wallet = wallet
-        self.http = http
+    def __init__(self) -> None:
+        super().__init__()
+        self.payments: list[str] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if PAYMENT_SIGNATURE_HEADER in request.headers:
+            self.payments.append(request.headers[PAYMENT_SIGNATURE_HEADER])
+        return await super().handle_async_request(request)
+
+
+@dataclass(frozen=True)
+class Shopper:
+    """A payer with a wallet and a client that pays by it; `payments` are the headers it sent."""
+
+    signer: Signer
+    wallet: Wallet
+    http: httpx.AsyncClient
+    payments: list[str]
 
 
 @pytest.fixture
@@ -43,8 +59,9 @@ def shopper(market: Market, tmp_path: Path) -> Any:
         signer = signer or market.payer()
         settings.setdefault("deposit", DEPOSIT)
         wallet = await Wallet.open(tmp_path / f"{name}.db", key=signer, operators=[market.operator], **settings)
-        transport = PayingTransport(wallet)
+        recorder = Recorder()
+        transport = PayingTransport(wallet, recorder)
         async with wallet, httpx.AsyncClient(transport=transport, base_url=market.url, timeout=60) as http:
-            yield Shopper(signer, wallet, http)
+            yield Shopper(signer, wallet, http, recorder.payments)
 
     return make

@@ -68,6 +68,13 @@ class Market:
         self._processes: list[Process] = []
         self.site = folder / "site"
         self.config = self.site / "aggregator.toml"
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
         tallystick("deploy", "--dev", "--rpc", self.anvil.url, "--out", str(self.site), "--listen", "127.0.0.1:0")
         self._terms = json.loads((self.site / "operator.json").read_text())
         self.token = bytes.fromhex(self._terms["tokens"][0]["token"][2:])
@@ -80,13 +87,17 @@ class Market:
             SHOP_TOKEN=self.seller_token,
             SHOP_RECEIVER=checksum(self.receiver),
             SHOP_PRICE=PRICE_TEXT,
-            SHOP_LOG=str(folder / "handled.log"),
+            SHOP_LOG=str(self.folder / "handled.log"),
             PYTHONPATH=str(Path(__file__).parent),
         )
         self.url = self.shop.wait_for("running on ")
 
     def serve(self) -> None:
         """Start the aggregator; again on the same port, if it ran before."""
+        if hasattr(self, "aggregator"):
+            text = self.config.read_text()
+            self.config.write_text(text.replace('listen = "127.0.0.1:0"', f'listen = "{self.aggregator}"'))
+            self.server.log.unlink()
         self.server = self.start(
             "aggregator", [sys.executable, "-m", "tallystick_client.cli", "serve", "--config", str(self.config)]
         )
@@ -131,6 +142,10 @@ class Market:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End every process that was started here."""
         try:
             for process in reversed(self._processes):
                 process.stop()
