@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 pragma solidity 0.8.37;
 
+import {IERC3009} from "@openzeppelin/contracts/interfaces/draft-IERC3009.sol";
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
-import {IERC3009Token} from "../interfaces/IERC3009Token.sol";
+import {IERC3009Bytes} from "../interfaces/IERC3009Bytes.sol";
 import {IEscrow} from "../interfaces/IEscrow.sol";
 
 /// @title TokenCalls
@@ -15,9 +16,6 @@ library TokenCalls {
     /// @dev The EVM withholds a 64th of what is left from a call, and making the call has a cost: 64/63 of the above and
     ///      some. Without this check whoever sends the transaction could starve a transfer into failure.
     uint256 internal constant GAS_NEEDED = 110_000;
-
-    /// @dev `receiveWithAuthorization` with `v, r, s`, as ERC-3009 has it.
-    bytes4 internal constant RECEIVE_BY_KEY = 0xef55bec6;
 
     /// @notice Tries to move `amount` of `token` to `to`.
     /// @return success False if the token reverted, answered false, ran out of its gas or is not there.
@@ -74,7 +72,7 @@ library TokenCalls {
         returns (bool received)
     {
         if (signature.length == 65) {
-            bytes4 selector = RECEIVE_BY_KEY;
+            bytes4 selector = IERC3009.receiveWithAuthorization.selector;
             assembly ("memory-safe") {
                 let input := mload(0x40)
                 mstore(input, selector)
@@ -84,15 +82,9 @@ library TokenCalls {
                 received := call(gas(), token, 0, input, 0x124, 0x00, 0x00)
             }
         } else {
-            bytes memory input = abi.encodeWithSignature(
-                "receiveWithAuthorization(address,address,uint256,uint256,uint256,bytes32,bytes)",
-                a.from,
-                a.to,
-                a.value,
-                a.validAfter,
-                a.validBefore,
-                a.nonce,
-                signature
+            bytes memory input = abi.encodeCall(
+                IERC3009Bytes.receiveWithAuthorization,
+                (a.from, a.to, a.value, a.validAfter, a.validBefore, a.nonce, signature)
             );
             assembly ("memory-safe") {
                 received := call(gas(), token, 0, add(input, 0x20), mload(input), 0x00, 0x00)
@@ -110,7 +102,7 @@ library TokenCalls {
             mstore(refusal, returndatasize())
             returndatacopy(add(refusal, 0x20), 0, returndatasize())
         }
-        if (IERC3009Token(token).authorizationState(a.from, a.nonce)) return;
+        if (IERC3009(token).authorizationState(a.from, a.nonce)) return;
         assembly ("memory-safe") {
             revert(add(refusal, 0x20), mload(refusal))
         }

@@ -19,11 +19,4 @@ contract SmartWallet is IERC1271 {
         bool valid = enabled && keccak256(signature) == keccak256(signatureOf(hash));
         return valid ? IERC1271.isValidSignature.selector : bytes4(0);
     }
-
-    /// @notice Does as it is told by anyone.
-    function run(address target, bytes calldata data) external returns (bytes memory) {
-        (bool success, bytes memory answer) = target.call(data);
-        require(success, "call failed");
-        return answer;
-    }
 }
