@@ -91,7 +91,7 @@ class Shell:
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Iterator[Shell]:
-    for name in ("scripts", ".venv"):
+    for name in ("scripts", "contracts", ".venv"):
         (tmp_path / name).symlink_to(ROOT / name)
     shell = Shell(tmp_path)
     try:
