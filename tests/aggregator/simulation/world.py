@@ -20,6 +20,7 @@ from tallystick.signatures import recover
 from tallystick.vouchers import voucher_digest
 from tallystick_aggregator.intake import Intake, UncheckedPayment, upkeep
 from tallystick_aggregator.intake import intake as intake_module
+from tallystick_aggregator.intake import signatures as signatures_module
 from tallystick_aggregator.intake.upkeep import Upkeep
 from tallystick_aggregator.journal.memory import Crashed, Fault, MemoryDisk, MemoryJournal, Operation
 from tallystick_aggregator.journal.port import StoreUnavailable
@@ -70,7 +71,7 @@ class World:
     async def live(self, steps: int) -> None:
         """The whole story: so many steps, then everything comes to its end and is compared."""
         with (
-            patch.object(intake_module, "INLINE_CHECKS_MAX", 10**9),  # threads would bring chance in
+            patch.object(signatures_module, "INLINE_CHECKS_MAX", 10**9),  # threads would bring chance in
             patch.object(intake_module.secrets, "token_bytes", self.random.randbytes),
         ):
             await self.start()
@@ -226,6 +227,7 @@ class World:
             self.note("charge", answer)
             if isinstance(answer, Accepted):
                 assert self.auditor.charges[purchase.key] == answer.amount, "I3: accepted, so it is on disk"
+                assert answer.replayed or self.seen_head, "I9: nothing new on a mirror that is behind"
             purchase.hear_charge(answer, was_charged=was_charged[index], pruned=self.pruned(purchase))
 
     async def send_a_reservation(self) -> None:
@@ -240,6 +242,7 @@ class World:
         self.auditor.read()
         if isinstance(answer, Held) and answer.handle:
             assert answer.handle in self.auditor.ledger.reservations, "I3"
+            assert self.seen_head, "I9"
         if purchase.charged is None:
             purchase.hear_hold(answer)
 
@@ -376,10 +379,12 @@ class World:
         await self.at_once([self.watch()])
         at = self.escrow.at_head(account_id).withdrawable_at
         if self.run.ledger.accounts[account_id].withdraw_finalizes_at != at or self.dead:
-            return  # the store would not take it: an alarm is out, and the payer's delay is not over yet
+            return  # the store would not take it; the watcher comes again long before the delay is over
         self.tick((max(0, at - self.now_s) + RULES.reservation_s + 1) * 1000)
         while not self.dead and any(held.expires_at for held in self.run.ledger.reservations.values()):
             await self.at_once([self.expire()])
+        if self.dead:
+            return  # it starts again long before the delay is over
         await self.claim()
         self.escrow.finalize_withdraw(account_id, self.now_s)
         self.count("withdrawn")
