@@ -83,7 +83,7 @@ async def running(config: Config) -> AsyncGenerator[Running, None]:
         _start_background(supervisor, parts, health)
         await health.look()
         await server.start()
-        stack.push_async_callback(server.stop, float(config.server.stop_grace_s))
+        stack.push_async_callback(_stop_serving, services.charge, server, float(config.server.stop_grace_s))
         host = config.server.listen.rpartition(":")[0]
         yield Running(f"{host}:{server.port}", health, dead)
         log.info("stopping")
@@ -222,6 +222,14 @@ def _start_background(supervisor: Supervisor, parts: _Parts, health: Health) -> 
     supervisor.start("refunds", parts.refunds.keep_resuming)
     supervisor.start("store probe", lambda: keep_probing(parts.writer))
     supervisor.start("health", health.watch)
+
+
+async def _stop_serving(charges: ChargeService, server: GrpcServer, grace_s: float) -> None:
+    """Take nothing new, answer what was taken."""
+    stopping = asyncio.create_task(server.stop(grace_s))
+    await asyncio.sleep(0)  # no new streams from here on
+    charges.finish_streams()
+    await stopping
 
 
 def _store_problems(writer: LedgerWriter) -> Sequence[str]:

@@ -15,6 +15,7 @@ from tallystick.eip712 import ESCROW_NAME, ESCROW_VERSION
 from tallystick.x402 import SCHEME_DEFERRED, SCHEME_EXACT, Network, PaymentTerms
 from tallystick_aggregator.chain.port import DepositAuthorization, TransferAuthorization
 from tallystick_aggregator.intake import Intake, LedgerWriter
+from tallystick_aggregator.intake.signatures import SignatureThreads
 from tallystick_aggregator.journal.memory import MemoryDisk, MemoryJournal, MemoryOutbox
 from tallystick_aggregator.journal.port import Outbox
 from tallystick_aggregator.journal.sqlite import SqliteStore
@@ -104,7 +105,7 @@ async def marketplace(
         await journal.load(), journal, stale_networks=lambda: frozenset(stale), clock_ms=lambda: NOW_MS
     )
     writing = asyncio.create_task(writer.serve())
-    intake = Intake(writer, SEPARATORS, rules, threads=1)
+    intake = Intake(writer, SEPARATORS, rules, signatures=SignatureThreads(1))
     chain = ChainTwin(writer, outbox)
     chains = {NETWORK: chain}
     channels = Channels(chains, OFFERS, writer, rules)

@@ -311,6 +311,8 @@ async def test_it_serves_until_it_is_told_to_stop_and_stops_with_0(start: Start,
         assert len((await client.facilitator.Supported(facilitator_pb2.SupportedRequest(), metadata=token)).kinds) == 2
     assert process.stop() == 0
     assert "Traceback" not in process.log
+    secrets = (DEV_KEYS[1].hex(), DEV_KEYS[2].hex(), token[0][1].removeprefix("Bearer "))
+    assert all(secret not in process.log for secret in secrets)
 
 
 def run_serve(config: Path) -> subprocess.CompletedProcess[str]:

@@ -206,3 +206,24 @@ async def test_a_revoked_token_ends_its_open_streams(edge: Edge) -> None:
         await stream.read()
     assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
     assert edge.market.channel(ALICE).charged == PRICE
+
+
+async def test_streams_end_with_the_server_when_what_they_sent_is_answered(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fund(edge)
+    gate = Gate(edge, monkeypatch)
+    busy, idle = (edge.charges.StreamCharges(metadata=edge.news) for _ in range(2))
+    await busy.write(batch(1, [1]))
+    await gate.holds(1)
+    async with asyncio.timeout(5):
+        while len(edge.services.charge._open) < 2:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.005)
+    edge.services.charge.finish_streams()
+    with pytest.raises(grpc.aio.AioRpcError, match="stopping"):
+        await idle.read()
+    gate.open.set()
+    assert (await busy.read()).results[0].accepted
+    with pytest.raises(grpc.aio.AioRpcError, match="stopping") as ended:
+        await busy.read()
+    assert ended.value.code() is grpc.StatusCode.UNAVAILABLE

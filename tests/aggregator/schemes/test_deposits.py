@@ -152,3 +152,10 @@ async def test_a_deposit_that_reverts_on_chain_is_told(market: Marketplace) -> N
 async def test_a_chain_that_cannot_be_reached_refuses_deposits(market: Marketplace) -> None:
     market.chain.down = True
     assert reason_of(await market.deposits.deposit(NETWORK, deposit_of(ALICE, AMOUNT))) is Reason.CHAIN_UNAVAILABLE
+
+
+async def test_deposits_come_at_a_bounded_rate(market: Marketplace) -> None:
+    dust = [deposit_of(ALICE, 3 * AMOUNT, number) for number in range(100)]
+    reasons = [reason_of(await market.deposits.deposit(NETWORK, deposit)) for deposit in dust]
+    assert 64 <= reasons.count(Reason.INSUFFICIENT_BALANCE) < 90
+    assert reasons[-1] is Reason.OVERLOADED

@@ -60,6 +60,7 @@ class ChargeService(charge_pb2_grpc.ChargeServiceServicer):
         self._limits = limits
         self._room = Room()
         self._streams: Counter[str] = Counter()
+        self._open: set[_Stream] = set()
 
     @guarded
     async def Charge(  # noqa: N802 - the .proto's name
@@ -81,7 +82,17 @@ class ChargeService(charge_pb2_grpc.ChargeServiceServicer):
         token = token_of(context)
         principal = self._principals.require(token, Scope.CHARGE)
         with self._counted(principal.name):
-            await _Stream(self, token, context, self._limits).run()
+            stream = _Stream(self, token, context, self._limits)
+            self._open.add(stream)
+            try:
+                await stream.run()
+            finally:
+                self._open.discard(stream)
+
+    def finish_streams(self) -> None:
+        """Read no more of any stream; each ends when what it has read is answered. For the server's end."""
+        for stream in self._open:
+            stream.finish()
 
     async def start_batch(self, token: str, payments: Sequence[UncheckedPayment]) -> "asyncio.Task[list[Answer]]":
         """Charge a batch of a stream once there is room for it.
@@ -144,10 +155,17 @@ class _Stream:
         self._limits = limits
         self._slots = asyncio.Semaphore(limits.unanswered_batches_max)
         self._under_way: asyncio.Queue[_Batch | Exception | None] = asyncio.Queue()
+        self._reader = asyncio.create_task(self._read())
+
+    def finish(self) -> None:
+        """Read no more; the caller learns that it has to open another stream."""
+        self._reader.cancel()
+        self._under_way.put_nowait(
+            Denied(grpc.StatusCode.UNAVAILABLE, "the aggregator is stopping; send what was not answered again later")
+        )
 
     async def run(self) -> None:
         """Answer until the caller ends the stream; raises what made a batch unacceptable, after those before it."""
-        reader = asyncio.create_task(self._read())
         try:
             while (batch := await self._under_way.get()) is not None:
                 if isinstance(batch, Exception):
@@ -156,7 +174,7 @@ class _Stream:
                 await self._context.write(write_charge_results(batch.seq, answers))
                 self._slots.release()
         finally:
-            reader.cancel()
+            self._reader.cancel()
             while not self._under_way.empty():
                 batch = self._under_way.get_nowait()
                 if isinstance(batch, _Batch):

@@ -27,6 +27,7 @@ from tallystick_aggregator.schemes.sending import find_sent, wait_until_mined
 
 DEPOSITS_MAX: Final = 64
 """Deposits under way at once."""
+DEPOSITS_PER_S: Final = 20.0
 CREDIT_TIMEOUT_S: Final = 90.0
 """How long a call waits for its deposit to be credited; after that the payer asks again."""
 WINDOW_MARGIN_S: Final = 10
@@ -65,6 +66,7 @@ class Deposits:
         self._clock_s = clock_s
         self._credit_timeout_s = credit_timeout_s
         self._under_way: dict[bytes, asyncio.Task[Deposited | Refusal]] = {}
+        self._rate = RateLimit(DEPOSITS_PER_S, DEPOSITS_MAX)
         self._unproven = RateLimit(UNPROVEN_PER_S, UNPROVEN_BURST)
 
     async def deposit(self, network: str, deposit: DepositAuthorization) -> Deposited | Refusal:
@@ -78,7 +80,7 @@ class Deposits:
         reference = deposit_reference(self._chains[network], deposit)
         task = self._under_way.get(reference)
         if task is None:
-            if len(self._under_way) >= DEPOSITS_MAX:
+            if len(self._under_way) >= DEPOSITS_MAX or not self._rate.take():
                 return overloaded("deposits", DEPOSITS_MAX)
             task = asyncio.create_task(unless_unavailable(self._land(self._chains[network], deposit, reference)))
             self._under_way[reference] = task
