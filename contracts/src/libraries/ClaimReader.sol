@@ -142,7 +142,7 @@ library ClaimReader {
         for (; payee != end; payee = Payees.next(payee)) {
             address receiver = address(uint160(_word(pos) >> 96));
             bool barred = receiver == address(this) || receiver == token;
-            Payees.set(payee, receiver, barred ? address(0) : receiver);
+            Payees.set(payee, barred ? address(0) : receiver, receiver);
             unchecked {
                 pos += ADDRESS_BYTES;
             }
@@ -163,7 +163,7 @@ library ClaimReader {
         bytes32 typeHash = EscrowHashes.RECEIVER_TOTAL_TYPEHASH;
         uint256 size = rows.count * 32;
         uint256 pos = rows.first;
-        uint256 entries = payees.start;
+        uint256 entries = payees.start + Payees.LISTED;
         assembly ("memory-safe") {
             let preimage := mload(0x40)
             let receiver := add(preimage, 0x20)

@@ -6,11 +6,13 @@ import {IEscrow} from "../interfaces/IEscrow.sol";
 /// @title Payees
 /// @notice The receivers that a batch lists, and what its rows have brought each so far.
 ///
-/// @dev A table in memory with three words a payee: its address as listed; the address to pay, zero for a payee that may
-///      never be paid; the amount so far. Rows look payees up all the time; with an array of structs the compiler would
+/// @dev A table in memory with three words a payee: the address to pay, zero for a payee that may never be paid; its
+///      address as listed; the amount so far. Rows look payees up all the time; with an array of structs the compiler would
 ///      follow a pointer and check the bounds twice each time.
 library Payees {
     uint256 internal constant ENTRY_BYTES = 0x60;
+    /// @dev Where in an entry the address as listed is.
+    uint256 internal constant LISTED = 0x20;
 
     struct Table {
         /// @dev Where the first entry is in memory.
@@ -30,10 +32,10 @@ library Payees {
     }
 
     /// @notice Fills an entry.
-    function set(uint256 entry, address listed_, address payTo_) internal pure {
+    function set(uint256 entry, address payTo_, address listed_) internal pure {
         assembly ("memory-safe") {
-            mstore(entry, listed_)
-            mstore(add(entry, 0x20), payTo_)
+            mstore(entry, payTo_)
+            mstore(add(entry, LISTED), listed_)
             mstore(add(entry, 0x40), 0)
         }
     }
@@ -64,14 +66,14 @@ library Payees {
     /// @notice The address as the batch lists it.
     function listed(uint256 entry) internal pure returns (address receiver) {
         assembly ("memory-safe") {
-            receiver := mload(entry)
+            receiver := mload(add(entry, LISTED))
         }
     }
 
     /// @notice The address to pay; zero if the payee may never be paid.
     function payTo(uint256 entry) internal pure returns (address receiver) {
         assembly ("memory-safe") {
-            receiver := mload(add(entry, 0x20))
+            receiver := mload(entry)
         }
     }
 
