@@ -37,7 +37,7 @@ async def serve(settings: dict[str, Any]) -> None:
     gc.freeze()
     writer = LedgerWriter(ledger, store.journal)
     rules = Rules()
-    intake = Intake(writer, {world.NETWORK: world.DOMAIN.separator}, rules, threads=settings["threads"])
+    intake = Intake(writer, {world.NETWORK: world.DOMAIN.separator}, rules, signatures=signatures)
     upkeep = Upkeep(writer, store.journal, rules)
     credentials = Credentials.open(Path(settings["store"] + ".credentials"))
     token = credentials.add("bench", [world.RECEIVER], [Scope.CHARGE])

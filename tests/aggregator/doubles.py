@@ -254,7 +254,7 @@ def by_voucher(
 ) -> ProvenPayment:
     """A payment proven by a voucher over `ceiling`."""
     channel = payer.channel_id(receiver)
-    proof = VoucherProof(Voucher(channel, ceiling, signature_of(ceiling)))
+    proof = VoucherProof(ceiling, Voucher(channel, ceiling, signature_of(ceiling)))
     return ProvenPayment(channel, payment_id_of(number, ms), ms, amount, request, proof)
 
 

@@ -320,7 +320,7 @@ def _mirror(command: Mirror, draft: Draft, ledger: Ledger) -> object:
 def _pay(command: Pay, draft: Draft, moment: Moment) -> object:
     channel = channel_id(command.account, command.receiver)
     voucher = Voucher(channel, command.ceiling, _hash("signature", command.ceiling) * 2 + b"\x1b")
-    proof: VoucherProof | SpendProof = VoucherProof(voucher)
+    proof: VoucherProof | SpendProof = VoucherProof(voucher.max_claimable_amount, voucher)
     if command.key is not None:
         proof = SpendProof(key_id(command.account, command.key), 30, voucher)
     payment = ProvenPayment(

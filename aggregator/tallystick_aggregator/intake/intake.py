@@ -10,13 +10,12 @@ import asyncio
 import secrets
 from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 from tallystick.reasons import Reason
-from tallystick.signatures import AuthorizerKey
 from tallystick_aggregator.intake.payments import UncheckedPayment
-from tallystick_aggregator.intake.proofs import ProofCaches, Replay, Screening, SignatureCheck, check_signatures
+from tallystick_aggregator.intake.proofs import Provers, Replay, Screening
+from tallystick_aggregator.intake.signatures import SignatureChecker, SignatureThreads
 from tallystick_aggregator.intake.writer import LedgerWriter
 from tallystick_aggregator.journal.port import StoreUnavailable, StoreUncertain
 from tallystick_aggregator.ledger import decide
@@ -31,10 +30,6 @@ SCREENINGS_MAX: Final = 4
 """Batches whose proofs are being checked at once."""
 BATCH_MAX: Final = 512
 """Payments screened together at most: bounds how long the event loop is held."""
-INLINE_CHECKS_MAX: Final = 8
-"""So few signatures are checked on the event loop: a thread would cost more than they do."""
-CHUNK_MIN: Final = 16
-"""Signatures per thread call at least."""
 
 Answer = TypeVar("Answer")
 ChargeAnswer = Accepted | Refusal
@@ -60,24 +55,26 @@ class Intake:
         domain_separators: Mapping[str, bytes],
         rules: Rules,
         *,
-        threads: int = 2,
+        signatures: SignatureChecker | None = None,
         waiting_max: int = WAITING_MAX,
     ) -> None:
-        """`domain_separators`: of the escrow of each network, by CAIP-2 name."""
+        """`domain_separators`: of the escrow of each network, by CAIP-2 name.
+
+        `signatures` checks the vouchers' and is closed by `close`; this process does it unless told otherwise.
+        """
         self.rules = rules
         self._writer = writer
         self._separators = domain_separators
-        self._caches = ProofCaches()
-        self._threads = threads
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="signatures")
+        self._provers = Provers()
+        self._signatures = signatures or SignatureThreads()
         self._waiting: deque[_Waiting] = deque()
         self._inside = 0
         self._waiting_max = waiting_max
         self._screenings: set[asyncio.Task[None]] = set()
 
     def close(self) -> None:
-        """Let the threads go."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Let go of whoever checks signatures."""
+        self._signatures.close()
 
     @property
     def inside(self) -> int:
@@ -196,25 +193,10 @@ class Intake:
     async def _screen(
         self, payments: Sequence[UncheckedPayment], replay: Replay
     ) -> list[ProvenPayment | Accepted | Held | Refusal]:
-        screening = Screening(self._writer.ledger, payments, self._caches, self._separators, replay)
+        screening = Screening(self._writer.ledger, payments, self._provers, self._separators, replay)
         while checks := screening.next_checks():
-            if len(checks) <= INLINE_CHECKS_MAX:
-                keys = check_signatures(checks)
-            else:
-                keys = await self._on_threads(checks)
-            screening.take(checks, keys)
+            screening.take(checks, await self._signatures.check(checks))
         return screening.proven()
-
-    async def _on_threads(self, checks: list[SignatureCheck]) -> list[AuthorizerKey | None]:
-        size = max(CHUNK_MIN, -(-len(checks) // self._threads))
-        loop = asyncio.get_running_loop()
-        chunks = await asyncio.gather(
-            *(
-                loop.run_in_executor(self._pool, check_signatures, checks[start : start + size])
-                for start in range(0, len(checks), size)
-            )
-        )
-        return [key for chunk in chunks for key in chunk]
 
     async def _decided(self, answer: asyncio.Future[Answer | Refusal]) -> Answer | Refusal:
         try:

@@ -1,199 +1,190 @@
 """From unchecked payments to proven ones: the cheap checks, spend keys' HMACs, vouchers' signatures.
 
 `Screening` is made on the event loop: it refuses what is hopeless, answers what was answered before, checks HMACs
-inline (about a microsecond) and lists the signatures that remain. `check_signatures` runs on threads, in chunks, with
-the authorizers' cached keys; libsecp256k1 runs without the interpreter's lock.
+inline (about a microsecond) and lists the signatures that remain, which module `signatures` checks.
 
-Where several vouchers of a channel wait only to raise its ceiling, the highest is checked, and if it fails the next:
-one poisoned voucher cannot sink its neighbours, and a burst costs one signature.
+Of a burst on one channel only the highest voucher can become its ceiling, and only that one is checked as the chain
+would. If it fails, the next highest has its turn: one poisoned voucher cannot sink its neighbours. Of the others it is
+enough that the payer signed them; and where spend keys prove the charges, they are not looked at at all.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final
 
-from tallystick.errors import InvalidSignature
+from msgspec.structs import replace
+
 from tallystick.reasons import Reason
-from tallystick.signatures import AuthorizerKey, verify_many
 from tallystick.spend_keys import SpendProver
-from tallystick.vouchers import Voucher, voucher_digest
+from tallystick.vouchers import Voucher
 from tallystick_aggregator.intake.payments import UncheckedPayment, UncheckedSpendProof
+from tallystick_aggregator.intake.signatures import SignatureCheck
 from tallystick_aggregator.ledger.answers import Accepted, Held, Refusal
 from tallystick_aggregator.ledger.commands import ProvenPayment, SpendProof, VoucherProof
 from tallystick_aggregator.ledger.decide import ceiling_allows, voucher_may_prove
-from tallystick_aggregator.ledger.state import Account, Channel, Ledger, Payment, spend_key_name
+from tallystick_aggregator.ledger.state import Account, Channel, Ledger, Payment
 
-AUTHORIZER_KEYS_MAX: Final = 65_536
 PROVERS_MAX: Final = 65_536
 
 Replay = Callable[[Payment, int, bytes], Accepted | Held | Refusal]
 """How a known payment id is answered: `decide.replay_of_charge` or `decide.replay_of_reservation`."""
 
 
-class SignatureCheck(NamedTuple):
-    """One voucher whose signature is to be checked: all that a thread needs. `key` None: not seen before."""
-
-    position: int
-    domain_separator: bytes
-    channel_id: bytes
-    ceiling: int
-    signature: bytes
-    authorizer: bytes
-    key: AuthorizerKey | None
-
-
-class ProofCaches:
-    """Parsed authorizer keys and keyed HMAC states; bounded, the oldest entries go first."""
+class Provers:
+    """Keyed HMAC states by the name of their spend key; bounded, the oldest go first."""
 
     def __init__(self) -> None:
-        self.authorizers: dict[bytes, AuthorizerKey] = {}
         self._provers: dict[bytes, SpendProver] = {}
 
-    def prover(self, name: bytes, secret: bytes) -> SpendProver:
+    def of(self, name: bytes, secret: bytes) -> SpendProver:
         """The HMAC state of a spend key, made at its first use."""
         prover = self._provers.get(name)
         if prover is None:
             prover = self._provers[name] = SpendProver(secret)
-            _bound(self._provers, PROVERS_MAX)
+            if len(self._provers) > PROVERS_MAX:
+                del self._provers[next(iter(self._provers))]
         return prover
-
-    def remember(self, key: AuthorizerKey) -> None:
-        """Keep a key that was recovered."""
-        self.authorizers[key.address] = key
-        _bound(self.authorizers, AUTHORIZER_KEYS_MAX)
-
-
-def _bound(cache: dict[bytes, Any], most: int) -> None:
-    while len(cache) > most:
-        del cache[next(iter(cache))]
-
-
-def check_signatures(checks: Sequence[SignatureCheck]) -> list[AuthorizerKey | None]:
-    """For each check the authorizer's key if the signature is one that the chain will take (I5), else None."""
-    digests = [voucher_digest(check.domain_separator, check.channel_id, check.ceiling) for check in checks]
-    keys = [
-        check.key or _recovered(digest, check.signature, check.authorizer)
-        for check, digest in zip(checks, digests, strict=True)
-    ]
-    known = [
-        (check.key, digest, check.signature)
-        for check, digest in zip(checks, digests, strict=True)
-        if check.key is not None
-    ]
-    verdicts = iter(verify_many(known))
-    return [key if check.key is None or next(verdicts) else None for check, key in zip(checks, keys, strict=True)]
-
-
-def _recovered(digest: bytes, signature: bytes, authorizer: bytes) -> AuthorizerKey | None:
-    try:
-        key = AuthorizerKey.recover(digest, signature)
-    except InvalidSignature:
-        return None
-    return key if key.address == authorizer else None
 
 
 class Screening:
     """One batch on its way from unchecked to proven.
 
-    `outcomes` holds for each payment, in order, an answer that needs no commit, a proven payment, or None: not proven
-    yet. Call `next_checks` and `take` in turn until there is nothing left to check, then `proven`.
+    `outcomes` holds for each payment, in order, an answer that needs no commit, or None: its proof is good as far as it
+    was checked. Call `next_checks` and `take` in turn until there is nothing left to check, then `proven`.
     """
 
     def __init__(
         self,
         ledger: Ledger,
         payments: Sequence[UncheckedPayment],
-        caches: ProofCaches,
+        provers: Provers,
         domain_separators: Mapping[str, bytes],
         replay: Replay,
     ) -> None:
         self._ledger = ledger
-        self._caches = caches
+        self._provers = provers
         self._separators = domain_separators
         self._replay = replay
         self._payments = payments
         self._checks: list[SignatureCheck] = []
+        self._highest: dict[bytes, int] = {}
+        """By channel: which of the checks is of the voucher that would become the ceiling."""
+        self._fallen: set[bytes] = set()
+        """Channels whose highest voucher was bad."""
         self._raisers: dict[bytes, list[SignatureCheck]] = {}
+        """By channel: vouchers beside spend proofs that were not tried yet, the highest last."""
         self._raised: dict[bytes, Voucher] = {}
-        self._bad_vouchers: set[int] = set()
-        self.outcomes: list[ProvenPayment | Accepted | Held | Refusal | None] = [
+        self._bad_raisers: set[int] = set()
+        self.outcomes: list[Accepted | Held | Refusal | None] = [
             self._screen(position, payment) for position, payment in enumerate(payments)
         ]
 
     def next_checks(self) -> list[SignatureCheck]:
         """The signatures to check now; empty when none is left."""
         checks, self._checks = self._checks, []
+        if self._fallen:
+            checks += self._next_highest()
         for raisers in self._raisers.values():
             if raisers:
                 checks.append(raisers.pop())
         return checks
 
-    def take(self, checks: Sequence[SignatureCheck], keys: Sequence[AuthorizerKey | None]) -> None:
-        """Take in the verdicts of `check_signatures` on `next_checks()`."""
-        for check, key in zip(checks, keys, strict=True):
-            if key is not None and check.key is None:
-                self._caches.remember(key)
-            raises = check.channel_id in self._raisers and self._payments[check.position].spend is not None
-            if raises:
-                self._take_raiser(check, good=key is not None)
-            elif key is None:
-                self.outcomes[check.position] = _bad_voucher()
+    def take(self, checks: Sequence[SignatureCheck], verdicts: Sequence[bool]) -> None:
+        """Take in whether the signatures of `next_checks()` are good."""
+        for check, good in zip(checks, verdicts, strict=True):
+            if good:
+                if check.kept:
+                    self._raised[check.channel_id] = Voucher(check.channel_id, check.ceiling, check.signature)
+                    self._raisers.pop(check.channel_id, None)
+            elif self._payments[check.position].spend is not None:
+                self._bad_raisers.add(check.position)
             else:
-                voucher = Voucher(check.channel_id, check.ceiling, check.signature)
-                self.outcomes[check.position] = _proven(self._payments[check.position], VoucherProof(voucher))
+                self.outcomes[check.position] = _bad_voucher()
+                if check.kept:
+                    self._fallen.add(check.channel_id)
 
     def proven(self) -> list[ProvenPayment | Accepted | Held | Refusal]:
-        """The outcomes, after the last verdict is in: spend proofs get the ceiling that their channel was raised to."""
+        """The outcomes, after the last verdict is in: proofs get the ceiling that their channel was raised to."""
+        raised = self._raised
         return [
-            self._spend_proven(position) if outcome is None else outcome
-            for position, outcome in enumerate(self.outcomes)
+            self._proven(position, payment, raised.get(payment.channel_id)) if outcome is None else outcome
+            for position, (payment, outcome) in enumerate(zip(self._payments, self.outcomes, strict=True))
         ]
 
-    def _spend_proven(self, position: int) -> ProvenPayment | Refusal:
-        payment = self._payments[position]
+    def _proven(self, position: int, payment: UncheckedPayment, raised: Voucher | None) -> ProvenPayment | Refusal:
         spend = payment.spend
-        assert spend is not None, "only spend proofs wait for a raised ceiling"
-        raised = self._raised.get(payment.channel_id)
-        if position in self._bad_vouchers:
+        if position in self._bad_raisers:
             channel = self._ledger.channels[payment.channel_id]
             ceiling = max(channel.ceiling, raised.max_claimable_amount if raised else 0)
             if ceiling_allows(channel, ceiling, payment.amount):
                 return _bad_voucher()
-        return _proven(payment, SpendProof(spend.key_id, spend.max_amount, raised))
+        return ProvenPayment(
+            payment.channel_id,
+            payment.payment_id,
+            payment.payment_ms,
+            payment.amount,
+            payment.request_hash,
+            VoucherProof(payment.ceiling, raised)
+            if spend is None
+            else SpendProof(spend.key_id, spend.max_amount, raised),
+        )
 
-    def _take_raiser(self, check: SignatureCheck, *, good: bool) -> None:
-        if good:
-            self._raised[check.channel_id] = Voucher(check.channel_id, check.ceiling, check.signature)
-            self._raisers[check.channel_id].clear()
-        else:
-            self._bad_vouchers.add(check.position)
-
-    def _screen(self, position: int, payment: UncheckedPayment) -> ProvenPayment | Accepted | Held | Refusal | None:
-        """Answer what needs no proof, check an HMAC, note a signature to check (None: wait for it)."""
-        channel = self._ledger.channels.get(payment.channel_id)
+    def _screen(self, position: int, payment: UncheckedPayment) -> Accepted | Held | Refusal | None:
+        """Answer what needs no proof, check an HMAC, note a signature to check."""
+        ledger, channel_id = self._ledger, payment.channel_id
+        channel = ledger.channels.get(channel_id)
         if channel is None:
             return Refusal(Reason.CHANNEL_UNKNOWN, "The channel is not known here; open it first.", "channel_id")
-        known = self._ledger.payments.get(payment.payment_id + payment.channel_id)
+        known = ledger.payments.get(payment.payment_id + channel_id)
         if known is not None:
             return self._replay(known, payment.amount, payment.request_hash)
-        account = self._ledger.accounts[channel.account_id]
-        if payment.spend is not None:
-            return self._screen_spend_proof(position, payment, payment.spend, account, channel)
+        account = ledger.accounts[channel.account_id]
+        spend = payment.spend
+        if spend is not None:
+            return self._screen_spend_proof(position, payment, spend, account, channel)
         # Of an older one the journal may know the answer, or it was forgotten and that is the answer.
-        if payment.payment_ms >= max(self._ledger.payments_since_ms, self._ledger.payments_forgotten_ms):
+        if payment.payment_ms >= ledger.payments_since_ms and payment.payment_ms >= ledger.payments_forgotten_ms:
             refusal = _voucher_is_hopeless(payment, account, channel)
             if refusal is not None:
                 return refusal
-        self._checks.append(self._check_of(position, payment, account))
+        kept = payment.ceiling > channel.ceiling and self._is_highest(payment)
+        self._checks.append(self._check_of(position, payment, account, kept=kept))
         return None
+
+    def _is_highest(self, payment: UncheckedPayment) -> bool:
+        """Whether this voucher would become the ceiling; the one that would have been before is demoted."""
+        index = self._highest.get(payment.channel_id)
+        if index is not None:
+            if self._checks[index].ceiling >= payment.ceiling:
+                return False
+            self._checks[index] = replace(self._checks[index], kept=False)
+        self._highest[payment.channel_id] = len(self._checks)
+        return True
+
+    def _next_highest(self) -> list[SignatureCheck]:
+        """Of each channel whose highest voucher was bad, the highest of those that its payer has signed."""
+        fallen, self._fallen = self._fallen, set()
+        highest: dict[bytes, int] = {}
+        for position, payment in enumerate(self._payments):
+            channel_id = payment.channel_id
+            if channel_id not in fallen or self.outcomes[position] is not None:
+                continue
+            if payment.ceiling > self._ledger.channels[channel_id].ceiling and (
+                channel_id not in highest or payment.ceiling > self._payments[highest[channel_id]].ceiling
+            ):
+                highest[channel_id] = position
+        return [
+            self._check_of(position, self._payments[position], self._account_of(channel_id), kept=True)
+            for channel_id, position in highest.items()
+        ]
 
     def _screen_spend_proof(
         self, position: int, payment: UncheckedPayment, spend: UncheckedSpendProof, account: Account, channel: Channel
     ) -> Refusal | None:
-        name = spend_key_name(account.id, spend.key_id)
+        name = account.id + spend.key_id  # `state.spend_key_name`, without the call
         key = self._ledger.spend_keys.get(name)
         if key is None:
             return Refusal(Reason.SPEND_KEY_UNKNOWN, "The account has no such spend key.", "key_id")
-        if not self._caches.prover(name, key.secret).check(
+        if not self._provers.of(name, key.secret).check(
             payment.channel_id, payment.payment_id, spend.max_amount, payment.request_hash, spend.mac
         ):
             return Refusal(
@@ -201,21 +192,23 @@ class Screening:
             )
         if payment.ceiling > channel.ceiling:
             raisers = self._raisers.setdefault(payment.channel_id, [])
-            raisers.append(self._check_of(position, payment, account))
+            raisers.append(self._check_of(position, payment, account, kept=True))
             if len(raisers) > 1 and raisers[-2].ceiling > payment.ceiling:
-                raisers.sort(key=_ceiling_of)  # the highest is popped first
+                raisers.sort(key=_ceiling_of)
         return None
 
-    def _check_of(self, position: int, payment: UncheckedPayment, account: Account) -> SignatureCheck:
-        authorizer = account.config.payer_authorizer
+    def _account_of(self, channel_id: bytes) -> Account:
+        return self._ledger.accounts[self._ledger.channels[channel_id].account_id]
+
+    def _check_of(self, position: int, payment: UncheckedPayment, account: Account, *, kept: bool) -> SignatureCheck:
         return SignatureCheck(
             position,
             self._separators[account.network],
             payment.channel_id,
             payment.ceiling,
             payment.signature,
-            authorizer,
-            self._caches.authorizers.get(authorizer),
+            account.config.payer_authorizer,
+            kept,
         )
 
 
@@ -227,12 +220,6 @@ def _voucher_is_hopeless(payment: UncheckedPayment, account: Account, channel: C
         )
     return voucher_may_prove(account, channel, payment.ceiling) or ceiling_allows(
         channel, max(channel.ceiling, payment.ceiling), payment.amount
-    )
-
-
-def _proven(payment: UncheckedPayment, proof: VoucherProof | SpendProof) -> ProvenPayment:
-    return ProvenPayment(
-        payment.channel_id, payment.payment_id, payment.payment_ms, payment.amount, payment.request_hash, proof
     )
 
 

@@ -10,9 +10,13 @@ from tallystick_aggregator.ledger.values import Value
 
 
 class VoucherProof(Value, frozen=True, gc=False):
-    """Rule 2a: a checked voucher whose ceiling no other charge of the channel has used."""
+    """Rule 2a: the payer signed a voucher over `ceiling`, and no other charge of the channel may have used it.
 
-    voucher: Voucher
+    `raised` is a checked voucher of the channel: this one, or a higher one that came with it.
+    """
+
+    ceiling: int
+    raised: Voucher | None
 
 
 class SpendProof(Value, frozen=True, gc=False):

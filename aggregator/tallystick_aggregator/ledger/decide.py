@@ -12,7 +12,6 @@ import hmac
 
 from tallystick.quantities import ChannelTotals
 from tallystick.reasons import Reason
-from tallystick.vouchers import Voucher
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
 from tallystick_aggregator.ledger.commands import Moment, ProvenPayment, Rules, SpendProof, VoucherProof
@@ -193,16 +192,15 @@ def _accept(draft: Draft, payment: ProvenPayment, moment: Moment, rules: Rules) 
     account = draft.account(channel.account_id)
     assert account is not None, "a channel has an account"
     proof = payment.proof
-    voucher: Voucher | None
     if isinstance(proof, VoucherProof):
-        refusal = voucher_may_prove(account, channel, proof.voucher.max_claimable_amount)
-        voucher, used_ceiling, key_id = proof.voucher, proof.voucher.max_claimable_amount, b""
+        refusal = voucher_may_prove(account, channel, proof.ceiling)
+        used_ceiling, key_id = proof.ceiling, b""
     else:
         refusal = spend_key_may_prove(draft, account, payment.amount, proof, moment)
-        voucher, used_ceiling, key_id = proof.raised, 0, proof.key_id
+        used_ceiling, key_id = 0, proof.key_id
     if refusal is not None:
         return refusal
-    ceiling = channel.ceiling
+    voucher, ceiling = proof.raised, channel.ceiling
     if voucher is not None and voucher.max_claimable_amount > ceiling:
         ceiling = voucher.max_claimable_amount
     refusal = (

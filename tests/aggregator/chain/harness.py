@@ -66,7 +66,12 @@ class Side:
         voucher = payer.voucher(to, channel.charged + channel.reserved + amount)
         now_ms = system_clock_ms()
         payment = ProvenPayment(
-            channel.id, new_payment_id(now_ms, sha_bytes()), now_ms, amount, bytes(32), VoucherProof(voucher)
+            channel.id,
+            new_payment_id(now_ms, sha_bytes()),
+            now_ms,
+            amount,
+            bytes(32),
+            VoucherProof(voucher.max_claimable_amount, voucher),
         )
 
         def decision(draft: Draft, _ledger: Ledger, moment: Moment) -> Accepted | Refusal:

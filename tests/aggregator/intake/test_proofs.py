@@ -14,12 +14,13 @@ from tallystick.reasons import Reason
 from tallystick.signatures import ORDER, AuthorizerKey, Signer
 from tallystick.spend_keys import SpendProver
 from tallystick.vouchers import sign_voucher
-from tallystick_aggregator.intake import UncheckedPayment, UncheckedSpendProof, intake, proofs
-from tallystick_aggregator.intake.proofs import SignatureCheck
+from tallystick_aggregator.intake import UncheckedPayment, UncheckedSpendProof, proofs, signatures
+from tallystick_aggregator.intake.proofs import Provers
+from tallystick_aggregator.intake.signatures import AuthorizerKeys, SignatureCheck
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
 
-Check = Callable[[Sequence[SignatureCheck]], list[AuthorizerKey | None]]
+Check = Callable[[Sequence[SignatureCheck], AuthorizerKeys], list[bool]]
 
 
 @pytest.fixture
@@ -47,13 +48,13 @@ async def shop(alice: Payer, bob: Payer) -> AsyncIterator[Scripted]:
 def checked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str]]:
     """Ceilings whose signatures were checked, and the threads that did it."""
     seen: list[tuple[int, str]] = []
-    check: Check = proofs.check_signatures
+    check: Check = signatures.check_signatures
 
-    def counting(checks: Sequence[SignatureCheck]) -> list[AuthorizerKey | None]:
+    def counting(checks: Sequence[SignatureCheck], keys: AuthorizerKeys) -> list[bool]:
         seen.extend((item.ceiling, threading.current_thread().name) for item in checks)
-        return check(checks)
+        return check(checks, keys)
 
-    monkeypatch.setattr(intake, "check_signatures", counting)
+    monkeypatch.setattr(signatures, "check_signatures", counting)
     return seen
 
 
@@ -286,6 +287,36 @@ async def test_one_junk_voucher_of_a_burst_by_vouchers_is_refused_alone(shop: Sc
     assert all(event.signature == alice.voucher(event.ceiling).signature for event in stored), "I5"
 
 
+async def test_of_a_burst_by_vouchers_the_highest_is_kept_and_the_rest_only_authenticated(
+    shop: Scripted, alice: Payer
+) -> None:
+    """A wrong v is nothing to the chain, so it may not be kept; that the payer signed is enough for its neighbour."""
+    burst = [alice.payment(number, 10, ceiling=2_000 + number) for number in range(12)]
+    burst[3] = burst[3]._replace(signature=with_v(burst[3].signature, 55 - burst[3].signature[64]))
+    await shop.intake.charge([alice.payment(99, 10, ceiling=1_000)])  # from here on Alice's key is known
+
+    answers = await shop.intake.charge(burst)
+
+    assert all(isinstance(answer, Accepted) for answer in answers)
+    assert [event.ceiling for event in shop.journal.events if isinstance(event, ev.CeilingRaised)] == [1_000, 2_011]
+    assert shop.ledger.channels[alice.channel_id()].signature == alice.voucher(2_011).signature, "I5"
+
+
+async def test_when_the_highest_of_a_burst_falls_the_next_has_its_turn(shop: Scripted, alice: Payer) -> None:
+    await shop.intake.charge([alice.payment(99, 10, ceiling=1_000)])
+    burst = [alice.payment(number, 10, ceiling=2_000 + number) for number in range(12)]
+    for number in (9, 10, 11):
+        burst[number] = burst[number]._replace(
+            signature=with_v(burst[number].signature, 55 - burst[number].signature[64])
+        )
+
+    answers = await shop.intake.charge(burst)
+
+    assert [isinstance(answer, Accepted) for answer in answers] == [True] * 9 + [False] * 3
+    channel = shop.ledger.channels[alice.channel_id()]
+    assert (channel.ceiling, channel.signature) == (2_008, alice.voucher(2_008).signature), "I5"
+
+
 # What it costs.
 
 
@@ -351,16 +382,13 @@ async def test_batches_are_screened_side_by_side_while_one_is_committed(shop: Sc
     assert isinstance((await second)[0], Accepted)
 
 
-async def test_known_keys_and_provers_are_bounded(
-    shop: Scripted, monkeypatch: pytest.MonkeyPatch, alice: Payer
-) -> None:
-    monkeypatch.setattr(proofs, "AUTHORIZER_KEYS_MAX", 2)
+def test_known_keys_and_provers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proofs, "PROVERS_MAX", 2)
-    caches = shop.intake._caches
-    for number in range(5):
-        caches.prover(bytes([number]), bytes(32))
-        key = AuthorizerKey.recover(bytes(32), Signer(bytes([number + 1]) * 32).sign(bytes(32)))
-        caches.remember(key)
+    provers, keys = Provers(), AuthorizerKeys(most=2)
+    known = [AuthorizerKey.recover(bytes(32), Signer(bytes([n + 1]) * 32).sign(bytes(32))) for n in range(5)]
+    for number, key in enumerate(known):
+        provers.of(bytes([number]), bytes(32))
+        keys.remember(key)
 
-    assert (len(caches.authorizers), len(caches._provers)) == (2, 2)
-    assert isinstance((await shop.intake.charge([alice.payment(1, 1, ceiling=10)]))[0], Accepted)
+    assert [keys.get(key.address) is key for key in known] == [False, False, False, True, True]
+    assert len(provers._provers) == 2

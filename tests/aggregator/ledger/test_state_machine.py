@@ -199,7 +199,7 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         ms = self.books.now_ms
         copied = payment._replace(payment_id=payment_id_of(self.number(), ms), payment_ms=ms, amount=amount)
-        was_used = (payment.channel_id, payment.proof.voucher.max_claimable_amount) in self.seen.used
+        was_used = (payment.channel_id, payment.proof.ceiling) in self.seen.used
         answer = (self.books.reserve if hold else self.books.charge)(copied)
         self.judge(copied, answer)
         assert not was_used or isinstance(answer, Refusal)
@@ -424,7 +424,7 @@ class LedgerMachine(RuleBasedStateMachine):
         channel, payer = payment.channel_id, self.by_channel[payment.channel_id]
         ceiling = self.seen.ceilings.get(channel, 0)
         if isinstance(payment.proof, VoucherProof):
-            offered = payment.proof.voucher.max_claimable_amount
+            offered = payment.proof.ceiling
             assert (channel, offered) not in self.seen.used, "each voucher proves one charge"
             self.seen.used.add((channel, offered))
         else:
@@ -473,7 +473,7 @@ class LedgerMachine(RuleBasedStateMachine):
         channel, amount, proof = payment.channel_id, payment.amount, payment.proof
         payer = self.by_channel[channel]
         withdrawing, finalizes_at = self.seen.withdrawing[payer.account_id]
-        raised = proof.voucher if isinstance(proof, VoucherProof) else proof.raised
+        raised = proof.raised
         offered = raised.max_claimable_amount if raised is not None else 0
         key = None
         if isinstance(proof, SpendProof):
