@@ -22,6 +22,7 @@ from tallystick_aggregator.edges.grpc.charge import ChargeLimits, ChargeService
 from tallystick_aggregator.edges.grpc.principals import Principals
 from tallystick_aggregator.edges.grpc.server import _OPTIONS
 from tallystick_aggregator.intake import Intake, LedgerWriter
+from tallystick_aggregator.intake.signature_processes import SignatureProcesses
 from tallystick_aggregator.intake.upkeep import Upkeep
 from tallystick_aggregator.journal.credentials import Credentials, Scope
 from tallystick_aggregator.journal.sqlite import SqliteStore
@@ -37,6 +38,9 @@ async def serve(settings: dict[str, Any]) -> None:
     gc.freeze()
     writer = LedgerWriter(ledger, store.journal)
     rules = Rules()
+    signatures = SignatureProcesses(settings["processes"]) if settings["processes"] else None
+    if signatures is not None:
+        await signatures.start()
     intake = Intake(writer, {world.NETWORK: world.DOMAIN.separator}, rules, signatures=signatures)
     upkeep = Upkeep(writer, store.journal, rules)
     credentials = Credentials.open(Path(settings["store"] + ".credentials"))

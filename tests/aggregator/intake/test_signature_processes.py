@@ -75,7 +75,7 @@ async def test_what_a_dead_process_owed_is_checked_and_the_process_is_replaced(
 
     assert all(await asyncio.wait_for(asked, 30))
     async with asyncio.timeout(30):
-        while len(processes.pids) < 2:
+        while len(processes.pids) < 2:  # noqa: ASYNC110 - a process tells nobody that it lives
             await asyncio.sleep(0.01)
     assert not set(before) & set(processes.pids)
     assert all(await processes.check(checks_of(Payer("bob"), 100)))
