@@ -48,7 +48,6 @@ class Reason(IntEnum):
     SCHEME_UNSUPPORTED = 41
     NETWORK_UNSUPPORTED = 42
     TOKEN_UNSUPPORTED = 43
-    ESCROW_MISMATCH = 44
     RECEIVER_MISMATCH = 45
     OPERATOR_MISMATCH = 46
     TOKEN_MISMATCH = 47
@@ -148,7 +147,6 @@ _RETRY_AND_ADVICE: Final[dict[Reason, tuple[bool, str]]] = {
     Reason.SCHEME_UNSUPPORTED: (_FINAL, "Choose a scheme that Supported lists."),
     Reason.NETWORK_UNSUPPORTED: (_FINAL, "Choose a network that Supported lists."),
     Reason.TOKEN_UNSUPPORTED: (_FINAL, "Choose a token that Supported lists."),
-    Reason.ESCROW_MISMATCH: (_FINAL, "Use the escrow that Supported names."),
     Reason.RECEIVER_MISMATCH: (_FINAL, "Pay the receiver that the terms name."),
     Reason.OPERATOR_MISMATCH: (_FINAL, "Use the operator that Supported names as receiverAuthorizer."),
     Reason.TOKEN_MISMATCH: (_FINAL, "Pay in the token that the terms name."),

@@ -30,6 +30,7 @@ from tallystick_aggregator.intake import UncheckedPayment
 from tallystick_aggregator.journal.credentials import Credentials, Scope
 from tallystick_aggregator.journal.port import Outgoing
 from tallystick_aggregator.journal.sqlite import SqliteStore
+from tallystick_aggregator.ledger.commands import Rules
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -85,13 +86,15 @@ class Edge:
 
 
 @asynccontextmanager
-async def serving(folder: Path, limits: ChargeLimits | None = None, tls: Tls | None = None) -> AsyncIterator[Edge]:
+async def serving(
+    folder: Path, limits: ChargeLimits | None = None, tls: Tls | None = None, rules: Rules | None = None
+) -> AsyncIterator[Edge]:
     """Serve a market from a store in this folder."""
     store = await SqliteStore.open(folder / "store.db")
     credentials = Credentials.open(folder / "tokens.db")
     settlement, limits = SettlesNothing(), limits or ChargeLimits()
     try:
-        async with marketplace(store=store) as market:
+        async with marketplace(store=store, rules=rules) as market:
             principals = Principals(credentials.lookup)
             services = Services(
                 FacilitatorService(principals, OFFERS, market.deferred, market.exact, market.rules, limits),

@@ -64,7 +64,6 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_SCHEME_UNSUPPORTED: _Reason.ValueType  # 41
     REASON_NETWORK_UNSUPPORTED: _Reason.ValueType  # 42
     REASON_TOKEN_UNSUPPORTED: _Reason.ValueType  # 43
-    REASON_ESCROW_MISMATCH: _Reason.ValueType  # 44
     REASON_RECEIVER_MISMATCH: _Reason.ValueType  # 45
     REASON_OPERATOR_MISMATCH: _Reason.ValueType  # 46
     REASON_TOKEN_MISMATCH: _Reason.ValueType  # 47
@@ -130,7 +129,6 @@ REASON_PAYLOAD_INVALID: Reason.ValueType  # 40
 REASON_SCHEME_UNSUPPORTED: Reason.ValueType  # 41
 REASON_NETWORK_UNSUPPORTED: Reason.ValueType  # 42
 REASON_TOKEN_UNSUPPORTED: Reason.ValueType  # 43
-REASON_ESCROW_MISMATCH: Reason.ValueType  # 44
 REASON_RECEIVER_MISMATCH: Reason.ValueType  # 45
 REASON_OPERATOR_MISMATCH: Reason.ValueType  # 46
 REASON_TOKEN_MISMATCH: Reason.ValueType  # 47

@@ -341,8 +341,13 @@ class ReportResponse(_message.Message):
     PROBLEM_FIELD_NUMBER: _builtins.int
     CLOSED_GRANT_IDS_FIELD_NUMBER: _builtins.int
     CALL_BACK_FIELD_NUMBER: _builtins.int
+    IS_NEW_WORKER_FIELD_NUMBER: _builtins.int
     call_back: _builtins.bool
     """Others need headroom: report what nobody is using as returned, soon."""
+    is_new_worker: _builtins.bool
+    """The wallet did not know this worker: it was taken for dead, or is new. It should report all of its grants, to learn
+    which of them are closed.
+    """
     @_builtins.property
     def problem(self) -> Global___WalletProblem: ...
     @_builtins.property
@@ -355,10 +360,11 @@ class ReportResponse(_message.Message):
         problem: Global___WalletProblem | None = ...,
         closed_grant_ids: _abc.Iterable[_builtins.int] | None = ...,
         call_back: _builtins.bool = ...,
+        is_new_worker: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["problem", b"problem"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_back", b"call_back", "closed_grant_ids", b"closed_grant_ids", "problem", b"problem"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_back", b"call_back", "closed_grant_ids", b"closed_grant_ids", "is_new_worker", b"is_new_worker", "problem", b"problem"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -5,23 +5,22 @@ from pathlib import Path
 
 import grpc
 import pytest
-from doubles import MUSIC, NETWORK, NEWS, NOW_S, OTHER_PAGE, Payer
+from doubles import MUSIC, NETWORK, NEWS, NOW_S, OTHER_PAGE
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from marketplace import OFFER, PRICE, deposit_of, signed, transfer_of
 from serving_twin import Edge, charge_of, serving
+from wire import ALICE, authorization_of, config_of, exact_of, terms_of, verify_request
 
 from tallystick import eip712
 from tallystick.amounts import decode_amount, encode_amount
-from tallystick.channels import ChannelConfig
 from tallystick.reasons import Reason
 from tallystick.spend_keys import key_hash
-from tallystick.v1 import account_pb2, charge_pb2, common_pb2, facilitator_pb2, settlement_pb2
-from tallystick_aggregator.chain.port import ChainUnavailable, TransferAuthorization
+from tallystick.v1 import account_pb2, charge_pb2, facilitator_pb2, settlement_pb2
+from tallystick_aggregator.chain.port import ChainUnavailable
 from tallystick_aggregator.chain.settings import ConfigurationError
 from tallystick_aggregator.edges.grpc.server import SERVICE_NAMES, GrpcServer
-from tallystick_aggregator.intake import UncheckedPayment
 from tallystick_aggregator.journal.port import (
     Attempt,
     Outgoing,
@@ -31,47 +30,6 @@ from tallystick_aggregator.journal.port import (
     TransactionStatus,
 )
 from tallystick_aggregator.schemes.deferred.calls import SignedCall
-
-ALICE = Payer("alice")
-
-
-def config_of(config: ChannelConfig) -> common_pb2.ChannelConfig:
-    return common_pb2.ChannelConfig(
-        payer=config.payer,
-        payer_authorizer=config.payer_authorizer,
-        receiver=config.receiver,
-        receiver_authorizer=config.receiver_authorizer,
-        token=config.token,
-        withdraw_delay_s=config.withdraw_delay_s,
-        salt=config.salt,
-    )
-
-
-def terms_of(scheme: str, amount: int = PRICE, pay_to: bytes = NEWS) -> facilitator_pb2.PaymentTerms:
-    return facilitator_pb2.PaymentTerms(
-        scheme=scheme, network=NETWORK, amount=encode_amount(amount), asset=ALICE.config.token, pay_to=pay_to
-    )
-
-
-def verify_request(payment: UncheckedPayment) -> facilitator_pb2.VerifyRequest:
-    deferred = facilitator_pb2.DeferredPayment(config=config_of(ALICE.config.channel(NEWS)), charge=charge_of(payment))
-    return facilitator_pb2.VerifyRequest(terms=terms_of("deferred"), deferred=deferred)
-
-
-def exact_of(transfer: TransferAuthorization) -> facilitator_pb2.ExactPayment:
-    return facilitator_pb2.ExactPayment(
-        **{"from": transfer.from_},  # type: ignore[arg-type]
-        to=transfer.to,
-        value=encode_amount(transfer.value),
-        valid_after=transfer.valid_after,
-        valid_before=transfer.valid_before,
-        nonce=transfer.nonce,
-        signature=transfer.signature,
-    )
-
-
-def authorization_of(call: SignedCall) -> account_pb2.CallAuthorization:
-    return account_pb2.CallAuthorization(deadline=call.deadline, signature=call.signature)
 
 
 async def refused(call: object) -> grpc.aio.AioRpcError:
