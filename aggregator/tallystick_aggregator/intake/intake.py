@@ -16,7 +16,7 @@ from tallystick.reasons import Reason
 from tallystick_aggregator.intake.payments import UncheckedPayment
 from tallystick_aggregator.intake.proofs import Provers, Replay, Screening
 from tallystick_aggregator.intake.signatures import SignatureChecker, SignatureThreads
-from tallystick_aggregator.intake.writer import LedgerWriter
+from tallystick_aggregator.intake.writer import LedgerWriter, lookup_of
 from tallystick_aggregator.journal.port import StoreUnavailable, StoreUncertain
 from tallystick_aggregator.ledger import decide
 from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
@@ -26,8 +26,8 @@ from tallystick_aggregator.ledger.state import Ledger, payment_of_handle, reserv
 
 WAITING_MAX: Final = 16_384
 """Payments inside at once."""
-SCREENINGS_MAX: Final = 4
-"""Batches whose proofs are being checked at once."""
+SCREENINGS_MAX: Final = 8
+"""Batches between their first check and their answer at once; while so many are, those that wait grow together."""
 BATCH_MAX: Final = 512
 """Payments screened together at most: bounds how long the event loop is held."""
 
@@ -44,6 +44,28 @@ class _Waiting:
     def __init__(self, payments: Sequence[UncheckedPayment], done: asyncio.Future[list[ChargeAnswer]]) -> None:
         self.payments = payments
         self.done = done
+
+
+class _Turn:
+    """Batches are decided in the order in which they came, though some are screened faster: a channel's vouchers then
+    arrive at the ledger as they were signed.
+    """
+
+    __slots__ = ("_before", "taken")
+
+    def __init__(self, before: "asyncio.Future[None] | None") -> None:
+        self._before = before
+        self.taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def comes(self) -> None:
+        """Wait until the batch before has had its turn."""
+        if self._before is not None:
+            await asyncio.shield(self._before)
+            self._before = None
+
+    def pass_on(self) -> None:
+        """Have had the turn."""
+        self.taken.set_result(None)
 
 
 class Intake:
@@ -71,6 +93,7 @@ class Intake:
         self._inside = 0
         self._waiting_max = waiting_max
         self._screenings: set[asyncio.Task[None]] = set()
+        self._last_turn: asyncio.Future[None] | None = None
 
     def close(self) -> None:
         """Let go of whoever checks signatures."""
@@ -105,7 +128,7 @@ class Intake:
             def decision(draft: Draft, _: Ledger, moment: Moment) -> ReserveAnswer:
                 return decide.reserve(draft, outcome, handle, moment, self.rules)
 
-            lookups = [(outcome.channel_id, outcome.payment_id)]
+            lookups = lookup_of(outcome.channel_id, outcome.payment_id)
             return await self._decided(self._writer.submit(decision, lookups=lookups))
         finally:
             self._inside -= 1
@@ -116,7 +139,7 @@ class Intake:
         def decision(draft: Draft, _: Ledger, moment: Moment) -> ChargeAnswer:
             return decide.capture(draft, handle, amount, moment)
 
-        return await self._decided(self._writer.submit(decision, lookups=[payment_of_handle(handle)]))
+        return await self._decided(self._writer.submit(decision, lookups=lookup_of(*payment_of_handle(handle))))
 
     async def release(self, handle: bytes) -> Done | Refusal:
         """Give a reservation back. The same release again gets the same answer."""
@@ -124,13 +147,15 @@ class Intake:
         def decision(draft: Draft, _ledger: Ledger, _moment: Moment) -> Done | Refusal:
             return decide.release(draft, handle)
 
-        return await self._decided(self._writer.submit(decision, lookups=[payment_of_handle(handle)]))
+        return await self._decided(self._writer.submit(decision, lookups=lookup_of(*payment_of_handle(handle))))
 
     # The pipeline of charges: gather, screen, decide.
 
     def _start_screening(self) -> None:
         if len(self._screenings) < SCREENINGS_MAX and (gathered := self._gather()):
-            task = asyncio.create_task(self._work(gathered))
+            turn = _Turn(self._last_turn)
+            self._last_turn = turn.taken
+            task = asyncio.create_task(self._work(gathered, turn))
             self._screenings.add(task)
             task.add_done_callback(self._screening_done)
 
@@ -150,9 +175,9 @@ class Intake:
                 taken += len(waiting.payments)
         return gathered
 
-    async def _work(self, gathered: list[_Waiting]) -> None:
+    async def _work(self, gathered: list[_Waiting], turn: "_Turn") -> None:
         try:
-            answers = await self._charge_all([payment for waiting in gathered for payment in waiting.payments])
+            answers = await self._charge_all([payment for waiting in gathered for payment in waiting.payments], turn)
         except BaseException as error:
             for waiting in gathered:
                 if not waiting.done.done():
@@ -166,29 +191,42 @@ class Intake:
         for waiting in gathered:
             end = start + len(waiting.payments)
             if not waiting.done.done():
-                waiting.done.set_result(answers[start:end])
+                waiting.done.set_result(list(answers[start:end]))
             start = end
 
-    async def _charge_all(self, payments: list[UncheckedPayment]) -> list[ChargeAnswer]:
-        outcomes = await self._screen(payments, decide.replay_of_charge)
-        proven = [outcome for outcome in outcomes if isinstance(outcome, ProvenPayment)]
-        if not proven:
-            return outcomes  # type: ignore[return-value]  # what is not proven is answered
+    async def _charge_all(self, payments: list[UncheckedPayment], turn: "_Turn") -> Sequence[ChargeAnswer]:
+        try:
+            outcomes = await self._screen(payments, decide.replay_of_charge)
+            proven = [outcome for outcome in outcomes if isinstance(outcome, ProvenPayment)]
+            if not proven:
+                return outcomes  # type: ignore[return-value]  # what is not proven is answered
+            await turn.comes()
+            decided = self._submit(proven)
+        finally:
+            turn.pass_on()
+        answers: Sequence[ChargeAnswer]
+        try:
+            answers = await decided
+        except StoreUncertain:
+            raise
+        except StoreUnavailable as error:
+            answers = [_store_unavailable(error)] * len(proven)
+        if len(answers) == len(outcomes):
+            return answers
+        rest = iter(answers)
+        return [next(rest) if isinstance(outcome, ProvenPayment) else outcome for outcome in outcomes]  # type: ignore[misc]
+
+    def _submit(self, proven: list[ProvenPayment]) -> "asyncio.Future[list[ChargeAnswer]]":
         rules = self.rules
-        lookups = [(payment.channel_id, payment.payment_id) for payment in proven]
 
         def decision(draft: Draft, _: Ledger, moment: Moment) -> list[ChargeAnswer]:
             charge = decide.charge
             return [charge(draft, payment, moment, rules) for payment in proven]
 
-        try:
-            decided = iter(await self._writer.submit(decision, weight=len(proven), lookups=lookups))
-        except StoreUncertain:
-            raise
-        except StoreUnavailable as error:
-            refusal = _store_unavailable(error)
-            decided = iter([refusal] * len(proven))
-        return [next(decided) if isinstance(outcome, ProvenPayment) else outcome for outcome in outcomes]  # type: ignore[misc]
+        def lookups(since_ms: int) -> list[tuple[bytes, bytes]]:
+            return [(payment.channel_id, payment.payment_id) for payment in proven if payment.payment_ms < since_ms]
+
+        return self._writer.submit(decision, weight=len(proven), lookups=lookups)
 
     async def _screen(
         self, payments: Sequence[UncheckedPayment], replay: Replay

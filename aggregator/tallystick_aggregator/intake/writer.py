@@ -22,11 +22,22 @@ Answer = TypeVar("Answer")
 COMMIT_WEIGHT_MAX: Final = 1_024
 """About how many payments share a commit at most: bounds the time of one decision round on the event loop."""
 
-DecideItem = Callable[[Draft, Ledger, Moment], Any]
+Lookups = Callable[[int], Sequence[tuple[bytes, bytes]]]
+"""The (channel id, payment id) pairs that a decision will look up whose time is before this one (ms)."""
+
+
+def no_lookups(_since_ms: int) -> Sequence[tuple[bytes, bytes]]:
+    """Of a decision that looks no payment up."""
+    return ()
+
+
+def lookup_of(channel_id: bytes, payment_id: bytes) -> Lookups:
+    """Of a decision that looks one payment up."""
+    return lambda since_ms: ((channel_id, payment_id),) if payment_id_ms(payment_id) < since_ms else ()
 
 
 class _Item(Generic[Answer]):
-    """A decision that waits for its turn. `lookups` are the (channel id, payment id) pairs that it will look up."""
+    """A decision that waits for its turn."""
 
     __slots__ = ("decide", "done", "lookups", "weight")
 
@@ -35,7 +46,7 @@ class _Item(Generic[Answer]):
         decide: Decision[Answer],
         done: asyncio.Future[Answer],
         weight: int,
-        lookups: Sequence[tuple[bytes, bytes]],
+        lookups: Lookups,
     ) -> None:
         self.decide = decide
         self.done = done
@@ -84,10 +95,10 @@ class LedgerWriter:
         return await self.submit(decision)
 
     def submit(
-        self, decision: Decision[Answer], *, weight: int = 1, lookups: Sequence[tuple[bytes, bytes]] = ()
+        self, decision: Decision[Answer], *, weight: int = 1, lookups: Lookups = no_lookups
     ) -> asyncio.Future[Answer]:
-        """Queue a decision. `lookups` are the (channel id, payment id) pairs that it looks up; those that memory no
-        longer answers for are fetched from the journal right before its turn.
+        """Queue a decision. The payments that it looks up and that memory no longer answers for are fetched from the
+        journal right before its turn.
         """
         done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         if self._closed:
@@ -173,12 +184,7 @@ class LedgerWriter:
 
     async def _recall(self, items: list[_Item[Any]]) -> list[tuple[tuple[bytes, bytes], Any]]:
         since_ms, payments = self._ledger.payments_since_ms, self._ledger.payments
-        pairs = [
-            pair
-            for item in items
-            for pair in item.lookups
-            if payment_id_ms(pair[1]) < since_ms and payment_key(*pair) not in payments
-        ]
+        pairs = [pair for item in items for pair in item.lookups(since_ms) if payment_key(*pair) not in payments]
         if not pairs:
             return []
         found = await self._journal.recall(pairs)
