@@ -9,13 +9,23 @@ grants       headroom that is spent without asking: payments in microseconds
 accounts     the calls to the aggregator, signed
 treasury     deposits, top-ups, refunds
 spend_keys   the keys that prove charges
-lines        who gets how much headroom at which seller, and when
+teller       who gets how much headroom, and what must be true before
+queueing     one line of payers for each seller, and the grant that serves it
+lines        the grants of the wallet's own process
 reconcile    what became of payments whose answer was lost
 approvals    signing the totals of the next claim, after comparing them with the book
 wallet       all of it together
+workers      who of a served wallet's workers holds what
+serving      the wallet over gRPC
+remote       a served wallet in a worker's hands
+wallet_codec the messages between them
+status       the book as a person or a program reads it
 offers       which of a 402's offers may be taken
 exact        payments without a deposit
 bodies       request bodies that can be sent twice, and those that cannot
+port         what a transport needs of a wallet
+terms        what the transport remembers of sellers' terms
 transport    the httpx transport
+commands     the payer's commands of `tallystick`
 onchain      the timed way out, by the payer's own transactions (needs the extra `chain`)
 """

@@ -4,6 +4,7 @@ import asyncio
 import functools
 import json
 import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ from tallystick_client.payer.budgets import Budgets, DepositPolicy
 from tallystick_client.payer.operators import Operator
 from tallystick_client.payer.status import AccountStatus
 from tallystick_client.payer.transport import PayingTransport, Receipt
-from tallystick_client.payer.wallet import Wallet
+from tallystick_client.payer.wallet import RECONCILE_EVERY_S, Wallet
 
 EXIT_FAILED: Final = 1
 EXIT_CONFIGURATION: Final = 2
@@ -52,7 +53,8 @@ def with_wallet(command: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     def run(path: str, key: str, operators: tuple[str, ...], **options: Any) -> None:
         def open_wallet(**settings: Any) -> Awaitable[Wallet]:
             allowed = [Operator.load(operator) for operator in operators]
-            return Wallet.open(path, key=key, operators=allowed, reconcile_every_s=0, **settings)
+            settings.setdefault("reconcile_every_s", 0)
+            return Wallet.open(path, key=key, operators=allowed, **settings)
 
         run_to_end(lambda: command(open_wallet, **options))
 
@@ -217,6 +219,76 @@ async def withdraw(open_wallet: Callable[..., Awaitable[Wallet]], rpc: str, step
         click.echo(", ".join(f"{name} {value}" for name, value in result.items()))
     if not results:
         click.echo("No account holds anything to withdraw.")
+
+
+def _file(path: str | None) -> bytes | None:
+    return None if path is None else Path(path).read_bytes()
+
+
+_PEM: Final = click.Path(exists=True, dir_okay=False)
+
+
+@wallet.command()
+@click.option("--listen", default="127.0.0.1:7410", show_default=True, metavar="HOST:PORT|unix:PATH")
+@click.option(
+    "--token", default="env:TALLYSTICK_WALLET_TOKEN", show_default=True, metavar="REF",
+    help="What workers have to show: env:NAME or file:PATH.",
+)  # fmt: skip
+@click.option("--per-request", metavar="AMOUNT", help="Budget, in the token's unit.")
+@click.option("--per-host", metavar="AMOUNT", help="Budget, in the token's unit.")
+@click.option("--per-day", metavar="AMOUNT", help="Budget, in the token's unit.")
+@click.option("--total", metavar="AMOUNT", help="Budget, in the token's unit.")
+@click.option("--deposit-low", metavar="AMOUNT", default="0", help="Deposit when less than this is left.")
+@click.option("--deposit-high", metavar="AMOUNT", help="Deposit up to this; without it, no deposit is made.")
+@click.option("--max-headroom", default=64, show_default=True, type=click.IntRange(1, 100_000))
+@click.option("--approve-every", default=0.0, metavar="SECONDS", help="Approve the totals of the next claim so often.")
+@click.option(
+    "--lease", default=30.0, show_default=True, metavar="SECONDS", help="Silence that means a worker is dead."
+)
+@click.option("--tls-cert", type=_PEM, help="The server's certificate chain (PEM).")
+@click.option("--tls-key", type=_PEM, help="Its private key (PEM).")
+@click.option("--tls-client-ca", type=_PEM, help="Workers must show a certificate of this authority (PEM).")
+@click.option("--insecure", is_flag=True, help="Plain text beyond this machine.")
+@with_wallet
+async def serve(open_wallet: Callable[..., Awaitable[Wallet]], **options: Any) -> None:
+    """Serve this wallet to workers on many machines: one deposit, one book, one budget.
+
+    Workers use `await Wallet.connect("HOST:PORT", token="env:...")`. Prints "listening on ..." once it takes calls.
+
+    \b
+    tallystick wallet serve --listen unix:wallet.sock --per-day 5 --deposit-high 10
+    """
+    from tallystick_client.payer.serving import ServerCredentials, WalletServer  # noqa: PLC0415
+    from tallystick_client.payer.wallet_codec import read_token  # noqa: PLC0415
+
+    chain, key = _file(options["tls_cert"]), _file(options["tls_key"])
+    if (chain is None) != (key is None):
+        raise MalformedError("--tls-cert, --tls-key", "one of them", "both or neither")
+    tls = ServerCredentials(chain, key, _file(options["tls_client_ca"])) if chain and key else None
+    high = options["deposit_high"]
+    opened = await open_wallet(
+        budgets=Budgets(options["per_request"], options["per_host"], options["per_day"], options["total"]),
+        deposit=DepositPolicy(options["deposit_low"], high) if high else None,
+        max_headroom=options["max_headroom"],
+        approve_every_s=options["approve_every"],
+        reconcile_every_s=RECONCILE_EVERY_S,
+        keep_workers=True,
+    )
+    stopped = asyncio.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(name, stopped.set)
+    async with opened:
+        server = WalletServer(
+            opened,
+            options["listen"],
+            read_token(options["token"]),
+            credentials=tls,
+            insecure=options["insecure"],
+            lease_s=options["lease"],
+        )
+        async with server:
+            click.echo(f"listening on {server.target}")
+            await stopped.wait()
 
 
 async def _withdraw(opened: Wallet, rpc: str, step: str) -> list[dict[str, Any]]:

@@ -22,12 +22,13 @@ class BookUnavailable(WalletError):
 
 
 class BudgetExceeded(WalletError):
-    """A payment would exceed a budget. `budget` is its name; `got` and `allowed` are in atomic units."""
+    """A payment would exceed a budget. `budget` is its name; `got` and `allowed` are in atomic units of `unit`."""
 
     def __init__(self, budget: str, got: int, allowed: int, unit: str) -> None:
         self.budget = budget
         self.got = got
         self.allowed = allowed
+        self.unit = unit
         super().__init__(f"budget {budget}: got {got}, allowed {allowed} atomic units of {unit}")
 
 

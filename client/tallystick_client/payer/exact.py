@@ -13,9 +13,8 @@ from tallystick.signatures import Signer
 from tallystick.x402 import ExactAuthorization
 from tallystick_client.payer.book import ExactPayment
 from tallystick_client.payer.grants import Clock
-from tallystick_client.payer.offers import Offer
 from tallystick_client.payer.store import Store
-from tallystick_client.payer.teller import Teller
+from tallystick_client.payer.teller import Seller, Teller
 
 VALID_S_MIN: Final = 30
 VALID_S_MAX: Final = 600
@@ -33,19 +32,18 @@ class ExactPayer:
         self._teller = teller
         self._clock = clock
 
-    async def pay(self, offer: Offer, host: str) -> ExactAuthorization:
-        """A signed transfer of the offer's amount, counted and on disk. Raises BudgetExceeded, BookUnavailable."""
-        seller, amount = offer.seller(host), offer.terms.amount
+    async def pay(self, seller: Seller, amount: int, max_timeout_s: int) -> ExactAuthorization:
+        """A signed transfer of `amount` atomic units, counted and on disk. Raises BudgetExceeded, BookUnavailable."""
         self._teller.check_request(seller, amount)
         self._teller.check_budgets(seller, amount)
         now_s = int(self._clock())
-        valid_before = now_s + min(max(offer.accepted.max_timeout_seconds, VALID_S_MIN), VALID_S_MAX)
+        valid_before = now_s + min(max(max_timeout_s, VALID_S_MIN), VALID_S_MAX)
         valid_after = now_s - BACKDATED_S
         nonce = os.urandom(32)
-        payment = ExactPayment(nonce, seller.asset, host, amount, valid_before)
+        payment = ExactPayment(nonce, seller.asset, seller.host, amount, valid_before)
         self._store.book.spend_exact(payment, self._teller.today())
         await self._store.commit()
-        payer, pay_to = self._signer.address, offer.terms.pay_to
+        payer, pay_to = self._signer.address, seller.receiver
         struct_hash = eip712.hash_transfer_with_authorization(payer, pay_to, amount, valid_after, valid_before, nonce)
-        signature = self._signer.sign(eip712.digest(offer.operator.token_domain(offer.token), struct_hash))
+        signature = self._signer.sign(eip712.digest(seller.operator.token_domain(seller.token), struct_hash))
         return ExactAuthorization(payer, pay_to, amount, valid_after, valid_before, nonce, signature)

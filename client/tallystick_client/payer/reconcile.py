@@ -94,9 +94,11 @@ class Reconciler:
 
     async def _reconcile(self, account: Account, client: AccountClient) -> Reconciled:
         self._lines.sync()
-        if self._lost_under_open_grants(account):
-            # Payments go on under a new key while those of the old one end.
-            self._keys.drop(account, SELF)
+        holders = self._holders_of_unknown(account)
+        for holder in holders:
+            # Payments go on under a new key while those of the old one end; workers get theirs with their next grant.
+            self._keys.drop(account, holder)
+        if SELF in holders:
             self._lines.retire(account.id)
             await self._lines.drained(account.id, DRAIN_TIMEOUT_S)
         await self._keys.revoke_unused(account, client)
@@ -118,9 +120,14 @@ class Reconciler:
         await self._store.commit()
         return result
 
-    def _lost_under_open_grants(self, account: Account) -> bool:
+    def _holders_of_unknown(self, account: Account) -> set[str]:
+        """Whose keys, still in use, have payments that nobody knows the end of."""
         ours = {channel.id for channel in self._book.channels_of(account.id)}
-        return any(row.unknown and not row.closed_at for row in self._book.grants.values() if row.channel_id in ours)
+        return {
+            row.holder
+            for row in self._book.grants.values()
+            if row.unknown and row.channel_id in ours and (not row.closed_at or self._keys.is_live(row.key_id))
+        }
 
     def _settle(self, channel: Channel, totals: ChannelTotals, before: _Snapshot) -> Reconciled:
         rows = self._book.grants_of(channel.id)

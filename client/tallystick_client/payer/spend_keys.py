@@ -87,6 +87,12 @@ class SpendKeys:
         """Make no more grants under the holder's key; the next one gets a new key."""
         self._live.pop((account.id, holder), None)
 
+    def drop_holder(self, holder: str) -> None:
+        """The same for all accounts: the holder is gone."""
+        for account_id, name in list(self._live):
+            if name == holder:
+                del self._live[account_id, name]
+
     async def revoke_unused(self, account: Account, client: AccountClient) -> None:
         """Revoke every key of the account under which nobody holds an open grant and none will be made."""
         in_use = {row.key_id for row in self._book.grants.values() if not row.closed_at}

@@ -51,8 +51,8 @@ from tallystick_client.payer.bodies import Body, prepare
 from tallystick_client.payer.errors import BodyNotReplayable
 from tallystick_client.payer.grants import Payment
 from tallystick_client.payer.offers import Offer, read_offers
+from tallystick_client.payer.port import Payer
 from tallystick_client.payer.terms import Terms
-from tallystick_client.payer.wallet import Payer
 
 RESEND_PAUSES_S: Final = (0.2, 1.0, 2.0)
 """Before a payment whose connection was lost is sent again."""

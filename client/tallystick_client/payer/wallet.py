@@ -16,8 +16,9 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, NamedTuple, Protocol, Self
+from typing import Any, Final, NamedTuple, Self
 
 from tallystick.errors import MalformedError, TallystickError
 from tallystick.keys import load_signer
@@ -36,6 +37,7 @@ from tallystick_client.payer.lines import Lines
 from tallystick_client.payer.offers import Offer, choose
 from tallystick_client.payer.operators import Operator, Token
 from tallystick_client.payer.reconcile import Reconciled, Reconciler
+from tallystick_client.payer.remote import RemoteWallet
 from tallystick_client.payer.spend_keys import KEY_TTL_S, SELF, SpendKeys
 from tallystick_client.payer.status import WalletStatus, read_status
 from tallystick_client.payer.store import Store
@@ -46,7 +48,7 @@ FLUSH_EVERY_S: Final = 1.0
 """How often the book on disk is brought up to date with what was charged; until then it counts as granted."""
 RECONCILE_EVERY_S: Final = 600.0
 
-_REGISTER_AGAIN: Final = frozenset(
+REGISTER_AGAIN: Final = frozenset(
     {
         Reason.SPEND_KEY_UNKNOWN,
         Reason.SPEND_KEY_EXPIRED,
@@ -55,31 +57,45 @@ _REGISTER_AGAIN: Final = frozenset(
         Reason.SPEND_KEY_REQUIRED,
     }
 )
-_COMPARE_BOOKS: Final = frozenset(
+"""Refusals after which a new spend key is registered."""
+COMPARE_BOOKS: Final = frozenset(
     {Reason.INSUFFICIENT_CEILING, Reason.INSUFFICIENT_FUNDS, Reason.VOUCHER_USED, Reason.ACCOUNT_UNKNOWN}
 )
+"""Refusals after which the book is compared with the aggregator's."""
 
 _log = logging.getLogger("tallystick.payer")
 
 
-class Payer(Protocol):
-    """What a transport needs of a wallet, in this process or in another."""
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """The parts of a wallet, for what serves it to others."""
 
-    def choose(self, required: PaymentRequired) -> Offer:
-        """The offer to take; raises OfferNotAllowed."""
-        ...
+    store: Store
+    operators: tuple[Operator, ...]
+    treasury: Treasury
+    teller: Teller
+    keys: SpendKeys
+    exact: ExactPayer
+    reconciler: Reconciler
+    budgets: Budgets
+    allow_exact: bool
+    max_headroom: int
 
-    async def pay(self, offer: Offer, host: str, request_hash: bytes, payment_id: PaymentId | None = None) -> Payment:
-        """A payment from the deposit."""
-        ...
+    def can_defer(self, operator: Operator, token: Token) -> bool:
+        """Whether there is, or may be, a deposit to pay from."""
+        account = self.treasury.known_account(operator, token)
+        return self.treasury.may_open() or (account is not None and account.unspent > 0)
 
-    async def pay_exact(self, offer: Offer, host: str) -> ExactAuthorization:
-        """A payment without a deposit."""
-        ...
-
-    async def remedy(self, offer: Offer, reason: Reason) -> bool:
-        """Do what can be done about a refusal; whether the payment is worth another try."""
-        ...
+    async def remedy(self, operator: Operator, token: Token, holder: str, reason: Reason) -> bool:
+        """Do what can be done about a refusal that a holder of grants met; whether it may try again."""
+        account = self.treasury.known_account(operator, token)
+        if account is None or reason not in REGISTER_AGAIN | COMPARE_BOOKS:
+            return False
+        if reason in REGISTER_AGAIN:
+            self.keys.drop(account, holder)
+        else:
+            await self.reconciler.reconcile(account, operator)
+        return True
 
 
 class RefundedAccount(NamedTuple):
@@ -125,6 +141,18 @@ class Wallet:
         self._exact = ExactPayer(store, signer, self._teller, clock)
         self._reconciler = Reconciler(store, self._clients, self._keys, self._lines, self._teller, clock)
         self._approver = Approver(self._book, self._clients, self._lines)
+        self.desk = Desk(
+            store=store,
+            operators=self.operators,
+            treasury=self._treasury,
+            teller=self._teller,
+            keys=self._keys,
+            exact=self._exact,
+            reconciler=self._reconciler,
+            budgets=budgets,
+            allow_exact=allow_exact,
+            max_headroom=max_headroom,
+        )
         self._tasks: list[asyncio.Task[None]] = []
         self._is_closed = False
 
@@ -143,6 +171,7 @@ class Wallet:
         allow_exact: bool = True,
         approve_every_s: float = 0,
         reconcile_every_s: float = RECONCILE_EVERY_S,
+        keep_workers: bool = False,
         clock: Clock = time.time,
     ) -> Self:
         """Open or create the wallet file of this key; no other process can open it meanwhile.
@@ -150,7 +179,8 @@ class Wallet:
         `key`: a signer, or a key reference (`tallystick.keys`). `operators`: the allow-list. `deposit`: None means that
         the wallet makes no deposits, and pays by exact where it has none. `max_headroom`: how many requests' worth a
         seller gets signed in advance. `proof`: how charges are proven; "voucher" signs one per request. The intervals
-        are in seconds, 0 for never. What a former run left open is reconciled in the background.
+        are in seconds, 0 for never. What a former run left open is reconciled in the background. `keep_workers`: the
+        workers of a wallet that was served are still there, and will report.
 
         Raises MalformedError on a setting that cannot work, KeyReferenceError, BookUnavailable.
         """
@@ -169,11 +199,16 @@ class Wallet:
                 allow_exact=allow_exact,
                 clock=clock,
             )
-            await wallet._start(approve_every_s, reconcile_every_s)
+            await wallet._start(approve_every_s, reconcile_every_s, keep_workers=keep_workers)
         except BaseException:
             await store.close()
             raise
         return wallet
+
+    @staticmethod
+    async def connect(target: str, **settings: Any) -> RemoteWallet:
+        """A wallet that another process serves (`tallystick wallet serve`); see RemoteWallet.connect."""
+        return await RemoteWallet.connect(target, **settings)
 
     # What a transport asks.
 
@@ -182,7 +217,7 @@ class Wallet:
 
         Raises OfferNotAllowed.
         """
-        return choose(required, self.operators, can_defer=self._can_defer, allow_exact=self._allow_exact)
+        return choose(required, self.operators, can_defer=self.desk.can_defer, allow_exact=self._allow_exact)
 
     async def pay(self, offer: Offer, host: str, request_hash: bytes, payment_id: PaymentId | None = None) -> Payment:
         """A payment of the offer's amount from the deposit, for this request at this host.
@@ -195,7 +230,7 @@ class Wallet:
 
     async def pay_exact(self, offer: Offer, host: str) -> ExactAuthorization:
         """A transfer of the offer's amount. Raises BudgetExceeded, BookUnavailable."""
-        return await self._exact.pay(offer, host)
+        return await self._exact.pay(offer.seller(host), offer.terms.amount, offer.accepted.max_timeout_seconds)
 
     async def remedy(self, offer: Offer, reason: Reason) -> bool:
         """Do what can be done about a refusal: a new spend key, or a comparison of the books.
@@ -204,15 +239,10 @@ class Wallet:
         payment is made from this wallet's own book again.
         """
         account = self._treasury.known_account(offer.operator, offer.token)
-        if account is None or reason not in _REGISTER_AGAIN | _COMPARE_BOOKS:
-            return False
-        # What the present grants hold is not what the aggregator has; the next ones start from the compared book.
-        self._lines.retire(account.id)
-        if reason in _REGISTER_AGAIN:
-            self._keys.drop(account, SELF)
-        else:
-            await self._reconciler.reconcile(account, offer.operator)
-        return True
+        if account is not None and reason in REGISTER_AGAIN | COMPARE_BOOKS:
+            # What the present grants hold is not what the aggregator has; the next ones start from the compared book.
+            self._lines.retire(account.id)
+        return await self.desk.remedy(offer.operator, offer.token, SELF, reason)
 
     # What a person asks.
 
@@ -301,21 +331,23 @@ class Wallet:
         """Close."""
         await self.close()
 
-    async def _start(self, approve_every_s: float, reconcile_every_s: float) -> None:
+    async def _start(self, approve_every_s: float, reconcile_every_s: float, *, keep_workers: bool) -> None:
         now_s = int(self._clock())
         left_open = [row for row in self._book.grants.values() if not row.closed_at]
         for row in left_open:
-            # Whoever held it is gone: all of it may have been sent.
-            self._book.close(row, now_s)
+            if row.holder == SELF or not keep_workers:
+                # Whoever held it is gone: all of it may have been sent.
+                self._book.close(row, now_s)
         self._book.check()
         await self._store.commit()
-        self._run_every(FLUSH_EVERY_S, self._flush)
+        self._run_every(FLUSH_EVERY_S, self.flush)
         if approve_every_s:
             self._run_every(approve_every_s, self.approve_totals)
         if reconcile_every_s:
             self._run_every(reconcile_every_s, self.reconcile, at_once=bool(self._book.accounts))
 
-    async def _flush(self) -> None:
+    async def flush(self) -> None:
+        """Bring the book on disk up to date; done every second anyway."""
         self._lines.sync()
         await self._store.commit()
         for account in self.accounts():
@@ -339,10 +371,6 @@ class Wallet:
                 await asyncio.sleep(interval_s)
 
         self._tasks.append(asyncio.create_task(run()))
-
-    def _can_defer(self, operator: Operator, token: Token) -> bool:
-        account = self._treasury.known_account(operator, token)
-        return self._treasury.may_open() or (account is not None and account.unspent > 0)
 
 
 def _check_settings(operators: Iterable[Operator], budgets: Budgets, deposit: DepositPolicy | None) -> None:

@@ -118,7 +118,7 @@ async def scenario(world: World) -> None:
         world.charge(payment)
         payment.settle(PRICE)
     payments[3].lose()
-    await world.wallet._flush()
+    await world.wallet.flush()
     await world.wallet.reconcile()
     world.left = [p for p in world.left if not p.ended]
     for _ in range(3):
@@ -178,7 +178,7 @@ async def test_no_history_of_crashes_promises_anything_twice(
         elif action == "burst":
             await asyncio.gather(*(world.pay(chance.choice("ab")) for _ in range(chance.randrange(1, 6))))
         elif action == "flush":
-            await world.wallet._flush()
+            await world.wallet.flush()
         elif action == "die":
             await world.die()
             await world.start()
@@ -223,4 +223,4 @@ async def test_a_disk_that_is_full_stops_all_promises(
             await world.pay("b")
     assert len(aggregator.account.channels) == 0
     with pytest.raises(BookUnavailable):
-        await world.wallet._flush()
+        await world.wallet.flush()

@@ -1,0 +1,29 @@
+"""What a transport needs of a wallet, be it in this process or served by another."""
+
+from typing import Protocol
+
+from tallystick.quantities import PaymentId
+from tallystick.reasons import Reason
+from tallystick.x402 import ExactAuthorization, PaymentRequired
+from tallystick_client.payer.grants import Payment
+from tallystick_client.payer.offers import Offer
+
+
+class Payer(Protocol):
+    """What a transport needs of a wallet, in this process or in another."""
+
+    def choose(self, required: PaymentRequired) -> Offer:
+        """The offer to take; raises OfferNotAllowed."""
+        ...
+
+    async def pay(self, offer: Offer, host: str, request_hash: bytes, payment_id: PaymentId | None = None) -> Payment:
+        """A payment from the deposit."""
+        ...
+
+    async def pay_exact(self, offer: Offer, host: str) -> ExactAuthorization:
+        """A payment without a deposit."""
+        ...
+
+    async def remedy(self, offer: Offer, reason: Reason) -> bool:
+        """Do what can be done about a refusal; whether the payment is worth another try."""
+        ...
