@@ -25,7 +25,7 @@ from tallystick.channels import ChannelConfig
 from tallystick.payment_ids import new_payment_id
 from tallystick.quantities import ZERO_ADDRESS, AccountId
 from tallystick.vouchers import Voucher
-from tallystick_aggregator.ledger import accounts, decide
+from tallystick_aggregator.ledger import accounts, approvals, decide
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.commands import Moment, ProvenPayment, Rules, SpendProof, VoucherProof
 from tallystick_aggregator.ledger.draft import Draft
@@ -351,7 +351,7 @@ def _approve(account: int, more: int, draft: Draft, ledger: Ledger) -> object:
         (channel.receiver, channel.charged + more)
         for channel in sorted(ledger.channels_of_account(known.id), key=lambda channel: channel.id)
     )
-    return accounts.approve_totals(draft, known, totals, _hash("approval", more) * 2 + b"\x1b")
+    return approvals.approve_totals(draft, ledger, known.id, totals, _hash("approval", more) * 2 + b"\x1b")
 
 
 def _handle(command: Pay | Settle) -> bytes:

@@ -1,4 +1,4 @@
-"""Decisions about accounts: what the chain says, channels, spend keys, refunds, approvals. Pure, like `decide`."""
+"""Decisions about accounts: what the chain says, channels, spend keys, refunds. Pure, like `decide`."""
 
 import hmac
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.commands import Moment, Rules
 from tallystick_aggregator.ledger.draft import Draft
-from tallystick_aggregator.ledger.state import Account, Channel, Ledger, SpendKey
+from tallystick_aggregator.ledger.state import Channel, Ledger, SpendKey
 
 
 class AccountAtBlock(NamedTuple):
@@ -176,22 +176,3 @@ def end_refund(draft: Draft, account_id: bytes, refund_id: bytes) -> None:
     account = draft.account(account_id)
     if account is not None and account.refund is not None and account.refund.refund_id == refund_id:
         draft.record(ev.RefundEnded(account_id, refund_id))
-
-
-def approve_totals(
-    draft: Draft, account: Account, totals: tuple[tuple[bytes, int], ...], signature: bytes
-) -> Refusal | None:
-    """Keep a checked approval, if it is not older than the one at hand in any receiver's total."""
-    if account.approval is not None:
-        approved = dict(totals)
-        for receiver, total in account.approval.totals:
-            if approved.get(receiver, 0) < total:
-                return Refusal(
-                    Reason.AMOUNT_MISMATCH,
-                    "An approval must not fall below the one before it.",
-                    "totals",
-                    str(approved.get(receiver, 0)),
-                    f"at least {total}",
-                )
-    draft.record(ev.TotalsApproved(account.id, totals, signature))
-    return None

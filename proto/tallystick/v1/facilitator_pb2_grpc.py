@@ -27,7 +27,8 @@ if _version_not_supported:
 
 class FacilitatorServiceStub:
     """x402's verbs for every scheme, typed. Verify and Settle need a seller's token with the scope `charge` whose
-    receivers include `pay_to`; Supported needs any principal.
+    receivers include `pay_to`; to settle a reservation, its handle stands for the receiver. Supported needs any
+    principal.
     """
 
     def __init__(self, channel):
@@ -55,7 +56,8 @@ class FacilitatorServiceStub:
 
 class FacilitatorServiceServicer:
     """x402's verbs for every scheme, typed. Verify and Settle need a seller's token with the scope `charge` whose
-    receivers include `pay_to`; Supported needs any principal.
+    receivers include `pay_to`; to settle a reservation, its handle stands for the receiver. Supported needs any
+    principal.
     """
 
     def Supported(self, request, context):
@@ -107,7 +109,8 @@ def add_FacilitatorServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class FacilitatorService:
     """x402's verbs for every scheme, typed. Verify and Settle need a seller's token with the scope `charge` whose
-    receivers include `pay_to`; Supported needs any principal.
+    receivers include `pay_to`; to settle a reservation, its handle stands for the receiver. Supported needs any
+    principal.
     """
 
     @staticmethod

@@ -28,7 +28,8 @@ GRPC_VERSION: str
 
 class FacilitatorServiceStub:
     """x402's verbs for every scheme, typed. Verify and Settle need a seller's token with the scope `charge` whose
-    receivers include `pay_to`; Supported needs any principal.
+    receivers include `pay_to`; to settle a reservation, its handle stands for the receiver. Supported needs any
+    principal.
     """
 
     @_typing.overload
@@ -45,7 +46,8 @@ class FacilitatorServiceStub:
 @_typing.type_check_only
 class FacilitatorServiceAsyncStub(FacilitatorServiceStub):
     """x402's verbs for every scheme, typed. Verify and Settle need a seller's token with the scope `charge` whose
-    receivers include `pay_to`; Supported needs any principal.
+    receivers include `pay_to`; to settle a reservation, its handle stands for the receiver. Supported needs any
+    principal.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -58,7 +60,8 @@ class FacilitatorServiceAsyncStub(FacilitatorServiceStub):
 
 class FacilitatorServiceServicer(metaclass=_abc_1.ABCMeta):
     """x402's verbs for every scheme, typed. Verify and Settle need a seller's token with the scope `charge` whose
-    receivers include `pay_to`; Supported needs any principal.
+    receivers include `pay_to`; to settle a reservation, its handle stands for the receiver. Supported needs any
+    principal.
     """
 
     @_abc_1.abstractmethod

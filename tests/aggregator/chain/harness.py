@@ -14,7 +14,7 @@ from tallystick_aggregator.chain.node import Node
 from tallystick_aggregator.intake.writer import LedgerWriter, system_clock_ms
 from tallystick_aggregator.journal.memory import MemoryDisk, MemoryJournal, MemoryOutbox
 from tallystick_aggregator.journal.port import Outbox
-from tallystick_aggregator.ledger import accounts, decide
+from tallystick_aggregator.ledger import accounts, approvals, decide
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
 from tallystick_aggregator.ledger.commands import Moment, ProvenPayment, Rules, VoucherProof
 from tallystick_aggregator.ledger.draft import Draft
@@ -89,8 +89,8 @@ class Side:
         digest = eip712.digest(self.devnet.domain, eip712.hash_totals_approval(payer.account_id, totals))
         signature = payer.signer.sign(digest)
 
-        def decision(draft: Draft, _ledger: Ledger, _moment: Moment) -> None:
-            assert accounts.approve_totals(draft, self.account(payer), totals, signature) is None
+        def decision(draft: Draft, ledger: Ledger, _moment: Moment) -> None:
+            assert approvals.approve_totals(draft, ledger, payer.account_id, totals, signature) is None
 
         await self.writer.run(decision)
 

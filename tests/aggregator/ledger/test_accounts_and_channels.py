@@ -6,7 +6,7 @@ import pytest
 from doubles import MUSIC, NETWORK, NEWS, Payer, PureLedger, by_voucher
 
 from tallystick.reasons import Reason
-from tallystick_aggregator.ledger import accounts
+from tallystick_aggregator.ledger import accounts, approvals
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.commands import Moment, Rules
 from tallystick_aggregator.ledger.draft import Draft
@@ -26,8 +26,9 @@ def books(alice: Payer) -> PureLedger:
 
 
 def approve(books: PureLedger, alice: Payer, *totals: tuple[bytes, int]) -> Refusal | None:
-    account = books.account(alice)
-    return books.run(lambda draft, _ledger, _moment: accounts.approve_totals(draft, account, totals, b"signature"))
+    return books.run(
+        lambda draft, ledger, _moment: approvals.approve_totals(draft, ledger, alice.account_id, totals, b"signature")
+    )
 
 
 def test_opening_an_account_again_keeps_what_it_is(books: PureLedger, alice: Payer) -> None:
@@ -78,16 +79,46 @@ def test_channels_are_listed_in_the_order_of_opening(alice: Payer) -> None:
     assert books.replayed().channels_of == books.ledger.channels_of
 
 
-def test_an_approval_is_kept_with_its_signature(books: PureLedger, alice: Payer) -> None:
-    assert approve(books, alice, (NEWS, 10), (MUSIC, 5)) is None
-    assert books.account(alice).approval == Approval(((NEWS, 10), (MUSIC, 5)), b"signature")  # type: ignore[arg-type]
+@pytest.fixture
+def charged(books: PureLedger, alice: Payer) -> PureLedger:
+    """Alice owes the news 20 and the music 20."""
+    assert books.open_channel(alice, MUSIC) is None
+    books.charge(by_voucher(alice, 1, 20, 20))
+    books.charge(by_voucher(alice, 2, 20, 20, receiver=MUSIC))
+    return books
 
 
-def test_an_approval_may_grow_and_not_shrink(books: PureLedger, alice: Payer) -> None:
-    approve(books, alice, (NEWS, 10), (MUSIC, 5))
+def test_an_approval_is_kept_with_its_signature(charged: PureLedger, alice: Payer) -> None:
+    assert approve(charged, alice, (NEWS, 10), (MUSIC, 5)) is None
+    assert charged.account(alice).approval == Approval(((NEWS, 10), (MUSIC, 5)), b"signature")  # type: ignore[arg-type]
+
+
+def test_an_approval_may_grow_and_not_shrink(charged: PureLedger, alice: Payer) -> None:
+    approve(charged, alice, (NEWS, 10), (MUSIC, 5))
 
     for smaller in (((NEWS, 9), (MUSIC, 5)), ((NEWS, 10),), ()):
-        refused = approve(books, alice, *smaller)
+        refused = approve(charged, alice, *smaller)
         assert refused is not None
         assert (refused.reason, refused.field) == (Reason.AMOUNT_MISMATCH, "totals")
-    assert approve(books, alice, (MUSIC, 6), (NEWS, 10)) is None
+    assert approve(charged, alice, (MUSIC, 6), (NEWS, 10)) is None
+
+
+def test_an_approval_may_leave_out_what_is_paid(charged: PureLedger, alice: Payer) -> None:
+    approve(charged, alice, (NEWS, 10), (MUSIC, 5))
+    charged.mirror(alice, balance=990, claimed={alice.channel_id(): 10})
+
+    assert approve(charged, alice, (MUSIC, 6)) is None
+
+
+def test_an_approval_names_each_receiver_once_and_nothing_that_was_not_charged(
+    charged: PureLedger, alice: Payer
+) -> None:
+    stranger = bytes.fromhex("cc" * 20)
+    for totals, reason in (
+        (((NEWS, 21),), Reason.AMOUNT_MISMATCH),
+        (((NEWS, 1), (NEWS, 1)), Reason.PAYLOAD_INVALID),
+        (((stranger, 1),), Reason.CHANNEL_UNKNOWN),
+    ):
+        refused = approve(charged, alice, *totals)
+        assert refused is not None
+        assert refused.reason is reason

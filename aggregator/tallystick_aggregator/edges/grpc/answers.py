@@ -10,8 +10,8 @@ from tallystick.v1 import account_pb2, charge_pb2, common_pb2, facilitator_pb2, 
 from tallystick.x402 import SCHEME_DEFERRED, SCHEME_EXACT
 from tallystick_aggregator.journal.port import Outgoing, TransactionStatus
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
+from tallystick_aggregator.ledger.approvals import Totals
 from tallystick_aggregator.ledger.state import Account, SpendKey
-from tallystick_aggregator.schemes.deferred.accounts import Totals
 from tallystick_aggregator.schemes.deferred.payments import Settled, Verified
 from tallystick_aggregator.schemes.offers import NetworkOffer, TokenOffer
 

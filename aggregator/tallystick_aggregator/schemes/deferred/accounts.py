@@ -9,18 +9,18 @@ from typing import Final
 
 from tallystick import eip712
 from tallystick.channels import ChannelConfig
-from tallystick.hexadecimal import checksum
 from tallystick.quantities import AccountId, ChannelTotals
 from tallystick.reasons import Reason
 from tallystick.spend_keys import key_hash
 from tallystick_aggregator.chain.port import Chain
 from tallystick_aggregator.intake.port import Writer
-from tallystick_aggregator.ledger import accounts
+from tallystick_aggregator.ledger import accounts, approvals
 from tallystick_aggregator.ledger.answers import Refusal
+from tallystick_aggregator.ledger.approvals import Totals
 from tallystick_aggregator.ledger.commands import Moment, Rules
 from tallystick_aggregator.ledger.decide import totals_of
 from tallystick_aggregator.ledger.draft import Draft
-from tallystick_aggregator.ledger.state import Account, Approval, Channel, Ledger, SpendKey
+from tallystick_aggregator.ledger.state import Account, Ledger, SpendKey
 from tallystick_aggregator.schemes.deferred.calls import SignedCall, call_is_signed, signature_is
 from tallystick_aggregator.schemes.deferred.channels import Channels
 from tallystick_aggregator.schemes.failures import unless_unavailable
@@ -29,9 +29,6 @@ from tallystick_aggregator.schemes.offers import Offers, find_network
 CHANNELS_PER_PAGE: Final = 1_000
 APPROVAL_ROWS_MAX: Final = 1_000
 """Totals in one approval at most. Its one signature covers all rows, so they have to fit into one transaction."""
-
-Totals = tuple[tuple[bytes, int], ...]
-"""(receiver, cumulative total in atomic units), in the order in which they are signed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +145,7 @@ class Accounts:
         if isinstance(account, Refusal):
             return account
         owed = [c for c in self._writer.ledger.channels_of_account(account_id) if c.charged > c.claimed]
-        approved = {receiver for receiver, _ in _unpaid(account, self._writer.ledger)}
+        approved = {receiver for receiver, _ in approvals.unpaid_totals(account, self._writer.ledger)}
         # What was approved and is not paid yet has to be in the next approval too, which takes the place of this one.
         owed.sort(key=lambda channel: (channel.receiver in approved, channel.charged - channel.claimed), reverse=True)
         return tuple((channel.receiver, channel.charged) for channel in islice(owed, APPROVAL_ROWS_MAX))
@@ -174,58 +171,11 @@ class Accounts:
             return refusal
 
         def decision(draft: Draft, ledger: Ledger, _: Moment) -> Refusal | None:
-            return approve(draft, ledger, account_id, totals, signature)
+            return approvals.approve_totals(draft, ledger, account_id, totals, signature)
 
         return await unless_unavailable(self._writer.run(decision))
-
-
-def approve(draft: Draft, ledger: Ledger, account_id: bytes, totals: Totals, signature: bytes) -> Refusal | None:
-    """Keep a checked approval unless it names a receiver twice, an unknown one, or more than was charged."""
-    account = draft.account(account_id)
-    if account is None:
-        return unknown_account()
-    channels: dict[bytes, Channel] = {
-        known.receiver: draft.channel(known.id) or known for known in ledger.channels_of_account(account_id)
-    }
-    seen: set[bytes] = set()
-    for receiver, total in totals:
-        refusal = _may_be_approved(channels.get(receiver), receiver, total, again=receiver in seen)
-        if refusal is not None:
-            return refusal
-        seen.add(receiver)
-    # Of the approval before this one only what is not paid yet must not be lost.
-    standing = account.copy()
-    if standing.approval is not None:
-        standing.approval = Approval(_unpaid(account, ledger), standing.approval.signature)  # type: ignore[arg-type]
-    return accounts.approve_totals(draft, standing, totals, signature)
 
 
 def unknown_account() -> Refusal:
     """Refuse a call for an account that nobody deposited into."""
     return Refusal(Reason.ACCOUNT_UNKNOWN, "The account is not known here; make a deposit first.", "account_id")
-
-
-def _may_be_approved(channel: Channel | None, receiver: bytes, total: int, *, again: bool) -> Refusal | None:
-    if channel is None:
-        return Refusal(
-            Reason.CHANNEL_UNKNOWN, "The account has no channel to this receiver.", "totals", checksum(receiver)
-        )
-    if again:
-        return Refusal(Reason.PAYLOAD_INVALID, "The approval names a receiver twice.", "totals", checksum(receiver))
-    if total > channel.charged:
-        return Refusal(
-            Reason.AMOUNT_MISMATCH,
-            f"The approval for {checksum(receiver)} is above what was charged.",
-            "totals",
-            str(total),
-            f"at most {channel.charged}",
-        )
-    return None
-
-
-def _unpaid(account: Account, ledger: Ledger) -> Totals:
-    """Return the totals of the account's approval that the chain has not paid yet."""
-    if account.approval is None:
-        return ()
-    claimed = {channel.receiver: channel.claimed for channel in ledger.channels_of_account(account.id)}
-    return tuple((receiver, total) for receiver, total in account.approval.totals if total > claimed.get(receiver, 0))
