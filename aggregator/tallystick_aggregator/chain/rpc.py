@@ -87,18 +87,18 @@ class RpcNode:
         self._logs_range_blocks_max = logs_range_blocks_max
 
     async def chain_id(self) -> int:
-        ids = set(await self._all(lambda endpoint: endpoint.ask("eth_chainId")))
+        ids = set(await self._all(_integer, "eth_chainId"))
         if len(ids) != 1:
-            raise ChainUnavailable(f"the endpoints are of different chains: {', '.join(sorted(map(str, ids)))}")
-        return _integer(ids.pop())
+            raise ChainUnavailable(f"the endpoints are of different chains: {', '.join(map(str, sorted(ids)))}")
+        return ids.pop()
 
     async def head(self) -> Block:
-        blocks = await self._all(lambda endpoint: endpoint.ask("eth_getBlockByNumber", "latest", False))
-        return max((_block(block) for block in blocks if block is not None), key=lambda block: block.number)
+        blocks = await self._all(_block, "eth_getBlockByNumber", "latest", False)
+        return max(blocks, key=lambda block: block.number)
 
     async def block(self, number: int) -> Block | None:
-        answers = await self._all(lambda endpoint: endpoint.ask("eth_getBlockByNumber", hex(number), False))
-        blocks = {_block(block) for block in answers if block is not None}
+        answers = await self._all(_optional(_block), "eth_getBlockByNumber", hex(number), False)
+        blocks = {block for block in answers if block is not None}
         if len(blocks) > 1:
             raise ChainUnavailable(f"the endpoints disagree on block {number}")
         return blocks.pop() if blocks else None
@@ -136,8 +136,7 @@ class RpcNode:
 
     async def next_nonce(self, sender: bytes) -> int:
         # The highest: one that lags, or has lost its pool, tells less.
-        ask = ("eth_getTransactionCount", _hex(sender), "pending")
-        return max(_integer(count) for count in await self._all(lambda endpoint: endpoint.ask(*ask)))
+        return max(await self._all(_integer, "eth_getTransactionCount", _hex(sender), "pending"))
 
     async def nonce_at(self, sender: bytes, block_number: int) -> int:
         return _integer(await self._first("eth_getTransactionCount", _hex(sender), hex(block_number)))
@@ -151,8 +150,8 @@ class RpcNode:
         raise rejections[0] if rejections else errors[0]
 
     async def receipt(self, transaction_hash: bytes) -> Receipt | None:
-        answers = await self._all(lambda endpoint: endpoint.ask("eth_getTransactionReceipt", _hex(transaction_hash)))
-        return next((_receipt(answer) for answer in answers if answer is not None), None)
+        answers = await self._all(_optional(_receipt), "eth_getTransactionReceipt", _hex(transaction_hash))
+        return next((receipt for receipt in answers if receipt is not None), None)
 
     async def transactions(self, block_number: int) -> Sequence[BlockTransaction]:
         block = await self._first("eth_getBlockByNumber", hex(block_number), True)
@@ -185,11 +184,11 @@ class RpcNode:
                 problems.append(str(error))
         raise ChainUnavailable("; ".join(problems))
 
-    async def _all(self, ask: Callable[[Endpoint], Awaitable[Any]]) -> list[Any]:
+    async def _all(self, decode: Callable[[Any], _Answer], method: str, *params: Any) -> list[_Answer]:
         """The answers of all endpoints that answer while the quickest and HEAD_GRACE_S last; at least one."""
-        tasks = [asyncio.ensure_future(_as_unavailable(endpoint, ask)) for endpoint in self._in_order()]
+        tasks = [asyncio.ensure_future(_decoded(endpoint, decode, method, params)) for endpoint in self._in_order()]
         try:
-            waiting: set[asyncio.Future[Any]] = set(tasks)
+            waiting: set[asyncio.Future[_Answer]] = set(tasks)
             while waiting and not any(_has_answer(task) for task in tasks):
                 _, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if waiting:
@@ -204,9 +203,9 @@ class RpcNode:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _as_unavailable(endpoint: Endpoint, ask: Callable[[Endpoint], Awaitable[Any]]) -> Any:
+async def _decoded(endpoint: Endpoint, decode: Callable[[Any], _Answer], method: str, params: Sequence[Any]) -> _Answer:
     try:
-        return await ask(endpoint)
+        return decode(await endpoint.ask(method, *params))
     except RpcError as error:
         raise ChainUnavailable(f"{endpoint.name}: {error}") from error
 
@@ -274,6 +273,11 @@ def _strict(decode: Callable[[Any], _Answer]) -> Callable[[Any], _Answer]:
             raise ChainUnavailable(f"an endpoint's answer is malformed: {type(error).__name__}") from error
 
     return checked
+
+
+def _optional(decode: Callable[[Any], _Answer]) -> Callable[[Any], _Answer | None]:
+    """Null is an answer: there is no such thing."""
+    return lambda answer: None if answer is None else decode(answer)
 
 
 @_strict

@@ -5,10 +5,16 @@ from dataclasses import replace
 import pytest
 from harness import chain_side, until
 
+from _anvil import function
 from anvil import DELAY_S, Devnet, receiver
 from tallystick.reasons import Reason
+from tallystick_aggregator.journal.port import TransactionKind, TransactionStatus
+from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
+from tallystick_aggregator.ledger.commands import Moment
+from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.invariants import check_invariants
+from tallystick_aggregator.ledger.state import Ledger
 
 SELLER = receiver(1)
 
@@ -134,6 +140,76 @@ async def test_a_deposit_does_not_hide_a_withdrawal_of_the_same_moment(devnet: D
         devnet.anvil.mine(4)
         await side.mirrored()
         assert side.account(payer).funds == 5_000_000
+
+
+async def test_a_refund_counts_until_its_nonce_has_passed_in_a_final_block(devnet: Devnet) -> None:
+    payer = devnet.payer()
+    async with chain_side(devnet, confirmations=2) as side:
+        payer.deposit(5_000_000)
+        devnet.anvil.mine(2)
+        await side.mirrored()
+
+        def start(draft: Draft, _ledger: Ledger, moment: Moment) -> object:
+            return accounts.start_refund(draft, payer.account_id, b"\x01" * 32, 0, 2_000_000, moment)
+
+        await side.writer.run(start)
+        assert side.account(payer).available == 3_000_000
+        call = side.chain.escrow.refund_call(payer.config, 2_000_000, 0)
+        sent = await side.chain.send(TransactionKind.REFUND, b"\x01" * 32, call)
+        await side.chain.wait(sent, timeout_s=10)
+        await side.mirrored()
+        account = side.account(payer)
+        assert (account.funds, account.refunding) == (3_000_000, 2_000_000)  # counted twice, rather than not at all
+        devnet.anvil.mine(2)
+        await side.mirrored()
+        account = side.account(payer)
+        assert (account.funds, account.refunding, account.available) == (3_000_000, 0, 3_000_000)
+        assert devnet.balance(payer.signer.address) == 2_000_000
+
+
+async def test_a_gasless_deposit_lands_once_whoever_sends_it(devnet: Devnet) -> None:
+    payer = devnet.payer()
+    devnet.anvil.mint(devnet.token, payer.signer.address, 5_000_000)
+    authorization = payer.authorization(4_000_000)
+    async with chain_side(devnet) as side:
+        call = side.chain.escrow.deposit_call(authorization)
+        nonce = side.chain.escrow.deposit_token_nonce(authorization)
+        devnet.anvil.set_ether(receiver(9), 10**18)
+        devnet.anvil.send(receiver(9), devnet.escrow, call.data)  # a stranger is first
+        sent = await side.chain.send(TransactionKind.DEPOSIT, nonce, call)
+        assert (await side.chain.wait(sent, final=True, timeout_s=10)).status is TransactionStatus.FINAL
+        await side.mirrored()
+        assert side.account(payer).funds == 4_000_000
+        head = await side.chain.head()
+        token = side.chain.tokens[devnet.token]
+        assert await token.authorization_used(payer.signer.address, nonce, head)
+        assert await token.balance(payer.signer.address, head) == 1_000_000
+
+
+async def test_the_mirror_goes_stale_when_nobody_answers_or_the_head_stands_still(devnet: Devnet) -> None:
+    now = [float(int(devnet.anvil.rpc("eth_getBlockByNumber", "latest", False)["timestamp"], 16))]
+    async with chain_side(devnet, clock=lambda: now[0], poll_s=3_600, head_age_s_max=60) as side:
+        assert not side.chain.stale()
+        now[0] += 61
+        assert side.chain.stale()
+        devnet.anvil.advance(61)
+        await side.mirrored()
+        assert not side.chain.stale()
+    async with chain_side(devnet, clock=lambda: now[0], poll_s=3_600) as side:
+        now[0] += 900 / 4 + 1
+        assert side.chain.stale()
+        assert "last seen" in side.chain.problems()[0]
+
+
+async def test_a_token_transfer_that_fails_is_told_loudly(devnet: Devnet, caplog: pytest.LogCaptureFixture) -> None:
+    payer = devnet.payer()
+    async with chain_side(devnet) as side:
+        await side.fund(payer, 1_000_000, SELLER)
+        devnet.anvil.send(devnet.sender.address, devnet.token, function("blacklist(address)", payer.signer.address))
+        call = side.chain.escrow.refund_call(payer.config, 5, 0)
+        await side.chain.wait(await side.chain.send(TransactionKind.REFUND, b"r", call), timeout_s=10)
+        await side.mirrored()
+    assert "the escrow keeps what it is owed" in caplog.text
 
 
 async def test_accounts_of_others_tokens_and_delays_are_left_alone(devnet: Devnet) -> None:

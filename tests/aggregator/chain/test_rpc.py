@@ -1,0 +1,227 @@
+"""Several endpoints: one that is down, slow, behind, or of another opinion. Served by small HTTP servers of our own."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from _anvil import function
+from anvil import Devnet, receiver
+from tallystick_aggregator.chain.node import CallReverted, Rejected
+from tallystick_aggregator.chain.port import Block, ChainUnavailable
+from tallystick_aggregator.chain.reverts import describe
+from tallystick_aggregator.chain.rpc import RpcNode
+
+Answer = Callable[[str, list[Any]], Any]
+HEAD = {"number": "0x5", "hash": "0x" + "05" * 32, "timestamp": "0x10", "baseFeePerGas": "0x1"}
+
+
+class Endpoint:
+    """A JSON-RPC server that answers as it is told. `answer` may raise JsonRpcError or sleep by returning a future."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+        self.asked: list[str] = []
+        self._server: asyncio.Server | None = None
+        self._serving: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> str:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/secret-key"
+
+    async def stop(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        await self._server.wait_closed()
+        await asyncio.gather(*self._serving)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(
+            int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")
+        )
+        request = json.loads(await reader.readexactly(length))
+        self.asked.append(request["method"])
+        try:
+            result = self.answer(request["method"], request["params"])
+            if isinstance(result, bytes):  # not JSON-RPC at all
+                body = result
+            else:
+                body = json.dumps({"jsonrpc": "2.0", "id": request["id"], "result": result}).encode()
+        except JsonRpcError as error:
+            body = json.dumps({"jsonrpc": "2.0", "id": request["id"], "error": error.args[0]}).encode()
+        except TimeoutError:
+            await reader.read()  # until the caller has lost patience
+            body = b""
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n")
+        writer.write(b"content-length: %d\r\n\r\n" % len(body) + body)
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+class JsonRpcError(Exception):
+    """What the endpoint answers with."""
+
+
+@pytest.fixture
+async def nodes() -> AsyncIterator[Callable[..., Any]]:
+    started: list[Endpoint] = []
+    opened: list[RpcNode] = []
+
+    async def make(*answers: Answer, urls: tuple[str, ...] = ()) -> RpcNode:
+        endpoints = [Endpoint(answer) for answer in answers]
+        started.extend(endpoints)
+        node = RpcNode([*urls, *[await endpoint.start() for endpoint in endpoints]], timeout_s=0.5)
+        opened.append(node)
+        return node
+
+    yield make
+    for node in opened:
+        await node.close()
+    for endpoint in started:
+        await endpoint.stop()
+
+
+def down(_method: str, _params: list[Any]) -> Any:
+    raise TimeoutError
+
+
+def limited(_method: str, _params: list[Any]) -> Any:
+    raise JsonRpcError({"code": -32005, "message": "rate limited"})
+
+
+def at(number: int, block_hash: str = "0x" + "05" * 32) -> Answer:
+    def answer(method: str, _params: list[Any]) -> Any:
+        return "0x7a69" if method == "eth_chainId" else {**HEAD, "number": hex(number), "hash": block_hash}
+
+    return answer
+
+
+async def test_the_next_endpoint_answers_where_the_first_does_not(nodes: Any) -> None:
+    node = await nodes(down, limited, lambda _m, _p: "0x2a")
+    assert await node.balance(bytes(20)) == 42
+
+
+async def test_nobody_answers(nodes: Any) -> None:
+    node = await nodes(down, limited)
+    with pytest.raises(ChainUnavailable, match="rate limited"):
+        await node.balance(bytes(20))
+
+
+async def test_errors_do_not_show_the_path_of_an_endpoint(nodes: Any) -> None:
+    node = await nodes(limited)
+    with pytest.raises(ChainUnavailable) as error:
+        await node.balance(bytes(20))
+    assert "secret-key" not in str(error.value)
+
+
+async def test_the_head_is_the_highest(nodes: Any) -> None:
+    node = await nodes(at(5), down, at(7))
+    assert (await node.head()).number == 7
+
+
+async def test_endpoints_of_different_chains_are_refused(nodes: Any) -> None:
+    node = await nodes(lambda _m, _p: "0x1", lambda _m, _p: "0x2")
+    with pytest.raises(ChainUnavailable, match="different chains"):
+        await node.chain_id()
+
+
+async def test_endpoints_that_disagree_on_a_block_are_not_believed(nodes: Any) -> None:
+    node = await nodes(at(5), at(5, "0x" + "06" * 32))
+    with pytest.raises(ChainUnavailable, match="disagree on block 5"):
+        await node.block(5)
+
+
+async def test_events_are_asked_only_of_an_endpoint_that_has_the_last_block(nodes: Any) -> None:
+    log = {"topics": ["0x" + "01" * 32], "data": "0x", "blockNumber": "0x5"}
+
+    def behind(method: str, _params: list[Any]) -> Any:
+        return None if method == "eth_getBlockByHash" else []
+
+    def complete(method: str, _params: list[Any]) -> Any:
+        return HEAD if method == "eth_getBlockByHash" else [log]
+
+    node = await nodes(behind, complete)
+    assert len(await node.logs(bytes(20), 0, Block(5, b"\x05" * 32, 16))) == 1
+
+
+async def test_a_wide_range_of_blocks_is_asked_in_parts(nodes: Any) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def answer(method: str, params: list[Any]) -> Any:
+        if method == "eth_getLogs":
+            asked.append((int(params[0]["fromBlock"], 16), int(params[0]["toBlock"], 16)))
+            return []
+        return HEAD
+
+    node = await nodes(answer)
+    node._logs_range_blocks_max = 1_000
+    await node.logs(bytes(20), 3, Block(2_500, b"\x05" * 32, 16))
+    assert asked == [(3, 1_002), (1_003, 2_002), (2_003, 2_500)]
+
+
+@pytest.mark.parametrize("answer", [b"<html>", b'{"jsonrpc": "2.0", "id": 1}', "zz", None, {"number": "0x1"}, [1]])
+async def test_answers_that_make_no_sense_are_no_answers(nodes: Any, answer: Any) -> None:
+    node = await nodes(lambda _m, _p: answer)
+    with pytest.raises(ChainUnavailable):
+        await node.balance(bytes(20))
+    with pytest.raises(ChainUnavailable):
+        await node.head()
+
+
+async def test_a_transaction_goes_to_all_endpoints_and_one_that_takes_it_is_enough(nodes: Any) -> None:
+    taken: list[str] = []
+
+    def takes(_method: str, params: list[Any]) -> Any:
+        taken.append(params[0])
+        return "0x" + "00" * 32
+
+    def knows(_method: str, _params: list[Any]) -> Any:
+        raise JsonRpcError({"code": -32000, "message": "already known"})
+
+    await (await nodes(limited, takes, down)).send(b"\x02")
+    assert taken == ["0x02"]
+    await (await nodes(limited, knows)).send(b"\x02")
+
+
+async def test_a_transaction_that_all_refuse_is_rejected_and_one_that_nobody_heard_of_is_not(nodes: Any) -> None:
+    def refuses(_method: str, _params: list[Any]) -> Any:
+        raise JsonRpcError({"code": -32000, "message": "nonce too low"})
+
+    with pytest.raises(Rejected, match="nonce too low"):
+        await (await nodes(down, refuses)).send(b"\x02")
+    with pytest.raises(ChainUnavailable):
+        await (await nodes(down)).send(b"\x02")
+
+
+@pytest.fixture
+async def real(devnet: Devnet) -> AsyncIterator[RpcNode]:
+    node = RpcNode([devnet.anvil.url])
+    yield node
+    await node.close()
+
+
+async def test_reverts_are_told_by_the_names_of_the_contracts_errors(devnet: Devnet, real: RpcNode) -> None:
+    with pytest.raises(CallReverted) as reverted:
+        collect = function("collect(address,address)", receiver(1), devnet.token)
+        await real.call(devnet.escrow, collect, await real.head())
+    assert describe(reverted.value).startswith("NothingOwed(to=0x")
+    with pytest.raises(CallReverted) as reverted:
+        await real.estimate_gas(receiver(1), devnet.token, bytes(4), gas_max=10**6)
+    assert describe(reverted.value)
+
+
+async def test_a_read_that_is_pinned_to_a_lost_block_is_refused(devnet: Devnet, real: RpcNode) -> None:
+    devnet.anvil.mint(devnet.token, receiver(1), 5)  # an empty block might come again, with the same hash
+    lost = await real.head()
+    devnet.anvil.reorg(1)
+    with pytest.raises(ChainUnavailable):
+        await real.call(devnet.token, function("decimals()"), lost)
