@@ -20,7 +20,7 @@ from tallystick_aggregator.intake.payments import UncheckedPayment, UncheckedSpe
 from tallystick_aggregator.intake.signatures import SignatureCheck
 from tallystick_aggregator.ledger.answers import Accepted, Held, Refusal
 from tallystick_aggregator.ledger.commands import ProvenPayment, SpendProof, VoucherProof
-from tallystick_aggregator.ledger.decide import ceiling_allows, voucher_may_prove
+from tallystick_aggregator.ledger.rules import ceiling_allows, voucher_may_prove
 from tallystick_aggregator.ledger.state import Account, Channel, Ledger, Payment
 
 PROVERS_MAX: Final = 65_536

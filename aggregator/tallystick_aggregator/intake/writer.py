@@ -12,7 +12,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from tallystick.payment_ids import payment_id_ms
 from tallystick_aggregator.intake.port import Decision
-from tallystick_aggregator.journal.port import Journal, StoreUnavailable
+from tallystick_aggregator.journal.port import Journal, StoreUnavailable, StoreUncertain
 from tallystick_aggregator.ledger.commands import Moment
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger, payment_key
@@ -151,7 +151,7 @@ class LedgerWriter:
             return
         except BaseException as error:
             for item in items:
-                _fail(item, StoreUnavailable(f"the ledger's writer stopped: {type(error).__name__}"))
+                _fail(item, StoreUncertain(f"the ledger's writer stopped: {type(error).__name__}"))
             raise
         for item, answer in zip(items, answers, strict=True):
             if item.done.done():

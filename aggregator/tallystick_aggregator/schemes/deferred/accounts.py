@@ -18,8 +18,8 @@ from tallystick_aggregator.ledger import accounts, approvals
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.approvals import Totals
 from tallystick_aggregator.ledger.commands import Moment, Rules
-from tallystick_aggregator.ledger.decide import totals_of
 from tallystick_aggregator.ledger.draft import Draft
+from tallystick_aggregator.ledger.rules import totals_of
 from tallystick_aggregator.ledger.state import Account, Ledger, SpendKey
 from tallystick_aggregator.schemes.deferred.calls import SignedCall, call_is_signed, signature_is
 from tallystick_aggregator.schemes.deferred.channels import Channels

@@ -1,0 +1,170 @@
+"""The rules of design.md §6, one function each: it refuses, or is silent. Pure; `decide` runs them in their order."""
+
+from tallystick.quantities import ChannelTotals
+from tallystick.reasons import Reason
+from tallystick_aggregator.ledger.answers import Refusal
+from tallystick_aggregator.ledger.commands import Moment, Rules, SpendProof
+from tallystick_aggregator.ledger.draft import Draft
+from tallystick_aggregator.ledger.state import Account, Channel, SpendKey
+
+
+def payment_id_is_in_time(draft: Draft, payment_ms: int, moment: Moment, rules: Rules) -> Refusal | None:
+    """An id that may have been pruned is never charged anew; one from the future could outlive its pruning."""
+    oldest_ms = moment.now_ms - rules.payment_id_retention_s * 1000
+    if payment_ms < oldest_ms or payment_ms < draft.payments_forgotten_ms:
+        oldest_ms = max(oldest_ms, draft.payments_forgotten_ms)
+        return Refusal(
+            Reason.PAYMENT_ID_EXPIRED,
+            "The payment id is older than payment ids are kept; make a new one.",
+            "payment_id",
+            f"time {payment_ms} ms",
+            f"at or after {oldest_ms} ms",
+        )
+    newest_ms = moment.now_ms + rules.payment_id_skew_s * 1000
+    if payment_ms > newest_ms:
+        return Refusal(
+            Reason.PAYMENT_ID_INVALID,
+            "The payment id's time lies in the future; set the clock that made it.",
+            "payment_id",
+            f"time {payment_ms} ms",
+            f"at or before {newest_ms} ms",
+        )
+    return None
+
+
+def voucher_may_prove(account: Account, channel: Channel, ceiling: int) -> Refusal | None:
+    """Rule 2a, but for the signature: may a voucher of this ceiling prove a charge, and this one alone?"""
+    if account.takes_spend_proofs_only:
+        return Refusal(
+            Reason.SPEND_KEY_REQUIRED,
+            "The account has a spend key, so its vouchers prove no charge; send a spend proof.",
+            "spend_proof",
+            "none",
+            "a proof under a registered spend key",
+        )
+    if channel.has_used(ceiling):
+        return Refusal(
+            Reason.VOUCHER_USED,
+            "Another charge of the channel has used this voucher's ceiling; sign a new one for each charge.",
+            "ceiling",
+            str(ceiling),
+            f"an unused amount above {channel.used_ceilings_floor}",
+            totals_of(channel),
+        )
+    return None
+
+
+def spend_key_may_prove(
+    draft: Draft, account: Account, amount: int, proof: SpendProof, moment: Moment
+) -> Refusal | None:
+    """Rule 2b, but for the HMAC: may this key pay this much, now?"""
+    key = draft.spend_key(account.id, proof.key_id)
+    if key is None:
+        return Refusal(Reason.SPEND_KEY_UNKNOWN, "The account has no such spend key.", "key_id")
+    if key.revoked:
+        return Refusal(Reason.SPEND_KEY_REVOKED, "The spend key was revoked.", "key_id")
+    if moment.now_ms >= key.expires_at * 1000:
+        return Refusal(
+            Reason.SPEND_KEY_EXPIRED, "The spend key has expired.", "expires_at", str(key.expires_at), "a later time"
+        )
+    if amount > proof.max_amount:
+        return Refusal(
+            Reason.AMOUNT_ABOVE_AGREED,
+            "The payer agreed to less for this request.",
+            "amount",
+            str(amount),
+            f"at most {proof.max_amount}",
+        )
+    return cap_allows(key, amount)
+
+
+def cap_allows(key: SpendKey, amount: int) -> Refusal | None:
+    """What a key spends, charged and reserved, stays within the cap that its payer gave it."""
+    if key.spent + amount <= key.cap:
+        return None
+    return Refusal(
+        Reason.SPEND_KEY_EXHAUSTED,
+        "The charge would exceed the spend key's cap.",
+        "amount",
+        str(amount),
+        f"at most {key.cap - key.spent}",
+    )
+
+
+def ceiling_allows(channel: Channel, ceiling: int, amount: int) -> Refusal | None:
+    """Rule 3, I1: `charged + reserved + amount <= ceiling`."""
+    needed = channel.charged + channel.reserved + amount
+    if needed <= ceiling:
+        return None
+    return Refusal(
+        Reason.INSUFFICIENT_CEILING,
+        "The payer has not signed enough for this channel; sign a higher voucher.",
+        "ceiling",
+        str(ceiling),
+        f"at least {needed}",
+        totals_of(channel),
+    )
+
+
+def mirror_is_fresh(account: Account, moment: Moment) -> Refusal | None:
+    """I9: no charge on a mirror that has not reached the chain's head, or not for too long."""
+    if account.network not in moment.stale_networks:
+        return None
+    return Refusal(Reason.CHAIN_STALE, f"The view of {account.network} is not up to date; try again soon.")
+
+
+def no_withdrawal_is_near(account: Account, moment: Moment, rules: Rules) -> Refusal | None:
+    """I9: no charge when a withdrawal may finalise before the charge is claimed."""
+    if account.withdraw_finalizes_at and moment.now_s + rules.withdraw_margin_s >= account.withdraw_finalizes_at:
+        return Refusal(
+            Reason.WITHDRAWING,
+            "The account is being withdrawn; cancel the withdrawal to pay from it.",
+            "withdraw_finalizes_at",
+            str(account.withdraw_finalizes_at),
+            f"later than {moment.now_s + rules.withdraw_margin_s}",
+        )
+    return None
+
+
+def funds_allow(account: Account, channel: Channel, amount: int) -> Refusal | None:
+    """Rule 4, I2: everything promised on the account, and this, is covered by its funds."""
+    if account.committed + account.withdrawing + account.refunding + amount <= account.funds:
+        return None
+    return Refusal(
+        Reason.INSUFFICIENT_FUNDS,
+        "The account's deposit does not cover this; top it up.",
+        "amount",
+        str(amount),
+        f"at most {account.available}",
+        totals_of(channel),
+    )
+
+
+def exposure_allows(draft: Draft, account: Account, channel: Channel, amount: int, rules: Rules) -> Refusal | None:
+    """What sellers would lose to an empty escrow stays bounded, per account and per seller."""
+    most = rules.exposure_per_account_max
+    if most and account.exposure + account.reserved + amount > most:
+        return Refusal(
+            Reason.EXPOSURE_LIMIT,
+            "Too much of the account awaits settlement; try again after the next one.",
+            "amount",
+            str(amount),
+            f"at most {max(0, most - account.exposure - account.reserved)}",
+        )
+    most = rules.exposure_per_receiver_max
+    if most and draft.exposure(channel.receiver, account.config.token) + amount > most:
+        return Refusal(
+            Reason.EXPOSURE_LIMIT,
+            "Too much of the seller's income awaits settlement; try again after the next one.",
+            "amount",
+            str(amount),
+            f"at most {max(0, most - draft.exposure(channel.receiver, account.config.token))}",
+        )
+    return None
+
+
+def totals_of(channel: Channel) -> ChannelTotals:
+    """The channel's totals, as an answer carries them."""
+    return ChannelTotals(
+        channel.id, channel.receiver, channel.ceiling, channel.charged, channel.reserved, channel.claimed
+    )
