@@ -53,14 +53,23 @@ class Child:
     async def end(self, how: signal.Signals = signal.SIGTERM) -> int:
         """End it and wait; a child that does not go in time is killed. Returns its exit code."""
         if self._process.returncode is None:
+            self._send(how)
             try:
-                self._process.send_signal(how)
                 await asyncio.wait_for(self._process.wait(), STOP_TIMEOUT_S)
-            except ProcessLookupError:
-                pass
             except TimeoutError:
-                self._process.kill()
+                self._send(signal.SIGKILL)
         return await self._process.wait()
+
+    def _send(self, how: signal.Signals) -> None:
+        # Not `Process.send_signal`, which may take the exit code from under the loop that waits for it.
+        try:
+            handle = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return
+        try:
+            signal.pidfd_send_signal(handle, how)
+        finally:
+            os.close(handle)
 
     def _tail(self) -> str:
         return self._log.read_text(encoding="utf-8", errors="replace")[-3000:]

@@ -16,10 +16,10 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 import uvloop
+
 from benchmarks import pool
 from benchmarks.children import hear, say, settings_of_child
 from benchmarks.measure import cpu_s, percentile
-
 from tallystick.v1 import charge_pb2
 
 _STREAM: Final = "/tallystick.v1.ChargeService/StreamCharges"
@@ -28,32 +28,42 @@ CALL_TIMEOUT_S: Final = 60.0
 
 
 class Tally:
-    """What came of it. `latencies_s` has one entry per message."""
+    """What came of it. What is answered before the warm-up's end is counted apart."""
 
-    def __init__(self) -> None:
+    def __init__(self, schedule: "Schedule") -> None:
+        self._schedule = schedule
         self.accepted = 0
+        self.warming_up = 0
         self.refused: dict[str, int] = {}
         self.latencies_s: list[float] = []
+        """One for each message after the warm-up."""
         self.last_answer_at = 0.0
 
     def take(self, results: Iterable[charge_pb2.ChargeResult], meant_at: float) -> None:
         """Count the results of one message."""
+        accepted = 0
         for result in results:
             if result.accepted:
-                self.accepted += 1
+                accepted += 1
             else:
                 reason = result.refusal.message
                 self.refused[reason] = self.refused.get(reason, 0) + 1
-        self.last_answer_at = time.perf_counter()
-        self.latencies_s.append(self.last_answer_at - meant_at)
+        self.last_answer_at = now = time.perf_counter()
+        if now < self._schedule.start + self._schedule.warm_up_s:
+            self.warming_up += accepted
+            return
+        self.accepted += accepted
+        self.latencies_s.append(now - meant_at)
 
 
 class Schedule:
     """When messages are meant to be sent: at once (closed loop), or evenly spaced (open loop)."""
 
-    def __init__(self, messages_per_s: float, duration_s: float) -> None:
+    def __init__(self, messages_per_s: float, warm_up_s: float, duration_s: float) -> None:
+        """`messages_per_s` 0: as fast as it goes. The duration comes after the warm-up."""
         self._every_s = 1 / messages_per_s if messages_per_s else 0.0
-        self._duration_s = duration_s
+        self._duration_s = warm_up_s + duration_s
+        self.warm_up_s = warm_up_s
         self._number = 0
         self.start = 0.0
 
@@ -95,7 +105,7 @@ class Seller:
         self._metadata = (("authorization", f"Bearer {token}"),)
         self._messages = iter(messages)
         self._schedule = schedule
-        self.tally = Tally()
+        self.tally = Tally(schedule)
         self.exhausted = False
 
     def _next_message(self) -> bytes | None:
@@ -106,7 +116,7 @@ class Seller:
 
     async def stream(self, window: int) -> None:
         """One stream with at most `window` unanswered messages."""
-        method = self._channel.stream_stream(
+        method: Any = self._channel.stream_stream(
             _STREAM, request_serializer=None, response_deserializer=charge_pb2.StreamChargesResponse.FromString
         )
         call = method(metadata=self._metadata)
@@ -133,7 +143,7 @@ class Seller:
 
     async def unary(self) -> None:
         """One caller, one call at a time."""
-        method = self._channel.unary_unary(
+        method: Any = self._channel.unary_unary(
             _UNARY, request_serializer=None, response_deserializer=charge_pb2.ChargeResponse.FromString
         )
         while (meant_at := await self._schedule.next()) is not None and (message := self._next_message()) is not None:
@@ -141,25 +151,23 @@ class Seller:
             self.tally.take((response.result,), meant_at)
 
 
-def open_channels(settings: dict[str, Any]) -> list[grpc.aio.Channel]:
-    """The connections, in plaintext or with TLS."""
-    target, count = f"127.0.0.1:{settings['port']}", settings.get("connections", 1)
-    options = [("grpc.use_local_subchannel_pool", 1)]
-    if not settings.get("tls_root"):
-        return [grpc.aio.insecure_channel(target, options=options) for _ in range(count)]
-    credentials = grpc.ssl_channel_credentials(Path(settings["tls_root"]).read_bytes())
-    options.append(("grpc.ssl_target_name_override", "localhost"))
-    return [grpc.aio.secure_channel(target, credentials, options=options) for _ in range(count)]
+def open_channel(settings: dict[str, Any]) -> grpc.aio.Channel:
+    """The connection, in plaintext or with TLS."""
+    target = f"127.0.0.1:{settings['port']}"
+    if not settings.get("tls"):
+        return grpc.aio.insecure_channel(target)
+    root = (Path(settings["tls"]) / "ca.pem").read_bytes()
+    return grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(root))
 
 
 def messages_of(settings: dict[str, Any]) -> list[bytes]:
     """All messages, ready to be sent."""
-    channels, start, stop = settings["channels"], settings["start"], settings["stop"]
+    order, start, stop = pool.Order(settings["channels"], settings["burst"]), settings["start"], settings["stop"]
     payers = Path(settings["payers"])
     if settings["proof"] == "voucher":
-        charges = pool.by_voucher(Path(settings["signatures"]), payers, channels, start, stop)
+        charges = pool.by_voucher(Path(settings["signatures"]), payers, order, start, stop)
     else:
-        charges = pool.by_spend_key(payers, channels, start, stop)
+        charges = pool.by_spend_key(payers, order, start, stop)
     batch = settings["batch"]
     return list(batches(charges, batch) if batch else singles(charges))
 
@@ -167,42 +175,35 @@ def messages_of(settings: dict[str, Any]) -> list[bytes]:
 async def run(settings: dict[str, Any], messages: list[bytes], wait: Callable[[], Any]) -> dict[str, Any]:
     """Connect, wait for the word, send, report."""
     batch = settings["batch"]
-    schedule = Schedule(settings["charges_per_s"] / max(1, batch), settings["duration_s"])
-    channels = open_channels(settings)
-    await asyncio.gather(*(channel.channel_ready() for channel in channels))
-    sellers = [Seller(channel, settings["token"], messages[number :: len(channels)], schedule) for number, channel in enumerate(channels)]
+    schedule = Schedule(settings["charges_per_s"] / max(1, batch), settings["warm_up_s"], settings["duration_s"])
+    channel = open_channel(settings)
+    await channel.channel_ready()
+    seller = Seller(channel, settings["token"], messages, schedule)
     await asyncio.to_thread(wait)
     cpu_before = cpu_s(os.getpid())
     schedule.begin()
-    senders = settings["streams"] if batch else settings["callers"]
-    await asyncio.gather(
-        *(
-            sellers[number % len(sellers)].stream(settings["window"]) if batch else sellers[number % len(sellers)].unary()
-            for number in range(senders)
-        )
-    )
-    cpu = cpu_s(os.getpid()) - cpu_before
-    for channel in channels:
-        await channel.close()
-    return report([seller.tally for seller in sellers], schedule.start, cpu, any(seller.exhausted for seller in sellers))
+    if batch:
+        await asyncio.gather(*(seller.stream(settings["window"]) for _ in range(settings["streams"])))
+    else:
+        await asyncio.gather(*(seller.unary() for _ in range(settings["callers"])))
+    client_cpu_s = cpu_s(os.getpid()) - cpu_before
+    await channel.close()
+    return report(seller, schedule, client_cpu_s)
 
 
-def report(tallies: list[Tally], start: float, client_cpu_s: float, exhausted: bool) -> dict[str, Any]:
+def report(seller: Seller, schedule: Schedule, client_cpu_s: float) -> dict[str, Any]:
     """The figures of this process."""
-    ordered = sorted(latency for tally in tallies for latency in tally.latencies_s)
-    elapsed_s = max(tally.last_answer_at for tally in tallies) - start
-    accepted = sum(tally.accepted for tally in tallies)
-    refused: dict[str, int] = {}
-    for tally in tallies:
-        for reason, count in tally.refused.items():
-            refused[reason] = refused.get(reason, 0) + count
+    tally = seller.tally
+    ordered = sorted(tally.latencies_s)
+    elapsed_s = tally.last_answer_at - schedule.start - schedule.warm_up_s
     return {
-        "accepted": accepted,
-        "refused": refused,
+        "accepted": tally.accepted,
+        "accepted_in_all": tally.accepted + tally.warming_up,
+        "refused": tally.refused,
         "elapsed_s": elapsed_s,
-        "charges_per_s": accepted / elapsed_s,
+        "charges_per_s": tally.accepted / elapsed_s,
         "client_cpu_s": client_cpu_s,
-        "ran_out": exhausted,
+        "ran_out": seller.exhausted,
         "p50_ms": percentile(ordered, 50) * 1000,
         "p95_ms": percentile(ordered, 95) * 1000,
         "p99_ms": percentile(ordered, 99) * 1000,

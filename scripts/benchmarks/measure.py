@@ -10,10 +10,22 @@ _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 
 
 def cpu_s(pid: int) -> float:
-    """Processor seconds that a process has used so far, its threads included, its children not."""
+    """Processor seconds that a process and its living descendants have used so far."""
+    fields = _stat(pid)
+    used_s = (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+    return used_s + sum(cpu_s(child) for child in _children(pid))
+
+
+def _stat(pid: int) -> list[str]:
     # The name, field 2, may hold blanks and brackets: fields are counted from its end.
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+
+
+def _children(pid: int) -> list[int]:
+    numbers: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        numbers += map(int, (task / "children").read_text(encoding="ascii").split())
+    return numbers
 
 
 def resident_bytes(pid: int) -> int:

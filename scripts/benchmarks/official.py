@@ -11,6 +11,7 @@ import asyncio
 import logging
 import socket
 import time
+from functools import partial
 from typing import Any, NoReturn
 
 import uvicorn
@@ -22,6 +23,7 @@ from x402.http.types import PaymentOption, RouteConfig
 from x402.mechanisms.evm.batch_settlement.server import (
     BatchSettlementEvmScheme,
     BatchSettlementEvmSchemeServerConfig,
+    Channel,
     InMemoryChannelStorage,
 )
 from x402.schemas import AssetAmount, PaymentPayload, PaymentRequirements, SupportedKind, SupportedResponse
@@ -51,17 +53,21 @@ class Facilitator:
         raise AssertionError("the voucher was not settled locally")
 
 
+def _put(stored: Channel, _: Channel | None) -> Channel:
+    return stored
+
+
 def resource_server(channels: int) -> x402ResourceServer:
     """The package's server with this many channels in its memory store."""
     storage = InMemoryChannelStorage()
     now_ms = time.time_ns() // 1_000_000
     for number in range(channels):
         stored = world.OfficialChannel(number).stored(now_ms)
-        storage.update_channel(stored.channel_id, lambda _, stored=stored: stored)
+        storage.update_channel(stored.channel_id, partial(_put, stored))
     config = BatchSettlementEvmSchemeServerConfig(
         storage=storage, withdraw_delay=world.WITHDRAW_DELAY_S, onchain_state_ttl_ms=STATE_FRESH_MS
     )
-    server = x402ResourceServer(Facilitator())  # type: ignore[arg-type]
+    server = x402ResourceServer(Facilitator())
     server.register(world.NETWORK, BatchSettlementEvmScheme(checksum(world.RECEIVER), config))  # type: ignore[arg-type]
     return server
 

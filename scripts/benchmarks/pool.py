@@ -1,16 +1,16 @@
 """Charges that were signed before the clock starts: vouchers by the hundred thousand, each with a ceiling of its own.
 
-Charge number n is paid by payer n % channels, with the voucher over (n // channels + 1) prices. Signatures do not depend
-on the time, so one pool serves every scenario with as many channels, each on a store of its own. Payment ids and spend
-proofs do, and are made by the load itself right before it starts.
+Payers take turns; at its turn each pays `burst` charges in a row, as a crawler does that fetches a few pages at once.
+Signatures do not depend on the time, so one pool serves every scenario with as many channels and the same bursts, each
+on a store of its own. Payment ids and spend proofs do, and are made by the load itself right before it starts.
 """
 
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
-from benchmarks.world import DOMAIN, PRICE, Payer, read_payers, spend_secret
+from benchmarks.world import DOMAIN, PRICE, read_payers, spend_secret
 from tallystick.amounts import encode_amount
 from tallystick.payment_ids import new
 from tallystick.signatures import Signer
@@ -23,25 +23,36 @@ REQUEST_HASH: Final = bytes.fromhex("5a" * 32)
 PRICE_BYTES: Final = encode_amount(PRICE)
 
 
-def write_signatures(path: Path, payers_path: Path, channels: int, charges: int, processes: int) -> None:
-    """Sign the vouchers of the first `charges` charges of a pool with so many channels."""
+class Order(NamedTuple):
+    """Who pays which charge of a pool."""
+
+    channels: int
+    burst: int
+
+    def payer(self, number: int) -> int:
+        """Which payer pays charge `number`."""
+        return number // self.burst % self.channels
+
+    def ceiling(self, number: int) -> int:
+        """The ceiling of the voucher that goes with it: one price more than the payer's voucher before."""
+        turn, within = divmod(number, self.burst)
+        return (turn // self.channels * self.burst + within + 1) * PRICE
+
+
+def write_signatures(path: Path, payers_path: Path, order: Order, charges: int, processes: int) -> None:
+    """Sign the vouchers of the first `charges` charges of a pool."""
     size = max(1, -(-charges // (processes * 8)))
-    parts = [(payers_path, channels, start, min(charges, start + size)) for start in range(0, charges, size)]
+    parts = [(payers_path, order, start, min(charges, start + size)) for start in range(0, charges, size)]
     with ProcessPoolExecutor(processes) as pool, path.open("wb") as file:
         for part in pool.map(_sign, parts):
             file.write(part)
 
 
-def ceiling_of(number: int, channels: int) -> int:
-    """The ceiling of the voucher that goes with this charge."""
-    return (number // channels + 1) * PRICE
-
-
 def by_voucher(
-    signatures_path: Path, payers_path: Path, channels: int, start: int, stop: int
+    signatures_path: Path, payers_path: Path, order: Order, start: int, stop: int
 ) -> Iterator[charge_pb2.Charge]:
     """Charges `start` to `stop`, each with a fresh payment id and its own voucher."""
-    payers = read_payers(payers_path, count=channels)
+    payers = read_payers(payers_path, count=order.channels)
     with signatures_path.open("rb") as file:
         file.seek(start * SIGNATURE_BYTES)
         signatures = file.read((stop - start) * SIGNATURE_BYTES)
@@ -50,24 +61,22 @@ def by_voucher(
     for number in range(start, stop):
         offset = (number - start) * SIGNATURE_BYTES
         yield charge_pb2.Charge(
-            channel_id=payers[number % channels].channel_id,
+            channel_id=payers[order.payer(number)].channel_id,
             payment_id=new(),
             amount=PRICE_BYTES,
             request_hash=REQUEST_HASH,
-            ceiling=encode_amount(ceiling_of(number, channels)),
+            ceiling=encode_amount(order.ceiling(number)),
             signature=signatures[offset : offset + SIGNATURE_BYTES],
         )
 
 
-def by_spend_key(payers_path: Path, channels: int, start: int, stop: int) -> Iterator[charge_pb2.Charge]:
+def by_spend_key(payers_path: Path, order: Order, start: int, stop: int) -> Iterator[charge_pb2.Charge]:
     """Charges `start` to `stop`, each proven under its payer's spend key. The ceiling is raised already."""
-    payers = read_payers(payers_path, count=channels)
-    secrets = [spend_secret(payer) for payer in payers]
-    provers: dict[int, SpendProver] = {}
+    payers = read_payers(payers_path, count=order.channels)
+    keys = [spend_secret(payer) for payer in payers]
+    provers = [SpendProver(key.secret) for key in keys]
     for number in range(start, stop):
-        position = number % channels
-        if position not in provers:
-            provers[position] = SpendProver(secrets[position].secret)
+        position = order.payer(number)
         channel_id, payment_id = payers[position].channel_id, new()
         mac = provers[position].mac(channel_id, payment_id, PRICE, REQUEST_HASH)
         yield charge_pb2.Charge(
@@ -75,24 +84,20 @@ def by_spend_key(payers_path: Path, channels: int, start: int, stop: int) -> Ite
             payment_id=payment_id,
             amount=PRICE_BYTES,
             request_hash=REQUEST_HASH,
-            spend_proof=charge_pb2.SpendProof(key_id=secrets[position].key_id, max_amount=PRICE_BYTES, mac=mac),
+            spend_proof=charge_pb2.SpendProof(key_id=keys[position].key_id, max_amount=PRICE_BYTES, mac=mac),
         )
 
 
-def _sign(part: tuple[Path, int, int, int]) -> bytes:
-    payers_path, channels, start, stop = part
-    payers = read_payers(payers_path, count=channels)
+def _sign(part: tuple[Path, Order, int, int]) -> bytes:
+    payers_path, order, start, stop = part
+    payers = read_payers(payers_path, count=order.channels)
     signers: dict[int, Signer] = {}
     signatures: list[bytes] = []
     for number in range(start, stop):
-        position = number % channels
+        position = order.payer(number)
         signer = signers.get(position)
         if signer is None:
-            signer = signers[position] = _signer(payers[position])
-        voucher = sign_voucher(signer, DOMAIN, payers[position].channel_id, ceiling_of(number, channels))
+            signer = signers[position] = Signer(payers[position].private_key)
+        voucher = sign_voucher(signer, DOMAIN, payers[position].channel_id, order.ceiling(number))
         signatures.append(voucher.signature)
     return b"".join(signatures)
-
-
-def _signer(payer: Payer) -> Signer:
-    return Signer(payer.private_key)

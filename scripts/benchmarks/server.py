@@ -14,51 +14,46 @@ from typing import Any
 import grpc
 import grpc.aio
 import uvloop
+
 from benchmarks import world
 from benchmarks.children import say, settings_of_child
-
 from tallystick.v1 import charge_pb2_grpc
 from tallystick_aggregator.edges.grpc.charge import ChargeLimits, ChargeService
 from tallystick_aggregator.edges.grpc.principals import Principals
-from tallystick_aggregator.edges.grpc.server import _OPTIONS
+from tallystick_aggregator.edges.grpc.server import OPTIONS
 from tallystick_aggregator.intake import Intake, LedgerWriter
 from tallystick_aggregator.intake.signature_processes import SignatureProcesses
 from tallystick_aggregator.intake.upkeep import Upkeep
 from tallystick_aggregator.journal.credentials import Credentials, Scope
 from tallystick_aggregator.journal.sqlite import SqliteStore
 from tallystick_aggregator.ledger.commands import Rules
+from tallystick_aggregator.serving import SWITCH_INTERVAL_S
 
 
 async def serve(settings: dict[str, Any]) -> None:
-    """Serve until told to stop."""
-    sys.setswitchinterval(0.0005)
+    """Serve until told to stop, or until the parent is gone."""
     store = await SqliteStore.open(settings["store"])
     ledger = await store.journal.load()
-    gc.collect()
-    gc.freeze()
-    writer = LedgerWriter(ledger, store.journal)
-    rules = Rules()
-    signatures = SignatureProcesses(settings["processes"]) if settings["processes"] else None
-    if signatures is not None:
-        await signatures.start()
+    writer, rules = LedgerWriter(ledger, store.journal), Rules()
+    signatures = SignatureProcesses(settings["processes"])
+    await signatures.start()
     intake = Intake(writer, {world.NETWORK: world.DOMAIN.separator}, rules, signatures=signatures)
     upkeep = Upkeep(writer, store.journal, rules)
-    credentials = Credentials.open(Path(settings["store"] + ".credentials"))
-    token = credentials.add("bench", [world.RECEIVER], [Scope.CHARGE])
-    server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=8192)
-    charges = ChargeService(Principals(credentials.lookup), intake, writer, ChargeLimits())
-    charge_pb2_grpc.add_ChargeServiceServicer_to_server(charges, server)
-    if settings.get("tls_certificate"):
-        pair = Path(settings["tls_key"]).read_bytes(), Path(settings["tls_certificate"]).read_bytes()
-        port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
-    else:
-        port = server.add_insecure_port("127.0.0.1:0")
-    working = asyncio.create_task(writer.serve())
+    credentials = Credentials.open(settings["store"] + ".credentials")
+    token = settings.get("token") or credentials.add("seller", [world.RECEIVER], [Scope.CHARGE])
+    server = grpc.aio.server(options=OPTIONS)
+    charge_pb2_grpc.add_ChargeServiceServicer_to_server(
+        ChargeService(Principals(credentials.lookup), intake, writer, ChargeLimits()), server
+    )
+    port = listen(server, settings)
+    writing = asyncio.create_task(writer.serve())
     timers = [
         asyncio.create_task(timer())
         for timer in (upkeep.checkpoint, upkeep.forget_payments, upkeep.expire_reservations)
     ]
     await server.start()
+    gc.collect()
+    gc.freeze()
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     say({"ready": True, "port": port, "token": token})
@@ -67,26 +62,26 @@ async def serve(settings: dict[str, Any]) -> None:
     for timer in timers:
         timer.cancel()
     writer.stop()
-    await working
+    await writing
     intake.close()
+    await signatures.closed()
     await store.close()
+
+
+def listen(server: grpc.aio.Server, settings: dict[str, Any]) -> int:
+    """Bind to a port of 127.0.0.1, with TLS if there is a certificate."""
+    address = f"127.0.0.1:{settings.get('port', 0)}"
+    if not settings.get("tls"):
+        return server.add_insecure_port(address)
+    folder = Path(settings["tls"])
+    pair = (folder / "server.key").read_bytes(), (folder / "server.pem").read_bytes()
+    return server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
 
 
 def main() -> None:
     """Be the child that the settings ask for."""
-    settings = settings_of_child()
-    if settings.get("profile"):
-        import cProfile
-
-        profile = cProfile.Profile()
-        profile.enable()
-        try:
-            uvloop.run(serve(settings))
-        finally:
-            profile.disable()
-            profile.dump_stats(settings["profile"])
-    else:
-        uvloop.run(serve(settings))
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    uvloop.run(serve(settings_of_child()))
 
 
 if __name__ == "__main__":

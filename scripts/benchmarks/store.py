@@ -27,6 +27,9 @@ from tallystick_aggregator.ledger.state import Ledger
 EVENTS_AT_ONCE: Final = 4_096
 CHECKPOINT_AFTER: Final = 200_000
 EXPIRES_AT: Final = 2**40
+PAST_CHANNELS: Final = 64
+PAST_PAYERS: Final = 10_000_000
+"""The number of the first payer whose charges are history."""
 
 
 class Filler:
@@ -60,14 +63,14 @@ class Filler:
 
 
 async def fill(settings: dict[str, Any]) -> dict[str, Any]:
-    """Fill one store; see the keys that are read."""
-    payers = world.read_payers(Path(settings["payers"]), count=settings["channels"])
+    """Fill one store with channels, or add payment ids to it; see the keys that are read."""
     store = await SqliteStore.open(settings["store"])
     filler = Filler(store, await store.journal.load())
-    for payer in payers:
-        for event in _opened(payer, spend_keys=settings["spend_keys"]):
+    for payer in world.read_payers(Path(settings["payers"]), count=settings.get("channels", 0)):
+        for event in opened(payer, spend_keys=settings["spend_keys"]):
             await filler.record(event)
-    await _add_payments(filler, payers, settings["payment_ids"], settings["age_s"])
+    if settings.get("payment_ids"):
+        await _add_payments(filler, settings["payment_ids"], settings["age_s"])
     await filler.commit()
     if settings["checkpoint"]:
         await filler.checkpoint()
@@ -75,7 +78,7 @@ async def fill(settings: dict[str, Any]) -> dict[str, Any]:
     return {"filled": True}
 
 
-def _opened(payer: world.Payer, *, spend_keys: bool) -> Iterator[ev.Event]:
+def opened(payer: world.Payer, *, spend_keys: bool) -> Iterator[ev.Event]:
     yield ev.AccountOpened(payer.account_id, world.NETWORK, world.config_of(payer.private_key))
     yield ev.ChannelOpened(payer.channel_id, payer.account_id, world.RECEIVER, 0)
     yield ev.AccountMirrored(payer.account_id, world.FUNDS, 0, 0)
@@ -86,16 +89,21 @@ def _opened(payer: world.Payer, *, spend_keys: bool) -> Iterator[ev.Event]:
         yield ev.CeilingRaised(payer.channel_id, world.FUNDS, voucher.signature)
 
 
-async def _add_payments(filler: Filler, payers: list[world.Payer], count: int, age_s: int) -> None:
-    """Charge `count` times, of nothing, with ids spread evenly over the last `age_s` seconds."""
-    if not count:
-        return
+async def _add_payments(filler: Filler, count: int, age_s: int) -> None:
+    """Charge `count` times under spend keys, with ids spread evenly over the last `age_s` seconds.
+
+    By payers of their own, so that the channels under measurement are as they were.
+    """
+    payers = [world.make_payer(PAST_PAYERS + number) for number in range(PAST_CHANNELS)]
+    for payer in payers:
+        for event in opened(payer, spend_keys=True):
+            await filler.record(event)
+    keys = [world.spend_secret(payer).key_id for payer in payers]
     start_ms = time.time_ns() // 1_000_000 - age_s * 1000
     for number in range(count):
         payment_id = new_payment_id(start_ms + number * age_s * 1000 // count, os.urandom(10))
-        channel_id = payers[number % len(payers)].channel_id
-        # By a key of no name: nothing of the channels' used ceilings is used up for the run that follows.
-        await filler.record(ev.Charged(channel_id, payment_id, 0, REQUEST_HASH, number + 1, b""))
+        which = number % PAST_CHANNELS
+        await filler.record(ev.Charged(payers[which].channel_id, payment_id, world.PRICE, REQUEST_HASH, 0, keys[which]))
 
 
 async def measure(settings: dict[str, Any]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ SERVICE_NAMES: Final = (
     settlement_pb2.DESCRIPTOR.services_by_name["SettlementService"].full_name,
 )
 
-_OPTIONS: Final[Sequence[tuple[str, Any]]] = (
+OPTIONS: Final[Sequence[tuple[str, Any]]] = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_concurrent_streams", CALLS_PER_CONNECTION_MAX),
     ("grpc.max_metadata_size", 16 * 1024),
@@ -77,7 +77,7 @@ class GrpcServer:
 
     def __init__(self, services: Services, listen: str, tls: Tls | None) -> None:
         """Build and bind. Raises ConfigurationError where the address cannot be had. Needs a running event loop."""
-        self._server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=CALLS_MAX)
+        self._server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=CALLS_MAX)
         facilitator_pb2_grpc.add_FacilitatorServiceServicer_to_server(services.facilitator, self._server)
         charge_pb2_grpc.add_ChargeServiceServicer_to_server(services.charge, self._server)
         account_pb2_grpc.add_AccountServiceServicer_to_server(services.account, self._server)

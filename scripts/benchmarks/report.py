@@ -1,0 +1,117 @@
+"""From raw results to the figures that count, and to text that a person reads."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+Raw = Mapping[str, Any]
+
+
+class Target(NamedTuple):
+    """A figure and what it must be."""
+
+    key: str
+    title: str
+    bound: float
+    at_least: bool
+
+    def met(self, value: float) -> bool:
+        """Whether a value will do."""
+        return value >= self.bound if self.at_least else value <= self.bound
+
+
+TARGETS: Final = (
+    Target("stream64_vs_official_http", "stream, batches of 64, against the official HTTP server", 45, at_least=True),
+    Target("share_of_signature_limit", "the same, as a share of the pure signature limit", 0.55, at_least=True),
+    Target("spend_key_vs_distinct", "the same by spend key, against a voucher each", 2.5, at_least=True),
+    Target("unary_vs_official_http", "unary Charge against the official HTTP server", 7, at_least=True),
+    Target("p99_ms_half_peak_batch16", "p99 at half the peak, batches of 16 (ms)", 20, at_least=False),
+    Target("channels_100k_vs_1k", "throughput with 100,000 channels against 1,000", 0.85, at_least=True),
+    Target("ids_10m_vs_none", "throughput with 10 million payment ids against none", 0.85, at_least=True),
+    Target("bytes_per_idle_channel", "resident bytes per idle channel", 1536, at_least=False),
+    Target("replay_s", "replay of 1,000,000 channels and 1,000,000 ids (s)", 20, at_least=False),
+)
+
+
+def figures(raw: Raw) -> dict[str, float]:
+    """The figures, by their keys."""
+    rates = {name: result["charges_per_s"] for name, result in raw["scenarios"].items()}
+    official = raw["official"]
+    # The better of its two: what is compared with gets the benefit of the doubt.
+    official_http = max(official["http"]["charges_per_s"], official["http_again"]["charges_per_s"])
+    stream64 = rates["stream64"]
+    # Both were measured twice, minutes apart; what changes between is the machine's, not the store's.
+    stream64_mean = (stream64 + rates["stream64_again"]) / 2
+    return {
+        "stream64_vs_official_http": stream64 / official_http,
+        "share_of_signature_limit": stream64 / raw["signature_checks"]["authorship_per_s"],
+        "spend_key_vs_distinct": rates["stream64_spend_key"] / stream64,
+        "unary_vs_official_http": rates["unary"] / official_http,
+        "p99_ms_half_peak_batch16": raw["scenarios"]["stream16_half"]["p99_ms"],
+        "channels_100k_vs_1k": rates["stream64_100k_channels"] / stream64_mean,
+        "ids_10m_vs_none": rates["stream64_10m_ids"] / stream64_mean,
+        "bytes_per_idle_channel": raw["replay"]["bytes_per_idle_channel"],
+        "replay_s": raw["replay"]["full"]["load_s"],
+    }
+
+
+def line(result: Raw) -> str:
+    """One scenario in one line."""
+    text = (
+        f"{result['charges_per_s']:,.0f} charges/s, p50 {result['p50_ms']:.1f} p95 {result['p95_ms']:.1f} "
+        f"p99 {result['p99_ms']:.1f} ms, processor per charge: server {result['server_cpu_us_per_charge']:.1f} µs, "
+        f"load {result['client_cpu_us_per_charge']:.1f} µs"
+    )
+    return text + (" (the load ran out)" if result.get("ran_out") else "")
+
+
+def rows(result: Raw) -> list[Sequence[str]]:
+    """The scenarios as rows: what, charges/s, p50, p95, p99 (ms), server and load processor time per charge (µs)."""
+    official = result["official"]
+    in_process = f"{official['in_process']['charges_per_s']:,.0f}"
+    table: list[Sequence[str]] = [
+        _row("official package over HTTP (FastAPI, uvicorn, memory store)", official["http"]),
+        _row("the same at the end of the run", official["http_again"]),
+        ("official package in process, verify and settle", in_process, "", "", "", "", ""),
+    ]
+    return table + [_row(one["title"], one) for one in result["scenarios"].values()]
+
+
+def table(result: Raw) -> str:
+    """All results as text."""
+    header = ("", "charges/s", "p50 ms", "p95 ms", "p99 ms", "server µs", "load µs")
+    lines = _columns([header, *rows(result)])
+    checks = result["signature_checks"]
+    limit = (
+        f"pure signature checks on all cores: {checks['authorship_per_s']:,.0f}/s, "
+        f"as the chain checks them: {checks['chain_per_s']:,.0f}/s"
+    )
+    lines += ["", limit, ""]
+    goals = [("figure", "is", "must be", "")]
+    for target in TARGETS:
+        value = result[target.key]
+        bound = f"{'at least' if target.at_least else 'at most'} {target.bound:g}"
+        goals.append((target.title, f"{value:,.2f}", bound, "" if target.met(value) else "MISSED"))
+    return "\n".join(lines + _columns(goals))
+
+
+def _row(title: str, result: Raw) -> Sequence[str]:
+    return (
+        title,
+        f"{result['charges_per_s']:,.0f}",
+        f"{result['p50_ms']:.1f}",
+        f"{result['p95_ms']:.1f}",
+        f"{result['p99_ms']:.1f}",
+        f"{result['server_cpu_us_per_charge']:.1f}",
+        f"{result['client_cpu_us_per_charge']:.1f}",
+    )
+
+
+def _columns(table: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    return [
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in table
+    ]

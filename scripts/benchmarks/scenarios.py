@@ -1,0 +1,71 @@
+"""What is measured: each scenario is one way to charge, on a server and a store of its own.
+
+Closed loop: so many messages are under way that the server is never idle; the rate is what it can do. Open loop:
+messages come at a fixed rate, half of what the closed loop reached, and latency counts from when each was due.
+"""
+
+from typing import Final, NamedTuple
+
+VOUCHER: Final = "voucher"
+SPEND_KEY: Final = "spend_key"
+
+CHANNELS: Final = 1_000
+BURST: Final = 4
+"""Pages that a crawler fetches from a seller at once: so many charges of a batch share a channel."""
+CALLERS: Final = 96
+IN_FLIGHT: Final = 2_048
+"""Charges under way in a closed loop of batches."""
+STREAMS: Final = 8
+
+
+class Scenario(NamedTuple):
+    """`batch` 0: unary calls. `half_of`: open loop at half of the rate that this scenario reached."""
+
+    name: str
+    title: str
+    proof: str = VOUCHER
+    batch: int = 64
+    channels: int = CHANNELS
+    burst: int = BURST
+    tls: bool = False
+    payment_ids: int = 0
+    half_of: str = ""
+
+    @property
+    def streams(self) -> int:
+        """How many streams share the load. Vouchers of one channel keep their order on one stream."""
+        return 1 if self.channels == 1 else STREAMS
+
+    @property
+    def window(self) -> int:
+        """How many messages each stream leaves unanswered; the server allows 8."""
+        return max(1, min(8, IN_FLIGHT // max(1, self.batch) // self.streams))
+
+
+def scenarios(payment_ids: int, channels_many: int) -> list[Scenario]:
+    """All of them, in the order in which they run."""
+    closed = [
+        Scenario("unary", "unary Charge, a voucher each", batch=0),
+        Scenario("unary_spend_key", "unary Charge, by spend key", SPEND_KEY, batch=0),
+        *(
+            Scenario(f"stream{batch}", f"stream, batches of {batch}, a voucher each", batch=batch)
+            for batch in (1, 16, 64, 256)
+        ),
+        *(
+            Scenario(f"stream{batch}_spend_key", f"stream, batches of {batch}, by spend key", SPEND_KEY, batch=batch)
+            for batch in (1, 16, 64, 256)
+        ),
+        Scenario("stream64_scattered", "the same, every charge of a batch on another channel", burst=1),
+        Scenario("stream64_1_channel", "the same, all on one channel", channels=1),
+        Scenario("stream64_100k_channels", f"the same, on {channels_many:,} channels", channels=channels_many),
+        Scenario("stream64_10m_ids", f"the same, with {payment_ids:,} payment ids kept", payment_ids=payment_ids),
+        Scenario("stream64_again", "stream, batches of 64, once more: what the machine's mood is worth"),
+        Scenario("stream64_tls", "stream, batches of 64, a voucher each, TLS", tls=True),
+        Scenario("unary_tls", "unary Charge, a voucher each, TLS", batch=0, tls=True),
+    ]
+    half = [
+        one._replace(name=f"{one.name}_half", title=f"{one.title}, at half of that rate", half_of=one.name)
+        for one in closed
+        if one.name in {"unary", "stream1", "stream16", "stream64", "stream16_spend_key"}
+    ]
+    return closed + half
