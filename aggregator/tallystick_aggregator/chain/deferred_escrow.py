@@ -1,4 +1,4 @@
-"""The binding of the scheme `deferred`: Escrow.sol, one account for any number of receivers (design.md §3, §4)."""
+"""The binding of the scheme `deferred`: Escrow.sol, one account for any number of receivers (docs/design.md §3, §4)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final

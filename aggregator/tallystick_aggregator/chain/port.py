@@ -49,7 +49,7 @@ class EscrowAccount:
 
 @dataclass(frozen=True, slots=True)
 class DepositAuthorization:
-    """An ERC-3009 ReceiveWithAuthorization to the escrow for one account; see design.md §4."""
+    """An ERC-3009 ReceiveWithAuthorization to the escrow for one account; see docs/design.md §4."""
 
     account: ChannelConfig
     amount: int
@@ -81,7 +81,7 @@ class Call:
 
 
 class EscrowBinding(Protocol):
-    """One escrow contract: its domain, how things are encoded for it and read back (design.md §3)."""
+    """One escrow contract: its domain, how things are encoded for it and read back (docs/design.md §3)."""
 
     @property
     def address(self) -> bytes: ...

@@ -1,7 +1,7 @@
 """Keeps the ledger's mirror of the escrow: looks at the chain every few seconds, and writes what it sees.
 
 Events only tell **which** accounts changed; their state is then read at two pinned blocks, the newest final one and the
-head, and the ledger takes over increases from the first and decreases from the second (design.md §6). So a missed,
+head, and the ledger takes over increases from the first and decreases from the second (docs/design.md §6). So a missed,
 doubled or reorganised event corrects itself: an account is read again until both blocks say the same, and everything
 that changed lately is read again after a reorganisation. At the start every account is read (threat 38).
 

@@ -4,7 +4,7 @@ from tallystick_aggregator.ledger.values import Value
 
 
 class UncheckedSpendProof(Value, frozen=True, gc=False):
-    """An HMAC that was not checked yet (design.md §6, rule 2b)."""
+    """An HMAC that was not checked yet (docs/design.md §6, rule 2b)."""
 
     key_id: bytes
     max_amount: int

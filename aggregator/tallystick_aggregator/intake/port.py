@@ -1,4 +1,4 @@
-"""What the rest of the aggregator asks of the ledger's one writer. Only it changes money (design.md §7)."""
+"""What the rest of the aggregator asks of the ledger's one writer. Only it changes money (docs/design.md §7)."""
 
 from collections.abc import Callable
 from typing import Protocol, TypeVar

@@ -50,7 +50,7 @@ def open_account(draft: Draft, account_id: bytes, network: str, config: ChannelC
 
 
 def mirror(draft: Draft, ledger: Ledger, seen: AccountOnChain) -> list[Overclaim]:
-    """Take over what the chain says of an account: increases when final, decreases at first sight (design.md §6).
+    """Take over what the chain says of an account: increases when final, decreases at first sight (docs/design.md §6).
 
     `funds` is the balance plus all that the account's known channels were paid, at either block, whichever is less.
     """

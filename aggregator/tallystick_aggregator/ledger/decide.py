@@ -1,4 +1,4 @@
-"""How a payment is decided (design.md §6).
+"""How a payment is decided (docs/design.md §6).
 
 Pure: what time it is, what proofs hold and which payments were recalled from the journal is handed in; what is accepted
 is recorded in the draft. The rules (`rules`) run in the design's order:

@@ -19,7 +19,7 @@ class AccountOpened(NamedTuple):
 
 
 class AccountMirrored(NamedTuple):
-    """The account's state on chain, as absolute values (design.md §6: increases when final, decreases at once)."""
+    """The account's state on chain, as absolute values (docs/design.md §6: increases when final, decreases at once)."""
 
     account_id: bytes
     funds: int

@@ -1,4 +1,4 @@
-"""What must always hold, by the numbers of design.md §6. Called by tests, by the simulation, and at start-up."""
+"""What must always hold, by the numbers of docs/design.md §6. Called by tests, by the simulation, and at start-up."""
 
 from collections import Counter
 

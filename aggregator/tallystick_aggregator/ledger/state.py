@@ -1,7 +1,7 @@
 """What the ledger knows: accounts, channels, spend keys, payments, reservations.
 
 The objects are plain and mutable, but nobody outside `draft` writes to them: a `Draft` works on copies and the ledger
-adopts them after the journal has the events that made them (design.md §6, I3).
+adopts them after the journal has the events that made them (docs/design.md §6, I3).
 All amounts are integers in the token's atomic units.
 
 What there are hundreds of thousands of, and what every charge copies, is a `State` or a `Value`: made and copied five

@@ -210,9 +210,9 @@ async def real(devnet: Devnet) -> AsyncIterator[RpcNode]:
 
 
 async def test_reverts_are_told_by_the_names_of_the_contracts_errors(devnet: Devnet, real: RpcNode) -> None:
+    head, collect = await real.head(), function("collect(address,address)", receiver(1), devnet.token)
     with pytest.raises(CallReverted) as reverted:
-        collect = function("collect(address,address)", receiver(1), devnet.token)
-        await real.call(devnet.escrow, collect, await real.head())
+        await real.call(devnet.escrow, collect, head)
     assert describe(reverted.value).startswith("NothingOwed(to=0x")
     with pytest.raises(CallReverted) as reverted:
         await real.estimate_gas(receiver(1), devnet.token, bytes(4), gas_max=10**6)

@@ -8,13 +8,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 from driven import Driven, check_payments, copy_store, load_now, loaded_from, opened
-from histories import BEGINNING, NOW_MS, Advance, History, histories, same_state
+from histories import BEGINNING, NOW_MS, Advance, History, Pay, account_id, histories, same_state
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -53,7 +54,7 @@ class CrashPoints:
         self._new.clear()
 
 
-@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow])
 @given(histories(commits_max=12))
 def test_a_crash_after_any_write_loses_nothing_and_adds_nothing(history: History) -> None:
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as monkeypatch:
@@ -91,7 +92,7 @@ async def _check_copy(copy: Path, model: Ledger) -> None:
     assert same_state(await loaded_from(copy), model)
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
 @given(histories(commits_max=12), st.integers(0, 30), st.integers(0, 3))
 def test_a_checkpoint_that_fails_anywhere_is_made_good_by_the_next(history: History, failing: int, beside: int) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -116,7 +117,10 @@ async def _fail_once_in_checkpoints(history: History, directory: Path, failing: 
             if writes == failing + 1:
                 await _check_copy(copy_store(path, directory, "failing.db"), deepcopy(driven.model))
                 raise StoreUnavailable("injected")
-            return await write(sql, parameters)
+            rows = await write(sql, parameters)
+            if failing < writes <= failing + 12:  # a crash in the checkpoint that makes good what the failed one left
+                await _check_copy(copy_store(path, directory, "crashed.db"), deepcopy(driven.model))
+            return rows
 
         while pending:
             await driven.commit(pending.pop(0))
@@ -129,6 +133,52 @@ async def _fail_once_in_checkpoints(history: History, directory: Path, failing: 
             store.journal.trim()
             await driven.check()
             await _check_copy(copy_store(path, directory, f"copy{writes}.db"), driven.model)
+
+
+CHARGES = [
+    Pay(1, 0, payment, 10, 1_000, key=0, reserve=False) for payment in range(3)
+]  # each adds to the same rows: whatever is applied twice or not at all shows
+
+
+class Stopped(Exception):
+    """The process would be dead here."""
+
+
+@pytest.mark.parametrize("failing", range(9))
+async def test_a_crash_in_a_checkpoint_after_one_that_failed_loses_nothing(tmp_path: Path, failing: int) -> None:
+    """Every pair of points: the second checkpoint fails at one write, and the third is cut short at another."""
+    for stopping in range(9):
+        path = tmp_path / f"store{stopping}.db"
+        async with opened(path) as store:
+            driven = Driven(store.journal, await store.journal.load())
+            await driven.commit([*BEGINNING, CHARGES[0]])
+            await store.journal.checkpoint(NOW_MS)
+            for charge, point, error in (
+                (CHARGES[1], failing, StoreUnavailable),
+                (CHARGES[2], stopping, Stopped),
+            ):
+                await driven.commit([charge])
+                with pytest.MonkeyPatch.context() as patches:
+                    _stop_at(store.journal._database, point, error, patches)
+                    with suppress(error):
+                        await store.journal.checkpoint(NOW_MS)
+            assert driven.ledger.accounts[account_id(1)].committed == 30
+            copy = copy_store(path, tmp_path, f"copy{stopping}.db")
+        await _check_copy(copy, driven.model)
+
+
+def _stop_at(database: Database, point: int, error: type[Exception], patches: pytest.MonkeyPatch) -> None:
+    """Let the write with this number raise instead."""
+    write, writes = database.write, 0
+
+    async def stop(sql: str, parameters: Sequence[Any] = ()) -> int:
+        nonlocal writes
+        writes += 1
+        if writes == point + 1:
+            raise error("injected")
+        return await write(sql, parameters)
+
+    patches.setattr(database, "write", stop)
 
 
 def _crashed(directory: Path, commits: int) -> tuple[Path, list[Ledger]]:

@@ -158,6 +158,31 @@ async def test_a_reservation_that_begins_and_ends_between_checkpoints_leaves_no_
         assert ledger.payments[handle[:48]].status is PaymentStatus.RELEASED
 
 
+async def test_a_reservation_that_ends_after_its_checkpoint_is_gone_after_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    handle = id_at(NOW_MS) + CHANNEL + b"h" * 16
+    async with opened(path) as store:
+        ledger = await store.journal.load()
+        held = ev.Reserved(CHANNEL, handle[:16], 9, PAGE, 0, KEY, handle, NOW_MS)
+        await commit(store, ledger, [*OPENED, held])
+        await store.journal.checkpoint(NOW_MS)
+        await commit(store, ledger, [ev.Released(handle)])
+        await store.journal.checkpoint(NOW_MS)
+        assert await store.journal._database.read("SELECT count(*) FROM reservations") == [(0,)]
+    assert not (await loaded_from(path)).reservations
+
+
+async def test_ended_reservations_that_a_crash_has_left_are_cleared_at_the_start(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    async with opened(path) as store:
+        ledger = await store.journal.load()
+        await commit(store, ledger, OPENED)
+        await store.journal.checkpoint(NOW_MS)
+        await store.journal._database.write("INSERT INTO reservations (key, seq, row) VALUES (zeroblob(64), 1, NULL)")
+    async with opened(path) as store:
+        assert await store.journal._database.read("SELECT count(*) FROM reservations") == [(0,)]
+
+
 async def _partitions(store: SqliteStore) -> set[str]:
     rows = await store.journal._database.read("SELECT name FROM sqlite_schema WHERE name GLOB 'payments_[0-9]*'")
     return {name for (name,) in rows}
