@@ -56,6 +56,15 @@ contract RefundWithSignatureTest is EscrowTest {
         escrow.refundWithSignature(config(), 400, 0, signature);
     }
 
+    function test_an_account_without_a_deposit_has_no_nonce_to_use_up() public {
+        IEscrow.ChannelConfig memory other = config();
+        other.salt = keccak256("another account");
+        bytes32 id = escrow.accountId(other);
+        bytes memory signature = sign(OPERATOR_KEY, escrow.refundDigest(id, 0, 0));
+        vm.expectRevert(abi.encodeWithSelector(IEscrow.AccountUnknown.selector, id));
+        escrow.refundWithSignature(other, 0, 0, signature);
+    }
+
     function test_a_refund_of_zero_voids_another_of_the_same_nonce() public {
         bytes memory held = signRefund(400, 0);
         refund(0, 0);

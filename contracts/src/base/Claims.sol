@@ -21,7 +21,6 @@ abstract contract Claims is EscrowStore {
     using EscrowHashes for EscrowHashes.Array;
     using EscrowHashes for EscrowHashes.ChannelPreimage;
     using EscrowHashes for EscrowHashes.DigestPreimage;
-    using EscrowHashes for EscrowHashes.VoucherPreimage;
     using Payees for Payees.Table;
 
     /// @dev What is at hand while a batch is worked off, allocated once; the first part belongs to one account. Amounts
@@ -96,7 +95,8 @@ abstract contract Claims is EscrowStore {
         uint256 before = account.balance;
         run.accountId = id;
         run.balance = before;
-        run.approved = run.rows.byApproval && _isApproved(run);
+        run.approved = run.rows.byApproval;
+        if (run.approved && !_isApproved(run)) return _skipRows(run, run.rows.first, reader.cursor);
 
         run.log = ClaimLog.start(run.rows.count);
         run.logNext = ClaimLog.firstRow(run.log);
@@ -136,7 +136,6 @@ abstract contract Claims is EscrowStore {
         if (total <= before) return _skip(run, payee, total, SkipReason.NothingNew);
         if (balance == 0) return _skip(run, payee, total, SkipReason.AccountEmpty);
         if (!run.approved) {
-            if (run.rows.byApproval) return _skip(run, payee, total, SkipReason.BadSignature);
             (uint256 ceiling, uint256 signature) = ClaimReader.voucher(pos);
             if (total > ceiling) return _skip(run, payee, total, SkipReason.AboveCeiling);
             if (!_isVoucher(run, id, ceiling, signature)) return _skip(run, payee, total, SkipReason.BadSignature);
@@ -156,25 +155,28 @@ abstract contract Claims is EscrowStore {
         emit RowSkipped(run.accountId, Payees.listed(payee), uint128(total), reason);
     }
 
+    /// @dev Skips all rows of an account whose approval is not signed by the payerAuthorizer.
+    function _skipRows(Run memory run, uint256 pos, uint256 end) private {
+        for (; pos != end; pos += run.rows.stride) {
+            (uint256 index, uint256 total) = ClaimReader.row(pos);
+            _skip(run, run.payees.entryOf(index), total, SkipReason.BadSignature);
+        }
+    }
+
     /// @dev Whether the payerAuthorizer has signed a voucher of this channel and ceiling.
     function _isVoucher(Run memory run, bytes32 id, uint256 ceiling, uint256 signature) private view returns (bool) {
-        EscrowHashes.VoucherPreimage memory voucher = run.voucher;
-        voucher.channelId = id;
-        voucher.maxClaimableAmount = ceiling;
-        return _isSigned(run, voucher.hash(), signature);
+        bytes32 digest = run.digest.overVoucher(run.voucher, id, ceiling);
+        (bytes32 r, bytes32 vs) = ClaimReader.signatureAt(signature);
+        return Signatures.isSignedByKey(run.channel.payerAuthorizer, digest, r, vs);
     }
 
     /// @dev Whether one approval covers all rows of the account, in their order.
     function _isApproved(Run memory run) private view returns (bool) {
         run.approval.accountId = run.accountId;
         run.approval.totalsHash = run.rows.totalsHash(run.payees);
-        return _isSigned(run, run.approval.hash(), run.rows.approval());
-    }
-
-    /// @dev Whether the payerAuthorizer's key has signed; `pos` is where the signature is.
-    function _isSigned(Run memory run, bytes32 structHash, uint256 pos) private view returns (bool) {
-        (bytes32 r, bytes32 vs) = ClaimReader.signatureAt(pos);
-        return Signatures.isSignedByKey(run.channel.payerAuthorizer, run.digest.over(structHash), r, vs);
+        (bytes32 r, bytes32 vs) = ClaimReader.signatureAt(run.rows.approval());
+        bytes32 digest = run.digest.over(run.approval.hash());
+        return Signatures.isSignedByKey(run.channel.payerAuthorizer, digest, r, vs);
     }
 
     /// @dev Reads the batch once just for its rows' entries. By approval, a row's ceiling is its total.

@@ -65,6 +65,8 @@ abstract contract Exits is EscrowStore {
             revert BadSignature(config.receiverAuthorizer, digest);
         }
         Account storage account = _accounts[id];
+        // The first deposit starts the nonces: a signature used before it could be used again after it.
+        if (!account.opened) revert AccountUnknown(id);
         _requireNonce(nonce, account.refundNonce);
 
         account.refundNonce += 1;

@@ -156,6 +156,8 @@ interface IEscrow {
     error DeadlinePassed(uint256 deadline, uint256 nowTime);
     /// @notice The account holds nothing that could be withdrawn.
     error AccountEmpty(bytes32 accountId);
+    /// @notice The account never had a deposit.
+    error AccountUnknown(bytes32 accountId);
     /// @notice A withdrawal is pending already.
     error WithdrawPending(bytes32 accountId, uint128 amount, uint40 withdrawableAt);
     /// @notice No withdrawal is pending.

@@ -125,6 +125,21 @@ library EscrowHashes {
         }
     }
 
+    /// @notice The digest of a channel's voucher.
+    function overVoucher(
+        DigestPreimage memory preimage,
+        VoucherPreimage memory voucher,
+        bytes32 channelId,
+        uint256 maxClaimableAmount
+    ) internal pure returns (bytes32 digest) {
+        assembly ("memory-safe") {
+            mstore(add(voucher, 0x20), channelId)
+            mstore(add(voucher, 0x40), maxClaimableAmount)
+            mstore(add(preimage, 0x40), keccak256(voucher, 0x60)) // three words
+            digest := keccak256(add(preimage, 30), 66)
+        }
+    }
+
     /// @notice The preimage of the account that `config` belongs to: its fields with the receiver left zero.
     /// @dev The fields are copied in one go and then checked as the compiler would check each where it is read: an
     ///      address or delay with more bits than its type has reverts with no data.
