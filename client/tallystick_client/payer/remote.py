@@ -316,7 +316,9 @@ class RemoteWallet:
     async def _report_for_ever(self) -> None:
         while True:
             try:
-                await asyncio.wait_for(self._report_soon.wait(), self._terms.report_every_s)
+                # Not wait_for: up to Python 3.11 it swallows a cancellation that comes with its timeout.
+                async with asyncio.timeout(self._terms.report_every_s):
+                    await self._report_soon.wait()
             except TimeoutError:
                 pass
             else:
