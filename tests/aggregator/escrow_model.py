@@ -1,7 +1,7 @@
 """The escrow as the ledger's tests need it: accounts in blocks that become final, or are lost in a reorg.
 
-Written from docs/design.md §4, not from the aggregator's code: what it says of an account is the truth that the ledger's
-mirror is held against. Amounts in atomic units, times in seconds.
+Written from docs/design.md §4, not from the aggregator's code: what it says of an account is the truth that the
+ledger's mirror is held against. Amounts in atomic units, times in seconds.
 """
 
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""The rules of docs/design.md §6, one function each: it refuses, or is silent. Pure; `decide` runs them in their order."""
+"""The rules of docs/design.md §6, one function each: it refuses, or is silent. `decide` runs them in their order."""
 
 from tallystick.quantities import ChannelTotals
 from tallystick.reasons import Reason

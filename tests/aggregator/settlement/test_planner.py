@@ -93,9 +93,9 @@ def test_an_approval_of_all_totals_takes_the_place_of_vouchers() -> None:
 
 
 def test_an_approval_goes_whole_and_in_its_order_even_where_a_row_has_nothing_new() -> None:
-    channels = [channel(ALICE, n, 50, 50 if n == 1 else 0) for n in range(4)]
-    (group,) = plan(channels, of=approved(50, 50, 50, 50))
-    assert [row.amount for row in group.rows] == [50, 0, 50, 50]
+    channels = [channel(ALICE, n, 50, 50 if n == 1 else 0) for n in range(8)]
+    (group,) = plan(channels, of=approved(*[50] * 8))
+    assert [row.amount for row in group.rows] == [50, 0, *[50] * 6]
 
 
 def test_what_was_charged_beyond_an_approval_is_claimed_by_voucher() -> None:

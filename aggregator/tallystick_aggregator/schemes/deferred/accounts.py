@@ -27,7 +27,7 @@ from tallystick_aggregator.schemes.failures import unless_unavailable
 from tallystick_aggregator.schemes.offers import Offers, find_network
 
 CHANNELS_PER_PAGE: Final = 1_000
-APPROVAL_ROWS_MAX: Final = 1_000
+APPROVAL_ROWS_MAX: Final = 250
 """Totals in one approval at most. Its one signature covers all rows, so they have to fit into one transaction."""
 
 
