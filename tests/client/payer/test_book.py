@@ -1,0 +1,188 @@
+"""The book's equation holds whatever happens, on disk as in memory; and what the transport remembers stays small."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from payer_fakes import DOMAIN, PRICE, FakeSeller, make_operator
+
+from tallystick.channels import account_id, channel_id
+from tallystick.x402 import PaymentRequired
+from tallystick_client.payer.book import Account, Asset, Book, Channel, GrantRow
+from tallystick_client.payer.offers import Offer, choose
+from tallystick_client.payer.store import Store
+from tallystick_client.payer.terms import ORIGINS_MAX, PATHS_MAX, Recent, Terms
+
+OPERATOR = make_operator("127.0.0.1:1")
+ASSET = Asset(str(OPERATOR.network), OPERATOR.tokens[0].token)
+CONFIG = OPERATOR.account(bytes([1] * 20), ASSET.token, bytes(32))
+amounts = st.integers(0, 50)
+
+
+def opened_account() -> Account:
+    return Account(account_id(DOMAIN, CONFIG), ASSET, OPERATOR.escrow, CONFIG, 0, deposited=10_000)
+
+
+class BookMachine(RuleBasedStateMachine):
+    """Grants to three sellers, spent, lost, returned, closed and reconciled in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.book = Book()
+        account = opened_account()
+        self.book.add(account)
+        self.highest: dict[bytes, int] = {}
+        for number in range(3):
+            config = CONFIG.channel(bytes([number + 1] * 20))
+            self.book.add(Channel(channel_id(DOMAIN, config), account.id, config, f"host{number}"))
+
+    def pick(self, number: int, rows: list[GrantRow]) -> GrantRow:
+        return rows[number % len(rows)]
+
+    def open_rows(self) -> list[GrantRow]:
+        return [row for row in self.book.grants.values() if not row.closed_at]
+
+    @rule(number=st.integers(0, 2), amount=amounts, fresh=st.booleans(), day=st.integers(0, 2))
+    def allot(self, number: int, amount: int, day: int, *, fresh: bool) -> None:
+        channel = list(self.book.channels.values())[number]
+        before = channel.ceiling
+        row = self.book.new_grant(channel, channel.host, "", b"", day)
+        ceiling = self.book.allot(row, amount, fresh=fresh)
+        assert ceiling == channel.ceiling >= before
+        assert ceiling - before <= amount + channel.disputed
+
+    @precondition(lambda self: self.open_rows())
+    @rule(number=st.integers(0, 99), charged=amounts, unknown=amounts)
+    def report(self, number: int, charged: int, unknown: int) -> None:
+        row = self.pick(number, self.open_rows())
+        totals = (row.charged + charged, row.unknown + unknown)
+        if charged + unknown > row.open:
+            with pytest.raises(ValueError, match="do not fit"):
+                self.book.report(row, *totals)
+            return
+        for _ in range(2):
+            self.book.report(row, *totals)
+
+    @precondition(lambda self: self.open_rows())
+    @rule(number=st.integers(0, 99), amount=amounts)
+    def give_back(self, number: int, amount: int) -> None:
+        row = self.pick(number, self.open_rows())
+        if amount > row.open:
+            with pytest.raises(ValueError, match="cannot be returned"):
+                self.book.give_back(row, amount)
+        else:
+            self.book.give_back(row, amount)
+
+    @precondition(lambda self: self.open_rows())
+    @rule(number=st.integers(0, 99))
+    def close(self, number: int) -> None:
+        self.book.close(self.pick(number, self.open_rows()), 1)
+
+    @rule(number=st.integers(0, 2), charged=amounts, open_=amounts)
+    def resolve(self, number: int, charged: int, open_: int) -> None:
+        channel = list(self.book.channels.values())[number]
+        closed = [row for row in self.book.grants_of(channel.id) if row.closed_at]
+        unknown = sum(row.unknown for row in closed)
+        committed = channel.committed
+        freed = self.book.resolve(closed, charged, open_)
+        assert freed == max(0, unknown - charged - open_)
+        assert channel.committed == committed - freed
+
+    @rule(number=st.integers(0, 2), amount=amounts)
+    def dispute(self, number: int, amount: int) -> None:
+        self.book.dispute(list(self.book.channels.values())[number], amount, 0)
+
+    @invariant()
+    def the_equation_holds(self) -> None:
+        self.book.check()
+
+    @invariant()
+    def budgets_count_what_is_committed(self) -> None:
+        (account,) = self.book.accounts.values()
+        assert self.book.spent(ASSET, "", 0)["total"] == account.committed
+
+    @invariant()
+    def ceilings_never_fall(self) -> None:
+        for channel in self.book.channels.values():
+            assert channel.ceiling >= self.highest.get(channel.id, 0)
+            self.highest[channel.id] = channel.ceiling
+
+
+TestBook = BookMachine.TestCase
+TestBook.settings = settings(deadline=None, max_examples=40, stateful_step_count=25)
+
+
+async def test_what_is_committed_is_read_back_as_it_was(tmp_path: Path) -> None:
+    store = await Store.open(tmp_path / "wallet.db", CONFIG.payer)
+    book = store.book
+    account = opened_account()
+    book.add(account)
+    config = CONFIG.channel(bytes([7] * 20))
+    channel = Channel(channel_id(DOMAIN, config), account.id, config, "a.example")
+    book.add(channel)
+    row = book.new_grant(channel, "a.example", "worker", bytes([3] * 32), 20_000)
+    book.allot(row, 2**100)
+    book.report(row, 5, 7)
+    gone = book.new_grant(channel, "a.example", "", b"", 20_000)
+    await asyncio.gather(*(store.commit() for _ in range(5)))
+    book.close(gone, 1)
+    await store.commit()
+    counters = dict(book.counters)
+    await store.close()
+
+    store = await Store.open(tmp_path / "wallet.db", CONFIG.payer)
+    assert store.book.accounts == {account.id: account}
+    assert store.book.channels == {channel.id: channel}
+    assert store.book.grants == {row.id: row}
+    assert store.book.counters == counters
+    store.book.check()
+    assert not store.book.take_changes()
+    await store.close()
+
+
+def offer(path: str = "a.example") -> Offer:
+    seller = FakeSeller(None, OPERATOR)  # type: ignore[arg-type]
+    required = PaymentRequired(accepts=[seller.offer("deferred", path, PRICE)])
+    return choose(required, [OPERATOR], can_defer=lambda *_: True)
+
+
+def test_the_newest_terms_of_an_origin_stand_for_paths_that_are_new() -> None:
+    terms = Terms()
+    assert terms.offer_for("http://a", "GET", b"/1") is None
+    terms.learn("http://a", "GET", b"/1?x=1", offer())
+    assert terms.offer_for("http://a", "GET", b"/2?y") is not None
+    assert terms.offer_for("http://b", "GET", b"/1") is None
+    terms.learn_free("http://a", "GET", b"/2")
+    assert terms.offer_for("http://a", "GET", b"/2?z") is None
+
+
+@pytest.mark.parametrize("target", [b"/robots.txt", b"/.well-known/security.txt"])
+def test_what_is_free_everywhere_is_never_remembered_as_paid(target: bytes) -> None:
+    terms = Terms()
+    terms.learn("http://a", "GET", b"/1", offer())
+    assert terms.offer_for("http://a", "GET", target) is None
+    assert terms.offer_for("http://a", "HEAD", b"/1") is None
+
+
+def test_what_was_not_used_for_longest_is_forgotten_first() -> None:
+    recent: Recent[int, str] = Recent(2)
+    recent.put(1, "one")
+    recent.put(2, "two")
+    assert recent.get(1) == "one"
+    recent.put(3, "three")
+    assert (recent.get(1), recent.get(2), recent.get(3), len(recent)) == ("one", None, "three", 2)
+
+
+def test_the_memory_of_terms_is_bounded() -> None:
+    terms, known = Terms(), offer()
+    for number in range(ORIGINS_MAX + 50):
+        terms.learn(f"http://{number}", "GET", b"/", known)
+    for number in range(PATHS_MAX + 50):
+        terms.learn("http://last", "GET", b"/%d" % number, known)
+    origins: Any = terms._origins
+    assert len(origins) == ORIGINS_MAX
+    assert len(origins.get("http://last").paths) == PATHS_MAX

@@ -1,0 +1,155 @@
+"""Channels: TLS by default, plain text only where nothing leaves the machine, and errors that say what to do."""
+
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from payer_fakes import FakeAggregator
+
+from tallystick.errors import MalformedError, Refused
+from tallystick.reasons import Reason
+from tallystick.v1 import account_pb2, account_pb2_grpc, common_pb2
+from tallystick_client import Wallet
+from tallystick_client.payer.serving import ServerCredentials, WalletServer
+from tallystick_client.rpc import (
+    AggregatorUnavailable,
+    CallRejected,
+    bearer,
+    call,
+    check_target,
+    failure,
+    is_loopback,
+    open_channel,
+    refused,
+)
+
+FILES = Path(__file__).parents[2] / "aggregator" / "edges" / "tls"
+CA, SERVER, SERVER_KEY, CLIENT, CLIENT_KEY = (
+    (FILES / name).read_bytes() for name in ("ca.pem", "server.pem", "server.key", "client.pem", "client.key")
+)
+
+
+@pytest.mark.parametrize("target", ["a.example:1", "127.0.0.1:65535", "[::1]:7402", "unix:/run/x.sock", "localhost:1"])
+def test_a_target_has_a_host_and_a_port(target: str) -> None:
+    check_target(target, "aggregator")
+
+
+@pytest.mark.parametrize(
+    "target", ["", "a.example", ":1", "a.example:", "a.example:0", "a.example:65536", "a:1x", "a:-1", "unix:",
+               "https://a.example:1", "a:99999999999999999999", "a:\u0661"],
+)  # fmt: skip
+def test_anything_else_is_no_target(target: str) -> None:
+    with pytest.raises(MalformedError, match="aggregator"):
+        check_target(target, "aggregator")
+
+
+@pytest.mark.parametrize(
+    ("target", "loopback"),
+    [
+        ("127.0.0.1:1", True),
+        ("127.9.9.9:1", True),
+        ("[::1]:1", True),
+        ("localhost:1", True),
+        ("unix:/x", True),
+        ("0.0.0.0:1", False),
+        ("localhost.evil.example:1", False),
+        ("127.0.0.1.evil.example:1", False),
+        ("10.0.0.1:1", False),
+    ],
+)
+def test_what_stays_on_this_machine_is_known(target: str, *, loopback: bool) -> None:
+    assert is_loopback(target) is loopback
+
+
+@pytest.mark.parametrize("token", ["", "two words", "line\nbreak", "gr\u00fc\u00dfe", "\x00"])
+def test_a_token_that_no_header_carries_is_refused_and_not_shown(token: str) -> None:
+    with pytest.raises(MalformedError) as caught:
+        bearer(token)
+    assert not token or token not in str(caught.value)
+
+
+async def test_beyond_this_machine_nothing_is_sent_in_the_clear(
+    aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(grpc.aio, "insecure_channel", lambda target, **_: opened.append(f"plain {target}"))
+    monkeypatch.setattr(grpc.aio, "secure_channel", lambda target, *_args, **_: opened.append(f"tls {target}"))
+    open_channel("a.example:1")
+    open_channel("a.example:1", insecure=True)
+    open_channel(aggregator.target)
+    open_channel(aggregator.target, root_certificates=CA)
+    local = aggregator.target
+    assert opened == ["tls a.example:1", "plain a.example:1", f"plain {local}", f"tls {local}"]
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, AggregatorUnavailable),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, AggregatorUnavailable),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, AggregatorUnavailable),
+        (grpc.StatusCode.INTERNAL, AggregatorUnavailable),
+        (grpc.StatusCode.UNAUTHENTICATED, CallRejected),
+        (grpc.StatusCode.PERMISSION_DENIED, CallRejected),
+        (grpc.StatusCode.INVALID_ARGUMENT, CallRejected),
+        (grpc.StatusCode.UNIMPLEMENTED, CallRejected),
+    ],
+)
+def test_a_failed_call_says_whether_to_try_again(status: grpc.StatusCode, error: type[Exception]) -> None:
+    metadata = grpc.aio.Metadata()
+    failed = failure(grpc.aio.AioRpcError(status, metadata, metadata, details="why"))
+    assert type(failed) is error
+    assert "why" in str(failed)
+    assert failed.status is status
+
+
+async def test_an_aggregator_that_is_not_there_is_unavailable() -> None:
+    async with open_channel("127.0.0.1:1") as channel:
+        stub = account_pb2_grpc.AccountServiceStub(channel)
+        with pytest.raises(AggregatorUnavailable):
+            await call(stub.Deposit, account_pb2.DepositRequest(), timeout_s=2)
+
+
+def test_a_refusal_becomes_an_exception_with_the_channels_totals() -> None:
+    totals = common_pb2.ChannelTotals(channel_id=bytes(32), receiver=bytes(20), ceiling=b"\x05", charged=b"\x03")
+    error = refused(
+        common_pb2.Refusal(
+            reason=common_pb2.REASON_INSUFFICIENT_CEILING,
+            message="sign higher",
+            field="ceiling",
+            got="5",
+            allowed="at least 6",
+            totals=totals,
+        )
+    )
+    assert isinstance(error, Refused)
+    assert (error.reason, error.field, error.got, error.allowed) == (
+        Reason.INSUFFICIENT_CEILING,
+        "ceiling",
+        "5",
+        "at least 6",
+    )
+    assert error.state is not None
+    assert (error.state.ceiling, error.state.charged, error.state.reserved) == (5, 3, 0)
+    assert refused(common_pb2.Refusal(reason=9_999)).reason is Reason.UNSPECIFIED  # type: ignore[arg-type]
+
+
+async def test_a_wallet_is_served_over_mutual_tls(open_wallet: Any) -> None:
+    wallet = await open_wallet(keep_workers=True)
+    credentials = ServerCredentials(SERVER, SERVER_KEY, client_ca=CA)
+    async with WalletServer(wallet, "localhost:0", "token", credentials=credentials) as server:
+        worker = await Wallet.connect(
+            server.target, token="token", root_certificates=CA, certificate_chain=CLIENT, private_key=CLIENT_KEY
+        )
+        async with worker:
+            assert worker.address == wallet.address
+        for settings in ({"root_certificates": CA}, {"insecure": True}):
+            with pytest.raises(AggregatorUnavailable):
+                await impatient(server.target, settings)
+
+
+async def impatient(target: str, settings: dict[str, Any]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tallystick_client.payer.remote.RETRY_PAUSES_S", ())
+        await Wallet.connect(target, token="token", **settings)
