@@ -170,14 +170,16 @@ def _skip_reason(
     *,
     approved: bool,
 ) -> str:
+    if claim.approval is not None and not approved:
+        return "BadSignature"
     if row.receiver in {ZERO_ADDRESS, frame.contracts.escrow, frame.contracts.token}:
         return "BadReceiver"
     if row.total_claimed <= before:
         return "NothingNew"
     if not account.balance:
         return "AccountEmpty"
-    if claim.approval is not None:
-        return "" if approved else "BadSignature"
+    if approved:
+        return ""
     if row.total_claimed > row.max_claimable_amount:
         return "AboveCeiling"
     typed = eip712.hash_voucher(channel_id, row.max_claimable_amount)
@@ -192,6 +194,8 @@ def _refund(frame: Frame, data: bytes) -> bytes:
     digest = eip712.digest(frame.contracts.escrow_domain, eip712.hash_refund(account_id, nonce, amount))
     operator = config.receiver_authorizer
     require(signer_of(digest, signature) == operator, "BadSignature(address,bytes32)", operator, digest)
+    require(account.opened, "AccountUnknown(bytes32)", int.from_bytes(account_id, "big"))
+    require(account.opened, "AccountUnknown(bytes32)", account_id)
     require(nonce == account.refund_nonce, "BadNonce(uint256,uint256)", nonce, account.refund_nonce)
     account.refund_nonce += 1
     paid = min(amount, account.balance)

@@ -1,7 +1,8 @@
 """A network through its JSON-RPC endpoints: failover, reads pinned to blocks, and no retry that nobody asked for.
 
-web3 brings the transport. Its own retries stay off: a second eth_sendRawTransaction is the sender's decision, and a
-read goes to the next endpoint instead. Answers are decoded here, by hand: few methods, all small.
+Plain HTTP, and answers are decoded here by hand: few methods, all small. web3's provider would not do: it retries
+eth_sendRawTransaction, which is the sender's decision, and a call that is cancelled while it waits for its session lock
+takes the lock with it, for all endpoints of the process.
 
 What endpoints can do to us, and what is done about it (threat 16):
 - be down, slow or rate limited: the next one is asked; the one that failed rests for `REST_S`;
@@ -17,8 +18,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar, cast
 
-from web3 import AsyncHTTPProvider
-from web3.types import RPCEndpoint
+import httpx
 
 from tallystick_aggregator.chain.node import (
     BlockTransaction,
@@ -53,22 +53,26 @@ class Endpoint:
 
     def __init__(self, url: str, timeout_s: float) -> None:
         self.name = _without_secrets(url)
-        self._provider = AsyncHTTPProvider(url, exception_retry_configuration=None)
+        self._url = url
+        self._client = httpx.AsyncClient(timeout=None)  # noqa: S113 - the whole call is timed, not each of its steps
         self._timeout_s = timeout_s
         self.rests_until = 0.0
 
     async def ask(self, method: str, *params: Any) -> Any:
         """The result of a method. Raises RpcError, and ChainUnavailable if there is no sensible answer in time."""
+        request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
         try:
             async with asyncio.timeout(self._timeout_s):
-                response: Any = await self._provider.make_request(RPCEndpoint(method), list(params))
-        except Exception as error:
-            # A transport has many ways to fail, and all mean the same: no answer.
+                response = await self._client.post(self._url, json=request)
+            body: Any = response.json()
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError) as error:
             self.rests_until = time.monotonic() + REST_S
             raise ChainUnavailable(f"{self.name}: {method}: {type(error).__name__}") from error
-        if not isinstance(response, dict):
-            raise ChainUnavailable(f"{self.name}: {method}: no JSON-RPC response")
-        answer = cast("dict[str, Any]", response)
+        # Some send an error of JSON-RPC along with a status of 4xx or 5xx; others only the status.
+        if not isinstance(body, dict) or (response.is_error and "error" not in body):
+            self.rests_until = time.monotonic() + REST_S
+            raise ChainUnavailable(f"{self.name}: {method}: no JSON-RPC response (status {response.status_code})")
+        answer = cast("dict[str, Any]", body)
         if answer.get("error") is not None:
             raise _rpc_error(answer["error"])
         if "result" not in answer:
@@ -76,7 +80,7 @@ class Endpoint:
         return answer["result"]
 
     async def close(self) -> None:
-        await self._provider.disconnect()
+        await self._client.aclose()
 
 
 class RpcNode:

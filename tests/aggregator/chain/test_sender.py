@@ -182,11 +182,13 @@ async def test_a_nonce_gap_is_filled(devnet: Devnet, node: FaultyNode) -> None:
     """As after a reorganisation that took back what was final, or a restored backup: nobody knows the nonce before."""
     disk = MemoryDisk()
     async with chain_side(devnet, disk=disk, node=node) as side:
+        await side.chain._sending.stop()  # nothing is offered again while the test takes it away
         node.losing_sends = True
         lost = await send(side, b"lost")
         await send(side, b"two", 7)
         del disk.outgoing[lost.id]
         node.losing_sends = False
+        side.chain._sending.start()
         await until(lambda: devnet.balance(HOLDER) == 7)
         await until(lambda: _kinds(side) == {TransactionKind.EXACT, TransactionKind.FILL})
         await ended(side, await send(side, b"three", 1))
