@@ -55,7 +55,8 @@ async def test_sellers_are_paid_what_was_charged_to_the_unit(devnet: Devnet) -> 
         await side.mirrored()
         assert all(side.account(payer).exposure == 0 for payer in payers)
         assert all(side.account(payer).funds == 1_000_000 for payer in payers)
-        assert await settlement.settle_now() == []
+        await settlement.settle_now()
+        assert len(side.disk.outgoing) == 1
 
 
 async def test_only_the_asked_receivers_are_settled(devnet: Devnet) -> None:
@@ -150,7 +151,8 @@ async def test_an_account_that_holds_too_little_is_claimed_again_after_a_top_up(
         (claim,) = await settlement.settle_now()
         assert devnet.balance(FIRST) == 2_000
         assert claim.payouts == (Payout(FIRST, devnet.token, 2_000),)
-        assert await settlement.settle_now() == []  # nothing there: a claim would be wasted
+        await settlement.settle_now()
+        assert len(side.disk.outgoing) == 1  # nothing there: a claim would be wasted
         payer.deposit(20_000)
         await side.mirrored()
         await settlement.settle_now()
