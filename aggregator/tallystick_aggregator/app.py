@@ -9,12 +9,15 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
-from tallystick.eip712 import ESCROW_NAME, ESCROW_VERSION
+from tallystick.channels import account_id
+from tallystick.eip712 import ESCROW_NAME, ESCROW_VERSION, escrow_domain
+from tallystick.hexadecimal import checksum, to_hex
 from tallystick_aggregator.chain.chain import EvmChain
 from tallystick_aggregator.chain.port import ChainUnavailable
-from tallystick_aggregator.chain.settings import ConfigurationError
+from tallystick_aggregator.chain.settings import ChainSettings, ConfigurationError
 from tallystick_aggregator.config import Config, describe
 from tallystick_aggregator.edges.grpc.account import AccountService
 from tallystick_aggregator.edges.grpc.charge import ChargeService
@@ -24,11 +27,14 @@ from tallystick_aggregator.edges.grpc.server import GrpcServer, Services
 from tallystick_aggregator.edges.grpc.settlement import SettlementService
 from tallystick_aggregator.health import Health, keep_probing
 from tallystick_aggregator.intake import Intake, LedgerWriter
+from tallystick_aggregator.intake.signature_processes import SignatureProcesses
+from tallystick_aggregator.intake.signatures import SignatureChecker, SignatureThreads
 from tallystick_aggregator.intake.upkeep import Upkeep
 from tallystick_aggregator.journal.credentials import Credentials, CredentialsError
 from tallystick_aggregator.journal.port import StoreError
 from tallystick_aggregator.journal.sqlite import SqliteStore
 from tallystick_aggregator.ledger.invariants import InvariantViolated, check_invariants
+from tallystick_aggregator.ledger.state import Ledger
 from tallystick_aggregator.schemes.deferred.accounts import Accounts
 from tallystick_aggregator.schemes.deferred.channels import Channels
 from tallystick_aggregator.schemes.deferred.deposits import Deposits
@@ -65,10 +71,10 @@ async def running(config: Config) -> AsyncGenerator[Running, None]:
         stack.callback(credentials.close)
         dead = asyncio.Event()
         chains: dict[str, EvmChain] = {}
-        writer = await _start_writer(stack, store, chains, dead)
+        writer = await _start_writer(stack, config, store, chains, dead)
         await _start_chains(stack, config, store, writer, chains)
         offers = make_offers(config)
-        parts = _Parts(config, store, writer, chains, offers)
+        parts = _Parts(config, store, writer, chains, offers, await _start_signatures(stack, config))
         stack.callback(parts.intake.close)
         settlements = await _start_settlements(stack, parts)
         supervisor = Supervisor()
@@ -122,11 +128,12 @@ class _Parts:
         writer: LedgerWriter,
         chains: Mapping[str, EvmChain],
         offers: Offers,
+        signatures: SignatureChecker,
     ) -> None:
         self.config, self.store, self.writer, self.chains, self.offers = config, store, writer, chains, offers
         rules, outbox = config.rules, store.outbox
         separators = {network: chain.escrow.domain.separator for network, chain in chains.items()}
-        self.intake = Intake(writer, separators, rules)
+        self.intake = Intake(writer, separators, rules, signatures=signatures)
         self.upkeep = Upkeep(writer, store.journal, rules)
         channels = Channels(chains, offers, writer, rules)
         self.deferred = DeferredPayments(offers, channels, self.intake, writer)
@@ -162,10 +169,11 @@ async def _open_store(stack: AsyncExitStack, config: Config) -> SqliteStore:
 
 
 async def _start_writer(
-    stack: AsyncExitStack, store: SqliteStore, chains: Mapping[str, EvmChain], dead: asyncio.Event
+    stack: AsyncExitStack, config: Config, store: SqliteStore, chains: Mapping[str, EvmChain], dead: asyncio.Event
 ) -> LedgerWriter:
     ledger = await store.journal.load()
     check_invariants(ledger)
+    refuse_foreign_accounts(ledger, config.chains, config.store_path)
     log.info("the ledger has %d accounts and %d channels", len(ledger.accounts), len(ledger.channels))
     writer = LedgerWriter(
         ledger,
@@ -186,6 +194,32 @@ async def _start_writer(
     task.add_done_callback(ended)
     stack.push_async_callback(finish)
     return writer
+
+
+async def _start_signatures(stack: AsyncExitStack, config: Config) -> SignatureChecker:
+    if not config.server.signature_processes:
+        return SignatureThreads()
+    processes = SignatureProcesses(config.server.signature_processes)
+    stack.push_async_callback(processes.closed)
+    await processes.start()
+    return processes
+
+
+def refuse_foreign_accounts(ledger: Ledger, chains: Sequence[ChainSettings], store_path: Path) -> None:
+    """An account that no configured operator can claim must not be charged either: it would never be paid out.
+
+    Raises ConfigurationError.
+    """
+    served = {chain.network: (chain.operator, escrow_domain(chain.chain_id, chain.escrow)) for chain in chains}
+    for account in ledger.accounts.values():
+        operator, domain = served.get(account.network, (None, None))
+        is_served = account.config.receiver_authorizer == operator
+        if not is_served or domain is None or account_id(domain, account.config) != account.id:
+            raise ConfigurationError(
+                f"the store {store_path} holds account {to_hex(account.id)} of {account.network}, operator"
+                f" {checksum(account.config.receiver_authorizer)}, which the configuration does not serve; start with"
+                " the network, escrow and operator that the store was made with, or with another store"
+            )
 
 
 async def _start_chains(

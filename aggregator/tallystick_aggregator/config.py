@@ -56,6 +56,8 @@ class ServerSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Plain text beyond loopback, on purpose."""
     log_json: bool = False
     log_level: str = "info"
+    signature_processes: int = 1
+    """Children that check vouchers' signatures beside the server's own process; 0: threads of its own do."""
     stop_grace_s: int = 10
     """How long calls under way may still last when the server is told to stop."""
 
@@ -75,6 +77,7 @@ class ServerSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         if self.log_level not in LEVELS:
             raise ConfigurationError(f"server.log_level: got {self.log_level!r}, allowed {', '.join(LEVELS)}")
         _between(0, self.stop_grace_s, SECONDS_MAX, "server.stop_grace_s")
+        _between(0, self.signature_processes, 256, "server.signature_processes")
         if not self.tls_certificate and not self.insecure and not is_loopback(self.listen):
             raise ConfigurationError(
                 f"server.listen: {self.listen} can be reached from outside without TLS;"

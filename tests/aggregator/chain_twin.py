@@ -78,6 +78,8 @@ class ChainTwin:
         self.simulated = 0
         self.claimed_reads = 0
         self.mirroring = True
+        self.finds_accounts = True
+        """Whether the watcher opens accounts by itself; those that were introduced it always does."""
         self.token = TokenTwin(self)
         self._effects: dict[bytes, Callable[[], None]] = {}
 
@@ -226,6 +228,8 @@ class ChainTwin:
 
         def decision(draft: Draft, ledger: Ledger, _: Moment) -> None:
             for account, held in self.escrowed.items():
+                if not self.finds_accounts and account not in map(self.account_id, self.introduced):
+                    continue
                 accounts.open_account(draft, account, NETWORK, held.config)
                 at = accounts.AccountAtBlock(held.balance, dict(self.paid))
                 accounts.mirror(draft, ledger, accounts.AccountOnChain(account, at, at, 0, 0, 0))

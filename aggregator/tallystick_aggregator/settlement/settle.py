@@ -166,7 +166,6 @@ class Settlement:
         """Claim when a withdrawal begins, and again when nothing more can be charged; between them the timer does."""
         fresh = self._scan_withdrawals
         if fresh:
-            self._scan_withdrawals = False
             self._withdrawing = {
                 account.id: account.withdraw_finalizes_at
                 for account in self._writer.ledger.accounts.values()
@@ -184,8 +183,16 @@ class Settlement:
             self._raise_alarm(account, left_s)
         if (fresh and self._withdrawing) or (last_call and now - self._urgent_at >= URGENT_PAUSE_S):
             self._urgent_at = now
-            async with self._one:
-                await self._settle(EVERYTHING, only=frozenset(self._withdrawing))
+            # Until it has gone through, a fresh withdrawal stays fresh: it is tried again at the next check.
+            self._scan_withdrawals = False
+            try:
+                async with self._one:
+                    await self._settle(EVERYTHING, only=frozenset(self._withdrawing))
+            except BaseException:
+                self._scan_withdrawals = True
+                raise
+        else:
+            self._scan_withdrawals = False
 
     def _raise_alarm(self, account: Account, left_s: float) -> None:
         """I9: an alarm is out before the money can leave."""

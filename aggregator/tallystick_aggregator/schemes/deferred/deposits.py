@@ -134,8 +134,14 @@ class Deposits:
             await chain.mirrored(head.number, self._credit_timeout_s)
         except TimeoutError:
             return transaction_pending("deposit")
-        account = self._writer.ledger.accounts.get(chain.escrow.account_id(deposit.account))
+        account_id = chain.escrow.account_id(deposit.account)
+        account = self._writer.ledger.accounts.get(account_id)
         if account is None:
+            (held,) = await chain.escrow.accounts([account_id], head)
+            if held.balance:
+                # The watcher once found it too small to keep; its owner names it now, and its money stays in sight.
+                chain.introduce(deposit.account)
+                return transaction_pending("deposit")
             return Refusal(
                 Reason.DEPOSIT_AUTHORIZATION,
                 "The authorization was cancelled: its nonce is used, and nothing was deposited.",
