@@ -13,6 +13,7 @@ An endpoint that lies about state consistently, alone, is believed: name endpoin
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -29,6 +30,9 @@ from tallystick_aggregator.chain.node import (
     Rejected,
 )
 from tallystick_aggregator.chain.port import Block, ChainUnavailable
+
+# Its line for every request shows the whole URL, and paths of endpoints hold access keys (threat 32).
+logging.getLogger("httpx").setLevel(logging.WARNING)
 
 REST_S: Final = 5.0
 """For so long an endpoint that failed is asked last."""

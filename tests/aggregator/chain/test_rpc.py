@@ -116,11 +116,16 @@ async def test_nobody_answers(nodes: Any) -> None:
         await node.balance(bytes(20))
 
 
-async def test_errors_do_not_show_the_path_of_an_endpoint(nodes: Any) -> None:
+async def test_neither_errors_nor_logs_show_the_path_of_an_endpoint(
+    nodes: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    node = await nodes(lambda _m, _p: "0x2a")
+    await node.balance(bytes(20))
     node = await nodes(limited)
     with pytest.raises(ChainUnavailable) as error:
         await node.balance(bytes(20))
-    assert "secret-key" not in str(error.value)
+    assert "secret-key" not in str(error.value) + caplog.text
 
 
 async def test_the_head_is_the_highest(nodes: Any) -> None:
