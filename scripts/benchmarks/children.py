@@ -109,7 +109,7 @@ class Children:
                 stdin=PIPE,
                 stdout=PIPE,
                 stderr=errors,
-                env=os.environ | (environment or {}),
+                env=os.environ | {"PYTHONPATH": _python_path()} | (environment or {}),
                 limit=_LINE_BYTES_MAX,
             )
         child = Child(name, process, log)
@@ -122,6 +122,12 @@ class Children:
         answer = await child.read(timeout_s)
         await child.end()
         return answer
+
+
+def _python_path() -> str:
+    """Where children find this package, however their parent was started."""
+    known = os.environ.get("PYTHONPATH", "")
+    return os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), known)))
 
 
 def settings_of_child() -> dict[str, Any]:

@@ -21,7 +21,7 @@ from tallystick.v1 import charge_pb2_grpc
 from tallystick_aggregator.edges.grpc.charge import ChargeLimits, ChargeService
 from tallystick_aggregator.edges.grpc.principals import Principals
 from tallystick_aggregator.edges.grpc.server import OPTIONS
-from tallystick_aggregator.intake import Intake, LedgerWriter
+from tallystick_aggregator.intake import Intake, LedgerWriter, upkeep
 from tallystick_aggregator.intake.signature_processes import SignatureProcesses
 from tallystick_aggregator.intake.upkeep import Upkeep
 from tallystick_aggregator.journal.credentials import Credentials, Scope
@@ -38,7 +38,8 @@ async def serve(settings: dict[str, Any]) -> None:
     signatures = SignatureProcesses(settings["processes"])
     await signatures.start()
     intake = Intake(writer, {world.NETWORK: world.DOMAIN.separator}, rules, signatures=signatures)
-    upkeep = Upkeep(writer, store.journal, rules)
+    keeper = Upkeep(writer, store.journal, rules)
+    upkeep.CHECKPOINT_BACKLOG = settings.get("checkpoint_backlog", upkeep.CHECKPOINT_BACKLOG)  # type: ignore[misc]
     credentials = Credentials.open(settings["store"] + ".credentials")
     token = settings.get("token") or credentials.add("seller", [world.RECEIVER], [Scope.CHARGE])
     server = grpc.aio.server(options=OPTIONS)
@@ -49,7 +50,7 @@ async def serve(settings: dict[str, Any]) -> None:
     writing = asyncio.create_task(writer.serve())
     timers = [
         asyncio.create_task(timer())
-        for timer in (upkeep.checkpoint, upkeep.forget_payments, upkeep.expire_reservations)
+        for timer in (keeper.checkpoint, keeper.forget_payments, keeper.expire_reservations)
     ]
     await server.start()
     gc.collect()

@@ -6,6 +6,7 @@ store, and with `measure` it loads one and tells how long that took and what it 
 
 import asyncio
 import gc
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -66,8 +67,9 @@ async def fill(settings: dict[str, Any]) -> dict[str, Any]:
     """Fill one store with channels, or add payment ids to it; see the keys that are read."""
     store = await SqliteStore.open(settings["store"])
     filler = Filler(store, await store.journal.load())
-    for payer in world.read_payers(Path(settings["payers"]), count=settings.get("channels", 0)):
-        for event in opened(payer, spend_keys=settings["spend_keys"]):
+    for number, payer in enumerate(world.read_payers(Path(settings["payers"]), count=settings.get("channels", 0))):
+        with_key = settings.get("spend_keys") or number >= settings.get("spend_keys_from", math.inf)
+        for event in opened(payer, spend_keys=bool(with_key)):
             await filler.record(event)
     if settings.get("payment_ids"):
         await _add_payments(filler, settings["payment_ids"], settings["age_s"])

@@ -1,0 +1,132 @@
+"""`scripts/bench intake` runs and counts right. The official package has an environment of its own and is left out."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks import plot, pool, report, world
+from benchmarks.children import Children
+from benchmarks.intake import Bench
+from benchmarks.measure import percentile
+from benchmarks.scenarios import SPEND_KEY, Scenario, scenarios
+from benchmarks.sizes import QUICK
+
+TINY = QUICK._replace(duration_s=0.3, warm_up_s=0.1, channels_many=20, replay_channels=50, replay_ids=100)
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    async with Children(tmp_path) as children:
+        bench = Bench(tmp_path, children, TINY, cores=2)
+        await bench.prepare()
+        yield bench
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        Scenario("stream", "vouchers", batch=16, channels=20),
+        Scenario("keys", "spend keys", SPEND_KEY, batch=16, channels=20, payment_ids=100),
+        Scenario("unary", "TLS", batch=0, channels=20, tls=True),
+    ],
+    ids=lambda scenario: scenario.name,
+)
+async def test_a_scenario_charges_and_is_measured(bench: Bench, scenario: Scenario) -> None:
+    result = await bench.run(scenario)
+
+    assert result["accepted"] > 0
+    assert result["refused"] == {}
+    assert 0 < result["p50_ms"] <= result["p99_ms"] <= result["max_ms"]
+    assert result["server_cpu_us_per_charge"] > 0
+
+
+@pytest.mark.timeout(240)
+async def test_yardstick_memory_and_replay_are_measured(bench: Bench) -> None:
+    checks = await bench.yardstick()
+    replay = await bench.memory_and_replay()
+
+    assert checks["authorship_per_s"] > checks["chain_per_s"] * 0.8 > 0
+    assert replay["idle"]["channels"] == 50
+    assert replay["full"]["payments_in_memory"] == 100
+
+
+def test_the_vouchers_of_a_pool_ascend_on_every_channel() -> None:
+    order = pool.Order(channels=3, burst=4)
+    ceilings: dict[int, list[int]] = {}
+    for number in range(100):
+        ceilings.setdefault(order.payer(number), []).append(order.ceiling(number))
+
+    assert sorted(ceilings) == [0, 1, 2]
+    for ascending in ceilings.values():
+        assert ascending == [world.PRICE * (ordinal + 1) for ordinal in range(len(ascending))]
+
+
+@pytest.mark.parametrize(("percent", "expected"), [(0, 1), (50, 50), (99, 99), (100, 100)])
+def test_a_percentile_is_the_value_of_its_rank(percent: float, expected: float) -> None:
+    assert percentile(list(range(1, 101)), percent) == expected
+    assert percentile([], percent) == 0
+
+
+def raw() -> dict[str, object]:
+    """Results of a run in which everything is just good enough."""
+    one = {
+        "title": "a scenario",
+        "charges_per_s": 45_000.0,
+        "p50_ms": 1.0,
+        "p95_ms": 2.0,
+        "p99_ms": 20.0,
+        "server_cpu_us_per_charge": 1.0,
+        "client_cpu_us_per_charge": 1.0,
+    }
+    named = {scenario.name: one for scenario in scenarios(10, 10)}
+    named["stream64_spend_key"] = one | {"charges_per_s": 112_500.0}
+    named["unary"] = one | {"charges_per_s": 7_000.0}
+    return {
+        "official": {name: one | {"charges_per_s": 1_000.0} for name in ("http", "http_again", "in_process")},
+        "signature_checks": {"authorship_per_s": 80_000.0, "chain_per_s": 70_000.0},
+        "scenarios": named,
+        "replay": {"bytes_per_idle_channel": 1_536.0, "full": {"load_s": 20.0}},
+        "machine": {"processor": "a processor", "cores": 2, "memory_mib": 4096, "system": "a system", "python": "3"},
+        "started_at": 0,
+        "load_average": {"before": 0.5, "after": 2.0},
+    }
+
+
+def test_figures_are_ratios_of_the_same_run() -> None:
+    result = report.figures(raw())
+
+    assert result == {
+        "stream64_vs_official_http": 45.0,
+        "share_of_signature_limit": 0.5625,
+        "spend_key_vs_distinct": 2.5,
+        "unary_vs_official_http": 7.0,
+        "p99_ms_half_peak_batch16": 20.0,
+        "channels_100k_vs_1k": 1.0,
+        "ids_10m_vs_none": 1.0,
+        "bytes_per_idle_channel": 1536.0,
+        "replay_s": 20.0,
+    }
+    assert [target.key for target in report.TARGETS] == list(result)
+    assert all(target.met(result[target.key]) for target in report.TARGETS)
+
+
+@pytest.mark.parametrize("target", report.TARGETS, ids=lambda target: target.key)
+def test_a_figure_beyond_its_bound_is_called_missed(target: report.Target) -> None:
+    beyond = target.bound * (0.99 if target.at_least else 1.01)
+    result = {**report.figures(raw()), **raw(), target.key: beyond}
+
+    assert report.table(result).count("MISSED") == 1
+
+
+def test_the_page_gets_its_tables_and_keeps_its_text() -> None:
+    result = {**report.figures(raw()), **raw()}
+    page = f"# Title\n\nbefore\n{plot.BEGIN}\nold\n{plot.END}\nafter\n"
+
+    written = plot.with_tables(page, result)
+
+    assert written.startswith("# Title\n\nbefore\n")
+    assert written.endswith(f"{plot.END}\nafter\n")
+    assert "old" not in written
+    assert "| throughput with 10 million payment ids against none | 1.00 | at least 0.85 |" in written
