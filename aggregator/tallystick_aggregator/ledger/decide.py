@@ -20,6 +20,7 @@ from tallystick_aggregator.ledger.rules import (
     ceiling_allows,
     exposure_allows,
     funds_allow,
+    key_is_live,
     mirror_is_fresh,
     no_withdrawal_is_near,
     payment_id_is_in_time,
@@ -208,7 +209,7 @@ def _room_after_expiry(draft: Draft, channel: Channel, key_id: bytes, amount: in
     key = draft.spend_key(account.id, key_id)
     return (
         mirror_is_fresh(account, moment)
-        or (None if key is None else cap_allows(key, amount))
+        or (None if key is None else key_is_live(key, moment) or cap_allows(key, amount))
         or ceiling_allows(channel, channel.ceiling, amount)
         or funds_allow(account, channel, amount)
     )

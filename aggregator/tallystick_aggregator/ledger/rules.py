@@ -61,12 +61,9 @@ def spend_key_may_prove(
     key = draft.spend_key(account.id, proof.key_id)
     if key is None:
         return Refusal(Reason.SPEND_KEY_UNKNOWN, "The account has no such spend key.", "key_id")
-    if key.revoked:
-        return Refusal(Reason.SPEND_KEY_REVOKED, "The spend key was revoked.", "key_id")
-    if moment.now_ms >= key.expires_at * 1000:
-        return Refusal(
-            Reason.SPEND_KEY_EXPIRED, "The spend key has expired.", "expires_at", str(key.expires_at), "a later time"
-        )
+    refusal = key_is_live(key, moment)
+    if refusal is not None:
+        return refusal
     if amount > proof.max_amount:
         return Refusal(
             Reason.AMOUNT_ABOVE_AGREED,
@@ -76,6 +73,17 @@ def spend_key_may_prove(
             f"at most {proof.max_amount}",
         )
     return cap_allows(key, amount)
+
+
+def key_is_live(key: SpendKey, moment: Moment) -> Refusal | None:
+    """A key that was revoked or has expired charges nothing any more: its payer counts on that."""
+    if key.revoked:
+        return Refusal(Reason.SPEND_KEY_REVOKED, "The spend key was revoked.", "key_id")
+    if moment.now_ms >= key.expires_at * 1000:
+        return Refusal(
+            Reason.SPEND_KEY_EXPIRED, "The spend key has expired.", "expires_at", str(key.expires_at), "a later time"
+        )
+    return None
 
 
 def cap_allows(key: SpendKey, amount: int) -> Refusal | None:

@@ -149,8 +149,9 @@ def _by_approval(
     """The payer's approval for what it covers and vouchers for the rest, if that is cheaper than vouchers alone.
 
     The approval's totals are what its row claims, all of them and in its order; none may be above `charged` (I6).
+    An account that is being withdrawn goes by vouchers, row by row: nobody may have a last word on them.
     """
-    if account.approval is None or len(rows) < 2:
+    if account.approval is None or account.withdrawing or len(rows) < 2:
         return []
     by_receiver = {channel.receiver: channel for channel in channels}
     approved: list[PlannedRow] = []
@@ -170,9 +171,12 @@ def _by_approval(
     if rest:
         groups.append(Group(account, rest, None))
     vouchers = Group(account, tuple(rows), None)
-    if sum(map(_gas, groups)) >= _gas(vouchers) or _size(groups[0]) > gas.BATCH_BYTES_MAX:
+    if sum(map(_gas, groups)) >= _gas(vouchers):
         return []
-    return groups if _gas(groups[0]) <= gas.BATCH_GAS_MAX - gas.FIXED_GAS else []
+    # An approval cannot be cut: with the transfers to all of its receivers it has to fit into one transaction.
+    size = _size(groups[0]) + gas.RECEIVER_BYTES * len(approved) + gas.FIXED_BYTES
+    cost = _gas(groups[0]) + gas.RECEIVER_GAS * len(approved) + gas.FIXED_GAS
+    return groups if size <= gas.BATCH_BYTES_MAX and cost <= gas.BATCH_GAS_MAX else []
 
 
 @dataclass(slots=True)

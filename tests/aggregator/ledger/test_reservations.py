@@ -1,7 +1,7 @@
 """A charge in two steps: held by `Verify`, captured or released once by `Settle`, given back when its time runs out."""
 
 import pytest
-from doubles import MUSIC, NETWORK, NEWS, NOW_MS, NOW_S, Payer, PureLedger, by_voucher, handle_of
+from doubles import MUSIC, NETWORK, NEWS, NOW_MS, NOW_S, Payer, PureLedger, by_key, by_voucher, handle_of
 
 from tallystick.reasons import Reason
 from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
@@ -153,6 +153,22 @@ def test_a_capture_after_expiry_is_refused_when_the_funds_were_used_otherwise(bo
     books.charge(by_voucher(alice, 2, 961, 5_000, receiver=MUSIC))
 
     assert reason_of(books.capture(handle_of(payment), 40)) is Reason.INSUFFICIENT_FUNDS
+
+
+def test_a_capture_after_expiry_is_refused_once_its_spend_key_is_dead(books: PureLedger, alice: Payer) -> None:
+    """Its payer counts on that: what a dead key has not spent is free again."""
+    revoked, expired = alice.spend_key(1), alice.spend_key(2, expires_at=NOW_S + 60)
+    for number, key in enumerate((revoked, expired)):
+        books.register(alice, key)
+        payment = by_key(alice, key, number, 40, ceiling=500 + number)
+        books.reserve(payment)
+        books.expire(handle_of(payment))
+    books.revoke(alice, revoked)
+    books.now_ms += 61_000
+
+    for number, reason in enumerate((Reason.SPEND_KEY_REVOKED, Reason.SPEND_KEY_EXPIRED)):
+        payment = by_key(alice, (revoked, expired)[number], number, 40)
+        assert reason_of(books.capture(handle_of(payment), 40)) is reason
 
 
 def test_a_capture_after_expiry_waits_for_a_fresh_mirror(books: PureLedger, alice: Payer) -> None:

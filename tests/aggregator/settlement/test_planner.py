@@ -98,6 +98,23 @@ def test_an_approval_goes_whole_and_in_its_order_even_where_a_row_has_nothing_ne
     assert [row.amount for row in group.rows] == [50, 0, *[50] * 6]
 
 
+def test_an_approval_that_fits_into_no_transaction_is_left_for_vouchers() -> None:
+    channels = [channel(ALICE, n, 50) for n in range(600)]
+    (group,) = plan(channels, of=approved(*[50] * 600))
+    assert group.approval is None
+    (whole,) = plan(channels[:250], of=approved(*[50] * 250))
+    assert whole.approval == SIGNATURE
+    (batch,) = pack(TOKEN, [whole])
+    assert batch.gas <= gas.BATCH_GAS_MAX
+
+
+def test_an_account_that_is_being_withdrawn_is_claimed_by_vouchers() -> None:
+    leaving = approved(50, 60)
+    leaving.withdrawing = leaving.withdraw_finalizes_at = 1
+    (group,) = plan([channel(ALICE, 0, 50), channel(ALICE, 1, 60)], of=leaving)
+    assert group.approval is None
+
+
 def test_what_was_charged_beyond_an_approval_is_claimed_by_voucher() -> None:
     channels = [channel(ALICE, n, 50 if n else 80) for n in range(20)]
     by_approval, by_voucher = plan(channels, of=approved(*[50] * 20))
