@@ -54,7 +54,7 @@ class ChargeService(charge_pb2_grpc.ChargeServiceServicer):
     """See tallystick/v1/charge.proto."""
 
     def __init__(self, principals: Principals, intake: Intake, writer: Writer, limits: ChargeLimits) -> None:
-        self._principals = principals
+        self.principals = principals
         self._intake = intake
         self._writer = writer
         self._limits = limits
@@ -67,7 +67,7 @@ class ChargeService(charge_pb2_grpc.ChargeServiceServicer):
         self, request: charge_pb2.ChargeRequest, context: ServicerContext
     ) -> charge_pb2.ChargeResponse:
         """Take one payment."""
-        principal = self._principals.caller(context, Scope.CHARGE)
+        principal = self.principals.caller(context, Scope.CHARGE)
         if not request.HasField("charge"):
             raise MalformedError("charge", None, "a charge")
         answers = await self._charge(principal, [read_charge(request.charge)])
@@ -80,7 +80,7 @@ class ChargeService(charge_pb2_grpc.ChargeServiceServicer):
         """Take batches of payments until the caller ends the stream."""
         del request_iterator  # read by context.read
         token = token_of(context)
-        principal = self._principals.require(token, Scope.CHARGE)
+        principal = self.principals.require(token, Scope.CHARGE)
         with self._counted(principal.name):
             stream = _Stream(self, token, context, self._limits)
             self._open.add(stream)
@@ -106,7 +106,7 @@ class ChargeService(charge_pb2_grpc.ChargeServiceServicer):
         return task
 
     async def _charge_batch(self, token: str, payments: Sequence[UncheckedPayment]) -> list[Answer]:
-        return await self._charge(self._principals.require(token, Scope.CHARGE), payments)
+        return await self._charge(self.principals.require(token, Scope.CHARGE), payments)
 
     async def _charge(self, principal: Principal, payments: Sequence[UncheckedPayment]) -> list[Answer]:
         channels, receivers = self._writer.ledger.channels, principal.receivers

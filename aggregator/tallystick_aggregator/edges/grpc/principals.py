@@ -3,7 +3,7 @@
 Payers have no token: they sign their calls (`schemes.deferred.calls`). Tokens are never logged and never echoed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import grpc
@@ -58,7 +58,12 @@ def has_token(context: ServicerContext) -> bool:
 
 def token_of(context: ServicerContext) -> str:
     """Return the token in the call's metadata; raises Denied where there is not exactly one."""
-    values = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
+    return token_in(context.invocation_metadata())
+
+
+def token_in(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
+    """Return the token in this metadata; raises Denied where there is not exactly one."""
+    values = [value for key, value in metadata or () if key == "authorization"]
     if not values:
         raise Denied(
             grpc.StatusCode.UNAUTHENTICATED,

@@ -24,6 +24,7 @@ from tallystick_aggregator.chain.settings import ConfigurationError
 from tallystick_aggregator.edges.grpc.account import AccountService
 from tallystick_aggregator.edges.grpc.charge import ChargeService
 from tallystick_aggregator.edges.grpc.facilitator import FacilitatorService
+from tallystick_aggregator.edges.grpc.seats import Seats
 from tallystick_aggregator.edges.grpc.settlement import SettlementService
 
 MESSAGE_BYTES_MAX: Final = 1024 * 1024
@@ -77,7 +78,9 @@ class GrpcServer:
 
     def __init__(self, services: Services, listen: str, tls: Tls | None) -> None:
         """Build and bind. Raises ConfigurationError where the address cannot be had. Needs a running event loop."""
-        self._server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=CALLS_MAX)
+        self._server = grpc.aio.server(
+            interceptors=[Seats(services.charge.principals)], options=OPTIONS, maximum_concurrent_rpcs=CALLS_MAX
+        )
         facilitator_pb2_grpc.add_FacilitatorServiceServicer_to_server(services.facilitator, self._server)
         charge_pb2_grpc.add_ChargeServiceServicer_to_server(services.charge, self._server)
         account_pb2_grpc.add_AccountServiceServicer_to_server(services.account, self._server)
