@@ -79,7 +79,7 @@ class Journal(Protocol):
     async def recall(self, payments: Sequence[tuple[bytes, bytes]]) -> Mapping[bytes, Payment]:
         """Look up (channel id, payment id) pairs that are no longer in memory; keyed by `state.payment_key`.
 
-        Ids from before `Ledger.payments_forgotten_ms` may or may not be found.
+        Ids from before `Ledger.payments_forgotten_ms` may or may not be found. Raises StoreUnavailable.
         """
         ...
 

@@ -25,10 +25,11 @@ from tallystick_aggregator.journal.checkpoint import (
     state_portions,
 )
 from tallystick_aggregator.journal.codec import encode_entry
-from tallystick_aggregator.journal.database import Database, explain
+from tallystick_aggregator.journal.database import Database, Rows, explain
 from tallystick_aggregator.journal.hot import HOT_AGE_MS_MAX, HOT_PAYMENTS_MAX, HotPayments
 from tallystick_aggregator.journal.loading import Loaded, load
 from tallystick_aggregator.journal.outbox import SqliteOutbox
+from tallystick_aggregator.journal.port import StoreDamaged, StoreUnavailable
 from tallystick_aggregator.journal.rows import decode_payment
 from tallystick_aggregator.journal.schema import PARTITION_MS, create_partition, partition_of, partition_table
 from tallystick_aggregator.ledger.events import Event
@@ -137,7 +138,7 @@ class SqliteJournal:
         for number, keys in wanted.items():
             for portion in portions_of(keys, RECALLED_AT_ONCE):
                 rows = await self._database.read(find_payments(number), (b"".join(portion), len(portion)))
-                found.update((key, decode_payment(key, row)) for key, row in rows)
+                found.update(_decoded(rows))
         return found
 
     async def checkpoint(self, now_ms: int) -> None:
@@ -219,6 +220,14 @@ class SqliteJournal:
                 pass
             await self._database.write(f"DROP TABLE {partition_table(number)}")
             self._partitions.discard(number)
+
+
+def _decoded(rows: Rows) -> list[tuple[bytes, Payment]]:
+    try:
+        return [(key, decode_payment(key, row)) for key, row in rows]
+    except StoreDamaged as error:
+        # One damaged row must not stop the ledger's writer: whoever asks for it is refused, and it is told.
+        raise StoreUnavailable(str(error)) from error
 
 
 class _Cut(NamedTuple):

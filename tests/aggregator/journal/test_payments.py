@@ -13,6 +13,7 @@ from tallystick.channels import ChannelConfig
 from tallystick.payment_ids import new_payment_id, payment_id_ms
 from tallystick.quantities import ZERO_ADDRESS
 from tallystick_aggregator.journal.hot import TRIMMED_AT_ONCE_MAX, HotPayments
+from tallystick_aggregator.journal.port import StoreUnavailable
 from tallystick_aggregator.journal.schema import PARTITION_MS
 from tallystick_aggregator.journal.sqlite import SqliteStore
 from tallystick_aggregator.ledger import events as ev
@@ -68,6 +69,17 @@ async def test_old_payments_leave_memory_and_are_recalled(tmp_path: Path) -> Non
             await store.journal.recall([(CHANNEL, id_at(NOW_MS - 1, 999)), (bytes(32), charges[50].payment_id)]) == {}
         )
         assert await store.journal.recall([]) == {}
+
+
+async def test_a_damaged_payment_is_never_believed(tmp_path: Path) -> None:
+    async with opened(tmp_path / "store.db", hot_payments_max=0) as store:
+        ledger = await store.journal.load()
+        await commit(store, ledger, [*OPENED, charge(NOW_MS)])
+        await settle_down(store)
+        (table,) = await _partitions(store)
+        await store.journal._database.write(f"UPDATE {table} SET row = zeroblob(length(row))")
+        with pytest.raises(StoreUnavailable, match="does not match its checksum"):
+            await store.journal.recall([(CHANNEL, id_at(NOW_MS))])
 
 
 async def test_payments_leave_memory_by_age_although_there_is_room(tmp_path: Path) -> None:
