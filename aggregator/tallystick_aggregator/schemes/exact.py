@@ -25,10 +25,16 @@ from tallystick_aggregator.schemes.deferred.payments import Settled, Verified
 from tallystick_aggregator.schemes.deferred.terms import amount_is, receiver_is
 from tallystick_aggregator.schemes.failures import overloaded, transaction_failed, unless_unavailable
 from tallystick_aggregator.schemes.offers import Offers, find_network, find_token
+from tallystick_aggregator.schemes.rates import RateLimit
 from tallystick_aggregator.schemes.sending import find_sent, wait_until_mined
 
 SETTLEMENTS_MAX: Final = 256
 """Exact payments being settled at once."""
+VERIFIES_MAX: Final = 128
+"""Exact payments being verified at once: each asks the node four times."""
+UNPROVEN_PER_S: Final = 5.0
+"""Payments whose signature only the chain can check (contract wallets), in verify and settle together."""
+UNPROVEN_BURST: Final = 20
 SETTLE_TIMEOUT_S: Final = 30.0
 """How long a settle waits for its transaction; after that the seller settles the same payment again."""
 WINDOW_MARGIN_S: Final = 6
@@ -54,6 +60,8 @@ class ExactPayments:
         self._clock_s = clock_s
         self._settle_timeout_s = settle_timeout_s
         self._settling: dict[bytes, asyncio.Task[Settled | Refusal]] = {}
+        self._verifying = 0
+        self._unproven = RateLimit(UNPROVEN_PER_S, UNPROVEN_BURST)
 
     async def verify(self, terms: PaymentTerms, payment: TransferAuthorization) -> Verified | Refusal:
         """Check that the payment would settle now."""
@@ -87,7 +95,13 @@ class ExactPayments:
         reference = transfer_reference(chain.network, terms.asset, payment)
         sent = await find_sent(self._outbox, TransactionKind.EXACT, reference)
         if sent is None:
-            return await self._would_settle(chain, terms, payment) or Verified(payment.from_)
+            if self._verifying >= VERIFIES_MAX:
+                return overloaded("exact payments being verified", VERIFIES_MAX)
+            self._verifying += 1
+            try:
+                return await self._would_settle(chain, terms, payment) or Verified(payment.from_)
+            finally:
+                self._verifying -= 1
         if sent.status is TransactionStatus.REVERTED:
             return transaction_failed("transfer", sent.transaction_hash)
         return Verified(payment.from_, replayed=True)
@@ -123,12 +137,17 @@ class ExactPayments:
         return receiver_is(terms, payment.to) or amount_is(terms, payment.value)
 
     async def _would_settle(self, chain: Chain, terms: PaymentTerms, payment: TransferAuthorization) -> Refusal | None:
-        """Check time and signature, then at one block: nonce, balance, simulation."""
+        """Check time and signature, then at one block: nonce, balance, simulation.
+
+        Any visitor of a seller can bring this about, so what is cheap comes first and the rest is bounded.
+        """
         token = chain.tokens[terms.asset]
         signed_by_key = _is_signed_by_key(token, payment)
         refusal = window_is_open(payment, self._clock_s()) or _signature_may_count(payment)
         if refusal is not None:
             return refusal
+        if not signed_by_key and not self._unproven.take():
+            return overloaded("payments that the payer's own key did not sign", UNPROVEN_BURST)
         block = await chain.head()
         refusal = await self._chain_state_allows(token, payment, block)
         if refusal is not None:

@@ -7,7 +7,7 @@ from doubles import MUSIC, NETWORK, NOW_S, Payer
 from marketplace import MIN_DEPOSIT, Marketplace, deposit_of, marketplace
 
 from tallystick.reasons import Reason
-from tallystick_aggregator.chain.port import DepositAuthorization
+from tallystick_aggregator.chain.port import Block, DepositAuthorization
 from tallystick_aggregator.journal.port import TransactionStatus
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.schemes.deferred.deposits import Deposited
@@ -123,6 +123,25 @@ async def test_signatures_that_only_the_chain_can_check_are_tried_at_a_bounded_r
     reasons = [reason_of(await market.deposits.deposit(NETWORK, deposit)) for deposit in garbage]
     assert reasons.count(Reason.DEPOSIT_AUTHORIZATION) <= 12
     assert reasons[-1] is Reason.OVERLOADED
+    assert isinstance(await market.deposits.deposit(NETWORK, deposit_of(ALICE, AMOUNT)), Deposited)
+
+
+async def test_what_nobody_signed_takes_nothing_from_honest_deposits_and_asks_the_node_little(
+    market: Marketplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = 0
+    head = market.chain.head
+
+    async def counted() -> Block:
+        nonlocal asked
+        asked += 1
+        return await head()
+
+    monkeypatch.setattr(market.chain, "head", counted)
+    for number in range(300):
+        forged = replace(deposit_of(ALICE, AMOUNT, number), signature=deposit_of(ALICE, AMOUNT, -1).signature)
+        assert isinstance(await market.deposits.deposit(NETWORK, forged), Refusal)
+    assert asked <= 20
     assert isinstance(await market.deposits.deposit(NETWORK, deposit_of(ALICE, AMOUNT)), Deposited)
 
 

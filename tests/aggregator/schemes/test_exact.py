@@ -8,11 +8,11 @@ from marketplace import EXACT_TERMS, PRICE, Marketplace, marketplace, transfer_o
 
 from tallystick.reasons import Reason
 from tallystick.x402 import Network
-from tallystick_aggregator.chain.port import TransferAuthorization
+from tallystick_aggregator.chain.port import Block, TransferAuthorization
 from tallystick_aggregator.journal.port import TransactionStatus
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.schemes.deferred.payments import Settled, Verified
-from tallystick_aggregator.schemes.exact import ERC6492_SUFFIX
+from tallystick_aggregator.schemes.exact import ERC6492_SUFFIX, VERIFIES_MAX
 
 ALICE = Payer("alice")
 ADDRESS = ALICE.signer.address
@@ -215,3 +215,34 @@ async def test_a_caller_that_goes_away_does_not_stop_its_settlement(market: Mark
     answer = await market.exact.settle(EXACT_TERMS, transfer_of(ALICE))
     assert isinstance(answer, Settled)
     assert answer.replayed
+
+
+async def test_what_the_payers_key_did_not_sign_asks_the_node_at_a_bounded_rate(market: Marketplace) -> None:
+    for number in range(200):
+        forged = replace(transfer_of(ALICE, number), signature=b"garbage")
+        assert isinstance(await market.exact.verify(EXACT_TERMS, forged), Refusal)
+    assert market.chain.simulated < 40
+    forged = replace(transfer_of(ALICE, 999), signature=b"garbage")
+    assert reason_of(await market.exact.settle(EXACT_TERMS, forged)) is Reason.OVERLOADED
+    assert isinstance(await market.exact.verify(EXACT_TERMS, transfer_of(ALICE)), Verified)
+
+
+async def test_payments_being_verified_are_bounded(market: Marketplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    answering = asyncio.Event()
+    head = market.chain.head
+
+    async def slow() -> Block:
+        await answering.wait()
+        return await head()
+
+    monkeypatch.setattr(market.chain, "head", slow)
+    calls = [
+        asyncio.create_task(market.exact.verify(EXACT_TERMS, transfer_of(ALICE, number)))
+        for number in range(VERIFIES_MAX + 2)
+    ]
+    done, _ = await asyncio.wait(calls, timeout=5, return_when=asyncio.FIRST_COMPLETED)
+    assert {reason_of(call.result()) for call in done} == {Reason.OVERLOADED}
+    answering.set()
+    answers = await asyncio.gather(*calls)
+    assert sum(isinstance(answer, Verified) for answer in answers) == VERIFIES_MAX
+    assert isinstance(await market.exact.verify(EXACT_TERMS, transfer_of(ALICE)), Verified)

@@ -128,8 +128,9 @@ async def _answer(outcome: Any, context: Any) -> Any:
 
 
 async def _within(limit_s: float | None, answer: Awaitable[Any]) -> Any:
+    limit = asyncio.timeout(limit_s)
     try:
-        async with asyncio.timeout(limit_s) as limit:
+        async with limit:
             return await answer
     except TimeoutError:
         if not limit.expired():

@@ -80,8 +80,9 @@ class Deposits:
         reference = deposit_reference(self._chains[network], deposit)
         task = self._under_way.get(reference)
         if task is None:
-            if len(self._under_way) >= DEPOSITS_MAX or not self._rate.take():
-                return overloaded("deposits", DEPOSITS_MAX)
+            refusal = self._is_worth_a_try(self._chains[network], deposit)
+            if refusal is not None:
+                return refusal
             task = asyncio.create_task(unless_unavailable(self._land(self._chains[network], deposit, reference)))
             self._under_way[reference] = task
             task.add_done_callback(lambda _: self._under_way.pop(reference))
@@ -94,7 +95,7 @@ class Deposits:
             head = await chain.head()
             if await token.authorization_used(deposit.account.payer, nonce, head):
                 return await self._landed_by_another(chain, token, deposit, nonce)
-            refusal = window_is_open(deposit, self._clock_s()) or self._signature_is_worth_a_try(chain, deposit)
+            refusal = window_is_open(deposit, self._clock_s())
             if refusal is not None:
                 return refusal
             balance = await token.balance(deposit.account.payer, head)
@@ -149,17 +150,30 @@ class Deposits:
             )
         return Deposited(transaction, account)
 
-    def _signature_is_worth_a_try(self, chain: Chain, deposit: DepositAuthorization) -> Refusal | None:
-        """Pass what the payer's own key signed; a contract wallet's signature only the chain can check."""
-        try:
-            if recover(deposit_digest(chain, deposit), deposit.signature) == deposit.account.payer:
-                return None
-            problem = "The payer did not sign this deposit"
-        except InvalidSignature as error:
-            problem = f"The deposit's signature is not one that counts: {error.problem}"
+    def _is_worth_a_try(self, chain: Chain, deposit: DepositAuthorization) -> Refusal | None:
+        """Bound what deposits may cost, before any of it is spent: the signature is the cheapest to check.
+
+        What the payer's own key did not sign only the chain can check (contract wallets). Such a deposit takes nothing
+        from those that are proven.
+        """
+        if len(self._under_way) >= DEPOSITS_MAX:
+            return overloaded("deposits", DEPOSITS_MAX)
+        problem = _why_unproven(chain, deposit)
+        if problem is None:
+            return None if self._rate.take() else overloaded("deposits", DEPOSITS_MAX)
         if self._unproven.take():
             return None
         return Refusal(Reason.OVERLOADED, f"{problem}, and too many such are being tried; wait a moment.", "signature")
+
+
+def _why_unproven(chain: Chain, deposit: DepositAuthorization) -> str | None:
+    """Say why the signature is not one of the payer's own key; None if it is."""
+    try:
+        if recover(deposit_digest(chain, deposit), deposit.signature) == deposit.account.payer:
+            return None
+    except InvalidSignature as error:
+        return f"The deposit's signature is not one that counts: {error.problem}"
+    return "The payer did not sign this deposit"
 
 
 def deposit_is_large_enough(offer: NetworkOffer, deposit: DepositAuthorization) -> Refusal | None:
