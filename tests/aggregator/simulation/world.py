@@ -23,7 +23,7 @@ from tallystick_aggregator.intake import intake as intake_module
 from tallystick_aggregator.intake import signatures as signatures_module
 from tallystick_aggregator.intake.upkeep import Upkeep
 from tallystick_aggregator.journal.memory import Crashed, Fault, MemoryDisk, MemoryJournal, Operation
-from tallystick_aggregator.journal.port import StoreUnavailable
+from tallystick_aggregator.journal.port import StoreUncertain, StoreUnavailable
 from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Accepted, Held, Refusal
@@ -193,7 +193,11 @@ class World:
             await asyncio.gather(task, return_exceptions=True)
             self.count("hang-up")
             return None
-        answer = await task
+        try:
+            answer = await task
+        except StoreUncertain:
+            assert self.dead, "only a dead writer leaves a caller without an answer"
+            return None
         if self.dead or (not self.calm and self.random.random() < 0.05):
             self.count("lost answer")
             return None
