@@ -133,7 +133,7 @@ class Deposit:
     valid_before: int
     signature: bytes = field(repr=False)
     status: str = "pending"
-    """pending, landed or refused"""
+    """pending, landed or refused. One that was refused stays pending as long as anybody may still land it."""
 
 
 @dataclass(slots=True)

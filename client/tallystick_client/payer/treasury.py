@@ -4,15 +4,21 @@ One account per operator and token. Whoever needs it first opens it, everybody e
 deposit's authorization and a refund's id are on disk before they are sent; after a crash or a lost answer the same one
 is sent again, and the aggregator lands it once.
 
+**A refused deposit** is money under way all the same: its authorization has left the wallet, and whoever holds it may
+land it until it expires. So it is sent again instead of another being signed, until the aggregator credits it, or
+refuses it after its time.
+
 **A lost book.** An account that the aggregator knows with ceilings in it, and this book does not, was used under a book
 that is gone. What was signed then is unknown here, and no server's word is taken for it: such an account is only
 emptied by a refund, and the next salt names the account that is paid from.
 """
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 from tallystick import eip712
@@ -32,12 +38,16 @@ from tallystick_client.rpc import AggregatorUnavailable
 
 DEPOSIT_VALID_S: Final = 3_600
 """How long an authorization may be landed."""
+DEPOSIT_LATE_S: Final = 600
+"""How long after that it may still have been: a block's time, or the aggregator's clock, may be behind ours."""
 ACCOUNTS_MAX: Final = 64
 """How many accounts of a lost book are passed over before something must be wrong."""
 RETRY_PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0)
 """Between attempts while the aggregator does not answer."""
 
 T = TypeVar("T")
+
+_log = logging.getLogger("tallystick.payer")
 
 
 class Treasury:
@@ -123,11 +133,15 @@ class Treasury:
         return self._policy is not None and account.unspent < self._policy.marks(token.decimals)[0]
 
     async def resume(self, account: Account, operator: Operator, token: Token) -> None:
-        """Send a deposit and a refund again whose answers are missing."""
+        """Send a deposit and a refund again whose answers are missing. A deposit that is refused is only logged."""
         async with self._lock(operator, token):
             deposit = self._pending(account)
             if deposit is not None:
-                await self._land(account, operator, deposit)
+                try:
+                    await self._land(account, operator, deposit)
+                except Refused as refused:
+                    # It stays under way; what the account holds already can be looked after meanwhile.
+                    _log.warning("the deposit at %s is not credited: %s", operator.aggregator, refused)
         if self._pending_refund(account) is not None:
             await self.refund(account, operator, 0)
 
@@ -218,14 +232,15 @@ class Treasury:
         try:
             await self._retry(lambda: client.deposit(account.config, deposit))
         except Refused as refused:
-            if not refused.retry:
-                deposit.status = "refused"
-                self._book.changed(deposit)
-                await self._store.commit()
-                if deposit.valid_before < self._clock():
-                    # It lay too long in the book; the caller signs a new one.
-                    return
-            raise
+            if refused.retry:
+                raise
+            if self._clock() < deposit.valid_before + DEPOSIT_LATE_S:
+                raise _under_way(refused, deposit) from refused
+            # It lies in the book too long to be landed any more; the caller signs a new one.
+            deposit.status = "refused"
+            self._book.changed(deposit)
+            await self._store.commit()
+            return
         deposit.status = "landed"
         account.deposited += deposit.amount
         self._book.changed(deposit)
@@ -251,6 +266,16 @@ def _salt(index: int) -> bytes:
 
 def _was_used(state: AccountState | None) -> bool:
     return state is not None and any(c.ceiling or c.charged or c.reserved for c in state.channels)
+
+
+def _under_way(refused: Refused, deposit: Deposit) -> Refused:
+    """The refusal of a deposit that may be landed nevertheless, and what the wallet makes of it."""
+    until = datetime.fromtimestamp(deposit.valid_before + DEPOSIT_LATE_S, UTC).isoformat(timespec="seconds")
+    message = (
+        f"{refused.message} The deposit of {deposit.amount} atomic units may still be landed by others; this wallet "
+        f"sends the same one again when it needs it, and signs no other before {until} unless this one is credited."
+    )
+    return Refused(refused.reason, message, refused.field, refused.got, refused.allowed, refused.state)
 
 
 def _show(amount: int, token: Token) -> str:

@@ -105,11 +105,15 @@ class Account:
 
 
 class FakeAggregator(account_pb2_grpc.AccountServiceServicer):
-    """Holds to the rules of a charge; `calls` counts what came, `lose_answers` makes calls take effect unheard."""
+    """Holds to the rules of a charge; `calls` counts what came, `lose_answers` makes calls take effect unheard.
+
+    `salts`: of all deposits that came, refused ones too.
+    """
 
     def __init__(self) -> None:
         self.accounts: dict[bytes, Account] = {}
         self.calls: list[str] = []
+        self.salts: set[bytes] = set()
         self.lose_answers: dict[str, int] = {}
         self.refuse: dict[str, Reason] = {}
         self.delay_s: float = 0
@@ -211,6 +215,7 @@ class FakeAggregator(account_pb2_grpc.AccountServiceServicer):
             eip712.deposit_nonce(id_, request.salt),
         )
         assert recover(eip712.digest(TOKEN_DOMAIN, struct_hash), request.signature) == config.payer
+        self.salts.add(request.salt)
         refusal = await self._enter("Deposit")
         if refusal is not None:
             return pb.DepositResponse(refusal=refusal)

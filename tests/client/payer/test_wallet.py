@@ -312,6 +312,72 @@ async def test_a_refused_deposit_is_told_and_not_repeated_for_ever(buyer: Buyer,
     assert (await account_of(buyer.wallet)).deposits == 1
 
 
+async def test_no_second_deposit_is_signed_while_a_refused_one_may_still_be_landed(
+    open_wallet: OpenWallet, seller: FakeSeller, aggregator: FakeAggregator
+) -> None:
+    now = [1_800_000_000.0]
+    aggregator.clock = lambda: now[0]
+    aggregator.refuse["Deposit"] = Reason.DEPOSIT_AUTHORIZATION
+    buyer = Buyer(await open_wallet(clock=lambda: now[0]), seller)
+    for _ in range(3):
+        with pytest.raises(Refused, match=r"signs no other before 2027-01-15T09:10:00\+00:00") as caught:
+            await buyer.buy()
+        assert caught.value.reason is Reason.DEPOSIT_AUTHORIZATION
+    await buyer.wallet.close()
+    buyer = Buyer(await open_wallet(clock=lambda: now[0]), seller)
+    for ask in (buyer.buy, buyer.wallet.deposit):
+        now[0] += 1_800
+        with pytest.raises(Refused, match="signs no other"):
+            await ask()
+    assert len(aggregator.salts) == 1
+    assert (await account_of(buyer.wallet)).deposits_pending == 1
+
+
+async def test_a_refused_deposit_that_is_credited_after_all_is_paid_from(
+    buyer: Buyer, aggregator: FakeAggregator
+) -> None:
+    aggregator.refuse["Deposit"] = Reason.DEPOSIT_AUTHORIZATION
+    with pytest.raises(Refused):
+        await buyer.buy()
+    del aggregator.refuse["Deposit"]
+    await buyer.buy()
+    account = await account_of(buyer.wallet)
+    assert (account.deposits, account.deposits_pending, account.deposited) == (1, 0, 1_000_000)
+    assert (len(aggregator.salts), aggregator.account.funds) == (1, 1_000_000)
+
+
+async def test_a_refused_deposit_that_nobody_can_land_any_more_is_followed_by_another(
+    open_wallet: OpenWallet, seller: FakeSeller, aggregator: FakeAggregator
+) -> None:
+    now = [1_800_000_000.0]
+    aggregator.clock = lambda: now[0]
+    aggregator.refuse["Deposit"] = Reason.DEPOSIT_AUTHORIZATION
+    buyer = Buyer(await open_wallet(clock=lambda: now[0]), seller)
+    with pytest.raises(Refused):
+        await buyer.buy()
+    now[0] += 3_600 + 600
+    with pytest.raises(Refused):
+        await buyer.buy()
+    assert len(aggregator.salts) == 2
+    del aggregator.refuse["Deposit"]
+    await buyer.buy()
+    assert (len(aggregator.salts), aggregator.account.funds) == (2, 1_000_000)
+
+
+async def test_a_refused_top_up_does_not_keep_the_books_from_being_compared(
+    open_wallet: OpenWallet, seller: FakeSeller, aggregator: FakeAggregator
+) -> None:
+    wallet = await open_wallet(deposit=DepositPolicy(low="0", high="0.002"))
+    buyer = Buyer(wallet, seller)
+    await buyer.buy()
+    (await buyer.pay()).lose()
+    aggregator.refuse["Deposit"] = Reason.DEPOSIT_AUTHORIZATION
+    with pytest.raises(Refused):
+        await buyer.buy()
+    assert (await account_of(wallet)).deposits_pending == 1
+    assert (await wallet.reconcile()).freed == PRICE
+
+
 async def test_a_payer_without_balance_keeps_its_authorization_for_later(
     buyer: Buyer, aggregator: FakeAggregator
 ) -> None:
