@@ -9,7 +9,8 @@ Why nothing is paid twice
    very bytes are offered again until its nonce is used in a final block. Replacements keep the nonce, so at most one of
    all signed forms can ever be mined.
 4. SUPERSEDED is told only if the nonce was used in a final block and the transaction that used it was found there and
-   is not ours. Only then may the same call be signed under a new nonce.
+   is not ours (or where nodes have dropped the state to find it by, after ten minutes in which none of them knew a
+   receipt of any of our forms). Only then may the same call be signed under a new nonce.
 5. And were all of this wrong, the contracts would still pay once: claims are cumulative, deposits and exact payments
    use up an ERC-3009 nonce, refunds the account's refund nonce.
 
@@ -32,6 +33,7 @@ from typing import Final
 
 from tallystick.hashing import keccak256
 from tallystick_aggregator.chain.node import CallReverted, Node, Receipt, Rejected
+from tallystick_aggregator.chain.nonces import user_of_nonce
 from tallystick_aggregator.chain.port import Block, Call, ChainUnavailable, Reverted
 from tallystick_aggregator.chain.reverts import describe
 from tallystick_aggregator.chain.settings import GAS_LIMIT_MAX, TRANSACTION_BYTES_MAX, ChainSettings
@@ -47,6 +49,8 @@ from tallystick_aggregator.journal.port import (
 LOOKUPS_AT_ONCE: Final = 16
 OFFER_AGAIN_S: Final = 15.0
 """How often the bytes of a waiting transaction are offered again to pools that may have dropped it."""
+UNPROVEN_S: Final = 600.0
+"""For so long a receipt may be late after a nonce was used in a final block, if nobody can tell by whom."""
 _FILL_GAS: Final = 21_000
 
 _log = logging.getLogger(__name__)
@@ -77,6 +81,7 @@ class Sender:
         self._clock = clock
         self._nonces = asyncio.Lock()
         self._offered_at: dict[int, float] = {}
+        self._passed_since: dict[int, float] = {}
         self._first_waiting: tuple[int, float] = (-1, 0.0)
         self._waiters: dict[int, list[tuple[bool, asyncio.Future[Outgoing]]]] = {}
         self.problem = ""
@@ -240,30 +245,28 @@ class Sender:
             if outgoing.nonce >= used[outgoing.sender]:
                 still.append(outgoing)
                 continue
-            other = await self._user_of_nonce(outgoing.sender, outgoing.nonce, final_number)
-            if other and all(attempt.transaction_hash != other for attempt in outgoing.attempts):
+            other = await self._who_took_the_nonce(outgoing, final_number)
+            if other is not None:
                 _log.error(
-                    "%s %d: its nonce %d was used by 0x%s, which is not ours",
-                    outgoing.kind.name, outgoing.id, outgoing.nonce, other.hex(),
+                    "%s %d: its nonce %d was used by another transaction, 0x%s",
+                    outgoing.kind.name, outgoing.id, outgoing.nonce, other.hex() or " unknown",
                 )  # fmt: skip
                 await self._store(replace(outgoing, status=TransactionStatus.SUPERSEDED, transaction_hash=other))
         return still
 
-    async def _user_of_nonce(self, sender: bytes, nonce: int, final_number: int) -> bytes:
-        """The hash of the transaction that used a nonce up to this block; empty if it is not to be found."""
-        low, high, step = final_number, final_number, 1
-        while low > 0 and await self._node.nonce_at(sender, low) > nonce:
-            high, low, step = low, max(0, low - step), step * 2
-        while high - low > 1:
-            middle = (low + high) // 2
-            if await self._node.nonce_at(sender, middle) > nonce:
-                high = middle
-            else:
-                low = middle
-        for transaction in await self._node.transactions(high):
-            if (transaction.sender, transaction.nonce) == (sender, nonce):
-                return transaction.transaction_hash
-        return b""
+    async def _who_took_the_nonce(self, outgoing: Outgoing, final_number: int) -> bytes | None:
+        """The hash of the transaction that took this one's place for good, empty if nobody can tell any more; None
+        as long as it may be this one, and its receipt only late.
+        """
+        since = self._passed_since.setdefault(outgoing.id, self._clock())
+        try:
+            other = await user_of_nonce(self._node, outgoing.sender, outgoing.nonce, final_number)
+        except ChainUnavailable as error:
+            _log.warning("who used nonce %d cannot be looked up: %s", outgoing.nonce, error)
+            other = b""
+        if other:
+            return None if any(attempt.transaction_hash == other for attempt in outgoing.attempts) else other
+        return b"" if self._clock() - since >= UNPROVEN_S else None
 
     async def _fill_gaps(self, waiting: Sequence[Outgoing], head: Block) -> None:
         """Send nothing, to ourselves, under nonces that neither the chain, the pools nor the outbox know."""
@@ -339,6 +342,7 @@ class Sender:
         await self._outbox.update(outgoing)
         if outgoing.status in _ENDED:
             self._offered_at.pop(outgoing.id, None)
+            self._passed_since.pop(outgoing.id, None)
         for final, future in self._waiters.get(outgoing.id, ()):
             if outgoing.status in (_ENDED if final else _SETTLED) and not future.done():
                 future.set_result(outgoing)

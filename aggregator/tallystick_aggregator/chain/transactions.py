@@ -49,13 +49,13 @@ def bid(market: MarketFees, settings: FeeSettings, *, urgent: bool = False) -> B
 
 
 def bump(old: Bid, wanted: Bid, settings: FeeSettings) -> Bid | None:
-    """The least that replaces `old` and is no less than `wanted`; None if the cap does not allow it.
+    """The least that replaces `old` and is no less than `wanted`; None if the caps do not allow it.
 
     Pools take a replacement only if both of its fees are a tenth higher (some: an eighth).
     """
     max_fee = max(wanted.max_fee, _eighth_more(old.max_fee))
     priority_fee = max(wanted.priority_fee, _eighth_more(old.priority_fee))
-    if max_fee > settings.max_fee_per_gas_wei:
+    if max_fee > settings.max_fee_per_gas_wei or priority_fee > settings.priority_fee_per_gas_wei_max:
         return None
     return Bid(max_fee, min(priority_fee, max_fee))
 

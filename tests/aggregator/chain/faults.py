@@ -19,6 +19,8 @@ class FaultyNode:
         """Transactions reach the chain, but the caller hears nothing."""
         self.blind = False
         """Receipts are not found."""
+        self.forgetful = False
+        """The state of older blocks is gone."""
         self.sent: list[bytes] = []
 
     def __getattr__(self, name: str) -> Any:
@@ -43,3 +45,8 @@ class FaultyNode:
         if self.down:
             raise ChainUnavailable("the test took the endpoint down")
         return None if self.blind else await self._node.receipt(transaction_hash)
+
+    async def nonce_at(self, sender: bytes, block_number: int) -> int:
+        if self.down or (self.forgetful and block_number < (await self._node.head()).number):
+            raise ChainUnavailable("missing trie node")
+        return await self._node.nonce_at(sender, block_number)

@@ -214,6 +214,24 @@ async def test_a_nonce_used_by_somebody_else_is_superseded_and_sent_anew(devnet:
         assert devnet.balance(HOLDER) == 5
 
 
+async def test_a_nonce_used_by_nobody_knows_whom_is_superseded_after_a_while(
+    devnet: Devnet, node: FaultyNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a long outage, on nodes that keep the state of 128 blocks."""
+    async with chain_side(devnet, node=node) as side:
+        node.losing_sends = True
+        outgoing = await send(side)
+        node.forgetful = True
+        _use_key_elsewhere(devnet.anvil, devnet.sender.address)
+        with pytest.raises(TimeoutError):
+            await side.chain.wait(outgoing, timeout_s=0.3)
+        assert _stored(side, outgoing).status is TransactionStatus.PENDING
+        monkeypatch.setattr("tallystick_aggregator.chain.sender.UNPROVEN_S", 0.1)
+        superseded = await ended(side, outgoing)
+        assert (superseded.status, superseded.transaction_hash) == (TransactionStatus.SUPERSEDED, b"")
+        assert devnet.balance(HOLDER) == 0
+
+
 async def test_a_used_nonce_of_our_own_is_not_superseded_while_receipts_are_missing(
     devnet: Devnet, node: FaultyNode
 ) -> None:
