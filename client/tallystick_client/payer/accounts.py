@@ -20,7 +20,7 @@ from tallystick.reasons import Reason
 from tallystick.signatures import Signer
 from tallystick.spend_keys import SpendKey
 from tallystick.v1 import account_pb2 as pb
-from tallystick.v1 import account_pb2_grpc, common_pb2
+from tallystick.v1 import account_pb2_grpc, common_pb2, facilitator_pb2, facilitator_pb2_grpc
 from tallystick_client.payer.book import Deposit
 from tallystick_client.payer.grants import Clock
 from tallystick_client.payer.operators import Operator
@@ -60,6 +60,7 @@ class AccountClient:
         self._clock = clock
         self._channel: grpc.aio.Channel | None = None
         self._stub: account_pb2_grpc.AccountServiceAsyncStub | None = None
+        self._facilitator: facilitator_pb2_grpc.FacilitatorServiceAsyncStub | None = None
 
     async def read(self, account_id: bytes) -> AccountState | None:
         """The account with all its channels, None where the aggregator does not know it."""
@@ -144,11 +145,21 @@ class AccountClient:
         )
         _check(await call(self._service().ApproveTotals, request))
 
+    async def payment_id_retention_s(self) -> int:
+        """After how many seconds a payment id is refused for its age; 0 where the aggregator does not tell.
+
+        The call shows no token. Raises CallRejected where the aggregator tells nobody without one.
+        """
+        self._service()
+        assert self._facilitator is not None
+        response = await call(self._facilitator.Supported, facilitator_pb2.SupportedRequest())
+        return response.limits.payment_id_retention_s
+
     async def close(self) -> None:
         """Close the connection."""
         if self._channel is not None:
             await self._channel.close()
-            self._channel = self._stub = None
+            self._channel = self._stub = self._facilitator = None
 
     def _authorize(self, hash_call: Callable[[int], bytes]) -> pb.CallAuthorization:
         deadline = int(self._clock()) + CALL_VALID_S
@@ -164,6 +175,7 @@ class AccountClient:
                 root_certificates=operator.root_certificates(),
             )
             self._stub = account_pb2_grpc.AccountServiceStub(self._channel)
+            self._facilitator = facilitator_pb2_grpc.FacilitatorServiceStub(self._channel)
         return self._stub
 
 

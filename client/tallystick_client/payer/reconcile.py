@@ -28,11 +28,14 @@ from tallystick_client.payer.operators import Operator
 from tallystick_client.payer.spend_keys import SELF, SpendKeys
 from tallystick_client.payer.store import Store
 from tallystick_client.payer.teller import Teller
+from tallystick_client.rpc import CallRejected
 
 DRAIN_TIMEOUT_S: Final = 30.0
 """How long payments under way are waited for before their key is revoked; if they take longer, it is not yet."""
-VOUCHER_DEAD_AFTER_S: Final = 172_800 + 3_600
-"""After this a payment id is refused for its age, so a lost voucher pays for nothing any more."""
+RETENTION_S: Final = 172_800
+"""How old a payment id may be, where the aggregator does not let itself be asked: its default."""
+RETENTION_MARGIN_S: Final = 3_600
+"""How much longer a lost voucher is waited for: the clocks that made and judge its payment id may differ."""
 
 _log = logging.getLogger("tallystick.payer")
 
@@ -104,6 +107,7 @@ class Reconciler:
         await self._keys.revoke_unused(account, client)
         self._lines.sync()
         before = {c.id: _Snapshot(c.charged, self._lines.activity(c.id)[0]) for c in self._book.channels_of(account.id)}
+        dead_before_s = self._clock() - await self._retention_s(account, client) - RETENTION_MARGIN_S
         state = await client.read(account.id)
         self._lines.sync()
         if state is None:
@@ -114,7 +118,7 @@ class Reconciler:
             channel = self._book.channels[id_]
             # A channel that the aggregator never heard of was never charged.
             totals = told.pop(id_, None) or ChannelTotals(id_, channel.config.receiver, 0, 0, 0, 0)
-            result += self._settle(channel, totals, snapshot)
+            result += self._settle(channel, totals, snapshot, dead_before_s)
         if account.active and any(totals.ceiling for totals in told.values()):
             _log.warning("a channel of this account is not in the book: is its key used by another wallet?")
         await self._store.commit()
@@ -129,9 +133,20 @@ class Reconciler:
             if row.unknown and row.channel_id in ours and (not row.closed_at or self._keys.is_live(row.key_id))
         }
 
-    def _settle(self, channel: Channel, totals: ChannelTotals, before: _Snapshot) -> Reconciled:
+    async def _retention_s(self, account: Account, client: AccountClient) -> int:
+        """How long a voucher may be charged; asked for where a voucher of the account was lost, and only there."""
+        ours = {channel.id for channel in self._book.channels_of(account.id)}
+        if not any(row.unknown and not row.key_id and row.channel_id in ours for row in self._book.grants.values()):
+            return RETENTION_S
+        try:
+            return await client.payment_id_retention_s() or RETENTION_S
+        except CallRejected as error:
+            _log.info("how long payment ids are known is taken to be %d s: %s", RETENTION_S, error)
+            return RETENTION_S
+
+    def _settle(self, channel: Channel, totals: ChannelTotals, before: _Snapshot, dead_before_s: float) -> Reconciled:
         rows = self._book.grants_of(channel.id)
-        dead = [row for row in rows if self._is_dead(row)]
+        dead = [row for row in rows if self._is_dead(row, dead_before_s)]
         payments, in_flight, unspent = self._lines.activity(channel.id)
         under_way = sum(row.open for row in rows) - unspent
         is_quiet = payments == before.payments and in_flight == 0 and under_way == 0
@@ -152,11 +167,14 @@ class Reconciler:
         self._book.dispute(channel, disputed, self._teller.today())
         return Reconciled(freed, verdict.charged, channel.unknown, channel.disputed)
 
-    def _is_dead(self, row: GrantRow) -> bool:
-        """Whether nothing that was sent under this grant can be charged anew."""
+    def _is_dead(self, row: GrantRow, dead_before_s: float) -> bool:
+        """Whether nothing that was sent under this grant can be charged anew.
+
+        A voucher is worth nothing once its payment id is refused for its age.
+        """
         if row.key_id:
             return self._keys.is_dead(row)
-        return bool(row.closed_at) and self._clock() >= row.closed_at + VOUCHER_DEAD_AFTER_S
+        return bool(row.closed_at) and row.closed_at <= dead_before_s
 
 
 class Verdict(NamedTuple):

@@ -23,7 +23,7 @@ from tallystick.requests import body_digest, request_hash
 from tallystick.signatures import recover
 from tallystick.spend_keys import SpendProver, key_hash
 from tallystick.v1 import account_pb2 as pb
-from tallystick.v1 import account_pb2_grpc, common_pb2
+from tallystick.v1 import account_pb2_grpc, common_pb2, facilitator_pb2, facilitator_pb2_grpc
 from tallystick.vouchers import UncheckedVoucher, check_voucher
 from tallystick.x402 import (
     PAYMENT_IDENTIFIER,
@@ -104,10 +104,10 @@ class Account:
         return sum(channel.charged + channel.reserved for channel in self.channels.values())
 
 
-class FakeAggregator(account_pb2_grpc.AccountServiceServicer):
+class FakeAggregator(account_pb2_grpc.AccountServiceServicer, facilitator_pb2_grpc.FacilitatorServiceServicer):
     """Holds to the rules of a charge; `calls` counts what came, `lose_answers` makes calls take effect unheard.
 
-    `salts`: of all deposits that came, refused ones too.
+    `salts`: of all deposits that came, refused ones too. `retention_s`: None refuses to tell it without a token.
     """
 
     def __init__(self) -> None:
@@ -117,6 +117,7 @@ class FakeAggregator(account_pb2_grpc.AccountServiceServicer):
         self.lose_answers: dict[str, int] = {}
         self.refuse: dict[str, Reason] = {}
         self.delay_s: float = 0
+        self.retention_s: int | None = 172_800
         self.propose: Callable[[Account], list[tuple[bytes, int]]] = propose_charged
         self.target = ""
         self.clock: Callable[[], float] = time.time
@@ -125,6 +126,7 @@ class FakeAggregator(account_pb2_grpc.AccountServiceServicer):
     async def start(self, port: int = 0) -> None:
         self._server = grpc.aio.server()
         account_pb2_grpc.add_AccountServiceServicer_to_server(self, self._server)
+        facilitator_pb2_grpc.add_FacilitatorServiceServicer_to_server(self, self._server)
         self.target = f"127.0.0.1:{self._server.add_insecure_port(f'127.0.0.1:{port}')}"
         await self._server.start()
 
@@ -202,6 +204,17 @@ class FakeAggregator(account_pb2_grpc.AccountServiceServicer):
 
     # What payers ask.
 
+    async def Supported(
+        self, request: facilitator_pb2.SupportedRequest, context: Any
+    ) -> facilitator_pb2.SupportedResponse:
+        del request  # empty
+        await self._enter("Supported")
+        if self.retention_s is None:
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the call carries no token")
+        limits = facilitator_pb2.Limits(payment_id_retention_s=self.retention_s)
+        await self._leave("Supported", context)
+        return facilitator_pb2.SupportedResponse(limits=limits)
+
     async def Deposit(self, request: pb.DepositRequest, context: Any) -> pb.DepositResponse:
         config = read_config(request.account)
         id_ = account_id(DOMAIN, config)
@@ -224,7 +237,7 @@ class FakeAggregator(account_pb2_grpc.AccountServiceServicer):
             account.deposits[request.salt] = amount
             account.funds += amount
         await self._leave("Deposit", context)
-        return pb.DepositResponse(transaction=bytes(32), account=common_pb2.AccountTotals(account_id=id_))
+        return pb.DepositResponse(transaction=bytes(32))
 
     async def GetAccount(self, request: pb.GetAccountRequest, context: Any) -> pb.GetAccountResponse:
         account = self.accounts.get(request.account_id)
