@@ -91,22 +91,19 @@ class DepositResponse(_message.Message):
 
     REFUSAL_FIELD_NUMBER: _builtins.int
     TRANSACTION_FIELD_NUMBER: _builtins.int
-    ACCOUNT_FIELD_NUMBER: _builtins.int
     transaction: _builtins.bytes
+    """Empty where somebody else landed it."""
     @_builtins.property
     def refusal(self) -> _common_pb2.Refusal: ...
-    @_builtins.property
-    def account(self) -> _common_pb2.AccountTotals: ...
     def __init__(
         self,
         *,
         refusal: _common_pb2.Refusal | None = ...,
         transaction: _builtins.bytes = ...,
-        account: _common_pb2.AccountTotals | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "refusal", b"refusal"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["refusal", b"refusal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "refusal", b"refusal", "transaction", b"transaction"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["refusal", b"refusal", "transaction", b"transaction"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -85,7 +85,8 @@ class AccountServiceServicer:
 
     def Deposit(self, request, context):
         """Lands an ERC-3009 deposit in the escrow, gas paid by the aggregator. Answers when the ledger has credited it.
-        The same authorization again gets the same answer.
+        The same authorization again gets the same answer. It tells no totals: what is sent here is public on chain, so
+        anybody can send it again, and what an account holds and spends is its payer's business (GetAccount).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -37,7 +37,8 @@ class AccountServiceStub:
     def __new__(cls, channel: _aio.Channel) -> AccountServiceAsyncStub: ...
     Deposit: _grpc.UnaryUnaryMultiCallable[_account_pb2.DepositRequest, _account_pb2.DepositResponse]
     """Lands an ERC-3009 deposit in the escrow, gas paid by the aggregator. Answers when the ledger has credited it.
-    The same authorization again gets the same answer.
+    The same authorization again gets the same answer. It tells no totals: what is sent here is public on chain, so
+    anybody can send it again, and what an account holds and spends is its payer's business (GetAccount).
     """
     GetAccount: _grpc.UnaryUnaryMultiCallable[_account_pb2.GetAccountRequest, _account_pb2.GetAccountResponse]
     """The account and its channels. Signed: ReadAccount(bytes32 accountId,uint64 deadline)."""
@@ -70,7 +71,8 @@ class AccountServiceAsyncStub(AccountServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Deposit: _aio.UnaryUnaryMultiCallable[_account_pb2.DepositRequest, _account_pb2.DepositResponse]  # type: ignore[assignment]
     """Lands an ERC-3009 deposit in the escrow, gas paid by the aggregator. Answers when the ledger has credited it.
-    The same authorization again gets the same answer.
+    The same authorization again gets the same answer. It tells no totals: what is sent here is public on chain, so
+    anybody can send it again, and what an account holds and spends is its payer's business (GetAccount).
     """
     GetAccount: _aio.UnaryUnaryMultiCallable[_account_pb2.GetAccountRequest, _account_pb2.GetAccountResponse]  # type: ignore[assignment]
     """The account and its channels. Signed: ReadAccount(bytes32 accountId,uint64 deadline)."""
@@ -106,7 +108,8 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_account_pb2.DepositResponse, _abc.Awaitable[_account_pb2.DepositResponse]]:
         """Lands an ERC-3009 deposit in the escrow, gas paid by the aggregator. Answers when the ledger has credited it.
-        The same authorization again gets the same answer.
+        The same authorization again gets the same answer. It tells no totals: what is sent here is public on chain, so
+        anybody can send it again, and what an account holds and spends is its payer's business (GetAccount).
         """
 
     @_abc_1.abstractmethod

@@ -149,19 +149,19 @@ async def test_an_unknown_scheme_is_refused_by_name(edge: Edge) -> None:
 async def test_a_payers_whole_life_over_the_wire(edge: Edge) -> None:
     edge.market.chain.balances[ALICE.signer.address] = 10_000
     deposit = deposit_of(ALICE, 5_000)
-    deposited = await edge.accounts.Deposit(
-        account_pb2.DepositRequest(
-            network=NETWORK,
-            account=config_of(ALICE.config),
-            amount=encode_amount(deposit.amount),
-            valid_after=deposit.valid_after,
-            valid_before=deposit.valid_before,
-            salt=deposit.salt,
-            signature=deposit.signature,
-        )
+    request = account_pb2.DepositRequest(
+        network=NETWORK,
+        account=config_of(ALICE.config),
+        amount=encode_amount(deposit.amount),
+        valid_after=deposit.valid_after,
+        valid_before=deposit.valid_before,
+        salt=deposit.salt,
+        signature=deposit.signature,
     )
-    assert decode_amount(deposited.account.available, "") == 5_000
+    deposited = await edge.accounts.Deposit(request)
     assert len(deposited.transaction) == 32
+    # Everybody can read this request in the deposit's transaction: its answer tells nothing that is not there too.
+    assert await edge.accounts.Deposit(request) == account_pb2.DepositResponse(transaction=deposited.transaction)
 
     channel_id, deadline = ALICE.channel_id(), NOW_S + 60
     call = signed(ALICE, eip712.hash_open_channel(channel_id, deadline))

@@ -31,7 +31,7 @@ async def test_a_deposit_is_answered_when_the_ledger_has_credited_it(market: Mar
     answer = await market.deposits.deposit(NETWORK, deposit_of(ALICE, AMOUNT))
     assert isinstance(answer, Deposited)
     assert len(answer.transaction) == 32
-    assert answer.account.funds == market.account(ALICE).available == AMOUNT
+    assert market.account(ALICE).funds == market.account(ALICE).available == AMOUNT
     assert market.chain.balances[ADDRESS] == AMOUNT
 
 
@@ -63,7 +63,7 @@ async def test_a_deposit_that_somebody_else_landed_has_landed(market: Marketplac
     market.chain.escrowed[ALICE.account_id] = Held(ALICE.config, AMOUNT)
     answer = await market.deposits.deposit(NETWORK, deposit)
     assert isinstance(answer, Deposited)
-    assert (answer.transaction, answer.account.funds) == (b"", AMOUNT)
+    assert (answer.transaction, market.account(ALICE).funds) == (b"", AMOUNT)
     assert not market.chain.sent
 
 
@@ -186,5 +186,5 @@ async def test_a_deposit_into_an_account_that_was_too_small_to_keep_is_not_lost_
     assert market.chain.introduced == [ALICE.config]
     answer = await market.deposits.deposit(NETWORK, deposit_of(ALICE, AMOUNT))
     assert isinstance(answer, Deposited)
-    assert answer.account.funds == AMOUNT
+    assert market.account(ALICE).funds == AMOUNT
     assert len(market.chain.sent) == 1

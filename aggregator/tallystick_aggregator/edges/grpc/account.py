@@ -46,7 +46,7 @@ class AccountService(account_pb2_grpc.AccountServiceServicer):
         answer = await self._deposits.deposit(read_network(request.network), read_deposit(request))
         if isinstance(answer, Refusal):
             return account_pb2.DepositResponse(refusal=write_refusal(answer))
-        return account_pb2.DepositResponse(transaction=answer.transaction, account=write_account_totals(answer.account))
+        return account_pb2.DepositResponse(transaction=answer.transaction)
 
     @guarded
     async def GetAccount(  # noqa: N802 - the .proto's name

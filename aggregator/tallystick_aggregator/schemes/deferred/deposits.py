@@ -18,7 +18,6 @@ from tallystick_aggregator.chain.port import Chain, DepositAuthorization, Revert
 from tallystick_aggregator.intake.port import Writer
 from tallystick_aggregator.journal.port import Outbox, TransactionKind
 from tallystick_aggregator.ledger.answers import Refusal
-from tallystick_aggregator.ledger.state import Account
 from tallystick_aggregator.schemes.deferred.terms import config_is_served
 from tallystick_aggregator.schemes.failures import overloaded, transaction_pending, unless_unavailable
 from tallystick_aggregator.schemes.offers import NetworkOffer, Offers, find_network, find_token
@@ -40,10 +39,12 @@ UNPROVEN_BURST: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class Deposited:
-    """A deposit that is credited; `transaction` is empty where somebody else landed it."""
+    """A deposit that is credited; `transaction` is empty where somebody else landed it.
+
+    No totals: a deposit's authorization is public on chain, so anybody can ask with it (threat 31).
+    """
 
     transaction: bytes
-    account: Account
 
 
 class Deposits:
@@ -136,8 +137,7 @@ class Deposits:
         except TimeoutError:
             return transaction_pending("deposit")
         account_id = chain.escrow.account_id(deposit.account)
-        account = self._writer.ledger.accounts.get(account_id)
-        if account is None:
+        if account_id not in self._writer.ledger.accounts:
             (held,) = await chain.escrow.accounts([account_id], head)
             if held.balance:
                 # The watcher once found it too small to keep; its owner names it now, and its money stays in sight.
@@ -148,7 +148,7 @@ class Deposits:
                 "The authorization was cancelled: its nonce is used, and nothing was deposited.",
                 "salt",
             )
-        return Deposited(transaction, account)
+        return Deposited(transaction)
 
     def _is_worth_a_try(self, chain: Chain, deposit: DepositAuthorization) -> Refusal | None:
         """Bound what deposits may cost, before any of it is spent: the signature is the cheapest to check.
