@@ -125,7 +125,7 @@ class LimitsSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     exposure_per_account_max: str = "0"
     exposure_per_receiver_max: str = "0"
     channels_per_account_max: int = 10_000
-    spend_keys_per_account_max: int = 256
+    spend_keys_per_account_max: int = 1_024
     charges_per_batch_max: int = 256
     unanswered_batches_max: int = 8
     streams_per_seller_max: int = 64

@@ -4,9 +4,11 @@ Expiry and forgetting are decisions like any other, in small portions, so that c
 """
 
 import asyncio
+from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
+from tallystick.payment_ids import payment_id_ms
 from tallystick_aggregator.intake.port import Decision
 from tallystick_aggregator.intake.writer import LedgerWriter
 from tallystick_aggregator.journal.port import Journal, StoreUnavailable
@@ -14,10 +16,13 @@ from tallystick_aggregator.ledger import decide
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.commands import Moment, Rules
 from tallystick_aggregator.ledger.draft import Draft
-from tallystick_aggregator.ledger.state import Ledger
+from tallystick_aggregator.ledger.state import Ledger, Reservation
 
 EXPIRY_EVERY_S: Final = 1.0
 EXPIRED_PER_COMMIT_MAX: Final = 256
+LATE_CAPTURE_S: Final = 3_600
+"""How long after its payment was made an expired reservation may still be captured; then it is released for good, so
+that sellers who never settle leave nothing behind."""
 FORGET_EVERY_S: Final = 600.0
 """Ids are refused by their age at once; this is how often the store may let go of them."""
 CHECKPOINT_BACKLOG: Final = 200_000
@@ -33,11 +38,10 @@ class Upkeep:
         self._rules = rules
 
     async def expire_reservations(self) -> None:
-        """Give back what expired reservations hold, about once a second."""
+        """Give back what expired reservations hold, about once a second, and release those that nobody captures."""
         while True:
             await asyncio.sleep(EXPIRY_EVERY_S)
-            now_s = self._writer.moment().now_s
-            while any(0 < held.expires_at <= now_s for held in self._writer.ledger.reservations.values()):
+            while any(_due(self._writer.ledger, self._writer.moment())):
                 if not await _patiently(self._writer, _expire):
                     break
 
@@ -67,11 +71,22 @@ class Upkeep:
             draft.record(ev.PaymentsForgotten(before_ms))
 
 
+def _due(ledger: Ledger, moment: Moment) -> Iterator[Reservation]:
+    """Reservations whose time is over, and expired ones that are too old to be captured."""
+    oldest_ms = moment.now_ms - LATE_CAPTURE_S * 1000
+    for held in ledger.reservations.values():
+        if held.expires_at <= moment.now_s and (held.expires_at or payment_id_ms(held.payment_id) < oldest_ms):
+            yield held
+
+
 def _expire(draft: Draft, ledger: Ledger, moment: Moment) -> None:
-    due = (held for held in ledger.reservations.values() if 0 < held.expires_at <= moment.now_s)
-    for reservation in islice(due, EXPIRED_PER_COMMIT_MAX):
-        if draft.reservation(reservation.handle) == reservation:
+    for reservation in islice(_due(ledger, moment), EXPIRED_PER_COMMIT_MAX):
+        if draft.reservation(reservation.handle) != reservation:
+            continue
+        if reservation.expires_at:
             decide.expire(draft, reservation)
+        else:
+            decide.release(draft, reservation.handle)
 
 
 async def _patiently(writer: LedgerWriter, decision: Decision[None]) -> bool:

@@ -119,13 +119,14 @@ def register_spend_key(
             str(key.expires_at),
             f"later than {moment.now_s}",
         )
-    active = sum(not old.revoked and old.expires_at > moment.now_s for old in draft.spend_keys_of(account_id))
-    if active >= rules.spend_keys_per_account_max:
+    # Revoked ones count until they would have expired: a payer cannot fill the ledger by taking back what it registers.
+    unexpired = sum(old.expires_at > moment.now_s for old in draft.spend_keys_of(account_id))
+    if unexpired >= rules.spend_keys_per_account_max:
         return Refusal(
             Reason.SPEND_KEY_LIMIT,
-            "The account has too many spend keys; revoke some.",
+            "The account has too many spend keys; wait until some expire.",
             "spend_keys",
-            str(active + 1),
+            str(unexpired + 1),
             f"at most {rules.spend_keys_per_account_max}",
         )
     draft.record(ev.SpendKeyRegistered(account_id, key.key_id, key.secret, key.cap, key.expires_at))

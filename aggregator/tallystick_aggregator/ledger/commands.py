@@ -67,5 +67,5 @@ class Rules:
     exposure_per_account_max: int = 0
     exposure_per_receiver_max: int = 0
     channels_per_account_max: int = 10_000
-    spend_keys_per_account_max: int = 256
-    """Keys that are neither expired nor revoked."""
+    spend_keys_per_account_max: int = 1_024
+    """Keys that have not expired, revoked ones included."""

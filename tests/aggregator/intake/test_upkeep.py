@@ -7,11 +7,12 @@ import pytest
 from doubles import NOW_MS, Payer, PureLedger
 from running import Scripted, running
 
+from tallystick.reasons import Reason
 from tallystick_aggregator.intake import upkeep
 from tallystick_aggregator.intake.upkeep import Upkeep
 from tallystick_aggregator.journal.port import StoreUnavailable
 from tallystick_aggregator.ledger import events as ev
-from tallystick_aggregator.ledger.answers import Accepted, Held
+from tallystick_aggregator.ledger.answers import Accepted, Held, Refusal
 from tallystick_aggregator.ledger.commands import Rules
 
 RULES = Rules()
@@ -58,6 +59,22 @@ async def test_reservations_expire_when_their_time_is_over_and_not_before(
     late = old[0]
     assert isinstance(late, Held)
     assert await shop.intake.capture(late.handle, 10) == Accepted(10, 10, replayed=False)
+
+
+async def test_an_expired_reservation_that_nobody_captures_is_released_for_good(
+    shop: Scripted, alice: Payer, timers: Upkeep
+) -> None:
+    held = await shop.intake.reserve(alice.payment(1, 10, ceiling=1_000))
+    assert isinstance(held, Held)
+    shop.now_ms = NOW_MS + upkeep.LATE_CAPTURE_S * 1000 + 1
+    expiring = asyncio.create_task(timers.expire_reservations())
+    await asyncio.sleep(0.05)
+    expiring.cancel()
+
+    assert not shop.ledger.reservations
+    refused = await shop.intake.capture(held.handle, 10)
+    assert isinstance(refused, Refusal)
+    assert refused.reason is Reason.RESERVATION_RELEASED
 
 
 async def test_old_payment_ids_are_forgotten_once_their_retention_is_over(shop: Scripted, timers: Upkeep) -> None:

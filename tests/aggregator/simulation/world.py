@@ -23,7 +23,7 @@ from tallystick_aggregator.intake import intake as intake_module
 from tallystick_aggregator.intake import signatures as signatures_module
 from tallystick_aggregator.intake.upkeep import Upkeep
 from tallystick_aggregator.journal.memory import Crashed, Fault, MemoryDisk, MemoryJournal, Operation
-from tallystick_aggregator.journal.port import StoreUncertain, StoreUnavailable
+from tallystick_aggregator.journal.port import StoreUnavailable, StoreUncertain
 from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Accepted, Held, Refusal
