@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from tallystick.channels import channel_id
 from tallystick.hexadecimal import checksum, to_hex
 from tallystick_client.payer.accounts import AccountClient
-from tallystick_client.payer.book import Account, Book
+from tallystick_client.payer.book import Account, Book, Channel
 from tallystick_client.payer.errors import ApprovalRefused
 from tallystick_client.payer.lines import Lines
 from tallystick_client.payer.operators import Operator
@@ -34,20 +34,18 @@ class Approver:
         if not totals:
             return 0
         self._lines.sync()
+        activity = self._lines.activity()
         for receiver, total in totals:
-            allowed = self._allowed(account, operator, receiver)
+            channel = self._channel(account, operator, receiver)
+            # The most that this wallet can owe the receiver: all that it sent proofs for.
+            allowed = channel.committed - channel.disputed - activity[channel.id].unspent if channel else 0
             if total > allowed:
                 shown = checksum(receiver) if len(receiver) == 20 else to_hex(receiver[:20])
                 raise ApprovalRefused(shown, total, allowed)
         await client.approve(account.id, totals)
         return len(totals)
 
-    def _allowed(self, account: Account, operator: Operator, receiver: bytes) -> int:
-        """The most that this wallet can owe the receiver: all that it sent proofs for."""
+    def _channel(self, account: Account, operator: Operator, receiver: bytes) -> Channel | None:
         if len(receiver) != 20 or not any(receiver):
-            return 0
-        channel = self._book.channels.get(channel_id(operator.domain, account.config.channel(receiver)))
-        if channel is None:
-            return 0
-        _, _, unspent = self._lines.activity(channel.id)
-        return channel.committed - channel.disputed - unspent
+            return None
+        return self._book.channels.get(channel_id(operator.domain, account.config.channel(receiver)))

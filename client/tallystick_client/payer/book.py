@@ -192,6 +192,7 @@ class Book:
         self.deposits: dict[bytes, Deposit] = {}
         self.refunds: dict[bytes, Refund] = {}
         self.counters: dict[Counter, int] = {}
+        self._grants_of: dict[bytes, dict[int, GrantRow]] = {}
         self._next_grant_id = 1
         self._dirty: dict[int, Row] = {}
         self._dirty_counters: set[Counter] = set()
@@ -222,6 +223,7 @@ class Book:
                 self._commit(row, row.charged + row.unknown + row.disputed, 0)
             case GrantRow():
                 self.grants[row.id] = row
+                self._grants_of.setdefault(row.channel_id, {})[row.id] = row
                 self._next_grant_id = max(self._next_grant_id, row.id + 1)
                 self._commit(self.channels[row.channel_id], row.open, row.open)
             case SpendKeyRow():
@@ -359,7 +361,7 @@ class Book:
 
     def grants_of(self, channel_id: bytes) -> list[GrantRow]:
         """The channel's grants, open and closed."""
-        return [row for row in self.grants.values() if row.channel_id == channel_id]
+        return list(self._grants_of.get(channel_id, {}).values())
 
     def check(self) -> None:
         """Assert the equations of the header over all rows: for tests, and when a wallet is opened."""
@@ -394,6 +396,7 @@ class Book:
 
     def _remove(self, row: GrantRow) -> None:
         del self.grants[row.id]
+        del self._grants_of[row.channel_id][row.id]
         self._dirty.pop(id(row), None)
         self._removed_grants.append(row.id)
 

@@ -2,8 +2,9 @@
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from tallystick.quantities import PaymentId
 from tallystick.signatures import Signer
@@ -15,6 +16,14 @@ from tallystick_client.payer.teller import Allotment, Seller, Teller
 
 LINES_MAX: Final = 4_096
 """Sellers with a grant of their own at one time; beyond them the oldest one that is idle is returned."""
+
+
+class Activity(NamedTuple):
+    """Payments ever made by a channel's present grants, and what they hold in atomic units: in flight, and unspent."""
+
+    payments: int = 0
+    in_flight: int = 0
+    unspent: int = 0
 
 
 class _Held:
@@ -170,14 +179,15 @@ class Lines:
 
     # What reconciliation and approvals ask.
 
-    def activity(self, channel_id: bytes) -> tuple[int, int, int]:
-        """Payments ever made by the channel's present grants, atomic units in flight, and atomic units unspent."""
-        grants = [held.grant for held in self._held() if held.grant.channel_id == channel_id]
-        return (
-            sum(grant.payments for grant in grants),
-            sum(grant.in_flight for grant in grants),
-            sum(grant.unspent for grant in grants),
-        )
+    def activity(self) -> defaultdict[bytes, Activity]:
+        """What the present grants do, by channel."""
+        found: defaultdict[bytes, Activity] = defaultdict(Activity)
+        for grant in (held.grant for held in self._held()):
+            payments, in_flight, unspent = found[grant.channel_id]
+            found[grant.channel_id] = Activity(
+                payments + grant.payments, in_flight + grant.in_flight, unspent + grant.unspent
+            )
+        return found
 
     def grant(self, seller: Seller) -> Grant | None:
         """The grant that serves a line, for those who want to look at it."""

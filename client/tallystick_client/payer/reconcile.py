@@ -23,7 +23,7 @@ from tallystick.quantities import ChannelTotals
 from tallystick_client.payer.accounts import AccountClient
 from tallystick_client.payer.book import Account, Channel, GrantRow
 from tallystick_client.payer.grants import Clock
-from tallystick_client.payer.lines import Lines
+from tallystick_client.payer.lines import Activity, Lines
 from tallystick_client.payer.operators import Operator
 from tallystick_client.payer.spend_keys import SELF, SpendKeys
 from tallystick_client.payer.store import Store
@@ -106,19 +106,21 @@ class Reconciler:
             await self._lines.drained(account.id, DRAIN_TIMEOUT_S)
         await self._keys.revoke_unused(account, client)
         self._lines.sync()
-        before = {c.id: _Snapshot(c.charged, self._lines.activity(c.id)[0]) for c in self._book.channels_of(account.id)}
+        activity = self._lines.activity()
+        before = {c.id: _Snapshot(c.charged, activity[c.id].payments) for c in self._book.channels_of(account.id)}
         dead_before_s = self._clock() - await self._retention_s(account, client) - RETENTION_MARGIN_S
         state = await client.read(account.id)
         self._lines.sync()
         if state is None:
             return Reconciled()
         told = {totals.channel_id: totals for totals in state.channels}
+        activity = self._lines.activity()
         result = Reconciled()
         for id_, snapshot in before.items():
             channel = self._book.channels[id_]
             # A channel that the aggregator never heard of was never charged.
             totals = told.pop(id_, None) or ChannelTotals(id_, channel.config.receiver, 0, 0, 0, 0)
-            result += self._settle(channel, totals, snapshot, dead_before_s)
+            result += self._settle(channel, totals, snapshot, activity[id_], dead_before_s)
         if account.active and any(totals.ceiling for totals in told.values()):
             _log.warning("a channel of this account is not in the book: is its key used by another wallet?")
         await self._store.commit()
@@ -144,12 +146,13 @@ class Reconciler:
             _log.info("how long payment ids are known is taken to be %d s: %s", RETENTION_S, error)
             return RETENTION_S
 
-    def _settle(self, channel: Channel, totals: ChannelTotals, before: _Snapshot, dead_before_s: float) -> Reconciled:
+    def _settle(
+        self, channel: Channel, totals: ChannelTotals, before: _Snapshot, activity: Activity, dead_before_s: float
+    ) -> Reconciled:
         rows = self._book.grants_of(channel.id)
         dead = [row for row in rows if self._is_dead(row, dead_before_s)]
-        payments, in_flight, unspent = self._lines.activity(channel.id)
-        under_way = sum(row.open for row in rows) - unspent
-        is_quiet = payments == before.payments and in_flight == 0 and under_way == 0
+        under_way = sum(row.open for row in rows) - activity.unspent
+        is_quiet = activity.payments == before.payments and activity.in_flight == 0 and under_way == 0
         # A server cannot make us count more than we ever signed.
         told = min(totals.charged, channel.ceiling)
         verdict = judge(

@@ -5,10 +5,12 @@ is concerned, and as unreliable as a test asks for.
 # ruff: noqa: N802 - gRPC names the methods
 
 import asyncio
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from types import FrameType
+from typing import Any, Final, Self
 
 import grpc
 import grpc.aio
@@ -354,6 +356,28 @@ class FakeAggregator(account_pb2_grpc.AccountServiceServicer, facilitator_pb2_gr
         signer = recover(eip712.digest(DOMAIN, struct_hash), authorization.signature)
         assert account is None or signer == account.config.payer
         assert self.clock() <= authorization.deadline <= self.clock() + 300
+
+
+class Steps:
+    """Counts what the wallet does inside the `with`, in steps of the interpreter: the same on a slow machine."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __enter__(self) -> Self:
+        self._before = sys.gettrace()
+        sys.settrace(self._trace)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(self._before)
+
+    def _trace(self, frame: FrameType, event: str, _: object) -> Any:
+        if "tallystick_client/payer/" not in frame.f_code.co_filename:
+            return None
+        frame.f_trace_opcodes = True
+        self.count += event == "opcode"
+        return self._trace
 
 
 def propose_charged(account: Account) -> list[tuple[bytes, int]]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from payer_fakes import DOMAIN, PRICE, FakeSeller, make_operator
+from payer_fakes import DOMAIN, PRICE, FakeSeller, Steps, make_operator
 
 from tallystick.channels import account_id, channel_id
 from tallystick.x402 import PaymentRequired
@@ -142,6 +142,22 @@ async def test_what_is_committed_is_read_back_as_it_was(tmp_path: Path) -> None:
     store.book.check()
     assert not store.book.take_changes()
     await store.close()
+
+
+def test_checking_a_book_takes_time_in_proportion_to_its_channels() -> None:
+    def steps(count: int) -> int:
+        book, account = Book(), opened_account()
+        book.add(account)
+        for number in range(1, count + 1):
+            config = CONFIG.channel(number.to_bytes(20, "big"))
+            channel = Channel(channel_id(DOMAIN, config), account.id, config, "a.example")
+            book.add(channel)
+            book.allot(book.new_grant(channel, "a.example", "", b"", 0), 1)
+        with Steps() as steps:
+            book.check()
+        return steps.count
+
+    assert 0 < steps(200) < 5 * steps(50)
 
 
 def offer(path: str = "a.example") -> Offer:

@@ -2,16 +2,18 @@
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from payer_fakes import PRICE, Account, FakeAggregator, FakeSeller, until
+from payer_fakes import PRICE, Account, FakeAggregator, FakeSeller, Steps, until
 from payer_fakes import Refusal as FakeRefusal
 
 from tallystick.errors import Refused
 from tallystick.reasons import Reason
+from tallystick.signatures import Signer
 from tallystick.x402 import PaymentRequired
 from tallystick_client import Budgets, Wallet
 from tallystick_client.payer.errors import ApprovalRefused, BudgetExceeded
@@ -218,6 +220,25 @@ async def test_many_channels_are_read_page_by_page(
     result = await wallet.reconcile()
     assert result.freed + result.unknown == 7 * PRICE
     assert aggregator.calls.count("GetAccount") > 1
+
+
+async def test_comparing_and_approving_take_time_in_proportion_to_the_channels(
+    open_wallet: OpenWallet, seller: FakeSeller, tmp_path: Path
+) -> None:
+    found: dict[int, list[int]] = {}
+    for count in (15, 60):
+        wallet = await open_wallet(path=tmp_path / f"{count}.db", key=Signer(bytes([count] * 32)))
+        buyer = Buyer(wallet, seller)
+        for number in range(count):
+            await buyer.buy(f"{number}.example")
+            (await buyer.pay(f"{number}.example")).lose()
+        found[count] = []
+        for work in (wallet.reconcile, wallet.approve_totals):
+            with Steps() as steps:
+                await work()
+            found[count].append(steps.count)
+    for few, many in zip(found[15], found[60], strict=True):
+        assert 0 < many < 5 * few
 
 
 async def test_lost_vouchers_stay_unknown_until_their_payment_ids_are_too_old(
