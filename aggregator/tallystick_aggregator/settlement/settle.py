@@ -12,6 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Protocol
 
 from tallystick.hexadecimal import to_hex
@@ -84,6 +85,9 @@ class Settlement:
         self._settings = settings or SettlementSettings()
         self._clock = clock
         self._one = asyncio.Lock()
+        self._line = asyncio.Lock()
+        self._waiting: dict[frozenset[bytes] | None, asyncio.Task[list[Outgoing]]] = {}
+        self._runs: set[asyncio.Task[list[Outgoing]]] = set()
         self._next_at = 0.0
         self._ran_before = False
         self._waiting_since: dict[bytes, float] = {}
@@ -112,6 +116,9 @@ class Settlement:
     async def stop(self) -> None:
         """Settle no more; what was sent is the outbox's business."""
         await self._checking.stop()
+        for run in self._runs:
+            run.cancel()
+        await asyncio.gather(*self._runs, return_exceptions=True)
 
     def problems(self) -> Sequence[str]:
         """What keeps sellers from being paid, as sentences; none if all is well."""
@@ -131,14 +138,37 @@ class Settlement:
         back as it is. Raises ChainUnavailable and StoreUnavailable.
         """
         wanted = None if receivers is None else frozenset(receivers)
-        async with self._one:
+        run = self._waiting.get(wanted)
+        if run is None:
+            # Of its own, so that one caller's going away ends nobody else's settlement.
+            run = self._waiting[wanted] = asyncio.create_task(self._run_in_turn(wanted))
+            self._runs.add(run)
+            run.add_done_callback(partial(self._run_ended, wanted))
+        claims = await asyncio.shield(run)
+        return list(await asyncio.gather(*(self._mined(claim, timeout_s) for claim in claims)))
+
+    async def _run_in_turn(self, wanted: frozenset[bytes] | None) -> list[Outgoing]:
+        """Settle for all who asked for these receivers until it was their turn.
+
+        A run that has begun may have passed by what was charged since, so nobody joins it any more. Those who ask stand
+        in a line of their own, and only its first waits for the network: a withdrawal's claim comes next (I9).
+        """
+        async with self._line, self._one:
+            del self._waiting[wanted]
             under_way = [
                 claim
                 for claim in await self._open_claims()
                 if wanted is None or any(payout.receiver in wanted for payout in claim.payouts)
             ]
             sent = await self._settle(EVERYTHING if wanted is None else Due(0, receivers=wanted))
-        return list(await asyncio.gather(*(self._mined(claim, timeout_s) for claim in (*under_way, *sent))))
+        return [*under_way, *sent]
+
+    def _run_ended(self, wanted: frozenset[bytes] | None, run: "asyncio.Task[list[Outgoing]]") -> None:
+        self._runs.discard(run)
+        if self._waiting.get(wanted) is run:  # it was cancelled before its turn
+            del self._waiting[wanted]
+        if not run.cancelled() and run.exception() is not None:
+            _log.warning("a settlement that was asked for failed: %s", run.exception())
 
     # The timer.
 

@@ -21,6 +21,7 @@ from tallystick.v1 import account_pb2, charge_pb2, facilitator_pb2, settlement_p
 from tallystick_aggregator.chain.port import ChainUnavailable
 from tallystick_aggregator.chain.settings import ConfigurationError
 from tallystick_aggregator.edges.grpc.server import SERVICE_NAMES, GrpcServer
+from tallystick_aggregator.edges.grpc.settlement import SETTLE_NOW_BURST
 from tallystick_aggregator.journal.port import (
     Attempt,
     Outgoing,
@@ -300,6 +301,16 @@ async def test_settle_now_is_for_the_callers_receivers_only(edge: Edge) -> None:
     edge.settlement.answer = ChainUnavailable("no endpoint answers")
     answer = await edge.settlements.SettleNow(settlement_pb2.SettleNowRequest(), metadata=edge.music)
     assert answer.refusal.reason == Reason.CHAIN_UNAVAILABLE
+
+
+async def test_a_token_settles_a_few_times_at_once_and_then_has_to_wait(edge: Edge) -> None:
+    request = settlement_pb2.SettleNowRequest()
+    for _ in range(SETTLE_NOW_BURST):
+        assert not (await edge.settlements.SettleNow(request, metadata=edge.music)).HasField("refusal")
+    refusal = (await edge.settlements.SettleNow(request, metadata=edge.music)).refusal
+    assert (refusal.reason, refusal.retry) == (Reason.OVERLOADED, True)
+    assert len(edge.settlement.asked) == SETTLE_NOW_BURST
+    assert not (await edge.settlements.SettleNow(request, metadata=edge.news)).HasField("refusal")
 
 
 # What is malformed, what is unexpected.

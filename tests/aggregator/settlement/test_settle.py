@@ -11,6 +11,7 @@ from harness import Side, chain_side, until
 
 from _anvil import function
 from anvil import DELAY_S, Devnet, Payer, receiver
+from tallystick_aggregator.chain.port import ChainUnavailable
 from tallystick_aggregator.chain.rpc import RpcNode
 from tallystick_aggregator.journal.memory import Fault as DiskFault
 from tallystick_aggregator.journal.memory import MemoryDisk, Operation
@@ -20,7 +21,7 @@ from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.commands import Moment
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger
-from tallystick_aggregator.settlement.planner import Policy
+from tallystick_aggregator.settlement.planner import Due, Policy
 from tallystick_aggregator.settlement.settle import Settlement, SettlementSettings
 
 NEVER = SettlementSettings(interval_s=10**9)
@@ -69,6 +70,92 @@ async def test_only_the_asked_receivers_are_settled(devnet: Devnet) -> None:
         assert (devnet.balance(FIRST), devnet.balance(SECOND)) == (0, 6)
         assert [claim.rows for claim in await side.outbox.claims([SECOND], 0, 10)] == [1]
         assert await side.outbox.claims([FIRST], 0, 10) == []
+
+
+async def test_those_who_ask_while_they_wait_for_their_turn_share_one_settlement(
+    devnet: Devnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payer = devnet.payer()
+    async with settling(devnet) as (side, settlement):
+        await side.fund(payer, 1_000_000, FIRST, SECOND)
+        await side.must_charge(payer, FIRST, 5)
+        settled, settle = [], settlement._settle
+        may_plan, planning = asyncio.Event(), asyncio.Event()
+
+        async def watched(due: Due, only: frozenset[bytes] | None = None) -> list[Outgoing]:
+            settled.append(due.receivers if only is None else only)
+            planning.set()
+            await may_plan.wait()
+            return await settle(due, only)
+
+        monkeypatch.setattr(settlement, "_settle", watched)
+        asking = [asyncio.create_task(settlement.settle_now([FIRST]))]
+        await planning.wait()
+        await side.must_charge(payer, FIRST, 2)  # the first run may have planned already: this is for the next
+        asking += [asyncio.create_task(settlement.settle_now([FIRST])) for _ in range(50)]
+        asking += [asyncio.create_task(settlement.settle_now([SECOND])) for _ in range(50)]
+        await asyncio.sleep(0.05)
+        may_plan.set()
+        await asyncio.gather(*asking)
+        assert settled == [{FIRST}, {FIRST}, {SECOND}]
+        assert devnet.balance(FIRST) == 7
+
+
+async def test_a_withdrawals_claim_passes_those_who_ask_for_settlements(
+    devnet: Devnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payer = devnet.payer()
+    async with settling(devnet) as (side, settlement):
+        await side.fund(payer, 1_000_000, FIRST)
+        settlement._next_at = 2e18
+        order: list[object] = []
+        settle, may_go = settlement._settle, asyncio.Event()
+
+        async def watched(due: Due, only: frozenset[bytes] | None = None) -> list[Outgoing]:
+            order.append("urgent" if only is not None else "asked")
+            await may_go.wait()
+            return await settle(due, only)
+
+        monkeypatch.setattr(settlement, "_settle", watched)
+        asking = [asyncio.create_task(settlement.settle_now([receiver(number)])) for number in range(9)]
+        await until(lambda: order == ["asked"])
+        payer.initiate_withdraw(1_000_000)
+        await side.mirrored()
+        checking = asyncio.create_task(settlement._check())
+        await asyncio.sleep(0.05)
+        may_go.set()
+        await asyncio.gather(checking, *asking)
+        assert order[:3] == ["asked", "urgent", "asked"]
+        assert len(order) == 10
+
+
+async def test_a_settlement_that_failed_is_no_longer_joined_and_one_that_stops_leaves_nothing(
+    devnet: Devnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payer = devnet.payer()
+    async with settling(devnet) as (side, settlement):
+        await side.fund(payer, 1_000_000, FIRST)
+        await side.must_charge(payer, FIRST, 5)
+        in_flight = settlement._in_flight
+
+        async def fail() -> dict[bytes, int]:
+            raise ChainUnavailable("nobody answers")
+
+        monkeypatch.setattr(settlement, "_in_flight", fail)
+        for outcome in await asyncio.gather(
+            *(settlement.settle_now([FIRST]) for _ in range(3)), return_exceptions=True
+        ):
+            assert isinstance(outcome, ChainUnavailable)
+        monkeypatch.setattr(settlement, "_in_flight", in_flight)
+        await settlement.settle_now([FIRST])
+        assert devnet.balance(FIRST) == 5
+        async with settlement._one:
+            waiting = asyncio.create_task(settlement.settle_now([FIRST]))
+            await asyncio.sleep(0)
+            await settlement.stop()
+            await asyncio.wait([waiting], timeout=5)
+        assert waiting.cancelled()
+        assert not settlement._waiting
 
 
 async def test_rows_in_flight_are_not_claimed_again_and_are_waited_for(devnet: Devnet) -> None:

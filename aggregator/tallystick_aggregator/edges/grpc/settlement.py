@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from typing import Final, Protocol
 
 from tallystick.errors import MalformedError
+from tallystick.reasons import Reason
 from tallystick.v1 import settlement_pb2, settlement_pb2_grpc
 from tallystick_aggregator.edges.grpc.answers import write_refusal, write_settlements
 from tallystick_aggregator.edges.grpc.guard import guarded
@@ -12,9 +13,13 @@ from tallystick_aggregator.journal.credentials import Scope
 from tallystick_aggregator.journal.port import Outbox, Outgoing
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.schemes.failures import unless_unavailable
+from tallystick_aggregator.schemes.rates import RateLimit
 
 LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 1_000
+SETTLE_NOW_EVERY_S: Final = 100.0
+"""How often a token may settle in the long run: each time costs the operator a transaction (threat 18)."""
+SETTLE_NOW_BURST: Final = 6
 
 
 class SettlesNow(Protocol):
@@ -32,6 +37,7 @@ class SettlementService(settlement_pb2_grpc.SettlementServiceServicer):
         self._principals = principals
         self._outbox = outbox
         self._settlement = settlement
+        self._rates: dict[str, RateLimit] = {}
 
     @guarded
     async def ListSettlements(  # noqa: N802 - the .proto's name
@@ -52,7 +58,20 @@ class SettlementService(settlement_pb2_grpc.SettlementServiceServicer):
         """Claim now what is owed to the caller, and wait until it is on chain."""
         del request  # empty
         principal = self._principals.caller(context, Scope.SETTLE)
+        rate = self._rates.setdefault(principal.name, RateLimit(1 / SETTLE_NOW_EVERY_S, SETTLE_NOW_BURST))
+        if not rate.take():
+            return settlement_pb2.SettleNowResponse(refusal=write_refusal(_settled_too_often()))
         answer = await unless_unavailable(self._settlement.settle_now(principal.receivers))
         if isinstance(answer, Refusal):
             return settlement_pb2.SettleNowResponse(refusal=write_refusal(answer))
         return settlement_pb2.SettleNowResponse(settlements=write_settlements(answer, principal.receivers))
+
+
+def _settled_too_often() -> Refusal:
+    return Refusal(
+        Reason.OVERLOADED,
+        "This token settled too often; what was charged is settled on the timer in any case.",
+        "SettleNow",
+        f"more than {SETTLE_NOW_BURST} in a short while",
+        f"{SETTLE_NOW_BURST} at once, then one every {SETTLE_NOW_EVERY_S:g} s",
+    )
