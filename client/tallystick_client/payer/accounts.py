@@ -21,9 +21,9 @@ from tallystick.signatures import Signer
 from tallystick.spend_keys import SpendKey
 from tallystick.v1 import account_pb2 as pb
 from tallystick.v1 import account_pb2_grpc, common_pb2, facilitator_pb2, facilitator_pb2_grpc
-from tallystick_client.payer.book import Deposit
 from tallystick_client.payer.grants import Clock
 from tallystick_client.payer.operators import Operator
+from tallystick_client.payer.rows import Deposit
 from tallystick_client.rpc import CHAIN_TIMEOUT_S, call, open_channel, raise_refusal, read_totals
 
 CALL_VALID_S: Final = 120

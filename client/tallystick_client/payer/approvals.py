@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from tallystick.channels import channel_id
 from tallystick.hexadecimal import checksum, to_hex
 from tallystick_client.payer.accounts import AccountClient
-from tallystick_client.payer.book import Account, Book, Channel
+from tallystick_client.payer.book import Book
 from tallystick_client.payer.errors import ApprovalRefused
 from tallystick_client.payer.lines import Lines
 from tallystick_client.payer.operators import Operator
+from tallystick_client.payer.rows import Account, Channel
 
 
 class Approver:

@@ -11,8 +11,8 @@ from typing import Final
 from tallystick import eip712
 from tallystick.signatures import Signer
 from tallystick.x402 import ExactAuthorization
-from tallystick_client.payer.book import ExactPayment
 from tallystick_client.payer.grants import Clock
+from tallystick_client.payer.rows import ExactPayment
 from tallystick_client.payer.store import Store
 from tallystick_client.payer.teller import Seller, Teller
 

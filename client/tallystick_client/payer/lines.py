@@ -8,9 +8,10 @@ from typing import Final, NamedTuple
 
 from tallystick.quantities import PaymentId
 from tallystick.signatures import Signer
-from tallystick_client.payer.book import Asset, Book, GrantRow
+from tallystick_client.payer.book import Book
 from tallystick_client.payer.grants import Clock, Grant, Payment, SpendKeyGrant, VoucherGrant
 from tallystick_client.payer.queueing import Line
+from tallystick_client.payer.rows import Asset, GrantRow
 from tallystick_client.payer.spend_keys import SELF, LiveKey
 from tallystick_client.payer.teller import Allotment, Seller, Teller
 

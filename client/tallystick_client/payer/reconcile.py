@@ -21,10 +21,10 @@ from typing import Final, NamedTuple
 from tallystick.hexadecimal import checksum
 from tallystick.quantities import ChannelTotals
 from tallystick_client.payer.accounts import AccountClient
-from tallystick_client.payer.book import Account, Channel, GrantRow
 from tallystick_client.payer.grants import Clock
 from tallystick_client.payer.lines import Activity, Lines
 from tallystick_client.payer.operators import Operator
+from tallystick_client.payer.rows import Account, Channel, GrantRow
 from tallystick_client.payer.spend_keys import SELF, SpendKeys
 from tallystick_client.payer.store import Store
 from tallystick_client.payer.teller import Teller

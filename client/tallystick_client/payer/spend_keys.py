@@ -13,8 +13,8 @@ from typing import Final
 
 from tallystick.spend_keys import SpendKey
 from tallystick_client.payer.accounts import AccountClient
-from tallystick_client.payer.book import Account, GrantRow, SpendKeyRow
 from tallystick_client.payer.grants import Clock
+from tallystick_client.payer.rows import Account, GrantRow, SpendKeyRow
 from tallystick_client.payer.store import Store
 
 KEY_TTL_S: Final = 6 * 3_600

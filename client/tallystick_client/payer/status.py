@@ -5,8 +5,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tallystick.hexadecimal import checksum, to_hex
-from tallystick_client.payer.book import Account, Book
+from tallystick_client.payer.book import Book
 from tallystick_client.payer.operators import Operator, Token
+from tallystick_client.payer.rows import Account
 
 
 @dataclass(frozen=True, slots=True)

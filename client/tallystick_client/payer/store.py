@@ -19,10 +19,11 @@ import aiosqlite
 
 from tallystick.channels import ChannelConfig
 from tallystick.hexadecimal import checksum
-from tallystick_client.payer.book import (
+from tallystick_client.payer.book import Book
+from tallystick_client.payer.errors import BookUnavailable
+from tallystick_client.payer.rows import (
     Account,
     Asset,
-    Book,
     Channel,
     Counter,
     Deposit,
@@ -32,7 +33,6 @@ from tallystick_client.payer.book import (
     Row,
     SpendKeyRow,
 )
-from tallystick_client.payer.errors import BookUnavailable
 
 _FORMAT: Final = "1"
 

@@ -18,11 +18,11 @@ from tallystick.errors import TallystickError
 from tallystick.signatures import Signer
 from tallystick.vouchers import Voucher, sign_voucher
 from tallystick_client.payer.accounts import AccountClient
-from tallystick_client.payer.book import Account, Asset, Channel, GrantRow
 from tallystick_client.payer.budgets import DAY_S, Budgets
 from tallystick_client.payer.errors import BudgetExceeded
 from tallystick_client.payer.grants import Clock
 from tallystick_client.payer.operators import Operator, Token
+from tallystick_client.payer.rows import Account, Asset, Channel, GrantRow
 from tallystick_client.payer.spend_keys import LiveKey, SpendKeys
 from tallystick_client.payer.store import Store
 from tallystick_client.payer.treasury import Treasury

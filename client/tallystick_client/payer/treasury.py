@@ -28,11 +28,11 @@ from tallystick.errors import Refused
 from tallystick.reasons import Reason
 from tallystick.signatures import Signer
 from tallystick_client.payer.accounts import AccountClient, AccountState, Refunded
-from tallystick_client.payer.book import Account, Asset, Deposit, Refund
 from tallystick_client.payer.budgets import DepositPolicy
 from tallystick_client.payer.errors import DepositNotAllowed
 from tallystick_client.payer.grants import Clock
 from tallystick_client.payer.operators import Operator, Token
+from tallystick_client.payer.rows import Account, Asset, Deposit, Refund
 from tallystick_client.payer.store import Store
 from tallystick_client.rpc import AggregatorUnavailable
 

@@ -28,7 +28,6 @@ from tallystick.signatures import Signer
 from tallystick.x402 import ExactAuthorization, PaymentRequired
 from tallystick_client.payer.accounts import AccountClient, Refunded
 from tallystick_client.payer.approvals import Approver
-from tallystick_client.payer.book import Account
 from tallystick_client.payer.budgets import Budgets, DepositPolicy
 from tallystick_client.payer.errors import BookUnavailable
 from tallystick_client.payer.exact import ExactPayer
@@ -38,6 +37,7 @@ from tallystick_client.payer.offers import Offer, choose
 from tallystick_client.payer.operators import Operator, Token
 from tallystick_client.payer.reconcile import Reconciled, Reconciler
 from tallystick_client.payer.remote import RemoteWallet
+from tallystick_client.payer.rows import Account
 from tallystick_client.payer.spend_keys import KEY_TTL_S, SELF, SpendKeys
 from tallystick_client.payer.status import WalletStatus, read_status
 from tallystick_client.payer.store import Store

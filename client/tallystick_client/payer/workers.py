@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from tallystick.reasons import Reason
-from tallystick_client.payer.book import Asset, GrantRow
 from tallystick_client.payer.errors import BudgetExceeded, DepositNotAllowed
 from tallystick_client.payer.grants import Clock
+from tallystick_client.payer.rows import Asset, GrantRow
 from tallystick_client.payer.spend_keys import SELF, LiveKey
 from tallystick_client.payer.teller import Allotment, Seller
 from tallystick_client.payer.wallet import Desk

@@ -12,8 +12,9 @@ from payer_fakes import DOMAIN, PRICE, FakeSeller, Steps, make_operator
 
 from tallystick.channels import account_id, channel_id
 from tallystick.x402 import PaymentRequired
-from tallystick_client.payer.book import Account, Asset, Book, Channel, GrantRow
+from tallystick_client.payer.book import Book
 from tallystick_client.payer.offers import Offer, choose
+from tallystick_client.payer.rows import Account, Asset, Channel, GrantRow
 from tallystick_client.payer.store import Store
 from tallystick_client.payer.terms import ORIGINS_MAX, PATHS_MAX, Recent, Terms
 
