@@ -14,6 +14,10 @@ class RateLimit:
         self._left = float(burst)
         self._at = clock()
 
+    def give_back(self) -> None:
+        """Undo a `take`: what was allowed was not done."""
+        self._left = min(self.burst, self._left + 1)
+
     def take(self) -> bool:
         """Whether one more may go now; takes it if so."""
         now = self._clock()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from doubles import DOMAIN, MUSIC, NETWORK, NEWS, NOW_MS, NOW_S, OTHER_PAGE, Payer
-from marketplace import PRICE, deposit_of, signed, transfer_of
+from marketplace import MIN_DEPOSIT, PRICE, deposit_of, signed, transfer_of
 from serving_twin import Edge, charge_of, serving
 from wire import ALICE, authorization_of, config_of, exact_of, terms_of, verify_request
 
@@ -513,8 +513,8 @@ async def _(edge: Edge) -> common_pb2.Refusal:
 @reaches(Reason.REFUND_PENDING)
 async def _(edge: Edge) -> common_pb2.Refusal:
     await funded(edge)
-    assert not (await refund(edge, 1)).reason
-    return await refund(edge, 1, number=2)
+    assert not (await refund(edge, MIN_DEPOSIT)).reason
+    return await refund(edge, MIN_DEPOSIT, number=2)
 
 
 @reaches(Reason.CHANNEL_LIMIT)

@@ -3,7 +3,7 @@ from hashlib import sha256
 
 import pytest
 from doubles import NETWORK, NEWS, NOW_S, Payer
-from marketplace import Marketplace, marketplace, signed
+from marketplace import MIN_DEPOSIT, Marketplace, marketplace, signed
 
 from tallystick import eip712
 from tallystick.reasons import Reason
@@ -11,7 +11,7 @@ from tallystick_aggregator.journal.memory import Crashed, Fault, MemoryDisk, Ope
 from tallystick_aggregator.journal.port import TransactionStatus
 from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger.answers import Refusal
-from tallystick_aggregator.schemes.deferred.refunds import Refunded
+from tallystick_aggregator.schemes.deferred.refunds import REFUND_BURST, Refunded
 
 ALICE = Payer("alice")
 FUNDS = 10_000
@@ -96,6 +96,51 @@ async def test_a_second_refund_waits_until_the_first_has_ended(market: Marketpla
     assert reason_of(await refund(market, 1_000, number=1)) is Reason.REFUND_PENDING
     await end(market)
     assert isinstance(await refund(market, 1_000, number=1), Refunded)
+
+
+@pytest.mark.parametrize(("amount", "taken"), [(1, False), (MIN_DEPOSIT - 1, False), (MIN_DEPOSIT, True)])
+async def test_a_refund_has_to_be_worth_its_transaction(market: Marketplace, amount: int, taken: bool) -> None:
+    await market.fund(ALICE, FUNDS)
+    answer = await refund(market, amount)
+    assert isinstance(answer, Refunded) is taken
+    if not taken:
+        assert isinstance(answer, Refusal)
+        assert (answer.reason, answer.field, answer.got) == (Reason.PAYLOAD_INVALID, "amount", str(amount))
+        assert not market.chain.sent
+
+
+@pytest.mark.parametrize("amount", [0, 10])
+async def test_an_accounts_rest_is_returned_however_small(market: Marketplace, amount: int) -> None:
+    await market.fund(ALICE, FUNDS, NEWS)
+    await market.charge(ALICE, FUNDS - 10, ceiling=FUNDS)
+    answer = await refund(market, amount)
+    assert isinstance(answer, Refunded)
+    assert answer.amount == 10
+
+
+async def test_an_account_is_refunded_a_few_times_at_once_and_then_has_to_wait(market: Marketplace) -> None:
+    await market.fund(ALICE, 10 * FUNDS)
+    for number in range(REFUND_BURST):
+        assert isinstance(await refund(market, 1_000, number), Refunded)
+        await end(market, number)
+    answer = await refund(market, 1_000, REFUND_BURST)
+    assert reason_of(answer) is Reason.OVERLOADED
+    assert market.account(ALICE).refund is None
+    assert len(market.chain.sent) == REFUND_BURST
+    assert isinstance(await refund(market, 1_000), Refunded)  # what was done is told as ever
+    bob = Payer("bob")
+    await market.fund(bob, FUNDS)
+    assert isinstance(await refund(market, payer=bob), Refunded)
+
+
+async def test_a_refund_that_did_not_begin_does_not_count(market: Marketplace) -> None:
+    await market.fund(ALICE, FUNDS)
+    market.chain.down = True
+    for _ in range(2 * REFUND_BURST):
+        assert reason_of(await refund(market, 1_000)) is Reason.CHAIN_UNAVAILABLE
+    market.chain.down = False
+    assert reason_of(await refund(market, FUNDS + 1)) is Reason.REFUND_EXCEEDS_AVAILABLE
+    assert isinstance(await refund(market, 1_000), Refunded)
 
 
 async def test_the_refund_is_journaled_before_the_operator_signs(

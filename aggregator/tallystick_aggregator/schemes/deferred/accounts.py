@@ -69,6 +69,10 @@ class Accounts:
         refusal = call_is_signed(domain, struct_hash, call, account.config.payer_authorizer, self._clock_s())
         return refusal or account
 
+    def min_deposit(self, account: Account) -> int:
+        """Return the least that is worth a transaction of ours in the account's token, in atomic units."""
+        return self._offers[account.network].tokens[account.config.token].min_deposit
+
     def read(self, account_id: bytes, call: SignedCall, after_channel_id: bytes = b"") -> AccountPage | Refusal:
         """Return the account and its channels after that one; from the first if it is empty."""
         account = self.signed(account_id, eip712.hash_read_account(account_id, call.deadline), call)

@@ -10,6 +10,7 @@ A crash after 1 leaves a refund that was started and not sent. `resume` sends it
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Self
@@ -29,10 +30,16 @@ from tallystick_aggregator.ledger.state import Account, Ledger
 from tallystick_aggregator.schemes.deferred.accounts import Accounts, unknown_account
 from tallystick_aggregator.schemes.deferred.calls import SignedCall
 from tallystick_aggregator.schemes.failures import overloaded, transaction_pending, unless_unavailable
+from tallystick_aggregator.schemes.rates import RateLimit
 from tallystick_aggregator.schemes.sending import wait_until_mined
 
 REFUNDS_MAX: Final = 64
 """Refunds that are waited for at once."""
+REFUND_EVERY_S: Final = 600.0
+"""How often an account may begin a refund in the long run: each costs the operator a transaction (threat 18)."""
+REFUND_BURST: Final = 3
+RATES_MAX: Final = 10_000
+"""Accounts whose refunds are counted at once; the one that was refunded longest ago is forgotten first."""
 REFUND_TIMEOUT_S: Final = 90.0
 RESUME_EVERY_S: Final = 15.0
 
@@ -87,6 +94,7 @@ class Refunds:
         self._outbox = outbox
         self._refund_timeout_s = refund_timeout_s
         self._under_way: dict[bytes, asyncio.Task[Refunded | Refusal]] = {}
+        self._rates: OrderedDict[bytes, RateLimit] = OrderedDict()
 
     async def refund(self, account_id: bytes, refund_id: bytes, amount: int, call: SignedCall) -> Refunded | Refusal:
         """Refund `amount`, or all that is available for 0; the same refund id again gets the same answer."""
@@ -141,16 +149,38 @@ class Refunds:
         account = self._writer.ledger.accounts.get(account_id)
         if account is None:
             return unknown_account()
-        if account.refund is not None and account.refund.refund_id == refund_id:
-            return None
+        if account.refund is not None:
+            return None if account.refund.refund_id == refund_id else _another_is_under_way()
+        refusal = _is_large_enough(account, amount, self._payers.min_deposit(account))
+        if refusal is not None:
+            return refusal
+        rate = self._rate_of(account_id)
+        if not rate.take():
+            return _refunded_too_often()
+        started: ev.RefundStarted | Refusal | None = None
+        try:
+            started = await self._journal(account, refund_id, amount)
+        finally:
+            if not isinstance(started, ev.RefundStarted):
+                rate.give_back()
+        return started if isinstance(started, Refusal) else None
+
+    async def _journal(self, account: Account, refund_id: bytes, amount: int) -> ev.RefundStarted | Refusal:
+        account_id = account.id
         chain = self._chains[account.network]
         (on_chain,) = await chain.escrow.accounts([account_id], await chain.head())
 
         def decision(draft: Draft, _: Ledger, moment: Moment) -> ev.RefundStarted | Refusal:
             return accounts.start_refund(draft, account_id, refund_id, on_chain.refund_nonce, amount, moment)
 
-        started = await self._writer.run(decision)
-        return started if isinstance(started, Refusal) else None
+        return await self._writer.run(decision)
+
+    def _rate_of(self, account_id: bytes) -> RateLimit:
+        rate = self._rates.setdefault(account_id, RateLimit(1 / REFUND_EVERY_S, REFUND_BURST))
+        self._rates.move_to_end(account_id)
+        if len(self._rates) > RATES_MAX:
+            self._rates.popitem(last=False)
+        return rate
 
     async def _send(self, account_id: bytes, refund_id: bytes | None = None) -> Outgoing | None:
         """Sign and send the refund that the account has started (step 2), unless it was sent; None: it has none."""
@@ -200,6 +230,33 @@ class Refunds:
 def refund_reference(account_id: bytes, refund_id: bytes) -> bytes:
     """Return what names a refund in the outbox; refund ids are unique within their account only."""
     return keccak256(account_id + refund_id)
+
+
+def _is_large_enough(account: Account, amount: int, least: int) -> Refusal | None:
+    """Refuse dust, unless it is the account's rest: 0 and all that is available empty it."""
+    if amount == 0 or amount >= min(least, account.available):
+        return None
+    return Refusal(
+        Reason.PAYLOAD_INVALID,
+        "The refund is too small to be worth its transaction.",
+        "amount",
+        str(amount),
+        f"0 for all that is available, or at least {least}",
+    )
+
+
+def _refunded_too_often() -> Refusal:
+    return Refusal(
+        Reason.OVERLOADED,
+        "The account was refunded too often; what is left stays available and can be refunded later.",
+        "refund_id",
+        f"more than {REFUND_BURST} refunds in a short while",
+        f"{REFUND_BURST} at once, then one every {REFUND_EVERY_S:g} s",
+    )
+
+
+def _another_is_under_way() -> Refusal:
+    return Refusal(Reason.REFUND_PENDING, "Another refund of the account is under way; wait for it.", "refund_id")
 
 
 def _of_amount(refunded: Refunded, amount: int) -> Refunded | Refusal:
