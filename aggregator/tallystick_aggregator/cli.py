@@ -185,7 +185,7 @@ def _credentials(config_path: Path) -> Generator[Credentials, None, None]:
 
 
 @click.command()
-@click.option("--rpc", "rpc_url", required=True, metavar="URL", help="A JSON-RPC endpoint of the chain.")
+@click.option("--rpc", "rpc_url", required=True, metavar="URL", help="A JSON-RPC endpoint of the chain, or env:NAME.")
 @click.option("--sender-key", metavar="REF", help="Pays for gas: keystore:PATH, file:PATH or env:NAME.")
 @click.option(
     "--operator-key",

@@ -293,7 +293,9 @@ def _chain(section: ChainSection, index: int, folder: Path) -> ChainSettings:
     operator_signer = load_signer(_reference(section.operator_key, folder), f"{where}.operator_key")
     return ChainSettings(
         network=section.network,
-        rpc_urls=tuple(_rpc_url(url, f"{where}.rpc_urls[{number}]") for number, url in enumerate(section.rpc_urls)),
+        rpc_urls=tuple(
+            read_endpoint(url, f"{where}.rpc_urls[{number}]") for number, url in enumerate(section.rpc_urls)
+        ),
         escrow=parse_address(section.escrow, f"{where}.escrow"),
         operator=parse_address(section.operator, f"{where}.operator") if section.operator else operator_signer.address,
         operator_signer=operator_signer,
@@ -337,7 +339,7 @@ def _reference(reference: str, folder: Path) -> str:
     return reference
 
 
-def _rpc_url(url: str, setting: str) -> str:
+def read_endpoint(url: str, setting: str) -> str:
     """An endpoint; `env:NAME` takes it from a variable, because some hold a provider's key."""
     if url.startswith("env:"):
         url = os.environ.get(url.removeprefix("env:"), "")

@@ -23,6 +23,7 @@ from tallystick_aggregator.chain.port import ChainUnavailable
 from tallystick_aggregator.chain.rpc import Endpoint, RpcError, RpcNode
 from tallystick_aggregator.chain.settings import DEV_CHAIN_IDS, ConfigurationError, FeeSettings
 from tallystick_aggregator.chain.transactions import Unsigned, bid, sign
+from tallystick_aggregator.config import read_endpoint
 from tallystick_contracts import ContractName, load
 
 RECEIPT_TIMEOUT_S: Final = 180
@@ -42,7 +43,10 @@ DEV_KEYS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to deploy and what to write. `min_deposit` in atomic units; `token` None: deploy a test token."""
+    """What to deploy and what to write. `min_deposit` in atomic units; `token` None: deploy a test token.
+
+    `rpc_url` may be env:NAME, and is written as such: some endpoints hold a provider's key.
+    """
 
     rpc_url: str
     operator: Signer
@@ -144,9 +148,9 @@ class Deployer:
 
     def __init__(self, rpc_url: str, say: Callable[[str], None]) -> None:
         """`say` is told of each step."""
-        self._url = rpc_url
-        self._endpoint = Endpoint(rpc_url, RPC_TIMEOUT_S)
-        self._node = RpcNode([rpc_url], timeout_s=RPC_TIMEOUT_S)
+        url = read_endpoint(rpc_url, "--rpc")
+        self._endpoint = Endpoint(url, RPC_TIMEOUT_S)
+        self._node = RpcNode([url], timeout_s=RPC_TIMEOUT_S)
         self._say = say
 
     async def chain_id(self) -> int:
@@ -154,7 +158,7 @@ class Deployer:
         try:
             return await self._node.chain_id()
         except ChainUnavailable as error:
-            raise ConfigurationError(f"--rpc: nothing answers at {self._url}: {error}") from None
+            raise ConfigurationError(f"--rpc: nothing answers at {self._endpoint.name}: {error}") from None
 
     async def deploy(self, sender: Signer, operator: Signer, token: bytes | None) -> Deployment:
         """Deploy the escrow (and a test token if `token` is None), and let the sender claim for the operator."""
@@ -195,9 +199,11 @@ class Deployer:
             await self._node.send(signed.raw)
             return await self._receipt(signed.transaction_hash)
         except RpcError as error:
-            raise ConfigurationError(f"{checksum(signer.address)} cannot send to {self._url}: {error}") from None
+            raise ConfigurationError(
+                f"{checksum(signer.address)} cannot send to {self._endpoint.name}: {error}"
+            ) from None
         except ChainUnavailable as error:
-            raise ConfigurationError(f"{self._url} does not answer: {error}") from None
+            raise ConfigurationError(f"{self._endpoint.name} does not answer: {error}") from None
 
     async def _receipt(self, transaction_hash: bytes) -> dict[str, Any]:
         deadline = time.monotonic() + RECEIPT_TIMEOUT_S
