@@ -222,7 +222,7 @@ class Simulation:
         if held is None or not held.withdrawable_at:
             return
         self._heal()
-        for _ in range(12):
+        for _ in range(30):  # a claim may be superseded, and comes again with the next settlement
             self.node.mine(seconds=50)
             await side.chain._watcher.look()
             await side.chain._tick()
