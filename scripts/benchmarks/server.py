@@ -17,8 +17,7 @@ import uvloop
 
 from benchmarks import world
 from benchmarks.children import say, settings_of_child
-from tallystick.v1 import charge_pb2_grpc
-from tallystick_aggregator.edges.grpc.charge import ChargeLimits, ChargeService
+from tallystick_aggregator.edges.grpc.charge import ChargeLimits, ChargeService, add_charge_service
 from tallystick_aggregator.edges.grpc.principals import Principals
 from tallystick_aggregator.edges.grpc.server import OPTIONS
 from tallystick_aggregator.intake import Intake, LedgerWriter, upkeep
@@ -43,9 +42,7 @@ async def serve(settings: dict[str, Any]) -> None:
     credentials = Credentials.open(settings["store"] + ".credentials")
     token = settings.get("token") or credentials.add("seller", [world.RECEIVER], [Scope.CHARGE])
     server = grpc.aio.server(options=OPTIONS)
-    charge_pb2_grpc.add_ChargeServiceServicer_to_server(
-        ChargeService(Principals(credentials.lookup), intake, writer, ChargeLimits()), server
-    )
+    add_charge_service(ChargeService(Principals(credentials.lookup), intake, writer, ChargeLimits()), server)
     port = listen(server, settings)
     writing = asyncio.create_task(writer.serve())
     timers = [

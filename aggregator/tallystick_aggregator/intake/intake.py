@@ -106,13 +106,18 @@ class Intake:
 
     async def charge(self, payments: Sequence[UncheckedPayment]) -> list[ChargeAnswer]:
         """Charge a batch; one answer each, in order. Payments of one batch are decided in their order."""
-        if self._inside + len(payments) > self._waiting_max:
-            return [_overloaded(self._waiting_max)] * len(payments)
+        return await self.start(payments)
+
+    def start(self, payments: Sequence[UncheckedPayment]) -> "asyncio.Future[list[ChargeAnswer]]":
+        """Charge a batch, as `charge` does. To cancel the answer is to want none; some may be charged all the same."""
         done: asyncio.Future[list[ChargeAnswer]] = asyncio.get_running_loop().create_future()
+        if self._inside + len(payments) > self._waiting_max:
+            done.set_result([_overloaded(self._waiting_max)] * len(payments))
+            return done
         self._inside += len(payments)
         self._waiting.append(_Waiting(payments, done))
         self._start_screening()
-        return await done
+        return done
 
     async def reserve(self, payment: UncheckedPayment) -> ReserveAnswer:
         """Hold the payment's amount until `capture` or `release`."""

@@ -376,7 +376,7 @@ async def test_what_is_unexpected_leaks_nothing_and_is_logged_under_its_number(
     async def fail(*_: object) -> None:
         raise RuntimeError("the inside")
 
-    monkeypatch.setattr(edge.market.intake, "charge", fail)
+    monkeypatch.setattr(edge.market.intake, "start", fail)
     await edge.market.fund(ALICE, 10_000, NEWS)
     request = charge_pb2.ChargeRequest(charge=charge_of(ALICE.payment(1, PRICE, ceiling=PRICE)))
     with caplog.at_level(logging.ERROR):
@@ -392,7 +392,7 @@ async def test_an_outcome_that_is_not_known_is_no_refusal(edge: Edge, monkeypatc
     async def fail(*_: object) -> None:
         raise StoreUncertain("the disk failed in the middle")
 
-    monkeypatch.setattr(edge.market.intake, "charge", fail)
+    monkeypatch.setattr(edge.market.intake, "start", fail)
     await edge.market.fund(ALICE, 10_000, NEWS)
     request = charge_pb2.ChargeRequest(charge=charge_of(ALICE.payment(1, PRICE, ceiling=PRICE)))
     error = await refused(edge.charges.Charge(request, metadata=edge.news))

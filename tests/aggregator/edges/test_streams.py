@@ -39,8 +39,8 @@ class Gate:
     def __init__(self, edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
         self.inside = 0
         self.open = asyncio.Event()
-        self._charge: Callable[..., Awaitable[Any]] = edge.market.intake.charge
-        monkeypatch.setattr(edge.market.intake, "charge", self.charge)
+        self._charge: Callable[..., Awaitable[Any]] = edge.market.intake.start
+        monkeypatch.setattr(edge.market.intake, "start", lambda payments: asyncio.create_task(self.charge(payments)))
 
     async def charge(self, payments: Sequence[Any]) -> Any:
         self.inside += 1

@@ -1,6 +1,6 @@
 """Answers as protobuf: the way out of the gRPC edge. Whether a refusal may be retried is its reason's own property."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final
 
 from tallystick.amounts import encode_amount
@@ -43,23 +43,6 @@ def write_charge_result(answer: Accepted | Refusal) -> charge_pb2.ChargeResult:
     if isinstance(answer, Accepted):
         return charge_pb2.ChargeResult(accepted=True, replayed=answer.replayed, charged=encode_amount(answer.charged))
     return charge_pb2.ChargeResult(refusal=write_refusal(answer))
-
-
-def write_charge_results(seq: int, answers: Sequence[Accepted | Refusal]) -> charge_pb2.StreamChargesResponse:
-    """What became of a batch, in its order."""
-    response = charge_pb2.StreamChargesResponse(seq=seq)
-    add = response.results.add
-    for answer in answers:
-        if isinstance(answer, Accepted):
-            charged = answer.charged
-            add(
-                accepted=True,
-                replayed=answer.replayed,
-                charged=charged.to_bytes((charged.bit_length() + 7) // 8, "big"),
-            )
-        else:
-            add(refusal=write_refusal(answer))
-    return response
 
 
 def write_verified(answer: Verified | Refusal, payer: bytes) -> facilitator_pb2.VerifyResponse:

@@ -15,14 +15,15 @@ from typing import Any, Final, NamedTuple
 import grpc
 import grpc.aio
 
-from tallystick.errors import Described, MalformedError
+from tallystick.errors import MalformedError
 from tallystick.reasons import Reason
 from tallystick.v1 import charge_pb2, charge_pb2_grpc
-from tallystick_aggregator.edges.grpc.answers import write_charge_result, write_charge_results
-from tallystick_aggregator.edges.grpc.codec import read_charge, read_charges
+from tallystick_aggregator.edges.grpc.answers import write_charge_result
+from tallystick_aggregator.edges.grpc.codec import read_charge
 from tallystick_aggregator.edges.grpc.guard import guarded
 from tallystick_aggregator.edges.grpc.principals import Denied, Principals, ServicerContext, token_of
 from tallystick_aggregator.edges.grpc.room import Room
+from tallystick_aggregator.edges.grpc.wire import read_batch, write_batch
 from tallystick_aggregator.intake import Intake, UncheckedPayment
 from tallystick_aggregator.intake.port import Writer
 from tallystick_aggregator.journal.credentials import Principal, Scope
@@ -70,11 +71,11 @@ class ChargeService(charge_pb2_grpc.ChargeServiceServicer):
         principal = self.principals.caller(context, Scope.CHARGE)
         if not request.HasField("charge"):
             raise MalformedError("charge", None, "a charge")
-        answers = await self._charge(principal, [read_charge(request.charge)])
+        answers = await self._start(principal, [read_charge(request.charge)])
         return charge_pb2.ChargeResponse(result=write_charge_result(answers[0]))
 
     @guarded
-    async def StreamCharges(  # type: ignore[override]  # noqa: N802 - answers by context.write instead of yielding
+    async def StreamCharges(  # type: ignore[override]  # noqa: N802 - reads and writes bytes, by its context
         self, request_iterator: object, context: ServicerContext
     ) -> None:
         """Take batches of payments until the caller ends the stream."""
@@ -94,28 +95,32 @@ class ChargeService(charge_pb2_grpc.ChargeServiceServicer):
         for stream in self._open:
             stream.finish()
 
-    async def start_batch(self, token: str, payments: Sequence[UncheckedPayment]) -> "asyncio.Task[list[Answer]]":
+    async def start_batch(self, token: str, payments: Sequence[UncheckedPayment]) -> "asyncio.Future[list[Answer]]":
         """Charge a batch of a stream once there is room for it.
 
         The token is looked up for each batch, so that a revoked one ends.
         """
         count = len(payments)
         await self._room.take(count)
-        task = asyncio.create_task(self._charge_batch(token, payments))
-        task.add_done_callback(lambda _: self._room.give(count))
-        return task
+        try:
+            answers = self._start(self.principals.require(token, Scope.CHARGE), payments)
+        except BaseException:
+            self._room.give(count)
+            raise
+        answers.add_done_callback(lambda _: self._room.give(count))
+        return answers
 
-    async def _charge_batch(self, token: str, payments: Sequence[UncheckedPayment]) -> list[Answer]:
-        return await self._charge(self.principals.require(token, Scope.CHARGE), payments)
-
-    async def _charge(self, principal: Principal, payments: Sequence[UncheckedPayment]) -> list[Answer]:
+    def _start(self, principal: Principal, payments: Sequence[UncheckedPayment]) -> "asyncio.Future[list[Answer]]":
         channels, receivers = self._writer.ledger.channels, principal.receivers
         mine = [
             (channel := channels.get(payment.channel_id)) is not None and channel.receiver in receivers
             for payment in payments
         ]
         if all(mine):
-            return await self._intake.charge(payments)
+            return self._intake.start(payments)
+        return asyncio.create_task(self._charge_some(payments, mine))
+
+    async def _charge_some(self, payments: Sequence[UncheckedPayment], mine: Sequence[bool]) -> list[Answer]:
         allowed = [payment for payment, is_mine in zip(payments, mine, strict=True) if is_mine]
         answers = iter(await self._intake.charge(allowed) if allowed else ())
         return [next(answers) if is_mine else _NOT_YOURS for is_mine in mine]
@@ -142,7 +147,7 @@ class _Batch(NamedTuple):
     """A batch under way."""
 
     seq: int
-    answers: "asyncio.Task[list[Answer]]"
+    answers: "asyncio.Future[list[Answer]]"
 
 
 class _Stream:
@@ -171,7 +176,7 @@ class _Stream:
                 if isinstance(batch, Exception):
                     raise batch
                 answers = await batch.answers
-                await self._context.write(write_charge_results(batch.seq, answers))
+                await self._context.write(write_batch(batch.seq, answers))
                 self._slots.release()
         finally:
             self._reader.cancel()
@@ -183,25 +188,36 @@ class _Stream:
     async def _read(self) -> None:
         end: Exception | None = None
         try:
-            while (request := await self._next()) is not None:
-                payments = read_charges(request.charges, self._limits.charges_per_batch_max)
-                self._under_way.put_nowait(_Batch(request.seq, await self._service.start_batch(self._token, payments)))
+            while (data := await self._next()) is not None:
+                seq, payments = read_batch(data, self._limits.charges_per_batch_max)
+                self._under_way.put_nowait(_Batch(seq, await self._service.start_batch(self._token, payments)))
         except Exception as error:  # noqa: BLE001 - the writer raises it in its turn
             end = error
         self._under_way.put_nowait(end)
 
-    async def _next(self) -> charge_pb2.StreamChargesRequest | None:
+    async def _next(self) -> bytes | None:
         """Read the next batch, once fewer than the allowed number are unanswered; None at the end."""
         await self._slots.acquire()
         try:
             async with asyncio.timeout(self._limits.stream_idle_s):
-                request = await self._context.read()
+                data = await self._context.read()
         except TimeoutError:
             raise Denied(
                 grpc.StatusCode.UNAVAILABLE, f"the stream was idle for {self._limits.stream_idle_s:g} s"
             ) from None
-        if request is grpc.aio.EOF:
-            return None
-        if not request.charges:
-            raise MalformedError("charges", Described("none"), "at least one charge")
-        return request  # type: ignore[no-any-return]  # the library's own type is Any
+        return None if data is grpc.aio.EOF else data
+
+
+def add_charge_service(service: ChargeService, server: grpc.aio.Server) -> None:
+    """Register the service as the generated function does, but the stream's messages come and go as bytes."""
+    methods: dict[str, Any] = {
+        "Charge": grpc.unary_unary_rpc_method_handler(
+            service.Charge,
+            request_deserializer=charge_pb2.ChargeRequest.FromString,
+            response_serializer=charge_pb2.ChargeResponse.SerializeToString,
+        ),
+        "StreamCharges": grpc.stream_stream_rpc_method_handler(service.StreamCharges),
+    }
+    name = charge_pb2.DESCRIPTOR.services_by_name["ChargeService"].full_name
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, methods),))
+    server.add_registered_method_handlers(name, methods)

@@ -14,7 +14,6 @@ from tallystick.v1 import (
     account_pb2,
     account_pb2_grpc,
     charge_pb2,
-    charge_pb2_grpc,
     facilitator_pb2,
     facilitator_pb2_grpc,
     settlement_pb2,
@@ -22,7 +21,7 @@ from tallystick.v1 import (
 )
 from tallystick_aggregator.chain.settings import ConfigurationError
 from tallystick_aggregator.edges.grpc.account import AccountService
-from tallystick_aggregator.edges.grpc.charge import ChargeService
+from tallystick_aggregator.edges.grpc.charge import ChargeService, add_charge_service
 from tallystick_aggregator.edges.grpc.facilitator import FacilitatorService
 from tallystick_aggregator.edges.grpc.seats import Seats
 from tallystick_aggregator.edges.grpc.settlement import SettlementService
@@ -82,7 +81,7 @@ class GrpcServer:
             interceptors=[Seats(services.charge.principals)], options=OPTIONS, maximum_concurrent_rpcs=CALLS_MAX
         )
         facilitator_pb2_grpc.add_FacilitatorServiceServicer_to_server(services.facilitator, self._server)
-        charge_pb2_grpc.add_ChargeServiceServicer_to_server(services.charge, self._server)
+        add_charge_service(services.charge, self._server)
         account_pb2_grpc.add_AccountServiceServicer_to_server(services.account, self._server)
         settlement_pb2_grpc.add_SettlementServiceServicer_to_server(services.settlement, self._server)
         # The library ships no types.

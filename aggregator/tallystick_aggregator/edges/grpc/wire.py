@@ -1,0 +1,201 @@
+"""Batches of charges straight from the wire, and their results straight onto it.
+
+Streams carry tens of thousands of charges a second, and making a protobuf object of each costs half of deciding it. So
+the one encoding that every serializer makes of a well-formed charge (fields in the order of their numbers, each
+once, minimal lengths) is read by offsets. **Whatever differs in any way is left to protobuf and `codec`**: they alone
+say what is malformed, and what is accepted here is what they accept (tests/aggregator/edges/test_wire.py).
+
+    StreamChargesRequest   08 seq?   (12 length charge)*
+    Charge                 0a 20 channel_id   12 10 payment_id   (1a n amount)?   22 20 request_hash
+                           (2a n ceiling   32 41 signature)?   (3a n spend proof)?
+    SpendProof             0a 20 key_id   (12 n max_amount)?   1a 20 mac
+    StreamChargesResponse  08 seq?   (12 length result)*
+    ChargeResult           08 01 (accepted)   (10 01 (replayed))?   (1a n charged)?   or   22 n refusal
+"""
+
+from collections.abc import Sequence
+from struct import Struct
+from struct import error as struct_error
+from typing import Final, NamedTuple
+
+from google.protobuf.message import DecodeError
+
+from tallystick.errors import Described, MalformedError
+from tallystick.v1 import charge_pb2
+from tallystick_aggregator.edges.grpc.answers import write_charge_result
+from tallystick_aggregator.edges.grpc.codec import read_charges
+from tallystick_aggregator.intake import UncheckedPayment, UncheckedSpendProof
+from tallystick_aggregator.ledger.answers import Accepted, Refusal
+
+AMOUNT_BYTES_MAX: Final = 16
+_SEQ_BYTES_MAX: Final = 10
+
+_IDS: Final = Struct("2s32s2s16s")
+"""Tags, channel id and payment id: how every charge begins."""
+_HASH: Final = Struct("2s32s")
+"""Tag and a field of 32 bytes."""
+_SIGNATURE: Final = Struct("2s65s")
+_TAG_CHANNEL: Final = b"\x0a\x20"
+_TAG_PAYMENT: Final = b"\x12\x10"
+_TAG_HASH: Final = b"\x22\x20"
+_TAG_SIGNATURE: Final = b"\x32\x41"
+_TAG_KEY: Final = b"\x0a\x20"
+_TAG_MAC: Final = b"\x1a\x20"
+
+_ACCEPTED: Final = tuple(
+    tuple(
+        b"\x12" + bytes((len(head) + (2 + n if n else 0),)) + head + (b"\x1a" + bytes((n,)) if n else b"")
+        for n in range(AMOUNT_BYTES_MAX + 1)
+    )
+    for head in (b"\x08\x01", b"\x08\x01\x10\x01")
+)
+"""What goes before `charged`, by whether it is replayed and by how many bytes it has."""
+
+
+class Incoming(NamedTuple):
+    """A batch as it came."""
+
+    seq: int
+    payments: Sequence[UncheckedPayment]
+
+
+class _NotPlain(Exception):
+    """Not the encoding that is read here."""
+
+
+def read_batch(data: bytes, count_max: int) -> Incoming:
+    """Read a StreamChargesRequest; raises MalformedError, which names the field."""
+    try:
+        incoming = _read_plain(data, count_max)
+    except (_NotPlain, IndexError, struct_error):
+        incoming = _read_any(data, count_max)
+    if not incoming.payments:
+        raise MalformedError("charges", Described("none"), "at least one charge")
+    return incoming
+
+
+def write_batch(seq: int, answers: Sequence[Accepted | Refusal]) -> bytes:
+    """Write a StreamChargesResponse."""
+    parts = [charge_pb2.StreamChargesResponse(seq=seq).SerializeToString()]
+    first, again = _ACCEPTED
+    for answer in answers:
+        if isinstance(answer, Accepted):
+            charged = answer.charged
+            n = (charged.bit_length() + 7) >> 3
+            parts.append((again if answer.replayed else first)[n])
+            parts.append(charged.to_bytes(n, "big"))
+        else:
+            result = charge_pb2.StreamChargesResponse(results=[write_charge_result(answer)])
+            parts.append(result.SerializeToString())
+    return b"".join(parts)
+
+
+def _read_any(data: bytes, count_max: int) -> Incoming:
+    try:
+        request = charge_pb2.StreamChargesRequest.FromString(data)
+    except DecodeError:
+        raise MalformedError("request", Described(f"{len(data)} bytes"), "a StreamChargesRequest") from None
+    return Incoming(request.seq, read_charges(request.charges, count_max))
+
+
+def _read_plain(data: bytes, count_max: int) -> Incoming:
+    position, seq = 0, 0
+    if data[0] == 0x08:
+        seq, position = _read_seq(data)
+    end = len(data)
+    payments: list[UncheckedPayment] = []
+    while position < end:
+        if data[position] != 0x12 or len(payments) == count_max:
+            raise _NotPlain
+        length = data[position + 1]
+        position += 2
+        if length >= 0x80:
+            high = data[position]
+            # One more byte at most; and not one that says nothing.
+            if not 0 < high < 0x80:
+                raise _NotPlain
+            length = length & 0x7F | high << 7
+            position += 1
+        stop = position + length
+        if stop > end:
+            raise _NotPlain
+        payments.append(_read_charge(data, position, stop))
+        position = stop
+    return Incoming(seq, payments)
+
+
+def _read_seq(data: bytes) -> tuple[int, int]:
+    """Read the number at the beginning; return it and where it ends."""
+    seq = shift = 0
+    for position in range(1, 1 + _SEQ_BYTES_MAX):
+        byte = data[position]
+        seq |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            # Zero is not sent, a number has no byte that says nothing, and no more than 64 bits.
+            if byte == 0 or seq >> 64:
+                raise _NotPlain
+            return seq, position + 1
+        shift += 7
+    raise _NotPlain
+
+
+def _read_charge(data: bytes, position: int, stop: int) -> UncheckedPayment:
+    """Read the charge between two positions."""
+    from_bytes = int.from_bytes
+    tag, channel_id, next_tag, payment_id = _IDS.unpack_from(data, position)
+    if tag != _TAG_CHANNEL or next_tag != _TAG_PAYMENT or payment_id[6] >> 4 != 7 or payment_id[8] >> 6 != 2:
+        raise _NotPlain
+    position += 52
+    amount = 0
+    if data[position] == 0x1A:
+        length = data[position + 1]
+        position += 2
+        amount = _read_amount(data, position, length)
+        position += length
+    tag, request_hash = _HASH.unpack_from(data, position)
+    if tag != _TAG_HASH:
+        raise _NotPlain
+    position += 34
+    ceiling, signature = 0, b""
+    if position < stop and data[position] == 0x2A:
+        length = data[position + 1]
+        position += 2
+        ceiling = _read_amount(data, position, length)
+        position += length
+        tag, signature = _SIGNATURE.unpack_from(data, position)
+        if tag != _TAG_SIGNATURE:
+            raise _NotPlain
+        position += 67
+    spend = None
+    if position < stop:
+        if data[position] != 0x3A or data[position + 1] != stop - position - 2 or stop - position > 0x81:
+            raise _NotPlain
+        position += 2
+        tag, key_id = _HASH.unpack_from(data, position)
+        if tag != _TAG_KEY:
+            raise _NotPlain
+        position += 34
+        max_amount = 0
+        if data[position] == 0x12:
+            length = data[position + 1]
+            position += 2
+            max_amount = _read_amount(data, position, length)
+            position += length
+        tag, mac = _HASH.unpack_from(data, position)
+        if tag != _TAG_MAC:
+            raise _NotPlain
+        position += 34
+        spend = UncheckedSpendProof(key_id, max_amount, mac)
+    # Whatever was read beyond the charge's end was not of this charge.
+    if position != stop:
+        raise _NotPlain
+    return UncheckedPayment(
+        channel_id, payment_id, from_bytes(payment_id[:6], "big"), amount, request_hash, ceiling, signature, spend
+    )
+
+
+def _read_amount(data: bytes, position: int, length: int) -> int:
+    """Read an amount that is not zero: zero is not sent, and the first byte says something."""
+    if not 0 < length <= AMOUNT_BYTES_MAX or data[position] == 0:
+        raise _NotPlain
+    return int.from_bytes(data[position : position + length], "big")
