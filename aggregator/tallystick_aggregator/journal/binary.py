@@ -86,6 +86,25 @@ class Reader:
             raise self.damaged("holds a number that is not in its shortest form")
         return int.from_bytes(digits, "big")
 
+    def wholes(self, count: int) -> list[int]:
+        """Read so many `whole`s in a row: a start reads millions."""
+        data, position = self._data, self.position
+        numbers: list[int] = []
+        try:
+            for _ in range(count):
+                length = data[position]
+                end = position + 1 + length
+                if (length and data[position + 1] == 0) or length > _WHOLE_BYTES_MAX:
+                    raise self.damaged("holds a number that is not in its shortest form")
+                numbers.append(int.from_bytes(data[position + 1 : end], "big"))
+                position = end
+        except IndexError:
+            position = self._end + 1
+        self.position = position
+        if position > self._end:
+            raise self.damaged(f"ends after {self._end} bytes, in the middle of a field")
+        return numbers
+
     def blob(self) -> bytes:
         """Read a `blob`."""
         return self.fixed(int.from_bytes(self.fixed(4), "big"))

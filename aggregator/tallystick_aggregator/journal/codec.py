@@ -21,6 +21,8 @@ from tallystick_aggregator.journal.port import StoreDamaged
 from tallystick_aggregator.ledger import events as ev
 
 VERSION: Final = 1
+_KNOWN_ADDRESSES_MAX: Final = 65_536
+_known_addresses: Final[dict[bytes, bytes]] = {}
 _HEADER: Final = struct.Struct(">BI")
 
 Put = Callable[[Any], bytes]
@@ -137,8 +139,23 @@ def put_config(config: ChannelConfig) -> bytes:
 
 def take_config(reader: Reader) -> ChannelConfig:
     """The ChannelConfig that is stored here; raises MalformedError if none can be like this."""
-    take = reader.fixed
-    return ChannelConfig(take(20), take(20), take(20), take(20), take(20), reader.whole(), take(32))
+    addresses, shared = reader.fixed(100), _shared
+    return ChannelConfig(
+        addresses[:20],
+        addresses[20:40],
+        shared(addresses[40:60]),
+        shared(addresses[60:80]),
+        shared(addresses[80:]),
+        reader.whole(),
+        reader.fixed(32),
+    )
+
+
+def _shared(address: bytes) -> bytes:
+    """The one copy of an address that many configs name: an operator's, a token's, zero, a seller's."""
+    if len(_known_addresses) > _KNOWN_ADDRESSES_MAX:
+        _known_addresses.clear()
+    return _known_addresses.setdefault(address, address)
 
 
 def put_totals(totals: tuple[tuple[bytes, int], ...]) -> bytes:

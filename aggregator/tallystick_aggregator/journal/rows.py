@@ -5,6 +5,7 @@ out instead of being believed. Payments and channels come by the million: they a
 """
 
 import struct
+import sys
 from typing import Final
 from zlib import crc32
 
@@ -192,18 +193,12 @@ def decode_account(key: bytes, row: bytes) -> Account:
     """The account in this row; raises StoreDamaged."""
     reader = Reader(unseal(key, row, "account"), f"the stored account {key.hex()}")
     try:
-        account = Account(AccountId(key), reader.text(), take_config(reader))
+        account = Account(AccountId(key), sys.intern(reader.text()), take_config(reader))
     except MalformedError as error:
         raise reader.damaged(f"cannot be: {error}") from error
-    account.funds = reader.whole()
-    account.withdrawing = reader.whole()
-    account.withdraw_finalizes_at = reader.whole()
-    account.refunding = reader.whole()
-    account.committed = reader.whole()
-    account.reserved = reader.whole()
-    account.claimed = reader.whole()
-    account.channels = reader.whole()
-    account.reservations = reader.whole()
+    account.funds, account.withdrawing, account.withdraw_finalizes_at, account.refunding = reader.wholes(4)
+    account.committed, account.reserved, account.claimed = reader.wholes(3)
+    account.channels, account.reservations = reader.wholes(2)
     account.takes_spend_proofs_only = reader.flag()
     if reader.flag():
         account.refund = PendingRefund(reader.fixed(32), reader.whole(), reader.whole())
