@@ -7,7 +7,6 @@ is there: authentication by a seller's token, TLS if asked for, fsync before eve
 import asyncio
 import gc
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,15 @@ from benchmarks import world
 from benchmarks.children import say, settings_of_child
 from tallystick_aggregator.edges.grpc.charge import ChargeLimits, ChargeService, add_charge_service
 from tallystick_aggregator.edges.grpc.principals import Principals
-from tallystick_aggregator.edges.grpc.server import OPTIONS
+from tallystick_aggregator.edges.grpc.seats import Seats
+from tallystick_aggregator.edges.grpc.server import CALLS_MAX, OPTIONS
 from tallystick_aggregator.intake import Intake, LedgerWriter, upkeep
 from tallystick_aggregator.intake.signature_processes import SignatureProcesses
 from tallystick_aggregator.intake.upkeep import Upkeep
 from tallystick_aggregator.journal.credentials import Credentials, Scope
 from tallystick_aggregator.journal.sqlite import SqliteStore
 from tallystick_aggregator.ledger.commands import Rules
-from tallystick_aggregator.serving import SWITCH_INTERVAL_S
+from tallystick_aggregator.serving import tune
 
 
 async def serve(settings: dict[str, Any]) -> None:
@@ -41,8 +41,11 @@ async def serve(settings: dict[str, Any]) -> None:
     upkeep.CHECKPOINT_BACKLOG = settings.get("checkpoint_backlog", upkeep.CHECKPOINT_BACKLOG)  # type: ignore[misc]
     credentials = Credentials.open(settings["store"] + ".credentials")
     token = settings.get("token") or credentials.add("seller", [world.RECEIVER], [Scope.CHARGE])
-    server = grpc.aio.server(options=OPTIONS)
-    add_charge_service(ChargeService(Principals(credentials.lookup), intake, writer, ChargeLimits()), server)
+    charges = ChargeService(Principals(credentials.lookup), intake, writer, ChargeLimits())
+    server = grpc.aio.server(
+        interceptors=[Seats(charges.principals)], options=OPTIONS, maximum_concurrent_rpcs=CALLS_MAX
+    )
+    add_charge_service(charges, server)
     port = listen(server, settings)
     writing = asyncio.create_task(writer.serve())
     timers = [
@@ -78,7 +81,7 @@ def listen(server: grpc.aio.Server, settings: dict[str, Any]) -> int:
 
 def main() -> None:
     """Be the child that the settings ask for."""
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    tune()
     uvloop.run(serve(settings_of_child()))
 
 
