@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from _slither import answered, findings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
