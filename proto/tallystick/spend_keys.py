@@ -15,12 +15,13 @@ A seller therefore can neither charge more than was agreed, nor use a proof for 
 from dataclasses import dataclass, field
 from hashlib import sha256
 from hmac import compare_digest
-from typing import Final
+from typing import Final, cast
 
 from tallystick.errors import MalformedError
 from tallystick.quantities import Bytes32
 
 _BLOCK_BYTES: Final = 64
+_MESSAGE_BYTES: Final = 96
 _INNER_PAD: Final = bytes(b ^ 0x36 for b in range(256))
 _OUTER_PAD: Final = bytes(b ^ 0x5C for b in range(256))
 
@@ -67,14 +68,15 @@ class SpendProver:
 
         Raises ValueError on a field of another length and OverflowError outside 0 <= max_amount < 2**128.
         """
+        message = channel_id + payment_id + max_amount.to_bytes(16, "big") + request_hash
         # Wrong lengths could move a field's bytes into the next one.
-        if len(channel_id) != 32 or len(payment_id) != 16 or len(request_hash) != 32:
+        if len(message) != _MESSAGE_BYTES or len(channel_id) != 32 or len(payment_id) != 16:
             raise ValueError("a spend proof is over 32 bytes of channel id, 16 of payment id and 32 of request hash")
         inner = self._inner.copy()
-        inner.update(channel_id + payment_id + max_amount.to_bytes(16, "big") + request_hash)
+        inner.update(message)
         outer = self._outer.copy()
         outer.update(inner.digest())
-        return Bytes32(outer.digest())
+        return cast("Bytes32", outer.digest())
 
     def check(self, channel_id: bytes, payment_id: bytes, max_amount: int, request_hash: bytes, mac: bytes) -> bool:
         """Whether `mac` is the proof, compared in constant time. Raises as `mac` does."""

@@ -22,6 +22,7 @@ from tallystick_aggregator.ledger import decide
 from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
 from tallystick_aggregator.ledger.commands import Moment, ProvenPayment, Rules
 from tallystick_aggregator.ledger.draft import Draft
+from tallystick_aggregator.ledger.runs import charge_all
 from tallystick_aggregator.ledger.state import Ledger, payment_of_handle, reservation_handle
 
 WAITING_MAX: Final = 16_384
@@ -225,8 +226,7 @@ class Intake:
         rules = self.rules
 
         def decision(draft: Draft, _: Ledger, moment: Moment) -> list[ChargeAnswer]:
-            charge = decide.charge
-            return [charge(draft, payment, moment, rules) for payment in proven]
+            return charge_all(draft, proven, moment, rules)
 
         def lookups(since_ms: int) -> list[tuple[bytes, bytes]]:
             return [(payment.channel_id, payment.payment_id) for payment in proven if payment.payment_ms < since_ms]

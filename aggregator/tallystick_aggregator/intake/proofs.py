@@ -34,6 +34,7 @@ class Provers:
 
     def __init__(self) -> None:
         self._provers: dict[bytes, SpendProver] = {}
+        self.get = self._provers.get
 
     def of(self, name: bytes, secret: bytes) -> SpendProver:
         """The HMAC state of a spend key, made at its first use."""
@@ -184,9 +185,8 @@ class Screening:
         key = self._ledger.spend_keys.get(name)
         if key is None:
             return Refusal(Reason.SPEND_KEY_UNKNOWN, "The account has no such spend key.", "key_id")
-        if not self._provers.of(name, key.secret).check(
-            payment.channel_id, payment.payment_id, spend.max_amount, payment.request_hash, spend.mac
-        ):
+        prover = self._provers.get(name) or self._provers.of(name, key.secret)
+        if not prover.check(payment.channel_id, payment.payment_id, spend.max_amount, payment.request_hash, spend.mac):
             return Refusal(
                 Reason.SPEND_KEY_PROOF, "The spend proof is not this key's for this payment and request.", "mac"
             )

@@ -4,7 +4,7 @@ The same code runs when a charge is decided and when the journal is replayed, so
 construction. A draft that is dropped leaves no trace.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Final
 
 from msgspec.structs import replace
@@ -97,6 +97,33 @@ class Draft:
         """Apply an event and keep it for the journal."""
         self._apply[type(event)](self, event)
         self.events.append(event)
+
+    def record_run(self, events: Sequence[ev.Charged]) -> list[int]:
+        """Apply and keep charges of one channel, by one spend key or by vouchers, as `record` does one by one.
+
+        Returns the channel's charged total after each.
+        """
+        channel_id, key_id = events[0].channel_id, events[0].key_id
+        channel = self._own_channel(channel_id)
+        account = self._own_account(channel.account_id)
+        charged = before = channel.charged
+        used, payments = channel.used, self._payments
+        totals: list[int] = []
+        for event in events:
+            amount = event.amount
+            charged += amount
+            totals.append(charged)
+            payments[event.payment_id + channel_id] = Payment(
+                amount, event.request_hash, _CHARGED, amount, charged, b""
+            )
+            if not key_id:
+                used = used.plus(event.used_ceiling)
+        channel.charged, channel.used = charged, used
+        account.committed += charged - before
+        self._expose(account, channel, charged - before)
+        self._spend(channel, key_id, charged - before)
+        self.events += events
+        return totals
 
     def replay(self, events: Iterable[ev.Event]) -> None:
         """Apply events that the journal has already."""
