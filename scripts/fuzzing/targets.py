@@ -1,0 +1,281 @@
+"""What is fuzzed: one function per decoder. Each takes any bytes and returns, or raises if the decoder is wrong.
+
+A decoder may refuse an input only with the error that it promises, and what it takes must be what the encoder writes:
+read, written and read again it is the same. Anything else, any other exception included, is a finding.
+"""
+
+from base64 import b64encode
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
+from zlib import crc32
+
+from google.protobuf.message import DecodeError, Message
+
+from fuzzing import seeds
+from tallystick.amounts import encode_amount, format_price, parse_amount, parse_price, parse_uint64
+from tallystick.errors import Described, MalformedError, Refused
+from tallystick.hexadecimal import checksum, parse_address, parse_bytes_up_to, to_hex
+from tallystick.payment_ids import format_payment_id, parse_payment_id
+from tallystick.v1 import account_pb2, charge_pb2, facilitator_pb2, wallet_pb2
+from tallystick.x402 import (
+    HEADER_BYTES_MAX,
+    PaymentPayload,
+    PaymentRequired,
+    decode_header,
+    deferred_payload,
+    encode_header,
+    exact_payload,
+    read_deferred,
+    read_exact,
+)
+from tallystick.x402.messages import decode_json
+from tallystick.x402.terms import Network
+from tallystick_aggregator.edges.grpc import codec
+from tallystick_aggregator.edges.grpc.wire import Incoming, read_batch
+from tallystick_aggregator.intake import UncheckedPayment
+from tallystick_aggregator.journal.codec import VERSION, decode_entry, encode_entry
+from tallystick_aggregator.journal.port import StoreDamaged
+from tallystick_aggregator.journal.rows import (
+    decode_account,
+    decode_channel,
+    decode_payment,
+    decode_reservation,
+    decode_spend_key,
+    encode_account,
+    encode_channel,
+    encode_payment,
+    encode_reservation,
+    encode_spend_key,
+)
+from tallystick_client.payer import wallet_codec
+from tallystick_client.payer.errors import OfferNotAllowed
+from tallystick_client.payer.offers import choose, read_offers
+from tallystick_client.seller.presented import read_payment
+from tallystick_contracts import claim_batch
+from tallystick_contracts.events import LogError
+from tallystick_contracts.events import decode as decode_log
+
+BATCH_MAX: Final = 8
+TOTALS_MAX: Final = 16
+
+
+def stream_batch(data: bytes) -> None:
+    """A batch of a charge stream, read by offsets: the same outcome as by protobuf, and the same payments again."""
+    expected = _outcome(lambda: _by_protobuf(data))
+    got = _outcome(lambda: read_batch(data, BATCH_MAX))
+    assert got == expected, f"by offsets {got}, by protobuf {expected}"
+    if isinstance(got, Incoming):
+        again = charge_pb2.StreamChargesRequest(seq=got.seq, charges=[_write_charge(one) for one in got.payments])
+        assert read_batch(again.SerializeToString(), BATCH_MAX) == got
+
+
+def grpc_request(data: bytes) -> None:
+    """Every other request of a seller or payer; the first byte chooses which."""
+    type_, read = _REQUESTS[data[0] % len(_REQUESTS)] if data else _REQUESTS[0]
+    if (message := _parsed(type_, data[1:])) is not None:
+        with suppress(MalformedError):
+            read(message)
+
+
+def payment_header(data: bytes) -> None:
+    """A payment as a shop gets it with a request: the header's own text, and any JSON inside a good one."""
+    for header in (data[:HEADER_BYTES_MAX], b64encode(data)):
+        with suppress(MalformedError, Refused):
+            read_payment([header], seeds.SHOP_OFFERS, bytes(32))
+    with suppress(MalformedError):
+        payment = decode_json(data, PaymentPayload, "payment", HEADER_BYTES_MAX)
+        assert decode_header(encode_header(payment), PaymentPayload, "payment", 16 * HEADER_BYTES_MAX) == payment
+        with suppress(MalformedError):
+            deferred = read_deferred(payment)
+            assert read_deferred(_with_payload(payment, deferred_payload(deferred))) == deferred
+        exact = read_exact(payment)
+        assert read_exact(_with_payload(payment, exact_payload(exact))) == exact
+
+
+def payment_required(data: bytes) -> None:
+    """A 402 as a payer gets it: nothing in it may crash the wallet or be taken without being allowed."""
+    with suppress(MalformedError, OfferNotAllowed):
+        required = read_offers(b64encode(data).decode())
+        assert isinstance(required, PaymentRequired)
+        offer = choose(required, [seeds.OPERATOR], can_defer=lambda _operator, _token: True)
+        assert offer.operator == seeds.OPERATOR
+        assert offer.terms.amount > 0
+
+
+def claim_batch_encoding(data: bytes) -> None:
+    """The calldata of a claim: what is decoded encodes to the very same bytes."""
+    with suppress(claim_batch.ClaimBatchError):
+        batch = claim_batch.decode(data)
+        assert claim_batch.encode(batch) == data
+        assert claim_batch.encoded_size(batch) == len(data)
+
+
+def escrow_log(data: bytes) -> None:
+    """A log as an endpoint tells it: a byte that chooses the event, how many topics follow it, topics, data."""
+    if len(data) < 2:
+        return
+    topics = [seeds.TOPICS[data[0] % len(seeds.TOPICS)]]
+    count = data[1] % 4
+    topics += [data[2 + 32 * n : 34 + 32 * n].ljust(32, b"\0") for n in range(count)]
+    with suppress(LogError):
+        decode_log(seeds.Log(tuple(topics), data[2 + 32 * count :]))
+
+
+def journal_entry(data: bytes) -> None:
+    """An entry of the journal's log whose checksum is right, and one whose is not."""
+    entry = bytes((VERSION,)) + crc32(data).to_bytes(4, "big") + data
+    with suppress(StoreDamaged):
+        assert encode_entry(decode_entry(entry)) == entry
+    with suppress(StoreDamaged):
+        decode_entry(data)
+
+
+def journal_row(data: bytes) -> None:
+    """A row of the store whose checksum is right; the first byte chooses the table."""
+    if not data:
+        return
+    key_bytes, read, write = _ROWS[data[0] % len(_ROWS)]
+    key = b"\x01" * key_bytes
+    row = data[1:] + crc32(data[1:], crc32(key)).to_bytes(4, "big")
+    with suppress(StoreDamaged):
+        value = read(key, row)
+        # Not the bytes: a row has few forms of one value, and the encoder chooses the shortest.
+        assert read(key, write(key, value)) == value
+
+
+def text(data: bytes) -> None:
+    """Amounts, prices, addresses, bytes, payment ids and networks, as people and JSON write them."""
+    value = data.decode("utf-8", "replace")
+    with suppress(MalformedError):
+        amount = parse_amount(value, "amount")
+        assert str(amount) == value
+        assert codec.decode_amount(encode_amount(amount), "amount") == amount
+    with suppress(MalformedError):
+        assert str(parse_uint64(value, "time")) == value
+    with suppress(MalformedError):
+        price = parse_price(value)
+        assert parse_price(format_price(price.amount, 6, price.symbol)) == price
+    with suppress(MalformedError):
+        assert checksum(parse_address(value, "address")).lower() == value.lower()
+    with suppress(MalformedError):
+        assert to_hex(parse_bytes_up_to(value, 64, "bytes")) == value.lower()
+    with suppress(MalformedError):
+        assert format_payment_id(parse_payment_id(value, "id")).replace("-", "") == value.lower().replace("-", "")
+    with suppress(MalformedError):
+        assert str(Network.parse(value, "network")) == value
+
+
+def wallet_message(data: bytes) -> None:
+    """What a served wallet and its workers tell each other; the first byte chooses what."""
+    type_, read = _WALLET_MESSAGES[data[0] % len(_WALLET_MESSAGES)] if data else _WALLET_MESSAGES[0]
+    if (message := _parsed(type_, data[1:])) is not None:
+        with suppress(MalformedError, OfferNotAllowed):
+            read(message)
+
+
+# Parts.
+
+
+def _by_protobuf(data: bytes) -> Incoming:
+    request = _parsed(charge_pb2.StreamChargesRequest, data)
+    if request is None:
+        raise MalformedError("request", Described(f"{len(data)} bytes"), "a StreamChargesRequest")
+    payments = codec.read_charges(request.charges, BATCH_MAX)
+    if not payments:
+        raise MalformedError("charges", Described("none"), "at least one charge")
+    return Incoming(request.seq, payments)
+
+
+def _outcome(read: Callable[[], Incoming]) -> Incoming | str:
+    try:
+        return read()
+    except MalformedError as error:
+        return str(error)
+
+
+def _parsed(type_: type[Message], data: bytes) -> Any:
+    try:
+        return type_.FromString(data)
+    except DecodeError:
+        return None
+
+
+def _write_charge(payment: UncheckedPayment) -> charge_pb2.Charge:
+    spend = payment.spend
+    return charge_pb2.Charge(
+        channel_id=payment.channel_id,
+        payment_id=payment.payment_id,
+        amount=encode_amount(payment.amount),
+        request_hash=payment.request_hash,
+        ceiling=encode_amount(payment.ceiling),
+        signature=payment.signature,
+        spend_proof=None
+        if spend is None
+        else charge_pb2.SpendProof(key_id=spend.key_id, max_amount=encode_amount(spend.max_amount), mac=spend.mac),
+    )
+
+
+def _with_payload(payment: PaymentPayload, payload: dict[str, Any]) -> PaymentPayload:
+    return PaymentPayload(payload=payload, accepted=payment.accepted, extensions=payment.extensions)
+
+
+def _read_verify(request: facilitator_pb2.VerifyRequest) -> None:
+    with suppress(MalformedError):
+        codec.read_terms(request.terms)
+    with suppress(MalformedError):
+        codec.read_deferred(request.deferred)
+    codec.read_exact(request.exact)
+
+
+def _read_call(request: account_pb2.GetAccountRequest) -> None:
+    with suppress(MalformedError):
+        codec.fixed(request.account_id, 32, "account_id")
+    codec.read_call(request.authorization, present=request.HasField("authorization"))
+
+
+_REQUESTS: Final[tuple[tuple[type[Message], Callable[[Any], object]], ...]] = (
+    (charge_pb2.ChargeRequest, lambda request: codec.read_charge(request.charge)),
+    (facilitator_pb2.VerifyRequest, _read_verify),
+    (facilitator_pb2.SettleRequest, lambda request: codec.read_handle(request.handle)),
+    (account_pb2.DepositRequest, codec.read_deposit),
+    (account_pb2.GetAccountRequest, _read_call),
+    (account_pb2.ApproveTotalsRequest, lambda request: codec.read_totals(request.totals, TOTALS_MAX)),
+    (account_pb2.OpenChannelRequest, lambda request: codec.read_channel(request.config, "config")),
+)
+
+_WALLET_MESSAGES: Final[tuple[tuple[type[Message], Callable[[Any], object]], ...]] = (
+    (wallet_pb2.WalletProblem, wallet_codec.read_problem),
+    (wallet_pb2.DescribeResponse, wallet_codec.read_terms),
+    (wallet_pb2.Payee, lambda payee: wallet_codec.read_payee(payee, (seeds.OPERATOR,))),
+    (facilitator_pb2.ExactPayment, wallet_codec.read_exact),
+)
+
+_ROWS: Final[tuple[tuple[int, Callable[[bytes, bytes], Any], Callable[[bytes, Any], bytes]], ...]] = (
+    (48, decode_payment, encode_payment),
+    (32, decode_channel, lambda _, channel: encode_channel(channel)),
+    (32, decode_account, lambda _, account: encode_account(account)),
+    (64, decode_spend_key, encode_spend_key),
+    (64, decode_reservation, lambda _, both: encode_reservation(*both)),
+)
+
+
+class Target(NamedTuple):
+    """A decoder and what fuzzing starts from: well-formed inputs."""
+
+    run: Callable[[bytes], None]
+    seeds: Callable[[], list[bytes]]
+
+
+TARGETS: Final[dict[str, Target]] = {
+    "stream_batch": Target(stream_batch, seeds.stream_batches),
+    "grpc_request": Target(grpc_request, seeds.grpc_requests),
+    "payment_header": Target(payment_header, seeds.payments),
+    "payment_required": Target(payment_required, seeds.offers),
+    "claim_batch": Target(claim_batch_encoding, seeds.claim_batches),
+    "escrow_log": Target(escrow_log, seeds.logs),
+    "journal_entry": Target(journal_entry, seeds.journal_entries),
+    "journal_row": Target(journal_row, seeds.journal_rows),
+    "text": Target(text, seeds.texts),
+    "wallet_message": Target(wallet_message, seeds.wallet_messages),
+}
