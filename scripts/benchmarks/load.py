@@ -7,9 +7,11 @@ are parsed and every charge's result is counted. Latency is taken from the momen
 
 import asyncio
 import os
+import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from functools import partial
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,14 +19,15 @@ import grpc
 import grpc.aio
 import uvloop
 
-from benchmarks import pool
+from benchmarks import http2, pool
 from benchmarks.children import hear, say, settings_of_child
 from benchmarks.measure import cpu_s, percentile
 from tallystick.v1 import charge_pb2
 
 _STREAM: Final = "/tallystick.v1.ChargeService/StreamCharges"
 _UNARY: Final = "/tallystick.v1.ChargeService/Charge"
-CALL_TIMEOUT_S: Final = 60.0
+CONNECTIONS: Final = 4
+"""Of unary calls: sellers with a few servers each."""
 
 
 class Tally:
@@ -97,67 +100,129 @@ def singles(charges: Iterator[charge_pb2.Charge]) -> Iterator[bytes]:
         yield charge_pb2.ChargeRequest(charge=charge).SerializeToString()
 
 
-class Seller:
-    """One load: shared messages, many senders."""
+class Load:
+    """What is sent, when, and what came of it; shared by all senders."""
 
-    def __init__(self, channel: grpc.aio.Channel, token: str, messages: list[bytes], schedule: Schedule) -> None:
-        self._channel = channel
-        self._metadata = (("authorization", f"Bearer {token}"),)
+    def __init__(self, messages: list[bytes], schedule: Schedule) -> None:
         self._messages = iter(messages)
-        self._schedule = schedule
+        self.schedule = schedule
         self.tally = Tally(schedule)
         self.exhausted = False
 
-    def _next_message(self) -> bytes | None:
+    async def next(self) -> tuple[float, bytes] | None:
+        """Wait until the next message is due; None when time or messages are over."""
+        meant_at = await self.schedule.next()
+        if meant_at is None:
+            return None
         message = next(self._messages, None)
         if message is None:
             self.exhausted = True
-        return message
+            return None
+        return meant_at, message
 
-    async def stream(self, window: int) -> None:
+
+class Streams:
+    """Streams of batches, by gRPC's own client: a batch costs it a microsecond or two per charge."""
+
+    def __init__(self, load: Load, settings: dict[str, Any]) -> None:
+        self._load = load
+        self._settings = settings
+
+    async def connect(self) -> None:
+        """Open the connection."""
+        target = f"127.0.0.1:{self._settings['port']}"
+        if self._settings["tls"]:
+            root = (Path(self._settings["tls"]) / "ca.pem").read_bytes()
+            self._channel = grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(root))
+        else:
+            self._channel = grpc.aio.insecure_channel(target)
+        await self._channel.channel_ready()
+
+    async def send(self) -> None:
+        """Send until the load is over."""
+        await asyncio.gather(*(self._stream() for _ in range(self._settings["streams"])))
+
+    async def close(self) -> None:
+        """End the connection."""
+        await self._channel.close()
+
+    async def _stream(self) -> None:
         """One stream with at most `window` unanswered messages."""
+        load = self._load
         method: Any = self._channel.stream_stream(
             _STREAM, request_serializer=None, response_deserializer=charge_pb2.StreamChargesResponse.FromString
         )
-        call = method(metadata=self._metadata)
-        slots = asyncio.Semaphore(window)
+        call = method(metadata=(("authorization", f"Bearer {self._settings['token']}"),))
+        slots = asyncio.Semaphore(self._settings["window"])
         meant: list[float] = []
 
         async def receive() -> None:
             answered = 0
             while (response := await call.read()) is not grpc.aio.EOF:
-                self.tally.take(response.results, meant[answered])
+                load.tally.take(response.results, meant[answered])
                 answered += 1
                 slots.release()
 
         receiver = asyncio.create_task(receive())
         # The slot first: a message that is late because all are taken is late by the schedule, and counted so.
-        while await slots.acquire():
-            meant_at, message = await self._schedule.next(), self._next_message()
-            if meant_at is None or message is None:
-                break
-            meant.append(meant_at)
-            await call.write(message)
+        while await slots.acquire() and (due := await load.next()):
+            meant.append(due[0])
+            await call.write(due[1])
         await call.done_writing()
         await receiver
 
-    async def unary(self) -> None:
-        """One caller, one call at a time."""
-        method: Any = self._channel.unary_unary(
-            _UNARY, request_serializer=None, response_deserializer=charge_pb2.ChargeResponse.FromString
-        )
-        while (meant_at := await self._schedule.next()) is not None and (message := self._next_message()) is not None:
-            response = await method(message, metadata=self._metadata, timeout=CALL_TIMEOUT_S)
-            self.tally.take((response.result,), meant_at)
 
+class Calls:
+    """Unary calls: so many callers with one call each at a time, on some connections."""
 
-def open_channel(settings: dict[str, Any]) -> grpc.aio.Channel:
-    """The connection, in plaintext or with TLS."""
-    target = f"127.0.0.1:{settings['port']}"
-    if not settings.get("tls"):
-        return grpc.aio.insecure_channel(target)
-    root = (Path(settings["tls"]) / "ca.pem").read_bytes()
-    return grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(root))
+    def __init__(self, load: Load, settings: dict[str, Any]) -> None:
+        self._load = load
+        self._settings = settings
+        self._callers = asyncio.Semaphore(settings["callers"])
+        self._meant: dict[tuple[int, int], float] = {}
+        self._connections: list[http2.Connection] = []
+
+    async def connect(self) -> None:
+        """Open the connections."""
+        port, token, tls = self._settings["port"], self._settings["token"], None
+        if self._settings["tls"]:
+            tls = ssl.create_default_context(cafile=Path(self._settings["tls"]) / "ca.pem")
+            tls.set_alpn_protocols(["h2"])
+        self._connections = [
+            await http2.Connection.open(port, _UNARY, token, partial(self._answered, number), tls)
+            for number in range(CONNECTIONS)
+        ]
+
+    async def send(self) -> None:
+        """Send until the load is over, or a connection is."""
+        sending = asyncio.create_task(self._send())
+        await asyncio.wait([sending, *(one.lost for one in self._connections)], return_when=asyncio.FIRST_COMPLETED)
+        for connection in self._connections:
+            if connection.lost.done():
+                sending.cancel()
+                connection.lost.result()
+        await sending
+
+    async def close(self) -> None:
+        """End the connections."""
+        for connection in self._connections:
+            connection.close()
+
+    async def _send(self) -> None:
+        for turn in count():
+            await self._callers.acquire()
+            due = await self._load.next()
+            if due is None:
+                break
+            number = turn % CONNECTIONS
+            self._meant[number, self._connections[number].call(due[1])] = due[0]
+        for _ in range(self._settings["callers"] - 1):  # those that are still under way
+            await self._callers.acquire()
+
+    def _answered(self, number: int, stream: int, body: bytes) -> None:
+        result = charge_pb2.ChargeResponse.FromString(body).result
+        self._load.tally.take((result,), self._meant.pop((number, stream)))
+        self._callers.release()
 
 
 def messages_of(settings: dict[str, Any]) -> list[bytes]:
@@ -176,24 +241,21 @@ async def run(settings: dict[str, Any], messages: list[bytes], wait: Callable[[]
     """Connect, wait for the word, send, report."""
     batch = settings["batch"]
     schedule = Schedule(settings["charges_per_s"] / max(1, batch), settings["warm_up_s"], settings["duration_s"])
-    channel = open_channel(settings)
-    await channel.channel_ready()
-    seller = Seller(channel, settings["token"], messages, schedule)
+    load = Load(messages, schedule)
+    senders = Streams(load, settings) if batch else Calls(load, settings)
+    await senders.connect()
     await asyncio.to_thread(wait)
     cpu_before = cpu_s(os.getpid())
     schedule.begin()
-    if batch:
-        await asyncio.gather(*(seller.stream(settings["window"]) for _ in range(settings["streams"])))
-    else:
-        await asyncio.gather(*(seller.unary() for _ in range(settings["callers"])))
+    await senders.send()
     client_cpu_s = cpu_s(os.getpid()) - cpu_before
-    await channel.close()
-    return report(seller, schedule, client_cpu_s)
+    await senders.close()
+    return report(load, client_cpu_s)
 
 
-def report(seller: Seller, schedule: Schedule, client_cpu_s: float) -> dict[str, Any]:
+def report(load: Load, client_cpu_s: float) -> dict[str, Any]:
     """The figures of this process."""
-    tally = seller.tally
+    tally, schedule = load.tally, load.schedule
     ordered = sorted(tally.latencies_s)
     elapsed_s = tally.last_answer_at - schedule.start - schedule.warm_up_s
     return {
@@ -203,7 +265,7 @@ def report(seller: Seller, schedule: Schedule, client_cpu_s: float) -> dict[str,
         "elapsed_s": elapsed_s,
         "charges_per_s": tally.accepted / elapsed_s,
         "client_cpu_s": client_cpu_s,
-        "ran_out": seller.exhausted,
+        "ran_out": load.exhausted,
         "p50_ms": percentile(ordered, 50) * 1000,
         "p95_ms": percentile(ordered, 95) * 1000,
         "p99_ms": percentile(ordered, 99) * 1000,

@@ -90,7 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=MINUTES, metavar="N", help="for each (default: %(default)g)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what came of each here")
     parser.add_argument("--list", action="store_true", help="name the targets and what each reads")
-    parser.add_argument("--replay", type=Path, metavar="FILE", help="give this input to the one target and show what it does")
+    parser.add_argument(
+        "--replay", type=Path, metavar="FILE", help="give this input to the one target and show what it does"
+    )
     options = parser.parse_args(arguments)
     if options.list:
         for name, target in TARGETS.items():

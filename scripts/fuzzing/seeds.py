@@ -185,21 +185,22 @@ def offers() -> list[bytes]:
 
 def claim_batches() -> list[bytes]:
     """A batch of no account, one of two accounts by voucher and by approval."""
-    by_voucher = AccountClaim(
-        _ADDRESS[1], _ADDRESS[2], _DELAY_S, _WORD[1], (ClaimRow(_ADDRESS[3], 5, 9, _SIGNATURE),)
-    )
+    by_voucher = AccountClaim(_ADDRESS[1], _ADDRESS[2], _DELAY_S, _WORD[1], (ClaimRow(_ADDRESS[3], 5, 9, _SIGNATURE),))
     by_approval = AccountClaim(
         _ADDRESS[1], _ADDRESS[2], _DELAY_S, _WORD[2], (ClaimRow(_ADDRESS[4], 5, 5, None),), _SIGNATURE
     )
     return [
-        encode(ClaimBatch(_ADDRESS[6], _ADDRESS[5], accounts)) for accounts in ((), (by_voucher,), (by_voucher, by_approval))
+        encode(ClaimBatch(_ADDRESS[6], _ADDRESS[5], accounts))
+        for accounts in ((), (by_voucher,), (by_voucher, by_approval))
     ]
 
 
 def logs() -> list[bytes]:
     """Every event, with words that could be anything small."""
     small = bytes(31) + b"\x20"
-    return [bytes((n, topics)) + small * (topics + words) for n in range(len(TOPICS)) for topics, words in ((1, 3), (3, 5))]
+    return [
+        bytes((n, topics)) + small * (topics + words) for n in range(len(TOPICS)) for topics, words in ((1, 3), (3, 5))
+    ]
 
 
 def journal_entries() -> list[bytes]:

@@ -91,6 +91,8 @@ class Intake:
         self._provers = Provers()
         self._signatures = signatures or SignatureThreads()
         self._waiting: deque[_Waiting] = deque()
+        self._gathering = 0
+        """How many payments wait to be screened."""
         self._inside = 0
         self._waiting_max = waiting_max
         self._screenings: set[asyncio.Task[None]] = set()
@@ -116,6 +118,7 @@ class Intake:
             done.set_result([_overloaded(self._waiting_max)] * len(payments))
             return done
         self._inside += len(payments)
+        self._gathering += len(payments)
         self._waiting.append(_Waiting(payments, done))
         self._start_screening()
         return done
@@ -158,12 +161,25 @@ class Intake:
     # The pipeline of charges: gather, screen, decide.
 
     def _start_screening(self) -> None:
-        if len(self._screenings) < SCREENINGS_MAX and (gathered := self._gather()):
+        if not self._may_start():
+            return
+        if gathered := self._gather():
             turn = _Turn(self._last_turn)
             self._last_turn = turn.taken
             task = asyncio.create_task(self._work(gathered, turn))
             self._screenings.add(task)
             task.add_done_callback(self._screening_done)
+
+    def _may_start(self) -> bool:
+        """A batch starts alone, or beside others if it is as large as all that is under way, or full.
+
+        A batch of one costs as much as one of fifty in committing it and waking up who waits. So few wait for many, and
+        grow meanwhile; while one half is answered, the other is checked.
+        """
+        if not self._screenings:
+            return True
+        under_way = self._inside - self._gathering
+        return len(self._screenings) < SCREENINGS_MAX and self._gathering >= min(under_way, BATCH_MAX)
 
     def _screening_done(self, task: asyncio.Task[None]) -> None:
         self._screenings.discard(task)
@@ -174,6 +190,7 @@ class Intake:
         taken = 0
         while self._waiting and (not gathered or taken + len(self._waiting[0].payments) <= BATCH_MAX):
             waiting = self._waiting.popleft()
+            self._gathering -= len(waiting.payments)
             if waiting.done.cancelled():
                 self._inside -= len(waiting.payments)
             else:

@@ -105,29 +105,30 @@ class Screening:
 
     def proven(self) -> list[ProvenPayment | Accepted | Held | Refusal]:
         """The outcomes, after the last verdict is in: proofs get the ceiling that their channel was raised to."""
-        raised = self._raised
+        for position in self._bad_raisers:
+            self.outcomes[position] = self._refused_for_ceiling(self._payments[position])
+        raised = self._raised.get
         return [
-            self._proven(position, payment, raised.get(payment.channel_id)) if outcome is None else outcome
-            for position, (payment, outcome) in enumerate(zip(self._payments, self.outcomes, strict=True))
+            ProvenPayment(
+                payment.channel_id,
+                payment.payment_id,
+                payment.payment_ms,
+                payment.amount,
+                payment.request_hash,
+                VoucherProof(payment.ceiling, raised(payment.channel_id))
+                if (spend := payment.spend) is None
+                else SpendProof(spend.key_id, spend.max_amount, raised(payment.channel_id)),
+            )
+            if outcome is None
+            else outcome
+            for payment, outcome in zip(self._payments, self.outcomes, strict=True)
         ]
 
-    def _proven(self, position: int, payment: UncheckedPayment, raised: Voucher | None) -> ProvenPayment | Refusal:
-        spend = payment.spend
-        if position in self._bad_raisers:
-            channel = self._ledger.channels[payment.channel_id]
-            ceiling = max(channel.ceiling, raised.max_claimable_amount if raised else 0)
-            if ceiling_allows(channel, ceiling, payment.amount):
-                return _bad_voucher()
-        return ProvenPayment(
-            payment.channel_id,
-            payment.payment_id,
-            payment.payment_ms,
-            payment.amount,
-            payment.request_hash,
-            VoucherProof(payment.ceiling, raised)
-            if spend is None
-            else SpendProof(spend.key_id, spend.max_amount, raised),
-        )
+    def _refused_for_ceiling(self, payment: UncheckedPayment) -> Refusal | None:
+        """Refuse a spend proof whose bad voucher was needed; let it pass where the ceiling suffices without."""
+        channel, raised = self._ledger.channels[payment.channel_id], self._raised.get(payment.channel_id)
+        ceiling = max(channel.ceiling, raised.max_claimable_amount if raised else 0)
+        return _bad_voucher() if ceiling_allows(channel, ceiling, payment.amount) else None
 
     def _screen(self, position: int, payment: UncheckedPayment) -> Accepted | Held | Refusal | None:
         """Answer what needs no proof, check an HMAC, note a signature to check."""

@@ -16,7 +16,7 @@ from tallystick_aggregator.journal.rows import (
     encode_account,
     encode_channel,
     encode_head,
-    encode_payment,
+    encode_keyed_payment,
     encode_reservation,
     encode_spend_key,
 )
@@ -58,12 +58,21 @@ def portions_of(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 def payment_portions(payments: Mapping[bytes, Payment]) -> Iterator[tuple[int, Portion]]:
     """The payments' rows: for each portion the number of its partition, whose table must be there."""
     for portion in portions_of(payments.items(), PAYMENTS_AT_ONCE):
-        by_partition: dict[int, list[bytes]] = {}
-        for key, payment in portion:
-            number = partition_of(payment_id_ms(key))
-            by_partition.setdefault(number, []).append(key + encode_payment(key, payment))
-        for number, packed in by_partition.items():
-            yield number, Portion(_insert_payments(number), (b"".join(packed), len(packed)))
+        for number, items in _by_partition(portion):
+            rows = [encode_keyed_payment(key, payment) for key, payment in items]
+            yield number, Portion(_insert_payments(number), (b"".join(rows), len(rows)))
+
+
+def _by_partition(items: list[tuple[bytes, Payment]]) -> Iterable[tuple[int, list[tuple[bytes, Payment]]]]:
+    """The payments by the number of their partition, which nearly always is the same for all."""
+    # Keys begin with their time, so that the least and the greatest have the first and the last.
+    first, last = (partition_of(payment_id_ms(choose(items)[0])) for choose in (min, max))
+    if first == last:
+        return ((first, items),)
+    parts: dict[int, list[tuple[bytes, Payment]]] = {}
+    for item in items:
+        parts.setdefault(partition_of(payment_id_ms(item[0])), []).append(item)
+    return parts.items()
 
 
 def state_portions(

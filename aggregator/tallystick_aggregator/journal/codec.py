@@ -85,12 +85,13 @@ def _encode_charged(event: ev.Charged) -> bytes:
     # What is too short or too long would move into its neighbour's bytes.
     if len(channel_id) != 32 or len(payment_id) != 16 or len(request_hash) != 32:
         raise Unstorable("a charge has a channel id of 32 bytes, a payment id of 16 and a request hash of 32")
-    parts = channel_id, payment_id, request_hash, event.amount.to_bytes(16, "big")
+    amount = event.amount.to_bytes(16, "big")
     if not key_id:
-        return _TAG_CHARGED_BY_VOUCHER + b"".join(parts) + used_ceiling.to_bytes(16, "big")
+        ceiling = used_ceiling.to_bytes(16, "big")
+        return b"".join((_TAG_CHARGED_BY_VOUCHER, channel_id, payment_id, request_hash, amount, ceiling))
     if len(key_id) != 32 or used_ceiling:
         raise Unstorable("a charge by spend key has a key id of 32 bytes and uses no ceiling")
-    return _TAG_CHARGED_BY_KEY + b"".join(parts) + key_id
+    return b"".join((_TAG_CHARGED_BY_KEY, channel_id, payment_id, request_hash, amount, key_id))
 
 
 def _decode_charged_by_voucher(data: bytes, position: int, _: str) -> Decoded:

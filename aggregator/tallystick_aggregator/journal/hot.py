@@ -1,18 +1,17 @@
 """Which payments stay in memory: the newest ones by the time in their ids, at most so many and so old.
 
-Follows the payments that checkpoints have written down, and lets go of whole seconds of them, oldest first. What is
+Follows the payments that checkpoints have written down, and lets go of whole buckets of them, oldest first. What is
 let go lies before `Ledger.payments_since_ms`, and is in the tables: so at any time a payment that was accepted and not
 forgotten is either in memory, or old enough to be recalled and found. An id's time is its maker's claim: an old one
-that is accepted today joins the old second it names, and leaves memory after the next checkpoint.
+that is accepted today joins the old bucket it names, and leaves memory after the next checkpoint.
 The payments of reservations stay in memory, however old, until the reservation ends: only then are they final.
 """
 
 import heapq
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from tallystick.payment_ids import payment_id_ms
 from tallystick_aggregator.ledger.state import Ledger, Payment, PaymentStatus, Reservation
 from tallystick_aggregator.ledger.trim import answer_from, drop_payments
 
@@ -23,8 +22,10 @@ HOT_AGE_MS_MAX: Final = 3_600_000
 TRIMMED_AT_ONCE_MAX: Final = 2_048
 """Payments dropped in one step: about a third of a millisecond."""
 
-_BUCKET_BITS: Final = 10
-"""A bucket holds the ids of 1,024 ms."""
+_BUCKET_BYTES: Final = 5
+_BUCKET_BITS: Final = 8
+"""A bucket holds the ids of 256 ms: those whose first five bytes of six, the time, are the same."""
+_CHARGED: Final = PaymentStatus.CHARGED
 _OPEN: Final = (PaymentStatus.RESERVED, PaymentStatus.EXPIRED)
 
 
@@ -34,8 +35,8 @@ class HotPayments:
     def __init__(self, count_max: int = HOT_PAYMENTS_MAX, age_ms_max: int = HOT_AGE_MS_MAX) -> None:
         self._count_max = count_max
         self._age_ms_max = age_ms_max
-        self._buckets: dict[int, list[bytes]] = {}
-        self._oldest: list[int] = []  # a heap of the buckets' numbers
+        self._buckets: dict[bytes, list[bytes]] = {}
+        self._oldest: list[bytes] = []  # a heap of the buckets' numbers
         self._count = 0
         self._held: set[bytes] = set()
         self._leaving: deque[list[bytes]] = deque()
@@ -43,12 +44,14 @@ class HotPayments:
 
     def wrote_payments(self, payments: Iterable[tuple[bytes, Payment]]) -> None:
         """Follow payments, by key, that a checkpoint has written down as they are in memory."""
+        final: list[bytes] = []
         for key, payment in payments:
-            if payment.status in _OPEN:
+            if payment.status is not _CHARGED and payment.status in _OPEN:
                 self._held.add(key)
             else:
-                self._held.discard(key)
-                self._follow(key)
+                final.append(key)
+        self._held.difference_update(final)
+        self._follow(final)
 
     def wrote_reservations(self, reservations: Mapping[bytes, Reservation | None]) -> None:
         """Follow the payments of reservations that ended by being forgotten: they did not change otherwise."""
@@ -56,7 +59,7 @@ class HotPayments:
             key = handle[:48]
             if reservation is None and key in self._held:
                 self._held.discard(key)
-                self._follow(key)
+                self._follow((key,))
 
     @property
     def leaving(self) -> bool:
@@ -65,13 +68,13 @@ class HotPayments:
 
     def choose(self, now_ms: int) -> None:
         """Choose what leaves memory; `trim` then takes it from there."""
-        aged = (now_ms - self._age_ms_max) >> _BUCKET_BITS
+        aged = (max(0, now_ms - self._age_ms_max) >> _BUCKET_BITS).to_bytes(_BUCKET_BYTES, "big")
         while self._oldest and (self._count > self._count_max or self._oldest[0] < aged):
             bucket = heapq.heappop(self._oldest)
             keys = self._buckets.pop(bucket)
             self._count -= len(keys)
             self._leaving.append(keys)
-            self._since_ms = max(self._since_ms, (bucket + 1) << _BUCKET_BITS)
+            self._since_ms = max(self._since_ms, int.from_bytes(bucket, "big") + 1 << _BUCKET_BITS)
 
     def trim(self, ledger: Ledger) -> None:
         """Take some of what was chosen from memory; a bounded number, so that nobody waits for it."""
@@ -87,11 +90,13 @@ class HotPayments:
             drop_payments(ledger, keys)
             room -= len(keys)
 
-    def _follow(self, key: bytes) -> None:
-        number = payment_id_ms(key) >> _BUCKET_BITS
-        bucket = self._buckets.get(number)
-        if bucket is None:
-            bucket = self._buckets[number] = []
-            heapq.heappush(self._oldest, number)
-        bucket.append(key)
-        self._count += 1
+    def _follow(self, keys: Sequence[bytes]) -> None:
+        buckets = self._buckets
+        for key in keys:
+            number = key[:_BUCKET_BYTES]
+            if number in buckets:
+                buckets[number].append(key)
+            else:
+                buckets[number] = [key]
+                heapq.heappush(self._oldest, number)
+        self._count += len(keys)

@@ -52,25 +52,33 @@ PAYMENT_KEY_BYTES: Final = 48
 PAYMENT_ROW_BYTES: Final = _PAYMENT.size
 _WAS_RESERVED: Final = 128
 _NO_SECRET: Final = bytes(16)
+_CODES: Final = [bytes((code,)) for code in range(256)]
 _STATUSES: Final = {int(status): status for status in PaymentStatus}
 
 
 def encode_payment(key: bytes, payment: Payment) -> bytes:
     """The row of a payment: always `PAYMENT_ROW_BYTES`."""
-    request_hash, handle = payment.request_hash, payment.handle
-    if len(request_hash) != 32 or (handle and handle[:PAYMENT_KEY_BYTES] != key):
-        raise Unstorable("a payment has a request hash of 32 bytes, and a handle that begins with its key")
+    return encode_keyed_payment(key, payment)[PAYMENT_KEY_BYTES:]
+
+
+def encode_keyed_payment(key: bytes, payment: Payment) -> bytes:
+    """The key and the row of a payment: checkpoints write hundreds of thousands of them."""
+    request_hash, handle, code = payment.request_hash, payment.handle, payment.status
+    if len(key) != PAYMENT_KEY_BYTES or len(request_hash) != 32 or (handle and handle[:PAYMENT_KEY_BYTES] != key):
+        raise Unstorable("a payment has a key of 48 bytes, a request hash of 32, and a handle that begins with its key")
+    amount = payment.amount.to_bytes(16, "big")
     body = b"".join(
         (
-            payment.amount.to_bytes(16, "big"),
+            key,
+            amount,
             request_hash,
-            bytes((payment.status | _WAS_RESERVED if handle else payment.status,)),
-            payment.captured.to_bytes(16, "big"),
+            _CODES[code | _WAS_RESERVED if handle else code],
+            amount if payment.captured == payment.amount else payment.captured.to_bytes(16, "big"),
             payment.charged.to_bytes(16, "big"),
             fixed(handle[PAYMENT_KEY_BYTES:], 16) if handle else _NO_SECRET,
         )
     )
-    return seal(key, body)
+    return body + crc32(body).to_bytes(_CHECKSUM_BYTES, "big")
 
 
 def decode_payment(key: bytes, row: bytes) -> Payment:

@@ -75,6 +75,16 @@ class Draft:
         known = self._payments.get(key) or self._ledger.payments.get(key)
         return self._recalled.get(key) if known is None and self._recalled else known
 
+    def knows_any(self, channel_id: bytes, payment_ids: Sequence[bytes]) -> bool:
+        """Return whether any of these payment ids is known, or stands here twice."""
+        keys = [payment_id + channel_id for payment_id in payment_ids]
+        return not (
+            len(set(keys)) == len(keys)
+            and self._payments.keys().isdisjoint(keys)
+            and self._ledger.payments.keys().isdisjoint(keys)
+            and self._recalled.keys().isdisjoint(keys)
+        )
+
     def reservation(self, handle: bytes) -> Reservation | None:
         """Return the reservation, unless it was captured or released."""
         if handle in self._reservations:

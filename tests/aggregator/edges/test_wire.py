@@ -85,7 +85,40 @@ def test_a_well_formed_batch_is_read_by_offsets_alone(batch: charge_pb2.StreamCh
     assert wire._read_plain(data, COUNT_MAX) == same(data)
 
 
-@given(batches, st.data())
+@st.composite
+def uniform_batches(draw: st.DrawFn) -> charge_pb2.StreamChargesRequest:
+    """Charges with the same kind of proof and amounts of the same lengths."""
+    n, m = draw(st.integers(1, 16)), draw(st.integers(1, 16))
+    by_voucher = draw(st.booleans())
+    batch = charge_pb2.StreamChargesRequest(seq=draw(st.sampled_from([0, 1, 2**64 - 1])))
+    for _ in range(draw(st.integers(1, COUNT_MAX))):
+        charge = draw(charges())
+        charge.ClearField("ceiling")
+        charge.ClearField("signature")
+        charge.ClearField("spend_proof")
+        charge.amount = draw(amounts_of(n))
+        if by_voucher:
+            charge.ceiling, charge.signature = draw(amounts_of(m)), draw(fixed(65))
+        else:
+            proof = charge_pb2.SpendProof(key_id=draw(fixed(32)), max_amount=draw(amounts_of(m)), mac=draw(fixed(32)))
+            charge.spend_proof.CopyFrom(proof)
+        batch.charges.append(charge)
+    return batch
+
+
+def amounts_of(length: int) -> st.SearchStrategy[bytes]:
+    """Amounts of so many bytes."""
+    return st.integers(256 ** (length - 1), 256**length - 1).map(lambda n: n.to_bytes(length, "big"))
+
+
+@given(uniform_batches())
+def test_a_batch_of_charges_of_one_shape_is_read_in_one_step(batch: charge_pb2.StreamChargesRequest) -> None:
+    data = batch.SerializeToString()
+
+    assert wire._read_uniform(data, COUNT_MAX) == same(data)
+
+
+@given(st.one_of(batches, uniform_batches()), st.data())
 def test_a_batch_with_any_bytes_changed_is_read_as_protobuf_reads_it(
     batch: charge_pb2.StreamChargesRequest, data: st.DataObject
 ) -> None:

@@ -9,7 +9,7 @@ from doubles import MUSIC, NETWORK, NEWS, NOW_MS, Payer, PureLedger, ScriptedJou
 from running import Scripted, running
 
 from tallystick.reasons import Reason
-from tallystick_aggregator.intake import LedgerWriter, UncheckedPayment, writer
+from tallystick_aggregator.intake import LedgerWriter, UncheckedPayment, intake, writer
 from tallystick_aggregator.journal.port import StoreUnavailable, StoreUncertain
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
@@ -299,6 +299,7 @@ async def test_a_commit_carries_a_bounded_number_of_payments(
     shop: Scripted, alice: Payer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "COMMIT_WEIGHT_MAX", 100)
+    monkeypatch.setattr(intake, "BATCH_MAX", 60)
     shop.journal.hold()
     tasks = [asyncio.create_task(shop.intake.charge([payment_of(alice, 0)]))]
     await shop.journal.appending.wait()

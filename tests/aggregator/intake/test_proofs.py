@@ -14,7 +14,7 @@ from tallystick.reasons import Reason
 from tallystick.signatures import ORDER, AuthorizerKey, Signer
 from tallystick.spend_keys import SpendProver
 from tallystick.vouchers import sign_voucher
-from tallystick_aggregator.intake import UncheckedPayment, UncheckedSpendProof, proofs, signatures
+from tallystick_aggregator.intake import UncheckedPayment, UncheckedSpendProof, intake, proofs, signatures
 from tallystick_aggregator.intake.proofs import Provers
 from tallystick_aggregator.intake.signatures import AuthorizerKeys, SignatureCheck
 from tallystick_aggregator.ledger import events as ev
@@ -369,17 +369,44 @@ async def test_few_signatures_are_checked_at_once_and_many_on_threads_in_chunks(
     assert all(name.startswith("signatures") is on_threads for name in threads)
 
 
-async def test_batches_are_screened_side_by_side_while_one_is_committed(shop: Scripted, alice: Payer) -> None:
+async def test_few_wait_for_many_and_as_many_start_beside_them(shop: Scripted, alice: Payer) -> None:
+    def charge(*numbers: int) -> "asyncio.Task[list[Accepted | Refusal]]":
+        payments = [alice.payment(number, 1, ceiling=1_000 + number) for number in numbers]
+        return asyncio.create_task(shop.intake.charge(payments))
+
     shop.journal.hold()
-    first = asyncio.create_task(shop.intake.charge([alice.payment(0, 1, ceiling=1_000)]))
+    tasks = [charge(0, 1, 2)]
     await shop.journal.appending.wait()
-    second = asyncio.create_task(shop.intake.charge([alice.payment(1, 1, ceiling=1_001)]))
+    tasks += [charge(3), charge(4)]
     await shop.settle_down()
-    assert len(shop.writer._waiting) == 1, "proven, and waiting for its commit only"
+    assert not shop.writer._waiting, "two wait for three"
+    tasks.append(charge(5))
+    await shop.settle_down()
+    assert len(shop.writer._waiting) == 1, "three are proven, and wait for their commit only"
     shop.journal.let_go()
 
-    assert isinstance((await first)[0], Accepted)
-    assert isinstance((await second)[0], Accepted)
+    answers = [answer for answered in await asyncio.gather(*tasks) for answer in answered]
+    assert all(isinstance(answer, Accepted) for answer in answers)
+    assert [sum(isinstance(event, ev.Charged) for event in commit) for commit in shop.journal.commits][-2:] == [3, 3]
+
+
+async def test_a_full_batch_starts_beside_any_number(
+    shop: Scripted, alice: Payer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "BATCH_MAX", 2)
+    shop.journal.hold()
+    first = asyncio.create_task(
+        shop.intake.charge([alice.payment(number, 1, ceiling=1_000 + number) for number in range(5)])
+    )
+    await shop.journal.appending.wait()
+    second = asyncio.create_task(
+        shop.intake.charge([alice.payment(number, 1, ceiling=1_000 + number) for number in (5, 6)])
+    )
+    await shop.settle_down()
+    assert len(shop.writer._waiting) == 1
+    shop.journal.let_go()
+
+    assert all(isinstance(answer, Accepted) for answer in (*await first, *await second))
 
 
 def test_known_keys_and_provers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
