@@ -11,8 +11,6 @@ enough that the payer signed them; and where spend keys prove the charges, they 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from msgspec.structs import replace
-
 from tallystick.reasons import Reason
 from tallystick.spend_keys import SpendProver
 from tallystick.vouchers import Voucher
@@ -158,7 +156,7 @@ class Screening:
         if index is not None:
             if self._checks[index].ceiling >= payment.ceiling:
                 return False
-            self._checks[index] = replace(self._checks[index], kept=False)
+            self._checks[index].kept = False
         self._highest[payment.channel_id] = len(self._checks)
         return True
 

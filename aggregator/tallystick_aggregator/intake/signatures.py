@@ -13,7 +13,7 @@ from typing import Final, Protocol
 from tallystick.errors import InvalidSignature
 from tallystick.signatures import AuthorizerKey, verify_authorship_many, verify_many
 from tallystick.vouchers import voucher_digest
-from tallystick_aggregator.ledger.values import Value
+from tallystick_aggregator.ledger.values import State
 
 INLINE_CHECKS_MAX: Final = 8
 """So few signatures are checked on the event loop: a thread would cost more than they do."""
@@ -22,7 +22,7 @@ CHUNK_MIN: Final = 16
 AUTHORIZER_KEYS_MAX: Final = 65_536
 
 
-class SignatureCheck(Value, frozen=True, gc=False):
+class SignatureCheck(State, gc=False):
     """One voucher whose signature is to be checked: all that is needed for it.
 
     `kept`: the voucher may become the channel's ceiling, so the chain has to take its signature (I5). Of the others of

@@ -117,7 +117,7 @@ class Draft:
         channel = self._own_channel(channel_id)
         account = self._own_account(channel.account_id)
         charged = before = channel.charged
-        used, payments = channel.used, self._payments
+        payments = self._payments
         totals: list[int] = []
         for event in events:
             amount = event.amount
@@ -126,9 +126,9 @@ class Draft:
             payments[event.payment_id + channel_id] = Payment(
                 amount, event.request_hash, _CHARGED, amount, charged, b""
             )
-            if not key_id:
-                used = used.plus(event.used_ceiling)
-        channel.charged, channel.used = charged, used
+        if not key_id:
+            channel.used = channel.used.plus(*[event.used_ceiling for event in events])
+        channel.charged = charged
         account.committed += charged - before
         self._expose(account, channel, charged - before)
         self._spend(channel, key_id, charged - before)

@@ -11,6 +11,7 @@ times as fast as a dataclass, smaller, and never walked by the garbage collector
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import reduce
 from typing import Final, NamedTuple
 
 from tallystick.channels import ChannelConfig
@@ -127,11 +128,13 @@ class UsedCeilings(Value, frozen=True, gc=False, eq=False):
         """All that are remembered."""
         return self.merged.union(self.newest)
 
-    def plus(self, ceiling: int) -> "UsedCeilings":
-        """These and one more."""
-        newest = (*self.newest, ceiling)
+    def plus(self, *ceilings: int) -> "UsedCeilings":
+        """These and more; the same as adding one after another."""
+        newest = self.newest + ceilings
         if len(newest) <= _NEWEST_MAX and len(newest) + len(self.merged) <= USED_CEILINGS_MAX:
             return UsedCeilings(self.floor, self.merged, newest)
+        if len(ceilings) > 1:
+            return reduce(UsedCeilings.plus, ceilings, self)
         known = self.merged.union(newest)
         if len(known) <= USED_CEILINGS_MAX:
             return UsedCeilings(self.floor, known)
@@ -172,7 +175,8 @@ class Channel(State, gc=False):
 
     def has_used(self, ceiling: int) -> bool:
         """Whether a charge of this channel has (or may have) used this ceiling."""
-        return ceiling in self.used
+        # What a charge has used was verified, so the channel's ceiling is no lower.
+        return ceiling <= self.ceiling and ceiling in self.used
 
 
 class SpendKey(State, gc=False):

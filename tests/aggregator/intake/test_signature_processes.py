@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from doubles import DOMAIN, Payer
+from msgspec.structs import replace
 
 from tallystick_aggregator.intake import signature_processes
 from tallystick_aggregator.intake.signature_process import pack, unpack, work
@@ -39,14 +40,14 @@ async def processes() -> AsyncIterator[SignatureProcesses]:
 async def test_verdicts_are_in_the_order_of_the_checks(processes: SignatureProcesses, count: int) -> None:
     checks = checks_of(Payer("alice"), count)
     bad = {0, count // 2}
-    checks = [check._replace(ceiling=10**9) if index in bad else check for index, check in enumerate(checks)]
+    checks = [replace(check, ceiling=10**9) if index in bad else check for index, check in enumerate(checks)]
 
     assert list(await processes.check(checks)) == [index not in bad for index in range(count)]
 
 
 async def test_many_requests_at_once_get_their_own_answers(processes: SignatureProcesses) -> None:
     alice, bob = checks_of(Payer("alice"), 20), checks_of(Payer("bob"), 20)
-    stolen = [check._replace(authorizer=Payer("bob").signer.address) for check in alice]
+    stolen = [replace(check, authorizer=Payer("bob").signer.address) for check in alice]
 
     verdicts = await asyncio.gather(*(processes.check(checks) for checks in (alice, stolen, bob) * 5))
 
@@ -55,7 +56,7 @@ async def test_many_requests_at_once_get_their_own_answers(processes: SignatureP
 
 async def test_a_signature_of_another_length_is_bad_and_shifts_nobody(processes: SignatureProcesses) -> None:
     checks = checks_of(Payer("alice"), 20)
-    checks[3] = checks[3]._replace(signature=checks[3].signature[:64])
+    checks[3] = replace(checks[3], signature=checks[3].signature[:64])
 
     assert list(await processes.check(checks)) == [index != 3 for index in range(20)]
 
@@ -97,12 +98,12 @@ def test_a_check_travels_whole() -> None:
     packed = pack(checks)
 
     assert int.from_bytes(packed[:4], "big") == 3
-    assert unpack(packed[4:]) == [check._replace(position=0) for check in checks]
+    assert unpack(packed[4:]) == [replace(check, position=0) for check in checks]
 
 
 def test_a_process_answers_one_byte_for_each_check() -> None:
     checks = checks_of(Payer("alice"), 3)
-    checks[1] = checks[1]._replace(ceiling=7)
+    checks[1] = replace(checks[1], ceiling=7)
     answers = io.BytesIO()
 
     work(io.BytesIO(pack(checks) + pack(checks[:1])), answers)
@@ -118,7 +119,7 @@ def test_only_what_the_chain_takes_may_be_kept(*, kept: bool) -> None:
     assert check_signatures([check], keys) == [True]
     wrong_v = check.signature[:64] + bytes([55 - check.signature[64]])
 
-    assert check_signatures([check._replace(signature=wrong_v)], keys) == [not kept]
-    assert check_signatures([check._replace(signature=wrong_v)], AuthorizerKeys()) == [False], (
+    assert check_signatures([replace(check, signature=wrong_v)], keys) == [not kept]
+    assert check_signatures([replace(check, signature=wrong_v)], AuthorizerKeys()) == [False], (
         "an unknown key is recovered"
     )
