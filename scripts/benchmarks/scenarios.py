@@ -61,11 +61,15 @@ def scenarios(payment_ids: int, channels_many: int) -> list[Scenario]:
         Scenario("unary", "unary Charge, a voucher each", batch=0),
         Scenario("unary_spend_key", "unary Charge, by spend key", SPEND_KEY, batch=0),
         *(one for batch in (1, 16, 64, 256) for one in _both_proofs(f"stream{batch}", batch)),
-        Scenario("stream64_scattered", "the same, every charge of a batch on another channel", burst=1),
-        Scenario("stream64_1_channel", "the same, all on one channel", channels=1),
+        Scenario("stream64_scattered", "stream, batches of 64, every charge of a batch on another channel", burst=1),
+        Scenario("stream64_1_channel", "stream, batches of 64, all on one channel (one stream)", channels=1),
         *_both_proofs(REPEATS[1], 64),
-        Scenario("stream64_100k_channels", f"the same, on {channels_many:,} channels", channels=channels_many),
-        Scenario("stream64_10m_ids", f"the same, with {payment_ids:,} payment ids kept", payment_ids=payment_ids),
+        Scenario(
+            "stream64_100k_channels", f"stream, batches of 64, on {channels_many:,} channels", channels=channels_many
+        ),
+        Scenario(
+            "stream64_10m_ids", f"stream, batches of 64, with {payment_ids:,} payment ids kept", payment_ids=payment_ids
+        ),
         Scenario("stream64_tls", "stream, batches of 64, a voucher each, TLS", tls=True),
         Scenario("unary_tls", "unary Charge, a voucher each, TLS", batch=0, tls=True),
         *_both_proofs(REPEATS[2], 64),
