@@ -11,7 +11,7 @@ from zlib import crc32
 
 from tallystick.errors import MalformedError
 from tallystick.quantities import AccountId, Address, ChannelId
-from tallystick_aggregator.journal.binary import Reader, Unstorable, blob, fixed, flag, text, whole
+from tallystick_aggregator.journal.binary import AMOUNT_BYTES, Reader, Unstorable, blob, fixed, flag, text, whole
 from tallystick_aggregator.journal.codec import put_config, put_totals, take_config, take_totals
 from tallystick_aggregator.journal.port import StoreDamaged
 from tallystick_aggregator.ledger.state import (
@@ -158,6 +158,8 @@ def _pack_ceilings(used: list[int], width: int) -> bytes:
 
 
 def _unpack_ceilings(reader: Reader, width: int, count: int) -> frozenset[int]:
+    if width not in _WIDTHS and width != AMOUNT_BYTES:
+        raise reader.damaged(f"holds used ceilings of {width} bytes each")
     packed = reader.fixed(width * count)
     reader.done()
     if width in _WIDTHS:

@@ -231,6 +231,9 @@ def read_terms(described: pb.DescribeResponse) -> WalletTerms:
         operator = read_operator(terms)
         operators.append(operator)
         deferred |= {(operator, token) for token in terms.deferred_tokens}
+        if len(terms.per_request) != len(operator.tokens):
+            got = Described(f"{len(terms.per_request)} limits")
+            raise MalformedError("operators.per_request", got, f"one for each of {len(operator.tokens)} tokens")
         for token, limit in zip(operator.tokens, terms.per_request, strict=True):
             per_request[operator, token.token] = decode_amount(limit, "operators.per_request")
     return WalletTerms(

@@ -180,7 +180,8 @@ interface IEscrow {
     // ---------------------------------------------------------------------------------------------------- deposits
 
     /// @notice Moves `amount` from the caller into the account.
-    /// @dev Anyone may call; the caller has to have approved the escrow. Emits {AccountOpened} the first time, then {Deposited}.
+    /// @dev Anyone may call; the caller has to have approved the escrow. Emits {AccountOpened} the first time, and
+    ///      {Deposited} every other time.
     /// @param config The account; `receiver` is not looked at.
     /// @param amount Atomic units, above zero.
     function deposit(ChannelConfig calldata config, uint128 amount) external;

@@ -24,6 +24,7 @@ from tallystick_aggregator.journal.rows import (
     encode_payment,
     encode_reservation,
     encode_spend_key,
+    seal,
 )
 from tallystick_aggregator.ledger.state import (
     NO_CEILING,
@@ -153,6 +154,15 @@ def test_a_row_that_was_cut_flipped_or_moved_is_never_believed(kind: str) -> Non
             decode(key, bytes(flipped))
     with pytest.raises(StoreDamaged):
         decode(key[:-1] + b"?", row)
+
+
+@pytest.mark.parametrize("width", [0, 1, 5, 17, 127])
+def test_used_ceilings_of_another_width_are_damage(width: int) -> None:
+    body = bytearray(encode_channel(Channel(b"k" * 32, b"a" * 32, b"r" * 20))[:-4])  # type: ignore[arg-type]
+    body[-3] = width
+    body[-1] = 1
+    with pytest.raises(StoreDamaged, match=f"used ceilings of {width} bytes"):
+        decode_channel(b"k" * 32, seal(b"k" * 32, bytes(body) + bytes(width)))
 
 
 def test_a_handle_that_is_not_its_payments_own_has_no_form() -> None:
