@@ -216,6 +216,8 @@ class Fleet:
 
 
 async def _end(process: Process) -> None:
+    # Nobody ends but by us: a worker whose wallet is gone waits for it.
+    assert process.returncode is None, f"process {process.pid} ended by itself with {process.returncode}"
     process.kill()
     await process.wait()
 

@@ -16,6 +16,7 @@ import httpx
 from tallystick.errors import TallystickError
 from tallystick_client import PayingTransport, Wallet
 from tallystick_client.payer.errors import BudgetExceeded
+from tallystick_client.payer.remote import RemoteWallet
 from tallystick_client.rpc import AggregatorUnavailable
 
 AT_ONCE: Final = 3
@@ -91,9 +92,18 @@ def say(line: dict[str, Any]) -> None:
     print(json.dumps(line), flush=True)
 
 
+async def connect(wallet_target: str) -> RemoteWallet:
+    """The wallet, however long it takes to come back: it is killed, too, and a busy machine starts it late."""
+    while True:
+        try:
+            return await Wallet.connect(wallet_target, token="env:CHAOS_WALLET_TOKEN")
+        except AggregatorUnavailable:
+            await asyncio.sleep(PAUSE_S)
+
+
 async def main(wallet_target: str, port: int, shops: int) -> None:
     """Work."""
-    wallet = await Wallet.connect(wallet_target, token="env:CHAOS_WALLET_TOKEN")
+    wallet = await connect(wallet_target)
     transport = PayingTransport(wallet, ToShops(port))
     async with wallet, httpx.AsyncClient(transport=transport, timeout=TIMEOUT_S) as http:
         worker = Worker(http, shops)

@@ -47,6 +47,7 @@ from tallystick_aggregator.ledger.state import (
     UsedCeilings,
 )
 from tallystick_client.payer.operators import Operator, Token
+from tallystick_client.payer.wallet_codec import write_config
 from tallystick_client.seller.messages import Asset
 from tallystick_client.seller.offers import Offer
 from tallystick_contracts.claim_batch import AccountClaim, ClaimBatch, ClaimRow, encode
@@ -120,15 +121,7 @@ def stream_batches() -> list[bytes]:
 
 def grpc_requests() -> list[bytes]:
     """One of each kind, in the order of `targets._REQUESTS`."""
-    config = common_pb2.ChannelConfig(
-        payer=_CONFIG.payer,
-        payer_authorizer=_CONFIG.payer_authorizer,
-        receiver=_CONFIG.receiver,
-        receiver_authorizer=_CONFIG.receiver_authorizer,
-        token=_CONFIG.token,
-        withdraw_delay_s=_CONFIG.withdraw_delay_s,
-        salt=_CONFIG.salt,
-    )
+    config = write_config(_CONFIG)
     account = common_pb2.ChannelConfig()
     account.CopyFrom(config)
     account.receiver = b""

@@ -17,6 +17,7 @@ from tallystick.amounts import encode_amount, format_price, parse_amount, parse_
 from tallystick.errors import Described, MalformedError, Refused
 from tallystick.hexadecimal import checksum, parse_address, parse_bytes_up_to, to_hex
 from tallystick.payment_ids import format_payment_id, parse_payment_id
+from tallystick.spend_keys import SpendProof
 from tallystick.v1 import account_pb2, charge_pb2, facilitator_pb2, wallet_pb2
 from tallystick.x402 import (
     HEADER_BYTES_MAX,
@@ -51,6 +52,8 @@ from tallystick_aggregator.journal.rows import (
 from tallystick_client.payer import wallet_codec
 from tallystick_client.payer.errors import OfferNotAllowed
 from tallystick_client.payer.offers import choose, read_offers
+from tallystick_client.seller.codec import write_charge
+from tallystick_client.seller.messages import Charge
 from tallystick_client.seller.presented import read_payment
 from tallystick_contracts import claim_batch
 from tallystick_contracts.events import LogError
@@ -202,17 +205,18 @@ def _parsed(type_: type[Message], data: bytes) -> Any:
 
 
 def _write_charge(payment: UncheckedPayment) -> charge_pb2.Charge:
+    """As a seller's client writes it."""
     spend = payment.spend
-    return charge_pb2.Charge(
-        channel_id=payment.channel_id,
-        payment_id=payment.payment_id,
-        amount=encode_amount(payment.amount),
-        request_hash=payment.request_hash,
-        ceiling=encode_amount(payment.ceiling),
-        signature=payment.signature,
-        spend_proof=None
-        if spend is None
-        else charge_pb2.SpendProof(key_id=spend.key_id, max_amount=encode_amount(spend.max_amount), mac=spend.mac),
+    return write_charge(
+        Charge(
+            channel_id=payment.channel_id,
+            payment_id=payment.payment_id,
+            amount=payment.amount,
+            request_hash=payment.request_hash,
+            ceiling=payment.ceiling,
+            signature=payment.signature,
+            spend=None if spend is None else SpendProof(spend.key_id, spend.max_amount, spend.mac),
+        )
     )
 
 
