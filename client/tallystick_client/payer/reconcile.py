@@ -152,7 +152,13 @@ class Reconciler:
         rows = self._book.grants_of(channel.id)
         dead = [row for row in rows if self._is_dead(row, dead_before_s)]
         under_way = sum(row.open for row in rows) - activity.unspent
-        is_quiet = activity.payments == before.payments and activity.in_flight == 0 and under_way == 0
+        # A worker's report may have come while the totals were read: what it told was not told `before`.
+        is_quiet = (
+            activity.payments == before.payments
+            and channel.charged == before.charged
+            and activity.in_flight == 0
+            and under_way == 0
+        )
         # A server cannot make us count more than we ever signed.
         told = min(totals.charged, channel.ceiling)
         verdict = judge(

@@ -18,6 +18,7 @@ from tallystick.v1 import wallet_pb2 as pb
 from tallystick.v1 import wallet_pb2_grpc
 from tallystick.x402 import PaymentRequired
 from tallystick_client import Budgets, DepositPolicy, PayingTransport, Wallet
+from tallystick_client.payer.accounts import AccountClient
 from tallystick_client.payer.errors import BudgetExceeded, DepositNotAllowed, OfferNotAllowed
 from tallystick_client.payer.grants import Payment
 from tallystick_client.payer.remote import RemoteWallet
@@ -186,6 +187,35 @@ async def test_a_dead_workers_grants_count_as_spent_until_they_are_reconciled(
     await alive.report()
     account = await fleet.account()
     assert account.charged + account.unknown == aggregator.account.committed == 7 * PRICE
+
+
+async def test_a_report_that_comes_while_totals_are_read_is_not_taken_for_the_deads_payment(
+    fleet: Fleet, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet.lease_s = 0.2
+    await fleet.serve(max_headroom=1)
+    alive, dead = await fleet.worker(), await fleet.worker()
+    await fleet.pay(dead)  # never charged
+    payment = await fleet.pay(alive)
+    read, reads = AccountClient.read, 0
+
+    async def read_late(client: AccountClient, account_id: bytes) -> Any:
+        nonlocal reads
+        reads += 1
+        if reads == 1:
+            payment.settle(aggregator.charge(payment.proof, PRICE, REQUEST))
+        state = await read(client, account_id)
+        if reads == 1:
+            await alive.report()
+        return state
+
+    monkeypatch.setattr(AccountClient, "read", read_late)
+    await fleet.die(dead)
+    await until(lambda: reads >= 1)
+    await fleet.wallet.reconcile()
+    account = await fleet.account()
+    assert (account.charged, account.unknown) == (PRICE, 0)
+    assert aggregator.account.committed == PRICE
 
 
 async def test_a_worker_that_was_taken_for_dead_goes_on_with_new_grants(
