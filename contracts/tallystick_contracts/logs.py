@@ -129,12 +129,16 @@ def _apply_to_account(
             account.withdraw_nonce = nonce + 1
             account.withdraw_amount = account.withdrawable_at = 0
         case WithdrawFinalized(_, amount, balance):
+            if not account.withdrawable_at:
+                raise LogError("WithdrawFinalized: the logs so far have no withdrawal pending")
+            _expect("WithdrawFinalized.amount", amount, min(account.withdraw_amount, account.balance))
             _expect("WithdrawFinalized.balance", balance, account.balance - amount)
             account.balance = balance
             account.withdraw_amount = account.withdrawable_at = 0
         case Refunded(_, amount, balance, nonce, withdraw_amount):
             _expect("Refunded.balance", balance, account.balance - amount)
             _expect("Refunded.nonce", nonce, account.refund_nonce)
+            _expect("Refunded.withdrawAmount", withdraw_amount, max(0, account.withdraw_amount - amount))
             account.balance, account.refund_nonce = balance, nonce + 1
             account.withdraw_amount = withdraw_amount
             account.withdrawable_at = account.withdrawable_at if withdraw_amount else 0

@@ -65,8 +65,20 @@ contract ClaimEncodingTest is EscrowTest {
         reverts(batch, abi.encodeWithSelector(IEscrow.BatchTruncated.selector, batch.length, batch.length + 80));
     }
 
-    /// @dev Whatever bytes come: nobody is paid more than his voucher, and what is behind the batch is never read as
-    ///      part of it.
+    /// @dev The calldata goes on with the very bytes that are missing: they must not be read as part of the batch.
+    function test_what_stands_behind_a_batch_is_never_read_as_part_of_it() public {
+        bytes memory batch = voucherBatch(alice, 300);
+        for (uint256 cut = 0; cut < batch.length; ++cut) {
+            bytes memory data = abi.encodePacked(IEscrow.claim.selector, uint256(0x20), cut, batch, new bytes(32));
+            vm.prank(operator);
+            (bool success, bytes memory answer) = address(escrow).call(data);
+            assertTrue(!success, "a batch cut short was taken");
+            assertEq(bytes32(bytes4(answer)), bytes32(IEscrow.BatchTruncated.selector), "the refusal");
+        }
+        assertEq(balance(), 1_000, "balance");
+    }
+
+    /// @dev Whatever bytes come: nobody is paid more than his voucher.
     function testFuzz_damaged_batches_never_pay_more(uint16 position, uint8 flip) public {
         bytes memory batch = voucherBatch(alice, 300);
         batch[position % batch.length] ^= bytes1(flip);

@@ -66,7 +66,8 @@ contract ClaimWithSignatureTest is EscrowTest {
         refused(batchOf(list(alice), "", new bytes[](0)), signature);
     }
 
-    /// @dev A holder who spoils the vouchers wins nothing: rows are skipped, and the true batch can be landed later.
+    /// @dev Alone in its batch, a holder who spoils the vouchers wins nothing: its rows are skipped, and the true batch can
+    ///      be landed later.
     function test_spoiling_the_vouchers_does_not_use_the_signature_up() public {
         bytes memory batch = voucherBatch(alice, 300);
         bytes memory signature = signBatch(OPERATOR_KEY, batch);
@@ -75,6 +76,20 @@ contract ClaimWithSignatureTest is EscrowTest {
         assertEq(token.balanceOf(alice), 0, "paid by the spoilt batch");
         escrow.claimWithSignature(batch, signature);
         assertEq(token.balanceOf(alice), 300, "paid");
+    }
+
+    /// @dev Why an operator signs batches of one receiver each: in a short account another row gets the money.
+    function test_spoiling_a_row_of_a_short_account_favours_another() public {
+        bytes memory good = Batches.voucherRow(0, 1_000, 1_000, signVoucher(alice, 1_000));
+        bytes memory spoilt = Batches.voucherRow(0, 1_000, 1_000, abi.encode(1, 2));
+        bytes memory other = Batches.voucherRow(1, 1_000, 1_000, signVoucher(bob, 1_000));
+        bytes memory signature = signBatch(OPERATOR_KEY, batchOf(list(alice, bob), "", list(good, other)));
+        escrow.claimWithSignature(batchOf(list(alice, bob), "", list(spoilt, other)), signature);
+        assertEq(token.balanceOf(alice), 0, "paid to alice");
+        assertEq(token.balanceOf(bob), 1_000, "paid to bob");
+        deposit(1_000);
+        claim(batchOf(list(alice), "", list(good)));
+        assertEq(token.balanceOf(alice), 1_000, "paid to alice after a top-up");
     }
 
     function test_an_operator_that_is_a_contract_signs_by_erc1271() public {

@@ -125,6 +125,18 @@ contract FinalizeWithdrawTest is EscrowTest {
         assertEq(token.balanceOf(payer), 200, "paid to the payer");
     }
 
+    /// @dev Why a pending withdrawal counts as gone, whatever is deposited after it.
+    function test_a_deposit_after_the_delay_can_leave_at_once() public {
+        initiateWithdraw(type(uint128).max);
+        vm.warp(START + DELAY);
+        deposit(500);
+        uint256 before = token.balanceOf(payer);
+        vm.prank(stranger);
+        escrow.finalizeWithdraw(config());
+        assertEq(balance(), 0, "balance");
+        assertEq(token.balanceOf(payer) - before, 1_500, "paid to the payer");
+    }
+
     /// @dev What was left open of a short row is claimed from the next deposit, before the payer can have it back.
     function test_a_short_row_comes_before_the_payer_after_a_top_up() public {
         bytes memory batch = voucherBatch(alice, 1_500);

@@ -120,6 +120,7 @@ def test_what_is_no_event_of_the_escrow_is_named(log: RawLog, message: str) -> N
 
 ACCOUNT, SELLER, TOKEN = b"\x01" * 32, b"\x02" * 20, b"\x03" * 20
 OPENED = AccountOpened(ACCOUNT, b"\x04" * 20, b"\x05" * 20, b"\x06" * 20, TOKEN, 900, bytes(32), 100)
+WITHDRAWING = WithdrawInitiated(ACCOUNT, 1, 9, 0)
 
 
 def after(*events: Event) -> EscrowState:
@@ -159,7 +160,10 @@ def test_a_life_of_an_account() -> None:
         ([OPENED, Claimed(ACCOUNT, ((SELLER, 5), (SELLER, 5)))], "Claimed: receiver .* got up to 5 after 5"),
         ([OPENED, WithdrawInitiated(ACCOUNT, 1, 9, 1)], "WithdrawInitiated.nonce: got 1; after the logs so far it is"),
         ([OPENED, WithdrawCancelled(ACCOUNT, 3)], "WithdrawCancelled.nonce: got 3"),
-        ([OPENED, WithdrawFinalized(ACCOUNT, 1, 98)], "WithdrawFinalized.balance: got 98"),
+        ([OPENED, WithdrawFinalized(ACCOUNT, 1, 99)], "WithdrawFinalized: the logs so far have no withdrawal pending"),
+        ([OPENED, WITHDRAWING, WithdrawFinalized(ACCOUNT, 1, 98)], "WithdrawFinalized.balance: got 98"),
+        ([OPENED, WITHDRAWING, WithdrawFinalized(ACCOUNT, 2, 98)], "WithdrawFinalized.amount: got 2"),
+        ([OPENED, WITHDRAWING, Refunded(ACCOUNT, 1, 99, 0, 1)], "Refunded.withdrawAmount: got 1"),
         ([OPENED, Refunded(ACCOUNT, 1, 98, 0, 0)], "Refunded.balance: got 98"),
         ([OPENED, Refunded(ACCOUNT, 1, 99, 1, 0)], "Refunded.nonce: got 1"),
         ([Owed(SELLER, TOKEN, 5, 6)], "Owed.total: got 6"),

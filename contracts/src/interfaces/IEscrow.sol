@@ -8,8 +8,9 @@ pragma solidity 0.8.37;
 ///      account and a receiver. A *claim* moves a channel's `claimed` up to what the payer was charged and pays the
 ///      receiver. Amounts are in the token's atomic units.
 ///
-///      Invariant I7: for every token the escrow holds at least the sum of all balances and all amounts owed. Nobody
-///      owns the contract, and nothing in it can be changed.
+///      Invariant I7: for every token the escrow holds at least the sum of all balances and all amounts owed. Tokens are
+///      booked apart; for one that changes balances by itself, or moves money and does not answer true, I7 is not
+///      promised, and its accounts alone bear that. Nobody owns the contract, and nothing in it can be changed.
 ///
 ///      Ids are EIP-712 hashes under this contract's domain (name `Tallystick Escrow`, version `1`), which contains the
 ///      chain id. On a chain that splits off and changes its id, ids change too: deposits are then reachable on the
@@ -180,8 +181,8 @@ interface IEscrow {
     // ---------------------------------------------------------------------------------------------------- deposits
 
     /// @notice Moves `amount` from the caller into the account.
-    /// @dev Anyone may call; the caller has to have approved the escrow. Emits {AccountOpened} the first time, and
-    ///      {Deposited} every other time.
+    /// @dev Anyone may call; the caller has to have approved the escrow. Emits {AccountOpened} for the
+    ///      account's first deposit, {Deposited} for each further one.
     /// @param config The account; `receiver` is not looked at.
     /// @param amount Atomic units, above zero.
     function deposit(ChannelConfig calldata config, uint128 amount) external;
@@ -189,8 +190,9 @@ interface IEscrow {
     /// @notice Moves `amount` from the payer into the account by an ERC-3009 `ReceiveWithAuthorization` to the escrow.
     /// @dev Anyone may call: the token's nonce has to be {depositNonce}, so the money can only reach this account.
     ///      A signature of 65 bytes goes to the token as `v, r, s`, any other (contract wallets) in its `bytes` form.
-    ///      If the nonce is used already nothing happens: somebody else landed this deposit, or the payer cancelled it;
-    ///      the account's {AccountOpened} and {Deposited} events tell which.
+    ///      Emits as {deposit} does. If the nonce is used already nothing happens: somebody else landed this deposit, or
+    ///      the payer has cancelled the authorization or used its nonce otherwise. It was deposited if, and only if, the
+    ///      transaction that used the nonce (the token's `AuthorizationUsed`) has this escrow's event too.
     /// @param config The account; `receiver` is not looked at.
     /// @param amount Atomic units, above zero.
     /// @param validAfter Unix time after which the authorization is valid.
@@ -209,15 +211,18 @@ interface IEscrow {
 
     // ------------------------------------------------------------------------------------------------------ claims
 
-    /// @notice Raises `claimed` of the batch's channels and pays every receiver once.
+    /// @notice Raises `claimed` of the batch's channels and pays every receiver once for each time it is listed.
     /// @dev Only the batch's operator or a sender it has allowed. A row that cannot be paid is skipped with
     ///      {RowSkipped}; an account that holds too little pays what it has, and the rest can be claimed later. A
-    ///      transfer that fails leaves the amount in {owed}. Only a batch that is not well-formed reverts.
+    ///      transfer that fails leaves the amount in {owed}. What reverts is a batch that is not well-formed, or a
+    ///      transaction with too little gas: at worst a payee takes {InsufficientGas}'s `needed` and 30,000 more.
     /// @param batch The encoding that `ClaimReader` describes byte by byte.
     function claim(bytes calldata batch) external;
 
     /// @notice The same for anyone who holds the operator's `ClaimBatch` signature: a seller's way out.
-    /// @dev The signature can be used again and again; totals are cumulative, so that pays nothing twice.
+    /// @dev The signature can be used again and again; totals are cumulative, so that pays nothing twice. It is over the
+    ///      rows, not over the payers' signatures that come with them: whoever sends the batch may spoil those of a row,
+    ///      which is then skipped. An operator therefore signs batches of one receiver each, who can only harm itself.
     /// @param batch The encoding that `ClaimReader` describes byte by byte.
     /// @param signature The operator's, over {claimBatchDigest}: 65 bytes, or what its ERC-1271 takes.
     function claimWithSignature(bytes calldata batch, bytes calldata signature) external;

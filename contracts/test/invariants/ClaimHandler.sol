@@ -24,8 +24,6 @@ abstract contract ClaimHandler is Ledger {
     uint256[ACCOUNTS] internal expectedBalance;
 
     uint256 public rowsPaid;
-    uint256 public batchesReplayed;
-    uint256 public claimsRaced;
 
     function signVoucher(uint256 account, uint256 receiver, uint128 ceiling) external {
         (account, receiver) = (account % ACCOUNTS, receiver % RECEIVERS);
@@ -51,7 +49,6 @@ abstract contract ClaimHandler is Ledger {
             vm.prank(vm.addr(STRANGER_KEY));
             escrow.claimWithSignature(old.batch, old.signature);
         }
-        ++batchesReplayed;
     }
 
     /// @notice Whatever a stranger sends first: after the operator's batch every account has paid its sellers at least as
@@ -71,7 +68,6 @@ abstract contract ClaimHandler is Ledger {
             assertAtMost(sum(alone[a]), sum(raced[a]), "claimed from an account without a stranger");
         }
         remember(group, batch);
-        ++claimsRaced;
     }
 
     // ------------------------------------------------------------------------------------------------------ batches

@@ -13,10 +13,15 @@ contract EscrowHandler is ClaimHandler {
         uint256 nonce;
     }
 
-    /// @dev Refunds that were landed before; anyone may send them again.
+    struct SignedWithdraw {
+        uint256 account;
+        uint128 amount;
+        uint256 nonce;
+    }
+
+    /// @dev Refunds and withdrawals that were landed before; anyone may send them again.
     SignedRefund[] internal refunds;
-    uint256 public refundsReplayed;
-    uint256 public withdrawalsPaid;
+    SignedWithdraw[] internal withdraws;
 
     function deposit(uint256 account, uint128 amount) external {
         account = account % ACCOUNTS;
@@ -69,8 +74,7 @@ contract EscrowHandler is ClaimHandler {
             bytes32 digest = escrow.withdrawDigest(accountId(account), amount, s.withdrawNonce, type(uint256).max);
             bytes memory signature = sign(AUTHORIZER_KEY, digest);
             escrow.initiateWithdrawWithSignature(config(account), amount, s.withdrawNonce, type(uint256).max, signature);
-            vm.expectRevert();
-            escrow.initiateWithdrawWithSignature(config(account), amount, s.withdrawNonce, type(uint256).max, signature);
+            withdraws.push(SignedWithdraw(account, amount, s.withdrawNonce));
         } else {
             vm.prank(vm.addr(payerKey(account)));
             escrow.initiateWithdraw(config(account), amount);
@@ -78,11 +82,30 @@ contract EscrowHandler is ClaimHandler {
         ++ghosts[account].withdrawNonce;
     }
 
-    function cancelWithdraw(uint256 account) external {
+    /// @notice A signature that has started a withdrawal comes again when none is pending.
+    function replayWithdraw(uint256 seed) external {
+        if (withdraws.length == 0) return;
+        SignedWithdraw memory old = withdraws[seed % withdraws.length];
+        IEscrow.AccountState memory s = state(old.account);
+        if (s.balance == 0 || s.withdrawableAt != 0) return;
+        bytes32 digest = escrow.withdrawDigest(accountId(old.account), old.amount, old.nonce, type(uint256).max);
+        bytes memory signature = sign(AUTHORIZER_KEY, digest);
+        vm.expectRevert(abi.encodeWithSelector(IEscrow.BadNonce.selector, old.nonce, s.withdrawNonce));
+        escrow.initiateWithdrawWithSignature(config(old.account), old.amount, old.nonce, type(uint256).max, signature);
+    }
+
+    function cancelWithdraw(uint256 account, bool bySignature) external {
         account = account % ACCOUNTS;
-        if (state(account).withdrawableAt == 0) return;
-        vm.prank(vm.addr(payerKey(account)));
-        escrow.cancelWithdraw(config(account));
+        IEscrow.AccountState memory s = state(account);
+        if (s.withdrawableAt == 0) return;
+        if (bySignature) {
+            bytes32 digest = escrow.withdrawDigest(accountId(account), 0, s.withdrawNonce, type(uint256).max);
+            bytes memory signature = sign(AUTHORIZER_KEY, digest);
+            escrow.cancelWithdrawWithSignature(config(account), s.withdrawNonce, type(uint256).max, signature);
+        } else {
+            vm.prank(vm.addr(payerKey(account)));
+            escrow.cancelWithdraw(config(account));
+        }
         ++ghosts[account].withdrawNonce;
     }
 
@@ -95,7 +118,6 @@ contract EscrowHandler is ClaimHandler {
         uint256 paid = s.withdrawAmount < s.balance ? s.withdrawAmount : s.balance;
         ghosts[account].returned += paid;
         assertEq(state(account).balance, s.balance - paid, "balance after a withdrawal");
-        ++withdrawalsPaid;
     }
 
     function refund(uint256 account, uint128 amount) external {
@@ -122,7 +144,6 @@ contract EscrowHandler is ClaimHandler {
         bytes memory signature = sign(operatorKey(old.account), digest);
         vm.expectRevert();
         escrow.refundWithSignature(config(old.account), old.amount, old.nonce, signature);
-        ++refundsReplayed;
     }
 
     function land(uint256 account, uint128 amount, uint256 nonce) internal {
@@ -142,18 +163,20 @@ contract EscrowHandler is ClaimHandler {
 
     /// @notice The hostile token changes its ways. (Fees and gifts only matter on the way in, where unit tests are.)
     function behave(uint256 mode) external {
-        HostileToken.Mode[6] memory modes = [
+        HostileToken.Mode[8] memory modes = [
             HostileToken.Mode.Honest,
             HostileToken.Mode.ReturnNothing,
             HostileToken.Mode.ReturnFalse,
+            HostileToken.Mode.ReturnTwo,
+            HostileToken.Mode.ReturnOneByte,
             HostileToken.Mode.Revert,
             HostileToken.Mode.BurnGas,
             HostileToken.Mode.Reenter
         ];
-        if (modes[mode % 6] == HostileToken.Mode.Reenter) {
+        if (modes[mode % 8] == HostileToken.Mode.Reenter) {
             hostile.reenter(address(escrow), abi.encodeCall(escrow.finalizeWithdraw, (config(3))));
         } else {
-            hostile.behave(modes[mode % 6]);
+            hostile.behave(modes[mode % 8]);
         }
     }
 

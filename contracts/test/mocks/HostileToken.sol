@@ -71,11 +71,6 @@ contract HostileToken {
         if (mode == Mode.BurnGas) while (true) {}
         if (mode == Mode.Bomb) _answer(1_000_000);
         if (mode == Mode.ReturnFalse) return false;
-        if (mode == Mode.Reenter) (attackSucceeded, attackAnswer) = target.call(attack);
-
-        balanceOf[from] -= amount;
-        balanceOf[to] += mode == Mode.Fee ? amount - 1 : mode == Mode.Bonus ? amount + 1 : amount;
-        if (mode == Mode.ReturnNothing) _answer(0);
         if (mode == Mode.ReturnOneByte) _answer(1);
         if (mode == Mode.ReturnTwo) {
             assembly {
@@ -83,6 +78,11 @@ contract HostileToken {
                 return(0, 32)
             }
         }
+        if (mode == Mode.Reenter) (attackSucceeded, attackAnswer) = target.call(attack);
+
+        balanceOf[from] -= amount;
+        balanceOf[to] += mode == Mode.Fee ? amount - 1 : mode == Mode.Bonus ? amount + 1 : amount;
+        if (mode == Mode.ReturnNothing) _answer(0);
         return true;
     }
 
