@@ -27,8 +27,8 @@ class Artifact:
     def is_deployed_as(self, code: bytes) -> bool:
         """Whether `code`, read from a chain, is this contract, whatever its constructor was given.
 
-        Not whether its constructor ran: other code can deploy these bytes with immutables of its choice. Whoever does not
-        know who deployed them asks for the domain (ERC-5267), too.
+        Not whether its constructor ran: other code can deploy these bytes with immutables of its choice. Whoever does
+        not know who deployed them asks for the domain (ERC-5267), too.
         """
         blank = bytearray(code)
         for start, length in self.immutables:
