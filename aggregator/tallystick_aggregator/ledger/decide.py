@@ -188,6 +188,8 @@ def _accept(draft: Draft, payment: ProvenPayment, moment: Moment, rules: Rules) 
     voucher, ceiling = proof.raised, channel.ceiling
     if voucher is not None and voucher.max_claimable_amount > ceiling:
         ceiling = voucher.max_claimable_amount
+    # `Channel.has_used` looks no further above the channel's ceiling: what is used must never lie there.
+    assert used_ceiling <= ceiling, "a voucher that proves a charge is verified, or below one that is"
     refusal = (
         ceiling_allows(channel, ceiling, payment.amount)
         or mirror_is_fresh(account, moment)

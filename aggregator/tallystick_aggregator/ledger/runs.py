@@ -76,7 +76,7 @@ def _charge_run(
     if raised is not None and raised.max_claimable_amount > ceiling:
         ceiling = raised.max_claimable_amount
     if (
-        not _are_proven(draft, account, channel, run, total, moment)
+        not _are_proven(draft, account, channel, run, total, ceiling, moment)
         or ceiling_allows(channel, ceiling, total)
         or mirror_is_fresh(account, moment)
         or no_withdrawal_is_near(account, moment, rules)
@@ -102,16 +102,22 @@ def _are_new(draft: Draft, run: Sequence[ProvenPayment], moment: Moment, rules: 
 
 
 def _are_proven(
-    draft: Draft, account: Account, channel: Channel, run: Sequence[ProvenPayment], total: int, moment: Moment
+    draft: Draft,
+    account: Account,
+    channel: Channel,
+    run: Sequence[ProvenPayment],
+    total: int,
+    ceiling: int,
+    moment: Moment,
 ) -> bool:
-    """Rule 2 for all: unused vouchers with ascending ceilings, so that none falls below what a channel forgets on the
-    way; or one key that may spend the sum.
+    """Rule 2 for all: unused vouchers with ascending ceilings up to the verified one, so that none falls below what a
+    channel forgets on the way; or one key that may spend the sum.
     """
     proof = run[0].proof
     if not isinstance(proof, SpendProof):
         ceilings = [payment.proof.ceiling for payment in run if not isinstance(payment.proof, SpendProof)]
-        ascending = all(map(lt, ceilings, ceilings[1:]))
-        return ascending and not any(voucher_may_prove(account, channel, ceiling) for ceiling in ceilings)
+        ascending = all(map(lt, ceilings, ceilings[1:])) and ceilings[-1] <= ceiling
+        return ascending and not any(voucher_may_prove(account, channel, used) for used in ceilings)
     key = draft.spend_key(account.id, proof.key_id)
     if key is None or key_is_live(key, moment) is not None or cap_allows(key, total) is not None:
         return False

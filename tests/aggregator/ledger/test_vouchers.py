@@ -7,6 +7,9 @@ from doubles import MUSIC, NEWS, Payer, PureLedger, by_voucher, signature_of
 
 from tallystick.reasons import Reason
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
+from tallystick_aggregator.ledger.commands import Moment, VoucherProof
+from tallystick_aggregator.ledger.draft import Draft
+from tallystick_aggregator.ledger.runs import charge_all
 from tallystick_aggregator.ledger.state import NO_CEILING, USED_CEILINGS_KEPT, USED_CEILINGS_MAX
 
 
@@ -121,6 +124,19 @@ def test_a_voucher_for_an_unknown_channel_opens_none(books: PureLedger) -> None:
     assert isinstance(refused, Refusal)
     assert (refused.reason, refused.field) == (Reason.CHANNEL_UNKNOWN, "channel_id")
     assert Payer("mallory").channel_id() not in books.ledger.channels
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_ceiling_that_nobody_verified_proves_nothing(books: PureLedger, alice: Payer, count: int) -> None:
+    """The screening never lets one through; if it did, the same voucher could prove a second charge."""
+    assert isinstance(books.charge(by_voucher(alice, 0, 1, 100)), Accepted)
+    unverified = [by_voucher(alice, 1 + n, 1, 200 + n) for n in range(count)]
+    payments = [payment._replace(proof=VoucherProof(200 + n, None)) for n, payment in enumerate(unverified)]
+    draft = Draft(books.ledger)
+
+    with pytest.raises(AssertionError, match="is verified"):
+        charge_all(draft, payments, Moment(books.now_ms), books.rules)
+    assert not draft.events
 
 
 def test_an_account_with_a_spend_key_takes_vouchers_as_proof_no_more(books: PureLedger, alice: Payer) -> None:
