@@ -1,1 +1,1 @@
-"""Coverage-guided fuzzing of every decoder that reads what others wrote: `scripts/fuzz`."""
+"""Coverage-guided fuzzing of the decoders that read what others wrote, and of the store: `scripts/fuzz`."""

@@ -113,9 +113,11 @@ def _charge(*, voucher: bool, spend: bool) -> charge_pb2.Charge:
 
 
 def stream_batches() -> list[bytes]:
-    """Batches of one and two charges, by either proof and both."""
+    """Mixed batches, and batches of charges alike, one of them larger than is allowed."""
     kinds = [_charge(voucher=True, spend=False), _charge(voucher=False, spend=True), _charge(voucher=True, spend=True)]
-    batches = [charge_pb2.StreamChargesRequest(seq=n, charges=kinds[: n + 1]) for n in range(3)]
+    mixed = [kinds[: n + 1] for n in range(len(kinds))]
+    alike = [[kind] * 2 for kind in kinds] + [[kinds[0]] * 9]
+    batches = [charge_pb2.StreamChargesRequest(seq=n, charges=charges) for n, charges in enumerate(mixed + alike)]
     return [batch.SerializeToString() for batch in batches]
 
 

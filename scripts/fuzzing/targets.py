@@ -7,7 +7,7 @@ read, written and read again it is the same. Anything else, any other exception 
 from base64 import b64encode
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 from zlib import crc32
 
 from google.protobuf.message import DecodeError, Message
@@ -59,15 +59,17 @@ from tallystick_contracts import claim_batch
 from tallystick_contracts.events import LogError
 from tallystick_contracts.events import decode as decode_log
 
+T = TypeVar("T")
+
 BATCH_MAX: Final = 8
 TOTALS_MAX: Final = 16
 
 
 def stream_batch(data: bytes) -> None:
-    """A batch of a charge stream, read by offsets: the same outcome as by protobuf, and the same payments again."""
+    """A batch of a charge stream: read in one step or not, the same outcome as by protobuf, and the same payments again."""
     expected = _outcome(lambda: _by_protobuf(data))
     got = _outcome(lambda: read_batch(data, BATCH_MAX))
-    assert got == expected, f"by offsets {got}, by protobuf {expected}"
+    assert got == expected, f"read {got}, by protobuf {expected}"
     if isinstance(got, Incoming):
         again = charge_pb2.StreamChargesRequest(seq=got.seq, charges=[_write_charge(one) for one in got.payments])
         assert read_batch(again.SerializeToString(), BATCH_MAX) == got
@@ -86,13 +88,13 @@ def payment_header(data: bytes) -> None:
     for header in (data[:HEADER_BYTES_MAX], b64encode(data)):
         with suppress(MalformedError, Refused):
             read_payment([header], seeds.SHOP_OFFERS, bytes(32))
-    with suppress(MalformedError):
-        payment = decode_json(data, PaymentPayload, "payment", HEADER_BYTES_MAX)
-        assert decode_header(encode_header(payment), PaymentPayload, "payment", 16 * HEADER_BYTES_MAX) == payment
-        with suppress(MalformedError):
-            deferred = read_deferred(payment)
-            assert read_deferred(_with_payload(payment, deferred_payload(deferred))) == deferred
-        exact = read_exact(payment)
+    payment = _taken(lambda: decode_json(data, PaymentPayload, "payment", HEADER_BYTES_MAX), MalformedError)
+    if payment is None:
+        return
+    assert decode_header(encode_header(payment), PaymentPayload, "payment", 16 * HEADER_BYTES_MAX) == payment
+    if (deferred := _taken(lambda: read_deferred(payment), MalformedError)) is not None:
+        assert read_deferred(_with_payload(payment, deferred_payload(deferred))) == deferred
+    if (exact := _taken(lambda: read_exact(payment), MalformedError)) is not None:
         assert read_exact(_with_payload(payment, exact_payload(exact))) == exact
 
 
@@ -108,8 +110,7 @@ def payment_required(data: bytes) -> None:
 
 def claim_batch_encoding(data: bytes) -> None:
     """The calldata of a claim: what is decoded encodes to the very same bytes."""
-    with suppress(claim_batch.ClaimBatchError):
-        batch = claim_batch.decode(data)
+    if (batch := _taken(lambda: claim_batch.decode(data), claim_batch.ClaimBatchError)) is not None:
         assert claim_batch.encode(batch) == data
         assert claim_batch.encoded_size(batch) == len(data)
 
@@ -128,8 +129,8 @@ def escrow_log(data: bytes) -> None:
 def journal_entry(data: bytes) -> None:
     """An entry of the journal's log whose checksum is right, and one whose is not."""
     entry = bytes((VERSION,)) + crc32(data).to_bytes(4, "big") + data
-    with suppress(StoreDamaged):
-        assert encode_entry(decode_entry(entry)) == entry
+    if (events := _taken(lambda: decode_entry(entry), StoreDamaged)) is not None:
+        assert encode_entry(events) == entry
     with suppress(StoreDamaged):
         decode_entry(data)
 
@@ -141,8 +142,7 @@ def journal_row(data: bytes) -> None:
     key_bytes, read, write = _ROWS[data[0] % len(_ROWS)]
     key = b"\x01" * key_bytes
     row = data[1:] + crc32(data[1:], crc32(key)).to_bytes(4, "big")
-    with suppress(StoreDamaged):
-        value = read(key, row)
+    if (value := _taken(lambda: read(key, row), StoreDamaged)) is not None:
         # Not the bytes: a row has few forms of one value, and the encoder chooses the shortest.
         assert read(key, write(key, value)) == value
 
@@ -150,23 +150,21 @@ def journal_row(data: bytes) -> None:
 def text(data: bytes) -> None:
     """Amounts, prices, addresses, bytes, payment ids and networks, as people and JSON write them."""
     value = data.decode("utf-8", "replace")
-    with suppress(MalformedError):
-        amount = parse_amount(value, "amount")
+    if (amount := _taken(lambda: parse_amount(value, "amount"), MalformedError)) is not None:
         assert str(amount) == value
         assert codec.decode_amount(encode_amount(amount), "amount") == amount
-    with suppress(MalformedError):
-        assert str(parse_uint64(value, "time")) == value
-    with suppress(MalformedError):
-        price = parse_price(value)
+    if (time := _taken(lambda: parse_uint64(value, "time"), MalformedError)) is not None:
+        assert str(time) == value
+    if (price := _taken(lambda: parse_price(value), MalformedError)) is not None:
         assert parse_price(format_price(price.amount, 6, price.symbol)) == price
-    with suppress(MalformedError):
-        assert checksum(parse_address(value, "address")).lower() == value.lower()
-    with suppress(MalformedError):
-        assert to_hex(parse_bytes_up_to(value, 64, "bytes")) == value.lower()
-    with suppress(MalformedError):
-        assert format_payment_id(parse_payment_id(value, "id")).replace("-", "") == value.lower().replace("-", "")
-    with suppress(MalformedError):
-        assert str(Network.parse(value, "network")) == value
+    if (address := _taken(lambda: parse_address(value, "address"), MalformedError)) is not None:
+        assert checksum(address).lower() == value.lower()
+    if (some := _taken(lambda: parse_bytes_up_to(value, 64, "bytes"), MalformedError)) is not None:
+        assert to_hex(some) == value.lower()
+    if (payment_id := _taken(lambda: parse_payment_id(value, "id"), MalformedError)) is not None:
+        assert format_payment_id(payment_id).replace("-", "") == value.lower().replace("-", "")
+    if (network := _taken(lambda: Network.parse(value, "network"), MalformedError)) is not None:
+        assert str(network) == value
 
 
 def wallet_message(data: bytes) -> None:
@@ -178,6 +176,14 @@ def wallet_message(data: bytes) -> None:
 
 
 # Parts.
+
+
+def _taken(read: Callable[[], T], refusal: type[Exception]) -> T | None:
+    """What a decoder takes; None if it refuses as it promises. What is asked of it afterwards must not be forgiven."""
+    try:
+        return read()
+    except refusal:
+        return None
 
 
 def _by_protobuf(data: bytes) -> Incoming:

@@ -5,7 +5,6 @@ Without atheris, which only the full run has: here a fixed number of seeded chan
 
 import random
 from collections.abc import Callable
-from contextlib import nullcontext
 
 import pytest
 from hypothesis import given
@@ -15,6 +14,7 @@ from fuzzing import __main__ as fuzz
 from fuzzing import targets
 from fuzzing.targets import TARGETS
 from tallystick_aggregator.edges.grpc.wire import Incoming
+from tallystick_aggregator.journal.port import StoreDamaged
 from tallystick_contracts import claim_batch
 
 CHANGES = 300
@@ -79,6 +79,15 @@ def test_a_decoder_that_is_wrong_is_found(
         _run_all(name)
 
 
+def test_an_encoder_whose_output_is_refused_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The decoder's own error is forgiven for what comes from outside only."""
+    damaged = tuple((length, read, lambda *_: b"") for length, read, _ in targets._ROWS)
+    monkeypatch.setattr(targets, "_ROWS", damaged)
+
+    with pytest.raises(StoreDamaged):
+        _run_all("journal_row")
+
+
 def test_a_batch_that_encodes_to_other_bytes_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     encode = claim_batch.encode
     monkeypatch.setattr(claim_batch, "encode", lambda batch: encode(batch) + b"\0")
@@ -90,20 +99,27 @@ def test_a_batch_that_encodes_to_other_bytes_is_found(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("name", ["claim_batch", "journal_row"])
 def test_no_seed_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else fuzzing would begin outside of the decoder. (Other targets give an input to several of them.)"""
-    monkeypatch.setattr(targets, "suppress", lambda _: nullcontext())
+    monkeypatch.setattr(targets, "_taken", lambda read, _: read())
 
     _run_all(name)
 
 
-@pytest.mark.parametrize("arguments", [["nonsense"], ["--minutes", "0"], ["--replay", "file"]])
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["nonsense"], "TARGET: got nonsense; allowed stream_batch, "),
+        (["--minutes", "0"], "--minutes: got 0; allowed a number above 0"),
+        (["--replay", "file"], "--replay: name the one TARGET that the input is for"),
+    ],
+)
 def test_wrong_arguments_are_refused_with_what_is_allowed(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         fuzz.main(arguments)
 
     assert ended.value.code == 2
-    assert "allowed" in (told := capsys.readouterr().err) or "TARGET" in told
+    assert f"error: {told}" in capsys.readouterr().err
 
 
 def test_targets_are_listed_with_what_they_read(capsys: pytest.CaptureFixture[str]) -> None:
