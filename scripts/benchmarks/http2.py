@@ -78,7 +78,8 @@ class Connection(asyncio.Protocol):
         self._next_stream = 1
         self._bodies: dict[int, bytes] = {}
         self._room = INITIAL_WINDOW
-        self._waiting: list[bytes] = []
+        self._waiting: list[tuple[bytes, int]] = []
+        """Requests, and what each takes of the window: its message, not the frames' heads (RFC 9113 §6.9.1)."""
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the connection ends; fails if anything was wrong with it."""
 
@@ -109,7 +110,7 @@ class Connection(asyncio.Protocol):
         framed = message(body)
         headers = frame(HEADERS, END_HEADERS, stream, self._first)
         self._first = self._block
-        self._waiting.append(headers + frame(DATA, END_STREAM, stream, framed))
+        self._waiting.append((headers + frame(DATA, END_STREAM, stream, framed), len(framed)))
         self._flush_soon()
         return stream
 
@@ -179,10 +180,10 @@ class Connection(asyncio.Protocol):
     def _flush(self) -> None:
         self._flushing = False
         sent = 0
-        for request in self._waiting:
-            if len(request) > self._room:
+        for request, size in self._waiting:
+            if size > self._room:
                 break
-            self._room -= len(request)
+            self._room -= size
             self._out.append(request)
             sent += 1
         del self._waiting[:sent]
