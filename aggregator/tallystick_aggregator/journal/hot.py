@@ -30,7 +30,7 @@ _OPEN: Final = (PaymentStatus.RESERVED, PaymentStatus.EXPIRED)
 
 
 class HotPayments:
-    """The payments that are both in memory and in the tables, by second; and those on their way out of memory."""
+    """The payments that are both in memory and in the tables, by bucket; and those on their way out of memory."""
 
     def __init__(self, count_max: int = HOT_PAYMENTS_MAX, age_ms_max: int = HOT_AGE_MS_MAX) -> None:
         self._count_max = count_max

@@ -164,7 +164,7 @@ async def test_requests_in_flight_in_any_order_all_succeed(shop: Scripted, who: 
     assert len({answer.charged for answer in answers if isinstance(answer, Accepted)}) == 64
 
 
-async def test_what_comes_during_a_commit_shares_few(shop: Scripted, alice: Payer) -> None:
+async def test_what_comes_during_a_commit_shares_a_few_others(shop: Scripted, alice: Payer) -> None:
     shop.journal.hold()
     tasks = [asyncio.create_task(shop.intake.charge([payment_of(alice, 0)]))]
     await shop.journal.appending.wait()

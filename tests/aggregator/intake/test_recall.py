@@ -67,6 +67,19 @@ async def test_an_old_payment_sent_again_gets_its_first_answer(shop: Scripted, w
 
 
 @pytest.mark.parametrize("who", ["alice", "bob"])
+async def test_old_payments_of_a_channel_sent_again_together_get_their_first_answers(shop: Scripted, who: str) -> None:
+    """They are decided as one run (`ledger.runs`), which must ask what was recalled too."""
+    payments = [payment_of(Payer(who), number) for number in (1, 2, 3)]
+    await shop.intake.charge(payments)
+    an_hour_later(shop)
+
+    again = await shop.intake.charge(payments)
+
+    assert again == [Accepted(10, 10 * number, replayed=True) for number in (1, 2, 3)]
+    assert len(shop.charges) == 3
+
+
+@pytest.mark.parametrize("who", ["alice", "bob"])
 async def test_an_old_payment_id_for_another_request_is_refused(shop: Scripted, who: str) -> None:
     payer = Payer(who)
     await shop.intake.charge([payment_of(payer)])
