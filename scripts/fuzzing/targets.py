@@ -66,7 +66,7 @@ TOTALS_MAX: Final = 16
 
 
 def stream_batch(data: bytes) -> None:
-    """A batch of a charge stream: read in one step or not, the same outcome as by protobuf, and the same payments again."""
+    """A batch of a charge stream, however it is read: the same outcome as by protobuf, and the same payments again."""
     expected = _outcome(lambda: _by_protobuf(data))
     got = _outcome(lambda: read_batch(data, BATCH_MAX))
     assert got == expected, f"read {got}, by protobuf {expected}"
