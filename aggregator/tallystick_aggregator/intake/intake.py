@@ -65,8 +65,11 @@ class _Turn:
             self._before = None
 
     def pass_on(self) -> None:
-        """Have had the turn."""
-        self.taken.set_result(None)
+        """Have had the turn, or need none: whoever is next still waits for the batch before."""
+        if self._before is None or self._before.done():
+            self.taken.set_result(None)
+        else:
+            self._before.add_done_callback(lambda _: self.taken.set_result(None))
 
 
 class Intake:
@@ -93,7 +96,10 @@ class Intake:
         self._waiting: deque[_Waiting] = deque()
         self._gathering = 0
         """How many payments wait to be screened."""
+        self._under_way = 0
+        """How many payments are in batches between their first check and their answer."""
         self._inside = 0
+        """Both, and reservations."""
         self._waiting_max = waiting_max
         self._screenings: set[asyncio.Task[None]] = set()
         self._last_turn: asyncio.Future[None] | None = None
@@ -164,6 +170,7 @@ class Intake:
         if not self._may_start():
             return
         if gathered := self._gather():
+            self._under_way += _count(gathered)
             turn = _Turn(self._last_turn)
             self._last_turn = turn.taken
             task = asyncio.create_task(self._work(gathered, turn))
@@ -178,8 +185,7 @@ class Intake:
         """
         if not self._screenings:
             return True
-        under_way = self._inside - self._gathering
-        return len(self._screenings) < SCREENINGS_MAX and self._gathering >= min(under_way, BATCH_MAX)
+        return len(self._screenings) < SCREENINGS_MAX and self._gathering >= min(self._under_way, BATCH_MAX)
 
     def _screening_done(self, task: asyncio.Task[None]) -> None:
         self._screenings.discard(task)
@@ -209,7 +215,9 @@ class Intake:
                 raise
             return
         finally:  # here, not when a caller goes away: what it left is still being worked on
-            self._inside -= sum(len(waiting.payments) for waiting in gathered)
+            count = _count(gathered)
+            self._under_way -= count
+            self._inside -= count
         start = 0
         for waiting in gathered:
             end = start + len(waiting.payments)
@@ -265,6 +273,10 @@ class Intake:
             raise
         except StoreUnavailable as error:
             return _store_unavailable(error)
+
+
+def _count(gathered: list[_Waiting]) -> int:
+    return sum(len(waiting.payments) for waiting in gathered)
 
 
 def _overloaded(waiting_max: int) -> Refusal:

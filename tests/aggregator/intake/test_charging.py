@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 from doubles import MUSIC, NEWS, OTHER_PAGE, Payer, PureLedger
@@ -10,6 +10,7 @@ from running import Scripted, running
 
 from tallystick.reasons import Reason
 from tallystick_aggregator.intake import UncheckedPayment
+from tallystick_aggregator.intake.signatures import SignatureCheck, SignatureChecker
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
 
@@ -35,6 +36,23 @@ async def shop(alice: Payer, bob: Payer) -> AsyncIterator[Scripted]:
     books.register(bob, bob.spend_key())
     async with running(books) as shop:
         yield shop
+
+
+class SlowSignatures:
+    """Checks as another does, but those with one ceiling only once `go_on` is set."""
+
+    def __init__(self, checker: SignatureChecker, slow_ceiling: int) -> None:
+        self._checker = checker
+        self._slow_ceiling = slow_ceiling
+        self.go_on = asyncio.Event()
+
+    async def check(self, checks: Sequence[SignatureCheck]) -> Sequence[bool]:
+        if any(check.ceiling == self._slow_ceiling for check in checks):
+            await self.go_on.wait()
+        return await self._checker.check(checks)
+
+    def close(self) -> None:
+        self._checker.close()
 
 
 def payment_of(payer: Payer, number: int = 1, amount: int = 10) -> UncheckedPayment:
@@ -177,6 +195,26 @@ async def test_what_comes_during_a_commit_shares_a_few_others(shop: Scripted, al
     assert len(shop.charges) == 40
     # Some are proven meanwhile, 1, 2, 4 and so on, and commit together; those that had to wait for them come after.
     assert len(shop.journal.commits) - commits <= 4
+
+
+async def test_batches_are_decided_in_their_order_also_past_one_with_nothing_to_decide(
+    shop: Scripted, alice: Payer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known, first, later = (payment_of(alice, number) for number in range(3))
+    await shop.intake.charge([known])
+    slow = SlowSignatures(shop.intake._signatures, first.ceiling)
+    monkeypatch.setattr(shop.intake, "_signatures", slow)
+    tasks = []
+    for payment in (first, known, later):
+        tasks.append(asyncio.create_task(shop.intake.charge([payment])))
+        await shop.settle_down()
+    assert tasks[1].done(), "a replay needs no decision"
+    assert len(shop.charges) == 1, "the later one waits for the first"
+
+    slow.go_on.set()
+
+    assert await tasks[0] == [Accepted(10, 20, replayed=False)]
+    assert await tasks[2] == [Accepted(10, 30, replayed=False)]
 
 
 async def test_the_same_payment_for_another_request_buys_nothing(shop: Scripted, alice: Payer, bob: Payer) -> None:
