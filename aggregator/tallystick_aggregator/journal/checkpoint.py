@@ -1,7 +1,7 @@
 """The statements of which a checkpoint is made: each writes a small portion, so that charges never wait long for one.
 
 Their order matters, not their timing: payments and state first (`payment_portions`, `state_portions`), then `FOLD`,
-which makes them count, then the log's beginning and the ended reservations go. A checkpoint that is cut short anywhere
+which makes them count, then the log's beginning and what has ended go. A checkpoint that is cut short anywhere
 leaves a store that loads the same ledger as before it.
 """
 
@@ -20,8 +20,8 @@ from tallystick_aggregator.journal.rows import (
     encode_reservation,
     encode_spend_key,
 )
-from tallystick_aggregator.journal.schema import partition_of, partition_table
-from tallystick_aggregator.ledger.state import ChainHead, Changes, Payment, Reservation
+from tallystick_aggregator.journal.schema import ENDING_TABLES, partition_of, partition_table
+from tallystick_aggregator.ledger.state import ChainHead, Changes, Payment, Reservation, SpendKey
 
 PAYMENTS_AT_ONCE: Final = 512
 STATES_AT_ONCE: Final = 128
@@ -32,10 +32,13 @@ FOLD: Final = "UPDATE store SET folded = ?, forgotten_ms = ? WHERE epoch = ?"
 """Parameters: the commit as of which the rows are, the ledger's `payments_forgotten_ms`, our epoch."""
 DROP_LOG: Final = "DELETE FROM log WHERE seq <= (SELECT min(folded, ?) FROM store)"
 """Parameter: the newest entry to drop."""
-DROP_RESERVATIONS: Final = """
-DELETE FROM reservations
-WHERE row IS NULL AND key IN (SELECT substr(?1, 64 * n + 1, 64) FROM ordinals WHERE n < ?2)"""
-"""Parameters: handles, one after another, and how many."""
+DROP_ENDED: Final = {
+    table: f"""
+DELETE FROM {table}
+WHERE row IS NULL AND key IN (SELECT substr(?1, 64 * n + 1, 64) FROM ordinals WHERE n < ?2)"""  # noqa: S608 - our own names
+    for table in ENDING_TABLES
+}
+"""By table, whose keys all have 64 bytes. Parameters: keys, one after another, and how many."""
 
 Item = TypeVar("Item")
 Row = tuple[bytes, bytes | None]
@@ -81,7 +84,7 @@ def state_portions(
     """The rows of all state that has changed, as of commit `seq`."""
     yield from _upserts("accounts", seq, changes.accounts.items(), lambda _, account: encode_account(account))
     yield from _upserts("channels", seq, changes.channels.items(), lambda _, channel: encode_channel(channel))
-    yield from _upserts("spend_keys", seq, changes.spend_keys.items(), encode_spend_key)
+    yield from _upserts("spend_keys", seq, changes.spend_keys.items(), _encode_spend_key)
     reservations = (
         (handle, reservation)
         for handle, reservation in changes.reservations.items()
@@ -129,6 +132,10 @@ INSERT INTO {table} (key, seq, row) VALUES {values}
 ON CONFLICT (key) DO UPDATE SET
 earlier = CASE WHEN {table}.seq <= (SELECT folded FROM store) THEN {table}.row ELSE {table}.earlier END,
 seq = excluded.seq, row = excluded.row"""  # noqa: S608 - as above
+
+
+def _encode_spend_key(name: bytes, key: SpendKey | None) -> bytes | None:
+    return None if key is None else encode_spend_key(name, key)
 
 
 def _reservation_encoder(payments: Mapping[bytes, Payment]) -> Callable[[bytes, Reservation | None], bytes | None]:

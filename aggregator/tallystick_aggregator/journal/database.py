@@ -28,7 +28,7 @@ from tallystick_aggregator.journal.port import (
     StoreUncertain,
     StoreUnusable,
 )
-from tallystick_aggregator.journal.schema import check_integrity, make_current
+from tallystick_aggregator.journal.schema import ENDING_TABLES, check_integrity, make_current
 
 BUSY_MS: Final = 2_000
 """How long a statement waits for a program that looks into the file, such as a backup."""
@@ -205,9 +205,8 @@ def _prepare(path: Path, lock: FileLock) -> tuple[int, int]:
         (epoch,) = connection.execute("SELECT epoch FROM store").fetchone()
         lost = max(0, lock.epoch - epoch)
         connection.execute("UPDATE store SET epoch = ?", (epoch + lost + 1,))
-        connection.execute(
-            "DELETE FROM reservations WHERE row IS NULL AND seq <= (SELECT folded FROM store)"
-        )  # what a checkpoint that was cut short has left
+        for table in ENDING_TABLES:  # what a checkpoint that was cut short has left
+            connection.execute(f"DELETE FROM {table} WHERE row IS NULL AND seq <= (SELECT folded FROM store)")  # noqa: S608
     finally:
         connection.close()
     lock.remember(epoch + lost + 1)

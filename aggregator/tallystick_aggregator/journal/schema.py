@@ -26,6 +26,8 @@ ORDINALS: Final = 8_192
 parameter of one statement."""
 
 STATE_TABLES: Final = ("accounts", "channels", "spend_keys", "reservations", "heads")
+ENDING_TABLES: Final = ("spend_keys", "reservations")
+"""Of these, those whose rows end: as NULL first, so that the checkpoint before still counts, then they are dropped."""
 
 _STATE_TABLE: Final = """
 CREATE TABLE {table} (

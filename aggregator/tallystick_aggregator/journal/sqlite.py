@@ -14,8 +14,8 @@ from typing import Final, NamedTuple, Self
 
 from tallystick.payment_ids import payment_id_ms
 from tallystick_aggregator.journal.checkpoint import (
+    DROP_ENDED,
     DROP_LOG,
-    DROP_RESERVATIONS,
     FOLD,
     LOG_ENTRIES_AT_ONCE,
     find_payments,
@@ -31,7 +31,13 @@ from tallystick_aggregator.journal.loading import Loaded, load
 from tallystick_aggregator.journal.outbox import SqliteOutbox
 from tallystick_aggregator.journal.port import StoreDamaged, StoreUnavailable
 from tallystick_aggregator.journal.rows import decode_payment
-from tallystick_aggregator.journal.schema import PARTITION_MS, create_partition, partition_of, partition_table
+from tallystick_aggregator.journal.schema import (
+    ENDING_TABLES,
+    PARTITION_MS,
+    create_partition,
+    partition_of,
+    partition_table,
+)
 from tallystick_aggregator.ledger.events import Event
 from tallystick_aggregator.ledger.state import ChainHead, Changes, Ledger, Payment, payment_key
 
@@ -112,7 +118,8 @@ class SqliteJournal:
         self._backlog = Backlog(loaded.seq, loaded.backlog)
         self._partitions = loaded.partitions
         self._stored_reservations = loaded.stored_reservations
-        self._ended_reservations: set[bytes] = set()
+        self._ended: dict[str, set[bytes]] = {table: set() for table in ENDING_TABLES}
+        """By table: keys whose rows are NULL, or about to be."""
         self._hot = HotPayments(*self._hot_limits)
         replayed = ledger.changes.payments
         self._hot.wrote_payments(item for item in ledger.payments.items() if item[0] not in replayed)
@@ -193,7 +200,8 @@ class SqliteJournal:
             await self._database.write(*portion)
         if await self._database.write(FOLD, (cut.seq, cut.forgotten_ms, self._database.epoch)) == 0:
             raise self._database.taken_over()
-        self._ended_reservations |= ended & self._stored_reservations
+        self._ended["reservations"] |= ended & self._stored_reservations
+        self._ended["spend_keys"] |= {name for name, key in changes.spend_keys.items() if key is None}
 
     async def _follow(self, changes: Changes) -> None:
         for portion in portions_of(changes.payments.items(), FOLLOWED_AT_ONCE):
@@ -206,10 +214,12 @@ class SqliteJournal:
             newest = min(self._oldest_seq + LOG_ENTRIES_AT_ONCE - 1, cut.seq)
             await self._database.write(DROP_LOG, (newest,))
             self._oldest_seq = newest + 1
-        for handles in portions_of(tuple(self._ended_reservations), DROPPED_AT_ONCE):
-            await self._database.write(DROP_RESERVATIONS, (b"".join(handles), len(handles)))
-            self._stored_reservations.difference_update(handles)
-            self._ended_reservations.difference_update(handles)
+        for table, ended in self._ended.items():
+            for keys in portions_of(tuple(ended), DROPPED_AT_ONCE):
+                await self._database.write(DROP_ENDED[table], (b"".join(keys), len(keys)))
+                ended.difference_update(keys)
+                if table == "reservations":
+                    self._stored_reservations.difference_update(keys)
 
     async def _drop_partitions(self, forgotten_ms: int) -> None:
         """Drop the partitions whose payments are all forgotten: some payments at a time, then the empty table."""

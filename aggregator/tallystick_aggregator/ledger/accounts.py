@@ -2,7 +2,7 @@
 
 import hmac
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from tallystick.channels import ChannelConfig
 from tallystick.reasons import Reason
@@ -11,6 +11,9 @@ from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.commands import Moment, Rules
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Channel, Ledger, SpendKey
+
+SPEND_KEYS_KEPT: Final = 8
+"""For each spend key that an account may have, so many are kept: expired ones prove payments that are sent again."""
 
 
 class AccountAtBlock(NamedTuple):
@@ -120,7 +123,8 @@ def register_spend_key(
             f"later than {moment.now_s}",
         )
     # Revoked ones count until they would have expired: a payer cannot fill the ledger by taking back what it registers.
-    unexpired = sum(old.expires_at > moment.now_s for old in draft.spend_keys_of(account_id))
+    kept = draft.spend_keys_of(account_id)
+    unexpired = sum(old.expires_at > moment.now_s for old in kept)
     if unexpired >= rules.spend_keys_per_account_max:
         return Refusal(
             Reason.SPEND_KEY_LIMIT,
@@ -128,6 +132,15 @@ def register_spend_key(
             "spend_keys",
             str(unexpired + 1),
             f"at most {rules.spend_keys_per_account_max}",
+        )
+    remembered = sum(old.expires_at * 1000 >= draft.payments_forgotten_ms for old in kept)
+    if remembered >= SPEND_KEYS_KEPT * rules.spend_keys_per_account_max:
+        return Refusal(
+            Reason.SPEND_KEY_LIMIT,
+            "The account had too many spend keys of late; let the next ones live longer.",
+            "spend_keys",
+            str(remembered + 1),
+            f"at most {SPEND_KEYS_KEPT * rules.spend_keys_per_account_max}, expired ones included",
         )
     draft.record(ev.SpendKeyRegistered(account_id, key.key_id, key.secret, key.cap, key.expires_at))
     registered = draft.spend_key(account_id, key.key_id)

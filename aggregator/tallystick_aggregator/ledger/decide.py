@@ -16,11 +16,10 @@ from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
 from tallystick_aggregator.ledger.commands import Moment, ProvenPayment, Rules, VoucherProof
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.rules import (
-    cap_allows,
     ceiling_allows,
     exposure_allows,
     funds_allow,
-    key_is_live,
+    key_may_spend,
     mirror_is_fresh,
     no_withdrawal_is_near,
     payment_id_is_in_time,
@@ -208,10 +207,9 @@ def _accept(draft: Draft, payment: ProvenPayment, moment: Moment, rules: Rules) 
 def _room_after_expiry(draft: Draft, channel: Channel, key_id: bytes, amount: int, moment: Moment) -> Refusal | None:
     account = draft.account(channel.account_id)
     assert account is not None, "a channel has an account"
-    key = draft.spend_key(account.id, key_id)
     return (
         mirror_is_fresh(account, moment)
-        or (None if key is None else key_is_live(key, moment) or cap_allows(key, amount))
+        or (key_may_spend(draft, account, key_id, amount, moment) if key_id else None)
         or ceiling_allows(channel, channel.ceiling, amount)
         or funds_allow(account, channel, amount)
     )

@@ -39,7 +39,7 @@ class Draft:
         self.events: list[ev.Event] = []
         self._accounts: dict[bytes, Account] = {}
         self._channels: dict[bytes, Channel] = {}
-        self._spend_keys: dict[bytes, SpendKey] = {}
+        self._spend_keys: dict[bytes, SpendKey | None] = {}
         self._payments: dict[bytes, Payment] = {}
         self._recalled: dict[bytes, Payment] = {}
         self._reservations: dict[bytes, Reservation | None] = {}
@@ -61,13 +61,15 @@ class Draft:
     def spend_key(self, account_id: bytes, key_id: bytes) -> SpendKey | None:
         """Return the spend key as this draft leaves it."""
         name = account_id + key_id  # `spend_key_name`, without the call
-        return self._spend_keys.get(name) or self._ledger.spend_keys.get(name)
+        return self._spend_keys[name] if name in self._spend_keys else self._ledger.spend_keys.get(name)
 
     def spend_keys_of(self, account_id: bytes) -> list[SpendKey]:
         """Return all spend keys of an account as this draft leaves them."""
-        known = {spend_key_name(account_id, key.key_id): key for key in self._ledger.spend_keys_of_account(account_id)}
-        known |= {name: key for name, key in self._spend_keys.items() if key.account_id == account_id}
-        return list(known.values())
+        known: dict[bytes, SpendKey | None] = {
+            spend_key_name(account_id, key.key_id): key for key in self._ledger.spend_keys_of_account(account_id)
+        }
+        known |= {name: key for name, key in self._spend_keys.items() if name.startswith(account_id)}
+        return [key for key in known.values() if key is not None]
 
     def payment(self, channel_id: bytes, payment_id: bytes) -> Payment | None:
         """Return what this payment id stands for, if it is known here or was recalled."""
@@ -151,11 +153,14 @@ class Draft:
             if channel_id not in ledger.channels:
                 ledger.channels_of.setdefault(channel.account_id, []).append(channel_id)
         for name, key in self._spend_keys.items():
-            if name not in ledger.spend_keys:
-                ledger.spend_keys_of.setdefault(key.account_id, []).append(name)
+            if key is not None:
+                if name not in ledger.spend_keys:
+                    ledger.spend_keys_of.setdefault(key.account_id, []).append(name)
+                ledger.spend_keys[name] = key
+            elif (forgotten := ledger.spend_keys.pop(name, None)) is not None:
+                ledger.spend_keys_of[forgotten.account_id].remove(name)
         ledger.accounts.update(self._accounts)
         ledger.channels.update(self._channels)
-        ledger.spend_keys.update(self._spend_keys)
         ledger.payments.update(self._payments)
         ledger.receiver_exposure.update(self._exposure)
         ledger.heads.update(self._heads)
@@ -195,6 +200,7 @@ class Draft:
         name = account_id + key_id
         own = self._spend_keys.get(name)
         if own is None:
+            assert name not in self._spend_keys, "a forgotten spend key is not spent"
             own = self._spend_keys[name] = self._ledger.spend_keys[name].copy()
         return own
 
@@ -319,13 +325,24 @@ class Draft:
         channel.used = channel.used.plus(used_ceiling)
 
     def _spend(self, channel: Channel, key_id: bytes, amount: int) -> None:
-        if key_id:
+        # One that was forgotten has nothing left to count: what it held is given back to nobody.
+        if key_id and self.spend_key(channel.account_id, key_id) is not None:
             self._own_spend_key(channel.account_id, key_id).spent += amount
 
     def _spend_key_registered(self, event: ev.SpendKeyRegistered) -> None:
         self._own_account(event.account_id).takes_spend_proofs_only = True
+        self._forget_spend_keys(event.account_id)
         key = SpendKey(event.account_id, event.key_id, event.secret, event.cap, event.expires_at)  # type: ignore[arg-type]
         self._spend_keys[spend_key_name(event.account_id, event.key_id)] = key
+
+    def _forget_spend_keys(self, account_id: bytes) -> None:
+        """Forget the account's keys whose payments are all forgotten, so that those who renew theirs leave none behind.
+
+        Until then a payment that is sent again is proven by its key, whether that has expired or not (I4).
+        """
+        for key in self.spend_keys_of(account_id):
+            if key.expires_at * 1000 < self.payments_forgotten_ms:
+                self._spend_keys[spend_key_name(account_id, key.key_id)] = None
 
     def _spend_key_revoked(self, event: ev.SpendKeyRevoked) -> None:
         self._own_spend_key(event.account_id, event.key_id).revoked = True

@@ -58,12 +58,6 @@ def spend_key_may_prove(
     draft: Draft, account: Account, amount: int, proof: SpendProof, moment: Moment
 ) -> Refusal | None:
     """Rule 2b, but for the HMAC: may this key pay this much, now?"""
-    key = draft.spend_key(account.id, proof.key_id)
-    if key is None:
-        return Refusal(Reason.SPEND_KEY_UNKNOWN, "The account has no such spend key.", "key_id")
-    refusal = key_is_live(key, moment)
-    if refusal is not None:
-        return refusal
     if amount > proof.max_amount:
         return Refusal(
             Reason.AMOUNT_ABOVE_AGREED,
@@ -72,7 +66,15 @@ def spend_key_may_prove(
             str(amount),
             f"at most {proof.max_amount}",
         )
-    return cap_allows(key, amount)
+    return key_may_spend(draft, account, proof.key_id, amount, moment)
+
+
+def key_may_spend(draft: Draft, account: Account, key_id: bytes, amount: int, moment: Moment) -> Refusal | None:
+    """The key is known, live, and has this much left of its cap."""
+    key = draft.spend_key(account.id, key_id)
+    if key is None:
+        return Refusal(Reason.SPEND_KEY_UNKNOWN, "The account has no such spend key.", "key_id")
+    return key_is_live(key, moment) or cap_allows(key, amount)
 
 
 def key_is_live(key: SpendKey, moment: Moment) -> Refusal | None:

@@ -15,11 +15,10 @@ from tallystick_aggregator.ledger.commands import Moment, ProvenPayment, Rules, 
 from tallystick_aggregator.ledger.decide import charge
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.rules import (
-    cap_allows,
     ceiling_allows,
     exposure_allows,
     funds_allow,
-    key_is_live,
+    key_may_spend,
     mirror_is_fresh,
     no_withdrawal_is_near,
     payment_id_is_in_time,
@@ -118,8 +117,7 @@ def _are_proven(
         ceilings = [payment.proof.ceiling for payment in run if not isinstance(payment.proof, SpendProof)]
         ascending = all(map(lt, ceilings, ceilings[1:])) and ceilings[-1] <= ceiling
         return ascending and not any(voucher_may_prove(account, channel, used) for used in ceilings)
-    key = draft.spend_key(account.id, proof.key_id)
-    if key is None or key_is_live(key, moment) is not None or cap_allows(key, total) is not None:
+    if key_may_spend(draft, account, proof.key_id, total, moment) is not None:
         return False
     for payment in run:  # noqa: SIM110 - a generator would cost more than what it compares
         if payment.amount > payment.proof.max_amount:  # type: ignore[union-attr]  # one key: all are spend proofs

@@ -217,12 +217,13 @@ class ChainHead(NamedTuple):
 class Changes:
     """What has changed since the last checkpoint, by id, as it is now: what the journal's next checkpoint writes down.
 
-    A reservation that ended is None. The objects are never mutated later: drafts work on copies.
+    A reservation that ended is None, as is a spend key that was forgotten. The objects are never mutated later: drafts
+    work on copies.
     """
 
     accounts: dict[bytes, Account] = field(default_factory=dict[bytes, Account])
     channels: dict[bytes, Channel] = field(default_factory=dict[bytes, Channel])
-    spend_keys: dict[bytes, SpendKey] = field(default_factory=dict[bytes, SpendKey])
+    spend_keys: dict[bytes, SpendKey | None] = field(default_factory=dict[bytes, SpendKey | None])
     payments: dict[bytes, Payment] = field(default_factory=dict[bytes, Payment])
     reservations: dict[bytes, Reservation | None] = field(default_factory=dict[bytes, Reservation | None])
 
@@ -263,7 +264,7 @@ class Ledger:
         return (self.channels[channel_id] for channel_id in self.channels_of.get(account_id, ()))
 
     def spend_keys_of_account(self, account_id: bytes) -> Iterator[SpendKey]:
-        """The account's spend keys, revoked and expired ones included."""
+        """The account's spend keys; revoked and expired ones are among them until they are forgotten."""
         return (self.spend_keys[name] for name in self.spend_keys_of.get(account_id, ()))
 
 

@@ -14,7 +14,7 @@ from tallystick.payment_ids import new_payment_id, payment_id_ms
 from tallystick.quantities import ZERO_ADDRESS
 from tallystick_aggregator.journal.hot import TRIMMED_AT_ONCE_MAX, HotPayments
 from tallystick_aggregator.journal.port import StoreUnavailable
-from tallystick_aggregator.journal.schema import PARTITION_MS
+from tallystick_aggregator.journal.schema import ENDING_TABLES, PARTITION_MS
 from tallystick_aggregator.journal.sqlite import SqliteStore
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.draft import Draft
@@ -184,15 +184,34 @@ async def test_a_reservation_that_ends_after_its_checkpoint_is_gone_after_the_ne
     assert not (await loaded_from(path)).reservations
 
 
-async def test_ended_reservations_that_a_crash_has_left_are_cleared_at_the_start(tmp_path: Path) -> None:
+async def test_a_forgotten_spend_key_leaves_nothing_in_the_store(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    old, new = b"o" * 32, b"n" * 32
+    async with opened(path) as store:
+        ledger = await store.journal.load()
+        await commit(store, ledger, [*OPENED, ev.SpendKeyRegistered(ACCOUNT, old, bytes(32), 10**9, NOW_MS // 1000)])
+        await store.journal.checkpoint(NOW_MS)
+        forgotten = [ev.PaymentsForgotten(NOW_MS + 1), ev.SpendKeyRegistered(ACCOUNT, new, bytes(32), 1, 2**40)]
+        await commit(store, ledger, forgotten)
+    async with opened(path) as store:
+        ledger = await store.journal.load()
+        await store.journal.checkpoint(NOW_MS)
+        assert await store.journal._database.read("SELECT count(*) FROM spend_keys") == [(2,)]
+        assert ledger.spend_keys_of[ACCOUNT] == [ACCOUNT + KEY, ACCOUNT + new]
+    loaded = await loaded_from(path)
+    assert (loaded.spend_keys, loaded.spend_keys_of) == (ledger.spend_keys, ledger.spend_keys_of)
+
+
+@pytest.mark.parametrize("table", ENDING_TABLES)
+async def test_ended_rows_that_a_crash_has_left_are_cleared_at_the_start(tmp_path: Path, table: str) -> None:
     path = tmp_path / "store.db"
     async with opened(path) as store:
         ledger = await store.journal.load()
         await commit(store, ledger, OPENED)
         await store.journal.checkpoint(NOW_MS)
-        await store.journal._database.write("INSERT INTO reservations (key, seq, row) VALUES (zeroblob(64), 1, NULL)")
+        await store.journal._database.write(f"INSERT INTO {table} (key, seq, row) VALUES (zeroblob(64), 1, NULL)")
     async with opened(path) as store:
-        assert await store.journal._database.read("SELECT count(*) FROM reservations") == [(0,)]
+        assert await store.journal._database.read(f"SELECT count(*) FROM {table} WHERE row IS NULL") == [(0,)]
 
 
 async def _partitions(store: SqliteStore) -> set[str]:

@@ -5,6 +5,7 @@ from doubles import MUSIC, NEWS, NOW_S, Payer, PureLedger, by_key, handle_of, si
 from msgspec.structs import replace
 
 from tallystick.reasons import Reason
+from tallystick_aggregator.ledger.accounts import SPEND_KEYS_KEPT
 from tallystick_aggregator.ledger.answers import Accepted, Held, Refusal
 from tallystick_aggregator.ledger.commands import Rules
 from tallystick_aggregator.ledger.state import SpendKey, spend_key_name
@@ -213,6 +214,86 @@ def test_revoking_again_answers_alike_and_an_unknown_key_is_refused(
     assert isinstance(books.revoke(alice, key), SpendKey)
     assert len(books.events) == events
     assert reason_of(books.revoke(alice, alice.spend_key(9))) is Reason.SPEND_KEY_UNKNOWN
+
+
+# Forgetting: a key goes once none of its payments can come again, and the account registers another.
+
+
+def ids_of(books: PureLedger, payer: Payer) -> list[bytes]:
+    return [key.key_id for key in books.ledger.spend_keys_of_account(payer.account_id)]
+
+
+def renew(books: PureLedger, alice: Payer, key: SpendKey, after_s: int = 1) -> SpendKey:
+    """Let the key expire and all of its payments be forgotten, so many seconds later; register another."""
+    books.now_ms = (key.expires_at + after_s) * 1000 + books.rules.payment_id_retention_s * 1000
+    books.forget_payments(books.now_ms - books.rules.payment_id_retention_s * 1000)
+    registered = books.register(alice, alice.spend_key(99, expires_at=books.now_ms // 1000 + 60))
+    assert isinstance(registered, SpendKey)
+    return registered
+
+
+def test_a_key_is_forgotten_with_its_payments_when_another_is_registered(
+    books: PureLedger, alice: Payer, key: SpendKey
+) -> None:
+    books.charge(by_key(alice, key, 1, 60, ceiling=1_000))
+    kept = alice.spend_key(1)
+    books.register(alice, kept)
+
+    newest = renew(books, alice, key)
+
+    assert ids_of(books, alice) == [kept.key_id, newest.key_id]
+    assert reason_of(books.revoke(alice, key)) is Reason.SPEND_KEY_UNKNOWN
+    assert books.replayed() == books.ledger
+
+
+def test_a_key_is_kept_as_long_as_its_payments_may_come_again(books: PureLedger, alice: Payer, key: SpendKey) -> None:
+    newest = renew(books, alice, key, after_s=0)
+
+    assert ids_of(books, alice) == [key.key_id, newest.key_id]
+
+
+def test_a_forgotten_key_cannot_come_back_on_its_old_terms(books: PureLedger, alice: Payer, key: SpendKey) -> None:
+    books.revoke(alice, key)
+    renew(books, alice, key)
+
+    assert reason_of(books.register(alice, key)) is Reason.SPEND_KEY_EXPIRED
+
+
+@pytest.mark.parametrize("way", ["release", "expire"])
+def test_a_reservation_outlives_its_forgotten_key(books: PureLedger, alice: Payer, key: SpendKey, way: str) -> None:
+    """As after a long stop, when the timers come round late."""
+    held = by_key(alice, key, 1, 60, ceiling=1_000)
+    books.reserve(held)
+    renew(books, alice, key)
+
+    getattr(books, way)(handle_of(held))
+
+    assert books.channel(alice).reserved == 0
+    assert books.replayed() == books.ledger
+
+
+def test_a_forgotten_key_captures_nothing_after_expiry(books: PureLedger, alice: Payer, key: SpendKey) -> None:
+    held = by_key(alice, key, 1, 60, ceiling=1_000)
+    books.reserve(held)
+    renew(books, alice, key)
+    books.expire(handle_of(held))
+
+    assert reason_of(books.capture(handle_of(held), 10)) is Reason.SPEND_KEY_UNKNOWN
+
+
+def test_short_lived_keys_fill_the_ledger_only_so_far(books: PureLedger, alice: Payer, key: SpendKey) -> None:
+    most = SPEND_KEYS_KEPT * books.rules.spend_keys_per_account_max
+    for number in range(1, most):
+        books.now_ms += 1_000
+        assert isinstance(books.register(alice, alice.spend_key(number, expires_at=books.now_ms // 1000 + 1)), SpendKey)
+
+    books.now_ms += 1_000
+    refused = books.register(alice, alice.spend_key(most, expires_at=books.now_ms // 1000 + 1))
+
+    assert isinstance(refused, Refusal)
+    assert (refused.reason, refused.got) == (Reason.SPEND_KEY_LIMIT, str(most + 1))
+    renew(books, alice, key)
+    assert len(ids_of(books, alice)) == 1
 
 
 def test_a_key_shows_its_secret_to_nobody(key: SpendKey) -> None:
