@@ -20,6 +20,7 @@ _ALLOWED: Final = "a UUIDv7: 16 bytes, or 32 hex digits with or without hyphens"
 _TEXT: Final = re.compile(
     r"(?:[0-9a-fA-F]{32}|[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12})"
 )
+_TIME_BYTES: Final = 6
 _MS_MAX: Final = 2**48 - 1
 _COUNTER_MAX: Final = 2**12 - 1
 
@@ -37,7 +38,12 @@ def new() -> PaymentId:
 
 def payment_id_ms(payment_id: bytes) -> int:
     """Milliseconds since the epoch, as its maker's clock stood."""
-    return int.from_bytes(payment_id[:6], "big")
+    return int.from_bytes(payment_id[:_TIME_BYTES], "big")
+
+
+def payment_ids_from(ms: int) -> bytes:
+    """What ids of this time (ms since the epoch) or later compare at or above, and earlier ones below."""
+    return ms.to_bytes(_TIME_BYTES, "big")
 
 
 def parse_payment_id(value: object, field: str) -> PaymentId:

@@ -15,13 +15,12 @@ A seller therefore can neither charge more than was agreed, nor use a proof for 
 from dataclasses import dataclass, field
 from hashlib import sha256
 from hmac import compare_digest
-from typing import Final, cast
+from typing import Final
 
 from tallystick.errors import MalformedError
 from tallystick.quantities import Bytes32
 
 _BLOCK_BYTES: Final = 64
-_MESSAGE_BYTES: Final = 96
 _INNER_PAD: Final = bytes(b ^ 0x36 for b in range(256))
 _OUTER_PAD: Final = bytes(b ^ 0x5C for b in range(256))
 
@@ -63,20 +62,19 @@ class SpendProver:
         self._inner = sha256(key.translate(_INNER_PAD))
         self._outer = sha256(key.translate(_OUTER_PAD))
 
-    def mac(self, channel_id: bytes, payment_id: bytes, max_amount: int, request_hash: bytes) -> Bytes32:
+    def mac(self, channel_id: bytes, payment_id: bytes, max_amount: int, request_hash: bytes) -> bytes:
         """The proof; `max_amount` is in atomic units.
 
         Raises ValueError on a field of another length and OverflowError outside 0 <= max_amount < 2**128.
         """
-        message = channel_id + payment_id + max_amount.to_bytes(16, "big") + request_hash
         # Wrong lengths could move a field's bytes into the next one.
-        if len(message) != _MESSAGE_BYTES or len(channel_id) != 32 or len(payment_id) != 16:
+        if len(channel_id) != 32 or len(payment_id) != 16 or len(request_hash) != 32:
             raise ValueError("a spend proof is over 32 bytes of channel id, 16 of payment id and 32 of request hash")
         inner = self._inner.copy()
-        inner.update(message)
+        inner.update(channel_id + payment_id + max_amount.to_bytes(16, "big") + request_hash)
         outer = self._outer.copy()
         outer.update(inner.digest())
-        return cast("Bytes32", outer.digest())
+        return outer.digest()
 
     def check(self, channel_id: bytes, payment_id: bytes, max_amount: int, request_hash: bytes, mac: bytes) -> bool:
         """Whether `mac` is the proof, compared in constant time. Raises as `mac` does."""

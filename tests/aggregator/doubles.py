@@ -113,7 +113,7 @@ class Payer:
         if key is not None:
             most = amount if max_amount is None else max_amount
             spend = UncheckedSpendProof(key.key_id, most, SpendProver(key.secret).mac(channel, payment, most, request))
-        return UncheckedPayment(channel, payment, ms, amount, request, ceiling, signature, spend)
+        return UncheckedPayment(channel, payment, amount, request, ceiling, signature, spend)
 
 
 class PureLedger:
@@ -255,7 +255,7 @@ def by_voucher(
     """A payment proven by a voucher over `ceiling`."""
     channel = payer.channel_id(receiver)
     proof = VoucherProof(ceiling, Voucher(channel, ceiling, signature_of(ceiling)))
-    return ProvenPayment(channel, payment_id_of(number, ms), ms, amount, request, proof)
+    return ProvenPayment(channel, payment_id_of(number, ms), amount, request, proof)
 
 
 def by_key(
@@ -274,7 +274,7 @@ def by_key(
     channel = payer.channel_id(receiver)
     raised = Voucher(channel, ceiling, signature_of(ceiling)) if ceiling else None
     proof = SpendProof(key.key_id, amount if max_amount is None else max_amount, raised)
-    return ProvenPayment(channel, payment_id_of(number, ms), ms, amount, request, proof)
+    return ProvenPayment(channel, payment_id_of(number, ms), amount, request, proof)
 
 
 def signature_of(ceiling: int) -> bytes:

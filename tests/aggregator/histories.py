@@ -38,7 +38,9 @@ NETWORK: Final = "eip155:31337"
 
 ACCOUNTS: Final = 2
 RECEIVERS: Final = 2
-KEYS: Final = 2
+KEYS: Final = 3
+KEY_TTLS_S: Final = (9_000, 9_000, 1)
+"""How long after now each spend key expires, by its number."""
 PAYMENT_AGES_S: Final = (-30, 0, 0, 0, 20, 20, 600, 3_000)
 """How long before now each payment id was made, by its number."""
 
@@ -124,7 +126,7 @@ class Advance:
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """Payment ids older than this are pruned."""
+    """Payment ids older than this are pruned; below zero: all of them."""
 
     age_s: int
 
@@ -170,7 +172,7 @@ def commands() -> st.SearchStrategy[Command]:
         st.builds(Refund, _account, st.integers(0, 2), st.integers(0, 100), st.booleans()),
         st.builds(Approve, _account, st.integers(0, 3)),
         st.builds(Advance, st.integers(0, 1), st.integers(0, 100)),
-        st.builds(Forget, st.sampled_from([4_000, 1_000, 300])),
+        st.builds(Forget, st.sampled_from([4_000, 1_000, 300, -100])),
     )
 
 
@@ -231,7 +233,7 @@ def _do(command: Command, draft: Draft, ledger: Ledger, moment: Moment) -> objec
             if revoke:
                 return accounts.revoke_spend_key(draft, account_id(account), key_id(account, key))
             wanted = SpendKey(
-                account_id(account), key_id(account, key), _hash("secret", key), cap, moment.now_s + 9_000
+                account_id(account), key_id(account, key), _hash("secret", key), cap, moment.now_s + KEY_TTLS_S[key]
             )
             return accounts.register_spend_key(draft, account_id(account), wanted, moment, RULES)
         case Refund(account, number, amount, end):
@@ -323,9 +325,7 @@ def _pay(command: Pay, draft: Draft, moment: Moment) -> object:
     proof: VoucherProof | SpendProof = VoucherProof(voucher.max_claimable_amount, voucher)
     if command.key is not None:
         proof = SpendProof(key_id(command.account, command.key), 30, voucher)
-    payment = ProvenPayment(
-        channel, payment_id(command.payment), payment_ms(command.payment), command.amount, _hash("request"), proof
-    )
+    payment = ProvenPayment(channel, payment_id(command.payment), command.amount, _hash("request"), proof)
     if command.reserve:
         return decide.reserve(draft, payment, _handle(command), moment, RULES)
     return decide.charge(draft, payment, moment, RULES)

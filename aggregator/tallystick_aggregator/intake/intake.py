@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Final, TypeVar
 
+from tallystick.payment_ids import payment_ids_from
 from tallystick.reasons import Reason
 from tallystick_aggregator.intake.payments import UncheckedPayment
 from tallystick_aggregator.intake.proofs import Provers, Replay, Screening
@@ -254,7 +255,8 @@ class Intake:
             return charge_all(draft, proven, moment, rules)
 
         def lookups(since_ms: int) -> list[tuple[bytes, bytes]]:
-            return [(payment.channel_id, payment.payment_id) for payment in proven if payment.payment_ms < since_ms]
+            since = payment_ids_from(since_ms)
+            return [(payment.channel_id, payment.payment_id) for payment in proven if payment.payment_id < since]
 
         return self._writer.submit(decision, weight=len(proven), lookups=lookups)
 

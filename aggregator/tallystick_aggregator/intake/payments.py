@@ -14,13 +14,12 @@ class UncheckedSpendProof(Value, frozen=True, gc=False):
 class UncheckedPayment(Value, frozen=True, gc=False):
     """A payment whose proof was not checked yet.
 
-    `payment_id` is a UUIDv7's 16 bytes and `payment_ms` the time in it; `ceiling` and `signature` are the voucher's
-    (0 and empty: none came along). The edge has checked lengths and ranges, and that the caller may charge the channel.
+    `payment_id` is a UUIDv7's 16 bytes; `ceiling` and `signature` are the voucher's (0 and empty: none came along). The
+    edge has checked lengths and ranges, and that the caller may charge the channel.
     """
 
     channel_id: bytes
     payment_id: bytes
-    payment_ms: int
     amount: int
     request_hash: bytes
     ceiling: int

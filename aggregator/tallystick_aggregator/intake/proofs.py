@@ -11,6 +11,7 @@ enough that the payer signed them; and where spend keys prove the charges, they 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from tallystick.payment_ids import payment_ids_from
 from tallystick.reasons import Reason
 from tallystick.spend_keys import SpendProver
 from tallystick.vouchers import Voucher
@@ -19,7 +20,7 @@ from tallystick_aggregator.intake.signatures import SignatureCheck
 from tallystick_aggregator.ledger.answers import Accepted, Held, Refusal
 from tallystick_aggregator.ledger.commands import ProvenPayment, SpendProof, VoucherProof
 from tallystick_aggregator.ledger.rules import ceiling_allows, voucher_may_prove
-from tallystick_aggregator.ledger.state import Account, Channel, Ledger, Payment
+from tallystick_aggregator.ledger.state import Account, Channel, Ledger, Payment, spend_key_name
 
 PROVERS_MAX: Final = 65_536
 
@@ -32,7 +33,6 @@ class Provers:
 
     def __init__(self) -> None:
         self._provers: dict[bytes, SpendProver] = {}
-        self.get = self._provers.get
 
     def of(self, name: bytes, secret: bytes) -> SpendProver:
         """The HMAC state of a spend key, made at its first use."""
@@ -73,9 +73,9 @@ class Screening:
         """By channel: vouchers beside spend proofs that were not tried yet, the highest last."""
         self._raised: dict[bytes, Voucher] = {}
         self._bad_raisers: set[int] = set()
-        self.outcomes: list[Accepted | Held | Refusal | None] = [
-            self._screen(position, payment) for position, payment in enumerate(payments)
-        ]
+        self._recent = payment_ids_from(max(ledger.payments_since_ms, ledger.payments_forgotten_ms))
+        """From this payment id on, memory knows all that were paid."""
+        self.outcomes = self._screen()
 
     def next_checks(self) -> list[SignatureCheck]:
         """The signatures to check now; empty when none is left."""
@@ -110,7 +110,6 @@ class Screening:
             ProvenPayment(
                 payment.channel_id,
                 payment.payment_id,
-                payment.payment_ms,
                 payment.amount,
                 payment.request_hash,
                 VoucherProof(payment.ceiling, raised(payment.channel_id))
@@ -128,21 +127,38 @@ class Screening:
         ceiling = max(channel.ceiling, raised.max_claimable_amount if raised else 0)
         return _bad_voucher() if ceiling_allows(channel, ceiling, payment.amount) else None
 
-    def _screen(self, position: int, payment: UncheckedPayment) -> Accepted | Held | Refusal | None:
-        """Answer what needs no proof, check an HMAC, note a signature to check."""
-        ledger, channel_id = self._ledger, payment.channel_id
-        channel = ledger.channels.get(channel_id)
-        if channel is None:
-            return Refusal(Reason.CHANNEL_UNKNOWN, "The channel is not known here; open it first.", "channel_id")
-        known = ledger.payments.get(payment.payment_id + channel_id)
-        if known is not None:
-            return self._replay(known, payment.amount, payment.request_hash)
-        account = ledger.accounts[channel.account_id]
-        spend = payment.spend
-        if spend is not None:
-            return self._screen_spend_proof(position, payment, spend, account, channel)
+    def _screen(self) -> list[Accepted | Held | Refusal | None]:
+        """Answer what needs no proof, check HMACs, note signatures to check.
+
+        Charges of a channel come in runs: what is the same for them is looked up once.
+        """
+        ledger, known_payment = self._ledger, self._ledger.payments.get
+        outcomes: list[Accepted | Held | Refusal | None] = []
+        channel_id, channel, account, key_id, prover = b"", None, None, b"", None
+        for position, payment in enumerate(self._payments):
+            if payment.channel_id != channel_id:
+                channel_id = payment.channel_id
+                channel = ledger.channels.get(channel_id)
+                account = ledger.accounts[channel.account_id] if channel is not None else None
+                key_id = b""
+            if channel is None or account is None:
+                outcomes.append(_unknown_channel())
+            elif (known := known_payment(payment.payment_id + channel_id)) is not None:
+                outcomes.append(self._replay(known, payment.amount, payment.request_hash))
+            elif (spend := payment.spend) is not None:
+                if spend.key_id != key_id:
+                    key_id = spend.key_id
+                    prover = self._prover_of(account, key_id)
+                outcomes.append(self._screen_spend_proof(position, payment, spend, prover, account, channel))
+            else:
+                outcomes.append(self._screen_voucher(position, payment, account, channel))
+        return outcomes
+
+    def _screen_voucher(
+        self, position: int, payment: UncheckedPayment, account: Account, channel: Channel
+    ) -> Refusal | None:
         # Of an older one the journal may know the answer, or it was forgotten and that is the answer.
-        if payment.payment_ms >= ledger.payments_since_ms and payment.payment_ms >= ledger.payments_forgotten_ms:
+        if payment.payment_id >= self._recent:
             refusal = _voucher_is_hopeless(payment, account, channel)
             if refusal is not None:
                 return refusal
@@ -177,14 +193,22 @@ class Screening:
             for channel_id, position in highest.items()
         ]
 
-    def _screen_spend_proof(
-        self, position: int, payment: UncheckedPayment, spend: UncheckedSpendProof, account: Account, channel: Channel
-    ) -> Refusal | None:
-        name = account.id + spend.key_id  # `state.spend_key_name`, without the call
+    def _prover_of(self, account: Account, key_id: bytes) -> SpendProver | None:
+        name = spend_key_name(account.id, key_id)
         key = self._ledger.spend_keys.get(name)
-        if key is None:
+        return None if key is None else self._provers.of(name, key.secret)
+
+    def _screen_spend_proof(
+        self,
+        position: int,
+        payment: UncheckedPayment,
+        spend: UncheckedSpendProof,
+        prover: SpendProver | None,
+        account: Account,
+        channel: Channel,
+    ) -> Refusal | None:
+        if prover is None:
             return Refusal(Reason.SPEND_KEY_UNKNOWN, "The account has no such spend key.", "key_id")
-        prover = self._provers.get(name) or self._provers.of(name, key.secret)
         if not prover.check(payment.channel_id, payment.payment_id, spend.max_amount, payment.request_hash, spend.mac):
             return Refusal(
                 Reason.SPEND_KEY_PROOF, "The spend proof is not this key's for this payment and request.", "mac"
@@ -220,6 +244,10 @@ def _voucher_is_hopeless(payment: UncheckedPayment, account: Account, channel: C
     return voucher_may_prove(account, channel, payment.ceiling) or ceiling_allows(
         channel, max(channel.ceiling, payment.ceiling), payment.amount
     )
+
+
+def _unknown_channel() -> Refusal:
+    return Refusal(Reason.CHANNEL_UNKNOWN, "The channel is not known here; open it first.", "channel_id")
 
 
 def _bad_voucher() -> Refusal:

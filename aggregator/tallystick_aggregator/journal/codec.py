@@ -200,6 +200,7 @@ _LAYOUTS: Final[dict[type[ev.Event], tuple[int, tuple[tuple[Put, Take], ...]]]] 
     ev.TotalsApproved: (28, (_BYTES32, _TOTALS, _BLOB)),
     ev.ChainAdvanced: (29, (_TEXT, _WHOLE, _BYTES32)),
     ev.PaymentsForgotten: (30, (_WHOLE,)),
+    ev.SpendKeyForgotten: (31, (_BYTES32, _BYTES32)),
 }
 
 

@@ -123,8 +123,8 @@ def register_spend_key(
             f"later than {moment.now_s}",
         )
     # Revoked ones count until they would have expired: a payer cannot fill the ledger by taking back what it registers.
-    kept = draft.spend_keys_of(account_id)
-    unexpired = sum(old.expires_at > moment.now_s for old in kept)
+    known_keys = draft.spend_keys_of(account_id)
+    unexpired = sum(old.expires_at > moment.now_s for old in known_keys)
     if unexpired >= rules.spend_keys_per_account_max:
         return Refusal(
             Reason.SPEND_KEY_LIMIT,
@@ -133,15 +133,21 @@ def register_spend_key(
             str(unexpired + 1),
             f"at most {rules.spend_keys_per_account_max}",
         )
-    remembered = sum(old.expires_at * 1000 >= draft.payments_forgotten_ms for old in kept)
-    if remembered >= SPEND_KEYS_KEPT * rules.spend_keys_per_account_max:
+    # Until its payments are forgotten, one that is sent again is proven by its key, expired or not (I4).
+    forgotten = [
+        old for old in known_keys if (old.expires_at + rules.payment_id_skew_s) * 1000 < draft.payments_forgotten_ms
+    ]
+    kept = len(known_keys) - len(forgotten)
+    if kept >= SPEND_KEYS_KEPT * rules.spend_keys_per_account_max:
         return Refusal(
             Reason.SPEND_KEY_LIMIT,
             "The account had too many spend keys of late; let the next ones live longer.",
             "spend_keys",
-            str(remembered + 1),
+            str(kept + 1),
             f"at most {SPEND_KEYS_KEPT * rules.spend_keys_per_account_max}, expired ones included",
         )
+    for old in forgotten:
+        draft.record(ev.SpendKeyForgotten(account_id, old.key_id))
     draft.record(ev.SpendKeyRegistered(account_id, key.key_id, key.secret, key.cap, key.expires_at))
     registered = draft.spend_key(account_id, key.key_id)
     assert registered is not None

@@ -35,7 +35,6 @@ class ProvenPayment(Value, frozen=True, gc=False):
 
     channel_id: bytes
     payment_id: bytes
-    payment_ms: int
     amount: int
     request_hash: bytes
     proof: VoucherProof | SpendProof

@@ -41,7 +41,7 @@ def charge(draft: Draft, payment: ProvenPayment, moment: Moment, rules: Rules) -
     known = draft.payment(channel_id, payment_id)
     if known is not None:
         return replay_of_charge(known, amount, payment.request_hash)
-    refusal = payment_id_is_in_time(draft, payment.payment_ms, moment, rules)
+    refusal = payment_id_is_in_time(draft, payment.payment_id, moment, rules)
     if refusal is not None:
         return refusal
     accepted = _accept(draft, payment, moment, rules)
@@ -59,7 +59,7 @@ def reserve(
     known = draft.payment(payment.channel_id, payment.payment_id)
     if known is not None:
         return replay_of_reservation(known, payment.amount, payment.request_hash)
-    refusal = payment_id_is_in_time(draft, payment.payment_ms, moment, rules)
+    refusal = payment_id_is_in_time(draft, payment.payment_id, moment, rules)
     if refusal is not None:
         return refusal
     channel = draft.channel(payment.channel_id)

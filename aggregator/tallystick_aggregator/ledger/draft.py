@@ -77,9 +77,8 @@ class Draft:
         known = self._payments.get(key) or self._ledger.payments.get(key)
         return self._recalled.get(key) if known is None and self._recalled else known
 
-    def knows_any(self, channel_id: bytes, payment_ids: Sequence[bytes]) -> bool:
-        """Return whether any of these payment ids is known, or stands here twice."""
-        keys = [payment_id + channel_id for payment_id in payment_ids]
+    def knows_any(self, keys: Sequence[bytes]) -> bool:
+        """Return whether a payment with any of these keys (`payment_key`) is known, or one stands here twice."""
         return not (
             len(set(keys)) == len(keys)
             and self._payments.keys().isdisjoint(keys)
@@ -110,32 +109,31 @@ class Draft:
         self._apply[type(event)](self, event)
         self.events.append(event)
 
-    def record_run(self, events: Sequence[ev.Charged]) -> list[int]:
+    def record_run(self, keys: Sequence[bytes], events: Sequence[ev.Charged]) -> list[Payment]:
         """Apply and keep charges of one channel, by one spend key or by vouchers, as `record` does one by one.
 
-        Returns the channel's charged total after each.
+        `keys` are their payments' (`payment_key`); returns what these stand for from now on.
         """
-        channel_id, key_id = events[0].channel_id, events[0].key_id
-        channel = self._own_channel(channel_id)
+        key_id = events[0].key_id
+        channel = self._own_channel(events[0].channel_id)
         account = self._own_account(channel.account_id)
         charged = before = channel.charged
         payments = self._payments
-        totals: list[int] = []
-        for event in events:
+        made: list[Payment] = []
+        for key, event in zip(keys, events, strict=True):
             amount = event.amount
             charged += amount
-            totals.append(charged)
-            payments[event.payment_id + channel_id] = Payment(
-                amount, event.request_hash, _CHARGED, amount, charged, b""
-            )
-        if not key_id:
+            payment = payments[key] = Payment(amount, event.request_hash, _CHARGED, amount, charged, b"")
+            made.append(payment)
+        if key_id:
+            self._own_spend_key(account.id, key_id).spent += charged - before
+        else:
             channel.used = channel.used.plus(*[event.used_ceiling for event in events])
         channel.charged = charged
         account.committed += charged - before
         self._expose(account, channel, charged - before)
-        self._spend(channel, key_id, charged - before)
         self.events += events
-        return totals
+        return made
 
     def replay(self, events: Iterable[ev.Event]) -> None:
         """Apply events that the journal has already."""
@@ -331,21 +329,14 @@ class Draft:
 
     def _spend_key_registered(self, event: ev.SpendKeyRegistered) -> None:
         self._own_account(event.account_id).takes_spend_proofs_only = True
-        self._forget_spend_keys(event.account_id)
         key = SpendKey(event.account_id, event.key_id, event.secret, event.cap, event.expires_at)  # type: ignore[arg-type]
         self._spend_keys[spend_key_name(event.account_id, event.key_id)] = key
 
-    def _forget_spend_keys(self, account_id: bytes) -> None:
-        """Forget the account's keys whose payments are all forgotten, so that those who renew theirs leave none behind.
-
-        Until then a payment that is sent again is proven by its key, whether that has expired or not (I4).
-        """
-        for key in self.spend_keys_of(account_id):
-            if key.expires_at * 1000 < self.payments_forgotten_ms:
-                self._spend_keys[spend_key_name(account_id, key.key_id)] = None
-
     def _spend_key_revoked(self, event: ev.SpendKeyRevoked) -> None:
         self._own_spend_key(event.account_id, event.key_id).revoked = True
+
+    def _spend_key_forgotten(self, event: ev.SpendKeyForgotten) -> None:
+        self._spend_keys[spend_key_name(event.account_id, event.key_id)] = None
 
     def _refund_started(self, event: ev.RefundStarted) -> None:
         account = self._own_account(event.account_id)
@@ -388,6 +379,7 @@ class Draft:
         ev.Expired: _expired,
         ev.SpendKeyRegistered: _spend_key_registered,
         ev.SpendKeyRevoked: _spend_key_revoked,
+        ev.SpendKeyForgotten: _spend_key_forgotten,
         ev.RefundStarted: _refund_started,
         ev.RefundEnded: _refund_ended,
         ev.TotalsApproved: _totals_approved,

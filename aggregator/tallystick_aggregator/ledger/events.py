@@ -108,7 +108,14 @@ class SpendKeyRegistered(NamedTuple):
 
 
 class SpendKeyRevoked(NamedTuple):
-    """The key proves nothing any more; its id is never free again."""
+    """The key proves nothing any more."""
+
+    account_id: bytes
+    key_id: bytes
+
+
+class SpendKeyForgotten(NamedTuple):
+    """The key expired so long ago that none of its payments can come again."""
 
     account_id: bytes
     key_id: bytes
@@ -165,6 +172,7 @@ Event = (
     | Expired
     | SpendKeyRegistered
     | SpendKeyRevoked
+    | SpendKeyForgotten
     | RefundStarted
     | RefundEnded
     | TotalsApproved

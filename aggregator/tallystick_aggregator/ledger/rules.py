@@ -1,5 +1,6 @@
 """The rules of docs/design.md §6, one function each: it refuses, or is silent. `decide` runs them in their order."""
 
+from tallystick.payment_ids import payment_id_ms
 from tallystick.quantities import ChannelTotals
 from tallystick.reasons import Reason
 from tallystick_aggregator.ledger.answers import Refusal
@@ -8,11 +9,20 @@ from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Account, Channel, SpendKey
 
 
-def payment_id_is_in_time(draft: Draft, payment_ms: int, moment: Moment, rules: Rules) -> Refusal | None:
-    """An id that may have been pruned is never charged anew; one from the future could outlive its pruning."""
-    oldest_ms = moment.now_ms - rules.payment_id_retention_s * 1000
-    if payment_ms < oldest_ms or payment_ms < draft.payments_forgotten_ms:
-        oldest_ms = max(oldest_ms, draft.payments_forgotten_ms)
+def times_of_payment_ids(draft: Draft, moment: Moment, rules: Rules) -> tuple[int, int]:
+    """The oldest and the newest time (ms) that a payment id may have.
+
+    One that may have been pruned is never charged anew; one from the future could outlive its pruning.
+    """
+    oldest_ms = max(moment.now_ms - rules.payment_id_retention_s * 1000, draft.payments_forgotten_ms)
+    return oldest_ms, moment.now_ms + rules.payment_id_skew_s * 1000
+
+
+def payment_id_is_in_time(draft: Draft, payment_id: bytes, moment: Moment, rules: Rules) -> Refusal | None:
+    """The payment id's time is within `times_of_payment_ids`."""
+    payment_ms = payment_id_ms(payment_id)
+    oldest_ms, newest_ms = times_of_payment_ids(draft, moment, rules)
+    if payment_ms < oldest_ms:
         return Refusal(
             Reason.PAYMENT_ID_EXPIRED,
             "The payment id is older than payment ids are kept; make a new one.",
@@ -20,7 +30,6 @@ def payment_id_is_in_time(draft: Draft, payment_ms: int, moment: Moment, rules: 
             f"time {payment_ms} ms",
             f"at or after {oldest_ms} ms",
         )
-    newest_ms = moment.now_ms + rules.payment_id_skew_s * 1000
     if payment_ms > newest_ms:
         return Refusal(
             Reason.PAYMENT_ID_INVALID,

@@ -7,8 +7,11 @@ the ordinary, each charge is decided by itself, as `decide.charge` says. The ans
 """
 
 from collections.abc import Sequence
-from operator import lt
+from itertools import groupby
+from operator import attrgetter
+from typing import Final
 
+from tallystick.payment_ids import payment_ids_from
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
 from tallystick_aggregator.ledger.commands import Moment, ProvenPayment, Rules, SpendProof, VoucherProof
@@ -21,61 +24,51 @@ from tallystick_aggregator.ledger.rules import (
     key_may_spend,
     mirror_is_fresh,
     no_withdrawal_is_near,
-    payment_id_is_in_time,
+    times_of_payment_ids,
     voucher_may_prove,
 )
 from tallystick_aggregator.ledger.state import Account, Channel
+
+_channel_of: Final = attrgetter("channel_id")
 
 
 def charge_all(
     draft: Draft, payments: Sequence[ProvenPayment], moment: Moment, rules: Rules
 ) -> list[Accepted | Refusal]:
     """Take payments in their order, each as `decide.charge` does."""
+    oldest_ms, newest_ms = times_of_payment_ids(draft, moment, rules)
+    in_time = payment_ids_from(oldest_ms), payment_ids_from(newest_ms + 1)
     answers: list[Accepted | Refusal] = []
-    start, count = 0, len(payments)
-    while start < count:
-        end = _end_of_run(payments, start)
-        run = payments[start:end]
-        answers += (len(run) > 1 and _charge_run(draft, run, moment, rules)) or [
+    for _, same in groupby(payments, _channel_of):
+        run = list(same)
+        answers += (len(run) > 1 and _charge_run(draft, run, in_time, moment, rules)) or [
             charge(draft, payment, moment, rules) for payment in run
         ]
-        start = end
     return answers
 
 
-def _end_of_run(payments: Sequence[ProvenPayment], start: int) -> int:
-    """Where the payments end that have the channel, the key and the raised ceiling of the one at `start`."""
-    first = payments[start]
-    channel_id, proof = first.channel_id, first.proof
-    raised, key_id = proof.raised, _key_of(proof)
-    end, count = start + 1, len(payments)
-    while end < count and payments[end].channel_id == channel_id:
-        proof = payments[end].proof
-        if proof.raised is not raised or _key_of(proof) != key_id:
-            break
-        end += 1
-    return end
-
-
-def _key_of(proof: VoucherProof | SpendProof) -> bytes:
-    return proof.key_id if isinstance(proof, SpendProof) else b""
-
-
 def _charge_run(
-    draft: Draft, run: Sequence[ProvenPayment], moment: Moment, rules: Rules
+    draft: Draft, run: Sequence[ProvenPayment], in_time: tuple[bytes, bytes], moment: Moment, rules: Rules
 ) -> list[Accepted | Refusal] | None:
-    """Take a run if all of it is new and fits; None, and nothing done, if not."""
+    """Take a run if all of it is new, proven alike and fits; None, and nothing done, if not.
+
+    Payment ids `in_time` are at or above the first, and below the second (`payment_ids_from`).
+    """
     channel_id, proof = run[0].channel_id, run[0].proof
     channel = draft.channel(channel_id)
     account = draft.account(channel.account_id) if channel is not None else None
-    if channel is None or account is None or not _are_new(draft, run, moment, rules):
+    charges = _charged_by_key(run, proof) if isinstance(proof, SpendProof) else _charged_by_vouchers(run, proof)
+    if channel is None or account is None or charges is None:
         return None
-    total = sum([payment.amount for payment in run])
-    raised, ceiling = proof.raised, channel.ceiling
+    keys = [payment.payment_id + channel_id for payment in run]
+    # Keys begin with payment ids: if the least and the greatest are in time, all are.
+    if min(keys) < in_time[0] or max(keys) >= in_time[1] or draft.knows_any(keys):
+        return None
+    raised, ceiling, total = proof.raised, channel.ceiling, sum([payment.amount for payment in run])
     if raised is not None and raised.max_claimable_amount > ceiling:
         ceiling = raised.max_claimable_amount
     if (
-        not _are_proven(draft, account, channel, run, total, ceiling, moment)
+        not _may_prove(draft, account, channel, charges, total, ceiling, moment)
         or ceiling_allows(channel, ceiling, total)
         or mirror_is_fresh(account, moment)
         or no_withdrawal_is_near(account, moment, rules)
@@ -85,52 +78,56 @@ def _charge_run(
         return None
     if ceiling != channel.ceiling and raised is not None:
         draft.record(ev.CeilingRaised(channel.id, ceiling, raised.signature))
-    totals = draft.record_run(_charged(run))
-    return [Accepted(payment.amount, charged, False) for payment, charged in zip(run, totals, strict=True)]
+    return [Accepted(payment.amount, payment.charged, False) for payment in draft.record_run(keys, charges)]
 
 
-def _are_new(draft: Draft, run: Sequence[ProvenPayment], moment: Moment, rules: Rules) -> bool:
-    """Whether no payment id was seen before, in this run neither, and all are of these days."""
-    times = [payment.payment_ms for payment in run]
-    return not (
-        draft.knows_any(run[0].channel_id, [payment.payment_id for payment in run])
-        # What is in time from the oldest to the newest is so between them.
-        or payment_id_is_in_time(draft, min(times), moment, rules)
-        or payment_id_is_in_time(draft, max(times), moment, rules)
-    )
+def _charged_by_key(run: Sequence[ProvenPayment], first: SpendProof) -> list[ev.Charged] | None:
+    """What would be recorded, if one spend key proves all of it, and for each at least as much as is charged."""
+    key_id, raised = first.key_id, first.raised
+    charges: list[ev.Charged] = []
+    for one in run:
+        proof = one.proof
+        if (
+            not isinstance(proof, SpendProof)
+            or proof.key_id != key_id
+            or proof.raised is not raised
+            or proof.max_amount < one.amount
+        ):
+            return None
+        charges.append(ev.Charged(one.channel_id, one.payment_id, one.amount, one.request_hash, 0, key_id))
+    return charges
 
 
-def _are_proven(
+def _charged_by_vouchers(run: Sequence[ProvenPayment], first: VoucherProof) -> list[ev.Charged] | None:
+    """What would be recorded, if each has a voucher above the one before: none falls below what a channel forgets on
+    the way.
+    """
+    raised, before = first.raised, -1
+    charges: list[ev.Charged] = []
+    for one in run:
+        proof = one.proof
+        if isinstance(proof, SpendProof) or proof.raised is not raised or proof.ceiling <= before:
+            return None
+        before = proof.ceiling
+        charges.append(ev.Charged(one.channel_id, one.payment_id, one.amount, one.request_hash, before, b""))
+    return charges
+
+
+def _may_prove(
     draft: Draft,
     account: Account,
     channel: Channel,
-    run: Sequence[ProvenPayment],
+    charges: Sequence[ev.Charged],
     total: int,
     ceiling: int,
     moment: Moment,
 ) -> bool:
-    """Rule 2 for all: unused vouchers with ascending ceilings up to the verified one, so that none falls below what a
-    channel forgets on the way; or one key that may spend the sum.
-    """
-    proof = run[0].proof
-    if not isinstance(proof, SpendProof):
-        ceilings = [payment.proof.ceiling for payment in run if not isinstance(payment.proof, SpendProof)]
-        ascending = all(map(lt, ceilings, ceilings[1:])) and ceilings[-1] <= ceiling
-        return ascending and not any(voucher_may_prove(account, channel, used) for used in ceilings)
-    if key_may_spend(draft, account, proof.key_id, total, moment) is not None:
+    """Rule 2 for all: the key may spend the sum, or the vouchers are unused and not above the verified one."""
+    if key_id := charges[0].key_id:
+        return key_may_spend(draft, account, key_id, total, moment) is None
+    if charges[-1].used_ceiling > ceiling or voucher_may_prove(account, channel, charges[0].used_ceiling):
         return False
-    for payment in run:  # noqa: SIM110 - a generator would cost more than what it compares
-        if payment.amount > payment.proof.max_amount:  # type: ignore[union-attr]  # one key: all are spend proofs
-            return False
-    return True
-
-
-def _charged(run: Sequence[ProvenPayment]) -> list[ev.Charged]:
-    first = run[0].proof
-    if isinstance(first, SpendProof):
-        key_id = first.key_id
-        return [ev.Charged(one.channel_id, one.payment_id, one.amount, one.request_hash, 0, key_id) for one in run]
-    return [
-        ev.Charged(one.channel_id, one.payment_id, one.amount, one.request_hash, one.proof.ceiling, b"")  # type: ignore[union-attr]
-        for one in run
-    ]
+    # Above the channel's ceiling none was used.
+    return charges[0].used_ceiling > channel.ceiling or not any(
+        voucher_may_prove(account, channel, charge.used_ceiling) for charge in charges
+    )

@@ -64,11 +64,9 @@ class Side:
         """Charge by a voucher whose ceiling is just enough."""
         channel = self.channel(payer, to)
         voucher = payer.voucher(to, channel.charged + channel.reserved + amount)
-        now_ms = system_clock_ms()
         payment = ProvenPayment(
             channel.id,
-            new_payment_id(now_ms, sha_bytes()),
-            now_ms,
+            new_payment_id(system_clock_ms(), sha_bytes()),
             amount,
             bytes(32),
             VoucherProof(voucher.max_claimable_amount, voucher),

@@ -21,7 +21,7 @@ from tallystick import eip712
 from tallystick.amounts import decode_amount, encode_amount
 from tallystick.channels import ChannelConfig
 from tallystick.hexadecimal import checksum
-from tallystick.payment_ids import new, payment_id_ms
+from tallystick.payment_ids import new
 from tallystick.reasons import Reason
 from tallystick.v1 import (
     account_pb2,
@@ -220,7 +220,6 @@ def charge_request(payer: Payer, ceiling: int) -> charge_pb2.ChargeRequest:
     payment = UncheckedPayment(
         payer.channel_id(NEWS),
         payment_id,
-        payment_id_ms(payment_id),
         PRICE,
         bytes(32),
         ceiling,

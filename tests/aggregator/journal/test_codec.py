@@ -52,6 +52,7 @@ STRATEGIES: dict[Any, st.SearchStrategy[Any]] = {
     ev.Expired: st.builds(ev.Expired, BYTES64),
     ev.SpendKeyRegistered: st.builds(ev.SpendKeyRegistered, BYTES32, BYTES32, BYTES32, AMOUNT, TIME),
     ev.SpendKeyRevoked: st.builds(ev.SpendKeyRevoked, BYTES32, BYTES32),
+    ev.SpendKeyForgotten: st.builds(ev.SpendKeyForgotten, BYTES32, BYTES32),
     ev.RefundStarted: st.builds(ev.RefundStarted, BYTES32, BYTES32, st.integers(0, 2**256 - 1), AMOUNT),
     ev.RefundEnded: st.builds(ev.RefundEnded, BYTES32, BYTES32),
     ev.TotalsApproved: st.builds(

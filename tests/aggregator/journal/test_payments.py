@@ -191,7 +191,7 @@ async def test_a_forgotten_spend_key_leaves_nothing_in_the_store(tmp_path: Path)
         ledger = await store.journal.load()
         await commit(store, ledger, [*OPENED, ev.SpendKeyRegistered(ACCOUNT, old, bytes(32), 10**9, NOW_MS // 1000)])
         await store.journal.checkpoint(NOW_MS)
-        forgotten = [ev.PaymentsForgotten(NOW_MS + 1), ev.SpendKeyRegistered(ACCOUNT, new, bytes(32), 1, 2**40)]
+        forgotten = [ev.SpendKeyForgotten(ACCOUNT, old), ev.SpendKeyRegistered(ACCOUNT, new, bytes(32), 1, 2**40)]
         await commit(store, ledger, forgotten)
     async with opened(path) as store:
         ledger = await store.journal.load()

@@ -224,9 +224,10 @@ def ids_of(books: PureLedger, payer: Payer) -> list[bytes]:
 
 
 def renew(books: PureLedger, alice: Payer, key: SpendKey, after_s: int = 1) -> SpendKey:
-    """Let the key expire and all of its payments be forgotten, so many seconds later; register another."""
-    books.now_ms = (key.expires_at + after_s) * 1000 + books.rules.payment_id_retention_s * 1000
-    books.forget_payments(books.now_ms - books.rules.payment_id_retention_s * 1000)
+    """Register another key, so many seconds after all payments of this one are forgotten."""
+    forgotten_s = key.expires_at + books.rules.payment_id_skew_s + after_s
+    books.now_ms = (forgotten_s + books.rules.payment_id_retention_s) * 1000
+    books.forget_payments(forgotten_s * 1000)
     registered = books.register(alice, alice.spend_key(99, expires_at=books.now_ms // 1000 + 60))
     assert isinstance(registered, SpendKey)
     return registered

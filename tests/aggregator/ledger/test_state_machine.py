@@ -31,6 +31,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from tallystick.payment_ids import payment_id_ms
 from tallystick.reasons import Reason
 from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
@@ -199,7 +200,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if not isinstance(payment.proof, VoucherProof):
             return
         ms = self.books.now_ms
-        copied = payment._replace(payment_id=payment_id_of(self.number(), ms), payment_ms=ms, amount=amount)
+        copied = payment._replace(payment_id=payment_id_of(self.number(), ms), amount=amount)
         was_used = (payment.channel_id, payment.proof.ceiling) in self.seen.used
         answer = (self.books.reserve if hold else self.books.charge)(copied)
         self.judge(copied, answer)
@@ -335,7 +336,8 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(payment=payments, later_ms=st.integers(0, 1))
     def forget_payments(self, payment: ProvenPayment, later_ms: int) -> None:
         self.books.now_ms += 1
-        self.books.forget_payments(max(payment.payment_ms + later_ms, self.books.ledger.payments_forgotten_ms))
+        before_ms = payment_id_ms(payment.payment_id) + later_ms
+        self.books.forget_payments(max(before_ms, self.books.ledger.payments_forgotten_ms))
 
     # What must hold after every step (PureLedger has called check_invariants).
 
@@ -379,7 +381,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if known is None or known.status == "charged at once":
             return None
         if known.status == "expired" and handle_of(payment) not in self.books.ledger.reservations:
-            assert payment.payment_ms < self.books.ledger.payments_forgotten_ms
+            assert payment_id_ms(payment.payment_id) < self.books.ledger.payments_forgotten_ms
             return None
         return known
 
@@ -485,7 +487,7 @@ class LedgerMachine(RuleBasedStateMachine):
         match refusal.reason:
             case Reason.PAYMENT_ID_EXPIRED:
                 oldest_ms = self.books.now_ms - RULES.payment_id_retention_s * 1000
-                return payment.payment_ms < max(oldest_ms, self.books.ledger.payments_forgotten_ms)
+                return payment_id_ms(payment.payment_id) < max(oldest_ms, self.books.ledger.payments_forgotten_ms)
             case Reason.VOUCHER_USED:
                 return (channel, offered) in self.seen.used
             case Reason.INSUFFICIENT_CEILING:

@@ -36,6 +36,7 @@ FINAL = frozenset(
         Reason.SPEND_KEY_REVOKED,
         Reason.SPEND_KEY_EXPIRED,
         Reason.SPEND_KEY_EXHAUSTED,
+        Reason.SPEND_KEY_UNKNOWN,  # forgotten, after all of its payments
         Reason.RESERVATION_UNKNOWN,
         Reason.RESERVATION_RELEASED,
     }
@@ -143,7 +144,7 @@ class Customer:
             )
         if not self.uses_keys or self.signed.get(seller, 0) < self.needed[seller] or self.random.random() < 0.2:
             ceiling, signature = self.sign(seller)
-        payment = UncheckedPayment(channel_id, payment_id, now_ms, amount, request, ceiling, signature, spend)
+        payment = UncheckedPayment(channel_id, payment_id, amount, request, ceiling, signature, spend)
         purchase = Purchase(self, payment, by_reservation)
         purchase.capture = self.random.choice((-1, amount, amount, self.random.randint(0, amount)))
         self.purchases.append(purchase)
@@ -180,7 +181,7 @@ class Customer:
 def strange_payments(customer: Customer, seen: Purchase, random: Random, now_ms: int) -> list[UncheckedPayment]:
     """What strangers make of a payment that was charged and has become public: none of it may charge anybody."""
     payment = seen.payment
-    fresh = payment._replace(payment_id=new_payment_id(now_ms, random.randbytes(10)), payment_ms=now_ms)
+    fresh = payment._replace(payment_id=new_payment_id(now_ms, random.randbytes(10)))
     mallory = Payer("mallory")
     other = payment._replace(request_hash=random.randbytes(32))
     junk = fresh._replace(ceiling=payment.ceiling + 1, signature=random.randbytes(64) + b"\x1b")

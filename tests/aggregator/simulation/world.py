@@ -16,6 +16,7 @@ from doubles import DOMAIN, MUSIC, NETWORK, NEWS, NOW_MS, Payer, refund_id_of
 from escrow_model import EscrowModel
 from running import Running
 
+from tallystick.payment_ids import payment_id_ms
 from tallystick.signatures import recover
 from tallystick.vouchers import voucher_digest
 from tallystick_aggregator.intake import Intake, UncheckedPayment, upkeep
@@ -290,7 +291,7 @@ class World:
 
     def pruned(self, purchase: Purchase) -> bool:
         """Whether its payment id was forgotten."""
-        return purchase.payment.payment_ms < self.auditor.ledger.payments_forgotten_ms
+        return payment_id_ms(purchase.payment.payment_id) < self.auditor.ledger.payments_forgotten_ms
 
     def seller_of(self, purchase: Purchase) -> bytes:
         """Whom it pays."""

@@ -75,7 +75,6 @@ def read_charge(message: charge_pb2.Charge) -> UncheckedPayment:
     return UncheckedPayment(
         channel_id,
         payment_id,
-        int.from_bytes(payment_id[:6], "big"),
         int.from_bytes(amount, "big"),
         request_hash,
         int.from_bytes(ceiling, "big"),

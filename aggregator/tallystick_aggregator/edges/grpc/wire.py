@@ -17,7 +17,7 @@ here is what they accept (tests/aggregator/edges/test_wire.py).
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from struct import Struct
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from google.protobuf.message import DecodeError
 
@@ -47,6 +47,11 @@ _AMOUNT_LENGTH_AT: Final = 56
 """Where a batch's first charge, of 128 bytes or more, has its amount's length, if the amount is not zero."""
 _PROOF_TAG_AT: Final = 91
 """Where it has the tag of its first proof, if the amount has no bytes."""
+_ID_VERSION_AT: Final = 45
+_ID_VARIANT_AT: Final = 47
+"""Where it has the bytes that say that its id is a UUIDv7, and which bytes say so."""
+_ID_VERSIONS: Final = bytes(range(0x70, 0x80))
+_ID_VARIANTS: Final = bytes(range(0x80, 0xC0))
 
 _ACCEPTED: Final = tuple(
     tuple(
@@ -104,15 +109,27 @@ def _read_any(data: bytes, count_max: int) -> Incoming:
     return Incoming(request.seq, read_charges(request.charges, count_max))
 
 
-# Batches whose charges all have the same lengths. There is a loop for each proof instead of a call per charge: every
-# charge of a stream goes through them.
+# Batches whose charges all have the same lengths are a table: what must be the same in each row is checked by columns,
+# for all rows at once. What is left to do for each charge is done by a loop per kind of proof, without a call.
 
 
 class _Shape(NamedTuple):
-    """How a charge of known lengths is read in one step, and which tags and lengths must stand between its fields."""
+    """How the rows of a batch lie: its charges have the same lengths, and its first has this one's."""
 
-    struct: Struct
-    between: tuple[bytes, ...]
+    row: Struct
+    """Takes the values out of a row."""
+    constant: tuple[tuple[int, bytes], ...]
+    """Tags and lengths: at which byte of a row, and which one."""
+    numbers: tuple[int, ...]
+    """Where numbers begin: the first byte of one says something."""
+
+
+class _Field(NamedTuple):
+    """What is always the same, a tag and a length, and then so many bytes."""
+
+    tag: bytes
+    size: int
+    is_number: bool = False
 
 
 @lru_cache(maxsize=1_024)
@@ -120,28 +137,34 @@ def _shape(amount_bytes: int, proof_tag: int, proof_bytes: int) -> _Shape:
     """The shape of charges with an amount of so many bytes, and a voucher alone (by its ceiling's) or a spend proof
     alone (by its own).
     """
-    if not 0 < amount_bytes <= AMOUNT_BYTES_MAX:
-        raise _NotUniform
-    head = f"2s32s2s16s2s{amount_bytes}s2s32s"
-    between = _TAG_CHANNEL, _TAG_PAYMENT, bytes((_TAG_AMOUNT, amount_bytes)), _TAG_HASH
-    proof: tuple[bytes, ...]
+    proof: tuple[_Field, ...]
     if proof_tag == _TAG_CEILING:
-        if not 0 < proof_bytes <= AMOUNT_BYTES_MAX:
-            raise _NotUniform
-        fields = f"{head}2s{proof_bytes}s2s65s"
-        proof = bytes((_TAG_CEILING, proof_bytes)), _TAG_SIGNATURE
+        proof = _number(_TAG_CEILING, proof_bytes), _Field(_TAG_SIGNATURE, 65)
     elif proof_tag == _TAG_SPEND_PROOF:
-        n = proof_bytes - _SPEND_PROOF_BYTES
-        if not 0 < n <= AMOUNT_BYTES_MAX:
-            raise _NotUniform
-        fields = f"{head}2s2s32s2s{n}s2s32s"
-        proof = bytes((_TAG_SPEND_PROOF, proof_bytes)), _TAG_KEY, bytes((_TAG_MAX_AMOUNT, n)), _TAG_MAC
+        most = _number(_TAG_MAX_AMOUNT, proof_bytes - _SPEND_PROOF_BYTES)
+        proof = _Field(bytes((_TAG_SPEND_PROOF, proof_bytes)), 0), _Field(_TAG_KEY, 32), most, _Field(_TAG_MAC, 32)
     else:
         raise _NotUniform
-    length = Struct(fields).size
+    amount = _number(_TAG_AMOUNT, amount_bytes)
+    charge = _Field(_TAG_CHANNEL, 32), _Field(_TAG_PAYMENT, 16), amount, _Field(_TAG_HASH, 32), *proof
+    length = sum(len(field.tag) + field.size for field in charge)
     # Before the charge: its tag, and its length in two bytes, as it has from 128 to 16,383.
-    before = bytes((0x12, length & 0x7F | 0x80, length >> 7))
-    return _Shape(Struct(f"3s{fields}"), (before, *between, *proof))
+    fields = _Field(bytes((0x12, length & 0x7F | 0x80, length >> 7)), 0), *charge
+    row, constant, numbers, at = "=", list[tuple[int, bytes]](), list[int](), 0
+    for field in fields:
+        constant += [(at + n, field.tag[n : n + 1]) for n in range(len(field.tag))]
+        at += len(field.tag)
+        row += f"{len(field.tag)}x{field.size}s" if field.size else f"{len(field.tag)}x"
+        if field.is_number:
+            numbers.append(at)
+        at += field.size
+    return _Shape(Struct(row), tuple(constant), tuple(numbers))
+
+
+def _number(tag: int, size: int) -> _Field:
+    if not 0 < size <= AMOUNT_BYTES_MAX:
+        raise _NotUniform
+    return _Field(bytes((tag, size)), size, is_number=True)
 
 
 def _read_uniform(data: bytes, count_max: int) -> Incoming:
@@ -149,68 +172,48 @@ def _read_uniform(data: bytes, count_max: int) -> Incoming:
     seq, position = _read_seq(data) if data[0] == 0x08 else (0, 0)
     amount_bytes = data[position + _AMOUNT_LENGTH_AT]
     proof_at = position + _PROOF_TAG_AT + amount_bytes
-    by_voucher = data[proof_at] == _TAG_CEILING
-    struct, between = _shape(amount_bytes, data[proof_at], data[proof_at + 1])
-    count, rest = divmod(len(data) - position, struct.size)
+    shape = _shape(amount_bytes, data[proof_at], data[proof_at + 1])
+    table, size = data[position:], shape.row.size
+    count, rest = divmod(len(table), size)
     if rest or count > count_max:
         raise _NotUniform
-    rows = struct.iter_unpack(data[position:])
-    return Incoming(seq, (_with_vouchers if by_voucher else _with_spend_proofs)(rows, between))
-
-
-def _with_vouchers(rows: Iterable[tuple[Any, ...]], between: tuple[bytes, ...]) -> list[UncheckedPayment]:
-    number = int.from_bytes
-    payments: list[UncheckedPayment] = []
-    for a, b, channel_id, c, payment_id, d, amount, e, request_hash, f, ceiling, g, signature in rows:
-        # An amount's first byte says something, and an id is a UUIDv7.
-        if (
-            (a, b, c, d, e, f, g) != between
-            or amount[0] == 0
-            or ceiling[0] == 0
-            or payment_id[6] >> 4 != 7
-            or payment_id[8] >> 6 != 2
-        ):
+    for at, byte in shape.constant:
+        if table[at::size] != byte * count:
             raise _NotUniform
-        payments.append(
-            UncheckedPayment(
-                channel_id,
-                payment_id,
-                number(payment_id[:6], "big"),
-                number(amount, "big"),
-                request_hash,
-                number(ceiling, "big"),
-                signature,
-                None,
-            )
-        )
-    return payments
+    if (
+        any(0 in table[at::size] for at in shape.numbers)
+        or table[_ID_VERSION_AT::size].translate(None, _ID_VERSIONS)
+        or table[_ID_VARIANT_AT::size].translate(None, _ID_VARIANTS)
+    ):
+        raise _NotUniform
+    rows = shape.row.iter_unpack(table)
+    return Incoming(seq, (_with_vouchers if data[proof_at] == _TAG_CEILING else _with_spend_proofs)(rows))
 
 
-def _with_spend_proofs(rows: Iterable[tuple[Any, ...]], between: tuple[bytes, ...]) -> list[UncheckedPayment]:
+def _with_vouchers(rows: Iterable[tuple[bytes, ...]]) -> list[UncheckedPayment]:
     number = int.from_bytes
-    payments: list[UncheckedPayment] = []
-    for a, b, channel_id, c, payment_id, d, amount, e, request_hash, f, g, key_id, h, most, i, mac in rows:
-        if (
-            (a, b, c, d, e, f, g, h, i) != between
-            or amount[0] == 0
-            or most[0] == 0
-            or payment_id[6] >> 4 != 7
-            or payment_id[8] >> 6 != 2
-        ):
-            raise _NotUniform
-        payments.append(
-            UncheckedPayment(
-                channel_id,
-                payment_id,
-                number(payment_id[:6], "big"),
-                number(amount, "big"),
-                request_hash,
-                0,
-                b"",
-                UncheckedSpendProof(key_id, number(most, "big"), mac),
-            )
+    return [
+        UncheckedPayment(
+            channel_id, payment_id, number(amount, "big"), request_hash, number(ceiling, "big"), signature, None
         )
-    return payments
+        for channel_id, payment_id, amount, request_hash, ceiling, signature in rows
+    ]
+
+
+def _with_spend_proofs(rows: Iterable[tuple[bytes, ...]]) -> list[UncheckedPayment]:
+    number = int.from_bytes
+    return [
+        UncheckedPayment(
+            channel_id,
+            payment_id,
+            number(amount, "big"),
+            request_hash,
+            0,
+            b"",
+            UncheckedSpendProof(key_id, number(most, "big"), mac),
+        )
+        for channel_id, payment_id, amount, request_hash, key_id, most, mac in rows
+    ]
 
 
 def _read_seq(data: bytes) -> tuple[int, int]:
