@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, Final, NamedTuple
 
-from benchmarks.scenarios import BY_KEY, REPEATS
+from benchmarks.scenarios import BY_KEY, REPEATS, UNARY_REPEATS
 
 Raw = Mapping[str, Any]
 
@@ -38,19 +38,20 @@ TARGETS: Final = (
 def figures(raw: Raw) -> dict[str, float]:
     """The figures, by their keys."""
     rates = {name: result["charges_per_s"] for name, result in raw["scenarios"].items()}
-    official = raw["official"]
-    # The better of its two: what is compared with gets the benefit of the doubt.
-    official_http = max(official["http"]["charges_per_s"], official["http_again"]["charges_per_s"])
+    official_http = [one["charges_per_s"] for one in raw["official"]["http"]]
     # Of three measurements, each of whose parts were taken right after one another.
     stream64 = median(rates[name] for name in REPEATS)
     return {
-        "stream64_vs_official_http": stream64 / official_http,
+        # Against its best: what is compared with gets the benefit of the doubt.
+        "stream64_vs_official_http": stream64 / max(official_http),
         "share_of_signature_limit": median(
             rates[name] / checks["authorship_per_s"]
             for name, checks in zip(REPEATS, raw["signature_checks"], strict=True)
         ),
         "spend_key_vs_distinct": median(rates[name + BY_KEY] / rates[name] for name in REPEATS),
-        "unary_vs_official_http": rates["unary"] / official_http,
+        "unary_vs_official_http": median(
+            rates[name] / official for name, official in zip(UNARY_REPEATS, official_http, strict=True)
+        ),
         "p99_ms_half_peak_batch16": raw["scenarios"]["stream16_half"]["p99_ms"],
         "channels_100k_vs_1k": rates["stream64_100k_channels"] / stream64,
         "ids_10m_vs_none": rates["stream64_10m_ids"] / stream64,
@@ -74,8 +75,7 @@ def rows(result: Raw) -> list[Sequence[str]]:
     official = result["official"]
     in_process = f"{official['in_process']['charges_per_s']:,.0f}"
     table: list[Sequence[str]] = [
-        _row("official package over HTTP (FastAPI, uvicorn, memory store)", official["http"]),
-        _row("the same at the end of the run", official["http_again"]),
+        *(_row("official package over HTTP (FastAPI, uvicorn, memory store)", one) for one in official["http"]),
         ("official package in process, verify and settle", in_process, "", "", "", "", ""),
     ]
     return table + [_row(one["title"], one) for one in result["scenarios"].values()]

@@ -91,12 +91,13 @@ class HotPayments:
             room -= len(keys)
 
     def _follow(self, keys: Sequence[bytes]) -> None:
-        buckets = self._buckets
+        buckets, number, bucket = self._buckets, b"", list[bytes]()
         for key in keys:
-            number = key[:_BUCKET_BYTES]
-            if number in buckets:
-                buckets[number].append(key)
-            else:
-                buckets[number] = [key]
-                heapq.heappush(self._oldest, number)
+            if not key.startswith(number) or not number:  # nearly always the bucket of the one before
+                number = key[:_BUCKET_BYTES]
+                if number not in buckets:
+                    buckets[number] = []
+                    heapq.heappush(self._oldest, number)
+                bucket = buckets[number]
+            bucket.append(key)
         self._count += len(keys)

@@ -52,7 +52,8 @@ PAYMENT_KEY_BYTES: Final = 48
 PAYMENT_ROW_BYTES: Final = _PAYMENT.size
 _WAS_RESERVED: Final = 128
 _NO_SECRET: Final = bytes(16)
-_CODES: Final = [bytes((code,)) for code in range(256)]
+_pack_keyed: Final = struct.Struct(">48s16s32sB16s16s16s").pack
+"""The key, and the row up to its checksum."""
 _STATUSES: Final = {int(status): status for status in PaymentStatus}
 
 
@@ -67,16 +68,14 @@ def encode_keyed_payment(key: bytes, payment: Payment) -> bytes:
     if len(key) != PAYMENT_KEY_BYTES or len(request_hash) != 32 or (handle and handle[:PAYMENT_KEY_BYTES] != key):
         raise Unstorable("a payment has a key of 48 bytes, a request hash of 32, and a handle that begins with its key")
     amount = payment.amount.to_bytes(16, "big")
-    body = b"".join(
-        (
-            key,
-            amount,
-            request_hash,
-            _CODES[code | _WAS_RESERVED if handle else code],
-            amount if payment.captured == payment.amount else payment.captured.to_bytes(16, "big"),
-            payment.charged.to_bytes(16, "big"),
-            fixed(handle[PAYMENT_KEY_BYTES:], 16) if handle else _NO_SECRET,
-        )
+    body = _pack_keyed(
+        key,
+        amount,
+        request_hash,
+        code | _WAS_RESERVED if handle else code,
+        amount if payment.captured == payment.amount else payment.captured.to_bytes(16, "big"),
+        payment.charged.to_bytes(16, "big"),
+        fixed(handle[PAYMENT_KEY_BYTES:], 16) if handle else _NO_SECRET,
     )
     return body + crc32(body).to_bytes(_CHECKSUM_BYTES, "big")
 

@@ -7,7 +7,7 @@ is not read, which is what the caller's flow control feels. What a stream holds 
 
 import asyncio
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -112,18 +112,20 @@ class ChargeService(charge_pb2_grpc.ChargeServiceServicer):
 
     def _start(self, principal: Principal, payments: Sequence[UncheckedPayment]) -> "asyncio.Future[list[Answer]]":
         channels, receivers = self._writer.ledger.channels, principal.receivers
-        mine = [
-            (channel := channels.get(payment.channel_id)) is not None and channel.receiver in receivers
-            for payment in payments
-        ]
-        if all(mine):
+        others = {
+            channel_id
+            for channel_id in {payment.channel_id for payment in payments}
+            if (channel := channels.get(channel_id)) is None or channel.receiver not in receivers
+        }
+        if not others:
             return self._intake.start(payments)
-        return asyncio.create_task(self._charge_some(payments, mine))
+        return asyncio.create_task(self._charge_some(payments, others))
 
-    async def _charge_some(self, payments: Sequence[UncheckedPayment], mine: Sequence[bool]) -> list[Answer]:
-        allowed = [payment for payment, is_mine in zip(payments, mine, strict=True) if is_mine]
+    async def _charge_some(self, payments: Sequence[UncheckedPayment], others: Set[bytes]) -> list[Answer]:
+        """Charge all but those on channels that are others'."""
+        allowed = [payment for payment in payments if payment.channel_id not in others]
         answers = iter(await self._intake.charge(allowed) if allowed else ())
-        return [next(answers) if is_mine else _NOT_YOURS for is_mine in mine]
+        return [_NOT_YOURS if payment.channel_id in others else next(answers) for payment in payments]
 
     @contextmanager
     def _counted(self, name: str) -> Generator[None, None, None]:
