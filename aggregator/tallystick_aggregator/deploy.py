@@ -20,7 +20,8 @@ from tallystick.hexadecimal import checksum, parse_address, to_hex
 from tallystick.keys import load_signer
 from tallystick.signatures import Signer
 from tallystick_aggregator.chain.port import ChainUnavailable
-from tallystick_aggregator.chain.rpc import Endpoint, RpcError, RpcNode
+from tallystick_aggregator.chain.rpc import Endpoint, RpcNode
+from tallystick_aggregator.chain.rpc_answers import RpcError
 from tallystick_aggregator.chain.settings import DEV_CHAIN_IDS, ConfigurationError, FeeSettings
 from tallystick_aggregator.chain.transactions import Unsigned, bid, sign
 from tallystick_aggregator.config import read_endpoint

@@ -30,6 +30,7 @@ from tallystick_aggregator.journal.codec import encode_entry
 from tallystick_aggregator.journal.rows import (
     encode_account,
     encode_channel,
+    encode_head,
     encode_payment,
     encode_reservation,
     encode_spend_key,
@@ -38,6 +39,7 @@ from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.state import (
     Account,
     Approval,
+    ChainHead,
     Channel,
     Payment,
     PaymentStatus,
@@ -218,6 +220,26 @@ def journal_entries() -> list[bytes]:
     return [encode_entry([event])[5:] for event in events] + [encode_entry(events)[5:]]
 
 
+def rpc_answers() -> list[bytes]:
+    """One of each kind, in the order of `targets._ANSWERS`."""
+    word, address = "0x" + "1a" * 32, "0x" + "2b" * 20
+    log = {"address": address, "topics": [word, word], "data": "0x00ff", "blockNumber": "0x10"}
+    receipt = {
+        "transactionHash": word,
+        "blockNumber": "0x10",
+        "blockHash": word,
+        "status": "0x1",
+        "gasUsed": "0x5208",
+        "effectiveGasPrice": "0x3b9aca00",
+        "logs": [log],
+    }
+    block = {"number": "0x10", "hash": word, "timestamp": "0x6b49d200", "baseFeePerGas": "0x7", "transactions": []}
+    with_transactions = block | {"transactions": [{"hash": word, "from": address, "nonce": "0x0"}]}
+    error = {"code": 3, "message": "execution reverted", "data": {"data": "0x08c379a0"}}
+    answers = ["0x00ff", "0x10", block, block, with_transactions, [log], receipt, error, None]
+    return [bytes((n,)) + json.dumps(answer).encode() for n, answer in enumerate(answers)]
+
+
 def journal_rows() -> list[bytes]:
     """A row of each table, in the order of `targets._ROWS`, without its checksum."""
     key = b"\x01" * 48
@@ -234,6 +256,7 @@ def journal_rows() -> list[bytes]:
         encode_account(account),
         encode_spend_key(b"\x01" * 64, SpendKey(_WORD[1], _WORD[1], _WORD[3], 10**6, 2_000_000_000, 5, revoked=False)),
         encode_reservation(Reservation(handle, key[16:], key[:16], 1_000, b"", 2_000_000_000), reserved),
+        encode_head("\1" * 12, ChainHead(7, _WORD[4])),
     ]
     return [bytes((n,)) + row[:-4] for n, row in enumerate(rows)]
 

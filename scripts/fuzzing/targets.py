@@ -4,6 +4,7 @@ A decoder may refuse an input only with the error that it promises, and what it 
 read, written and read again it is the same. Anything else, any other exception included, is a finding.
 """
 
+import json
 from base64 import b64encode
 from collections.abc import Callable
 from contextlib import suppress
@@ -32,6 +33,8 @@ from tallystick.x402 import (
 )
 from tallystick.x402.messages import decode_json
 from tallystick.x402.terms import Network
+from tallystick_aggregator.chain import rpc_answers
+from tallystick_aggregator.chain.port import ChainUnavailable
 from tallystick_aggregator.edges.grpc import codec
 from tallystick_aggregator.edges.grpc.wire import Incoming, read_batch
 from tallystick_aggregator.intake import UncheckedPayment
@@ -40,11 +43,13 @@ from tallystick_aggregator.journal.port import StoreDamaged
 from tallystick_aggregator.journal.rows import (
     decode_account,
     decode_channel,
+    decode_head,
     decode_payment,
     decode_reservation,
     decode_spend_key,
     encode_account,
     encode_channel,
+    encode_head,
     encode_payment,
     encode_reservation,
     encode_spend_key,
@@ -124,6 +129,18 @@ def escrow_log(data: bytes) -> None:
     topics += [data[2 + 32 * n : 34 + 32 * n].ljust(32, b"\0") for n in range(count)]
     with suppress(LogError):
         decode_log(seeds.Log(tuple(topics), data[2 + 32 * count :]))
+
+
+def rpc_answer(data: bytes) -> None:
+    """What an endpoint answers, in JSON; the first byte chooses to what. It is read, or it is ChainUnavailable."""
+    if not data:
+        return
+    try:
+        answer = json.loads(data[1:])
+    except (ValueError, RecursionError):
+        return
+    with suppress(ChainUnavailable):
+        _ANSWERS[data[0] % len(_ANSWERS)](answer)
 
 
 def journal_entry(data: bytes) -> None:
@@ -261,12 +278,25 @@ _WALLET_MESSAGES: Final[tuple[tuple[type[Message], Callable[[Any], object]], ...
     (facilitator_pb2.ExactPayment, wallet_codec.read_exact),
 )
 
+_ANSWERS: Final[tuple[Callable[[Any], object], ...]] = (
+    rpc_answers.read_bytes,
+    rpc_answers.read_integer,
+    rpc_answers.read_block,
+    rpc_answers.read_base_fee,
+    rpc_answers.read_transactions,
+    rpc_answers.read_logs,
+    rpc_answers.read_receipt,
+    rpc_answers.read_error,
+    rpc_answers.optional(rpc_answers.read_block),
+)
+
 _ROWS: Final[tuple[tuple[int, Callable[[bytes, bytes], Any], Callable[[bytes, Any], bytes]], ...]] = (
     (48, decode_payment, encode_payment),
     (32, decode_channel, lambda _, channel: encode_channel(channel)),
     (32, decode_account, lambda _, account: encode_account(account)),
     (64, decode_spend_key, encode_spend_key),
     (64, decode_reservation, lambda _, both: encode_reservation(*both)),
+    (12, lambda name, row: decode_head(name.decode(), row), lambda name, head: encode_head(name.decode(), head)),
 )
 
 
@@ -284,6 +314,7 @@ TARGETS: Final[dict[str, Target]] = {
     "payment_required": Target(payment_required, seeds.offers),
     "claim_batch": Target(claim_batch_encoding, seeds.claim_batches),
     "escrow_log": Target(escrow_log, seeds.logs),
+    "rpc_answer": Target(rpc_answer, seeds.rpc_answers),
     "journal_entry": Target(journal_entry, seeds.journal_entries),
     "journal_row": Target(journal_row, seeds.journal_rows),
     "text": Target(text, seeds.texts),

@@ -1,8 +1,8 @@
 """A network through its JSON-RPC endpoints: failover, reads pinned to blocks, and no retry that nobody asked for.
 
-Plain HTTP, and answers are decoded here by hand: few methods, all small. web3's provider would not do: it retries
-eth_sendRawTransaction, which is the sender's decision, and a call that is cancelled while it waits for its session lock
-takes the lock with it, for all endpoints of the process.
+Plain HTTP, and answers are decoded by hand (module `rpc_answers`): few methods, all small. web3's provider would not
+do: it retries eth_sendRawTransaction, which is the sender's decision, and a call that is cancelled while it waits for
+its session lock takes the lock with it, for all endpoints of the process.
 
 What endpoints can do to us, and what is done about it (threat 16):
 - be down, slow or rate limited: the next one is asked; the one that failed rests for `REST_S`;
@@ -30,6 +30,18 @@ from tallystick_aggregator.chain.node import (
     Rejected,
 )
 from tallystick_aggregator.chain.port import Block, ChainUnavailable
+from tallystick_aggregator.chain.rpc_answers import (
+    RpcError,
+    optional,
+    read_base_fee,
+    read_block,
+    read_bytes,
+    read_error,
+    read_integer,
+    read_logs,
+    read_receipt,
+    read_transactions,
+)
 
 # Its line for every request shows the whole URL, and paths of endpoints hold access keys (threat 32).
 logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -39,17 +51,7 @@ REST_S: Final = 5.0
 HEAD_GRACE_S: Final = 1.0
 """For so long the head waits for further endpoints once one has answered."""
 
-_Answer = TypeVar("_Answer")
-
-
-class RpcError(Exception):
-    """An endpoint's JSON-RPC error."""
-
-    def __init__(self, code: int, message: str, data: bytes) -> None:
-        super().__init__(f"{message} ({code})")
-        self.code = code
-        self.message = message
-        self.data = data
+Answer = TypeVar("Answer")
 
 
 class Endpoint:
@@ -78,7 +80,7 @@ class Endpoint:
             raise ChainUnavailable(f"{self.name}: {method}: no JSON-RPC response (status {response.status_code})")
         answer = cast("dict[str, Any]", body)
         if answer.get("error") is not None:
-            raise _rpc_error(answer["error"])
+            raise read_error(answer["error"])
         if "result" not in answer:
             raise ChainUnavailable(f"{self.name}: {method}: no result")
         return answer["result"]
@@ -95,35 +97,37 @@ class RpcNode:
         self._logs_range_blocks_max = logs_range_blocks_max
 
     async def chain_id(self) -> int:
-        ids = set(await self._all(_integer, "eth_chainId"))
+        ids = set(await self._all(read_integer, "eth_chainId"))
         if len(ids) != 1:
             raise ChainUnavailable(f"the endpoints are of different chains: {', '.join(map(str, sorted(ids)))}")
         return ids.pop()
 
     async def head(self) -> Block:
-        blocks = await self._all(_block, "eth_getBlockByNumber", "latest", False)
+        blocks = await self._all(read_block, "eth_getBlockByNumber", "latest", False)
         return max(blocks, key=lambda block: block.number)
 
     async def block(self, number: int) -> Block | None:
-        answers = await self._all(_optional(_block), "eth_getBlockByNumber", hex(number), False)
+        answers = await self._all(optional(read_block), "eth_getBlockByNumber", hex(number), False)
         blocks = {block for block in answers if block is not None}
         if len(blocks) > 1:
             raise ChainUnavailable(f"the endpoints disagree on block {number}")
         return blocks.pop() if blocks else None
 
     async def code(self, address: bytes, block: Block | None = None) -> bytes:
-        return _bytes(await self._first("eth_getCode", _hex(address), "latest" if block is None else _pinned(block)))
+        return read_bytes(
+            await self._first("eth_getCode", _hex(address), "latest" if block is None else _pinned(block))
+        )
 
     async def balance(self, address: bytes) -> int:
-        return _integer(await self._first("eth_getBalance", _hex(address), "latest"))
+        return read_integer(await self._first("eth_getBalance", _hex(address), "latest"))
 
     async def call(self, to: bytes, data: bytes, block: Block, *, from_: bytes = b"") -> bytes:
         transaction = {"to": _hex(to), "data": _hex(data)} | ({"from": _hex(from_)} if from_ else {})
-        return _bytes(await self._first("eth_call", transaction, _pinned(block)))
+        return read_bytes(await self._first("eth_call", transaction, _pinned(block)))
 
     async def estimate_gas(self, from_: bytes, to: bytes, data: bytes, *, gas_max: int) -> int:
         transaction = {"from": _hex(from_), "to": _hex(to), "data": _hex(data), "gas": hex(gas_max)}
-        return _integer(await self._first("eth_estimateGas", transaction))
+        return read_integer(await self._first("eth_estimateGas", transaction))
 
     async def logs(self, address: bytes, first: int, last: Block, topics: Sequence[bytes | None] = ()) -> Sequence[Log]:
         found: list[Log] = []
@@ -139,15 +143,15 @@ class RpcNode:
         return found
 
     async def fees(self) -> MarketFees:
-        base_fee = _base_fee(await self._first("eth_getBlockByNumber", "latest", False))
-        return MarketFees(base_fee, _integer(await self._first("eth_maxPriorityFeePerGas")))
+        base_fee = read_base_fee(await self._first("eth_getBlockByNumber", "latest", False))
+        return MarketFees(base_fee, read_integer(await self._first("eth_maxPriorityFeePerGas")))
 
     async def next_nonce(self, sender: bytes) -> int:
         # The highest: one that lags, or has lost its pool, tells less.
-        return max(await self._all(_integer, "eth_getTransactionCount", _hex(sender), "pending"))
+        return max(await self._all(read_integer, "eth_getTransactionCount", _hex(sender), "pending"))
 
     async def nonce_at(self, sender: bytes, block_number: int) -> int:
-        return _integer(await self._first("eth_getTransactionCount", _hex(sender), hex(block_number)))
+        return read_integer(await self._first("eth_getTransactionCount", _hex(sender), hex(block_number)))
 
     async def send(self, raw: bytes) -> None:
         outcomes = await asyncio.gather(*(_send(endpoint, raw) for endpoint in self._endpoints), return_exceptions=True)
@@ -158,12 +162,12 @@ class RpcNode:
         raise rejections[0] if rejections else errors[0]
 
     async def receipt(self, transaction_hash: bytes) -> Receipt | None:
-        answers = await self._all(_optional(_receipt), "eth_getTransactionReceipt", _hex(transaction_hash))
+        answers = await self._all(optional(read_receipt), "eth_getTransactionReceipt", _hex(transaction_hash))
         return next((receipt for receipt in answers if receipt is not None), None)
 
     async def transactions(self, block_number: int) -> Sequence[BlockTransaction]:
         block = await self._first("eth_getBlockByNumber", hex(block_number), True)
-        return [] if block is None else _transactions(block)
+        return [] if block is None else read_transactions(block)
 
     async def close(self) -> None:
         for endpoint in self._endpoints:
@@ -178,7 +182,7 @@ class RpcNode:
     async def _first(self, method: str, *params: Any) -> Any:
         return await self._try_each(lambda endpoint: endpoint.ask(method, *params))
 
-    async def _try_each(self, ask: Callable[[Endpoint], Awaitable[_Answer]]) -> _Answer:
+    async def _try_each(self, ask: Callable[[Endpoint], Awaitable[Answer]]) -> Answer:
         """The first answer. A revert is one; any other error sends the question on to the next endpoint."""
         problems: list[str] = []
         for endpoint in self._in_order():
@@ -192,11 +196,11 @@ class RpcNode:
                 problems.append(str(error))
         raise ChainUnavailable("; ".join(problems))
 
-    async def _all(self, decode: Callable[[Any], _Answer], method: str, *params: Any) -> list[_Answer]:
+    async def _all(self, decode: Callable[[Any], Answer], method: str, *params: Any) -> list[Answer]:
         """The answers of all endpoints that answer while the quickest and HEAD_GRACE_S last; at least one."""
         tasks = [asyncio.ensure_future(_decoded(endpoint, decode, method, params)) for endpoint in self._in_order()]
         try:
-            waiting: set[asyncio.Future[_Answer]] = set(tasks)
+            waiting: set[asyncio.Future[Answer]] = set(tasks)
             while waiting and not any(_has_answer(task) for task in tasks):
                 _, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if waiting:
@@ -211,7 +215,7 @@ class RpcNode:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _decoded(endpoint: Endpoint, decode: Callable[[Any], _Answer], method: str, params: Sequence[Any]) -> _Answer:
+async def _decoded(endpoint: Endpoint, decode: Callable[[Any], Answer], method: str, params: Sequence[Any]) -> Answer:
     try:
         return decode(await endpoint.ask(method, *params))
     except RpcError as error:
@@ -227,7 +231,7 @@ async def _logs_up_to(endpoint: Endpoint, wanted: dict[str, Any], last: Block) -
     block = await endpoint.ask("eth_getBlockByHash", _hex(last.block_hash), False)
     if block is None:
         raise ChainUnavailable(f"{endpoint.name}: block {last.number} is not there")
-    return [_log_of(item) for item in await endpoint.ask("eth_getLogs", wanted)]
+    return read_logs(await endpoint.ask("eth_getLogs", wanted))
 
 
 async def _send(endpoint: Endpoint, raw: bytes) -> None:
@@ -245,17 +249,6 @@ def _is_revert(error: RpcError) -> bool:
     return error.code == 3 or "revert" in text or "out of gas" in text or "gas required exceeds" in text
 
 
-def _rpc_error(error: Any) -> RpcError:
-    if not isinstance(error, dict):
-        return RpcError(0, str(error)[:200], b"")
-    fields = cast("dict[str, Any]", error)
-    code, message, data = fields.get("code"), str(fields.get("message", ""))[:300], fields.get("data")
-    if isinstance(data, dict):  # some nodes wrap it
-        data = cast("dict[str, Any]", data).get("data")
-    payload = _bytes(data) if isinstance(data, str) and data.startswith("0x") else b""
-    return RpcError(code if isinstance(code, int) else 0, message, payload)
-
-
 def _without_secrets(url: str) -> str:
     """The endpoint's scheme and host: paths and user names of endpoints hold access keys."""
     scheme, _, rest = url.partition("://")
@@ -269,67 +262,3 @@ def _pinned(block: Block) -> dict[str, Any]:
 
 def _hex(data: bytes) -> str:
     return "0x" + data.hex()
-
-
-def _strict(decode: Callable[[Any], _Answer]) -> Callable[[Any], _Answer]:
-    """Answers that are not of their form are no answers."""
-
-    def checked(answer: Any) -> _Answer:
-        try:
-            return decode(answer)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ChainUnavailable(f"an endpoint's answer is malformed: {type(error).__name__}") from error
-
-    return checked
-
-
-def _optional(decode: Callable[[Any], _Answer]) -> Callable[[Any], _Answer | None]:
-    """Null is an answer: there is no such thing."""
-    return lambda answer: None if answer is None else decode(answer)
-
-
-@_strict
-def _bytes(text: Any) -> bytes:
-    return bytes.fromhex(text.removeprefix("0x"))
-
-
-@_strict
-def _integer(text: Any) -> int:
-    return int(text, 16)
-
-
-@_strict
-def _block(block: Any) -> Block:
-    return Block(_integer(block["number"]), _bytes(block["hash"]), _integer(block["timestamp"]))
-
-
-@_strict
-def _base_fee(block: Any) -> int:
-    return _integer(block.get("baseFeePerGas") or "0x0")
-
-
-@_strict
-def _transactions(block: Any) -> list[BlockTransaction]:
-    return [
-        BlockTransaction(_bytes(item["hash"]), _bytes(item["from"]), _integer(item["nonce"]))
-        for item in block["transactions"]
-    ]
-
-
-@_strict
-def _log_of(item: Any) -> Log:
-    topics = tuple(_bytes(topic) for topic in item["topics"])
-    return Log(topics, _bytes(item["data"]), _integer(item["blockNumber"]))
-
-
-@_strict
-def _receipt(item: Any) -> Receipt:
-    return Receipt(
-        _bytes(item["transactionHash"]),
-        _integer(item["blockNumber"]),
-        _bytes(item["blockHash"]),
-        _integer(item["status"]) == 1,
-        _integer(item["gasUsed"]),
-        _integer(item.get("effectiveGasPrice") or "0x0"),
-        tuple((_bytes(log["address"]), _log_of(log)) for log in item["logs"]),
-    )
