@@ -218,6 +218,19 @@ contract OperatorTest is EscrowTest {
         assertEq(contract_.owner(), stranger, "after");
     }
 
+    function test_without_an_owner_its_members_stay_as_they_are_for_good() public {
+        vm.startPrank(owner);
+        contract_.renounceOwnership();
+        vm.expectRevert(abi.encodeWithSignature("OwnableUnauthorizedAccount(address)", owner));
+        contract_.remove(IOperator.Role.Sender, sender);
+        vm.stopPrank();
+        assertEq(contract_.owner(), address(0), "owner");
+        bytes memory batch = voucherBatch(alice, 300);
+        vm.prank(sender);
+        escrow.claim(batch);
+        assertEq(token.balanceOf(alice), 300, "what was charged is still paid");
+    }
+
     // ------------------------------------------------------------------------------------------------- constructor
 
     function test_members_of_the_constructor_are_active_at_once() public view {

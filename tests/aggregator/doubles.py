@@ -226,7 +226,7 @@ class PureLedger:
 
     def capture(self, handle: bytes, amount: int) -> Accepted | Refusal:
         """Capture."""
-        return self.run(lambda draft, _ledger, moment: decide.capture(draft, handle, amount, moment))
+        return self.run(lambda draft, _ledger, moment: decide.capture(draft, handle, amount, moment, self.rules))
 
     def release(self, handle: bytes) -> Done | Refusal:
         """Release."""

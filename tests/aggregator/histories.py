@@ -334,7 +334,7 @@ def _pay(command: Pay, draft: Draft, moment: Moment) -> object:
 def _settle(command: Settle, draft: Draft, moment: Moment) -> object:
     handle = _handle(command)
     if command.outcome == "capture":
-        return decide.capture(draft, handle, command.amount, moment)
+        return decide.capture(draft, handle, command.amount, moment, RULES)
     if command.outcome == "release":
         return decide.release(draft, handle)
     held = draft.reservation(handle)

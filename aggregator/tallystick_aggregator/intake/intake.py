@@ -153,7 +153,7 @@ class Intake:
         """Charge a reservation, in full or less. The same capture again gets the same answer."""
 
         def decision(draft: Draft, _: Ledger, moment: Moment) -> ChargeAnswer:
-            return decide.capture(draft, handle, amount, moment)
+            return decide.capture(draft, handle, amount, moment, self.rules)
 
         return await self._decided(self._writer.submit(decision, lookups=lookup_of(*payment_of_handle(handle))))
 

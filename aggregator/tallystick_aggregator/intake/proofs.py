@@ -29,16 +29,16 @@ Replay = Callable[[Payment, int, bytes], Accepted | Held | Refusal]
 
 
 class Provers:
-    """Keyed HMAC states by the name of their spend key; bounded, the oldest go first."""
+    """Keyed HMAC states by secret, on which alone they depend; bounded, the oldest go first."""
 
     def __init__(self) -> None:
         self._provers: dict[bytes, SpendProver] = {}
 
-    def of(self, name: bytes, secret: bytes) -> SpendProver:
-        """The HMAC state of a spend key, made at its first use."""
-        prover = self._provers.get(name)
+    def of(self, secret: bytes) -> SpendProver:
+        """The HMAC state of a spend key's secret, made at its first use."""
+        prover = self._provers.get(secret)
         if prover is None:
-            prover = self._provers[name] = SpendProver(secret)
+            prover = self._provers[secret] = SpendProver(secret)
             if len(self._provers) > PROVERS_MAX:
                 del self._provers[next(iter(self._provers))]
         return prover
@@ -122,7 +122,12 @@ class Screening:
         ]
 
     def _refused_for_ceiling(self, payment: UncheckedPayment) -> Refusal | None:
-        """Refuse a spend proof whose bad voucher was needed; let it pass where the ceiling suffices without."""
+        """Refuse a spend proof whose bad voucher was needed; let it pass where the ceiling suffices without.
+
+        Of an older payment the journal may know the answer.
+        """
+        if payment.payment_id < self._recent:
+            return None
         channel, raised = self._ledger.channels[payment.channel_id], self._raised.get(payment.channel_id)
         ceiling = max(channel.ceiling, raised.max_claimable_amount if raised else 0)
         return _bad_voucher() if ceiling_allows(channel, ceiling, payment.amount) else None
@@ -194,9 +199,8 @@ class Screening:
         ]
 
     def _prover_of(self, account: Account, key_id: bytes) -> SpendProver | None:
-        name = spend_key_name(account.id, key_id)
-        key = self._ledger.spend_keys.get(name)
-        return None if key is None else self._provers.of(name, key.secret)
+        key = self._ledger.spend_keys.get(spend_key_name(account.id, key_id))
+        return None if key is None else self._provers.of(key.secret)
 
     def _screen_spend_proof(
         self,

@@ -99,7 +99,7 @@ class _Loader:
             channel.receiver = receivers.setdefault(channel.receiver, channel.receiver)
             ledger.channels[channel_id] = channel
             ledger.channels_of[account.id].append(channel_id)
-            exposed = channel.charged - channel.claimed
+            exposed = channel.charged + channel.reserved - channel.claimed
             if exposed:
                 key = exposure_key(channel.receiver, account.config.token)
                 ledger.receiver_exposure[key] = ledger.receiver_exposure.get(key, 0) + exposed
@@ -107,7 +107,7 @@ class _Loader:
     def _load_spend_keys(self) -> None:
         for name, key in self._rows("spend_keys", decode_spend_key):
             self._ledger.spend_keys[name] = key
-            self._ledger.spend_keys_of.setdefault(key.account_id, []).append(name)
+            self._ledger.spend_keys_of.setdefault(key.account_id, {})[name] = None
 
     def _load_heads(self) -> None:
         for network, head in self._rows("heads", lambda key, row: decode_head(key.decode(), row)):

@@ -92,8 +92,8 @@ def reserve(
     return Held(handle, expires_at, replayed=False)
 
 
-def capture(draft: Draft, handle: bytes, amount: int, moment: Moment) -> Accepted | Refusal:
-    """Charge a reservation, in full or less; after its expiry too, while ceiling and funds allow (threat 9)."""
+def capture(draft: Draft, handle: bytes, amount: int, moment: Moment, rules: Rules) -> Accepted | Refusal:
+    """Charge a reservation, in full or less; after its expiry too, while there is room for it (threat 9)."""
     reservation = draft.reservation(handle)
     if reservation is None:
         return _capture_again(_settled_payment(draft, handle), amount)
@@ -110,7 +110,7 @@ def capture(draft: Draft, handle: bytes, amount: int, moment: Moment) -> Accepte
             f"at most {reservation.amount}",
         )
     if payment.status is PaymentStatus.EXPIRED:
-        refusal = _room_after_expiry(draft, channel, reservation.key_id, amount, moment)
+        refusal = _room_after_expiry(draft, channel, reservation.key_id, amount, moment, rules)
     else:  # what is held has its room, unless the receiver claimed it by itself meanwhile (I1, threat 36)
         refusal = ceiling_allows(channel, channel.ceiling, amount - reservation.amount)
     if refusal is not None:
@@ -204,12 +204,15 @@ def _accept(draft: Draft, payment: ProvenPayment, moment: Moment, rules: Rules) 
     return channel.charged + payment.amount, used_ceiling, key_id
 
 
-def _room_after_expiry(draft: Draft, channel: Channel, key_id: bytes, amount: int, moment: Moment) -> Refusal | None:
+def _room_after_expiry(
+    draft: Draft, channel: Channel, key_id: bytes, amount: int, moment: Moment, rules: Rules
+) -> Refusal | None:
     account = draft.account(channel.account_id)
     assert account is not None, "a channel has an account"
     return (
         mirror_is_fresh(account, moment)
         or (key_may_spend(draft, account, key_id, amount, moment) if key_id else None)
+        or exposure_allows(draft, account, channel, amount, rules)
         or ceiling_allows(channel, channel.ceiling, amount)
         or funds_allow(account, channel, amount)
     )

@@ -93,7 +93,7 @@ class Draft:
         return self._ledger.reservations.get(handle)
 
     def exposure(self, receiver: bytes, token: bytes) -> int:
-        """Return what was charged for this seller in this token and not yet claimed."""
+        """Return what was charged or is reserved for this seller in this token and not yet claimed."""
         key = exposure_key(receiver, token)
         known = self._exposure.get(key)
         return self._ledger.receiver_exposure.get(key, 0) if known is None else known
@@ -152,11 +152,10 @@ class Draft:
                 ledger.channels_of.setdefault(channel.account_id, []).append(channel_id)
         for name, key in self._spend_keys.items():
             if key is not None:
-                if name not in ledger.spend_keys:
-                    ledger.spend_keys_of.setdefault(key.account_id, []).append(name)
+                ledger.spend_keys_of.setdefault(key.account_id, {})[name] = None
                 ledger.spend_keys[name] = key
             elif (forgotten := ledger.spend_keys.pop(name, None)) is not None:
-                ledger.spend_keys_of[forgotten.account_id].remove(name)
+                del ledger.spend_keys_of[forgotten.account_id][name]
         ledger.accounts.update(self._accounts)
         ledger.channels.update(self._channels)
         ledger.payments.update(self._payments)
@@ -315,6 +314,7 @@ class Draft:
         account.reserved += amount
         account.committed += amount
         account.reservations += count
+        self._expose(account, channel, amount)
 
     def _use_proof(self, channel: Channel, used_ceiling: int, key_id: bytes, amount: int) -> None:
         if key_id:

@@ -17,7 +17,7 @@ def check_invariants(ledger: Ledger) -> None:
     for channel in ledger.channels.values():
         _check_channel(channel, held[channel.id])
         token = ledger.accounts[channel.account_id].config.token
-        exposure[exposure_key(channel.receiver, token)] += channel.charged - channel.claimed
+        exposure[exposure_key(channel.receiver, token)] += channel.charged + channel.reserved - channel.claimed
         sums[channel.account_id].update(
             committed=channel.committed,
             reserved=channel.reserved,

@@ -99,9 +99,7 @@ def _charged_by_key(run: Sequence[ProvenPayment], first: SpendProof) -> list[ev.
 
 
 def _charged_by_vouchers(run: Sequence[ProvenPayment], first: VoucherProof) -> list[ev.Charged] | None:
-    """What would be recorded, if each has a voucher above the one before: none falls below what a channel forgets on
-    the way.
-    """
+    """What would be recorded, if each has a voucher above the one before: so none is used twice."""
     raised, before = first.raised, -1
     charges: list[ev.Charged] = []
     for one in run:
@@ -127,7 +125,8 @@ def _may_prove(
         return key_may_spend(draft, account, key_id, total, moment) is None
     if charges[-1].used_ceiling > ceiling or voucher_may_prove(account, channel, charges[0].used_ceiling):
         return False
-    # Above the channel's ceiling none was used.
-    return charges[0].used_ceiling > channel.ceiling or not any(
-        voucher_may_prove(account, channel, charge.used_ceiling) for charge in charges
+    # Above the channel's ceiling none was used. Below it, what a channel forgets for one counts as used for the next.
+    return charges[0].used_ceiling > channel.ceiling or (
+        channel.used.has_room(len(charges))
+        and not any(voucher_may_prove(account, channel, charge.used_ceiling) for charge in charges)
     )

@@ -128,6 +128,10 @@ class UsedCeilings(Value, frozen=True, gc=False, eq=False):
         """All that are remembered."""
         return self.merged.union(self.newest)
 
+    def has_room(self, count: int) -> bool:
+        """Whether so many more can be remembered without forgetting any."""
+        return len(self.merged) + len(self.newest) + count <= USED_CEILINGS_MAX
+
     def plus(self, *ceilings: int) -> "UsedCeilings":
         """These and more; the same as adding one after another."""
         newest = self.newest + ceilings
@@ -242,6 +246,7 @@ class Ledger:
 
     `payments` holds the payment ids whose time is at or after `payments_since_ms`; older ones are only in the journal,
     and whoever decides about one recalls it first. Ids before `payments_forgotten_ms` are gone for good.
+    `receiver_exposure`, by `exposure_key`, is what was charged or is reserved for a seller and not yet claimed.
     `commits` counts the drafts with events of their own that were adopted; `changes` is what all drafts changed.
     """
 
@@ -249,7 +254,8 @@ class Ledger:
     channels: dict[bytes, Channel] = field(default_factory=dict[bytes, Channel])
     channels_of: dict[bytes, list[bytes]] = field(default_factory=dict[bytes, list[bytes]])
     spend_keys: dict[bytes, SpendKey] = field(default_factory=dict[bytes, SpendKey])
-    spend_keys_of: dict[bytes, list[bytes]] = field(default_factory=dict[bytes, list[bytes]])
+    spend_keys_of: dict[bytes, dict[bytes, None]] = field(default_factory=dict[bytes, dict[bytes, None]])
+    """By account, the names of its keys."""
     payments: dict[bytes, Payment] = field(default_factory=dict[bytes, Payment])
     reservations: dict[bytes, Reservation] = field(default_factory=dict[bytes, Reservation])
     receiver_exposure: dict[bytes, int] = field(default_factory=dict[bytes, int])

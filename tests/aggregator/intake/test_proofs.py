@@ -17,8 +17,12 @@ from tallystick.vouchers import sign_voucher
 from tallystick_aggregator.intake import UncheckedPayment, UncheckedSpendProof, intake, proofs, signatures
 from tallystick_aggregator.intake.proofs import Provers
 from tallystick_aggregator.intake.signatures import AuthorizerKeys, SignatureCheck
+from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
+from tallystick_aggregator.ledger.commands import Moment
+from tallystick_aggregator.ledger.draft import Draft
+from tallystick_aggregator.ledger.state import Ledger
 
 Check = Callable[[Sequence[SignatureCheck], AuthorizerKeys], list[bool]]
 
@@ -409,12 +413,33 @@ async def test_a_full_batch_starts_beside_any_number(
     assert all(isinstance(answer, Accepted) for answer in (*await first, *await second))
 
 
+async def test_a_key_id_that_is_registered_anew_is_proven_by_its_new_secret_alone(shop: Scripted, bob: Payer) -> None:
+    old = bob.spend_key()
+    assert isinstance((await shop.intake.charge([bob.payment(1, 10, ceiling=100, key=old)]))[0], Accepted)
+    forgotten_s = old.expires_at + shop.intake.rules.payment_id_skew_s + 1
+    shop.now_ms = (forgotten_s + shop.intake.rules.payment_id_retention_s) * 1000
+    expires_at = shop.now_ms // 1000 + 60
+    new = replace(old, secret=b"N" * 32, expires_at=expires_at)
+
+    def register(draft: Draft, _: Ledger, moment: Moment) -> None:
+        draft.record(ev.PaymentsForgotten(forgotten_s * 1000))
+        for key in (bob.spend_key(1, expires_at=expires_at), new):
+            accounts.register_spend_key(draft, bob.account_id, key, moment, shop.intake.rules)
+
+    await shop.writer.run(register)
+
+    (refused,) = await shop.intake.charge([bob.payment(2, 10, key=old, ms=shop.now_ms)])
+    assert isinstance(refused, Refusal)
+    assert refused.reason is Reason.SPEND_KEY_PROOF
+    assert isinstance((await shop.intake.charge([bob.payment(3, 10, key=new, ms=shop.now_ms)]))[0], Accepted)
+
+
 def test_known_keys_and_provers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proofs, "PROVERS_MAX", 2)
     provers, keys = Provers(), AuthorizerKeys(most=2)
     known = [AuthorizerKey.recover(bytes(32), Signer(bytes([n + 1]) * 32).sign(bytes(32))) for n in range(5)]
     for number, key in enumerate(known):
-        provers.of(bytes([number]), bytes(32))
+        provers.of(bytes([number]) * 32)
         keys.remember(key)
 
     assert [keys.get(key.address) is key for key in known] == [False, False, False, True, True]

@@ -66,6 +66,18 @@ async def test_an_old_payment_sent_again_gets_its_first_answer(shop: Scripted, w
     assert len(shop.charges) == 2
 
 
+async def test_an_old_payment_whose_voucher_was_bad_and_not_needed_gets_its_first_answer(shop: Scripted) -> None:
+    """Although its voucher would be needed now: the ceiling is used up."""
+    bob, key = Payer("bob"), Payer("bob").spend_key(expires_at=LATER_MS)
+    await shop.intake.charge([bob.payment(1, 1, ceiling=100, key=key)])
+    payment = bob.payment(2, 50, ceiling=200, key=key)._replace(signature=b"\1" * 64 + b"\x1b")
+    assert await shop.intake.charge([payment]) == [Accepted(50, 51, replayed=False)]
+    await shop.intake.charge([bob.payment(3, 49, key=key)])
+    an_hour_later(shop)
+
+    assert await shop.intake.charge([payment]) == [Accepted(50, 51, replayed=True)]
+
+
 @pytest.mark.parametrize("who", ["alice", "bob"])
 async def test_old_payments_of_a_channel_sent_again_together_get_their_first_answers(shop: Scripted, who: str) -> None:
     """They are decided as one run (`ledger.runs`), which must ask what was recalled too."""

@@ -62,13 +62,41 @@ def test_no_limit_is_set_by_zero(alice: Payer) -> None:
     assert isinstance(books.charge(by_voucher(alice, 1, 10_000, 10_000)), Accepted)
 
 
-def test_exposure_counts_charges_less_claims_and_not_reservations(alice: Payer) -> None:
+def test_reservations_count_against_a_sellers_limit_and_what_is_given_back_does_not(alice: Payer) -> None:
+    books = books_of(alice, Rules(exposure_per_receiver_max=100))
+    held = by_voucher(alice, 1, 60, 1_000)
+    assert isinstance(books.reserve(held), Held)
+    refused = books.reserve(by_voucher(alice, 2, 41, 1_001))
+    assert isinstance(refused, Refusal)
+    assert (refused.reason, refused.allowed) == (Reason.EXPOSURE_LIMIT, "at most 40")
+
+    books.capture(handle_of(held), 50)
+
+    assert isinstance(books.reserve(by_voucher(alice, 2, 50, 1_001)), Held)
+
+
+@pytest.mark.parametrize("limit", ["exposure_per_account_max", "exposure_per_receiver_max"])
+def test_a_late_capture_keeps_to_the_limits(alice: Payer, limit: str) -> None:
+    books = books_of(alice, Rules(**{limit: 100}))
+    held = by_voucher(alice, 1, 60, 1_000)
+    books.reserve(held)
+    books.expire(handle_of(held))
+    books.charge(by_voucher(alice, 2, 50, 1_001))
+
+    refused = books.capture(handle_of(held), 51)
+
+    assert isinstance(refused, Refusal)
+    assert refused.reason is Reason.EXPOSURE_LIMIT
+    assert isinstance(books.capture(handle_of(held), 50), Accepted)
+
+
+def test_exposure_counts_charges_less_claims_and_a_sellers_reservations_too(alice: Payer) -> None:
     books = books_of(alice, Rules())
     key = exposure_key(NEWS, alice.config.token)
     held = by_voucher(alice, 2, 30, 1_001)
     books.charge(by_voucher(alice, 1, 60, 1_000))
     books.reserve(held)
-    assert (books.account(alice).exposure, books.ledger.receiver_exposure[key]) == (60, 60)
+    assert (books.account(alice).exposure, books.ledger.receiver_exposure[key]) == (60, 90)
 
     books.capture(handle_of(held), 20)
     books.mirror(alice, balance=9_950, claimed={alice.channel_id(): 50})

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tallystick.vouchers import Voucher
 from tallystick_aggregator.ledger import decide
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
-from tallystick_aggregator.ledger.commands import ProvenPayment, Rules, SpendProof
+from tallystick_aggregator.ledger.commands import ProvenPayment, Rules, SpendProof, VoucherProof
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.runs import charge_all
 from tallystick_aggregator.ledger.state import USED_CEILINGS_MAX
@@ -117,6 +117,21 @@ def test_a_long_run_is_as_one_by_one_where_a_channel_begins_to_forget_ceilings()
 
     assert at_once.run(lambda draft, _, moment: charge_all(draft, run, moment, RULES)) == expected
     assert {type(answer) for answer in expected} == {Accepted, Refusal}
+    assert at_once.ledger == apart.ledger
+
+
+def test_a_run_below_all_that_a_full_channel_remembers_is_as_one_by_one() -> None:
+    """The first makes it forget, and what it forgets counts as used for the second."""
+    full = [by_voucher(ALICE, 1_000 + number, 0, 2_000 + number) for number in range(USED_CEILINGS_MAX - 1)]
+    run = [by_voucher(ALICE, 5_000 + n, 0, n)._replace(proof=VoucherProof(n, None)) for n in (1, 2)]
+    apart, at_once = (books(10**6, withdrawing=False, stale=False) for _ in range(2))
+    for shop in (apart, at_once):
+        shop.run(lambda draft, _, moment: [decide.charge(draft, payment, moment, RULES) for payment in full])
+
+    expected = apart.run(lambda draft, _, moment: [decide.charge(draft, payment, moment, RULES) for payment in run])
+
+    assert at_once.run(lambda draft, _, moment: charge_all(draft, run, moment, RULES)) == expected
+    assert [type(answer) for answer in expected] == [Accepted, Refusal]
     assert at_once.ledger == apart.ledger
 
 

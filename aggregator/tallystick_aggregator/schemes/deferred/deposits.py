@@ -41,6 +41,8 @@ UNPROVEN_BURST: Final = 10
 class Deposited:
     """A deposit that is credited; `transaction` is empty where somebody else landed it.
 
+    A payer that cancels its own authorization for a top-up hears this too: the token's state does not tell a nonce that
+    was used from one that was cancelled, and the account is there already. Only the payer can do that, and to itself.
     No totals: a deposit's authorization is public on chain, so anybody can ask with it (threat 31).
     """
 
