@@ -4,8 +4,9 @@
 inline (about a microsecond) and lists the signatures that remain, which module `signatures` checks.
 
 Of a burst on one channel only the highest voucher can become its ceiling, and only that one is checked as the chain
-would. If it fails, the next highest has its turn: one poisoned voucher cannot sink its neighbours. Of the others it is
-enough that the payer signed them; and where spend keys prove the charges, they are not looked at at all.
+would. If it fails, all the others have their turn at once, and the highest good one counts: one poisoned voucher cannot
+sink its neighbours, and many cost one round. Of those below it is enough that the payer signed them; and where spend
+keys prove the charges, they are not looked at at all.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -70,7 +71,9 @@ class Screening:
         self._fallen: set[bytes] = set()
         """Channels whose highest voucher was bad."""
         self._raisers: dict[bytes, list[SignatureCheck]] = {}
-        """By channel: vouchers beside spend proofs that were not tried yet, the highest last."""
+        """By channel: vouchers beside spend proofs that were not tried yet."""
+        self._tried: set[bytes] = set()
+        """Channels whose highest voucher beside a spend proof was tried."""
         self._raised: dict[bytes, Voucher] = {}
         self._bad_raisers: set[int] = set()
         self._recent = payment_ids_from(max(ledger.payments_since_ms, ledger.payments_forgotten_ms))
@@ -81,15 +84,19 @@ class Screening:
         """The signatures to check now; empty when none is left."""
         checks, self._checks = self._checks, []
         if self._fallen:
-            checks += self._next_highest()
-        for raisers in self._raisers.values():
-            if raisers:
-                checks.append(raisers.pop())
+            checks += self._others_of_the_fallen()
+        if self._raisers:
+            checks += self._next_raisers()
         return checks
 
     def take(self, checks: Sequence[SignatureCheck], verdicts: Sequence[bool]) -> None:
-        """Take in whether the signatures of `next_checks()` are good."""
+        """Take in whether the signatures of `next_checks()` are good.
+
+        Those of a channel that may be kept come in descending order: once one is good, those below are not needed.
+        """
         for check, good in zip(checks, verdicts, strict=True):
+            if check.kept and check.channel_id in self._raised:
+                continue
             if good:
                 if check.kept:
                     self._raised[check.channel_id] = Voucher(check.channel_id, check.ceiling, check.signature)
@@ -181,22 +188,30 @@ class Screening:
         self._highest[payment.channel_id] = len(self._checks)
         return True
 
-    def _next_highest(self) -> list[SignatureCheck]:
-        """Of each channel whose highest voucher was bad, the highest of those that its payer has signed."""
+    def _others_of_the_fallen(self) -> list[SignatureCheck]:
+        """Of each channel whose highest voucher was bad, all others that its payer has signed, the highest first."""
         fallen, self._fallen = self._fallen, set()
-        highest: dict[bytes, int] = {}
-        for position, payment in enumerate(self._payments):
-            channel_id = payment.channel_id
-            if channel_id not in fallen or self.outcomes[position] is not None:
-                continue
-            if payment.ceiling > self._ledger.channels[channel_id].ceiling and (
-                channel_id not in highest or payment.ceiling > self._payments[highest[channel_id]].ceiling
-            ):
-                highest[channel_id] = position
-        return [
-            self._check_of(position, self._payments[position], self._account_of(channel_id), kept=True)
-            for channel_id, position in highest.items()
+        channels = self._ledger.channels
+        others = [
+            self._check_of(position, payment, self._account_of(payment.channel_id), kept=True)
+            for position, payment in enumerate(self._payments)
+            if payment.channel_id in fallen
+            and self.outcomes[position] is None
+            and payment.spend is None
+            and payment.ceiling > channels[payment.channel_id].ceiling
         ]
+        return sorted(others, key=_ceiling_of, reverse=True)
+
+    def _next_raisers(self) -> list[SignatureCheck]:
+        """Of the vouchers beside spend proofs the highest of each channel; where that was bad, all others."""
+        raisers: list[SignatureCheck] = []
+        for channel_id, waiting in self._raisers.items():
+            waiting.sort(key=_ceiling_of, reverse=True)
+            tried = channel_id in self._tried
+            raisers += waiting if tried else waiting[:1]
+            self._raisers[channel_id] = [] if tried else waiting[1:]
+            self._tried.add(channel_id)
+        return raisers
 
     def _prover_of(self, account: Account, key_id: bytes) -> SpendProver | None:
         key = self._ledger.spend_keys.get(spend_key_name(account.id, key_id))
@@ -218,10 +233,8 @@ class Screening:
                 Reason.SPEND_KEY_PROOF, "The spend proof is not this key's for this payment and request.", "mac"
             )
         if payment.ceiling > channel.ceiling:
-            raisers = self._raisers.setdefault(payment.channel_id, [])
-            raisers.append(self._check_of(position, payment, account, kept=True))
-            if len(raisers) > 1 and raisers[-2].ceiling > payment.ceiling:
-                raisers.sort(key=_ceiling_of)
+            raiser = self._check_of(position, payment, account, kept=True)
+            self._raisers.setdefault(payment.channel_id, []).append(raiser)
         return None
 
     def _account_of(self, channel_id: bytes) -> Account:

@@ -90,8 +90,16 @@ class SignatureProcesses:
             for checks, answer in worker.take_owed():
                 if not answer.done():
                     answer.set_result(await self._here.check(checks))
+            await self._restart(worker)
+
+    async def _restart(self, worker: "_Worker") -> None:
+        """Start a child in the dead one's place, once the machine has room for it."""
+        while not worker.alive:
             await asyncio.sleep(RESTART_AFTER_S)
-            await worker.start()
+            try:
+                await worker.start()
+            except OSError as error:
+                log.warning("no process that checks signatures can be started, so threads do it: %s", error)
 
 
 class _Worker:

@@ -324,6 +324,32 @@ async def test_when_the_highest_of_a_burst_falls_the_next_has_its_turn(shop: Scr
 # What it costs.
 
 
+@pytest.mark.parametrize("who", ["alice", "bob"])
+async def test_a_burst_of_bad_vouchers_costs_two_rounds_of_checks(
+    shop: Scripted, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    """However many there are: whoever sends them must not hold up the others."""
+    payer = Payer(who)
+    key = payer.spend_key() if who == "bob" else None
+    await shop.intake.charge([payer.payment(99, 10, ceiling=1_000, key=key)])
+    burst = [payer.payment(number, 10, ceiling=2_000 + number, key=key) for number in range(64)]
+    burst = [one._replace(signature=with_v(one.signature, 55 - one.signature[64])) for one in burst]
+    rounds: list[int] = []
+    checker = shop.intake._signatures
+    check = checker.check
+
+    async def counting(checks: Sequence[SignatureCheck]) -> Sequence[bool]:
+        rounds.append(len(checks))
+        return await check(checks)
+
+    monkeypatch.setattr(checker, "check", counting)
+    answers = await shop.intake.charge(burst)
+
+    assert rounds == ([64, 63] if who == "alice" else [1, 63])
+    assert not any(isinstance(answer, Accepted) for answer in answers if who == "alice")
+    assert shop.ledger.channels[payer.channel_id()].ceiling == 1_000, "I5"
+
+
 async def test_a_burst_by_spend_key_costs_one_signature(
     shop: Scripted, bob: Payer, checked: list[tuple[int, str]]
 ) -> None:

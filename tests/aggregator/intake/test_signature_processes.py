@@ -5,6 +5,7 @@ import io
 import os
 import signal
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from doubles import DOMAIN, Payer
@@ -80,6 +81,28 @@ async def test_what_a_dead_process_owed_is_checked_and_the_process_is_replaced(
             await asyncio.sleep(0.01)
     assert not set(before) & set(processes.pids)
     assert all(await processes.check(checks_of(Payer("bob"), 100)))
+
+
+async def test_a_process_that_cannot_be_replaced_at_once_is_replaced_later(
+    processes: SignatureProcesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = [BlockingIOError(11, "no room for another process"), OSError(12, "no memory")]
+    start = asyncio.create_subprocess_exec
+
+    async def starting(*arguments: Any, **options: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return await start(*arguments, **options)
+
+    monkeypatch.setattr(signature_processes, "RESTART_AFTER_S", 0.01)
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", starting)
+    before = processes.pids
+    os.kill(before[0], signal.SIGKILL)
+
+    async with asyncio.timeout(20):
+        while failures or len(processes.pids) < len(before):  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.01)
+    assert before[0] not in processes.pids
 
 
 async def test_processes_end_when_they_are_no_longer_needed() -> None:
