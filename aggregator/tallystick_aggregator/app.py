@@ -82,7 +82,12 @@ async def running(config: Config) -> AsyncGenerator[Running, None]:
         services = parts.services(Principals(credentials.lookup), settlements)
         server = GrpcServer(services, config.server.listen, config.tls)
         health = Health(
-            [lambda: _store_problems(writer), lambda: supervisor.problems, lambda: _stale(chains)],
+            [
+                lambda: _store_problems(writer),
+                parts.upkeep.problems,
+                lambda: supervisor.problems,
+                lambda: _stale(chains),
+            ],
             server.tell_health,
             [lambda: [problem for chain in chains.values() for problem in chain.problems()], settlements.problems],
         )

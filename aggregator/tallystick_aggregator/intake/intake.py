@@ -9,7 +9,7 @@ while the one before them is committed.
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
 from tallystick.payment_ids import payment_ids_from
@@ -38,14 +38,24 @@ ChargeAnswer = Accepted | Refusal
 ReserveAnswer = Held | Accepted | Refusal
 
 
+def _nobody_counts() -> None:
+    """For callers that are counted by the intake alone."""
+
+
 class _Waiting:
     """Payments of one caller that wait to be screened."""
 
-    __slots__ = ("done", "payments")
+    __slots__ = ("done", "payments", "released")
 
-    def __init__(self, payments: Sequence[UncheckedPayment], done: asyncio.Future[list[ChargeAnswer]]) -> None:
+    def __init__(
+        self,
+        payments: Sequence[UncheckedPayment],
+        done: asyncio.Future[list[ChargeAnswer]],
+        released: Callable[[], None],
+    ) -> None:
         self.payments = payments
         self.done = done
+        self.released = released
 
 
 class _Turn:
@@ -118,15 +128,21 @@ class Intake:
         """Charge a batch; one answer each, in order. Payments of one batch are decided in their order."""
         return await self.start(payments)
 
-    def start(self, payments: Sequence[UncheckedPayment]) -> "asyncio.Future[list[ChargeAnswer]]":
-        """Charge a batch, as `charge` does. To cancel the answer is to want none; some may be charged all the same."""
+    def start(
+        self, payments: Sequence[UncheckedPayment], released: Callable[[], None] = _nobody_counts
+    ) -> "asyncio.Future[list[ChargeAnswer]]":
+        """Charge a batch, as `charge` does. To cancel the answer is to want none; some may be charged all the same.
+
+        `released` is called once, when the payments are no longer inside: that may be after the answer was cancelled.
+        """
         done: asyncio.Future[list[ChargeAnswer]] = asyncio.get_running_loop().create_future()
         if self._inside + len(payments) > self._waiting_max:
+            released()
             done.set_result([_overloaded(self._waiting_max)] * len(payments))
             return done
         self._inside += len(payments)
         self._gathering += len(payments)
-        self._waiting.append(_Waiting(payments, done))
+        self._waiting.append(_Waiting(payments, done, released))
         self._start_screening()
         return done
 
@@ -200,6 +216,7 @@ class Intake:
             self._gathering -= len(waiting.payments)
             if waiting.done.cancelled():
                 self._inside -= len(waiting.payments)
+                waiting.released()
             else:
                 gathered.append(waiting)
                 taken += len(waiting.payments)
@@ -219,6 +236,8 @@ class Intake:
             count = _count(gathered)
             self._under_way -= count
             self._inside -= count
+            for waiting in gathered:
+                waiting.released()
         start = 0
         for waiting in gathered:
             end = start + len(waiting.payments)

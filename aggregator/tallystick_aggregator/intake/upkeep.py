@@ -4,7 +4,8 @@ Expiry and forgetting are decisions like any other, in small portions, so that c
 """
 
 import asyncio
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Final
 
@@ -27,6 +28,12 @@ FORGET_EVERY_S: Final = 600.0
 """Ids are refused by their age at once; this is how often the store may let go of them."""
 CHECKPOINT_BACKLOG: Final = 200_000
 CHECKPOINT_EVERY_S: Final = 60.0
+CHECKPOINT_PAUSES_MAX: Final = 64
+"""After failures a checkpoint is tried again after 2, 4, 8 and so on up to so many times EXPIRY_EVERY_S."""
+CHECKPOINT_FAILURES_MAX: Final = 3
+"""So many failures in a row are told."""
+
+log = logging.getLogger(__name__)
 
 
 class Upkeep:
@@ -36,6 +43,8 @@ class Upkeep:
         self._writer = writer
         self._journal = journal
         self._rules = rules
+        self._failures = 0
+        """Checkpoints that failed since the last good one."""
 
     async def expire_reservations(self) -> None:
         """Give back what expired reservations hold, about once a second, and release those that nobody captures."""
@@ -52,20 +61,30 @@ class Upkeep:
             await asyncio.sleep(FORGET_EVERY_S)
 
     async def checkpoint(self) -> None:
-        """Checkpoint the journal by backlog and by age."""
+        """Checkpoint the journal by backlog and by age; the more often it fails, the less often it is tried."""
         loop = asyncio.get_running_loop()
         last = loop.time()
         while True:
-            await asyncio.sleep(EXPIRY_EVERY_S)
+            await asyncio.sleep(EXPIRY_EVERY_S * min(2**self._failures, CHECKPOINT_PAUSES_MAX))
             backlog, age_s = self._journal.backlog, loop.time() - last
             if backlog >= CHECKPOINT_BACKLOG or (backlog and age_s >= CHECKPOINT_EVERY_S):
                 try:
                     await self._journal.checkpoint(self._writer.moment().now_ms)
-                except StoreUnavailable:
+                except StoreUnavailable as error:
+                    self._failures += 1
+                    log.warning("a checkpoint failed, the %d. in a row: %s", self._failures, error)
                     continue
-                last = loop.time()
+                last, self._failures = loop.time(), 0
+
+    def problems(self) -> Sequence[str]:
+        """What keeps the aggregator from serving for long: without checkpoints its memory and its log only grow."""
+        if self._failures < CHECKPOINT_FAILURES_MAX:
+            return []
+        return [f"{self._failures} checkpoints in a row failed; {self._journal.backlog} events wait for one"]
 
     def _forget(self, draft: Draft, ledger: Ledger, moment: Moment) -> None:
+        if moment.stale_networks and moment.stale_networks >= ledger.heads.keys():
+            return  # perhaps it is our clock that is ahead, and what is forgotten is gone for good
         before_ms = moment.now_ms - self._rules.payment_id_retention_s * 1000
         if before_ms > ledger.payments_forgotten_ms:
             draft.record(ev.PaymentsForgotten(before_ms))

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final, Generic, TypeVar
 
 from tallystick.payment_ids import payment_id_ms
@@ -15,7 +16,7 @@ from tallystick_aggregator.intake.port import Decision
 from tallystick_aggregator.journal.port import Journal, StoreUnavailable, StoreUncertain
 from tallystick_aggregator.ledger.commands import Moment
 from tallystick_aggregator.ledger.draft import Draft
-from tallystick_aggregator.ledger.state import Ledger, payment_key
+from tallystick_aggregator.ledger.state import Ledger, Payment, payment_key
 
 Answer = TypeVar("Answer")
 
@@ -24,6 +25,9 @@ COMMIT_WEIGHT_MAX: Final = 1_024
 
 Lookups = Callable[[int], Sequence[tuple[bytes, bytes]]]
 """The (channel id, payment id) pairs that a decision will look up whose time is before this one (ms)."""
+
+
+_Recalled = tuple[tuple[bytes, bytes], Payment]
 
 
 def no_lookups(_since_ms: int) -> Sequence[tuple[bytes, bytes]]:
@@ -162,9 +166,8 @@ class LedgerWriter:
                 item.done.set_result(answer)
 
     async def _decide(self, items: list[_Item[Any]]) -> tuple[Draft, list[Any]]:
-        recalled = await self._recall(items)
+        recalled, failed = await self._recall_all(items)
         moment = self.moment()
-        failed: dict[int, _Failure] = {}
         while True:
             draft = Draft(self._ledger)
             for (channel_id, payment_id), payment in recalled:
@@ -182,7 +185,20 @@ class LedgerWriter:
             else:
                 return draft, answers
 
-    async def _recall(self, items: list[_Item[Any]]) -> list[tuple[tuple[bytes, bytes], Any]]:
+    async def _recall_all(self, items: list[_Item[Any]]) -> "tuple[list[_Recalled], dict[int, _Failure]]":
+        """What the decisions look up, and those, by index, for which it cannot be read: they fail alone."""
+        with suppress(StoreUnavailable):
+            return await self._recall(items), {}
+        recalled: list[_Recalled] = []
+        failed: dict[int, _Failure] = {}
+        for index, item in enumerate(items):
+            try:
+                recalled += await self._recall([item])
+            except StoreUnavailable as error:
+                failed[index] = _Failure(error)
+        return recalled, failed
+
+    async def _recall(self, items: list[_Item[Any]]) -> list[_Recalled]:
         since_ms, payments = self._ledger.payments_since_ms, self._ledger.payments
         pairs = [pair for item in items for pair in item.lookups(since_ms) if payment_key(*pair) not in payments]
         if not pairs:

@@ -1,10 +1,16 @@
 import asyncio
 
 import pytest
+from doubles import NEWS, Payer, PureLedger
 from hypothesis import given
 from hypothesis import strategies as st
+from running import running
 
+from tallystick_aggregator.edges.grpc.charge import ChargeLimits, ChargeService
+from tallystick_aggregator.edges.grpc.principals import Principals
 from tallystick_aggregator.edges.grpc.room import Room
+from tallystick_aggregator.intake import UncheckedPayment
+from tallystick_aggregator.journal.credentials import Principal, Scope
 
 
 async def test_room_is_given_in_the_order_in_which_it_was_asked_for() -> None:
@@ -72,3 +78,36 @@ async def test_room_is_neither_lost_nor_made(askers: list[tuple[int, bool]]) -> 
             task.cancel()
     await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
     assert room.left == 7
+
+
+async def test_a_stream_that_hangs_up_keeps_its_room_until_the_intake_is_done_with_it() -> None:
+    """Else those that send and hang up would fill the intake past the streams' share of it."""
+    books, alice = PureLedger(), Payer("alice")
+    books.fund(alice, 10**9)
+    key = alice.spend_key()
+    books.register(alice, key)
+    numbers = iter(range(1_000))
+
+    def batch() -> list[UncheckedPayment]:
+        return [alice.payment(next(numbers), 1, ceiling=10_000, key=key) for _ in range(10)]
+
+    async with running(books) as shop:
+        principal = Principal("news", frozenset({NEWS}), frozenset({Scope.CHARGE}))
+        service = ChargeService(Principals(lambda _: principal), shop.intake, shop.writer, ChargeLimits())
+        room = service._room.left
+        shop.journal.hold()
+        first = await service.start_batch("token", batch())
+        await shop.journal.appending.wait()
+        under_way = await service.start_batch("token", batch())
+        await shop.settle_down()
+        waiting = await service.start_batch("token", batch()[:5])
+
+        under_way.cancel()
+        waiting.cancel()
+        await shop.settle_down()
+        assert room - service._room.left == shop.intake.inside == 25
+
+        shop.journal.let_go()
+        await first
+        await shop.settle_down()
+        assert (service._room.left, shop.intake.inside) == (room, 0)

@@ -40,15 +40,18 @@ class Gate:
         self.inside = 0
         self.open = asyncio.Event()
         self._charge: Callable[..., Awaitable[Any]] = edge.market.intake.start
-        monkeypatch.setattr(edge.market.intake, "start", lambda payments: asyncio.create_task(self.charge(payments)))
+        monkeypatch.setattr(
+            edge.market.intake, "start", lambda *arguments: asyncio.create_task(self.charge(*arguments))
+        )
 
-    async def charge(self, payments: Sequence[Any]) -> Any:
+    async def charge(self, payments: Sequence[Any], released: Callable[[], None]) -> Any:
         self.inside += 1
         try:
             await self.open.wait()
             return await self._charge(payments)
         finally:
             self.inside -= 1
+            released()
 
     async def holds(self, count: int) -> None:
         """Wait until so many batches are inside, and no more come."""

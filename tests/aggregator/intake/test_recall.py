@@ -1,5 +1,6 @@
 """Payments that memory let go of are answered from the journal, as if they were still there (I4)."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 import pytest
@@ -159,6 +160,36 @@ async def test_only_old_ids_that_memory_does_not_know_are_recalled(shop: Scripte
     old = payment_of(alice)
     await shop.intake.charge([old, new])
     assert shop.journal.recalled == [(old.channel_id, old.payment_id)]
+
+
+async def test_a_payment_that_cannot_be_looked_up_fails_alone(
+    shop: Scripted, alice: Payer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A damaged row is one payment's trouble, not its neighbours', and no reason to stop serving."""
+    await shop.intake.charge([payment_of(alice)])
+    an_hour_later(shop)
+    recall, damaged = shop.journal.recall, payment_of(alice).payment_id
+
+    async def failing(payments: Sequence[tuple[bytes, bytes]]) -> Mapping[bytes, Payment]:
+        if any(payment_id == damaged for _, payment_id in payments):
+            raise StoreUnavailable("a row is damaged")
+        return await recall(payments)
+
+    monkeypatch.setattr(shop.journal, "recall", failing)
+    shop.journal.hold()
+    first = asyncio.create_task(shop.intake.charge([alice.payment(9, 10, ceiling=9_000, ms=LATER_MS)]))
+    await shop.journal.appending.wait()
+    refused = asyncio.create_task(shop.intake.reserve(payment_of(alice)))
+    neighbour = asyncio.create_task(shop.intake.reserve(payment_of(alice, 2)))
+    await shop.settle_down()
+    shop.journal.let_go()
+
+    answer = await refused
+    assert isinstance(answer, Refusal)
+    assert answer.reason is Reason.STORE_UNAVAILABLE
+    assert isinstance(await neighbour, Held)
+    assert isinstance((await first)[0], Accepted)
+    assert shop.writer.available
 
 
 async def test_what_cannot_be_looked_up_is_refused_and_may_be_sent_again(

@@ -128,6 +128,53 @@ async def test_the_journal_is_checkpointed_by_backlog_and_a_failure_is_tried_aga
     assert asked == [NOW_MS, NOW_MS]
 
 
+async def test_checkpoints_that_always_fail_are_told_and_tried_less_and_less_often(
+    shop: Scripted, timers: Upkeep, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[float] = []
+
+    async def checkpoint(_now_ms: int) -> None:
+        asked.append(asyncio.get_running_loop().time())
+        if len(asked) < 6:
+            raise StoreUnavailable("a page is damaged")
+        shop.journal.backlog = 0
+
+    monkeypatch.setattr(shop.journal, "checkpoint", checkpoint)
+    monkeypatch.setattr(upkeep, "EXPIRY_EVERY_S", 0.005)
+    shop.journal.backlog = upkeep.CHECKPOINT_BACKLOG
+    checkpointing = asyncio.create_task(timers.checkpoint())
+    async with asyncio.timeout(10):
+        while len(asked) < 2:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.001)
+        assert not timers.problems(), "once may happen"
+        while len(asked) < 5:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        assert timers.problems() == ["5 checkpoints in a row failed; 200000 events wait for one"]
+        while shop.journal.backlog:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    await asyncio.sleep(0)
+    checkpointing.cancel()
+    assert not timers.problems()
+    assert asked[5] - asked[4] >= 16 * 0.005
+    assert caplog.text.count("a page is damaged") == 5
+
+
+async def test_nothing_is_forgotten_while_every_mirror_looks_stale(shop: Scripted, timers: Upkeep) -> None:
+    """A clock that is far ahead makes every block look old, and what is forgotten is gone for good."""
+    await shop.writer.run(lambda draft, _, __: draft.record(ev.ChainAdvanced("eip155:1", 7, bytes(32))))
+    await shop.writer.run(lambda draft, _, __: draft.record(ev.ChainAdvanced("eip155:2", 7, bytes(32))))
+    shop.now_ms += 10**10
+    shop.stale_networks = frozenset({"eip155:1", "eip155:2"})
+    forgetting = asyncio.create_task(timers.forget_payments())
+    await asyncio.sleep(0.02)
+    assert shop.ledger.payments_forgotten_ms == 0
+
+    shop.stale_networks = frozenset({"eip155:2"})
+    await asyncio.sleep(0.02)
+    forgetting.cancel()
+    assert shop.ledger.payments_forgotten_ms == shop.now_ms - RULES.payment_id_retention_s * 1000
+
+
 async def test_the_journal_is_checkpointed_by_age_and_a_failure_does_not_make_it_younger(
     shop: Scripted, timers: Upkeep, monkeypatch: pytest.MonkeyPatch
 ) -> None:

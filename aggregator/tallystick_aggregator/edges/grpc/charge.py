@@ -7,7 +7,7 @@ is not read, which is what the caller's flow control feels. What a stream holds 
 
 import asyncio
 from collections import Counter
-from collections.abc import Generator, Sequence, Set
+from collections.abc import Callable, Generator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -71,7 +71,7 @@ class ChargeService(charge_pb2_grpc.ChargeServiceServicer):
         principal = self.principals.caller(context, Scope.CHARGE)
         if not request.HasField("charge"):
             raise MalformedError("charge", None, "a charge")
-        answers = await self._start(principal, [read_charge(request.charge)])
+        answers = await self._start(principal, [read_charge(request.charge)], lambda: None)
         return charge_pb2.ChargeResponse(result=write_charge_result(answers[0]))
 
     @guarded
@@ -103,14 +103,16 @@ class ChargeService(charge_pb2_grpc.ChargeServiceServicer):
         count = len(payments)
         await self._room.take(count)
         try:
-            answers = self._start(self.principals.require(token, Scope.CHARGE), payments)
+            principal = self.principals.require(token, Scope.CHARGE)
         except BaseException:
             self._room.give(count)
             raise
-        answers.add_done_callback(lambda _: self._room.give(count))
-        return answers
+        # Room is given back when the intake lets go of them, not when nobody wants the answer any more.
+        return self._start(principal, payments, lambda: self._room.give(count))
 
-    def _start(self, principal: Principal, payments: Sequence[UncheckedPayment]) -> "asyncio.Future[list[Answer]]":
+    def _start(
+        self, principal: Principal, payments: Sequence[UncheckedPayment], released: Callable[[], None]
+    ) -> "asyncio.Future[list[Answer]]":
         channels, receivers = self._writer.ledger.channels, principal.receivers
         others = {
             channel_id
@@ -118,14 +120,9 @@ class ChargeService(charge_pb2_grpc.ChargeServiceServicer):
             if (channel := channels.get(channel_id)) is None or channel.receiver not in receivers
         }
         if not others:
-            return self._intake.start(payments)
-        return asyncio.create_task(self._charge_some(payments, others))
-
-    async def _charge_some(self, payments: Sequence[UncheckedPayment], others: Set[bytes]) -> list[Answer]:
-        """Charge all but those on channels that are others'."""
+            return self._intake.start(payments, released)
         allowed = [payment for payment in payments if payment.channel_id not in others]
-        answers = iter(await self._intake.charge(allowed) if allowed else ())
-        return [_NOT_YOURS if payment.channel_id in others else next(answers) for payment in payments]
+        return asyncio.create_task(_merged(payments, others, self._intake.start(allowed, released)))
 
     @contextmanager
     def _counted(self, name: str) -> Generator[None, None, None]:
@@ -143,6 +140,14 @@ class ChargeService(charge_pb2_grpc.ChargeServiceServicer):
             self._streams[name] -= 1
             if not self._streams[name]:
                 del self._streams[name]
+
+
+async def _merged(
+    payments: Sequence[UncheckedPayment], others: Set[bytes], allowed: "asyncio.Future[list[Answer]]"
+) -> list[Answer]:
+    """The answers to all payments, those on channels of others included."""
+    answers = iter(await allowed)
+    return [_NOT_YOURS if payment.channel_id in others else next(answers) for payment in payments]
 
 
 class _Batch(NamedTuple):
