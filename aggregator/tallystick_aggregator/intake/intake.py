@@ -10,6 +10,7 @@ import asyncio
 import secrets
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import Final, TypeVar
 
 from tallystick.payment_ids import payment_ids_from
@@ -32,6 +33,8 @@ SCREENINGS_MAX: Final = 8
 """Batches between their first check and their answer at once; while so many are, those that wait grow together."""
 BATCH_MAX: Final = 512
 """Payments screened together at most: bounds how long the event loop is held."""
+
+_payment_id_of: Final = attrgetter("payment_id")
 
 Answer = TypeVar("Answer")
 ChargeAnswer = Accepted | Refusal
@@ -273,8 +276,10 @@ class Intake:
         def decision(draft: Draft, _: Ledger, moment: Moment) -> list[ChargeAnswer]:
             return charge_all(draft, proven, moment, rules)
 
-        def lookups(since_ms: int) -> list[tuple[bytes, bytes]]:
+        def lookups(since_ms: int) -> Sequence[tuple[bytes, bytes]]:
             since = payment_ids_from(since_ms)
+            if min(map(_payment_id_of, proven)) >= since:
+                return ()
             return [(payment.channel_id, payment.payment_id) for payment in proven if payment.payment_id < since]
 
         return self._writer.submit(decision, weight=len(proven), lookups=lookups)

@@ -23,7 +23,7 @@ from tallystick_aggregator.journal.rows import (
 from tallystick_aggregator.journal.schema import ENDING_TABLES, partition_of, partition_table
 from tallystick_aggregator.ledger.state import ChainHead, Changes, Payment, Reservation, SpendKey
 
-PAYMENTS_AT_ONCE: Final = 512
+PAYMENTS_AT_ONCE: Final = 1_024
 STATES_AT_ONCE: Final = 128
 LOG_ENTRIES_AT_ONCE: Final = 32
 FORGOTTEN_AT_ONCE: Final = 1_024

@@ -77,6 +77,36 @@ async def test_a_stranger_that_opens_calls_and_says_nothing_takes_few_seats_and_
     await must_charge(edge)
 
 
+async def test_a_seller_that_opens_calls_and_says_nothing_takes_few_seats_and_still_charges(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seats, "REQUEST_S_MAX", 0.3)
+    monkeypatch.setattr(seats, "SILENT_MAX", SEATS)
+    monkeypatch.setattr(seats, "SELLER_CALLS_MAX", SEATS)
+    await edge.market.fund(ALICE, 10_000, NEWS)
+    await must_charge(edge)
+    endless = [open_and_say_nothing(edge, CHARGE, edge.news) for _ in range(SEATS)]
+    await asyncio.sleep(0.1)
+    silent = [open_and_say_nothing(edge, CHARGE, edge.news) for _ in range(SEATS + 3)]
+    codes = [await code_of(call) for call in silent]
+    assert codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED) == 3
+    assert codes.count(grpc.StatusCode.DEADLINE_EXCEEDED) == SEATS
+    assert not any(call.done() for call in endless), "what was let pass cannot be taken back"
+    await must_charge(edge, 2)
+    for call in endless:
+        call.cancel()
+
+
+async def test_a_seller_may_open_any_number_of_calls_that_say_what_they_want(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seats, "SILENT_MAX", 1)
+    monkeypatch.setattr(seats, "SELLER_CALLS_MAX", 0)
+    await edge.market.fund(ALICE, 10_000, NEWS)
+    for number in range(1, 2 * SEATS):
+        await must_charge(edge, number)
+
+
 async def test_a_silent_watch_loses_its_seat(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seats, "REQUEST_S_MAX", 0.1)
     call = edge.channel.stream_stream("/grpc.health.v1.Health/Watch")()

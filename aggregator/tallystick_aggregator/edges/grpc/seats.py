@@ -1,13 +1,15 @@
-"""How many calls of strangers are under way at once, and for how long, so that seats stay for sellers (threat 28).
+"""How many calls of one caller are under way at once, and for how long, so that seats stay for the others (threat 28).
 
-All calls share the server's `CALLS_MAX` seats. A caller whose token is good takes one, and nothing is in its way.
-Everybody else shares a few, by kind of call: those that never end by themselves are ended, and a caller that opens a
-call has to say what it wants. Without that, eight connections of a stranger would fill the server and every seller
-would be refused.
+All calls share the server's `CALLS_MAX` seats. A seller, whose token is good, takes one and nothing is in its way,
+unless it has opened many calls without saying what it wants: from then on its calls have seats and a time limit of
+their own. (Streams are counted by `ChargeService`.) Everybody else shares a few, by kind of call: those that never end
+by themselves are ended, and a caller that opens a call has to say what it wants. Without that, eight connections of one
+caller would fill the server and every seller would be refused.
 """
 
 import asyncio
 import inspect
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -27,6 +29,10 @@ WATCH_S_MAX: Final = 600.0
 """How long one of those may last; whoever wants to know more calls again."""
 REQUEST_S_MAX: Final = 10.0
 """How long a stranger may take to say what it calls for."""
+SILENT_MAX: Final = 256
+"""Calls that a seller may have opened, ever, without saying what for: each is a seat that nobody can take back."""
+SELLER_CALLS_MAX: Final = 1_024
+"""Calls at once of a seller that has opened so many."""
 
 Handler = Any
 """A grpc.RpcMethodHandler: its attributes are not in the library's types."""
@@ -43,13 +49,16 @@ class Seats(grpc.aio.ServerInterceptor):
         self._strangers = _Pool("calls without a token", STRANGERS_MAX)
         self._probes = _Pool("health checks", PROBES_MAX)
         self._watches = _Pool("health watches and reflections", WATCHES_MAX)
+        self._silent: Counter[str] = Counter()
+        """By seller: calls that were opened and not followed by a request."""
+        self._sellers: dict[str, _Pool] = {}
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler:
-        """Let sellers pass; put anybody else's call on a seat."""
+        """Let sellers pass that say what they want; put anybody else's call on a seat."""
         handler = await continuation(handler_call_details)
         method = str(handler_call_details.method)
         if handler is None:  # no such method
@@ -58,16 +67,22 @@ class Seats(grpc.aio.ServerInterceptor):
             return _seated(handler, self._watches, WATCH_S_MAX)
         if method.startswith(_PROBES):
             return _seated(handler, self._probes, None)
-        if self._is_seller(handler_call_details.invocation_metadata):
+        seller = self._seller(handler_call_details.invocation_metadata)
+        if seller is None:
+            return _seated(handler, self._strangers, None)
+        if handler.request_streaming:
             return handler
-        return _seated(handler, self._strangers, None)
+        if self._silent[seller] >= SILENT_MAX:
+            pool = self._sellers.setdefault(seller, _Pool("calls of a token that opens silent ones", SELLER_CALLS_MAX))
+            return _seated(handler, pool, None)
+        self._silent[seller] += 1
+        return _told(handler, lambda: self._silent.subtract((seller,)))
 
-    def _is_seller(self, metadata: Sequence[tuple[str, str | bytes]] | None) -> bool:
+    def _seller(self, metadata: Sequence[tuple[str, str | bytes]] | None) -> str | None:
         try:
-            self._principals.require(token_in(metadata))
+            return self._principals.require(token_in(metadata)).name
         except Denied:
-            return False
-        return True
+            return None
 
 
 class _Pool:
@@ -88,6 +103,18 @@ class _Pool:
             yield
         finally:
             self._taken -= 1
+
+
+def _told(handler: Handler, heard: Callable[[], None]) -> Handler:
+    """Wrap a handler of single requests: `heard` is called when the request has come."""
+
+    def read(data: bytes) -> Any:
+        heard()
+        return handler.request_deserializer(data)
+
+    if handler.response_streaming:
+        return grpc.unary_stream_rpc_method_handler(handler.unary_stream, read, handler.response_serializer)
+    return grpc.unary_unary_rpc_method_handler(handler.unary_unary, read, handler.response_serializer)
 
 
 def _seated(handler: Handler, pool: _Pool, limit_s: float | None) -> Handler:
