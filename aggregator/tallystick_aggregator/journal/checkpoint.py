@@ -7,6 +7,7 @@ leaves a store that loads the same ledger as before it.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
+from operator import itemgetter
 from typing import Any, Final, NamedTuple, TypeVar
 
 from tallystick.payment_ids import payment_id_ms
@@ -40,6 +41,8 @@ WHERE row IS NULL AND key IN (SELECT substr(?1, 64 * n + 1, 64) FROM ordinals WH
 }
 """By table, whose keys all have 64 bytes. Parameters: keys, one after another, and how many."""
 
+_key_of: Final = itemgetter(0)
+
 Item = TypeVar("Item")
 Row = tuple[bytes, bytes | None]
 
@@ -58,9 +61,9 @@ def portions_of(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield portion
 
 
-def payment_portions(payments: Mapping[bytes, Payment]) -> Iterator[tuple[int, Portion]]:
+def payment_portions(payments: Iterable[tuple[bytes, Payment]]) -> Iterator[tuple[int, Portion]]:
     """The payments' rows: for each portion the number of its partition, whose table must be there."""
-    for portion in portions_of(payments.items(), PAYMENTS_AT_ONCE):
+    for portion in portions_of(payments, PAYMENTS_AT_ONCE):
         for number, items in _by_partition(portion):
             rows = [encode_keyed_payment(key, payment) for key, payment in items]
             yield number, Portion(_insert_payments(number), (b"".join(rows), len(rows)))
@@ -69,7 +72,7 @@ def payment_portions(payments: Mapping[bytes, Payment]) -> Iterator[tuple[int, P
 def _by_partition(items: list[tuple[bytes, Payment]]) -> Iterable[tuple[int, list[tuple[bytes, Payment]]]]:
     """The payments by the number of their partition, which nearly always is the same for all."""
     # Keys begin with their time, so that the least and the greatest have the first and the last.
-    first, last = (partition_of(payment_id_ms(choose(items)[0])) for choose in (min, max))
+    first, last = (partition_of(payment_id_ms(choose(items, key=_key_of)[0])) for choose in (min, max))
     if first == last:
         return ((first, items),)
     parts: dict[int, list[tuple[bytes, Payment]]] = {}
@@ -90,7 +93,7 @@ def state_portions(
         for handle, reservation in changes.reservations.items()
         if reservation is not None or handle in stored_reservations
     )
-    yield from _upserts("reservations", seq, reservations, _reservation_encoder(changes.payments))
+    yield from _upserts("reservations", seq, reservations, _reservation_encoder(changes))
     named_heads = ((network.encode(), head) for network, head in heads.items())
     yield from _upserts("heads", seq, named_heads, lambda name, head: encode_head(name.decode(), head))
 
@@ -138,7 +141,10 @@ def _encode_spend_key(name: bytes, key: SpendKey | None) -> bytes | None:
     return None if key is None else encode_spend_key(name, key)
 
 
-def _reservation_encoder(payments: Mapping[bytes, Payment]) -> Callable[[bytes, Reservation | None], bytes | None]:
+def _reservation_encoder(changes: Changes) -> Callable[[bytes, Reservation | None], bytes | None]:
+    """A reservation's row holds its payment, which has changed with it."""
+    payments = dict(changes.each_payment()) if any(changes.reservations.values()) else {}
+
     def encode(handle: bytes, reservation: Reservation | None) -> bytes | None:
         if reservation is None:
             return None

@@ -135,7 +135,7 @@ class MemoryJournal:
         self._open()
         changes, commits = self._ledger.changes, self._ledger.commits
         forgotten_ms = self._ledger.payments_forgotten_ms
-        rows = {key: encode_payment(key, payment) for key, payment in changes.payments.items()}
+        rows = {key: encode_payment(key, payment) for key, payment in changes.each_payment()}
 
         def write_down() -> None:
             self.disk.payments.update(rows)
@@ -146,7 +146,7 @@ class MemoryJournal:
         self._ledger.changes = Changes()
         del self._uncovered[: commits - self._covered_commits]
         self._covered_commits = commits
-        self._hot.wrote_payments(changes.payments.items())
+        self._hot.wrote_payments(changes.each_payment())
         self._hot.wrote_reservations(changes.reservations)
         self._hot.choose(now_ms)
 
@@ -175,7 +175,8 @@ class MemoryJournal:
         while self._hot.leaving:
             self._hot.trim(ledger)
         for key, _ in written:
-            ledger.changes.payments.pop(key, None)
+            for changed in ledger.changes.payments:
+                changed.pop(key, None)
 
     def _open(self) -> None:
         if self._closed:

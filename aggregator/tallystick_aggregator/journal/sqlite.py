@@ -121,7 +121,7 @@ class SqliteJournal:
         self._ended: dict[str, set[bytes]] = {table: set() for table in ENDING_TABLES}
         """By table: keys whose rows are NULL, or about to be."""
         self._hot = HotPayments(*self._hot_limits)
-        replayed = ledger.changes.payments
+        replayed = {key for key, _ in ledger.changes.each_payment()}
         self._hot.wrote_payments(item for item in ledger.payments.items() if item[0] not in replayed)
 
     async def append(self, events: Sequence[Event]) -> None:
@@ -188,7 +188,7 @@ class SqliteJournal:
 
     async def _write_down(self, cut: "_Cut") -> None:
         changes = cut.changes
-        for number, portion in payment_portions(changes.payments):
+        for number, portion in payment_portions(changes.each_payment()):
             if number not in self._partitions:
                 await self._database.write(create_partition(number))
                 self._partitions.add(number)
@@ -204,7 +204,7 @@ class SqliteJournal:
         self._ended["spend_keys"] |= {name for name, key in changes.spend_keys.items() if key is None}
 
     async def _follow(self, changes: Changes) -> None:
-        for portion in portions_of(changes.payments.items(), FOLLOWED_AT_ONCE):
+        for portion in portions_of(changes.each_payment(), FOLLOWED_AT_ONCE):
             self._hot.wrote_payments(portion)
             await asyncio.sleep(0)
         self._hot.wrote_reservations(changes.reservations)

@@ -174,7 +174,8 @@ class Draft:
         changes.accounts.update(self._accounts)
         changes.channels.update(self._channels)
         changes.spend_keys.update(self._spend_keys)
-        changes.payments.update(self._payments)
+        if self._payments:
+            changes.payments.append(self._payments)
         changes.reservations.update(self._reservations)
         if self.events:
             self._ledger.commits += 1

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import reduce
+from itertools import chain
 from typing import Final, NamedTuple
 
 from tallystick.channels import ChannelConfig
@@ -228,15 +229,20 @@ class Changes:
     accounts: dict[bytes, Account] = field(default_factory=dict[bytes, Account])
     channels: dict[bytes, Channel] = field(default_factory=dict[bytes, Channel])
     spend_keys: dict[bytes, SpendKey | None] = field(default_factory=dict[bytes, SpendKey | None])
-    payments: dict[bytes, Payment] = field(default_factory=dict[bytes, Payment])
+    payments: list[dict[bytes, Payment]] = field(default_factory=list[dict[bytes, Payment]])
+    """Those of each draft, as they came: of one that changed more than once the last counts."""
     reservations: dict[bytes, Reservation | None] = field(default_factory=dict[bytes, Reservation | None])
+
+    def each_payment(self) -> Iterator[tuple[bytes, Payment]]:
+        """All payments by key, in the order in which they changed."""
+        return chain.from_iterable(changed.items() for changed in self.payments)
 
     def update(self, newer: "Changes") -> None:
         """Take over what has changed since."""
         self.accounts.update(newer.accounts)
         self.channels.update(newer.channels)
         self.spend_keys.update(newer.spend_keys)
-        self.payments.update(newer.payments)
+        self.payments += newer.payments
         self.reservations.update(newer.reservations)
 
 
