@@ -263,4 +263,4 @@ def main(requests: int, json_path: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="scripts/demo")
