@@ -71,7 +71,10 @@ def _print_table(found: list[Settlement]) -> None:
     if not found:
         click.echo("No settlements: nothing that was charged waits, or nothing was charged yet.")
         return
-    table = Table("id", "network", "status", "when", "paid", "to", "transaction")
+    table = Table("id", "network", "status", "when (UTC)")
+    table.add_column("paid, atomic units", justify="right")
+    for heading in ("to", "transaction"):
+        table.add_column(heading, overflow="fold")  # whole, to be copied
     for settlement in found:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(settlement.created_at))
         for payout in settlement.payouts:
