@@ -16,13 +16,14 @@ from typing import Final
 
 from tallystick_aggregator.intake.signature_process import SIGNATURE_BYTES, pack
 from tallystick_aggregator.intake.signatures import (
-    INLINE_CHECKS_MAX,
     AuthorizerKeys,
     SignatureCheck,
     SignatureThreads,
     check_signatures,
 )
 
+INLINE_CHECKS_MAX: Final = 2
+"""So few signatures are checked on the event loop: asking a child costs as much as they do."""
 CHUNK_MIN: Final = 64
 """Signatures per request at least: two milliseconds of work, which is worth the fifty microseconds of asking."""
 RESTART_AFTER_S: Final = 1.0

@@ -52,6 +52,8 @@ class Seats(grpc.aio.ServerInterceptor):
         self._silent: Counter[str] = Counter()
         """By seller: calls that were opened and not followed by a request."""
         self._sellers: dict[str, _Pool] = {}
+        self._told: dict[tuple[str, str], Handler] = {}
+        """By seller and method: the handler that counts its silent calls."""
 
     async def intercept_service(
         self,
@@ -76,7 +78,10 @@ class Seats(grpc.aio.ServerInterceptor):
             pool = self._sellers.setdefault(seller, _Pool("calls of a token that opens silent ones", SELLER_CALLS_MAX))
             return _seated(handler, pool, None)
         self._silent[seller] += 1
-        return _told(handler, lambda: self._silent.subtract((seller,)))
+        told = self._told.get((seller, method))
+        if told is None:
+            told = self._told[seller, method] = _told(handler, self._silent, seller)
+        return told
 
     def _seller(self, metadata: Sequence[tuple[str, str | bytes]] | None) -> str | None:
         try:
@@ -105,11 +110,11 @@ class _Pool:
             self._taken -= 1
 
 
-def _told(handler: Handler, heard: Callable[[], None]) -> Handler:
-    """Wrap a handler of single requests: `heard` is called when the request has come."""
+def _told(handler: Handler, silent: Counter[str], seller: str) -> Handler:
+    """Wrap a handler of single requests: a call is no longer silent when its request has come."""
 
     def read(data: bytes) -> Any:
-        heard()
+        silent[seller] -= 1
         return handler.request_deserializer(data)
 
     if handler.response_streaming:
