@@ -20,7 +20,7 @@ from tallystick_aggregator.intake.payments import UncheckedPayment
 from tallystick_aggregator.intake.signatures import SignatureCheck
 from tallystick_aggregator.ledger.answers import Accepted, Held, Refusal
 from tallystick_aggregator.ledger.commands import ProvenPayment, SpendProof, VoucherProof
-from tallystick_aggregator.ledger.rules import ceiling_allows, voucher_may_prove
+from tallystick_aggregator.ledger.rules import ceiling_allows, channel_unknown, spend_key_unknown, voucher_may_prove
 from tallystick_aggregator.ledger.state import Account, Channel, Ledger, Payment, spend_key_name
 
 PROVERS_MAX: Final = 65_536
@@ -154,7 +154,7 @@ class Screening:
                 account = ledger.accounts[channel.account_id] if channel is not None else None
                 key_id = b""
             if channel is None or account is None:
-                outcomes.append(_unknown_channel())
+                outcomes.append(channel_unknown())
             elif (known := known_payment(payment.payment_id + channel_id)) is not None:
                 outcomes.append(self._replay(known, payment.amount, payment.request_hash))
             elif (spend := payment.spend) is not None:
@@ -164,7 +164,7 @@ class Screening:
                 # Here and not in a function of its own: of all that a charge costs this is the most frequent part.
                 refusal = None
                 if prover is None:
-                    refusal = _unknown_key()
+                    refusal = spend_key_unknown()
                 elif not prover.check(
                     channel_id, payment.payment_id, spend.max_amount, payment.request_hash, spend.mac
                 ):
@@ -252,14 +252,6 @@ def _voucher_is_hopeless(payment: UncheckedPayment, account: Account, channel: C
     return voucher_may_prove(account, channel, payment.ceiling) or ceiling_allows(
         channel, max(channel.ceiling, payment.ceiling), payment.amount
     )
-
-
-def _unknown_channel() -> Refusal:
-    return Refusal(Reason.CHANNEL_UNKNOWN, "The channel is not known here; open it first.", "channel_id")
-
-
-def _unknown_key() -> Refusal:
-    return Refusal(Reason.SPEND_KEY_UNKNOWN, "The account has no such spend key.", "key_id")
 
 
 def _bad_spend_proof() -> Refusal:

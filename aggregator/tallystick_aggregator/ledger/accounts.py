@@ -10,6 +10,7 @@ from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.commands import Moment, Rules
 from tallystick_aggregator.ledger.draft import Draft
+from tallystick_aggregator.ledger.rules import spend_key_unknown
 from tallystick_aggregator.ledger.state import Channel, Ledger, SpendKey
 
 SPEND_KEYS_KEPT: Final = 8
@@ -158,7 +159,7 @@ def revoke_spend_key(draft: Draft, account_id: bytes, key_id: bytes) -> SpendKey
     """Revoke a key, at once and for good; revoking it again answers alike."""
     key = draft.spend_key(account_id, key_id)
     if key is None:
-        return Refusal(Reason.SPEND_KEY_UNKNOWN, "The account has no such spend key.", "key_id")
+        return spend_key_unknown()
     if not key.revoked:
         draft.record(ev.SpendKeyRevoked(account_id, key_id))
     revoked = draft.spend_key(account_id, key_id)

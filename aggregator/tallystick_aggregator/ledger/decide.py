@@ -17,6 +17,7 @@ from tallystick_aggregator.ledger.commands import Moment, ProvenPayment, Rules, 
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.rules import (
     ceiling_allows,
+    channel_unknown,
     exposure_allows,
     funds_allow,
     key_may_spend,
@@ -172,7 +173,7 @@ def _accept(draft: Draft, payment: ProvenPayment, moment: Moment, rules: Rules) 
     """
     channel = draft.channel(payment.channel_id)
     if channel is None:
-        return Refusal(Reason.CHANNEL_UNKNOWN, "The channel is not known here; open it first.", "channel_id")
+        return channel_unknown()
     account = draft.account(channel.account_id)
     assert account is not None, "a channel has an account"
     proof = payment.proof

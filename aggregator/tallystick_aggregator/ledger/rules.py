@@ -82,7 +82,7 @@ def key_may_spend(draft: Draft, account: Account, key_id: bytes, amount: int, mo
     """The key is known, live, and has this much left of its cap."""
     key = draft.spend_key(account.id, key_id)
     if key is None:
-        return Refusal(Reason.SPEND_KEY_UNKNOWN, "The account has no such spend key.", "key_id")
+        return spend_key_unknown()
     return key_is_live(key, moment) or cap_allows(key, amount)
 
 
@@ -187,3 +187,13 @@ def totals_of(channel: Channel) -> ChannelTotals:
     return ChannelTotals(
         channel.id, channel.receiver, channel.ceiling, channel.charged, channel.reserved, channel.claimed
     )
+
+
+def channel_unknown() -> Refusal:
+    """Of a channel that nobody opened."""
+    return Refusal(Reason.CHANNEL_UNKNOWN, "The channel is not known here; open it first.", "channel_id")
+
+
+def spend_key_unknown() -> Refusal:
+    """Of a key that was never registered, or was forgotten with its payments."""
+    return Refusal(Reason.SPEND_KEY_UNKNOWN, "The account has no such spend key.", "key_id")
