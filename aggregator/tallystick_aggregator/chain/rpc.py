@@ -21,6 +21,7 @@ from typing import Any, Final, TypeVar, cast
 
 import httpx
 
+from tallystick.hexadecimal import to_hex
 from tallystick_aggregator.chain.node import (
     BlockTransaction,
     CallReverted,
@@ -115,18 +116,18 @@ class RpcNode:
 
     async def code(self, address: bytes, block: Block | None = None) -> bytes:
         return read_bytes(
-            await self._first("eth_getCode", _hex(address), "latest" if block is None else _pinned(block))
+            await self._first("eth_getCode", to_hex(address), "latest" if block is None else _pinned(block))
         )
 
     async def balance(self, address: bytes) -> int:
-        return read_integer(await self._first("eth_getBalance", _hex(address), "latest"))
+        return read_integer(await self._first("eth_getBalance", to_hex(address), "latest"))
 
     async def call(self, to: bytes, data: bytes, block: Block, *, from_: bytes = b"") -> bytes:
-        transaction = {"to": _hex(to), "data": _hex(data)} | ({"from": _hex(from_)} if from_ else {})
+        transaction = {"to": to_hex(to), "data": to_hex(data)} | ({"from": to_hex(from_)} if from_ else {})
         return read_bytes(await self._first("eth_call", transaction, _pinned(block)))
 
     async def estimate_gas(self, from_: bytes, to: bytes, data: bytes, *, gas_max: int) -> int:
-        transaction = {"from": _hex(from_), "to": _hex(to), "data": _hex(data), "gas": hex(gas_max)}
+        transaction = {"from": to_hex(from_), "to": to_hex(to), "data": to_hex(data), "gas": hex(gas_max)}
         return read_integer(await self._first("eth_estimateGas", transaction))
 
     async def logs(self, address: bytes, first: int, last: Block, topics: Sequence[bytes | None] = ()) -> Sequence[Log]:
@@ -134,10 +135,10 @@ class RpcNode:
         for start in range(first, last.number + 1, self._logs_range_blocks_max):
             end = min(start + self._logs_range_blocks_max - 1, last.number)
             wanted = {
-                "address": _hex(address),
+                "address": to_hex(address),
                 "fromBlock": hex(start),
                 "toBlock": hex(end),
-                "topics": [None if topic is None else _hex(topic) for topic in topics],
+                "topics": [None if topic is None else to_hex(topic) for topic in topics],
             }
             found += await self._try_each(partial(_logs_up_to, wanted=wanted, last=last))
         return found
@@ -148,10 +149,10 @@ class RpcNode:
 
     async def next_nonce(self, sender: bytes) -> int:
         # The highest: one that lags, or has lost its pool, tells less.
-        return max(await self._all(read_integer, "eth_getTransactionCount", _hex(sender), "pending"))
+        return max(await self._all(read_integer, "eth_getTransactionCount", to_hex(sender), "pending"))
 
     async def nonce_at(self, sender: bytes, block_number: int) -> int:
-        return read_integer(await self._first("eth_getTransactionCount", _hex(sender), hex(block_number)))
+        return read_integer(await self._first("eth_getTransactionCount", to_hex(sender), hex(block_number)))
 
     async def send(self, raw: bytes) -> None:
         outcomes = await asyncio.gather(*(_send(endpoint, raw) for endpoint in self._endpoints), return_exceptions=True)
@@ -162,7 +163,7 @@ class RpcNode:
         raise rejections[0] if rejections else errors[0]
 
     async def receipt(self, transaction_hash: bytes) -> Receipt | None:
-        answers = await self._all(optional(read_receipt), "eth_getTransactionReceipt", _hex(transaction_hash))
+        answers = await self._all(optional(read_receipt), "eth_getTransactionReceipt", to_hex(transaction_hash))
         return next((receipt for receipt in answers if receipt is not None), None)
 
     async def transactions(self, block_number: int) -> Sequence[BlockTransaction]:
@@ -228,7 +229,7 @@ def _has_answer(task: "asyncio.Future[Any]") -> bool:
 
 async def _logs_up_to(endpoint: Endpoint, wanted: dict[str, Any], last: Block) -> list[Log]:
     """Events from an endpoint that has the last block; one that lags would leave out the newest without a word."""
-    block = await endpoint.ask("eth_getBlockByHash", _hex(last.block_hash), False)
+    block = await endpoint.ask("eth_getBlockByHash", to_hex(last.block_hash), False)
     if block is None:
         raise ChainUnavailable(f"{endpoint.name}: block {last.number} is not there")
     return read_logs(await endpoint.ask("eth_getLogs", wanted))
@@ -236,7 +237,7 @@ async def _logs_up_to(endpoint: Endpoint, wanted: dict[str, Any], last: Block) -
 
 async def _send(endpoint: Endpoint, raw: bytes) -> None:
     try:
-        await endpoint.ask("eth_sendRawTransaction", _hex(raw))
+        await endpoint.ask("eth_sendRawTransaction", to_hex(raw))
     except RpcError as error:
         text = error.message.lower()
         if "already known" not in text and "already imported" not in text and "known transaction" not in text:
@@ -257,8 +258,4 @@ def _without_secrets(url: str) -> str:
 
 def _pinned(block: Block) -> dict[str, Any]:
     """EIP-1898: an endpoint that does not have this very block says so, instead of answering from another."""
-    return {"blockHash": _hex(block.block_hash), "requireCanonical": True}
-
-
-def _hex(data: bytes) -> str:
-    return "0x" + data.hex()
+    return {"blockHash": to_hex(block.block_hash), "requireCanonical": True}
