@@ -72,8 +72,8 @@ class Screening:
         """Channels whose highest voucher was bad."""
         self._raisers: dict[bytes, list[SignatureCheck]] = {}
         """By channel: vouchers beside spend proofs that were not tried yet."""
-        self._tried: set[bytes] = set()
-        """Channels whose highest voucher beside a spend proof was tried."""
+        self._raisers_tried = False
+        """Whether the highest of each was: of those channels that are left it was bad."""
         self._raised: dict[bytes, Voucher] = {}
         self._bad_raisers: set[int] = set()
         self._recent = payment_ids_from(max(ledger.payments_since_ms, ledger.payments_forgotten_ms))
@@ -216,12 +216,12 @@ class Screening:
     def _next_raisers(self) -> list[SignatureCheck]:
         """Of the vouchers beside spend proofs the highest of each channel; where that was bad, all others."""
         raisers: list[SignatureCheck] = []
-        for channel_id, waiting in self._raisers.items():
+        for waiting in self._raisers.values():
             waiting.sort(key=_ceiling_of, reverse=True)
-            tried = channel_id in self._tried
-            raisers += waiting if tried else waiting[:1]
-            self._raisers[channel_id] = [] if tried else waiting[1:]
-            self._tried.add(channel_id)
+            count = len(waiting) if self._raisers_tried else 1
+            raisers += waiting[:count]
+            del waiting[:count]
+        self._raisers_tried = True
         return raisers
 
     def _prover_of(self, account: Account, key_id: bytes) -> SpendProver | None:
