@@ -318,6 +318,23 @@ async def test_a_commit_carries_a_bounded_number_of_payments(
     assert sizes[-5:] == [1, 60, 60, 60, 60]
 
 
+async def test_others_have_their_turn_while_a_large_commit_is_decided(
+    shop: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "DECIDED_AT_ONCE", 2)
+    order: list[str] = []
+
+    def deciding(draft: Draft, _ledger: Ledger, moment: Moment) -> None:
+        order.append("decided")
+        asyncio.get_running_loop().call_soon(order.append, "another")
+        draft.record(ev.ChainAdvanced(NETWORK, moment.now_ms, bytes(32)))
+
+    await asyncio.gather(*(shop.writer.submit(deciding) for _ in range(4)))
+
+    assert order[:6] == ["decided", "decided", "another", "another", "decided", "decided"]
+    assert len(shop.journal.commits[-1]) == 4
+
+
 async def test_stopping_answers_all_that_waits_and_takes_nothing_new(alice: Payer) -> None:
     books = PureLedger()
     books.fund(alice, 1_000)

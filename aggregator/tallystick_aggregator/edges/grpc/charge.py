@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 import grpc
@@ -31,6 +32,7 @@ from tallystick_aggregator.ledger.answers import Accepted, Refusal
 
 Answer = Accepted | Refusal
 
+_channel_of: Final = attrgetter("channel_id")
 _NOT_YOURS: Final = Refusal(
     Reason.CHANNEL_UNKNOWN,
     "No channel of this id is known here that this token may charge; open it, or use its receiver's token.",
@@ -116,7 +118,7 @@ class ChargeService(charge_pb2_grpc.ChargeServiceServicer):
         channels, receivers = self._writer.ledger.channels, principal.receivers
         others = {
             channel_id
-            for channel_id in {payment.channel_id for payment in payments}
+            for channel_id in set(map(_channel_of, payments))
             if (channel := channels.get(channel_id)) is None or channel.receiver not in receivers
         }
         if not others:
