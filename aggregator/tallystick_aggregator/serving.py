@@ -18,8 +18,8 @@ EXIT_STOPPED: Final = 0
 EXIT_DIED: Final = 1
 SWITCH_INTERVAL_S: Final = 0.001
 """How long the event loop and other threads may keep the interpreter from each other. A commit's thread waits for it
-several times, so that with Python's default, 5 ms, a commit under load takes ten milliseconds longer; with much less
-the event loop loses the interpreter to gRPC's own thread at every other call."""
+several times, so that Python's default, 5 ms, makes commits slow under load; with much less the event loop loses the
+interpreter to gRPC's own thread at every other call."""
 GRPC_EXPERIMENTS: Final = "-event_engine_listener"
 """Connections by gRPC's older listener: it takes a sixth more calls a second (grpcio 1.85)."""
 

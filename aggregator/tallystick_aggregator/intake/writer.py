@@ -21,10 +21,10 @@ from tallystick_aggregator.ledger.state import Ledger, Payment, payment_key
 Answer = TypeVar("Answer")
 
 COMMIT_WEIGHT_MAX: Final = 2_048
-"""About how many payments share a commit at most. A commit takes its eight milliseconds or so, however many they are:
-with half as many the event loop waits for commits at a hundred thousand charges a second."""
+"""About how many payments share a commit at most. Under load a commit takes six to eight milliseconds, however many
+they are: with half as many the event loop waits for commits at a hundred thousand charges a second."""
 DECIDED_AT_ONCE: Final = 1_024
-"""After about so many payments others have their turn on the event loop: about a millisecond."""
+"""After about so many payments others have their turn on the event loop: about two milliseconds."""
 
 Lookups = Callable[[int], Sequence[tuple[bytes, bytes]]]
 """The (channel id, payment id) pairs that a decision will look up whose time is before this one (ms)."""
