@@ -2,8 +2,9 @@
 
 Where the journal cannot tell whether it has a charge, StoreUncertain passes through: no answer is the right one.
 Bounded at every step (threat 28): at most `waiting_max` payments are inside; beyond that they are refused as
-`overloaded`, and a stream is simply not read. Up to `SCREENINGS_MAX` batches have their signatures checked at once
-while the one before them is committed.
+`overloaded`, and a stream is simply not read. If checkpoints keep failing, about `writer.BACKLOG_MAX` events may wait
+for one; beyond that payments are refused as `store_unavailable`. Up to `SCREENINGS_MAX` batches have their signatures
+checked at once while the one before them is committed.
 """
 
 import asyncio
@@ -139,9 +140,9 @@ class Intake:
         `released` is called once, when the payments are no longer inside: that may be after the answer was cancelled.
         """
         done: asyncio.Future[list[ChargeAnswer]] = asyncio.get_running_loop().create_future()
-        if self._inside + len(payments) > self._waiting_max:
+        if (refusal := self._has_no_room_for(len(payments))) is not None:
             released()
-            done.set_result([_overloaded(self._waiting_max)] * len(payments))
+            done.set_result([refusal] * len(payments))
             return done
         self._inside += len(payments)
         self._gathering += len(payments)
@@ -151,8 +152,8 @@ class Intake:
 
     async def reserve(self, payment: UncheckedPayment) -> ReserveAnswer:
         """Hold the payment's amount until `capture` or `release`."""
-        if self._inside >= self._waiting_max:
-            return _overloaded(self._waiting_max)
+        if (refusal := self._has_no_room_for(1)) is not None:
+            return refusal
         self._inside += 1
         try:
             outcome = (await self._screen([payment], decide.replay_of_reservation))[0]
@@ -183,6 +184,13 @@ class Intake:
             return decide.release(draft, handle)
 
         return await self._decided(self._writer.submit(decision, lookups=lookup_of(*payment_of_handle(handle))))
+
+    def _has_no_room_for(self, count: int) -> Refusal | None:
+        if self._inside + count > self._waiting_max:
+            return _overloaded(self._waiting_max)
+        if self._writer.backed_up:
+            return _store_unavailable(StoreUnavailable("its checkpoints keep failing"))
+        return None
 
     # The pipeline of charges: gather, screen, decide.
 

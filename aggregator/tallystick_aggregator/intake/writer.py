@@ -25,6 +25,9 @@ COMMIT_WEIGHT_MAX: Final = 2_048
 they are: with half as many the event loop waits for commits at a hundred thousand charges a second."""
 DECIDED_AT_ONCE: Final = 1_024
 """After about so many payments others have their turn on the event loop: about two milliseconds."""
+BACKLOG_MAX: Final = 2_000_000
+"""Events that may wait for a checkpoint, ten times as many as one is made for. If checkpoints have failed for so long,
+no more payments are taken: the log, and what memory keeps for the next one, would only grow (threat 28)."""
 
 Lookups = Callable[[int], Sequence[tuple[bytes, bytes]]]
 """The (channel id, payment id) pairs that a decision will look up whose time is before this one (ms)."""
@@ -92,6 +95,11 @@ class LedgerWriter:
     def ledger(self) -> Ledger:
         """The state as of the last commit; read-only."""
         return self._ledger
+
+    @property
+    def backed_up(self) -> bool:
+        """Whether so much waits for a checkpoint that no more payments are to be taken."""
+        return self._journal.backlog >= BACKLOG_MAX
 
     def moment(self) -> Moment:
         """The present, as decisions see it."""

@@ -9,6 +9,7 @@ from running import Scripted, running
 
 from tallystick.reasons import Reason
 from tallystick_aggregator.intake import UncheckedPayment, intake
+from tallystick_aggregator.intake.writer import BACKLOG_MAX
 from tallystick_aggregator.ledger.answers import Accepted, Held, Refusal
 
 WAITING_MAX = 100
@@ -52,6 +53,25 @@ async def test_what_does_not_fit_is_refused_at_once_and_may_come_again(shop: Scr
     assert shop.intake.inside == 0
     assert isinstance((await shop.intake.charge(payments_of(alice, 1, start=500)))[0], Accepted)
     assert isinstance(await shop.intake.reserve(payments_of(alice, 1, start=501)[0]), Held)
+
+
+async def test_nothing_is_taken_while_too_much_waits_for_a_checkpoint(
+    shop: Scripted, alice: Payer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = payments_of(alice, 2)
+    before = len(shop.journal.commits)
+    monkeypatch.setattr(shop.journal, "backlog", BACKLOG_MAX)
+    for answer in (*await shop.intake.charge([first]), await shop.intake.reserve(second)):
+        assert isinstance(answer, Refusal)
+        assert answer.reason is Reason.STORE_UNAVAILABLE
+        assert answer.reason.retry
+        assert "checkpoints keep failing" in answer.message
+    assert len(shop.journal.commits) == before
+    assert shop.intake.inside == 0
+
+    monkeypatch.setattr(shop.journal, "backlog", BACKLOG_MAX - 1)
+    assert isinstance((await shop.intake.charge([first]))[0], Accepted)
+    assert isinstance(await shop.intake.reserve(second), Held)
 
 
 async def test_a_batch_that_does_not_fit_is_refused_as_a_whole(shop: Scripted, alice: Payer) -> None:
