@@ -4,10 +4,10 @@ All writes go through one connection, in the order in which they are asked for; 
 transaction, committed and fsynced before `write` returns (WAL, `synchronous=FULL`). There is never a transaction that
 could be left open. Reads have a connection of their own and see what was committed.
 
-When a write fails, SQLite has rolled it back, and what is not written is not there. One failure is different: if the
-fsync fails, the frames of the commit may stand in the log file although SQLite has gone back behind them, and would be
-found by a recovery after a crash. The next commit overwrites them; so `settle` makes one at once, and only if that
-fails as well is the outcome unknown (StoreUncertain).
+When a write fails, SQLite has rolled it back, and what is not written is not there. Some failures are different: if the
+fsync fails, or what comes after it, the frames of the commit may stand in the log file although SQLite has gone back
+behind them, and would be found by a recovery after a crash. The next commit overwrites them; so `settle` makes one at
+once, and only if that fails as well is the outcome unknown (StoreUncertain).
 """
 
 import asyncio
@@ -39,13 +39,14 @@ _ROLLED_BACK: Final = frozenset(
         sqlite3.SQLITE_BUSY,
         sqlite3.SQLITE_LOCKED,
         sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_NOMEM,
         sqlite3.SQLITE_TOOBIG,
         sqlite3.SQLITE_CONSTRAINT,
         sqlite3.SQLITE_INTERRUPT,
     }
 )
-"""Failures before the commit's last frame is complete: whatever was written of it is no commit to a recovery."""
+"""Failures before the commit's last frame is complete: whatever was written of it is no commit to a recovery.
+
+SQLITE_NOMEM is not one: memory may run out after the frames are written, when SQLite enters them into its index."""
 _PROBLEMS: Final = {
     sqlite3.SQLITE_FULL: "the disk is full",
     sqlite3.SQLITE_READONLY: "it cannot be written to",

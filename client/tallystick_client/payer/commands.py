@@ -119,6 +119,10 @@ def create(keystore: Path, as_json: bool) -> None:
 async def status(open_wallet: Callable[..., Awaitable[Wallet]], as_json: bool) -> None:
     """Show the book: what was deposited, charged, and is still free. Asks nobody.
 
+    Per seller: charged, as its answers or the aggregator say; granted, to requests or workers that may spend it;
+    unknown, sent and never answered, which counts as spent until it is reconciled; disputed, charged beyond what this
+    wallet ever sent; and up to which sum vouchers are signed.
+
     \b
     tallystick wallet status --key env:PAYER_KEY
     """

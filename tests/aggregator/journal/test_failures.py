@@ -112,12 +112,19 @@ async def test_a_store_that_turns_read_only_refuses_and_recovers(tmp_path: Path)
 
 
 class FailingFsync:
-    """The writer's next statements get all their bytes into the log, but their fsync fails.
+    """The writer's next statements get all their bytes into the log, but their fsync fails, or what comes after it.
 
     SQLite then goes back behind the commit, but its frames stand in the log: a recovery would find them.
     """
 
-    def __init__(self, store: SqliteStore, path: Path, patches: pytest.MonkeyPatch, frames: bytes) -> None:
+    def __init__(
+        self,
+        store: SqliteStore,
+        path: Path,
+        patches: pytest.MonkeyPatch,
+        frames: bytes,
+        code: int = sqlite3.SQLITE_IOERR_FSYNC,
+    ) -> None:
         self.failures = 1
         writer = store.journal._database._writer
         execute, log = writer.execute, path.with_name(path.name + "-wal")
@@ -130,8 +137,8 @@ class FailingFsync:
             os.truncate(log, valid_bytes)
             with log.open("ab") as file:
                 file.write(frames)
-            error = sqlite3.OperationalError("disk I/O error")
-            error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_IOERR_FSYNC, "SQLITE_IOERR_FSYNC"
+            error = sqlite3.OperationalError("it failed")
+            error.sqlite_errorcode, error.sqlite_errorname = code, "SQLITE_FAILED"
             raise error
 
         patches.setattr(writer, "execute", failing)
@@ -163,16 +170,24 @@ async def test_the_frames_of_a_failed_fsync_would_be_found_by_a_recovery(tmp_pat
     assert (await loaded_from(copy)).heads["eip155:9"].number == 99
 
 
-async def test_a_failed_fsync_is_settled_before_anybody_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        (sqlite3.SQLITE_IOERR_FSYNC, "the disk failed"),
+        (sqlite3.SQLITE_IOERR_SHMMAP, "the disk failed"),
+        (sqlite3.SQLITE_NOMEM, "it failed"),
+    ],
+)
+async def test_a_failed_fsync_is_settled_before_anybody_is_refused(tmp_path: Path, code: int, told: str) -> None:
     path = tmp_path / "store.db"
     async with opened(path) as store:
         driven = Driven(store.journal, await store.journal.load())
         await driven.commit(BEGINNING)
         frames = await _frames_of_a_next_commit(store, path)
         with pytest.MonkeyPatch.context() as patches:
-            FailingFsync(store, path, patches, frames)
+            FailingFsync(store, path, patches, frames, code)
             _, draft = await driven.decide([Advance(0, 1)])
-            with pytest.raises(StoreUnavailable, match="the disk failed") as raised:
+            with pytest.raises(StoreUnavailable, match=told) as raised:
                 await store.journal.append(draft.events)
         assert type(raised.value) is StoreUnavailable, "the outcome is known"
         copy = copy_store(path, tmp_path, "crashed.db")
