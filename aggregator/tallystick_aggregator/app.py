@@ -272,7 +272,9 @@ async def _stop_serving(charges: ChargeService, server: GrpcServer, grace_s: flo
 
 
 def _store_problems(writer: LedgerWriter) -> Sequence[str]:
-    return [] if writer.available else ["the store cannot be written"]
+    if not writer.available:
+        return ["the store cannot be written"]
+    return ["too much waits for a checkpoint"] if writer.backed_up else []
 
 
 def _stale(chains: Mapping[str, EvmChain]) -> Sequence[str]:

@@ -3,8 +3,8 @@
 Where the journal cannot tell whether it has a charge, StoreUncertain passes through: no answer is the right one.
 Bounded at every step (threat 28): at most `waiting_max` payments are inside; beyond that they are refused as
 `overloaded`, and a stream is simply not read. If checkpoints keep failing, about `writer.BACKLOG_MAX` events may wait
-for one; beyond that payments are refused as `store_unavailable`. Up to `SCREENINGS_MAX` batches have their signatures
-checked at once while the one before them is committed.
+for one; beyond that new payments are refused as `store_unavailable`. Up to `SCREENINGS_MAX` batches have their
+signatures checked at once while the one before them is committed.
 """
 
 import asyncio
@@ -140,9 +140,9 @@ class Intake:
         `released` is called once, when the payments are no longer inside: that may be after the answer was cancelled.
         """
         done: asyncio.Future[list[ChargeAnswer]] = asyncio.get_running_loop().create_future()
-        if (refusal := self._has_no_room_for(len(payments))) is not None:
+        if self._inside + len(payments) > self._waiting_max:
             released()
-            done.set_result([refusal] * len(payments))
+            done.set_result([_overloaded(self._waiting_max)] * len(payments))
             return done
         self._inside += len(payments)
         self._gathering += len(payments)
@@ -152,8 +152,8 @@ class Intake:
 
     async def reserve(self, payment: UncheckedPayment) -> ReserveAnswer:
         """Hold the payment's amount until `capture` or `release`."""
-        if (refusal := self._has_no_room_for(1)) is not None:
-            return refusal
+        if self._inside >= self._waiting_max:
+            return _overloaded(self._waiting_max)
         self._inside += 1
         try:
             outcome = (await self._screen([payment], decide.replay_of_reservation))[0]
@@ -165,7 +165,7 @@ class Intake:
                 return decide.reserve(draft, outcome, handle, moment, self.rules)
 
             lookups = lookup_of(outcome.channel_id, outcome.payment_id)
-            return await self._decided(self._writer.submit(decision, lookups=lookups))
+            return await self._decided(self._writer.submit_payments(decision, 1, lookups))
         finally:
             self._inside -= 1
 
@@ -184,13 +184,6 @@ class Intake:
             return decide.release(draft, handle)
 
         return await self._decided(self._writer.submit(decision, lookups=lookup_of(*payment_of_handle(handle))))
-
-    def _has_no_room_for(self, count: int) -> Refusal | None:
-        if self._inside + count > self._waiting_max:
-            return _overloaded(self._waiting_max)
-        if self._writer.backed_up:
-            return _store_unavailable(StoreUnavailable("its checkpoints keep failing"))
-        return None
 
     # The pipeline of charges: gather, screen, decide.
 
@@ -290,7 +283,7 @@ class Intake:
                 return ()
             return [(payment.channel_id, payment.payment_id) for payment in proven if payment.payment_id < since]
 
-        return self._writer.submit(decision, weight=len(proven), lookups=lookups)
+        return self._writer.submit_payments(decision, len(proven), lookups)
 
     async def _screen(
         self, payments: Sequence[UncheckedPayment], replay: Replay
@@ -324,4 +317,4 @@ def _overloaded(waiting_max: int) -> Refusal:
 
 
 def _store_unavailable(error: StoreUnavailable) -> Refusal:
-    return Refusal(Reason.STORE_UNAVAILABLE, f"The charge could not be stored: {error}. Nothing was charged.")
+    return Refusal(Reason.STORE_UNAVAILABLE, f"The payment could not be stored: {error}. Send the same again.")

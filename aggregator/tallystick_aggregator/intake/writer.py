@@ -24,7 +24,8 @@ COMMIT_WEIGHT_MAX: Final = 2_048
 """About how many payments share a commit at most. Under load a commit takes six to eight milliseconds, however many
 they are: with half as many the event loop waits for commits at a hundred thousand charges a second."""
 DECIDED_AT_ONCE: Final = 1_024
-"""After about so many payments others have their turn on the event loop: about two milliseconds."""
+"""After about so many payments others have their turn on the event loop: two milliseconds, or four where each is on a
+channel of its own."""
 BACKLOG_MAX: Final = 2_000_000
 """Events that may wait for a checkpoint, ten times as many as one is made for. If checkpoints have failed for so long,
 no more payments are taken: the log, and what memory keeps for the next one, would only grow (threat 28)."""
@@ -123,6 +124,14 @@ class LedgerWriter:
         self._wakeup.set()
         return done
 
+    def submit_payments(self, decision: Decision[Answer], count: int, lookups: Lookups) -> asyncio.Future[Answer]:
+        """Queue a decision about so many new payments, unless too much waits for a checkpoint."""
+        if self.backed_up:
+            done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+            done.set_exception(StoreUnavailable("too much waits for a checkpoint"))
+            return done
+        return self.submit(decision, weight=count, lookups=lookups)
+
     async def serve(self) -> None:
         """Work until `stop`, then finish what waits. Not to be cancelled: a commit's outcome would be unknown."""
         try:
@@ -156,6 +165,8 @@ class LedgerWriter:
         try:
             draft, answers = await self._decide(items)
             if draft.events:
+                if len(draft.events) > COMMIT_WEIGHT_MAX:  # to write so many down is as much again
+                    await asyncio.sleep(0)
                 await self._journal.append(draft.events)
                 draft.adopt()
                 self.available = True
@@ -197,6 +208,7 @@ class LedgerWriter:
                     answers.append(item.decide(draft, self._ledger, moment))
                 except Exception as error:  # noqa: BLE001 - a decision that raises fails alone, its half-made events go
                     failed[index] = _Failure(error)
+                    await asyncio.sleep(0)
                     break
             else:
                 return draft, answers

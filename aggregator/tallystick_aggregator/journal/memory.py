@@ -93,13 +93,14 @@ class MemoryJournal:
         self._hot = HotPayments(*self._hot_limits)
         self._ledger = Ledger()
         self._uncovered: list[int] = []  # events of each append that no checkpoint covers
+        self._backlog = 0  # their sum
         self._covered_commits = 0
         self._closed = False
 
     @property
     def backlog(self) -> int:
         """See the port."""
-        return sum(self._uncovered)
+        return self._backlog
 
     async def load(self) -> Ledger:
         """See the port."""
@@ -110,7 +111,7 @@ class MemoryJournal:
             draft.replay(decode_entry(entry, f"log entry {number}"))
             draft.adopt()
         self._ledger, self._hot = ledger, HotPayments(*self._hot_limits)
-        self._uncovered, self._covered_commits = [], ledger.commits
+        self._uncovered, self._backlog, self._covered_commits = [], 0, ledger.commits
         self._forget_what_is_written(ledger)
         return ledger
 
@@ -121,6 +122,7 @@ class MemoryJournal:
         await asyncio.sleep(0)  # others run while a disk works
         self.disk.write(Operation.APPEND, lambda: self.disk.entries.append(entry))
         self._uncovered.append(len(events))
+        self._backlog += len(events)
 
     async def recall(self, payments: Sequence[tuple[bytes, bytes]]) -> Mapping[bytes, Payment]:
         """See the port."""
@@ -144,7 +146,9 @@ class MemoryJournal:
 
         self.disk.write(Operation.CHECKPOINT, write_down)
         self._ledger.changes = Changes()
-        del self._uncovered[: commits - self._covered_commits]
+        covered = commits - self._covered_commits
+        self._backlog -= sum(self._uncovered[:covered])
+        del self._uncovered[:covered]
         self._covered_commits = commits
         self._hot.wrote_payments(changes.each_payment())
         self._hot.wrote_reservations(changes.reservations)

@@ -28,6 +28,8 @@ def approve_totals(draft: Draft, ledger: Ledger, account_id: bytes, totals: Tota
     account = draft.account(account_id)
     if account is None:
         return Refusal(Reason.ACCOUNT_UNKNOWN, "The account is not known here; make a deposit first.", "account_id")
+    if account.approval is not None and (account.approval.totals, account.approval.signature) == (totals, signature):
+        return None  # the same again changes nothing, and leaves nothing behind
     channels: dict[bytes, Channel] = {
         known.receiver: draft.channel(known.id) or known for known in ledger.channels_of_account(account_id)
     }

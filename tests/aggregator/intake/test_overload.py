@@ -8,8 +8,11 @@ from doubles import Payer, PureLedger
 from running import Scripted, running
 
 from tallystick.reasons import Reason
+from tallystick_aggregator import app
 from tallystick_aggregator.intake import UncheckedPayment, intake
-from tallystick_aggregator.intake.writer import BACKLOG_MAX
+from tallystick_aggregator.intake.writer import BACKLOG_MAX, COMMIT_WEIGHT_MAX
+from tallystick_aggregator.journal.checkpoint import FORGOTTEN_AT_ONCE, PAYMENTS_AT_ONCE
+from tallystick_aggregator.journal.hot import TRIMMED_AT_ONCE_MAX
 from tallystick_aggregator.ledger.answers import Accepted, Held, Refusal
 
 WAITING_MAX = 100
@@ -58,20 +61,31 @@ async def test_what_does_not_fit_is_refused_at_once_and_may_come_again(shop: Scr
 async def test_nothing_is_taken_while_too_much_waits_for_a_checkpoint(
     shop: Scripted, alice: Payer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = payments_of(alice, 2)
+    paid, first, second = payments_of(alice, 3)
+    await shop.intake.charge([paid])
     before = len(shop.journal.commits)
     monkeypatch.setattr(shop.journal, "backlog", BACKLOG_MAX)
     for answer in (*await shop.intake.charge([first]), await shop.intake.reserve(second)):
         assert isinstance(answer, Refusal)
         assert answer.reason is Reason.STORE_UNAVAILABLE
         assert answer.reason.retry
-        assert "checkpoints keep failing" in answer.message
+        assert (
+            answer.message == "The payment could not be stored: too much waits for a checkpoint. Send the same again."
+        )
+    assert await shop.intake.charge([paid]) == [Accepted(1, 1, replayed=True)]
+    assert app._store_problems(shop.writer) == ["too much waits for a checkpoint"]
     assert len(shop.journal.commits) == before
     assert shop.intake.inside == 0
 
     monkeypatch.setattr(shop.journal, "backlog", BACKLOG_MAX - 1)
     assert isinstance((await shop.intake.charge([first]))[0], Accepted)
     assert isinstance(await shop.intake.reserve(second), Held)
+
+
+def test_checkpoints_gain_on_charges_at_any_rate() -> None:
+    assert PAYMENTS_AT_ONCE >= 2 * COMMIT_WEIGHT_MAX
+    assert FORGOTTEN_AT_ONCE >= 2 * COMMIT_WEIGHT_MAX
+    assert TRIMMED_AT_ONCE_MAX >= 2 * COMMIT_WEIGHT_MAX
 
 
 async def test_a_batch_that_does_not_fit_is_refused_as_a_whole(shop: Scripted, alice: Payer) -> None:

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from tallystick.channels import ChannelConfig
 from tallystick.payment_ids import new_payment_id, payment_id_ms
 from tallystick.quantities import ZERO_ADDRESS
+from tallystick_aggregator.intake.writer import COMMIT_WEIGHT_MAX
+from tallystick_aggregator.journal import checkpoint
 from tallystick_aggregator.journal.hot import TRIMMED_AT_ONCE_MAX, HotPayments
 from tallystick_aggregator.journal.port import StoreUnavailable
 from tallystick_aggregator.journal.schema import ENDING_TABLES, PARTITION_MS
@@ -242,7 +244,11 @@ async def test_partitions_are_dropped_once_all_their_payments_are_forgotten(tmp_
         assert ledger.channels[CHANNEL].charged == len(charges), "what was charged stays charged"
 
 
-async def test_charges_go_on_beside_a_checkpoint_and_a_dropped_partition(tmp_path: Path) -> None:
+async def test_charges_go_on_beside_a_checkpoint_and_a_dropped_partition(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "PAYMENTS_AT_ONCE", 1_000)
+    monkeypatch.setattr(checkpoint, "FORGOTTEN_AT_ONCE", 1_000)
     old, new = NOW_MS - 10 * HOUR_MS, NOW_MS
     async with opened(tmp_path / "store.db", hot_payments_max=100) as store:
         ledger = await store.journal.load()
@@ -263,6 +269,27 @@ async def test_charges_go_on_beside_a_checkpoint_and_a_dropped_partition(tmp_pat
     ledger = await loaded_from(tmp_path / "store.db")
     assert ledger.channels[CHANNEL].charged == 20_000 + commits
     assert len(ledger.payments) == commits
+
+
+async def test_a_checkpoint_beside_full_commits_leaves_a_smaller_backlog(tmp_path: Path) -> None:
+    async with opened(tmp_path / "store.db") as store:
+        ledger = await store.journal.load()
+        await commit(store, ledger, OPENED)
+        number = 0
+
+        async def charge_many() -> None:
+            nonlocal number
+            await commit(store, ledger, [charge(NOW_MS, n) for n in range(number, number + COMMIT_WEIGHT_MAX)])
+            number += COMMIT_WEIGHT_MAX
+
+        for _ in range(40):
+            await charge_many()
+        before = store.journal.backlog
+        beside = asyncio.create_task(store.journal.checkpoint(NOW_MS))
+        while not beside.done():
+            await charge_many()
+        await beside
+        assert store.journal.backlog < before
 
 
 # Which payments stay in memory, as a pure thing.

@@ -31,6 +31,16 @@ def approve(books: PureLedger, alice: Payer, *totals: tuple[bytes, int]) -> Refu
     )
 
 
+def test_the_same_approval_again_leaves_nothing_behind(books: PureLedger, alice: Payer) -> None:
+    books.charge(by_voucher(alice, 1, 10, 100))
+    assert approve(books, alice, (NEWS, 10)) is None
+    commits, approval = books.ledger.commits, books.account(alice).approval
+
+    assert approve(books, alice, (NEWS, 10)) is None
+    assert (books.ledger.commits, books.account(alice).approval) == (commits, approval)
+    assert approve(books, alice, (NEWS, 9)) is not None
+
+
 def test_opening_an_account_again_keeps_what_it_is(books: PureLedger, alice: Payer) -> None:
     other = replace(alice.config, withdraw_delay_s=3_600)
     books.run(lambda draft, _ledger, _moment: accounts.open_account(draft, alice.account_id, NETWORK, other))
