@@ -21,6 +21,8 @@ from typing import Final, NamedTuple, Self
 from tallystick.quantities import ZERO_ADDRESS
 
 POLL_S: Final = 0.5
+_UNKNOWN_POLL_S: Final = 0.01
+"""For a token that is not known it looks as often as this: it may have been added a moment ago."""
 PREFIX: Final = "ts_"
 """Makes a token that leaked easy to find by scanners; 32 random bytes in base64url follow."""
 RECEIVERS_MAX: Final = 1_000
@@ -186,7 +188,11 @@ class Credentials:
         """Who this token stands for; None if it is unknown, expired or revoked. Microseconds, from memory."""
         if time.monotonic() >= self._next_poll:
             self._poll()
-        known = self._principals.get(sha256(token.encode(errors="surrogatepass")).digest())
+        digest = sha256(token.encode(errors="surrogatepass")).digest()
+        known = self._principals.get(digest)
+        if known is None and time.monotonic() >= self._next_poll - POLL_S + _UNKNOWN_POLL_S:
+            self._poll()
+            known = self._principals.get(digest)
         if known is None or known[1] <= self._clock_s():
             return None
         return known[0]

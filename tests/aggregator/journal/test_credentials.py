@@ -36,6 +36,15 @@ def always_polling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(credentials, "POLL_S", 0.0)
 
 
+def test_a_token_that_another_process_has_just_added_is_known(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(credentials, "POLL_S", 3_600.0)
+    serving = Credentials.open(path)
+    assert serving.lookup("ts_junk") is None
+    token = Credentials.open(path).add("news", [ALICE], [Scope.CHARGE])
+    time.sleep(0.02)
+    assert serving.lookup(token) == Principal("news", frozenset({ALICE}), frozenset({Scope.CHARGE}))
+
+
 def test_a_token_stands_for_its_principal(path: Path) -> None:
     tokens = Credentials.open(path)
     token = tokens.add("news", [ALICE, BOB], [Scope.CHARGE, Scope.READ])
