@@ -116,10 +116,9 @@ class LedgerWriter:
         """Queue a decision. The payments that it looks up and that memory no longer answers for are fetched from the
         journal right before its turn.
         """
-        done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         if self._closed:
-            done.set_exception(StoreUnavailable("the aggregator is stopping"))
-            return done
+            return _refused("the aggregator is stopping")
+        done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Item(decision, done, weight, lookups))
         self._wakeup.set()
         return done
@@ -127,9 +126,7 @@ class LedgerWriter:
     def submit_payments(self, decision: Decision[Answer], count: int, lookups: Lookups) -> asyncio.Future[Answer]:
         """Queue a decision about so many new payments, unless too much waits for a checkpoint."""
         if self.backed_up:
-            done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-            done.set_exception(StoreUnavailable("too much waits for a checkpoint"))
-            return done
+            return _refused("too much waits for a checkpoint")
         return self.submit(decision, weight=count, lookups=lookups)
 
     async def serve(self) -> None:
@@ -242,6 +239,12 @@ class _Failure:
 
     def __init__(self, error: Exception) -> None:
         self.error = error
+
+
+def _refused(why: str) -> asyncio.Future[Any]:
+    refused: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    refused.set_exception(StoreUnavailable(why))
+    return refused
 
 
 def _fail(item: _Item[Any], error: Exception) -> None:

@@ -96,7 +96,7 @@ class Credentials:
         self._clock_s = clock_s
         self._principals: dict[bytes, tuple[Principal, float]] = {}
         self._data_version = -1
-        self._next_poll = 0.0
+        self._polled_at = float("-inf")
         self._refresh()
 
     @classmethod
@@ -186,11 +186,12 @@ class Credentials:
 
     def lookup(self, token: str) -> Principal | None:
         """Who this token stands for; None if it is unknown, expired or revoked. Microseconds, from memory."""
-        if time.monotonic() >= self._next_poll:
+        since_poll_s = time.monotonic() - self._polled_at
+        if since_poll_s >= POLL_S:
             self._poll()
         digest = sha256(token.encode(errors="surrogatepass")).digest()
         known = self._principals.get(digest)
-        if known is None and time.monotonic() >= self._next_poll - POLL_S + _UNKNOWN_POLL_S:
+        if known is None and _UNKNOWN_POLL_S <= since_poll_s < POLL_S:
             self._poll()
             known = self._principals.get(digest)
         if known is None or known[1] <= self._clock_s():
@@ -198,7 +199,7 @@ class Credentials:
         return known[0]
 
     def _poll(self) -> None:
-        self._next_poll = time.monotonic() + POLL_S
+        self._polled_at = time.monotonic()
         try:
             (version,) = self._connection.execute("PRAGMA data_version").fetchone()
             if version != self._data_version:

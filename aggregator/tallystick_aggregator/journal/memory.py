@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 from tallystick.payment_ids import payment_id_ms
+from tallystick_aggregator.journal.backlog import Backlog
 from tallystick_aggregator.journal.codec import decode_entry, encode_entry
 from tallystick_aggregator.journal.hot import HOT_AGE_MS_MAX, HOT_PAYMENTS_MAX, HotPayments
 from tallystick_aggregator.journal.port import (
@@ -92,15 +93,13 @@ class MemoryJournal:
         self._hot_limits = hot_payments_max, hot_age_ms_max
         self._hot = HotPayments(*self._hot_limits)
         self._ledger = Ledger()
-        self._uncovered: list[int] = []  # events of each append that no checkpoint covers
-        self._backlog = 0  # their sum
-        self._covered_commits = 0
+        self._backlog = Backlog(0, 0)
         self._closed = False
 
     @property
     def backlog(self) -> int:
         """See the port."""
-        return self._backlog
+        return self._backlog.events
 
     async def load(self) -> Ledger:
         """See the port."""
@@ -111,7 +110,7 @@ class MemoryJournal:
             draft.replay(decode_entry(entry, f"log entry {number}"))
             draft.adopt()
         self._ledger, self._hot = ledger, HotPayments(*self._hot_limits)
-        self._uncovered, self._backlog, self._covered_commits = [], 0, ledger.commits
+        self._backlog = Backlog(ledger.commits, 0)
         self._forget_what_is_written(ledger)
         return ledger
 
@@ -121,8 +120,7 @@ class MemoryJournal:
         entry = encode_entry(events)
         await asyncio.sleep(0)  # others run while a disk works
         self.disk.write(Operation.APPEND, lambda: self.disk.entries.append(entry))
-        self._uncovered.append(len(events))
-        self._backlog += len(events)
+        self._backlog.add(self._ledger.commits + 1, len(events))
 
     async def recall(self, payments: Sequence[tuple[bytes, bytes]]) -> Mapping[bytes, Payment]:
         """See the port."""
@@ -146,10 +144,7 @@ class MemoryJournal:
 
         self.disk.write(Operation.CHECKPOINT, write_down)
         self._ledger.changes = Changes()
-        covered = commits - self._covered_commits
-        self._backlog -= sum(self._uncovered[:covered])
-        del self._uncovered[:covered]
-        self._covered_commits = commits
+        self._backlog.cover(commits)
         self._hot.wrote_payments(changes.each_payment())
         self._hot.wrote_reservations(changes.reservations)
         self._hot.choose(now_ms)

@@ -8,11 +8,11 @@ loaded: drafts note there what they change (`Ledger.changes`), and a checkpoint 
 import asyncio
 import os
 import sqlite3
-from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple, Self
 
 from tallystick.payment_ids import payment_id_ms
+from tallystick_aggregator.journal.backlog import Backlog
 from tallystick_aggregator.journal.checkpoint import (
     DROP_ENDED,
     DROP_LOG,
@@ -247,21 +247,3 @@ class _Cut(NamedTuple):
     changes: Changes
     heads: Mapping[str, ChainHead]
     forgotten_ms: int
-
-
-class Backlog:
-    """How many events the commits have that no checkpoint covers."""
-
-    def __init__(self, seq: int, events: int) -> None:
-        self.events = events
-        self._commits = deque([(seq, events)])
-
-    def add(self, seq: int, events: int) -> None:
-        """A commit was made."""
-        self._commits.append((seq, events))
-        self.events += events
-
-    def cover(self, seq: int) -> None:
-        """A checkpoint covers all commits up to this one."""
-        while self._commits and self._commits[0][0] <= seq:
-            self.events -= self._commits.popleft()[1]
