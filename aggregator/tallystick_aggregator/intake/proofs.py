@@ -113,20 +113,23 @@ class Screening:
         for position in self._bad_raisers:
             self.outcomes[position] = self._refused_for_ceiling(self._payments[position])
         raised = self._raised.get
-        return [
-            ProvenPayment(
-                payment.channel_id,
-                payment.payment_id,
-                payment.amount,
-                payment.request_hash,
-                VoucherProof(payment.ceiling, raised(payment.channel_id))
-                if (spend := payment.spend) is None
-                else SpendProof(spend.key_id, spend.max_amount, raised(payment.channel_id)),
-            )
-            if outcome is None
-            else outcome
-            for payment, outcome in zip(self._payments, self.outcomes, strict=True)
-        ]
+        outcomes: list[ProvenPayment | Accepted | Held | Refusal] = []
+        run, shared = (b"", b"", 0), None  # the spend proofs of a run say the same, so one does for all
+        for payment, outcome in zip(self._payments, self.outcomes, strict=True):
+            if outcome is not None:
+                outcomes.append(outcome)
+                continue
+            channel_id, spend = payment.channel_id, payment.spend
+            proof: VoucherProof | SpendProof
+            if spend is None:
+                proof = VoucherProof(payment.ceiling, raised(channel_id))
+            else:
+                same = channel_id, spend.key_id, spend.max_amount
+                if shared is None or same != run:
+                    run, shared = same, SpendProof(spend.key_id, spend.max_amount, raised(channel_id))
+                proof = shared
+            outcomes.append(ProvenPayment(channel_id, payment.payment_id, payment.amount, payment.request_hash, proof))
+        return outcomes
 
     def _refused_for_ceiling(self, payment: UncheckedPayment) -> Refusal | None:
         """Refuse a spend proof whose bad voucher was needed; let it pass where the ceiling suffices without.

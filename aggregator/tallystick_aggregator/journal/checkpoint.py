@@ -7,7 +7,6 @@ leaves a store that loads the same ledger as before it.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from operator import itemgetter
 from typing import Any, Final, NamedTuple, TypeVar
 
 from tallystick.payment_ids import payment_id_ms
@@ -43,8 +42,6 @@ WHERE row IS NULL AND key IN (SELECT substr(?1, 64 * n + 1, 64) FROM ordinals WH
 }
 """By table, whose keys all have 64 bytes. Parameters: keys, one after another, and how many."""
 
-_key_of: Final = itemgetter(0)
-
 Item = TypeVar("Item")
 Row = tuple[bytes, bytes | None]
 
@@ -65,21 +62,22 @@ def portions_of(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 def payment_portions(payments: Iterable[tuple[bytes, Payment]]) -> Iterator[tuple[int, Portion]]:
     """The payments' rows: for each portion the number of its partition, whose table must be there."""
-    for portion in portions_of(payments, PAYMENTS_AT_ONCE):
-        for number, items in _by_partition(portion):
-            rows = [encode_keyed_payment(key, payment) for key, payment in items]
-            yield number, Portion(_insert_payments(number), (b"".join(rows), len(rows)))
+    # Encoded as they are iterated: a list of the pairs would be an object more for each payment.
+    rest = iter(payments)
+    while rows := [encode_keyed_payment(key, payment) for key, payment in islice(rest, PAYMENTS_AT_ONCE)]:
+        for number, together in _by_partition(rows):
+            yield number, Portion(_insert_payments(number), (b"".join(together), len(together)))
 
 
-def _by_partition(items: list[tuple[bytes, Payment]]) -> Iterable[tuple[int, list[tuple[bytes, Payment]]]]:
-    """The payments by the number of their partition, which nearly always is the same for all."""
-    # Keys begin with their time, so that the least and the greatest have the first and the last.
-    first, last = (partition_of(payment_id_ms(choose(items, key=_key_of)[0])) for choose in (min, max))
+def _by_partition(rows: list[bytes]) -> Iterable[tuple[int, list[bytes]]]:
+    """Payments' keys and rows by the number of their partition, which nearly always is the same for all."""
+    # They begin with their time, so that the least and the greatest have the first and the last.
+    first, last = partition_of(payment_id_ms(min(rows))), partition_of(payment_id_ms(max(rows)))
     if first == last:
-        return ((first, items),)
-    parts: dict[int, list[tuple[bytes, Payment]]] = {}
-    for item in items:
-        parts.setdefault(partition_of(payment_id_ms(item[0])), []).append(item)
+        return ((first, rows),)
+    parts: dict[int, list[bytes]] = {}
+    for row in rows:
+        parts.setdefault(partition_of(payment_id_ms(row)), []).append(row)
     return parts.items()
 
 

@@ -9,6 +9,7 @@ import asyncio
 import os
 import sqlite3
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Final, NamedTuple, Self
 
 from tallystick.payment_ids import payment_id_ms
@@ -204,8 +205,9 @@ class SqliteJournal:
         self._ended["spend_keys"] |= {name for name, key in changes.spend_keys.items() if key is None}
 
     async def _follow(self, changes: Changes) -> None:
-        for portion in portions_of(changes.each_payment(), FOLLOWED_AT_ONCE):
-            self._hot.wrote_payments(portion)
+        payments = changes.each_payment()
+        for _ in range(0, changes.payments_count, FOLLOWED_AT_ONCE):
+            self._hot.wrote_payments(islice(payments, FOLLOWED_AT_ONCE))
             await asyncio.sleep(0)
         self._hot.wrote_reservations(changes.reservations)
 

@@ -152,7 +152,8 @@ class Draft:
                 ledger.channels_of.setdefault(channel.account_id, []).append(channel_id)
         for name, key in self._spend_keys.items():
             if key is not None:
-                ledger.spend_keys_of.setdefault(key.account_id, {})[name] = None
+                if name not in ledger.spend_keys:
+                    ledger.spend_keys_of.setdefault(key.account_id, {})[name] = None
                 ledger.spend_keys[name] = key
             elif (forgotten := ledger.spend_keys.pop(name, None)) is not None:
                 del ledger.spend_keys_of[forgotten.account_id][name]

@@ -87,12 +87,12 @@ def _charged_by_key(run: Sequence[ProvenPayment], first: SpendProof) -> list[ev.
     charges: list[ev.Charged] = []
     for one in run:
         proof = one.proof
-        if (
-            not isinstance(proof, SpendProof)
-            or proof.key_id != key_id
-            or proof.raised is not raised
-            or proof.max_amount < one.amount
-        ):
+        agreed = first.max_amount
+        if proof is not first:  # as a rule they share it
+            if not isinstance(proof, SpendProof) or proof.key_id != key_id or proof.raised is not raised:
+                return None
+            agreed = proof.max_amount
+        if one.amount > agreed:
             return None
         charges.append(ev.Charged(one.channel_id, one.payment_id, one.amount, one.request_hash, 0, key_id))
     return charges

@@ -233,6 +233,11 @@ class Changes:
     """Those of each draft, as they came: of one that changed more than once the last counts."""
     reservations: dict[bytes, Reservation | None] = field(default_factory=dict[bytes, Reservation | None])
 
+    @property
+    def payments_count(self) -> int:
+        """How many `each_payment` yields."""
+        return sum(map(len, self.payments))
+
     def each_payment(self) -> Iterator[tuple[bytes, Payment]]:
         """All payments by key, in the order in which they changed."""
         return chain.from_iterable(changed.items() for changed in self.payments)

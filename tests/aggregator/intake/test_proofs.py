@@ -162,6 +162,34 @@ async def test_a_channel_nobody_opened_charges_nobody(shop: Scripted) -> None:
     assert refused.reason is Reason.CHANNEL_UNKNOWN
 
 
+async def test_each_payment_of_a_batch_is_charged_under_its_own_proof(alice: Payer, bob: Payer) -> None:
+    books, first, second = PureLedger(), bob.spend_key(0), bob.spend_key(1)
+    books.fund(alice, 10**9, NEWS)
+    books.fund(bob, 10**9, NEWS, MUSIC)
+    books.register(bob, first)
+    books.register(bob, second)
+    batch = [
+        bob.payment(1, 1, ceiling=10_000, key=first, max_amount=9),
+        bob.payment(2, 2, key=first, max_amount=9),
+        alice.payment(3, 5, ceiling=50),
+        bob.payment(4, 4, key=first, max_amount=9),
+        bob.payment(5, 8, key=second, max_amount=9),
+        bob.payment(6, 16, key=second, max_amount=15),  # above what was agreed
+        bob.payment(7, 32, key=second, max_amount=32),
+        bob.payment(8, 30, ceiling=64, key=second, max_amount=32, receiver=MUSIC),
+        bob.payment(9, 128, key=first, max_amount=128),
+    ]
+    async with running(books) as shop:
+        answers = await shop.intake.charge(batch)
+
+        assert [n for n, answer in enumerate(answers) if isinstance(answer, Refusal)] == [5]
+        ledger = shop.writer.ledger
+        spent = {key.key_id: key.spent for key in ledger.spend_keys_of_account(bob.account_id)}
+        assert spent == {first.key_id: 1 + 2 + 4 + 128, second.key_id: 8 + 32 + 30}
+        assert ledger.channels[bob.channel_id(NEWS)].ceiling == 10_000
+        assert ledger.channels[bob.channel_id(MUSIC)].ceiling == 64
+
+
 def changed_proof(name: str, bob: Payer) -> UncheckedPayment:
     """A payment of 10 by Bob's key, changed after he proved it."""
     key = bob.spend_key()

@@ -60,15 +60,21 @@ proofs = st.builds(
 
 
 def together(payments: list[ProvenPayment]) -> list[ProvenPayment]:
-    """As the screening hands them on: all payments of a channel share the voucher that raises it most."""
+    """As the screening hands them on: all payments of a channel share the voucher that raises it most, and equal proofs
+    of one channel are one object."""
     highest: dict[bytes, Voucher] = {}
+    shared: dict[tuple[bytes, VoucherProof | SpendProof], VoucherProof | SpendProof] = {}
     for payment in payments:
         raised = payment.proof.raised
         known = highest.get(payment.channel_id)
         if raised is not None and (known is None or raised.max_claimable_amount > known.max_claimable_amount):
             highest[payment.channel_id] = raised
-    return [
+    raised_together = [
         payment._replace(proof=payment.proof._replace(raised=highest.get(payment.channel_id))) for payment in payments
+    ]
+    return [
+        payment._replace(proof=shared.setdefault((payment.channel_id, payment.proof), payment.proof))
+        for payment in raised_together
     ]
 
 
@@ -106,6 +112,17 @@ def test_a_run_is_charged_in_one_step_and_answers_with_each_total() -> None:
 
     assert answers == [Accepted(10 + n, 5 + sum(range(10, 11 + n)), replayed=False) for n in range(4)]
     assert shop.ledger.channels[BOB.channel_id()].ceiling == 300
+
+
+def test_of_a_run_under_one_proof_only_what_is_above_the_agreed_amount_is_refused() -> None:
+    shop = books(10**6, withdrawing=False, stale=False)
+    proof = SpendProof(KEYS[1].key_id, 10, None)
+    run = [by_key(BOB, KEYS[1], number, amount)._replace(proof=proof) for number, amount in enumerate((10, 11, 9))]
+
+    answers = shop.run(lambda draft, _, moment: charge_all(draft, run, moment, RULES))
+
+    assert [type(answer) for answer in answers] == [Accepted, Refusal, Accepted]
+    assert shop.ledger.channels[BOB.channel_id()].charged == 5 + 10 + 9
 
 
 def test_a_long_run_is_as_one_by_one_where_a_channel_begins_to_forget_ceilings() -> None:

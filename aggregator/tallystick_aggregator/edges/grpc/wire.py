@@ -190,30 +190,37 @@ def _read_uniform(data: bytes, count_max: int) -> Incoming:
     return Incoming(seq, (_with_vouchers if data[proof_at] == _TAG_CEILING else _with_spend_proofs)(rows))
 
 
+# Charges of a channel come in runs: those of one run share the bytes that name it and its key. That is a few objects
+# less for each charge, and whoever compares or looks up later is done sooner.
+
+
 def _with_vouchers(rows: Iterable[tuple[bytes, ...]]) -> list[UncheckedPayment]:
     number = int.from_bytes
-    return [
-        UncheckedPayment(
-            channel_id, payment_id, number(amount, "big"), request_hash, number(ceiling, "big"), signature, None
+    payments: list[UncheckedPayment] = []
+    channel_id = b""
+    for channel, payment_id, amount, request_hash, ceiling, signature in rows:
+        if channel != channel_id:
+            channel_id = channel
+        payments.append(
+            UncheckedPayment(
+                channel_id, payment_id, number(amount, "big"), request_hash, number(ceiling, "big"), signature, None
+            )
         )
-        for channel_id, payment_id, amount, request_hash, ceiling, signature in rows
-    ]
+    return payments
 
 
 def _with_spend_proofs(rows: Iterable[tuple[bytes, ...]]) -> list[UncheckedPayment]:
     number = int.from_bytes
-    return [
-        UncheckedPayment(
-            channel_id,
-            payment_id,
-            number(amount, "big"),
-            request_hash,
-            0,
-            b"",
-            UncheckedSpendProof(key_id, number(most, "big"), mac),
-        )
-        for channel_id, payment_id, amount, request_hash, key_id, most, mac in rows
-    ]
+    payments: list[UncheckedPayment] = []
+    channel_id = key_id = b""
+    for channel, payment_id, amount, request_hash, key, most, mac in rows:
+        if channel != channel_id:
+            channel_id = channel
+        if key != key_id:
+            key_id = key
+        spend = UncheckedSpendProof(key_id, number(most, "big"), mac)
+        payments.append(UncheckedPayment(channel_id, payment_id, number(amount, "big"), request_hash, 0, b"", spend))
+    return payments
 
 
 def _read_seq(data: bytes) -> tuple[int, int]:
