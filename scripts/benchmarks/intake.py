@@ -87,7 +87,7 @@ class Bench:
                 "duration_s": sizes.duration_s,
             },
         )
-        return await self._measure(server, load)
+        return await self._measure(server, load, sizes)
 
     # The aggregator.
 
@@ -103,7 +103,10 @@ class Bench:
         server = await self._start("benchmarks.server", {"store": str(store), "processes": self._cores, "tls": tls})
         ready = await server.read(PREPARE_TIMEOUT_S)
         half_of = self.results.get(scenario.half_of, {}).get("charges_per_s", 0.0)
-        charges = self._charges(scenario, half_of / 2)
+        sizes = self._sizes.open_loop() if half_of else self._sizes
+        charges = self._pool_size(scenario)
+        if half_of:
+            charges = min(charges, sizes.charges(int(half_of / 2 * 1.1)) + 2 * scenario.batch)
         load = await self._start(
             "benchmarks.load",
             {
@@ -122,11 +125,11 @@ class Bench:
                 "window": scenario.window,
                 "callers": CALLERS,
                 "charges_per_s": half_of / 2,
-                "warm_up_s": self._sizes.warm_up_s,
-                "duration_s": self._sizes.duration_s,
+                "warm_up_s": sizes.warm_up_s,
+                "duration_s": sizes.duration_s,
             },
         )
-        result = await self._measure(server, load)
+        result = await self._measure(server, load, sizes)
         for file in self._folder.glob("running*"):
             file.unlink()
         if result["refused"]:
@@ -148,11 +151,11 @@ class Bench:
 
     # Parts.
 
-    async def _measure(self, server: Child, load: Child) -> dict[str, Any]:
+    async def _measure(self, server: Child, load: Child, sizes: Sizes) -> dict[str, Any]:
         await load.read(PREPARE_TIMEOUT_S)
         server_before = cpu_s(server.pid)
         await load.tell({})
-        result = await load.read(self._sizes.warm_up_s + self._sizes.duration_s + EXTRA_S)
+        result = await load.read(sizes.warm_up_s + sizes.duration_s + EXTRA_S)
         accepted = result["accepted_in_all"]
         result["server_cpu_us_per_charge"] = (cpu_s(server.pid) - server_before) / accepted * 1e6
         result["client_cpu_us_per_charge"] = result.pop("client_cpu_s") / accepted * 1e6
@@ -160,12 +163,6 @@ class Bench:
         await load.end()
         await server.end()
         return result
-
-    def _charges(self, scenario: Scenario, charges_per_s: float) -> int:
-        sizes = self._sizes
-        if charges_per_s:
-            return min(self._pool_size(scenario), sizes.charges(int(charges_per_s * 1.1)) + 2 * scenario.batch)
-        return self._pool_size(scenario)
 
     def _pool_size(self, scenario: Scenario) -> int:
         sizes = self._sizes

@@ -1,6 +1,6 @@
 """How large a run is: the real one, and the quick one that only shows that everything works."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 
 class Sizes(NamedTuple):
@@ -20,6 +20,10 @@ class Sizes(NamedTuple):
     official_per_s_max: int
     replay_channels: int
     replay_ids: int
+
+    def open_loop(self) -> Self:
+        """Twice as long: at half of the rate a checkpoint comes half as often, and one must be in what is measured."""
+        return self._replace(duration_s=2 * self.duration_s)
 
     def charges(self, per_s_max: int) -> int:
         """How many charges to have ready."""

@@ -23,12 +23,14 @@ from tallystick_aggregator.journal.rows import (
 from tallystick_aggregator.journal.schema import ENDING_TABLES, partition_of, partition_table
 from tallystick_aggregator.ledger.state import ChainHead, Changes, Payment, Reservation, SpendKey
 
-PAYMENTS_AT_ONCE: Final = 4_096
-"""Twice what a commit carries, as is FORGOTTEN_AT_ONCE: portions and commits take turns, so that a checkpoint gains on
-charges at any rate."""
-STATES_AT_ONCE: Final = 1_024
+ROWS_AT_ONCE_MIN: Final = 1_024
+ROWS_AT_ONCE_MAX: Final = 4_096
+"""Twice what a commit carries at most."""
+STATE_ROWS: Final = 4
+"""A row of an account, a channel or a spend key counts as so many of payments: about what it costs."""
+REST_S: Final = 0.01
+"""Between portions while few charges come: two or three times what one takes."""
 LOG_ENTRIES_AT_ONCE: Final = 32
-FORGOTTEN_AT_ONCE: Final = 4_096
 
 FOLD: Final = "UPDATE store SET folded = ?, forgotten_ms = ? WHERE epoch = ?"
 """Parameters: the commit as of which the rows are, the ledger's `payments_forgotten_ms`, our epoch."""
@@ -53,6 +55,31 @@ class Portion(NamedTuple):
     parameters: Sequence[Any]
 
 
+class Pace:
+    """How many rows a checkpoint's next portion has, and how long to wait after it: portions and commits take turns.
+
+    A charge that comes while a portion is written waits for it. So as long as few charges come, portions are small and
+    far between; and at any rate one has twice what commits have added since the one before, so that a checkpoint gains
+    on the charges.
+    """
+
+    def __init__(self, appended: Callable[[], int]) -> None:
+        """`appended` counts the events of all commits."""
+        self._appended = appended
+        self._seen = appended()
+        self.rest_s = 0.0
+        """How long to leave the store to others after the portion that `rows` was asked for, in seconds."""
+
+    def rows(self) -> int:
+        """For the portion that is made now: ROWS_AT_ONCE_MIN, doubled until it is enough, or ROWS_AT_ONCE_MAX."""
+        seen, self._seen = self._seen, self._appended()
+        needed, rows = 2 * (self._seen - seen), ROWS_AT_ONCE_MIN
+        self.rest_s = REST_S if 0 < needed <= rows else 0.0
+        while rows < needed and rows < ROWS_AT_ONCE_MAX:
+            rows *= 2  # few sizes, so that statements are not prepared each time
+        return rows
+
+
 def portions_of(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     """Cut into lists of at most `size`."""
     rest = iter(items)
@@ -60,11 +87,11 @@ def portions_of(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield portion
 
 
-def payment_portions(payments: Iterable[tuple[bytes, Payment]]) -> Iterator[tuple[int, Portion]]:
+def payment_portions(payments: Iterable[tuple[bytes, Payment]], pace: Pace) -> Iterator[tuple[int, Portion]]:
     """The payments' rows: for each portion the number of its partition, whose table must be there."""
     # Encoded as they are iterated: a list of the pairs would be an object more for each payment.
     rest = iter(payments)
-    while rows := [encode_keyed_payment(key, payment) for key, payment in islice(rest, PAYMENTS_AT_ONCE)]:
+    while rows := [encode_keyed_payment(key, payment) for key, payment in islice(rest, pace.rows())]:
         for number, together in _by_partition(rows):
             yield number, Portion(_insert_payments(number), (b"".join(together), len(together)))
 
@@ -82,26 +109,29 @@ def _by_partition(rows: list[bytes]) -> Iterable[tuple[int, list[bytes]]]:
 
 
 def state_portions(
-    changes: Changes, heads: Mapping[str, ChainHead], stored_reservations: set[bytes], seq: int
+    changes: Changes, heads: Mapping[str, ChainHead], stored_reservations: set[bytes], seq: int, pace: Pace
 ) -> Iterator[Portion]:
     """The rows of all state that has changed, as of commit `seq`."""
-    yield from _upserts("accounts", seq, changes.accounts.items(), lambda _, account: encode_account(account))
-    yield from _upserts("channels", seq, changes.channels.items(), lambda _, channel: encode_channel(channel))
-    yield from _upserts("spend_keys", seq, changes.spend_keys.items(), _encode_spend_key)
+    yield from _upserts("accounts", seq, changes.accounts.items(), lambda _, account: encode_account(account), pace)
+    yield from _upserts("channels", seq, changes.channels.items(), lambda _, channel: encode_channel(channel), pace)
+    yield from _upserts("spend_keys", seq, changes.spend_keys.items(), _encode_spend_key, pace)
     reservations = (
         (handle, reservation)
         for handle, reservation in changes.reservations.items()
         if reservation is not None or handle in stored_reservations
     )
-    yield from _upserts("reservations", seq, reservations, _reservation_encoder(changes))
+    yield from _upserts("reservations", seq, reservations, _reservation_encoder(changes), pace)
     named_heads = ((network.encode(), head) for network, head in heads.items())
-    yield from _upserts("heads", seq, named_heads, lambda name, head: encode_head(name.decode(), head))
+    yield from _upserts("heads", seq, named_heads, lambda name, head: encode_head(name.decode(), head), pace)
 
 
 def forget_some(number: int) -> str:
-    """The statement that drops the oldest payments of a partition. (Dropping a full table at once takes seconds.)"""
+    """The statement that drops the oldest payments of a partition. (Dropping a full table at once takes seconds.)
+
+    Parameter: how many.
+    """
     table = partition_table(number)
-    oldest = f"SELECT key FROM {table} ORDER BY key LIMIT {FORGOTTEN_AT_ONCE}"  # noqa: S608 - our own names and numbers
+    oldest = f"SELECT key FROM {table} ORDER BY key LIMIT ?"  # noqa: S608 - our own names and numbers
     return f"DELETE FROM {table} WHERE key <= (SELECT max(key) FROM ({oldest}))"  # noqa: S608
 
 
@@ -121,9 +151,10 @@ substr(?1, {length} * n + {PAYMENT_KEY_BYTES + 1}, {PAYMENT_ROW_BYTES}) FROM ord
 
 
 def _upserts(
-    table: str, seq: int, items: Iterable[tuple[bytes, Any]], encode: Callable[[bytes, Any], bytes | None]
+    table: str, seq: int, items: Iterable[tuple[bytes, Any]], encode: Callable[[bytes, Any], bytes | None], pace: Pace
 ) -> Iterator[Portion]:
-    for portion in portions_of(items, STATES_AT_ONCE):
+    rest = iter(items)
+    while portion := list(islice(rest, pace.rows() // STATE_ROWS)):
         rows = [value for key, item in portion for value in (key, encode(key, item))]
         yield Portion(_upsert(table, len(portion)), (seq, *rows))
 

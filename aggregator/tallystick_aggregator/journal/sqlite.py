@@ -10,7 +10,7 @@ import os
 import sqlite3
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 from tallystick.payment_ids import payment_id_ms
 from tallystick_aggregator.journal.backlog import Backlog
@@ -19,6 +19,7 @@ from tallystick_aggregator.journal.checkpoint import (
     DROP_LOG,
     FOLD,
     LOG_ENTRIES_AT_ONCE,
+    Pace,
     find_payments,
     forget_some,
     payment_portions,
@@ -90,6 +91,7 @@ class SqliteJournal:
         self._database = database
         self._hot_limits = hot_payments_max, hot_age_ms_max
         self._checkpointing = asyncio.Lock()
+        self._appended = 0
         self._take(Loaded(Ledger(), 0, 1, 0, set(), set()))
 
     @property
@@ -131,6 +133,7 @@ class SqliteJournal:
         if await self._database.write(_APPEND, (seq, encode_entry(events), self._database.epoch)) == 0:
             raise self._database.taken_over()
         self._seq = seq
+        self._appended += len(events)
         self._backlog.add(seq, len(events))
 
     async def recall(self, payments: Sequence[tuple[bytes, bytes]]) -> Mapping[bytes, Payment]:
@@ -152,9 +155,9 @@ class SqliteJournal:
     async def checkpoint(self, now_ms: int) -> None:
         """See the port."""
         async with self._checkpointing:
-            cut = self._cut()
+            cut, pace = self._cut(), Pace(lambda: self._appended)
             try:
-                await self._write_down(cut)
+                await self._write_down(cut, pace)
             except BaseException:
                 self._put_back(cut)
                 raise
@@ -162,7 +165,7 @@ class SqliteJournal:
             await self._follow(cut.changes)
             self._hot.choose(now_ms)
             await self._drop_what_is_covered(cut)
-            await self._drop_partitions(cut.forgotten_ms)
+            await self._drop_partitions(cut.forgotten_ms, pace)
 
     def trim(self) -> None:
         """See the port."""
@@ -187,22 +190,28 @@ class SqliteJournal:
         newer, self._ledger.changes = self._ledger.changes, cut.changes
         cut.changes.update(newer)
 
-    async def _write_down(self, cut: "_Cut") -> None:
+    async def _write_down(self, cut: "_Cut", pace: Pace) -> None:
         changes = cut.changes
-        for number, portion in payment_portions(changes.each_payment()):
+        for number, portion in payment_portions(changes.each_payment(), pace):
             if number not in self._partitions:
                 await self._database.write(create_partition(number))
                 self._partitions.add(number)
-            await self._database.write(*portion)
+            await self._write_in_turn(pace, *portion)
         ended = {handle for handle, reservation in changes.reservations.items() if reservation is None}
         # Before they are written: what may be in the table has to be taken out of it again.
         self._stored_reservations |= changes.reservations.keys() - ended
-        for portion in state_portions(changes, cut.heads, self._stored_reservations, cut.seq):
-            await self._database.write(*portion)
+        for portion in state_portions(changes, cut.heads, self._stored_reservations, cut.seq, pace):
+            await self._write_in_turn(pace, *portion)
         if await self._database.write(FOLD, (cut.seq, cut.forgotten_ms, self._database.epoch)) == 0:
             raise self._database.taken_over()
         self._ended["reservations"] |= ended & self._stored_reservations
         self._ended["spend_keys"] |= {name for name, key in changes.spend_keys.items() if key is None}
+
+    async def _write_in_turn(self, pace: Pace, sql: str, parameters: Sequence[Any]) -> int:
+        """Write a portion, then leave the store to others for as long as the pace says. Returns how many rows."""
+        written = await self._database.write(sql, parameters)
+        await asyncio.sleep(pace.rest_s)
+        return written
 
     async def _follow(self, changes: Changes) -> None:
         payments = changes.each_payment()
@@ -223,12 +232,12 @@ class SqliteJournal:
                 if table == "reservations":
                     self._stored_reservations.difference_update(keys)
 
-    async def _drop_partitions(self, forgotten_ms: int) -> None:
+    async def _drop_partitions(self, forgotten_ms: int, pace: Pace) -> None:
         """Drop the partitions whose payments are all forgotten: some payments at a time, then the empty table."""
         for number in sorted(self._partitions):
             if (number + 1) * PARTITION_MS > forgotten_ms:
                 break
-            while await self._database.write(forget_some(number)):
+            while await self._write_in_turn(pace, forget_some(number), (pace.rows(),)):
                 pass
             await self._database.write(f"DROP TABLE {partition_table(number)}")
             self._partitions.discard(number)

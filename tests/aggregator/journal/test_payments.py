@@ -247,8 +247,7 @@ async def test_partitions_are_dropped_once_all_their_payments_are_forgotten(tmp_
 async def test_charges_go_on_beside_a_checkpoint_and_a_dropped_partition(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "PAYMENTS_AT_ONCE", 1_000)
-    monkeypatch.setattr(checkpoint, "FORGOTTEN_AT_ONCE", 1_000)
+    monkeypatch.setattr(checkpoint, "ROWS_AT_ONCE_MIN", 1_000)
     old, new = NOW_MS - 10 * HOUR_MS, NOW_MS
     async with opened(tmp_path / "store.db", hot_payments_max=100) as store:
         ledger = await store.journal.load()
@@ -269,6 +268,18 @@ async def test_charges_go_on_beside_a_checkpoint_and_a_dropped_partition(
     ledger = await loaded_from(tmp_path / "store.db")
     assert ledger.channels[CHANNEL].charged == 20_000 + commits
     assert len(ledger.payments) == commits
+
+
+def test_portions_are_small_and_far_between_until_more_than_half_of_one_comes_meanwhile() -> None:
+    appended = 10**6
+    pace = checkpoint.Pace(lambda: appended)
+    steps = list[tuple[int, bool]]()
+    for between in (0, 1, 512, 513, 1_024, 1_025, 2_048, 10**6, 3, 0):
+        appended += between
+        steps.append((pace.rows(), pace.rest_s > 0))
+    assert steps[:3] == [(1_024, False), (1_024, True), (1_024, True)], "where nobody comes, nobody waits"
+    assert steps[3:8] == [(2_048, False), (2_048, False), (4_096, False), (4_096, False), (4_096, False)]
+    assert steps[8:] == [(1_024, True), (1_024, False)]
 
 
 async def test_a_checkpoint_beside_full_commits_leaves_a_smaller_backlog(tmp_path: Path) -> None:
