@@ -244,10 +244,7 @@ async def test_partitions_are_dropped_once_all_their_payments_are_forgotten(tmp_
         assert ledger.channels[CHANNEL].charged == len(charges), "what was charged stays charged"
 
 
-async def test_charges_go_on_beside_a_checkpoint_and_a_dropped_partition(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(checkpoint, "ROWS_AT_ONCE_MIN", 1_000)
+async def test_charges_go_on_beside_a_checkpoint_and_a_dropped_partition(tmp_path: Path) -> None:
     old, new = NOW_MS - 10 * HOUR_MS, NOW_MS
     async with opened(tmp_path / "store.db", hot_payments_max=100) as store:
         ledger = await store.journal.load()
@@ -280,6 +277,13 @@ def test_portions_are_small_and_far_between_until_more_than_half_of_one_comes_me
     assert steps[:3] == [(1_024, False), (1_024, True), (1_024, True)], "where nobody comes, nobody waits"
     assert steps[3:8] == [(2_048, False), (2_048, False), (4_096, False), (4_096, False), (4_096, False)]
     assert steps[8:] == [(1_024, True), (1_024, False)]
+
+    appended += 1
+    assert pace.states() == 64
+    appended += 600
+    assert pace.states() == 512
+    appended += 10**6
+    assert pace.states() == 1_024
 
 
 async def test_a_checkpoint_beside_full_commits_leaves_a_smaller_backlog(tmp_path: Path) -> None:
