@@ -23,13 +23,6 @@ from tallystick_aggregator.journal.rows import (
 from tallystick_aggregator.journal.schema import ENDING_TABLES, partition_of, partition_table
 from tallystick_aggregator.ledger.state import ChainHead, Changes, Payment, Reservation, SpendKey
 
-ROWS_AT_ONCE_MIN: Final = 1_024
-ROWS_AT_ONCE_MAX: Final = 4_096
-"""Twice what a commit carries at most."""
-STATES_OF_ROWS: Final = {1_024: 64, 2_048: 512, 4_096: 1_024}
-"""How many accounts, channels or spend keys take the place of so many payments. A channel that remembers all the
-ceilings that it can takes thirty microseconds: 64 hold the event loop for two milliseconds. More only where a
-checkpoint would fall behind otherwise."""
 REST_S: Final = 0.01
 """Between portions while few charges come: two or three times what one takes."""
 LOG_ENTRIES_AT_ONCE: Final = 32
@@ -57,8 +50,22 @@ class Portion(NamedTuple):
     parameters: Sequence[Any]
 
 
+class Size(NamedTuple):
+    """How many rows a portion has: of payments, or of accounts, channels or spend keys in their place."""
+
+    payments: int
+    states: int
+
+
+SIZES: Final = Size(1_024, 64), Size(2_048, 512), Size(4_096, 1_024)
+"""Few, so that statements are not prepared each time; the last has twice the payments that a commit carries at most.
+
+A channel that remembers all the ceilings that it can takes thirty microseconds: 64 hold the event loop for two
+milliseconds. More only where a checkpoint would fall behind otherwise."""
+
+
 class Pace:
-    """How many rows a checkpoint's next portion has, and how long to wait after it: portions and commits take turns.
+    """How large a checkpoint's next portion is, and how long to wait after it: portions and commits take turns.
 
     A charge that comes while a portion is written waits for it. So as long as few charges come, portions are small and
     far between; and at any rate one has twice what commits have added since the one before, so that a checkpoint gains
@@ -70,20 +77,14 @@ class Pace:
         self._appended = appended
         self._seen = appended()
         self.rest_s = 0.0
-        """How long to leave the store to others after the portion that `rows` was asked for, in seconds."""
+        """How long to leave the store to others after the portion that `size` was asked for, in seconds."""
 
-    def rows(self) -> int:
-        """For the portion that is made now: ROWS_AT_ONCE_MIN, doubled until it is enough, or ROWS_AT_ONCE_MAX."""
+    def size(self) -> Size:
+        """Of the portion that is made now: the least of SIZES that is enough, or the last."""
         seen, self._seen = self._seen, self._appended()
-        needed, rows = 2 * (self._seen - seen), ROWS_AT_ONCE_MIN
-        self.rest_s = REST_S if 0 < needed <= rows else 0.0
-        while rows < needed and rows < ROWS_AT_ONCE_MAX:
-            rows *= 2  # few sizes, so that statements are not prepared each time
-        return rows
-
-    def states(self) -> int:
-        """The same for accounts, channels and spend keys, which are larger."""
-        return STATES_OF_ROWS[self.rows()]
+        needed = 2 * (self._seen - seen)
+        self.rest_s = REST_S if 0 < needed <= SIZES[0].payments else 0.0
+        return next((size for size in SIZES if size.payments >= needed), SIZES[-1])
 
 
 def portions_of(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
@@ -97,7 +98,7 @@ def payment_portions(payments: Iterable[tuple[bytes, Payment]], pace: Pace) -> I
     """The payments' rows: for each portion the number of its partition, whose table must be there."""
     # Encoded as they are iterated: a list of the pairs would be an object more for each payment.
     rest = iter(payments)
-    while rows := [encode_keyed_payment(key, payment) for key, payment in islice(rest, pace.rows())]:
+    while rows := [encode_keyed_payment(key, payment) for key, payment in islice(rest, pace.size().payments)]:
         for number, together in _by_partition(rows):
             yield number, Portion(_insert_payments(number), (b"".join(together), len(together)))
 
@@ -160,7 +161,7 @@ def _upserts(
     table: str, seq: int, items: Iterable[tuple[bytes, Any]], encode: Callable[[bytes, Any], bytes | None], pace: Pace
 ) -> Iterator[Portion]:
     rest = iter(items)
-    while portion := list(islice(rest, pace.states())):
+    while portion := list(islice(rest, pace.size().states)):
         rows = [value for key, item in portion for value in (key, encode(key, item))]
         yield Portion(_upsert(table, len(portion)), (seq, *rows))
 

@@ -237,7 +237,7 @@ class SqliteJournal:
         for number in sorted(self._partitions):
             if (number + 1) * PARTITION_MS > forgotten_ms:
                 break
-            while await self._write_in_turn(pace, forget_some(number), (pace.rows(),)):
+            while await self._write_in_turn(pace, forget_some(number), (pace.size().payments,)):
                 pass
             await self._database.write(f"DROP TABLE {partition_table(number)}")
             self._partitions.discard(number)

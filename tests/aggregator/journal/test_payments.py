@@ -273,17 +273,17 @@ def test_portions_are_small_and_far_between_until_more_than_half_of_one_comes_me
     steps = list[tuple[int, bool]]()
     for between in (0, 1, 512, 513, 1_024, 1_025, 2_048, 10**6, 3, 0):
         appended += between
-        steps.append((pace.rows(), pace.rest_s > 0))
+        steps.append((pace.size().payments, pace.rest_s > 0))
     assert steps[:3] == [(1_024, False), (1_024, True), (1_024, True)], "where nobody comes, nobody waits"
     assert steps[3:8] == [(2_048, False), (2_048, False), (4_096, False), (4_096, False), (4_096, False)]
     assert steps[8:] == [(1_024, True), (1_024, False)]
 
     appended += 1
-    assert pace.states() == 64
+    assert pace.size().states == 64
     appended += 600
-    assert pace.states() == 512
+    assert pace.size().states == 512
     appended += 10**6
-    assert pace.states() == 1_024
+    assert pace.size().states == 1_024
 
 
 async def test_a_checkpoint_beside_full_commits_leaves_a_smaller_backlog(tmp_path: Path) -> None:
