@@ -42,7 +42,12 @@ ALICE, BOB, CAROL = (Payer(name, DOMAIN) for name in ("alice", "bob", "carol"))
 SELLERS = (NEWS, MUSIC)
 RULES = Rules(reservations_per_account_max=4, exposure_per_account_max=300)
 DEPOSIT = 400
-LATE_KEY_REASONS = {Reason.SPEND_KEY_REVOKED, Reason.SPEND_KEY_EXPIRED, Reason.SPEND_KEY_EXHAUSTED}
+LATE_REASONS = {
+    Reason.SPEND_KEY_REVOKED,
+    Reason.SPEND_KEY_EXPIRED,
+    Reason.SPEND_KEY_EXHAUSTED,
+    Reason.EXPOSURE_LIMIT,
+}
 
 payers = st.sampled_from((ALICE, BOB, CAROL))
 voucher_payers = st.sampled_from((ALICE, CAROL))
@@ -459,9 +464,10 @@ class LedgerMachine(RuleBasedStateMachine):
             elif answer.reason is Reason.INSUFFICIENT_FUNDS:
                 assert (known.status, amount > free) == ("expired", True)
             else:
-                # A late capture needs a key that lives and has room; what is held in time has both.
+                # A late capture needs a key that lives and has room, and room for what awaits settlement; what is held
+                # in time has all that.
                 assert known.status == "expired"
-                assert answer.reason in LATE_KEY_REASONS
+                assert answer.reason in LATE_REASONS
                 assert self.is_true(payment._replace(amount=amount), answer), "the reason is true"
             return
         assert amount <= payment.amount
