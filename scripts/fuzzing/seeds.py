@@ -46,8 +46,8 @@ from tallystick_aggregator.ledger.state import (
     PendingRefund,
     Reservation,
     SpendKey,
-    UsedCeilings,
 )
+from tallystick_aggregator.ledger.used_ceilings import UsedCeilings
 from tallystick_client.payer.operators import Operator, Token
 from tallystick_client.payer.wallet_codec import write_config
 from tallystick_client.seller.messages import Asset
@@ -249,7 +249,7 @@ def journal_rows() -> list[bytes]:
     account.refund = PendingRefund(_WORD[2], 3, 50)
     account.approval = Approval(((_ADDRESS[3], 1_000),), _SIGNATURE)
     channel = Channel(_WORD[1], _WORD[2], _ADDRESS[3], 2_000, _SIGNATURE, 1_000, 0, 0)
-    channel.used = UsedCeilings(5, frozenset((1_000, 2_000)))
+    channel.used = UsedCeilings.of((1_000, 2_000), floor=5)
     rows = [
         encode_payment(key, Payment(1_000, _WORD[1], PaymentStatus.CHARGED, 0, 1_000, b"")),
         encode_channel(channel),

@@ -6,16 +6,15 @@ out instead of being believed. Payments and channels come by the million: they a
 
 import struct
 import sys
-from typing import Final
+from typing import Final, Literal
 from zlib import crc32
 
 from tallystick.errors import MalformedError
 from tallystick.quantities import AccountId, Address, ChannelId
-from tallystick_aggregator.journal.binary import AMOUNT_BYTES, Reader, Unstorable, blob, fixed, flag, text, whole
+from tallystick_aggregator.journal.binary import Reader, Unstorable, blob, fixed, flag, text, whole
 from tallystick_aggregator.journal.codec import put_config, put_totals, take_config, take_totals
 from tallystick_aggregator.journal.port import StoreDamaged
 from tallystick_aggregator.ledger.state import (
-    NO_CEILING,
     Account,
     Approval,
     ChainHead,
@@ -25,8 +24,8 @@ from tallystick_aggregator.ledger.state import (
     PendingRefund,
     Reservation,
     SpendKey,
-    UsedCeilings,
 )
+from tallystick_aggregator.ledger.used_ceilings import CEILING_BYTES, NO_CEILING, UsedCeilings
 
 _CHECKSUM_BYTES: Final = 4
 
@@ -100,15 +99,15 @@ _CHANNEL: Final = struct.Struct(">32s20s16s16s16s16sBBH")
 
 The signature, the used ceilings' floor if there is one (`_HAS_FLOOR`), and the used ceilings follow."""
 _HAS_FLOOR: Final = 128
-_WIDTHS: Final = {4: "I", 8: "Q"}
-"""Used ceilings are stored in the narrowest of 4, 8 or 16 bytes that holds them all."""
+_NARROW: Final[dict[int, Literal["I", "Q"]]] = {4: "I", 8: "Q"}
+"""Used ceilings are stored in the narrowest of 4, 8 or CEILING_BYTES bytes that holds them all."""
 
 
 def encode_channel(channel: Channel) -> bytes:
     """The row of a channel."""
-    used = sorted(channel.used_ceilings)
-    width = 4 if not used or used[-1] < 2**32 else 8 if used[-1] < 2**64 else 16
-    has_floor = channel.used_ceilings_floor != NO_CEILING
+    used = channel.used
+    width = next((width for width in _NARROW if used.highest < 1 << 8 * width), CEILING_BYTES)
+    has_floor = used.floor != NO_CEILING
     parts = (
         fixed(channel.account_id, 32),
         fixed(channel.receiver, 20),
@@ -119,8 +118,8 @@ def encode_channel(channel: Channel) -> bytes:
         bytes((len(channel.signature), width | _HAS_FLOOR if has_floor else width)),
         len(used).to_bytes(2, "big"),
         channel.signature,
-        channel.used_ceilings_floor.to_bytes(16, "big") if has_floor else b"",
-        _pack_ceilings(used, width),
+        used.floor.to_bytes(16, "big") if has_floor else b"",
+        _narrowed(used.packed, width),
     )
     return seal(channel.id, b"".join(parts))
 
@@ -150,20 +149,25 @@ def decode_channel(key: bytes, row: bytes) -> Channel:
     return channel
 
 
-def _pack_ceilings(used: list[int], width: int) -> bytes:
-    if width in _WIDTHS:
-        return struct.pack(f">{len(used)}{_WIDTHS[width]}", *used)
-    return b"".join([ceiling.to_bytes(width, "big") for ceiling in used])
+def _narrowed(packed: bytes, width: int) -> bytes:
+    """The last `width` bytes of each ceiling."""
+    if width == CEILING_BYTES:
+        return packed
+    parts = CEILING_BYTES // width
+    return memoryview(packed).cast(_NARROW[width])[parts - 1 :: parts].tobytes()
 
 
-def _unpack_ceilings(reader: Reader, width: int, count: int) -> frozenset[int]:
-    if width not in _WIDTHS and width != AMOUNT_BYTES:
+def _unpack_ceilings(reader: Reader, width: int, count: int) -> bytes:
+    if width not in _NARROW and width != CEILING_BYTES:
         raise reader.damaged(f"holds used ceilings of {width} bytes each")
-    packed = reader.fixed(width * count)
+    narrow = reader.fixed(width * count)
     reader.done()
-    if width in _WIDTHS:
-        return frozenset(struct.unpack(f">{count}{_WIDTHS[width]}", packed))
-    return frozenset(int.from_bytes(packed[at : at + width], "big") for at in range(0, len(packed), width))
+    if width == CEILING_BYTES:
+        return narrow
+    parts = CEILING_BYTES // width
+    packed = bytearray(CEILING_BYTES * count)
+    memoryview(packed).cast(_NARROW[width])[parts - 1 :: parts] = memoryview(narrow).cast(_NARROW[width])
+    return bytes(packed)
 
 
 # The others, field by field.

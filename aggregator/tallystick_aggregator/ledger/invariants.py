@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from tallystick_aggregator.ledger.state import NONE_USED, Account, Channel, Ledger, PaymentStatus, exposure_key
+from tallystick_aggregator.ledger.state import Account, Channel, Ledger, PaymentStatus, exposure_key
 
 
 class InvariantViolated(AssertionError):
@@ -40,10 +40,8 @@ def _check_channel(channel: Channel, held: int) -> None:
         channel.charged + channel.reserved <= channel.ceiling or channel.charged == channel.claimed,
         "I1: charged + reserved exceeds the ceiling",
     )
-    if channel.used is not NONE_USED:
-        # `Channel.has_used` looks no further where a ceiling is higher.
-        highest = max(channel.used_ceilings, default=0)
-        _require(max(highest, channel.used_ceilings_floor) <= channel.ceiling, "a charge used a voucher not verified")
+    # `Channel.has_used` looks no further where a ceiling is higher.
+    _require(max(channel.used.highest, channel.used.floor) <= channel.ceiling, "a charge used a voucher not verified")
     _require(held == channel.reserved, "I1: reserved is not the open reservations' sum")
 
 

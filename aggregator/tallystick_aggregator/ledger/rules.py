@@ -57,7 +57,7 @@ def voucher_may_prove(account: Account, channel: Channel, ceiling: int) -> Refus
             "Another charge of the channel has used this voucher's ceiling; sign a new one for each charge.",
             "ceiling",
             str(ceiling),
-            f"an unused amount above {channel.used_ceilings_floor}",
+            f"an unused amount above {channel.used.floor}",
             totals_of(channel),
         )
     return None

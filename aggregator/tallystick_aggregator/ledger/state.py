@@ -11,21 +11,13 @@ times as fast as a dataclass, smaller, and never walked by the garbage collector
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
-from functools import reduce
 from itertools import chain
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from tallystick.channels import ChannelConfig
 from tallystick.quantities import AccountId, Address, ChannelId
+from tallystick_aggregator.ledger.used_ceilings import NONE_USED, UsedCeilings
 from tallystick_aggregator.ledger.values import State, Value
-
-NO_CEILING: Final = -1
-"""In `used_ceilings_floor`: nothing was forgotten yet."""
-USED_CEILINGS_KEPT: Final = 256
-"""Used ceilings that a channel remembers at least: how deep charges by voucher may arrive out of order."""
-USED_CEILINGS_MAX: Final = 2 * USED_CEILINGS_KEPT
-_NEWEST_MAX: Final = 16
-"""Used ceilings that wait to be merged: what makes one more cheap to add, and still quick to look through."""
 
 
 class PaymentStatus(IntEnum):
@@ -101,55 +93,6 @@ class Account(State, gc=False):
         return self.committed - self.reserved - self.claimed
 
 
-class UsedCeilings(Value, frozen=True, gc=False, eq=False):
-    """The ceilings that charges of a channel by voucher have used: a value, which drafts share.
-
-    To stay small it forgets the lowest, and from then on takes everything at or below `floor` for used.
-    """
-
-    floor: int = NO_CEILING
-    merged: frozenset[int] = frozenset()
-    newest: tuple[int, ...] = ()
-
-    def __contains__(self, ceiling: int) -> bool:
-        """Whether this ceiling was used, or may have been."""
-        return ceiling <= self.floor or ceiling in self.newest or ceiling in self.merged
-
-    def __eq__(self, other: object) -> bool:
-        """Whether the same ceilings are remembered."""
-        if not isinstance(other, UsedCeilings):
-            return NotImplemented
-        return self.floor == other.floor and self.known() == other.known()
-
-    def __hash__(self) -> int:
-        """Agrees with equality."""
-        return hash((self.floor, self.known()))
-
-    def known(self) -> frozenset[int]:
-        """All that are remembered."""
-        return self.merged.union(self.newest)
-
-    def has_room(self, count: int) -> bool:
-        """Whether so many more can be remembered without forgetting any."""
-        return len(self.merged) + len(self.newest) + count <= USED_CEILINGS_MAX
-
-    def plus(self, *ceilings: int) -> "UsedCeilings":
-        """These and more; the same as adding one after another."""
-        newest = self.newest + ceilings
-        if len(newest) <= _NEWEST_MAX and len(newest) + len(self.merged) <= USED_CEILINGS_MAX:
-            return UsedCeilings(self.floor, self.merged, newest)
-        if len(ceilings) > 1:
-            return reduce(UsedCeilings.plus, ceilings, self)
-        known = self.merged.union(newest)
-        if len(known) <= USED_CEILINGS_MAX:
-            return UsedCeilings(self.floor, known)
-        ordered = sorted(known)
-        return UsedCeilings(ordered[-USED_CEILINGS_KEPT - 1], frozenset(ordered[-USED_CEILINGS_KEPT:]))
-
-
-NONE_USED: Final = UsedCeilings()
-
-
 class Channel(State, gc=False):
     """Account + receiver, and its cumulative totals."""
 
@@ -167,16 +110,6 @@ class Channel(State, gc=False):
     def committed(self) -> int:
         """This channel's part of I2's sum."""
         return max(self.charged, self.claimed) + self.reserved
-
-    @property
-    def used_ceilings(self) -> frozenset[int]:
-        """The ceilings above `used_ceilings_floor` that charges by voucher have used."""
-        return self.used.known()
-
-    @property
-    def used_ceilings_floor(self) -> int:
-        """Everything at or below counts as used."""
-        return self.used.floor
 
     def has_used(self, ceiling: int) -> bool:
         """Whether a charge of this channel has (or may have) used this ceiling."""
@@ -232,11 +165,6 @@ class Changes:
     payments: list[dict[bytes, Payment]] = field(default_factory=list[dict[bytes, Payment]])
     """Those of each draft, as they came: of one that changed more than once the last counts."""
     reservations: dict[bytes, Reservation | None] = field(default_factory=dict[bytes, Reservation | None])
-
-    @property
-    def payments_count(self) -> int:
-        """How many `each_payment` yields."""
-        return sum(map(len, self.payments))
 
     def each_payment(self) -> Iterator[tuple[bytes, Payment]]:
         """All payments by key, in the order in which they changed."""

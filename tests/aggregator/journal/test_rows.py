@@ -27,7 +27,6 @@ from tallystick_aggregator.journal.rows import (
     seal,
 )
 from tallystick_aggregator.ledger.state import (
-    NO_CEILING,
     Account,
     Approval,
     ChainHead,
@@ -37,14 +36,15 @@ from tallystick_aggregator.ledger.state import (
     PendingRefund,
     Reservation,
     SpendKey,
-    UsedCeilings,
 )
+from tallystick_aggregator.ledger.used_ceilings import NO_CEILING, UsedCeilings
 
 USED = st.builds(
-    UsedCeilings,
+    UsedCeilings.of,
+    st.lists(st.integers(0, 2**32 - 1), max_size=40)
+    | st.lists(st.integers(0, 2**64 - 1), max_size=40)
+    | st.lists(AMOUNT, max_size=40),
     st.just(NO_CEILING) | AMOUNT,
-    st.frozensets(st.integers(0, 2**32 - 1) | st.integers(0, 2**64 - 1) | AMOUNT, max_size=40),
-    st.lists(st.integers(0, 2**40), max_size=3, unique=True).map(tuple),
 )
 CHANNEL = st.builds(Channel, BYTES32, BYTES32, BYTES20, AMOUNT, st.just(b"") | SIGNATURE, AMOUNT, AMOUNT, AMOUNT, USED)
 REFUND = st.none() | st.builds(PendingRefund, BYTES32, st.integers(0, 2**200), AMOUNT)

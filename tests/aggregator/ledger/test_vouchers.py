@@ -10,7 +10,7 @@ from tallystick_aggregator.ledger.answers import Accepted, Refusal
 from tallystick_aggregator.ledger.commands import Moment, VoucherProof
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.runs import charge_all
-from tallystick_aggregator.ledger.state import NO_CEILING, USED_CEILINGS_KEPT, USED_CEILINGS_MAX
+from tallystick_aggregator.ledger.used_ceilings import NO_CEILING, USED_CEILINGS_KEPT, USED_CEILINGS_MAX
 
 
 @pytest.fixture
@@ -95,26 +95,22 @@ def test_the_memory_of_used_vouchers_is_bounded_and_forgets_to_the_safe_side(boo
         assert isinstance(books.charge(by_voucher(alice, number, 1, 2 * (count + number))), Accepted)
 
     channel = books.channel(alice)
-    assert channel.used_ceilings is not None
-    assert USED_CEILINGS_KEPT <= len(channel.used_ceilings) <= USED_CEILINGS_MAX
-    newest = {2 * (count + number) for number in range(count - USED_CEILINGS_KEPT, count)}
-    assert newest <= channel.used_ceilings, "at least so many of the newest are kept"
+    assert USED_CEILINGS_KEPT <= len(channel.used) <= USED_CEILINGS_MAX
+    assert channel.used.floor < 2 * (2 * count - USED_CEILINGS_KEPT), "at least so many of the newest are kept"
 
     for used in range(2 * count, 4 * count, 2):
         assert channel.has_used(used)
-    below_floor = channel.used_ceilings_floor - 1
+    below_floor = channel.used.floor - 1
     refused = books.charge(by_voucher(alice, count, 1, below_floor))
     assert isinstance(refused, Refusal)
     assert refused.reason is Reason.VOUCHER_USED, "what was forgotten counts as used, so does all below it"
-    assert books.charge(by_voucher(alice, count, 1, channel.used_ceilings_floor + 1)) == Accepted(
-        1, count + 1, replayed=False
-    )
+    assert books.charge(by_voucher(alice, count, 1, channel.used.floor + 1)) == Accepted(1, count + 1, replayed=False)
 
 
 def test_nothing_counts_as_used_before_the_first_charge(books: PureLedger, alice: Payer) -> None:
     channel = books.channel(alice)
 
-    assert channel.used_ceilings_floor == NO_CEILING
+    assert channel.used.floor == NO_CEILING
     assert not channel.has_used(0)
 
 
