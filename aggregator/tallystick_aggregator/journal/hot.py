@@ -9,7 +9,9 @@ The payments of reservations stay in memory, however old, until the reservation 
 
 import heapq
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from itertools import groupby
+from operator import itemgetter
 from typing import Final
 
 from tallystick_aggregator.ledger.state import Ledger, Payment, PaymentStatus, Reservation
@@ -25,6 +27,7 @@ TRIMMED_AT_ONCE_MAX: Final = 4_096
 _BUCKET_BYTES: Final = 5
 _BUCKET_BITS: Final = 8
 """A bucket holds the ids of 256 ms: those whose first five bytes of six, the time, are the same."""
+_bucket_of: Final = itemgetter(slice(_BUCKET_BYTES))
 _CHARGED: Final = PaymentStatus.CHARGED
 _OPEN: Final = (PaymentStatus.RESERVED, PaymentStatus.EXPIRED)
 
@@ -35,11 +38,13 @@ class HotPayments:
     def __init__(self, count_max: int = HOT_PAYMENTS_MAX, age_ms_max: int = HOT_AGE_MS_MAX) -> None:
         self._count_max = count_max
         self._age_ms_max = age_ms_max
-        self._buckets: dict[bytes, list[bytes]] = {}
+        self._buckets: dict[bytes, list[tuple[bytes, ...]]] = {}
+        # Tuples, which the garbage collector leaves alone once it has seen that they hold bytes only: it would walk
+        # through one list of all keys after every hundred commits or so, for tens of milliseconds.
         self._oldest: list[bytes] = []  # a heap of the buckets' numbers
         self._count = 0
         self._held: set[bytes] = set()
-        self._leaving: deque[list[bytes]] = deque()
+        self._leaving: deque[tuple[bytes, ...]] = deque()
         self._since_ms = 0
 
     def wrote_payments(self, payments: Iterable[tuple[bytes, Payment]]) -> None:
@@ -71,9 +76,9 @@ class HotPayments:
         aged = (max(0, now_ms - self._age_ms_max) >> _BUCKET_BITS).to_bytes(_BUCKET_BYTES, "big")
         while self._oldest and (self._count > self._count_max or self._oldest[0] < aged):
             bucket = heapq.heappop(self._oldest)
-            keys = self._buckets.pop(bucket)
-            self._count -= len(keys)
-            self._leaving.append(keys)
+            runs = self._buckets.pop(bucket)
+            self._count -= sum(map(len, runs))
+            self._leaving.extend(runs)
             self._since_ms = max(self._since_ms, int.from_bytes(bucket, "big") + 1 << _BUCKET_BITS)
 
     def trim(self, ledger: Ledger) -> None:
@@ -90,14 +95,11 @@ class HotPayments:
             drop_payments(ledger, keys)
             room -= len(keys)
 
-    def _follow(self, keys: Sequence[bytes]) -> None:
-        buckets, number, bucket = self._buckets, b"", list[bytes]()
-        for key in keys:
-            if not key.startswith(number) or not number:  # nearly always the bucket of the one before
-                number = key[:_BUCKET_BYTES]
-                if number not in buckets:
-                    buckets[number] = []
-                    heapq.heappush(self._oldest, number)
-                bucket = buckets[number]
-            bucket.append(key)
-        self._count += len(keys)
+    def _follow(self, keys: Iterable[bytes]) -> None:
+        for bucket, together in groupby(keys, _bucket_of):  # nearly always the bucket of the one before
+            if bucket not in self._buckets:
+                self._buckets[bucket] = []
+                heapq.heappush(self._oldest, bucket)
+            run = tuple(together)
+            self._buckets[bucket].append(run)
+            self._count += len(run)
