@@ -5,6 +5,8 @@ which makes them count, then the log's beginning and what has ended go. A checkp
 leaves a store that loads the same ledger as before it.
 """
 
+import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, NamedTuple, TypeVar
@@ -25,6 +27,8 @@ from tallystick_aggregator.ledger.state import ChainHead, Changes, Payment, Rese
 
 REST_S: Final = 0.01
 """Between portions while few charges come: two or three times what one takes."""
+LOOKED_BACK: Final = 4
+"""Portions: between two of them may be no commit, though charges come as fast as they can."""
 LOG_ENTRIES_AT_ONCE: Final = 32
 
 FOLD: Final = "UPDATE store SET folded = ?, forgotten_ms = ? WHERE epoch = ?"
@@ -65,26 +69,32 @@ milliseconds. More only where a checkpoint would fall behind otherwise."""
 
 
 class Pace:
-    """How large a checkpoint's next portion is, and how long to wait after it: portions and commits take turns.
+    """How large a checkpoint's next portion is, and how long it rests before it: portions and commits take turns.
 
     A charge that comes while a portion is written waits for it. So as long as few charges come, portions are small and
-    far between; and at any rate one has twice what commits have added since the one before, so that a checkpoint gains
-    on the charges.
+    far between; and at any rate one has twice what commits add between two of them, so that a checkpoint gains on the
+    charges. While none come at all, nobody has to be waited for.
     """
 
     def __init__(self, appended: Callable[[], int]) -> None:
         """`appended` counts the events of all commits."""
         self._appended = appended
-        self._seen = appended()
+        self._first = self._seen = appended()
+        self._added = deque([0], LOOKED_BACK)
+        self.size = SIZES[0]
+        """Of the next portion: the least of SIZES that is enough, or the last."""
         self.rest_s = 0.0
-        """How long to leave the store to others after the portion that `size` was asked for, in seconds."""
+        """How long to leave the store and the event loop to others before it, in seconds."""
 
-    def size(self) -> Size:
-        """Of the portion that is made now: the least of SIZES that is enough, or the last."""
+    async def rest(self) -> None:
+        """After each portion: leave the store to others, and see how much they need it."""
+        await asyncio.sleep(self.rest_s)
         seen, self._seen = self._seen, self._appended()
-        needed = 2 * (self._seen - seen)
-        self.rest_s = REST_S if 0 < needed <= SIZES[0].payments else 0.0
-        return next((size for size in SIZES if size.payments >= needed), SIZES[-1])
+        self._added.append(self._seen - seen)
+        needed = 2 * max(self._added)
+        self.size = next((size for size in SIZES if size.payments >= needed), SIZES[-1])
+        if self._seen > self._first:
+            self.rest_s = REST_S if self.size is SIZES[0] else 0.0
 
 
 def portions_of(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
@@ -98,7 +108,7 @@ def payment_portions(payments: Iterable[tuple[bytes, Payment]], pace: Pace) -> I
     """The payments' rows: for each portion the number of its partition, whose table must be there."""
     # Encoded as they are iterated: a list of the pairs would be an object more for each payment.
     rest = iter(payments)
-    while rows := [encode_keyed_payment(key, payment) for key, payment in islice(rest, pace.size().payments)]:
+    while rows := [encode_keyed_payment(key, payment) for key, payment in islice(rest, pace.size.payments)]:
         for number, together in _by_partition(rows):
             yield number, Portion(_insert_payments(number), (b"".join(together), len(together)))
 
@@ -161,7 +171,7 @@ def _upserts(
     table: str, seq: int, items: Iterable[tuple[bytes, Any]], encode: Callable[[bytes, Any], bytes | None], pace: Pace
 ) -> Iterator[Portion]:
     rest = iter(items)
-    while portion := list(islice(rest, pace.size().states)):
+    while portion := list(islice(rest, pace.size.states)):
         rows = [value for key, item in portion for value in (key, encode(key, item))]
         yield Portion(_upsert(table, len(portion)), (seq, *rows))
 

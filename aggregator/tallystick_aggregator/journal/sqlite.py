@@ -9,7 +9,6 @@ import asyncio
 import os
 import sqlite3
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from typing import Any, Final, NamedTuple, Self
 
 from tallystick.payment_ids import payment_id_ms
@@ -45,8 +44,6 @@ from tallystick_aggregator.ledger.state import ChainHead, Changes, Ledger, Payme
 
 RECALLED_AT_ONCE: Final = 512
 DROPPED_AT_ONCE: Final = 512
-FOLLOWED_AT_ONCE: Final = 1_024
-"""Payments that are followed in one step on the event loop: about half a millisecond."""
 
 _APPEND: Final = "INSERT INTO log (seq, entries) SELECT ?, ? FROM store WHERE epoch = ?"
 """Nothing is inserted once another process has begun an epoch of its own."""
@@ -162,9 +159,9 @@ class SqliteJournal:
                 self._put_back(cut)
                 raise
             self._backlog.cover(cut.seq)
-            await self._follow(cut.changes)
+            await self._follow(cut.changes, pace)
             self._hot.choose(now_ms)
-            await self._drop_what_is_covered(cut)
+            await self._drop_what_is_covered(cut, pace)
             await self._drop_partitions(cut.forgotten_ms, pace)
 
     def trim(self) -> None:
@@ -208,26 +205,30 @@ class SqliteJournal:
         self._ended["spend_keys"] |= {name for name, key in changes.spend_keys.items() if key is None}
 
     async def _write_in_turn(self, pace: Pace, sql: str, parameters: Sequence[Any]) -> int:
-        """Write a portion, then leave the store to others for as long as the pace says. Returns how many rows."""
+        """Write a portion, then leave the store to others for a while. Returns how many rows."""
         written = await self._database.write(sql, parameters)
-        await asyncio.sleep(pace.rest_s)
+        await pace.rest()
         return written
 
-    async def _follow(self, changes: Changes) -> None:
-        payments = changes.each_payment()
-        for _ in range(0, changes.payments_count, FOLLOWED_AT_ONCE):
-            self._hot.wrote_payments(islice(payments, FOLLOWED_AT_ONCE))
-            await asyncio.sleep(0)
+    async def _follow(self, changes: Changes, pace: Pace) -> None:
+        """Let `hot` know what is in the tables now; the payments are let go on the way."""
+        changes.payments.reverse()  # to be taken from the end in the order in which they came
+        while changes.payments:
+            portion = dict[bytes, Payment]()
+            while changes.payments and len(portion) < pace.size.payments:
+                portion.update(changes.payments.pop())
+            self._hot.wrote_payments(portion.items())
+            await asyncio.sleep(pace.rest_s)
         self._hot.wrote_reservations(changes.reservations)
 
-    async def _drop_what_is_covered(self, cut: "_Cut") -> None:
+    async def _drop_what_is_covered(self, cut: "_Cut", pace: Pace) -> None:
         while self._oldest_seq <= cut.seq:
             newest = min(self._oldest_seq + LOG_ENTRIES_AT_ONCE - 1, cut.seq)
-            await self._database.write(DROP_LOG, (newest,))
+            await self._write_in_turn(pace, DROP_LOG, (newest,))
             self._oldest_seq = newest + 1
         for table, ended in self._ended.items():
             for keys in portions_of(tuple(ended), DROPPED_AT_ONCE):
-                await self._database.write(DROP_ENDED[table], (b"".join(keys), len(keys)))
+                await self._write_in_turn(pace, DROP_ENDED[table], (b"".join(keys), len(keys)))
                 ended.difference_update(keys)
                 if table == "reservations":
                     self._stored_reservations.difference_update(keys)
@@ -237,7 +238,7 @@ class SqliteJournal:
         for number in sorted(self._partitions):
             if (number + 1) * PARTITION_MS > forgotten_ms:
                 break
-            while await self._write_in_turn(pace, forget_some(number), (pace.size().payments,)):
+            while await self._write_in_turn(pace, forget_some(number), (pace.size.payments,)):
                 pass
             await self._database.write(f"DROP TABLE {partition_table(number)}")
             self._partitions.discard(number)

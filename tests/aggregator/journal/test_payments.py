@@ -267,23 +267,28 @@ async def test_charges_go_on_beside_a_checkpoint_and_a_dropped_partition(tmp_pat
     assert len(ledger.payments) == commits
 
 
-def test_portions_are_small_and_far_between_until_more_than_half_of_one_comes_meanwhile() -> None:
+async def test_portions_are_small_and_far_between_until_more_than_half_of_one_comes_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rests = list[float]()
+    turn = asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        rests.append(seconds)
+        await turn(0)
+
+    monkeypatch.setattr(checkpoint.asyncio, "sleep", sleep)
     appended = 10**6
     pace = checkpoint.Pace(lambda: appended)
-    steps = list[tuple[int, bool]]()
-    for between in (0, 1, 512, 513, 1_024, 1_025, 2_048, 10**6, 3, 0):
+    sizes = list[tuple[int, int]]()
+    for between in (0, 0, 1, 512, 513, 0, 0, 0, 1_024, 1_025, 10**6, 0, 0, 0, 3, 0):
+        sizes.append(tuple(pace.size))
         appended += between
-        steps.append((pace.size().payments, pace.rest_s > 0))
-    assert steps[:3] == [(1_024, False), (1_024, True), (1_024, True)], "where nobody comes, nobody waits"
-    assert steps[3:8] == [(2_048, False), (2_048, False), (4_096, False), (4_096, False), (4_096, False)]
-    assert steps[8:] == [(1_024, True), (1_024, False)]
-
-    appended += 1
-    assert pace.size().states == 64
-    appended += 600
-    assert pace.size().states == 512
-    appended += 10**6
-    assert pace.size().states == 1_024
+        await pace.rest()
+    small, middle, large = (1_024, 64), (2_048, 512), (4_096, 1_024)
+    assert sizes == [small] * 5 + [middle] * 5 + [large] * 5 + [small]
+    assert rests[:3] == [0, 0, 0], "where nobody comes, nobody waits"
+    assert rests[3:] == [checkpoint.REST_S] * 2 + [0] * 10 + [checkpoint.REST_S]
 
 
 async def test_a_checkpoint_beside_full_commits_leaves_a_smaller_backlog(tmp_path: Path) -> None:
