@@ -111,10 +111,8 @@ class Intake:
         self._waiting: deque[_Waiting] = deque()
         self._gathering = 0
         """How many payments wait to be screened."""
-        self._under_way = 0
-        """How many payments are in batches between their first check and their answer."""
         self._inside = 0
-        """Both, and reservations."""
+        """Those, the ones in batches between their first check and their answer, and reservations."""
         self._waiting_max = waiting_max
         self._screenings: set[asyncio.Task[None]] = set()
         self._last_turn: asyncio.Future[None] | None = None
@@ -191,7 +189,6 @@ class Intake:
         if not self._may_start():
             return
         if gathered := self._gather():
-            self._under_way += _count(gathered)
             turn = _Turn(self._last_turn)
             self._last_turn = turn.taken
             task = asyncio.create_task(self._work(gathered, turn))
@@ -199,14 +196,12 @@ class Intake:
             task.add_done_callback(self._screening_done)
 
     def _may_start(self) -> bool:
-        """A batch starts alone, or beside others if it is as large as all that is under way, or full.
+        """A batch starts alone, or beside others once it is half full.
 
-        A batch of one costs as much as one of fifty in committing it and waking up who waits. So few wait for many, and
-        grow meanwhile; while one half is answered, the other is checked.
+        A batch of one costs as much as one of fifty in committing it and waking up who waits: few do better to wait for
+        the one that is under way, and go on together. Where many come, the next are checked while those are committed.
         """
-        if not self._screenings:
-            return True
-        return len(self._screenings) < SCREENINGS_MAX and self._gathering >= min(self._under_way, BATCH_MAX)
+        return not self._screenings or (len(self._screenings) < SCREENINGS_MAX and self._gathering >= BATCH_MAX // 2)
 
     def _screening_done(self, task: asyncio.Task[None]) -> None:
         self._screenings.discard(task)
@@ -237,9 +232,7 @@ class Intake:
                 raise
             return
         finally:  # here, not when a caller goes away: what it left is still being worked on
-            count = _count(gathered)
-            self._under_way -= count
-            self._inside -= count
+            self._inside -= sum(len(waiting.payments) for waiting in gathered)
             for waiting in gathered:
                 waiting.released()
         start = 0
@@ -300,10 +293,6 @@ class Intake:
             raise
         except StoreUnavailable as error:
             return _store_unavailable(error)
-
-
-def _count(gathered: list[_Waiting]) -> int:
-    return sum(len(waiting.payments) for waiting in gathered)
 
 
 def _overloaded(waiting_max: int) -> Refusal:

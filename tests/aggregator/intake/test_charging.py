@@ -9,7 +9,7 @@ from doubles import MUSIC, NEWS, OTHER_PAGE, Payer, PureLedger
 from running import Scripted, running
 
 from tallystick.reasons import Reason
-from tallystick_aggregator.intake import UncheckedPayment
+from tallystick_aggregator.intake import UncheckedPayment, intake
 from tallystick_aggregator.intake.signatures import SignatureCheck, SignatureChecker
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
@@ -200,6 +200,7 @@ async def test_what_comes_during_a_commit_shares_a_few_others(shop: Scripted, al
 async def test_batches_are_decided_in_their_order_also_past_one_with_nothing_to_decide(
     shop: Scripted, alice: Payer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(intake, "BATCH_MAX", 2)  # so that one starts beside another
     known, first, later = (payment_of(alice, number) for number in range(3))
     await shop.intake.charge([known])
     slow = SlowSignatures(shop.intake._signatures, first.ceiling)

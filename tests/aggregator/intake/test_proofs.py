@@ -427,44 +427,30 @@ async def test_few_signatures_are_checked_at_once_and_many_on_threads_in_chunks(
     assert all(name.startswith("signatures") is on_threads for name in threads)
 
 
-async def test_few_wait_for_many_and_as_many_start_beside_them(shop: Scripted, alice: Payer) -> None:
+@pytest.mark.parametrize(("late", "commits"), [(1, [3, 3]), (2, [3, 4])])
+async def test_few_wait_for_the_batch_under_way_and_half_a_batch_starts_beside_it(
+    shop: Scripted, alice: Payer, monkeypatch: pytest.MonkeyPatch, late: int, commits: list[int]
+) -> None:
     def charge(*numbers: int) -> "asyncio.Task[list[Accepted | Refusal]]":
         payments = [alice.payment(number, 1, ceiling=1_000 + number) for number in numbers]
         return asyncio.create_task(shop.intake.charge(payments))
 
+    monkeypatch.setattr(intake, "BATCH_MAX", 8)
     shop.journal.hold()
     tasks = [charge(0, 1, 2)]
     await shop.journal.appending.wait()
     tasks += [charge(3), charge(4)]
     await shop.settle_down()
-    assert not shop.writer._waiting, "two wait for three"
-    tasks.append(charge(5))
+    assert not shop.writer._waiting, "two wait"
+    tasks += [charge(5 + number) for number in range(late)]
     await shop.settle_down()
-    assert len(shop.writer._waiting) == 1, "three are proven, and wait for their commit only"
+    assert bool(shop.writer._waiting) is (late == 2), "four are proven, and wait for their commit only"
     shop.journal.let_go()
 
     answers = [answer for answered in await asyncio.gather(*tasks) for answer in answered]
     assert all(isinstance(answer, Accepted) for answer in answers)
-    assert [sum(isinstance(event, ev.Charged) for event in commit) for commit in shop.journal.commits][-2:] == [3, 3]
-
-
-async def test_a_full_batch_starts_beside_any_number(
-    shop: Scripted, alice: Payer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(intake, "BATCH_MAX", 2)
-    shop.journal.hold()
-    first = asyncio.create_task(
-        shop.intake.charge([alice.payment(number, 1, ceiling=1_000 + number) for number in range(5)])
-    )
-    await shop.journal.appending.wait()
-    second = asyncio.create_task(
-        shop.intake.charge([alice.payment(number, 1, ceiling=1_000 + number) for number in (5, 6)])
-    )
-    await shop.settle_down()
-    assert len(shop.writer._waiting) == 1
-    shop.journal.let_go()
-
-    assert all(isinstance(answer, Accepted) for answer in (*await first, *await second))
+    made = [sum(isinstance(event, ev.Charged) for event in commit) for commit in shop.journal.commits]
+    assert made[-len(commits) :] == commits
 
 
 async def test_a_key_id_that_is_registered_anew_is_proven_by_its_new_secret_alone(shop: Scripted, bob: Payer) -> None:
