@@ -156,7 +156,9 @@ class Database:
 
     async def _settle(self, error: sqlite3.Error) -> None:
         """Make sure that a failed write is not found by a recovery, unless its failure says so already."""
-        if _primary_code(error) in _ROLLED_BACK or error.sqlite_errorcode == sqlite3.SQLITE_IOERR_WRITE:
+        code = _code(error)
+        # Without a code it was Python that refused, and SQLite has seen nothing: the connection was closed meanwhile.
+        if code == 0 or code & 0xFF in _ROLLED_BACK or code == sqlite3.SQLITE_IOERR_WRITE:
             return
         try:
             await self._writer.execute("UPDATE store SET settled = settled + 1")
@@ -166,7 +168,7 @@ class Database:
 
 def explain(error: sqlite3.Error, path: Path) -> StoreError:
     """The error to raise in the place of one of SQLite's."""
-    code = _primary_code(error)
+    code = _code(error) & 0xFF
     if code == sqlite3.SQLITE_NOTADB:
         return StoreUnusable(f"{path} is not a database")
     if code == sqlite3.SQLITE_CORRUPT:
@@ -175,8 +177,9 @@ def explain(error: sqlite3.Error, path: Path) -> StoreError:
     return StoreUnavailable(f"{path}: {problem} ({getattr(error, 'sqlite_errorname', type(error).__name__)})")
 
 
-def _primary_code(error: sqlite3.Error) -> int:
-    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+def _code(error: sqlite3.Error) -> int:
+    """SQLite's extended result code, of which the lowest byte is the primary one; 0 if the error is Python's own."""
+    return int(getattr(error, "sqlite_errorcode", 0))
 
 
 def _resolve(path: str | os.PathLike[str]) -> Path:

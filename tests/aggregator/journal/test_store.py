@@ -117,6 +117,16 @@ async def test_closing_twice_is_closing_once(tmp_path: Path) -> None:
             await refused
 
 
+async def test_what_is_written_while_the_store_closes_has_no_outcome(tmp_path: Path) -> None:
+    store = await SqliteStore.open(tmp_path / "store.db")
+    closing = asyncio.create_task(store.journal._database._writer.close())
+    await asyncio.sleep(0)  # the writer's thread has been told
+    with pytest.raises(StoreUnavailable, match="closed"):
+        await store.journal.append([])
+    await closing
+    await store.close()
+
+
 # Files that are no stores.
 
 
