@@ -26,10 +26,11 @@ from tallystick_aggregator.journal.schema import ENDING_TABLES, partition_of, pa
 from tallystick_aggregator.ledger.state import ChainHead, Changes, Payment, Reservation, SpendKey
 
 REST_S: Final = 0.01
-"""Between portions while few charges come: two or three times what one takes."""
+"""Between portions, unless the largest are needed: two or three times what a small one takes."""
 LOOKED_BACK: Final = 4
 """Portions: between two of them may be no commit, though charges come as fast as they can."""
-LOG_ENTRIES_AT_ONCE: Final = 32
+LOG_ENTRIES_AT_ONCE_MIN: Final = 32
+"""Of the log's beginning so many go at once, or twice as many as were added since: it must get shorter, too."""
 
 FOLD: Final = "UPDATE store SET folded = ?, forgotten_ms = ? WHERE epoch = ?"
 """Parameters: the commit as of which the rows are, the ledger's `payments_forgotten_ms`, our epoch."""
@@ -71,9 +72,9 @@ milliseconds. More only where a checkpoint would fall behind otherwise."""
 class Pace:
     """How large a checkpoint's next portion is, and how long it rests before it: portions and commits take turns.
 
-    A charge that comes while a portion is written waits for it. So as long as few charges come, portions are small and
-    far between; and at any rate one has twice what commits add between two of them, so that a checkpoint gains on the
-    charges. While none come at all, nobody has to be waited for.
+    A charge that comes while a portion is written waits for it. So as long as few charges come, portions are small, and
+    unless very many come, far between; and at any rate one has twice what commits add between two of them, so that a
+    checkpoint gains on the charges. While none come at all, nobody has to be waited for.
     """
 
     def __init__(self, appended: Callable[[], int]) -> None:
@@ -94,7 +95,7 @@ class Pace:
         needed = 2 * max(self._added)
         self.size = next((size for size in SIZES if size.payments >= needed), SIZES[-1])
         if self._seen > self._first:
-            self.rest_s = REST_S if self.size is SIZES[0] else 0.0
+            self.rest_s = REST_S if self.size is not SIZES[-1] else 0.0
 
 
 def portions_of(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

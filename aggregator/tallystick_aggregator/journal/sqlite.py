@@ -17,7 +17,7 @@ from tallystick_aggregator.journal.checkpoint import (
     DROP_ENDED,
     DROP_LOG,
     FOLD,
-    LOG_ENTRIES_AT_ONCE,
+    LOG_ENTRIES_AT_ONCE_MIN,
     Pace,
     find_payments,
     forget_some,
@@ -222,8 +222,11 @@ class SqliteJournal:
         self._hot.wrote_reservations(changes.reservations)
 
     async def _drop_what_is_covered(self, cut: "_Cut", pace: Pace) -> None:
+        seen = self._seq
         while self._oldest_seq <= cut.seq:
-            newest = min(self._oldest_seq + LOG_ENTRIES_AT_ONCE - 1, cut.seq)
+            at_once = max(LOG_ENTRIES_AT_ONCE_MIN, 2 * (self._seq - seen))
+            seen = self._seq
+            newest = min(self._oldest_seq + at_once - 1, cut.seq)
             await self._write_in_turn(pace, DROP_LOG, (newest,))
             self._oldest_seq = newest + 1
         for table, ended in self._ended.items():

@@ -13,7 +13,7 @@ from tallystick.channels import ChannelConfig
 from tallystick.payment_ids import new_payment_id, payment_id_ms
 from tallystick.quantities import ZERO_ADDRESS
 from tallystick_aggregator.intake.writer import COMMIT_WEIGHT_MAX
-from tallystick_aggregator.journal import checkpoint
+from tallystick_aggregator.journal import checkpoint, sqlite
 from tallystick_aggregator.journal.hot import TRIMMED_AT_ONCE_MAX, HotPayments
 from tallystick_aggregator.journal.port import StoreUnavailable
 from tallystick_aggregator.journal.schema import ENDING_TABLES, PARTITION_MS
@@ -267,7 +267,7 @@ async def test_charges_go_on_beside_a_checkpoint_and_a_dropped_partition(tmp_pat
     assert len(ledger.payments) == commits
 
 
-async def test_portions_are_small_and_far_between_until_more_than_half_of_one_comes_meanwhile(
+async def test_portions_are_small_and_far_between_unless_more_than_half_of_one_comes_meanwhile(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rests = list[float]()
@@ -288,7 +288,7 @@ async def test_portions_are_small_and_far_between_until_more_than_half_of_one_co
     small, middle, large = (1_024, 64), (2_048, 512), (4_096, 1_024)
     assert sizes == [small] * 5 + [middle] * 5 + [large] * 5 + [small]
     assert rests[:3] == [0, 0, 0], "where nobody comes, nobody waits"
-    assert rests[3:] == [checkpoint.REST_S] * 2 + [0] * 10 + [checkpoint.REST_S]
+    assert rests[3:] == [checkpoint.REST_S] * 7 + [0] * 5 + [checkpoint.REST_S], "none between the largest"
 
 
 async def test_a_checkpoint_beside_full_commits_leaves_a_smaller_backlog(tmp_path: Path) -> None:
@@ -310,6 +310,25 @@ async def test_a_checkpoint_beside_full_commits_leaves_a_smaller_backlog(tmp_pat
             await charge_many()
         await beside
         assert store.journal.backlog < before
+
+
+async def test_a_checkpoint_beside_many_small_commits_leaves_a_shorter_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "LOG_ENTRIES_AT_ONCE_MIN", 1)
+    async with opened(tmp_path / "store.db") as store:
+        ledger = await store.journal.load()
+        await commit(store, ledger, OPENED)
+        before = 2_000
+        for number in range(before):
+            await commit(store, ledger, [charge(NOW_MS, number)])
+        beside = asyncio.create_task(store.journal.checkpoint(NOW_MS))
+        added = 0
+        while not beside.done() and added < 2 * before:
+            await commit(store, ledger, [charge(NOW_MS, before + added)])
+            added += 1
+        await beside
+        assert added < before
 
 
 # Which payments stay in memory, as a pure thing.
