@@ -111,8 +111,10 @@ class Intake:
         self._waiting: deque[_Waiting] = deque()
         self._gathering = 0
         """How many payments wait to be screened."""
+        self._under_way = 0
+        """How many payments are in batches between their first check and their answer."""
         self._inside = 0
-        """Those, the ones in batches between their first check and their answer, and reservations."""
+        """Both, and reservations."""
         self._waiting_max = waiting_max
         self._screenings: set[asyncio.Task[None]] = set()
         self._last_turn: asyncio.Future[None] | None = None
@@ -189,6 +191,7 @@ class Intake:
         if not self._may_start():
             return
         if gathered := self._gather():
+            self._under_way += _count(gathered)
             turn = _Turn(self._last_turn)
             self._last_turn = turn.taken
             task = asyncio.create_task(self._work(gathered, turn))
@@ -196,12 +199,15 @@ class Intake:
             task.add_done_callback(self._screening_done)
 
     def _may_start(self) -> bool:
-        """A batch starts alone, or beside others once it is half full.
+        """A batch starts alone, or beside others if it is as large as all that is under way, or full; but no small one.
 
         A batch of one costs as much as one of fifty in committing it and waking up who waits: few do better to wait for
-        the one that is under way, and go on together. Where many come, the next are checked while those are committed.
+        the one that is under way, and go on together. Where many come, one half is checked while the other is answered.
         """
-        return not self._screenings or (len(self._screenings) < SCREENINGS_MAX and self._gathering >= BATCH_MAX // 2)
+        if not self._screenings:
+            return True
+        enough = min(max(self._under_way, BATCH_MAX // 4), BATCH_MAX)
+        return len(self._screenings) < SCREENINGS_MAX and self._gathering >= enough
 
     def _screening_done(self, task: asyncio.Task[None]) -> None:
         self._screenings.discard(task)
@@ -232,7 +238,9 @@ class Intake:
                 raise
             return
         finally:  # here, not when a caller goes away: what it left is still being worked on
-            self._inside -= sum(len(waiting.payments) for waiting in gathered)
+            count = _count(gathered)
+            self._under_way -= count
+            self._inside -= count
             for waiting in gathered:
                 waiting.released()
         start = 0
@@ -293,6 +301,10 @@ class Intake:
             raise
         except StoreUnavailable as error:
             return _store_unavailable(error)
+
+
+def _count(gathered: list[_Waiting]) -> int:
+    return sum(len(waiting.payments) for waiting in gathered)
 
 
 def _overloaded(waiting_max: int) -> Refusal:

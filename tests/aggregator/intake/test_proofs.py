@@ -427,30 +427,46 @@ async def test_few_signatures_are_checked_at_once_and_many_on_threads_in_chunks(
     assert all(name.startswith("signatures") is on_threads for name in threads)
 
 
-@pytest.mark.parametrize(("late", "commits"), [(1, [3, 3]), (2, [3, 4])])
-async def test_few_wait_for_the_batch_under_way_and_half_a_batch_starts_beside_it(
-    shop: Scripted, alice: Payer, monkeypatch: pytest.MonkeyPatch, late: int, commits: list[int]
+@pytest.mark.parametrize(("under_way", "late", "starts"), [(3, 3, False), (3, 4, True), (5, 4, False), (5, 5, True)])
+async def test_few_wait_for_the_batch_under_way_and_as_many_start_beside_it(
+    shop: Scripted, alice: Payer, monkeypatch: pytest.MonkeyPatch, under_way: int, late: int, starts: bool
 ) -> None:
     def charge(*numbers: int) -> "asyncio.Task[list[Accepted | Refusal]]":
         payments = [alice.payment(number, 1, ceiling=1_000 + number) for number in numbers]
         return asyncio.create_task(shop.intake.charge(payments))
 
-    monkeypatch.setattr(intake, "BATCH_MAX", 8)
+    monkeypatch.setattr(intake, "BATCH_MAX", 16)  # four are worth a batch of their own
     shop.journal.hold()
-    tasks = [charge(0, 1, 2)]
+    tasks = [charge(*range(under_way))]
     await shop.journal.appending.wait()
-    tasks += [charge(3), charge(4)]
+    tasks += [charge(under_way + number) for number in range(late)]
     await shop.settle_down()
-    assert not shop.writer._waiting, "two wait"
-    tasks += [charge(5 + number) for number in range(late)]
-    await shop.settle_down()
-    assert bool(shop.writer._waiting) is (late == 2), "four are proven, and wait for their commit only"
+    assert bool(shop.writer._waiting) is starts, "proven, and waiting for their commit only"
     shop.journal.let_go()
 
     answers = [answer for answered in await asyncio.gather(*tasks) for answer in answered]
     assert all(isinstance(answer, Accepted) for answer in answers)
     made = [sum(isinstance(event, ev.Charged) for event in commit) for commit in shop.journal.commits]
-    assert made[-len(commits) :] == commits
+    assert made[-2:] == [under_way, late], "those that waited go on together"
+
+
+async def test_a_full_batch_starts_beside_any_number(
+    shop: Scripted, alice: Payer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "BATCH_MAX", 2)
+    shop.journal.hold()
+    first = asyncio.create_task(
+        shop.intake.charge([alice.payment(number, 1, ceiling=1_000 + number) for number in range(5)])
+    )
+    await shop.journal.appending.wait()
+    second = asyncio.create_task(
+        shop.intake.charge([alice.payment(number, 1, ceiling=1_000 + number) for number in (5, 6)])
+    )
+    await shop.settle_down()
+    assert len(shop.writer._waiting) == 1
+    shop.journal.let_go()
+
+    assert all(isinstance(answer, Accepted) for answer in (*await first, *await second))
 
 
 async def test_a_key_id_that_is_registered_anew_is_proven_by_its_new_secret_alone(shop: Scripted, bob: Payer) -> None:
