@@ -249,7 +249,7 @@ def journal_rows() -> list[bytes]:
     account.refund = PendingRefund(_WORD[2], 3, 50)
     account.approval = Approval(((_ADDRESS[3], 1_000),), _SIGNATURE)
     channel = Channel(_WORD[1], _WORD[2], _ADDRESS[3], 2_000, _SIGNATURE, 1_000, 0, 0)
-    channel.used = UsedCeilings.of((1_000, 2_000), floor=5)
+    channel.used = UsedCeilings(floor=5).plus(1_000, 2_000)
     rows = [
         encode_payment(key, Payment(1_000, _WORD[1], PaymentStatus.CHARGED, 0, 1_000, b"")),
         encode_channel(channel),

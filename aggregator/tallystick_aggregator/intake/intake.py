@@ -199,7 +199,7 @@ class Intake:
             task.add_done_callback(self._screening_done)
 
     def _may_start(self) -> bool:
-        """A batch starts alone, or beside others if it is as large as all that is under way, or full; but no small one.
+        """A batch starts alone, or beside others if full, or a quarter full and no smaller than what is under way.
 
         A batch of one costs as much as one of fifty in committing it and waking up who waits: few do better to wait for
         the one that is under way, and go on together. Where many come, one half is checked while the other is answered.

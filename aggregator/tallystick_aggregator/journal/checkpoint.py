@@ -8,7 +8,7 @@ leaves a store that loads the same ledger as before it.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import islice, starmap
 from typing import Any, Final, NamedTuple, TypeVar
 
 from tallystick.payment_ids import payment_id_ms
@@ -45,7 +45,6 @@ WHERE row IS NULL AND key IN (SELECT substr(?1, 64 * n + 1, 64) FROM ordinals WH
 """By table, whose keys all have 64 bytes. Parameters: keys, one after another, and how many."""
 
 Item = TypeVar("Item")
-Row = tuple[bytes, bytes | None]
 
 
 class Portion(NamedTuple):
@@ -65,16 +64,16 @@ class Size(NamedTuple):
 SIZES: Final = Size(1_024, 64), Size(2_048, 512), Size(4_096, 1_024)
 """Few, so that statements are not prepared each time; the last has twice the payments that a commit carries at most.
 
-A channel that remembers all the ceilings that it can takes thirty microseconds: 64 hold the event loop for two
-milliseconds. More only where a checkpoint would fall behind otherwise."""
+A row of state is dearer than a payment's, up to four kilobytes: 64 take the store about a millisecond. More only where
+a checkpoint would fall behind otherwise."""
 
 
 class Pace:
     """How large a checkpoint's next portion is, and how long it rests before it: portions and commits take turns.
 
     A charge that comes while a portion is written waits for it. So as long as few charges come, portions are small, and
-    unless very many come, far between; and at any rate one has twice what commits add between two of them, so that a
-    checkpoint gains on the charges. While none come at all, nobody has to be waited for.
+    unless very many come, far between; and at any rate one of payments has twice what commits add between two of them,
+    so that a checkpoint gains on the charges. Until the first comes, nobody has to be waited for.
     """
 
     def __init__(self, appended: Callable[[], int]) -> None:
@@ -98,18 +97,17 @@ class Pace:
             self.rest_s = REST_S if self.size is not SIZES[-1] else 0.0
 
 
-def portions_of(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Cut into lists of at most `size`."""
+def portions_of(items: Iterable[Item], size: Callable[[], int]) -> Iterator[list[Item]]:
+    """Cut into lists of at most `size`, which is asked for each."""
     rest = iter(items)
-    while portion := list(islice(rest, size)):
+    while portion := list(islice(rest, size())):
         yield portion
 
 
 def payment_portions(payments: Iterable[tuple[bytes, Payment]], pace: Pace) -> Iterator[tuple[int, Portion]]:
     """The payments' rows: for each portion the number of its partition, whose table must be there."""
     # Encoded as they are iterated: a list of the pairs would be an object more for each payment.
-    rest = iter(payments)
-    while rows := [encode_keyed_payment(key, payment) for key, payment in islice(rest, pace.size.payments)]:
+    for rows in portions_of(starmap(encode_keyed_payment, payments), lambda: pace.size.payments):
         for number, together in _by_partition(rows):
             yield number, Portion(_insert_payments(number), (b"".join(together), len(together)))
 
@@ -171,8 +169,7 @@ substr(?1, {length} * n + {PAYMENT_KEY_BYTES + 1}, {PAYMENT_ROW_BYTES}) FROM ord
 def _upserts(
     table: str, seq: int, items: Iterable[tuple[bytes, Any]], encode: Callable[[bytes, Any], bytes | None], pace: Pace
 ) -> Iterator[Portion]:
-    rest = iter(items)
-    while portion := list(islice(rest, pace.size.states)):
+    for portion in portions_of(items, lambda: pace.size.states):
         rows = [value for key, item in portion for value in (key, encode(key, item))]
         yield Portion(_upsert(table, len(portion)), (seq, *rows))
 

@@ -144,7 +144,7 @@ class SqliteJournal:
                 wanted.setdefault(number, []).append(payment_key(channel_id, payment_id))
         found: dict[bytes, Payment] = {}
         for number, keys in wanted.items():
-            for portion in portions_of(keys, RECALLED_AT_ONCE):
+            for portion in portions_of(keys, lambda: RECALLED_AT_ONCE):
                 rows = await self._database.read(find_payments(number), (b"".join(portion), len(portion)))
                 found.update(_decoded(rows))
         return found
@@ -211,14 +211,10 @@ class SqliteJournal:
         return written
 
     async def _follow(self, changes: Changes, pace: Pace) -> None:
-        """Let `hot` know what is in the tables now; the payments are let go on the way."""
-        changes.payments.reverse()  # to be taken from the end in the order in which they came
-        while changes.payments:
-            portion = dict[bytes, Payment]()
-            while changes.payments and len(portion) < pace.size.payments:
-                portion.update(changes.payments.pop())
-            self._hot.wrote_payments(portion.items())
-            await asyncio.sleep(pace.rest_s)
+        """Let `hot` know what is in the tables now."""
+        for portion in portions_of(changes.each_payment(), lambda: pace.size.payments):
+            self._hot.wrote_payments(portion)
+            await asyncio.sleep(pace.rest_s)  # without a look: between steps as quick as these may be no commit at all
         self._hot.wrote_reservations(changes.reservations)
 
     async def _drop_what_is_covered(self, cut: "_Cut", pace: Pace) -> None:
@@ -230,7 +226,7 @@ class SqliteJournal:
             await self._write_in_turn(pace, DROP_LOG, (newest,))
             self._oldest_seq = newest + 1
         for table, ended in self._ended.items():
-            for keys in portions_of(tuple(ended), DROPPED_AT_ONCE):
+            for keys in portions_of(tuple(ended), lambda: DROPPED_AT_ONCE):
                 await self._write_in_turn(pace, DROP_ENDED[table], (b"".join(keys), len(keys)))
                 ended.difference_update(keys)
                 if table == "reservations":

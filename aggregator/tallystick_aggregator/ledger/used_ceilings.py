@@ -1,8 +1,7 @@
 """Which ceilings the charges of a channel by voucher have used, so that each voucher proves one charge."""
 
 from bisect import bisect_left
-from collections.abc import Iterable
-from typing import Final, Self
+from typing import Final
 
 from tallystick_aggregator.ledger.values import Value
 
@@ -25,11 +24,6 @@ class UsedCeilings(Value, frozen=True, gc=False):
     floor: int = NO_CEILING
     packed: bytes = b""
     """What is remembered, ascending: big-endian numbers of CEILING_BYTES each."""
-
-    @classmethod
-    def of(cls, ceilings: Iterable[int], floor: int = NO_CEILING) -> Self:
-        """Those that remember these, of which there may be USED_CEILINGS_MAX."""
-        return cls(floor, b"".join(ceiling.to_bytes(CEILING_BYTES, "big") for ceiling in sorted(set(ceilings))))
 
     def __contains__(self, ceiling: int) -> bool:
         """Whether this ceiling was used, or may have been."""

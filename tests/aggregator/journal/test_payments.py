@@ -172,6 +172,34 @@ async def test_a_reservation_that_begins_and_ends_between_checkpoints_leaves_no_
         assert ledger.payments[handle[:48]].status is PaymentStatus.RELEASED
 
 
+@pytest.mark.parametrize("payments_at_once", [1, 1_024])
+async def test_the_payment_of_a_reservation_that_began_and_ended_leaves_memory_and_is_not_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, payments_at_once: int
+) -> None:
+    """Also where a checkpoint follows its changes one by one."""
+    monkeypatch.setattr(checkpoint, "SIZES", (checkpoint.Size(payments_at_once, 64),))
+    handle = id_at(NOW_MS) + CHANNEL + b"h" * 16
+    async with opened(tmp_path / "store.db", hot_payments_max=0) as store:
+        ledger = await store.journal.load()
+        await commit(store, ledger, [*OPENED, ev.Reserved(CHANNEL, handle[:16], 9, PAGE, 0, KEY, handle, NOW_MS)])
+        await commit(store, ledger, [ev.Released(handle)])
+        await settle_down(store)
+        assert not ledger.payments
+        assert not store.journal._hot._held
+        assert len(await store.journal.recall([(CHANNEL, handle[:16])])) == 1
+
+
+async def test_a_large_commit_is_followed_in_portions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "SIZES", (checkpoint.Size(8, 64),))
+    async with opened(tmp_path / "store.db") as store:
+        ledger = await store.journal.load()
+        await commit(store, ledger, [*OPENED, *(charge(NOW_MS, number) for number in range(100))])
+        followed = list[int]()
+        monkeypatch.setattr(store.journal._hot, "wrote_payments", lambda payments: followed.append(len(payments)))
+        await store.journal.checkpoint(NOW_MS)
+    assert followed == [8] * 12 + [4]
+
+
 async def test_a_reservation_that_ends_after_its_checkpoint_is_gone_after_the_next(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     handle = id_at(NOW_MS) + CHANNEL + b"h" * 16

@@ -40,11 +40,11 @@ from tallystick_aggregator.ledger.state import (
 from tallystick_aggregator.ledger.used_ceilings import NO_CEILING, UsedCeilings
 
 USED = st.builds(
-    UsedCeilings.of,
+    lambda floor, ceilings: UsedCeilings(floor).plus(*ceilings),
+    st.just(NO_CEILING) | AMOUNT,
     st.lists(st.integers(0, 2**32 - 1), max_size=40)
     | st.lists(st.integers(0, 2**64 - 1), max_size=40)
     | st.lists(AMOUNT, max_size=40),
-    st.just(NO_CEILING) | AMOUNT,
 )
 CHANNEL = st.builds(Channel, BYTES32, BYTES32, BYTES20, AMOUNT, st.just(b"") | SIGNATURE, AMOUNT, AMOUNT, AMOUNT, USED)
 REFUND = st.none() | st.builds(PendingRefund, BYTES32, st.integers(0, 2**200), AMOUNT)
