@@ -158,11 +158,13 @@ class SqliteJournal:
             except BaseException:
                 self._put_back(cut)
                 raise
+            before = self._backlog.events
             self._backlog.cover(cut.seq)
+            covered = before - self._backlog.events
             await self._follow(cut.changes, pace)
             self._hot.choose(now_ms)
             await self._drop_what_is_covered(cut, pace)
-            await self._drop_partitions(cut.forgotten_ms, pace)
+            await self._drop_partitions(cut.forgotten_ms, covered, pace)
 
     def trim(self) -> None:
         """See the port."""
@@ -232,13 +234,17 @@ class SqliteJournal:
                 if table == "reservations":
                     self._stored_reservations.difference_update(keys)
 
-    async def _drop_partitions(self, forgotten_ms: int, pace: Pace) -> None:
-        """Drop the partitions whose payments are all forgotten: some payments at a time, then the empty table."""
+    async def _drop_partitions(self, forgotten_ms: int, backlog_max: int, pace: Pace) -> None:
+        """Drop the partitions whose payments are all forgotten: some payments at a time, then the empty table.
+
+        Once so many events wait the next checkpoint is due, and goes on: a full partition takes minutes.
+        """
         for number in sorted(self._partitions):
             if (number + 1) * PARTITION_MS > forgotten_ms:
                 break
             while await self._write_in_turn(pace, forget_some(number), (pace.size.payments,)):
-                pass
+                if self._backlog.events > backlog_max:
+                    return
             await self._database.write(f"DROP TABLE {partition_table(number)}")
             self._partitions.discard(number)
 

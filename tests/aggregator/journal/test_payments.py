@@ -295,6 +295,28 @@ async def test_charges_go_on_beside_a_checkpoint_and_a_dropped_partition(tmp_pat
     assert len(ledger.payments) == commits
 
 
+async def test_dropping_a_partition_goes_on_in_the_next_checkpoint_once_as_much_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "SIZES", (checkpoint.Size(10, 64),))
+    old, new = NOW_MS - 10 * HOUR_MS, NOW_MS
+    async with opened(tmp_path / "store.db") as store:
+        ledger = await store.journal.load()
+        await commit(store, ledger, [*OPENED, *(charge(old, number) for number in range(200))])
+        await store.journal.checkpoint(new)
+        await commit(store, ledger, [ev.PaymentsForgotten(new - HOUR_MS)])
+
+        async def more() -> None:
+            for number in range(2):
+                await commit(store, ledger, [charge(new, number)])
+
+        await asyncio.gather(store.journal.checkpoint(new), more())
+        (left,) = await _partitions(store)
+        assert await store.journal._database.read(f"SELECT count(*) > 100 FROM {left}") == [(1,)]
+        await store.journal.checkpoint(new)
+        assert left not in await _partitions(store)
+
+
 async def test_portions_are_small_and_far_between_unless_more_than_half_of_one_comes_meanwhile(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
