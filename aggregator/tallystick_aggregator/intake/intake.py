@@ -206,7 +206,8 @@ class Intake:
         """
         if not self._screenings:
             return True
-        enough = min(max(self._under_way, BATCH_MAX // 4), BATCH_MAX)
+        worth_it = BATCH_MAX // 4
+        enough = min(max(self._under_way, worth_it), BATCH_MAX)
         return len(self._screenings) < SCREENINGS_MAX and self._gathering >= enough
 
     def _screening_done(self, task: asyncio.Task[None]) -> None:

@@ -6,6 +6,7 @@ leaves a store that loads the same ledger as before it.
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice, starmap
@@ -55,46 +56,63 @@ class Portion(NamedTuple):
 
 
 class Size(NamedTuple):
-    """How many rows a portion has: of payments, or of accounts, channels or spend keys in their place."""
+    """How many rows a portion has: of payments, or of accounts, channels, spend keys or reservations in their place."""
 
     payments: int
     states: int
 
 
-SIZES: Final = Size(1_024, 64), Size(2_048, 512), Size(4_096, 1_024)
-"""Few, so that statements are not prepared each time; the last has twice the payments that a commit carries at most.
-
-A row of state is dearer than a payment's, up to four kilobytes: 64 take the store about a millisecond. More only where
-a checkpoint would fall behind otherwise."""
+PAYMENTS_AT_ONCE: Final = 1_024, 2_048, 4_096
+"""Few sizes, so that statements are not prepared each time; the last is twice the payments of the largest commit."""
+STATES_AT_ONCE: Final = 64, 256
+"""A row of state is dearer than a payment's: it is up to four kilobytes, and where many change each is on a page of its
+own. 64 take the store a millisecond or two, 256 four to twelve; more are no quicker each."""
 
 
 class Pace:
     """How large a checkpoint's next portion is, and how long it rests before it: portions and commits take turns.
 
     A charge that comes while a portion is written waits for it. So as long as few charges come, portions are small, and
-    unless very many come, far between; and at any rate one of payments has twice what commits add between two of them,
-    so that a checkpoint gains on the charges. Until the first comes, nobody has to be waited for.
+    unless very many come, far between; and at any rate a portion has twice its share of what commits add between two of
+    them, so that a checkpoint gains on the charges. Until the first comes, nobody has to be waited for.
     """
 
-    def __init__(self, appended: Callable[[], int]) -> None:
-        """`appended` counts the events of all commits."""
+    def __init__(self, appended: Callable[[], int], states_per_event: float) -> None:
+        """`appended` counts the events of all commits; of each event that is written down come so many rows of state.
+
+        That is next to none where a thousand channels are charged again and again, and up to three, an account, a
+        channel and a spend key, where each charge is another customer's.
+        """
         self._appended = appended
+        self._states_per_event = states_per_event
         self._first = self._seen = appended()
         self._added = deque([0], LOOKED_BACK)
-        self.size = SIZES[0]
-        """Of the next portion: the least of SIZES that is enough, or the last."""
+        self.size = Size(PAYMENTS_AT_ONCE[0], STATES_AT_ONCE[0])
+        """Of the next portion: the least that is enough of both, or the last."""
         self.rest_s = 0.0
         """How long to leave the store and the event loop to others before it, in seconds."""
 
-    async def rest(self) -> None:
-        """After each portion: leave the store to others, and see how much they need it."""
+    async def rest(self, *, look: bool = True) -> None:
+        """After each portion: leave the store to others, and see how much they need it.
+
+        Do not look after what writes nothing: there may be no commit at all between two steps as quick as that.
+        """
         await asyncio.sleep(self.rest_s)
         seen, self._seen = self._seen, self._appended()
+        if not look:
+            return
         self._added.append(self._seen - seen)
         needed = 2 * max(self._added)
-        self.size = next((size for size in SIZES if size.payments >= needed), SIZES[-1])
+        self.size = Size(
+            _enough(PAYMENTS_AT_ONCE, needed), _enough(STATES_AT_ONCE, math.ceil(needed * self._states_per_event))
+        )
         if self._seen > self._first:
-            self.rest_s = REST_S if self.size is not SIZES[-1] else 0.0
+            hurried = self.size.payments == PAYMENTS_AT_ONCE[-1] or self.size.states == STATES_AT_ONCE[-1]
+            self.rest_s = 0.0 if hurried else REST_S
+
+
+def _enough(sizes: Sequence[int], needed: int) -> int:
+    return next((size for size in sizes if size >= needed), sizes[-1])
 
 
 def portions_of(items: Iterable[Item], size: Callable[[], int]) -> Iterator[list[Item]]:

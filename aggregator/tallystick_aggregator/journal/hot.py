@@ -96,7 +96,7 @@ class HotPayments:
             room -= len(keys)
 
     def _follow(self, keys: Iterable[bytes]) -> None:
-        for bucket, together in groupby(keys, _bucket_of):  # nearly always the bucket of the one before
+        for bucket, together in groupby(sorted(keys), _bucket_of):  # so that a bucket has few runs
             if bucket not in self._buckets:
                 self._buckets[bucket] = []
                 heapq.heappush(self._oldest, bucket)

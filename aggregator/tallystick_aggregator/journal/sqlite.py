@@ -152,7 +152,8 @@ class SqliteJournal:
     async def checkpoint(self, now_ms: int) -> None:
         """See the port."""
         async with self._checkpointing:
-            cut, pace = self._cut(), Pace(lambda: self._appended)
+            cut = self._cut()
+            pace = Pace(lambda: self._appended, cut.changes.states / max(1, self._backlog.events))
             try:
                 await self._write_down(cut, pace)
             except BaseException:
@@ -216,7 +217,7 @@ class SqliteJournal:
         """Let `hot` know what is in the tables now."""
         for portion in portions_of(changes.each_payment(), lambda: pace.size.payments):
             self._hot.wrote_payments(portion)
-            await asyncio.sleep(pace.rest_s)  # without a look: between steps as quick as these may be no commit at all
+            await pace.rest(look=False)
         self._hot.wrote_reservations(changes.reservations)
 
     async def _drop_what_is_covered(self, cut: "_Cut", pace: Pace) -> None:

@@ -166,6 +166,11 @@ class Changes:
     """Those of each draft, as they came: of one that changed more than once the last counts."""
     reservations: dict[bytes, Reservation | None] = field(default_factory=dict[bytes, Reservation | None])
 
+    @property
+    def states(self) -> int:
+        """How many accounts, channels, spend keys and reservations have changed."""
+        return len(self.accounts) + len(self.channels) + len(self.spend_keys) + len(self.reservations)
+
     def each_payment(self) -> Iterator[tuple[bytes, Payment]]:
         """All payments by key, in the order in which they changed."""
         return chain.from_iterable(changed.items() for changed in self.payments)

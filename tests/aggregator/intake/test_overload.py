@@ -11,7 +11,7 @@ from tallystick.reasons import Reason
 from tallystick_aggregator import app
 from tallystick_aggregator.intake import UncheckedPayment, intake
 from tallystick_aggregator.intake.writer import BACKLOG_MAX, COMMIT_WEIGHT_MAX
-from tallystick_aggregator.journal.checkpoint import SIZES
+from tallystick_aggregator.journal.checkpoint import PAYMENTS_AT_ONCE
 from tallystick_aggregator.journal.hot import TRIMMED_AT_ONCE_MAX
 from tallystick_aggregator.ledger.answers import Accepted, Held, Refusal
 
@@ -83,7 +83,7 @@ async def test_nothing_is_taken_while_too_much_waits_for_a_checkpoint(
 
 
 def test_checkpoints_gain_on_charges_at_any_rate() -> None:
-    assert SIZES[-1].payments >= 2 * COMMIT_WEIGHT_MAX
+    assert PAYMENTS_AT_ONCE[-1] >= 2 * COMMIT_WEIGHT_MAX
     assert TRIMMED_AT_ONCE_MAX >= 2 * COMMIT_WEIGHT_MAX
 
 

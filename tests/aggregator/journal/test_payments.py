@@ -1,8 +1,10 @@
 """Payments that leave memory: recalled when asked for, complete from `payments_since_ms` on, dropped when forgotten."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import count, islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 from driven import check_payments, loaded_from, opened
@@ -177,7 +179,7 @@ async def test_the_payment_of_a_reservation_that_began_and_ended_leaves_memory_a
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, payments_at_once: int
 ) -> None:
     """Also where a checkpoint follows its changes one by one."""
-    monkeypatch.setattr(checkpoint, "SIZES", (checkpoint.Size(payments_at_once, 64),))
+    monkeypatch.setattr(checkpoint, "PAYMENTS_AT_ONCE", (payments_at_once,))
     handle = id_at(NOW_MS) + CHANNEL + b"h" * 16
     async with opened(tmp_path / "store.db", hot_payments_max=0) as store:
         ledger = await store.journal.load()
@@ -190,7 +192,7 @@ async def test_the_payment_of_a_reservation_that_began_and_ended_leaves_memory_a
 
 
 async def test_a_large_commit_is_followed_in_portions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "SIZES", (checkpoint.Size(8, 64),))
+    monkeypatch.setattr(checkpoint, "PAYMENTS_AT_ONCE", (8,))
     async with opened(tmp_path / "store.db") as store:
         ledger = await store.journal.load()
         await commit(store, ledger, [*OPENED, *(charge(NOW_MS, number) for number in range(100))])
@@ -298,7 +300,7 @@ async def test_charges_go_on_beside_a_checkpoint_and_a_dropped_partition(tmp_pat
 async def test_dropping_a_partition_goes_on_in_the_next_checkpoint_once_as_much_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "SIZES", (checkpoint.Size(10, 64),))
+    monkeypatch.setattr(checkpoint, "PAYMENTS_AT_ONCE", (10,))
     old, new = NOW_MS - 10 * HOUR_MS, NOW_MS
     async with opened(tmp_path / "store.db") as store:
         ledger = await store.journal.load()
@@ -329,36 +331,111 @@ async def test_portions_are_small_and_far_between_unless_more_than_half_of_one_c
 
     monkeypatch.setattr(checkpoint.asyncio, "sleep", sleep)
     appended = 10**6
-    pace = checkpoint.Pace(lambda: appended)
+    pace = checkpoint.Pace(lambda: appended, 0.01)
     sizes = list[tuple[int, int]]()
     for between in (0, 0, 1, 512, 513, 0, 0, 0, 1_024, 1_025, 10**6, 0, 0, 0, 3, 0):
         sizes.append(tuple(pace.size))
         appended += between
         await pace.rest()
-    small, middle, large = (1_024, 64), (2_048, 512), (4_096, 1_024)
-    assert sizes == [small] * 5 + [middle] * 5 + [large] * 5 + [small]
+    small, middle, large, all_at_once = (1_024, 64), (2_048, 64), (4_096, 64), (4_096, 256)
+    assert sizes == [small] * 5 + [middle] * 5 + [large] + [all_at_once] * 4 + [small]
     assert rests[:3] == [0, 0, 0], "where nobody comes, nobody waits"
     assert rests[3:] == [checkpoint.REST_S] * 7 + [0] * 5 + [checkpoint.REST_S], "none between the largest"
 
+    sizes.clear()
+    rests.clear()
+    for _ in range(4):
+        appended += 10**6
+        await pace.rest(look=False)
+        sizes.append(tuple(pace.size))
+    assert sizes == [small] * 4, "what writes nothing says nothing"
+    assert rests == [checkpoint.REST_S] * 4
 
-async def test_a_checkpoint_beside_full_commits_leaves_a_smaller_backlog(tmp_path: Path) -> None:
+
+@pytest.mark.parametrize(
+    ("states_per_event", "between", "states", "rest_s"),
+    [
+        (1, 32, 64, checkpoint.REST_S),
+        (1, 33, 256, 0),
+        (3, 10, 64, checkpoint.REST_S),
+        (3, 11, 256, 0),
+        (3, 1_000, 256, 0),
+        (0.03, 1_024, 64, checkpoint.REST_S),
+    ],
+)
+async def test_portions_of_state_are_larger_the_more_of_it_changes_with_each_event(
+    states_per_event: float, between: int, states: int, rest_s: float
+) -> None:
+    appended = 0
+    pace = checkpoint.Pace(lambda: appended, states_per_event)
+    appended += between
+    await pace.rest()
+    assert pace.size.states == states
+    assert pace.rest_s == rest_s
+
+
+async def commit_after_each_write(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch, make_commit: Callable[[], Awaitable[None]]
+) -> None:
+    """Checkpoint while a commit comes between any two statements: on a disk of any speed the same."""
+    journal, write = store.journal, store.journal._database.write
+    committing = False
+
+    async def write_then_commit(sql: str, parameters: Sequence[Any] = ()) -> int:
+        nonlocal committing
+        written = await write(sql, parameters)
+        if not committing:
+            committing = True
+            await make_commit()
+            committing = False
+        return written
+
+    monkeypatch.setattr(checkpoint, "REST_S", 0)
+    monkeypatch.setattr(journal._database, "write", write_then_commit)
+    await asyncio.wait_for(journal.checkpoint(NOW_MS), 60)
+    monkeypatch.undo()
+
+
+async def test_a_checkpoint_beside_full_commits_leaves_a_smaller_backlog(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with opened(tmp_path / "store.db") as store:
         ledger = await store.journal.load()
         await commit(store, ledger, OPENED)
-        number = 0
+        numbers = count()
 
         async def charge_many() -> None:
-            nonlocal number
-            await commit(store, ledger, [charge(NOW_MS, n) for n in range(number, number + COMMIT_WEIGHT_MAX)])
-            number += COMMIT_WEIGHT_MAX
+            await commit(store, ledger, [charge(NOW_MS, n) for n in islice(numbers, COMMIT_WEIGHT_MAX)])
 
         for _ in range(40):
             await charge_many()
         before = store.journal.backlog
-        beside = asyncio.create_task(store.journal.checkpoint(NOW_MS))
-        while not beside.done():
-            await charge_many()
-        await beside
+        await commit_after_each_write(store, monkeypatch, charge_many)
+        assert store.journal.backlog < before
+
+
+async def test_a_checkpoint_beside_charges_on_a_channel_each_leaves_a_smaller_backlog(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "PAYMENTS_AT_ONCE", (16, 32, 64))
+    monkeypatch.setattr(checkpoint, "STATES_AT_ONCE", (1, 32))
+    async with opened(tmp_path / "store.db") as store:
+        ledger = await store.journal.load()
+        numbers = count()
+
+        async def open_and_charge(customers: int = 5) -> None:
+            for number in islice(numbers, customers):
+                account, channel = number.to_bytes(32, "big"), number.to_bytes(32, "little")
+                opened = (
+                    ev.AccountOpened(account, "eip155:1", CONFIG),
+                    ev.ChannelOpened(channel, account, b"r" * 20, 0),
+                    ev.Charged(channel, id_at(NOW_MS, number), 1, PAGE, 1, b""),
+                )
+                await commit(store, ledger, opened)
+
+        await open_and_charge(300)
+        before = store.journal.backlog
+        await commit_after_each_write(store, monkeypatch, open_and_charge)
         assert store.journal.backlog < before
 
 
@@ -369,16 +446,15 @@ async def test_a_checkpoint_beside_many_small_commits_leaves_a_shorter_log(
     async with opened(tmp_path / "store.db") as store:
         ledger = await store.journal.load()
         await commit(store, ledger, OPENED)
-        before = 2_000
-        for number in range(before):
-            await commit(store, ledger, [charge(NOW_MS, number)])
-        beside = asyncio.create_task(store.journal.checkpoint(NOW_MS))
-        added = 0
-        while not beside.done() and added < 2 * before:
-            await commit(store, ledger, [charge(NOW_MS, before + added)])
-            added += 1
-        await beside
-        assert added < before
+        numbers = count()
+
+        async def charge_some(commits: int = 3) -> None:
+            for number in islice(numbers, commits):
+                await commit(store, ledger, [charge(NOW_MS, number)])
+
+        await charge_some(500)
+        await commit_after_each_write(store, monkeypatch, charge_some)
+        assert await store.journal._database.read("SELECT count(*) < 500 FROM log") == [(1,)]
 
 
 # Which payments stay in memory, as a pure thing.

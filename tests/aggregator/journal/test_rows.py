@@ -90,6 +90,28 @@ def test_a_channel_comes_back(channel: Channel) -> None:
     assert decode_channel(channel.id, encode_channel(channel)) == channel
 
 
+SIGNED = (b"s" * 65).hex()
+
+
+@pytest.mark.parametrize(
+    ("floor", "used", "stored"),
+    [
+        (NO_CEILING, (), "41 04 0000" + SIGNED + "cb1c72f3"),
+        (NO_CEILING, (7, 2**32 - 1), "41 04 0002" + SIGNED + "00000007 ffffffff fc952eec"),
+        (NO_CEILING, (7, 2**32), "41 08 0002" + SIGNED + "0000000000000007 0000000100000000 4019655d"),
+        (NO_CEILING, (7, 2**64), "41 10 0002" + SIGNED + f"{7:032x} {2**64:032x} 613f3707"),
+        (5, (2**32,), "41 88 0001" + SIGNED + f"{5:032x} 0000000100000000 1a02721a"),
+        (0, (), "41 84 0000" + SIGNED + f"{0:032x} 5d648656"),
+    ],
+)
+def test_used_ceilings_are_stored_as_they_always_were(floor: int, used: tuple[int, ...], stored: str) -> None:
+    """The end of the row, after what has the same length in all: whoever has stores made before can open them."""
+    channel = Channel(b"c" * 32, b"a" * 32, b"r" * 20, 2**65, b"s" * 65, 3, 2, 1, UsedCeilings(floor).plus(*used))
+    row = encode_channel(channel)
+    assert row[116:] == bytes.fromhex(stored)
+    assert decode_channel(channel.id, row) == channel
+
+
 @given(ACCOUNT)
 def test_an_account_comes_back(account: Account) -> None:
     assert decode_account(account.id, encode_account(account)) == account
