@@ -22,7 +22,8 @@ from benchmarks import world
 from benchmarks.children import Child, Children
 from tallystick_aggregator.journal.sqlite import SqliteStore
 from tallystick_aggregator.ledger.invariants import check_invariants
-from tallystick_aggregator.ledger.state import Ledger, Payment, payment_key
+from tallystick_aggregator.ledger.payments import Payment, unpack_payment
+from tallystick_aggregator.ledger.state import Ledger, payment_key
 
 KILLS: Final = 100
 SELLERS: Final = 4
@@ -145,14 +146,15 @@ async def _payments(store: SqliteStore, ledger: Ledger, entries: Mapping[str, Ma
     known: dict[str, Payment] = {}
     absent: list[tuple[bytes, bytes]] = []
     for channel_id, payment_id in pairs:
-        payment = ledger.payments.get(payment_key(channel_id, payment_id))
+        key = payment_key(channel_id, payment_id)
+        payment = ledger.payments.get(key)
         if payment is None:
             absent.append((channel_id, payment_id))
         else:
-            known[payment_id.hex()] = payment
+            known[payment_id.hex()] = unpack_payment(key, payment)
     for start in range(0, len(absent), RECALLED_AT_ONCE):
         found = await store.journal.recall(absent[start : start + RECALLED_AT_ONCE])
-        known.update({key[:16].hex(): payment for key, payment in found.items()})
+        known.update({key[:16].hex(): unpack_payment(key, payment) for key, payment in found.items()})
     return known
 
 

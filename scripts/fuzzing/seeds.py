@@ -36,13 +36,12 @@ from tallystick_aggregator.journal.rows import (
     encode_spend_key,
 )
 from tallystick_aggregator.ledger import events as ev
+from tallystick_aggregator.ledger.payments import Payment, PaymentStatus, pack_payment
 from tallystick_aggregator.ledger.state import (
     Account,
     Approval,
     ChainHead,
     Channel,
-    Payment,
-    PaymentStatus,
     PendingRefund,
     Reservation,
     SpendKey,
@@ -244,14 +243,14 @@ def journal_rows() -> list[bytes]:
     """A row of each table, in the order of `targets._ROWS`, without its checksum."""
     key = b"\x01" * 48
     handle = key + bytes(16)
-    reserved = Payment(1_000, _WORD[1], PaymentStatus.RESERVED, 0, 0, handle)
+    reserved = pack_payment(key, Payment(1_000, _WORD[1], PaymentStatus.RESERVED, 0, 0, handle))
     account = Account(_WORD[1], str(_NETWORK), _ACCOUNT)
     account.refund = PendingRefund(_WORD[2], 3, 50)
     account.approval = Approval(((_ADDRESS[3], 1_000),), _SIGNATURE)
     channel = Channel(_WORD[1], _WORD[2], _ADDRESS[3], 2_000, _SIGNATURE, 1_000, 0, 0)
     channel.used = UsedCeilings(floor=5).plus(1_000, 2_000)
     rows = [
-        encode_payment(key, Payment(1_000, _WORD[1], PaymentStatus.CHARGED, 0, 1_000, b"")),
+        encode_payment(key, pack_payment(key, Payment(1_000, _WORD[1], PaymentStatus.CHARGED, 0, 1_000, b""))),
         encode_channel(channel),
         encode_account(account),
         encode_spend_key(b"\x01" * 64, SpendKey(_WORD[1], _WORD[1], _WORD[3], 10**6, 2_000_000_000, 5, revoked=False)),

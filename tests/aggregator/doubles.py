@@ -26,11 +26,11 @@ from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
 from tallystick_aggregator.ledger.commands import Moment, ProvenPayment, Rules, SpendProof, VoucherProof
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.invariants import check_invariants
+from tallystick_aggregator.ledger.payments import PackedPayment, PaymentKey
 from tallystick_aggregator.ledger.state import (
     Account,
     Channel,
     Ledger,
-    Payment,
     SpendKey,
     payment_key,
     reservation_handle,
@@ -312,7 +312,7 @@ class ScriptedJournal:
 
     def __init__(self) -> None:
         self.commits: list[tuple[ev.Event, ...]] = []
-        self.archive: dict[bytes, Payment] = {}
+        self.archive: dict[PaymentKey, PackedPayment] = {}
         self.recalled: list[tuple[bytes, bytes]] = []
         self.refusals = 0
         """How many of the next appends are refused."""
@@ -351,7 +351,7 @@ class ScriptedJournal:
             raise self.error
         self.commits.append(tuple(events))
 
-    async def recall(self, payments: Sequence[tuple[bytes, bytes]]) -> Mapping[bytes, Payment]:
+    async def recall(self, payments: Sequence[tuple[bytes, bytes]]) -> Mapping[PaymentKey, PackedPayment]:
         """What `archive` has."""
         self.recalled += payments
         keys = [payment_key(*pair) for pair in payments]

@@ -20,8 +20,9 @@ from tallystick_aggregator.intake.payments import UncheckedPayment
 from tallystick_aggregator.intake.signatures import SignatureCheck
 from tallystick_aggregator.ledger.answers import Accepted, Held, Refusal
 from tallystick_aggregator.ledger.commands import ProvenPayment, SpendProof, VoucherProof
+from tallystick_aggregator.ledger.payments import Payment, PaymentKey, unpack_payment
 from tallystick_aggregator.ledger.rules import ceiling_allows, channel_unknown, spend_key_unknown, voucher_may_prove
-from tallystick_aggregator.ledger.state import Account, Channel, Ledger, Payment, spend_key_name
+from tallystick_aggregator.ledger.state import Account, Channel, Ledger, spend_key_name
 
 PROVERS_MAX: Final = 65_536
 
@@ -147,7 +148,7 @@ class Screening:
 
         Charges of a channel come in runs: what is the same for them is looked up once.
         """
-        ledger, known_payment = self._ledger, self._ledger.payments.get
+        ledger, known = self._ledger, self._known()
         outcomes: list[Accepted | Held | Refusal | None] = []
         channel_id, channel, account, key_id, prover = b"", None, None, b"", None
         for position, payment in enumerate(self._payments):
@@ -158,8 +159,8 @@ class Screening:
                 key_id = b""
             if channel is None or account is None:
                 outcomes.append(channel_unknown())
-            elif (known := known_payment(payment.payment_id + channel_id)) is not None:
-                outcomes.append(self._replay(known, payment.amount, payment.request_hash))
+            elif known and (first := known.get(payment.payment_id + channel_id)) is not None:
+                outcomes.append(self._replay(first, payment.amount, payment.request_hash))
             elif (spend := payment.spend) is not None:
                 if spend.key_id != key_id:
                     key_id = spend.key_id
@@ -179,6 +180,14 @@ class Screening:
             else:
                 outcomes.append(self._screen_voucher(position, payment, account, channel))
         return outcomes
+
+    def _known(self) -> Mapping[PaymentKey, Payment]:
+        """Those that were paid before, by key: as a rule none of all."""
+        payments = self._ledger.payments
+        keys = [payment.payment_id + payment.channel_id for payment in self._payments]
+        if payments.keys().isdisjoint(keys):
+            return {}
+        return {key: unpack_payment(key, payments[key]) for key in keys if key in payments}
 
     def _screen_voucher(
         self, position: int, payment: UncheckedPayment, account: Account, channel: Channel

@@ -16,7 +16,8 @@ from tallystick_aggregator.intake.port import Decision
 from tallystick_aggregator.journal.port import Journal, StoreUnavailable, StoreUncertain
 from tallystick_aggregator.ledger.commands import Moment
 from tallystick_aggregator.ledger.draft import Draft
-from tallystick_aggregator.ledger.state import Ledger, Payment, payment_key
+from tallystick_aggregator.ledger.payments import PackedPayment
+from tallystick_aggregator.ledger.state import Ledger, payment_key
 
 Answer = TypeVar("Answer")
 
@@ -34,7 +35,7 @@ Lookups = Callable[[int], Sequence[tuple[bytes, bytes]]]
 """The (channel id, payment id) pairs that a decision will look up whose time is before this one (ms)."""
 
 
-_Recalled = tuple[tuple[bytes, bytes], Payment]
+_Recalled = tuple[tuple[bytes, bytes], PackedPayment]
 
 
 def no_lookups(_since_ms: int) -> Sequence[tuple[bytes, bytes]]:

@@ -24,7 +24,8 @@ from tallystick_aggregator.journal.rows import (
     encode_spend_key,
 )
 from tallystick_aggregator.journal.schema import ENDING_TABLES, partition_of, partition_table
-from tallystick_aggregator.ledger.state import ChainHead, Changes, Payment, Reservation, SpendKey
+from tallystick_aggregator.ledger.payments import PackedPayment, PaymentKey
+from tallystick_aggregator.ledger.state import ChainHead, Changes, Reservation, SpendKey
 
 REST_S: Final = 0.01
 """Between portions, unless the largest are needed: two or three times what a small one takes."""
@@ -122,7 +123,7 @@ def portions_of(items: Iterable[Item], size: Callable[[], int]) -> Iterator[list
         yield portion
 
 
-def payment_portions(payments: Iterable[tuple[bytes, Payment]], pace: Pace) -> Iterator[tuple[int, Portion]]:
+def payment_portions(payments: Iterable[tuple[PaymentKey, PackedPayment]], pace: Pace) -> Iterator[tuple[int, Portion]]:
     """The payments' rows: for each portion the number of its partition, whose table must be there."""
     # Encoded as they are iterated: a list of the pairs would be an object more for each payment.
     for rows in portions_of(starmap(encode_keyed_payment, payments), lambda: pace.size.payments):
@@ -208,7 +209,7 @@ def _encode_spend_key(name: bytes, key: SpendKey | None) -> bytes | None:
 def _reservation_encoder(changes: Changes) -> Callable[[bytes, Reservation | None], bytes | None]:
     """A reservation's row holds its payment, which has changed with it."""
     wanted = {handle[:PAYMENT_KEY_BYTES] for handle, reservation in changes.reservations.items() if reservation}
-    payments: dict[bytes, Payment] = {}
+    payments: dict[PaymentKey, PackedPayment] = {}
     for changed in changes.payments:
         payments.update((key, changed[key]) for key in wanted & changed.keys())
 

@@ -8,13 +8,14 @@ The payments of reservations stay in memory, however old, until the reservation 
 """
 
 import heapq
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable, Mapping
-from itertools import groupby
+from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Final
 
-from tallystick_aggregator.ledger.state import Ledger, Payment, PaymentStatus, Reservation
+from tallystick_aggregator.ledger.payments import PackedPayment, PaymentKey, is_open
+from tallystick_aggregator.ledger.state import Ledger, Reservation
 from tallystick_aggregator.ledger.trim import answer_from, drop_payments
 
 HOT_PAYMENTS_MAX: Final = 500_000
@@ -28,8 +29,6 @@ _BUCKET_BYTES: Final = 5
 _BUCKET_BITS: Final = 8
 """A bucket holds the ids of 256 ms: those whose first five bytes of six, the time, are the same."""
 _bucket_of: Final = itemgetter(slice(_BUCKET_BYTES))
-_CHARGED: Final = PaymentStatus.CHARGED
-_OPEN: Final = (PaymentStatus.RESERVED, PaymentStatus.EXPIRED)
 
 
 class HotPayments:
@@ -47,15 +46,16 @@ class HotPayments:
         self._leaving: deque[tuple[bytes, ...]] = deque()
         self._since_ms = 0
 
-    def wrote_payments(self, payments: Iterable[tuple[bytes, Payment]]) -> None:
+    def wrote_payments(self, payments: Iterable[tuple[PaymentKey, PackedPayment]]) -> None:
         """Follow payments, by key, that a checkpoint has written down as they are in memory."""
         final: list[bytes] = []
         for key, payment in payments:
-            if payment.status is not _CHARGED and payment.status in _OPEN:
+            if is_open(payment):
                 self._held.add(key)
             else:
                 final.append(key)
-        self._held.difference_update(final)
+        if self._held:
+            self._held.difference_update(final)
         self._follow(final)
 
     def wrote_reservations(self, reservations: Mapping[bytes, Reservation | None]) -> None:
@@ -95,11 +95,15 @@ class HotPayments:
             drop_payments(ledger, keys)
             room -= len(keys)
 
-    def _follow(self, keys: Iterable[bytes]) -> None:
-        for bucket, together in groupby(sorted(keys), _bucket_of):  # so that a bucket has few runs
+    def _follow(self, keys: Sequence[bytes]) -> None:
+        keys = sorted(keys)  # so that of each bucket they are one run
+        start = 0
+        while start < len(keys):
+            bucket = keys[start][:_BUCKET_BYTES]
+            end = bisect_right(keys, bucket, start, key=_bucket_of)
             if bucket not in self._buckets:
                 self._buckets[bucket] = []
                 heapq.heappush(self._oldest, bucket)
-            run = tuple(together)
-            self._buckets[bucket].append(run)
-            self._count += len(run)
+            self._buckets[bucket].append(tuple(keys[start:end]))
+            self._count += end - start
+            start = end

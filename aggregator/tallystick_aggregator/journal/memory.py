@@ -24,7 +24,8 @@ from tallystick_aggregator.journal.rows import decode_payment, encode_payment
 from tallystick_aggregator.journal.transactions import decode_outgoing, encode_outgoing
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.events import Event
-from tallystick_aggregator.ledger.state import Changes, Ledger, Payment, payment_key
+from tallystick_aggregator.ledger.payments import PackedPayment, PaymentKey
+from tallystick_aggregator.ledger.state import Changes, Ledger, payment_key
 
 
 class Operation(Enum):
@@ -122,7 +123,7 @@ class MemoryJournal:
         self.disk.write(Operation.APPEND, lambda: self.disk.entries.append(entry))
         self._backlog.add(self._ledger.commits + 1, len(events))
 
-    async def recall(self, payments: Sequence[tuple[bytes, bytes]]) -> Mapping[bytes, Payment]:
+    async def recall(self, payments: Sequence[tuple[bytes, bytes]]) -> Mapping[PaymentKey, PackedPayment]:
         """See the port."""
         self._open()
         await asyncio.sleep(0)

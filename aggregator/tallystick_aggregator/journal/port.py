@@ -17,7 +17,8 @@ from enum import IntEnum
 from typing import Protocol
 
 from tallystick_aggregator.ledger.events import Event
-from tallystick_aggregator.ledger.state import Ledger, Payment
+from tallystick_aggregator.ledger.payments import PackedPayment, PaymentKey
+from tallystick_aggregator.ledger.state import Ledger
 
 
 class StoreError(Exception):
@@ -76,7 +77,7 @@ class Journal(Protocol):
         """
         ...
 
-    async def recall(self, payments: Sequence[tuple[bytes, bytes]]) -> Mapping[bytes, Payment]:
+    async def recall(self, payments: Sequence[tuple[bytes, bytes]]) -> Mapping[PaymentKey, PackedPayment]:
         """Look up (channel id, payment id) pairs that are no longer in memory; keyed by `state.payment_key`.
 
         Ids from before `Ledger.payments_forgotten_ms` may or may not be found. Raises StoreUnavailable.

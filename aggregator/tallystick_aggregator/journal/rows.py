@@ -14,13 +14,12 @@ from tallystick.quantities import AccountId, Address, ChannelId
 from tallystick_aggregator.journal.binary import Reader, Unstorable, blob, fixed, flag, text, whole
 from tallystick_aggregator.journal.codec import put_config, put_totals, take_config, take_totals
 from tallystick_aggregator.journal.port import StoreDamaged
+from tallystick_aggregator.ledger.payments import PACKED_PAYMENT_BYTES, PackedPayment, PaymentKey, status_of
 from tallystick_aggregator.ledger.state import (
     Account,
     Approval,
     ChainHead,
     Channel,
-    Payment,
-    PaymentStatus,
     PendingRefund,
     Reservation,
     SpendKey,
@@ -43,53 +42,33 @@ def unseal(key: bytes, row: bytes, what: str) -> bytes:
     return body
 
 
-# Payments. The key (`state.payment_key`) is also the beginning of the reservation's handle; the row has the rest of it.
+# Payments (`ledger.payments`), whose key (`state.payment_key`) is also the beginning of the reservation's handle.
 
-_PAYMENT: Final = struct.Struct(">16s32sB16s16s16sI")
-"""amount, request hash, status (+ 128 if it was a reservation), captured, charged, end of the handle, checksum"""
 PAYMENT_KEY_BYTES: Final = 48
-PAYMENT_ROW_BYTES: Final = _PAYMENT.size
-_WAS_RESERVED: Final = 128
-_NO_SECRET: Final = bytes(16)
-_pack_keyed: Final = struct.Struct(">48s16s32sB16s16s16s").pack
-"""The key, and the row up to its checksum."""
-_STATUSES: Final = {int(status): status for status in PaymentStatus}
+PAYMENT_ROW_BYTES: Final = PACKED_PAYMENT_BYTES + _CHECKSUM_BYTES
 
 
-def encode_payment(key: bytes, payment: Payment) -> bytes:
+def encode_payment(key: PaymentKey, payment: PackedPayment) -> bytes:
     """The row of a payment: always `PAYMENT_ROW_BYTES`."""
     return encode_keyed_payment(key, payment)[PAYMENT_KEY_BYTES:]
 
 
-def encode_keyed_payment(key: bytes, payment: Payment) -> bytes:
+def encode_keyed_payment(key: PaymentKey, payment: PackedPayment) -> bytes:
     """The key and the row of a payment: checkpoints write hundreds of thousands of them."""
-    request_hash, handle, code = payment.request_hash, payment.handle, payment.status
-    if len(key) != PAYMENT_KEY_BYTES or len(request_hash) != 32 or (handle and handle[:PAYMENT_KEY_BYTES] != key):
-        raise Unstorable("a payment has a key of 48 bytes, a request hash of 32, and a handle that begins with its key")
-    amount = payment.amount.to_bytes(16, "big")
-    body = _pack_keyed(
-        key,
-        amount,
-        request_hash,
-        code | _WAS_RESERVED if handle else code,
-        amount if payment.captured == payment.amount else payment.captured.to_bytes(16, "big"),
-        payment.charged.to_bytes(16, "big"),
-        fixed(handle[PAYMENT_KEY_BYTES:], 16) if handle else _NO_SECRET,
-    )
+    body = key + payment
+    if len(body) != PAYMENT_KEY_BYTES + PACKED_PAYMENT_BYTES:
+        raise Unstorable("a payment has a key of 48 bytes")
     return body + crc32(body).to_bytes(_CHECKSUM_BYTES, "big")
 
 
-def decode_payment(key: bytes, row: bytes) -> Payment:
+def decode_payment(key: PaymentKey, row: bytes) -> PackedPayment:
     """The payment in this row; raises StoreDamaged."""
     if len(row) != PAYMENT_ROW_BYTES:
         raise StoreDamaged(f"the stored payment {key.hex()} has {len(row)} bytes instead of {PAYMENT_ROW_BYTES}")
-    amount, request_hash, code, captured, charged, secret, checksum = _PAYMENT.unpack(row)
-    status = _STATUSES.get(code & ~_WAS_RESERVED)
-    if status is None or crc32(row[:-_CHECKSUM_BYTES], crc32(key)) != checksum:
-        raise StoreDamaged(f"the stored payment {key.hex()} does not match its checksum")
-    number = int.from_bytes
-    handle = key + secret if code & _WAS_RESERVED else b""
-    return Payment(number(amount, "big"), request_hash, status, number(captured, "big"), number(charged, "big"), handle)
+    payment = unseal(key, row, "payment")
+    if status_of(payment) is None:
+        raise StoreDamaged(f"the stored payment {key.hex()} has no status that is known")
+    return payment
 
 
 # Channels.
@@ -237,7 +216,7 @@ def decode_spend_key(name: bytes, row: bytes) -> SpendKey:
     return key
 
 
-def encode_reservation(reservation: Reservation, payment: Payment) -> bytes:
+def encode_reservation(reservation: Reservation, payment: PackedPayment) -> bytes:
     """The row of a reservation and its payment, under its handle: what is held and for what stays together."""
     handle = reservation.handle
     numbers = whole(reservation.amount) + whole(reservation.expires_at)
@@ -245,7 +224,7 @@ def encode_reservation(reservation: Reservation, payment: Payment) -> bytes:
     return seal(handle, numbers + blob(reservation.key_id) + payment_row)
 
 
-def decode_reservation(handle: bytes, row: bytes) -> tuple[Reservation, Payment]:
+def decode_reservation(handle: bytes, row: bytes) -> tuple[Reservation, PackedPayment]:
     """The reservation in this row, and its payment; raises StoreDamaged."""
     reader = Reader(unseal(handle, row, "reservation"), "a stored reservation")
     amount, expires_at, key_id = reader.whole(), reader.whole(), reader.blob()

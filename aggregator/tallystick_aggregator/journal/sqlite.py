@@ -40,7 +40,8 @@ from tallystick_aggregator.journal.schema import (
     partition_table,
 )
 from tallystick_aggregator.ledger.events import Event
-from tallystick_aggregator.ledger.state import ChainHead, Changes, Ledger, Payment, payment_key
+from tallystick_aggregator.ledger.payments import PackedPayment, PaymentKey
+from tallystick_aggregator.ledger.state import ChainHead, Changes, Ledger, payment_key
 
 RECALLED_AT_ONCE: Final = 512
 DROPPED_AT_ONCE: Final = 512
@@ -133,7 +134,7 @@ class SqliteJournal:
         self._appended += len(events)
         self._backlog.add(seq, len(events))
 
-    async def recall(self, payments: Sequence[tuple[bytes, bytes]]) -> Mapping[bytes, Payment]:
+    async def recall(self, payments: Sequence[tuple[bytes, bytes]]) -> Mapping[PaymentKey, PackedPayment]:
         """See the port."""
         forgotten_ms = self._ledger.payments_forgotten_ms
         wanted: dict[int, list[bytes]] = {}
@@ -142,7 +143,7 @@ class SqliteJournal:
             number = partition_of(payment_ms)
             if payment_ms >= forgotten_ms and number in self._partitions:
                 wanted.setdefault(number, []).append(payment_key(channel_id, payment_id))
-        found: dict[bytes, Payment] = {}
+        found: dict[PaymentKey, PackedPayment] = {}
         for number, keys in wanted.items():
             for portion in portions_of(keys, lambda: RECALLED_AT_ONCE):
                 rows = await self._database.read(find_payments(number), (b"".join(portion), len(portion)))
@@ -250,7 +251,7 @@ class SqliteJournal:
             self._partitions.discard(number)
 
 
-def _decoded(rows: Rows) -> list[tuple[bytes, Payment]]:
+def _decoded(rows: Rows) -> list[tuple[PaymentKey, PackedPayment]]:
     try:
         return [(key, decode_payment(key, row)) for key, row in rows]
     except StoreDamaged as error:

@@ -15,6 +15,7 @@ from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
 from tallystick_aggregator.ledger.commands import Moment, ProvenPayment, Rules, VoucherProof
 from tallystick_aggregator.ledger.draft import Draft
+from tallystick_aggregator.ledger.payments import Payment, PaymentStatus
 from tallystick_aggregator.ledger.rules import (
     ceiling_allows,
     channel_unknown,
@@ -27,13 +28,7 @@ from tallystick_aggregator.ledger.rules import (
     spend_key_may_prove,
     voucher_may_prove,
 )
-from tallystick_aggregator.ledger.state import (
-    Channel,
-    Payment,
-    PaymentStatus,
-    Reservation,
-    payment_of_handle,
-)
+from tallystick_aggregator.ledger.state import Channel, Reservation, payment_of_handle
 
 
 def charge(draft: Draft, payment: ProvenPayment, moment: Moment, rules: Rules) -> Accepted | Refusal:

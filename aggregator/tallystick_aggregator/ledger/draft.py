@@ -5,20 +5,26 @@ construction. A draft that is dropped leaves no trace.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 from msgspec.structs import replace
 
 from tallystick.payment_ids import payment_id_ms
 from tallystick_aggregator.ledger import events as ev
+from tallystick_aggregator.ledger.payments import (
+    PackedPayment,
+    Payment,
+    PaymentStatus,
+    pack_charged,
+    pack_payment,
+    unpack_payment,
+)
 from tallystick_aggregator.ledger.state import (
     Account,
     Approval,
     ChainHead,
     Channel,
     Ledger,
-    Payment,
-    PaymentStatus,
     PendingRefund,
     Reservation,
     SpendKey,
@@ -26,8 +32,6 @@ from tallystick_aggregator.ledger.state import (
     payment_key,
     spend_key_name,
 )
-
-_CHARGED: Final = PaymentStatus.CHARGED  # looking up a member of an enum costs as much as three attributes
 
 
 class Draft:
@@ -40,8 +44,8 @@ class Draft:
         self._accounts: dict[bytes, Account] = {}
         self._channels: dict[bytes, Channel] = {}
         self._spend_keys: dict[bytes, SpendKey | None] = {}
-        self._payments: dict[bytes, Payment] = {}
-        self._recalled: dict[bytes, Payment] = {}
+        self._payments: dict[bytes, PackedPayment] = {}
+        self._recalled: dict[bytes, PackedPayment] = {}
         self._reservations: dict[bytes, Reservation | None] = {}
         self._exposure: dict[bytes, int] = {}
         self._heads: dict[str, ChainHead] = {}
@@ -74,8 +78,8 @@ class Draft:
     def payment(self, channel_id: bytes, payment_id: bytes) -> Payment | None:
         """Return what this payment id stands for, if it is known here or was recalled."""
         key = payment_id + channel_id  # `payment_key`, without the call
-        known = self._payments.get(key) or self._ledger.payments.get(key)
-        return self._recalled.get(key) if known is None and self._recalled else known
+        known = self._payments.get(key) or self._ledger.payments.get(key) or self._recalled.get(key)
+        return None if known is None else unpack_payment(key, known)
 
     def knows_any(self, keys: Sequence[bytes]) -> bool:
         """Return whether a payment with any of these keys (`payment_key`) is known, or one stands here twice."""
@@ -98,7 +102,7 @@ class Draft:
         known = self._exposure.get(key)
         return self._ledger.receiver_exposure.get(key, 0) if known is None else known
 
-    def recall(self, channel_id: bytes, payment_id: bytes, payment: Payment) -> None:
+    def recall(self, channel_id: bytes, payment_id: bytes, payment: PackedPayment) -> None:
         """Make a payment known that is no longer in memory."""
         self._recalled[payment_key(channel_id, payment_id)] = payment
 
@@ -109,22 +113,22 @@ class Draft:
         self._apply[type(event)](self, event)
         self.events.append(event)
 
-    def record_run(self, keys: Sequence[bytes], events: Sequence[ev.Charged]) -> list[Payment]:
+    def record_run(self, keys: Sequence[bytes], events: Sequence[ev.Charged]) -> list[int]:
         """Apply and keep charges of one channel, by one spend key or by vouchers, as `record` does one by one.
 
-        `keys` are their payments' (`payment_key`); returns what these stand for from now on.
+        `keys` are their payments' (`payment_key`); returns the channel's charged total after each.
         """
         key_id = events[0].key_id
         channel = self._own_channel(events[0].channel_id)
         account = self._own_account(channel.account_id)
         charged = before = channel.charged
         payments = self._payments
-        made: list[Payment] = []
+        totals: list[int] = []
         for key, event in zip(keys, events, strict=True):
             amount = event.amount
             charged += amount
-            payment = payments[key] = Payment(amount, event.request_hash, _CHARGED, amount, charged, b"")
-            made.append(payment)
+            payments[key] = pack_charged(amount, event.request_hash, charged)
+            totals.append(charged)
         if key_id:
             self._own_spend_key(account.id, key_id).spent += charged - before
         else:
@@ -133,7 +137,7 @@ class Draft:
         account.committed += charged - before
         self._expose(account, channel, charged - before)
         self.events += events
-        return made
+        return totals
 
     def replay(self, events: Iterable[ev.Event]) -> None:
         """Apply events that the journal has already."""
@@ -257,18 +261,16 @@ class Draft:
             self._own_spend_key(account_id, key_id).spent += amount
         else:
             channel.used = channel.used.plus(event.used_ceiling)
-        self._payments[event.payment_id + channel_id] = Payment(
-            amount, event.request_hash, _CHARGED, amount, charged, b""
-        )
+        self._payments[event.payment_id + channel_id] = pack_charged(amount, event.request_hash, charged)
 
     def _reserved(self, event: ev.Reserved) -> None:
         channel = self._own_channel(event.channel_id)
         account = self._own_account(channel.account_id)
         self._hold(account, channel, event.amount, 1)
         self._use_proof(channel, event.used_ceiling, event.key_id, event.amount)
-        self._payments[payment_key(event.channel_id, event.payment_id)] = Payment(
-            event.amount, event.request_hash, PaymentStatus.RESERVED, 0, channel.charged, event.handle
-        )
+        key = payment_key(event.channel_id, event.payment_id)
+        reserved = Payment(event.amount, event.request_hash, PaymentStatus.RESERVED, 0, channel.charged, event.handle)
+        self._payments[key] = pack_payment(key, reserved)
         self._reservations[event.handle] = Reservation(
             event.handle, channel.id, event.payment_id, event.amount, event.key_id, event.expires_at
         )
@@ -286,9 +288,9 @@ class Draft:
         channel.charged += event.amount
         account.committed += event.amount
         self._expose(account, channel, event.amount)
-        self._payments[payment_key(event.channel_id, event.payment_id)] = replace(
-            payment, status=PaymentStatus.CHARGED, captured=event.amount, charged=channel.charged
-        )
+        key = payment_key(event.channel_id, event.payment_id)
+        captured = replace(payment, status=PaymentStatus.CHARGED, captured=event.amount, charged=channel.charged)
+        self._payments[key] = pack_payment(key, captured)
         self._reservations[event.handle] = None
 
     def _released(self, event: ev.Released) -> None:
@@ -308,7 +310,8 @@ class Draft:
         if payment.status is PaymentStatus.RESERVED:
             self._hold(self._own_account(channel.account_id), channel, -reservation.amount, -1)
             self._spend(channel, reservation.key_id, -reservation.amount)
-        self._payments[payment_key(reservation.channel_id, reservation.payment_id)] = replace(payment, status=status)
+        key = payment_key(reservation.channel_id, reservation.payment_id)
+        self._payments[key] = pack_payment(key, replace(payment, status=status))
         return reservation
 
     def _hold(self, account: Account, channel: Channel, amount: int, count: int) -> None:

@@ -2,7 +2,8 @@
 
 from collections import Counter
 
-from tallystick_aggregator.ledger.state import Account, Channel, Ledger, PaymentStatus, exposure_key
+from tallystick_aggregator.ledger.payments import PaymentStatus, status_of
+from tallystick_aggregator.ledger.state import Account, Channel, Ledger, exposure_key
 
 
 class InvariantViolated(AssertionError):
@@ -59,7 +60,7 @@ def _held(ledger: Ledger) -> tuple[Counter[bytes], Counter[bytes]]:
     for reservation in ledger.reservations.values():
         payment = ledger.payments.get(reservation.payment_id + reservation.channel_id)
         _require(payment is not None, "a reservation has no payment")
-        if payment is not None and payment.status is PaymentStatus.RESERVED:
+        if payment is not None and status_of(payment) is PaymentStatus.RESERVED:
             held[reservation.channel_id] += reservation.amount
             count[reservation.channel_id] += 1
     return held, count

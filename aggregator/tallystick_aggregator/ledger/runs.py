@@ -38,31 +38,36 @@ def charge_all(
     """Take payments in their order, each as `decide.charge` does."""
     oldest_ms, newest_ms = times_of_payment_ids(draft, moment, rules)
     in_time = payment_ids_from(oldest_ms), payment_ids_from(newest_ms + 1)
+    keys = [payment.payment_id + payment.channel_id for payment in payments]
+    all_new = _are_new(draft, keys, in_time)  # nearly always: the runs need not be looked at one by one
     answers: list[Accepted | Refusal] = []
     for _, same in groupby(payments, _channel_of):
         run = list(same)
-        answers += (len(run) > 1 and _charge_run(draft, run, in_time, moment, rules)) or [
+        run_keys = keys[len(answers) : len(answers) + len(run)]
+        together = len(run) > 1 and (all_new or _are_new(draft, run_keys, in_time))
+        answers += (together and _charge_run(draft, run, run_keys, moment, rules)) or [
             charge(draft, payment, moment, rules) for payment in run
         ]
     return answers
 
 
-def _charge_run(
-    draft: Draft, run: Sequence[ProvenPayment], in_time: tuple[bytes, bytes], moment: Moment, rules: Rules
-) -> list[Accepted | Refusal] | None:
-    """Take a run if all of it is new, proven alike and fits; None, and nothing done, if not.
-
-    Payment ids `in_time` are at or above the first, and below the second (`payment_ids_from`).
+def _are_new(draft: Draft, keys: Sequence[bytes], in_time: tuple[bytes, bytes]) -> bool:
+    """Whether no payment with any of these keys (`payment_key`) is known, none comes twice, and all are in time: at or
+    above the first of `in_time`, and below the second.
     """
+    # Keys begin with payment ids: if the least and the greatest are in time, all are.
+    return in_time[0] <= min(keys) and max(keys) < in_time[1] and not draft.knows_any(keys)
+
+
+def _charge_run(
+    draft: Draft, run: Sequence[ProvenPayment], keys: Sequence[bytes], moment: Moment, rules: Rules
+) -> list[Accepted | Refusal] | None:
+    """Take a run, all of it new, if it is proven alike and fits; None, and nothing done, if not."""
     channel_id, proof = run[0].channel_id, run[0].proof
     channel = draft.channel(channel_id)
     account = draft.account(channel.account_id) if channel is not None else None
     charges = _charged_by_key(run, proof) if isinstance(proof, SpendProof) else _charged_by_vouchers(run, proof)
     if channel is None or account is None or charges is None:
-        return None
-    keys = [payment.payment_id + channel_id for payment in run]
-    # Keys begin with payment ids: if the least and the greatest are in time, all are.
-    if min(keys) < in_time[0] or max(keys) >= in_time[1] or draft.knows_any(keys):
         return None
     raised, ceiling, total = proof.raised, channel.ceiling, sum([payment.amount for payment in run])
     if raised is not None and raised.max_claimable_amount > ceiling:
@@ -78,7 +83,8 @@ def _charge_run(
         return None
     if ceiling != channel.ceiling and raised is not None:
         draft.record(ev.CeilingRaised(channel.id, ceiling, raised.signature))
-    return [Accepted(payment.amount, payment.charged, False) for payment in draft.record_run(keys, charges)]
+    totals = draft.record_run(keys, charges)
+    return [Accepted(charge.amount, charged, False) for charge, charged in zip(charges, totals, strict=True)]
 
 
 def _charged_by_key(run: Sequence[ProvenPayment], first: SpendProof) -> list[ev.Charged] | None:

@@ -10,38 +10,14 @@ times as fast as a dataclass, smaller, and never walked by the garbage collector
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from enum import IntEnum
 from itertools import chain
 from typing import NamedTuple
 
 from tallystick.channels import ChannelConfig
 from tallystick.quantities import AccountId, Address, ChannelId
+from tallystick_aggregator.ledger.payments import PackedPayment, PaymentKey
 from tallystick_aggregator.ledger.used_ceilings import NONE_USED, UsedCeilings
-from tallystick_aggregator.ledger.values import State, Value
-
-
-class PaymentStatus(IntEnum):
-    """What became of a payment id."""
-
-    CHARGED = 1
-    RESERVED = 2
-    RELEASED = 3
-    EXPIRED = 4
-
-
-class Payment(Value, frozen=True, gc=False):
-    """What a (channel, payment id) stands for, and the answer its first use got.
-
-    `amount` is what was asked (the reserved maximum for a reservation), `captured` what was charged in the end and
-    `charged` the channel's charged total right after. A reservation's `handle` is empty for a direct charge.
-    """
-
-    amount: int
-    request_hash: bytes
-    status: PaymentStatus
-    captured: int
-    charged: int
-    handle: bytes
+from tallystick_aggregator.ledger.values import State
 
 
 class PendingRefund(NamedTuple):
@@ -162,7 +138,7 @@ class Changes:
     accounts: dict[bytes, Account] = field(default_factory=dict[bytes, Account])
     channels: dict[bytes, Channel] = field(default_factory=dict[bytes, Channel])
     spend_keys: dict[bytes, SpendKey | None] = field(default_factory=dict[bytes, SpendKey | None])
-    payments: list[dict[bytes, Payment]] = field(default_factory=list[dict[bytes, Payment]])
+    payments: list[dict[PaymentKey, PackedPayment]] = field(default_factory=list[dict[PaymentKey, PackedPayment]])
     """Those of each draft, as they came: of one that changed more than once the last counts."""
     reservations: dict[bytes, Reservation | None] = field(default_factory=dict[bytes, Reservation | None])
 
@@ -171,7 +147,7 @@ class Changes:
         """How many accounts, channels, spend keys and reservations have changed."""
         return len(self.accounts) + len(self.channels) + len(self.spend_keys) + len(self.reservations)
 
-    def each_payment(self) -> Iterator[tuple[bytes, Payment]]:
+    def each_payment(self) -> Iterator[tuple[PaymentKey, PackedPayment]]:
         """All payments by key, in the order in which they changed."""
         return chain.from_iterable(changed.items() for changed in self.payments)
 
@@ -200,7 +176,7 @@ class Ledger:
     spend_keys: dict[bytes, SpendKey] = field(default_factory=dict[bytes, SpendKey])
     spend_keys_of: dict[bytes, dict[bytes, None]] = field(default_factory=dict[bytes, dict[bytes, None]])
     """By account, the names of its keys."""
-    payments: dict[bytes, Payment] = field(default_factory=dict[bytes, Payment])
+    payments: dict[PaymentKey, PackedPayment] = field(default_factory=dict[PaymentKey, PackedPayment])
     reservations: dict[bytes, Reservation] = field(default_factory=dict[bytes, Reservation])
     receiver_exposure: dict[bytes, int] = field(default_factory=dict[bytes, int])
     heads: dict[str, ChainHead] = field(default_factory=dict[str, ChainHead])

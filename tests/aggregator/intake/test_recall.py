@@ -13,7 +13,7 @@ from tallystick_aggregator.journal.port import StoreUnavailable
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
 from tallystick_aggregator.ledger.commands import Rules
-from tallystick_aggregator.ledger.state import Payment
+from tallystick_aggregator.ledger.payments import PackedPayment, PaymentKey
 
 RULES = Rules()
 LATER_MS = NOW_MS + 3_600_000
@@ -170,7 +170,7 @@ async def test_a_payment_that_cannot_be_looked_up_fails_alone(
     an_hour_later(shop)
     recall, damaged = shop.journal.recall, payment_of(alice).payment_id
 
-    async def failing(payments: Sequence[tuple[bytes, bytes]]) -> Mapping[bytes, Payment]:
+    async def failing(payments: Sequence[tuple[bytes, bytes]]) -> Mapping[PaymentKey, PackedPayment]:
         if any(payment_id == damaged for _, payment_id in payments):
             raise StoreUnavailable("a row is damaged")
         return await recall(payments)
@@ -198,7 +198,7 @@ async def test_what_cannot_be_looked_up_is_refused_and_may_be_sent_again(
     await shop.intake.charge([payment_of(alice)])
     an_hour_later(shop)
 
-    async def failing(_payments: Sequence[tuple[bytes, bytes]]) -> Mapping[bytes, Payment]:
+    async def failing(_payments: Sequence[tuple[bytes, bytes]]) -> Mapping[PaymentKey, PackedPayment]:
         raise StoreUnavailable("the disk fell silent")
 
     with monkeypatch.context() as patched:

@@ -22,7 +22,15 @@ from tallystick_aggregator.journal.schema import ENDING_TABLES, PARTITION_MS
 from tallystick_aggregator.journal.sqlite import SqliteStore
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.draft import Draft
-from tallystick_aggregator.ledger.state import Ledger, Payment, PaymentStatus, payment_key
+from tallystick_aggregator.ledger.payments import (
+    PackedPayment,
+    PaymentKey,
+    PaymentStatus,
+    pack_charged,
+    status_of,
+    unpack_payment,
+)
+from tallystick_aggregator.ledger.state import Ledger, payment_key
 
 NOW_MS = 1_800_000_000_000
 HOUR_MS = 3_600_000
@@ -148,17 +156,17 @@ async def test_the_payment_of_a_reservation_stays_until_it_ends(tmp_path: Path) 
         assert [key for key in ledger.payments] == [handle[:48]]  # noqa: C416 - its order is its only content
     async with opened(path, hot_payments_max=0) as store:
         ledger = await store.journal.load()
-        assert ledger.payments[handle[:48]].status is PaymentStatus.RESERVED
+        assert status_of(ledger.payments[handle[:48]]) is PaymentStatus.RESERVED
         await commit(store, ledger, [ev.Expired(handle)])
         await settle_down(store)
-        assert ledger.payments[handle[:48]].status is PaymentStatus.EXPIRED, "a late capture is still possible"
+        assert status_of(ledger.payments[handle[:48]]) is PaymentStatus.EXPIRED, "a late capture is still possible"
         await commit(store, ledger, [ev.Captured(handle, CHANNEL, handle[:16], KEY, 5)])
         await settle_down(store)
         assert not ledger.payments
         assert not ledger.reservations
         recalled = await store.journal.recall([(CHANNEL, handle[:16])])
-        assert recalled[handle[:48]].captured == 5
-        assert recalled[handle[:48]].handle == handle
+        assert unpack_payment(handle[:48], recalled[handle[:48]]).captured == 5
+        assert unpack_payment(handle[:48], recalled[handle[:48]]).handle == handle
         assert await store.journal._database.read("SELECT count(*) FROM reservations") == [(0,)]
 
 
@@ -171,7 +179,7 @@ async def test_a_reservation_that_begins_and_ends_between_checkpoints_leaves_no_
         await commit(store, ledger, [ev.Released(handle)])
         await store.journal.checkpoint(NOW_MS)
         assert await store.journal._database.read("SELECT count(*) FROM reservations") == [(0,)]
-        assert ledger.payments[handle[:48]].status is PaymentStatus.RELEASED
+        assert status_of(ledger.payments[handle[:48]]) is PaymentStatus.RELEASED
 
 
 @pytest.mark.parametrize("payments_at_once", [1, 1_024])
@@ -466,12 +474,10 @@ class Tracked:
     def __init__(self, count_max: int, age_ms_max: int) -> None:
         self.hot = HotPayments(count_max, age_ms_max)
         self.ledger = Ledger()
-        self.tables = dict[bytes, Payment]()
+        self.tables = dict[PaymentKey, PackedPayment]()
 
     def accept(self, ms: int, number: int) -> None:
-        self.ledger.payments[payment_key(CHANNEL, id_at(ms, number))] = Payment(
-            1, PAGE, PaymentStatus.CHARGED, 1, number, b""
-        )
+        self.ledger.payments[payment_key(CHANNEL, id_at(ms, number))] = pack_charged(1, PAGE, number)
 
     def checkpoint(self, now_ms: int) -> None:
         new = {key: payment for key, payment in self.ledger.payments.items() if key not in self.tables}

@@ -26,13 +26,19 @@ from tallystick_aggregator.journal.rows import (
     encode_spend_key,
     seal,
 )
+from tallystick_aggregator.ledger.payments import (
+    PACKED_PAYMENT_BYTES,
+    PackedPayment,
+    Payment,
+    PaymentStatus,
+    pack_charged,
+    pack_payment,
+)
 from tallystick_aggregator.ledger.state import (
     Account,
     Approval,
     ChainHead,
     Channel,
-    Payment,
-    PaymentStatus,
     PendingRefund,
     Reservation,
     SpendKey,
@@ -67,22 +73,22 @@ SPEND_KEY = st.builds(SpendKey, BYTES32, BYTES32, BYTES32, AMOUNT, TIME, AMOUNT,
 
 
 @st.composite
-def payments(draw: st.DrawFn) -> tuple[bytes, Payment]:
+def payments(draw: st.DrawFn) -> tuple[bytes, PackedPayment]:
     """Draw a key and a payment, of a reservation or not."""
     key = draw(BYTES16) + draw(BYTES32)
     handle = draw(st.just(b"") | BYTES16.map(lambda secret: key + secret))
-    return key, Payment(
-        draw(AMOUNT), draw(BYTES32), draw(st.sampled_from(PaymentStatus)), draw(AMOUNT), draw(AMOUNT), handle
-    )
+    status = draw(st.sampled_from(PaymentStatus))
+    return key, pack_payment(key, Payment(draw(AMOUNT), draw(BYTES32), status, draw(AMOUNT), draw(AMOUNT), handle))
 
 
 @st.composite
-def reservations(draw: st.DrawFn) -> tuple[Reservation, Payment]:
+def reservations(draw: st.DrawFn) -> tuple[Reservation, PackedPayment]:
     """Draw a reservation and its payment."""
     handle = draw(BYTES64)
     key_id = draw(st.just(b"") | BYTES32)
     held = Reservation(handle, handle[16:48], handle[:16], draw(AMOUNT), key_id, draw(TIME))
-    return held, Payment(held.amount, draw(BYTES32), draw(st.sampled_from(PaymentStatus)), 0, draw(AMOUNT), handle)
+    status = draw(st.sampled_from(PaymentStatus))
+    return held, pack_payment(handle[:48], Payment(held.amount, draw(BYTES32), status, 0, draw(AMOUNT), handle))
 
 
 @given(CHANNEL)
@@ -124,7 +130,7 @@ def test_a_spend_key_comes_back(key: SpendKey) -> None:
 
 
 @given(payments())
-def test_a_payment_comes_back(drawn: tuple[bytes, Payment]) -> None:
+def test_a_payment_comes_back(drawn: tuple[bytes, PackedPayment]) -> None:
     key, payment = drawn
     row = encode_payment(key, payment)
     assert len(row) == PAYMENT_ROW_BYTES
@@ -132,7 +138,7 @@ def test_a_payment_comes_back(drawn: tuple[bytes, Payment]) -> None:
 
 
 @given(reservations())
-def test_a_reservation_comes_back_with_its_payment(drawn: tuple[Reservation, Payment]) -> None:
+def test_a_reservation_comes_back_with_its_payment(drawn: tuple[Reservation, PackedPayment]) -> None:
     held, payment = drawn
     assert decode_reservation(held.handle, encode_reservation(held, payment)) == (held, payment)
 
@@ -147,7 +153,7 @@ ROWS: dict[str, tuple[bytes, bytes, Callable[[bytes, bytes], Any]]] = {
     "channel": (b"c" * 32, encode_channel(Channel(b"c" * 32, bytes(32), bytes(20))), decode_channel),  # type: ignore[arg-type]
     "payment": (
         b"k" * 48,
-        encode_payment(b"k" * 48, Payment(1, bytes(32), PaymentStatus.CHARGED, 1, 1, b"")),
+        encode_payment(b"k" * 48, pack_charged(1, bytes(32), 1)),
         decode_payment,
     ),
     "spend key": (
@@ -187,9 +193,16 @@ def test_used_ceilings_of_another_width_are_damage(width: int) -> None:
         decode_channel(b"k" * 32, seal(b"k" * 32, bytes(body) + bytes(width)))
 
 
-def test_a_handle_that_is_not_its_payments_own_has_no_form() -> None:
+@pytest.mark.parametrize("key", [b"k" * 47, b"k" * 49])
+def test_a_payment_under_a_key_of_another_length_has_no_form(key: bytes) -> None:
     with pytest.raises(Unstorable):
-        encode_payment(b"k" * 48, Payment(1, bytes(32), PaymentStatus.RESERVED, 0, 0, b"x" * 64))
+        encode_payment(key, pack_charged(1, bytes(32), 1))
+
+
+def test_a_payment_of_no_known_status_is_damage() -> None:
+    nothing = bytes(PACKED_PAYMENT_BYTES)
+    with pytest.raises(StoreDamaged, match="no status"):
+        decode_payment(b"k" * 48, encode_payment(b"k" * 48, nothing))
 
 
 def test_no_error_tells_a_secret() -> None:

@@ -11,7 +11,8 @@ from tallystick_aggregator.ledger import accounts, decide
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.invariants import InvariantViolated, check_invariants
-from tallystick_aggregator.ledger.state import Ledger, Payment, PaymentStatus
+from tallystick_aggregator.ledger.payments import Payment, PaymentStatus, pack_payment
+from tallystick_aggregator.ledger.state import Ledger, payment_key
 
 
 @pytest.fixture
@@ -88,7 +89,8 @@ def test_a_commit_costs_no_more_where_there_is_more(busy: PureLedger, alice: Pay
 
     draft = Draft(ledger)
     decide.charge(draft, by_voucher(alice, 40, 1, 140), busy.moment, busy.rules)
-    decide.reserve(draft, by_voucher(alice, 41, 1, 141), b"handle", busy.moment, busy.rules)
+    held = by_voucher(alice, 41, 1, 141)
+    decide.reserve(draft, held, handle_of(held), busy.moment, busy.rules)
     accounts.open_channel(draft, alice.account_id, bytes(32), bytes(20), 0, busy.rules)
     draft.adopt()
 
@@ -137,7 +139,8 @@ def damage_held(ledger: Ledger, _alice: Payer) -> None:
 
 def damage_payment(ledger: Ledger, _alice: Payer) -> None:
     payment = by_voucher(Payer("alice"), 5, 0, 0)
-    ledger.payments[payment.payment_id + payment.channel_id] = Payment(20, b"", PaymentStatus.RELEASED, 0, 0, b"")
+    key = payment_key(payment.channel_id, payment.payment_id)
+    ledger.payments[key] = pack_payment(key, Payment(20, bytes(32), PaymentStatus.RELEASED, 0, 0, b""))
 
 
 def damage_refunding(ledger: Ledger, alice: Payer) -> None:

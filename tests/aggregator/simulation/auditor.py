@@ -12,7 +12,8 @@ from tallystick_aggregator.journal.memory import MemoryDisk
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.invariants import check_invariants
-from tallystick_aggregator.ledger.state import Account, Channel, Ledger, PaymentStatus, payment_key
+from tallystick_aggregator.ledger.payments import PaymentStatus, status_of
+from tallystick_aggregator.ledger.state import Account, Channel, Ledger, payment_key
 
 
 class Auditor:
@@ -67,9 +68,9 @@ class Auditor:
             case ev.ChannelClaimed(channel_id, claimed):
                 assert channels[channel_id].claimed < claimed <= channels[channel_id].charged, "I1"
             case ev.Captured(_, channel_id, payment_id):
-                known = self.ledger.payments[payment_key(channel_id, payment_id)]
-                assert known.status in (PaymentStatus.RESERVED, PaymentStatus.EXPIRED), "I4"
-                if known.status is PaymentStatus.EXPIRED:
+                status = status_of(self.ledger.payments[payment_key(channel_id, payment_id)])
+                assert status in (PaymentStatus.RESERVED, PaymentStatus.EXPIRED), "I4"
+                if status is PaymentStatus.EXPIRED:
                     account = self._account(channels[channel_id])
                     assert self._promised(account) + event.amount <= account.funds, "I2"
             case _:
