@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from benchmarks import pool, report, world
 from benchmarks.children import Child, Children
-from benchmarks.measure import cpu_s, load_average, machine, resident_bytes
+from benchmarks.measure import commit, cpu_s, load_average, machine, resident_bytes
 from benchmarks.scenarios import CALLERS, CHANNELS, REPEATS, SPEND_KEY, UNARY_REPEATS, Scenario, scenarios
 from benchmarks.sizes import FULL, QUICK, Sizes
 
@@ -210,7 +210,7 @@ class Bench:
 
 async def measure(sizes: Sizes, folder: Path) -> dict[str, Any]:
     """Everything, in order; says on the way what it does."""
-    about = machine()
+    about, measured = machine(), commit()
     cores = int(about["cores"])
     started = time.time()
     load_before = load_average()
@@ -236,6 +236,7 @@ async def measure(sizes: Sizes, folder: Path) -> dict[str, Any]:
         replay = await bench.memory_and_replay()
     return {
         "machine": about,
+        "commit": measured,
         "started_at": int(started),
         "took_s": time.time() - started,
         "load_average": {"before": load_before, "after": load_average()},

@@ -1,7 +1,8 @@
-"""Clocks, processor time and percentiles, from /proc and nothing else."""
+"""Clocks, processor time and percentiles, from /proc; and what was measured on what."""
 
 import os
 import platform
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -57,6 +58,22 @@ def machine() -> dict[str, str | int]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
     }
+
+
+def commit() -> str:
+    """The commit that was measured, with "-dirty" if files differ from it; empty outside a repository."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except OSError:
+        return ""
+    return described.stdout.strip()
 
 
 def _lines(path: str) -> list[str]:

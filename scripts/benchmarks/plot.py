@@ -100,9 +100,9 @@ def tables(result: Raw) -> str:
     when = dt.datetime.fromtimestamp(result["started_at"], dt.UTC).date().isoformat()
     load = result["load_average"]
     measured = (
-        f"Measured on {when}: {about['processor']}, {about['cores']} cores for server, signature checks and load "
-        f"together, {about['memory_mib'] // 1024} GiB, {about['system']}, Python {about['python']}; load average "
-        f"before the run {load['before']:.1f}. {limits(result)}"
+        f"Measured on {when} at commit {result['commit'] or 'unknown'}: {about['processor']}, {about['cores']} cores "
+        f"for server, signature checks and load together, {about['memory_mib'] // 1024} GiB, {about['system']}, "
+        f"Python {about['python']}; load average before the run {load['before']:.1f}. {limits(result)}"
     )
     lines = [
         measured,

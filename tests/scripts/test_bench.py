@@ -121,6 +121,7 @@ def raw() -> dict[str, object]:
         "scenarios": named,
         "replay": {"bytes_per_idle_channel": 1_536.0, "full": {"load_s": 20.0}},
         "machine": {"processor": "a processor", "cores": 2, "memory_mib": 4096, "system": "a system", "python": "3"},
+        "commit": "0123abc",
         "started_at": 0,
         "load_average": {"before": 0.5, "after": 2.0},
     }

@@ -19,7 +19,7 @@ from tallystick_aggregator.ledger.state import Ledger, Reservation
 from tallystick_aggregator.ledger.trim import answer_from, drop_payments
 
 HOT_PAYMENTS_MAX: Final = 500_000
-"""Payments that stay in memory at most, besides those that no checkpoint has written down: about 200 MB."""
+"""Payments that stay in memory at most, besides those that no checkpoint has written down: about 150 MB."""
 HOT_AGE_MS_MAX: Final = 3_600_000
 """Older ones leave memory although there is room."""
 TRIMMED_AT_ONCE_MAX: Final = 4_096
