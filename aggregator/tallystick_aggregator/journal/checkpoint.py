@@ -14,7 +14,6 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from tallystick.payment_ids import payment_id_ms
 from tallystick_aggregator.journal.rows import (
-    PAYMENT_KEY_BYTES,
     PAYMENT_ROW_BYTES,
     encode_account,
     encode_channel,
@@ -24,7 +23,7 @@ from tallystick_aggregator.journal.rows import (
     encode_spend_key,
 )
 from tallystick_aggregator.journal.schema import ENDING_TABLES, partition_of, partition_table
-from tallystick_aggregator.ledger.payments import PackedPayment, PaymentKey
+from tallystick_aggregator.ledger.payments import PAYMENT_KEY_BYTES, PackedPayment, PaymentKey
 from tallystick_aggregator.ledger.state import ChainHead, Changes, Reservation, SpendKey
 
 REST_S: Final = 0.01

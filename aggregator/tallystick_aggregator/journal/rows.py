@@ -14,7 +14,13 @@ from tallystick.quantities import AccountId, Address, ChannelId
 from tallystick_aggregator.journal.binary import Reader, Unstorable, blob, fixed, flag, text, whole
 from tallystick_aggregator.journal.codec import put_config, put_totals, take_config, take_totals
 from tallystick_aggregator.journal.port import StoreDamaged
-from tallystick_aggregator.ledger.payments import PACKED_PAYMENT_BYTES, PackedPayment, PaymentKey, status_of
+from tallystick_aggregator.ledger.payments import (
+    PACKED_PAYMENT_BYTES,
+    PAYMENT_KEY_BYTES,
+    PackedPayment,
+    PaymentKey,
+    status_of,
+)
 from tallystick_aggregator.ledger.state import (
     Account,
     Approval,
@@ -44,7 +50,6 @@ def unseal(key: bytes, row: bytes, what: str) -> bytes:
 
 # Payments (`ledger.payments`), whose key (`state.payment_key`) is also the beginning of the reservation's handle.
 
-PAYMENT_KEY_BYTES: Final = 48
 PAYMENT_ROW_BYTES: Final = PACKED_PAYMENT_BYTES + _CHECKSUM_BYTES
 
 

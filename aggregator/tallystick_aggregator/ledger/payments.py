@@ -19,8 +19,10 @@ from typing import Final
 from tallystick_aggregator.ledger.values import Value
 
 PaymentKey = bytes
-"""`state.payment_key`: 48 bytes."""
+"""The payment id and the channel id (`state.payment_key`)."""
+PAYMENT_KEY_BYTES: Final = 48
 PackedPayment = bytes
+"""What the table above says; its fields are of no concern to anybody else."""
 
 _PACKED: Final = struct.Struct(">16s32sB16s16s16s")
 PACKED_PAYMENT_BYTES: Final = _PACKED.size
@@ -28,7 +30,6 @@ _pack_charged: Final = struct.Struct(">8xQ32sB8xQ8xQ16x").pack
 """The same where all numbers have at most eight bytes, and there is no handle: in half the time."""
 _STATUS_AT: Final = 48
 _WAS_RESERVED: Final = 128
-_KEY_BYTES: Final = 48
 _NO_SECRET: Final = bytes(16)
 
 
@@ -66,7 +67,9 @@ def pack_payment(key: PaymentKey, payment: Payment) -> PackedPayment:
     OverflowError outside 0 <= number < 2**128.
     """
     request_hash, handle = payment.request_hash, payment.handle
-    if len(request_hash) != 32 or (handle and (handle[:_KEY_BYTES] != key or len(handle) != _KEY_BYTES + 16)):
+    if len(request_hash) != 32 or (
+        handle and (handle[:PAYMENT_KEY_BYTES] != key or len(handle) != PAYMENT_KEY_BYTES + 16)
+    ):
         raise ValueError(
             "a payment has a request hash of 32 bytes, and a handle of 64 that begins with its key, or none"
         )
@@ -76,7 +79,7 @@ def pack_payment(key: PaymentKey, payment: Payment) -> PackedPayment:
         payment.status | _WAS_RESERVED if handle else payment.status,
         payment.captured.to_bytes(16, "big"),
         payment.charged.to_bytes(16, "big"),
-        handle[_KEY_BYTES:] or _NO_SECRET,
+        handle[PAYMENT_KEY_BYTES:] or _NO_SECRET,
     )
 
 
