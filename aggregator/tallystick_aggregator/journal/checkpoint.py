@@ -122,12 +122,20 @@ def portions_of(items: Iterable[Item], size: Callable[[], int]) -> Iterator[list
         yield portion
 
 
-def payment_portions(payments: Iterable[tuple[PaymentKey, PackedPayment]], pace: Pace) -> Iterator[tuple[int, Portion]]:
-    """The payments' rows: for each portion the number of its partition, whose table must be there."""
+def payment_portions(
+    payments: Iterable[tuple[PaymentKey, PackedPayment]], pace: Pace
+) -> Iterator[list[tuple[int, Portion]]]:
+    """The payments' rows: for each portion a statement per partition, with its number; the table must be there.
+
+    Ids of all times may come together. Rest after the whole portion: resting after each statement, a checkpoint would
+    be slower by as many partitions as there are.
+    """
     # Encoded as they are iterated: a list of the pairs would be an object more for each payment.
     for rows in portions_of(starmap(encode_keyed_payment, payments), lambda: pace.size.payments):
-        for number, together in _by_partition(rows):
-            yield number, Portion(_insert_payments(number), (b"".join(together), len(together)))
+        yield [
+            (number, Portion(_insert_payments(number), (b"".join(together), len(together))))
+            for number, together in _by_partition(rows)
+        ]
 
 
 def _by_partition(rows: list[bytes]) -> Iterable[tuple[int, list[bytes]]]:

@@ -193,11 +193,13 @@ class SqliteJournal:
 
     async def _write_down(self, cut: "_Cut", pace: Pace) -> None:
         changes = cut.changes
-        for number, portion in payment_portions(changes.each_payment(), pace):
-            if number not in self._partitions:
-                await self._database.write(create_partition(number))
-                self._partitions.add(number)
-            await self._write_in_turn(pace, *portion)
+        for portions in payment_portions(changes.each_payment(), pace):
+            for number, portion in portions:
+                if number not in self._partitions:
+                    await self._database.write(create_partition(number))
+                    self._partitions.add(number)
+                await self._database.write(*portion)
+            await pace.rest()
         ended = {handle for handle, reservation in changes.reservations.items() if reservation is None}
         # Before they are written: what may be in the table has to be taken out of it again.
         self._stored_reservations |= changes.reservations.keys() - ended

@@ -447,6 +447,25 @@ async def test_a_checkpoint_beside_charges_on_a_channel_each_leaves_a_smaller_ba
         assert store.journal.backlog < before
 
 
+async def test_a_checkpoint_beside_charges_with_ids_of_all_times_leaves_a_smaller_backlog(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "PAYMENTS_AT_ONCE", (16, 32, 64))
+    async with opened(tmp_path / "store.db") as store:
+        ledger = await store.journal.load()
+        await commit(store, ledger, OPENED)
+        numbers = count()
+
+        async def charge_some(charges: int = 2) -> None:
+            scattered = ((NOW_MS - n % 9 * PARTITION_MS, n) for n in islice(numbers, charges))
+            await commit(store, ledger, [charge(ms, n) for ms, n in scattered])
+
+        await charge_some(400)
+        before = store.journal.backlog
+        await commit_after_each_write(store, monkeypatch, charge_some)
+        assert store.journal.backlog < before
+
+
 async def test_a_checkpoint_beside_many_small_commits_leaves_a_shorter_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
