@@ -167,7 +167,10 @@ def _print_token(name: str, token: str, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"name": name, "token": token}))
         return
-    click.echo(f"The token of {name}, shown this once:", err=True)
+    if sys.stdout.isatty():
+        click.echo(f"The token of {name}, shown this once:", err=True)
+    else:
+        click.echo(f"The token of {name} went to standard output; it is not shown again.", err=True)
     click.echo(token)  # alone on standard output, so that a shell can take it into a variable
 
 

@@ -241,7 +241,10 @@ class Deployer:
 
 def _check_free(out: Path, *, dev: bool) -> None:
     """Make the folder; raise ConfigurationError if a file of ours is there already, before anything is deployed."""
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"--out: {out} cannot be made: {error.strerror}") from error
     for name in (CONFIG_NAME, OPERATOR_NAME, *(f"{name}.key" for name in DEV_KEYS if dev)):
         if (out / name).exists():
             raise ConfigurationError(f"--out: {out / name} is there already; nothing is overwritten")

@@ -25,7 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("results", type=Path, metavar="FILE.json", help="what `scripts/bench intake --json` wrote")
     parser.add_argument("--docs", type=Path, default=DOCS, help="the folder to write to")
     options = parser.parse_args(arguments)
-    result = json.loads(options.results.read_text())
+    try:
+        result = json.loads(options.results.read_text())
+    except (OSError, ValueError) as error:
+        parser.error(f"FILE.json: {options.results} cannot be read: {error}")
     draw(result, options.docs / "intake.svg")
     page = options.docs / "benchmarks.md"
     page.write_text(with_tables(page.read_text(), result))

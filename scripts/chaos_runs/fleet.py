@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from _anvil import Anvil
+from chaos_runs import kill_count
 from demonstration.children import Children, python
 from tallystick.hexadecimal import checksum
 from tallystick.signatures import Signer
@@ -273,7 +274,7 @@ def is_clean(result: Mapping[str, Any]) -> bool:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run, print, write JSON if asked to; 0 if all is as it must be."""
     parser = argparse.ArgumentParser(prog="scripts/chaos fleet", description=__doc__)
-    parser.add_argument("--kills", type=int, default=FULL.kills, metavar="N", help=f"how often ({FULL.kills})")
+    parser.add_argument("--kills", type=kill_count, default=FULL.kills, metavar="N", help=f"how often ({FULL.kills})")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the victims and the moments (1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     parser.add_argument("--quick", action="store_true", help="a small fleet and four kills only")

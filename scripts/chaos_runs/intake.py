@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from benchmarks import world
 from benchmarks.children import Child, Children
+from chaos_runs import kill_count
 from tallystick_aggregator.journal.sqlite import SqliteStore
 from tallystick_aggregator.ledger.invariants import check_invariants
 from tallystick_aggregator.ledger.payments import Payment, unpack_payment
@@ -167,7 +168,7 @@ def is_clean(result: Mapping[str, Any]) -> bool:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run, print, write JSON if asked to; 0 if the books agree."""
     parser = argparse.ArgumentParser(prog="scripts/chaos intake", description=__doc__)
-    parser.add_argument("--kills", type=int, default=KILLS, metavar="N", help=f"how often ({KILLS})")
+    parser.add_argument("--kills", type=kill_count, default=KILLS, metavar="N", help=f"how often ({KILLS})")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the moments and of the sellers (1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     parser.add_argument("--quick", action="store_true", help="three kills only")

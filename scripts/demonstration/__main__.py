@@ -244,6 +244,8 @@ async def run(requests: int, console: Console) -> Report:
 )
 def main(requests: int, json_path: Path | None) -> None:
     """The whole way, once, on this machine: pay per request, settle once, account for every unit."""
+    if json_path is not None and not json_path.absolute().parent.is_dir():
+        raise click.BadParameter(f"{json_path.parent} is no folder", param_hint="--json")
     console = Console()
     try:
         report = asyncio.run(run(requests, console))

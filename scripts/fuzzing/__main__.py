@@ -101,7 +101,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.replay is not None:
         if len(names) != 1:
             parser.error("--replay: name the one TARGET that the input is for")
-        TARGETS[names[0]].run(options.replay.read_bytes())
+        try:
+            data = options.replay.read_bytes()
+        except OSError as error:
+            parser.error(f"--replay: {options.replay} cannot be read: {error.strerror}")
+        TARGETS[names[0]].run(data)
         print(f"{names[0]}: nothing found")
         return 0
     return run(names, options.minutes, options.json)

@@ -8,6 +8,14 @@ import pytest
 from chaos_runs import fleet, intake
 
 
+@pytest.mark.parametrize("kills", ["0", "-3", "many"])
+def test_an_audit_after_no_kill_at_all_is_refused(kills: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for chaos in (intake, fleet):
+        with pytest.raises(SystemExit, match="2"):
+            chaos.main(["--kills", kills])
+        assert f"got {kills!r}, allowed 1 and more" in capsys.readouterr().err
+
+
 @pytest.mark.timeout(300)
 def test_an_aggregator_that_is_killed_under_load_loses_and_doubles_nothing(tmp_path: Path) -> None:
     report = tmp_path / "intake.json"

@@ -57,6 +57,7 @@ def work(requests: BinaryIO, answers: BinaryIO) -> None:
 
 
 if __name__ == "__main__":
-    # The parent decides when to stop; a terminal's Ctrl-C reaches its children too.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The parent decides when to stop, by closing the pipe; what a terminal or a shell sends reaches its children too.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     work(sys.stdin.buffer, sys.stdout.buffer)

@@ -20,9 +20,17 @@ from tallystick_client.seller.messages import Settlement
 EXIT_FAILED = 1
 
 
-def _with_aggregator(command: Callable[..., Awaitable[list[Settlement]]]) -> Callable[..., None]:
-    """Give a command the options that reach an aggregator, run it, and print the settlements that it returns."""
+Command = Callable[..., Awaitable[list[Settlement]]]
 
+
+def _prints_settlements(*, none: str) -> Callable[[Command], Callable[..., None]]:
+    """Give a command the options that reach an aggregator, run it, and print the settlements that it returns, or `none`
+    if there are none.
+    """
+    return lambda command: _with_aggregator(command, none)
+
+
+def _with_aggregator(command: Command, none: str) -> Callable[..., None]:
     @click.option("--aggregator", "target", default="127.0.0.1:7402", show_default=True, metavar="HOST:PORT")
     @click.option(
         "--token",
@@ -46,14 +54,16 @@ def _with_aggregator(command: Callable[..., Awaitable[list[Settlement]]]) -> Cal
             sys.exit(EXIT_FAILED)
         if as_json:
             click.echo(json.dumps([_as_json(settlement) for settlement in settlements], indent=2))
-        else:
+        elif settlements:
             _print_table(settlements)
+        else:
+            click.echo(none)
 
     return run
 
 
 @click.command()
-@_with_aggregator
+@_prints_settlements(none="Nothing waits to be settled; `tallystick settlements` lists what was paid before.")
 async def settle(aggregator: Aggregator) -> list[Settlement]:
     """Claim now what is owed to the token's receivers, and wait until it is on chain."""
     return await aggregator.settle_now()
@@ -61,16 +71,13 @@ async def settle(aggregator: Aggregator) -> list[Settlement]:
 
 @click.command()
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1_000))
-@_with_aggregator
+@_prints_settlements(none="No settlements: nothing was paid to this token's receivers yet.")
 async def settlements(aggregator: Aggregator, limit: int) -> list[Settlement]:
     """List the settlements that paid the token's receivers, newest first."""
     return await aggregator.list_settlements(limit=limit)
 
 
 def _print_table(found: list[Settlement]) -> None:
-    if not found:
-        click.echo("No settlements: nothing that was charged waits, or nothing was charged yet.")
-        return
     table = Table("id", "network", "status", "when (UTC)")
     table.add_column("paid, atomic units", justify="right")
     for heading in ("to", "transaction"):

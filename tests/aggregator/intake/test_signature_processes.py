@@ -105,6 +105,20 @@ async def test_a_process_that_cannot_be_replaced_at_once_is_replaced_later(
     assert before[0] not in processes.pids
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_what_a_shell_sends_to_all_of_a_job_does_not_end_them_before_their_parent(
+    processes: SignatureProcesses, number: signal.Signals
+) -> None:
+    before = processes.pids
+    checks = checks_of(Payer("alice"), 40)
+    await processes.check(checks)  # so that they are up
+    for pid in before:
+        os.kill(pid, number)
+
+    assert all(await processes.check(checks))
+    assert processes.pids == before
+
+
 async def test_processes_end_when_they_are_no_longer_needed() -> None:
     checker = SignatureProcesses(1)
     await checker.start()
