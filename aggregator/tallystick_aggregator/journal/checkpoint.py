@@ -30,6 +30,9 @@ REST_S: Final = 0.01
 """Between portions, unless the largest are needed: two or three times what a small one takes."""
 LOOKED_BACK: Final = 4
 """Portions: between two of them may be no commit, though charges come as fast as they can."""
+GAIN: Final = 3
+"""A portion has so many times its share of what commits add between two: payments are written, then state, and then the
+payments are followed, and commits add meanwhile each time."""
 LOG_ENTRIES_AT_ONCE_MIN: Final = 32
 """Of the log's beginning so many go at once, or twice as many as were added since: it must get shorter, too."""
 
@@ -72,9 +75,11 @@ own. 64 take the store a millisecond or two, 256 four to twelve; more are no qui
 class Pace:
     """How large a checkpoint's next portion is, and how long it rests before it: portions and commits take turns.
 
-    A charge that comes while a portion is written waits for it. So as long as few charges come, portions are small, and
-    unless very many come, far between; and at any rate a portion has twice its share of what commits add between two of
-    them, so that a checkpoint gains on the charges. Until the first comes, nobody has to be waited for.
+    A charge that comes while a portion is written waits for it. So as long as few charges come, portions are small and
+    far between; the more come, and the more rows they change, the larger they are, so that a checkpoint gains on the
+    charges. Where the largest portions are needed of either kind there is no rest, and where even these do not do, some
+    25,000 charges a second on a channel each, what waits for a checkpoint grows, up to `intake.writer.BACKLOG_MAX`.
+    Until the first charge comes, nobody has to be waited for.
     """
 
     def __init__(self, appended: Callable[[], int], states_per_event: float) -> None:
@@ -102,7 +107,7 @@ class Pace:
         if not look:
             return
         self._added.append(self._seen - seen)
-        needed = 2 * max(self._added)
+        needed = GAIN * max(self._added)
         self.size = Size(
             _enough(PAYMENTS_AT_ONCE, needed), _enough(STATES_AT_ONCE, math.ceil(needed * self._states_per_event))
         )
@@ -214,15 +219,11 @@ def _encode_spend_key(name: bytes, key: SpendKey | None) -> bytes | None:
 
 
 def _reservation_encoder(changes: Changes) -> Callable[[bytes, Reservation | None], bytes | None]:
-    """A reservation's row holds its payment, which has changed with it."""
-    wanted = {handle[:PAYMENT_KEY_BYTES] for handle, reservation in changes.reservations.items() if reservation}
-    payments: dict[PaymentKey, PackedPayment] = {}
-    for changed in changes.payments:
-        payments.update((key, changed[key]) for key in wanted & changed.keys())
+    """A reservation's row holds its payment."""
 
     def encode(handle: bytes, reservation: Reservation | None) -> bytes | None:
         if reservation is None:
             return None
-        return encode_reservation(reservation, payments[handle[:PAYMENT_KEY_BYTES]])
+        return encode_reservation(reservation, changes.reserved[handle[:PAYMENT_KEY_BYTES]])
 
     return encode

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Final
 
-from tallystick_aggregator.ledger.payments import PackedPayment, PaymentKey, is_open
+from tallystick_aggregator.ledger.payments import PAYMENT_KEY_BYTES, PackedPayment, PaymentKey, is_open
 from tallystick_aggregator.ledger.state import Ledger, Reservation
 from tallystick_aggregator.ledger.trim import answer_from, drop_payments
 
@@ -61,7 +61,7 @@ class HotPayments:
     def wrote_reservations(self, reservations: Mapping[bytes, Reservation | None]) -> None:
         """Follow the payments of reservations that ended by being forgotten: they did not change otherwise."""
         for handle, reservation in reservations.items():
-            key = handle[:48]
+            key = handle[:PAYMENT_KEY_BYTES]
             if reservation is None and key in self._held:
                 self._held.discard(key)
                 self._follow((key,))

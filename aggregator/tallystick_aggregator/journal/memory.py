@@ -24,7 +24,7 @@ from tallystick_aggregator.journal.rows import decode_payment, encode_payment
 from tallystick_aggregator.journal.transactions import decode_outgoing, encode_outgoing
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.events import Event
-from tallystick_aggregator.ledger.payments import PackedPayment, PaymentKey
+from tallystick_aggregator.ledger.payments import PAYMENT_KEY_BYTES, PackedPayment, PaymentKey
 from tallystick_aggregator.ledger.state import Changes, Ledger, payment_key
 
 
@@ -161,7 +161,7 @@ class MemoryJournal:
     def _forget_what_is_written(self, ledger: Ledger) -> None:
         """Leave in memory what a store that had dropped its log would find, and no more."""
         forgotten_ms = ledger.payments_forgotten_ms
-        held = {handle[:48] for handle in ledger.reservations}
+        held = {handle[:PAYMENT_KEY_BYTES] for handle in ledger.reservations}
         for key in [key for key in ledger.payments if payment_id_ms(key) < forgotten_ms and key not in held]:
             del ledger.payments[key]
         # As they are now: one that was captured after the last checkpoint must be written down again.

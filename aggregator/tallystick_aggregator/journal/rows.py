@@ -62,7 +62,7 @@ def encode_keyed_payment(key: PaymentKey, payment: PackedPayment) -> bytes:
     """The key and the row of a payment: checkpoints write hundreds of thousands of them."""
     body = key + payment
     if len(body) != PAYMENT_KEY_BYTES + PACKED_PAYMENT_BYTES:
-        raise Unstorable("a payment has a key of 48 bytes")
+        raise Unstorable(f"a payment has a key of {PAYMENT_KEY_BYTES} bytes and is packed into {PACKED_PAYMENT_BYTES}")
     return body + crc32(body).to_bytes(_CHECKSUM_BYTES, "big")
 
 

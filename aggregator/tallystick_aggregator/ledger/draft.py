@@ -12,8 +12,10 @@ from msgspec.structs import replace
 from tallystick.payment_ids import payment_id_ms
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.payments import (
+    PAYMENT_KEY_BYTES,
     PackedPayment,
     Payment,
+    PaymentKey,
     PaymentStatus,
     pack_charged,
     pack_payment,
@@ -44,8 +46,8 @@ class Draft:
         self._accounts: dict[bytes, Account] = {}
         self._channels: dict[bytes, Channel] = {}
         self._spend_keys: dict[bytes, SpendKey | None] = {}
-        self._payments: dict[bytes, PackedPayment] = {}
-        self._recalled: dict[bytes, PackedPayment] = {}
+        self._payments: dict[PaymentKey, PackedPayment] = {}
+        self._recalled: dict[PaymentKey, PackedPayment] = {}
         self._reservations: dict[bytes, Reservation | None] = {}
         self._exposure: dict[bytes, int] = {}
         self._heads: dict[str, ChainHead] = {}
@@ -182,6 +184,10 @@ class Draft:
         if self._payments:
             changes.payments.append(self._payments)
         changes.reservations.update(self._reservations)
+        for handle, reservation in self._reservations.items():
+            if reservation is not None:
+                key = handle[:PAYMENT_KEY_BYTES]
+                changes.reserved[key] = self._payments[key]
         if self.events:
             self._ledger.commits += 1
 

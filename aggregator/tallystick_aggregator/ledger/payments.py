@@ -43,7 +43,9 @@ class PaymentStatus(IntEnum):
 
 
 _CHARGED: Final = int(PaymentStatus.CHARGED)
-_OPEN: Final = PaymentStatus.RESERVED | _WAS_RESERVED, PaymentStatus.EXPIRED | _WAS_RESERVED
+_OPEN: Final = tuple(
+    status | reserved for status in (PaymentStatus.RESERVED, PaymentStatus.EXPIRED) for reserved in (_WAS_RESERVED, 0)
+)
 _STATUSES: Final = {int(status): status for status in PaymentStatus}
 
 
@@ -63,7 +65,9 @@ class Payment(Value, frozen=True, gc=False):
 
 
 def pack_payment(key: PaymentKey, payment: Payment) -> PackedPayment:
-    """Raises ValueError on a request hash of another length than 32 or a handle that does not begin with the key, and
+    """The 97 bytes of a payment.
+
+    Raises ValueError on a request hash of another length than 32 or a handle that does not begin with the key, and
     OverflowError outside 0 <= number < 2**128.
     """
     request_hash, handle = payment.request_hash, payment.handle
@@ -88,7 +92,7 @@ def pack_charged(amount: int, request_hash: bytes, charged: int) -> PackedPaymen
     if len(request_hash) == 32:
         try:
             return _pack_charged(amount, request_hash, _CHARGED, amount, charged)
-        except struct.error:  # nobody pays so much, but everything is as right
+        except struct.error:  # more than eight bytes hold, or no amount at all
             pass
     return pack_payment(b"", Payment(amount, request_hash, PaymentStatus.CHARGED, amount, charged, b""))
 

@@ -35,7 +35,7 @@ _channel_of: Final = attrgetter("channel_id")
 def charge_all(
     draft: Draft, payments: Sequence[ProvenPayment], moment: Moment, rules: Rules
 ) -> list[Accepted | Refusal]:
-    """Take payments in their order, each as `decide.charge` does."""
+    """Take payments, at least one, in their order, each as `decide.charge` does."""
     oldest_ms, newest_ms = times_of_payment_ids(draft, moment, rules)
     in_time = payment_ids_from(oldest_ms), payment_ids_from(newest_ms + 1)
     keys = [payment.payment_id + payment.channel_id for payment in payments]

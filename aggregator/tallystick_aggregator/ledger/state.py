@@ -141,6 +141,8 @@ class Changes:
     payments: list[dict[PaymentKey, PackedPayment]] = field(default_factory=list[dict[PaymentKey, PackedPayment]])
     """Those of each draft, as they came: of one that changed more than once the last counts."""
     reservations: dict[bytes, Reservation | None] = field(default_factory=dict[bytes, Reservation | None])
+    reserved: dict[PaymentKey, PackedPayment] = field(default_factory=dict[PaymentKey, PackedPayment])
+    """The payments of `reservations`: each changes with its reservation, and with nothing else."""
 
     @property
     def states(self) -> int:
@@ -158,6 +160,7 @@ class Changes:
         self.spend_keys.update(newer.spend_keys)
         self.payments += newer.payments
         self.reservations.update(newer.reservations)
+        self.reserved.update(newer.reserved)
 
 
 @dataclass(slots=True)

@@ -82,7 +82,7 @@ async def test_nothing_is_taken_while_too_much_waits_for_a_checkpoint(
     assert isinstance(await shop.intake.reserve(second), Held)
 
 
-def test_checkpoints_gain_on_charges_at_any_rate() -> None:
+def test_portions_and_what_is_trimmed_are_twice_the_largest_commit() -> None:
     assert PAYMENTS_AT_ONCE[-1] >= 2 * COMMIT_WEIGHT_MAX
     assert TRIMMED_AT_ONCE_MAX >= 2 * COMMIT_WEIGHT_MAX
 

@@ -42,6 +42,8 @@ def test_a_direct_charge_is_packed_the_same_in_one_step(amount: int, charged: in
         (PaymentStatus.CHARGED, b"", False),
         (PaymentStatus.CHARGED, KEY + SECRET, False),
         (PaymentStatus.RELEASED, KEY + SECRET, False),
+        (PaymentStatus.RESERVED, b"", True),
+        (PaymentStatus.EXPIRED, b"", True),
         (PaymentStatus.RESERVED, KEY + SECRET, True),
         (PaymentStatus.EXPIRED, KEY + SECRET, True),
     ],
