@@ -167,7 +167,11 @@ def state_portions(
         for handle, reservation in changes.reservations.items()
         if reservation is not None or handle in stored_reservations
     )
-    yield from _upserts("reservations", seq, reservations, _reservation_encoder(changes), pace)
+
+    def encode_held(handle: bytes, held: Reservation | None) -> bytes | None:
+        return None if held is None else encode_reservation(held, changes.reserved[handle[:PAYMENT_KEY_BYTES]])
+
+    yield from _upserts("reservations", seq, reservations, encode_held, pace)
     named_heads = ((network.encode(), head) for network, head in heads.items())
     yield from _upserts("heads", seq, named_heads, lambda name, head: encode_head(name.decode(), head), pace)
 
@@ -216,14 +220,3 @@ seq = excluded.seq, row = excluded.row"""  # noqa: S608 - as above
 
 def _encode_spend_key(name: bytes, key: SpendKey | None) -> bytes | None:
     return None if key is None else encode_spend_key(name, key)
-
-
-def _reservation_encoder(changes: Changes) -> Callable[[bytes, Reservation | None], bytes | None]:
-    """A reservation's row holds its payment."""
-
-    def encode(handle: bytes, reservation: Reservation | None) -> bytes | None:
-        if reservation is None:
-            return None
-        return encode_reservation(reservation, changes.reserved[handle[:PAYMENT_KEY_BYTES]])
-
-    return encode

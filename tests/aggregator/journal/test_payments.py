@@ -397,9 +397,13 @@ def test_changes_count_all_rows_of_state() -> None:
 
 async def commit_after_each_write(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch, make_commit: Callable[[], Awaitable[None]]
-) -> None:
-    """Checkpoint while a commit comes between any two statements: on a disk of any speed the same."""
+) -> tuple[int, int]:
+    """Checkpoint while a commit comes between any two statements: on a disk of any speed the same.
+
+    Returns the backlog before and after.
+    """
     journal, write = store.journal, store.journal._database.write
+    before = journal.backlog
     committing = False
 
     async def write_then_commit(sql: str, parameters: Sequence[Any] = ()) -> int:
@@ -415,6 +419,7 @@ async def commit_after_each_write(
     monkeypatch.setattr(journal._database, "write", write_then_commit)
     await asyncio.wait_for(journal.checkpoint(NOW_MS), 60)
     monkeypatch.undo()
+    return before, journal.backlog
 
 
 async def test_a_checkpoint_beside_full_commits_leaves_a_smaller_backlog(
@@ -430,9 +435,8 @@ async def test_a_checkpoint_beside_full_commits_leaves_a_smaller_backlog(
 
         for _ in range(40):
             await charge_many()
-        before = store.journal.backlog
-        await commit_after_each_write(store, monkeypatch, charge_many)
-        assert store.journal.backlog < before
+        before, after = await commit_after_each_write(store, monkeypatch, charge_many)
+        assert after < before
 
 
 async def test_a_checkpoint_beside_charges_on_a_channel_each_leaves_a_smaller_backlog(
@@ -455,9 +459,8 @@ async def test_a_checkpoint_beside_charges_on_a_channel_each_leaves_a_smaller_ba
                 await commit(store, ledger, opened)
 
         await open_and_charge(300)
-        before = store.journal.backlog
-        await commit_after_each_write(store, monkeypatch, open_and_charge)
-        assert store.journal.backlog < before
+        before, after = await commit_after_each_write(store, monkeypatch, open_and_charge)
+        assert after < before
 
 
 async def test_a_checkpoint_beside_charges_with_ids_of_all_times_leaves_a_smaller_backlog(
@@ -474,9 +477,8 @@ async def test_a_checkpoint_beside_charges_with_ids_of_all_times_leaves_a_smalle
             await commit(store, ledger, [charge(ms, n) for ms, n in scattered])
 
         await charge_some(400)
-        before = store.journal.backlog
-        await commit_after_each_write(store, monkeypatch, charge_some)
-        assert store.journal.backlog < before
+        before, after = await commit_after_each_write(store, monkeypatch, charge_some)
+        assert after < before
 
 
 async def test_a_checkpoint_beside_many_small_commits_leaves_a_shorter_log(
