@@ -85,7 +85,7 @@ def write_exact(authorization: ExactAuthorization) -> facilitator_pb2.ExactPayme
 
 
 def read_supported(message: facilitator_pb2.SupportedResponse) -> Supported:
-    """What the aggregator can verify and settle."""
+    """What the aggregator can verify and settle, and what the caller's token is good for."""
     limits = message.limits
     return Supported(
         kinds=tuple(_read_kind(kind) for kind in message.kinds),
@@ -95,6 +95,8 @@ def read_supported(message: facilitator_pb2.SupportedResponse) -> Supported:
             reservation_s=limits.reservation_s,
             payment_id_retention_s=limits.payment_id_retention_s,
         ),
+        receivers=frozenset(message.receivers),
+        scopes=frozenset(message.scopes),
     )
 
 

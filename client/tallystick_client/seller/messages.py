@@ -49,10 +49,14 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Supported:
-    """What the aggregator can verify and settle."""
+    """What the aggregator can verify and settle, and what the token that asked is good for."""
 
     kinds: tuple[Kind, ...]
     limits: Limits
+    receivers: frozenset[bytes]
+    """Whom the token charges for; empty where the aggregator does not tell."""
+    scopes: frozenset[str]
+    """What the token is for: "charge", "read", "settle"."""
 
 
 @dataclass(frozen=True, slots=True)

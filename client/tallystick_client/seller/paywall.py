@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import Final
 
 from tallystick.errors import Described, MalformedError, Refused
-from tallystick.hexadecimal import parse_address
+from tallystick.hexadecimal import checksum, parse_address
 from tallystick.quantities import ZERO_ADDRESS
 from tallystick.requests import body_digest, request_hash
 from tallystick.x402 import PAYMENT_SIGNATURE_HEADER, Network, ResourceInfo
-from tallystick_client.rpc import AggregatorError
+from tallystick_client.rpc import AggregatorError, CallRejected
 from tallystick_client.seller import answers
 from tallystick_client.seller.aggregator import Aggregator
 from tallystick_client.seller.asgi import (
@@ -43,6 +43,8 @@ BODY_BYTES_MAX: Final = 1024 * 1024
 KEPT_BYTES_MAX: Final = 8 * 1024 * 1024
 MAX_TIMEOUT_S: Final = 60
 SETTLE_PATIENCE_S: Final = 10.0
+CHARGE: Final = "charge"
+"""The scope of tokens that may verify and settle."""
 _OFFERS_MAX: Final = 1_024
 """Prices whose offers are remembered: a price function may make up any number of them."""
 _PAYMENT: Final = PAYMENT_SIGNATURE_HEADER.lower().encode()
@@ -60,8 +62,9 @@ class Paywall:
     to this. `keep_responses_bytes`: memory for answers that are sent again to a payer whose connection broke.
     `settle_patience_s`: how long a served request waits for an aggregator that is away.
 
-    Raises MalformedError, which names the setting, what it was and what is allowed. Prices are checked when the server
-    starts, if it tells (ASGI's lifespan) and the aggregator answers; else when they are first asked for.
+    Raises MalformedError, which names the setting, what it was and what is allowed. Prices, the token and whether it is
+    for `pay_to` are checked when the server starts, if it tells (ASGI's lifespan) and the aggregator answers; else
+    before the first 402.
     """
 
     def __init__(
@@ -194,6 +197,7 @@ class Paywall:
 
     def _offers_for(self, supported: Supported, price: str, rule: Rule) -> tuple[Offer, ...]:
         if self._offers_of is not supported or len(self._offers) >= _OFFERS_MAX:
+            _check_token(supported, self._pay_to)
             self._offers_of = supported
             self._offers.clear()
         offers = self._offers.get(price)
@@ -212,7 +216,7 @@ class Paywall:
         async def receive_checked() -> Message:
             message = await receive()
             if message["type"] == "lifespan.startup":
-                await self._check_prices()
+                await self._check_settings()
             return message
 
         async def send_closing(message: Message) -> None:
@@ -226,14 +230,17 @@ class Paywall:
         except _StartupFailed as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
 
-    async def _check_prices(self) -> None:
-        """Raise _StartupFailed if a static price cannot be asked for."""
+    async def _check_settings(self) -> None:
+        """Raise _StartupFailed if the aggregator does not take the token, or a static price cannot be asked for."""
         try:
             supported = await self._aggregator.supported()
+        except CallRejected as error:
+            raise _StartupFailed(str(error)) from error
         except (AggregatorError, MalformedError) as error:
             _log.warning("prices are not checked: the aggregator does not say what it supports: %s", error)
             return
         try:
+            _check_token(supported, self._pay_to)
             for rule in self._rules:
                 if isinstance(rule.price, str):
                     self._offers_for(supported, rule.price, rule)
@@ -243,6 +250,18 @@ class Paywall:
 
 class _StartupFailed(Exception):
     """The paywall's settings do not fit the aggregator's."""
+
+
+def _check_token(supported: Supported, pay_to: bytes) -> None:
+    """Raise MalformedError where the token could not charge what payers sign: they would sign for nothing."""
+    if not supported.receivers:
+        return
+    if pay_to not in supported.receivers:
+        theirs = ", ".join(sorted(map(checksum, supported.receivers)))
+        raise MalformedError("pay_to", Described(checksum(pay_to)), f"a receiver of the aggregator's token: {theirs}")
+    if CHARGE not in supported.scopes:
+        scopes = Described(f"one with the scopes {', '.join(sorted(supported.scopes))}")
+        raise MalformedError("token", scopes, f"one with the scope {CHARGE}")
 
 
 def _at_least(name: str, value: int, minimum: int) -> int:

@@ -68,7 +68,8 @@ async def test_a_token_is_good_for_its_scopes_only(edge: Edge) -> None:
         error = await refused(call)
         assert error.code() is grpc.StatusCode.PERMISSION_DENIED
         assert "lacks the scope" in str(error.details())
-    assert (await edge.facilitator.Supported(facilitator_pb2.SupportedRequest(), metadata=reader)).kinds
+    supported = await edge.facilitator.Supported(facilitator_pb2.SupportedRequest(), metadata=reader)
+    assert (len(supported.kinds), list(supported.scopes)) == (2, ["read"])
 
 
 async def test_a_revoked_token_is_refused_within_a_second(edge: Edge) -> None:

@@ -87,6 +87,7 @@ async def test_supported_tells_what_is_served_and_the_limits(edge: Edge) -> None
     assert (deferred.assets[0].symbol, decode_amount(deferred.assets[0].min_deposit, "")) == ("USDC", 1_000)
     assert (answer.limits.charges_per_batch_max, answer.limits.unanswered_batches_max) == (256, 8)
     assert answer.limits.reservation_s == edge.market.rules.reservation_s
+    assert (list(answer.receivers), list(answer.scopes)) == ([NEWS], ["charge", "read", "settle"])
 
 
 async def test_verify_then_settle_a_deferred_payment(edge: Edge) -> None:

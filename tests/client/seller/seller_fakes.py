@@ -83,12 +83,15 @@ class FakeAggregator(
         self.limits = facilitator_pb2.Limits(
             charges_per_batch_max=4, unanswered_batches_max=2, reservation_s=60, payment_id_retention_s=172_800
         )
+        self.receivers = [SELLER]
+        self.scopes = ["charge", "read", "settle"]
         self.calls: list[str] = []
         self.tokens: list[str] = []
         self.payments: dict[tuple[bytes, bytes], Payment] = {}
         self.handles: dict[bytes, tuple[bytes, bytes]] = {}
         self.exact_settled: dict[bytes, bytes] = {}
         self.charged: dict[bytes, int] = {}
+        self.supported_trouble: list[grpc.StatusCode] = []
         self.verify_trouble: list[Any] = []
         self.settle_trouble: list[Any] = []
         self.settlements: list[settlement_pb2.Settlement] = []
@@ -105,7 +108,11 @@ class FakeAggregator(
 
     async def Supported(self, request: Any, context: Any) -> facilitator_pb2.SupportedResponse:
         self._enter("Supported", context)
-        return facilitator_pb2.SupportedResponse(kinds=self.kinds, limits=self.limits)
+        if self.supported_trouble:
+            await context.abort(self.supported_trouble.pop(0), "not for you")
+        return facilitator_pb2.SupportedResponse(
+            kinds=self.kinds, limits=self.limits, receivers=self.receivers, scopes=self.scopes
+        )
 
     async def Verify(self, request: Any, context: Any) -> facilitator_pb2.VerifyResponse:
         self._enter("Verify", context)

@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import fastapi
+import grpc
 import httpx
 import pytest
 import uvicorn
 from fastapi.responses import StreamingResponse
 
 from tallystick.errors import MalformedError
+from tallystick.hexadecimal import checksum
 from tallystick_client import Aggregator, Paywall, Rule
 
 SELLER = "0x" + "5e" * 20
@@ -124,7 +126,7 @@ async def test_a_stream_that_is_paid_flows(running: Any, buyer: Any, fake: Any) 
                     break
 
 
-async def test_the_server_does_not_start_with_a_price_that_cannot_be_asked_for(running: Any) -> None:
+async def why_it_does_not_start(running: Any, rules: Any = RULES) -> str:
     messages: list[Any] = []
 
     async def send(message: Any) -> None:
@@ -133,12 +135,50 @@ async def test_the_server_does_not_start_with_a_price_that_cannot_be_asked_for(r
     events: asyncio.Queue[Any] = asyncio.Queue()
     events.put_nowait({"type": "lifespan.startup"})
     async with running.client() as aggregator:
-        app = fastapi_app(aggregator, [*RULES, Rule(path="/eu/*", price="0.001 EURC")])
+        app = fastapi_app(aggregator, rules)
         await app({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, events.get, send)
     assert [message["type"] for message in messages] == ["lifespan.startup.failed"]
-    assert messages[0]["message"] == (
+    return str(messages[0]["message"])
+
+
+async def test_the_server_does_not_start_with_a_price_that_cannot_be_asked_for(running: Any) -> None:
+    assert await why_it_does_not_start(running, [*RULES, Rule(path="/eu/*", price="0.001 EURC")]) == (
         "rule '/eu/*': price: got '0.001 EURC', allowed a token that the aggregator takes: USDC on eip155:31337"
     )
+
+
+async def test_the_server_does_not_start_with_an_address_that_the_token_is_not_for(running: Any, fake: Any) -> None:
+    theirs = bytes([0xAA] * 20), bytes([0xBB] * 20)
+    fake.receivers = theirs
+    assert await why_it_does_not_start(running) == (
+        f"pay_to: got {checksum(bytes.fromhex(SELLER[2:]))}, allowed a receiver of the aggregator's token: "
+        f"{checksum(theirs[0])}, {checksum(theirs[1])}"
+    )
+
+
+async def test_the_server_does_not_start_with_a_token_that_may_not_charge(running: Any, fake: Any) -> None:
+    fake.scopes = ["read", "settle"]
+    assert await why_it_does_not_start(running) == (
+        "token: got one with the scopes read, settle, allowed one with the scope charge"
+    )
+
+
+async def test_the_server_does_not_start_with_a_token_that_the_aggregator_rejects(running: Any, fake: Any) -> None:
+    fake.supported_trouble = [grpc.StatusCode.UNAUTHENTICATED]
+    assert await why_it_does_not_start(running) == "the aggregator rejected the call (UNAUTHENTICATED): not for you"
+
+
+async def test_an_aggregator_that_does_not_tell_whom_a_token_is_for_is_taken(running: Any, fake: Any) -> None:
+    fake.receivers, fake.scopes = [], []
+    async with serve(fastapi_app(running.client())) as (host, port), httpx.AsyncClient() as http:
+        assert (await http.get(f"http://{host}:{port}/articles/1")).status_code == 402
+
+
+async def test_nobody_is_asked_to_sign_what_cannot_be_charged(open_shop: Any, fake: Any) -> None:
+    """Where the server does not tell that it starts, the first request finds out."""
+    fake.receivers = [bytes([0xAA] * 20)]
+    answer = await open_shop().http.get("/articles/1")
+    assert answer.status_code == 500
 
 
 async def test_the_server_starts_though_the_aggregator_is_away(running: Any, caplog: Any) -> None:

@@ -24,7 +24,7 @@ def kind(scheme: str = "exact", network: str = BASE, *assets: Asset) -> Kind:
 
 
 def offers(*kinds: Kind, price: str = "0.001 USDC", network: str | None = None) -> Any:
-    supported = Supported(kinds, Limits(64, 8, 60, 172_800))
+    supported = Supported(kinds, Limits(64, 8, 60, 172_800), frozenset({PAY_TO}), frozenset({"charge"}))
     return make_offers(supported, price, pay_to=PAY_TO, network=network, timeout_s=60, field="rule '/a': price")
 
 

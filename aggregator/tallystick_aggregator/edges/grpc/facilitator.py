@@ -38,24 +38,27 @@ class FacilitatorService(facilitator_pb2_grpc.FacilitatorServiceServicer):
         self._principals = principals
         self._deferred = deferred
         self._exact = exact
-        self._supported = facilitator_pb2.SupportedResponse(
-            kinds=[kind for offer in offers.values() for kind in write_kinds(offer)],
-            limits=facilitator_pb2.Limits(
-                charges_per_batch_max=limits.charges_per_batch_max,
-                unanswered_batches_max=limits.unanswered_batches_max,
-                reservation_s=rules.reservation_s,
-                payment_id_retention_s=rules.payment_id_retention_s,
-            ),
+        self._kinds = [kind for offer in offers.values() for kind in write_kinds(offer)]
+        self._limits = facilitator_pb2.Limits(
+            charges_per_batch_max=limits.charges_per_batch_max,
+            unanswered_batches_max=limits.unanswered_batches_max,
+            reservation_s=rules.reservation_s,
+            payment_id_retention_s=rules.payment_id_retention_s,
         )
 
     @guarded
     async def Supported(  # noqa: N802 - the .proto's name
         self, request: facilitator_pb2.SupportedRequest, context: ServicerContext
     ) -> facilitator_pb2.SupportedResponse:
-        """Tell what can be verified and settled."""
+        """Tell what can be verified and settled, and what the caller's token is good for."""
         del request  # empty
-        self._principals.caller(context)
-        return self._supported
+        principal = self._principals.caller(context)
+        return facilitator_pb2.SupportedResponse(
+            kinds=self._kinds,
+            limits=self._limits,
+            receivers=sorted(principal.receivers),
+            scopes=sorted(scope.value for scope in principal.scopes),
+        )
 
     @guarded
     async def Verify(  # noqa: N802 - the .proto's name
