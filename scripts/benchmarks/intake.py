@@ -6,6 +6,7 @@ Every scenario has a server process of its own, on a store that was filled befor
 import argparse
 import asyncio
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -195,7 +196,7 @@ class Bench:
             }
             await self._child("benchmarks.store", settings)
         running = self._folder / "running"
-        await asyncio.to_thread(shutil.copyfile, filled, running)
+        await asyncio.to_thread(_copy, filled, running)
         return running
 
     async def _start(self, module: str, settings: dict[str, Any]) -> Child:
@@ -206,6 +207,13 @@ class Bench:
     async def _child(self, module: str, settings: dict[str, Any]) -> dict[str, Any]:
         self._started += 1
         return await self._children.run(module, settings, FILL_TIMEOUT_S, self._started)
+
+
+def _copy(filled: Path, running: Path) -> None:
+    """With what is copied on disk: the first fsync of what is measured would have to wait for all of it."""
+    shutil.copyfile(filled, running)
+    with running.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 async def measure(sizes: Sizes, folder: Path) -> dict[str, Any]:
