@@ -27,10 +27,11 @@ from tallystick.channels import WITHDRAW_DELAY_S_MAX
 from tallystick.errors import KeyReferenceError, MalformedError
 from tallystick.hexadecimal import checksum, parse_address
 from tallystick.keys import load_signer
+from tallystick.targets import is_loopback
 from tallystick_aggregator.chain.settings import ChainSettings, ConfigurationError, FeeSettings, TokenSettings
 from tallystick_aggregator.config_errors import what_is_wrong
 from tallystick_aggregator.edges.grpc.charge import ChargeLimits
-from tallystick_aggregator.edges.grpc.server import Tls, is_loopback
+from tallystick_aggregator.edges.grpc.server import Tls
 from tallystick_aggregator.intake.intake import BATCH_MAX
 from tallystick_aggregator.ledger.commands import Rules
 from tallystick_aggregator.logs import LEVELS

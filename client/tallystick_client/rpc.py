@@ -7,7 +7,6 @@ AggregatorError              below TallystickError; the call itself failed, noth
 A refusal of money is no failed call but an answer: `raise_refusal` turns it into `tallystick.errors.Refused`.
 """
 
-import ipaddress
 from collections.abc import Awaitable, Sequence
 from typing import Any, Final, NoReturn, Protocol, TypeVar
 
@@ -18,6 +17,7 @@ from tallystick.amounts import decode_amount
 from tallystick.errors import MalformedError, Refused, TallystickError
 from tallystick.quantities import ChannelTotals
 from tallystick.reasons import Reason
+from tallystick.targets import check_target, is_loopback
 from tallystick.v1 import common_pb2 as pb
 
 CALL_TIMEOUT_S: Final = 10.0
@@ -101,28 +101,6 @@ def open_channel(
         return grpc.aio.insecure_channel(target, options=_OPTIONS)
     credentials = grpc.ssl_channel_credentials(root_certificates, private_key, certificate_chain)
     return grpc.aio.secure_channel(target, credentials, options=_OPTIONS)
-
-
-def check_target(target: str, field: str) -> None:
-    """Raises MalformedError unless this is `host:port`, `[ipv6]:port` or `unix:path`."""
-    host, _, port = target.rpartition(":")
-    if target.startswith("unix:") and len(target) > len("unix:"):
-        return
-    if not host or "/" in host or not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
-        raise MalformedError(field, target, 'a host and a port, as in "aggregator.example:7402"')
-
-
-def is_loopback(target: str) -> bool:
-    """Whether a target cannot leave this machine."""
-    if target.startswith("unix:"):
-        return True
-    host = target.rpartition(":")[0].strip("[]")
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def bearer(token: str) -> Metadata:

@@ -23,9 +23,9 @@ from tallystick.eip712 import Domain, escrow_domain
 from tallystick.errors import Described, MalformedError
 from tallystick.hexadecimal import checksum, parse_address, to_hex
 from tallystick.quantities import ZERO_ADDRESS
+from tallystick.targets import check_target
 from tallystick.x402 import Network
 from tallystick.x402.messages import malformed
-from tallystick_client.rpc import check_target
 
 DECIMALS_MAX: Final = 36
 _FILE_BYTES_MAX: Final = 262_144

@@ -14,13 +14,14 @@ import grpc.aio
 
 from tallystick.amounts import decode_amount, encode_amount
 from tallystick.errors import MalformedError, TallystickError
+from tallystick.targets import check_target, is_loopback
 from tallystick.v1 import wallet_pb2 as pb
 from tallystick.v1 import wallet_pb2_grpc
 from tallystick_client.payer import wallet_codec as codec
 from tallystick_client.payer.errors import WalletError
 from tallystick_client.payer.wallet import Wallet
 from tallystick_client.payer.workers import Reported, Workers
-from tallystick_client.rpc import bearer, check_target, is_loopback
+from tallystick_client.rpc import bearer
 
 REPORT_EVERY_S: Final = 1.0
 LEASE_S: Final = 30.0

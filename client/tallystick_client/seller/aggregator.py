@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Self
 import grpc.aio
 
 from tallystick.errors import Described, MalformedError, Refused
+from tallystick.targets import check_target
 from tallystick.v1 import (
     charge_pb2,
     charge_pb2_grpc,
@@ -83,7 +84,7 @@ class Aggregator:
         timeout_s: float = rpc.CALL_TIMEOUT_S,
         chain_timeout_s: float = rpc.CHAIN_TIMEOUT_S,
     ) -> None:
-        rpc.check_target(target, "aggregator")
+        check_target(target, "aggregator")
         self.target = target
         self._metadata = rpc.bearer(_read_token(token))
         self._insecure = insecure

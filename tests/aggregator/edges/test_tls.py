@@ -8,7 +8,7 @@ import pytest
 from serving_twin import serving
 
 from tallystick.v1 import facilitator_pb2, facilitator_pb2_grpc
-from tallystick_aggregator.edges.grpc.server import Tls, is_loopback
+from tallystick_aggregator.edges.grpc.server import Tls
 
 FILES = Path(__file__).parent / "tls"
 CA, SERVER, SERVER_KEY, CLIENT, CLIENT_KEY = (
@@ -40,22 +40,3 @@ async def test_mutual_tls_serves_only_those_with_a_certificate(tmp_path: Path) -
         assert await supported(edge.server.port, edge.news, with_certificate) == 2
         with pytest.raises(grpc.aio.AioRpcError):
             await supported(edge.server.port, edge.news, grpc.ssl_channel_credentials(CA))
-
-
-@pytest.mark.parametrize(
-    ("listen", "loopback"),
-    [
-        ("127.0.0.1:1", True),
-        ("127.1.2.3:1", True),
-        ("[::1]:1", True),
-        ("localhost:1", True),
-        ("unix:/run/tallystick.sock", True),
-        ("0.0.0.0:1", False),
-        ("[::]:1", False),
-        ("10.0.0.1:1", False),
-        ("localhost.example:1", False),
-        ("127.0.0.1.example:1", False),
-    ],
-)
-def test_what_can_be_reached_from_outside_is_told_from_loopback(listen: str, loopback: bool) -> None:
-    assert is_loopback(listen) is loopback

@@ -1,6 +1,5 @@
 """The gRPC server: what it binds to, who may read along, and what one peer may take up."""
 
-import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -125,16 +124,3 @@ class GrpcServer:
                 f"server.listen: {listen!r} cannot be bound; is it in use, or not of this machine?"
             )
         return port
-
-
-def is_loopback(listen: str) -> bool:
-    """Whether `host:port` or `unix:path` can be reached from this machine only."""
-    if listen.startswith("unix:"):
-        return True
-    host = listen.rpartition(":")[0].strip("[]")
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
