@@ -18,7 +18,8 @@ from tallystick.hexadecimal import checksum, to_hex
 from tallystick_aggregator.chain.chain import EvmChain
 from tallystick_aggregator.chain.port import ChainUnavailable
 from tallystick_aggregator.chain.settings import ChainSettings, ConfigurationError
-from tallystick_aggregator.config import Config, describe
+from tallystick_aggregator.config import Config
+from tallystick_aggregator.config_chains import describe
 from tallystick_aggregator.edges.grpc.account import AccountService
 from tallystick_aggregator.edges.grpc.charge import ChargeService
 from tallystick_aggregator.edges.grpc.facilitator import FacilitatorService

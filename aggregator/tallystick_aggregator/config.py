@@ -12,8 +12,6 @@
 one sentence that names the setting. docs/configuration.md lists all settings.
 """
 
-import math
-import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,13 +21,12 @@ from typing import Final, Self
 import msgspec
 
 from tallystick.amounts import parse_amount
-from tallystick.channels import WITHDRAW_DELAY_S_MAX
 from tallystick.errors import KeyReferenceError, MalformedError
-from tallystick.hexadecimal import checksum, parse_address
 from tallystick.keys import load_signer
 from tallystick.targets import is_loopback
-from tallystick_aggregator.chain.settings import ChainSettings, ConfigurationError, FeeSettings, TokenSettings
-from tallystick_aggregator.config_errors import what_is_wrong
+from tallystick_aggregator.chain.settings import ChainSettings, ConfigurationError
+from tallystick_aggregator.config_chains import ChainSection, KeyLoader, chain_settings, check_delays, check_networks
+from tallystick_aggregator.config_errors import SECONDS_MAX, between, what_is_wrong
 from tallystick_aggregator.edges.grpc.charge import ChargeLimits
 from tallystick_aggregator.edges.grpc.server import Tls
 from tallystick_aggregator.intake.intake import BATCH_MAX
@@ -37,12 +34,8 @@ from tallystick_aggregator.ledger.commands import Rules
 from tallystick_aggregator.logs import LEVELS
 
 DEFAULT_LISTEN: Final = "127.0.0.1:7402"
-SETTLEMENT_MARGIN_S: Final = 600
-"""What a claim may take from its planning to its block; added to two settlement intervals (I9)."""
-SECONDS_MAX: Final = 10 * 365 * 24 * 3_600
 COUNT_MAX: Final = 2**31 - 1
 CONFIG_BYTES_MAX: Final = 1024 * 1024
-_GWEI: Final = 10**9
 
 
 class ServerSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -77,8 +70,8 @@ class ServerSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
                 raise ConfigurationError(f"server.{name}: got {path!r}, which is no file that can be read")
         if self.log_level not in LEVELS:
             raise ConfigurationError(f"server.log_level: got {self.log_level!r}, allowed {', '.join(LEVELS)}")
-        _between(0, self.stop_grace_s, SECONDS_MAX, "server.stop_grace_s")
-        _between(0, self.signature_processes, 256, "server.signature_processes")
+        between(0, self.stop_grace_s, SECONDS_MAX, "server.stop_grace_s")
+        between(0, self.signature_processes, 256, "server.signature_processes")
         if not self.tls_certificate and not self.insecure and not is_loopback(self.listen):
             raise ConfigurationError(
                 f"server.listen: {self.listen} can be reached from outside without TLS;"
@@ -136,11 +129,11 @@ class LimitsSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     def rules(self) -> Rules:
         """The same as the ledger takes it."""
         for name in ("payment_id_retention_s", "reservation_s"):
-            _between(1, getattr(self, name), SECONDS_MAX, f"limits.{name}")
+            between(1, getattr(self, name), SECONDS_MAX, f"limits.{name}")
         for name in ("withdraw_margin_s", "payment_id_skew_s"):
-            _between(0, getattr(self, name), SECONDS_MAX, f"limits.{name}")
+            between(0, getattr(self, name), SECONDS_MAX, f"limits.{name}")
         for name in ("reservations_per_account_max", "channels_per_account_max", "spend_keys_per_account_max"):
-            _between(1, getattr(self, name), COUNT_MAX, f"limits.{name}")
+            between(1, getattr(self, name), COUNT_MAX, f"limits.{name}")
         if self.reservation_s >= self.payment_id_retention_s:
             raise ConfigurationError(
                 f"limits.reservation_s: got {self.reservation_s}, allowed less than payment_id_retention_s"
@@ -160,11 +153,11 @@ class LimitsSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     def charge_limits(self) -> ChargeLimits:
         """The same as streams of charges are held to."""
-        _between(1, self.charges_per_batch_max, BATCH_MAX, "limits.charges_per_batch_max")
-        _between(1, self.unanswered_batches_max, 1_024, "limits.unanswered_batches_max")
-        _between(1, self.streams_per_seller_max, COUNT_MAX, "limits.streams_per_seller_max")
-        _between(1, self.streams_max, COUNT_MAX, "limits.streams_max")
-        _between(1, self.stream_idle_s, SECONDS_MAX, "limits.stream_idle_s")
+        between(1, self.charges_per_batch_max, BATCH_MAX, "limits.charges_per_batch_max")
+        between(1, self.unanswered_batches_max, 1_024, "limits.unanswered_batches_max")
+        between(1, self.streams_per_seller_max, COUNT_MAX, "limits.streams_per_seller_max")
+        between(1, self.streams_max, COUNT_MAX, "limits.streams_max")
+        between(1, self.stream_idle_s, SECONDS_MAX, "limits.stream_idle_s")
         return ChargeLimits(
             charges_per_batch_max=self.charges_per_batch_max,
             unanswered_batches_max=self.unanswered_batches_max,
@@ -172,41 +165,6 @@ class LimitsSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
             streams_max=self.streams_max,
             stream_idle_s=self.stream_idle_s,
         )
-
-
-class TokenSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """A token that is taken; `name` and `version` are of its EIP-712 domain."""
-
-    address: str
-    symbol: str
-    decimals: int
-    name: str
-    version: str
-    min_deposit: str = "0"
-
-
-class ChainSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """One network. `operator` is needed only where it is a contract; else it is the operator key's own address."""
-
-    network: str
-    rpc_urls: list[str]
-    escrow: str
-    operator_key: str
-    sender_key: str
-    token: list[TokenSection]
-    operator: str = ""
-    escrow_block: int = 0
-    confirmations: int = 12
-    reorg_depth: int = 64
-    poll_s: float = 2.0
-    rpc_timeout_s: float = 10.0
-    replace_after_s: float = 60.0
-    withdraw_delay_s_min: int = 10_800
-    withdraw_delay_s_max: int = WITHDRAW_DELAY_S_MAX
-    withdraw_delay_s: int = 86_400
-    """What is proposed to payers that name none of their own."""
-    max_fee_per_gas_gwei: float = 500.0
-    priority_fee_per_gas_gwei_max: float = 50.0
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -236,22 +194,24 @@ class Config:
     @classmethod
     def load(cls, path: Path, *, with_keys: bool = True) -> Self:
         """Read and check a file. Without keys, for commands that need the store only, chains are left out."""
-        file, folder = _read(path), path.absolute().parent
         try:
-            file.server.check(folder)
-            tls = file.server.tls(folder) if with_keys else None
-            rules, charge_limits = file.limits.rules(), file.limits.charge_limits()
-            amount_min = parse_amount(file.settlement.claim_amount_min, "settlement.claim_amount_min")
-            _between(1, file.settlement.interval_s, SECONDS_MAX, "settlement.interval_s")
-            _between(1, file.settlement.claim_age_s_max, SECONDS_MAX, "settlement.claim_age_s_max")
-            chains = tuple(_chain(section, index, folder) for index, section in enumerate(file.chain) if with_keys)
+            return cls.parse(_read(path), path.absolute().parent, load_signer if with_keys else None)
         except (MalformedError, KeyReferenceError, ConfigurationError) as error:
             raise ConfigurationError(f"{path}: {error}") from None
-        if not file.chain:
-            raise ConfigurationError(f"{path}: chain: got none, allowed at least one [[chain]]")
-        _check_networks(path, file.chain)
-        for section in file.chain:
-            _check_delays(path, section, file.settlement.interval_s)
+
+    @classmethod
+    def parse(cls, text: bytes, folder: Path, load_key: KeyLoader | None) -> Self:
+        """The same from a file's text, for `folder`. Raises ConfigurationError and MalformedError."""
+        file = _convert(text)
+        file.server.check(folder)
+        tls = file.server.tls(folder) if load_key else None
+        rules, charge_limits = file.limits.rules(), file.limits.charge_limits()
+        amount_min = parse_amount(file.settlement.claim_amount_min, "settlement.claim_amount_min")
+        between(1, file.settlement.interval_s, SECONDS_MAX, "settlement.interval_s")
+        between(1, file.settlement.claim_age_s_max, SECONDS_MAX, "settlement.claim_age_s_max")
+        check_networks(file.chain)
+        for index, section in enumerate(file.chain):
+            check_delays(section, index, file.settlement.interval_s)
         store_path = (folder / file.store.path).resolve()
         beside = store_path.with_name(store_path.name + ".credentials")
         return cls(
@@ -264,89 +224,33 @@ class Config:
             claim_age_s_max=file.settlement.claim_age_s_max,
             rules=rules,
             charge_limits=charge_limits,
-            chains=chains,
+            chains=tuple(
+                chain_settings(section, index, folder, load_key)
+                for index, section in enumerate(file.chain)
+                if load_key is not None
+            ),
             withdraw_delays_s={section.network: section.withdraw_delay_s for section in file.chain},
         )
 
 
-def _read(path: Path) -> _File:
+def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as opened:
             text = opened.read(CONFIG_BYTES_MAX + 1)
-        if len(text) > CONFIG_BYTES_MAX:
-            raise ConfigurationError(f"{path}: got more than {CONFIG_BYTES_MAX} bytes, allowed a short TOML file")
-        data = tomllib.loads(text.decode())
     except OSError as error:
-        raise ConfigurationError(f"{path}: the configuration cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigurationError(f"{path}: this is no TOML: {error}") from None
+        raise ConfigurationError(f"the configuration cannot be read: {error.strerror}") from None
+    if len(text) > CONFIG_BYTES_MAX:
+        raise ConfigurationError(f"got more than {CONFIG_BYTES_MAX} bytes, allowed a short TOML file")
+    return text
+
+
+def _convert(text: bytes) -> _File:
     try:
-        return msgspec.convert(data, _File)
+        return msgspec.convert(tomllib.loads(text.decode()), _File)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigurationError(f"this is no TOML: {error}") from None
     except msgspec.ValidationError as error:
-        raise ConfigurationError(f"{path}: {what_is_wrong(error)}") from None
-
-
-def _chain(section: ChainSection, index: int, folder: Path) -> ChainSettings:
-    where = f"chain[{index}]"
-    for name in ("poll_s", "rpc_timeout_s", "replace_after_s", "max_fee_per_gas_gwei", "priority_fee_per_gas_gwei_max"):
-        if not (math.isfinite(value := getattr(section, name)) and 0 < value <= SECONDS_MAX):
-            raise ConfigurationError(f"{where}.{name}: got {value}, allowed above 0 and at most {SECONDS_MAX}")
-    operator_signer = load_signer(_reference(section.operator_key, folder), f"{where}.operator_key")
-    return ChainSettings(
-        network=section.network,
-        rpc_urls=tuple(
-            read_endpoint(url, f"{where}.rpc_urls[{number}]") for number, url in enumerate(section.rpc_urls)
-        ),
-        escrow=parse_address(section.escrow, f"{where}.escrow"),
-        operator=parse_address(section.operator, f"{where}.operator") if section.operator else operator_signer.address,
-        operator_signer=operator_signer,
-        sender=load_signer(_reference(section.sender_key, folder), f"{where}.sender_key"),
-        tokens=tuple(_token(token, f"{where}.token[{number}]") for number, token in enumerate(section.token)),
-        escrow_block=section.escrow_block,
-        confirmations=section.confirmations,
-        reorg_depth=section.reorg_depth,
-        poll_s=section.poll_s,
-        rpc_timeout_s=section.rpc_timeout_s,
-        replace_after_s=section.replace_after_s,
-        withdraw_delay_s_min=section.withdraw_delay_s_min,
-        withdraw_delay_s_max=section.withdraw_delay_s_max,
-        fees=FeeSettings(
-            max_fee_per_gas_wei=round(section.max_fee_per_gas_gwei * _GWEI),
-            priority_fee_per_gas_wei_max=round(section.priority_fee_per_gas_gwei_max * _GWEI),
-        ),
-    )
-
-
-def _token(section: TokenSection, where: str) -> TokenSettings:
-    if not 0 <= section.decimals <= 36:
-        raise ConfigurationError(f"{where}.decimals: got {section.decimals}, allowed 0 to 36")
-    if not section.symbol:
-        raise ConfigurationError(f"{where}.symbol: got nothing, allowed a name such as USDC")
-    return TokenSettings(
-        address=parse_address(section.address, f"{where}.address"),
-        symbol=section.symbol,
-        decimals=section.decimals,
-        name=section.name,
-        version=section.version,
-        min_deposit=parse_amount(section.min_deposit, f"{where}.min_deposit"),
-    )
-
-
-def _reference(reference: str, folder: Path) -> str:
-    """File references are relative to the configuration file, so that a folder can be moved as a whole."""
-    scheme, separator, target = reference.partition(":")
-    if separator and scheme in {"file", "keystore"} and target and not Path(target).is_absolute():
-        return f"{scheme}:{folder / target}"
-    return reference
-
-
-def read_endpoint(url: str, setting: str) -> str:
-    """An endpoint; `env:NAME` takes it from a variable, because some hold a provider's key."""
-    if url.startswith("env:"):
-        url = os.environ.get(url.removeprefix("env:"), "")
-    if not url.startswith(("http://", "https://")):
-        raise ConfigurationError(f"{setting}: allowed an http:// or https:// URL, or env:NAME of a variable with one")
-    return url
+        raise ConfigurationError(what_is_wrong(error)) from None
 
 
 def _pem(folder: Path, name: str, setting: str, kind: bytes) -> bytes:
@@ -357,43 +261,3 @@ def _pem(folder: Path, name: str, setting: str, kind: bytes) -> bytes:
     if b"-----BEGIN " not in data or kind not in data:
         raise ConfigurationError(f"{setting}: {name!r} holds no {kind.decode().rstrip('-').lower()} in PEM")
     return data
-
-
-def _check_networks(path: Path, sections: list[ChainSection]) -> None:
-    names = [section.network for section in sections]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigurationError(f"{path}: chain: {name} stands there twice")
-    for number, section in enumerate(sections):
-        for key in ("address", "symbol"):
-            values = [getattr(token, key).lower() for token in section.token]
-            if len(set(values)) < len(values):
-                raise ConfigurationError(f"{path}: chain[{number}].token: one {key} stands there twice")
-
-
-def _check_delays(path: Path, section: ChainSection, interval_s: int) -> None:
-    shortest = 2 * interval_s + SETTLEMENT_MARGIN_S
-    if section.withdraw_delay_s_min < shortest:
-        raise ConfigurationError(
-            f"{path}: {section.network}: withdraw_delay_s_min: got {section.withdraw_delay_s_min}, allowed"
-            f" {shortest} or more: two settlement intervals and {SETTLEMENT_MARGIN_S} s,"
-            " or a payer could leave before its charges are claimed"
-        )
-    if not section.withdraw_delay_s_min <= section.withdraw_delay_s <= section.withdraw_delay_s_max:
-        raise ConfigurationError(
-            f"{path}: {section.network}: withdraw_delay_s: got {section.withdraw_delay_s}, allowed"
-            f" {section.withdraw_delay_s_min} to {section.withdraw_delay_s_max}"
-        )
-
-
-def _between(least: int, value: int, most: int, setting: str) -> None:
-    if not least <= value <= most:
-        raise ConfigurationError(f"{setting}: got {value}, allowed {least} to {most}")
-
-
-def describe(chain: ChainSettings) -> str:
-    """One line about a chain for the log: addresses, never keys."""
-    return (
-        f"{chain.network}: escrow {checksum(chain.escrow)}, operator {checksum(chain.operator)},"
-        f" gas paid by {checksum(chain.sender.address)}"
-    )

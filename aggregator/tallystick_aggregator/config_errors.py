@@ -1,10 +1,13 @@
-"""What the TOML library's reader says about a configuration, in the words of this project. No value is ever shown."""
+"""What is wrong with a configuration, in one sentence that names the setting."""
 
 import re
 from typing import Final
 
 import msgspec
 
+from tallystick_aggregator.chain.settings import ConfigurationError
+
+SECONDS_MAX: Final = 10 * 365 * 24 * 3_600
 _UNKNOWN: Final = re.compile(r"Object contains unknown field `(?P<name>[^`]*)`")
 _MISSING: Final = re.compile(r"Object missing required field `(?P<name>[^`]*)`")
 _TYPE: Final = re.compile(r"Expected `(?P<allowed>[^`]+)`, got `(?P<got>[^`]+)`")
@@ -12,7 +15,7 @@ _NAMES: Final = {"object": "a table", "array": "an array", "str": "text", "int":
 
 
 def what_is_wrong(error: msgspec.ValidationError) -> str:
-    """Return one sentence that names the setting by its path: `chain[0].network is missing`."""
+    """What the TOML library's reader says, in the words of this project; no value is ever shown."""
     message, _, path = str(error).partition(" - at `")
     path = path.removesuffix("`").removeprefix("$").removeprefix(".")
     section = f"{path}." if path else ""
@@ -27,3 +30,9 @@ def what_is_wrong(error: msgspec.ValidationError) -> str:
 
 def _named(types: str) -> str:
     return " or ".join(_NAMES.get(name, name) for name in types.split(" | "))
+
+
+def between(least: int, value: int, most: int, setting: str) -> None:
+    """Raise ConfigurationError unless a setting is in its range."""
+    if not least <= value <= most:
+        raise ConfigurationError(f"{setting}: got {value}, allowed {least} to {most}")

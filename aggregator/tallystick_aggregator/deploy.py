@@ -24,7 +24,7 @@ from tallystick_aggregator.chain.rpc import Endpoint, RpcNode
 from tallystick_aggregator.chain.rpc_answers import RpcError
 from tallystick_aggregator.chain.settings import DEV_CHAIN_IDS, ConfigurationError, FeeSettings
 from tallystick_aggregator.chain.transactions import Unsigned, bid, sign
-from tallystick_aggregator.config import read_endpoint
+from tallystick_aggregator.config_chains import read_endpoint
 from tallystick_contracts import ContractName, load
 
 RECEIPT_TIMEOUT_S: Final = 180

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -44,6 +45,18 @@ def load_signer(reference: str, field: str) -> Signer:
     if scheme == "file":
         return _signer(_read(Path(target), reference, field, private=True), reference, field)
     return _from_keystore(target, reference, field)
+
+
+def with_paths(reference: str, change: Callable[[Path], Path]) -> str:
+    """The same reference with `change` made to the path of its key and of its password's file, if it names any.
+
+    What looks like a key instead of a path stays as it is, for `load_signer` to refuse without showing it.
+    """
+    scheme, _, target = reference.partition(":")
+    if not target or scheme not in {"keystore", "file"} or _KEY.fullmatch(target.strip()):
+        return reference
+    names = target.split(_PASSWORD_FILE, 1) if scheme == "keystore" else [target]
+    return f"{scheme}:" + _PASSWORD_FILE.join(str(change(Path(name))) for name in names)
 
 
 def create_keystore(path: Path, password: str) -> Address:

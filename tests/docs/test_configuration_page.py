@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tallystick_aggregator import config
+from tallystick_aggregator import config, config_chains
 
 PAGE = (Path(__file__).parents[2] / "docs/configuration.md").read_text()
 SECTIONS = {
@@ -14,8 +14,8 @@ SECTIONS = {
     "`[store]`": config.StoreSection,
     "`[settlement]`": config.SettlementSection,
     "`[limits]`": config.LimitsSection,
-    "`[[chain]]`": config.ChainSection,
-    "`[[chain.token]]`": config.TokenSection,
+    "`[[chain]]`": config_chains.ChainSection,
+    "`[[chain.token]]`": config_chains.TokenSection,
 }
 
 

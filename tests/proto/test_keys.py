@@ -8,7 +8,7 @@ import pytest
 from eth_account import Account
 
 from tallystick.errors import KeyReferenceError, MalformedError
-from tallystick.keys import PASSWORD_VARIABLE, create_keystore, load_signer
+from tallystick.keys import PASSWORD_VARIABLE, create_keystore, load_signer, with_paths
 from tallystick.signatures import Signer
 
 KEY = "59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d"
@@ -68,6 +68,25 @@ def test_a_new_keystore_is_private_encrypted_and_opens_with_its_password(
     assert "whose password is empty" in refuse(f"keystore:{path}?password-file={password_file}")
     monkeypatch.setenv(PASSWORD_VARIABLE, "wrong")
     assert "whose password is wrong" in refuse(f"keystore:{path}")
+
+
+@pytest.mark.parametrize(
+    ("reference", "moved"),
+    [
+        ("file:a.key", "file:/there/a.key"),
+        ("file:/a.key", "file:/a.key"),
+        ("file:a?password-file=b", "file:/there/a?password-file=b"),
+        ("keystore:a.json", "keystore:/there/a.json"),
+        ("keystore:a.json?password-file=b", "keystore:/there/a.json?password-file=/there/b"),
+        ("keystore:/a.json?password-file=b", "keystore:/a.json?password-file=/there/b"),
+        ("env:a.key", "env:a.key"),
+        ("file:", "file:"),
+        (f"file:{KEY}", f"file:{KEY}"),
+        ("a.key", "a.key"),
+    ],
+)
+def test_all_paths_of_a_reference_are_changed_and_nothing_else(reference: str, moved: str) -> None:
+    assert with_paths(reference, Path("/there").joinpath) == moved
 
 
 def test_a_keystore_is_never_overwritten(tmp_path: Path) -> None:

@@ -5,9 +5,11 @@ import pytest
 from config_sample import ESCROW, GOOD, KEYS
 
 from tallystick.hexadecimal import checksum
+from tallystick.keys import create_keystore
 from tallystick.signatures import Signer
 from tallystick_aggregator.chain.settings import ConfigurationError
-from tallystick_aggregator.config import Config, describe
+from tallystick_aggregator.config import Config
+from tallystick_aggregator.config_chains import describe
 
 TLS = Path(__file__).parent.parent / "edges" / "tls"
 
@@ -64,6 +66,13 @@ def test_an_operator_contract_may_stand_before_its_signers_key(load: Load) -> No
     (chain,) = load(("operator_key =", f'operator = "{operator}"\noperator_key =')).chains
     assert chain.operator == bytes.fromhex("09" * 20)
     assert chain.operator_signer.address == Signer(bytes.fromhex(KEYS["operator"])).address
+
+
+def test_a_keystore_and_its_password_are_found_beside_the_configuration(load: Load, tmp_path: Path) -> None:
+    address = create_keystore(tmp_path / "sender.json", "correct horse")
+    (tmp_path / "sender.key").write_text("correct horse")
+    (chain,) = load(("file:sender.key", "keystore:sender.json?password-file=sender.key")).chains
+    assert chain.sender.address == address
 
 
 def test_an_endpoint_may_stand_in_a_variable(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,9 +197,10 @@ def test_a_key_that_others_may_read_is_refused(load: Load, tmp_path: Path) -> No
     assert KEYS["sender"] not in str(refused.value)
 
 
-def test_a_key_in_the_file_itself_is_refused_and_not_shown(load: Load) -> None:
+@pytest.mark.parametrize("scheme", ["", "file:"])
+def test_a_key_in_the_file_itself_is_refused_and_not_shown(load: Load, scheme: str) -> None:
     with pytest.raises(ConfigurationError, match=r"chain\[0\]\.sender_key") as refused:
-        load(("file:sender.key", KEYS["sender"]))
+        load(("file:sender.key", scheme + KEYS["sender"]))
     assert KEYS["sender"] not in str(refused.value)
 
 
