@@ -14,7 +14,8 @@ import click
 from tallystick.errors import MalformedError
 from tallystick.hexadecimal import checksum, parse_address
 from tallystick_aggregator.chain.settings import ConfigurationError
-from tallystick_aggregator.config import DEFAULT_LISTEN, Config
+from tallystick_aggregator.config import DEFAULT_INTERVAL_S, DEFAULT_LISTEN, Config
+from tallystick_aggregator.config_chains import DEFAULT_WITHDRAW_DELAY_S
 from tallystick_aggregator.journal.credentials import Credentials, CredentialsError, Listed, Scope
 
 EXIT_CONFIGURATION = 2
@@ -199,8 +200,17 @@ def _credentials(config_path: Path) -> Generator[Credentials, None, None]:
 @click.option("--dev", is_flag=True, help="On a development chain: a test token, and the keys that such chains have.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=".", show_default=True)
 @click.option("--listen", default=DEFAULT_LISTEN, show_default=True, metavar="HOST:PORT", help="Where serve listens.")
-@click.option("--interval", "interval_s", default=3_600, show_default=True, metavar="S", help="Between settlements.")
-@click.option("--withdraw-delay", "withdraw_delay_s", default=86_400, show_default=True, metavar="S")
+@click.option(
+    "--interval", "interval_s", default=DEFAULT_INTERVAL_S, show_default=True, metavar="S", help="Between settlements."
+)
+@click.option(
+    "--withdraw-delay",
+    "withdraw_delay_s",
+    default=DEFAULT_WITHDRAW_DELAY_S,
+    show_default=True,
+    metavar="S",
+    help="How long payers wait who leave by themselves; more than two intervals.",
+)
 @click.option("--min-deposit", default="0", show_default=True, metavar="AMOUNT", help="In atomic units.")
 def deploy(dev: bool, out: Path, **options: Any) -> None:
     """Deploy the escrow to a chain and write aggregator.toml and operator.json.

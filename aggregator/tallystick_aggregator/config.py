@@ -34,6 +34,7 @@ from tallystick_aggregator.ledger.commands import Rules
 from tallystick_aggregator.logs import LEVELS
 
 DEFAULT_LISTEN: Final = "127.0.0.1:7402"
+DEFAULT_INTERVAL_S: Final = 3_600
 COUNT_MAX: Final = 2**31 - 1
 CONFIG_BYTES_MAX: Final = 1024 * 1024
 
@@ -102,7 +103,7 @@ class StoreSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 class SettlementSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """When charges are claimed."""
 
-    interval_s: int = 3_600
+    interval_s: int = DEFAULT_INTERVAL_S
     claim_amount_min: str = "0"
     """A channel owed less than this (atomic units) waits, but not longer than `claim_age_s_max`."""
     claim_age_s_max: int = 86_400

@@ -18,6 +18,8 @@ from tallystick_aggregator.config_errors import SECONDS_MAX
 
 SETTLEMENT_MARGIN_S: Final = 600
 """What a claim may take from its planning to its block; added to two settlement intervals (I9)."""
+DEFAULT_WITHDRAW_DELAY_S: Final = 86_400
+DEFAULT_WITHDRAW_DELAY_S_MIN: Final = 10_800
 _GWEI: Final = 10**9
 
 KeyLoader = Callable[[str, str], Signer]
@@ -51,9 +53,9 @@ class ChainSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     poll_s: float = 2.0
     rpc_timeout_s: float = 10.0
     replace_after_s: float = 60.0
-    withdraw_delay_s_min: int = 10_800
+    withdraw_delay_s_min: int = DEFAULT_WITHDRAW_DELAY_S_MIN
     withdraw_delay_s_max: int = WITHDRAW_DELAY_S_MAX
-    withdraw_delay_s: int = 86_400
+    withdraw_delay_s: int = DEFAULT_WITHDRAW_DELAY_S
     """What is proposed to payers that name none of their own."""
     max_fee_per_gas_gwei: float = 500.0
     priority_fee_per_gas_gwei_max: float = 50.0

@@ -8,9 +8,14 @@ import pytest
 from click.testing import CliRunner
 
 from _anvil import Anvil
+from tallystick.hexadecimal import checksum
+from tallystick.signatures import Signer
 from tallystick_aggregator.cli import deploy
 from tallystick_aggregator.config import Config
+from tallystick_aggregator.deploy import DEV_KEYS
 from tallystick_client import Operator
+
+OPERATOR = Signer(bytes.fromhex(DEV_KEYS["operator"]))
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +65,60 @@ def test_what_cannot_work_is_one_sentence_and_writes_nothing(
     assert len(output.strip().splitlines()) == 1
     assert "secret" not in output
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--listen", "7402"], "tallystick: --listen: got '7402', allowed HOST:PORT"),
+        (["--interval", "0"], "tallystick: --interval: got 0, allowed 1 to"),
+        (["--withdraw-delay", "7799"], "tallystick: --withdraw-delay: got 7799, allowed 7800 or more: two settlement"),
+        (["--interval", "60", "--withdraw-delay", "899"], "tallystick: --withdraw-delay: got 899, allowed 900 or more"),
+        (["--withdraw-delay", "2592001"], "tallystick: --withdraw-delay: got 2592001, allowed"),
+        (["--interval", "50000"], "tallystick: --withdraw-delay: got 86400, allowed 100600 or more: two settlement"),
+    ],
+)
+def test_what_serve_would_refuse_is_refused_before_anything_is_sent(
+    chain: Anvil, arguments: list[str], sentence: str, tmp_path: Path
+) -> None:
+    before = chain.block_number
+    code, output = run("--dev", "--rpc", chain.url, "--out", str(tmp_path / "new"), *arguments)
+    assert (code, chain.block_number) == (2, before)
+    assert output.startswith(sentence)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("interval_s", "delay_s", "shortest_s"), [(3_600, 86_400, 10_800), (3_600, 7_800, 7_800), (20_000, 90_000, 40_600)]
+)
+def test_delays_that_fit_the_interval_are_taken_and_proposed(
+    chain: Anvil, interval_s: int, delay_s: int, shortest_s: int, tmp_path: Path
+) -> None:
+    options = ("--interval", str(interval_s), "--withdraw-delay", str(delay_s))
+    assert run("--dev", "--rpc", chain.url, "--out", str(tmp_path), *options)[0] == 0
+    config = Config.load(tmp_path / "aggregator.toml")
+    assert config.interval_s == interval_s
+    assert set(config.withdraw_delays_s.values()) == {delay_s}
+    assert config.chains[0].withdraw_delay_s_min == shortest_s
+    assert Operator.load(tmp_path / "operator.json").withdraw_delay_s == delay_s
+
+
+def test_a_folder_that_takes_no_file_is_refused_before_anything_is_sent(chain: Anvil) -> None:
+    before = chain.block_number
+    code, output = run("--dev", "--rpc", chain.url, "--out", "/proc/self")
+    assert (code, chain.block_number) == (2, before)
+    assert output.startswith("tallystick: --out: /proc/self cannot be written to: ")
+
+
+def test_a_key_without_money_for_gas_is_refused_before_anything_is_sent(chain: Anvil, tmp_path: Path) -> None:
+    chain.set_ether(OPERATOR.address, 0)
+    before = chain.block_number
+    try:
+        code, output = run("--dev", "--rpc", chain.url, "--out", str(tmp_path))
+    finally:
+        chain.set_ether(OPERATOR.address, 10**18)
+    assert (code, chain.block_number) == (2, before)
+    assert f"--operator-key: {checksum(OPERATOR.address)} has nothing to pay for gas with" in output
 
 
 def test_public_keys_are_refused_on_a_live_chain(tmp_path: Path) -> None:
