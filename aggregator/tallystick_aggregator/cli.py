@@ -19,6 +19,7 @@ from tallystick_aggregator.config_chains import DEFAULT_WITHDRAW_DELAY_S
 from tallystick_aggregator.journal.credentials import Credentials, CredentialsError, Listed, Scope
 
 EXIT_CONFIGURATION = 2
+_FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 def fail(error: Exception) -> NoReturn:
@@ -31,7 +32,7 @@ def fail(error: Exception) -> NoReturn:
 @click.option(
     "--config",
     "config_path",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=_FILE,
     default="aggregator.toml",
     show_default=True,
     help="The configuration; `tallystick deploy` writes one.",
@@ -59,7 +60,7 @@ def serve(config_path: Path) -> None:
 _config_option = click.option(
     "--config",
     "config_path",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=_FILE,
     default="aggregator.toml",
     show_default=True,
     help="The aggregator's configuration: it tells where the tokens are kept.",
@@ -200,6 +201,10 @@ def _credentials(config_path: Path) -> Generator[Credentials, None, None]:
 @click.option("--dev", is_flag=True, help="On a development chain: a test token, and the keys that such chains have.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=".", show_default=True)
 @click.option("--listen", default=DEFAULT_LISTEN, show_default=True, metavar="HOST:PORT", help="Where serve listens.")
+@click.option("--public", metavar="HOST:PORT", help="Where payers reach it. Default: where it listens.")
+@click.option("--tls-certificate", type=_FILE, help="PEM; serve needs one beyond loopback.")
+@click.option("--tls-key", type=_FILE, help="Of the certificate.")
+@click.option("--insecure", is_flag=True, help="Listen in plain text beyond loopback: something in front does TLS.")
 @click.option(
     "--interval", "interval_s", default=DEFAULT_INTERVAL_S, show_default=True, metavar="S", help="Between settlements."
 )
@@ -212,17 +217,19 @@ def _credentials(config_path: Path) -> Generator[Credentials, None, None]:
     help="How long payers wait who leave by themselves; more than two intervals.",
 )
 @click.option("--min-deposit", default="0", show_default=True, metavar="AMOUNT", help="In atomic units.")
-def deploy(dev: bool, out: Path, **options: Any) -> None:
+def deploy(dev: bool, out: Path, listen: str, public: str | None, **options: Any) -> None:
     """Deploy the escrow to a chain and write aggregator.toml and operator.json.
 
     \b
     tallystick deploy --dev --rpc http://127.0.0.1:8545 --out playground
     tallystick deploy --rpc https://… --token 0x… --sender-key keystore:gas.json --operator-key keystore:operator.json
+        --listen 0.0.0.0:7402 --public pay.example:7402 --tls-certificate pay.pem --tls-key pay.key
     """
     # Here, because web3 takes most of a second to import.
-    from tallystick_aggregator.deploy import Plan, carry_out  # noqa: PLC0415
+    from tallystick_aggregator.deploy import Plan, carry_out, payers_reach  # noqa: PLC0415
 
     try:
+        options |= {"listen": listen, "public": payers_reach(listen, public)}
         plan = Plan.of_dev_chain(**options) if dev else Plan.of_options(**options)
         asyncio.run(carry_out(plan, out, click.echo))
     except (ConfigurationError, MalformedError) as error:

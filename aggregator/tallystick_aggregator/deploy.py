@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from tallystick.amounts import parse_amount
-from tallystick.errors import MalformedError
+from tallystick.errors import Described, MalformedError
 from tallystick.hexadecimal import checksum, parse_address
 from tallystick.keys import load_signer
 from tallystick.signatures import Signer
+from tallystick.targets import check_target, is_loopback, is_wildcard
 from tallystick_aggregator.chain.deployer import DeployedToken, Deployer, Deployment
 from tallystick_aggregator.chain.settings import DEV_CHAIN_IDS, ConfigurationError
 from tallystick_aggregator.config import Config
@@ -41,6 +42,8 @@ _STAND_IN: Final = b"\x01" * 20
 _TEST_TOKEN: Final = DeployedToken(_STAND_IN, "USDC", 6, "USD Coin", "2")
 _OPTIONS: Final = {
     "server.listen": "--listen",
+    "server.tls_certificate": "--tls-certificate",
+    "server.tls_key": "--tls-key",
     "settlement.interval_s": "--interval",
     "chain[0].rpc_urls[0]": "--rpc",
     "chain[0].withdraw_delay_s_min": "--withdraw-delay",
@@ -55,7 +58,8 @@ _OPTIONS: Final = {
 class Plan:
     """What to deploy and what to write. `min_deposit` in atomic units; `token` None: deploy a test token.
 
-    `rpc_url` may be env:NAME, and is written as such: some endpoints hold a provider's key.
+    `rpc_url` may be env:NAME, and is written as such: some endpoints hold a provider's key. Payers reach at `public`
+    what listens at `listen`; `insecure`: in plain text, because something in front does TLS.
     """
 
     rpc_url: str
@@ -65,6 +69,10 @@ class Plan:
     sender_key: str
     token: bytes | None
     listen: str
+    public: str
+    tls_certificate: Path | None
+    tls_key: Path | None
+    insecure: bool
     interval_s: int
     withdraw_delay_s: int
     min_deposit: int
@@ -105,6 +113,19 @@ class Plan:
             dev=True,
             **rest,
         )
+
+
+def payers_reach(listen: str, public: str | None) -> str:
+    """Where payers reach the aggregator: what --public says, else where it listens. Raises MalformedError."""
+    if public is None:
+        if is_wildcard(listen):
+            allowed = f"the HOST:PORT at which payers reach the aggregator: --listen {listen} is no address to call"
+            raise MalformedError("--public", Described("nothing"), allowed)
+        return listen
+    check_target(public, "--public")
+    if is_wildcard(public):
+        raise MalformedError("--public", public, 'an address to call, as in "aggregator.example:7402"')
+    return public
 
 
 async def carry_out(plan: Plan, out: Path, say: Callable[[str], None]) -> None:
@@ -170,6 +191,11 @@ def _dev_signer(name: str) -> Signer:
 def _configuration(deployment: Deployment, plan: Plan) -> str:
     token = deployment.token
     pace = "confirmations = 0\npoll_s = 0.1\n" if deployment.chain_id in DEV_CHAIN_IDS else ""
+    transport = "".join(
+        f"{name} = {json.dumps(str(file.absolute()))}\n"
+        for name, file in (("tls_certificate", plan.tls_certificate), ("tls_key", plan.tls_key))
+        if file is not None
+    ) + ("insecure = true\n" if plan.insecure else "")
     # Accounts of the usual delays are taken, if the interval allows for them, and those that payers are told to open.
     delay_s_min = min(max(DEFAULT_WITHDRAW_DELAY_S_MIN, shortest_delay_s(plan.interval_s)), plan.withdraw_delay_s)
     return f"""\
@@ -177,7 +203,7 @@ def _configuration(deployment: Deployment, plan: Plan) -> str:
 
 [server]
 listen = {json.dumps(plan.listen)}
-
+{transport}
 [store]
 path = "tallystick.db"
 
@@ -206,13 +232,12 @@ min_deposit = "{plan.min_deposit}"
 
 def _operator_file(deployment: Deployment, plan: Plan) -> str:
     token = deployment.token
-    listen_host = plan.listen.rpartition(":")[0]
     return (
         json.dumps(
             {
                 "network": f"eip155:{deployment.chain_id}",
-                "aggregator": plan.listen,
-                "insecure": listen_host in {"127.0.0.1", "localhost", "[::1]"},
+                "aggregator": plan.public,
+                "insecure": is_loopback(plan.public),
                 "operator": checksum(deployment.operator),
                 "escrow": checksum(deployment.escrow),
                 "withdraw_delay_s": plan.withdraw_delay_s,

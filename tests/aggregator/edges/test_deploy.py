@@ -71,6 +71,18 @@ def test_what_cannot_work_is_one_sentence_and_writes_nothing(
     ("arguments", "sentence"),
     [
         (["--listen", "7402"], "tallystick: --listen: got '7402', allowed HOST:PORT"),
+        (
+            ["--listen", "0.0.0.0:7402"],
+            "tallystick: --public: got nothing, allowed the HOST:PORT at which payers reach",
+        ),
+        (["--listen", "[::]:7402"], "tallystick: --public: got nothing, allowed the HOST:PORT at which payers reach"),
+        (["--public", "0.0.0.0:7402"], "tallystick: --public: got '0.0.0.0:7402', allowed an address to call"),
+        (
+            ["--public", "https://pay.example:7402"],
+            "tallystick: --public: got 'https://pay.example:7402', allowed a host",
+        ),
+        (["--listen", "10.0.0.1:7402"], "tallystick: --listen: 10.0.0.1:7402 can be reached from outside without TLS"),
+        (["--tls-certificate", "no.pem", "--tls-key", "no.key"], "tallystick: --tls-certificate: got "),
         (["--interval", "0"], "tallystick: --interval: got 0, allowed 1 to"),
         (["--withdraw-delay", "7799"], "tallystick: --withdraw-delay: got 7799, allowed 7800 or more: two settlement"),
         (["--interval", "60", "--withdraw-delay", "899"], "tallystick: --withdraw-delay: got 899, allowed 900 or more"),
@@ -119,6 +131,42 @@ def test_a_key_without_money_for_gas_is_refused_before_anything_is_sent(chain: A
         chain.set_ether(OPERATOR.address, 10**18)
     assert (code, chain.block_number) == (2, before)
     assert f"--operator-key: {checksum(OPERATOR.address)} has nothing to pay for gas with" in output
+
+
+TLS = Path(__file__).parent / "tls"
+
+
+@pytest.mark.parametrize(
+    ("listen", "options", "aggregator", "insecure"),
+    [
+        ("127.0.0.1:7402", [], "127.0.0.1:7402", True),
+        ("[::1]:7402", [], "[::1]:7402", True),
+        ("127.0.0.1:7402", ["--public", "pay.example:443"], "pay.example:443", False),
+        ("0.0.0.0:7402", ["--insecure", "--public", "pay.example:443"], "pay.example:443", False),
+        ("10.0.0.1:7402", ["--insecure"], "10.0.0.1:7402", False),
+    ],
+)
+def test_payers_are_told_where_they_reach_the_aggregator(
+    chain: Anvil, listen: str, options: list[str], aggregator: str, insecure: bool, tmp_path: Path
+) -> None:
+    code, output = run("--dev", "--rpc", chain.url, "--out", str(tmp_path), "--listen", listen, *options)
+    assert code == 0, output
+    operator = Operator.load(tmp_path / "operator.json")
+    assert (operator.aggregator, operator.insecure) == (aggregator, insecure)
+    assert Config.load(tmp_path / "aggregator.toml").server.listen == listen
+
+
+def test_tls_files_are_found_from_any_folder(chain: Anvil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(TLS)
+    options = ("--listen", "0.0.0.0:7402", "--public", "pay.example:7402")
+    files = ("--tls-certificate", "server.pem", "--tls-key", "server.key")
+    code, output = run("--dev", "--rpc", chain.url, "--out", str(tmp_path), *options, *files)
+    assert code == 0, output
+    monkeypatch.chdir("/")
+    tls = Config.load(tmp_path / "aggregator.toml").tls
+    assert tls is not None
+    assert tls.certificate == (TLS / "server.pem").read_bytes()
+    assert not Operator.load(tmp_path / "operator.json").insecure
 
 
 def test_public_keys_are_refused_on_a_live_chain(tmp_path: Path) -> None:
