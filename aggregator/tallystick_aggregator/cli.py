@@ -195,7 +195,7 @@ def _credentials(config_path: Path) -> Generator[Credentials, None, None]:
 @click.option(
     "--operator-key",
     metavar="REF",
-    help="The operator's identity on chain, the receiverAuthorizer of all channels. Keep it apart from the sender's.",
+    help="The operator's identity on chain, the receiverAuthorizer of all channels. Not the sender's key.",
 )
 @click.option("--token", metavar="ADDRESS", help="The token of deposits: an ERC-20 with ERC-3009, such as USDC.")
 @click.option("--dev", is_flag=True, help="On a development chain: a test token, and the keys that such chains have.")

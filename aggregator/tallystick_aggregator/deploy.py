@@ -135,10 +135,8 @@ async def carry_out(plan: Plan, out: Path, say: Callable[[str], None]) -> None:
     deployer = Deployer(read_endpoint(plan.rpc_url, "--rpc"), say)
     try:
         chain_id = await deployer.chain_id()
-        if plan.dev and chain_id not in DEV_CHAIN_IDS:
-            raise ConfigurationError(
-                f"--dev: got chain {chain_id}, allowed {sorted(DEV_CHAIN_IDS)}: its keys are public"
-            )
+        if chain_id not in DEV_CHAIN_IDS:
+            _check_keys(plan, chain_id)
         token = await deployer.describe(plan.token) if plan.token else None
         _check_settings(plan, out, chain_id, token or _TEST_TOKEN)
         await deployer.check_gas(plan.sender, "--sender-key")
@@ -155,6 +153,17 @@ async def carry_out(plan: Plan, out: Path, say: Callable[[str], None]) -> None:
         _write_new(out / f"{name}.key", key + "\n", mode=0o600)
         written.append(out / f"{name}.key")
     say("wrote      " + ", ".join(str(path) for path in written))
+
+
+def _check_keys(plan: Plan, chain_id: int) -> None:
+    """Raise ConfigurationError for keys that are good for a development chain only."""
+    if plan.dev:
+        raise ConfigurationError(f"--dev: got chain {chain_id}, allowed {sorted(DEV_CHAIN_IDS)}: its keys are public")
+    if plan.operator.address == plan.sender.address:
+        raise ConfigurationError(
+            f"--operator-key: got the key of --sender-key, {checksum(plan.sender.address)}; allowed one of its own,"
+            " because it can refund payers what sellers are owed, and no account can change to another"
+        )
 
 
 def _check_settings(plan: Plan, out: Path, chain_id: int, token: DeployedToken) -> None:

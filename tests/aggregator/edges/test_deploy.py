@@ -133,6 +133,29 @@ def test_a_key_without_money_for_gas_is_refused_before_anything_is_sent(chain: A
     assert f"--operator-key: {checksum(OPERATOR.address)} has nothing to pay for gas with" in output
 
 
+def deploy_with(chain: Anvil, tmp_path: Path, *, sender: str, operator: str) -> tuple[int, str]:
+    """Deploy without --dev, with a token that is there already."""
+    token = checksum(chain.deploy_contract("TestUSDC"))
+    for key in (sender, operator):
+        chain.set_ether(Signer(bytes.fromhex(key)).address, 10**18)
+    options = ("--token", token, "--sender-key", "env:SENDER", "--operator-key", "env:OPERATOR")
+    return run("--rpc", chain.url, "--out", str(tmp_path), *options, SENDER=sender, OPERATOR=operator)
+
+
+def test_one_key_for_both_is_refused_on_a_live_chain_and_taken_on_one_for_development(
+    chain: Anvil, tmp_path: Path
+) -> None:
+    with Anvil(chain_id=1) as live:
+        before = live.block_number
+        code, output = deploy_with(live, tmp_path, sender="11" * 32, operator="11" * 32)
+        assert live.block_number == before + 1, "the token, and nothing else"
+        assert (code, output.startswith("tallystick: --operator-key: got the key of --sender-key")) == (2, True)
+
+        assert deploy_with(live, tmp_path / "two", sender="11" * 32, operator="22" * 32)[0] == 0
+
+    assert deploy_with(chain, tmp_path / "dev", sender="11" * 32, operator="11" * 32)[0] == 0
+
+
 TLS = Path(__file__).parent / "tls"
 
 
