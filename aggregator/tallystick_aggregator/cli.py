@@ -217,7 +217,7 @@ def _credentials(config_path: Path) -> Generator[Credentials, None, None]:
     help="How long payers wait who leave by themselves; more than two intervals.",
 )
 @click.option("--min-deposit", default="0", show_default=True, metavar="AMOUNT", help="In atomic units.")
-def deploy(dev: bool, out: Path, listen: str, public: str | None, **options: Any) -> None:
+def deploy(dev: bool, listen: str, public: str | None, **options: Any) -> None:
     """Deploy the escrow to a chain and write aggregator.toml and operator.json.
 
     \b
@@ -231,6 +231,6 @@ def deploy(dev: bool, out: Path, listen: str, public: str | None, **options: Any
     try:
         options |= {"listen": listen, "public": payers_reach(listen, public)}
         plan = Plan.of_dev_chain(**options) if dev else Plan.of_options(**options)
-        asyncio.run(carry_out(plan, out, click.echo))
+        asyncio.run(carry_out(plan, click.echo))
     except (ConfigurationError, MalformedError) as error:
         fail(error)

@@ -12,13 +12,14 @@ import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
 
 from tallystick.amounts import parse_amount
 from tallystick.errors import Described, MalformedError
 from tallystick.hexadecimal import checksum, parse_address
-from tallystick.keys import load_signer
+from tallystick.keys import load_signer, with_paths
 from tallystick.signatures import Signer
 from tallystick.targets import check_target, is_loopback, is_wildcard
 from tallystick_aggregator.chain.deployer import DeployedToken, Deployer, Deployment
@@ -56,12 +57,14 @@ _OPTIONS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to deploy and what to write. `min_deposit` in atomic units; `token` None: deploy a test token.
+    """What to deploy and what to write to `out`. `min_deposit` in atomic units; `token` None: deploy a test token.
 
-    `rpc_url` may be env:NAME, and is written as such: some endpoints hold a provider's key. Payers reach at `public`
-    what listens at `listen`; `insecure`: in plain text, because something in front does TLS.
+    Key references are as they are written, with paths relative to `out`. `rpc_url` may be env:NAME, and is written as
+    such: some endpoints hold a provider's key. Payers reach at `public` what listens at `listen`; `insecure`: in plain
+    text, because something in front does TLS.
     """
 
+    out: Path
     rpc_url: str
     operator: Signer
     operator_key: str
@@ -80,16 +83,25 @@ class Plan:
 
     @classmethod
     def of_options(
-        cls, *, sender_key: str | None, operator_key: str | None, token: str | None, min_deposit: str, **rest: Any
+        cls,
+        *,
+        out: Path,
+        sender_key: str | None,
+        operator_key: str | None,
+        token: str | None,
+        min_deposit: str,
+        **rest: Any,
     ) -> Self:
         """From the command line. Raises ConfigurationError and MalformedError, which name the option."""
         if not (sender_key and operator_key and token):
             raise ConfigurationError("--sender-key, --operator-key and --token are needed (or --dev)")
+        seen_from_out = partial(_seen_from, out)
         return cls(
+            out=out,
             operator=load_signer(operator_key, "--operator-key"),
-            operator_key=operator_key,
+            operator_key=with_paths(operator_key, seen_from_out),
             sender=load_signer(sender_key, "--sender-key"),
-            sender_key=sender_key,
+            sender_key=with_paths(sender_key, seen_from_out),
             token=parse_address(token, "--token"),
             min_deposit=parse_amount(min_deposit, "--min-deposit"),
             dev=False,
@@ -128,9 +140,10 @@ def payers_reach(listen: str, public: str | None) -> str:
     return public
 
 
-async def carry_out(plan: Plan, out: Path, say: Callable[[str], None]) -> None:
+async def carry_out(plan: Plan, say: Callable[[str], None]) -> None:
     """Deploy as planned and write the files; `say` is told of each step. Raises ConfigurationError."""
-    _check_settings(plan, out, min(DEV_CHAIN_IDS), _TEST_TOKEN)
+    out = plan.out
+    _check_settings(plan, min(DEV_CHAIN_IDS), _TEST_TOKEN)
     _check_folder(out, dev=plan.dev)
     deployer = Deployer(read_endpoint(plan.rpc_url, "--rpc"), say)
     try:
@@ -138,7 +151,7 @@ async def carry_out(plan: Plan, out: Path, say: Callable[[str], None]) -> None:
         if chain_id not in DEV_CHAIN_IDS:
             _check_keys(plan, chain_id)
         token = await deployer.describe(plan.token) if plan.token else None
-        _check_settings(plan, out, chain_id, token or _TEST_TOKEN)
+        _check_settings(plan, chain_id, token or _TEST_TOKEN)
         await deployer.check_gas(plan.sender, "--sender-key")
         await deployer.check_gas(plan.operator, "--operator-key")
         deployment = await deployer.deploy(plan.sender, plan.operator, token)
@@ -166,7 +179,7 @@ def _check_keys(plan: Plan, chain_id: int) -> None:
         )
 
 
-def _check_settings(plan: Plan, out: Path, chain_id: int, token: DeployedToken) -> None:
+def _check_settings(plan: Plan, chain_id: int, token: DeployedToken) -> None:
     """Read the configuration as `serve` will; raises ConfigurationError, which names the option."""
     draft = _configuration(Deployment(chain_id, _STAND_IN, 0, plan.operator.address, token), plan)
 
@@ -174,7 +187,7 @@ def _check_settings(plan: Plan, out: Path, chain_id: int, token: DeployedToken) 
         return plan.operator if setting.endswith("operator_key") else plan.sender
 
     try:
-        Config.parse(draft.encode(), out, loaded)
+        Config.parse(draft.encode(), plan.out, loaded)
     except (ConfigurationError, MalformedError) as error:
         setting, _, problem = str(error).partition(": ")
         raise ConfigurationError(f"{_OPTIONS.get(setting, setting)}: {problem}") from None
@@ -193,6 +206,12 @@ def _check_folder(out: Path, *, dev: bool) -> None:
             raise ConfigurationError(f"--out: {out / name} is there already; nothing is overwritten")
 
 
+def _seen_from(folder: Path, path: Path) -> Path:
+    """How a file in `folder` has to name a path, so that it leads there from anywhere; what is inside moves with it."""
+    path, folder = path.absolute(), folder.absolute()
+    return path.relative_to(folder) if path.is_relative_to(folder) else path
+
+
 def _dev_signer(name: str) -> Signer:
     return Signer(bytes.fromhex(DEV_KEYS[name]))
 
@@ -201,7 +220,7 @@ def _configuration(deployment: Deployment, plan: Plan) -> str:
     token = deployment.token
     pace = "confirmations = 0\npoll_s = 0.1\n" if deployment.chain_id in DEV_CHAIN_IDS else ""
     transport = "".join(
-        f"{name} = {json.dumps(str(file.absolute()))}\n"
+        f"{name} = {json.dumps(str(_seen_from(plan.out, file)))}\n"
         for name, file in (("tls_certificate", plan.tls_certificate), ("tls_key", plan.tls_key))
         if file is not None
     ) + ("insecure = true\n" if plan.insecure else "")

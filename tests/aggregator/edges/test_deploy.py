@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from _anvil import Anvil
 from tallystick.hexadecimal import checksum
+from tallystick.keys import create_keystore
 from tallystick.signatures import Signer
 from tallystick_aggregator.cli import deploy
 from tallystick_aggregator.config import Config
@@ -133,13 +134,15 @@ def test_a_key_without_money_for_gas_is_refused_before_anything_is_sent(chain: A
     assert f"--operator-key: {checksum(OPERATOR.address)} has nothing to pay for gas with" in output
 
 
-def deploy_with(chain: Anvil, tmp_path: Path, *, sender: str, operator: str) -> tuple[int, str]:
+def deploy_with(
+    chain: Anvil, out: Path, *, sender: str, operator: str, references: tuple[str, str] = ("env:SENDER", "env:OPERATOR")
+) -> tuple[int, str]:
     """Deploy without --dev, with a token that is there already."""
     token = checksum(chain.deploy_contract("TestUSDC"))
     for key in (sender, operator):
         chain.set_ether(Signer(bytes.fromhex(key)).address, 10**18)
-    options = ("--token", token, "--sender-key", "env:SENDER", "--operator-key", "env:OPERATOR")
-    return run("--rpc", chain.url, "--out", str(tmp_path), *options, SENDER=sender, OPERATOR=operator)
+    options = ("--token", token, "--sender-key", references[0], "--operator-key", references[1])
+    return run("--rpc", chain.url, "--out", str(out), *options, SENDER=sender, OPERATOR=operator)
 
 
 def test_one_key_for_both_is_refused_on_a_live_chain_and_taken_on_one_for_development(
@@ -154,6 +157,42 @@ def test_one_key_for_both_is_refused_on_a_live_chain_and_taken_on_one_for_develo
         assert deploy_with(live, tmp_path / "two", sender="11" * 32, operator="22" * 32)[0] == 0
 
     assert deploy_with(chain, tmp_path / "dev", sender="11" * 32, operator="11" * 32)[0] == 0
+
+
+@pytest.mark.parametrize("out", ["elsewhere", "."])
+def test_keys_that_were_named_from_here_are_found_from_anywhere(
+    chain: Anvil, out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sender = tmp_path / "sender.key"
+    sender.write_text("11" * 32)
+    (tmp_path / "password").write_text("correct horse")
+    for file in (sender, tmp_path / "password"):
+        file.chmod(0o600)
+    operator = create_keystore(tmp_path / "operator.keystore", "correct horse")
+    chain.set_ether(operator, 10**18)
+    monkeypatch.chdir(tmp_path)
+    references = ("file:sender.key", "keystore:operator.keystore?password-file=password")
+    code, output = deploy_with(chain, Path(out), sender="11" * 32, operator="22" * 32, references=references)
+    assert code == 0, output
+
+    monkeypatch.chdir("/")
+    (settings,) = Config.load(tmp_path / out / "aggregator.toml").chains
+    assert settings.sender.address == Signer(bytes.fromhex("11" * 32)).address
+    assert settings.operator_signer.address == operator
+
+
+def test_a_folder_can_be_moved_with_the_keys_in_it(
+    chain: Anvil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    for name, key in (("sender", "11" * 32), ("operator", "22" * 32)):
+        (site / f"{name}.key").write_text(key)
+        (site / f"{name}.key").chmod(0o600)
+    monkeypatch.chdir(tmp_path)
+    references = ("file:site/sender.key", f"file:{site}/operator.key")
+    assert deploy_with(chain, site, sender="11" * 32, operator="22" * 32, references=references)[0] == 0
+    assert Config.load(site.rename(tmp_path / "moved") / "aggregator.toml").chains
 
 
 TLS = Path(__file__).parent / "tls"
