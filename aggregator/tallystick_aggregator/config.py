@@ -238,6 +238,8 @@ def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as opened:
             text = opened.read(CONFIG_BYTES_MAX + 1)
+    except FileNotFoundError:
+        raise ConfigurationError("there is no such file; `tallystick deploy` writes one, --config names it") from None
     except OSError as error:
         raise ConfigurationError(f"the configuration cannot be read: {error.strerror}") from None
     if len(text) > CONFIG_BYTES_MAX:

@@ -1,5 +1,6 @@
 """The `tallystick` command. Every part registers its own commands under the entry point group `tallystick.commands`."""
 
+from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
@@ -24,6 +25,18 @@ class Commands(click.Group):
         for entry in entry_points(group=COMMANDS_GROUP, name=cmd_name):
             return _load(entry)
         return None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that was typed; where there is none of that name, the error says which is near it."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = get_close_matches(args[0], self.list_commands(ctx), n=1)
+            if not near:
+                raise
+            raise click.UsageError(f"{error.message} Did you mean {near[0]!r}?", ctx) from None
 
 
 def _load(entry: EntryPoint) -> click.Command:

@@ -129,6 +129,11 @@ def failure(error: grpc.aio.AioRpcError) -> AggregatorError:
     status, details = error.code(), error.details() or "no details"
     if status in _PASSING:
         return AggregatorUnavailable(f"the aggregator did not answer ({status.name}): {details}", status)
+    if status is grpc.StatusCode.UNIMPLEMENTED:
+        return CallRejected(
+            f"what answers there is no aggregator, or one of another version: it does not know this call ({details})",
+            status,
+        )
     return CallRejected(f"the aggregator rejected the call ({status.name}): {details}", status)
 
 

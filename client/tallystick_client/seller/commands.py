@@ -14,6 +14,7 @@ from rich.table import Table
 
 from tallystick.errors import TallystickError
 from tallystick.hexadecimal import checksum, to_hex
+from tallystick_client.rpc import AggregatorError
 from tallystick_client.seller.aggregator import Aggregator
 from tallystick_client.seller.messages import Settlement
 
@@ -49,6 +50,9 @@ def _with_aggregator(command: Command, none: str) -> Callable[..., None]:
 
         try:
             settlements = asyncio.run(connect_and_run())
+        except AggregatorError as error:
+            click.echo(f"tallystick: {target}: {error}", err=True)
+            sys.exit(EXIT_FAILED)
         except TallystickError as error:
             click.echo(f"tallystick: {error}", err=True)
             sys.exit(EXIT_FAILED)

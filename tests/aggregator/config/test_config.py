@@ -212,6 +212,11 @@ def test_what_is_no_text_no_toml_or_too_long_is_one_sentence(tmp_path: Path, con
         Config.load(path)
 
 
-def test_a_file_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="cannot be read: No such file"):
+def test_a_file_that_is_not_there_is_one_sentence_that_says_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"none\.toml: there is no such file; `tallystick deploy`.* --config"):
         Config.load(tmp_path / "none.toml")
+
+
+def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be read: Is a directory"):
+        Config.load(tmp_path)
