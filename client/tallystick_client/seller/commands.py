@@ -41,7 +41,9 @@ def _with_aggregator(command: Command, none: str) -> Callable[..., None]:
         help="The seller's token: env:NAME or file:PATH.",
     )
     @click.option("--insecure", is_flag=True, help="Plain text to a host that is not this one.")
-    @click.option("--json", "as_json", is_flag=True, help="Print data instead of a table.")
+    @click.option(
+        "--json", "as_json", is_flag=True, help="Print data instead of a table; addresses and hashes in full."
+    )
     @functools.wraps(command)
     def run(target: str, token: str, insecure: bool, as_json: bool, **options: Any) -> None:
         async def connect_and_run() -> list[Settlement]:
@@ -82,12 +84,17 @@ async def settlements(aggregator: Aggregator, limit: int) -> list[Settlement]:
 
 
 def _print_table(found: list[Settlement]) -> None:
-    table = Table("id", "network", "status", "when (UTC)")
-    table.add_column("paid, atomic units", justify="right")
+    """One line for each payout, in 80 columns; addresses and hashes in short, as --json has them whole."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("id", justify="right", no_wrap=True)
+    for heading in ("network", "status"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("when (UTC)")  # gives way where amounts are long; these are never cut
+    table.add_column("atomic units", justify="right", overflow="fold")
     for heading in ("to", "transaction"):
-        table.add_column(heading, overflow="fold")  # whole, to be copied
+        table.add_column(heading, no_wrap=True)
     for settlement in found:
-        when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(settlement.created_at))
+        when = time.strftime("%Y-%m-%d %H:%M", time.gmtime(settlement.created_at))
         for payout in settlement.payouts:
             table.add_row(
                 str(settlement.id),
@@ -95,10 +102,15 @@ def _print_table(found: list[Settlement]) -> None:
                 settlement.status.name.lower(),
                 when,
                 f"{payout.amount:,}",
-                checksum(payout.receiver),
-                to_hex(settlement.transaction),
+                _short(checksum(payout.receiver)),
+                _short(to_hex(settlement.transaction)),
             )
     Console().print(table)
+
+
+def _short(text: str) -> str:
+    """The ends of an address or a hash, enough to tell it from others."""
+    return f"{text[:6]}…{text[-4:]}"
 
 
 def _as_json(settlement: Settlement) -> dict[str, Any]:

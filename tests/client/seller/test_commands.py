@@ -1,13 +1,17 @@
 """The sellers' commands, as a person reads them."""
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import AsyncMock
 
 import grpc
 import pytest
 from click.testing import CliRunner, Result
 
+from tallystick_client import Aggregator
 from tallystick_client.cli import main
+from tallystick_client.seller import Payout, Settlement, SettlementStatus
 
 
 def run(*arguments: str) -> Result:
@@ -23,6 +27,39 @@ def stranger() -> Iterator[str]:
         server.start()
         yield f"127.0.0.1:{port}"
         server.stop(None).wait()
+
+
+def settlement(number: int, network: str, amount: int) -> Settlement:
+    payout = Payout(bytes.fromhex("90f79bf6eb2c4f870365e785982e1f101e93b906"), bytes(20), amount)
+    return Settlement(
+        id=number,
+        network=network,
+        transaction=bytes.fromhex("ab" * 31 + "cd"),
+        status=SettlementStatus.PENDING,
+        created_at=1_700_000_000,
+        block_number=7,
+        gas_used=100_000,
+        rows=3,
+        payouts=(payout, payout),
+    )
+
+
+@pytest.mark.parametrize(("network", "amount"), [("eip155:8453", 12_345_678), ("eip155:84532", 1_234_567_890)])
+def test_settlements_are_read_in_80_columns(monkeypatch: pytest.MonkeyPatch, network: str, amount: int) -> None:
+    found = [settlement(number, network, amount) for number in (120, 7)]
+    monkeypatch.setattr(Aggregator, "list_settlements", AsyncMock(return_value=found))
+
+    lines = run("settlements").stdout.splitlines()
+
+    assert len(lines) == 1 + 4, "a heading, and a line for each payout"
+    assert all(len(line.rstrip()) <= 80 for line in lines)
+    for line in lines[1:]:
+        for shown in (network, "pending", "2023-11-14 22:13", f"{amount:,}", "0x90F7…b906", "0xabab…abcd"):
+            assert shown in line
+
+    data = json.loads(run("settlements", "--json").stdout)
+    assert [one["transaction"] for one in data] == ["0x" + "ab" * 31 + "cd"] * 2
+    assert data[0]["payouts"][0]["receiver"] == "0x90F79bf6EB2c4f870365E785982E1f101E93b906"
 
 
 @pytest.mark.parametrize("command", ["settle", "settlements"])
