@@ -4,9 +4,11 @@ import asyncio
 from typing import Any
 
 import httpx
+import pytest
 from market import PRICE, Market, tallystick
 
 from tallystick.x402 import PAYMENT_REQUIRED_HEADER, PAYMENT_RESPONSE_HEADER, SettleResponse, decode_header
+from tallystick_client.payer.errors import DepositNotAllowed
 
 
 async def account_of(shopper: Any) -> Any:
@@ -44,6 +46,18 @@ async def test_only_a_good_answer_costs(shopper: Any) -> None:
         assert (await account_of(payer)).charged == 0
         assert (await payer.http.get("/paid/page/good")).status_code == 200
         assert (await account_of(payer)).charged == PRICE
+
+
+async def test_a_wallet_deposits_no_more_than_its_payer_holds(market: Market, shopper: Any) -> None:
+    async with shopper(market.payer(200_000)) as payer:
+        assert (await payer.http.get("/paid/page/all-it-has")).status_code == 200
+        assert (await account_of(payer)).deposited == 200_000
+        assert market.anvil.token_balance(market.token, payer.signer.address) == 0
+    async with shopper(market.payer(0), "nothing") as payer:
+        with pytest.raises(DepositNotAllowed, match=r"allowed at most 0 USDC"):
+            await payer.http.get("/paid/page/nothing-to-pay-with")
+        account = await account_of(payer)
+        assert (account.deposits, account.deposits_pending) == (0, 0)
 
 
 async def test_bodies_and_streams_are_paid_for(shopper: Any) -> None:

@@ -23,8 +23,8 @@ from tallystick.v1 import account_pb2 as pb
 from tallystick.v1 import account_pb2_grpc, common_pb2, facilitator_pb2, facilitator_pb2_grpc
 from tallystick_client.payer.grants import Clock
 from tallystick_client.payer.operators import Operator
-from tallystick_client.payer.rows import Deposit
-from tallystick_client.rpc import CHAIN_TIMEOUT_S, call, open_channel, raise_refusal, read_totals
+from tallystick_client.payer.rows import Account, Deposit
+from tallystick_client.rpc import CHAIN_TIMEOUT_S, CallRejected, call, open_channel, raise_refusal, read_totals
 
 CALL_VALID_S: Final = 120
 """How long a signed call may be used; the aggregator takes at most 300 s."""
@@ -90,6 +90,26 @@ class AccountClient:
             signature=deposit.signature,
         )
         _check(await call(self._service().Deposit, request, timeout_s=CHAIN_TIMEOUT_S))
+
+    async def balance(self, account: Account) -> int | None:
+        """What the payer holds of the account's token outside of the escrow, in atomic units.
+
+        None where the aggregator is of a version that does not tell. Raises Refused, with a reason to retry where it
+        cannot reach the chain.
+        """
+        request = pb.GetBalanceRequest(
+            network=str(self.operator.network),
+            account=_config(account.config),
+            authorization=self._authorize(lambda deadline: eip712.hash_read_account(account.id, deadline)),
+        )
+        try:
+            response = await call(self._service().GetBalance, request)
+        except CallRejected as error:
+            if error.status is grpc.StatusCode.UNIMPLEMENTED:
+                return None
+            raise
+        _check(response)
+        return decode_amount(response.balance, "balance")
 
     async def register_spend_key(self, account_id: bytes, key: SpendKey, cap: int, expires_at: int) -> None:
         """Register a key that may spend up to `cap` atomic units until `expires_at` (seconds)."""

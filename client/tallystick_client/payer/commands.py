@@ -144,6 +144,8 @@ async def status(open_wallet: Callable[..., Awaitable[Wallet]], as_json: bool) -
 async def deposit(open_wallet: Callable[..., Awaitable[Wallet]], amount: str) -> None:
     """Deposit as much as brings the account up to AMOUNT (in the token's unit), without gas.
 
+    Where the payer's address holds less than that, nothing is deposited.
+
     \b
     tallystick wallet deposit 2
     """

@@ -4,7 +4,8 @@ WalletError               below TallystickError; nothing was signed for what it 
 ├── BookUnavailable       the wallet's file is in use, of another payer or version, or cannot be written
 ├── BudgetExceeded        the payment would exceed a budget, or what a deposit may hold
 ├── OfferNotAllowed       a 402 makes no offer that the allow-list takes
-├── DepositNotAllowed     the account is empty and the wallet was not told to deposit, or not that much
+├── DepositNotAllowed     the account is empty and the wallet was not told to deposit, or not that much, or the payer's
+│                         address does not hold that much
 ├── ApprovalRefused       the aggregator's totals are above the wallet's own book
 ├── NoHeadroom            a grant has too little left for a payment: the wallet has to extend it first
 └── BodyNotReplayable     a request body that can be sent once only, where it may have to be sent twice
@@ -41,7 +42,9 @@ class OfferNotAllowed(WalletError):
 
 
 class DepositNotAllowed(WalletError):
-    """The account does not cover a payment, and the wallet's deposit policy does not let it deposit that much."""
+    """The account does not cover a payment and cannot be filled up: the wallet's deposit policy does not let it
+    deposit that much, or the payer's address does not hold it.
+    """
 
 
 class ApprovalRefused(WalletError):

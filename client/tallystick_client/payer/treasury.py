@@ -4,6 +4,10 @@ One account per operator and token. Whoever needs it first opens it, everybody e
 deposit's authorization and a refund's id are on disk before they are sent; after a crash or a lost answer the same one
 is sent again, and the aggregator lands it once.
 
+**No deposit beyond the payer's balance.** Such an authorization would lie about until it expires. So the aggregator is
+asked for the balance first; where that covers what is needed and not all of what the policy allows, what there is is
+deposited. A balance that is told too high makes the wallet sign no more than its policy does.
+
 **A refused deposit** is money under way all the same: its authorization has left the wallet, and whoever holds it may
 land it until it expires. So it is sent again instead of another being signed, until the aggregator credits it, or
 refuses it after its time.
@@ -25,6 +29,7 @@ from tallystick import eip712
 from tallystick.amounts import format_price
 from tallystick.channels import account_id
 from tallystick.errors import Refused
+from tallystick.hexadecimal import checksum
 from tallystick.reasons import Reason
 from tallystick.signatures import Signer
 from tallystick_client.payer.accounts import AccountClient, AccountState, Refunded
@@ -103,30 +108,34 @@ class Treasury:
     async def fund(self, account: Account, operator: Operator, token: Token, need: int) -> None:
         """Return when the account has `need` atomic units free, after deposits if it must be.
 
-        Raises DepositNotAllowed where the policy does not allow it, Refused where the aggregator does not take it.
+        Raises DepositNotAllowed where the policy or the payer's balance does not allow it, Refused where the aggregator
+        does not take it.
         """
         async with self._lock(operator, token):
             while account.free < need:
                 deposit = self._pending(account) or await self._sign(account, operator, token, need)
-                await self._land(account, operator, deposit)
+                await self._land(account, operator, token, deposit)
 
     async def fill(self, account: Account, operator: Operator, token: Token) -> None:
-        """Deposit up to the policy's high mark, if less than that is left."""
+        """Deposit up to the policy's high mark, if less than that is left: all of it, or nothing.
+
+        Raises DepositNotAllowed where the payer's balance does not cover that, Refused.
+        """
         async with self._lock(operator, token):
             if self._policy is None:
                 raise DepositNotAllowed("this wallet has no deposit policy")
             pending = self._pending(account)
             if pending is not None:
-                await self._land(account, operator, pending)
+                await self._land(account, operator, token, pending)
             if account.unspent < self._policy.marks(token.decimals)[1]:
-                await self._land(account, operator, await self._sign(account, operator, token, 0))
+                await self._land(account, operator, token, await self._sign(account, operator, token, 0, whole=True))
 
     async def top_up(self, account: Account, operator: Operator, token: Token) -> None:
         """Deposit up to the policy's high mark where less than its low mark is left."""
         async with self._lock(operator, token):
             if self.is_low(account, token):
                 deposit = self._pending(account) or await self._sign(account, operator, token, 0)
-                await self._land(account, operator, deposit)
+                await self._land(account, operator, token, deposit)
 
     def is_low(self, account: Account, token: Token) -> bool:
         """Whether a top-up is due."""
@@ -138,7 +147,7 @@ class Treasury:
             deposit = self._pending(account)
             if deposit is not None:
                 try:
-                    await self._land(account, operator, deposit)
+                    await self._land(account, operator, token, deposit)
                 except Refused as refused:
                     # It stays under way; what the account holds already can be looked after meanwhile.
                     _log.warning("the deposit at %s is not credited: %s", operator.aggregator, refused)
@@ -200,9 +209,27 @@ class Treasury:
         refunds = self._book.refunds.values()
         return next((r for r in refunds if r.account_id == account.id and r.status == "pending"), None)
 
-    async def _sign(self, account: Account, operator: Operator, token: Token, need: int) -> Deposit:
-        """A new authorization, on disk: nobody but our escrow can use it, and only for this account."""
+    async def _sign(
+        self, account: Account, operator: Operator, token: Token, need: int, *, whole: bool = False
+    ) -> Deposit:
+        """A new authorization, on disk: nobody but our escrow can use it, and only for this account.
+
+        `whole`: of all that the policy allows, however little is needed.
+        """
+        self._deposit_amount(account, token, need)  # what the policy forbids needs no balance
+        client = self._clients[operator]
+        balance = await self._retry(lambda: client.balance(account))
+        # The account may have changed meanwhile; nothing is awaited between this look at it and the entry.
         amount = self._deposit_amount(account, token, need)
+        if balance is not None and balance < amount:
+            least = amount if whole else max(1, need - account.free, token.min_deposit)
+            if balance < least:
+                holder = checksum(self._signer.address)
+                raise DepositNotAllowed(
+                    f"deposit: got {_show(least, token)}, allowed at most {_show(balance, token)}, which is all that "
+                    f"{holder} holds on {operator.network}; send it more, nothing was signed"
+                )
+            amount = balance
         salt = os.urandom(32)
         valid_before = int(self._clock()) + DEPOSIT_VALID_S
         struct_hash = eip712.hash_receive_with_authorization(
@@ -227,15 +254,15 @@ class Treasury:
             raise DepositNotAllowed(f"deposit.high: got {_show(high, token)}, allowed at least {_show(wanted, token)}")
         return amount
 
-    async def _land(self, account: Account, operator: Operator, deposit: Deposit) -> None:
+    async def _land(self, account: Account, operator: Operator, token: Token, deposit: Deposit) -> None:
         client = self._clients[operator]
         try:
             await self._retry(lambda: client.deposit(account.config, deposit))
         except Refused as refused:
-            if refused.retry:
+            if refused.retry and refused.reason is not Reason.INSUFFICIENT_BALANCE:
                 raise
             if self._clock() < deposit.valid_before + DEPOSIT_LATE_S:
-                raise _under_way(refused, deposit) from refused
+                raise _under_way(refused, deposit, token) from refused
             # It lies in the book too long to be landed any more; the caller signs a new one.
             deposit.status = "refused"
             self._book.changed(deposit)
@@ -268,11 +295,11 @@ def _was_used(state: AccountState | None) -> bool:
     return state is not None and any(c.ceiling or c.charged or c.reserved for c in state.channels)
 
 
-def _under_way(refused: Refused, deposit: Deposit) -> Refused:
+def _under_way(refused: Refused, deposit: Deposit, token: Token) -> Refused:
     """The refusal of a deposit that may be landed nevertheless, and what the wallet makes of it."""
     until = datetime.fromtimestamp(deposit.valid_before + DEPOSIT_LATE_S, UTC).isoformat(timespec="seconds")
     message = (
-        f"{refused.message} The deposit of {deposit.amount} atomic units may still be landed by others; this wallet "
+        f"{refused.message} The deposit of {_show(deposit.amount, token)} may still be landed by others; this wallet "
         f"sends the same one again when it needs it, and signs no other before {until} unless this one is credited."
     )
     return Refused(refused.reason, message, refused.field, refused.got, refused.allowed, refused.state)

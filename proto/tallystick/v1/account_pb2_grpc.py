@@ -41,6 +41,11 @@ class AccountServiceStub:
                 request_serializer=tallystick_dot_v1_dot_account__pb2.DepositRequest.SerializeToString,
                 response_deserializer=tallystick_dot_v1_dot_account__pb2.DepositResponse.FromString,
                 _registered_method=True)
+        self.GetBalance = channel.unary_unary(
+                '/tallystick.v1.AccountService/GetBalance',
+                request_serializer=tallystick_dot_v1_dot_account__pb2.GetBalanceRequest.SerializeToString,
+                response_deserializer=tallystick_dot_v1_dot_account__pb2.GetBalanceResponse.FromString,
+                _registered_method=True)
         self.GetAccount = channel.unary_unary(
                 '/tallystick.v1.AccountService/GetAccount',
                 request_serializer=tallystick_dot_v1_dot_account__pb2.GetAccountRequest.SerializeToString,
@@ -87,6 +92,14 @@ class AccountServiceServicer:
         """Lands an ERC-3009 deposit in the escrow, gas paid by the aggregator. Answers when the ledger has credited it.
         The same authorization again gets the same answer. It tells no totals: what is sent here is public on chain, so
         anybody can send it again, and what an account holds and spends is its payer's business (GetAccount).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetBalance(self, request, context):
+        """What the account's payer holds of its token, outside of the escrow, at the head of the chain: to be asked before a
+        deposit is signed. The account need not be known yet. Signed: ReadAccount.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -153,6 +166,11 @@ def add_AccountServiceServicer_to_server(servicer, server):
                     request_deserializer=tallystick_dot_v1_dot_account__pb2.DepositRequest.FromString,
                     response_serializer=tallystick_dot_v1_dot_account__pb2.DepositResponse.SerializeToString,
             ),
+            'GetBalance': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetBalance,
+                    request_deserializer=tallystick_dot_v1_dot_account__pb2.GetBalanceRequest.FromString,
+                    response_serializer=tallystick_dot_v1_dot_account__pb2.GetBalanceResponse.SerializeToString,
+            ),
             'GetAccount': grpc.unary_unary_rpc_method_handler(
                     servicer.GetAccount,
                     request_deserializer=tallystick_dot_v1_dot_account__pb2.GetAccountRequest.FromString,
@@ -218,6 +236,33 @@ class AccountService:
             '/tallystick.v1.AccountService/Deposit',
             tallystick_dot_v1_dot_account__pb2.DepositRequest.SerializeToString,
             tallystick_dot_v1_dot_account__pb2.DepositResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetBalance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tallystick.v1.AccountService/GetBalance',
+            tallystick_dot_v1_dot_account__pb2.GetBalanceRequest.SerializeToString,
+            tallystick_dot_v1_dot_account__pb2.GetBalanceResponse.FromString,
             options,
             channel_credentials,
             insecure,

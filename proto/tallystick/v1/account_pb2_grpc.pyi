@@ -40,6 +40,10 @@ class AccountServiceStub:
     The same authorization again gets the same answer. It tells no totals: what is sent here is public on chain, so
     anybody can send it again, and what an account holds and spends is its payer's business (GetAccount).
     """
+    GetBalance: _grpc.UnaryUnaryMultiCallable[_account_pb2.GetBalanceRequest, _account_pb2.GetBalanceResponse]
+    """What the account's payer holds of its token, outside of the escrow, at the head of the chain: to be asked before a
+    deposit is signed. The account need not be known yet. Signed: ReadAccount.
+    """
     GetAccount: _grpc.UnaryUnaryMultiCallable[_account_pb2.GetAccountRequest, _account_pb2.GetAccountResponse]
     """The account and its channels. Signed: ReadAccount(bytes32 accountId,uint64 deadline)."""
     OpenChannel: _grpc.UnaryUnaryMultiCallable[_account_pb2.OpenChannelRequest, _account_pb2.OpenChannelResponse]
@@ -73,6 +77,10 @@ class AccountServiceAsyncStub(AccountServiceStub):
     """Lands an ERC-3009 deposit in the escrow, gas paid by the aggregator. Answers when the ledger has credited it.
     The same authorization again gets the same answer. It tells no totals: what is sent here is public on chain, so
     anybody can send it again, and what an account holds and spends is its payer's business (GetAccount).
+    """
+    GetBalance: _aio.UnaryUnaryMultiCallable[_account_pb2.GetBalanceRequest, _account_pb2.GetBalanceResponse]  # type: ignore[assignment]
+    """What the account's payer holds of its token, outside of the escrow, at the head of the chain: to be asked before a
+    deposit is signed. The account need not be known yet. Signed: ReadAccount.
     """
     GetAccount: _aio.UnaryUnaryMultiCallable[_account_pb2.GetAccountRequest, _account_pb2.GetAccountResponse]  # type: ignore[assignment]
     """The account and its channels. Signed: ReadAccount(bytes32 accountId,uint64 deadline)."""
@@ -110,6 +118,16 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lands an ERC-3009 deposit in the escrow, gas paid by the aggregator. Answers when the ledger has credited it.
         The same authorization again gets the same answer. It tells no totals: what is sent here is public on chain, so
         anybody can send it again, and what an account holds and spends is its payer's business (GetAccount).
+        """
+
+    @_abc_1.abstractmethod
+    def GetBalance(
+        self,
+        request: _account_pb2.GetBalanceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_pb2.GetBalanceResponse, _abc.Awaitable[_account_pb2.GetBalanceResponse]]:
+        """What the account's payer holds of its token, outside of the escrow, at the head of the chain: to be asked before a
+        deposit is signed. The account need not be known yet. Signed: ReadAccount.
         """
 
     @_abc_1.abstractmethod

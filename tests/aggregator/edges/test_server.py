@@ -150,6 +150,12 @@ async def test_an_unknown_scheme_is_refused_by_name(edge: Edge) -> None:
 
 async def test_a_payers_whole_life_over_the_wire(edge: Edge) -> None:
     edge.market.chain.balances[ALICE.signer.address] = 10_000
+    read = authorization_of(signed(ALICE, eip712.hash_read_account(ALICE.account_id, NOW_S + 60)))
+    held = await edge.accounts.GetBalance(
+        account_pb2.GetBalanceRequest(network=NETWORK, account=config_of(ALICE.config), authorization=read)
+    )
+    assert decode_amount(held.balance, "") == 10_000
+
     deposit = deposit_of(ALICE, 5_000)
     request = account_pb2.DepositRequest(
         network=NETWORK,
@@ -196,7 +202,6 @@ async def test_a_payers_whole_life_over_the_wire(edge: Edge) -> None:
     charge = charge_pb2.ChargeRequest(charge=charge_of(ALICE.payment(1, PRICE, ceiling=1_000, key=key)))
     assert (await edge.charges.Charge(charge, metadata=edge.news)).result.accepted
 
-    read = authorization_of(signed(ALICE, eip712.hash_read_account(ALICE.account_id, deadline)))
     account = await edge.accounts.GetAccount(
         account_pb2.GetAccountRequest(account_id=ALICE.account_id, authorization=read)
     )
@@ -345,6 +350,13 @@ async def test_a_token_settles_a_few_times_at_once_and_then_has_to_wait(edge: Ed
         ),
         ("accounts.Deposit", account_pb2.DepositRequest(), "network"),
         ("accounts.Deposit", account_pb2.DepositRequest(network=NETWORK), "signature"),
+        ("accounts.GetBalance", account_pb2.GetBalanceRequest(), "network"),
+        ("accounts.GetBalance", account_pb2.GetBalanceRequest(network=NETWORK), "account.payer"),
+        (
+            "accounts.GetBalance",
+            account_pb2.GetBalanceRequest(network=NETWORK, account=config_of(ALICE.config)),
+            "authorization",
+        ),
         ("accounts.GetAccount", account_pb2.GetAccountRequest(), "account_id"),
         ("accounts.GetAccount", account_pb2.GetAccountRequest(account_id=bytes(32)), "authorization"),
         (

@@ -1,16 +1,19 @@
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from chain_twin import CONTRACT_WALLET_SIGNATURE, Held
 from doubles import MUSIC, NETWORK, NOW_S, Payer
-from marketplace import MIN_DEPOSIT, Marketplace, deposit_of, marketplace
+from marketplace import MIN_DEPOSIT, Marketplace, deposit_of, marketplace, signed
 
+from tallystick import eip712
+from tallystick.quantities import MAX_AMOUNT
 from tallystick.reasons import Reason
 from tallystick_aggregator.chain.port import Block, DepositAuthorization
 from tallystick_aggregator.journal.port import TransactionStatus
 from tallystick_aggregator.ledger.answers import Refusal
-from tallystick_aggregator.schemes.deferred.deposits import Deposited
+from tallystick_aggregator.schemes.deferred.deposits import BALANCES_BURST, Deposited
 
 ALICE = Payer("alice")
 ADDRESS = ALICE.signer.address
@@ -25,6 +28,57 @@ def _money(market: Marketplace) -> None:
 def reason_of(answer: object) -> Reason:
     assert isinstance(answer, Refusal), answer
     return answer.reason
+
+
+async def balance_of(market: Marketplace, signer: Payer = ALICE, **changes: Any) -> int | Refusal:
+    account = replace(ALICE.config, **changes)
+    call = signed(signer, eip712.hash_read_account(market.chain.account_id(account), NOW_S + 60))
+    return await market.deposits.balance(NETWORK, account, call)
+
+
+async def test_a_payer_learns_its_balance_before_its_first_deposit(market: Marketplace) -> None:
+    assert await balance_of(market) == 2 * AMOUNT
+    await market.deposits.deposit(NETWORK, deposit_of(ALICE, AMOUNT))
+    assert await balance_of(market) == AMOUNT
+    market.chain.balances.clear()
+    assert await balance_of(market) == 0
+    market.chain.balances[ADDRESS] = MAX_AMOUNT + 1
+    assert await balance_of(market) == MAX_AMOUNT
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"signer": Payer("stranger")}, Reason.CALL_SIGNATURE),
+        ({"token": MUSIC}, Reason.TOKEN_UNSUPPORTED),
+        ({"receiver_authorizer": MUSIC}, Reason.OPERATOR_MISMATCH),
+        ({"withdraw_delay_s": 900}, Reason.WITHDRAW_DELAY_OUT_OF_RANGE),
+    ],
+)
+async def test_a_balance_is_told_only_to_who_could_deposit_it_here(
+    market: Marketplace, changes: dict[str, Any], reason: Reason
+) -> None:
+    market.chain.down = True  # what is refused asks the node nothing
+    assert reason_of(await balance_of(market, **changes)) is reason
+
+
+async def test_a_balance_on_an_unknown_network_is_refused(market: Marketplace) -> None:
+    call = signed(ALICE, eip712.hash_read_account(ALICE.account_id, NOW_S + 60))
+    answer = await market.deposits.balance("eip155:1", ALICE.config, call)
+    assert reason_of(answer) is Reason.NETWORK_UNSUPPORTED
+
+
+async def test_a_balance_that_the_chain_does_not_tell_may_be_asked_for_again(market: Marketplace) -> None:
+    market.chain.down = True
+    answer = await balance_of(market)
+    assert isinstance(answer, Refusal)
+    assert (answer.reason, answer.reason.retry) == (Reason.CHAIN_UNAVAILABLE, True)
+
+
+async def test_balances_are_read_at_a_bounded_rate(market: Marketplace) -> None:
+    answers = [await balance_of(market) for _ in range(2 * BALANCES_BURST)]
+    assert answers[:BALANCES_BURST] == [2 * AMOUNT] * BALANCES_BURST
+    assert reason_of(answers[-1]) is Reason.OVERLOADED
 
 
 async def test_a_deposit_is_answered_when_the_ledger_has_credited_it(market: Marketplace) -> None:

@@ -110,6 +110,7 @@ class FakeAggregator(account_pb2_grpc.AccountServiceServicer, facilitator_pb2_gr
     """Holds to the rules of a charge; `calls` counts what came, `lose_answers` makes calls take effect unheard.
 
     `salts`: of all deposits that came, refused ones too. `retention_s`: None refuses to tell it without a token.
+    `balance`: what each payer holds; None is an aggregator of before GetBalance, whose payers hold enough.
     """
 
     def __init__(self) -> None:
@@ -120,6 +121,7 @@ class FakeAggregator(account_pb2_grpc.AccountServiceServicer, facilitator_pb2_gr
         self.refuse: dict[str, Reason] = {}
         self.delay_s: float = 0
         self.retention_s: int | None = 172_800
+        self.balance: int | None = 10**12
         self.propose: Callable[[Account], list[tuple[bytes, int]]] = propose_charged
         self.target = ""
         self.clock: Callable[[], float] = time.time
@@ -234,12 +236,34 @@ class FakeAggregator(account_pb2_grpc.AccountServiceServicer, facilitator_pb2_gr
         refusal = await self._enter("Deposit")
         if refusal is not None:
             return pb.DepositResponse(refusal=refusal)
-        account = self.accounts.setdefault(id_, Account(config))
+        account = self.accounts.get(id_, Account(config))
         if request.salt not in account.deposits:
+            if self.balance is not None and amount > self.balance:
+                return pb.DepositResponse(refusal=refuse(Reason.INSUFFICIENT_BALANCE))
+            self.accounts[id_] = account
             account.deposits[request.salt] = amount
             account.funds += amount
+            self._move(-amount)
         await self._leave("Deposit", context)
         return pb.DepositResponse(transaction=bytes(32))
+
+    async def GetBalance(self, request: pb.GetBalanceRequest, context: Any) -> pb.GetBalanceResponse:
+        if self.balance is None:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+        config, authorization = read_config(request.account), request.authorization
+        struct_hash = eip712.hash_read_account(account_id(DOMAIN, config), authorization.deadline)
+        assert request.network == f"eip155:{CHAIN_ID}"
+        assert recover(eip712.digest(DOMAIN, struct_hash), authorization.signature) == config.payer
+        assert self.clock() <= authorization.deadline <= self.clock() + 300
+        refusal = await self._enter("GetBalance")
+        if refusal is not None:
+            return pb.GetBalanceResponse(refusal=refusal)
+        await self._leave("GetBalance", context)
+        return pb.GetBalanceResponse(balance=encode_amount(self.balance))
+
+    def _move(self, amount: int) -> None:
+        if self.balance is not None:
+            self.balance += amount
 
     async def GetAccount(self, request: pb.GetAccountRequest, context: Any) -> pb.GetAccountResponse:
         account = self.accounts.get(request.account_id)
@@ -311,6 +335,7 @@ class FakeAggregator(account_pb2_grpc.AccountServiceServicer, facilitator_pb2_gr
             else:
                 account.refunds[request.refund_id] = amount
                 account.funds -= amount
+                self._move(amount)
         if refusal is not None:
             return pb.RequestRefundResponse(refusal=refusal)
         await self._leave("RequestRefund", context)

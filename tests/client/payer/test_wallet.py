@@ -10,6 +10,7 @@ from payer_fakes import DOMAIN, PRICE, FakeAggregator, FakeSeller, make_operator
 from payer_fakes import Refusal as FakeRefusal
 
 from tallystick.errors import KeyReferenceError, MalformedError, Refused
+from tallystick.hexadecimal import checksum
 from tallystick.reasons import Reason
 from tallystick.signatures import Signer, recover
 from tallystick.vouchers import voucher_digest
@@ -378,13 +379,106 @@ async def test_a_refused_top_up_does_not_keep_the_books_from_being_compared(
     assert (await wallet.reconcile()).freed == PRICE
 
 
-async def test_a_payer_without_balance_keeps_its_authorization_for_later(
+async def test_a_deposit_beyond_the_payers_balance_is_not_signed(buyer: Buyer, aggregator: FakeAggregator) -> None:
+    aggregator.balance = PRICE - 1
+    for _ in range(2):
+        with pytest.raises(DepositNotAllowed) as caught:
+            await buyer.buy()
+        assert str(caught.value) == (
+            "deposit: got 0.001 USDC, allowed at most 0.000999 USDC, which is all that "
+            f"{checksum(buyer.wallet.address)} holds on eip155:31337; send it more, nothing was signed"
+        )
+    account = await account_of(buyer.wallet)
+    assert (account.deposits, account.deposits_pending, aggregator.salts) == (0, 0, set())
+    aggregator.balance = 1_000_000
+    await buyer.buy()
+    assert (await account_of(buyer.wallet)).deposits == 1
+
+
+async def test_what_the_payer_holds_is_deposited_where_it_is_enough_for_the_payment(
+    buyer: Buyer, aggregator: FakeAggregator
+) -> None:
+    aggregator.balance = PRICE
+    await buyer.buy()
+    assert (await account_of(buyer.wallet)).deposited == aggregator.account.funds == PRICE
+    assert aggregator.balance == 0
+
+
+async def test_a_balance_below_the_minimum_deposit_is_not_deposited(buyer: Buyer, aggregator: FakeAggregator) -> None:
+    aggregator.balance = 99
+    with pytest.raises(DepositNotAllowed, match=r"got 0\.0001 USDC, allowed at most 0\.000099 USDC"):
+        await buyer.buy(amount=50)
+    assert not aggregator.salts
+
+
+async def test_a_deposit_that_a_person_asks_for_is_made_in_full_or_not_at_all(
+    buyer: Buyer, aggregator: FakeAggregator
+) -> None:
+    aggregator.balance = 999_999
+    with pytest.raises(DepositNotAllowed, match=r"got 1 USDC, allowed at most 0\.999999 USDC"):
+        await buyer.wallet.deposit()
+    assert not aggregator.salts
+    aggregator.balance = 1_000_000
+    await buyer.wallet.deposit()
+    assert aggregator.account.funds == 1_000_000
+
+
+async def test_a_top_up_deposits_what_there_is(
+    open_wallet: OpenWallet, seller: FakeSeller, aggregator: FakeAggregator
+) -> None:
+    aggregator.balance = 20_000 + 3 * PRICE
+    buyer = Buyer(await open_wallet(deposit=DepositPolicy(low="0.005", high="0.02")), seller)
+    for _ in range(16):
+        await buyer.buy()
+    await until(lambda: aggregator.account.funds == 20_000 + 3 * PRICE)
+    assert aggregator.balance == 0
+
+
+async def test_a_balance_that_is_told_too_high_makes_the_wallet_deposit_no_more(
+    buyer: Buyer, aggregator: FakeAggregator
+) -> None:
+    aggregator.balance = 2**128 - 1
+    await buyer.buy()
+    assert aggregator.account.funds == 1_000_000
+
+
+async def test_an_aggregator_that_tells_no_balance_is_deposited_with_as_before(
+    buyer: Buyer, aggregator: FakeAggregator
+) -> None:
+    aggregator.balance = None
+    await buyer.buy()
+    assert aggregator.account.funds == 1_000_000
+
+
+async def test_nothing_is_signed_while_the_balance_cannot_be_read(buyer: Buyer, aggregator: FakeAggregator) -> None:
+    aggregator.refuse["GetBalance"] = Reason.CHAIN_UNAVAILABLE
+    with pytest.raises(Refused, match="chain_unavailable") as caught:
+        await buyer.buy()
+    assert caught.value.retry
+    assert (aggregator.salts, (await account_of(buyer.wallet)).deposits_pending) == (set(), 0)
+    del aggregator.refuse["GetBalance"]
+    await buyer.buy()
+
+
+async def test_what_the_policy_forbids_is_refused_without_a_look_at_the_balance(
+    open_wallet: OpenWallet, seller: FakeSeller, aggregator: FakeAggregator
+) -> None:
+    buyer = Buyer(await open_wallet(deposit=DepositPolicy(low="0", high="0.0005")), seller)
+    with pytest.raises(DepositNotAllowed):
+        await buyer.buy()
+    assert "GetBalance" not in aggregator.calls
+
+
+async def test_a_payer_whose_balance_is_spent_meanwhile_keeps_its_authorization_for_later(
     buyer: Buyer, aggregator: FakeAggregator
 ) -> None:
     aggregator.refuse["Deposit"] = Reason.INSUFFICIENT_BALANCE
     for _ in range(2):
-        with pytest.raises(Refused, match="insufficient_balance"):
+        with pytest.raises(
+            Refused, match="insufficient_balance: no The deposit of 1 USDC may still be landed"
+        ) as caught:
             await buyer.buy()
+        assert caught.value.retry
     assert (await account_of(buyer.wallet)).deposits_pending == 1
     del aggregator.refuse["Deposit"]
     await buyer.buy()

@@ -13,6 +13,7 @@ from tallystick_aggregator.edges.grpc.answers import (
 from tallystick_aggregator.edges.grpc.codec import (
     SIGNATURE_BYTES,
     fixed,
+    read_account,
     read_call,
     read_channel,
     read_deposit,
@@ -47,6 +48,21 @@ class AccountService(account_pb2_grpc.AccountServiceServicer):
         if isinstance(answer, Refusal):
             return account_pb2.DepositResponse(refusal=write_refusal(answer))
         return account_pb2.DepositResponse(transaction=answer.transaction)
+
+    @guarded
+    async def GetBalance(  # noqa: N802 - the .proto's name
+        self, request: account_pb2.GetBalanceRequest, context: ServicerContext
+    ) -> account_pb2.GetBalanceResponse:
+        """Tell what a payer could deposit."""
+        del context  # proven by the signed call
+        balance = await self._deposits.balance(
+            read_network(request.network),
+            read_account(request.account, "account"),
+            read_call(request.authorization, present=request.HasField("authorization")),
+        )
+        if isinstance(balance, Refusal):
+            return account_pb2.GetBalanceResponse(refusal=write_refusal(balance))
+        return account_pb2.GetBalanceResponse(balance=encode_amount(balance))
 
     @guarded
     async def GetAccount(  # noqa: N802 - the .proto's name

@@ -10,14 +10,17 @@ from dataclasses import dataclass
 from typing import Final
 
 from tallystick import eip712
+from tallystick.channels import ChannelConfig
 from tallystick.errors import InvalidSignature
 from tallystick.hashing import keccak256
+from tallystick.quantities import MAX_AMOUNT
 from tallystick.reasons import Reason
 from tallystick.signatures import recover
 from tallystick_aggregator.chain.port import Chain, DepositAuthorization, Reverted, Token
 from tallystick_aggregator.intake.port import Writer
 from tallystick_aggregator.journal.port import Outbox, TransactionKind
 from tallystick_aggregator.ledger.answers import Refusal
+from tallystick_aggregator.schemes.deferred.calls import SignedCall, call_is_signed
 from tallystick_aggregator.schemes.deferred.terms import config_is_served
 from tallystick_aggregator.schemes.failures import overloaded, transaction_pending, unless_unavailable
 from tallystick_aggregator.schemes.offers import NetworkOffer, Offers, find_network, find_token
@@ -35,6 +38,9 @@ POLL_S: Final = 0.5
 UNPROVEN_PER_S: Final = 2.0
 """Authorizations whose signature only the chain can check (contract wallets): each costs us a simulation."""
 UNPROVEN_BURST: Final = 10
+BALANCES_PER_S: Final = DEPOSITS_PER_S
+"""Balances that are read: each asks the node twice, and a key to sign with costs nobody anything."""
+BALANCES_BURST: Final = DEPOSITS_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +77,29 @@ class Deposits:
         self._under_way: dict[bytes, asyncio.Task[Deposited | Refusal]] = {}
         self._rate = RateLimit(DEPOSITS_PER_S, DEPOSITS_MAX)
         self._unproven = RateLimit(UNPROVEN_PER_S, UNPROVEN_BURST)
+        self._balances = RateLimit(BALANCES_PER_S, BALANCES_BURST)
+
+    async def balance(self, network: str, account: ChannelConfig, call: SignedCall) -> int | Refusal:
+        """Return what the account's payer holds of its token at the head, in atomic units; at most MAX_AMOUNT.
+
+        The call is signed by the account's payerAuthorizer; the account need not be known yet.
+        """
+        offer = find_network(self._offers, network)
+        if isinstance(offer, Refusal):
+            return offer
+        chain = self._chains[network]
+        struct_hash = eip712.hash_read_account(chain.escrow.account_id(account), call.deadline)
+        refusal = config_is_served(offer, account) or call_is_signed(
+            chain.escrow.domain, struct_hash, call, account.payer_authorizer, self._clock_s()
+        )
+        if refusal is not None:
+            return refusal
+        if not self._balances.take():
+            return overloaded("balances", BALANCES_BURST)
+        return await unless_unavailable(self._balance(chain, account))
+
+    async def _balance(self, chain: Chain, account: ChannelConfig) -> int:
+        return min(MAX_AMOUNT, await chain.tokens[account.token].balance(account.payer, await chain.head()))
 
     async def deposit(self, network: str, deposit: DepositAuthorization) -> Deposited | Refusal:
         """Land a deposit and wait until it is credited."""
