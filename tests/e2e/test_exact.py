@@ -14,7 +14,8 @@ async def test_who_has_no_deposit_pays_by_one_transfer_a_request(market: Market,
         before = market.anvil.token_balance(market.token, payer.signer.address)
         answers = [await payer.http.get(f"/paid/page/exact-{number}") for number in range(3)]
         assert [answer.status_code for answer in answers] == [200, 200, 200]
-        assert (await payer.wallet.status()).accounts == []
+        status = await payer.wallet.status()
+        assert (status.accounts, [spent.paid for spent in status.exact]) == ([], [3 * PRICE])
     receipts = [decode_header(answer.headers[PAYMENT_RESPONSE_HEADER], SettleResponse, "receipt") for answer in answers]
     assert all(receipt.success for receipt in receipts)
     assert len({receipt.transaction for receipt in receipts}) == 3

@@ -57,7 +57,7 @@ async def test_a_wallet_deposits_no_more_than_its_payer_holds(market: Market, sh
         with pytest.raises(DepositNotAllowed, match=r"allowed at most 0 USDC"):
             await payer.http.get("/paid/page/nothing-to-pay-with")
         account = await account_of(payer)
-        assert (account.deposits, account.deposits_pending) == (0, 0)
+        assert (account.deposits, account.deposits_under_way) == (0, [])
 
 
 async def test_bodies_and_streams_are_paid_for(shopper: Any) -> None:

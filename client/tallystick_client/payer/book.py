@@ -212,6 +212,11 @@ class Book:
         """What is counted as spent at this host, on this day, and in all."""
         return {counter.kind: self.counters.get(counter, 0) for counter in _counters(asset, host, day)}
 
+    def spent_by_exact(self, asset: Asset) -> int:
+        """What was signed for exact payments, in all: budgets count that, and what accounts committed."""
+        committed = sum(account.committed for account in self.accounts.values() if account.asset == asset)
+        return self.counters.get(Counter(asset, "total", ""), 0) - committed
+
     def channels_of(self, account_id: bytes) -> Iterator[Channel]:
         """The account's channels."""
         return (channel for channel in self.channels.values() if channel.account_id == account_id)

@@ -12,16 +12,14 @@ from typing import Any, Final
 
 import click
 import httpx
-from rich.console import Console
-from rich.table import Table
 
-from tallystick.amounts import format_price
 from tallystick.errors import MalformedError, TallystickError
 from tallystick.hexadecimal import checksum, to_hex
 from tallystick.keys import PASSWORD_VARIABLE, create_keystore
 from tallystick_client.payer.budgets import Budgets, DepositPolicy
 from tallystick_client.payer.operators import Operator
-from tallystick_client.payer.status import AccountStatus
+from tallystick_client.payer.status_text import print_status
+from tallystick_client.payer.texts import show
 from tallystick_client.payer.transport import PayingTransport, Receipt
 from tallystick_client.payer.wallet import RECONCILE_EVERY_S, Wallet
 
@@ -121,7 +119,9 @@ async def status(open_wallet: Callable[..., Awaitable[Wallet]], as_json: bool) -
 
     Per seller: charged, as its answers or the aggregator say; granted, to requests or workers that may spend it;
     unknown, sent and never answered, which counts as spent until it is reconciled; disputed, charged beyond what this
-    wallet ever sent; and up to which sum vouchers are signed.
+    wallet ever sent; and signed, the sum that vouchers are signed up to. A deposit or refund that is under way is
+    shown, and what was paid by exact transfers. Text shortens ids and addresses, and leaves unknown and disputed out
+    where there is nothing of them.
 
     \b
     tallystick wallet status --key env:PAYER_KEY
@@ -131,11 +131,7 @@ async def status(open_wallet: Callable[..., Awaitable[Wallet]], as_json: bool) -
     if as_json:
         click.echo(json.dumps(found.as_dict(), indent=2))
         return
-    click.echo(f"payer {found.payer}")
-    if not found.accounts:
-        click.echo("No account yet: the first payment, or `tallystick wallet deposit`, opens one.")
-    for account in found.accounts:
-        _print_account(account)
+    print_status(found)
 
 
 @wallet.command()
@@ -152,7 +148,8 @@ async def deposit(open_wallet: Callable[..., Awaitable[Wallet]], amount: str) ->
     async with await open_wallet(deposit=DepositPolicy(low=amount, high=amount)) as opened:
         await opened.deposit()
         for account in (await opened.status()).accounts:
-            click.echo(f"{_show(account, account.free)} free at {account.operator} on {account.network}")
+            free = show(account.free, account.decimals, account.symbol)
+            click.echo(f"{free} free at {account.operator} on {account.network}")
 
 
 @wallet.command()
@@ -174,7 +171,7 @@ async def refund(open_wallet: Callable[..., Awaitable[Wallet]], as_json: bool) -
         click.echo(json.dumps(rows, indent=2))
         return
     for token, amount, transaction in refunds:
-        shown = format_price(amount, token.decimals, token.symbol)
+        shown = show(amount, token.decimals, token.symbol)
         click.echo(f"{shown} came back in {to_hex(transaction)}" if amount else "nothing to bring back")
     if not refunds:
         click.echo("No account yet: nothing to bring back.")
@@ -364,24 +361,5 @@ def _cost(response: httpx.Response) -> str:
         return "it cost nothing"
     token = receipt.offer.token
     if receipt.charged is None:
-        return f"it cost at most {format_price(receipt.amount, token.decimals, token.symbol)} by {receipt.scheme}"
-    return f"it cost {format_price(receipt.charged, token.decimals, token.symbol)} by {receipt.scheme}"
-
-
-def _print_account(account: AccountStatus) -> None:
-    click.echo(f"account {account.account_id} at operator {account.operator} on {account.network}")
-    click.echo(
-        f"  deposited {_show(account, account.deposited)}, returned {_show(account, account.returned)}, "
-        f"charged {_show(account, account.charged)}, free {_show(account, account.free)}"
-    )
-    table = Table("seller", "host", "charged", "granted", "unknown", "disputed", "signed up to")
-    for channel in account.channels:
-        amounts = (channel.charged, channel.granted, channel.unknown, channel.disputed, channel.ceiling)
-        table.add_row(channel.receiver, channel.host, *(_show(account, amount) for amount in amounts))
-    if account.channels:
-        Console().print(table)
-
-
-def _show(account: AccountStatus, amount: int) -> str:
-    sign = "-" if amount < 0 else ""
-    return sign + format_price(abs(amount), account.decimals, account.symbol)
+        return f"it cost at most {show(receipt.amount, token.decimals, token.symbol)} by {receipt.scheme}"
+    return f"it cost {show(receipt.charged, token.decimals, token.symbol)} by {receipt.scheme}"

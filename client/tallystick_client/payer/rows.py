@@ -1,9 +1,14 @@
 """What the wallet's book consists of: one class for each table of its file. Amounts are integers in atomic units."""
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from tallystick.channels import ChannelConfig
+
+DEPOSIT_LATE_S: Final = 600
+"""How long after its end a deposit may still have been landed: a block's time, or the aggregator's clock, may be behind
+ours.
+"""
 
 
 class Asset(NamedTuple):
@@ -112,6 +117,11 @@ class Deposit:
     signature: bytes = field(repr=False)
     status: str = "pending"
     """pending, landed or refused. One that was refused stays pending as long as anybody may still land it."""
+
+    @property
+    def landable_until(self) -> int:
+        """Until when somebody may land it, in seconds since the epoch."""
+        return self.valid_before + DEPOSIT_LATE_S
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""The book as a person or a program reads it: ids and addresses in hex, amounts in atomic units."""
+"""The book as a program reads it: ids and addresses in hex, amounts in atomic units."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -7,7 +7,7 @@ from typing import Any
 from tallystick.hexadecimal import checksum, to_hex
 from tallystick_client.payer.book import Book
 from tallystick_client.payer.operators import Operator, Token
-from tallystick_client.payer.rows import Account
+from tallystick_client.payer.rows import Account, Asset
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,19 @@ class ChannelStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class DepositUnderWay:
+    """A deposit that is signed and not credited; until when it may be landed, in seconds since the epoch."""
+
+    amount: int
+    landable_until: int
+
+
+@dataclass(frozen=True, slots=True)
 class AccountStatus:
-    """One deposit. `deposits` is how many there were; `free` is what can still be granted from it."""
+    """One deposit. `deposits` is how many there were; `free` is what can still be granted from it.
+
+    `refunds_under_way` are the amounts that were asked for, 0 for all that is available.
+    """
 
     account_id: str
     network: str
@@ -37,7 +48,8 @@ class AccountStatus:
     decimals: int
     active: bool
     deposits: int
-    deposits_pending: int
+    deposits_under_way: list[DepositUnderWay]
+    refunds_under_way: list[int]
     deposited: int
     returned: int
     charged: int
@@ -51,28 +63,53 @@ class AccountStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class ExactStatus:
+    """What was signed for exact payments in one token; it counts as paid, whether it was used or not."""
+
+    network: str
+    token: str
+    symbol: str
+    decimals: int
+    paid: int
+
+
+@dataclass(frozen=True, slots=True)
 class WalletStatus:
-    """All of a wallet's accounts."""
+    """All of a wallet's accounts, and what was paid without one."""
 
     payer: str
     accounts: list[AccountStatus]
+    exact: list[ExactStatus]
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: the accounts, and beside them all channels, each with its account's id."""
+        """For JSON: the accounts, beside them all channels, each with its account's id, and exact payments."""
         accounts = [asdict(account) for account in self.accounts]
         channels = [
             {"account_id": account["account_id"], **channel}
             for account in accounts
             for channel in account.pop("channels")
         ]
-        return {"payer": self.payer, "accounts": accounts, "channels": channels}
+        exact = [asdict(spent) for spent in self.exact]
+        return {"payer": self.payer, "accounts": accounts, "channels": channels, "exact": exact}
 
 
 def read_status(
-    book: Book, payer: bytes, accounts: Iterable[tuple[Account, Operator, Token]], today: int
+    book: Book,
+    payer: bytes,
+    accounts: Iterable[tuple[Account, Operator, Token]],
+    operators: Iterable[Operator],
+    today: int,
 ) -> WalletStatus:
-    """The status of these accounts; `today` is in days since the epoch."""
-    return WalletStatus(checksum(payer), [_account(book, *account, today) for account in accounts])
+    """The status of these accounts, and of these operators' tokens; `today` is in days since the epoch."""
+    found = [_account(book, *account, today) for account in accounts]
+    # By asset: several operators may take the same token.
+    tokens = {Asset(str(operator.network), token.token): token for operator in operators for token in operator.tokens}
+    exact = [
+        ExactStatus(asset.network, checksum(asset.token), token.symbol, token.decimals, paid)
+        for asset, token in tokens.items()
+        if (paid := book.spent_by_exact(asset))
+    ]
+    return WalletStatus(checksum(payer), found, exact)
 
 
 def _account(book: Book, account: Account, operator: Operator, token: Token, today: int) -> AccountStatus:
@@ -89,7 +126,8 @@ def _account(book: Book, account: Account, operator: Operator, token: Token, tod
         )
         for channel in book.channels_of(account.id)
     ]
-    deposits = [deposit.status for deposit in book.deposits.values() if deposit.account_id == account.id]
+    deposits = [deposit for deposit in book.deposits.values() if deposit.account_id == account.id]
+    refunds = [refund for refund in book.refunds.values() if refund.account_id == account.id]
     spent = book.spent(account.asset, "", today)
     return AccountStatus(
         account_id=to_hex(account.id),
@@ -100,8 +138,13 @@ def _account(book: Book, account: Account, operator: Operator, token: Token, tod
         symbol=token.symbol,
         decimals=token.decimals,
         active=account.active,
-        deposits=deposits.count("landed"),
-        deposits_pending=deposits.count("pending"),
+        deposits=sum(deposit.status == "landed" for deposit in deposits),
+        deposits_under_way=[
+            DepositUnderWay(deposit.amount, deposit.landable_until)
+            for deposit in deposits
+            if deposit.status == "pending"
+        ],
+        refunds_under_way=[refund.amount for refund in refunds if refund.status == "pending"],
         deposited=account.deposited,
         returned=account.returned,
         charged=sum(channel.charged for channel in channels),

@@ -22,11 +22,9 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 from tallystick import eip712
-from tallystick.amounts import format_price
 from tallystick.channels import account_id
 from tallystick.errors import Refused
 from tallystick.hexadecimal import checksum
@@ -39,12 +37,11 @@ from tallystick_client.payer.grants import Clock
 from tallystick_client.payer.operators import Operator, Token
 from tallystick_client.payer.rows import Account, Asset, Deposit, Refund
 from tallystick_client.payer.store import Store
+from tallystick_client.payer.texts import show, show_time
 from tallystick_client.rpc import AggregatorUnavailable
 
 DEPOSIT_VALID_S: Final = 3_600
 """How long an authorization may be landed."""
-DEPOSIT_LATE_S: Final = 600
-"""How long after that it may still have been: a block's time, or the aggregator's clock, may be behind ours."""
 ACCOUNTS_MAX: Final = 64
 """How many accounts of a lost book are passed over before something must be wrong."""
 RETRY_PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0)
@@ -261,7 +258,7 @@ class Treasury:
         except Refused as refused:
             if refused.retry and refused.reason is not Reason.INSUFFICIENT_BALANCE:
                 raise
-            if self._clock() < deposit.valid_before + DEPOSIT_LATE_S:
+            if self._clock() < deposit.landable_until:
                 raise _under_way(refused, deposit, token) from refused
             # It lies in the book too long to be landed any more; the caller signs a new one.
             deposit.status = "refused"
@@ -297,13 +294,13 @@ def _was_used(state: AccountState | None) -> bool:
 
 def _under_way(refused: Refused, deposit: Deposit, token: Token) -> Refused:
     """The refusal of a deposit that may be landed nevertheless, and what the wallet makes of it."""
-    until = datetime.fromtimestamp(deposit.valid_before + DEPOSIT_LATE_S, UTC).isoformat(timespec="seconds")
     message = (
         f"{refused.message} The deposit of {_show(deposit.amount, token)} may still be landed by others; this wallet "
-        f"sends the same one again when it needs it, and signs no other before {until} unless this one is credited."
+        "sends the same one again when it needs it, and signs no other before "
+        f"{show_time(deposit.landable_until)} unless this one is credited."
     )
     return Refused(refused.reason, message, refused.field, refused.got, refused.allowed, refused.state)
 
 
 def _show(amount: int, token: Token) -> str:
-    return format_price(amount, token.decimals, token.symbol)
+    return show(amount, token.decimals, token.symbol)

@@ -303,7 +303,7 @@ class Wallet:
     async def status(self) -> WalletStatus:
         """The book: accounts, channels, budgets. From memory; asks nobody."""
         self._lines.sync()
-        return read_status(self._book, self.address, self.accounts(), self._teller.today())
+        return read_status(self._book, self.address, self.accounts(), self.operators, self._teller.today())
 
     async def close(self) -> None:
         """Return unspent headroom, write the book and let go of the file. Payments under way become unknown."""

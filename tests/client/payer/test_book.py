@@ -14,7 +14,7 @@ from tallystick.channels import account_id, channel_id
 from tallystick.x402 import PaymentRequired
 from tallystick_client.payer.book import Book
 from tallystick_client.payer.offers import Offer, choose
-from tallystick_client.payer.rows import Account, Asset, Channel, GrantRow
+from tallystick_client.payer.rows import Account, Asset, Channel, ExactPayment, GrantRow
 from tallystick_client.payer.store import Store
 from tallystick_client.payer.terms import ORIGINS_MAX, PATHS_MAX, Recent, Terms
 
@@ -37,6 +37,7 @@ class BookMachine(RuleBasedStateMachine):
         account = opened_account()
         self.book.add(account)
         self.highest: dict[bytes, int] = {}
+        self.exact = 0
         for number in range(3):
             config = CONFIG.channel(bytes([number + 1] * 20))
             self.book.add(Channel(channel_id(DOMAIN, config), account.id, config, f"host{number}"))
@@ -97,14 +98,21 @@ class BookMachine(RuleBasedStateMachine):
     def dispute(self, number: int, amount: int) -> None:
         self.book.dispute(list(self.book.channels.values())[number], amount, 0)
 
+    @rule(number=st.integers(0, 2), amount=amounts, day=st.integers(0, 2))
+    def pay_by_exact(self, number: int, amount: int, day: int) -> None:
+        nonce = self.exact.to_bytes(32, "big")
+        self.book.spend_exact(ExactPayment(nonce, ASSET, f"host{number}", amount, 1), day)
+        self.exact += amount
+
     @invariant()
     def the_equation_holds(self) -> None:
         self.book.check()
 
     @invariant()
-    def budgets_count_what_is_committed(self) -> None:
+    def budgets_count_what_is_committed_and_what_was_paid_by_exact(self) -> None:
         (account,) = self.book.accounts.values()
-        assert self.book.spent(ASSET, "", 0)["total"] == account.committed
+        assert self.book.spent(ASSET, "", 0)["total"] == account.committed + self.exact
+        assert self.book.spent_by_exact(ASSET) == self.exact
 
     @invariant()
     def ceilings_never_fall(self) -> None:

@@ -4,7 +4,9 @@ import asyncio
 import json
 import os
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +15,10 @@ import pytest
 import uvicorn
 from payer_fakes import PRICE, FakeAggregator, FakeSeller
 
+from tallystick.reasons import Reason
+from tallystick.x402 import PaymentRequired
 from tallystick_client import Operator
+from tallystick_client.payer.status_text import print_status
 
 KEY = "11" * 32
 
@@ -25,6 +30,7 @@ class Result(NamedTuple):
 
 
 Run = Callable[..., Awaitable[Result]]
+OpenWallet = Callable[..., Any]
 
 
 @pytest.fixture
@@ -97,14 +103,74 @@ async def test_a_page_is_fetched_and_paid_for(run: Run, site: str, aggregator: F
     assert channel["account_id"] == account["account_id"]
     assert aggregator.account.committed == PRICE
     shown = (await run("wallet", "status")).out
-    assert "charged 0.001 USDC" in shown
-    assert channel["receiver"] in shown
+    assert "on eip155:31337, in USDC\n  deposited 1, returned 0, charged 0.001, free 0.999\n" in shown
+    assert f"{channel['receiver'][:6]}…{channel['receiver'][-4:]}" in shown
 
 
 async def test_a_page_is_paid_by_exact_without_a_deposit(run: Run, site: str, seller: FakeSeller) -> None:
     result = await run("fetch", f"{site}/page", "-v")
     assert result == Result(0, "page", "it cost 0.001 USDC by exact\n")
     assert len(seller.exact) == 1
+    shown = (await run("wallet", "status")).out
+    assert "No deposit yet: each payment is an exact transfer of its own. `tallystick wallet deposit AMOUNT`" in shown
+    assert "paid by exact transfers 0.001 USDC on eip155:31337" in shown
+    (spent,) = json.loads((await run("wallet", "status", "--json")).out)["exact"]
+    assert (spent["paid"], spent["symbol"]) == (PRICE, "USDC")
+
+
+async def test_a_status_fits_into_80_columns_and_cuts_no_amount(run: Run, site: str, seller: FakeSeller) -> None:
+    seller.price = 123_456_789
+    assert (await run("fetch", f"{site}/page", "--deposit", "1000")).code == 0
+    shown = (await run("wallet", "status", COLUMNS="80")).out
+    assert max(map(len, shown.splitlines())) <= 80, shown
+    heading, row = shown.splitlines()[-2:]
+    assert heading.split() == ["seller", "host", "charged", "granted", "signed"]
+    assert row.split()[1:] == [site.removeprefix("http://"), "123.456789", "0", "123.456789"]
+
+
+async def test_a_status_shows_what_is_unknown_where_there_is_any(
+    open_wallet: OpenWallet,
+    seller: FakeSeller,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    wallet = await open_wallet()
+    hosts = ["[fe80::1]:8000", "a-host-with-a-long-name.and-a-longer-domain.example.org"]
+    for host in hosts:
+        offer = wallet.choose(PaymentRequired(accepts=[seller.offer("deferred", host, PRICE)]))
+        (await wallet.pay(offer, host, bytes(32))).lose()
+    print_status(await wallet.status())
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80, lines
+    heading, first, second, rest = lines[3:]
+    assert heading.split() == ["seller", "host", "charged", "granted", "unknown", "signed"]
+    assert first.split()[1:] == [hosts[0], "0", "0", "0.001", "0.001"]
+    assert second.split()[1] + rest.strip() == hosts[1]
+
+
+async def test_a_deposit_and_a_refund_that_are_under_way_are_shown(run: Run, aggregator: FakeAggregator) -> None:
+    assert "No deposit yet" in (await run("wallet", "status")).out
+    aggregator.refuse["Deposit"] = Reason.DEPOSIT_AUTHORIZATION
+    before = int(time.time())
+    assert (await run("wallet", "deposit", "2")).code == 1
+    (account,) = json.loads((await run("wallet", "status", "--json")).out)["accounts"]
+    (deposit,) = account["deposits_under_way"]
+    assert deposit["amount"] == 2_000_000
+    assert before + 4_200 <= deposit["landable_until"] <= time.time() + 4_200
+    until = datetime.fromtimestamp(deposit["landable_until"], UTC).isoformat()
+    shown = (await run("wallet", "status", COLUMNS="80")).out
+    assert f"deposit of 2 USDC under way, may be landed until {until};" in shown
+    assert max(map(len, shown.splitlines())) <= 80, shown
+
+    aggregator.refuse = {"RequestRefund": Reason.CHAIN_UNAVAILABLE}
+    assert (await run("wallet", "deposit", "2")).code == 0
+    assert "under way" not in (await run("wallet", "status")).out
+    assert (await run("wallet", "refund")).code == 1
+    assert "refund of all that is not owed under way" in (await run("wallet", "status")).out
+    aggregator.refuse = {}
+    assert (await run("wallet", "refund")).code == 0
+    assert "under way" not in (await run("wallet", "status")).out
 
 
 async def test_a_page_that_is_too_dear_is_not_paid_for(run: Run, site: str, seller: FakeSeller) -> None:

@@ -271,7 +271,7 @@ async def test_a_deposit_whose_answer_was_lost_is_sent_again_not_made_again(
     buyer = Buyer(await open_wallet(), seller)
     with pytest.raises(AggregatorUnavailable):
         await buyer.buy()
-    assert (await account_of(buyer.wallet)).deposits_pending == 1
+    assert len((await account_of(buyer.wallet)).deposits_under_way) == 1
     await buyer.wallet.close()
     buyer = Buyer(await open_wallet(), seller)
     await buyer.buy()
@@ -331,7 +331,7 @@ async def test_no_second_deposit_is_signed_while_a_refused_one_may_still_be_land
         with pytest.raises(Refused, match="signs no other"):
             await ask()
     assert len(aggregator.salts) == 1
-    assert (await account_of(buyer.wallet)).deposits_pending == 1
+    assert len((await account_of(buyer.wallet)).deposits_under_way) == 1
 
 
 async def test_a_refused_deposit_that_is_credited_after_all_is_paid_from(
@@ -343,7 +343,7 @@ async def test_a_refused_deposit_that_is_credited_after_all_is_paid_from(
     del aggregator.refuse["Deposit"]
     await buyer.buy()
     account = await account_of(buyer.wallet)
-    assert (account.deposits, account.deposits_pending, account.deposited) == (1, 0, 1_000_000)
+    assert (account.deposits, account.deposits_under_way, account.deposited) == (1, [], 1_000_000)
     assert (len(aggregator.salts), aggregator.account.funds) == (1, 1_000_000)
 
 
@@ -375,7 +375,7 @@ async def test_a_refused_top_up_does_not_keep_the_books_from_being_compared(
     aggregator.refuse["Deposit"] = Reason.DEPOSIT_AUTHORIZATION
     with pytest.raises(Refused):
         await buyer.buy()
-    assert (await account_of(wallet)).deposits_pending == 1
+    assert len((await account_of(wallet)).deposits_under_way) == 1
     assert (await wallet.reconcile()).freed == PRICE
 
 
@@ -389,7 +389,7 @@ async def test_a_deposit_beyond_the_payers_balance_is_not_signed(buyer: Buyer, a
             f"{checksum(buyer.wallet.address)} holds on eip155:31337; send it more, nothing was signed"
         )
     account = await account_of(buyer.wallet)
-    assert (account.deposits, account.deposits_pending, aggregator.salts) == (0, 0, set())
+    assert (account.deposits, account.deposits_under_way, aggregator.salts) == (0, [], set())
     aggregator.balance = 1_000_000
     await buyer.buy()
     assert (await account_of(buyer.wallet)).deposits == 1
@@ -455,7 +455,7 @@ async def test_nothing_is_signed_while_the_balance_cannot_be_read(buyer: Buyer, 
     with pytest.raises(Refused, match="chain_unavailable") as caught:
         await buyer.buy()
     assert caught.value.retry
-    assert (aggregator.salts, (await account_of(buyer.wallet)).deposits_pending) == (set(), 0)
+    assert (aggregator.salts, (await account_of(buyer.wallet)).deposits_under_way) == (set(), [])
     del aggregator.refuse["GetBalance"]
     await buyer.buy()
 
@@ -479,7 +479,7 @@ async def test_a_payer_whose_balance_is_spent_meanwhile_keeps_its_authorization_
         ) as caught:
             await buyer.buy()
         assert caught.value.retry
-    assert (await account_of(buyer.wallet)).deposits_pending == 1
+    assert len((await account_of(buyer.wallet)).deposits_under_way) == 1
     del aggregator.refuse["Deposit"]
     await buyer.buy()
     assert len(aggregator.account.deposits) == 1
