@@ -96,7 +96,7 @@ def open_channel(
     Raises MalformedError on a target of another form.
     """
     check_target(target, "aggregator")
-    plaintext = insecure or (is_loopback(target) and root_certificates is None)
+    plaintext = insecure or (is_loopback(target) and root_certificates is None and certificate_chain is None)
     if plaintext:
         return grpc.aio.insecure_channel(target, options=_OPTIONS)
     credentials = grpc.ssl_channel_credentials(root_certificates, private_key, certificate_chain)

@@ -20,7 +20,7 @@ from tallystick.reasons import Reason
 from tallystick.signatures import Signer
 from tallystick.spend_keys import SpendKey
 from tallystick.v1 import account_pb2 as pb
-from tallystick.v1 import account_pb2_grpc, common_pb2, facilitator_pb2, facilitator_pb2_grpc
+from tallystick.v1 import account_pb2_grpc, common_pb2
 from tallystick_client.payer.grants import Clock
 from tallystick_client.payer.operators import Operator
 from tallystick_client.payer.rows import Account, Deposit
@@ -41,6 +41,8 @@ class AccountState:
     available: int
     channels: tuple[ChannelTotals, ...]
     spent: dict[bytes, int]
+    payment_id_retention_s: int
+    """After how many seconds a payment id is refused for its age; 0 where the aggregator does not tell."""
 
 
 class Refunded(NamedTuple):
@@ -60,7 +62,6 @@ class AccountClient:
         self._clock = clock
         self._channel: grpc.aio.Channel | None = None
         self._stub: account_pb2_grpc.AccountServiceAsyncStub | None = None
-        self._facilitator: facilitator_pb2_grpc.FacilitatorServiceAsyncStub | None = None
 
     async def read(self, account_id: bytes) -> AccountState | None:
         """The account with all its channels, None where the aggregator does not know it."""
@@ -165,21 +166,11 @@ class AccountClient:
         )
         _check(await call(self._service().ApproveTotals, request))
 
-    async def payment_id_retention_s(self) -> int:
-        """After how many seconds a payment id is refused for its age; 0 where the aggregator does not tell.
-
-        The call shows no token. Raises CallRejected where the aggregator tells nobody without one.
-        """
-        self._service()
-        assert self._facilitator is not None
-        response = await call(self._facilitator.Supported, facilitator_pb2.SupportedRequest())
-        return response.limits.payment_id_retention_s
-
     async def close(self) -> None:
         """Close the connection."""
         if self._channel is not None:
             await self._channel.close()
-            self._channel = self._stub = self._facilitator = None
+            self._channel = self._stub = None
 
     def _authorize(self, hash_call: Callable[[int], bytes]) -> pb.CallAuthorization:
         deadline = int(self._clock()) + CALL_VALID_S
@@ -195,7 +186,6 @@ class AccountClient:
                 root_certificates=operator.root_certificates(),
             )
             self._stub = account_pb2_grpc.AccountServiceStub(self._channel)
-            self._facilitator = facilitator_pb2_grpc.FacilitatorServiceStub(self._channel)
         return self._stub
 
 
@@ -232,4 +222,5 @@ def _account_state(response: pb.GetAccountResponse, channels: list[ChannelTotals
         available=decode_amount(account.available, "account.available"),
         channels=tuple(channels),
         spent={key.key_id: decode_amount(key.spent, "spend_keys.spent") for key in response.spend_keys},
+        payment_id_retention_s=response.payment_id_retention_s,
     )

@@ -28,12 +28,11 @@ from tallystick_client.payer.rows import Account, Channel, GrantRow
 from tallystick_client.payer.spend_keys import SELF, SpendKeys
 from tallystick_client.payer.store import Store
 from tallystick_client.payer.teller import Teller
-from tallystick_client.rpc import CallRejected
 
 DRAIN_TIMEOUT_S: Final = 30.0
 """How long payments under way are waited for before their key is revoked; if they take longer, it is not yet."""
 RETENTION_S: Final = 172_800
-"""How old a payment id may be, where the aggregator does not let itself be asked: its default."""
+"""How old a payment id may be, where the aggregator does not tell: its default."""
 RETENTION_MARGIN_S: Final = 3_600
 """How much longer a lost voucher is waited for: the clocks that made and judge its payment id may differ."""
 
@@ -108,11 +107,12 @@ class Reconciler:
         self._lines.sync()
         activity = self._lines.activity()
         before = {c.id: _Snapshot(c.charged, activity[c.id].payments) for c in self._book.channels_of(account.id)}
-        dead_before_s = self._clock() - await self._retention_s(account, client) - RETENTION_MARGIN_S
+        now_s = self._clock()
         state = await client.read(account.id)
         self._lines.sync()
         if state is None:
             return Reconciled()
+        dead_before_s = now_s - (state.payment_id_retention_s or RETENTION_S) - RETENTION_MARGIN_S
         told = {totals.channel_id: totals for totals in state.channels}
         activity = self._lines.activity()
         result = Reconciled()
@@ -134,17 +134,6 @@ class Reconciler:
             for row in self._book.grants.values()
             if row.unknown and row.channel_id in ours and (not row.closed_at or self._keys.is_live(row.key_id))
         }
-
-    async def _retention_s(self, account: Account, client: AccountClient) -> int:
-        """How long a voucher may be charged; asked for where a voucher of the account was lost, and only there."""
-        ours = {channel.id for channel in self._book.channels_of(account.id)}
-        if not any(row.unknown and not row.key_id and row.channel_id in ours for row in self._book.grants.values()):
-            return RETENTION_S
-        try:
-            return await client.payment_id_retention_s() or RETENTION_S
-        except CallRejected as error:
-            _log.info("how long payment ids are known is taken to be %d s: %s", RETENTION_S, error)
-            return RETENTION_S
 
     def _settle(
         self, channel: Channel, totals: ChannelTotals, before: _Snapshot, activity: Activity, dead_before_s: float

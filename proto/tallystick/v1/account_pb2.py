@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from tallystick.v1 import common_pb2 as tallystick_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btallystick/v1/account.proto\x12\rtallystick.v1\x1a\x1atallystick/v1/common.proto\"8\n\x11\x43\x61llAuthorization\x12\x10\n\x08\x64\x65\x61\x64line\x18\x01 \x01(\x04\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"\xac\x01\n\x0e\x44\x65positRequest\x12\x0f\n\x07network\x18\x01 \x01(\t\x12-\n\x07\x61\x63\x63ount\x18\x02 \x01(\x0b\x32\x1c.tallystick.v1.ChannelConfig\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x0c\x12\x13\n\x0bvalid_after\x18\x04 \x01(\x04\x12\x14\n\x0cvalid_before\x18\x05 \x01(\x04\x12\x0c\n\x04salt\x18\x06 \x01(\x0c\x12\x11\n\tsignature\x18\x07 \x01(\x0c\"O\n\x0f\x44\x65positResponse\x12\'\n\x07refusal\x18\x01 \x01(\x0b\x32\x16.tallystick.v1.Refusal\x12\x13\n\x0btransaction\x18\x02 \x01(\x0c\"\x8c\x01\n\x11GetBalanceRequest\x12\x0f\n\x07network\x18\x01 \x01(\t\x12-\n\x07\x61\x63\x63ount\x18\x02 \x01(\x0b\x32\x1c.tallystick.v1.ChannelConfig\x12\x37\n\rauthorization\x18\x03 \x01(\x0b\x32 .tallystick.v1.CallAuthorization\"N\n\x12GetBalanceResponse\x12\'\n\x07refusal\x18\x01 \x01(\x0b\x32\x16.tallystick.v1.Refusal\x12\x0f\n\x07\x62\x61lance\x18\x02 \x01(\x0c\"z\n\x11GetAccountRequest\x12\x12\n\naccount_id\x18\x01 \x01(\x0c\x12\x37\n\rauthorization\x18\x02 \x01(\x0b\x32 .tallystick.v1.CallAuthorization\x12\x18\n\x10\x61\x66ter_channel_id\x18\x03 \x01(\x0c\"\x9b\x02\n\x12GetAccountResponse\x12\'\n\x07refusal\x18\x01 \x01(\x0b\x32\x16.tallystick.v1.Refusal\x12-\n\x07\x61\x63\x63ount\x18\x02 \x01(\x0b\x32\x1c.tallystick.v1.AccountTotals\x12,\n\x06\x63onfig\x18\x03 \x01(\x0b\x32\x1c.tallystick.v1.ChannelConfig\x12\x0f\n\x07network\x18\x04 \x01(\t\x12.\n\x08\x63hannels\x18\x05 \x03(\x0b\x32\x1c.tallystick.v1.ChannelTotals\x12\x0c\n\x04more\x18\x06 \x01(\x08\x12\x30\n\nspend_keys\x18\x07 \x03(\x0b\x32\x1c.tallystick.v1.SpendKeyState\"`\n\rSpendKeyState\x12\x0e\n\x06key_id\x18\x01 \x01(\x0c\x12\x0b\n\x03\x63\x61p\x18\x02 \x01(\x0c\x12\r\n\x05spent\x18\x03 \x01(\x0c\x12\x12\n\nexpires_at\x18\x04 \x01(\x04\x12\x0f\n\x07revoked\x18\x05 \x01(\x08\"\x8c\x01\n\x12OpenChannelRequest\x12\x0f\n\x07network\x18\x01 \x01(\t\x12,\n\x06\x63onfig\x18\x02 \x01(\x0b\x32\x1c.tallystick.v1.ChannelConfig\x12\x37\n\rauthorization\x18\x03 \x01(\x0b\x32 .tallystick.v1.CallAuthorization\"m\n\x13OpenChannelResponse\x12\'\n\x07refusal\x18\x01 \x01(\x0b\x32\x16.tallystick.v1.Refusal\x12-\n\x07\x63hannel\x18\x02 \x01(\x0b\x32\x1c.tallystick.v1.ChannelTotals\"\xa7\x01\n\x17RegisterSpendKeyRequest\x12\x12\n\naccount_id\x18\x01 \x01(\x0c\x12\x0e\n\x06key_id\x18\x02 \x01(\x0c\x12\x0e\n\x06secret\x18\x03 \x01(\x0c\x12\x0b\n\x03\x63\x61p\x18\x04 \x01(\x0c\x12\x12\n\nexpires_at\x18\x05 \x01(\x04\x12\x37\n\rauthorization\x18\x06 \x01(\x0b\x32 .tallystick.v1.CallAuthorization\"t\n\x18RegisterSpendKeyResponse\x12\'\n\x07refusal\x18\x01 \x01(\x0b\x32\x16.tallystick.v1.Refusal\x12/\n\tspend_key\x18\x02 \x01(\x0b\x32\x1c.tallystick.v1.SpendKeyState\"t\n\x15RevokeSpendKeyRequest\x12\x12\n\naccount_id\x18\x01 \x01(\x0c\x12\x0e\n\x06key_id\x18\x02 \x01(\x0c\x12\x37\n\rauthorization\x18\x03 \x01(\x0b\x32 .tallystick.v1.CallAuthorization\"r\n\x16RevokeSpendKeyResponse\x12\'\n\x07refusal\x18\x01 \x01(\x0b\x32\x16.tallystick.v1.Refusal\x12/\n\tspend_key\x18\x02 \x01(\x0b\x32\x1c.tallystick.v1.SpendKeyState\"\x86\x01\n\x14RequestRefundRequest\x12\x12\n\naccount_id\x18\x01 \x01(\x0c\x12\x11\n\trefund_id\x18\x02 \x01(\x0c\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x0c\x12\x37\n\rauthorization\x18\x04 \x01(\x0b\x32 .tallystick.v1.CallAuthorization\"\x94\x01\n\x15RequestRefundResponse\x12\'\n\x07refusal\x18\x01 \x01(\x0b\x32\x16.tallystick.v1.Refusal\x12\x13\n\x0btransaction\x18\x02 \x01(\x0c\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x0c\x12-\n\x07\x61\x63\x63ount\x18\x04 \x01(\x0b\x32\x1c.tallystick.v1.AccountTotals\"h\n\x19GetTotalsToApproveRequest\x12\x12\n\naccount_id\x18\x01 \x01(\x0c\x12\x37\n\rauthorization\x18\x02 \x01(\x0b\x32 .tallystick.v1.CallAuthorization\"0\n\rReceiverTotal\x12\x10\n\x08receiver\x18\x01 \x01(\x0c\x12\r\n\x05total\x18\x02 \x01(\x0c\"s\n\x1aGetTotalsToApproveResponse\x12\'\n\x07refusal\x18\x01 \x01(\x0b\x32\x16.tallystick.v1.Refusal\x12,\n\x06totals\x18\x02 \x03(\x0b\x32\x1c.tallystick.v1.ReceiverTotal\"k\n\x14\x41pproveTotalsRequest\x12\x12\n\naccount_id\x18\x01 \x01(\x0c\x12,\n\x06totals\x18\x02 \x03(\x0b\x32\x1c.tallystick.v1.ReceiverTotal\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"@\n\x15\x41pproveTotalsResponse\x12\'\n\x07refusal\x18\x01 \x01(\x0b\x32\x16.tallystick.v1.Refusal2\xbd\x06\n\x0e\x41\x63\x63ountService\x12H\n\x07\x44\x65posit\x12\x1d.tallystick.v1.DepositRequest\x1a\x1e.tallystick.v1.DepositResponse\x12Q\n\nGetBalance\x12 .tallystick.v1.GetBalanceRequest\x1a!.tallystick.v1.GetBalanceResponse\x12Q\n\nGetAccount\x12 .tallystick.v1.GetAccountRequest\x1a!.tallystick.v1.GetAccountResponse\x12T\n\x0bOpenChannel\x12!.tallystick.v1.OpenChannelRequest\x1a\".tallystick.v1.OpenChannelResponse\x12\x63\n\x10RegisterSpendKey\x12&.tallystick.v1.RegisterSpendKeyRequest\x1a\'.tallystick.v1.RegisterSpendKeyResponse\x12]\n\x0eRevokeSpendKey\x12$.tallystick.v1.RevokeSpendKeyRequest\x1a%.tallystick.v1.RevokeSpendKeyResponse\x12Z\n\rRequestRefund\x12#.tallystick.v1.RequestRefundRequest\x1a$.tallystick.v1.RequestRefundResponse\x12i\n\x12GetTotalsToApprove\x12(.tallystick.v1.GetTotalsToApproveRequest\x1a).tallystick.v1.GetTotalsToApproveResponse\x12Z\n\rApproveTotals\x12#.tallystick.v1.ApproveTotalsRequest\x1a$.tallystick.v1.ApproveTotalsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btallystick/v1/account.proto\x12\rtallystick.v1\x1a\x1atallystick/v1/common.proto\"8\n\x11\x43\x61llAuthorization\x12\x10\n\x08\x64\x65\x61\x64line\x18\x01 \x01(\x04\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"\xac\x01\n\x0e\x44\x65positRequest\x12\x0f\n\x07network\x18\x01 \x01(\t\x12-\n\x07\x61\x63\x63ount\x18\x02 \x01(\x0b\x32\x1c.tallystick.v1.ChannelConfig\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x0c\x12\x13\n\x0bvalid_after\x18\x04 \x01(\x04\x12\x14\n\x0cvalid_before\x18\x05 \x01(\x04\x12\x0c\n\x04salt\x18\x06 \x01(\x0c\x12\x11\n\tsignature\x18\x07 \x01(\x0c\"O\n\x0f\x44\x65positResponse\x12\'\n\x07refusal\x18\x01 \x01(\x0b\x32\x16.tallystick.v1.Refusal\x12\x13\n\x0btransaction\x18\x02 \x01(\x0c\"\x8c\x01\n\x11GetBalanceRequest\x12\x0f\n\x07network\x18\x01 \x01(\t\x12-\n\x07\x61\x63\x63ount\x18\x02 \x01(\x0b\x32\x1c.tallystick.v1.ChannelConfig\x12\x37\n\rauthorization\x18\x03 \x01(\x0b\x32 .tallystick.v1.CallAuthorization\"N\n\x12GetBalanceResponse\x12\'\n\x07refusal\x18\x01 \x01(\x0b\x32\x16.tallystick.v1.Refusal\x12\x0f\n\x07\x62\x61lance\x18\x02 \x01(\x0c\"z\n\x11GetAccountRequest\x12\x12\n\naccount_id\x18\x01 \x01(\x0c\x12\x37\n\rauthorization\x18\x02 \x01(\x0b\x32 .tallystick.v1.CallAuthorization\x12\x18\n\x10\x61\x66ter_channel_id\x18\x03 \x01(\x0c\"\xbb\x02\n\x12GetAccountResponse\x12\'\n\x07refusal\x18\x01 \x01(\x0b\x32\x16.tallystick.v1.Refusal\x12-\n\x07\x61\x63\x63ount\x18\x02 \x01(\x0b\x32\x1c.tallystick.v1.AccountTotals\x12,\n\x06\x63onfig\x18\x03 \x01(\x0b\x32\x1c.tallystick.v1.ChannelConfig\x12\x0f\n\x07network\x18\x04 \x01(\t\x12.\n\x08\x63hannels\x18\x05 \x03(\x0b\x32\x1c.tallystick.v1.ChannelTotals\x12\x0c\n\x04more\x18\x06 \x01(\x08\x12\x30\n\nspend_keys\x18\x07 \x03(\x0b\x32\x1c.tallystick.v1.SpendKeyState\x12\x1e\n\x16payment_id_retention_s\x18\x08 \x01(\x04\"`\n\rSpendKeyState\x12\x0e\n\x06key_id\x18\x01 \x01(\x0c\x12\x0b\n\x03\x63\x61p\x18\x02 \x01(\x0c\x12\r\n\x05spent\x18\x03 \x01(\x0c\x12\x12\n\nexpires_at\x18\x04 \x01(\x04\x12\x0f\n\x07revoked\x18\x05 \x01(\x08\"\x8c\x01\n\x12OpenChannelRequest\x12\x0f\n\x07network\x18\x01 \x01(\t\x12,\n\x06\x63onfig\x18\x02 \x01(\x0b\x32\x1c.tallystick.v1.ChannelConfig\x12\x37\n\rauthorization\x18\x03 \x01(\x0b\x32 .tallystick.v1.CallAuthorization\"m\n\x13OpenChannelResponse\x12\'\n\x07refusal\x18\x01 \x01(\x0b\x32\x16.tallystick.v1.Refusal\x12-\n\x07\x63hannel\x18\x02 \x01(\x0b\x32\x1c.tallystick.v1.ChannelTotals\"\xa7\x01\n\x17RegisterSpendKeyRequest\x12\x12\n\naccount_id\x18\x01 \x01(\x0c\x12\x0e\n\x06key_id\x18\x02 \x01(\x0c\x12\x0e\n\x06secret\x18\x03 \x01(\x0c\x12\x0b\n\x03\x63\x61p\x18\x04 \x01(\x0c\x12\x12\n\nexpires_at\x18\x05 \x01(\x04\x12\x37\n\rauthorization\x18\x06 \x01(\x0b\x32 .tallystick.v1.CallAuthorization\"t\n\x18RegisterSpendKeyResponse\x12\'\n\x07refusal\x18\x01 \x01(\x0b\x32\x16.tallystick.v1.Refusal\x12/\n\tspend_key\x18\x02 \x01(\x0b\x32\x1c.tallystick.v1.SpendKeyState\"t\n\x15RevokeSpendKeyRequest\x12\x12\n\naccount_id\x18\x01 \x01(\x0c\x12\x0e\n\x06key_id\x18\x02 \x01(\x0c\x12\x37\n\rauthorization\x18\x03 \x01(\x0b\x32 .tallystick.v1.CallAuthorization\"r\n\x16RevokeSpendKeyResponse\x12\'\n\x07refusal\x18\x01 \x01(\x0b\x32\x16.tallystick.v1.Refusal\x12/\n\tspend_key\x18\x02 \x01(\x0b\x32\x1c.tallystick.v1.SpendKeyState\"\x86\x01\n\x14RequestRefundRequest\x12\x12\n\naccount_id\x18\x01 \x01(\x0c\x12\x11\n\trefund_id\x18\x02 \x01(\x0c\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x0c\x12\x37\n\rauthorization\x18\x04 \x01(\x0b\x32 .tallystick.v1.CallAuthorization\"\x94\x01\n\x15RequestRefundResponse\x12\'\n\x07refusal\x18\x01 \x01(\x0b\x32\x16.tallystick.v1.Refusal\x12\x13\n\x0btransaction\x18\x02 \x01(\x0c\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x0c\x12-\n\x07\x61\x63\x63ount\x18\x04 \x01(\x0b\x32\x1c.tallystick.v1.AccountTotals\"h\n\x19GetTotalsToApproveRequest\x12\x12\n\naccount_id\x18\x01 \x01(\x0c\x12\x37\n\rauthorization\x18\x02 \x01(\x0b\x32 .tallystick.v1.CallAuthorization\"0\n\rReceiverTotal\x12\x10\n\x08receiver\x18\x01 \x01(\x0c\x12\r\n\x05total\x18\x02 \x01(\x0c\"s\n\x1aGetTotalsToApproveResponse\x12\'\n\x07refusal\x18\x01 \x01(\x0b\x32\x16.tallystick.v1.Refusal\x12,\n\x06totals\x18\x02 \x03(\x0b\x32\x1c.tallystick.v1.ReceiverTotal\"k\n\x14\x41pproveTotalsRequest\x12\x12\n\naccount_id\x18\x01 \x01(\x0c\x12,\n\x06totals\x18\x02 \x03(\x0b\x32\x1c.tallystick.v1.ReceiverTotal\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"@\n\x15\x41pproveTotalsResponse\x12\'\n\x07refusal\x18\x01 \x01(\x0b\x32\x16.tallystick.v1.Refusal2\xbd\x06\n\x0e\x41\x63\x63ountService\x12H\n\x07\x44\x65posit\x12\x1d.tallystick.v1.DepositRequest\x1a\x1e.tallystick.v1.DepositResponse\x12Q\n\nGetBalance\x12 .tallystick.v1.GetBalanceRequest\x1a!.tallystick.v1.GetBalanceResponse\x12Q\n\nGetAccount\x12 .tallystick.v1.GetAccountRequest\x1a!.tallystick.v1.GetAccountResponse\x12T\n\x0bOpenChannel\x12!.tallystick.v1.OpenChannelRequest\x1a\".tallystick.v1.OpenChannelResponse\x12\x63\n\x10RegisterSpendKey\x12&.tallystick.v1.RegisterSpendKeyRequest\x1a\'.tallystick.v1.RegisterSpendKeyResponse\x12]\n\x0eRevokeSpendKey\x12$.tallystick.v1.RevokeSpendKeyRequest\x1a%.tallystick.v1.RevokeSpendKeyResponse\x12Z\n\rRequestRefund\x12#.tallystick.v1.RequestRefundRequest\x1a$.tallystick.v1.RequestRefundResponse\x12i\n\x12GetTotalsToApprove\x12(.tallystick.v1.GetTotalsToApproveRequest\x1a).tallystick.v1.GetTotalsToApproveResponse\x12Z\n\rApproveTotals\x12#.tallystick.v1.ApproveTotalsRequest\x1a$.tallystick.v1.ApproveTotalsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,35 +45,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETACCOUNTREQUEST']._serialized_start=611
   _globals['_GETACCOUNTREQUEST']._serialized_end=733
   _globals['_GETACCOUNTRESPONSE']._serialized_start=736
-  _globals['_GETACCOUNTRESPONSE']._serialized_end=1019
-  _globals['_SPENDKEYSTATE']._serialized_start=1021
-  _globals['_SPENDKEYSTATE']._serialized_end=1117
-  _globals['_OPENCHANNELREQUEST']._serialized_start=1120
-  _globals['_OPENCHANNELREQUEST']._serialized_end=1260
-  _globals['_OPENCHANNELRESPONSE']._serialized_start=1262
-  _globals['_OPENCHANNELRESPONSE']._serialized_end=1371
-  _globals['_REGISTERSPENDKEYREQUEST']._serialized_start=1374
-  _globals['_REGISTERSPENDKEYREQUEST']._serialized_end=1541
-  _globals['_REGISTERSPENDKEYRESPONSE']._serialized_start=1543
-  _globals['_REGISTERSPENDKEYRESPONSE']._serialized_end=1659
-  _globals['_REVOKESPENDKEYREQUEST']._serialized_start=1661
-  _globals['_REVOKESPENDKEYREQUEST']._serialized_end=1777
-  _globals['_REVOKESPENDKEYRESPONSE']._serialized_start=1779
-  _globals['_REVOKESPENDKEYRESPONSE']._serialized_end=1893
-  _globals['_REQUESTREFUNDREQUEST']._serialized_start=1896
-  _globals['_REQUESTREFUNDREQUEST']._serialized_end=2030
-  _globals['_REQUESTREFUNDRESPONSE']._serialized_start=2033
-  _globals['_REQUESTREFUNDRESPONSE']._serialized_end=2181
-  _globals['_GETTOTALSTOAPPROVEREQUEST']._serialized_start=2183
-  _globals['_GETTOTALSTOAPPROVEREQUEST']._serialized_end=2287
-  _globals['_RECEIVERTOTAL']._serialized_start=2289
-  _globals['_RECEIVERTOTAL']._serialized_end=2337
-  _globals['_GETTOTALSTOAPPROVERESPONSE']._serialized_start=2339
-  _globals['_GETTOTALSTOAPPROVERESPONSE']._serialized_end=2454
-  _globals['_APPROVETOTALSREQUEST']._serialized_start=2456
-  _globals['_APPROVETOTALSREQUEST']._serialized_end=2563
-  _globals['_APPROVETOTALSRESPONSE']._serialized_start=2565
-  _globals['_APPROVETOTALSRESPONSE']._serialized_end=2629
-  _globals['_ACCOUNTSERVICE']._serialized_start=2632
-  _globals['_ACCOUNTSERVICE']._serialized_end=3461
+  _globals['_GETACCOUNTRESPONSE']._serialized_end=1051
+  _globals['_SPENDKEYSTATE']._serialized_start=1053
+  _globals['_SPENDKEYSTATE']._serialized_end=1149
+  _globals['_OPENCHANNELREQUEST']._serialized_start=1152
+  _globals['_OPENCHANNELREQUEST']._serialized_end=1292
+  _globals['_OPENCHANNELRESPONSE']._serialized_start=1294
+  _globals['_OPENCHANNELRESPONSE']._serialized_end=1403
+  _globals['_REGISTERSPENDKEYREQUEST']._serialized_start=1406
+  _globals['_REGISTERSPENDKEYREQUEST']._serialized_end=1573
+  _globals['_REGISTERSPENDKEYRESPONSE']._serialized_start=1575
+  _globals['_REGISTERSPENDKEYRESPONSE']._serialized_end=1691
+  _globals['_REVOKESPENDKEYREQUEST']._serialized_start=1693
+  _globals['_REVOKESPENDKEYREQUEST']._serialized_end=1809
+  _globals['_REVOKESPENDKEYRESPONSE']._serialized_start=1811
+  _globals['_REVOKESPENDKEYRESPONSE']._serialized_end=1925
+  _globals['_REQUESTREFUNDREQUEST']._serialized_start=1928
+  _globals['_REQUESTREFUNDREQUEST']._serialized_end=2062
+  _globals['_REQUESTREFUNDRESPONSE']._serialized_start=2065
+  _globals['_REQUESTREFUNDRESPONSE']._serialized_end=2213
+  _globals['_GETTOTALSTOAPPROVEREQUEST']._serialized_start=2215
+  _globals['_GETTOTALSTOAPPROVEREQUEST']._serialized_end=2319
+  _globals['_RECEIVERTOTAL']._serialized_start=2321
+  _globals['_RECEIVERTOTAL']._serialized_end=2369
+  _globals['_GETTOTALSTOAPPROVERESPONSE']._serialized_start=2371
+  _globals['_GETTOTALSTOAPPROVERESPONSE']._serialized_end=2486
+  _globals['_APPROVETOTALSREQUEST']._serialized_start=2488
+  _globals['_APPROVETOTALSREQUEST']._serialized_end=2595
+  _globals['_APPROVETOTALSRESPONSE']._serialized_start=2597
+  _globals['_APPROVETOTALSRESPONSE']._serialized_end=2661
+  _globals['_ACCOUNTSERVICE']._serialized_start=2664
+  _globals['_ACCOUNTSERVICE']._serialized_end=3493
 # @@protoc_insertion_point(module_scope)

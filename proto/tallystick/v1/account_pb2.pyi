@@ -200,8 +200,11 @@ class GetAccountResponse(_message.Message):
     CHANNELS_FIELD_NUMBER: _builtins.int
     MORE_FIELD_NUMBER: _builtins.int
     SPEND_KEYS_FIELD_NUMBER: _builtins.int
+    PAYMENT_ID_RETENTION_S_FIELD_NUMBER: _builtins.int
     network: _builtins.str
     more: _builtins.bool
+    payment_id_retention_s: _builtins.int
+    """After how many seconds a payment id is refused for its age: what was lost longer ago will never be charged."""
     @_builtins.property
     def refusal(self) -> _common_pb2.Refusal: ...
     @_builtins.property
@@ -224,10 +227,11 @@ class GetAccountResponse(_message.Message):
         channels: _abc.Iterable[_common_pb2.ChannelTotals] | None = ...,
         more: _builtins.bool = ...,
         spend_keys: _abc.Iterable[Global___SpendKeyState] | None = ...,
+        payment_id_retention_s: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "config", b"config", "refusal", b"refusal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "channels", b"channels", "config", b"config", "more", b"more", "network", b"network", "refusal", b"refusal", "spend_keys", b"spend_keys"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "channels", b"channels", "config", b"config", "more", b"more", "network", b"network", "payment_id_retention_s", b"payment_id_retention_s", "refusal", b"refusal", "spend_keys", b"spend_keys"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -206,6 +206,7 @@ async def test_a_payers_whole_life_over_the_wire(edge: Edge) -> None:
         account_pb2.GetAccountRequest(account_id=ALICE.account_id, authorization=read)
     )
     assert (account.network, account.config) == (NETWORK, config_of(ALICE.config))
+    assert account.payment_id_retention_s == edge.market.rules.payment_id_retention_s
     assert decode_amount(account.account.committed, "") == PRICE
     assert decode_amount(account.spend_keys[0].spent, "") == PRICE
     assert decode_amount(account.channels[0].ceiling, "") == 1_000

@@ -25,7 +25,7 @@ from tallystick.requests import body_digest, request_hash
 from tallystick.signatures import recover
 from tallystick.spend_keys import SpendProver, key_hash
 from tallystick.v1 import account_pb2 as pb
-from tallystick.v1 import account_pb2_grpc, common_pb2, facilitator_pb2, facilitator_pb2_grpc
+from tallystick.v1 import account_pb2_grpc, common_pb2
 from tallystick.vouchers import UncheckedVoucher, check_voucher
 from tallystick.x402 import (
     PAYMENT_IDENTIFIER,
@@ -106,10 +106,10 @@ class Account:
         return sum(channel.charged + channel.reserved for channel in self.channels.values())
 
 
-class FakeAggregator(account_pb2_grpc.AccountServiceServicer, facilitator_pb2_grpc.FacilitatorServiceServicer):
+class FakeAggregator(account_pb2_grpc.AccountServiceServicer):
     """Holds to the rules of a charge; `calls` counts what came, `lose_answers` makes calls take effect unheard.
 
-    `salts`: of all deposits that came, refused ones too. `retention_s`: None refuses to tell it without a token.
+    `salts`: of all deposits that came, refused ones too. `retention_s`: 0 is an aggregator that does not tell it.
     `balance`: what each payer holds; None is an aggregator of before GetBalance, whose payers hold enough.
     """
 
@@ -120,7 +120,7 @@ class FakeAggregator(account_pb2_grpc.AccountServiceServicer, facilitator_pb2_gr
         self.lose_answers: dict[str, int] = {}
         self.refuse: dict[str, Reason] = {}
         self.delay_s: float = 0
-        self.retention_s: int | None = 172_800
+        self.retention_s = 172_800
         self.balance: int | None = 10**12
         self.propose: Callable[[Account], list[tuple[bytes, int]]] = propose_charged
         self.target = ""
@@ -130,7 +130,6 @@ class FakeAggregator(account_pb2_grpc.AccountServiceServicer, facilitator_pb2_gr
     async def start(self, port: int = 0) -> None:
         self._server = grpc.aio.server()
         account_pb2_grpc.add_AccountServiceServicer_to_server(self, self._server)
-        facilitator_pb2_grpc.add_FacilitatorServiceServicer_to_server(self, self._server)
         self.target = f"127.0.0.1:{self._server.add_insecure_port(f'127.0.0.1:{port}')}"
         await self._server.start()
 
@@ -208,17 +207,6 @@ class FakeAggregator(account_pb2_grpc.AccountServiceServicer, facilitator_pb2_gr
 
     # What payers ask.
 
-    async def Supported(
-        self, request: facilitator_pb2.SupportedRequest, context: Any
-    ) -> facilitator_pb2.SupportedResponse:
-        del request  # empty
-        await self._enter("Supported")
-        if self.retention_s is None:
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the call carries no token")
-        limits = facilitator_pb2.Limits(payment_id_retention_s=self.retention_s)
-        await self._leave("Supported", context)
-        return facilitator_pb2.SupportedResponse(limits=limits)
-
     async def Deposit(self, request: pb.DepositRequest, context: Any) -> pb.DepositResponse:
         config = read_config(request.account)
         id_ = account_id(DOMAIN, config)
@@ -287,6 +275,7 @@ class FakeAggregator(account_pb2_grpc.AccountServiceServicer, facilitator_pb2_gr
                 pb.SpendKeyState(key_id=id_, cap=encode_amount(key.cap), spent=encode_amount(key.spent))
                 for id_, key in account.keys.items()
             ],
+            payment_id_retention_s=self.retention_s,
         )
 
     async def RegisterSpendKey(self, request: pb.RegisterSpendKeyRequest, context: Any) -> pb.RegisterSpendKeyResponse:

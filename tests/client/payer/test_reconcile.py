@@ -20,7 +20,6 @@ from tallystick_client.payer.errors import ApprovalRefused, BudgetExceeded
 from tallystick_client.payer.grants import Payment
 from tallystick_client.payer.offers import Offer
 from tallystick_client.payer.reconcile import judge
-from tallystick_client.rpc import AggregatorUnavailable
 
 OpenWallet = Callable[..., Any]
 REQUEST = bytes([0x52] * 32)
@@ -258,11 +257,10 @@ async def test_lost_vouchers_stay_unknown_until_their_payment_ids_are_too_old(
     assert (account.charged, account.unknown) == (2 * PRICE, 0)
 
 
-# What the aggregator tells of its retention, and what is waited for: None is for one that tells nobody without a token,
-# 0 for one that does not know the field.
-@pytest.mark.parametrize(("told_s", "retention_s"), [(864_000, 864_000), (3_600, 3_600), (0, 172_800), (None, 172_800)])
+# What the aggregator tells of its retention, and what is waited for: 0 is for one that does not know the field.
+@pytest.mark.parametrize(("told_s", "retention_s"), [(864_000, 864_000), (3_600, 3_600), (0, 172_800)])
 async def test_a_lost_voucher_is_given_up_when_the_aggregator_refuses_its_payment_id_for_its_age(
-    open_wallet: OpenWallet, seller: FakeSeller, aggregator: FakeAggregator, told_s: int | None, retention_s: int
+    open_wallet: OpenWallet, seller: FakeSeller, aggregator: FakeAggregator, told_s: int, retention_s: int
 ) -> None:
     now = [1_800_000_000.0]
     aggregator.clock = lambda: now[0]
@@ -277,31 +275,6 @@ async def test_a_lost_voucher_is_given_up_when_the_aggregator_refuses_its_paymen
     await wallet.reconcile()
     account = await account_of(wallet)
     assert (account.charged, account.unknown) == (PRICE, 0)
-
-
-async def test_no_voucher_is_given_up_while_the_aggregator_does_not_answer_for_how_long_it_knows_them(
-    open_wallet: OpenWallet, seller: FakeSeller, aggregator: FakeAggregator
-) -> None:
-    now = [1_800_000_000.0]
-    aggregator.clock = lambda: now[0]
-    wallet = await open_wallet(proof="voucher", clock=lambda: now[0])
-    await lose(Buyer(wallet, seller), 1, charged=0)
-    await wallet.reconcile()
-    now[0] += 200_000
-    aggregator.lose_answers["Supported"] = 1
-    with pytest.raises(AggregatorUnavailable):
-        await wallet.reconcile()
-    assert (await account_of(wallet)).unknown == PRICE
-    await wallet.reconcile()
-    assert (await account_of(wallet)).unknown == 0
-
-
-async def test_where_keys_prove_charges_no_retention_is_asked_for(
-    wallet: Wallet, seller: FakeSeller, aggregator: FakeAggregator
-) -> None:
-    await lose(Buyer(wallet, seller), 1, charged=0)
-    await wallet.reconcile()
-    assert "Supported" not in aggregator.calls
 
 
 @given(unknown=st.integers(0, 100), beyond=st.integers(0, 150), reserved=st.integers(0, 150), is_quiet=st.booleans())

@@ -45,8 +45,9 @@ async def test_beyond_this_machine_nothing_is_sent_in_the_clear(
     open_channel("a.example:1", insecure=True)
     open_channel(aggregator.target)
     open_channel(aggregator.target, root_certificates=CA)
+    open_channel(aggregator.target, certificate_chain=CLIENT, private_key=CLIENT_KEY)
     local = aggregator.target
-    assert opened == ["tls a.example:1", "plain a.example:1", f"plain {local}", f"tls {local}"]
+    assert opened == ["tls a.example:1", "plain a.example:1", f"plain {local}", f"tls {local}", f"tls {local}"]
 
 
 @pytest.mark.parametrize(

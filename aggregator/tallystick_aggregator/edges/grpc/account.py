@@ -85,6 +85,7 @@ class AccountService(account_pb2_grpc.AccountServiceServicer):
             channels=[write_channel_totals(totals) for totals in page.channels],
             more=page.more,
             spend_keys=[write_spend_key(key) for key in page.spend_keys],
+            payment_id_retention_s=page.payment_id_retention_s,
         )
 
     @guarded

@@ -39,6 +39,7 @@ class AccountPage:
     channels: Sequence[ChannelTotals]
     more: bool
     spend_keys: Sequence[SpendKey]
+    payment_id_retention_s: int
 
 
 class Accounts:
@@ -93,6 +94,7 @@ class Accounts:
             [totals_of(ledger.channels[channel_id]) for channel_id in page],
             start + len(page) < len(ids),
             list(ledger.spend_keys_of_account(account_id)),
+            self._rules.payment_id_retention_s,
         )
 
     async def open_channel(
