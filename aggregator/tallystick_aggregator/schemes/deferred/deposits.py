@@ -95,7 +95,7 @@ class Deposits:
         if refusal is not None:
             return refusal
         if not self._balances.take():
-            return overloaded("balances", BALANCES_BURST)
+            return overloaded("balances being read", BALANCES_BURST)
         return await unless_unavailable(self._balance(chain, account))
 
     async def _balance(self, chain: Chain, account: ChannelConfig) -> int:
