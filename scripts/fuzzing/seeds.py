@@ -270,7 +270,9 @@ def wallet_messages() -> list[bytes]:
     """One of each kind, in the order of `targets._WALLET_MESSAGES`."""
     token = facilitator_pb2.Asset(token=_ADDRESS[5], symbol="USDC", decimals=6, name="USD Coin", version="2")
     messages = [
-        wallet_pb2.WalletProblem(kind=1, message="no", budget="per_day", got=b"\x09", allowed=b"\x08", unit="USDC"),
+        wallet_pb2.WalletProblem(
+            kind=1, message="no", budget="per_day", got=b"\x09", allowed=b"\x08", symbol="USDC", decimals=6
+        ),
         wallet_pb2.DescribeResponse(
             payer=_ADDRESS[1],
             operators=[

@@ -29,5 +29,6 @@ port         what a transport needs of a wallet
 terms        what the transport remembers of sellers' terms
 transport    the httpx transport
 commands     the payer's commands of `tallystick`
+options      what they have in common
 onchain      the timed way out, by the payer's own transactions (needs the extra `chain`)
 """

@@ -22,7 +22,6 @@ from collections.abc import Iterable, Iterator
 
 from tallystick.quantities import MAX_AMOUNT
 from tallystick_client.payer.budgets import Limits
-from tallystick_client.payer.errors import BudgetExceeded
 from tallystick_client.payer.rows import (
     Account,
     Asset,
@@ -202,11 +201,10 @@ class Book:
         """The most that any budget still allows at this host today; may be below zero."""
         return min(left for _, _, left in self._budgets(asset, host, day, limits))
 
-    def check_budgets(self, asset: Asset, host: str, day: int, limits: Limits, amount: int) -> None:
-        """Raises BudgetExceeded, which names the first budget that does not allow `amount`."""
-        for name, _, left in self._budgets(asset, host, day, limits):
-            if amount > left:
-                raise BudgetExceeded(name, amount, max(0, left), f"{asset.network} 0x{asset.token.hex()}")
+    def exceeded(self, asset: Asset, host: str, day: int, limits: Limits, amount: int) -> tuple[str, int] | None:
+        """The first budget that does not allow `amount`, and what it still allows; None where all allow it."""
+        budgets = self._budgets(asset, host, day, limits)
+        return next(((name, max(0, left)) for name, _, left in budgets if amount > left), None)
 
     def spent(self, asset: Asset, host: str, day: int) -> dict[str, int]:
         """What is counted as spent at this host, on this day, and in all."""

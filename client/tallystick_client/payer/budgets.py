@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tallystick.amounts import parse_price
-from tallystick.errors import MalformedError
+from tallystick.errors import Described, MalformedError
 from tallystick.quantities import MAX_AMOUNT
 
 DAY_S: Final = 86_400
@@ -62,7 +62,8 @@ class DepositPolicy:
         low = atomic(self.low, decimals, "deposit.low")
         high = atomic(self.high, decimals, "deposit.high")
         if not high > 0 or low > high:
-            raise MalformedError("deposit", f"low {low}, high {high}", "a high above zero that is not below low")
+            got = Described(f"low {self.low}, high {self.high}")
+            raise MalformedError("deposit", got, "a high above zero that is not below low")
         return low, high
 
 

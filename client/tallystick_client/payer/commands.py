@@ -1,7 +1,6 @@
 """The payer's commands of `tallystick`: look after a wallet, and pay for one URL."""
 
 import asyncio
-import functools
 import json
 import os
 import signal
@@ -17,65 +16,17 @@ from tallystick.errors import MalformedError, TallystickError
 from tallystick.hexadecimal import checksum, to_hex
 from tallystick.keys import PASSWORD_VARIABLE, create_keystore
 from tallystick_client.payer.budgets import Budgets, DepositPolicy
-from tallystick_client.payer.operators import Operator
+from tallystick_client.payer.options import (
+    EXIT_CONFIGURATION,
+    EXIT_FAILED,
+    JSON,
+    with_existing_wallet,
+    with_wallet,
+)
 from tallystick_client.payer.status_text import print_status
 from tallystick_client.payer.texts import show
 from tallystick_client.payer.transport import PayingTransport, Receipt
 from tallystick_client.payer.wallet import RECONCILE_EVERY_S, Wallet
-
-EXIT_FAILED: Final = 1
-EXIT_CONFIGURATION: Final = 2
-
-_WALLET = click.option(
-    "--wallet", "path", default="wallet.db", show_default=True, envvar="TALLYSTICK_WALLET", metavar="FILE",
-    help="The wallet's book.",
-)  # fmt: skip
-_KEY = click.option(
-    "--key", default="keystore:wallet.key.json", show_default=True, envvar="TALLYSTICK_KEY", metavar="REF",
-    help="The payer's key: keystore:PATH, file:PATH or env:NAME.",
-)  # fmt: skip
-_OPERATOR = click.option(
-    "--operator", "operators", multiple=True, default=["operator.json"], show_default=True,
-    envvar="TALLYSTICK_OPERATOR", metavar="FILE", help="Whom the wallet may pay through; repeatable.",
-)  # fmt: skip
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print data instead of text.")
-
-
-def with_wallet(command: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """Give a command the options that name a wallet, and the coroutine that opens it as its first argument."""
-
-    @_WALLET
-    @_KEY
-    @_OPERATOR
-    @functools.wraps(command)
-    def run(path: str, key: str, operators: tuple[str, ...], **options: Any) -> None:
-        def open_wallet(**settings: Any) -> Awaitable[Wallet]:
-            allowed = [Operator.load(operator) for operator in operators]
-            settings.setdefault("reconcile_every_s", 0)
-            return Wallet.open(path, key=key, operators=allowed, **settings)
-
-        run_to_end(lambda: command(open_wallet, **options))
-
-    return run
-
-
-def run_to_end(work: Callable[[], Awaitable[None]]) -> None:
-    """Run a command; what goes wrong becomes one sentence and an exit code."""
-
-    async def run() -> None:
-        await work()
-
-    try:
-        asyncio.run(run())
-    except TallystickError as error:
-        click.echo(f"tallystick: {error}", err=True)
-        sys.exit(EXIT_CONFIGURATION if isinstance(error, MalformedError) else EXIT_FAILED)
-    except httpx.HTTPError as error:
-        click.echo(f"tallystick: the request failed: {error or type(error).__name__}", err=True)
-        sys.exit(EXIT_FAILED)
-    except ModuleNotFoundError as error:
-        click.echo(f"tallystick: this needs {error.name}: pip install 'tallystick[chain]'", err=True)
-        sys.exit(EXIT_CONFIGURATION)
 
 
 @click.group()
@@ -89,7 +40,7 @@ def wallet() -> None:
 
 @wallet.command()
 @click.argument("keystore", default="wallet.key.json", type=click.Path(path_type=Path, dir_okay=False))
-@_JSON
+@JSON
 def create(keystore: Path, as_json: bool) -> None:
     """Make a new key in an encrypted KEYSTORE, and say its address.
 
@@ -112,8 +63,8 @@ def create(keystore: Path, as_json: bool) -> None:
 
 
 @wallet.command()
-@_JSON
-@with_wallet
+@JSON
+@with_existing_wallet
 async def status(open_wallet: Callable[..., Awaitable[Wallet]], as_json: bool) -> None:
     """Show the book: what was deposited, charged, and is still free. Asks nobody.
 
@@ -134,7 +85,8 @@ async def status(open_wallet: Callable[..., Awaitable[Wallet]], as_json: bool) -
     print_status(found)
 
 
-@wallet.command()
+# A negative amount is told as one, not as an option that there is not.
+@wallet.command(context_settings={"ignore_unknown_options": True})
 @click.argument("amount")
 @with_wallet
 async def deposit(open_wallet: Callable[..., Awaitable[Wallet]], amount: str) -> None:
@@ -145,7 +97,8 @@ async def deposit(open_wallet: Callable[..., Awaitable[Wallet]], amount: str) ->
     \b
     tallystick wallet deposit 2
     """
-    async with await open_wallet(deposit=DepositPolicy(low=amount, high=amount)) as opened:
+    policy = DepositPolicy(low=amount, high=amount)
+    async with await open_wallet(amounts={"AMOUNT": amount}, deposit=policy) as opened:
         await opened.deposit()
         for account in (await opened.status()).accounts:
             free = show(account.free, account.decimals, account.symbol)
@@ -153,8 +106,8 @@ async def deposit(open_wallet: Callable[..., Awaitable[Wallet]], amount: str) ->
 
 
 @wallet.command()
-@_JSON
-@with_wallet
+@JSON
+@with_existing_wallet
 async def refund(open_wallet: Callable[..., Awaitable[Wallet]], as_json: bool) -> None:
     """Bring back all that is not owed to sellers: at once, and without gas.
 
@@ -178,8 +131,8 @@ async def refund(open_wallet: Callable[..., Awaitable[Wallet]], as_json: bool) -
 
 
 @wallet.command()
-@_JSON
-@with_wallet
+@JSON
+@with_existing_wallet
 async def reconcile(open_wallet: Callable[..., Awaitable[Wallet]], as_json: bool) -> None:
     """Learn what became of payments whose answer was lost.
 
@@ -202,8 +155,8 @@ async def reconcile(open_wallet: Callable[..., Awaitable[Wallet]], as_json: bool
 @click.option("--rpc", required=True, envvar="TALLYSTICK_RPC", metavar="URL", help="A node of the chain.")
 @click.option("--finalize", "step", flag_value="finalize", help="Take the money, after the delay.")
 @click.option("--cancel", "step", flag_value="cancel", help="Give the withdrawal up.")
-@_JSON
-@with_wallet
+@JSON
+@with_existing_wallet
 async def withdraw(open_wallet: Callable[..., Awaitable[Wallet]], rpc: str, step: str | None, as_json: bool) -> None:
     """Leave without the operator: by the payer's own transactions, after the account's delay. Needs gas.
 
@@ -269,9 +222,11 @@ async def serve(open_wallet: Callable[..., Awaitable[Wallet]], **options: Any) -
         raise MalformedError("--tls-cert, --tls-key", "one of them", "both or neither")
     tls = ServerCredentials(chain, key, _file(options["tls_client_ca"])) if chain and key else None
     high = options["deposit_high"]
+    names = ("per_request", "per_host", "per_day", "total", "deposit_low", "deposit_high")
     opened = await open_wallet(
+        amounts={f"--{name.replace('_', '-')}": options[name] for name in names},
         budgets=Budgets(options["per_request"], options["per_host"], options["per_day"], options["total"]),
-        deposit=DepositPolicy(options["deposit_low"], high) if high else None,
+        deposit=DepositPolicy(options["deposit_low"], high) if high is not None else None,
         max_headroom=options["max_headroom"],
         approve_every_s=options["approve_every"],
         reconcile_every_s=RECONCILE_EVERY_S,
@@ -340,8 +295,11 @@ async def fetch(
     \b
     tallystick fetch https://example.org/articles/1 --max-price 0.01
     """
-    policy = DepositPolicy(low=0, high=deposit_) if deposit_ else None
-    opened = await open_wallet(budgets=Budgets(per_request=max_price), deposit=policy)
+    opened = await open_wallet(
+        amounts={"--max-price": max_price, "--deposit": deposit_},
+        budgets=Budgets(per_request=max_price),
+        deposit=DepositPolicy(low=0, high=deposit_) if deposit_ is not None else None,
+    )
     async with opened, httpx.AsyncClient(transport=PayingTransport(opened), follow_redirects=True) as http:
         try:
             response = await http.request(method, url, content=data)

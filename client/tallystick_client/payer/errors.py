@@ -12,6 +12,7 @@ WalletError               below TallystickError; nothing was signed for what it 
 """
 
 from tallystick.errors import TallystickError
+from tallystick_client.payer.texts import show
 
 
 class WalletError(TallystickError):
@@ -23,14 +24,17 @@ class BookUnavailable(WalletError):
 
 
 class BudgetExceeded(WalletError):
-    """A payment would exceed a budget. `budget` is its name; `got` and `allowed` are in atomic units of `unit`."""
+    """A payment would exceed a budget. `budget` is its name; `got` and `allowed` are in atomic units of the token."""
 
-    def __init__(self, budget: str, got: int, allowed: int, unit: str) -> None:
+    def __init__(self, budget: str, got: int, allowed: int, decimals: int, symbol: str) -> None:
         self.budget = budget
         self.got = got
         self.allowed = allowed
-        self.unit = unit
-        super().__init__(f"budget {budget}: got {got}, allowed {allowed} atomic units of {unit}")
+        self.decimals = decimals
+        self.symbol = symbol
+        super().__init__(
+            f"budget {budget}: got {show(got, decimals, symbol)}, allowed {show(allowed, decimals, symbol)}"
+        )
 
 
 class OfferNotAllowed(WalletError):

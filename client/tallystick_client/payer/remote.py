@@ -162,7 +162,7 @@ class RemoteWallet:
         seller, amount = offer.seller(host), offer.terms.amount
         per_request = self._terms.per_request[offer.operator, offer.token.token]
         if amount > per_request:
-            raise BudgetExceeded("per_request", amount, per_request, offer.token.symbol)
+            raise BudgetExceeded("per_request", amount, per_request, offer.token.decimals, offer.token.symbol)
         line = self._lines.get(seller)
         if line is None:
             line = self._lines[seller] = _RemoteLine(self, seller, self._terms.max_headroom)

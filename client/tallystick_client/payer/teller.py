@@ -106,7 +106,7 @@ class Teller:
         """Raises BudgetExceeded if one request may not cost this much."""
         allowed = self._budgets.limits(seller.token.decimals).per_request
         if amount > allowed:
-            raise BudgetExceeded("per_request", amount, allowed, seller.token.symbol)
+            raise BudgetExceeded("per_request", amount, allowed, seller.token.decimals, seller.token.symbol)
 
     async def allot(self, seller: Seller, holder: str, row: GrantRow | None, need: int, want: int) -> Allotment:
         """Between `need` and `want` atomic units for this holder at this seller; on disk when this returns.
@@ -145,7 +145,10 @@ class Teller:
         today = self.today()
         if self._book.affordable(seller.asset, seller.host, today, limits) < amount:
             self._reclaim(seller.asset)
-            self._book.check_budgets(seller.asset, seller.host, today, limits, amount)
+            exceeded = self._book.exceeded(seller.asset, seller.host, today, limits, amount)
+            if exceeded is not None:
+                budget, allowed = exceeded
+                raise BudgetExceeded(budget, amount, allowed, seller.token.decimals, seller.token.symbol)
 
     def give_back(self, row: GrantRow, amount: int, key: LiveKey | None) -> None:
         """Take unspent headroom back."""

@@ -20,7 +20,7 @@ from tallystick_client.payer.errors import (
     OfferNotAllowed,
     WalletError,
 )
-from tallystick_client.payer.operators import Operator, Token
+from tallystick_client.payer.operators import DECIMALS_MAX, Operator, Token
 from tallystick_client.payer.teller import Seller
 from tallystick_client.rpc import AggregatorUnavailable, refused
 
@@ -53,7 +53,7 @@ def write_problem(error: TallystickError) -> pb.WalletProblem:
     kind = next((kind for type_, kind in _KINDS if isinstance(error, type_)), pb.WALLET_PROBLEM_KIND_UNSPECIFIED)
     problem = pb.WalletProblem(kind=kind, message=str(error))
     if isinstance(error, BudgetExceeded):
-        problem.budget, problem.unit = error.budget, error.unit
+        problem.budget, problem.decimals, problem.symbol = error.budget, error.decimals, error.symbol
         problem.got, problem.allowed = encode_amount(error.got), encode_amount(error.allowed)
     if isinstance(error, Refused):
         problem.refusal.CopyFrom(
@@ -75,7 +75,9 @@ def read_problem(problem: pb.WalletProblem) -> TallystickError:
         case pb.WALLET_PROBLEM_KIND_BUDGET_EXCEEDED:
             got = decode_amount(problem.got, "problem.got")
             allowed = decode_amount(problem.allowed, "problem.allowed")
-            return BudgetExceeded(problem.budget, got, allowed, problem.unit)
+            if problem.decimals > DECIMALS_MAX:
+                raise MalformedError("problem.decimals", problem.decimals, f"from 0 to {DECIMALS_MAX}")
+            return BudgetExceeded(problem.budget, got, allowed, problem.decimals, problem.symbol)
         case pb.WALLET_PROBLEM_KIND_DEPOSIT_NOT_ALLOWED:
             return DepositNotAllowed(problem.message)
         case pb.WALLET_PROBLEM_KIND_AGGREGATOR_REFUSED:

@@ -485,15 +485,17 @@ class WalletProblem(_message.Message):
     BUDGET_FIELD_NUMBER: _builtins.int
     GOT_FIELD_NUMBER: _builtins.int
     ALLOWED_FIELD_NUMBER: _builtins.int
-    UNIT_FIELD_NUMBER: _builtins.int
+    SYMBOL_FIELD_NUMBER: _builtins.int
+    DECIMALS_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELD_NUMBER: _builtins.int
     kind: Global___WalletProblemKind.ValueType
     message: _builtins.str
     budget: _builtins.str
-    """Of a budget: its name, what came, what is allowed, and the unit."""
+    """Of a budget: its name, what came and what is allowed in atomic units, and the token's symbol and decimals."""
     got: _builtins.bytes
     allowed: _builtins.bytes
-    unit: _builtins.str
+    symbol: _builtins.str
+    decimals: _builtins.int
     @_builtins.property
     def refusal(self) -> _common_pb2.Refusal:
         """What the aggregator answered."""
@@ -506,12 +508,13 @@ class WalletProblem(_message.Message):
         budget: _builtins.str = ...,
         got: _builtins.bytes = ...,
         allowed: _builtins.bytes = ...,
-        unit: _builtins.str = ...,
+        symbol: _builtins.str = ...,
+        decimals: _builtins.int = ...,
         refusal: _common_pb2.Refusal | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["refusal", b"refusal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "budget", b"budget", "got", b"got", "kind", b"kind", "message", b"message", "refusal", b"refusal", "unit", b"unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "budget", b"budget", "decimals", b"decimals", "got", b"got", "kind", b"kind", "message", b"message", "refusal", b"refusal", "symbol", b"symbol"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

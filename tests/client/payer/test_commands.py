@@ -150,7 +150,6 @@ async def test_a_status_shows_what_is_unknown_where_there_is_any(
 
 
 async def test_a_deposit_and_a_refund_that_are_under_way_are_shown(run: Run, aggregator: FakeAggregator) -> None:
-    assert "No deposit yet" in (await run("wallet", "status")).out
     aggregator.refuse["Deposit"] = Reason.DEPOSIT_AUTHORIZATION
     before = int(time.time())
     assert (await run("wallet", "deposit", "2")).code == 1
@@ -176,7 +175,7 @@ async def test_a_deposit_and_a_refund_that_are_under_way_are_shown(run: Run, agg
 async def test_a_page_that_is_too_dear_is_not_paid_for(run: Run, site: str, seller: FakeSeller) -> None:
     result = await run("fetch", f"{site}/page", "--max-price", "0.0001", "--deposit", "1")
     assert result.code == 1
-    assert result.err == "tallystick: budget per_request: got 1000, allowed 100 atomic units of USDC\n"
+    assert result.err == "tallystick: budget per_request: got 0.001 USDC, allowed 0.0001 USDC\n"
     assert not seller.paid_requests
 
 
@@ -206,19 +205,35 @@ async def test_a_wallet_is_created_once(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "new.json").stat().st_mode & 0o077 == 0
     again = await run("wallet", "create", "new.json", **password)
     assert (again.code, again.err) == (2, "tallystick: the keystore new.json was not written: it exists already\n")
-    shown = await run("wallet", "status", "--key", "keystore:new.json", "--wallet", "new.db", **password)
-    assert created["address"] in shown.out
+    used = ("--key", "keystore:new.json", "--wallet", "new.db")
+    assert (await run("wallet", "deposit", "1", *used, **password)).code == 0
+    assert created["address"] in (await run("wallet", "status", *used, **password)).out
 
 
 @pytest.mark.parametrize(
     ("arguments", "environment", "code", "sentence"),
     [
-        (["wallet", "status"], {"TALLYSTICK_KEY": "env:NOT_THERE"}, 2, "NOT_THERE is not set"),
-        (["wallet", "status"], {"TALLYSTICK_KEY": KEY}, 2, "looks like a private key itself"),
-        (["wallet", "status"], {"TALLYSTICK_OPERATOR": "nowhere.json"}, 2, "nowhere.json"),
-        (["wallet", "status"], {"TALLYSTICK_WALLET": "nowhere/wallet.db"}, 1, "cannot be opened"),
-        (["wallet", "deposit", "1e6"], {}, 2, "deposit.low"),
-        (["wallet", "deposit", "0.00000001"], {}, 2, "at most 6 digits"),
+        (["wallet", "deposit", "1"], {"TALLYSTICK_KEY": "env:NOT_THERE"}, 2, "NOT_THERE is not set"),
+        (["wallet", "deposit", "1"], {"TALLYSTICK_KEY": KEY}, 2, "looks like a private key itself"),
+        (["wallet", "deposit", "1"], {"TALLYSTICK_OPERATOR": "nowhere.json"}, 2, "nowhere.json"),
+        (["wallet", "deposit", "1"], {"TALLYSTICK_WALLET": "nowhere/wallet.db"}, 1, "cannot be opened"),
+        (["wallet", "deposit", "1e6"], {}, 2, "AMOUNT: got '1e6', allowed a decimal number above zero"),
+        (["wallet", "deposit", "0.00000001"], {}, 2, "AMOUNT: got '0.00000001', allowed a decimal number above zero"),
+        (["wallet", "deposit", "0"], {}, 2, "AMOUNT: got '0', allowed a decimal number above zero"),
+        (["wallet", "deposit", "-1"], {}, 2, "AMOUNT: got '-1', allowed a decimal number above zero, of at most 6"),
+        (["fetch", "http://a.example/", "--max-price", "0"], {}, 2, "--max-price: got '0', allowed a decimal number"),
+        (["fetch", "http://a.example/", "--max-price", "-1"], {}, 2, "--max-price: got '-1'"),
+        (["fetch", "http://a.example/", "--deposit", ""], {}, 2, "--deposit: got ''"),
+        (["fetch", "http://a.example/", "--deposit", "0.0"], {}, 2, "--deposit: got '0.0'"),
+        (["wallet", "serve", "--per-day", "-5"], {}, 2, "--per-day: got '-5'"),
+        (["wallet", "serve", "--deposit-high", "0"], {}, 2, "--deposit-high: got '0'"),
+        (["wallet", "serve", "--deposit-low", "-1"], {}, 2, "--deposit-low: got '-1', allowed a decimal number, of at"),
+        (
+            ["wallet", "serve", "--deposit-low", "2", "--deposit-high", "1"],
+            {},
+            2,
+            "deposit: got low 2, high 1, allowed",
+        ),
         (["wallet", "deposit", "0.00001"], {}, 1, "allowed at least 0.0001 USDC"),
         (["wallet", "withdraw"], {}, 2, "Missing option '--rpc'"),
         (["fetch", "ftp://a.example/"], {}, 1, "the request failed"),
@@ -231,6 +246,16 @@ async def test_what_is_wrong_is_told_in_one_sentence(
 ) -> None:
     result = await run(*arguments, **environment)
     assert (result.code, sentence in result.err) == (code, True), result.err
+
+
+@pytest.mark.parametrize(
+    "command", [["status"], ["refund"], ["reconcile"], ["withdraw", "--rpc", "http://127.0.0.1:1"]], ids="-".join
+)
+async def test_who_only_looks_makes_no_wallet(run: Run, tmp_path: Path, command: list[str]) -> None:
+    result = await run("wallet", *command, "--wallet", "walet.db")
+    assert (result.code, result.out) == (2, "")
+    assert "--wallet: got walet.db, and there is no such file, allowed the file of a wallet" in result.err
+    assert not (tmp_path / "walet.db").exists()
 
 
 @pytest.mark.parametrize(
