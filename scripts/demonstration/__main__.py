@@ -111,7 +111,7 @@ class Demo:
         self._seconds = time.perf_counter() - started
 
     async def settle(self) -> None:
-        """One settlement for all sellers."""
+        """What is owed to all sellers, less what the aggregator settled by itself soon after its start."""
         token = await self._seller_token("settlement", self.sellers, ["read", "settle"])
         await self._tallystick(
             "settle", "settle", "--aggregator", self._aggregator, "--insecure", TALLYSTICK_TOKEN=token
@@ -228,7 +228,7 @@ async def run(requests: int, console: Console) -> Report:
             with Progress(*columns, console=console) as progress:
                 await demo.crawl(progress)
             for text, step in (
-                ("one settlement pays all sellers", demo.settle),
+                ("one transaction pays all sellers what is still owed to them", demo.settle),
                 ("everybody's rest goes back, one crawler's by a timed withdrawal", demo.leave),
             ):
                 with console.status(text):
