@@ -7,12 +7,12 @@ channel and seller has been paid before. `python -m benchmarks.gas --json FILE`,
 import argparse
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from eth_abi.abi import encode
 
 from _anvil import Anvil
+from _arguments import output_file
 from benchmarks.gas_world import DELAY_S, DEPOSIT, FOR_EVER, Cost, GasWorld, payer, seller
 from tallystick import eip712
 from tallystick.channels import account_id
@@ -56,7 +56,7 @@ class Row(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write JSON if asked to."""
     parser = argparse.ArgumentParser(prog="scripts/bench gas", description=__doc__)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the figures here")
     parser.add_argument("--quick", action="store_true", help="small shapes only: shows that it works")
     options = parser.parse_args(arguments)
     result = measure(QUICK_SHAPES if options.quick else SHAPES)

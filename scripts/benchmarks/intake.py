@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
+from _arguments import output_file
 from benchmarks import pool, report, world
 from benchmarks.children import Child, Children
 from benchmarks.measure import commit, cpu_s, load_average, machine, resident_bytes
@@ -258,7 +259,7 @@ async def measure(sizes: Sizes, folder: Path) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write JSON if asked to."""
     parser = argparse.ArgumentParser(prog="scripts/bench intake", description=__doc__)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures and all raw results here")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the figures and all raw results here")
     parser.add_argument("--quick", action="store_true", help="a minute only: shows that it works; figures mean nothing")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="work here, and leave stores and logs behind")
     options = parser.parse_args(arguments)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from _anvil import Anvil
+from _arguments import output_file
 from chaos_runs import kill_count
 from demonstration.children import Children, python
 from tallystick.hexadecimal import checksum
@@ -276,7 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="scripts/chaos fleet", description=__doc__)
     parser.add_argument("--kills", type=kill_count, default=FULL.kills, metavar="N", help=f"how often ({FULL.kills})")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the victims and the moments (1)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the figures here")
     parser.add_argument("--quick", action="store_true", help="a small fleet and four kills only")
     options = parser.parse_args(arguments)
     size = QUICK if options.quick else FULL._replace(kills=options.kills)

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from _arguments import output_file
 from benchmarks import world
 from benchmarks.children import Child, Children
 from chaos_runs import kill_count
@@ -170,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="scripts/chaos intake", description=__doc__)
     parser.add_argument("--kills", type=kill_count, default=KILLS, metavar="N", help=f"how often ({KILLS})")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the moments and of the sellers (1)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the figures here")
     parser.add_argument("--quick", action="store_true", help="three kills only")
     options = parser.parse_args(arguments)
     kills = 3 if options.quick else options.kills

@@ -1,5 +1,6 @@
 """Runs the demo; see scripts/demo."""
 
+import argparse
 import asyncio
 import json
 import secrets
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from _anvil import Anvil
+from _arguments import output_file
 from demonstration.chainside import ChainSide
 from demonstration.children import ChildFailed, Children, python
 from demonstration.report import Payer, Report, Seller, show
@@ -237,15 +239,18 @@ async def run(requests: int, console: Console) -> Report:
             return await demo.report()
 
 
+def _output_file(_context: click.Context, _option: click.Parameter, text: str | None) -> Path | None:
+    try:
+        return None if text is None else output_file(text)
+    except argparse.ArgumentTypeError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 @click.command()
 @click.option("--requests", default=3_000, show_default=True, type=click.IntRange(40, 1_000_000), help="Pages to pay.")
-@click.option(
-    "--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures here too."
-)
+@click.option("--json", "json_path", metavar="FILE", callback=_output_file, help="Write the figures here too.")
 def main(requests: int, json_path: Path | None) -> None:
-    """The whole way, once, on this machine: pay per request, settle once, account for every unit."""
-    if json_path is not None and not json_path.absolute().parent.is_dir():
-        raise click.BadParameter(f"{json_path.parent} is no folder", param_hint="--json")
+    """The whole way, once, on this machine: pay per request, settle later, account for every unit."""
     console = Console()
     try:
         report = asyncio.run(run(requests, console))

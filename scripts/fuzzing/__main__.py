@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
+from _arguments import output_file
 from fuzzing.targets import TARGETS
 
 FOLDER: Final = Path(__file__).parents[2] / ".fuzz"
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="scripts/fuzz", description="Fuzz the decoders, guided by coverage.")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="which decoders (default: all)")
     parser.add_argument("--minutes", type=float, default=MINUTES, metavar="N", help="for each (default: %(default)g)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write what came of each here")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write what came of each here")
     parser.add_argument("--list", action="store_true", help="name the targets and what each reads")
     parser.add_argument(
         "--replay", type=Path, metavar="FILE", help="give this input to the one target and show what it does"

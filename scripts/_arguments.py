@@ -1,0 +1,18 @@
+"""What the scripts' command lines have in common."""
+
+import argparse
+from pathlib import Path
+
+
+def output_file(text: str) -> Path:
+    """A file to write when a run has ended; raises ArgumentTypeError before it begins if that cannot be."""
+    path = Path(text)
+    new = not path.exists()
+    try:
+        path.open("ab").close()
+    except OSError as error:
+        problem = f"got {text!r}, which cannot be written ({error.strerror}); allowed a file in a folder that is there"
+        raise argparse.ArgumentTypeError(problem) from None
+    if new:
+        path.unlink()
+    return path
