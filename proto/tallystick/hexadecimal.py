@@ -53,6 +53,11 @@ def to_hex(data: bytes) -> str:
     return "0x" + data.hex()
 
 
+def shorten(hexadecimal: str) -> str:
+    """Hex by its ends, such as "0x90F7…b906": to be recognised on a terminal, not to be copied."""
+    return f"{hexadecimal[:6]}…{hexadecimal[-4:]}"
+
+
 def _digits(text: object, length: int, field: str) -> str:
     if not isinstance(text, str) or len(text) != 2 + 2 * length or not _is_hex(text):
         raise MalformedError(field, _shape(text), f"0x and {2 * length} hex digits")

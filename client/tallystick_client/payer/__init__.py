@@ -21,7 +21,7 @@ remote       a served wallet in a worker's hands
 wallet_codec the messages between them
 status       the book as a program reads it
 status_text  the same on a terminal
-texts        amounts, times and ids as a person reads them
+texts        amounts and times as a person reads them
 offers       which of a 402's offers may be taken
 exact        payments without a deposit
 bodies       request bodies that can be sent twice, and those that cannot

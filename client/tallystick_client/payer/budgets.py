@@ -48,7 +48,7 @@ class Budgets:
 
 @dataclass(frozen=True, slots=True)
 class DepositPolicy:
-    """When the wallet deposits by itself: when what is free falls below `low`, it deposits up to `high`.
+    """When the wallet deposits by itself: when what is unspent falls below `low`, it deposits up to `high`.
 
     Where the payer's address holds less than that, the wallet deposits all that it holds, if that is enough for what is
     to be paid and not below the token's `min_deposit`; otherwise nothing.

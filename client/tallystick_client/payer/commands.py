@@ -276,7 +276,7 @@ async def _withdraw(opened: Wallet, rpc: str, step: str) -> list[dict[str, Any]]
 @click.command()
 @click.argument("url")
 @click.option("--max-price", metavar="AMOUNT", help="The most that the page may cost, in the token's unit.")
-@click.option("--deposit", "deposit_", metavar="AMOUNT", help="Deposit up to this much where there is no deposit yet.")
+@click.option("--deposit", "deposit_", metavar="AMOUNT", help="Deposit up to this much where it is not covered yet.")
 @click.option("-X", "--method", default="GET", show_default=True)
 @click.option("-d", "--data", help="A body to send.")
 @click.option("-v", "--verbose", is_flag=True, help="Say on standard error what it cost.")

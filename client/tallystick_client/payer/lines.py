@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from tallystick.errors import MalformedError
 from tallystick.quantities import PaymentId
 from tallystick.signatures import Signer
 from tallystick_client.payer.book import Book
@@ -66,7 +67,7 @@ class Lines:
         self, book: Book, teller: Teller, signer: Signer, max_headroom: int = 64, clock: Clock = time.time
     ) -> None:
         if max_headroom < 1:
-            raise ValueError(f"max_headroom must be at least 1, not {max_headroom}")
+            raise MalformedError("max_headroom", max_headroom, "at least 1 request")
         self._book = book
         self._teller = teller
         self._signer = signer

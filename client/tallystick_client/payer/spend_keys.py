@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
+from tallystick.errors import MalformedError
 from tallystick.spend_keys import SpendKey
 from tallystick_client.payer.accounts import AccountClient
 from tallystick_client.payer.grants import Clock
@@ -54,7 +55,7 @@ class SpendKeys:
 
     def __init__(self, store: Store, ttl_s: int = KEY_TTL_S, clock: Clock = time.time) -> None:
         if ttl_s <= EXPIRY_MARGIN_S:
-            raise ValueError(f"a spend key must live for more than {EXPIRY_MARGIN_S} s, not {ttl_s}")
+            raise MalformedError("key_ttl_s", ttl_s, f"more than {EXPIRY_MARGIN_S} s")
         self._store = store
         self._book = store.book
         self._ttl_s = ttl_s

@@ -7,8 +7,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tallystick.hexadecimal import shorten
 from tallystick_client.payer.status import AccountStatus, WalletStatus
-from tallystick_client.payer.texts import shorten, show, show_time
+from tallystick_client.payer.texts import show, show_time
 
 _NO_DEPOSIT: Final = (
     "No deposit yet: each payment is an exact transfer of its own. `tallystick wallet deposit AMOUNT`\n"

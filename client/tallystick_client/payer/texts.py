@@ -1,4 +1,4 @@
-"""Amounts, times and ids as a person reads them; programs get them whole and in atomic units."""
+"""Amounts and times as a person reads them; programs get them in atomic units and seconds."""
 
 from datetime import UTC, datetime
 
@@ -14,8 +14,3 @@ def show(amount: int, decimals: int, symbol: str) -> str:
 def show_time(time_s: int) -> str:
     """A time since the epoch, in UTC."""
     return datetime.fromtimestamp(time_s, UTC).isoformat(timespec="seconds")
-
-
-def shorten(hexadecimal: str) -> str:
-    """An address or id by its ends, such as "0x90F7…b906": to be recognised, not to be copied."""
-    return f"{hexadecimal[:6]}…{hexadecimal[-4:]}"

@@ -18,7 +18,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self, get_args
 
 from tallystick.errors import MalformedError, TallystickError
 from tallystick.keys import load_signer
@@ -123,7 +123,7 @@ class Wallet:
         allow_exact: bool,
         clock: Clock,
     ) -> None:
-        _check_settings(operators, budgets, deposit)
+        _check_settings(operators, budgets, deposit, proof)
         self.signer = signer
         self.address = signer.address
         self.operators = tuple(operators)
@@ -373,10 +373,12 @@ class Wallet:
         self._tasks.append(asyncio.create_task(run()))
 
 
-def _check_settings(operators: Iterable[Operator], budgets: Budgets, deposit: DepositPolicy | None) -> None:
-    """Raises MalformedError on amounts that no token of the allow-list can hold."""
+def _check_settings(operators: Iterable[Operator], budgets: Budgets, deposit: DepositPolicy | None, proof: str) -> None:
+    """Raises MalformedError on amounts that no token of the allow-list can hold, and on an unknown way to prove."""
     if not operators:
         raise MalformedError("operators", 0, "at least one operator")
+    if proof not in get_args(Proof):
+        raise MalformedError("proof", proof, " or ".join(get_args(Proof)))
     for operator in operators:
         for token in operator.tokens:
             budgets.limits(token.decimals)

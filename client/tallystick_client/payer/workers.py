@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from tallystick.errors import MalformedError
 from tallystick.reasons import Reason
 from tallystick_client.payer.errors import BudgetExceeded, DepositNotAllowed
 from tallystick_client.payer.grants import Clock
@@ -62,7 +63,7 @@ class Workers:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         if desk.teller.proof != "spend_key":
-            raise ValueError("a wallet is served to workers with spend keys only: each voucher needs the payer's key")
+            raise MalformedError("proof", desk.teller.proof, "spend_key for workers: a voucher needs the payer's key")
         self.lease_s = lease_s
         self._desk = desk
         self._book = desk.store.book

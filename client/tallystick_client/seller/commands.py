@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tallystick.errors import TallystickError
-from tallystick.hexadecimal import checksum, to_hex
+from tallystick.hexadecimal import checksum, shorten, to_hex
 from tallystick_client.rpc import AggregatorError
 from tallystick_client.seller.aggregator import Aggregator
 from tallystick_client.seller.messages import Settlement
@@ -102,15 +102,10 @@ def _print_table(found: list[Settlement]) -> None:
                 settlement.status.name.lower(),
                 when,
                 f"{payout.amount:,}",
-                _short(checksum(payout.receiver)),
-                _short(to_hex(settlement.transaction)),
+                shorten(checksum(payout.receiver)),
+                shorten(to_hex(settlement.transaction)),
             )
     Console().print(table)
-
-
-def _short(text: str) -> str:
-    """The ends of an address or a hash, enough to tell it from others."""
-    return f"{text[:6]}…{text[-4:]}"
 
 
 def _as_json(settlement: Settlement) -> dict[str, Any]:

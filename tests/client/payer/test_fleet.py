@@ -344,7 +344,7 @@ async def test_nothing_is_served_in_the_clear_beyond_this_machine(wallet: Wallet
 
 async def test_a_wallet_of_vouchers_is_not_served(open_wallet: OpenWallet, tmp_path: Path) -> None:
     wallet = await open_wallet(proof="voucher")
-    with pytest.raises(ValueError, match="spend keys only"):
+    with pytest.raises(MalformedError, match="proof: got 'voucher', allowed spend_key"):
         WalletServer(wallet, f"unix:{tmp_path / 's'}", TOKEN)
 
 

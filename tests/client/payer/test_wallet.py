@@ -252,6 +252,20 @@ async def test_a_deposit_policy_that_cannot_work_is_refused_at_start(
         await open_wallet(deposit=DepositPolicy(low, high))
 
 
+@pytest.mark.parametrize(
+    ("setting", "problem"),
+    [
+        ({"max_headroom": 0}, "max_headroom: got 0, allowed at least 1 request"),
+        ({"key_ttl_s": 300}, "key_ttl_s: got 300, allowed more than 300 s"),
+        ({"proof": "promise"}, "proof: got 'promise', allowed spend_key or voucher"),
+    ],
+)
+async def test_a_setting_that_cannot_work_is_told(open_wallet: OpenWallet, setting: Any, problem: str) -> None:
+    with pytest.raises(MalformedError) as caught:
+        await open_wallet(**setting)
+    assert str(caught.value) == problem
+
+
 # Deposits.
 
 
@@ -446,6 +460,14 @@ async def test_an_aggregator_that_tells_no_balance_is_deposited_with_as_before(
     buyer: Buyer, aggregator: FakeAggregator
 ) -> None:
     aggregator.balance = None
+    await buyer.buy()
+    assert aggregator.account.funds == 1_000_000
+
+
+async def test_an_aggregator_that_is_asked_for_too_many_balances_is_deposited_with_as_before(
+    buyer: Buyer, aggregator: FakeAggregator
+) -> None:
+    aggregator.refuse["GetBalance"] = Reason.OVERLOADED
     await buyer.buy()
     assert aggregator.account.funds == 1_000_000
 
