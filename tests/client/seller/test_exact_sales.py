@@ -116,7 +116,7 @@ async def test_a_payment_that_another_process_settled_meanwhile_delivers_nothing
 
 
 async def test_a_pending_transaction_is_waited_for(open_shop: Any, fake: Any, refusal_of: Any) -> None:
-    shop = open_shop()
+    shop = open_shop(settle_patience_s=5)
     fake.settle_trouble = [refusal_of("TRANSACTION_PENDING")] * 2
     assert (await shop.buy_exact(PAGE)).status_code == 200
     assert fake.calls.count("Settle") == 3
