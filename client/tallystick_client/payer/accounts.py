@@ -95,8 +95,8 @@ class AccountClient:
     async def balance(self, account: Account) -> int | None:
         """What the payer holds of the account's token outside of the escrow, in atomic units.
 
-        None where the aggregator does not tell: it is of a version before that, or is asked too much. Raises Refused,
-        with a reason to retry where it cannot reach the chain.
+        None where the aggregator is of a version that does not tell. Raises Refused, with a reason to retry where it
+        cannot reach the chain or has too much to do.
         """
         request = pb.GetBalanceRequest(
             network=str(self.operator.network),
@@ -109,8 +109,6 @@ class AccountClient:
             if error.status is grpc.StatusCode.UNIMPLEMENTED:
                 return None
             raise
-        if Reason.from_wire(response.refusal.reason) is Reason.OVERLOADED:
-            return None  # strangers who ask for balances must not keep others from depositing
         _check(response)
         return decode_amount(response.balance, "balance")
 

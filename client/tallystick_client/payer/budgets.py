@@ -51,7 +51,8 @@ class DepositPolicy:
     """When the wallet deposits by itself: when what is unspent falls below `low`, it deposits up to `high`.
 
     Where the payer's address holds less than that, the wallet deposits all that it holds, if that is enough for what is
-    to be paid and not below the token's `min_deposit`; otherwise nothing.
+    to be paid (or for `low`) and not below the token's `min_deposit`; otherwise nothing. Beyond `high` an account holds
+    what the token's `min_deposit` asks for, and what payments in flight need: that is deposited in steps of `high`.
     """
 
     low: str | int

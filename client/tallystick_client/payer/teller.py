@@ -94,7 +94,6 @@ class Teller:
         self._top_ups: dict[bytes, asyncio.Task[None]] = {}
         self._no_top_up_before: dict[bytes, float] = {}
         self._spent_before: dict[bytes, int] = {}
-        self._emptied: set[bytes] = set()
         # Hashing a ChannelConfig costs more than looking it up.
         self._channel_ids: dict[tuple[bytes, bytes], bytes] = {}
 
@@ -131,7 +130,7 @@ class Teller:
             break
         allotment = self._enter(seller, holder, account, row, key, need, want)
         await self._store.commit()
-        self._emptied.discard(account.id)
+        self._treasury.paid_from(account)
         self.look_after(account, operator, token)
         return allotment
 
@@ -215,16 +214,12 @@ class Teller:
         for reclaim in self._reclaimers:
             reclaim(asset)
 
-    def leave_empty(self, account: Account) -> None:
-        """Top the account up no more until it is paid from again: its money goes back."""
-        self._emptied.add(account.id)
-
     def look_after(self, account: Account, operator: Operator, token: Token) -> None:
         """Top the account up in the background, if it was spent from since the last look and nears its end."""
         spent = account.committed - account.open
         was_spent_from = spent > self._spent_before.get(account.id, spent)
         self._spent_before[account.id] = spent
-        if not was_spent_from or account.id in self._top_ups or account.id in self._emptied:
+        if not was_spent_from or account.id in self._top_ups:
             return
         if not self._treasury.is_low(account, token):
             return

@@ -6,7 +6,11 @@ is sent again, and the aggregator lands it once.
 
 **No deposit beyond the payer's balance.** Such an authorization would lie about until it expires. So the aggregator is
 asked for the balance first; where that covers what is needed and not all of what the policy allows, what there is is
-deposited. A balance that is told too high makes the wallet sign no more than its policy does.
+deposited. A balance that is told too high makes the wallet sign no more than its policy does. Where none is told, by an
+aggregator of an older version or one that strangers keep from answering, the wallet deposits as its policy says.
+
+**One failure for all who wait.** Payments that wait for the same deposit hear of its failure together: each trying
+again, the last of a hundred would hear of an aggregator that does not answer after an hour.
 
 **A refused deposit** is money under way all the same: its authorization has left the wallet, and whoever holds it may
 land it until it expires. So it is sent again instead of another being signed, until the aggregator credits it, or
@@ -22,11 +26,11 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from tallystick import eip712
 from tallystick.channels import account_id
-from tallystick.errors import Refused
+from tallystick.errors import Refused, TallystickError
 from tallystick.hexadecimal import checksum
 from tallystick.reasons import Reason
 from tallystick.signatures import Signer
@@ -45,11 +49,18 @@ DEPOSIT_VALID_S: Final = 3_600
 ACCOUNTS_MAX: Final = 64
 """How many accounts of a lost book are passed over before something must be wrong."""
 RETRY_PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0)
-"""Between attempts while the aggregator does not answer."""
+"""Between attempts while the aggregator does not answer, or has too much to do."""
 
 T = TypeVar("T")
 
 _log = logging.getLogger("tallystick.payer")
+
+
+class _Failure(NamedTuple):
+    """Why a deposit was not made or not landed. With `lack` atomic units lacking or more, the next would fail alike."""
+
+    lack: int
+    error: TallystickError
 
 
 class Treasury:
@@ -72,6 +83,9 @@ class Treasury:
         self._clock = clock
         self._sleep = sleep
         self._locks: dict[tuple[Operator, bytes], asyncio.Lock] = {}
+        self._failures: dict[bytes, _Failure] = {}
+        """The last of each account."""
+        self._emptied: set[bytes] = set()
 
     def known_account(self, operator: Operator, token: Token) -> Account | None:
         """The account that is paid from, None where it is not opened yet."""
@@ -108,35 +122,63 @@ class Treasury:
         Raises DepositNotAllowed where the policy or the payer's balance does not allow it, Refused where the aggregator
         does not take it.
         """
+        seen = self._failures.get(account.id)
         async with self._lock(operator, token):
             while account.free < need:
-                deposit = self._pending(account) or await self._sign(account, operator, token, need)
-                await self._land(account, operator, token, deposit)
+                lack = need - account.free
+                failure = self._failures.get(account.id)
+                if failure is not None and failure is not seen and lack >= failure.lack:
+                    raise failure.error  # it came while this payment waited
+                try:
+                    await self._deposit(account, operator, token, lambda: need - account.free)
+                except TallystickError as error:
+                    self._failures[account.id] = _Failure(lack if isinstance(error, DepositNotAllowed) else 0, error)
+                    raise
 
     async def fill(self, account: Account, operator: Operator, token: Token) -> None:
         """Deposit up to the policy's high mark, if less than that is left: all of it, or nothing.
 
         Raises DepositNotAllowed where the payer's balance does not cover that, Refused.
         """
+        policy = self._policy
+        if policy is None:
+            raise DepositNotAllowed("this wallet has no deposit policy")
+
+        def lack() -> int:
+            return policy.marks(token.decimals)[1] - account.unspent
+
         async with self._lock(operator, token):
-            if self._policy is None:
-                raise DepositNotAllowed("this wallet has no deposit policy")
-            pending = self._pending(account)
-            if pending is not None:
-                await self._land(account, operator, token, pending)
-            if account.unspent < self._policy.marks(token.decimals)[1]:
-                await self._land(account, operator, token, await self._sign(account, operator, token, 0, whole=True))
+            while lack() > 0:
+                await self._deposit(account, operator, token, lack)
 
     async def top_up(self, account: Account, operator: Operator, token: Token) -> None:
-        """Deposit up to the policy's high mark where less than its low mark is left."""
+        """Deposit up to the policy's high mark where less than its low mark is left; nothing where the payer holds too
+        little for that one.
+        """
+
+        def lack() -> int:
+            return self._below_low(account, token)
+
         async with self._lock(operator, token):
-            if self.is_low(account, token):
-                deposit = self._pending(account) or await self._sign(account, operator, token, 0)
-                await self._land(account, operator, token, deposit)
+            if lack() > 0:
+                await self._deposit(account, operator, token, lack)
 
     def is_low(self, account: Account, token: Token) -> bool:
         """Whether a top-up is due."""
-        return self._policy is not None and account.unspent < self._policy.marks(token.decimals)[0]
+        return self._below_low(account, token) > 0
+
+    def _below_low(self, account: Account, token: Token) -> int:
+        if self._policy is None or account.id in self._emptied:
+            return 0
+        return self._policy.marks(token.decimals)[0] - account.unspent
+
+    def leave_empty(self, account: Account) -> None:
+        """Top the account up no more until it is paid from again: its money goes back."""
+        self._emptied.add(account.id)
+
+    def paid_from(self, account: Account) -> None:
+        """Top the account up again."""
+        self._emptied.discard(account.id)
 
     async def resume(self, account: Account, operator: Operator, token: Token) -> None:
         """Send a deposit and a refund again whose answers are missing. A deposit that is refused is only logged."""
@@ -206,25 +248,32 @@ class Treasury:
         refunds = self._book.refunds.values()
         return next((r for r in refunds if r.account_id == account.id and r.status == "pending"), None)
 
+    async def _deposit(self, account: Account, operator: Operator, token: Token, lack: Callable[[], int]) -> None:
+        """Land the deposit that is under way, else a new one of at least what is lacking, in atomic units."""
+        deposit = self._pending(account) or await self._sign(account, operator, token, lack)
+        if deposit is not None:
+            await self._land(account, operator, token, deposit)
+
     async def _sign(
-        self, account: Account, operator: Operator, token: Token, need: int, *, whole: bool = False
-    ) -> Deposit:
+        self, account: Account, operator: Operator, token: Token, lack: Callable[[], int]
+    ) -> Deposit | None:
         """A new authorization, on disk: nobody but our escrow can use it, and only for this account.
 
-        `whole`: of all that the policy allows, however little is needed.
+        None where nothing is lacking any more, once the balance is known.
         """
-        self._deposit_amount(account, token, need)  # what the policy forbids needs no balance
-        client = self._clients[operator]
-        balance = await self._retry(lambda: client.balance(account))
+        self._deposit_amount(account, token, lack())  # what the policy forbids needs no balance
+        balance = await self._balance(account, operator)
         # The account may have changed meanwhile; nothing is awaited between this look at it and the entry.
-        amount = self._deposit_amount(account, token, need)
+        least = lack()
+        if least <= 0:
+            return None
+        amount = self._deposit_amount(account, token, least)
         if balance is not None and balance < amount:
-            least = amount if whole else max(1, need - account.free, token.min_deposit)
+            least = max(least, token.min_deposit)
             if balance < least:
-                holder = checksum(self._signer.address)
                 raise DepositNotAllowed(
-                    f"deposit: got {_show(least, token)}, allowed at most {_show(balance, token)}, which is all that "
-                    f"{holder} holds on {operator.network}; send it more, nothing was signed"
+                    f"deposit: got {_show(least, token)}, allowed at most {_show(balance, token)}, which is what the "
+                    f"aggregator sees at {checksum(self._signer.address)} on {operator.network}; nothing was signed"
                 )
             amount = balance
         salt = os.urandom(32)
@@ -238,18 +287,40 @@ class Treasury:
         await self._store.commit()
         return deposit
 
-    def _deposit_amount(self, account: Account, token: Token, need: int) -> int:
+    def _deposit_amount(self, account: Account, token: Token, lack: int) -> int:
+        """How much the policy deposits where so much is lacking at least."""
         if self._policy is None:
             raise DepositNotAllowed(
-                f"the account does not cover {_show(need, token)} and this wallet makes no deposits; give it a deposit "
+                f"the account lacks {_show(lack, token)} and this wallet makes no deposits; give it a deposit "
                 "policy, or let sellers that take `exact` be paid so"
             )
         _, high = self._policy.marks(token.decimals)
-        amount = max(min(high, high - account.unspent), need - account.free, token.min_deposit)
-        if amount > high or account.free + amount < need:
-            wanted = max(need, token.min_deposit)
+        if max(lack, token.min_deposit) > high:
+            wanted = max(lack, token.min_deposit)
             raise DepositNotAllowed(f"deposit.high: got {_show(high, token)}, allowed at least {_show(wanted, token)}")
-        return amount
+        amount = min(high, high - account.unspent)
+        if amount < lack:  # the rest is under way with other payments: not a transaction for each of them
+            amount = high
+        return max(amount, token.min_deposit)
+
+    async def _balance(self, account: Account, operator: Operator) -> int | None:
+        """What the payer holds and has promised to no deposit, as the aggregator tells; None where it does not."""
+        client = self._clients[operator]
+        try:
+            told = await self._retry(lambda: client.balance(account))
+        except Refused as refused:
+            if refused.reason is not Reason.OVERLOADED:
+                raise
+            return None  # strangers who ask for balances must not keep others from depositing
+        if told is None:
+            return None
+        accounts = self._book.accounts
+        promised = sum(
+            deposit.amount
+            for deposit in self._book.deposits.values()
+            if deposit.status == "pending" and accounts[deposit.account_id].asset == account.asset
+        )
+        return max(0, told - promised)
 
     async def _land(self, account: Account, operator: Operator, token: Token, deposit: Deposit) -> None:
         client = self._clients[operator]
@@ -272,12 +343,16 @@ class Treasury:
         await self._store.commit()
 
     async def _retry(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Try again while the aggregator does not answer: every call carries its own id."""
+        """Try again while the aggregator does not answer, or has too much to do: every call carries its own id."""
         for pause_s in RETRY_PAUSES_S:
             try:
                 return await attempt()
             except AggregatorUnavailable:
-                await self._sleep(pause_s)
+                pass
+            except Refused as refused:
+                if refused.reason is not Reason.OVERLOADED:
+                    raise
+            await self._sleep(pause_s)
         return await attempt()
 
     def _lock(self, operator: Operator, token: Token) -> asyncio.Lock:

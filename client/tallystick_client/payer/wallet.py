@@ -260,7 +260,7 @@ class Wallet:
         """
         refunds: list[RefundedAccount] = []
         for account, operator, token in self.accounts():
-            self._teller.leave_empty(account)
+            self._treasury.leave_empty(account)
             self._lines.retire(account.id)
             await self._lines.drained(account.id, timeout_s=5)
             refunded: Refunded = await self._treasury.refund(account, operator, 0)
@@ -272,7 +272,7 @@ class Wallet:
         account = self._book.accounts[account_id]
         account.returned += amount
         self._book.changed(account)
-        self._teller.leave_empty(account)
+        self._treasury.leave_empty(account)
         await self._store.commit()
 
     def accounts(self) -> list[tuple[Account, Operator, Token]]:

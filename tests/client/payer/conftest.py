@@ -9,6 +9,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent))
 
+from payer_buyer import Buyer
 from payer_fakes import FakeAggregator, FakeSeller, make_operator
 
 from tallystick.signatures import Signer
@@ -66,3 +67,8 @@ async def open_wallet(tmp_path: Path, signer: Signer, operator: Operator) -> Asy
 @pytest.fixture
 async def wallet(open_wallet: OpenWallet) -> Wallet:
     return await open_wallet()
+
+
+@pytest.fixture
+def buyer(wallet: Wallet, seller: FakeSeller) -> Buyer:
+    return Buyer(wallet, seller)

@@ -107,7 +107,8 @@ class Account:
 
 
 class FakeAggregator(account_pb2_grpc.AccountServiceServicer):
-    """Holds to the rules of a charge; `calls` counts what came, `lose_answers` makes calls take effect unheard.
+    """Holds to the rules of a charge; `calls` counts what came, `lose_answers` makes calls take effect unheard, `hold`
+    makes them wait.
 
     `salts`: of all deposits that came, refused ones too. `retention_s`: 0 is an aggregator that does not tell it.
     `balance`: what each payer holds; None is an aggregator of before GetBalance, whose payers hold enough.
@@ -119,6 +120,7 @@ class FakeAggregator(account_pb2_grpc.AccountServiceServicer):
         self.salts: set[bytes] = set()
         self.lose_answers: dict[str, int] = {}
         self.refuse: dict[str, Reason] = {}
+        self.hold: dict[str, asyncio.Event] = {}
         self.delay_s: float = 0
         self.retention_s = 172_800
         self.balance: int | None = 10**12
@@ -356,6 +358,8 @@ class FakeAggregator(account_pb2_grpc.AccountServiceServicer):
     async def _enter(self, name: str) -> common_pb2.Refusal | None:
         self.calls.append(name)
         await asyncio.sleep(self.delay_s)
+        if name in self.hold:
+            await self.hold[name].wait()
         reason = self.refuse.get(name)
         return refuse(reason) if reason is not None else None
 

@@ -8,45 +8,18 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from payer_buyer import Buyer, account_of
 from payer_fakes import PRICE, Account, FakeAggregator, FakeSeller, Steps, until
 from payer_fakes import Refusal as FakeRefusal
 
 from tallystick.errors import Refused
 from tallystick.reasons import Reason
 from tallystick.signatures import Signer
-from tallystick.x402 import PaymentRequired
 from tallystick_client import Budgets, Wallet
 from tallystick_client.payer.errors import ApprovalRefused, BudgetExceeded
-from tallystick_client.payer.grants import Payment
-from tallystick_client.payer.offers import Offer
 from tallystick_client.payer.reconcile import judge
 
 OpenWallet = Callable[..., Any]
-REQUEST = bytes([0x52] * 32)
-
-
-class Buyer:
-    def __init__(self, wallet: Wallet, seller: FakeSeller) -> None:
-        self.wallet = wallet
-        self.seller = seller
-
-    def offer(self, host: str = "a.example") -> Offer:
-        return self.wallet.choose(PaymentRequired(accepts=[self.seller.offer("deferred", host, PRICE)]))
-
-    async def pay(self, host: str = "a.example") -> Payment:
-        return await self.wallet.pay(self.offer(host), host, REQUEST)
-
-    def charge(self, payment: Payment) -> int:
-        return self.seller.aggregator.charge(payment.proof, payment.amount, REQUEST)
-
-    async def buy(self, host: str = "a.example") -> None:
-        payment = await self.pay(host)
-        payment.settle(self.charge(payment))
-
-
-async def account_of(wallet: Wallet) -> Any:
-    (account,) = (await wallet.status()).accounts
-    return account
 
 
 async def lose(buyer: Buyer, count: int, *, charged: int) -> None:

@@ -38,8 +38,9 @@ POLL_S: Final = 0.5
 UNPROVEN_PER_S: Final = 2.0
 """Authorizations whose signature only the chain can check (contract wallets): each costs us a simulation."""
 UNPROVEN_BURST: Final = 10
-BALANCES_PER_S: Final = DEPOSITS_PER_S
-"""Balances that are read: each asks the node twice, and a key to sign with costs nobody anything."""
+BALANCES_PER_S: Final = 5.0
+"""Balances that are read: each asks all endpoints for their head and one of them for the balance, and a key to sign
+with costs nobody anything. A wallet asks once for each deposit, and again when it is told to wait."""
 BALANCES_BURST: Final = DEPOSITS_MAX
 
 

@@ -1,0 +1,39 @@
+"""Who pays the fake seller from a wallet."""
+
+from typing import Any
+
+from payer_fakes import PRICE, FakeSeller
+
+from tallystick.x402 import PaymentRequired
+from tallystick_client import Wallet
+from tallystick_client.payer.grants import Payment
+from tallystick_client.payer.offers import Offer
+
+REQUEST = bytes([0x52] * 32)
+
+
+class Buyer:
+    """Pays at hosts of the fake seller, and has the payments charged."""
+
+    def __init__(self, wallet: Wallet, seller: FakeSeller) -> None:
+        self.wallet = wallet
+        self.seller = seller
+
+    def offer(self, host: str = "a.example", amount: int = PRICE) -> Offer:
+        return self.wallet.choose(PaymentRequired(accepts=[self.seller.offer("deferred", host, amount)]))
+
+    async def pay(self, host: str = "a.example", amount: int = PRICE) -> Payment:
+        return await self.wallet.pay(self.offer(host, amount), host, REQUEST)
+
+    def charge(self, payment: Payment) -> int:
+        return self.seller.aggregator.charge(payment.proof, payment.amount, REQUEST)
+
+    async def buy(self, host: str = "a.example", amount: int = PRICE) -> Payment:
+        payment = await self.pay(host, amount)
+        payment.settle(self.charge(payment))
+        return payment
+
+
+async def account_of(wallet: Wallet) -> Any:
+    (account,) = (await wallet.status()).accounts
+    return account
