@@ -14,5 +14,5 @@ def output_file(text: str) -> Path:
         problem = f"got {text!r}, which cannot be written ({error.strerror}); allowed a file in a folder that is there"
         raise argparse.ArgumentTypeError(problem) from None
     if new:
-        path.unlink()
+        path.resolve().unlink()  # not a link to it
     return path

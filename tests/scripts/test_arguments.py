@@ -48,3 +48,26 @@ def test_new_files_and_old_ones_are_taken(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "figures.json").write_text("old")
     assert output_file(f"{tmp_path}/figures.json") == tmp_path / "figures.json"
     assert (tmp_path / "figures.json").read_text() == "old"
+
+
+def test_a_link_to_a_file_that_is_not_there_yet_is_left_as_it_is(tmp_path: Path) -> None:
+    link, target = tmp_path / "latest.json", tmp_path / "today.json"
+    link.symlink_to(target)
+    output_file(str(link)).write_text("new")
+    assert link.readlink() == target
+    assert target.read_text() == "new"
+
+
+def test_a_link_leaves_no_empty_file_where_it_leads(tmp_path: Path) -> None:
+    link, target = tmp_path / "latest.json", tmp_path / "today.json"
+    link.symlink_to(target)
+    output_file(str(link))
+    assert link.is_symlink()
+    assert not target.exists()
+
+
+def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
+    link = tmp_path / "latest.json"
+    link.symlink_to(link)
+    with pytest.raises(argparse.ArgumentTypeError, match="which cannot be written"):
+        output_file(str(link))
