@@ -62,7 +62,8 @@ class ServerSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         if not host or not (port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) <= 65_535):
             raise ConfigurationError(f"server.listen: got {self.listen!r}, allowed HOST:PORT, such as {DEFAULT_LISTEN}")
         if bool(self.tls_certificate) != bool(self.tls_key):
-            raise ConfigurationError("server: tls_certificate and tls_key go together; one of them is missing")
+            there, missing = ("tls_certificate", "tls_key") if self.tls_certificate else ("tls_key", "tls_certificate")
+            raise ConfigurationError(f"server.{missing}: got nothing, allowed a PEM file, because {there} is set")
         if self.tls_client_ca and not self.tls_certificate:
             raise ConfigurationError("server.tls_client_ca: asks for certificates, but tls_certificate is not set")
         for name in ("tls_certificate", "tls_key", "tls_client_ca"):

@@ -131,6 +131,12 @@ def shortest_delay_s(interval_s: int) -> int:
 def check_delays(section: ChainSection, index: int, interval_s: int) -> None:
     """Raise ConfigurationError for withdraw delays that do not fit the interval between settlements."""
     shortest = shortest_delay_s(interval_s)
+    if shortest > WITHDRAW_DELAY_S_MAX:
+        longest = (WITHDRAW_DELAY_S_MAX - SETTLEMENT_MARGIN_S) // 2
+        raise ConfigurationError(
+            f"settlement.interval_s: got {interval_s}, allowed 1 to {longest}:"
+            f" no withdraw delay is longer than {WITHDRAW_DELAY_S_MAX} s, and two intervals have to fit into it"
+        )
     if section.withdraw_delay_s_min < shortest:
         raise ConfigurationError(
             f"chain[{index}].withdraw_delay_s_min: got {section.withdraw_delay_s_min}, allowed {shortest} or more:"

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from tallystick.amounts import parse_amount
+from tallystick.channels import WITHDRAW_DELAY_S_MAX
 from tallystick.errors import Described, MalformedError
 from tallystick.hexadecimal import checksum, parse_address
 from tallystick.keys import load_signer, with_paths
@@ -181,13 +182,19 @@ def _check_keys(plan: Plan, chain_id: int) -> None:
 
 def _check_settings(plan: Plan, chain_id: int, token: DeployedToken) -> None:
     """Read the configuration as `serve` will; raises ConfigurationError, which names the option."""
+    shortest_s = shortest_delay_s(plan.interval_s)
+    if shortest_s <= WITHDRAW_DELAY_S_MAX < plan.withdraw_delay_s:
+        raise ConfigurationError(
+            f"--withdraw-delay: got {plan.withdraw_delay_s}, allowed {shortest_s} to {WITHDRAW_DELAY_S_MAX}"
+        )
     draft = _configuration(Deployment(chain_id, _STAND_IN, 0, plan.operator.address, token), plan)
 
     def loaded(_: str, setting: str) -> Signer:
         return plan.operator if setting.endswith("operator_key") else plan.sender
 
     try:
-        Config.parse(draft.encode(), plan.out, loaded)
+        # A path may hold bytes that are no UTF-8: the parser refuses them in one sentence.
+        Config.parse(draft.encode(errors="surrogatepass"), plan.out, loaded)
     except (ConfigurationError, MalformedError) as error:
         setting, _, problem = str(error).partition(": ")
         raise ConfigurationError(f"{_OPTIONS.get(setting, setting)}: {problem}") from None
@@ -220,7 +227,7 @@ def _configuration(deployment: Deployment, plan: Plan) -> str:
     token = deployment.token
     pace = "confirmations = 0\npoll_s = 0.1\n" if deployment.chain_id in DEV_CHAIN_IDS else ""
     transport = "".join(
-        f"{name} = {json.dumps(str(_seen_from(plan.out, file)))}\n"
+        f"{name} = {_quoted(str(_seen_from(plan.out, file)))}\n"
         for name, file in (("tls_certificate", plan.tls_certificate), ("tls_key", plan.tls_key))
         if file is not None
     ) + ("insecure = true\n" if plan.insecure else "")
@@ -230,7 +237,7 @@ def _configuration(deployment: Deployment, plan: Plan) -> str:
 # Written by `tallystick deploy`. docs/configuration.md lists all settings.
 
 [server]
-listen = {json.dumps(plan.listen)}
+listen = {_quoted(plan.listen)}
 {transport}
 [store]
 path = "tallystick.db"
@@ -240,22 +247,27 @@ interval_s = {plan.interval_s}
 
 [[chain]]
 network = "eip155:{deployment.chain_id}"
-rpc_urls = [{json.dumps(plan.rpc_url)}]
+rpc_urls = [{_quoted(plan.rpc_url)}]
 escrow = "{checksum(deployment.escrow)}"
 escrow_block = {deployment.escrow_block}
-operator_key = {json.dumps(plan.operator_key)}
-sender_key = {json.dumps(plan.sender_key)}
+operator_key = {_quoted(plan.operator_key)}
+sender_key = {_quoted(plan.sender_key)}
 withdraw_delay_s_min = {delay_s_min}
 withdraw_delay_s = {plan.withdraw_delay_s}
 {pace}
 [[chain.token]]
 address = "{checksum(token.address)}"
-symbol = {json.dumps(token.symbol)}
+symbol = {_quoted(token.symbol)}
 decimals = {token.decimals}
-name = {json.dumps(token.name)}
-version = {json.dumps(token.version)}
+name = {_quoted(token.name)}
+version = {_quoted(token.version)}
 min_deposit = "{plan.min_deposit}"
 """
+
+
+def _quoted(text: str) -> str:
+    """A basic string of TOML: as in JSON, but without its surrogates, and DEL is escaped."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _operator_file(deployment: Deployment, plan: Plan) -> str:

@@ -127,7 +127,8 @@ SECOND_TOKEN = GOOD[GOOD.index("[[chain.token]]") :]
         (LISTEN, 'listen = "7402"', "HOST:PORT"),
         (LISTEN, 'listen = "127.0.0.1:70000"', "HOST:PORT"),
         (LISTEN, 'listen = "127.0.0.1:x"', "HOST:PORT"),
-        (LISTEN, f'{LISTEN}\ntls_key = "x"', "go together"),
+        (LISTEN, f'{LISTEN}\ntls_key = "x"', r"server\.tls_certificate: got nothing, allowed .* tls_key is set"),
+        (LISTEN, f'{LISTEN}\ntls_certificate = "x"', r"server\.tls_key: got nothing, .* tls_certificate is set"),
         (LISTEN, f'{LISTEN}\ntls_client_ca = "x"', "tls_client_ca"),
         (LISTEN, f'{LISTEN}\ntls_certificate = "no.pem"\ntls_key = "no.key"', r"tls_certificate: got 'no\.pem'"),
         (

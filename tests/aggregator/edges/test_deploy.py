@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,15 @@ from _anvil import Anvil
 from tallystick.hexadecimal import checksum
 from tallystick.keys import create_keystore
 from tallystick.signatures import Signer
+from tallystick_aggregator.chain import deployer
 from tallystick_aggregator.cli import deploy
 from tallystick_aggregator.config import Config
 from tallystick_aggregator.deploy import DEV_KEYS
 from tallystick_client import Operator
+from tallystick_contracts import load
 
 OPERATOR = Signer(bytes.fromhex(DEV_KEYS["operator"]))
+TLS = Path(__file__).parent / "tls"
 
 
 @pytest.fixture(scope="module")
@@ -84,10 +88,20 @@ def test_what_cannot_work_is_one_sentence_and_writes_nothing(
         ),
         (["--listen", "10.0.0.1:7402"], "tallystick: --listen: 10.0.0.1:7402 can be reached from outside without TLS"),
         (["--tls-certificate", "no.pem", "--tls-key", "no.key"], "tallystick: --tls-certificate: got "),
+        (
+            ["--tls-certificate", f"{TLS}/server.pem"],
+            "tallystick: --tls-key: got nothing, allowed a PEM file, because tls_certificate is set",
+        ),
+        (
+            ["--tls-key", f"{TLS}/server.key"],
+            "tallystick: --tls-certificate: got nothing, allowed a PEM file, because tls_key is set",
+        ),
+        (["--tls-certificate", "\udcff.pem", "--tls-key", "no.key"], "tallystick: this is no TOML"),
         (["--interval", "0"], "tallystick: --interval: got 0, allowed 1 to"),
         (["--withdraw-delay", "7799"], "tallystick: --withdraw-delay: got 7799, allowed 7800 or more: two settlement"),
         (["--interval", "60", "--withdraw-delay", "899"], "tallystick: --withdraw-delay: got 899, allowed 900 or more"),
-        (["--withdraw-delay", "2592001"], "tallystick: --withdraw-delay: got 2592001, allowed"),
+        (["--withdraw-delay", "2592001"], "tallystick: --withdraw-delay: got 2592001, allowed 7800 to 2592000"),
+        (["--interval", "1295701"], "tallystick: --interval: got 1295701, allowed 1 to 1295700"),
         (["--interval", "50000"], "tallystick: --withdraw-delay: got 86400, allowed 100600 or more: two settlement"),
     ],
 )
@@ -195,9 +209,6 @@ def test_a_folder_can_be_moved_with_the_keys_in_it(
     assert Config.load(site.rename(tmp_path / "moved") / "aggregator.toml").chains
 
 
-TLS = Path(__file__).parent / "tls"
-
-
 @pytest.mark.parametrize(
     ("listen", "options", "aggregator", "insecure"),
     [
@@ -229,6 +240,21 @@ def test_tls_files_are_found_from_any_folder(chain: Anvil, tmp_path: Path, monke
     assert tls is not None
     assert tls.certificate == (TLS / "server.pem").read_bytes()
     assert not Operator.load(tmp_path / "operator.json").insecure
+
+
+@pytest.mark.parametrize("name", ["\N{COIN} USD", 'U\x7f"\\\n\x01\x1f$', "\N{EURO SIGN} Coin"])
+def test_a_tokens_name_is_read_back_whatever_it_is(
+    chain: Anvil, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = load("TestUSDC")
+    assert len(name.encode()) == len(b"USD Coin")
+    assert usual.bytecode.count(b"USD Coin") == 1
+    named = replace(usual, bytecode=usual.bytecode.replace(b"USD Coin", name.encode()))
+    monkeypatch.setattr(deployer, "load", lambda contract: named if contract == "TestUSDC" else load(contract))
+    code, output = run("--dev", "--rpc", chain.url, "--out", str(tmp_path))
+    assert code == 0, output
+    assert Config.load(tmp_path / "aggregator.toml").chains[0].tokens[0].name == name
+    assert Operator.load(tmp_path / "operator.json").tokens[0].name == name
 
 
 def test_public_keys_are_refused_on_a_live_chain(tmp_path: Path) -> None:
