@@ -131,9 +131,10 @@ class Plan:
 def payers_reach(listen: str, public: str | None) -> str:
     """Where payers reach the aggregator: what --public says, else where it listens. Raises MalformedError."""
     if public is None:
-        if is_wildcard(listen):
+        if is_wildcard(listen) or listen.endswith(":0"):
             allowed = f"the HOST:PORT at which payers reach the aggregator: --listen {listen} is no address to call"
             raise MalformedError("--public", Described("nothing"), allowed)
+        check_target(listen, "--listen")
         return listen
     check_target(public, "--public")
     if is_wildcard(public):

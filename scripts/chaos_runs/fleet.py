@@ -74,7 +74,8 @@ class Fleet:
     async def open(self) -> None:
         """Chain, contracts, aggregator, shops, wallet, workers."""
         rpc, config = self._anvil.url, self._site / "aggregator.toml"
-        await self._run("deploy", "--dev", "--rpc", rpc, "--out", str(self._site), "--listen", "127.0.0.1:0")
+        where = ("--listen", "127.0.0.1:0", "--public", "127.0.0.1:7402")  # the port that there is comes below
+        await self._run("deploy", "--dev", "--rpc", rpc, "--out", str(self._site), *where)
         self._aggregator = await self._start("aggregator", "serve", "--config", str(config))
         address = await self._said("aggregator", "listening on ")
         terms = json.loads((self._site / "operator.json").read_text()) | {"aggregator": address}

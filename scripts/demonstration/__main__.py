@@ -67,7 +67,8 @@ class Demo:
 
     async def deploy(self) -> None:
         """Contracts, the two files, money for the payers."""
-        command = ["deploy", "--dev", "--rpc", self._anvil.url, "--out", str(self._sites), "--listen", "127.0.0.1:0"]
+        where = ("--listen", "127.0.0.1:0", "--public", "127.0.0.1:7402")  # `serve` writes the port that there is
+        command = ("deploy", "--dev", "--rpc", self._anvil.url, "--out", str(self._sites), *where)
         await self._tallystick("deploy", *command)
         self._operator = json.loads((self._sites / "operator.json").read_text())
         self._escrow = bytes.fromhex(self._operator["escrow"][2:])

@@ -76,7 +76,8 @@ class Market:
             raise
 
     def _open(self) -> None:
-        tallystick("deploy", "--dev", "--rpc", self.anvil.url, "--out", str(self.site), "--listen", "127.0.0.1:0")
+        where = ("--listen", "127.0.0.1:0", "--public", "127.0.0.1:7402")  # `serve` writes the port that there is
+        tallystick("deploy", "--dev", "--rpc", self.anvil.url, "--out", str(self.site), *where)
         self._terms = json.loads((self.site / "operator.json").read_text())
         self.token = bytes.fromhex(self._terms["tokens"][0]["token"][2:])
         self.serve()

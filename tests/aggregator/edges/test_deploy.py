@@ -75,7 +75,11 @@ def test_what_cannot_work_is_one_sentence_and_writes_nothing(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--listen", "7402"], "tallystick: --listen: got '7402', allowed HOST:PORT"),
+        (["--listen", "7402"], "tallystick: --listen: got '7402', allowed a host and a port"),
+        (["--listen", "7402", "--public", "pay.example:1"], "tallystick: --listen: got '7402', allowed HOST:PORT"),
+        (["--listen", "http://127.0.0.1:7402", "--insecure"], "tallystick: --listen: got 'http://127.0.0.1:7402', "),
+        (["--listen", "127.0.0.1:0"], "tallystick: --public: got nothing, allowed the HOST:PORT at which payers reach"),
+        (["--listen", "127.0.0.1:00"], "tallystick: --listen: got '127.0.0.1:00', allowed a host and a port"),
         (
             ["--listen", "0.0.0.0:7402"],
             "tallystick: --public: got nothing, allowed the HOST:PORT at which payers reach",
