@@ -202,7 +202,11 @@ def _credentials(config_path: Path) -> Generator[Credentials, None, None]:
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=".", show_default=True)
 @click.option("--listen", default=DEFAULT_LISTEN, show_default=True, metavar="HOST:PORT", help="Where serve listens.")
 @click.option("--public", metavar="HOST:PORT", help="Where payers reach it. Default: where it listens.")
-@click.option("--tls-certificate", type=_FILE, help="PEM; serve needs one beyond loopback.")
+@click.option(
+    "--tls-certificate",
+    type=_FILE,
+    help="PEM; serve needs one beyond loopback. Of an authority of your own: payers set ca_file in operator.json.",
+)
 @click.option("--tls-key", type=_FILE, help="Of the certificate.")
 @click.option("--insecure", is_flag=True, help="Listen in plain text beyond loopback: something in front does TLS.")
 @click.option(

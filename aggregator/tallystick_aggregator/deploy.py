@@ -168,6 +168,8 @@ async def carry_out(plan: Plan, say: Callable[[str], None]) -> None:
         _write_new(out / f"{name}.key", key + "\n", mode=0o600)
         written.append(out / f"{name}.key")
     say("wrote      " + ", ".join(str(path) for path in written))
+    if plan.tls_certificate and is_loopback(plan.public):
+        say(f'to do      set "ca_file" in {OPERATOR_NAME}: on loopback, wallets speak TLS only with it')
 
 
 def _check_keys(plan: Plan, chain_id: int) -> None:
@@ -278,7 +280,7 @@ def _operator_file(deployment: Deployment, plan: Plan) -> str:
             {
                 "network": f"eip155:{deployment.chain_id}",
                 "aggregator": plan.public,
-                "insecure": is_loopback(plan.public),
+                "insecure": is_loopback(plan.public) and plan.tls_certificate is None,
                 "operator": checksum(deployment.operator),
                 "escrow": checksum(deployment.escrow),
                 "withdraw_delay_s": plan.withdraw_delay_s,

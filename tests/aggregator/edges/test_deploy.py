@@ -21,6 +21,7 @@ from tallystick_contracts import load
 
 OPERATOR = Signer(bytes.fromhex(DEV_KEYS["operator"]))
 TLS = Path(__file__).parent / "tls"
+CERTIFIED = ["--tls-certificate", f"{TLS}/server.pem", "--tls-key", f"{TLS}/server.key"]
 
 
 @pytest.fixture(scope="module")
@@ -218,6 +219,10 @@ def test_a_folder_can_be_moved_with_the_keys_in_it(
     [
         ("127.0.0.1:7402", [], "127.0.0.1:7402", True),
         ("[::1]:7402", [], "[::1]:7402", True),
+        ("127.0.0.1:7402", ["--insecure"], "127.0.0.1:7402", True),
+        ("127.0.0.1:7402", CERTIFIED, "127.0.0.1:7402", False),
+        ("127.0.0.1:7402", [*CERTIFIED, "--insecure"], "127.0.0.1:7402", False),
+        ("0.0.0.0:7402", [*CERTIFIED, "--public", "localhost:7402"], "localhost:7402", False),
         ("127.0.0.1:7402", ["--public", "pay.example:443"], "pay.example:443", False),
         ("0.0.0.0:7402", ["--insecure", "--public", "pay.example:443"], "pay.example:443", False),
         ("10.0.0.1:7402", ["--insecure"], "10.0.0.1:7402", False),
@@ -230,6 +235,7 @@ def test_payers_are_told_where_they_reach_the_aggregator(
     assert code == 0, output
     operator = Operator.load(tmp_path / "operator.json")
     assert (operator.aggregator, operator.insecure) == (aggregator, insecure)
+    assert ("ca_file" in output) == (aggregator in {"127.0.0.1:7402", "localhost:7402"} and not insecure)
     assert Config.load(tmp_path / "aggregator.toml").server.listen == listen
 
 
