@@ -27,6 +27,7 @@ from tallystick_aggregator.chain.deployer import DeployedToken, Deployer, Deploy
 from tallystick_aggregator.chain.settings import DEV_CHAIN_IDS, ConfigurationError
 from tallystick_aggregator.config import Config
 from tallystick_aggregator.config_chains import DEFAULT_WITHDRAW_DELAY_S_MIN, read_endpoint, shortest_delay_s
+from tallystick_contracts import ContractName
 
 CONFIG_NAME: Final = "aggregator.toml"
 OPERATOR_NAME: Final = "operator.json"
@@ -154,8 +155,10 @@ async def carry_out(plan: Plan, say: Callable[[str], None]) -> None:
             _check_keys(plan, chain_id)
         token = await deployer.describe(plan.token) if plan.token else None
         _check_settings(plan, chain_id, token or _TEST_TOKEN)
-        await deployer.check_gas(plan.sender, "--sender-key")
-        await deployer.check_gas(plan.operator, "--operator-key")
+        creations: tuple[ContractName, ...] = ("Escrow",) if token else ("TestUSDC", "Escrow")
+        await deployer.check_gas(plan.sender, "--sender-key", creations=creations, calls=int(plan.dev))
+        if plan.operator.address != plan.sender.address:
+            await deployer.check_gas(plan.operator, "--operator-key", calls=1)
         deployment = await deployer.deploy(plan.sender, plan.operator, token)
         if plan.dev:
             await deployer.mint(plan.sender, deployment.token.address, _dev_signer("payer").address, DEV_PAYER_FUNDS)

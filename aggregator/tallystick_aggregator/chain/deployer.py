@@ -2,22 +2,25 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from tallystick.hashing import keccak256
 from tallystick.hexadecimal import checksum, to_hex
 from tallystick.signatures import Signer
+from tallystick_aggregator.chain.node import Rejected
 from tallystick_aggregator.chain.port import ChainUnavailable
 from tallystick_aggregator.chain.rpc import Endpoint, RpcNode
 from tallystick_aggregator.chain.rpc_answers import RpcError
 from tallystick_aggregator.chain.settings import ConfigurationError, FeeSettings
-from tallystick_aggregator.chain.transactions import Unsigned, bid, sign
+from tallystick_aggregator.chain.transactions import Bid, Unsigned, bid, sign
 from tallystick_contracts import ContractName, load
 
 RECEIPT_TIMEOUT_S: Final = 180
 RPC_TIMEOUT_S: Final = 20.0
+CALL_GAS_MAX: Final = 100_000
+"""Gas limit, at most, of setSender (some 56,000) and mint (88,000), which cannot be estimated before the contracts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +79,21 @@ class Deployer:
         except ChainUnavailable as error:
             raise ConfigurationError(f"{self._endpoint.name} does not answer: {error}") from None
 
-    async def check_gas(self, signer: Signer, option: str) -> None:
-        """Raise ConfigurationError if whoever is to send has nothing to pay for gas with."""
+    async def check_gas(
+        self, signer: Signer, option: str, *, creations: Sequence[ContractName] = (), calls: int = 0
+    ) -> None:
+        """Raise ConfigurationError if whoever is to send so much has less than that may cost at today's fees."""
         try:
             balance = await self._node.balance(signer.address)
-        except ChainUnavailable as error:
-            raise ConfigurationError(f"{self._endpoint.name} does not answer: {error}") from None
-        if not balance:
+            max_fee = (await self._bid()).max_fee
+            limits = [await self._gas_limit(signer.address, b"", load(name).bytecode) for name in creations]
+        except (RpcError, ChainUnavailable) as error:
+            raise self._failure(signer, error) from None
+        gas = sum(limits) + calls * CALL_GAS_MAX
+        if balance < gas * max_fee:
             raise ConfigurationError(
-                f"{option}: {checksum(signer.address)} has nothing to pay for gas with, and has to send a transaction"
+                f"{option}: got {checksum(signer.address)}, which has {balance} wei to pay for gas with; allowed a key"
+                f" with {gas * max_fee} or more: up to {gas} gas at up to {max_fee} wei"
             )
 
     async def deploy(self, sender: Signer, operator: Signer, token: DeployedToken | None) -> Deployment:
@@ -116,20 +125,27 @@ class Deployer:
         return address, int(receipt["blockNumber"], 16)
 
     async def _send(self, signer: Signer, chain_id: int, to: bytes, data: bytes) -> dict[str, Any]:
-        call = {"from": to_hex(signer.address), "data": to_hex(data)} | ({"to": to_hex(to)} if to else {})
         try:
-            gas = int(await self._endpoint.ask("eth_estimateGas", call), 16)
+            gas_limit = await self._gas_limit(signer.address, to, data)
             nonce = await self._node.next_nonce(signer.address)
-            offer = bid(await self._node.fees(), FeeSettings())
-            signed = sign(signer, Unsigned(chain_id, nonce, gas * 12 // 10, to, data), offer, int(time.time()))
+            signed = sign(signer, Unsigned(chain_id, nonce, gas_limit, to, data), await self._bid(), int(time.time()))
             await self._node.send(signed.raw)
             return await self._receipt(signed.transaction_hash)
-        except RpcError as error:
-            raise ConfigurationError(
-                f"{checksum(signer.address)} cannot send to {self._endpoint.name}: {error}"
-            ) from None
-        except ChainUnavailable as error:
-            raise ConfigurationError(f"{self._endpoint.name} does not answer: {error}") from None
+        except (RpcError, Rejected, ChainUnavailable) as error:
+            raise self._failure(signer, error) from None
+
+    async def _gas_limit(self, sender: bytes, to: bytes, data: bytes) -> int:
+        call = {"from": to_hex(sender), "data": to_hex(data)} | ({"to": to_hex(to)} if to else {})
+        return int(await self._endpoint.ask("eth_estimateGas", call), 16) * 12 // 10
+
+    async def _bid(self) -> Bid:
+        return bid(await self._node.fees(), FeeSettings())
+
+    def _failure(self, signer: Signer, error: Exception) -> ConfigurationError:
+        if isinstance(error, ChainUnavailable):
+            return ConfigurationError(f"{self._endpoint.name} does not answer: {error}")
+        refused = str(error) if isinstance(error, Rejected) else f"{self._endpoint.name}: {error}"
+        return ConfigurationError(f"{checksum(signer.address)} cannot send to {refused}")
 
     async def _receipt(self, transaction_hash: bytes) -> dict[str, Any]:
         deadline = time.monotonic() + RECEIPT_TIMEOUT_S

@@ -1,7 +1,9 @@
 """`tallystick deploy`: two files from one command, nothing overwritten, no key and no endpoint's secret told."""
 
 import json
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -142,15 +144,50 @@ def test_a_folder_that_takes_no_file_is_refused_before_anything_is_sent(chain: A
     assert output.startswith("tallystick: --out: /proc/self cannot be written to: ")
 
 
-def test_a_key_without_money_for_gas_is_refused_before_anything_is_sent(chain: Anvil, tmp_path: Path) -> None:
-    chain.set_ether(OPERATOR.address, 0)
-    before = chain.block_number
+@contextmanager
+def money(chain: Anvil, address: bytes, wei: int) -> Iterator[None]:
+    chain.set_ether(address, wei)
     try:
-        code, output = run("--dev", "--rpc", chain.url, "--out", str(tmp_path))
+        yield
     finally:
-        chain.set_ether(OPERATOR.address, 10**18)
+        chain.set_ether(address, 10**21)
+
+
+@pytest.mark.parametrize("wei", [0, 1, 10**12])
+@pytest.mark.parametrize("key", ["operator", "sender"])
+def test_a_key_with_too_little_money_for_gas_is_refused_before_anything_is_sent(
+    chain: Anvil, key: str, wei: int, tmp_path: Path
+) -> None:
+    before, address = chain.block_number, Signer(bytes.fromhex(DEV_KEYS[key])).address
+    with money(chain, address, wei):
+        code, output = run("--dev", "--rpc", chain.url, "--out", str(tmp_path))
     assert (code, chain.block_number) == (2, before)
-    assert f"--operator-key: {checksum(OPERATOR.address)} has nothing to pay for gas with" in output
+    assert output.startswith(f"tallystick: --{key}-key: got {checksum(address)}, which has {wei} wei to pay for gas")
+    assert len(output.splitlines()) == 1
+
+
+@pytest.mark.parametrize("key", ["operator", "sender"])
+def test_the_money_for_gas_that_is_asked_for_suffices(chain: Anvil, key: str, tmp_path: Path) -> None:
+    address = Signer(bytes.fromhex(DEV_KEYS[key])).address
+    with money(chain, address, 1):
+        _, output = run("--dev", "--rpc", chain.url, "--out", str(tmp_path))
+        needed = re.search(r"allowed a key with (\d+) or more", output)
+        assert needed, output
+        chain.set_ether(address, int(needed[1]))
+        code, output = run("--dev", "--rpc", chain.url, "--out", str(tmp_path))
+    assert code == 0, output
+
+
+def test_a_transaction_that_the_node_does_not_take_is_told_in_one_sentence(
+    chain: Anvil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deployer, "CALL_GAS_MAX", 0)  # as where fees rise after the look at the money
+    with money(chain, OPERATOR.address, 1):
+        code, output = run("--dev", "--rpc", chain.url, "--out", str(tmp_path))
+    assert (code, output.splitlines()[1].split()[0]) == (2, "Escrow")
+    refused = f"tallystick: {checksum(OPERATOR.address)} cannot send to {chain.url}: Insufficient funds for gas"
+    assert len(output.splitlines()) == 3
+    assert output.splitlines()[2].startswith(refused)
 
 
 def deploy_with(
