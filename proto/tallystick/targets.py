@@ -14,7 +14,9 @@ def check_target(target: str, field: str) -> None:
     host, _, port = target.rpartition(":")
     if target.startswith("unix:") and len(target) > len("unix:"):
         return
-    if not host or "/" in host or not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
+    is_host = bool(host) and not any(character == "/" or character.isspace() for character in host)
+    is_port = port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536
+    if not (is_host and is_port):
         raise MalformedError(field, target, 'a host and a port, as in "aggregator.example:7402"')
 
 

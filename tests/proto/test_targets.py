@@ -11,7 +11,7 @@ def test_a_target_has_a_host_and_a_port(target: str) -> None:
 
 @pytest.mark.parametrize(
     "target", ["", "a.example", ":1", "a.example:", "a.example:0", "a.example:65536", "a:1x", "a:-1", "unix:",
-               "https://a.example:1", "a:99999999999999999999", "a:\u0661"],
+               "https://a.example:1", "a:99999999999999999999", "bad host:1", "a:\u0661"],
 )  # fmt: skip
 def test_anything_else_is_no_target(target: str) -> None:
     with pytest.raises(MalformedError, match="aggregator"):

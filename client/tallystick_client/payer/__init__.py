@@ -30,5 +30,6 @@ terms        what the transport remembers of sellers' terms
 transport    the httpx transport
 commands     the payer's commands of `tallystick`
 options      what they have in common
+withdrawals  a step of the timed way out, for all accounts
 onchain      the timed way out, by the payer's own transactions (needs the extra `chain`)
 """

@@ -12,10 +12,12 @@ from typing import Any, Final
 import click
 import httpx
 
-from tallystick.errors import MalformedError, TallystickError
+from tallystick.errors import Described, MalformedError, TallystickError
 from tallystick.hexadecimal import checksum, to_hex
 from tallystick.keys import PASSWORD_VARIABLE, create_keystore
+from tallystick.x402 import PAYMENT_REQUIRED_HEADER
 from tallystick_client.payer.budgets import Budgets, DepositPolicy
+from tallystick_client.payer.offers import read_offers
 from tallystick_client.payer.options import (
     EXIT_CONFIGURATION,
     EXIT_FAILED,
@@ -27,6 +29,7 @@ from tallystick_client.payer.status_text import print_status
 from tallystick_client.payer.texts import show
 from tallystick_client.payer.transport import PayingTransport, Receipt
 from tallystick_client.payer.wallet import RECONCILE_EVERY_S, Wallet
+from tallystick_client.payer.withdrawals import Step, withdraw_all
 
 
 @click.group()
@@ -153,11 +156,13 @@ async def reconcile(open_wallet: Callable[..., Awaitable[Wallet]], as_json: bool
 
 @wallet.command()
 @click.option("--rpc", required=True, envvar="TALLYSTICK_RPC", metavar="URL", help="A node of the chain.")
-@click.option("--finalize", "step", flag_value="finalize", help="Take the money, after the delay.")
-@click.option("--cancel", "step", flag_value="cancel", help="Give the withdrawal up.")
+@click.option("--finalize", is_flag=True, help="Take the money, after the delay.")
+@click.option("--cancel", is_flag=True, help="Give the withdrawal up.")
 @JSON
 @with_existing_wallet
-async def withdraw(open_wallet: Callable[..., Awaitable[Wallet]], rpc: str, step: str | None, as_json: bool) -> None:
+async def withdraw(
+    open_wallet: Callable[..., Awaitable[Wallet]], rpc: str, finalize: bool, cancel: bool, as_json: bool
+) -> None:
     """Leave without the operator: by the payer's own transactions, after the account's delay. Needs gas.
 
     Without --finalize or --cancel it starts to withdraw everything. What was charged is paid first.
@@ -166,15 +171,18 @@ async def withdraw(open_wallet: Callable[..., Awaitable[Wallet]], rpc: str, step
     tallystick wallet withdraw --rpc https://rpc.example
     tallystick wallet withdraw --rpc https://rpc.example --finalize
     """
+    if finalize and cancel:
+        raise MalformedError("--finalize, --cancel", Described("both"), "one of them, or neither to start")
+    step: Step = "finalize" if finalize else "cancel" if cancel else "initiate"
     async with await open_wallet() as opened:
-        results = await _withdraw(opened, rpc, step or "initiate")
+        steps = await withdraw_all(opened, rpc, step)
     if as_json:
-        click.echo(json.dumps(results, indent=2))
+        click.echo(json.dumps([taken.as_dict() for taken in steps], indent=2))
         return
-    for result in results:
-        click.echo(", ".join(f"{name} {value}" for name, value in result.items()))
-    if not results:
-        click.echo("No account holds anything to withdraw.")
+    for taken in steps:
+        click.echo(str(taken))
+    if not steps:
+        click.echo(f"No account {'holds anything' if step == 'initiate' else 'is being withdrawn'}: nothing to do.")
 
 
 def _file(path: str | None) -> bytes | None:
@@ -249,30 +257,6 @@ async def serve(open_wallet: Callable[..., Awaitable[Wallet]], **options: Any) -
             await stopped.wait()
 
 
-async def _withdraw(opened: Wallet, rpc: str, step: str) -> list[dict[str, Any]]:
-    # Here, because web3 takes a second to import and is an extra.
-    from tallystick_client.payer.onchain import EscrowCaller  # noqa: PLC0415
-
-    results: list[dict[str, Any]] = []
-    for account, operator, _ in opened.accounts():
-        async with EscrowCaller(rpc, operator, opened.signer) as escrow:
-            state = await escrow.account(account.config)
-            result: dict[str, Any] = {"account": to_hex(account.id)}
-            if step == "initiate" and state.balance:
-                result["transaction"] = to_hex(await escrow.initiate(account.config))
-                result["finalizes_at"] = (await escrow.account(account.config)).withdrawable_at
-            elif step == "cancel" and state.withdrawable_at:
-                result["transaction"] = to_hex(await escrow.cancel(account.config))
-            elif step == "finalize" and state.withdrawable_at:
-                returned, transaction = await escrow.finalize(account.config)
-                await opened.record_withdrawal(account.id, returned)
-                result |= {"transaction": to_hex(transaction), "returned": returned}
-            else:
-                continue
-            results.append(result)
-    return results
-
-
 @click.command()
 @click.argument("url")
 @click.option("--max-price", metavar="AMOUNT", help="The most that the page may cost, in the token's unit.")
@@ -309,8 +293,20 @@ async def fetch(
         click.echo(_cost(response), err=True)
     sys.stdout.buffer.write(response.content)
     if response.is_error:
-        click.echo(f"tallystick: {url} answered {response.status_code}", err=True)
+        sys.stdout.buffer.write(b"\n")
+        sys.stdout.flush()
+        click.echo(f"tallystick: {url} answered {response.status_code}{_why(response)}", err=True)
         sys.exit(EXIT_FAILED)
+
+
+def _why(response: httpx.Response) -> str:
+    """What a 402 says of the payment that it did not take."""
+    header = response.headers.get(PAYMENT_REQUIRED_HEADER)
+    try:
+        error = read_offers(header).error if header is not None else None
+    except MalformedError:
+        return ""
+    return f": {error}" if error else ""
 
 
 def _cost(response: httpx.Response) -> str:

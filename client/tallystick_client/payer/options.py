@@ -21,15 +21,15 @@ _MAY_BE_ZERO: Final = frozenset({"--deposit-low"})
 
 _WALLET = click.option(
     "--wallet", "path", default="wallet.db", show_default=True, envvar="TALLYSTICK_WALLET", metavar="FILE",
-    help="The wallet's book.",
+    show_envvar=True, help="The wallet's book.",
 )  # fmt: skip
 _KEY = click.option(
     "--key", default="keystore:wallet.key.json", show_default=True, envvar="TALLYSTICK_KEY", metavar="REF",
-    help="The payer's key: keystore:PATH, file:PATH or env:NAME.",
+    show_envvar=True, help="The payer's key: keystore:PATH, file:PATH or env:NAME.",
 )  # fmt: skip
 _OPERATOR = click.option(
     "--operator", "operators", multiple=True, default=["operator.json"], show_default=True,
-    envvar="TALLYSTICK_OPERATOR", metavar="FILE", help="Whom the wallet may pay through; repeatable.",
+    envvar="TALLYSTICK_OPERATOR", show_envvar=True, metavar="FILE", help="Whom the wallet may pay through; repeatable.",
 )  # fmt: skip
 JSON = click.option("--json", "as_json", is_flag=True, help="Print data instead of text.")
 

@@ -12,8 +12,9 @@ from tallystick_client.payer.status import AccountStatus, WalletStatus
 from tallystick_client.payer.texts import show, show_time
 
 _NO_DEPOSIT: Final = (
-    "No deposit yet: each payment is an exact transfer of its own. `tallystick wallet deposit AMOUNT`\n"
-    "makes a deposit that pays all sellers; `tallystick fetch URL --deposit AMOUNT` makes it with a payment."
+    "No deposit yet: each payment is an exact transfer of its own.\n"
+    "`tallystick wallet deposit AMOUNT` makes a deposit that pays all sellers;\n"
+    "`tallystick fetch URL --deposit AMOUNT` makes it with a payment."
 )
 
 
@@ -27,7 +28,7 @@ def print_status(found: WalletStatus) -> None:
     for account in accounts:
         _print_account(account)
     for spent in found.exact:
-        click.echo(f"paid by exact transfers {show(spent.paid, spent.decimals, spent.symbol)} on {spent.network}")
+        click.echo(f"signed for exact transfers {show(spent.paid, spent.decimals, spent.symbol)} on {spent.network}")
 
 
 def _print_account(account: AccountStatus) -> None:

@@ -40,6 +40,7 @@ from tallystick.x402 import (
     SCHEME_DEFERRED,
     SCHEME_EXACT,
     PaymentPayload,
+    PaymentRequired,
     SettleResponse,
     decode_header,
     deferred_payload,
@@ -97,8 +98,10 @@ class _Purchase:
     request_hash: bytes
 
 
-class _NeverSentError(Exception):
-    """The request did not leave; `cause` is httpx's error."""
+class _NotTakenError(Exception):
+    """The request failed and its payment is not taken: it did not leave, or the seller gave it back. `cause` is httpx's
+    error.
+    """
 
     def __init__(self, cause: httpx.TransportError) -> None:
         self.cause = cause
@@ -186,10 +189,8 @@ class PayingTransport(httpx.AsyncBaseTransport):
             better = self._wallet.choose(required)
             if not better.is_deferred:
                 return None
-            if better.terms == offer.terms:
-                reason = Reason.from_code((required.error or "").partition(":")[0].strip())
-                if not await self._wallet.remedy(offer, reason):
-                    return None
+            if better.terms == offer.terms and not await self._wallet.remedy(offer, _reason(required)):
+                return None
         except TallystickError:
             # The first 402 was in order; that this one is not, or cannot be mended, the caller sees by the 402 itself.
             return None
@@ -206,7 +207,7 @@ class PayingTransport(httpx.AsyncBaseTransport):
         try:
             header = _deferred_header(offer, payment)
             response = await self._send(purchase, header)
-        except _NeverSentError as error:
+        except _NotTakenError as error:
             payment.release()
             raise error.cause from None
         except BaseException:
@@ -226,7 +227,7 @@ class PayingTransport(httpx.AsyncBaseTransport):
         header = encode_header(PaymentPayload(payload=exact_payload(authorization), accepted=offer.accepted))
         try:
             response = await self._send(purchase, header)
-        except _NeverSentError as error:
+        except _NotTakenError as error:
             raise error.cause from None
         receipt = _receipt(response)
         paid = receipt is not None and receipt.success
@@ -242,27 +243,31 @@ class PayingTransport(httpx.AsyncBaseTransport):
     async def _send(self, purchase: _Purchase, header: str) -> httpx.Response:
         """The answer to a request with this payment, sent again where the connection was lost on the way.
 
-        Raises _NeverSentError where the payment cannot have reached anybody.
+        Raises _NotTakenError where the payment cannot have reached anybody, or was given back: the seller saw the
+        connection of its first copy end before the page was there.
         """
-        was_sent = False
+        was_sent: httpx.TransportError | None = None
         pauses_s = list(RESEND_PAUSES_S) if purchase.body.is_replayable else []
         while True:
             try:
                 response = await self._inner.handle_async_request(_with_payment(purchase.request, header))
             except _NEVER_SENT as error:
-                if not was_sent:
-                    raise _NeverSentError(error) from error
+                if was_sent is None:
+                    raise _NotTakenError(error) from error
                 if not pauses_s:
                     raise
                 pause_s = pauses_s.pop(0)
-            except httpx.TransportError:
-                was_sent = True
+            except httpx.TransportError as error:
+                was_sent = error
                 if not pauses_s:
                     raise
                 pause_s = pauses_s.pop(0)
             else:
+                if was_sent is not None and _refusal(response) is Reason.RESERVATION_RELEASED:
+                    await response.aclose()
+                    raise _NotTakenError(was_sent)
                 # The first copy of this payment is being served: its answer may be had in a moment.
-                under_way = was_sent and response.status_code == _CONFLICT
+                under_way = was_sent is not None and response.status_code == _CONFLICT
                 if not under_way or "retry-after" not in response.headers or not pauses_s:
                     return response
                 pause_s = max(pauses_s.pop(0), _retry_after_s(response))
@@ -333,6 +338,21 @@ def _receipt(response: httpx.Response) -> SettleResponse | None:
         return None if header is None else decode_header(header, SettleResponse, PAYMENT_RESPONSE_HEADER)
     except MalformedError:
         return None
+
+
+def _refusal(response: httpx.Response) -> Reason | None:
+    """Why a 402 did not take the payment; None for any other answer, and for a 402 that does not say."""
+    header = response.headers.get(PAYMENT_REQUIRED_HEADER)
+    if response.status_code != _PAYMENT_REQUIRED or header is None:
+        return None
+    try:
+        return _reason(read_offers(header))
+    except MalformedError:
+        return None
+
+
+def _reason(required: PaymentRequired) -> Reason:
+    return Reason.from_code((required.error or "").partition(":")[0].strip())
 
 
 def _retry_after_s(response: httpx.Response) -> float:

@@ -12,13 +12,14 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from tallystick.errors import TallystickError
+from tallystick.errors import MalformedError, TallystickError
 from tallystick.hexadecimal import checksum, shorten, to_hex
 from tallystick_client.rpc import AggregatorError
 from tallystick_client.seller.aggregator import Aggregator
 from tallystick_client.seller.messages import Settlement
 
 EXIT_FAILED = 1
+EXIT_CONFIGURATION = 2
 
 
 Command = Callable[..., Awaitable[list[Settlement]]]
@@ -57,7 +58,7 @@ def _with_aggregator(command: Command, none: str) -> Callable[..., None]:
             sys.exit(EXIT_FAILED)
         except TallystickError as error:
             click.echo(f"tallystick: {error}", err=True)
-            sys.exit(EXIT_FAILED)
+            sys.exit(EXIT_CONFIGURATION if isinstance(error, MalformedError) else EXIT_FAILED)
         if as_json:
             click.echo(json.dumps([_as_json(settlement) for settlement in settlements], indent=2))
         elif settlements:

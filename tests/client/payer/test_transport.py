@@ -177,6 +177,29 @@ async def test_a_payment_that_is_under_way_is_waited_for(http: httpx.AsyncClient
     assert len(set(payment_ids_of(seller))) == 1
 
 
+async def test_a_page_slower_than_the_clients_patience_is_a_timeout_and_costs_nothing(
+    http: httpx.AsyncClient, seller: FakeSeller, wallet: Wallet
+) -> None:
+    def slow(request: httpx.Request) -> httpx.Response:
+        raise httpx.ReadTimeout("slow", request=request)
+
+    seller.before = [slow, lambda request: seller.ask(request, "reservation_released: This payment was released.")]
+    with pytest.raises(httpx.ReadTimeout):
+        await http.get("http://a.example/1")
+    account = (await wallet.status()).accounts[0]
+    assert (len(seller.paid_requests), account.charged, account.unknown) == (2, 0, 0)
+
+
+async def test_a_402_that_does_not_say_why_is_the_callers_even_after_a_lost_answer(
+    http: httpx.AsyncClient, seller: FakeSeller
+) -> None:
+    def lost(request: httpx.Request) -> httpx.Response:
+        raise httpx.ReadError("connection lost", request=request)
+
+    seller.before = [lost, lambda _: httpx.Response(402, headers={"payment-required": "?"})]
+    assert (await http.get("http://a.example/1")).status_code == 402
+
+
 async def test_who_stays_lost_is_given_up_and_the_payment_is_unknown(
     http: httpx.AsyncClient, seller: FakeSeller, wallet: Wallet
 ) -> None:
