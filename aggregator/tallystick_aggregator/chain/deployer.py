@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from tallystick_aggregator.chain.transactions import Bid, Unsigned, bid, sign
 from tallystick_contracts import ContractName, load
 
 RECEIPT_TIMEOUT_S: Final = 180
+RECEIPT_POLL_S_MAX: Final = 1.0
 RPC_TIMEOUT_S: Final = 20.0
 CALL_GAS_MAX: Final = 100_000
 """Gas limit, at most, of setSender (some 56,000) and mint (88,000), which cannot be estimated before the contracts."""
@@ -148,14 +150,17 @@ class Deployer:
         return ConfigurationError(f"{checksum(signer.address)} cannot send to {refused}")
 
     async def _receipt(self, transaction_hash: bytes) -> dict[str, Any]:
-        deadline = time.monotonic() + RECEIPT_TIMEOUT_S
+        deadline, pause_s = time.monotonic() + RECEIPT_TIMEOUT_S, 0.05
         while time.monotonic() < deadline:
-            receipt = await self._endpoint.ask("eth_getTransactionReceipt", to_hex(transaction_hash))
+            receipt = None
+            with suppress(RpcError, ChainUnavailable):  # it is sent and paid for: an endpoint's trouble is no answer
+                receipt = await self._endpoint.ask("eth_getTransactionReceipt", to_hex(transaction_hash))
             if receipt is not None:
                 if receipt["status"] != "0x1":
                     raise ConfigurationError(f"transaction {to_hex(transaction_hash)} reverted")
                 return dict(receipt)
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, RECEIPT_POLL_S_MAX)
         raise ConfigurationError(
             f"transaction {to_hex(transaction_hash)} is in no block after {RECEIPT_TIMEOUT_S} s; see what becomes of it"
         )

@@ -215,6 +215,16 @@ class Book:
         committed = sum(account.committed for account in self.accounts.values() if account.asset == asset)
         return self.counters.get(Counter(asset, "total", ""), 0) - committed
 
+    def promised(self, asset: Asset, now_s: float) -> int:
+        """What may yet be landed of this token by deposits under way, at whatever operator."""
+        return sum(
+            deposit.amount
+            for deposit in self.deposits.values()
+            if deposit.status == "pending"
+            and self.accounts[deposit.account_id].asset == asset
+            and now_s < deposit.landable_until
+        )
+
     def channels_of(self, account_id: bytes) -> Iterator[Channel]:
         """The account's channels."""
         return (channel for channel in self.channels.values() if channel.account_id == account_id)

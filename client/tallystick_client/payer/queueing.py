@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from tallystick.errors import TallystickError
 from tallystick.quantities import PaymentId
-from tallystick_client.payer.errors import BookUnavailable, BudgetExceeded
+from tallystick_client.payer.errors import BookUnavailable, BudgetExceeded, DepositNotAllowed
 from tallystick_client.payer.grants import Grant, Payment
 
 
@@ -67,8 +67,8 @@ class Line(ABC):
     async def extend(self, need: int, want: int) -> None:
         """Give the grant between `need` and `want` more, or put a new grant in its place.
 
-        Raises TallystickError; BudgetExceeded fails only those who ask for `need` or more. To return without a change
-        is allowed: it is called again.
+        Raises TallystickError; BudgetExceeded and DepositNotAllowed fail only those who ask for `need` or more. To
+        return without a change is allowed: it is called again.
         """
 
     async def _serve(self) -> None:
@@ -95,7 +95,7 @@ class Line(ABC):
         in_line = sum(waiting.amount for waiting in self._waiting if not waiting.payment.done())
         try:
             await self.extend(need, max(in_line, self._requests * need))
-        except BudgetExceeded as error:
+        except (BudgetExceeded, DepositNotAllowed) as error:
             # Who asks for less may still be served.
             self._fail(error, at_least=need)
         except (TallystickError, OverflowError) as error:

@@ -25,7 +25,8 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from contextlib import contextmanager
 from typing import Final, NamedTuple, TypeVar
 
 from tallystick import eip712
@@ -83,8 +84,8 @@ class Treasury:
         self._clock = clock
         self._sleep = sleep
         self._locks: dict[tuple[Operator, bytes], asyncio.Lock] = {}
-        self._failures: dict[bytes, _Failure] = {}
-        """The last of each account."""
+        self._failures: dict[tuple[Operator, bytes], _Failure] = {}
+        """Since the last success."""
         self._emptied: set[bytes] = set()
 
     def known_account(self, operator: Operator, token: Token) -> Account | None:
@@ -113,8 +114,13 @@ class Treasury:
         known = self.known_account(operator, token)
         if known is not None:
             return known
+        seen = self._failures.get((operator, token.token))
         async with self._lock(operator, token):
-            return self.known_account(operator, token) or await self._open(operator, token)
+            known = self.known_account(operator, token)
+            if known is not None:
+                return known
+            with self._one_failure(operator, token, seen, lambda: 0):
+                return await self._open(operator, token)
 
     async def fund(self, account: Account, operator: Operator, token: Token, need: int) -> None:
         """Return when the account has `need` atomic units free, after deposits if it must be.
@@ -122,18 +128,15 @@ class Treasury:
         Raises DepositNotAllowed where the policy or the payer's balance does not allow it, Refused where the aggregator
         does not take it.
         """
-        seen = self._failures.get(account.id)
+
+        def lack() -> int:
+            return need - account.free
+
+        seen = self._failures.get((operator, token.token))
         async with self._lock(operator, token):
-            while account.free < need:
-                lack = need - account.free
-                failure = self._failures.get(account.id)
-                if failure is not None and failure is not seen and lack >= failure.lack:
-                    raise failure.error  # it came while this payment waited
-                try:
-                    await self._deposit(account, operator, token, lambda: need - account.free)
-                except TallystickError as error:
-                    self._failures[account.id] = _Failure(lack if isinstance(error, DepositNotAllowed) else 0, error)
-                    raise
+            while lack() > 0:
+                with self._one_failure(operator, token, seen, lack):
+                    await self._deposit(account, operator, token, lack)
 
     async def fill(self, account: Account, operator: Operator, token: Token) -> None:
         """Deposit up to the policy's high mark, if less than that is left: all of it, or nothing.
@@ -145,10 +148,14 @@ class Treasury:
             raise DepositNotAllowed("this wallet has no deposit policy")
 
         def lack() -> int:
-            return policy.marks(token.decimals)[1] - account.unspent
+            high = policy.marks(token.decimals)[1]
+            return min(high, high - account.unspent)
 
         async with self._lock(operator, token):
-            while lack() > 0:
+            pending = self._pending(account)
+            if pending is not None:
+                await self._land(account, operator, token, pending)
+            if lack() > 0:
                 await self._deposit(account, operator, token, lack)
 
     async def top_up(self, account: Account, operator: Operator, token: Token) -> None:
@@ -170,7 +177,8 @@ class Treasury:
     def _below_low(self, account: Account, token: Token) -> int:
         if self._policy is None or account.id in self._emptied:
             return 0
-        return self._policy.marks(token.decimals)[0] - account.unspent
+        low, high = self._policy.marks(token.decimals)
+        return min(high, low - account.unspent)
 
     def leave_empty(self, account: Account) -> None:
         """Top the account up no more until it is paid from again: its money goes back."""
@@ -268,14 +276,17 @@ class Treasury:
         if least <= 0:
             return None
         amount = self._deposit_amount(account, token, least)
-        if balance is not None and balance < amount:
-            least = max(least, token.min_deposit)
-            if balance < least:
+        promised = self._book.promised(account.asset, self._clock())
+        if balance is not None and balance - promised < amount:
+            least, there_is = max(least, token.min_deposit), max(0, balance - promised)
+            if there_is < least:
+                sees = f"{_show(balance, token)} at {checksum(self._signer.address)} on {operator.network}"
+                under_way = f", {_show(promised, token)} of it for deposits under way" if promised else ""
                 raise DepositNotAllowed(
-                    f"deposit: got {_show(least, token)}, allowed at most {_show(balance, token)}, which is what the "
-                    f"aggregator sees at {checksum(self._signer.address)} on {operator.network}; nothing was signed"
+                    f"deposit: got {_show(least, token)}, allowed at most {_show(there_is, token)}; the aggregator "
+                    f"sees {sees}{under_way}; nothing was signed"
                 )
-            amount = balance
+            amount = there_is
         salt = os.urandom(32)
         valid_before = int(self._clock()) + DEPOSIT_VALID_S
         struct_hash = eip712.hash_receive_with_authorization(
@@ -304,23 +315,30 @@ class Treasury:
         return max(amount, token.min_deposit)
 
     async def _balance(self, account: Account, operator: Operator) -> int | None:
-        """What the payer holds and has promised to no deposit, as the aggregator tells; None where it does not."""
+        """What the payer holds of the account's token, as the aggregator tells; None where it does not."""
         client = self._clients[operator]
         try:
-            told = await self._retry(lambda: client.balance(account))
+            return await self._retry(lambda: client.balance(account))
         except Refused as refused:
             if refused.reason is not Reason.OVERLOADED:
                 raise
             return None  # strangers who ask for balances must not keep others from depositing
-        if told is None:
-            return None
-        accounts = self._book.accounts
-        promised = sum(
-            deposit.amount
-            for deposit in self._book.deposits.values()
-            if deposit.status == "pending" and accounts[deposit.account_id].asset == account.asset
-        )
-        return max(0, told - promised)
+
+    @contextmanager
+    def _one_failure(
+        self, operator: Operator, token: Token, seen: _Failure | None, lack: Callable[[], int]
+    ) -> Generator[None, None, None]:
+        """Fail as others did while this one waited (`seen`: the failure before that), or remember what fails here."""
+        key = operator, token.token
+        failure = self._failures.get(key)
+        if failure is not None and failure is not seen and lack() >= failure.lack:
+            raise failure.error.with_traceback(None)  # else it would grow with each that waits
+        try:
+            yield
+        except TallystickError as error:
+            self._failures[key] = _Failure(lack() if isinstance(error, DepositNotAllowed) else 0, error)
+            raise
+        self._failures.pop(key, None)
 
     async def _land(self, account: Account, operator: Operator, token: Token, deposit: Deposit) -> None:
         client = self._clients[operator]

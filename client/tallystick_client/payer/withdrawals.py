@@ -35,7 +35,9 @@ class Taken:
     def __str__(self) -> str:
         account = f"account {shorten(to_hex(self.account_id))}"
         if self.finalizes_at is not None:
-            return f"{account} is being withdrawn: --finalize takes the money from {show_time(self.finalizes_at)} on"
+            # A node may be behind what it has just mined, and not know the time yet.
+            when = f"from {show_time(self.finalizes_at)} on" if self.finalizes_at else "after the delay"
+            return f"{account} is being withdrawn: --finalize takes the money {when}"
         if self.returned is not None:
             came = show(self.returned, self.token.decimals, self.token.symbol)
             return f"{account}: {came} came back in {to_hex(self.transaction)}"

@@ -15,6 +15,7 @@ from tallystick.reasons import Reason
 from tallystick_client import DepositPolicy
 from tallystick_client.payer import treasury
 from tallystick_client.payer.errors import DepositNotAllowed
+from tallystick_client.payer.rows import DEPOSIT_LATE_S
 from tallystick_client.rpc import AggregatorUnavailable
 
 OpenWallet = Callable[..., Any]
@@ -150,7 +151,7 @@ async def test_a_deposit_beyond_the_payers_balance_is_not_signed(buyer: Buyer, a
         with pytest.raises(DepositNotAllowed) as caught:
             await buyer.buy()
         assert str(caught.value) == (
-            "deposit: got 0.001 USDC, allowed at most 0.000999 USDC, which is what the aggregator sees at "
+            "deposit: got 0.001 USDC, allowed at most 0.000999 USDC; the aggregator sees 0.000999 USDC at "
             f"{checksum(buyer.wallet.address)} on eip155:31337; nothing was signed"
         )
     account = await account_of(buyer.wallet)
@@ -309,6 +310,57 @@ async def test_who_needs_less_than_what_failed_is_asked_for(buyer: Buyer, aggreg
     assert not isinstance(cheap, BaseException)
 
 
+async def test_a_dear_page_does_not_keep_a_host_from_selling_cheap_ones(
+    buyer: Buyer, aggregator: FakeAggregator
+) -> None:
+    aggregator.balance = PRICE
+    dear, cheap = await asyncio.gather(buyer.buy(amount=2 * PRICE), buyer.buy(), return_exceptions=True)
+    assert isinstance(dear, DepositNotAllowed)
+    assert not isinstance(cheap, BaseException)
+
+
+async def test_a_fresh_wallet_asks_once_for_all_who_wait_too(buyer: Buyer, aggregator: FakeAggregator) -> None:
+    aggregator.refuse["GetAccount"] = Reason.STORE_UNAVAILABLE
+    aggregator.delay_s = 0.01
+    results = await asyncio.gather(*(buyer.buy(f"{n}.example") for n in range(20)), return_exceptions=True)
+    assert all(isinstance(result, Refused) for result in results)
+    assert aggregator.calls.count("GetAccount") == 1
+    del aggregator.refuse["GetAccount"]
+    await buyer.buy()
+
+
+async def test_an_account_below_zero_is_filled_again(buyer: Buyer, aggregator: FakeAggregator) -> None:
+    (await buyer.pay()).lose()
+    await buyer.wallet.refund()
+    assert (await account_of(buyer.wallet)).free < 0
+    await buyer.wallet.deposit()
+    assert aggregator.account.funds == 1_000_000
+
+
+async def test_a_person_gets_one_deposit_while_payments_go_on(
+    open_wallet: OpenWallet, seller: FakeSeller, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tallystick_client.payer.wallet.FLUSH_EVERY_S", 0.01)
+    wallet = await open_wallet(deposit=DepositPolicy(low="0", high="1"))
+    buyer = Buyer(wallet, seller)
+    await buyer.buy()
+
+    async def go_on() -> None:
+        while True:
+            await buyer.buy()
+            await asyncio.sleep(0.005)
+
+    paying = asyncio.create_task(go_on())
+    try:
+        aggregator.delay_s = 0.05
+        before = aggregator.calls.count("Deposit")
+        await wallet.deposit()
+        assert aggregator.calls.count("Deposit") - before <= 1
+    finally:
+        paying.cancel()
+        await asyncio.wait([paying])
+
+
 async def test_all_who_wait_hear_at_once_of_an_aggregator_that_does_not_answer(
     buyer: Buyer, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -365,20 +417,26 @@ async def test_an_account_that_is_emptied_while_its_top_up_asks_for_the_balance_
 async def test_one_balance_is_not_promised_to_two_operators(
     open_wallet: OpenWallet, seller: FakeSeller, aggregator: FakeAggregator
 ) -> None:
+    now = [1_800_000_000.0]
     second = FakeAggregator()
+    aggregator.clock = second.clock = lambda: now[0]
     await second.start()
     try:
         other = dataclasses.replace(make_operator(second.target), operator=bytes([0x77] * 20))
-        wallet = await open_wallet(operators=[seller.operator, other])
+        wallet = await open_wallet(operators=[seller.operator, other], clock=lambda: now[0])
         aggregator.balance = second.balance = 1_500_000
         aggregator.refuse["Deposit"] = Reason.INSUFFICIENT_BALANCE  # it stays under way
         with pytest.raises(Refused):
             await Buyer(wallet, seller).buy()
-        with pytest.raises(DepositNotAllowed, match=r"allowed at most 0\.5 USDC"):
+        with pytest.raises(DepositNotAllowed, match=r"allowed at most 0\.5 USDC.* 1 USDC of it for deposits under way"):
             await Buyer(wallet, FakeSeller(second, other)).buy(amount=600_000)
         assert not second.salts
         await Buyer(wallet, FakeSeller(second, other)).buy()
         assert second.account.funds == 500_000
+        second.balance = 1_000_000
+        now[0] += treasury.DEPOSIT_VALID_S + DEPOSIT_LATE_S  # what A never credited can be landed no more
+        await Buyer(wallet, FakeSeller(second, other)).buy(amount=600_000)
+        assert second.account.funds == 1_001_000
         await wallet.close()
     finally:
         await second.stop()

@@ -17,6 +17,11 @@ HASH = bytes([0xCD] * 32)
             {"finalizes_at": 1_800_000_000},
         ),
         (
+            Taken(ACCOUNT, TOKEN, HASH, finalizes_at=0),
+            "account 0xabab…abab is being withdrawn: --finalize takes the money after the delay",
+            {"finalizes_at": 0},
+        ),
+        (
             Taken(ACCOUNT, TOKEN, HASH, returned=1_500_000),
             f"account 0xabab…abab: 1.5 USDC came back in 0x{HASH.hex()}",
             {"returned": 1_500_000},
