@@ -6,6 +6,10 @@ from typing import Final
 
 import click
 
+EXIT_FAILED: Final = 1
+"""Refused, or failed: the same command may succeed later."""
+EXIT_CONFIGURATION: Final = 2
+"""What the caller has to change first."""
 COMMANDS_GROUP: Final = "tallystick.commands"
 _EXTRAS: Final = {"tallystick_aggregator": "aggregator", "web3": "chain"}
 

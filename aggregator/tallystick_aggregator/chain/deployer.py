@@ -79,7 +79,7 @@ class Deployer:
                 " it is no ERC-20 with ERC-3009"
             ) from None
         except ChainUnavailable as error:
-            raise ConfigurationError(f"{self._endpoint.name} does not answer: {error}") from None
+            raise self._unanswered(error) from None
 
     async def check_gas(
         self, signer: Signer, option: str, *, creations: Sequence[ContractName] = (), calls: int = 0
@@ -145,9 +145,12 @@ class Deployer:
 
     def _failure(self, signer: Signer, error: Exception) -> ConfigurationError:
         if isinstance(error, ChainUnavailable):
-            return ConfigurationError(f"{self._endpoint.name} does not answer: {error}")
+            return self._unanswered(error)
         refused = str(error) if isinstance(error, Rejected) else f"{self._endpoint.name}: {error}"
         return ConfigurationError(f"{checksum(signer.address)} cannot send to {refused}")
+
+    def _unanswered(self, error: ChainUnavailable) -> ConfigurationError:
+        return ConfigurationError(f"{self._endpoint.name} does not answer: {error}")
 
     async def _receipt(self, transaction_hash: bytes) -> dict[str, Any]:
         deadline, pause_s = time.monotonic() + RECEIPT_TIMEOUT_S, 0.05

@@ -15,16 +15,10 @@ import httpx
 from tallystick.errors import Described, MalformedError, TallystickError
 from tallystick.hexadecimal import checksum, to_hex
 from tallystick.keys import PASSWORD_VARIABLE, create_keystore
-from tallystick.x402 import PAYMENT_REQUIRED_HEADER
+from tallystick_client.cli import EXIT_CONFIGURATION, EXIT_FAILED
 from tallystick_client.payer.budgets import Budgets, DepositPolicy
-from tallystick_client.payer.offers import read_offers
-from tallystick_client.payer.options import (
-    EXIT_CONFIGURATION,
-    EXIT_FAILED,
-    JSON,
-    with_existing_wallet,
-    with_wallet,
-)
+from tallystick_client.payer.offers import told_error
+from tallystick_client.payer.options import JSON, with_existing_wallet, with_wallet
 from tallystick_client.payer.status_text import print_status
 from tallystick_client.payer.texts import show
 from tallystick_client.payer.transport import PayingTransport, Receipt
@@ -74,7 +68,7 @@ async def status(open_wallet: Callable[..., Awaitable[Wallet]], as_json: bool) -
     Per seller: charged, as its answers or the aggregator say; granted, to requests or workers that may spend it;
     unknown, sent and never answered, which counts as spent until it is reconciled; disputed, charged beyond what this
     wallet ever sent; and signed, the sum that vouchers are signed up to. A deposit or refund that is under way is
-    shown, and what was paid by exact transfers. Text shortens ids and addresses, and leaves unknown and disputed out
+    shown, and what was signed for exact transfers. Text shortens ids and addresses, and leaves unknown and disputed out
     where there is nothing of them.
 
     \b
@@ -295,18 +289,9 @@ async def fetch(
     if response.is_error:
         sys.stdout.buffer.write(b"\n")
         sys.stdout.flush()
-        click.echo(f"tallystick: {url} answered {response.status_code}{_why(response)}", err=True)
+        why = told_error(response.headers)
+        click.echo(f"tallystick: {url} answered {response.status_code}{': ' if why else ''}{why}", err=True)
         sys.exit(EXIT_FAILED)
-
-
-def _why(response: httpx.Response) -> str:
-    """What a 402 says of the payment that it did not take."""
-    header = response.headers.get(PAYMENT_REQUIRED_HEADER)
-    try:
-        error = read_offers(header).error if header is not None else None
-    except MalformedError:
-        return ""
-    return f": {error}" if error else ""
 
 
 def _cost(response: httpx.Response) -> str:

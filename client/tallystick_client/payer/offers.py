@@ -5,7 +5,7 @@ operator that the wallet was configured with. What is left to the seller is the 
 bound the price.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,6 +14,7 @@ from msgspec import structs
 from tallystick.errors import MalformedError, describe
 from tallystick.hexadecimal import checksum
 from tallystick.quantities import ZERO_ADDRESS
+from tallystick.reasons import Reason
 from tallystick.x402 import (
     PAYMENT_REQUIRED_HEADER,
     SCHEME_DEFERRED,
@@ -60,6 +61,22 @@ class Offer:
 def read_offers(header: str) -> PaymentRequired:
     """The 402 in the value of its PAYMENT-REQUIRED header; raises MalformedError."""
     return decode_header(header, PaymentRequired, PAYMENT_REQUIRED_HEADER)
+
+
+def told_error(headers: Mapping[str, str]) -> str:
+    """What an answer's PAYMENT-REQUIRED header says of the payment that was not taken, its reason's code first.
+
+    Empty where there is none, or none that can be read.
+    """
+    try:
+        return (read_offers(headers[PAYMENT_REQUIRED_HEADER]).error or "") if PAYMENT_REQUIRED_HEADER in headers else ""
+    except MalformedError:
+        return ""
+
+
+def reason_in(error: str) -> Reason:
+    """The reason at the beginning of a 402's `error`; UNSPECIFIED where there is none that we know."""
+    return Reason.from_code(error.partition(":")[0].strip())
 
 
 def choose(

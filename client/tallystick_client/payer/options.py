@@ -11,12 +11,11 @@ import click
 import httpx
 
 from tallystick.errors import Described, MalformedError, TallystickError
+from tallystick_client.cli import EXIT_CONFIGURATION, EXIT_FAILED
 from tallystick_client.payer.budgets import atomic
 from tallystick_client.payer.operators import Operator
 from tallystick_client.payer.wallet import Wallet
 
-EXIT_FAILED: Final = 1
-EXIT_CONFIGURATION: Final = 2
 _MAY_BE_ZERO: Final = frozenset({"--deposit-low"})
 
 _WALLET = click.option(

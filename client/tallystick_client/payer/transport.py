@@ -40,7 +40,6 @@ from tallystick.x402 import (
     SCHEME_DEFERRED,
     SCHEME_EXACT,
     PaymentPayload,
-    PaymentRequired,
     SettleResponse,
     decode_header,
     deferred_payload,
@@ -51,7 +50,7 @@ from tallystick.x402 import (
 from tallystick_client.payer.bodies import Body, prepare
 from tallystick_client.payer.errors import BodyNotReplayable
 from tallystick_client.payer.grants import Payment
-from tallystick_client.payer.offers import Offer, read_offers
+from tallystick_client.payer.offers import Offer, read_offers, reason_in, told_error
 from tallystick_client.payer.port import Payer
 from tallystick_client.payer.terms import Terms
 
@@ -189,7 +188,7 @@ class PayingTransport(httpx.AsyncBaseTransport):
             better = self._wallet.choose(required)
             if not better.is_deferred:
                 return None
-            if better.terms == offer.terms and not await self._wallet.remedy(offer, _reason(required)):
+            if better.terms == offer.terms and not await self._wallet.remedy(offer, reason_in(required.error or "")):
                 return None
         except TallystickError:
             # The first 402 was in order; that this one is not, or cannot be mended, the caller sees by the 402 itself.
@@ -263,7 +262,7 @@ class PayingTransport(httpx.AsyncBaseTransport):
                     raise
                 pause_s = pauses_s.pop(0)
             else:
-                if was_sent is not None and _refusal(response) is Reason.RESERVATION_RELEASED:
+                if was_sent is not None and _was_released(response):
                     await response.aclose()
                     raise _NotTakenError(was_sent)
                 # The first copy of this payment is being served: its answer may be had in a moment.
@@ -340,19 +339,10 @@ def _receipt(response: httpx.Response) -> SettleResponse | None:
         return None
 
 
-def _refusal(response: httpx.Response) -> Reason | None:
-    """Why a 402 did not take the payment; None for any other answer, and for a 402 that does not say."""
-    header = response.headers.get(PAYMENT_REQUIRED_HEADER)
-    if response.status_code != _PAYMENT_REQUIRED or header is None:
-        return None
-    try:
-        return _reason(read_offers(header))
-    except MalformedError:
-        return None
-
-
-def _reason(required: PaymentRequired) -> Reason:
-    return Reason.from_code((required.error or "").partition(":")[0].strip())
+def _was_released(response: httpx.Response) -> bool:
+    """Whether a 402 says that this payment was given back."""
+    is_402 = response.status_code == _PAYMENT_REQUIRED
+    return is_402 and reason_in(told_error(response.headers)) is Reason.RESERVATION_RELEASED
 
 
 def _retry_after_s(response: httpx.Response) -> float:

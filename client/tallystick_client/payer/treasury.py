@@ -9,9 +9,6 @@ asked for the balance first; where that covers what is needed and not all of wha
 deposited. A balance that is told too high makes the wallet sign no more than its policy does. Where none is told, by an
 aggregator of an older version or one that strangers keep from answering, the wallet deposits as its policy says.
 
-**One failure for all who wait.** Payments that wait for the same deposit hear of its failure together: each trying
-again, the last of a hundred would hear of an aggregator that does not answer after an hour.
-
 **A refused deposit** is money under way all the same: its authorization has left the wallet, and whoever holds it may
 land it until it expires. So it is sent again instead of another being signed, until the aggregator credits it, or
 refuses it after its time.
@@ -25,18 +22,18 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Generator, Mapping
-from contextlib import contextmanager
-from typing import Final, NamedTuple, TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, TypeVar
 
 from tallystick import eip712
 from tallystick.channels import account_id
-from tallystick.errors import Refused, TallystickError
+from tallystick.errors import Refused
 from tallystick.hexadecimal import checksum
 from tallystick.reasons import Reason
 from tallystick.signatures import Signer
 from tallystick_client.payer.accounts import AccountClient, AccountState, Refunded
 from tallystick_client.payer.budgets import DepositPolicy
+from tallystick_client.payer.deposit_queue import DepositQueue
 from tallystick_client.payer.errors import DepositNotAllowed
 from tallystick_client.payer.grants import Clock
 from tallystick_client.payer.operators import Operator, Token
@@ -55,13 +52,6 @@ RETRY_PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0)
 T = TypeVar("T")
 
 _log = logging.getLogger("tallystick.payer")
-
-
-class _Failure(NamedTuple):
-    """Why a deposit was not made or not landed. With `lack` atomic units lacking or more, the next would fail alike."""
-
-    lack: int
-    error: TallystickError
 
 
 class Treasury:
@@ -83,9 +73,7 @@ class Treasury:
         self._policy = policy
         self._clock = clock
         self._sleep = sleep
-        self._locks: dict[tuple[Operator, bytes], asyncio.Lock] = {}
-        self._failures: dict[tuple[Operator, bytes], _Failure] = {}
-        """Since the last success."""
+        self._queues: dict[tuple[Operator, bytes], DepositQueue] = {}
         self._emptied: set[bytes] = set()
 
     def known_account(self, operator: Operator, token: Token) -> Account | None:
@@ -114,12 +102,13 @@ class Treasury:
         known = self.known_account(operator, token)
         if known is not None:
             return known
-        seen = self._failures.get((operator, token.token))
-        async with self._lock(operator, token):
+        queue = self._queue(operator, token)
+        seen = queue.failure
+        async with queue.turn:
             known = self.known_account(operator, token)
             if known is not None:
                 return known
-            with self._one_failure(operator, token, seen, lambda: 0):
+            with queue.one_failure(seen, lambda: 0):
                 return await self._open(operator, token)
 
     async def fund(self, account: Account, operator: Operator, token: Token, need: int) -> None:
@@ -132,10 +121,11 @@ class Treasury:
         def lack() -> int:
             return need - account.free
 
-        seen = self._failures.get((operator, token.token))
-        async with self._lock(operator, token):
+        queue = self._queue(operator, token)
+        seen = queue.failure
+        async with queue.turn:
             while lack() > 0:
-                with self._one_failure(operator, token, seen, lack):
+                with queue.one_failure(seen, lack):
                     await self._deposit(account, operator, token, lack)
 
     async def fill(self, account: Account, operator: Operator, token: Token) -> None:
@@ -151,7 +141,7 @@ class Treasury:
             high = policy.marks(token.decimals)[1]
             return min(high, high - account.unspent)
 
-        async with self._lock(operator, token):
+        async with self._queue(operator, token).turn:
             pending = self._pending(account)
             if pending is not None:
                 await self._land(account, operator, token, pending)
@@ -166,7 +156,7 @@ class Treasury:
         def lack() -> int:
             return self._below_low(account, token)
 
-        async with self._lock(operator, token):
+        async with self._queue(operator, token).turn:
             if lack() > 0:
                 await self._deposit(account, operator, token, lack)
 
@@ -190,7 +180,7 @@ class Treasury:
 
     async def resume(self, account: Account, operator: Operator, token: Token) -> None:
         """Send a deposit and a refund again whose answers are missing. A deposit that is refused is only logged."""
-        async with self._lock(operator, token):
+        async with self._queue(operator, token).turn:
             deposit = self._pending(account)
             if deposit is not None:
                 try:
@@ -306,8 +296,8 @@ class Treasury:
                 "policy, or let sellers that take `exact` be paid so"
             )
         _, high = self._policy.marks(token.decimals)
-        if max(lack, token.min_deposit) > high:
-            wanted = max(lack, token.min_deposit)
+        wanted = max(lack, token.min_deposit)
+        if wanted > high:
             raise DepositNotAllowed(f"deposit.high: got {_show(high, token)}, allowed at least {_show(wanted, token)}")
         amount = min(high, high - account.unspent)
         if amount < lack:  # the rest is under way with other payments: not a transaction for each of them
@@ -323,22 +313,6 @@ class Treasury:
             if refused.reason is not Reason.OVERLOADED:
                 raise
             return None  # strangers who ask for balances must not keep others from depositing
-
-    @contextmanager
-    def _one_failure(
-        self, operator: Operator, token: Token, seen: _Failure | None, lack: Callable[[], int]
-    ) -> Generator[None, None, None]:
-        """Fail as others did while this one waited (`seen`: the failure before that), or remember what fails here."""
-        key = operator, token.token
-        failure = self._failures.get(key)
-        if failure is not None and failure is not seen and lack() >= failure.lack:
-            raise failure.error.with_traceback(None)  # else it would grow with each that waits
-        try:
-            yield
-        except TallystickError as error:
-            self._failures[key] = _Failure(lack() if isinstance(error, DepositNotAllowed) else 0, error)
-            raise
-        self._failures.pop(key, None)
 
     async def _land(self, account: Account, operator: Operator, token: Token, deposit: Deposit) -> None:
         client = self._clients[operator]
@@ -373,8 +347,8 @@ class Treasury:
             await self._sleep(pause_s)
         return await attempt()
 
-    def _lock(self, operator: Operator, token: Token) -> asyncio.Lock:
-        return self._locks.setdefault((operator, token.token), asyncio.Lock())
+    def _queue(self, operator: Operator, token: Token) -> DepositQueue:
+        return self._queues.setdefault((operator, token.token), DepositQueue())
 
 
 def _salt(index: int) -> bytes:

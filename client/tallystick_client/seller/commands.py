@@ -14,13 +14,10 @@ from rich.table import Table
 
 from tallystick.errors import MalformedError, TallystickError
 from tallystick.hexadecimal import checksum, shorten, to_hex
+from tallystick_client.cli import EXIT_CONFIGURATION, EXIT_FAILED
 from tallystick_client.rpc import AggregatorError
 from tallystick_client.seller.aggregator import Aggregator
 from tallystick_client.seller.messages import Settlement
-
-EXIT_FAILED = 1
-EXIT_CONFIGURATION = 2
-
 
 Command = Callable[..., Awaitable[list[Settlement]]]
 
