@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from tallystick_aggregator.intake import signature_processes
 from tallystick_aggregator.intake.signature_process import pack, unpack, work
-from tallystick_aggregator.intake.signature_processes import SignatureProcesses
+from tallystick_aggregator.intake.signature_processes import CHUNK_MIN, SignatureProcesses
 from tallystick_aggregator.intake.signatures import AuthorizerKeys, SignatureCheck, check_signatures
 
 
@@ -110,8 +110,8 @@ async def test_what_a_shell_sends_to_all_of_a_job_does_not_end_them_before_their
     processes: SignatureProcesses, number: signal.Signals
 ) -> None:
     before = processes.pids
-    checks = checks_of(Payer("alice"), 40)
-    await processes.check(checks)  # so that they are up
+    checks = checks_of(Payer("alice"), CHUNK_MIN * len(before))
+    await processes.check(checks)  # so that they are up: each has answered for its chunk
     for pid in before:
         os.kill(pid, number)
 
