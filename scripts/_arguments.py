@@ -16,3 +16,11 @@ def output_file(text: str) -> Path:
     if new:
         path.resolve().unlink()  # not a link to it
     return path
+
+
+def checkout(text: str) -> Path:
+    """A folder with another checkout of the project; raises ArgumentTypeError on any other."""
+    path = Path(text).resolve()
+    if not (path / "scripts" / "benchmarks").is_dir():
+        raise argparse.ArgumentTypeError(f"got {text!r}, allowed the folder of another checkout of this project")
+    return path

@@ -78,9 +78,10 @@ class Child:
 class Children:
     """All children of a run; leaving the context ends those that still run, the last one first."""
 
-    def __init__(self, folder: Path) -> None:
-        """Logs go to the folder."""
+    def __init__(self, folder: Path, tree: Path | None = None) -> None:
+        """Logs go to the folder. `tree`: another checkout of the project, whose code the children run."""
         self._folder = folder
+        self._tree = tree
         self._children: list[Child] = []
 
     async def __aenter__(self) -> Self:
@@ -109,7 +110,7 @@ class Children:
                 stdin=PIPE,
                 stdout=PIPE,
                 stderr=errors,
-                env=os.environ | {"PYTHONPATH": _python_path()} | (environment or {}),
+                env=os.environ | {"PYTHONPATH": _python_path(self._tree)} | (environment or {}),
                 limit=_LINE_BYTES_MAX,
             )
         child = Child(name, process, log)
@@ -124,8 +125,10 @@ class Children:
         return answer
 
 
-def _python_path() -> str:
-    """Where children find this package, however their parent was started."""
+def _python_path(tree: Path | None) -> str:
+    """Where children find this package, however their parent was started; of another tree all packages are found."""
+    if tree is not None:
+        return os.pathsep.join(str(tree / name) for name in ("scripts", "proto", "contracts", "aggregator", "client"))
     known = os.environ.get("PYTHONPATH", "")
     return os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), known)))
 

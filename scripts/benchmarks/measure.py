@@ -60,12 +60,12 @@ def machine() -> dict[str, str | int]:
     }
 
 
-def commit() -> str:
+def commit(tree: Path = Path(__file__).parent) -> str:
     """The commit that was measured, with "-dirty" if files differ from it; empty outside a repository."""
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--exclude=*"],
-            cwd=Path(__file__).parent,
+            cwd=tree,
             capture_output=True,
             text=True,
             timeout=10,

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import http2, plot, pool, report, world
+from benchmarks import http2, intake, pairs, plot, pool, report, world
 from benchmarks import scenarios as scenarios_
+from benchmarks.bench import Bench
 from benchmarks.children import Children
-from benchmarks.intake import Bench
 from benchmarks.measure import percentile
 from benchmarks.scenarios import SPEND_KEY, Scenario, scenarios
 from benchmarks.sizes import QUICK
@@ -42,6 +42,34 @@ async def test_a_scenario_charges_and_is_measured(bench: Bench, scenario: Scenar
     assert result["refused"] == {}
     assert 0 < result["p50_ms"] <= result["p99_ms"] <= result["max_ms"]
     assert result["server_cpu_us_per_charge"] > 0
+
+
+@pytest.mark.timeout(240)
+async def test_two_checkouts_are_measured_in_turns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    here = Path(__file__).parents[2]
+    scenarios = [Scenario("keys", "spend keys", SPEND_KEY, batch=16, channels=20)]
+
+    result = await pairs.measure(scenarios, TINY, tmp_path, here, 2)
+
+    assert [list(one["raw"]) for one in result["pairs"]] == [["before", "after"], ["after", "before"]]
+    for one in result["pairs"]:
+        assert one["ratio"] == pytest.approx(one["after"] / one["before"])
+    assert min(one["ratio"] for one in result["pairs"]) <= result["median_ratio"]["keys"]
+    assert "pair 2 of 2, keys: " in capsys.readouterr().out
+
+
+def test_scenarios_are_chosen_by_name_and_a_wrong_name_is_told_the_right_ones(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    chosen = intake.choose("stream64_spend_key,stream64", QUICK)
+    assert [scenario.name for scenario in chosen] == ["stream64", "stream64_spend_key"]
+
+    with pytest.raises(SystemExit):
+        intake.main(["--only", "stream63"])
+    assert "argument --only: got 'stream63', allowed unary, unary_spend_key, stream1," in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        intake.main(["--against", "/"])
+    assert "argument --against: got '/', allowed the folder of another checkout" in capsys.readouterr().err
 
 
 @pytest.mark.timeout(240)
