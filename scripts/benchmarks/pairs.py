@@ -16,6 +16,7 @@ from benchmarks.measure import commit, machine
 from benchmarks.scenarios import Scenario
 from benchmarks.sizes import Sizes
 
+HERE: Final = Path(__file__).parents[2]
 BEFORE: Final = "before"
 AFTER: Final = "after"
 
@@ -29,7 +30,7 @@ async def measure(
     for path in stores.values():
         path.mkdir(exist_ok=True)
     rounds: list[dict[str, Any]] = []
-    async with Children(stores[BEFORE], before) as others, Children(stores[AFTER]) as ours:
+    async with Children(stores[BEFORE], before) as others, Children(stores[AFTER], HERE) as ours:
         cores = int(about["cores"])
         benches = {
             BEFORE: Bench(folder, others, sizes, cores, stores=stores[BEFORE]),

@@ -46,7 +46,7 @@ async def test_a_scenario_charges_and_is_measured(bench: Bench, scenario: Scenar
 
 @pytest.mark.timeout(240)
 async def test_two_checkouts_are_measured_in_turns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    here = Path(__file__).parents[2]
+    here = pairs.HERE
     scenarios = [Scenario("keys", "spend keys", SPEND_KEY, batch=16, channels=20)]
 
     result = await pairs.measure(scenarios, TINY, tmp_path, here, 2)
