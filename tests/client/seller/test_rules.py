@@ -7,14 +7,15 @@ import pytest
 
 from tallystick.errors import MalformedError
 from tallystick_client import RequestInfo, Rule
-from tallystick_client.seller.rules import find_rule
+from tallystick_client.seller.paths import read_paths
+from tallystick_client.seller.rules import Asked, find_rules, methods_of
 
 BOT = "Mozilla/5.0 (compatible; GPTBot/1.2; +https://example.com/bot)"
 
 
 def found(rules: list[Rule], path: str, *, method: str = "GET", user_agent: str = "") -> str | None:
-    rule = find_rule(rules, method, path, user_agent)
-    return None if rule is None else str(rule.price)
+    asked = Asked(methods_of(method, []), read_paths({"path": path}), user_agent)
+    return next((str(match.rule.price) for match in find_rules(rules, asked)), None)
 
 
 @pytest.mark.parametrize(
@@ -24,7 +25,7 @@ def found(rules: list[Rule], path: str, *, method: str = "GET", user_agent: str 
         ("/articles/*", "/articles/2026/11/x", True),
         ("/articles/*", "/articles/", True),
         ("/articles/*", "/articles", False),
-        ("/articles/*", "/Articles/1", False),
+        ("/articles/*", "/Articles/1", True),  # some file systems serve the same page
         ("/articles/*", "/x/articles/1", False),
         ("*", "/anything", True),
         ("*.pdf", "/a/b.pdf", True),
@@ -181,4 +182,4 @@ async def test_many_different_prices_do_not_pile_up(open_shop: Any) -> None:
     shop = open_shop(rules=[Rule(path="*", price=lambda _: next(prices))])
     for _ in range(1_050):
         assert (await shop.http.get("/x")).status_code == 402
-    assert len(shop.paywall._offers) <= 1_024
+    assert len(shop.paywall._book) <= 1_024
