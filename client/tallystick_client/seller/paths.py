@@ -221,7 +221,8 @@ _STEPS: Final[tuple[Callable[[str], str], ...]] = (
     lambda path: unquote(path, errors="replace"),
     lambda path: path.replace("\\", "/"),
     lambda path: _PARAMETERS.sub("", path),
-    lambda path: re.split(r"[?#]", path, maxsplit=1)[0],
+    lambda path: path.partition("?")[0],
+    lambda path: path.partition("#")[0],
     lambda path: path.partition("\0")[0],
     lambda path: _CONTROLS.sub("", path),
     # Windows does not tell "a" from "a." and "a ".
