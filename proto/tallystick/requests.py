@@ -34,12 +34,10 @@ def normal_target(target: bytes) -> bytes:
     are in upper case, none stands for an unreserved character, and bytes that may stand in no URI are escaped. Doubled
     slashes and dot segments stay: they may make another resource.
     """
+    target = _NOT_AS_IT_STANDS.sub(_normal_byte, target.partition(b"#")[0])
     absolute = _ABSOLUTE.match(target)
-    if absolute is not None:
-        target = target[absolute.end() :]
-    path, mark, query = target.partition(b"#")[0].partition(b"?")
-    target = (path or b"/") + (mark + query if query else b"")
-    return _NOT_AS_IT_STANDS.sub(_normal_byte, target)
+    path, mark, query = target[absolute.end() if absolute is not None else 0 :].partition(b"?")
+    return (path or b"/") + (mark + query if query else b"")
 
 
 def request_hash(method: str, target: bytes, body_digest: bytes = b"") -> Bytes32:
@@ -61,8 +59,10 @@ def body_digest(body: bytes) -> bytes:
 
 def _normal_byte(found: re.Match[bytes]) -> bytes:
     escape = found[1]
-    byte = found[0] if escape is None else bytes.fromhex(escape.decode())
-    return byte if escape is not None and byte in _UNRESERVED else b"%%%02X" % byte
+    if escape is None:
+        return b"%%%02X" % ord(found[0])
+    byte = int(escape, 16)
+    return bytes([byte]) if byte in _UNRESERVED else b"%%%02X" % byte
 
 
 def _frame(part: bytes) -> bytes:

@@ -121,9 +121,8 @@ class Rule:
         user_agent = user_agent.lower()
         return any(word.lower() in user_agent for word in self.user_agents)
 
-    def matches_loosely(self, path: str) -> bool:
-        """Whether it matches for an application that ignores the case of letters, or a slash at the end."""
-        folded = fold(path)
+    def matches_loosely(self, folded: str) -> bool:
+        """Whether it matches a folded path for an application that also ignores a slash at the end."""
         if self._folded.matches(folded) or self._folded.matches(folded.rstrip("/")):
             return True
         # "/a" is the page of "/a/", but none of "/a/*".
@@ -197,26 +196,25 @@ def _candidates(rules: Sequence[Rule], asked: Asked, paths: Paths) -> list[Match
         return []
     own: list[Match] = []
     others: list[Match] = []
+    folded = {fold(reading): reading for reading in reversed(list(paths))}
     for rule in rules:
         if not rule.is_about(asked.methods, asked.user_agent):
             continue
         if rule.pattern.matches(paths.own):
             own.append(Match(rule, paths.own, is_own=True))
             break
-        reading = _matching(rule, paths)
+        reading = _matching(rule, paths, folded)
         if reading is not None:
             others.append(Match(rule, reading, is_own=False))
     return own + others
 
 
-def _matching(rule: Rule, paths: Paths) -> str | None:
+def _matching(rule: Rule, paths: Paths, folded: Mapping[str, str]) -> str | None:
+    """The reading that a rule matches, letter by letter if it can be; None where it matches none."""
     for reading in paths.others:
         if rule.pattern.matches(reading):
             return reading
-    for reading in paths:
-        if rule.matches_loosely(reading):
-            return reading
-    return None
+    return next((reading for path, reading in folded.items() if rule.matches_loosely(path)), None)
 
 
 def _is_always_free(path: str) -> bool:
