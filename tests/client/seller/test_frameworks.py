@@ -105,6 +105,13 @@ async def test_p1_behind_a_prefix_of_the_server_pages_are_sold_as_clients_see_th
         assert (await http.get("/free")).status_code == 200
 
 
+async def test_p19_a_bare_question_mark_is_sold_by_a_real_server(running: Any, buyer: Any) -> None:
+    async with serve(fastapi_app(running.client())) as (host, port), httpx.AsyncClient() as http:
+        page = f"http://{host}:{port}/articles/7?"
+        payment = buyer.deferred(buyer.terms(await http.get(page), "deferred"), "/articles/7?")
+        assert (await http.get(page, headers=payment)).status_code == 200
+
+
 async def test_a_client_that_hangs_up_on_a_real_server_is_not_charged(
     running: Any, buyer: Any, fake: Any, until: Any
 ) -> None:
