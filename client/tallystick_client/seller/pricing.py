@@ -6,7 +6,7 @@ streamed up only once it has asked.
 
 import inspect
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote
@@ -37,6 +37,23 @@ class Price:
     is_blind: bool = False
 
 
+class _Watched(RequestInfo):
+    """Notes whether a price function looks at a body that was not read."""
+
+    __slots__ = ("_is_looked_at",)
+
+    @property
+    def lacks_body(self) -> bool:
+        """Whether the function looked, and there was nothing to see."""
+        return getattr(self, "_is_looked_at", False) and self.body is None
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "body":
+            # The fields are frozen; this is none of them.
+            object.__setattr__(self, "_is_looked_at", True)
+        return super().__getattribute__(name)
+
+
 async def price_of(match: Match, scope: Scope, body: BodyReader) -> Price:
     """The price of the rule that matched.
 
@@ -49,8 +66,8 @@ async def price_of(match: Match, scope: Scope, body: BodyReader) -> Price:
     for name, value in scope["headers"]:
         headers.setdefault(name.decode("latin-1"), value.decode("latin-1"))
 
-    def info_of(content: bytes | None) -> RequestInfo:
-        return RequestInfo(
+    def info_of(content: bytes | None) -> _Watched:
+        return _Watched(
             method=scope["method"],
             path=match.path,
             query=scope.get("query_string", b""),
@@ -63,18 +80,17 @@ async def price_of(match: Match, scope: Scope, body: BodyReader) -> Price:
     try:
         text = await _called(function(info))
     except Exception as error:
-        if not (info.asked_for_body and info.body is None):
+        if not info.lacks_body:
             raise
         _log.debug("a price function failed without the body, it is asked again with it: %r", error)
     else:
-        if not (info.asked_for_body and info.body is None):
+        if not info.lacks_body:
             return Price(text)
     info = info_of(await body.read_ahead())
-    text = await _called(function(info))
-    return Price(text, is_blind=info.body is None)
+    return Price(await _called(function(info)), is_blind=info.body is None)
 
 
-async def _called(price: Any) -> str | None:
+async def _called(price: str | Awaitable[str | None] | None) -> str | None:
     return await price if inspect.isawaitable(price) else price
 
 

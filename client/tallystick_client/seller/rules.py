@@ -27,51 +27,30 @@ _WELL_KNOWN: Final = "/.well-known/"
 _METHOD: Final = re.compile(r"[A-Z][A-Z-]{0,31}")
 
 
+@dataclass(frozen=True, slots=True)
 class RequestInfo:
     """The request as a price function sees it."""
 
-    __slots__ = ("_body", "asked_for_body", "headers", "method", "path", "query", "scope")
+    method: str
+    path: str
+    """Percent-decoded; with or without `root_path`, as the rule is written that matched it."""
+    query: bytes
+    headers: Mapping[str, str]
+    """Names in lower case; of a header that came several times, the first value."""
+    body: bytes | None
+    """b"" where there is none; None where it was not read.
 
-    def __init__(
-        self,
-        *,
-        method: str,
-        path: str,
-        query: bytes,
-        headers: Mapping[str, str],
-        body: bytes | None,
-        scope: Mapping[str, Any],
-    ) -> None:
-        self.method = method
-        self.path = path
-        """Percent-decoded; with or without `root_path`, as the rule is written that matched it."""
-        self.query = query
-        self.headers = headers
-        """Names in lower case; of a header that came several times, the first value."""
-        self._body = body
-        self.scope = scope
-        """The ASGI scope."""
-        self.asked_for_body = False
-        """Whether the price function has looked at the body."""
-
-    @property
-    def body(self) -> bytes | None:
-        """The body, b"" where there is none; None where it was not read.
-
-        One that is streamed up is not read at first. A price function that asks for it is asked again, with the body;
-        or with None again, where the body is longer than the paywall's `max_body_bytes`. A price of nothing that was
-        made without a body that was asked for is refused (413).
-        """
-        self.asked_for_body = True
-        return self._body
+    One that is streamed up is not read at first. A price function that looks at it is called again, with the body; or
+    with None again, where it is longer than the paywall's `max_body_bytes`. A price of nothing that was made without
+    the body is refused (413).
+    """
+    scope: Mapping[str, Any] = field(repr=False)
+    """The ASGI scope."""
 
     @property
     def user_agent(self) -> str:
         """What the client calls itself; empty where it says nothing."""
         return self.headers.get("user-agent", "")
-
-    def __repr__(self) -> str:
-        return f"RequestInfo(method={self.method!r}, path={self.path!r}, query={self.query!r})"
 
 
 PriceFunction = Callable[[RequestInfo], str | Awaitable[str | None] | None]
