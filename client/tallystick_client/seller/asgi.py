@@ -14,6 +14,7 @@ from urllib.parse import quote
 import msgspec
 
 from tallystick.errors import Described, MalformedError
+from tallystick.requests import normal_target
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -78,7 +79,7 @@ def url(scope: Scope) -> str:
     if not host:
         name, port = scope.get("server") or ("localhost", None)
         host = f"{name}:{port}" if port else str(name)
-    return f"{scope.get('scheme', 'http')}://{host}{request_target(scope).decode('latin-1')}"
+    return f"{scope.get('scheme', 'http')}://{host}{normal_target(request_target(scope)).decode('latin-1')}"
 
 
 def content_length(scope: Scope) -> int | None:

@@ -7,8 +7,8 @@ follows a `;`. Two kinds of readings are told apart:
 - **Plain readings** differ in what stands in front: the path with and without `root_path`, or with a part of it. An
   honest request has several, so the price list decides between them (`rules`).
 - **Odd readings** come from what honest requests do without: dot segments, doubled slashes, escapes that are still
-  there after decoding, backslashes, control characters. Where one of them leads to another rule, the request is
-  refused.
+  there after decoding, backslashes, control characters, the prefix in another place than in front. Where one of them
+  leads to another rule, the request is refused.
 """
 
 import re
@@ -38,7 +38,6 @@ _SEGMENT_ENDS: Final = re.compile(r"(?<=[^/. ])[. ]+(?=/|\Z)")
 _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f]")
 _ABSOLUTE: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/]*")
 _OVERLONG: Final = re.compile(rb"[\xc0\xc1][\x80-\xbf]|\xe0[\x80-\x9f][\x80-\xbf]|\xf0[\x80-\x8f][\x80-\xbf]{2}")
-_REPLACEMENT: Final = "\ufffd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ def read_paths(scope: Mapping[str, Any], roots: Roots | None = None) -> Paths:
     Raises MalformedError on a path that can be read in too many ways.
     """
     roots = roots or Roots()
-    told = _trimmed(scope.get("root_path", ""))
+    told = _trimmed(scope.get("root_path") or "")
     prefixes = _Prefixes(roots.first or told, (told, *roots.all))
     path = _origin_form(scope["path"])
     starts = [path]
@@ -82,11 +81,13 @@ def read_paths(scope: Mapping[str, Any], roots: Roots | None = None) -> Paths:
         starts += [unquote(on_line, errors="replace"), on_line]
     plain = prefixes.plain(starts)
     decoded = starts[:2]
-    if not any(_ODD.search(reading) for reading in decoded):
+    unusual = [rest for start in decoded for rest in prefixes.anywhere(start)]
+    if not unusual and not any(_ODD.search(reading) for reading in decoded):
         return plain
-    decoded += [rest for start in decoded for rest in prefixes.without(start)]
-    if _REPLACEMENT in path and raw:
-        decoded += _other_encodings(unquote_to_bytes(raw))
+    unusual += [rest for start in decoded for rest in prefixes.without(start)]
+    if raw:
+        unusual += _other_encodings(unquote_to_bytes(raw))
+    decoded += unusual
     odd = [prefixes.plain([reading]) for reading in sorted(_closure(decoded) - {path})]
     if sum(len(paths.others) for paths in odd) > READINGS_MAX:
         raise MalformedError("path", path, "one that cannot be read in so many ways")
@@ -159,16 +160,21 @@ class _Prefixes:
                 for ending in self._endings:
                     readings[ending + rooted] = None
         path, root = starts[0], self._own
-        has_root = path.startswith(root) and path[len(root) : len(root) + 1] in {"", "/"}
-        own = (path[len(root) :] or "/") if has_root else path
+        own = (path[len(root) :] or "/") if _begins(path, root) else path
         readings.pop(own, None)
         return Paths(own, tuple(readings))
 
     def without(self, path: str) -> list[str]:
-        """The path without its prefix, or a part of it, as different frameworks take it away."""
-        found = [path[len(ending) :] for ending in self._endings if path.startswith(ending)]
-        # Some frameworks look for it anywhere.
-        return found + [path.partition(prefix)[2] for prefix in self._wholes if prefix in path]
+        """The path without its prefix, or a part of it, where that is whole segments."""
+        return [path[len(ending) :] for ending in self._endings if _begins(path, ending)]
+
+    def anywhere(self, path: str) -> list[str]:
+        """What some frameworks take for the path: all that follows the prefix as a text, wherever it stands."""
+        return [path.partition(whole)[2] for whole in self._wholes if whole in path and not _begins(path, whole)]
+
+
+def _begins(path: str, prefix: str) -> bool:
+    return path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in {"", "/"}
 
 
 def _origin_form(path: str) -> str:
@@ -204,7 +210,16 @@ def _resolve(path: str) -> str:
 
 
 def _other_encodings(path: bytes) -> list[str]:
-    """Bytes that are no UTF-8, as one application or another may decode them: as Latin-1, or overlong forms too."""
+    """Bytes that are no UTF-8, as one application or another may decode them: as Latin-1, or overlong forms too.
+
+    Empty where they are UTF-8.
+    """
+    try:
+        path.decode()
+    except UnicodeDecodeError:
+        pass
+    else:
+        return []
 
     def shortest(found: re.Match[bytes]) -> bytes:
         code = 0

@@ -1,7 +1,7 @@
 """Which requests cost what: rules by path, method and user agent, checked when they are written down.
 
 The first rule that matches the path as the application routes it (percent-decoded, without `root_path`) decides. Where
-there is none, or it says that the request is free, an earlier rule that matches the path in another reading (`paths`)
+there is none, or it says that the request is free, a rule that matches the path only in another reading (`paths`)
 decides if it asks for money: a page that can be reached in two ways costs in both what it costs in one. Of a path that
 an application may resolve to another page (dot segments and the like), all readings must come to the same rule; else
 the request is refused.
@@ -121,8 +121,6 @@ class Match(NamedTuple):
 
     rule: Rule
     path: str
-    is_own: bool
-    """Whether that is the path as the application routes it, letter by letter."""
 
 
 def methods_of(method: str, headers: Sequence[tuple[bytes, bytes]]) -> tuple[str, ...]:
@@ -170,22 +168,26 @@ def unreachable(rules: Sequence[Rule]) -> list[str]:
 
 
 def _candidates(rules: Sequence[Rule], asked: Asked, paths: Paths) -> list[Match]:
-    """The rule that matches the application's own path, then those before it that match another reading."""
+    """The rule that decides about the application's own path, then those that match another reading.
+
+    A rule behind the one that decides about the own path is none of these if it matches that path too: the order of
+    the list says that it does not count there.
+    """
     if _is_always_free(paths.own):
         return []
-    own: list[Match] = []
+    own: Match | None = None
     others: list[Match] = []
     folded = {fold(reading): reading for reading in reversed(list(paths))}
     for rule in rules:
         if not rule.is_about(asked.methods, asked.user_agent):
             continue
         if rule.pattern.matches(paths.own):
-            own.append(Match(rule, paths.own, is_own=True))
-            break
+            own = own or Match(rule, paths.own)
+            continue
         reading = _matching(rule, paths, folded)
         if reading is not None:
-            others.append(Match(rule, reading, is_own=False))
-    return own + others
+            others.append(Match(rule, reading))
+    return others if own is None else [own, *others]
 
 
 def _matching(rule: Rule, paths: Paths, folded: Mapping[str, str]) -> str | None:

@@ -30,8 +30,9 @@ MANY = settings(max_examples=400, deadline=None, suppress_health_check=[HealthCh
 Resolve = Callable[[Message], str]
 
 
-def paywall(app: Any, patterns: Sequence[str]) -> Paywall:
-    rules = [Rule(path=pattern, price="0.001 USDC") for pattern in patterns]
+def paywall(app: Any, patterns: Sequence[str], free: Sequence[str] = ()) -> Paywall:
+    rules = [Rule(path=pattern, price="0 USDC") for pattern in free]
+    rules += [Rule(path=pattern, price="0.001 USDC") for pattern in patterns]
     return Paywall(app, aggregator=Unmoved(supported_by(FakeAggregator())), pay_to=SELLER, rules=rules)
 
 
@@ -205,6 +206,44 @@ def test_p1_what_a_rule_covers_in_any_reading_is_never_served_unpaid(
     assert status in {200, 400, 402}
     for page in pages:
         assert not any(covers(pattern, page, any_case=any_case, any_end=any_end) for pattern in rules), page
+
+
+@MANY
+@given(
+    target=targets,
+    rules=st.just(["*"]) | patterns,
+    free=patterns,
+    root=roots,
+    is_in_front=st.booleans(),
+    prefix=st.sampled_from([without_root_at_a_slash, without_root_as_text, without_root_anywhere]),
+    steps=st.lists(st.sampled_from(STEPS), max_size=2),
+)
+@example("/b/api/a", ["*"], ["/b/*"], "/api", False, without_root_anywhere, [])
+@example("/b/api/a", ["/a"], ["/b/*"], "/api", False, without_root_anywhere, [])
+@example("/b/..%2Fa", ["/a"], ["/b/*"], "", False, without_root_anywhere, [resolve_dots])
+def test_p1_no_rule_that_asks_for_nothing_leads_around_one_that_asks_for_money(
+    target: str,
+    rules: list[str],
+    free: list[str],
+    root: str,
+    is_in_front: bool,
+    prefix: Resolve,
+    steps: list[Callable[[str], str]],
+) -> None:
+    pages: list[str] = []
+
+    async def app(scope: Message, _receive: Any, send: Any) -> None:
+        path = prefix(scope)
+        for step in steps:
+            path = step(path)
+        pages.append(path)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    ask(paywall(app, rules, free), scope_of(target, root=root, in_front=root if is_in_front else ""))
+    for page in pages:
+        is_free = any(covers(pattern, page or "/", any_case=False, any_end=False) for pattern in free)
+        assert is_free or not any(covers(pattern, page, any_case=False, any_end=False) for pattern in rules), page
 
 
 @MANY
