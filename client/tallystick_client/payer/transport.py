@@ -229,7 +229,7 @@ class PayingTransport(httpx.AsyncBaseTransport):
         except _NotTakenError as error:
             raise error.cause from None
         receipt = _receipt(response)
-        paid = receipt is not None and receipt.success and receipt.amount != "0"
+        paid = receipt is not None and receipt.success
         response.extensions["payment"] = Receipt(
             SCHEME_EXACT,
             offer,

@@ -100,6 +100,8 @@ class Paywall:
         self._book = OfferBook(self._pay_to, network, _at_least("max_timeout_s", max_timeout_s, 1))
         max_body_bytes = _at_least("max_body_bytes", max_body_bytes, 0)
         room = Room(_at_least("buffer_bodies_bytes", buffer_bodies_bytes, max_body_bytes))
+        if not body_patience_s > 0:
+            raise MalformedError("body_patience_s", Described(str(body_patience_s)), "more than 0 seconds")
         self._bodies = BodyLimits(max_body_bytes, room, body_patience_s)
         kept = KeptAnswers(_at_least("keep_responses_bytes", keep_responses_bytes, 0))
         self._till = Till(aggregator, kept, settle_patience_s)

@@ -115,3 +115,8 @@ async def test_p4_what_a_body_takes_is_given_back(ends: str) -> None:
 def test_p4_memory_for_less_than_one_body_is_refused(open_shop: Any, name: str, value: Any) -> None:
     with pytest.raises(MalformedError, match=rf"^{name}: got .*, allowed an integer of at least 10"):
         open_shop(max_body_bytes=10, **{name: value})
+
+
+def test_p4_a_body_must_have_some_time_to_arrive(open_shop: Any) -> None:
+    with pytest.raises(MalformedError, match=r"^body_patience_s: got 0, allowed more than 0 seconds"):
+        open_shop(body_patience_s=0)

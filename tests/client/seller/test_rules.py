@@ -206,6 +206,19 @@ async def test_p1_a_rule_that_can_never_match_is_reported_at_start(
     assert caplog.messages[0].startswith(problem)
 
 
+async def test_p1_a_rule_with_the_prefix_is_told_of_once(
+    open_shop: Any, exchange: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop = open_shop(rules=[Rule(path="/api/articles/*", price="1 USDC"), Rule(path="/free", price="0 USDC")])
+    for _ in range(2):
+        one = exchange(shop.paywall, "/api/articles/1", {})
+        one.scope["root_path"] = "/api"
+        await one.run()
+        assert one.status == 402
+    (message,) = caplog.messages
+    assert message.startswith("rule '/api/articles/*': a path is compared without the root_path '/api' first")
+
+
 @pytest.mark.parametrize(
     "rules",
     [
