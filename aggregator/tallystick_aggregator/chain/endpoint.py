@@ -18,6 +18,7 @@ import httpx
 from tallystick_aggregator.chain.log_range import LogRange
 from tallystick_aggregator.chain.port import ChainUnavailable
 from tallystick_aggregator.chain.rpc_answers import RpcError, read_error
+from tallystick_aggregator.chain.settings import LOGS_RANGE_BLOCKS
 
 # Its line for every request shows the whole URL, and paths of endpoints hold access keys (threat 32).
 logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -30,7 +31,6 @@ LIMITED_S_MIN: Final = 1.0
 """For so long an endpoint is left alone that was asked too often and does not say for how long; doubled each time."""
 LIMITED_S_MAX: Final = 300.0
 """The longest that an endpoint is left alone, whatever it says."""
-LOGS_RANGE_BLOCKS: Final = 2_000
 
 _LIMIT_CODES: Final = frozenset({429, -32029, -32097})
 _LIMIT_WORDS: Final = (

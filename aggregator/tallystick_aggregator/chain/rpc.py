@@ -22,7 +22,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from tallystick.hexadecimal import to_hex
-from tallystick_aggregator.chain.endpoint import LOGS_RANGE_BLOCKS, Endpoint, Limited
+from tallystick_aggregator.chain.endpoint import Endpoint, Limited
 from tallystick_aggregator.chain.log_search import LogSearch, Wanted
 from tallystick_aggregator.chain.market_fees import market_fees
 from tallystick_aggregator.chain.node import (
@@ -46,6 +46,7 @@ from tallystick_aggregator.chain.rpc_answers import (
     read_receipt,
     read_transactions,
 )
+from tallystick_aggregator.chain.settings import LOGS_RANGE_BLOCKS
 
 HEAD_GRACE_S: Final = 1.0
 """For so long the head waits for further endpoints once one has answered."""

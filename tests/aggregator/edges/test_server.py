@@ -31,6 +31,7 @@ from tallystick_aggregator.journal.port import (
     TransactionStatus,
 )
 from tallystick_aggregator.schemes.deferred.calls import SignedCall
+from tallystick_aggregator.settlement.claiming import LeftOut
 
 
 async def refused(call: object) -> grpc.aio.AioRpcError:
@@ -308,6 +309,18 @@ async def test_settle_now_is_for_the_callers_receivers_only(edge: Edge) -> None:
     edge.settlement.answer = ChainUnavailable("no endpoint answers")
     answer = await edge.settlements.SettleNow(settlement_pb2.SettleNowRequest(), metadata=edge.music)
     assert answer.refusal.reason == Reason.CHAIN_UNAVAILABLE
+
+
+async def test_r12_settle_now_tells_what_was_left_out_and_why(edge: Edge) -> None:
+    edge.settlement.left_out = [
+        LeftOut(NETWORK, b"\x70" * 20, b"\x01" * 32, MUSIC, 5, "ZeroAmount()"),
+        LeftOut(NETWORK, b"\x70" * 20, b"\x02" * 32, NEWS, 6, "of somebody else"),
+    ]
+    answer = await edge.settlements.SettleNow(settlement_pb2.SettleNowRequest(), metadata=edge.music)
+    (left_out,) = answer.left_out
+    assert (left_out.network, left_out.token) == (NETWORK, b"\x70" * 20)
+    assert (left_out.channel_id, left_out.receiver) == (b"\x01" * 32, MUSIC)
+    assert (decode_amount(left_out.amount, "amount"), left_out.reason) == (5, "ZeroAmount()")
 
 
 async def test_a_token_settles_a_few_times_at_once_and_then_has_to_wait(edge: Edge) -> None:
