@@ -64,6 +64,11 @@ class Account(State, gc=False):
         return max(0, self.funds - self.withdrawing - self.refunding - self.committed)
 
     @property
+    def is_short(self) -> bool:
+        """Whether I11 is broken: more is committed to sellers than the chain has of the account."""
+        return self.committed > self.funds
+
+    @property
     def exposure(self) -> int:
         """What was charged and not yet claimed: what sellers would lose if the escrow were empty now."""
         return self.committed - self.reserved - self.claimed
