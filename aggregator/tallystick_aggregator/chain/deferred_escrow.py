@@ -15,6 +15,7 @@ from tallystick_aggregator.chain.port import (
     ChainUnavailable,
     DepositAuthorization,
     EscrowAccount,
+    Heard,
 )
 from tallystick_aggregator.chain.reverts import describe
 from tallystick_contracts import claim_batch
@@ -89,19 +90,25 @@ class DeferredEscrow:
 
     # What is read.
 
-    async def accounts(self, account_ids: Sequence[bytes], block: Block) -> Sequence[EscrowAccount]:
+    async def accounts(
+        self, account_ids: Sequence[bytes], block: Block, heard: Heard | None = None
+    ) -> Sequence[EscrowAccount]:
         found: list[EscrowAccount] = []
         for chunk in _chunks(account_ids):
-            answer = await self._read(calls.words_query(calls.ACCOUNTS, chunk), block)
+            answer = await self._read(calls.words_query(calls.ACCOUNTS, chunk), block, heard)
             found += calls.read_accounts(answer, len(chunk)) if answer else [_NO_ACCOUNT] * len(chunk)
         return found
 
-    async def claimed(self, channel_ids: Sequence[bytes], block: Block) -> Sequence[int]:
+    async def claimed(self, channel_ids: Sequence[bytes], block: Block, heard: Heard | None = None) -> Sequence[int]:
         found: list[int] = []
         for chunk in _chunks(channel_ids):
-            answer = await self._read(calls.words_query(calls.CLAIMED, chunk), block)
+            answer = await self._read(calls.words_query(calls.CLAIMED, chunk), block, heard)
             found += calls.read_claimed(answer, len(chunk)) if answer else [0] * len(chunk)
         return found
+
+    async def block_logs(self, block: Block, heard: Heard) -> Sequence[Log]:
+        """All events of the escrow in this very block."""
+        return await self._node.block_logs(self._address, block, heard)
 
     async def logs(self, first: int, last: Block) -> Sequence[Log]:
         """All events of the escrow in these blocks."""
@@ -111,6 +118,10 @@ class DeferredEscrow:
         """The AccountOpened events of our operator's accounts in these blocks."""
         topics = [calls.ACCOUNT_OPENED_TOPIC, None, None, self._operator.rjust(32, b"\0")]
         return await self._node.logs(self._address, first, last, topics)
+
+    async def of_account(self, account_id: bytes, first: int, last: Block) -> Sequence[Log]:
+        """All events of one account in these blocks."""
+        return await self._node.logs(self._address, first, last, [None, account_id])
 
     async def may_claim(self, sender: bytes, block: Block) -> bool:
         """Whether this address may land the operator's claims."""
@@ -122,10 +133,10 @@ class DeferredEscrow:
         """What the contract itself thinks its domain is."""
         return await self._read(calls.selector(calls.DOMAIN_SEPARATOR), block)
 
-    async def _read(self, data: bytes, block: Block) -> bytes:
+    async def _read(self, data: bytes, block: Block, heard: Heard | None = None) -> bytes:
         """What a view returns; nothing for a block before the escrow's deployment."""
         try:
-            answer = await self._node.call(self._address, data, block)
+            answer = await self._node.call(self._address, data, block, heard=heard)
         except CallReverted as reverted:
             # A view of ours never reverts: what answered is not the escrow, or it is starved of gas.
             raise ChainUnavailable(f"the escrow cannot be read: {describe(reverted)}") from reverted

@@ -6,10 +6,11 @@ its session lock takes the lock with it, for all endpoints of the process.
 
 What endpoints can do to us, and what is done about it (threat 16):
 - be down, slow or rate limited: the next one is asked; the one that failed rests for `REST_S`;
-- lag: the head is the highest that any of them tells; reads name the block by its hash, so that an endpoint that does
-  not have it answers with an error instead of older state; events are asked only of one that has their last block;
-- disagree: a final block that two of them tell differently raises ChainUnavailable.
-An endpoint that lies about state consistently, alone, is believed: name endpoints that you trust.
+- lag: reads name the block by its hash, so that an endpoint that does not have it answers with an error instead of
+  older state; events are asked only of one that has their last block;
+- say what is not so: heads, blocks and receipts are what they agree on (module `agreement`); what state and events
+  would change is asked again, of another endpoint where there is one (`Heard`, modules `reading` and `scanning`).
+An endpoint that lies consistently, alone, is believed: name endpoints that you trust, and two of them.
 """
 
 import asyncio
@@ -22,25 +23,27 @@ from typing import Any, Final, TypeVar, cast
 import httpx
 
 from tallystick.hexadecimal import to_hex
+from tallystick_aggregator.chain.agreement import Agreement, answers
+from tallystick_aggregator.chain.contradictions import Answer, contradicted
 from tallystick_aggregator.chain.node import (
     BlockTransaction,
     CallReverted,
+    Header,
     Log,
     MarketFees,
     Receipt,
     Rejected,
 )
-from tallystick_aggregator.chain.port import Block, ChainUnavailable
+from tallystick_aggregator.chain.port import Block, ChainUnavailable, Heard
 from tallystick_aggregator.chain.rpc_answers import (
     RpcError,
     optional,
     read_base_fee,
-    read_block,
     read_bytes,
     read_error,
+    read_header,
     read_integer,
     read_logs,
-    read_receipt,
     read_transactions,
 )
 
@@ -49,10 +52,8 @@ logging.getLogger("httpx").setLevel(logging.WARNING)
 
 REST_S: Final = 5.0
 """For so long an endpoint that failed is asked last."""
-HEAD_GRACE_S: Final = 1.0
-"""For so long the head waits for further endpoints once one has answered."""
 
-Answer = TypeVar("Answer")
+Answered = TypeVar("Answered")
 
 
 class Endpoint:
@@ -96,6 +97,11 @@ class RpcNode:
     def __init__(self, urls: Sequence[str], *, timeout_s: float = 10.0, logs_range_blocks_max: int = 2_000) -> None:
         self._endpoints = [Endpoint(url, timeout_s) for url in urls]
         self._logs_range_blocks_max = logs_range_blocks_max
+        self._agreement = Agreement(self._endpoints)
+
+    def problems(self) -> list[str]:
+        """Which endpoints are left out now, and why."""
+        return self._agreement.problems()
 
     async def chain_id(self) -> int:
         ids = set(await self._all(read_integer, "eth_chainId"))
@@ -104,15 +110,13 @@ class RpcNode:
         return ids.pop()
 
     async def head(self) -> Block:
-        blocks = await self._all(read_block, "eth_getBlockByNumber", "latest", False)
-        return max(blocks, key=lambda block: block.number)
+        return await self._agreement.head()
 
     async def block(self, number: int) -> Block | None:
-        answers = await self._all(optional(read_block), "eth_getBlockByNumber", hex(number), False)
-        blocks = {block for block in answers if block is not None}
-        if len(blocks) > 1:
-            raise ChainUnavailable(f"the endpoints disagree on block {number}")
-        return blocks.pop() if blocks else None
+        return await self._agreement.block(number)
+
+    async def header(self, number: int) -> Header | None:
+        return optional(read_header)(await self._first("eth_getBlockByNumber", hex(number), False))
 
     async def code(self, address: bytes, block: Block | None = None) -> bytes:
         return read_bytes(
@@ -122,13 +126,34 @@ class RpcNode:
     async def balance(self, address: bytes) -> int:
         return read_integer(await self._first("eth_getBalance", to_hex(address), "latest"))
 
-    async def call(self, to: bytes, data: bytes, block: Block, *, from_: bytes = b"") -> bytes:
+    async def call(
+        self, to: bytes, data: bytes, block: Block, *, from_: bytes = b"", heard: Heard | None = None
+    ) -> bytes:
         transaction = {"to": to_hex(to), "data": to_hex(data)} | ({"from": to_hex(from_)} if from_ else {})
-        return read_bytes(await self._first("eth_call", transaction, _pinned(block)))
+        return read_bytes(
+            await self._try_each(lambda endpoint: endpoint.ask("eth_call", transaction, _pinned(block)), heard)
+        )
 
     async def estimate_gas(self, from_: bytes, to: bytes, data: bytes, *, gas_max: int) -> int:
         transaction = {"from": to_hex(from_), "to": to_hex(to), "data": to_hex(data), "gas": hex(gas_max)}
-        return read_integer(await self._first("eth_estimateGas", transaction))
+        # Twice: too little would burn the gas of a transaction that runs out of it. Between two blocks it may change.
+        heard = Heard()
+        first = await self._estimate(transaction, heard)
+        again = await self._estimate(transaction, heard.again())
+        if isinstance(first, CallReverted) and isinstance(again, CallReverted):
+            raise first
+        sums = [gas for gas in (first, again) if isinstance(gas, int)]
+        if len(sums) < 2 or min(sums) * 2 < max(sums):
+            contradicted(Answer.GAS, str(heard), f"the transaction takes {first}, and when asked again {again}")
+        return max(sums)
+
+    async def _estimate(self, transaction: dict[str, Any], heard: Heard) -> int | CallReverted:
+        try:
+            return read_integer(
+                await self._try_each(lambda endpoint: endpoint.ask("eth_estimateGas", transaction), heard)
+            )
+        except CallReverted as reverted:
+            return reverted
 
     async def logs(self, address: bytes, first: int, last: Block, topics: Sequence[bytes | None] = ()) -> Sequence[Log]:
         found: list[Log] = []
@@ -142,6 +167,10 @@ class RpcNode:
             }
             found += await self._try_each(partial(_logs_up_to, wanted=wanted, last=last))
         return found
+
+    async def block_logs(self, address: bytes, block: Block, heard: Heard) -> Sequence[Log]:
+        wanted = {"address": to_hex(address), "blockHash": to_hex(block.block_hash)}
+        return await self._try_each(lambda endpoint: _block_logs(endpoint, wanted), heard)
 
     async def fees(self) -> MarketFees:
         base_fee = read_base_fee(await self._first("eth_getBlockByNumber", "latest", False))
@@ -163,8 +192,7 @@ class RpcNode:
         raise rejections[0] if rejections else errors[0]
 
     async def receipt(self, transaction_hash: bytes) -> Receipt | None:
-        answers = await self._all(optional(read_receipt), "eth_getTransactionReceipt", to_hex(transaction_hash))
-        return next((receipt for receipt in answers if receipt is not None), None)
+        return await self._agreement.receipt(transaction_hash)
 
     async def transactions(self, block_number: int) -> Sequence[BlockTransaction]:
         block = await self._first("eth_getBlockByNumber", hex(block_number), True)
@@ -178,53 +206,63 @@ class RpcNode:
 
     def _in_order(self) -> list[Endpoint]:
         now = time.monotonic()
-        return sorted(self._endpoints, key=lambda endpoint: endpoint.rests_until > now)
+        believed = self._agreement.believed()
+        return sorted(self._endpoints, key=lambda one: (one not in believed, one.rests_until > now))
+
+    def _to_ask(self, heard: Heard | None) -> list[Endpoint]:
+        """In order; for a second answer only those whose answer would be another's, and who do not rest."""
+        if heard is None or not heard.excluded or len(self._endpoints) == 1:
+            return self._in_order()
+        now, believed = time.monotonic(), self._agreement.believed()
+        return [
+            one
+            for number, one in enumerate(self._endpoints)
+            if number not in heard.excluded and one in believed and one.rests_until <= now
+        ]
 
     async def _first(self, method: str, *params: Any) -> Any:
         return await self._try_each(lambda endpoint: endpoint.ask(method, *params))
 
-    async def _try_each(self, ask: Callable[[Endpoint], Awaitable[Answer]]) -> Answer:
+    async def _try_each(self, ask: Callable[[Endpoint], Awaitable[Answered]], heard: Heard | None = None) -> Answered:
         """The first answer. A revert is one; any other error sends the question on to the next endpoint."""
         problems: list[str] = []
-        for endpoint in self._in_order():
+        for endpoint in self._to_ask(heard):
             try:
-                return await ask(endpoint)
+                answer = await ask(endpoint)
             except RpcError as error:
                 if _is_revert(error):
+                    _note(heard, self._endpoints, endpoint)
                     raise CallReverted(error.data, error.message) from None
                 problems.append(f"{endpoint.name}: {error}")
             except ChainUnavailable as error:
                 problems.append(str(error))
-        raise ChainUnavailable("; ".join(problems))
+            else:
+                _note(heard, self._endpoints, endpoint)
+                return answer
+        raise ChainUnavailable("; ".join(problems) or "no other endpoint answers now")
 
-    async def _all(self, decode: Callable[[Any], Answer], method: str, *params: Any) -> list[Answer]:
-        """The answers of all endpoints that answer while the quickest and HEAD_GRACE_S last; at least one."""
-        tasks = [asyncio.ensure_future(_decoded(endpoint, decode, method, params)) for endpoint in self._in_order()]
-        try:
-            waiting: set[asyncio.Future[Answer]] = set(tasks)
-            while waiting and not any(_has_answer(task) for task in tasks):
-                _, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            if waiting:
-                await asyncio.wait(waiting, timeout=HEAD_GRACE_S)
-            answers = [task.result() for task in tasks if _has_answer(task)]
-            if answers:
-                return answers
-            raise ChainUnavailable("; ".join(str(task.exception()) for task in tasks if task.done()))
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+    async def _all(self, decode: Callable[[Any], Answered], method: str, *params: Any) -> list[Answered]:
+        """The answers of all endpoints that answer within a moment; at least one."""
+        told = await answers(self._in_order(), lambda endpoint: _decoded(endpoint, decode, method, params))
+        return [answer for _, answer in told]
 
 
-async def _decoded(endpoint: Endpoint, decode: Callable[[Any], Answer], method: str, params: Sequence[Any]) -> Answer:
+async def _decoded(
+    endpoint: Endpoint, decode: Callable[[Any], Answered], method: str, params: Sequence[Any]
+) -> Answered:
     try:
         return decode(await endpoint.ask(method, *params))
     except RpcError as error:
         raise ChainUnavailable(f"{endpoint.name}: {error}") from error
 
 
-def _has_answer(task: "asyncio.Future[Any]") -> bool:
-    return task.done() and not task.cancelled() and task.exception() is None
+def _note(heard: Heard | None, endpoints: Sequence[Endpoint], endpoint: Endpoint) -> None:
+    if heard is not None:
+        heard.note(endpoints.index(endpoint), endpoint.name)
+
+
+async def _block_logs(endpoint: Endpoint, wanted: dict[str, Any]) -> list[Log]:
+    return read_logs(await endpoint.ask("eth_getLogs", wanted))
 
 
 async def _logs_up_to(endpoint: Endpoint, wanted: dict[str, Any], last: Block) -> list[Log]:

@@ -32,6 +32,8 @@ from dataclasses import replace
 from typing import Final
 
 from tallystick.hashing import keccak256
+from tallystick.hexadecimal import to_hex
+from tallystick_aggregator.chain.contradictions import Answer, contradicted
 from tallystick_aggregator.chain.node import CallReverted, Node, Receipt, Rejected
 from tallystick_aggregator.chain.nonces import user_of_nonce
 from tallystick_aggregator.chain.port import Block, Call, ChainUnavailable, Reverted
@@ -51,6 +53,8 @@ OFFER_AGAIN_S: Final = 15.0
 """How often the bytes of a waiting transaction are offered again to pools that may have dropped it."""
 UNPROVEN_S: Final = 600.0
 """For so long a receipt may be late after a nonce was used in a final block, if nobody can tell by whom."""
+GAP_MAX: Final = 64
+"""Nonces that may wait in pools and not be known to the outbox; so many are filled in a tick at most."""
 _FILL_GAS: Final = 21_000
 
 _log = logging.getLogger(__name__)
@@ -127,8 +131,7 @@ class Sender:
         self, kind: TransactionKind, reference: bytes, call: Call, gas_limit: int, offer: Bid, nonce: int | None = None
     ) -> Outgoing:
         if nonce is None:
-            stored = await self._outbox.next_nonce(self._settings.network, self.address)
-            nonce = max(stored, await self._node.next_nonce(self.address))
+            nonce = await self._free_nonce()
         now = int(self._clock())
         unsigned = Unsigned(self._settings.chain_id, nonce, gas_limit, call.to, call.data)
         attempt = sign(self._signer, unsigned, offer, now)
@@ -148,6 +151,26 @@ class Sender:
             status=TransactionStatus.PENDING,
             created_at=now,
         )
+
+    async def _free_nonce(self) -> int:
+        """The next nonce. The outbox knows our own; a node that tells of more is asked again, because a nonce that is
+        too high leaves a gap, and filling it costs gas.
+        """
+        stored = await self._outbox.next_nonce(self._settings.network, self.address)
+        told = await self._node.next_nonce(self.address)
+        if told > stored:
+            again = await self._node.next_nonce(self.address)
+            if again != told:
+                contradicted(
+                    Answer.NONCE, "the node", f"the sender's next nonce is {told}, and {again} when asked again"
+                )
+            told = min(told, again)
+        if told > stored + GAP_MAX:
+            mined = await self._node.nonce_at(self.address, (await self._node.head()).number)
+            if told > mined + GAP_MAX:
+                contradicted(Answer.NONCE, "the node", f"the sender's next nonce is {told}, but blocks hold {mined}")
+                told = mined
+        return max(stored, told)
 
     async def _gas_limit(self, call: Call) -> int:
         """What the call would take now, and a margin: the state may change before it is mined."""
@@ -243,6 +266,7 @@ class Sender:
                     await self._node.nonce_at(outgoing.sender, final_number) if final_number >= 0 else 0
                 )
             if outgoing.nonce >= used[outgoing.sender]:
+                self._passed_since.pop(outgoing.id, None)
                 still.append(outgoing)
                 continue
             other = await self._who_took_the_nonce(outgoing, final_number)
@@ -265,6 +289,9 @@ class Sender:
             _log.warning("who used nonce %d cannot be looked up: %s", outgoing.nonce, error)
             other = b""
         if other:
+            if other != await user_of_nonce(self._node, outgoing.sender, outgoing.nonce, final_number):
+                contradicted(Answer.NONCE, "the node", f"nonce {outgoing.nonce} was used by {to_hex(other)}")
+                return None
             return None if any(attempt.transaction_hash == other for attempt in outgoing.attempts) else other
         return b"" if self._clock() - since >= UNPROVEN_S else None
 
@@ -278,7 +305,7 @@ class Sender:
         if not missing:
             return
         offer = max(bid_of(outgoing.attempts[-1]) for outgoing in waiting)
-        for nonce in sorted(missing):
+        for nonce in sorted(missing)[:GAP_MAX]:
             _log.warning("nonce %d is missing: it is filled, so that %d transactions can go on", nonce, len(waiting))
             gap = f"{self._settings.network} {self.address.hex()} {nonce} {self._clock()}"
             reference = keccak256(gap.encode())

@@ -30,8 +30,8 @@ class AccountOnChain(NamedTuple):
     `left_since_final` is what went back to the payer in the blocks between them: without it a deposit in those blocks
     would hide a withdrawal in them, and both may not stay.
 
-    `confirmed`: the account was read twice at the final block, separately, and both answers agree. `explained` is what
-    the escrow's events say that the funds are at the final block; None where the chain's own word is the baseline (I10).
+    `confirmed`: the account was read twice, separately, and both answers agree. `explained` is what the escrow's events
+    say that the funds are at the final block; None where the chain's own word is the baseline (I10).
     """
 
     account_id: bytes
