@@ -65,8 +65,8 @@ class Account(State, gc=False):
 
     @property
     def is_short(self) -> bool:
-        """Whether I11 is broken: more is committed to sellers than the chain has of the account."""
-        return self.committed > self.funds
+        """Whether I11 is broken: the chain has less of the account than is committed, and some of that is not claimed."""
+        return self.committed > self.funds and self.committed > self.claimed
 
     @property
     def exposure(self) -> int:
