@@ -6,7 +6,7 @@ Whatever cannot be answered raises ChainUnavailable: "not found" is an answer, s
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from tallystick_aggregator.chain.port import Block, Heard
+from tallystick_aggregator.chain.port import Block, ChainUnavailable, Heard
 
 
 class CallReverted(Exception):
@@ -21,6 +21,10 @@ class CallReverted(Exception):
 
 class Rejected(Exception):
     """Every node that answered refused to take a transaction into its pool. It may still be in a block already."""
+
+
+class Refused(ChainUnavailable):
+    """Every endpoint was there and answered with an error; a smaller question may get an answer."""
 
 
 class Log(NamedTuple):

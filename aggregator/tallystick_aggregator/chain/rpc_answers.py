@@ -124,6 +124,21 @@ def read_receipt(item: Any) -> Receipt:
     )
 
 
+@_strict
+def read_rewards(history: Any) -> list[int]:
+    """The tips of eth_feeHistory at the one percentile that was asked for, of each block that is not empty."""
+    ratios, rewards = history["gasUsedRatio"], history["reward"]
+    return [read_integer(tip[0]) for ratio, tip in zip(ratios, rewards, strict=False) if ratio]
+
+
+def is_revert(error: RpcError) -> bool:
+    """Whether a call ran and failed. Geth and those after it use code 3; others only say so. Too little gas is the
+    caller's matter too.
+    """
+    text = error.message.lower()
+    return error.code == 3 or "revert" in text or "out of gas" in text or "gas required exceeds" in text
+
+
 def read_error(error: Any) -> RpcError:
     """What stands under `error`, in whatever form; nothing in it is refused."""
     if not isinstance(error, dict):

@@ -65,7 +65,7 @@ class Account(State, gc=False):
 
     @property
     def is_short(self) -> bool:
-        """Whether I11 is broken: the chain has less of the account than is committed, and some of that is not claimed."""
+        """Whether I11 is broken: the chain has less of it than is committed, and some of that is not claimed yet."""
         return self.committed > self.funds and self.committed > self.claimed
 
     @property
