@@ -108,7 +108,7 @@ class Agreement:
             others = [pair for pair in real if pair[0] is not endpoint]
             near = any(abs(block.number - other.number) <= NEAR_BLOCKS for _, other in others)
             if not others or near or any([await _has(one, block) for one, _ in others]):
-                return self._after_skipping(skipped, block, others)
+                return self._after_skipping(skipped, block, real)
             skipped.append((endpoint, block))
         # Each is on a chain of its own. The first by preference is followed; what raises credit waits for the others.
         endpoint, block = min(real, key=lambda pair: self._endpoints.index(pair[0]))
@@ -118,21 +118,23 @@ class Agreement:
         return block
 
     def _after_skipping(
-        self, skipped: Sequence[tuple[Endpoint, Block]], block: Block, lower: Sequence[tuple[Endpoint, Block]]
+        self, skipped: Sequence[tuple[Endpoint, Block]], block: Block, real: Sequence[tuple[Endpoint, Block]]
     ) -> Block:
         """The head, after endpoints that are ahead of it were passed over: a little is a lag, much is not."""
+        behind = [one for one, head in real if head.number <= block.number]
         for endpoint, ahead in skipped:
             if ahead.number - block.number <= FAR_BLOCKS:
                 continue
-            now = self._clock()
-            stuck = [one for one, _ in lower if one is not endpoint and now - self._moved[one][1] > STANDS_STILL_S]
-            if stuck and now - self._moved[endpoint][1] <= STANDS_STILL_S:
-                for one in stuck:
-                    self._sideline(one, Answer.HEAD, f"the newest block is {block.number}, for more than a minute")
+            if not self._stands_still(endpoint) and all(map(self._stands_still, behind)):
+                for one in behind:
+                    self._sideline(one, Answer.HEAD, f"the newest block is {block.number}, and it stands still there")
                 return ahead
             said = f"the newest block is {ahead.number}, which no other has; theirs is {block.number}"
             self._sideline(endpoint, Answer.HEAD, said)
         return block
+
+    def _stands_still(self, endpoint: Endpoint) -> bool:
+        return self._clock() - self._moved[endpoint][1] > STANDS_STILL_S
 
     def _sideline(self, endpoint: Endpoint, about: Answer, said: str) -> None:
         self._sidelined[endpoint] = (self._clock() + SIDELINED_S, said)
