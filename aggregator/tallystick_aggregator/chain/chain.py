@@ -70,7 +70,10 @@ class EvmChain:
 
         The ledger's writer must be serving. Raises ConfigurationError, and ChainUnavailable if nobody answers.
         """
-        await self.check()
+        try:
+            await self.check()
+        except ConfigurationError:
+            await self.check()  # one wrong answer is no reason not to start
         await self._sender.tick(await self._node.head())
         await self._watcher.look()
         self._looking.start()
@@ -198,6 +201,7 @@ class EvmChain:
 
     def problems(self) -> Sequence[str]:
         found = [self._watcher.staleness(), self._looking.problem]
+        found += [*self._watcher.problems(), *(self._node.problems() if isinstance(self._node, RpcNode) else ())]
         found += [f"{task.name} has stopped" for task in (self._looking, self._sending) if not task.alive]
         return [*(f"{self.network}: {problem}" for problem in found if problem), *self.sending_problems()]
 

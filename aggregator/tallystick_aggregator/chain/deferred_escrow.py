@@ -15,6 +15,7 @@ from tallystick_aggregator.chain.port import (
     ChainUnavailable,
     DepositAuthorization,
     EscrowAccount,
+    Heard,
 )
 from tallystick_aggregator.chain.reverts import describe
 from tallystick_contracts import claim_batch
@@ -94,11 +95,17 @@ class DeferredEscrow:
 
     # What is read.
 
-    async def accounts(self, account_ids: Sequence[bytes], block: Block) -> Sequence[EscrowAccount]:
-        return await self._read_each(calls.ACCOUNTS, account_ids, block, calls.read_accounts, _NO_ACCOUNT)
+    async def accounts(
+        self, account_ids: Sequence[bytes], block: Block, heard: Heard | None = None
+    ) -> Sequence[EscrowAccount]:
+        return await self._read_each(calls.ACCOUNTS, account_ids, block, calls.read_accounts, _NO_ACCOUNT, heard)
 
-    async def claimed(self, channel_ids: Sequence[bytes], block: Block) -> Sequence[int]:
-        return await self._read_each(calls.CLAIMED, channel_ids, block, calls.read_claimed, 0)
+    async def claimed(self, channel_ids: Sequence[bytes], block: Block, heard: Heard | None = None) -> Sequence[int]:
+        return await self._read_each(calls.CLAIMED, channel_ids, block, calls.read_claimed, 0, heard)
+
+    async def block_logs(self, block: Block, heard: Heard) -> Sequence[Log]:
+        """All events of the escrow in this very block."""
+        return await self._node.block_logs(self._address, block, heard)
 
     async def logs(self, first: int, last: Block) -> Sequence[Log]:
         """All events of the escrow in these blocks."""
@@ -108,6 +115,10 @@ class DeferredEscrow:
         """The AccountOpened events of our operator's accounts in these blocks."""
         topics = [calls.ACCOUNT_OPENED_TOPIC, None, None, self._operator.rjust(32, b"\0")]
         return await self._node.logs(self._address, first, last, topics)
+
+    async def of_account(self, account_id: bytes, first: int, last: Block) -> Sequence[Log]:
+        """All events of one account in these blocks."""
+        return await self._node.logs(self._address, first, last, [None, account_id])
 
     async def may_claim(self, sender: bytes, block: Block) -> bool:
         """Whether this address may land the operator's claims."""
@@ -126,6 +137,7 @@ class DeferredEscrow:
         block: Block,
         read: Callable[[bytes, int], list[Item]],
         nothing: Item,
+        heard: Heard | None,
     ) -> list[Item]:
         """What a function that takes many ids says of each, in portions that the endpoints take."""
         found: list[Item] = []
@@ -133,7 +145,7 @@ class DeferredEscrow:
         while len(found) < len(ids):
             portion = ids[len(found) : len(found) + items]
             try:
-                answer = await self._read(calls.words_query(function, portion), block)
+                answer = await self._read(calls.words_query(function, portion), block, heard)
             except ChainUnavailable as error:
                 is_refused = isinstance(error, Refused) or isinstance(error.__cause__, CallReverted)
                 if not is_refused or len(portion) <= ITEMS_PER_READ_MIN:
@@ -144,10 +156,10 @@ class DeferredEscrow:
         self._items_per_read = items
         return found
 
-    async def _read(self, data: bytes, block: Block) -> bytes:
+    async def _read(self, data: bytes, block: Block, heard: Heard | None = None) -> bytes:
         """What a view returns; nothing for a block before the escrow's deployment."""
         try:
-            answer = await self._node.call(self._address, data, block)
+            answer = await self._node.call(self._address, data, block, heard=heard)
         except CallReverted as reverted:
             # A view of ours never reverts: what answered is not the escrow, or it is starved of gas.
             raise ChainUnavailable(f"the escrow cannot be read: {describe(reverted)}") from reverted

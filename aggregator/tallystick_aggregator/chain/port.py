@@ -41,6 +41,31 @@ class Block:
     timestamp: int
 
 
+class Heard:
+    """Whose answers a question has had so far, so that it can be put to somebody else.
+
+    Passed along with a read it notes who answered. `again()` makes one that turns to others only; a node with a single
+    endpoint asks that one again, in a call of its own.
+    """
+
+    def __init__(self, excluded: Mapping[int, str] | None = None) -> None:
+        """`excluded`: the sources not to ask, by number, with their names."""
+        self.excluded = dict(excluded or {})
+        self.sources: dict[int, str] = {}
+
+    def note(self, number: int, name: str) -> None:
+        """Keep who answered."""
+        self.sources[number] = name
+
+    def again(self) -> "Heard":
+        """For the same question, put to somebody else."""
+        return Heard(self.sources)
+
+    def __str__(self) -> str:
+        """The names of those who answered."""
+        return ", ".join(dict.fromkeys(self.sources.values())) or "the node"
+
+
 @dataclass(frozen=True, slots=True)
 class EscrowAccount:
     """An account as the escrow holds it. `withdrawable_at` 0: no withdrawal is pending."""
@@ -127,9 +152,13 @@ class EscrowBinding(Protocol):
         """What a claim's calldata would raise `claimed` to, by channel id."""
         ...
 
-    async def accounts(self, account_ids: Sequence[bytes], block: Block) -> Sequence[EscrowAccount]: ...
+    async def accounts(
+        self, account_ids: Sequence[bytes], block: Block, heard: Heard | None = None
+    ) -> Sequence[EscrowAccount]: ...
 
-    async def claimed(self, channel_ids: Sequence[bytes], block: Block) -> Sequence[int]: ...
+    async def claimed(self, channel_ids: Sequence[bytes], block: Block, heard: Heard | None = None) -> Sequence[int]:
+        """What channels were paid. `heard`: who answered; one made by `Heard.again` asks somebody else."""
+        ...
 
 
 class Token(Protocol):

@@ -9,25 +9,30 @@ What endpoints can do to us, and what is done about it (threat 16):
 - limit how often they are asked: one that says so is left alone for as long as it wants (module `endpoint`), and where
   all do, the question waits, though not longer than an answer may take;
 - limit what is asked, or lack a method: they are asked in another way, and that is remembered (`endpoint`);
-- lag: the head is the highest that any of them tells; reads name the block by its hash, so that an endpoint that does
-  not have it answers with an error instead of older state; events are asked only of one that has their last block;
-- disagree: a final block that two of them tell differently raises ChainUnavailable.
-An endpoint that lies about state consistently, alone, is believed: name endpoints that you trust.
+- lag: reads name the block by its hash, so that an endpoint that does not have it answers with an error instead of
+  older state; events are asked only of one that has their last block;
+- say what is not so: heads, blocks and receipts are what they agree on (module `agreement`); what state and events
+  would change is asked again, of another endpoint where there is one (`Heard`, modules `reading` and `scanning`).
+An endpoint that lies consistently, alone, is believed: name endpoints that you trust, and two of them.
 """
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from tallystick.hexadecimal import to_hex
+from tallystick_aggregator.chain.agreement import Agreement, answers
+from tallystick_aggregator.chain.block_events import events_of_block
+from tallystick_aggregator.chain.contradictions import Answer, contradicted
 from tallystick_aggregator.chain.endpoint import Endpoint, Limited
 from tallystick_aggregator.chain.log_search import LogSearch, Wanted
 from tallystick_aggregator.chain.market_fees import market_fees
 from tallystick_aggregator.chain.node import (
     BlockTransaction,
     CallReverted,
+    Header,
     Log,
     MarketFees,
     Receipt,
@@ -35,23 +40,19 @@ from tallystick_aggregator.chain.node import (
     Rejected,
 )
 from tallystick_aggregator.chain.pinned_reads import ask_at
-from tallystick_aggregator.chain.port import Block, ChainUnavailable
+from tallystick_aggregator.chain.port import Block, ChainUnavailable, Heard
 from tallystick_aggregator.chain.rpc_answers import (
     RpcError,
     is_revert,
     optional,
-    read_block,
     read_bytes,
+    read_header,
     read_integer,
-    read_receipt,
     read_transactions,
 )
 from tallystick_aggregator.chain.settings import LOGS_RANGE_BLOCKS
 
-HEAD_GRACE_S: Final = 1.0
-"""For so long the head waits for further endpoints once one has answered."""
-
-Answer = TypeVar("Answer")
+Answered = TypeVar("Answered")
 
 
 class RpcNode:
@@ -74,6 +75,11 @@ class RpcNode:
         self._clock = clock
         self._pause = pause
         self._log_search = LogSearch(self._try_each, clock=clock, pause=pause)
+        self._agreement = Agreement(self._endpoints, clock=clock)
+
+    def problems(self) -> list[str]:
+        """Which endpoints are left out now, and why."""
+        return self._agreement.problems()
 
     async def chain_id(self) -> int:
         ids = set(await self._all(read_integer, "eth_chainId"))
@@ -82,15 +88,13 @@ class RpcNode:
         return ids.pop()
 
     async def head(self) -> Block:
-        blocks = await self._all(read_block, "eth_getBlockByNumber", "latest", False)
-        return max(blocks, key=lambda block: block.number)
+        return await self._agreement.head()
 
     async def block(self, number: int) -> Block | None:
-        answers = await self._all(optional(read_block), "eth_getBlockByNumber", hex(number), False)
-        blocks = {block for block in answers if block is not None}
-        if len(blocks) > 1:
-            raise ChainUnavailable(f"the endpoints disagree on block {number}")
-        return blocks.pop() if blocks else None
+        return await self._agreement.block(number)
+
+    async def header(self, number: int) -> Header | None:
+        return optional(read_header)(await self._first("eth_getBlockByNumber", hex(number), False))
 
     async def code(self, address: bytes, block: Block | None = None) -> bytes:
         if block is None:
@@ -100,16 +104,42 @@ class RpcNode:
     async def balance(self, address: bytes) -> int:
         return read_integer(await self._first("eth_getBalance", to_hex(address), "latest"))
 
-    async def call(self, to: bytes, data: bytes, block: Block, *, from_: bytes = b"") -> bytes:
+    async def call(
+        self, to: bytes, data: bytes, block: Block, *, from_: bytes = b"", heard: Heard | None = None
+    ) -> bytes:
         transaction = {"to": to_hex(to), "data": to_hex(data)} | ({"from": to_hex(from_)} if from_ else {})
-        return read_bytes(await self._first_at(block, "eth_call", transaction))
+        return read_bytes(await self._first_at(block, "eth_call", transaction, heard=heard))
 
     async def estimate_gas(self, from_: bytes, to: bytes, data: bytes, *, gas_max: int) -> int:
         transaction = {"from": to_hex(from_), "to": to_hex(to), "data": to_hex(data), "gas": hex(gas_max)}
-        return read_integer(await self._first("eth_estimateGas", transaction))
+        # Twice: too little would burn the gas of a transaction that runs out of it. Between two blocks it may change.
+        heard = Heard()
+        first = await self._estimate(transaction, heard)
+        try:
+            again = await self._estimate(transaction, heard.again())
+        except ChainUnavailable:  # nobody else answers now
+            again = await self._estimate(transaction, Heard())
+        if isinstance(first, CallReverted) and isinstance(again, CallReverted):
+            raise first
+        sums = [gas for gas in (first, again) if isinstance(gas, int)]
+        if len(sums) < 2 or min(sums) * 2 < max(sums):
+            contradicted(Answer.GAS, str(heard), f"the transaction takes {first}, and when asked again {again}")
+        return max(sums)
+
+    async def _estimate(self, transaction: dict[str, Any], heard: Heard) -> int | CallReverted:
+        def ask(endpoint: Endpoint) -> Awaitable[Any]:
+            return endpoint.ask("eth_estimateGas", transaction)
+
+        try:
+            return read_integer(await self._try_each(ask, heard=heard))
+        except CallReverted as reverted:
+            return reverted
 
     async def logs(self, address: bytes, first: int, last: Block, topics: Sequence[bytes | None] = ()) -> Sequence[Log]:
         return await self._log_search.find(Wanted(address, tuple(topics)), first, last)
+
+    async def block_logs(self, address: bytes, block: Block, heard: Heard) -> Sequence[Log]:
+        return await self._try_each(lambda endpoint: events_of_block(endpoint, address, block), heard=heard)
 
     async def fees(self) -> MarketFees:
         return await self._try_each(market_fees)
@@ -130,8 +160,7 @@ class RpcNode:
         raise rejections[0] if rejections else errors[0]
 
     async def receipt(self, transaction_hash: bytes) -> Receipt | None:
-        answers = await self._all(optional(read_receipt), "eth_getTransactionReceipt", to_hex(transaction_hash))
-        return next((receipt for receipt in answers if receipt is not None), None)
+        return await self._agreement.receipt(transaction_hash)
 
     async def transactions(self, block_number: int) -> Sequence[BlockTransaction]:
         block = await self._first("eth_getBlockByNumber", hex(block_number), True)
@@ -144,33 +173,54 @@ class RpcNode:
     # How endpoints are asked.
 
     def _in_order(self) -> list[Endpoint]:
-        now = self._clock()
-        return sorted(self._endpoints, key=lambda endpoint: endpoint.rests_until > now)
+        now, believed = self._clock(), self._agreement.believed()
+        return sorted(self._endpoints, key=lambda one: (one not in believed, one.rests_until > now))
+
+    def _to_ask(self, heard: Heard | None) -> list[Endpoint]:
+        """In order; for a second answer only those whose answer would be another's, and who do not rest."""
+        if heard is None or not heard.excluded or len(self._endpoints) == 1:
+            return self._in_order()
+        now, believed = self._clock(), self._agreement.believed()
+        return [
+            one
+            for number, one in enumerate(self._endpoints)
+            if number not in heard.excluded and one in believed and one.rests_until <= now
+        ]
+
+    def _note(self, heard: Heard | None, endpoint: Endpoint) -> None:
+        if heard is not None:
+            heard.note(self._endpoints.index(endpoint), endpoint.name)
 
     async def _first(self, method: str, *params: Any) -> Any:
         return await self._try_each(lambda endpoint: endpoint.ask(method, *params))
 
-    async def _first_at(self, block: Block, method: str, *params: Any) -> Any:
+    async def _first_at(self, block: Block, method: str, *params: Any, heard: Heard | None = None) -> Any:
         """The first answer on the state after this very block."""
-        return await self._try_each(lambda endpoint: ask_at(endpoint, block, method, *params))
+        return await self._try_each(lambda endpoint: ask_at(endpoint, block, method, *params), heard=heard)
 
     async def _try_each(
-        self, ask: Callable[[Endpoint], Awaitable[Answer]], *, patience_s: float | None = None
-    ) -> Answer:
+        self,
+        ask: Callable[[Endpoint], Awaitable[Answered]],
+        *,
+        patience_s: float | None = None,
+        heard: Heard | None = None,
+    ) -> Answered:
         """The first answer. A revert is one; any other error sends the question on to the next endpoint.
 
-        Where a rate limit is in the way it is asked again when that has passed, for `patience_s` at most.
+        Where a rate limit is in the way it is asked again when that has passed, for `patience_s` at most. `heard` notes
+        who answered; a second answer of another endpoint is not waited for.
         """
         until = self._clock() + (self._timeout_s if patience_s is None else patience_s)
         while True:
             problems: list[str] = []
             waits_s: list[float] = []
             refusals = 0
-            for endpoint in self._in_order():
+            for endpoint in self._to_ask(heard):
                 try:
-                    return await ask(endpoint)
+                    answer = await ask(endpoint)
                 except RpcError as error:
                     if is_revert(error):
+                        self._note(heard, endpoint)
                         raise CallReverted(error.data, error.message) from None
                     problems.append(f"{endpoint.name}: {error}")
                     refusals += 1
@@ -178,42 +228,33 @@ class RpcNode:
                     problems.append(str(error))
                     if isinstance(error, Limited):
                         waits_s.append(error.wait_s)
+                else:
+                    self._note(heard, endpoint)
+                    return answer
+            if not problems:
+                raise ChainUnavailable("no other endpoint answers now")
+            if heard is not None and heard.excluded and len(self._endpoints) > 1:
+                waits_s.clear()
             if not waits_s or self._clock() + min(waits_s) > until:
                 raise (Refused if refusals == len(problems) else ChainUnavailable)("; ".join(problems))
             await self._pause(min(waits_s))
 
-    async def _all(self, decode: Callable[[Any], Answer], method: str, *params: Any) -> list[Answer]:
+    async def _all(self, decode: Callable[[Any], Answered], method: str, *params: Any) -> list[Answered]:
         """The answers of all endpoints, see `_each`."""
         return await self._each(lambda endpoint: _decoded(endpoint, decode, method, params))
 
-    async def _each(self, ask: Callable[[Endpoint], Awaitable[Answer]]) -> list[Answer]:
-        """The answers of all endpoints that answer while the quickest and HEAD_GRACE_S last; at least one."""
-        tasks = [asyncio.ensure_future(ask(endpoint)) for endpoint in self._in_order()]
-        try:
-            waiting: set[asyncio.Future[Answer]] = set(tasks)
-            while waiting and not any(_has_answer(task) for task in tasks):
-                _, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            if waiting:
-                await asyncio.wait(waiting, timeout=HEAD_GRACE_S)
-            answers = [task.result() for task in tasks if _has_answer(task)]
-            if answers:
-                return answers
-            raise ChainUnavailable("; ".join(str(task.exception()) for task in tasks if task.done()))
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+    async def _each(self, ask: Callable[[Endpoint], Awaitable[Answered]]) -> list[Answered]:
+        """The answers of all endpoints that answer within a moment; at least one."""
+        return [answer for _, answer in await answers(self._in_order(), ask)]
 
 
-async def _decoded(endpoint: Endpoint, decode: Callable[[Any], Answer], method: str, params: Sequence[Any]) -> Answer:
+async def _decoded(
+    endpoint: Endpoint, decode: Callable[[Any], Answered], method: str, params: Sequence[Any]
+) -> Answered:
     try:
         return decode(await endpoint.ask(method, *params))
     except RpcError as error:
         raise ChainUnavailable(f"{endpoint.name}: {error}") from error
-
-
-def _has_answer(task: "asyncio.Future[Any]") -> bool:
-    return task.done() and not task.cancelled() and task.exception() is None
 
 
 async def _next_nonce(endpoint: Endpoint, sender: bytes) -> int:

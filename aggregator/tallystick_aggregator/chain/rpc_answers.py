@@ -8,7 +8,8 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, Final, TypeVar, cast
 
-from tallystick_aggregator.chain.node import BlockTransaction, Log, Receipt
+from tallystick_aggregator.chain.bloom import BLOOM_BYTES
+from tallystick_aggregator.chain.node import BlockTransaction, Header, Log, Receipt
 from tallystick_aggregator.chain.port import Block, ChainUnavailable
 
 _QUANTITY: Final = re.compile(r"0[xX][0-9a-fA-F]{1,64}")
@@ -64,6 +65,18 @@ def read_integer(text: Any) -> int:
 def read_block(block: Any) -> Block:
     """A block's head."""
     return Block(read_integer(block["number"]), _read_fixed(block["hash"], 32), read_integer(block["timestamp"]))
+
+
+@_strict
+def read_header(block: Any) -> Header:
+    """A block's head with its bloom filter."""
+    return Header(read_block(block), _read_fixed(block["logsBloom"], BLOOM_BYTES))
+
+
+@_strict
+def read_transaction_hashes(block: Any) -> tuple[Block, frozenset[bytes]]:
+    """A block that was asked for without its transactions: it names them by their hashes."""
+    return read_block(block), frozenset(_read_fixed(item, 32) for item in block["transactions"])
 
 
 @_strict

@@ -35,7 +35,7 @@ from typing import Final
 from tallystick.hashing import keccak256
 from tallystick_aggregator.chain.bidding import Bid, bid, bid_of, raises
 from tallystick_aggregator.chain.node import CallReverted, Node, Receipt, Rejected
-from tallystick_aggregator.chain.nonces import user_of_nonce
+from tallystick_aggregator.chain.nonces import GAP_MAX, free_nonce, surely_used_by
 from tallystick_aggregator.chain.port import Block, Call, ChainUnavailable, Reverted
 from tallystick_aggregator.chain.reverts import by_contract, describe
 from tallystick_aggregator.chain.settings import GAS_LIMIT_MAX, TRANSACTION_BYTES_MAX, ChainSettings
@@ -144,7 +144,7 @@ class Sender:
     ) -> Outgoing:
         if nonce is None:
             stored = await self._outbox.next_nonce(self._settings.network, self.address)
-            nonce = max(stored, await self._node.next_nonce(self.address))
+            nonce = await free_nonce(self._node, self.address, stored)
         now = int(self._clock())
         unsigned = Unsigned(self._settings.chain_id, nonce, gas_limit, call.to, call.data)
         attempt = sign(self._signer, unsigned, offer, now)
@@ -259,6 +259,7 @@ class Sender:
                     await self._node.nonce_at(outgoing.sender, final_number) if final_number >= 0 else 0
                 )
             if outgoing.nonce >= used[outgoing.sender]:
+                self._passed_since.pop(outgoing.id, None)
                 still.append(outgoing)
                 continue
             other = await self._who_took_the_nonce(outgoing, final_number)
@@ -276,7 +277,7 @@ class Sender:
         """
         since = self._passed_since.setdefault(outgoing.id, self._clock())
         try:
-            other = await user_of_nonce(self._node, outgoing.sender, outgoing.nonce, final_number)
+            other = await surely_used_by(self._node, outgoing.sender, outgoing.nonce, final_number)
         except ChainUnavailable as error:
             _log.warning("who used nonce %d cannot be looked up: %s", outgoing.nonce, error)
             other = b""
@@ -294,7 +295,7 @@ class Sender:
         if not missing:
             return
         offer = max(bid_of(outgoing.attempts[-1]) for outgoing in waiting)
-        for nonce in sorted(missing):
+        for nonce in sorted(missing)[:GAP_MAX]:
             _log.warning("nonce %d is missing: it is filled, so that %d transactions can go on", nonce, len(waiting))
             gap = f"{self._settings.network} {self.address.hex()} {nonce} {self._clock()}"
             reference = keccak256(gap.encode())

@@ -6,7 +6,7 @@ Faults R1, R2, R4: such an endpoint kept the aggregator from starting, or from s
 from typing import Any
 
 import pytest
-from harness import chain_side
+from harness import chain_side, until
 from rpc_servers import Endpoint, JsonRpcError, Status
 
 from _anvil import RpcError
@@ -81,6 +81,7 @@ async def test_r1_r2_r4_an_ordinary_plan_starts_watches_and_pays(
     try:
         async with chain_side(devnet, node=node) as side:
             settlement = Settlement(side.chain, side.writer, side.outbox, SettlementSettings(interval_s=10**9))
+            await until(lambda: side.account(payer).funds == 1_000_000)
             await side.open_channel(payer, SHOP)
             await side.must_charge(payer, SHOP, 777)
             await settlement.settle_now()
