@@ -31,6 +31,7 @@ class Reason(IntEnum):
     ACCOUNT_UNKNOWN = 16
     CHANNEL_UNKNOWN = 17
     EXPOSURE_LIMIT = 18
+    ACCOUNT_SHORT = 19
 
     # Reservations.
     RESERVATION_UNKNOWN = 20
@@ -136,6 +137,10 @@ _RETRY_AND_ADVICE: Final[dict[Reason, tuple[bool, str]]] = {
     Reason.ACCOUNT_UNKNOWN: (_RETRY, "Deposit into the account first."),
     Reason.CHANNEL_UNKNOWN: (_RETRY, "Open the channel first."),
     Reason.EXPOSURE_LIMIT: (_RETRY, "Wait for the next settlement, or settle now."),
+    Reason.ACCOUNT_SHORT: (
+        _RETRY,
+        "Wait, and pay from another account: the chain shows less in this one than was charged on it.",
+    ),
     Reason.RESERVATION_UNKNOWN: (_FINAL, "Make a new payment: a repeated Verify carries no handle."),
     Reason.RESERVATION_RELEASED: (_FINAL, "Verify a new payment: a released reservation is final."),
     Reason.RESERVATION_LIMIT: (_RETRY, "Settle or release other reservations of this account first."),

@@ -23,6 +23,7 @@ from tallystick_aggregator.chain.port import (
     ChainUnavailable,
     DepositAuthorization,
     EscrowAccount,
+    Heard,
     Reverted,
     TransferAuthorization,
 )
@@ -208,14 +209,16 @@ class ChainTwin:
 
         return self._call(ESCROW, effect)
 
-    async def accounts(self, account_ids: Sequence[bytes], block: Block) -> Sequence[EscrowAccount]:
-        del block
+    async def accounts(
+        self, account_ids: Sequence[bytes], block: Block, heard: Heard | None = None
+    ) -> Sequence[EscrowAccount]:
+        del block, heard
         self._answer()
         found = [self.escrowed.get(one) for one in account_ids]
         return [EscrowAccount(h.balance, h.refund_nonce, 0, 0, 0) if h else EscrowAccount(0, 0, 0, 0, 0) for h in found]
 
-    async def claimed(self, channel_ids: Sequence[bytes], block: Block) -> Sequence[int]:
-        del block
+    async def claimed(self, channel_ids: Sequence[bytes], block: Block, heard: Heard | None = None) -> Sequence[int]:
+        del block, heard
         self._answer()
         self.claimed_reads += 1
         await asyncio.sleep(0)

@@ -49,12 +49,28 @@ FUNCTIONS: Final = (
 )
 
 ACCOUNT_OPENED: Final = "AccountOpened(bytes32,address,address,address,address,uint40,bytes32,uint128)"
+DEPOSITED: Final = "Deposited(bytes32,uint128,uint128)"
+CLAIMED_EVENT: Final = "Claimed(bytes32,(address,uint128)[])"
+WITHDRAW_INITIATED: Final = "WithdrawInitiated(bytes32,uint128,uint40,uint256)"
+WITHDRAW_CANCELLED: Final = "WithdrawCancelled(bytes32,uint256)"
 ROW_SKIPPED: Final = "RowSkipped(bytes32,address,uint128,uint8)"
 OWED: Final = "Owed(address,address,uint256,uint256)"
 WITHDRAW_FINALIZED: Final = "WithdrawFinalized(bytes32,uint128,uint128)"
 REFUNDED: Final = "Refunded(bytes32,uint128,uint128,uint256,uint128)"
-EVENTS: Final = (ACCOUNT_OPENED, ROW_SKIPPED, OWED, WITHDRAW_FINALIZED, REFUNDED)
+EVENTS: Final = (
+    ACCOUNT_OPENED,
+    DEPOSITED,
+    CLAIMED_EVENT,
+    WITHDRAW_INITIATED,
+    WITHDRAW_CANCELLED,
+    ROW_SKIPPED,
+    OWED,
+    WITHDRAW_FINALIZED,
+    REFUNDED,
+)
+TOPICS: Final = tuple(map(topic, EVENTS))
 ACCOUNT_OPENED_TOPIC: Final = topic(ACCOUNT_OPENED)
+DEPOSITED_TOPIC: Final = topic(DEPOSITED)
 ROW_SKIPPED_TOPIC: Final = topic(ROW_SKIPPED)
 OWED_TOPIC: Final = topic(OWED)
 LEFT_TOPICS: Final = frozenset({topic(WITHDRAW_FINALIZED), topic(REFUNDED)})
@@ -146,6 +162,13 @@ def read_opened(log: Log) -> OpenedAccount:
         salt=salt,
     )
     return OpenedAccount(log.topics[1], config)
+
+
+def read_deposit(log: Log) -> int:
+    """What an AccountOpened or a Deposited event says was deposited, in atomic units; 0 for any other event."""
+    if log.topics[0] == ACCOUNT_OPENED_TOPIC:
+        return int.from_bytes(log.data[128:160], "big")
+    return int.from_bytes(log.data[:32], "big") if log.topics[0] == DEPOSITED_TOPIC else 0
 
 
 def read_owed(log: Log) -> tuple[bytes, bytes, int]:

@@ -14,17 +14,19 @@ import rlp  # type: ignore[import-untyped]  # it has none
 
 from tallystick.hashing import keccak256
 from tallystick.signatures import recover
+from tallystick_aggregator.chain.bloom import bloom_of
 from tallystick_aggregator.chain.memory_contracts import Contracts
 from tallystick_aggregator.chain.memory_world import World
 from tallystick_aggregator.chain.node import (
     BlockTransaction,
     CallReverted,
+    Header,
     Log,
     MarketFees,
     Receipt,
     Rejected,
 )
-from tallystick_aggregator.chain.port import Block, ChainUnavailable
+from tallystick_aggregator.chain.port import Block, ChainUnavailable, Heard
 
 GWEI: Final = 10**9
 BLOCK_S: Final = 12
@@ -141,7 +143,17 @@ class MemoryNode:
         self._answer()
         return 10**18
 
-    async def call(self, to: bytes, data: bytes, block: Block, *, from_: bytes = b"") -> bytes:
+    async def header(self, number: int) -> Header | None:
+        block = await self.block(number)
+        if block is None:
+            return None
+        items = (item for source, log in self._blocks[number].logs for item in (source, *log.topics))
+        return Header(block, bloom_of(items))
+
+    async def call(
+        self, to: bytes, data: bytes, block: Block, *, from_: bytes = b"", heard: Heard | None = None
+    ) -> bytes:
+        del heard
         world = self._at(block).world.copy()
         return self.contracts.run(world, from_ or bytes(20), to, data, block.timestamp)[0]
 
@@ -161,6 +173,10 @@ class MemoryNode:
             for source, log in mined.logs
             if source == address and all(want in {None, got} for want, got in zip(topics, log.topics, strict=False))
         ]
+
+    async def block_logs(self, address: bytes, block: Block, heard: Heard) -> Sequence[Log]:
+        del heard
+        return await self.logs(address, block.number, block)
 
     async def fees(self) -> MarketFees:
         self._answer()

@@ -26,6 +26,9 @@ class Seen(NamedTuple):
     head: EscrowAccount
     head_claimed: Mapping[bytes, int]
     left_since_final: int = 0
+    confirmed: bool = True
+    explained: int | None = None
+    """See `ledger.accounts.AccountOnChain`."""
 
     @property
     def is_settled(self) -> bool:
@@ -36,6 +39,76 @@ class Seen(NamedTuple):
     def withdrawing(self) -> int:
         """What the pending withdrawal would take now; it may name more than there is."""
         return min(self.head.withdrawing, self.head.balance) if self.head.withdrawable_at else 0
+
+    def on_chain(self) -> AccountOnChain:
+        """As the ledger takes it."""
+        return AccountOnChain(
+            self.account_id,
+            AccountAtBlock(self.final.balance, self.final_claimed),
+            AccountAtBlock(self.head.balance, self.head_claimed),
+            self.withdrawing,
+            self.head.withdrawable_at,
+            self.left_since_final,
+            self.confirmed,
+            self.explained,
+        )
+
+
+def is_news(ledger: Ledger, one: Seen) -> bool:
+    """Whether the ledger would change by what was read, if it were believed: then somebody else is asked as well."""
+    account = ledger.accounts.get(one.account_id)
+    if account is None:
+        return True
+    channels = [*ledger.channels_of_account(one.account_id)]
+    believed = one.on_chain()._replace(confirmed=True, explained=None)
+    funds = accounts.credited(
+        account.funds, believed, accounts.funds_at(believed.final, channels), accounts.funds_at(believed.head, channels)
+    )
+    return (
+        (funds, one.withdrawing, one.head.withdrawable_at)
+        != (account.funds, account.withdrawing, account.withdraw_finalizes_at)
+        or any(one.final_claimed.get(channel.id, 0) > channel.claimed for channel in channels)
+        or (account.refund is not None and one.final.refund_nonce > account.refund.nonce)
+    )
+
+
+def raises_credit(ledger: Ledger, one: Seen) -> bool:
+    """Whether the account would have more funds than the ledger counts, if what was read were believed."""
+    account = ledger.accounts.get(one.account_id)
+    channels = [*ledger.channels_of_account(one.account_id)]
+    on_chain = one.on_chain()
+    final, head = accounts.funds_at(on_chain.final, channels), accounts.funds_at(on_chain.head, channels)
+    return min(final - one.left_since_final, head) > (0 if account is None else account.funds)
+
+
+def held_in_all(ledger: Ledger, network: str, token: bytes, seen: Mapping[bytes, Seen]) -> int:
+    """Return what all accounts of a token hold together at the final block, in atomic units (I7).
+
+    Of those that were not read now, what they held when they were: no event has changed it since.
+    """
+    known = sum(
+        account.funds - account.claimed
+        for account in ledger.accounts.values()
+        if account.id not in seen and account.network == network and account.config.token == token
+    )
+    read = 0
+    for one in seen.values():
+        account = ledger.accounts.get(one.account_id)
+        config = account.config if account is not None else one.config
+        read += one.final.balance if config is not None and config.token == token else 0
+    return known + read
+
+
+def cautious(one: EscrowAccount, other: EscrowAccount) -> EscrowAccount:
+    """Return of two answers about an account what is to be believed until one of them is found wrong: the worse."""
+    times = [account.withdrawable_at for account in (one, other) if account.withdrawable_at]
+    return EscrowAccount(
+        min(one.balance, other.balance),
+        min(one.refund_nonce, other.refund_nonce),
+        min(one.withdraw_nonce, other.withdraw_nonce),
+        max(one.withdrawing, other.withdrawing),
+        min(times, default=0),
+    )
 
 
 class TakenIn(NamedTuple):
@@ -60,20 +133,11 @@ def take_in(draft: Draft, ledger: Ledger, network: str, seen: Sequence[Seen], re
             accounts.open_account(draft, one.account_id, network, one.config)
         if one.head.withdrawable_at and (account is None or not account.withdraw_finalizes_at):
             withdrawals.append(one.account_id)
-        overclaims += accounts.mirror(
-            draft,
-            ledger,
-            AccountOnChain(
-                one.account_id,
-                AccountAtBlock(one.final.balance, one.final_claimed),
-                AccountAtBlock(one.head.balance, one.head_claimed),
-                one.withdrawing,
-                one.head.withdrawable_at,
-                one.left_since_final,
-            ),
-        )
+        overclaims += accounts.mirror(draft, ledger, one.on_chain())
+        if account is None or account.refund is None or not one.confirmed:
+            continue
         # Only now: the refund's money has left `funds` in the same decision, so I2 has no gap.
-        if account is not None and account.refund is not None and one.final.refund_nonce > account.refund.nonce:
+        if one.final.refund_nonce > account.refund.nonce:
             accounts.end_refund(draft, one.account_id, account.refund.refund_id)
     if reached is not None:
         draft.record(ev.ChainAdvanced(network, reached.number, reached.block_hash))

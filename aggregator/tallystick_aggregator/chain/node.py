@@ -6,7 +6,7 @@ Whatever cannot be answered raises ChainUnavailable: "not found" is an answer, s
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from tallystick_aggregator.chain.port import Block
+from tallystick_aggregator.chain.port import Block, ChainUnavailable, Heard
 
 
 class CallReverted(Exception):
@@ -23,12 +23,23 @@ class Rejected(Exception):
     """Every node that answered refused to take a transaction into its pool. It may still be in a block already."""
 
 
+class Refused(ChainUnavailable):
+    """Every endpoint was there and answered with an error; a smaller question may get an answer."""
+
+
 class Log(NamedTuple):
     """One event of a contract."""
 
     topics: tuple[bytes, ...]
     data: bytes
     block_number: int
+
+
+class Header(NamedTuple):
+    """A block, and the bloom filter over the addresses and topics of its events (module `bloom`)."""
+
+    block: Block
+    logs_bloom: bytes
 
 
 class Receipt(NamedTuple):
@@ -65,7 +76,7 @@ class Node(Protocol):
     async def chain_id(self) -> int: ...
 
     async def head(self) -> Block:
-        """The newest block."""
+        """The newest block that the endpoints agree on; one that is the only endpoint is asked twice for it."""
         ...
 
     async def block(self, number: int) -> Block | None:
@@ -80,8 +91,13 @@ class Node(Protocol):
         """Wei at the head."""
         ...
 
-    async def call(self, to: bytes, data: bytes, block: Block, *, from_: bytes = b"") -> bytes:
-        """Run a call on the state after this very block. Raises CallReverted."""
+    async def call(
+        self, to: bytes, data: bytes, block: Block, *, from_: bytes = b"", heard: Heard | None = None
+    ) -> bytes:
+        """Run a call on the state after this very block. Raises CallReverted.
+
+        `heard` notes who answered, and keeps those from being asked again that it excludes.
+        """
         ...
 
     async def estimate_gas(self, from_: bytes, to: bytes, data: bytes, *, gas_max: int) -> int:
@@ -90,6 +106,14 @@ class Node(Protocol):
 
     async def logs(self, address: bytes, first: int, last: Block, topics: Sequence[bytes | None] = ()) -> Sequence[Log]:
         """The contract's events in the blocks from `first` to `last`, in their order."""
+        ...
+
+    async def header(self, number: int) -> Header | None:
+        """The canonical block with this number and its bloom filter; None beyond the head."""
+        ...
+
+    async def block_logs(self, address: bytes, block: Block, heard: Heard) -> Sequence[Log]:
+        """The contract's events in this very block, in their order."""
         ...
 
     async def fees(self) -> MarketFees: ...
@@ -107,7 +131,7 @@ class Node(Protocol):
         ...
 
     async def receipt(self, transaction_hash: bytes) -> Receipt | None:
-        """The receipt, if the transaction is in a canonical block."""
+        """The receipt, if the transaction is in a canonical block. What only one answer says is no receipt yet."""
         ...
 
     async def transactions(self, block_number: int) -> Sequence[BlockTransaction]: ...

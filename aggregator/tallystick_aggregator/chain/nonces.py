@@ -1,6 +1,44 @@
-"""Who used a nonce: nodes do not tell by an index, but the sender's transaction count per block does."""
+"""Nonces of the sender's key: which is free, and who used one. Nodes do not tell the latter by an index, but the
+sender's transaction count per block does.
+"""
 
+from typing import Final
+
+from tallystick.hexadecimal import to_hex
+from tallystick_aggregator.chain.contradictions import Answer, contradicted
 from tallystick_aggregator.chain.node import Node
+from tallystick_aggregator.chain.port import ChainUnavailable
+
+GAP_MAX: Final = 64
+"""Nonces that may wait in pools and not be known to the outbox; so many are filled in a tick at most."""
+
+
+async def free_nonce(node: Node, sender: bytes, stored: int) -> int:
+    """The next nonce; `stored` is what the outbox, which knows our own, says of it. Raises ChainUnavailable.
+
+    A node that tells of more is asked again: a nonce that is too high leaves a gap, and filling that costs gas.
+    """
+    told = await node.next_nonce(sender)
+    if told > stored:
+        again = await node.next_nonce(sender)
+        if again != told:
+            contradicted(Answer.NONCE, "the node", f"the sender's next nonce is {told}, and {again} when asked again")
+        told = min(told, again)
+    if told > stored + GAP_MAX:
+        mined = await node.nonce_at(sender, (await node.head()).number)
+        if told > mined + GAP_MAX:
+            contradicted(Answer.NONCE, "the node", f"the sender's next nonce is {told}, but blocks hold {mined}")
+            told = mined
+    return max(stored, told)
+
+
+async def surely_used_by(node: Node, sender: bytes, nonce: int, up_to: int) -> bytes:
+    """As `user_of_nonce`, but what two searches agree on: a call whose nonce is gone is sent anew under another."""
+    found = await user_of_nonce(node, sender, nonce, up_to)
+    if found and found != await user_of_nonce(node, sender, nonce, up_to):
+        contradicted(Answer.NONCE, "the node", f"nonce {nonce} was used by {to_hex(found)}, and not when asked again")
+        raise ChainUnavailable(f"it is not certain who used nonce {nonce}")
+    return found
 
 
 async def user_of_nonce(node: Node, sender: bytes, nonce: int, up_to: int) -> bytes:

@@ -19,12 +19,17 @@ class ChainUnavailable(Exception):
 
 
 class Reverted(Exception):
-    """A simulated call would revert. `reason` names the contract's error, for people."""
+    """A simulated call would revert. `reason` names the contract's error, for people.
 
-    def __init__(self, reason: str) -> None:
-        """Keep the reason."""
+    `by_contract`: the escrow or the operator's contract refuses it with an error of its own, so it will do so again.
+    What else looks like a revert (too little gas at the node, no reason given) may be gone a moment later.
+    """
+
+    def __init__(self, reason: str, *, by_contract: bool = False) -> None:
+        """Keep both."""
         super().__init__(reason)
         self.reason = reason
+        self.by_contract = by_contract
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,31 @@ class Block:
     number: int
     block_hash: bytes
     timestamp: int
+
+
+class Heard:
+    """Whose answers a question has had so far, so that it can be put to somebody else.
+
+    Passed along with a read it notes who answered. `again()` makes one that turns to others only; a node with a single
+    endpoint asks that one again, in a call of its own.
+    """
+
+    def __init__(self, excluded: Mapping[int, str] | None = None) -> None:
+        """`excluded`: the sources not to ask, by number, with their names."""
+        self.excluded = dict(excluded or {})
+        self.sources: dict[int, str] = {}
+
+    def note(self, number: int, name: str) -> None:
+        """Keep who answered."""
+        self.sources[number] = name
+
+    def again(self) -> "Heard":
+        """For the same question, put to somebody else."""
+        return Heard(self.sources)
+
+    def __str__(self) -> str:
+        """The names of those who answered."""
+        return ", ".join(dict.fromkeys(self.sources.values())) or "the node"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +110,14 @@ class Call:
     data: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Stake:
+    """What a transaction saves by landing in time, in a token's atomic units."""
+
+    token: bytes
+    amount: int
+
+
 class EscrowBinding(Protocol):
     """One escrow contract: its domain, how things are encoded for it and read back (docs/design.md §3)."""
 
@@ -114,9 +152,13 @@ class EscrowBinding(Protocol):
         """What a claim's calldata would raise `claimed` to, by channel id."""
         ...
 
-    async def accounts(self, account_ids: Sequence[bytes], block: Block) -> Sequence[EscrowAccount]: ...
+    async def accounts(
+        self, account_ids: Sequence[bytes], block: Block, heard: Heard | None = None
+    ) -> Sequence[EscrowAccount]: ...
 
-    async def claimed(self, channel_ids: Sequence[bytes], block: Block) -> Sequence[int]: ...
+    async def claimed(self, channel_ids: Sequence[bytes], block: Block, heard: Heard | None = None) -> Sequence[int]:
+        """What channels were paid. `heard`: who answered; one made by `Heard.again` asks somebody else."""
+        ...
 
 
 class Token(Protocol):

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, Final, TypeVar, cast
 
-from tallystick_aggregator.chain.node import BlockTransaction, Log, Receipt
+from tallystick_aggregator.chain.bloom import BLOOM_BYTES
+from tallystick_aggregator.chain.node import BlockTransaction, Header, Log, Receipt
 from tallystick_aggregator.chain.port import Block, ChainUnavailable
 
 _QUANTITY: Final = re.compile(r"0[xX][0-9a-fA-F]{1,64}")
@@ -67,6 +68,18 @@ def read_block(block: Any) -> Block:
 
 
 @_strict
+def read_header(block: Any) -> Header:
+    """A block's head with its bloom filter."""
+    return Header(read_block(block), _read_fixed(block["logsBloom"], BLOOM_BYTES))
+
+
+@_strict
+def read_transaction_hashes(block: Any) -> tuple[Block, frozenset[bytes]]:
+    """A block that was asked for without its transactions: it names them by their hashes."""
+    return read_block(block), frozenset(_read_fixed(item, 32) for item in block["transactions"])
+
+
+@_strict
 def read_base_fee(block: Any) -> int:
     """What a block takes for a unit of gas, in wei; 0 before EIP-1559."""
     return read_integer(block.get("baseFeePerGas") or "0x0")
@@ -109,6 +122,21 @@ def read_receipt(item: Any) -> Receipt:
         read_integer(item.get("effectiveGasPrice") or "0x0"),
         tuple((_read_fixed(log["address"], 20), read_log(log)) for log in item["logs"]),
     )
+
+
+@_strict
+def read_rewards(history: Any) -> list[int]:
+    """The tips of eth_feeHistory at the one percentile that was asked for, of each block that is not empty."""
+    ratios, rewards = history["gasUsedRatio"], history["reward"]
+    return [read_integer(tip[0]) for ratio, tip in zip(ratios, rewards, strict=False) if ratio]
+
+
+def is_revert(error: RpcError) -> bool:
+    """Whether a call ran and failed. Geth and those after it use code 3; others only say so. Too little gas is the
+    caller's matter too.
+    """
+    text = error.message.lower()
+    return error.code == 3 or "revert" in text or "out of gas" in text or "gas required exceeds" in text
 
 
 def read_error(error: Any) -> RpcError:

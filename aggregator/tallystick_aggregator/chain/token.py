@@ -14,7 +14,7 @@ from tallystick.hexadecimal import checksum
 from tallystick.quantities import ZERO_ADDRESS
 from tallystick_aggregator.chain.escrow_calls import selector, topic
 from tallystick_aggregator.chain.node import CallReverted, Log, Node
-from tallystick_aggregator.chain.port import Block, Call, ChainUnavailable, TransferAuthorization
+from tallystick_aggregator.chain.port import Block, Call, ChainUnavailable, Heard, TransferAuthorization
 from tallystick_aggregator.chain.reverts import describe
 from tallystick_aggregator.chain.settings import ConfigurationError, TokenSettings
 
@@ -91,6 +91,14 @@ class Erc3009Token:
         if len(answer) != 32:
             raise ChainUnavailable(f"{self.settings.symbol} answered with {len(answer)} bytes instead of 32")
         return answer
+
+
+async def balance_of(node: Node, token: bytes, holder: bytes, block: Block, heard: Heard) -> int:
+    """What an address holds of a token after a block, in atomic units. Raises ChainUnavailable."""
+    answer = await node.call(token, selector(BALANCE_OF) + encode(["address"], [holder]), block, heard=heard)
+    if len(answer) != 32:
+        raise ChainUnavailable(f"token {checksum(token)} answered with {len(answer)} bytes instead of 32")
+    return int.from_bytes(answer, "big")
 
 
 def read_transfer(log: Log) -> tuple[bytes, bytes, int]:

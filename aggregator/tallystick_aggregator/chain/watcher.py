@@ -1,9 +1,13 @@
 """Keeps the ledger's mirror of the escrow: looks at the chain every few seconds, and writes what it sees.
 
-Events only tell **which** accounts changed; their state is then read at two pinned blocks, the newest final one and the
-head, and the ledger takes over increases from the first and decreases from the second (docs/design.md §6). So a missed,
-doubled or reorganised event corrects itself: an account is read again until both blocks say the same, and everything
-that changed lately is read again after a reorganisation. At the start every account is read (threat 38).
+Events tell **which** accounts changed (module `scanning`); their state is then read at two pinned blocks, the newest
+final one and the head (`reading`), and the ledger takes over increases from the first and decreases from the second
+(docs/design.md §6). So a missed, doubled or reorganised event corrects itself: an account is read again until both
+blocks say the same, everything that changed lately is read again after a reorganisation, and every account with a
+channel is read again within a part of its withdraw delay (`rereading`). At the start every account is read (threat 38).
+
+What raises credit counts when two separate answers agree on it, when the account's events explain it to the unit
+(`explained`), and when the escrow has the tokens. So one wrong answer costs nothing, and is told (`contradictions`).
 
 A look either takes in everything up to the head, or nothing is said about having reached it: `stale` then tells the
 ledger not to rely on the mirror (I9).
@@ -13,18 +17,24 @@ import asyncio
 import logging
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from tallystick.channels import ChannelConfig
 from tallystick.errors import MalformedError
 from tallystick.hexadecimal import checksum, to_hex
 from tallystick_aggregator.chain import escrow_calls as calls
+from tallystick_aggregator.chain.credit import Credit
 from tallystick_aggregator.chain.deferred_escrow import DeferredEscrow
-from tallystick_aggregator.chain.mirror import Seen, TakenIn, take_in
+from tallystick_aggregator.chain.history import History
+from tallystick_aggregator.chain.mirror import Seen, TakenIn, is_news, take_in
 from tallystick_aggregator.chain.node import Log, Node
-from tallystick_aggregator.chain.port import Block, ChainUnavailable, EscrowAccount
+from tallystick_aggregator.chain.port import Block, ChainUnavailable, Heard
+from tallystick_aggregator.chain.reading import AccountReader, Read
+from tallystick_aggregator.chain.rereading import Rereads
+from tallystick_aggregator.chain.scanning import Scanner
 from tallystick_aggregator.chain.settings import ChainSettings
+from tallystick_aggregator.chain.shortfalls import Shortfalls
 from tallystick_aggregator.intake.port import Writer
 from tallystick_aggregator.ledger.commands import Moment
 from tallystick_aggregator.ledger.draft import Draft
@@ -60,12 +70,17 @@ class Watcher:
         self._on_withdrawal = on_withdrawal
         self._clock = clock
         self._min_deposits = {token.address: token.min_deposit for token in settings.tokens}
-        self._taken_in: Block | None = None
+        self._history = History(settings, node, lambda: writer.ledger)
+        self._scanner = Scanner(node, escrow)
+        self._reader = AccountReader(escrow)
+        self._credit = Credit(settings, node, escrow)
+        self._rereads = Rereads()
+        self._shortfalls = Shortfalls()
+        self._final: Block | None = None
         self._fresh_at = 0.0
-        self._heads: OrderedDict[int, bytes] = OrderedDict()
         self._unsettled: set[bytes] = set()
-        self._recent: dict[bytes, int] = {}
-        self._left: list[Log] = []
+        self._missed: list[Log] = []
+        self._due: set[bytes] = set()
         self._small: OrderedDict[bytes, ChannelConfig] = OrderedDict()
         self._introduced: dict[bytes, ChannelConfig] = {}
         self._progress = asyncio.Condition()
@@ -75,7 +90,7 @@ class Watcher:
     @property
     def taken_in(self) -> Block | None:
         """The head as of the last complete look; None before the first."""
-        return self._taken_in
+        return self._history.taken_in
 
     def stale(self) -> bool:
         """Whether the mirror may not be relied on (I9)."""
@@ -83,15 +98,19 @@ class Watcher:
 
     def staleness(self) -> str:
         """Why the mirror may not be relied on; empty if it may."""
-        if self._taken_in is None:
+        if self.taken_in is None:
             return "the accounts have not been read yet"
         now = self._clock()
         if now - self._fresh_at > self._settings.stale_after_s:
             return f"the chain was last seen {now - self._fresh_at:.0f} s ago"
-        age_s, allowed_s = now - self._taken_in.timestamp, self._settings.head_age_s_allowed
+        age_s, allowed_s = now - self.taken_in.timestamp, self._settings.head_age_s_allowed
         if allowed_s and age_s > allowed_s:
             return f"the newest block is {age_s:.0f} s old"
         return ""
+
+    def problems(self) -> Sequence[str]:
+        """What is wrong with accounts, as sentences."""
+        return [problem for problem in (self._shortfalls.problem(), self._credit.problem()) if problem]
 
     def introduce(self, account: ChannelConfig) -> None:
         """Read this account at the next look."""
@@ -101,7 +120,7 @@ class Watcher:
         """See `port.Chain.mirrored`."""
 
         def reached() -> bool:
-            return self._taken_in is not None and self._taken_in.number >= block_number
+            return self.taken_in is not None and self.taken_in.number >= block_number
 
         async with asyncio.timeout(timeout_s), self._progress:
             await self._progress.wait_for(reached)
@@ -112,92 +131,81 @@ class Watcher:
         """Take in everything up to the head. Raises ChainUnavailable or StoreUnavailable; then look again."""
         started = self._clock()
         head = await self._node.head()
-        if head != self._taken_in or self._introduced:
+        ledger = self._writer.ledger
+        self._due |= self._rereads.due(ledger, started)
+        read: set[bytes] = set()
+        if head != self.taken_in or self._introduced or self._due or self._credit.waiting:
             introduced, self._introduced = self._introduced, {}
             try:
-                await self._take_in(head, introduced)
+                read = await self._take_in(head, introduced)
             except BaseException:
                 self._introduced = introduced | self._introduced
                 raise
+        self._shortfalls.look(ledger, read)
         self._fresh_at = started
         async with self._progress:
             self._progress.notify_all()
 
-    async def _take_in(self, head: Block, introduced: dict[bytes, ChannelConfig]) -> None:
-        final = await self._final(head)
-        if self._taken_in is None:
-            first, changed = await self._first_look(head), set(self._known())
-            logs = await self._escrow.opened(first, head)
-            self._note_left(await self._escrow.logs(final.number + 1, head), final.number + 1, final)
+    async def _take_in(self, head: Block, introduced: dict[bytes, ChannelConfig]) -> set[bytes]:
+        """Read what is new or due, and write it. Returns the accounts that were read."""
+        if self.taken_in is None:
+            logs, changed, final = await self._first_events(head)
         else:
-            first, changed = await self._since(self._taken_in, head)
-            logs = await self._escrow.logs(first, head)
-            self._note_left(logs, first, final)
+            logs, changed, final = await self._new_events(head)
+            await self._credit.trace(self._writer.ledger)
+        logs = [*logs, *self._missed]
         found = self._read_logs(logs) | {id_: config for id_, config in introduced.items() if self._is_ours(config)}
+        urgent = found.keys() | self._touched(logs) | self._credit.waiting
         # An account that two blocks tell differently, or that changed and may be reorganised, is never left alone.
-        changed |= self._unsettled | found.keys() | self._touched(logs)
-        await self._mirror(changed, found, final, head)
-        for account_id in changed:
-            self._recent[account_id] = head.number
-        self._remember(head)
+        changed = changed | self._unsettled | urgent
+        read = changed | self._due
+        await self._mirror(read, urgent, found, final, head)
+        self._history.remember(head, changed)
+        self._missed.clear()
+        self._due -= read
+        return read
 
-    async def _final(self, head: Block) -> Block:
+    # Events.
+
+    async def _first_events(self, head: Block) -> tuple[Sequence[Log], set[bytes], Block]:
+        """What may have happened while nobody looked: accounts that were opened, and all that is known is read."""
+        first, known = await self._history.first_look(head)
+        final = await self._final_block(head)
+        if known:
+            logs = await self._escrow.logs(first, head)
+            self._scanner.note(final.number + 1, [log for log in logs if log.block_number > final.number])
+        else:
+            logs = await self._escrow.opened(first, head)
+            self._scanner.note(final.number + 1, await self._escrow.logs(final.number + 1, head))
+        self._credit.begin(self._writer.ledger, logs if known else None, final)
+        self._final = final
+        return logs, self._history.known_accounts(), final
+
+    async def _new_events(self, head: Block) -> tuple[Sequence[Log], set[bytes], Block]:
+        """What happened since the last look; what has become final is asked for again."""
+        first, changed, reorganised = await self._history.read_on(head)
+        final, before = await self._final_block(head), self._final
+        assert before is not None, "the first look comes first"
+        logs = await self._scanner.look(first, head)
+        if reorganised and await self._node.block(before.number) != before:
+            self._scanner.settle(final)
+            self._credit.forget(changed | self._touched(logs))
+            self._final = final
+        elif final.number > before.number:
+            settled, missed = await self._scanner.again(before.number + 1, final)
+            self._credit.advance(settled)
+            self._missed += missed
+            self._final = final
+        else:
+            final = before  # a head that went back a little takes nothing back that was final
+        return logs, changed, final
+
+    async def _final_block(self, head: Block) -> Block:
         number = max(0, head.number - self._settings.confirmations)
         final = head if number == head.number else await self._node.block(number)
         if final is None:
             raise ChainUnavailable(f"block {number} is not there, although {head.number} is")
         return final
-
-    async def _first_look(self, head: Block) -> int:
-        """From which block on accounts may have been opened that the ledger does not know."""
-        known = self._writer.ledger.heads.get(self._settings.network)
-        if known is None or known.number > head.number:
-            return self._settings.escrow_block
-        block = await self._node.block(known.number)
-        if block is None or block.block_hash != known.block_hash:
-            _log.warning("block %d was reorganised while nobody looked: all events are read again", known.number)
-            return self._settings.escrow_block
-        return max(self._settings.escrow_block, known.number - self._settings.reorg_depth)
-
-    async def _since(self, last: Block, head: Block) -> tuple[int, set[bytes]]:
-        """The first block to read events of, and accounts to read whatever the events say."""
-        if head.number < last.number and self._heads.get(head.number) == head.block_hash:
-            raise ChainUnavailable(f"the endpoints lag: they are at block {head.number}, were at {last.number}")
-        if head.number >= last.number:
-            block = head if head.number == last.number else await self._node.block(last.number)
-            if block is not None and block.block_hash == last.block_hash:
-                return last.number + 1, set()
-        _log.warning("block %d was reorganised: what changed lately is read again", last.number)
-        first = max(self._settings.escrow_block, min(last.number, head.number) - self._settings.reorg_depth)
-        if await self._is_deep_reorg(first):
-            _alarm.critical("%s: a reorganisation deeper than %d blocks", self._settings.network, last.number - first)
-            return self._settings.escrow_block, set(self._known())
-        return first, set(self._recent)
-
-    async def _is_deep_reorg(self, before: int) -> bool:
-        """Whether even the newest head that was seen before this block is gone."""
-        old = max((number for number in self._heads if number <= before), default=None)
-        if old is None:
-            return False
-        block = await self._node.block(old)
-        return block is None or block.block_hash != self._heads[old]
-
-    def _remember(self, head: Block) -> None:
-        self._taken_in = head
-        for number in [number for number in self._heads if number >= head.number]:
-            del self._heads[number]
-        self._heads[head.number] = head.block_hash
-        oldest = head.number - self._settings.reorg_depth
-        while len(self._heads) > 1 and list(self._heads)[1] <= oldest:
-            self._heads.popitem(last=False)  # one at or before the oldest stays
-        for account_id in [id_ for id_, number in self._recent.items() if number < oldest]:
-            del self._recent[account_id]
-
-    # Accounts.
-
-    def _known(self) -> Iterable[bytes]:
-        accounts = self._writer.ledger.accounts.values()
-        return (account.id for account in accounts if account.network == self._settings.network)
 
     def _is_ours(self, config: ChannelConfig) -> bool:
         """Allow-lists and limits: others' accounts, tokens and delays are none of our business (threat 15)."""
@@ -225,26 +233,23 @@ class Watcher:
                 _log.warning("a claim on account %s was skipped: %s", to_hex(log.topics[1]), reason)
         return found
 
-    def _note_left(self, logs: Sequence[Log], first: int, final: Block) -> None:
-        """Keep what went back to payers since the final block. From `first` on, these events are all there are."""
-        self._left = [
-            log
-            for log in (*(log for log in self._left if log.block_number < first), *logs)
-            if log.topics[0] in calls.LEFT_TOPICS and log.block_number > final.number
-        ]
-
     def _touched(self, logs: Sequence[Log]) -> set[bytes]:
         ids = {log.topics[1] for log in logs if len(log.topics) > 1}
         known = self._writer.ledger.accounts
         return {id_ for id_ in ids if id_ in known or id_ in self._small}
 
-    async def _mirror(self, changed: set[bytes], found: dict[bytes, ChannelConfig], final: Block, head: Block) -> None:
+    # Accounts.
+
+    async def _mirror(
+        self, read: set[bytes], urgent: set[bytes], found: dict[bytes, ChannelConfig], final: Block, head: Block
+    ) -> None:
         """Read these accounts and write what they are, the last of them together with the head."""
-        ordered = sorted(changed)
-        chunks = [ordered[at : at + ACCOUNTS_PER_DECISION] for at in range(0, len(ordered), ACCOUNTS_PER_DECISION)]
+        seen, doubtful = await self._read(read, urgent, found, final, head)
+        seen = await self._credit.weigh(self._writer.ledger, seen, final)
+        kept = self._sift([*seen.values()])
+        chunks = [kept[at : at + ACCOUNTS_PER_DECISION] for at in range(0, len(kept), ACCOUNTS_PER_DECISION)]
         for number, chunk in enumerate(chunks or [[]], start=1):
-            seen = self._sift(await self._read(chunk, found, final, head))
-            taken = await self._write(seen, head if number >= len(chunks) else None)
+            taken = await self._write(chunk, head if number >= len(chunks) else None)
             if taken.withdrawals:
                 self._on_withdrawal()
             for overclaim in taken.overclaims:
@@ -252,39 +257,37 @@ class Watcher:
                     "channel %s was paid %d, but charged only %d",
                     to_hex(overclaim.channel_id), overclaim.claimed, overclaim.charged,
                 )  # fmt: skip
-            self._unsettled.difference_update(chunk)
-            self._unsettled.update(one.account_id for one in seen if not one.is_settled)
+        self._unsettled.difference_update(read)
+        self._unsettled.update(one.account_id for one in kept if not one.is_settled)
+        ledger, now = self._writer.ledger, self._clock()
+        self._credit.settle(ledger, seen, doubtful, final, self._reader.unconfirmed)
+        for one in kept:
+            self._rereads.plan(ledger.accounts[one.account_id], now)
 
     async def _read(
-        self, ids: Sequence[bytes], found: dict[bytes, ChannelConfig], final: Block, head: Block
-    ) -> list[Seen]:
+        self, ids: set[bytes], urgent: set[bytes], found: dict[bytes, ChannelConfig], final: Block, head: Block
+    ) -> tuple[dict[bytes, Seen], set[bytes]]:
+        """These accounts as they are; also those of which somebody else was asked, because they would change."""
         ledger = self._writer.ledger
         left: Counter[bytes] = Counter()
-        for log in self._left:
-            left[log.topics[1]] += calls.read_left(log)
-        channels = {id_: [channel.id for channel in ledger.channels_of_account(id_)] for id_ in ids}
-        flat = [channel_id for id_ in ids for channel_id in channels[id_]]
-        at_head, head_claimed = await self._read_at(ids, flat, head)
-        at_final, final_claimed = (at_head, head_claimed) if final == head else await self._read_at(ids, flat, final)
-        return [
-            Seen(
-                id_,
-                found.get(id_) or self._small.get(id_),
-                at_final[number],
-                {channel_id: final_claimed[channel_id] for channel_id in channels[id_]},
-                at_head[number],
-                {channel_id: head_claimed[channel_id] for channel_id in channels[id_]},
-                left[id_],
-            )
-            for number, id_ in enumerate(ids)
-        ]
+        for log in self._scanner.since(final.number):
+            if log.topics[0] in calls.LEFT_TOPICS:
+                left[log.topics[1]] += calls.read_left(log)
+        channels = {id_: [channel.id for channel in ledger.channels_of_account(id_)] for id_ in sorted(ids)}
+        heard = Heard()
 
-    async def _read_at(
-        self, ids: Sequence[bytes], channel_ids: Sequence[bytes], block: Block
-    ) -> tuple[Sequence[EscrowAccount], dict[bytes, int]]:
-        accounts = await self._escrow.accounts(ids, block)
-        claimed = await self._escrow.claimed(channel_ids, block)
-        return accounts, dict(zip(channel_ids, claimed, strict=True))
+        def seen(id_: bytes, read: Read) -> Seen:
+            config = found.get(id_) or self._small.get(id_)
+            return Seen(id_, config, *read.final, *read.head, left[id_], read.confirmed)
+
+        first = await self._reader.read(channels, final, head, heard)
+        told = {id_: seen(id_, first[id_]._replace(confirmed=True)) for id_ in channels}
+        doubtful = {id_ for id_, one in told.items() if id_ in urgent or is_news(ledger, one)}
+        if doubtful:
+            asked = {id_: channels[id_] for id_ in channels if id_ in doubtful}
+            confirmed = await self._reader.confirm(asked, first, heard, final, head)
+            told |= {id_: seen(id_, read) for id_, read in confirmed.items()}
+        return told, doubtful
 
     def _sift(self, seen: Sequence[Seen]) -> list[Seen]:
         """Leave out accounts that are unknown to the ledger and too small to be worth its while."""

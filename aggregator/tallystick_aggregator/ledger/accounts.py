@@ -1,7 +1,7 @@
 """Decisions about accounts: what the chain says, channels, spend keys, refunds. Pure, like `decide`."""
 
 import hmac
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 from tallystick.channels import ChannelConfig
@@ -29,6 +29,9 @@ class AccountOnChain(NamedTuple):
 
     `left_since_final` is what went back to the payer in the blocks between them: without it a deposit in those blocks
     would hide a withdrawal in them, and both may not stay.
+
+    `confirmed`: the account was read twice, separately, and both answers agree. `explained` is what the escrow's events
+    say that the funds are at the final block; None where the chain's own word is the baseline (I10).
     """
 
     account_id: bytes
@@ -37,6 +40,8 @@ class AccountOnChain(NamedTuple):
     withdrawing: int
     withdraw_finalizes_at: int
     left_since_final: int = 0
+    confirmed: bool = True
+    explained: int | None = None
 
 
 class Overclaim(NamedTuple):
@@ -57,13 +62,15 @@ def mirror(draft: Draft, ledger: Ledger, seen: AccountOnChain) -> list[Overclaim
     """Take over what the chain says of an account: increases when final, decreases at first sight (docs/design.md §6).
 
     `funds` is the balance plus all that the account's known channels were paid, at either block, whichever is less.
+    What would raise credit counts only as `credited` has it; what is not confirmed raises no `claimed` either, because
+    that only grows.
     """
     account = draft.account(seen.account_id)
     assert account is not None, "an account is opened before it is mirrored"
     alarms: list[Overclaim] = []
     channels = [draft.channel(known.id) or known for known in ledger.channels_of_account(seen.account_id)]
-    funds = max(0, min(_funds(seen.final, channels) - seen.left_since_final, _funds(seen.head, channels)))
-    for channel in channels:
+    funds = credited(account.funds, seen, funds_at(seen.final, channels), funds_at(seen.head, channels))
+    for channel in channels if seen.confirmed else ():
         claimed = seen.final.claimed.get(channel.id, channel.claimed)
         if claimed > channel.charged:
             alarms.append(Overclaim(channel.id, channel.charged, claimed))
@@ -75,7 +82,20 @@ def mirror(draft: Draft, ledger: Ledger, seen: AccountOnChain) -> list[Overclaim
     return alarms
 
 
-def _funds(at: AccountAtBlock, channels: list[Channel]) -> int:
+def credited(counted: int, seen: AccountOnChain, final_funds: int, head_funds: int) -> int:
+    """Return the funds that count from now on, after `counted`: down at once, up only where nothing speaks against it.
+
+    An increase needs an account that two separate answers tell alike, and no more than the escrow's events explain, to
+    the unit. So one wrong answer raises nothing, whichever it is.
+    """
+    funds = max(0, min(final_funds - seen.left_since_final, head_funds))
+    if seen.confirmed and (seen.explained is None or final_funds <= seen.explained):
+        return funds
+    return min(counted, funds)
+
+
+def funds_at(at: AccountAtBlock, channels: Iterable[Channel]) -> int:
+    """Return the account's funds at a block: its balance, and what its known channels were paid by then."""
     return at.balance + sum(at.claimed.get(channel.id, channel.claimed) for channel in channels)
 
 

@@ -17,6 +17,7 @@ from tallystick_aggregator.ledger.commands import Moment, ProvenPayment, Rules, 
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.payments import Payment, PaymentStatus
 from tallystick_aggregator.ledger.rules import (
+    account_is_not_short,
     ceiling_allows,
     channel_unknown,
     exposure_allows,
@@ -108,7 +109,9 @@ def capture(draft: Draft, handle: bytes, amount: int, moment: Moment, rules: Rul
     if payment.status is PaymentStatus.EXPIRED:
         refusal = _room_after_expiry(draft, channel, reservation.key_id, amount, moment, rules)
     else:  # what is held has its room, unless the receiver claimed it by itself meanwhile (I1, threat 36)
-        refusal = ceiling_allows(channel, channel.ceiling, amount - reservation.amount)
+        account = draft.account(channel.account_id)
+        assert account is not None, "a channel has an account"
+        refusal = account_is_not_short(account) or ceiling_allows(channel, channel.ceiling, amount - reservation.amount)
     if refusal is not None:
         return refusal
     charged = channel.charged + amount  # now: recording changes the channel if it is the draft's own

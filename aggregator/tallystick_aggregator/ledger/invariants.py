@@ -1,6 +1,7 @@
 """What must always hold, by the numbers of docs/design.md §6. Called by tests, by the simulation, and at start-up."""
 
 from collections import Counter
+from collections.abc import Iterable
 
 from tallystick_aggregator.ledger.payments import PaymentStatus, status_of
 from tallystick_aggregator.ledger.state import Account, Channel, Ledger, exposure_key
@@ -30,6 +31,16 @@ def check_invariants(ledger: Ledger) -> None:
         _check_account(account, sums[account.id])
     for key in exposure.keys() | ledger.receiver_exposure.keys():
         _require(exposure[key] == ledger.receiver_exposure.get(key, 0), "a seller's exposure is not its channels' sum")
+
+
+def short_accounts(ledger: Ledger, account_ids: Iterable[bytes]) -> dict[bytes, tuple[int, int]]:
+    """Return those of these accounts on which I11 does not hold, with `committed` and `funds`, in atomic units.
+
+    The ledger is not wrong then: the chain says less than it said when the charges were accepted. So it is no
+    InvariantViolated; the watcher raises an alarm at every look, and nothing is charged or captured on the account.
+    """
+    accounts = (ledger.accounts[account_id] for account_id in account_ids if account_id in ledger.accounts)
+    return {account.id: (account.committed, account.funds) for account in accounts if account.is_short}
 
 
 def _check_channel(channel: Channel, held: int) -> None:

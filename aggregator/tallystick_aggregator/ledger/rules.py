@@ -149,13 +149,29 @@ def funds_allow(account: Account, channel: Channel, amount: int) -> Refusal | No
     """Rule 4, I2: everything promised on the account, and this, is covered by its funds."""
     if account.committed + account.withdrawing + account.refunding + amount <= account.funds:
         return None
-    return Refusal(
+    return account_is_not_short(account) or Refusal(
         Reason.INSUFFICIENT_FUNDS,
         "The account's deposit does not cover this; top it up.",
         "amount",
         str(amount),
         f"at most {account.available}",
         totals_of(channel),
+    )
+
+
+def account_is_not_short(account: Account) -> Refusal | None:
+    """I11: nothing is charged or captured while more is committed on the account than the chain has of it.
+
+    Either the chain took back what was final, or somebody who told us of it was wrong: the figures cannot both hold.
+    """
+    if not account.is_short:
+        return None
+    return Refusal(
+        Reason.ACCOUNT_SHORT,
+        "More is committed on the account than the chain shows of it; it takes no charges until that is settled.",
+        "committed",
+        str(account.committed),
+        f"at most {account.funds}",
     )
 
 

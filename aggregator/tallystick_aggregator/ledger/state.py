@@ -64,6 +64,11 @@ class Account(State, gc=False):
         return max(0, self.funds - self.withdrawing - self.refunding - self.committed)
 
     @property
+    def is_short(self) -> bool:
+        """Whether I11 is broken: the chain has less of it than is committed, and some of that is not claimed yet."""
+        return self.committed > self.funds and self.committed > self.claimed
+
+    @property
     def exposure(self) -> int:
         """What was charged and not yet claimed: what sellers would lose if the escrow were empty now."""
         return self.committed - self.reserved - self.claimed

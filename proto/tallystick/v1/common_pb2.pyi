@@ -50,6 +50,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_ACCOUNT_UNKNOWN: _Reason.ValueType  # 16
     REASON_CHANNEL_UNKNOWN: _Reason.ValueType  # 17
     REASON_EXPOSURE_LIMIT: _Reason.ValueType  # 18
+    REASON_ACCOUNT_SHORT: _Reason.ValueType  # 19
+    """I11: more is committed on the account than the chain has of it; it lifts when the chain says so."""
     REASON_RESERVATION_UNKNOWN: _Reason.ValueType  # 20
     """Reservations."""
     REASON_RESERVATION_RELEASED: _Reason.ValueType  # 21
@@ -115,6 +117,8 @@ REASON_WITHDRAWING: Reason.ValueType  # 15
 REASON_ACCOUNT_UNKNOWN: Reason.ValueType  # 16
 REASON_CHANNEL_UNKNOWN: Reason.ValueType  # 17
 REASON_EXPOSURE_LIMIT: Reason.ValueType  # 18
+REASON_ACCOUNT_SHORT: Reason.ValueType  # 19
+"""I11: more is committed on the account than the chain has of it; it lifts when the chain says so."""
 REASON_RESERVATION_UNKNOWN: Reason.ValueType  # 20
 """Reservations."""
 REASON_RESERVATION_RELEASED: Reason.ValueType  # 21

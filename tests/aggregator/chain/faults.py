@@ -1,5 +1,6 @@
-"""A node between the sender and a real chain that loses what tests tell it to lose."""
+"""A node between the sender and a real chain that loses what tests tell it to lose, or does not tell the truth."""
 
+from collections.abc import Callable
 from typing import Any
 
 from tallystick_aggregator.chain.node import Node
@@ -50,3 +51,44 @@ class FaultyNode:
         if self.down or (self.forgetful and block_number < (await self._node.head()).number):
             raise ChainUnavailable("missing trie node")
         return await self._node.nonce_at(sender, block_number)
+
+
+Change = Callable[..., Any]
+"""Makes a wrong answer of the right one, and of what was asked."""
+
+
+class LyingNode:
+    """Passes everything on, and changes some answers: `lie` once, `always` until it is taken back.
+
+    `asked` are the methods that were called, in order.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._once: dict[str, list[Change]] = {}
+        self.always: dict[str, Change] = {}
+        self.told: list[str] = []
+        """The methods that were lied about."""
+        self.asked: list[str] = []
+
+    def lie(self, method: str, change: Change, times: int = 1) -> None:
+        """Answer the next question that the change is about wrongly; it leaves an answer as it is by returning it."""
+        self._once.setdefault(method, []).extend([change] * times)
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._node, name)
+
+        async def passed_on(*args: Any, **kwargs: Any) -> Any:
+            self.asked.append(name)
+            truth = answer = await method(*args, **kwargs)
+            if name in self.always:
+                answer = self.always[name](truth, *args)
+            elif self._once.get(name):
+                answer = self._once[name][0](truth, *args)
+                if answer != truth:
+                    self._once[name].pop(0)
+            if answer != truth:
+                self.told.append(name)
+            return answer
+
+        return passed_on

@@ -267,6 +267,15 @@ async def _(edge: Edge) -> common_pb2.Refusal:
     return await charge(edge, voucher_payment())
 
 
+@reaches(Reason.ACCOUNT_SHORT)
+async def _(edge: Edge) -> common_pb2.Refusal:
+    await funded(edge, PRICE)
+    assert not (await charge(edge, voucher_payment())).reason
+    short = ev.AccountMirrored(ALICE.account_id, PRICE - 1, 0, 0)
+    await edge.market.writer.run(lambda draft, _ledger, _moment: draft.record(short))
+    return await charge(edge, voucher_payment(2))
+
+
 @reaches(Reason.WITHDRAWING)
 async def _(edge: Edge) -> common_pb2.Refusal:
     await funded(edge)

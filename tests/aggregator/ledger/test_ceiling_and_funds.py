@@ -6,9 +6,10 @@ from doubles import MUSIC, NETWORK, NEWS, NOW_S, Payer, PureLedger, by_key, by_v
 
 from tallystick.reasons import Reason
 from tallystick_aggregator.ledger import decide
-from tallystick_aggregator.ledger.answers import Accepted, Held, Refusal
+from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
 from tallystick_aggregator.ledger.commands import Moment, Rules
 from tallystick_aggregator.ledger.draft import Draft
+from tallystick_aggregator.ledger.invariants import short_accounts
 from tallystick_aggregator.ledger.state import Ledger
 
 MARGIN_S = Rules().withdraw_margin_s
@@ -162,8 +163,44 @@ def test_funds_that_shrank_below_what_is_promised_stop_everything_and_break_noth
 
     refused = refusal_of(books.charge(by_voucher(alice, 2, 1, 5_001)))
 
-    assert (refused.reason, refused.allowed) == (Reason.INSUFFICIENT_FUNDS, "at most 0")
+    assert (refused.reason, refused.got, refused.allowed) == (Reason.ACCOUNT_SHORT, "700", "at most 100")
     assert books.channel(alice).charged == 700
+
+
+# I11.
+
+
+def test_r8_an_account_that_is_short_takes_neither_charges_nor_captures_until_it_is_not(
+    books: PureLedger, alice: Payer
+) -> None:
+    held, small = by_voucher(alice, 1, 600, 5_000), by_voucher(alice, 2, 30, 4_999)
+    books.reserve(held)
+    books.reserve(small)
+    books.mirror(alice, balance=629)
+    account = books.account(alice)
+    assert short_accounts(books.ledger, [account.id]) == {account.id: (630, 629)}
+
+    for refused in (
+        books.capture(handle_of(held), 600),
+        books.charge(by_voucher(alice, 3, 0, 5_001)),
+        books.reserve(by_voucher(alice, 4, 1, 5_002)),
+    ):
+        assert (refusal_of(refused).reason, refusal_of(refused).reason.retry) == (Reason.ACCOUNT_SHORT, True)
+        assert (refusal_of(refused).got, refusal_of(refused).allowed) == ("630", "at most 629")
+
+    assert isinstance(books.release(handle_of(small)), Done), "what is given back may make it whole"
+    assert short_accounts(books.ledger, [account.id]) == {}
+    assert isinstance(books.capture(handle_of(held), 600), Accepted)
+
+
+def test_r8_a_late_capture_of_an_account_that_is_short_is_refused(books: PureLedger, alice: Payer) -> None:
+    held, charged = by_voucher(alice, 1, 100, 5_000), by_voucher(alice, 2, 500, 4_999)
+    books.reserve(held)
+    books.charge(charged)
+    books.expire(handle_of(held))
+    books.mirror(alice, balance=499)
+
+    assert refusal_of(books.capture(handle_of(held), 1)).reason is Reason.ACCOUNT_SHORT
 
 
 # I9 (threat 5).

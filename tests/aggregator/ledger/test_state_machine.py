@@ -1,4 +1,4 @@
-"""Any history of payments, refunds and blocks keeps I1, I2 and I4, and replays to the same ledger.
+"""Any history of payments, refunds, blocks and wrong answers keeps I1, I2, I4 and I11, and replays to the same ledger.
 
 The observer below keeps books of its own, from the design and not from the ledger's code: who was charged what, which
 vouchers were used, what the escrow holds. Every answer is judged by them: an acceptance must have been allowed, and a
@@ -36,6 +36,7 @@ from tallystick.reasons import Reason
 from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
 from tallystick_aggregator.ledger.commands import ProvenPayment, Rules, SpendProof, VoucherProof
+from tallystick_aggregator.ledger.invariants import short_accounts
 from tallystick_aggregator.ledger.state import SpendKey, spend_key_name
 
 ALICE, BOB, CAROL = (Payer(name, DOMAIN) for name in ("alice", "bob", "carol"))
@@ -332,6 +333,26 @@ class LedgerMachine(RuleBasedStateMachine):
         for payer in (ALICE, BOB, CAROL):
             self.observe(payer)
 
+    @rule(payer=payers, by=st.integers(-500, 300), confirmed=st.booleans())
+    def hear_a_wrong_answer(self, payer: Payer, by: int, *, confirmed: bool) -> None:
+        """An endpoint says that the account holds another amount. More is never credited: either nobody confirms it, or
+        no deposit explains it. Less counts at once, until the next look; what is committed may be more than that (I11).
+        """
+        account_id, truth = payer.account_id, self.escrow.observe(payer.account_id)
+        final, head = (at._replace(balance=max(0, at.balance + by)) for at in (truth.final, truth.head))
+        explained = truth.final.balance + sum(truth.final.claimed.values())
+        told = truth._replace(final=final, head=head, confirmed=confirmed, explained=explained)
+        read = max(0, min(*(at.balance + sum(at.claimed.values()) - left for at, left in (
+            (final, truth.left_since_final), (head, 0)
+        ))))  # fmt: skip
+        self.books.run(lambda draft, ledger, _moment: accounts.mirror(draft, ledger, told))
+        if not confirmed or final.balance + sum(final.claimed.values()) > explained:
+            read = min(read, self.seen.funds[account_id])
+        self.seen.funds[account_id] = read
+        self.seen.withdrawing[account_id] = (truth.withdrawing, truth.withdraw_finalizes_at)
+        for channel_id, claimed in final.claimed.items() if confirmed else ():
+            self.seen.claimed[channel_id] = max(claimed, self.seen.claimed.get(channel_id, 0))
+
     # Time.
 
     @rule(seconds=st.sampled_from((1, 1_000, 40_000, 86_400)))
@@ -363,6 +384,16 @@ class LedgerMachine(RuleBasedStateMachine):
                 assert channel.charged + channel.reserved <= channel.ceiling, "I1"
         for name, spent in self.seen.spent.items():
             assert self.books.ledger.spend_keys[name].spent == spent <= self.books.ledger.spend_keys[name].cap
+
+    @invariant()
+    def funds_are_the_observers_and_what_is_short_is_told(self) -> None:
+        short = short_accounts(self.books.ledger, self.books.ledger.accounts)
+        for payer in (ALICE, BOB, CAROL):
+            if payer.account_id not in self.seen.funds:
+                continue
+            assert self.books.account(payer).funds == self.seen.funds[payer.account_id]
+            figures = (self.committed(payer), self.seen.funds[payer.account_id])
+            assert short.get(payer.account_id) == (figures if self.is_short(payer) else None), "I11"
 
     @invariant()
     def the_escrow_can_pay_all_that_was_charged(self) -> None:
@@ -440,6 +471,7 @@ class LedgerMachine(RuleBasedStateMachine):
             assert payment.amount <= payment.proof.max_amount
             self.spend(payer, payment.proof.key_id, payment.amount)
         self.seen.ceilings[channel] = max(ceiling, offered)
+        assert not self.is_short(payer), "I11"
         assert self.spoken_for(channel) + payment.amount <= self.seen.ceilings[channel], "I1"
         assert self.seen.promised(payer) + payment.amount <= self.seen.funds[payer.account_id], "I2"
         if isinstance(answer, Held):
@@ -461,6 +493,8 @@ class LedgerMachine(RuleBasedStateMachine):
             elif answer.reason is Reason.INSUFFICIENT_CEILING:
                 assert amount > room
                 assert known.status == "expired" or payer is CAROL, "what is held on our escrow has its room"
+            elif answer.reason is Reason.ACCOUNT_SHORT:
+                assert self.is_short(payer)
             elif answer.reason is Reason.INSUFFICIENT_FUNDS:
                 assert (known.status, amount > free) == ("expired", True)
             else:
@@ -470,6 +504,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 assert answer.reason in LATE_REASONS
                 assert self.is_true(payment._replace(amount=amount), answer), "the reason is true"
             return
+        assert not self.is_short(payer), "I11"
         assert amount <= payment.amount
         assert amount <= room, "I1"
         assert known.status == "reserved" or amount <= free, "I2"
@@ -500,6 +535,8 @@ class LedgerMachine(RuleBasedStateMachine):
                 return self.spoken_for(channel) + amount > max(self.seen.ceilings.get(channel, 0), offered)
             case Reason.INSUFFICIENT_FUNDS:
                 return self.seen.promised(payer) + amount > self.seen.funds[payer.account_id]
+            case Reason.ACCOUNT_SHORT:
+                return self.is_short(payer)
             case Reason.WITHDRAWING:
                 return bool(finalizes_at) and self.now_s + RULES.withdraw_margin_s >= finalizes_at
             case Reason.EXPOSURE_LIMIT:
@@ -522,6 +559,14 @@ class LedgerMachine(RuleBasedStateMachine):
     def spoken_for(self, channel: bytes) -> int:
         charged = max(self.seen.charged.get(channel, 0), self.seen.claimed.get(channel, 0))
         return charged + self.seen.reserved(channel)
+
+    def committed(self, payer: Payer) -> int:
+        return sum(self.spoken_for(payer.channel_id(seller)) for seller in SELLERS)
+
+    def is_short(self, payer: Payer) -> bool:
+        """I11 by the observer's books: something awaits its claim, and the chain has less than is committed."""
+        claimed = sum(self.seen.claimed.get(payer.channel_id(seller), 0) for seller in SELLERS)
+        return self.committed(payer) > max(claimed, self.seen.funds[payer.account_id])
 
     def add_charge(self, channel: bytes, amount: int) -> None:
         charged = max(self.seen.charged.get(channel, 0), self.seen.claimed.get(channel, 0))

@@ -23,6 +23,7 @@ PASSING = frozenset(
         Reason.STORE_UNAVAILABLE,
         Reason.OVERLOADED,
         Reason.INSUFFICIENT_FUNDS,
+        Reason.ACCOUNT_SHORT,  # a withdrawal of this moment, from a deposit that is not final
         Reason.INSUFFICIENT_CEILING,
         Reason.EXPOSURE_LIMIT,
         Reason.RESERVATION_LIMIT,

@@ -10,6 +10,7 @@ from typing import Final
 
 from tallystick.channels import ChannelConfig
 from tallystick.reasons import Reason
+from tallystick_aggregator.chain.confirmed import read_claimed
 from tallystick_aggregator.chain.port import Chain
 from tallystick_aggregator.intake.port import Writer
 from tallystick_aggregator.ledger import accounts
@@ -73,7 +74,7 @@ class Channels:
     async def _open(self, network: str, config: ChannelConfig, channel_id: bytes) -> Refusal | None:
         chain = self._chains[network]
         block = await chain.final()
-        (claimed,) = await chain.escrow.claimed([channel_id], block)
+        claimed = await read_claimed(chain.escrow, channel_id, block)
         account_id = chain.escrow.account_id(config)
 
         def decision(draft: Draft, _ledger: Ledger, _moment: Moment) -> Refusal | None:

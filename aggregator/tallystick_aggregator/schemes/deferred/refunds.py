@@ -18,6 +18,7 @@ from typing import Final, Self
 from tallystick import eip712
 from tallystick.hashing import keccak256
 from tallystick.reasons import Reason
+from tallystick_aggregator.chain.confirmed import read_account
 from tallystick_aggregator.chain.port import Chain, ChainUnavailable, Reverted
 from tallystick_aggregator.intake.port import Writer
 from tallystick_aggregator.journal.port import Outbox, Outgoing, StoreUnavailable, TransactionKind, TransactionStatus
@@ -168,7 +169,7 @@ class Refunds:
     async def _journal(self, account: Account, refund_id: bytes, amount: int) -> ev.RefundStarted | Refusal:
         account_id = account.id
         chain = self._chains[account.network]
-        (on_chain,) = await chain.escrow.accounts([account_id], await chain.head())
+        on_chain = await read_account(chain.escrow, account_id, await chain.head())
 
         def decision(draft: Draft, _: Ledger, moment: Moment) -> ev.RefundStarted | Refusal:
             return accounts.start_refund(draft, account_id, refund_id, on_chain.refund_nonce, amount, moment)
@@ -216,7 +217,7 @@ class Refunds:
         mined = await wait_until_mined(chain, sent, "refund", self._refund_timeout_s)
         if isinstance(mined, Refusal):
             # Whoever saw the signed refund may have landed it before us: then ours reverts, and it has happened.
-            (on_chain,) = await chain.escrow.accounts([account_id], await chain.final())
+            on_chain = await read_account(chain.escrow, account_id, await chain.final())
             if mined.reason is Reason.TRANSACTION_FAILED and on_chain.refund_nonce > memo.nonce:
                 return Refunded(b"", memo.amount, self._writer.ledger.accounts[account_id])
             return mined

@@ -1,0 +1,177 @@
+"""What may raise credit (docs/design.md §6, R8): an increase that two answers tell alike, that the account's events
+explain to the unit, and that the escrow has the tokens for. What is held back is looked at again until it is settled.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+
+from tallystick.hexadecimal import checksum, to_hex
+from tallystick_aggregator.chain import escrow_calls as calls
+from tallystick_aggregator.chain.contradictions import Answer, contradicted
+from tallystick_aggregator.chain.deferred_escrow import DeferredEscrow
+from tallystick_aggregator.chain.explained import Anchor, Explained, funds_moved
+from tallystick_aggregator.chain.mirror import Seen, held_in_all, is_news, raises_credit
+from tallystick_aggregator.chain.node import Log, Node
+from tallystick_aggregator.chain.port import Block, Heard
+from tallystick_aggregator.chain.settings import ChainSettings
+from tallystick_aggregator.chain.token import balance_of
+from tallystick_aggregator.chain.tracing import Trace
+from tallystick_aggregator.ledger.accounts import funds_at
+from tallystick_aggregator.ledger.state import Ledger
+
+_log = logging.getLogger(__name__)
+_alarm = logging.getLogger("tallystick.alarm")
+
+
+class Credit:
+    """Weighs what was read of accounts before the ledger hears of it. `waiting`: accounts to read at the next look."""
+
+    def __init__(self, settings: ChainSettings, node: Node, escrow: DeferredEscrow) -> None:
+        self._settings = settings
+        self._node = node
+        self._escrow = escrow
+        self._explained = Explained(settings.operator)
+        self._traces: dict[bytes, Trace] = {}
+        self._told: dict[bytes, str] = {}
+        self.waiting: set[bytes] = set()
+
+    # What is known of accounts.
+
+    def begin(self, ledger: Ledger, logs: Sequence[Log] | None, final: Block) -> None:
+        """Take up what the ledger counts, as of the block that was final when it last looked.
+
+        `logs` has all events from then on. Without them nothing is known, and the chain's word is the baseline (I10).
+        """
+        self._explained = Explained(self._settings.operator)
+        known = ledger.heads.get(self._settings.network)
+        was_final = max(0, known.number - self._settings.confirmations) if known is not None else 0
+        if known is None or logs is None or final.number < was_final:
+            return
+        # `funds` had left out by then what went back to the payer between that final block and the head.
+        left = [
+            log for log in logs if was_final < log.block_number <= known.number and log.topics[0] in calls.LEFT_TOPICS
+        ]
+        by_account: dict[bytes, list[Log]] = {}
+        for log in left:
+            by_account.setdefault(log.topics[1], []).append(log)
+        for account in ledger.accounts.values():
+            if account.network == self._settings.network:
+                funds = account.funds - funds_moved(by_account.get(account.id, ()), account.id)
+                self._explained.settle(account.id, funds, account.channels, was_final)
+        self.advance([log for log in logs if was_final < log.block_number <= final.number])
+
+    def advance(self, logs: Iterable[Log]) -> None:
+        """Count events of blocks that became final, each once."""
+        self._explained.advance(logs)
+
+    def forget(self, account_ids: Iterable[bytes]) -> None:
+        """What was final of these accounts was reorganised: what the chain says next is their baseline."""
+        self._explained.forget(account_ids)
+
+    # What was read of them.
+
+    async def weigh(self, ledger: Ledger, seen: Mapping[bytes, Seen], final: Block) -> dict[bytes, Seen]:
+        """The same with what their events explain. Raises ChainUnavailable."""
+        weighed = {id_: one._replace(explained=self._funds(ledger, id_)) for id_, one in seen.items()}
+        raised = [id_ for id_, one in weighed.items() if one.confirmed and raises_credit(ledger, one)]
+        tokens = {id_: _token_of(ledger, weighed[id_]) for id_ in raised}
+        for token in {token for token in tokens.values() if token}:
+            if not await self._escrow_has(ledger, token, weighed, final):
+                for id_ in raised:
+                    if tokens[id_] == token:
+                        weighed[id_] = weighed[id_]._replace(confirmed=False)
+        return weighed
+
+    async def _escrow_has(self, ledger: Ledger, token: bytes, seen: Mapping[bytes, Seen], final: Block) -> bool:
+        """Whether the escrow holds as much of a token as all accounts together (I7)."""
+        needed = held_in_all(ledger, self._settings.network, token, seen)
+        heard = Heard()
+        held = await balance_of(self._node, token, self._escrow.address, final, heard)
+        if needed <= held:
+            return True
+        said = f"the accounts hold {needed} of {checksum(token)}, the escrow {held}, at block {final.number}"
+        contradicted(Answer.DEPOSITS, str(heard), said)
+        return False
+
+    def settle(
+        self, ledger: Ledger, seen: Mapping[bytes, Seen], doubtful: Iterable[bytes], final: Block, why: str
+    ) -> None:
+        """After the ledger has them: keep what is certain, and what has to be looked at again.
+
+        `doubtful` are those of which somebody else was asked; `why` says what was in the way of that.
+        """
+        asked = set(doubtful)
+        for id_, one in seen.items():
+            account = ledger.accounts.get(id_)
+            if account is None:
+                self.waiting.discard(id_)
+                continue
+            channels = [*ledger.channels_of_account(id_)]
+            funds = funds_at(one.on_chain().final, channels)
+            if one.confirmed and (one.explained is None or (id_ in asked and funds <= one.explained)):
+                self._explained.settle(id_, funds, len(channels), final.number)
+            self._hold_back(ledger, one, funds, final, why)
+
+    def _hold_back(self, ledger: Ledger, one: Seen, funds: int, final: Block, why: str) -> None:
+        id_ = one.account_id
+        if not is_news(ledger, one):
+            self.waiting.discard(id_)
+            self._told.pop(id_, None)
+            self._traces.pop(id_, None)
+            return
+        self.waiting.add(id_)
+        if not one.confirmed:
+            if raises_credit(ledger, one):
+                self._tell(
+                    id_, f"unconfirmed deposit: account {to_hex(id_)} is not credited: {why or 'answers differ'}"
+                )
+            return
+        anchor = self._explained.anchor(id_)
+        if anchor is None or one.explained is None or funds <= one.explained:
+            return
+        if id_ not in self._traces:
+            self._traces[id_] = Trace(id_, anchor, final, self._settings.escrow_block)
+        said = f"account {to_hex(id_)} has {funds}, and its events explain {one.explained}"
+        if self._told.get(id_) != said:
+            self._told[id_] = said
+            contradicted(Answer.DEPOSITS, "the node", said)
+
+    def _tell(self, account_id: bytes, sentence: str) -> None:
+        if self._told.get(account_id) != sentence:
+            self._told[account_id] = sentence
+            _alarm.critical("%s", sentence)
+
+    async def trace(self, ledger: Ledger) -> None:
+        """Go on looking for the deposits of one account that has more than its events explain."""
+        if not self._traces:
+            return
+        id_, trace = next(iter(self._traces.items()))
+        await trace.go_on(self._node, self._escrow, self._settings.logs_range_blocks_max)
+        if not trace.ended:
+            return
+        del self._traces[id_]
+        then = trace.anchor
+        if trace.moved is not None:
+            contradicted(Answer.LOGS, "the node", f"left out or made up events of account {to_hex(id_)}")
+            self._explained.correct(id_, then, then._replace(moved=trace.moved))
+        elif trace.funds is not None:
+            channels = len(ledger.channels_of.get(id_, ()))
+            self._explained.correct(id_, then, Anchor(trace.funds, channels, trace.final.number))
+        else:
+            self.waiting.discard(id_)  # its turn comes again
+            _log.warning("no events explain what account %s has", to_hex(id_))
+
+    def problem(self) -> str:
+        """In one sentence, which deposits are not credited; empty if all are."""
+        if not self.waiting:
+            return ""
+        return f"{len(self.waiting)} accounts wait for a second answer, such as {to_hex(next(iter(self.waiting)))}"
+
+    def _funds(self, ledger: Ledger, account_id: bytes) -> int | None:
+        return self._explained.funds(account_id, [*ledger.channels_of_account(account_id)])
+
+
+def _token_of(ledger: Ledger, one: Seen) -> bytes:
+    account = ledger.accounts.get(one.account_id)
+    config = account.config if account is not None else one.config
+    return b"" if config is None else config.token

@@ -1,0 +1,145 @@
+"""Accounts as the escrow holds them, read twice where the answer would change the ledger (threat 16).
+
+Most accounts that are read hold what the ledger says, and one answer is enough: it changes nothing. Of the others, and
+of those that an event is about, somebody else is asked: another endpoint where there are two, in a call of its own
+where there is one. Two answers that differ are both asked for again; what then agrees is believed, and who said
+otherwise is named. Until two agree the worse of them counts, and nothing that raises credit.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from tallystick.hexadecimal import to_hex
+from tallystick_aggregator.chain.contradictions import Answer, contradicted
+from tallystick_aggregator.chain.deferred_escrow import DeferredEscrow
+from tallystick_aggregator.chain.mirror import cautious
+from tallystick_aggregator.chain.port import Block, ChainUnavailable, EscrowAccount, Heard
+
+
+class Held(NamedTuple):
+    """An account at one block, and what its channels were paid by then."""
+
+    account: EscrowAccount
+    claimed: Mapping[bytes, int]
+
+
+class Read(NamedTuple):
+    """An account at the newest final block and at the head. `confirmed`: two separate answers tell it alike."""
+
+    final: Held
+    head: Held
+    confirmed: bool = False
+
+
+class AccountReader:
+    """Reads accounts of one escrow; `channels` are the accounts' known channels, by account."""
+
+    def __init__(self, escrow: DeferredEscrow) -> None:
+        self._escrow = escrow
+        self.unconfirmed = ""
+        """Why the last reading could not be confirmed, in a node's words; empty if it was, or needed not to be."""
+
+    async def read(
+        self, channels: Mapping[bytes, Sequence[bytes]], final: Block, head: Block, heard: Heard
+    ) -> dict[bytes, Read]:
+        """One answer for each account. Raises ChainUnavailable."""
+        if final == head:
+            at_head = at_final = await self._at(channels, head, heard)
+        else:
+            at_final, at_head = await asyncio.gather(self._at(channels, final, heard), self._at(channels, head, heard))
+        return {id_: Read(at_final[id_], at_head[id_]) for id_ in channels}
+
+    async def confirm(
+        self,
+        channels: Mapping[bytes, Sequence[bytes]],
+        first: Mapping[bytes, Read],
+        heard: Heard,
+        final: Block,
+        head: Block,
+    ) -> dict[bytes, Read]:
+        """Ask somebody else about these accounts; `heard` told of them first."""
+        self.unconfirmed = ""
+        second, others = await self._by_others(channels, final, head, heard)
+        if second is None:
+            return {id_: first[id_] for id_ in channels}
+        differing = {id_: channels[id_] for id_ in channels if first[id_] != second[id_]}
+        believed = {id_: first[id_]._replace(confirmed=True) for id_ in channels if id_ not in differing}
+        if differing:
+            believed |= await self._settle(differing, (first, heard), (second, others), final, head)
+        return believed
+
+    async def _settle(
+        self,
+        channels: Mapping[bytes, Sequence[bytes]],
+        one: tuple[Mapping[bytes, Read], Heard],
+        other: tuple[Mapping[bytes, Read], Heard],
+        final: Block,
+        head: Block,
+    ) -> dict[bytes, Read]:
+        """Ask both again, and tell who said what does not hold."""
+        heard = Heard(one[1].excluded)
+        third = await self.read(channels, final, head, heard)
+        fourth, _ = await self._by_others(channels, final, head, heard)
+        believed: dict[bytes, Read] = {}
+        for id_ in channels:
+            if fourth is not None and third[id_] == fourth[id_]:
+                believed[id_] = third[id_]._replace(confirmed=True)
+            else:
+                told = [one[0][id_], other[0][id_], third[id_], *([fourth[id_]] if fourth is not None else [])]
+                believed[id_] = _worst(told)
+        for answer, who in (one, other):
+            wrong = [id_ for id_ in channels if answer[id_][:2] != believed[id_][:2]]
+            if wrong:
+                contradicted(Answer.STATE, str(who), _described(wrong, answer, believed))
+        return believed
+
+    async def _by_others(
+        self, channels: Mapping[bytes, Sequence[bytes]], final: Block, head: Block, heard: Heard
+    ) -> tuple[dict[bytes, Read] | None, Heard]:
+        """The same accounts in somebody else's answer; None if nobody else has one."""
+        others = heard.again()
+        try:
+            return await self.read(channels, final, head, others), others
+        except ChainUnavailable as error:
+            self.unconfirmed = str(error)
+            return None, others
+
+    async def _at(self, channels: Mapping[bytes, Sequence[bytes]], block: Block, heard: Heard) -> dict[bytes, Held]:
+        ids = [*channels]
+        flat = [channel_id for id_ in ids for channel_id in channels[id_]]
+        accounts, claimed = await asyncio.gather(
+            self._escrow.accounts(ids, block, heard), self._escrow.claimed(flat, block, heard)
+        )
+        paid = dict(zip(flat, claimed, strict=True))
+        return {
+            id_: Held(account, {channel_id: paid[channel_id] for channel_id in channels[id_]})
+            for id_, account in zip(ids, accounts, strict=True)
+        }
+
+
+def _worst(told: Sequence[Read]) -> Read:
+    """What is certain whichever of the answers is right."""
+    worst = told[0]
+    for other in told[1:]:
+        worst = Read(_worse(worst.final, other.final), _worse(worst.head, other.head))
+    return worst
+
+
+def _worse(one: Held, other: Held) -> Held:
+    claimed = {channel_id: min(paid, other.claimed[channel_id]) for channel_id, paid in one.claimed.items()}
+    return Held(cautious(one.account, other.account), claimed)
+
+
+def _described(wrong: Sequence[bytes], told: Mapping[bytes, Read], believed: Mapping[bytes, Read]) -> str:
+    """The first account in full, the others by their number."""
+    id_ = wrong[0]
+    more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+    return f"account {to_hex(id_)}: {_shown(told[id_])}, but {_shown(believed[id_])} when asked again{more}"
+
+
+def _shown(read: Read) -> str:
+    held = read.head.account
+    pending = f", {held.withdrawing} withdrawing" if held.withdrawable_at else ""
+    claimed = sum(read.final.claimed.values())
+    return f"balance {read.final.account.balance}, {held.balance} at the head{pending}, {claimed} claimed"
