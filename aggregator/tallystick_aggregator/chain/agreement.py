@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from tallystick.hexadecimal import to_hex
 from tallystick_aggregator.chain.contradictions import Answer, contradicted
+from tallystick_aggregator.chain.endpoint import Limited
 from tallystick_aggregator.chain.node import Receipt
 from tallystick_aggregator.chain.port import Block, ChainUnavailable
 from tallystick_aggregator.chain.rpc_answers import (
@@ -36,6 +37,8 @@ STANDS_STILL_S: Final = 60.0
 """An endpoint whose head has not moved for so long, while another's does, confirms nothing any more."""
 SIDELINED_S: Final = 30.0
 """For so long an endpoint is left out whose answers the others contradict."""
+PATIENCE_S: Final = 10.0
+"""For so long a question waits for a rate limit to pass."""
 RECEIPTS_KEPT: Final = 4_096
 
 T = TypeVar("T")
@@ -215,8 +218,28 @@ class Agreement:
         return receipt
 
 
-async def answers(endpoints: Sequence[E], ask: Callable[[E], Awaitable[T]]) -> list[tuple[E, T]]:
-    """The answers of all that answer while the quickest and GRACE_S last; at least one. Raises ChainUnavailable."""
+async def answers(
+    endpoints: Sequence[E],
+    ask: Callable[[E], Awaitable[T]],
+    *,
+    pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> list[tuple[E, T]]:
+    """The answers of all that answer while the quickest and GRACE_S last; at least one. Raises ChainUnavailable.
+
+    Where rate limits leave none, they are asked again when one has passed, for `PATIENCE_S` at most.
+    """
+    patience_s = PATIENCE_S
+    while True:
+        try:
+            return await _answers_now(endpoints, ask)
+        except Limited as limited:
+            patience_s -= limited.wait_s
+            if patience_s < 0:
+                raise
+            await pause(limited.wait_s)
+
+
+async def _answers_now(endpoints: Sequence[E], ask: Callable[[E], Awaitable[T]]) -> list[tuple[E, T]]:
     tasks = [asyncio.ensure_future(ask(endpoint)) for endpoint in endpoints]
     try:
         waiting: set[asyncio.Future[T]] = set(tasks)
@@ -227,7 +250,10 @@ async def answers(endpoints: Sequence[E], ask: Callable[[E], Awaitable[T]]) -> l
         found = [(one, task.result()) for one, task in zip(endpoints, tasks, strict=True) if _has_answer(task)]
         if found:
             return found
-        raise ChainUnavailable("; ".join(str(task.exception()) for task in tasks if task.done()))
+        errors = [error for task in tasks if task.done() and (error := task.exception()) is not None]
+        problem = "; ".join(map(str, errors))
+        waits_s = [error.wait_s for error in errors if isinstance(error, Limited)]
+        raise Limited(problem, min(waits_s)) if waits_s else ChainUnavailable(problem)
     finally:
         for task in tasks:
             task.cancel()

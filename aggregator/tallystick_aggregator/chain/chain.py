@@ -200,10 +200,14 @@ class EvmChain:
         return self._watcher.stale()
 
     def problems(self) -> Sequence[str]:
-        found = [self._watcher.staleness(), self._looking.problem, self._sending.problem, self._sender.problem]
-        found += [self._sender.capped, self._sender.late]
+        found = [self._watcher.staleness(), self._looking.problem]
         found += [*self._watcher.problems(), *(self._node.problems() if isinstance(self._node, RpcNode) else ())]
         found += [f"{task.name} has stopped" for task in (self._looking, self._sending) if not task.alive]
+        return [*(f"{self.network}: {problem}" for problem in found if problem), *self.sending_problems()]
+
+    def sending_problems(self) -> Sequence[str]:
+        """Those that keep transactions from landing."""
+        found = [self._sending.problem, self._sender.problem, self._sender.capped, self._sender.late]
         return [f"{self.network}: {problem}" for problem in found if problem]
 
     # What settlement asks for besides.

@@ -18,6 +18,7 @@ import httpx
 from tallystick_aggregator.chain.log_range import LogRange
 from tallystick_aggregator.chain.port import ChainUnavailable
 from tallystick_aggregator.chain.rpc_answers import RpcError, read_error
+from tallystick_aggregator.chain.settings import LOGS_RANGE_BLOCKS
 
 # Its line for every request shows the whole URL, and paths of endpoints hold access keys (threat 32).
 logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -28,9 +29,10 @@ LEARNED_S: Final = 3_600.0
 """For so long an endpoint is not asked again for what it could not do."""
 LIMITED_S_MIN: Final = 1.0
 """For so long an endpoint is left alone that was asked too often and does not say for how long; doubled each time."""
+LIMITED_S_LEAST: Final = 0.1
+"""The shortest that an endpoint is left alone, whatever it says."""
 LIMITED_S_MAX: Final = 300.0
 """The longest that an endpoint is left alone, whatever it says."""
-LOGS_RANGE_BLOCKS: Final = 2_000
 
 _LIMIT_CODES: Final = frozenset({429, -32029, -32097})
 _LIMIT_WORDS: Final = (
@@ -130,7 +132,7 @@ class Endpoint:
         wait_s = read_retry_after(retry_after, time.time())
         if wait_s is None:
             wait_s = LIMITED_S_MIN * 2 ** min(self._limited_in_a_row, 16)
-        wait_s = min(wait_s, LIMITED_S_MAX)
+        wait_s = min(max(wait_s, LIMITED_S_LEAST), LIMITED_S_MAX)
         self._limited_in_a_row += 1
         self._limited_until = self._clock() + wait_s
         self.rests_until = max(self.rests_until, self._limited_until)

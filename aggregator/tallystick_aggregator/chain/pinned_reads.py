@@ -41,8 +41,6 @@ async def ask_at(endpoint: Endpoint, block: Block, method: str, *params: Any) ->
                 raise refused from None  # it was not about the hash
             endpoint.learn(ability, holds=False)
             raise
-        except ChainUnavailable:
-            raise refused from None
         endpoint.learn(ability, holds=False)
         return answer
     endpoint.learn(ability, holds=True)

@@ -26,7 +26,7 @@ from tallystick.hexadecimal import to_hex
 from tallystick_aggregator.chain.agreement import Agreement, answers
 from tallystick_aggregator.chain.block_events import events_of_block
 from tallystick_aggregator.chain.contradictions import Answer, contradicted
-from tallystick_aggregator.chain.endpoint import LOGS_RANGE_BLOCKS, Endpoint, Limited
+from tallystick_aggregator.chain.endpoint import Endpoint, Limited
 from tallystick_aggregator.chain.log_search import LogSearch, Wanted
 from tallystick_aggregator.chain.market_fees import market_fees
 from tallystick_aggregator.chain.node import (
@@ -50,6 +50,7 @@ from tallystick_aggregator.chain.rpc_answers import (
     read_integer,
     read_transactions,
 )
+from tallystick_aggregator.chain.settings import LOGS_RANGE_BLOCKS
 
 Answered = TypeVar("Answered")
 
@@ -207,7 +208,7 @@ class RpcNode:
         """The first answer. A revert is one; any other error sends the question on to the next endpoint.
 
         Where a rate limit is in the way it is asked again when that has passed, for `patience_s` at most. `heard` notes
-        who answered; a second answer that it asks for is waited for by nobody.
+        who answered; a second answer of another endpoint is not waited for.
         """
         until = self._clock() + (self._timeout_s if patience_s is None else patience_s)
         while True:
@@ -232,7 +233,7 @@ class RpcNode:
                     return answer
             if not problems:
                 raise ChainUnavailable("no other endpoint answers now")
-            if heard is not None and heard.excluded:
+            if heard is not None and heard.excluded and len(self._endpoints) > 1:
                 waits_s.clear()
             if not waits_s or self._clock() + min(waits_s) > until:
                 raise (Refused if refusals == len(problems) else ChainUnavailable)("; ".join(problems))

@@ -311,7 +311,9 @@ class Sender:
         first = own[0].nonce if own else -1
         if first != self._first_waiting[0]:
             self._first_waiting = (first, now)
-            self.problem = self.capped = self.late = ""
+            self.problem = ""
+        if not own:
+            self.capped = self.late = ""
         raised = await self._raise_bids(own, now) if own else {}
         for outgoing in waiting:
             if outgoing.id in raised:

@@ -17,6 +17,8 @@ DEV_CHAIN_IDS: Final = frozenset({1337, 31337})
 HEAD_AGE_S_MAX: Final = 300
 """How old a live chain's newest block may be before its endpoints count as stuck."""
 
+LOGS_RANGE_BLOCKS: Final = 2_000
+"""Blocks in one search for events, where the endpoint takes as many."""
 URGENT_CAP_FACTOR: Final = 4
 """How many times the usual cap a withdrawal's claim may bid, unless that is configured."""
 
@@ -90,7 +92,7 @@ class ChainSettings:
     reorg_depth: int = 64
     poll_s: float = 2.0
     rpc_timeout_s: float = 10.0
-    logs_range_blocks_max: int = 2_000
+    logs_range_blocks_max: int = LOGS_RANGE_BLOCKS
     replace_after_s: float = 60.0
     withdraw_delay_s_min: int = WITHDRAW_DELAY_S_MIN
     withdraw_delay_s_max: int = WITHDRAW_DELAY_S_MAX

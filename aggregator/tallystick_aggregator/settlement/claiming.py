@@ -37,7 +37,7 @@ class LeftOut(NamedTuple):
     reason: str
 
 
-class Settled(list[Outgoing]):
+class Claimed(list[Outgoing]):
     """The claim transactions of a settlement; `left_out`: what it did not claim although it was asked for."""
 
     def __init__(self, claims: Iterable[Outgoing] = (), left_out: Iterable[LeftOut] = ()) -> None:
@@ -50,7 +50,7 @@ class Run:
     """One settlement while it is made. `urgent`: for accounts that withdraw."""
 
     urgent: bool
-    settled: Settled = field(default_factory=Settled)
+    settled: Claimed = field(default_factory=Claimed)
     accounts: set[bytes] = field(default_factory=set[bytes])
     """The accounts of what was sent."""
     passing: int = 0

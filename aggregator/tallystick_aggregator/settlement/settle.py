@@ -20,7 +20,7 @@ from tallystick_aggregator.chain.tasks import Repeating
 from tallystick_aggregator.intake.port import Writer
 from tallystick_aggregator.journal.port import Outbox, Outgoing, StoreUnavailable, TransactionKind
 from tallystick_aggregator.ledger.state import Account, Channel
-from tallystick_aggregator.settlement.claiming import Claiming, LeftOut, Run, Settled
+from tallystick_aggregator.settlement.claiming import Claimed, Claiming, LeftOut, Run
 from tallystick_aggregator.settlement.planner import (
     EVERYTHING,
     NO_POLICY,
@@ -86,8 +86,8 @@ class Settlement:
         self._clock = clock
         self._one = asyncio.Lock()
         self._line = asyncio.Lock()
-        self._waiting: dict[frozenset[bytes] | None, asyncio.Task[Settled]] = {}
-        self._runs: set[asyncio.Task[Settled]] = set()
+        self._waiting: dict[frozenset[bytes] | None, asyncio.Task[Claimed]] = {}
+        self._runs: set[asyncio.Task[Claimed]] = set()
         self._next_at = 0.0
         self._ran_before = False
         self._waiting_since: dict[bytes, float] = {}
@@ -128,7 +128,7 @@ class Settlement:
 
     async def settle_now(
         self, receivers: Collection[bytes] | None = None, *, timeout_s: float = SETTLE_NOW_TIMEOUT_S
-    ) -> Settled:
+    ) -> Claimed:
         """Claim all that is owed to these receivers (None: to all), and wait until it is in a block.
 
         Returns the transactions, those that were under way before included; one that has not been mined in time comes
@@ -143,9 +143,9 @@ class Settlement:
             run.add_done_callback(partial(self._run_ended, wanted))
         claims = await asyncio.shield(run)
         mined = await asyncio.gather(*(self._mined(claim, timeout_s) for claim in claims))
-        return Settled(mined, claims.left_out)
+        return Claimed(mined, claims.left_out)
 
-    async def _run_in_turn(self, wanted: frozenset[bytes] | None) -> Settled:
+    async def _run_in_turn(self, wanted: frozenset[bytes] | None) -> Claimed:
         """Settle for all who asked for these receivers until it was their turn.
 
         A run that has begun may have passed by what was charged since, so nobody joins it any more. Those who ask stand
@@ -159,9 +159,9 @@ class Settlement:
                 if wanted is None or any(payout.receiver in wanted for payout in claim.payouts)
             ]
             sent = await self._settle(EVERYTHING if wanted is None else Due(0, receivers=wanted))
-        return Settled([*under_way, *sent], sent.left_out)
+        return Claimed([*under_way, *sent], sent.left_out)
 
-    def _run_ended(self, wanted: frozenset[bytes] | None, run: "asyncio.Task[Settled]") -> None:
+    def _run_ended(self, wanted: frozenset[bytes] | None, run: "asyncio.Task[Claimed]") -> None:
         self._runs.discard(run)
         if self._waiting.get(wanted) is run:  # it was cancelled before its turn
             del self._waiting[wanted]
@@ -234,7 +234,7 @@ class Settlement:
 
     # One settlement.
 
-    async def _settle(self, due: Due, only: frozenset[bytes] | None = None) -> Settled:
+    async def _settle(self, due: Due, only: frozenset[bytes] | None = None) -> Claimed:
         """Plan and send; `only`: these accounts, because they withdraw."""
         in_flight = await self._in_flight()
         packers: dict[bytes, Packer] = {}

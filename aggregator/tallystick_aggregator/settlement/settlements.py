@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from tallystick_aggregator.intake.port import Writer
 from tallystick_aggregator.journal.port import Outbox
-from tallystick_aggregator.settlement.claiming import Settled
+from tallystick_aggregator.settlement.claiming import Claimed
 from tallystick_aggregator.settlement.settle import SETTLE_NOW_TIMEOUT_S, Settlement, SettlementSettings, SettlingChain
 
 
@@ -39,7 +39,7 @@ class Settlements:
 
     async def settle_now(
         self, receivers: Collection[bytes] | None = None, *, timeout_s: float = SETTLE_NOW_TIMEOUT_S
-    ) -> Settled:
+    ) -> Claimed:
         """See `Settlement.settle_now`. Where one network fails, the others have settled all the same."""
         outcomes = await asyncio.gather(
             *(settlement.settle_now(receivers, timeout_s=timeout_s) for settlement in self._each),
@@ -49,6 +49,6 @@ class Settlements:
             if isinstance(outcome, BaseException):
                 raise outcome
         settled = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
-        return Settled(
+        return Claimed(
             (claim for one in settled for claim in one), (left_out for one in settled for left_out in one.left_out)
         )

@@ -420,3 +420,13 @@ async def test_r4_the_chain_itself_is_asked_by_hash(devnet: Devnet) -> None:
         assert [endpoint.learned("eth_getCode by block hash") for endpoint in node._endpoints] == [True]
     finally:
         await node.close()
+
+
+async def test_r1_a_question_to_all_endpoints_waits_for_a_rate_limit_too(nodes: Any) -> None:
+    calls = [0]
+
+    def answer(_method: str, _params: list[Any]) -> Any:
+        calls[0] += 1
+        return Status(429, "retry-after: 0\r\n") if calls[0] == 1 else HEAD
+
+    assert await (await nodes(answer)).head() == LAST
