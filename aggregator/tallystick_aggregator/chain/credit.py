@@ -10,13 +10,12 @@ from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain.contradictions import Answer, contradicted
 from tallystick_aggregator.chain.deferred_escrow import DeferredEscrow
 from tallystick_aggregator.chain.explained import Anchor, Explained, funds_moved
-from tallystick_aggregator.chain.mirror import Seen, held_in_all, is_news, raises_credit
+from tallystick_aggregator.chain.mirror import Seen, funds_of, held_in_all, is_news, raises_credit
 from tallystick_aggregator.chain.node import Log, Node
 from tallystick_aggregator.chain.port import Block, Heard
 from tallystick_aggregator.chain.settings import ChainSettings
 from tallystick_aggregator.chain.token import balance_of
 from tallystick_aggregator.chain.tracing import Trace
-from tallystick_aggregator.ledger.accounts import funds_at
 from tallystick_aggregator.ledger.state import Ledger
 
 _log = logging.getLogger(__name__)
@@ -72,7 +71,10 @@ class Credit:
 
     async def weigh(self, ledger: Ledger, seen: Mapping[bytes, Seen], final: Block) -> dict[bytes, Seen]:
         """The same with what their events explain. Raises ChainUnavailable."""
-        weighed = {id_: one._replace(explained=self._funds(ledger, id_)) for id_, one in seen.items()}
+        weighed = {
+            id_: one._replace(explained=self._explained.funds(id_, [*ledger.channels_of_account(id_)]))
+            for id_, one in seen.items()
+        }
         raised = [id_ for id_, one in weighed.items() if one.confirmed and raises_credit(ledger, one)]
         tokens = {id_: _token_of(ledger, weighed[id_]) for id_ in raised}
         for token in {token for token in tokens.values() if token}:
@@ -93,27 +95,26 @@ class Credit:
         contradicted(Answer.DEPOSITS, str(heard), said)
         return False
 
-    def settle(
-        self, ledger: Ledger, seen: Mapping[bytes, Seen], doubtful: Iterable[bytes], final: Block, why: str
-    ) -> None:
+    def settle(self, ledger: Ledger, seen: Mapping[bytes, Seen], asked: set[bytes], final: Block, why: str) -> None:
         """After the ledger has them: keep what is certain, and what has to be looked at again.
 
-        `doubtful` are those of which somebody else was asked; `why` says what was in the way of that.
+        `asked` are those of which somebody else was asked; `why` says what was in the way of that.
         """
-        asked = set(doubtful)
         for id_, one in seen.items():
-            account = ledger.accounts.get(id_)
-            if account is None:
-                self.waiting.discard(id_)
-                continue
-            channels = [*ledger.channels_of_account(id_)]
-            funds = funds_at(one.on_chain().final, channels)
-            if one.confirmed and (one.explained is None or (id_ in asked and funds <= one.explained)):
-                self._explained.settle(id_, funds, len(channels), final.number)
-            self._hold_back(ledger, one, funds, final, why)
+            if id_ in asked:
+                self._settle(ledger, one, final, why)
+            elif self._explained.anchor(id_) is None:  # as the ledger has it already
+                channels = len(ledger.channels_of.get(id_, ()))
+                self._explained.settle(id_, funds_of(ledger, one)[0], channels, final.number)
 
-    def _hold_back(self, ledger: Ledger, one: Seen, funds: int, final: Block, why: str) -> None:
+    def _settle(self, ledger: Ledger, one: Seen, final: Block, why: str) -> None:
         id_ = one.account_id
+        if id_ not in ledger.accounts:
+            self.waiting.discard(id_)
+            return
+        funds, _ = funds_of(ledger, one)
+        if one.confirmed and (one.explained is None or funds <= one.explained):
+            self._explained.settle(id_, funds, len(ledger.channels_of.get(id_, ())), final.number)
         if not is_news(ledger, one):
             self.waiting.discard(id_)
             self._told.pop(id_, None)
@@ -166,9 +167,6 @@ class Credit:
         if not self.waiting:
             return ""
         return f"{len(self.waiting)} accounts wait for a second answer, such as {to_hex(next(iter(self.waiting)))}"
-
-    def _funds(self, ledger: Ledger, account_id: bytes) -> int | None:
-        return self._explained.funds(account_id, [*ledger.channels_of_account(account_id)])
 
 
 def _token_of(ledger: Ledger, one: Seen) -> bytes:

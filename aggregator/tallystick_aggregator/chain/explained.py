@@ -62,11 +62,14 @@ class Explained:
     def advance(self, logs: Iterable[Log]) -> None:
         """Count events of blocks that became final, each once. An account that opens begins with nothing."""
         for log in logs:
+            if len(log.topics) < 2:
+                continue
+            account_id = log.topics[1]
             if log.topics[0] == calls.ACCOUNT_OPENED_TOPIC and log.topics[3] == self._operator:
-                self._anchors.setdefault(log.topics[1], Anchor(0, 0, max(0, log.block_number - 1)))
-            anchor = self._anchors.get(log.topics[1]) if len(log.topics) > 1 else None
+                self._anchors.setdefault(account_id, Anchor(0, 0, max(0, log.block_number - 1)))
+            anchor = self._anchors.get(account_id)
             if anchor is not None and (amount := moved_by(log)):
-                self._anchors[log.topics[1]] = anchor._replace(moved=anchor.moved + amount)
+                self._anchors[account_id] = anchor._replace(moved=anchor.moved + amount)
 
 
 def moved_by(log: Log) -> int:

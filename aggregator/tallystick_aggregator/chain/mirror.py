@@ -54,20 +54,27 @@ class Seen(NamedTuple):
         )
 
 
+def funds_of(ledger: Ledger, one: Seen) -> tuple[int, int]:
+    """Return the account's funds at the final block, and what would count of them if what was read were believed."""
+    final, head = one.final.balance, one.head.balance
+    for channel in ledger.channels_of_account(one.account_id):
+        final += one.final_claimed.get(channel.id, channel.claimed)
+        head += one.head_claimed.get(channel.id, channel.claimed)
+    return final, max(0, min(final - one.left_since_final, head))
+
+
 def is_news(ledger: Ledger, one: Seen) -> bool:
     """Whether the ledger would change by what was read, if it were believed: then somebody else is asked as well."""
     account = ledger.accounts.get(one.account_id)
     if account is None:
         return True
-    channels = [*ledger.channels_of_account(one.account_id)]
-    believed = one.on_chain()._replace(confirmed=True, explained=None)
-    funds = accounts.credited(
-        account.funds, believed, accounts.funds_at(believed.final, channels), accounts.funds_at(believed.head, channels)
-    )
     return (
-        (funds, one.withdrawing, one.head.withdrawable_at)
-        != (account.funds, account.withdrawing, account.withdraw_finalizes_at)
-        or any(one.final_claimed.get(channel.id, 0) > channel.claimed for channel in channels)
+        (account.funds, account.withdrawing, account.withdraw_finalizes_at)
+        != (funds_of(ledger, one)[1], one.withdrawing, one.head.withdrawable_at)
+        or any(
+            one.final_claimed.get(channel.id, 0) > channel.claimed
+            for channel in ledger.channels_of_account(one.account_id)
+        )
         or (account.refund is not None and one.final.refund_nonce > account.refund.nonce)
     )
 
@@ -75,10 +82,7 @@ def is_news(ledger: Ledger, one: Seen) -> bool:
 def raises_credit(ledger: Ledger, one: Seen) -> bool:
     """Whether the account would have more funds than the ledger counts, if what was read were believed."""
     account = ledger.accounts.get(one.account_id)
-    channels = [*ledger.channels_of_account(one.account_id)]
-    on_chain = one.on_chain()
-    final, head = accounts.funds_at(on_chain.final, channels), accounts.funds_at(on_chain.head, channels)
-    return min(final - one.left_since_final, head) > (0 if account is None else account.funds)
+    return funds_of(ledger, one)[1] > (0 if account is None else account.funds)
 
 
 def held_in_all(ledger: Ledger, network: str, token: bytes, seen: Mapping[bytes, Seen]) -> int:

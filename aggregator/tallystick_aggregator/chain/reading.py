@@ -8,13 +8,15 @@ otherwise is named. Until two agree the worse of them counts, and nothing that r
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from tallystick.hexadecimal import to_hex
 from tallystick_aggregator.chain.contradictions import Answer, contradicted
 from tallystick_aggregator.chain.deferred_escrow import DeferredEscrow
 from tallystick_aggregator.chain.mirror import cautious
 from tallystick_aggregator.chain.port import Block, ChainUnavailable, EscrowAccount, Heard
+
+_NOTHING_PAID: Final[Mapping[bytes, int]] = {}
 
 
 class Held(NamedTuple):
@@ -111,9 +113,9 @@ class AccountReader:
         accounts, claimed = await asyncio.gather(
             self._escrow.accounts(ids, block, heard), self._escrow.claimed(flat, block, heard)
         )
-        paid = dict(zip(flat, claimed, strict=True))
+        paid = iter(claimed)
         return {
-            id_: Held(account, {channel_id: paid[channel_id] for channel_id in channels[id_]})
+            id_: Held(account, dict(zip(channels[id_], paid, strict=False)) if channels[id_] else _NOTHING_PAID)
             for id_, account in zip(ids, accounts, strict=True)
         }
 

@@ -16,7 +16,7 @@ ledger not to rely on the mirror (I9).
 import asyncio
 import logging
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -244,9 +244,10 @@ class Watcher:
         self, read: set[bytes], urgent: set[bytes], found: dict[bytes, ChannelConfig], final: Block, head: Block
     ) -> None:
         """Read these accounts and write what they are, the last of them together with the head."""
-        seen, doubtful = await self._read(read, urgent, found, final, head)
-        seen = await self._credit.weigh(self._writer.ledger, seen, final)
-        kept = self._sift([*seen.values()])
+        ledger = self._writer.ledger
+        seen, asked = await self._read(read, urgent, found, final, head)
+        weighed = await self._credit.weigh(ledger, {id_: seen[id_] for id_ in seen if id_ in asked}, final)
+        kept = self._sift([*weighed.values()])  # of the others the ledger has all
         chunks = [kept[at : at + ACCOUNTS_PER_DECISION] for at in range(0, len(kept), ACCOUNTS_PER_DECISION)]
         for number, chunk in enumerate(chunks or [[]], start=1):
             taken = await self._write(chunk, head if number >= len(chunks) else None)
@@ -258,36 +259,36 @@ class Watcher:
                     to_hex(overclaim.channel_id), overclaim.claimed, overclaim.charged,
                 )  # fmt: skip
         self._unsettled.difference_update(read)
-        self._unsettled.update(one.account_id for one in kept if not one.is_settled)
-        ledger, now = self._writer.ledger, self._clock()
-        self._credit.settle(ledger, seen, doubtful, final, self._reader.unconfirmed)
-        for one in kept:
-            self._rereads.plan(ledger.accounts[one.account_id], now)
+        self._unsettled.update(id_ for id_, one in seen.items() if id_ in ledger.accounts and not one.is_settled)
+        self._credit.settle(ledger, seen | weighed, asked, final, self._reader.unconfirmed)
+        now = self._clock()
+        for id_ in seen.keys() & ledger.accounts.keys():
+            self._rereads.plan(ledger.accounts[id_], now)
 
     async def _read(
         self, ids: set[bytes], urgent: set[bytes], found: dict[bytes, ChannelConfig], final: Block, head: Block
     ) -> tuple[dict[bytes, Seen], set[bytes]]:
         """These accounts as they are; also those of which somebody else was asked, because they would change."""
         ledger = self._writer.ledger
-        left: Counter[bytes] = Counter()
+        left: dict[bytes, int] = {}
         for log in self._scanner.since(final.number):
             if log.topics[0] in calls.LEFT_TOPICS:
-                left[log.topics[1]] += calls.read_left(log)
+                left[log.topics[1]] = left.get(log.topics[1], 0) + calls.read_left(log)
         channels = {id_: [channel.id for channel in ledger.channels_of_account(id_)] for id_ in sorted(ids)}
         heard = Heard()
 
         def seen(id_: bytes, read: Read) -> Seen:
             config = found.get(id_) or self._small.get(id_)
-            return Seen(id_, config, *read.final, *read.head, left[id_], read.confirmed)
+            return Seen(id_, config, *read.final, *read.head, left.get(id_, 0), read.confirmed)
 
         first = await self._reader.read(channels, final, head, heard)
-        told = {id_: seen(id_, first[id_]._replace(confirmed=True)) for id_ in channels}
-        doubtful = {id_ for id_, one in told.items() if id_ in urgent or is_news(ledger, one)}
-        if doubtful:
-            asked = {id_: channels[id_] for id_ in channels if id_ in doubtful}
-            confirmed = await self._reader.confirm(asked, first, heard, final, head)
+        told = {id_: seen(id_, first[id_]) for id_ in channels}
+        asked = {id_ for id_, one in told.items() if id_ in urgent or is_news(ledger, one)}
+        if asked:
+            doubtful = {id_: channels[id_] for id_ in channels if id_ in asked}
+            confirmed = await self._reader.confirm(doubtful, first, heard, final, head)
             told |= {id_: seen(id_, read) for id_, read in confirmed.items()}
-        return told, doubtful
+        return told, asked
 
     def _sift(self, seen: Sequence[Seen]) -> list[Seen]:
         """Leave out accounts that are unknown to the ledger and too small to be worth its while."""

@@ -4,6 +4,7 @@ import pytest
 from doubles import MUSIC, NEWS, NOW_S, Payer, PureLedger, by_voucher, handle_of
 
 from tallystick.reasons import Reason
+from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger.accounts import Overclaim
 from tallystick_aggregator.ledger.answers import Accepted, Done, Refusal
 
@@ -142,6 +143,41 @@ def test_what_the_receiver_took_by_itself_blocks_no_release(books: PureLedger, a
 
     assert books.release(handle_of(payment)) == Done(replayed=False)
     assert books.account(alice).available == 900
+
+
+# What is not confirmed, or not explained (R8).
+
+
+@pytest.mark.parametrize(
+    ("confirmed", "explained", "balance", "counts"),
+    [
+        (True, None, 1_500, 1_500),  # a baseline
+        (True, 1_500, 1_500, 1_500),
+        (True, 1_499, 1_500, 1_000),  # to the unit
+        (True, 1_600, 1_500, 1_500),  # the state has the last word downwards
+        (False, 1_500, 1_500, 1_000),
+        (False, None, 1_500, 1_000),
+        (False, 1_500, 300, 300),  # down at once, whoever says so
+        (True, 1_500, 300, 300),
+    ],
+)
+def test_r8_funds_rise_only_as_far_as_two_answers_and_the_deposits_go(
+    books: PureLedger, alice: Payer, *, confirmed: bool, explained: int | None, balance: int, counts: int
+) -> None:
+    at = accounts.AccountAtBlock(balance, {})
+    seen = accounts.AccountOnChain(alice.account_id, at, at, 0, 0, confirmed=confirmed, explained=explained)
+    books.run(lambda draft, ledger, _moment: accounts.mirror(draft, ledger, seen))
+
+    assert books.account(alice).funds == counts
+
+
+def test_r8_what_only_one_answer_says_was_paid_is_not_paid(books: PureLedger, alice: Payer) -> None:
+    books.charge(by_voucher(alice, 1, 400, 5_000))
+    at = accounts.AccountAtBlock(600, {alice.channel_id(): 400})
+    for confirmed, claimed in ((False, 0), (True, 400)):
+        seen = accounts.AccountOnChain(alice.account_id, at, at, 0, 0, confirmed=confirmed)
+        books.run(lambda draft, ledger, _moment, seen=seen: accounts.mirror(draft, ledger, seen))  # type: ignore[misc]
+        assert books.channel(alice).claimed == claimed
 
 
 # Baselines (I10).
