@@ -4,6 +4,7 @@ explain to the unit, and that the escrow has the tokens for. What is held back i
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 from tallystick.hexadecimal import checksum, to_hex
 from tallystick_aggregator.chain import escrow_calls as calls
@@ -20,6 +21,8 @@ from tallystick_aggregator.ledger.state import Ledger
 
 _log = logging.getLogger(__name__)
 _alarm = logging.getLogger("tallystick.alarm")
+
+_UNCONFIRMED: Final = "unconfirmed deposit"
 
 
 class Credit:
@@ -122,9 +125,10 @@ class Credit:
             return
         self.waiting.add(id_)
         if not one.confirmed:
-            if raises_credit(ledger, one):
-                self._tell(
-                    id_, f"unconfirmed deposit: account {to_hex(id_)} is not credited: {why or 'answers differ'}"
+            if raises_credit(ledger, one) and self._told.get(id_) != _UNCONFIRMED:
+                self._told[id_] = _UNCONFIRMED
+                _alarm.critical(
+                    "%s: account %s is not credited: %s", _UNCONFIRMED, to_hex(id_), why or "answers differ"
                 )
             return
         anchor = self._explained.anchor(id_)
@@ -136,11 +140,6 @@ class Credit:
         if self._told.get(id_) != said:
             self._told[id_] = said
             contradicted(Answer.DEPOSITS, "the node", said)
-
-    def _tell(self, account_id: bytes, sentence: str) -> None:
-        if self._told.get(account_id) != sentence:
-            self._told[account_id] = sentence
-            _alarm.critical("%s", sentence)
 
     async def trace(self, ledger: Ledger) -> None:
         """Go on looking for the deposits of one account that has more than its events explain."""

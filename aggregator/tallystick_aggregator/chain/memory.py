@@ -143,10 +143,10 @@ class MemoryNode:
         self._answer()
         return 10**18
 
-    async def header(self, number: int) -> Header | None:
+    async def header(self, number: int, known: Block | None = None) -> Header:
         block = await self.block(number)
-        if block is None:
-            return None
+        if block is None or known not in (None, block):
+            raise ChainUnavailable(f"block {number} is not there")
         items = (item for source, log in self._blocks[number].logs for item in (source, *log.topics))
         return Header(block, bloom_of(items))
 

@@ -108,8 +108,8 @@ class Node(Protocol):
         """The contract's events in the blocks from `first` to `last`, in their order."""
         ...
 
-    async def header(self, number: int) -> Header | None:
-        """The canonical block with this number and its bloom filter; None beyond the head."""
+    async def header(self, number: int, known: Block | None = None) -> Header:
+        """The canonical block with this number and its bloom filter; `known`: this very block."""
         ...
 
     async def block_logs(self, address: bytes, block: Block, heard: Heard) -> Sequence[Log]:

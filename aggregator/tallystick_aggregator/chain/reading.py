@@ -8,6 +8,7 @@ otherwise is named. Until two agree the worse of them counts, and nothing that r
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 from tallystick.hexadecimal import to_hex
@@ -34,6 +35,22 @@ class Read(NamedTuple):
     confirmed: bool = False
 
 
+class Asked:
+    """Who told of accounts at the newest final block, and at the head: one that lags has only the former."""
+
+    def __init__(self, final: Heard | None = None, head: Heard | None = None) -> None:
+        self.final = final or Heard()
+        self.head = head or Heard()
+
+    def again(self) -> "Asked":
+        """For the same accounts, from somebody else."""
+        return Asked(self.final.again(), self.head.again())
+
+    def __str__(self) -> str:
+        """Their names."""
+        return ", ".join(dict.fromkeys([str(self.final), *([str(self.head)] if self.head.sources else [])]))
+
+
 class AccountReader:
     """Reads accounts of one escrow; `channels` are the accounts' known channels, by account."""
 
@@ -43,46 +60,48 @@ class AccountReader:
         """Why the last reading could not be confirmed, in a node's words; empty if it was, or needed not to be."""
 
     async def read(
-        self, channels: Mapping[bytes, Sequence[bytes]], final: Block, head: Block, heard: Heard
+        self, channels: Mapping[bytes, Sequence[bytes]], final: Block, head: Block, asked: Asked
     ) -> dict[bytes, Read]:
         """One answer for each account. Raises ChainUnavailable."""
         if final == head:
-            at_head = at_final = await self._at(channels, head, heard)
+            at_head = at_final = await self._at(channels, final, asked.final)
         else:
-            at_final, at_head = await asyncio.gather(self._at(channels, final, heard), self._at(channels, head, heard))
+            at_final, at_head = await asyncio.gather(
+                self._at(channels, final, asked.final), self._at(channels, head, asked.head)
+            )
         return {id_: Read(at_final[id_], at_head[id_]) for id_ in channels}
 
     async def confirm(
         self,
         channels: Mapping[bytes, Sequence[bytes]],
         first: Mapping[bytes, Read],
-        heard: Heard,
+        asked: Asked,
         final: Block,
         head: Block,
     ) -> dict[bytes, Read]:
-        """Ask somebody else about these accounts; `heard` told of them first."""
+        """Ask somebody else about these accounts; those who were `asked` told of them first."""
         self.unconfirmed = ""
-        second, others = await self._by_others(channels, final, head, heard)
+        second, others = await self._by_others(channels, first, final, head, asked)
         if second is None:
             return {id_: first[id_] for id_ in channels}
         differing = {id_: channels[id_] for id_ in channels if first[id_] != second[id_]}
         believed = {id_: first[id_]._replace(confirmed=True) for id_ in channels if id_ not in differing}
         if differing:
-            believed |= await self._settle(differing, (first, heard), (second, others), final, head)
+            believed |= await self._settle(differing, (first, asked), (second, others), final, head)
         return believed
 
     async def _settle(
         self,
         channels: Mapping[bytes, Sequence[bytes]],
-        one: tuple[Mapping[bytes, Read], Heard],
-        other: tuple[Mapping[bytes, Read], Heard],
+        one: tuple[Mapping[bytes, Read], Asked],
+        other: tuple[Mapping[bytes, Read], Asked],
         final: Block,
         head: Block,
     ) -> dict[bytes, Read]:
         """Ask both again, and tell who said what does not hold."""
-        heard = Heard(one[1].excluded)
-        third = await self.read(channels, final, head, heard)
-        fourth, _ = await self._by_others(channels, final, head, heard)
+        asked = Asked()
+        third = await self.read(channels, final, head, asked)
+        fourth, _ = await self._by_others(channels, third, final, head, asked)
         believed: dict[bytes, Read] = {}
         for id_ in channels:
             if fourth is not None and third[id_] == fourth[id_]:
@@ -97,15 +116,29 @@ class AccountReader:
         return believed
 
     async def _by_others(
-        self, channels: Mapping[bytes, Sequence[bytes]], final: Block, head: Block, heard: Heard
-    ) -> tuple[dict[bytes, Read] | None, Heard]:
-        """The same accounts in somebody else's answer; None if nobody else has one."""
-        others = heard.again()
+        self,
+        channels: Mapping[bytes, Sequence[bytes]],
+        told: Mapping[bytes, Read],
+        final: Block,
+        head: Block,
+        asked: Asked,
+    ) -> tuple[dict[bytes, Read] | None, Asked]:
+        """The same accounts in somebody else's answer; None if nobody else has one.
+
+        Somebody who does not have the head yet confirms what is final. What was `told` of the head raises nothing.
+        """
+        others = asked.again()
         try:
-            return await self.read(channels, final, head, others), others
+            at_final = await self._at(channels, final, others.final)
         except ChainUnavailable as error:
             self.unconfirmed = str(error)
             return None, others
+        at_head = at_final if final == head else None
+        if at_head is None:
+            with suppress(ChainUnavailable):
+                at_head = await self._at(channels, head, others.head)
+        read = {id_: Read(at_final[id_], at_head[id_] if at_head else told[id_].head) for id_ in channels}
+        return read, others
 
     async def _at(self, channels: Mapping[bytes, Sequence[bytes]], block: Block, heard: Heard) -> dict[bytes, Held]:
         ids = [*channels]

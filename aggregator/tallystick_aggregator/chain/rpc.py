@@ -93,8 +93,14 @@ class RpcNode:
     async def block(self, number: int) -> Block | None:
         return await self._agreement.block(number)
 
-    async def header(self, number: int) -> Header | None:
-        return optional(read_header)(await self._first("eth_getBlockByNumber", hex(number), False))
+    async def header(self, number: int, known: Block | None = None) -> Header:
+        async def ask(endpoint: Endpoint) -> Header:
+            header = optional(read_header)(await endpoint.ask("eth_getBlockByNumber", hex(number), False))
+            if header is None or (known is not None and header.block != known):
+                raise ChainUnavailable(f"{endpoint.name}: block {number} is not there, or another one is")
+            return header
+
+        return await self._try_each(ask)
 
     async def code(self, address: bytes, block: Block | None = None) -> bytes:
         if block is None:

@@ -7,7 +7,7 @@ for once more. A catch-up over many blocks asks by ranges, at first sight and wh
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from tallystick_aggregator.chain import escrow_calls as calls
@@ -19,6 +19,9 @@ from tallystick_aggregator.chain.port import Block, ChainUnavailable, Heard
 
 NEWEST_BLOCKS: Final = 8
 """So many of the newest blocks are asked for one by one in a look; those before them by ranges."""
+
+ASKED_TWICE_BLOCKS: Final = 50_000
+"""A start asks twice for the events of so many blocks; of more, which is the first start as a rule, once."""
 
 
 class _Noted(NamedTuple):
@@ -42,10 +45,22 @@ class Scanner:
         self._forget_from(first)
         newest = max(first, head.number - NEWEST_BLOCKS + 1)
         found = await self._range(first, newest - 1)
-        headers = await asyncio.gather(*(self._header(number, head) for number in range(newest, head.number + 1)))
+        numbers = range(newest, head.number + 1)
+        headers = await asyncio.gather(*(self._node.header(at, head if at == head.number else None) for at in numbers))
         for logs in await asyncio.gather(*(self._of_block(header) for header in headers)):
             found += logs
         return found
+
+    async def at_the_start(self, read: Callable[[], Awaitable[Sequence[Log]]], blocks: int) -> list[Log]:
+        """The events that `read` finds in so many blocks, read twice: no later look finds what it leaves out."""
+        logs = [*await read()]
+        if blocks > ASKED_TWICE_BLOCKS:
+            return logs
+        again = await read()
+        known, confirmed = set(logs), set(again)
+        if known != confirmed:
+            contradicted(Answer.LOGS, "the node", f"left out {len(known ^ confirmed)} events of {blocks} blocks")
+        return [*logs, *(log for log in again if log not in known)]
 
     def note(self, first: int, logs: Iterable[Log]) -> None:
         """Keep events that were read in a range, from this block on."""
@@ -109,12 +124,6 @@ class Scanner:
         if block is None:
             raise ChainUnavailable(f"block {number} is not there")
         return block
-
-    async def _header(self, number: int, head: Block) -> Header:
-        header = await self._node.header(number)
-        if header is None or (number == head.number and header.block != head):
-            raise ChainUnavailable(f"an endpoint lags: it has no block {number}, or another one")
-        return header
 
     async def _of_block(self, header: Header) -> list[Log]:
         """A block's events; asked of somebody else too where the header's filter says that there may be more."""

@@ -18,6 +18,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from tallystick.channels import ChannelConfig
@@ -29,8 +30,8 @@ from tallystick_aggregator.chain.deferred_escrow import DeferredEscrow
 from tallystick_aggregator.chain.history import History
 from tallystick_aggregator.chain.mirror import Seen, TakenIn, is_news, take_in
 from tallystick_aggregator.chain.node import Log, Node
-from tallystick_aggregator.chain.port import Block, ChainUnavailable, Heard
-from tallystick_aggregator.chain.reading import AccountReader, Read
+from tallystick_aggregator.chain.port import Block, ChainUnavailable
+from tallystick_aggregator.chain.reading import AccountReader, Asked, Read
 from tallystick_aggregator.chain.rereading import Rereads
 from tallystick_aggregator.chain.scanning import Scanner
 from tallystick_aggregator.chain.settings import ChainSettings
@@ -171,11 +172,11 @@ class Watcher:
         """What may have happened while nobody looked: accounts that were opened, and all that is known is read."""
         first, known = await self._history.first_look(head)
         final = await self._final_block(head)
+        search = self._escrow.logs if known else self._escrow.opened
+        logs = await self._scanner.at_the_start(partial(search, first, head), head.number - first)
         if known:
-            logs = await self._escrow.logs(first, head)
             self._scanner.note(final.number + 1, [log for log in logs if log.block_number > final.number])
         else:
-            logs = await self._escrow.opened(first, head)
             self._scanner.note(final.number + 1, await self._escrow.logs(final.number + 1, head))
         self._credit.begin(self._writer.ledger, logs if known else None, final)
         self._final = final
@@ -275,18 +276,18 @@ class Watcher:
             if log.topics[0] in calls.LEFT_TOPICS:
                 left[log.topics[1]] = left.get(log.topics[1], 0) + calls.read_left(log)
         channels = {id_: [channel.id for channel in ledger.channels_of_account(id_)] for id_ in sorted(ids)}
-        heard = Heard()
+        told_by = Asked()
 
         def seen(id_: bytes, read: Read) -> Seen:
             config = found.get(id_) or self._small.get(id_)
             return Seen(id_, config, *read.final, *read.head, left.get(id_, 0), read.confirmed)
 
-        first = await self._reader.read(channels, final, head, heard)
+        first = await self._reader.read(channels, final, head, told_by)
         told = {id_: seen(id_, first[id_]) for id_ in channels}
         asked = {id_ for id_, one in told.items() if id_ in urgent or is_news(ledger, one)}
         if asked:
             doubtful = {id_: channels[id_] for id_ in channels if id_ in asked}
-            confirmed = await self._reader.confirm(doubtful, first, heard, final, head)
+            confirmed = await self._reader.confirm(doubtful, first, told_by, final, head)
             told |= {id_: seen(id_, read) for id_, read in confirmed.items()}
         return told, asked
 

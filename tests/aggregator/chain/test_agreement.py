@@ -462,6 +462,38 @@ async def test_r8_while_one_of_two_endpoints_is_down_nothing_rises_and_what_fall
         await until(lambda: not side.chain.problems())
 
 
+async def test_r10_a_preferred_endpoint_that_is_always_a_block_behind_holds_nothing_up(
+    devnet: Devnet, nodes: Any, pair: tuple[Through, Through], caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = pair
+    payer = devnet.payer()
+
+    def behind(method: str, params: list[Any], truth: Any) -> Any:
+        newest = devnet.anvil.rpc("eth_getBlockByNumber", "latest", False)
+        names = [param.get("blockHash", "") for param in params if isinstance(param, dict)]
+        if newest["hash"] in (*params[:1], *names):
+            if method == "eth_getBlockByHash":
+                return None
+            raise JsonRpcError({"code": -32000, "message": "header not found"})
+        if method == "eth_getBlockByNumber" and params[0] in ("latest", newest["number"]):
+            before = devnet.anvil.rpc("eth_getBlockByNumber", hex(int(newest["number"], 16) - 1), False)
+            return before if params[0] == "latest" else None
+        return truth
+
+    node = await nodes(first, second)
+    async with chain_side(devnet, node=node, confirmations=2) as side:
+        first.lie(behind, times=None)
+        payer.deposit(1_000_000)
+        devnet.anvil.mine(2)
+        await side.mirrored()
+        assert side.account(payer).funds == 1_000_000
+        payer.initiate_withdraw(400_000)
+        await side.mirrored()
+        assert side.account(payer).withdrawing == 400_000
+    assert not alarms(caplog)
+    assert second.told == 0
+
+
 async def test_a_second_answer_is_another_endpoints_where_there_is_one(
     devnet: Devnet, nodes: Any, pair: tuple[Through, Through]
 ) -> None:

@@ -1,6 +1,7 @@
 """A seeded simulation of the chain side: the real sender, watcher and settlement on a chain in memory, with deposits,
-charges, withdrawals, refunds, reorganisations, fee spikes, lost transactions and replies, dead endpoints, crashes and
-somebody else on the sender's key. Whatever happens, every seller ends up with what was charged, to the unit.
+charges, withdrawals, refunds, reorganisations, fee spikes, lost transactions and replies, dead endpoints, answers that
+are wrong once, crashes and somebody else on the sender's key. Whatever happens, every seller ends up with what was
+charged, to the unit.
 
 A failing seed replays: SIM_SEED=n pytest tests/aggregator/chain/test_simulation.py
 """
@@ -12,6 +13,7 @@ from hashlib import sha256
 
 import pytest
 from eth_abi.abi import encode
+from faults import LyingNode
 from harness import Side, chain_side
 
 from anvil import FOR_EVER, Payer, receiver
@@ -78,6 +80,8 @@ class Simulation:
         self.deposits = 0
         self.minted = 0
         self.trouble: set[str] = set()
+        self.told = LyingNode(self.node)
+        """What the aggregator hears of the chain."""
 
     async def run(self) -> None:
         steps = STEPS
@@ -96,7 +100,7 @@ class Simulation:
     async def _aggregator(self):  # type: ignore[no-untyped-def]  # noqa: ANN202
         clock = lambda: float(self.node.timestamp)  # noqa: E731
         changes = {"confirmations": CONFIRMATIONS, "reorg_depth": 8, "replace_after_s": 40.0}
-        async with chain_side(self.devnet, disk=self.disk, node=self.node, start=False, clock=clock, **changes) as side:
+        async with chain_side(self.devnet, disk=self.disk, node=self.told, start=False, clock=clock, **changes) as side:
             self._heal()
             await side.chain.check()
             await side.chain._sender.tick(await self.node.head())
@@ -112,7 +116,8 @@ class Simulation:
         rng, payer, seller = self.rng, self.rng.choice(self.payers), self.rng.choice(SELLERS)
         actions = {
             "deposit": 6, "send deposit": 3, "charge": 30, "withdraw": 3, "cancel": 1, "finalize": 3, "refund": 2,
-            "settle": 3, "approve": 2, "mine": 20, "reorg": 6, "fault": 4, "heal": 6, "crash": 1, "stranger": 1,
+            "settle": 3, "approve": 2, "mine": 20, "reorg": 6, "fault": 4, "lie": 8, "heal": 6, "crash": 1,
+            "stranger": 1,
         }  # fmt: skip
         action = rng.choices(list(actions), list(actions.values()))[0]
         try:
@@ -143,6 +148,8 @@ class Simulation:
                     self.node.reorg(rng.randrange(1, CONFIRMATIONS + 1), forget=rng.random() < 0.5)
                 case "fault":
                     self._fault()
+                case "lie":
+                    self._lie()
                 case "heal":
                     self._heal()
                 case "crash":
@@ -273,6 +280,27 @@ class Simulation:
                 faults.blind = True
             case _:
                 self.node.base_fee = 2_000 * GWEI
+
+    def _lie(self) -> None:
+        """The next answer of one kind is wrong, once: other amounts, times and nonces, or no events."""
+        kind, word, by = self.rng.randrange(3), self.rng.choice([1, 2, 4, 5]), self.rng.randrange(1, 200_000)
+        lower = self.rng.random() < 0.5
+
+        def state(truth: bytes, _to: bytes, data: bytes, *_more: object) -> bytes:
+            if data[:4] not in (calls.selector(calls.ACCOUNTS), calls.selector(calls.CLAIMED)) or len(truth) <= 64:
+                return truth
+            at = 64 + 32 * (word if data[:4] == calls.selector(calls.ACCOUNTS) else 0)
+            value = int.from_bytes(truth[at : at + 32], "big")
+            value = max(0, value - by) if lower else value + by
+            return truth[:at] + value.to_bytes(32, "big") + truth[at + 32 :]
+
+        match kind:
+            case 0:
+                self.told.lie("call", state)
+            case 1:
+                self.told.lie("block_logs", lambda _truth, *_asked: [])
+            case _:
+                self.told.lie("logs", lambda _truth, *_asked: [])
 
     def _heal(self) -> None:
         faults = self.node.faults
