@@ -3,6 +3,7 @@
 from tallystick_client.seller.aggregator import Aggregator
 from tallystick_client.seller.messages import (
     Asset,
+    Attempt,
     Charge,
     Charged,
     DeferredCharge,
@@ -19,10 +20,12 @@ from tallystick_client.seller.paid import PaidRequest
 from tallystick_client.seller.paywall import Paywall
 from tallystick_client.seller.rules import PriceFunction, RequestInfo, Rule
 from tallystick_client.seller.stream import ChargeStream
+from tallystick_client.seller.unserved import Unserved
 
 __all__ = [
     "Aggregator",
     "Asset",
+    "Attempt",
     "Charge",
     "ChargeStream",
     "Charged",
@@ -39,5 +42,6 @@ __all__ = [
     "Settlement",
     "SettlementStatus",
     "Supported",
+    "Unserved",
     "Verified",
 ]

@@ -69,12 +69,12 @@ def payment_required(
     offers: Sequence[Offer], resource: ResourceInfo, error: str, totals: ChannelTotals | None = None
 ) -> PaymentRequired:
     """What the 402 says; with the channel's totals where a refusal told them, so that the payer can sign higher."""
-    takes_deferred = any(offer.terms.scheme == SCHEME_DEFERRED for offer in offers)
+    need_id = [offer.terms.scheme == SCHEME_DEFERRED for offer in offers]
     return PaymentRequired(
         error=error,
         resource=resource,
         accepts=[_with_totals(offer, totals) for offer in offers],
-        extensions={PAYMENT_IDENTIFIER: payment_identifier_declaration()} if takes_deferred else None,
+        extensions={PAYMENT_IDENTIFIER: payment_identifier_declaration(required=all(need_id))},
     )
 
 

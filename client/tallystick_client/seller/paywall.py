@@ -38,6 +38,7 @@ from tallystick_client.seller.offers import Offer, make_offers
 from tallystick_client.seller.presented import read_payment
 from tallystick_client.seller.rules import RequestInfo, Rule, find_rule
 from tallystick_client.seller.sale import Sale, Till
+from tallystick_client.seller.unserved import Unserved
 
 BODY_BYTES_MAX: Final = 1024 * 1024
 KEPT_BYTES_MAX: Final = 8 * 1024 * 1024
@@ -95,6 +96,15 @@ class Paywall:
         self._till = Till(aggregator, kept, settle_patience_s)
         self._offers: dict[str, tuple[Offer, ...]] = {}
         self._offers_of: Supported | None = None
+
+    @property
+    def unserved(self) -> tuple[Unserved, ...]:
+        """Exact payments that landed here while nobody was there to get the page, the newest 1,000, oldest first.
+
+        Their payers showed no payment id, so nobody can prove to be one of them: pay back, or let it be. In memory of
+        this process; each is a warning in the log too.
+        """
+        return tuple(self._till.unserved)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""

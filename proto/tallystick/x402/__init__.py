@@ -10,6 +10,7 @@ from tallystick.x402.identifier import (
     PAYMENT_IDENTIFIER,
     payment_identifier_declaration,
     payment_identifier_extension,
+    read_identifier,
     read_payment_id,
     requires_payment_id,
 )
@@ -108,6 +109,7 @@ __all__ = [
     "read_deferred_terms",
     "read_exact",
     "read_exact_terms",
+    "read_identifier",
     "read_payment_id",
     "read_terms",
     "requires_payment_id",

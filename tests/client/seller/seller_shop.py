@@ -79,7 +79,9 @@ class Buyer:
         change(payload)
         return self.header(offer, payload, x402.payment_identifier_extension(payment_id))
 
-    def exact(self, offer: x402.PaymentRequirements, *, nonce: int = 0, value: int | None = None) -> dict[str, str]:
+    def exact(
+        self, offer: x402.PaymentRequirements, *, nonce: int = 0, value: int | None = None, identifier: str = ""
+    ) -> dict[str, str]:
         number = nonce or next(self._nonces)
         authorization = x402.ExactAuthorization(
             from_=PAYER,
@@ -90,7 +92,8 @@ class Buyer:
             nonce=number.to_bytes(32, "big"),
             signature=bytes([2] * 65),
         )
-        return self.header(offer, x402.exact_payload(authorization), None)
+        named = {"payment-identifier": {"info": {"required": False, "id": identifier}}} if identifier else None
+        return self.header(offer, x402.exact_payload(authorization), named)
 
     @staticmethod
     def header(

@@ -32,7 +32,7 @@ class Unmoved(Aggregator):
     async def supported(self) -> Supported:
         return self._known
 
-    async def verify(self, terms: Any, payment: Any) -> Verified:  # noqa: ARG002
+    async def verify(self, terms: Any, payment: Any, attempt: Any = None) -> Verified:  # noqa: ARG002
         raise Refused(Reason.SPEND_KEY_PROOF, "No.")
 
 
