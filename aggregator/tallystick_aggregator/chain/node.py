@@ -19,6 +19,12 @@ class CallReverted(Exception):
         self.message = message
 
 
+def says_out_of_gas(message: str) -> bool:
+    """Whether a node's words mean that a call's gas did not suffice: each kind of node has its own."""
+    text = message.lower()
+    return "out of gas" in text or "outofgas" in text or "gas required exceeds" in text
+
+
 class Rejected(Exception):
     """Every node that answered refused to take a transaction into its pool. It may still be in a block already."""
 

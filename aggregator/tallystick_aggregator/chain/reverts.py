@@ -7,7 +7,7 @@ from eth_abi.abi import decode
 from eth_abi.exceptions import DecodingError
 
 from tallystick.hashing import keccak256
-from tallystick_aggregator.chain.node import CallReverted
+from tallystick_aggregator.chain.node import CallReverted, says_out_of_gas
 from tallystick_aggregator.chain.port import OutOfGas, Reverted
 from tallystick_contracts import load
 
@@ -23,8 +23,7 @@ def describe(reverted: CallReverted) -> str:
 
 def as_reverted(reverted: CallReverted) -> Reverted:
     """What the chain's callers are told: that the call would revert, or that its gas does not suffice."""
-    text = reverted.message.lower()
-    kind = OutOfGas if not reverted.data and ("out of gas" in text or "gas required exceeds" in text) else Reverted
+    kind = OutOfGas if not reverted.data and says_out_of_gas(reverted.message) else Reverted
     return kind(describe(reverted))
 
 

@@ -29,6 +29,7 @@ from tallystick_aggregator.chain.node import (
     MarketFees,
     Receipt,
     Rejected,
+    says_out_of_gas,
 )
 from tallystick_aggregator.chain.port import Block, ChainUnavailable
 from tallystick_aggregator.chain.rpc_answers import (
@@ -246,9 +247,8 @@ async def _send(endpoint: Endpoint, raw: bytes) -> None:
 
 
 def _is_revert(error: RpcError) -> bool:
-    text = error.message.lower()
     # Geth and those after it use code 3; others only say so. Too little gas is the caller's matter too.
-    return error.code == 3 or "revert" in text or "out of gas" in text or "gas required exceeds" in text
+    return error.code == 3 or "revert" in error.message.lower() or says_out_of_gas(error.message)
 
 
 def _without_secrets(url: str) -> str:
