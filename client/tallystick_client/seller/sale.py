@@ -289,6 +289,9 @@ class Sale:
 
     async def _answer_again(self, answer: Answer) -> None:
         """Send a kept answer after its payment was taken at last."""
+        if self._is_exact and not await self._till.is_let_go(answer):
+            await answers.say_pending(self._send)
+            return
         self._is_kept = True
         self._payment = answer.payment
         # If it was given back, this takes it again, unless another process has taken it over.

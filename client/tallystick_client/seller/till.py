@@ -28,10 +28,6 @@ _FOLLOW_PAUSES_S: Final = (0.2, 1.0, 5.0)
 _log = logging.getLogger("tallystick.seller")
 
 
-def _followers() -> set[asyncio.Task[None]]:
-    return set()
-
-
 @dataclass(slots=True)
 class Till:
     """What the sales of one paywall share."""
@@ -45,8 +41,9 @@ class Till:
     under_way: set[tuple[object, ...]] = field(default_factory=set[tuple[object, ...]])
     """The money of requests that are being served here."""
     unserved: deque[Unserved] = field(default_factory=lambda: deque[Unserved](maxlen=UNSERVED_MAX))
-    _tasks: set[asyncio.Task[None]] = field(default_factory=_followers)
-    _following: set[asyncio.Task[None]] = field(default_factory=_followers)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
+    _following: dict[int, asyncio.Task[None]] = field(default_factory=dict[int, asyncio.Task[None]])
+    """By the answer that is not delivered."""
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         """Do something that nobody waits for."""
@@ -60,16 +57,25 @@ class Till:
         What was not sent is then free for any request. What was sent belongs to who shows its payment id, at whichever
         process; where it has none, it goes on the list of the unserved once it has landed.
         """
-        task = asyncio.create_task(self._follow(presented, answer, request))
-        self._following.add(task)
-        task.add_done_callback(self._following.discard)
+        task = self._following[id(answer)] = asyncio.create_task(self._follow(presented, answer, request))
+        task.add_done_callback(lambda _: self._following.pop(id(answer)))
+
+    async def is_let_go(self, answer: Answer) -> bool:
+        """Whether nothing gives this answer's payment back any more; waits for that up to `release_wait_s`.
+
+        One that is taken again while it is still being given back could be another process's in the next moment.
+        """
+        task = self._following.get(id(answer))
+        if task is not None:
+            await asyncio.wait([task], timeout=self.release_wait_s)
+        return task is None or task.done()
 
     async def finish(self) -> None:
         """Wait until all that was started is done; what is only followed is let go of after `release_wait_s`."""
         while self._tasks:
             await asyncio.wait(self._tasks)
         if self._following:
-            _, late = await asyncio.wait(self._following, timeout=self.release_wait_s)
+            _, late = await asyncio.wait(self._following.values(), timeout=self.release_wait_s)
             for task in late:
                 task.cancel()
             if late:

@@ -120,6 +120,38 @@ async def test_x4_the_worker_that_kept_the_page_serves_it_without_running_again(
     assert len(shop.served) == 1
 
 
+async def test_x4_a_page_that_is_still_being_given_back_is_told_as_under_way(
+    open_shop: Any, buyer: Any, exchange: Any, fake: Any
+) -> None:
+    shop, arrived, answer = open_shop(), asyncio.Event(), asyncio.Event()
+    shop.paywall._till.release_wait_s = 0.05
+    payment = buyer.exact(await shop.offer(PAGE, "exact"), identifier=ID)
+    release = shop.paywall._aggregator.release
+
+    async def slow(*arguments: Any) -> Any:
+        arrived.set()
+        await answer.wait()
+        return await release(*arguments)
+
+    shop.paywall._aggregator.release = slow
+    one = exchange(shop.paywall, PAGE, payment)
+    settle = fake._settle_exact
+
+    def and_leave(request: Any) -> Any:
+        one.incoming.put_nowait({"type": "http.disconnect"})
+        return settle(request)
+
+    fake._settle_exact = and_leave
+    await one.run()
+    fake._settle_exact = settle
+    await arrived.wait()
+    early = await shop.http.get(PAGE, headers=payment)
+    assert (early.status_code, early.json()["error"]) == (409, "payment_pending")
+    answer.set()
+    assert (await shop.http.get(PAGE, headers=payment)).text == "hello"
+    assert len(shop.served) == 1
+
+
 async def test_x5_without_an_id_a_page_whose_client_left_is_on_the_list_and_never_served(
     open_shop: Any, buyer: Any, exchange: Any, fake: Any, caplog: Any
 ) -> None:
