@@ -6,7 +6,7 @@ Whatever cannot be answered raises ChainUnavailable: "not found" is an answer, s
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from tallystick_aggregator.chain.port import Block
+from tallystick_aggregator.chain.port import Block, ChainUnavailable
 
 
 class CallReverted(Exception):
@@ -27,6 +27,10 @@ def says_out_of_gas(message: str) -> bool:
 
 class Rejected(Exception):
     """Every node that answered refused to take a transaction into its pool. It may still be in a block already."""
+
+
+class Refused(ChainUnavailable):
+    """Every endpoint was there and answered with an error; a smaller question may get an answer."""
 
 
 class Log(NamedTuple):

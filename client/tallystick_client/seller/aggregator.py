@@ -33,6 +33,7 @@ from tallystick_client.seller.messages import (
     Charged,
     DeferredCharge,
     Settled,
+    SettledNow,
     Settlement,
     Supported,
     Verified,
@@ -209,16 +210,16 @@ class Aggregator:
         response = await self._call(self._connection().settlements.ListSettlements, request)
         return [codec.read_settlement(settlement) for settlement in response.settlements]
 
-    async def settle_now(self) -> list[Settlement]:
+    async def settle_now(self) -> SettledNow:
         """Have all that is owed to this seller's receivers claimed, and wait for it. Needs scope `settle`.
 
-        Raises Refused.
+        What could not be claimed is in the answer's `left_out`. Raises Refused.
         """
         request = settlement_pb2.SettleNowRequest()
         response = await self._call(self._connection().settlements.SettleNow, request, self._chain_timeout_s)
         if response.HasField("refusal"):
             rpc.raise_refusal(response.refusal)
-        return [codec.read_settlement(settlement) for settlement in response.settlements]
+        return SettledNow(map(codec.read_settlement, response.settlements), map(codec.read_left_out, response.left_out))
 
     async def _call(
         self,

@@ -16,6 +16,7 @@ from tallystick_client.seller.messages import (
     Charge,
     Charged,
     Kind,
+    LeftOut,
     Limits,
     Payout,
     Settled,
@@ -154,6 +155,18 @@ def read_settlement(message: settlement_pb2.Settlement) -> Settlement:
             Payout(payout.receiver, payout.token, decode_amount(payout.amount, "Payout.amount"))
             for payout in message.payouts
         ),
+    )
+
+
+def read_left_out(message: settlement_pb2.LeftOut) -> LeftOut:
+    """What a settlement did not claim, and why."""
+    return LeftOut(
+        network=message.network,
+        channel_id=message.channel_id,
+        receiver=message.receiver,
+        token=message.token,
+        amount=decode_amount(message.amount, "LeftOut.amount"),
+        reason=message.reason,
     )
 
 

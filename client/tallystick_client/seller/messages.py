@@ -4,6 +4,7 @@ Addresses have 20 bytes, ids and hashes 32, payment ids 16; amounts are integers
 seconds since the epoch.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -168,3 +169,25 @@ class Settlement:
     gas_used: int
     rows: int
     payouts: tuple[Payout, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """What a settlement did not claim of one channel, in atomic units, and why."""
+
+    network: str
+    channel_id: bytes
+    receiver: bytes
+    token: bytes
+    amount: int
+    reason: str
+
+
+class SettledNow(list[Settlement]):
+    """The claim transactions that `settle_now` brought about or found under way; `left_out`: what is owed and was not
+    claimed.
+    """
+
+    def __init__(self, settlements: Iterable[Settlement] = (), left_out: Iterable[LeftOut] = ()) -> None:
+        super().__init__(settlements)
+        self.left_out = list(left_out)

@@ -97,6 +97,7 @@ class FakeAggregator(
         self.verify_trouble: list[Any] = []
         self.settle_trouble: list[Any] = []
         self.settlements: list[settlement_pb2.Settlement] = []
+        self.left_out: list[settlement_pb2.LeftOut] = []
         self.batches: list[charge_pb2.StreamChargesRequest] = []
         self.stream_breaks: list[str] = []
         self.open_streams = 0
@@ -308,7 +309,7 @@ class FakeAggregator(
             await context.abort(self.settle_trouble.pop(0), "scope settle is needed")
         if not self.settlements:
             return settlement_pb2.SettleNowResponse(refusal=refusal("CHAIN_UNAVAILABLE"))
-        return settlement_pb2.SettleNowResponse(settlements=self.settlements[:1])
+        return settlement_pb2.SettleNowResponse(settlements=self.settlements[:1], left_out=self.left_out)
 
     def statuses(self) -> list[str]:
         return [payment.status for payment in self.payments.values()]
