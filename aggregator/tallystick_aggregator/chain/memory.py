@@ -151,9 +151,11 @@ class MemoryNode:
         return Header(block, bloom_of(items))
 
     async def call(
-        self, to: bytes, data: bytes, block: Block, *, from_: bytes = b"", heard: Heard | None = None
+        self, to: bytes, data: bytes, block: Block, *, from_: bytes = b"", gas: int = 0, heard: Heard | None = None
     ) -> bytes:
         del heard
+        if gas and _GAS_FIXED + _GAS_PER_BYTE * len(data) > gas:
+            raise CallReverted(b"", "out of gas")
         world = self._at(block).world.copy()
         return self.contracts.run(world, from_ or bytes(20), to, data, block.timestamp)[0]
 

@@ -19,6 +19,12 @@ class CallReverted(Exception):
         self.message = message
 
 
+def says_out_of_gas(message: str) -> bool:
+    """Whether a node's words mean that a call's gas did not suffice: each kind of node has its own."""
+    text = message.lower()
+    return "out of gas" in text or "outofgas" in text or "gas required exceeds" in text
+
+
 class Rejected(Exception):
     """Every node that answered refused to take a transaction into its pool. It may still be in a block already."""
 
@@ -92,9 +98,10 @@ class Node(Protocol):
         ...
 
     async def call(
-        self, to: bytes, data: bytes, block: Block, *, from_: bytes = b"", heard: Heard | None = None
+        self, to: bytes, data: bytes, block: Block, *, from_: bytes = b"", gas: int = 0, heard: Heard | None = None
     ) -> bytes:
-        """Run a call on the state after this very block. Raises CallReverted.
+        """Run a call on the state after this very block, with so much gas (0: the node's own limit). Raises
+        CallReverted.
 
         `heard` notes who answered, and keeps those from being asked again that it excludes.
         """

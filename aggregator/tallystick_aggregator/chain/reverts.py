@@ -7,7 +7,8 @@ from eth_abi.abi import decode
 from eth_abi.exceptions import DecodingError
 
 from tallystick.hashing import keccak256
-from tallystick_aggregator.chain.node import CallReverted
+from tallystick_aggregator.chain.node import CallReverted, says_out_of_gas
+from tallystick_aggregator.chain.port import OutOfGas, Reverted
 from tallystick_contracts import load
 
 _ERROR: Final = bytes.fromhex("08c379a0")  # Error(string)
@@ -19,6 +20,12 @@ _INSUFFICIENT_GAS: Final = "InsufficientGas"
 def describe(reverted: CallReverted) -> str:
     """One sentence: the error's name and arguments if it is known, else the node's own words."""
     return describe_data(reverted.data) or reverted.message[:_TEXT_MAX] or "reverted without a reason"
+
+
+def as_reverted(reverted: CallReverted) -> Reverted:
+    """What the chain's callers are told: that the call would revert, or that its gas does not suffice."""
+    kind = OutOfGas if not reverted.data and says_out_of_gas(reverted.message) else Reverted
+    return kind(describe(reverted), by_contract=by_contract(reverted))
 
 
 def describe_data(data: bytes) -> str:

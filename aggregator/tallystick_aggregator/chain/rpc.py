@@ -111,9 +111,10 @@ class RpcNode:
         return read_integer(await self._first("eth_getBalance", to_hex(address), "latest"))
 
     async def call(
-        self, to: bytes, data: bytes, block: Block, *, from_: bytes = b"", heard: Heard | None = None
+        self, to: bytes, data: bytes, block: Block, *, from_: bytes = b"", gas: int = 0, heard: Heard | None = None
     ) -> bytes:
-        transaction = {"to": to_hex(to), "data": to_hex(data)} | ({"from": to_hex(from_)} if from_ else {})
+        transaction = {"to": to_hex(to), "data": to_hex(data)}
+        transaction |= ({"from": to_hex(from_)} if from_ else {}) | ({"gas": hex(gas)} if gas else {})
         return read_bytes(await self._first_at(block, "eth_call", transaction, heard=heard))
 
     async def estimate_gas(self, from_: bytes, to: bytes, data: bytes, *, gas_max: int) -> int:

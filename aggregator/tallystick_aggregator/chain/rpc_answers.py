@@ -9,7 +9,7 @@ from functools import wraps
 from typing import Any, Final, TypeVar, cast
 
 from tallystick_aggregator.chain.bloom import BLOOM_BYTES
-from tallystick_aggregator.chain.node import BlockTransaction, Header, Log, Receipt
+from tallystick_aggregator.chain.node import BlockTransaction, Header, Log, Receipt, says_out_of_gas
 from tallystick_aggregator.chain.port import Block, ChainUnavailable
 
 _QUANTITY: Final = re.compile(r"0[xX][0-9a-fA-F]{1,64}")
@@ -135,8 +135,7 @@ def is_revert(error: RpcError) -> bool:
     """Whether a call ran and failed. Geth and those after it use code 3; others only say so. Too little gas is the
     caller's matter too.
     """
-    text = error.message.lower()
-    return error.code == 3 or "revert" in text or "out of gas" in text or "gas required exceeds" in text
+    return error.code == 3 or "revert" in error.message.lower() or says_out_of_gas(error.message)
 
 
 def read_error(error: Any) -> RpcError:

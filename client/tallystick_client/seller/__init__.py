@@ -3,6 +3,7 @@
 from tallystick_client.seller.aggregator import Aggregator
 from tallystick_client.seller.messages import (
     Asset,
+    Attempt,
     Charge,
     Charged,
     DeferredCharge,
@@ -21,10 +22,12 @@ from tallystick_client.seller.paid import PaidRequest
 from tallystick_client.seller.paywall import Paywall
 from tallystick_client.seller.rules import PriceFunction, RequestInfo, Rule
 from tallystick_client.seller.stream import ChargeStream
+from tallystick_client.seller.unserved import Unserved
 
 __all__ = [
     "Aggregator",
     "Asset",
+    "Attempt",
     "Charge",
     "ChargeStream",
     "Charged",
@@ -43,5 +46,6 @@ __all__ = [
     "Settlement",
     "SettlementStatus",
     "Supported",
+    "Unserved",
     "Verified",
 ]

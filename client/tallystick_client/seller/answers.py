@@ -31,6 +31,9 @@ PASSING_REASONS: Final = frozenset(
 )
 """Refusals that say nothing about the payment: the same one may be sent again."""
 
+UNDECIDED_REASONS: Final = PASSING_REASONS | {Reason.PAYMENT_PENDING}
+"""Refusals of an exact payment's settlement after which the same attempt may still get it."""
+
 
 async def ask_for_payment(
     send: Send,
@@ -85,6 +88,17 @@ async def say_unavailable(send: Send, message: str) -> None:
     """503: the same payment may be sent again, and is charged once at most."""
     body = {"error": "aggregator_unavailable", "message": message}
     await respond(send, 503, body, [("retry-after", str(RETRY_AFTER_S))])
+
+
+async def say_pending(send: Send) -> None:
+    """409: another request or process uses this exact payment, or its transfer is not in a block yet."""
+    body = {"error": Reason.PAYMENT_PENDING.code, "message": Reason.PAYMENT_PENDING.advice}
+    await respond(send, 409, body, [("retry-after", str(RETRY_AFTER_S))])
+
+
+async def say_used(send: Send) -> None:
+    """409: this exact payment has paid for a response that is not kept, or for another request."""
+    await respond(send, 409, {"error": Reason.PAYMENT_USED.code, "message": Reason.PAYMENT_USED.advice})
 
 
 async def say_replayed(send: Send, *, under_way: bool) -> None:

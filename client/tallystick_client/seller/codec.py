@@ -12,6 +12,7 @@ from tallystick.x402 import ExactAuthorization, PaymentTerms
 from tallystick_client.rpc import raise_refusal, refused
 from tallystick_client.seller.messages import (
     Asset,
+    Attempt,
     Charge,
     Charged,
     Kind,
@@ -69,6 +70,11 @@ def write_deferred(config: ChannelConfig, charge: Charge) -> facilitator_pb2.Def
         ),
         charge=write_charge(charge),
     )
+
+
+def write_attempt(attempt: Attempt) -> facilitator_pb2.Attempt:
+    """The attempt that an `exact` payment is verified or settled for."""
+    return facilitator_pb2.Attempt(id=attempt.id, request_hash=attempt.request_hash)
 
 
 def write_exact(authorization: ExactAuthorization) -> facilitator_pb2.ExactPayment:

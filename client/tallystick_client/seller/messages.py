@@ -99,11 +99,23 @@ class Charged:
 
 
 @dataclass(frozen=True, slots=True)
+class Attempt:
+    """One handling of one request that an `exact` payment pays for: 16 random bytes, and 32 that stand for the request.
+
+    The payment is this attempt's alone, until it is given back.
+    """
+
+    id: bytes = field(repr=False)
+    request_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Verified:
     """A payment that can be settled.
 
     `handle` names the reservation of a `deferred` payment; it is empty where somebody else holds it. `replayed`: this
-    payment was charged before and pays for the kept answer only.
+    payment was charged before and pays for the kept answer only. `reservation_expires_at`: of the reservation, or of
+    what an attempt holds.
     """
 
     payer: bytes

@@ -76,14 +76,15 @@ def payment_required(
 
     `extensions` are those for `deferred` payments beside the payment id's.
     """
-    takes_deferred = any(offer.terms.scheme == SCHEME_DEFERRED for offer in offers)
+    takes_deferred = [offer.terms.scheme == SCHEME_DEFERRED for offer in offers]
     return PaymentRequired(
         error=error,
         resource=resource,
         accepts=[_with_totals(offer, totals) for offer in offers],
-        extensions={PAYMENT_IDENTIFIER: payment_identifier_declaration(), **(extensions or {})}
-        if takes_deferred
-        else None,
+        extensions={
+            PAYMENT_IDENTIFIER: payment_identifier_declaration(required=all(takes_deferred)),
+            **((extensions or {}) if any(takes_deferred) else {}),
+        },
     )
 
 

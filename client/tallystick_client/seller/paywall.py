@@ -41,6 +41,7 @@ from tallystick_client.seller.paths import Roots, find_roots, read_paths
 from tallystick_client.seller.pricing import OfferBook, Price, pay_ahead_of, price_of
 from tallystick_client.seller.rules import Asked, Match, Rule, find_rules, methods_of, unreachable
 from tallystick_client.seller.sale import Sale, Till
+from tallystick_client.seller.unserved import Unserved
 
 BODY_BYTES_MAX: Final = 1024 * 1024
 BUFFERED_BYTES_MAX: Final = 64 * 1024 * 1024
@@ -105,6 +106,15 @@ class Paywall:
         self._bodies = BodyLimits(max_body_bytes, room, body_patience_s)
         kept = KeptAnswers(_at_least("keep_responses_bytes", keep_responses_bytes, 0))
         self._till = Till(aggregator, kept, settle_patience_s)
+
+    @property
+    def unserved(self) -> tuple[Unserved, ...]:
+        """Exact payments that landed here while nobody was there to get the page, the newest 1,000, oldest first.
+
+        Their payers showed no payment id, so nobody can prove to be one of them: pay back, or let it be. In memory of
+        this process; each is a warning in the log too.
+        """
+        return tuple(self._till.unserved)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""

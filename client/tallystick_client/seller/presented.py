@@ -1,7 +1,9 @@
 """A payment as it came with a request: parsed, and matched with what is asked for now."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 from tallystick.errors import Described, MalformedError, Refused, describe
 from tallystick.hexadecimal import to_hex
@@ -18,6 +20,7 @@ from tallystick.x402 import (
     decode_header,
     read_deferred,
     read_exact,
+    read_identifier,
     read_terms,
 )
 from tallystick_client.seller.messages import Charge, DeferredCharge
@@ -31,6 +34,17 @@ class Presented:
     offer: Offer
     payment: DeferredCharge | ExactAuthorization
     request_hash: bytes
+    identifier: str | None = None
+    """How an exact payment names itself, if it does; a `deferred` one always does."""
+
+    def attempt_hash(self) -> bytes:
+        """What an exact payment pays for, as the aggregator is told: the request, and the id that proves who asks.
+
+        Without an id nobody can prove to ask for the same again; then each is another's, by 32 random bytes.
+        """
+        if self.identifier is None:
+            return os.urandom(32)
+        return sha256(self.request_hash + self.identifier.encode("ascii")).digest()
 
     @property
     def payer(self) -> bytes:
@@ -53,16 +67,19 @@ class Presented:
         return (SCHEME_EXACT, terms.network, terms.asset, self.payment.from_, self.payment.nonce)
 
     @property
-    def answer_key(self) -> tuple[object, ...]:
+    def answer_key(self) -> tuple[object, ...] | None:
         """What an answer is kept under: the money, the request that it pays for, and the payer's proof.
 
-        The proof is part of it because a payment id is no secret; only who can show the proof gets the answer again.
+        The proof has something that never appears on chain, where vouchers and authorizations become public: the spend
+        key's MAC, or a payment id. Without one there is no key: a stranger could ask again just as the payer does.
         """
         if isinstance(self.payment, ExactAuthorization):
-            proof = self.payment.signature
-        else:
-            charge = self.payment.charge
-            proof = charge.signature if charge.spend is None else charge.spend.mac
+            if self.identifier is None:
+                return None
+            return (*self.money_key, self.request_hash, self.payment.signature, self.identifier)
+        charge = self.payment.charge
+        # The money's key has the payment id.
+        proof = charge.signature if charge.spend is None else charge.spend.mac
         return (*self.money_key, self.request_hash, proof)
 
 
@@ -80,7 +97,7 @@ class Accepted:
         """
         offer = _matching(offers, self.terms)
         if offer.terms.scheme == SCHEME_EXACT:
-            return Unbound(offer, read_exact(self.message))
+            return Unbound(offer, read_exact(self.message), read_identifier(self.message))
         return Unbound(offer, read_deferred(self.message))
 
 
@@ -90,12 +107,14 @@ class Unbound:
 
     offer: Offer
     payment: DeferredPayment | ExactAuthorization
+    identifier: str | None = None
+    """How an exact payment names itself, if it does."""
 
     def bind(self, request_hash: bytes) -> Presented:
         """The payment as one for this request."""
         payment = self.payment
         if isinstance(payment, ExactAuthorization):
-            return Presented(self.offer, payment, request_hash)
+            return Presented(self.offer, payment, request_hash, self.identifier)
         charge = Charge(
             channel_id=payment.channel_id,
             payment_id=payment.payment_id,

@@ -11,6 +11,7 @@ from tallystick.x402.identifier import (
     PAYMENT_IDENTIFIER,
     payment_identifier_declaration,
     payment_identifier_extension,
+    read_identifier,
     read_payment_id,
     requires_payment_id,
 )
@@ -113,6 +114,7 @@ __all__ = [
     "read_deferred_terms",
     "read_exact",
     "read_exact_terms",
+    "read_identifier",
     "read_pay_ahead",
     "read_payment_id",
     "read_terms",

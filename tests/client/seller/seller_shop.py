@@ -84,7 +84,9 @@ class Buyer:
         change(payload)
         return self.header(offer, payload, x402.payment_identifier_extension(payment_id))
 
-    def exact(self, offer: x402.PaymentRequirements, *, nonce: int = 0, value: int | None = None) -> dict[str, str]:
+    def exact(
+        self, offer: x402.PaymentRequirements, *, nonce: int = 0, value: int | None = None, identifier: str = ""
+    ) -> dict[str, str]:
         number = nonce or next(self._nonces)
         authorization = x402.ExactAuthorization(
             from_=PAYER,
@@ -95,7 +97,8 @@ class Buyer:
             nonce=number.to_bytes(32, "big"),
             signature=bytes([2] * 65),
         )
-        return self.header(offer, x402.exact_payload(authorization), None)
+        named = {"payment-identifier": {"info": {"required": False, "id": identifier}}} if identifier else None
+        return self.header(offer, x402.exact_payload(authorization), named)
 
     @staticmethod
     def header(
@@ -115,7 +118,7 @@ class Unmoved(Aggregator):
     async def supported(self) -> Supported:
         return self._known
 
-    async def verify(self, terms: Any, payment: Any) -> Verified:  # noqa: ARG002
+    async def verify(self, terms: Any, payment: Any, attempt: Any = None) -> Verified:  # noqa: ARG002
         raise Refused(Reason.SPEND_KEY_PROOF, "No.")
 
 
