@@ -23,7 +23,7 @@ from tallystick_client.payer.errors import BudgetExceeded
 from tallystick_client.payer.grants import Clock
 from tallystick_client.payer.operators import Operator, Token
 from tallystick_client.payer.rows import Account, Asset, Channel, GrantRow
-from tallystick_client.payer.spend_keys import LiveKey, SpendKeys
+from tallystick_client.payer.spend_keys import CLOCK_SKEW_S, LiveKey, SpendKeys
 from tallystick_client.payer.store import Store
 from tallystick_client.payer.treasury import Treasury
 
@@ -154,6 +154,11 @@ class Teller:
         self._book.give_back(row, amount)
         if key is not None:
             key.allotted -= amount
+
+    def is_revoked(self, key_id: bytes) -> bool:
+        """Whether nothing more can be charged under this key, or it was forgotten."""
+        row = self._book.spend_keys.get(key_id)
+        return row is None or row.revoked or self._clock() >= row.expires_at + CLOCK_SKEW_S
 
     def today(self) -> int:
         """The day that payments count for: days since the epoch, UTC."""
