@@ -35,8 +35,8 @@ def new_payment_id(now_ms: int, random10: bytes) -> PaymentId:
 def new() -> PaymentId:
     """A new id, greater than all that this process made before it, as long as its clock is not set back.
 
-    A clock that is set back is followed: an aggregator refuses ids from the future, and a clock that was a day ahead for
-    one payment must not spoil those of the day to come.
+    A clock that is set back is followed: an aggregator refuses ids from the future, and a clock that was a day ahead
+    for one payment must not spoil those of the day to come.
     """
     return _generator.new()
 

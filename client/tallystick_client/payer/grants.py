@@ -1,12 +1,12 @@
 """Headroom at one seller, spent without asking anybody: a payment is an HMAC and a payment id, a few microseconds.
 
 A grant is what a wallet hands to one worker, in this process or in another. It pays while it has headroom and its time
-has not come, any number of payments under way at once. Each payment ends in one of four ways: `settle` (the seller says
-that it took this much), `deny` (it says that it took nothing), `release` (it was never sent), `lose` (nobody knows). The
-totals are handed to the wallet from time to time; they only grow, so handing them in twice changes nothing.
+has not come, any number of payments under way at once. Each payment ends in one of four ways: `settle` (the seller
+says that it took this much), `deny` (it says that it took nothing), `release` (it was never sent), `lose` (nobody
+knows). The totals are handed to the wallet from time to time; they only grow, so handing them in twice changes nothing.
 
-**What a seller says it did not take, it may have taken.** Such headroom pays for the next page at the same seller, whose
-ceiling bounds both together; it is counted as `denied`, and whoever holds the grant gives no budget back for it.
+**What a seller says it did not take, it may have taken.** Such headroom pays for the next page at the same seller,
+whose ceiling bounds both together. It is counted as `denied`, and the budgets do not get it back from the grant.
 """
 
 import time
