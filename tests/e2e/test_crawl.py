@@ -4,10 +4,11 @@ import asyncio
 import random
 from typing import Any
 
+import httpx
 import pytest
 from market import PRICE, Market
 
-from tallystick_client import Budgets
+from tallystick_client import Budgets, PayingTransport
 from tallystick_client.payer.errors import BudgetExceeded
 
 AT_ONCE = 16
@@ -48,3 +49,29 @@ async def test_w1_a_crawl_reads_every_page_but_the_dear_one_and_pays_each_once(
     served = [line.removeprefix("site ") for line in handled if line.startswith("site ")]
     assert sorted(name for name in served if f"-{pages}-" in name) == sorted([*cheap, *free])
     assert "dear" not in served
+
+
+class Counting(httpx.AsyncHTTPTransport):
+    """Counts what goes over the wire."""
+
+    count = 0
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.count += 1
+        return await super().handle_async_request(request)
+
+
+async def test_w6_payments_are_sent_ahead_where_the_paywall_published_its_price(market: Market, shopper: Any) -> None:
+    async with shopper(name="ahead") as payer:
+        wire = Counting()
+        async with httpx.AsyncClient(transport=PayingTransport(payer.wallet, wire), base_url=market.url) as http:
+            for number in range(10):
+                assert (await http.get(f"/paid/page/ahead-{number}")).status_code == 200
+            assert wire.count == 11
+            assert (await http.get("/site/free-ahead")).status_code == 200
+            assert (await http.get("/free")).status_code == 200
+            assert wire.count == 13
+            # Inside the pattern, and not to be had: answered as free, and no longer paid for ahead.
+            assert (await http.get("/paid/missing")).extensions["payment"].charged == 0
+        (account,) = (await payer.wallet.status()).accounts
+    assert (account.charged, account.unknown) == (10 * PRICE, 0)

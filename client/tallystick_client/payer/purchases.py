@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 import httpx
 
-from tallystick.requests import request_hash
+from tallystick.requests import normal_target, request_hash
 from tallystick.x402 import PAYMENT_SIGNATURE_HEADER
 from tallystick_client.payer.bodies import Body, prepare
 
@@ -24,7 +24,7 @@ class PurchaseKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Purchase:
-    """A request that may be paid for. `target` is path and query as they are sent."""
+    """A request that may be paid for. `target` is its path and query in their normal form (`tallystick.requests`)."""
 
     request: httpx.Request
     body: Body
@@ -49,7 +49,7 @@ async def read_purchase(request: httpx.Request) -> Purchase:
     body = await prepare(request)
     url = request.url
     # What goes on the request line; httpcore lets the caller replace it.
-    target = request.extensions.get("target", url.raw_path)
+    target = normal_target(request.extensions.get("target", url.raw_path))
     host = url.netloc.decode("ascii")
     return Purchase(
         request, body, f"{url.scheme}://{host}", host, target, request_hash(request.method, target, body.digest)

@@ -11,6 +11,7 @@ from tallystick.x402 import (
     PAYMENT_SIGNATURE_HEADER,
     SCHEME_DEFERRED,
     SCHEME_EXACT,
+    DeferredPayment,
     ExactAuthorization,
     PaymentPayload,
     PaymentTerms,
@@ -65,29 +66,65 @@ class Presented:
         return (*self.money_key, self.request_hash, proof)
 
 
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A payment as it came, and the terms that its payer accepted."""
+
+    message: PaymentPayload
+    terms: PaymentTerms
+
+    def meet(self, offers: Sequence[Offer]) -> "Unbound":
+        """The payment with the offer that it meets.
+
+        Raises MalformedError, which names the field, on what is no payment, and Refused on one that meets no offer.
+        """
+        offer = _matching(offers, self.terms)
+        if offer.terms.scheme == SCHEME_EXACT:
+            return Unbound(offer, read_exact(self.message))
+        return Unbound(offer, read_deferred(self.message))
+
+
+@dataclass(frozen=True, slots=True)
+class Unbound:
+    """A payment that meets an offer, not yet compared with the request that it came with."""
+
+    offer: Offer
+    payment: DeferredPayment | ExactAuthorization
+
+    def bind(self, request_hash: bytes) -> Presented:
+        """The payment as one for this request."""
+        payment = self.payment
+        if isinstance(payment, ExactAuthorization):
+            return Presented(self.offer, payment, request_hash)
+        charge = Charge(
+            channel_id=payment.channel_id,
+            payment_id=payment.payment_id,
+            amount=self.offer.terms.amount,
+            request_hash=request_hash,
+            ceiling=payment.ceiling,
+            signature=payment.signature,
+            spend=payment.spend,
+        )
+        return Presented(self.offer, DeferredCharge(payment.config, charge), request_hash)
+
+
+def read_accepted(headers: Sequence[bytes]) -> Accepted:
+    """The payment in the values of the PAYMENT-SIGNATURE headers, of which there must be one.
+
+    Raises MalformedError, which names the field.
+    """
+    if len(headers) != 1:
+        raise MalformedError(PAYMENT_SIGNATURE_HEADER, Described(f"{len(headers)} of them"), "one")
+    message = decode_header(headers[0].decode("latin-1"), PaymentPayload, PAYMENT_SIGNATURE_HEADER)
+    return Accepted(message, read_terms(message.accepted))
+
+
 def read_payment(headers: Sequence[bytes], offers: Sequence[Offer], request_hash: bytes) -> Presented:
     """The payment in the values of the PAYMENT-SIGNATURE headers, of which there must be one.
 
     Raises MalformedError, which names the field, on what is no payment, and Refused on one that meets no offer.
     """
-    if len(headers) != 1:
-        raise MalformedError(PAYMENT_SIGNATURE_HEADER, Described(f"{len(headers)} of them"), "one")
-    message = decode_header(headers[0].decode("latin-1"), PaymentPayload, PAYMENT_SIGNATURE_HEADER)
-    accepted = read_terms(message.accepted)
-    offer = _matching(offers, accepted)
-    if offer.terms.scheme == SCHEME_EXACT:
-        return Presented(offer, read_exact(message), request_hash)
-    deferred = read_deferred(message)
-    charge = Charge(
-        channel_id=deferred.channel_id,
-        payment_id=deferred.payment_id,
-        amount=offer.terms.amount,
-        request_hash=request_hash,
-        ceiling=deferred.ceiling,
-        signature=deferred.signature,
-        spend=deferred.spend,
-    )
-    return Presented(offer, DeferredCharge(deferred.config, charge), request_hash)
+    return read_accepted(headers).meet(offers).bind(request_hash)
 
 
 def _matching(offers: Sequence[Offer], accepted: PaymentTerms) -> Offer:

@@ -156,7 +156,10 @@ class Sale:
         try:
             await app(scope, self._incoming.receive, outgoing.send)
         except BaseException as error:
-            if outgoing.is_held:
+            if outgoing.is_held and isinstance(error, Exception):
+                # The server's own answer would not say what became of the payment.
+                await answers.say_failed(self._send, await self._release())
+            elif outgoing.is_held:
                 self._release_later()
             if outgoing.is_refused and isinstance(error, Exception):
                 _log.debug("the application stopped, its response was not delivered: %s", error)

@@ -16,7 +16,7 @@ import uvicorn
 from payer_fakes import PRICE, FakeAggregator, FakeSeller, Key, Refusal, receipt
 
 from tallystick.amounts import encode_amount
-from tallystick.requests import body_digest, request_hash
+from tallystick.requests import body_digest, normal_target, request_hash
 from tallystick.v1 import account_pb2 as pb
 from tallystick.v1 import wallet_pb2
 from tallystick.x402 import (
@@ -81,7 +81,7 @@ class LyingSeller(FakeSeller):
         self, request: httpx.Request, message: PaymentPayload, price: int, body: bytes
     ) -> httpx.Response:
         payment = read_deferred(message)
-        hashed = request_hash(request.method, request.url.raw_path, body_digest(body))
+        hashed = request_hash(request.method, normal_target(request.url.raw_path), body_digest(body))
         self.hoard.append((payment, price, hashed))
         if not self.hoards:
             self.take_all()
