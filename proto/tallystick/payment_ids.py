@@ -11,6 +11,7 @@ import os
 import re
 import threading
 import time
+from collections.abc import Callable
 from typing import Final
 
 from tallystick.errors import MalformedError
@@ -32,8 +33,12 @@ def new_payment_id(now_ms: int, random10: bytes) -> PaymentId:
 
 
 def new() -> PaymentId:
-    """A new id, greater than every id that this process made before, whatever its clock did in between."""
-    return _generator.new(time.time_ns() // 1_000_000)
+    """A new id, greater than all that this process made before it, as long as its clock is not set back.
+
+    A clock that is set back is followed: an aggregator refuses ids from the future, and a clock that was a day ahead
+    for one payment must not spoil those of the day to come.
+    """
+    return _generator.new()
 
 
 def payment_id_ms(payment_id: bytes) -> int:
@@ -65,22 +70,28 @@ def format_payment_id(payment_id: bytes) -> str:
 
 
 class _Generator:
-    """Ascending ids of one process: a counter within the millisecond, and never a step back in time."""
+    """Ascending ids of one process: a counter within the millisecond. Follows a clock that is set back."""
 
-    def __init__(self) -> None:
+    def __init__(self, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
+        self._now_ms = now_ms
         self._lock = threading.Lock()
-        self._ms = 0
+        self._clock_ms = -1
+        """What the clock said last; `_ms` may be ahead of it, by what was borrowed."""
+        self._ms = -1
         self._counter = 0
 
-    def new(self, now_ms: int) -> PaymentId:
+    def new(self) -> PaymentId:
         with self._lock:
-            if now_ms > self._ms:
+            # Read under the lock: a time that another thread read earlier would look like a clock that is set back.
+            now_ms = self._now_ms()
+            if now_ms > self._ms or now_ms < self._clock_ms:
                 self._ms, self._counter = now_ms, 0
             elif self._counter < _COUNTER_MAX:
                 self._counter += 1
             else:
                 # 4,096 ids within one millisecond: borrow from the next (RFC 9562, section 6.2).
                 self._ms, self._counter = self._ms + 1, 0
+            self._clock_ms = now_ms
             return _pack(self._ms, self._counter, os.urandom(8))
 
 

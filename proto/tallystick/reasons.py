@@ -187,7 +187,7 @@ _RETRY_AND_ADVICE: Final[dict[Reason, tuple[bool, str]]] = {
     ),
     Reason.CALL_SIGNATURE: (_FINAL, "Sign the call with the account's payerAuthorizer under the escrow's domain."),
     Reason.CALL_EXPIRED: (_FINAL, "Sign the call again with a later deadline."),
-    Reason.SPEND_KEY_LIMIT: (_RETRY, "Wait until spend keys expire: revoked ones count until then."),
+    Reason.SPEND_KEY_LIMIT: (_RETRY, "Revoke spend keys that are not used any more, or wait until some expire."),
     Reason.SPEND_KEY_CONFLICT: (_FINAL, "Use a new key id: this one is registered with other terms."),
     Reason.REFUND_EXCEEDS_AVAILABLE: (_RETRY, "Ask for at most what is available, or for zero: all of it."),
     Reason.REFUND_PENDING: (_RETRY, "Wait until the refund before this one is final."),

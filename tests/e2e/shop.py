@@ -8,14 +8,24 @@ from pathlib import Path
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import StreamingResponse
 
-from tallystick_client import Aggregator, Paywall, Rule
+from tallystick_client import Aggregator, Paywall, RequestInfo, Rule
+
+DEAR = "5 USDC"
+
+
+def price_of(request: RequestInfo) -> str | None:
+    """The site's pages: free ones, one dear one, and all others."""
+    if request.path.startswith("/site/free-"):
+        return None
+    return DEAR if request.path == "/site/dear" else os.environ["SHOP_PRICE"]
+
 
 app = FastAPI()
 app.add_middleware(
     Paywall,
     aggregator=Aggregator(os.environ["SHOP_AGGREGATOR"], token="env:SHOP_TOKEN"),
     pay_to=os.environ["SHOP_RECEIVER"],
-    rules=[Rule(path="/paid/*", price=os.environ["SHOP_PRICE"])],
+    rules=[Rule(path="/paid/*", price=os.environ["SHOP_PRICE"]), Rule(path="/site/*", price=price_of)],
 )
 LOG = Path(os.environ["SHOP_LOG"])
 
@@ -35,6 +45,12 @@ async def free() -> str:
 async def page(name: str) -> str:
     note(f"page {name}")
     return f"page {name}"
+
+
+@app.get("/site/{name}")
+async def site(name: str) -> str:
+    note(f"site {name}")
+    return f"site {name}"
 
 
 @app.post("/paid/echo")

@@ -91,12 +91,30 @@ def test_new_ids_ascend_and_carry_the_time() -> None:
     assert payment_id_ms(ids[-1]) <= time.time_ns() // 1_000_000 + 5
 
 
-def test_ids_ascend_though_the_clock_steps_back_or_stands_still() -> None:
-    generator = _Generator()
-    ids = [generator.new(ms) for ms in [1000, *[999] * 9000, 500, 1001, 1003]]
+def ids_at(times_ms: list[int]) -> list[bytes]:
+    """The ids of one process whose clock says these."""
+    clock = iter(times_ms)
+    generator = _Generator(lambda: next(clock))
+    return [generator.new() for _ in times_ms]
+
+
+def test_ids_ascend_while_the_clock_stands_still_or_goes_on() -> None:
+    ids = ids_at([1000, *[1000] * 9000, 1001, 1001, 1003])
     assert ids == sorted(set(ids))
     assert payment_id_ms(ids[0]) == 1000
     assert payment_id_ms(ids[-1]) == 1003
+
+
+def test_w12_ids_follow_a_clock_that_is_set_back() -> None:
+    day_ms = 86_400_000
+    ids = ids_at([1000, 1000 + day_ms, 1001, 1001, 1002])
+    assert [payment_id_ms(id_) for id_ in ids] == [1000, 1000 + day_ms, 1001, 1001, 1002]
+    assert ids[2:] == sorted(set(ids[2:]))
+
+
+def test_w12_ids_that_were_borrowed_from_the_future_are_no_clock_set_back() -> None:
+    ids = ids_at([*[1000] * 9000, 1001, 1001])
+    assert ids == sorted(set(ids))
 
 
 def test_threads_never_make_the_same_id() -> None:

@@ -123,17 +123,20 @@ def open_channel(
 def register_spend_key(
     draft: Draft, account_id: bytes, key: SpendKey, moment: Moment, rules: Rules
 ) -> SpendKey | Refusal:
-    """Register a key, or answer with it where this very key is registered already."""
+    """Register a key, raise its cap, or answer with it where this very key is registered already.
+
+    The payer signed the higher cap as it signed the first one; a lower one, such as a call that is sent again late, is
+    refused as another key's.
+    """
     if draft.account(account_id) is None:
         return Refusal(Reason.ACCOUNT_UNKNOWN, "The account is not known here; make a deposit first.", "account_id")
     known = draft.spend_key(account_id, key.key_id)
     if known is not None:
-        same = hmac.compare_digest(known.secret, key.secret) and (known.cap, known.expires_at) == (
-            key.cap,
-            key.expires_at,
-        )
-        if same:
+        same = hmac.compare_digest(known.secret, key.secret) and known.expires_at == key.expires_at
+        if same and known.cap == key.cap:
             return known
+        if same and known.cap < key.cap:
+            return _raise_cap(draft, known, key.cap, moment)
         return Refusal(Reason.SPEND_KEY_CONFLICT, "The key id is taken by another key; draw a new one.", "key_id")
     if key.expires_at <= moment.now_s:
         return Refusal(
@@ -143,15 +146,16 @@ def register_spend_key(
             str(key.expires_at),
             f"later than {moment.now_s}",
         )
-    # Revoked ones count until they would have expired: a payer cannot fill the ledger by taking back what it registers.
+    # Only keys that can still pay count: short runs revoke theirs. What a payer registers and takes back again is
+    # bounded below, by what is kept.
     known_keys = draft.spend_keys_of(account_id)
-    unexpired = sum(old.expires_at > moment.now_s for old in known_keys)
-    if unexpired >= rules.spend_keys_per_account_max:
+    live = sum(old.expires_at > moment.now_s and not old.revoked for old in known_keys)
+    if live >= rules.spend_keys_per_account_max:
         return Refusal(
             Reason.SPEND_KEY_LIMIT,
-            "The account has too many spend keys; wait until some expire.",
+            "The account has too many live spend keys; revoke some, or wait until some expire.",
             "spend_keys",
-            str(unexpired + 1),
+            str(live + 1),
             f"at most {rules.spend_keys_per_account_max}",
         )
     # Until its payments are forgotten, one that is sent again is proven by its key, expired or not (I4).
@@ -173,6 +177,18 @@ def register_spend_key(
     registered = draft.spend_key(account_id, key.key_id)
     assert registered is not None
     return registered
+
+
+def _raise_cap(draft: Draft, known: SpendKey, cap: int, moment: Moment) -> SpendKey | Refusal:
+    """Let a key spend more, as long as it may spend at all; what it has spent stands."""
+    if known.revoked:
+        return Refusal(Reason.SPEND_KEY_REVOKED, "The spend key was revoked; register another.", "key_id")
+    if known.expires_at <= moment.now_s:
+        return Refusal(Reason.SPEND_KEY_EXPIRED, "The spend key has expired; register another.", "key_id")
+    draft.record(ev.SpendKeyRegistered(known.account_id, known.key_id, known.secret, cap, known.expires_at))
+    raised = draft.spend_key(known.account_id, known.key_id)
+    assert raised is not None
+    return raised
 
 
 def revoke_spend_key(draft: Draft, account_id: bytes, key_id: bytes) -> SpendKey | Refusal:

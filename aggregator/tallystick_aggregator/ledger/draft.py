@@ -339,6 +339,10 @@ class Draft:
             self._own_spend_key(channel.account_id, key_id).spent += amount
 
     def _spend_key_registered(self, event: ev.SpendKeyRegistered) -> None:
+        if self.spend_key(event.account_id, event.key_id) is not None:
+            # Registered again: its cap was raised, and all that it has spent stands.
+            self._own_spend_key(event.account_id, event.key_id).cap = event.cap
+            return
         self._own_account(event.account_id).takes_spend_proofs_only = True
         key = SpendKey(event.account_id, event.key_id, event.secret, event.cap, event.expires_at)  # type: ignore[arg-type]
         self._spend_keys[spend_key_name(event.account_id, event.key_id)] = key

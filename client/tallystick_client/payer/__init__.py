@@ -13,6 +13,7 @@ spend_keys    the keys that prove charges
 teller        who gets how much headroom, and what must be true before
 queueing      one line of payers for each seller, and the grant that serves it
 lines         the grants of the wallet's own process
+remedies      what is done about a seller's refusal: the aggregator is asked
 reconcile     what became of payments whose answer was lost
 approvals     signing the totals of the next claim, after comparing them with the book
 wallet        all of it together
@@ -27,7 +28,11 @@ offers        which of a 402's offers may be taken
 exact         payments without a deposit
 bodies        request bodies that can be sent twice, and those that cannot
 port          what a transport needs of a wallet
-terms         what the transport remembers of sellers' terms
+prices        what the transport remembers of prices: when a payment is sent ahead
+purchases     a request that may be paid for, and its copies with a payment
+receipts      what an answer says about its payment
+sending       the same payment, again, until an answer decides
+unfinished    payments whose outcome is open, for the next try of the same request
 transport     the httpx transport
 commands      the payer's commands of `tallystick`
 options       what they have in common

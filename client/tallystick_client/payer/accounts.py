@@ -5,13 +5,13 @@ and no answer ever lets the wallet sign more than its own book allows.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, Protocol
 
 import grpc.aio
 
-from tallystick import eip712, spend_keys
+from tallystick import channels, eip712, spend_keys
 from tallystick.amounts import decode_amount, encode_amount
 from tallystick.channels import ChannelConfig
 from tallystick.errors import Described, MalformedError
@@ -23,11 +23,13 @@ from tallystick.v1 import account_pb2 as pb
 from tallystick.v1 import account_pb2_grpc, common_pb2
 from tallystick_client.payer.grants import Clock
 from tallystick_client.payer.operators import Operator
-from tallystick_client.payer.rows import Account, Deposit
+from tallystick_client.payer.rows import Deposit
 from tallystick_client.rpc import CHAIN_TIMEOUT_S, CallRejected, call, open_channel, raise_refusal, read_totals
 
 CALL_VALID_S: Final = 120
 """How long a signed call may be used; the aggregator takes at most 300 s."""
+NONCES_MAX: Final = 16
+"""Nonces that one call may ask for."""
 _PAGES_MAX: Final = 100
 
 
@@ -43,6 +45,27 @@ class AccountState:
     spent: dict[bytes, int]
     payment_id_retention_s: int
     """After how many seconds a payment id is refused for its age; 0 where the aggregator does not tell."""
+
+
+class KeyState(NamedTuple):
+    """A spend key as the aggregator tells it; amounts in atomic units, `expires_at` in seconds since the epoch."""
+
+    cap: int
+    spent: int
+    expires_at: int
+    revoked: bool
+
+
+class Balance(NamedTuple):
+    """What a payer holds of a token outside of the escrow, in atomic units.
+
+    `unused`: of the nonces that were asked for, those that no transfer has used; told as of `at`, in seconds since the
+    epoch. None where the aggregator does not tell.
+    """
+
+    amount: int
+    unused: frozenset[bytes] | None = None
+    at: int = 0
 
 
 class Refunded(NamedTuple):
@@ -66,17 +89,17 @@ class AccountClient:
     async def read(self, account_id: bytes) -> AccountState | None:
         """The account with all its channels, None where the aggregator does not know it."""
         authorization = self._authorize(lambda deadline: eip712.hash_read_account(account_id, deadline))
-        channels: list[ChannelTotals] = []
+        found: list[ChannelTotals] = []
         for _ in range(_PAGES_MAX):
-            after = channels[-1].channel_id if channels else b""
+            after = found[-1].channel_id if found else b""
             request = pb.GetAccountRequest(account_id=account_id, authorization=authorization, after_channel_id=after)
             response = await call(self._service().GetAccount, request)
             if Reason.from_wire(response.refusal.reason) is Reason.ACCOUNT_UNKNOWN:
                 return None
             _check(response)
-            channels += map(read_totals, response.channels)
+            found += map(read_totals, response.channels)
             if not response.more:
-                return _account_state(response, channels)
+                return _account_state(response, found)
         raise MalformedError("channels", Described(f"more than {_PAGES_MAX} pages"), f"at most {_PAGES_MAX}")
 
     async def deposit(self, account: ChannelConfig, deposit: Deposit) -> None:
@@ -92,16 +115,32 @@ class AccountClient:
         )
         _check(await call(self._service().Deposit, request, timeout_s=CHAIN_TIMEOUT_S))
 
-    async def balance(self, account: Account) -> int | None:
-        """What the payer holds of the account's token outside of the escrow, in atomic units.
+    async def spend_key(self, account_id: bytes, key_id: bytes) -> KeyState | None:
+        """One spend key of an account, None where the aggregator does not know it."""
+        authorization = self._authorize(lambda deadline: eip712.hash_read_account(account_id, deadline))
+        request = pb.GetAccountRequest(account_id=account_id, authorization=authorization)
+        response = await call(self._service().GetAccount, request)
+        if Reason.from_wire(response.refusal.reason) is Reason.ACCOUNT_UNKNOWN:
+            return None
+        _check(response)
+        for key in response.spend_keys:
+            if key.key_id == key_id:
+                cap, spent = decode_amount(key.cap, "spend_keys.cap"), decode_amount(key.spent, "spend_keys.spent")
+                return KeyState(cap, spent, key.expires_at, key.revoked)
+        return None
 
-        None where the aggregator is of a version that does not tell. Raises Refused, with a reason to retry where it
-        cannot reach the chain or has too much to do.
+    async def balance(self, account: ChannelConfig, nonces: Sequence[bytes] = ()) -> Balance | None:
+        """What the account's payer holds of its token outside of the escrow; the account need not be known yet.
+
+        `nonces`: of the payer's transfers, at most NONCES_MAX. None where the aggregator is of a version that does not
+        tell. Raises Refused, with a reason to retry where it cannot reach the chain or has too much to do.
         """
+        id_ = channels.account_id(self._domain, account)
         request = pb.GetBalanceRequest(
             network=str(self.operator.network),
-            account=_config(account.config),
-            authorization=self._authorize(lambda deadline: eip712.hash_read_account(account.id, deadline)),
+            account=_config(account),
+            authorization=self._authorize(lambda deadline: eip712.hash_read_account(id_, deadline)),
+            nonces=nonces,
         )
         try:
             response = await call(self._service().GetBalance, request)
@@ -110,7 +149,11 @@ class AccountClient:
                 return None
             raise
         _check(response)
-        return decode_amount(response.balance, "balance")
+        amount = decode_amount(response.balance, "balance")
+        if not nonces or len(response.nonces_used) != len(nonces):
+            return Balance(amount)
+        used = zip(nonces, response.nonces_used, strict=True)
+        return Balance(amount, frozenset(nonce for nonce, is_used in used if not is_used), response.nonces_at)
 
     async def register_spend_key(self, account_id: bytes, key: SpendKey, cap: int, expires_at: int) -> None:
         """Register a key that may spend up to `cap` atomic units until `expires_at` (seconds)."""

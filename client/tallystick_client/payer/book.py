@@ -47,6 +47,8 @@ class Book:
         self.spend_keys: dict[bytes, SpendKeyRow] = {}
         self.deposits: dict[bytes, Deposit] = {}
         self.refunds: dict[bytes, Refund] = {}
+        self.exact_payments: dict[bytes, ExactPayment] = {}
+        """Those that were sent, and may yet turn out not to be spent."""
         self.counters: dict[Counter, int] = {}
         self._grants_of: dict[bytes, dict[int, GrantRow]] = {}
         self._next_grant_id = 1
@@ -89,7 +91,7 @@ class Book:
             case Refund():
                 self.refunds[row.refund_id] = row
             case ExactPayment():
-                pass
+                self.exact_payments[row.nonce] = row
         self.changed(row)
 
     def new_grant(self, channel: Channel, host: str, holder: str, key_id: bytes, day: int) -> GrantRow:
@@ -190,10 +192,24 @@ class Book:
 
     # Exact payments.
 
-    def spend_exact(self, payment: ExactPayment, day: int) -> None:
+    def spend_exact(self, payment: ExactPayment) -> None:
         """Count a payment that is about to be signed."""
-        self._count(payment.asset, payment.host, day, payment.amount)
+        self._count(payment.asset, payment.host, payment.day, payment.amount)
         self.add(payment)
+
+    def exact_is_spent(self, nonce: bytes) -> None:
+        """Note that a transfer was made; one that is not known here is none of ours."""
+        payment = self.exact_payments.pop(nonce, None)
+        if payment is not None:
+            payment.status = "spent"
+            self.changed(payment)
+
+    def free_exact(self, nonce: bytes) -> None:
+        """Give the budgets back what was signed for a transfer that can no longer be made."""
+        payment = self.exact_payments.pop(nonce)
+        payment.status = "freed"
+        self._count(payment.asset, payment.host, payment.day, -payment.amount)
+        self.changed(payment)
 
     # Budgets.
 

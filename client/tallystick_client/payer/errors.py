@@ -6,6 +6,7 @@ WalletError               below TallystickError; nothing was signed for what it 
 ├── OfferNotAllowed       a 402 makes no offer that the allow-list takes
 ├── DepositNotAllowed     the account is empty and the wallet was not told to deposit, or not that much, or the payer's
 │                         address does not hold that much
+├── BalanceTooLow         the payer's address holds less than a transfer would move
 ├── ApprovalRefused       the aggregator's totals are above the wallet's own book
 ├── NoHeadroom            a grant has too little left for a payment: the wallet has to extend it first
 └── BodyNotReplayable     a request body that can be sent once only, where it may have to be sent twice
@@ -49,6 +50,10 @@ class DepositNotAllowed(WalletError):
     """The account does not cover a payment and cannot be filled up: the wallet's deposit policy does not let it
     deposit that much, or the payer's address does not hold it.
     """
+
+
+class BalanceTooLow(WalletError):
+    """The payer's address holds less of the token than a transfer would move, as far as the aggregator can see."""
 
 
 class ApprovalRefused(WalletError):

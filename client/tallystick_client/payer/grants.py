@@ -1,9 +1,12 @@
 """Headroom at one seller, spent without asking anybody: a payment is an HMAC and a payment id, a few microseconds.
 
 A grant is what a wallet hands to one worker, in this process or in another. It pays while it has headroom and its time
-has not come, any number of payments under way at once. Each payment ends in one of three ways: `settle` (the seller
-took this much), `release` (it took nothing and never will), `lose` (nobody knows). The totals are handed to the wallet
-from time to time; they only grow, so handing them in twice changes nothing.
+has not come, any number of payments under way at once. Each payment ends in one of four ways: `settle` (the seller
+says that it took this much), `deny` (it says that it took nothing), `release` (it was never sent), `lose` (nobody
+knows). The totals are handed to the wallet from time to time; they only grow, so handing them in twice changes nothing.
+
+**What a seller says it did not take, it may have taken.** Such headroom pays for the next page at the same seller,
+whose ceiling bounds both together. It is counted as `denied`, and the budgets do not get it back from the grant.
 """
 
 import time
@@ -15,7 +18,7 @@ from typing import NamedTuple
 from tallystick import payment_ids
 from tallystick.channels import ChannelConfig
 from tallystick.eip712 import Domain
-from tallystick.quantities import PaymentId
+from tallystick.quantities import MAX_AMOUNT, PaymentId
 from tallystick.signatures import Signer
 from tallystick.spend_keys import SpendKey, SpendProof, SpendProver
 from tallystick.vouchers import Voucher, sign_voucher
@@ -44,12 +47,17 @@ class Payment:
     ended: bool = False
 
     def settle(self, charged: int) -> None:
-        """The seller took `charged`; more than `amount` cannot be, whatever it says."""
+        """The seller says that it took `charged`; more than `amount` cannot be, whatever it says."""
         self._end()
-        self.grant.end_payment(self.amount, charged=min(charged, self.amount))
+        charged = min(charged, self.amount)
+        self.grant.end_payment(self.amount, charged=charged, denied=self.amount - charged)
+
+    def deny(self) -> None:
+        """The seller says that it took nothing."""
+        self.settle(0)
 
     def release(self) -> None:
-        """The seller took nothing and never will."""
+        """It was never sent, so nobody can take anything."""
         self._end()
         self.grant.end_payment(self.amount)
 
@@ -77,6 +85,8 @@ class Grant(ABC):
         self.in_flight = 0
         self.payments = 0
         self.closed = False
+        self.denied = 0
+        """What was sent and not taken, if the sellers of the payments told the truth; atomic units, ever."""
         self._charged = 0
         self._unknown = 0
         self._returnable = 0
@@ -113,25 +123,28 @@ class Grant(ABC):
         self.payments += 1
         return Payment(self, amount, proof, request_hash)
 
-    def end_payment(self, amount: int, *, charged: int = 0, unknown: int = 0) -> None:
+    def end_payment(self, amount: int, *, charged: int = 0, unknown: int = 0, denied: int = 0) -> None:
         """Account for a payment that ended; `Payment` calls it."""
         self.in_flight -= amount
         self._charged += charged
         self._unknown += unknown
-        self._free(amount - charged - unknown)
+        self.denied += denied
+        self._free(amount - charged - unknown, denied)
 
-    def take_back(self) -> int:
-        """Take all unspent headroom out of the grant, and return how much it was."""
-        unspent = self.unspent
-        self.headroom = self._returnable = 0
-        return unspent
+    def take_back(self, at_most: int = MAX_AMOUNT) -> int:
+        """Take unspent headroom out of the grant, in atomic units, and return how much it was."""
+        taken = min(self.unspent, at_most)
+        from_returnable = min(self._returnable, taken)
+        self._returnable -= from_returnable
+        self.headroom -= taken - from_returnable
+        return taken
 
     @abstractmethod
     def _prove(self, amount: int, request_hash: bytes, payment_id: PaymentId) -> DeferredPayment: ...
 
     @abstractmethod
-    def _free(self, amount: int) -> None:
-        """Take back what a payment did not cost."""
+    def _free(self, amount: int, denied: int) -> None:
+        """Take back what a payment did not cost; `denied` of it was sent."""
 
 
 class SpendKeyGrant(Grant):
@@ -169,7 +182,7 @@ class SpendKeyGrant(Grant):
             channel_id=self.channel_id,
         )
 
-    def _free(self, amount: int) -> None:
+    def _free(self, amount: int, denied: int) -> None:  # noqa: ARG002
         # The spend proof that was given out pays once at most; what it did not take pays for the next.
         if self.closed:
             self._returnable += amount
@@ -219,5 +232,7 @@ class VoucherGrant(Grant):
             channel_id=self.channel_id,
         )
 
-    def _free(self, amount: int) -> None:
-        self._returnable += amount
+    def _free(self, amount: int, denied: int) -> None:
+        # A voucher that was sent can be charged as long as its payment id is taken: what it is worth stays in the grant
+        # until that is over, and pays for nothing else.
+        self._returnable += amount - denied

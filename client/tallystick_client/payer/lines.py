@@ -1,9 +1,15 @@
-"""The grants of the wallet's own process: one line for each seller and host, served from the teller."""
+"""The grants of the wallet's own process: one line for each seller and host, served from the teller.
+
+Headroom goes back to the budgets only as far as no seller can have taken it (`grants.denied`). This is counted for each
+channel: a receiver may charge payments of one grant up to a ceiling that another one raised. What cannot go back pays
+for further pages of the same seller; when its grant is closed it becomes unknown, until its key is revoked and the
+aggregator has told the channel's total.
+"""
 
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 from tallystick.errors import MalformedError
@@ -75,6 +81,9 @@ class Lines:
         self._clock = clock
         self._lines: dict[Seller, _LocalLine] = {}
         self._leaving: list[_Held] = []
+        self._in_channel: defaultdict[bytes, list[_Held]] = defaultdict(list)
+        # Of grants that are gone, by channel and spend key: their proofs can be charged until the key is revoked.
+        self._denied: defaultdict[bytes, dict[bytes, int]] = defaultdict(dict)
         teller.call_back_from(self.reclaim)
 
     async def pay(
@@ -117,6 +126,7 @@ class Lines:
         if held is None or allotment.row is not held.row:
             self._leave(line)
             held = _Held(self._new_grant(allotment), allotment.row, allotment.key)
+            self._in_channel[held.grant.channel_id].append(held)
             line.hold(held)
         if isinstance(held.grant, VoucherGrant):
             held.grant.extend_to(allotment.ceiling, allotment.amount)
@@ -154,7 +164,7 @@ class Lines:
             self._sync(held)
             self._take_back(held)
             if held.is_done:
-                self._book.close(held.row, int(self._clock()))
+                self._close(held)
         self._leaving = [held for held in self._leaving if not held.is_done]
 
     async def drained(self, account_id: bytes, timeout_s: float, poll_s: float = 0.02) -> bool:
@@ -175,7 +185,7 @@ class Lines:
             self._leave(line)
         self.sync()
         for held in self._leaving:
-            self._book.close(held.row, int(self._clock()))
+            self._close(held)
         self._lines.clear()
         self._leaving.clear()
 
@@ -190,6 +200,10 @@ class Lines:
                 payments + grant.payments, in_flight + grant.in_flight, unspent + grant.unspent
             )
         return found
+
+    def has_denied(self, account_id: bytes) -> bool:
+        """Whether a present grant of the account holds what a seller says that it did not take."""
+        return any(held.grant.denied and self._account_of(held) == account_id for held in self._held())
 
     def grant(self, seller: Seller) -> Grant | None:
         """The grant that serves a line, for those who want to look at it."""
@@ -222,9 +236,34 @@ class Lines:
         self._book.report(held.row, *held.grant.totals)
 
     def _take_back(self, held: _Held) -> None:
-        unspent = held.grant.take_back()
+        unspent = held.grant.take_back(self._provably_unspent(held.grant))
         if unspent:
             self._teller.give_back(held.row, unspent, held.key)
+
+    def _provably_unspent(self, grant: SpendKeyGrant | VoucherGrant) -> int:
+        """How much of the headroom in a grant's channel cannot have been taken, whatever its seller says."""
+        if isinstance(grant, VoucherGrant):
+            return grant.unspent  # what was sent is not among it
+        grants = [held.grant for held in self._in_channel[grant.channel_id] if isinstance(held.grant, SpendKeyGrant)]
+        denied = sum(grant.denied for grant in grants) + sum(self._denied_before(grant.channel_id))
+        return max(0, sum(grant.unspent for grant in grants) - denied)
+
+    def _denied_before(self, channel_id: bytes) -> Iterable[int]:
+        found = self._denied.get(channel_id)
+        if not found:
+            return ()
+        for key_id in [key_id for key_id in found if self._teller.is_revoked(key_id)]:
+            del found[key_id]
+        return found.values()
+
+    def _close(self, held: _Held) -> None:
+        self._book.close(held.row, int(self._clock()))
+        id_, key_id = held.grant.channel_id, held.row.key_id
+        self._in_channel[id_].remove(held)
+        if not self._in_channel[id_]:
+            del self._in_channel[id_]
+        if held.grant.denied and key_id:
+            self._denied[id_][key_id] = self._denied[id_].get(key_id, 0) + held.grant.denied
 
     def _account_of(self, held: _Held) -> bytes:
         return self._book.channels[held.row.channel_id].account_id

@@ -53,6 +53,11 @@ class Offer:
         """Whether it is paid from a deposit."""
         return self.terms.scheme == SCHEME_DEFERRED
 
+    def goes_where(self, other: "Offer") -> bool:
+        """Whether both are paid from the same deposit to the same receiver: then one payment id is charged once."""
+        same = (self.operator, self.token, self.terms.pay_to) == (other.operator, other.token, other.terms.pay_to)
+        return same and self.is_deferred and other.is_deferred
+
     def seller(self, host: str) -> Seller:
         """Whom a payment goes to."""
         return Seller(self.operator, self.token, self.terms.pay_to, host)

@@ -86,17 +86,22 @@ class Reconciler:
         self._clock = clock
         self._locks: dict[bytes, asyncio.Lock] = {}
 
-    async def reconcile(self, account: Account, operator: Operator) -> Reconciled:
+    async def reconcile(
+        self, account: Account, operator: Operator, *, rotate: bool = True, spare_s: float = 0
+    ) -> Reconciled:
         """Settle what can be settled of an account; several calls at once are one after the other.
+
+        `rotate`: replace the keys under which something is unknown, so that it can be settled; without it the totals
+        are only compared. `spare_s`: workers' keys that are younger go on.
 
         Raises AggregatorUnavailable, and Refused where the aggregator does not take the calls.
         """
         async with self._locks.setdefault(account.id, asyncio.Lock()):
-            return await self._reconcile(account, self._clients[operator])
+            return await self._reconcile(account, self._clients[operator], rotate=rotate, spare_s=spare_s)
 
-    async def _reconcile(self, account: Account, client: AccountClient) -> Reconciled:
+    async def _reconcile(self, account: Account, client: AccountClient, *, rotate: bool, spare_s: float) -> Reconciled:
         self._lines.sync()
-        holders = self._holders_of_unknown(account)
+        holders = self._holders_of_unknown(account, spare_s) if rotate else set[str]()
         for holder in holders:
             # Payments go on under a new key while those of the old one end; workers get theirs with their next grant.
             self._keys.drop(account, holder)
@@ -126,14 +131,21 @@ class Reconciler:
         await self._store.commit()
         return result
 
-    def _holders_of_unknown(self, account: Account) -> set[str]:
-        """Whose keys, still in use, have payments that nobody knows the end of."""
+    def _holders_of_unknown(self, account: Account, spare_s: float) -> set[str]:
+        """Whose keys, still in use, have payments that nobody knows the end of, or that only a seller does."""
         ours = {channel.id for channel in self._book.channels_of(account.id)}
-        return {
+        denied = {SELF} if self._lines.has_denied(account.id) else set[str]()
+        return denied | {
             row.holder
             for row in self._book.grants.values()
-            if row.unknown and row.channel_id in ours and (not row.closed_at or self._keys.is_live(row.key_id))
+            if row.unknown and row.channel_id in ours and self._is_due(account, row, spare_s)
         }
+
+    def _is_due(self, account: Account, row: GrantRow, spare_s: float) -> bool:
+        if row.closed_at and not self._keys.is_live(row.key_id):
+            return False
+        live = self._keys.live(account, row.holder)
+        return row.holder == SELF or live is None or self._clock() >= live.made_at + spare_s
 
     def _settle(
         self, channel: Channel, totals: ChannelTotals, before: _Snapshot, activity: Activity, dead_before_s: float

@@ -113,6 +113,7 @@ class RemoteWallet:
         self._clock = clock
         self._lines: dict[Seller, _RemoteLine] = {}
         self._leaving: list[_Held] = []
+        self._transferred: list[bytes] = []
         self._reporting = asyncio.Lock()
         self._report_soon = asyncio.Event()
         self._chores = asyncio.create_task(self._report_for_ever())
@@ -180,20 +181,27 @@ class RemoteWallet:
         _check(response)
         return codec.read_exact(response.payment)
 
-    async def remedy(self, offer: Offer, reason: Reason) -> bool:
+    def note_exact(self, nonce: bytes) -> None:
+        """A seller says that the transfer of this nonce was made: the wallet hears of it with the next report."""
+        self._transferred.append(nonce)
+
+    async def remedy(self, offer: Offer, reason: Reason, host: str = "", key_id: bytes = b"") -> bool:
         """Do what can be done about a refusal; see Wallet.remedy."""
-        self._retire(offer.operator, offer.token)
         async with self._reporting:
             request = pb.RemedyRequest(
                 worker_id=self.worker_id,
-                payee=codec.write_payee(offer.seller("remedy")),
+                payee=codec.write_payee(offer.seller(host or "remedy")),
                 reason=int(reason),  # type: ignore[arg-type]
                 reports=[report for _, report in self._reports()],
+                key_id=key_id,
+                amount=encode_amount(offer.terms.amount),
             )
             response = await _insist(
                 lambda: call(self._stub.Remedy, request, timeout_s=CHAIN_TIMEOUT_S, metadata=self._metadata)
             )
         _check(response)
+        if response.may_retry:
+            self._retire(offer.operator, offer.token)
         return response.may_retry
 
     # Grants.
@@ -267,9 +275,13 @@ class RemoteWallet:
         async with self._reporting:
             self._return_idle()
             reports = self._reports()
-            request = pb.ReportRequest(worker_id=self.worker_id, reports=[report for _, report in reports])
+            transferred = list(self._transferred)
+            request = pb.ReportRequest(
+                worker_id=self.worker_id, reports=[report for _, report in reports], transferred_nonces=transferred
+            )
             response = await call(self._stub.Report, request, metadata=self._metadata)
             _check(response)
+            del self._transferred[: len(transferred)]
             for held, report in reports:
                 held.told = None if response.is_new_worker and not report.is_final else report
             self._leaving = [held for held in self._leaving if held.told is None or not held.told.is_final]
@@ -340,7 +352,9 @@ class RemoteWallet:
             line.stop()
             self._leave(line)
         reports = [held.report(is_final=True) for held in self._leaving]
-        request = pb.ReportRequest(worker_id=self.worker_id, reports=reports, is_leaving=True)
+        request = pb.ReportRequest(
+            worker_id=self.worker_id, reports=reports, is_leaving=True, transferred_nonces=self._transferred
+        )
         try:
             _check(await call(self._stub.Report, request, metadata=self._metadata))
         except TallystickError as error:

@@ -138,13 +138,19 @@ class Refund:
 
 @dataclass(slots=True)
 class ExactPayment:
-    """An authorization that was signed for `exact`. It counts as spent: whoever holds it may use it."""
+    """An authorization that was signed for `exact`. It counts as spent, on `day` (UTC, since the epoch): whoever holds
+    it may use it until `valid_before`.
+
+    `status`: sent; spent, once a seller or the chain says so; freed, where the chain has passed its end without it.
+    """
 
     nonce: bytes
     asset: Asset
     host: str
     amount: int
     valid_before: int
+    day: int = 0
+    status: str = "sent"
 
 
 class Counter(NamedTuple):

@@ -186,6 +186,10 @@ class _Service(wallet_pb2_grpc.WalletServiceServicer):
             holder = _holder(request.worker_id)
             is_new = not self._workers.knows(holder)
             closed = self._workers.report(holder, _read_reports(request.reports), is_leaving=request.is_leaving)
+            for nonce in request.transferred_nonces:
+                self._wallet.note_exact(nonce)
+            if request.is_leaving:
+                await self._workers.settle()
             return pb.ReportResponse(
                 closed_grant_ids=closed, call_back=self._workers.is_calling_back, is_new_worker=is_new
             )
@@ -209,7 +213,9 @@ class _Service(wallet_pb2_grpc.WalletServiceServicer):
             seller = codec.read_payee(request.payee, self._desk.operators)
             self._workers.report(holder, _read_reports(request.reports))
             reason = codec.read_reason(request.reason)
-            return pb.RemedyResponse(may_retry=await self._workers.remedy(holder, seller, reason))
+            amount = decode_amount(request.amount, "amount") if request.amount else 0
+            may_retry = await self._workers.remedy(holder, seller, reason, request.key_id, amount)
+            return pb.RemedyResponse(may_retry=may_retry)
 
         return await self._answer(context, remedy, lambda problem: pb.RemedyResponse(problem=problem))
 

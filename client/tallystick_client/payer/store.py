@@ -34,7 +34,9 @@ from tallystick_client.payer.rows import (
     SpendKeyRow,
 )
 
-_FORMAT: Final = "1"
+_FORMAT: Final = "2"
+_FORMAT_WITHOUT_STATUS: Final = "1"
+"""Its exact payments have neither a day nor a status; all of them count as spent."""
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -61,7 +63,7 @@ CREATE TABLE IF NOT EXISTS refunds (
     status TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS exact_payments (
     nonce BLOB PRIMARY KEY, network TEXT NOT NULL, token BLOB NOT NULL, host TEXT NOT NULL, amount TEXT NOT NULL,
-    valid_before INTEGER NOT NULL) STRICT;
+    valid_before INTEGER NOT NULL, day INTEGER NOT NULL, status TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS counters (
     network TEXT NOT NULL, token BLOB NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL, amount TEXT NOT NULL,
     PRIMARY KEY (network, token, kind, name)) STRICT;
@@ -176,9 +178,20 @@ async def _prepare(connection: aiosqlite.Connection, file: Path, payer: bytes) -
     await connection.commit()
     async with connection.execute("SELECT name, value FROM meta") as cursor:
         found = {str(name): str(value) async for name, value in cursor}
+    if found["format"] == _FORMAT_WITHOUT_STATUS and found["payer"] == expected["payer"]:
+        await _add_status(connection)
+        found["format"] = _FORMAT
     for name, value in expected.items():
         if found[name] != value:
             raise BookUnavailable(f"the wallet {file} cannot be used: its {name} is {found[name]}, here {value}")
+
+
+async def _add_status(connection: aiosqlite.Connection) -> None:
+    await connection.execute("BEGIN IMMEDIATE")
+    await connection.execute("ALTER TABLE exact_payments ADD COLUMN day INTEGER NOT NULL DEFAULT 0")
+    await connection.execute("ALTER TABLE exact_payments ADD COLUMN status TEXT NOT NULL DEFAULT 'spent'")
+    await connection.execute("UPDATE meta SET value = ? WHERE name = 'format'", (_FORMAT,))
+    await connection.commit()
 
 
 # One function a row each way. The columns are in the order of the schema.
@@ -219,7 +232,7 @@ def _write(row: Row) -> Statement:
         case Refund():
             return _replace("refunds", row.refund_id, row.account_id, str(row.amount), str(row.returned), row.status)
         case ExactPayment():
-            tail = (row.host, str(row.amount), row.valid_before)
+            tail = (row.host, str(row.amount), row.valid_before, row.day, row.status)
             return _replace("exact_payments", row.nonce, *row.asset, *tail)
 
 
@@ -248,6 +261,9 @@ async def _read(connection: aiosqlite.Connection) -> Book:
         async with connection.execute(f"SELECT * FROM {table}") as cursor:  # noqa: S608 - a name of ours
             async for row in cursor:
                 book.add(reader(row))
+    async with connection.execute("SELECT * FROM exact_payments WHERE status = 'sent'") as cursor:
+        async for nonce, network, token, host, amount, valid_before, day, status in cursor:
+            book.add(ExactPayment(nonce, Asset(network, token), host, int(amount), valid_before, day, status))
     async with connection.execute("SELECT * FROM counters") as cursor:
         async for network, token, kind, name, amount in cursor:
             book.counters[Counter(Asset(network, token), kind, name)] = int(amount)

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
 from tallystick.channels import channel_id
-from tallystick.errors import TallystickError
+from tallystick.errors import Refused, TallystickError
+from tallystick.reasons import Reason
 from tallystick.signatures import Signer
 from tallystick.vouchers import Voucher, sign_voucher
 from tallystick_client.payer.accounts import AccountClient
@@ -23,12 +24,14 @@ from tallystick_client.payer.errors import BudgetExceeded
 from tallystick_client.payer.grants import Clock
 from tallystick_client.payer.operators import Operator, Token
 from tallystick_client.payer.rows import Account, Asset, Channel, GrantRow
-from tallystick_client.payer.spend_keys import LiveKey, SpendKeys
+from tallystick_client.payer.spend_keys import CLOCK_SKEW_S, SELF, LiveKey, SpendKeys
 from tallystick_client.payer.store import Store
 from tallystick_client.payer.treasury import Treasury
 
 _log = logging.getLogger("tallystick.payer")
 
+WORKER_KEYS_MAX: Final = 3
+"""Keys that are tried for one allotment."""
 TOP_UP_PAUSE_S: Final = 10.0
 """Between two attempts to top up an account in the background."""
 
@@ -115,6 +118,7 @@ class Teller:
         operator, token, _, _ = seller
         self.check_budgets(seller, need)
         account = await self._treasury.account(operator, token)
+        keys_left = WORKER_KEYS_MAX
         while True:
             # Nothing is awaited between a look at the book and the entry that relies on it.
             self.check_budgets(seller, need)
@@ -123,16 +127,45 @@ class Teller:
             if account.free < need:
                 await self._treasury.fund(account, operator, token, need)
                 continue
-            key = self._keys.usable(account, holder, need) if self.proof == "spend_key" else None
+            key = self._key(account, holder, need)
             if key is None and self.proof == "spend_key":
                 await self._keys.current(account, self._clients[operator], holder, need, self._cap(account, seller))
                 continue
-            break
-        allotment = self._enter(seller, holder, account, row, key, need, want)
-        await self._store.commit()
+            allotment = self._enter(seller, holder, account, row, key, need, want)
+            await self._store.commit()
+            if holder == SELF or await self._cover(account, holder, allotment):
+                break
+            keys_left -= 1
+            if not keys_left:
+                raise Refused(Reason.SPEND_KEY_CONFLICT, "The aggregator takes no spend key of this worker.")
         self._treasury.paid_from(account)
         self.look_after(account, operator, token)
         return allotment
+
+    def _key(self, account: Account, holder: str, need: int) -> LiveKey | None:
+        if self.proof != "spend_key":
+            return None
+        return self._keys.usable(account, holder, need) if holder == SELF else self._keys.of_worker(account, holder)
+
+    async def _cover(self, account: Account, holder: str, allotment: Allotment) -> bool:
+        """Raise the cap of a worker's key to what it has now. False where that needs another key: then nothing of the
+        allotment can be spent, and it is free again.
+        """
+        key, row = allotment.key, allotment.row
+        assert key is not None, "workers spend under keys"
+        try:
+            is_covered = await self._keys.cover(account, key, self._clients[allotment.operator])
+        except BaseException:
+            # The cap may have been raised: what the worker never hears of counts as its own until the key is revoked.
+            self._keys.drop(account, holder)
+            if row.granted == allotment.amount and not row.closed_at:
+                self._book.close(row, int(self._clock()))
+            raise
+        if not is_covered:
+            self._keys.drop(account, holder)
+            if not row.closed_at:
+                self.give_back(row, allotment.amount, key)
+        return is_covered
 
     def voucher(self, allotment: Allotment) -> Voucher:
         """The voucher that covers an allotment, which is on disk."""
@@ -154,6 +187,11 @@ class Teller:
         self._book.give_back(row, amount)
         if key is not None:
             key.allotted -= amount
+
+    def is_revoked(self, key_id: bytes) -> bool:
+        """Whether nothing more can be charged under this key, or it was forgotten."""
+        row = self._book.spend_keys.get(key_id)
+        return row is None or row.revoked or self._clock() >= row.expires_at + CLOCK_SKEW_S
 
     def today(self) -> int:
         """The day that payments count for: days since the epoch, UTC."""
@@ -182,7 +220,7 @@ class Teller:
             row = self._book.new_grant(channel, seller.host, holder, key_id, today)
         limits = self._budgets.limits(seller.token.decimals)
         bounds = [want, account.free, self._book.affordable(seller.asset, seller.host, today, limits)]
-        if key is not None:
+        if key is not None and holder == SELF:
             bounds.append(key.left)
         amount = max(need, min(bounds))
         ceiling = self._book.allot(row, amount, fresh=self.proof == "voucher")

@@ -6,104 +6,60 @@
 How a request is paid, and what is done about each answer:
 
 - Its first answer is 402: the wallet chooses an offer, the request is sent again with a payment. From then on payments
-  for this origin are sent ahead.
-- 402 to a payment at other terms (a changed price, or a wrong guess): answered once, within the budgets. 402 for a
-  reason that the wallet can mend (a spend key that ran out, books that differ): mended, and tried once more. The second
-  payment has **the same payment id**, so that both together are charged once at most even if the refusal was a lie.
-  Every other 402 is given to the caller.
-- The connection is lost after a payment was sent: the same payment is sent again, a few times. It is charged once at
-  most; a seller that has served it repeats its answer or says 409, which is given to the caller.
-- No answer says what became of a payment (an error without PAYMENT-RESPONSE): it counts as spent until reconciled.
+  are sent ahead for this target, and inside a pattern that the seller published (`prices`). A remembered price that the
+  wallet refuses is not paid: the request is asked unpaid again, and may turn out to be free or cheaper.
+- 402 to a payment at other terms (a changed price): answered once, within the budgets. 402 for a reason that the wallet
+  can mend (a spend key that the aggregator does not know any more, books that differ): mended, and tried once more. The
+  second payment goes to **the same receiver under the same payment id**, so that both together are charged once at most
+  even if the refusal was a lie. Every other 402 is given to the caller, one that names another receiver too.
+- The connection is lost, or the answer is 409 or 503 with Retry-After: **the same payment** is sent again (`sending`).
+- No answer says what became of a payment: it counts as spent until reconciled, and the caller's next try of the same
+  request sends the same payment again (`unfinished`).
 - A body that is streamed up can be sent once. If its price is not known yet, the 402 is answered by BodyNotReplayable:
   the price is remembered, and the caller's next attempt is paid for ahead.
 - Redirects: the payment is added to a copy of the request, so none ever travels to another origin.
 """
 
 import asyncio
+import os
+import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
 import httpx
 
-from tallystick.amounts import parse_amount
-from tallystick.errors import MalformedError, TallystickError
-from tallystick.payment_ids import format_payment_id
+from tallystick.errors import TallystickError
+from tallystick.payment_ids import format_payment_id, new_payment_id
 from tallystick.quantities import PaymentId
-from tallystick.reasons import Reason
-from tallystick.requests import normal_target, request_hash
 from tallystick.x402 import (
     PAYMENT_REQUIRED_HEADER,
-    PAYMENT_RESPONSE_HEADER,
-    PAYMENT_SIGNATURE_HEADER,
     SCHEME_DEFERRED,
     SCHEME_EXACT,
-    PaymentPayload,
-    SettleResponse,
-    decode_header,
-    deferred_payload,
-    encode_header,
-    exact_payload,
-    payment_identifier_extension,
+    PaymentRequired,
+    read_pay_ahead,
 )
-from tallystick_client.payer.bodies import Body, prepare
-from tallystick_client.payer.errors import BodyNotReplayable
+from tallystick_client.payer.errors import BodyNotReplayable, BookUnavailable, WalletError
 from tallystick_client.payer.grants import Payment
-from tallystick_client.payer.offers import Offer, read_offers, reason_in, told_error
+from tallystick_client.payer.offers import Offer, read_offers, reason_in
 from tallystick_client.payer.port import Payer
-from tallystick_client.payer.terms import Terms
+from tallystick_client.payer.prices import Prices
+from tallystick_client.payer.purchases import Purchase, read_purchase
+from tallystick_client.payer.receipts import (
+    Receipt,
+    end_payment,
+    is_unfinished,
+    read_receipt,
+    says_free,
+    says_released,
+    told_charge,
+)
+from tallystick_client.payer.sending import NotTakenError, Sender
+from tallystick_client.payer.unfinished import SentPayment, UnfinishedPayments, deferred_payment, transfer
 
-RESEND_PAUSES_S: Final = (0.2, 1.0, 2.0)
-"""Before a payment whose connection was lost is sent again."""
-RETRY_AFTER_S_MAX: Final = 5.0
+__all__ = ["PayingTransport", "Receipt"]
 
 _PAYMENT_REQUIRED: Final = 402
-_CONFLICT: Final = 409
-
-_NEVER_SENT: Final = (
-    httpx.ConnectError,
-    httpx.ConnectTimeout,
-    httpx.PoolTimeout,
-    httpx.UnsupportedProtocol,
-    httpx.ProxyError,
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """What a request cost; in `response.extensions["payment"]`. Amounts in atomic units of the offer's token.
-
-    `charged` is None where no answer says it. `transaction` is empty but for `exact`.
-    """
-
-    scheme: str
-    offer: Offer
-    amount: int
-    charged: int | None
-    payment_id: str = ""
-    transaction: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class _Purchase:
-    """A request that may be paid for."""
-
-    request: httpx.Request
-    body: Body
-    origin: str
-    host: str
-    target: bytes
-    request_hash: bytes
-
-
-class _NotTakenError(Exception):
-    """The request failed and its payment is not taken: it did not leave, or the seller gave it back. `cause` is httpx's
-    error.
-    """
-
-    def __init__(self, cause: httpx.TransportError) -> None:
-        self.cause = cause
 
 
 class PayingTransport(httpx.AsyncBaseTransport):
@@ -114,33 +70,43 @@ class PayingTransport(httpx.AsyncBaseTransport):
         wallet: Payer,
         inner: httpx.AsyncBaseTransport | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._wallet = wallet
         self._inner = inner or httpx.AsyncHTTPTransport()
-        self._terms = Terms()
-        self._sleep = sleep
+        self._clock = clock
+        self._sender = Sender(self._inner, sleep, monotonic)
+        self._prices = Prices()
+        self._unfinished = UnfinishedPayments(clock)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """The answer, paid for if need be.
 
         Raises what the inner transport raises; OfferNotAllowed and MalformedError on a 402 that may not be answered;
-        BudgetExceeded, DepositNotAllowed, Refused or AggregatorUnavailable where the payment cannot be made.
+        BudgetExceeded, DepositNotAllowed, BalanceTooLow, Refused or AggregatorUnavailable where the payment cannot be
+        made.
         """
-        purchase = await _read(request)
-        method, target = request.method, purchase.target
-        offer = self._terms.offer_for(purchase.origin, method, target) if purchase.body.is_payable else None
-        if offer is None:
-            response = await self._inner.handle_async_request(_with_payment(request, None))
+        purchase = await read_purchase(request)
+        unfinished = self._unfinished.take(purchase)
+        if unfinished is not None:
+            response = await self._resume(purchase, unfinished)
+            if response is not None:
+                return response
+        offer, payment = await self._pay_ahead(purchase)
+        if offer is None or payment is None:
+            response = await self._sender.ask(purchase)
             offer = await self._asked(purchase, response)
             if offer is None:
                 return response
-        if not offer.is_deferred:
-            return await self._pay_exact(purchase, offer)
-        response, payment_id = await self._pay_deferred(purchase, offer, None)
+            if not offer.is_deferred:
+                return await self._buy_exact(purchase, offer)
+            payment = await self._wallet.pay(offer, purchase.host, purchase.request_hash)
+        response = await self._present(purchase, offer, payment)
         if response.status_code == _PAYMENT_REQUIRED:
-            better = await self._asked_again(purchase, offer, response)
-            if better is not None:
-                response, _ = await self._pay_deferred(purchase, better, payment_id)
+            proof = payment.proof
+            key_id = proof.spend.key_id if proof.spend is not None else b""
+            return await self._pay_again(purchase, offer, PaymentId(proof.payment_id), key_id, response)
         return response
 
     async def aclose(self) -> None:
@@ -161,16 +127,35 @@ class PayingTransport(httpx.AsyncBaseTransport):
         """Leave the inner transport."""
         await self._inner.__aexit__(exc_type, exc_value, traceback)
 
-    # What a 402 says.
+    # What to pay.
 
-    async def _asked(self, purchase: _Purchase, response: httpx.Response) -> Offer | None:
+    async def _pay_ahead(self, purchase: Purchase) -> tuple[Offer | None, Payment | None]:
+        """A payment at the remembered price; None where there is no such price, or the wallet refuses it."""
+        method, target = purchase.method, purchase.target
+        offer = self._prices.offer_for(purchase.origin, method, target) if purchase.body.is_payable else None
+        if offer is None:
+            return None, None
+        try:
+            return offer, await self._wallet.pay(offer, purchase.host, purchase.request_hash)
+        except BookUnavailable:
+            raise
+        except WalletError:
+            self._prices.ask_next(purchase.origin, method, target)
+            if not purchase.body.is_replayable:
+                raise
+            return None, None
+
+    async def _asked(self, purchase: Purchase, response: httpx.Response) -> Offer | None:
         """The offer that answers a request's first 402; None where there is nothing to pay."""
         header = response.headers.get(PAYMENT_REQUIRED_HEADER)
         if response.status_code != _PAYMENT_REQUIRED or header is None:
+            if says_free(response, None):
+                self._prices.ask_next(purchase.origin, purchase.method, purchase.target)
             return None
         await response.aclose()
-        offer = self._wallet.choose(read_offers(header))
-        self._terms.learn(purchase.origin, purchase.request.method, purchase.target, offer)
+        required = read_offers(header)
+        offer = self._wallet.choose(required)
+        self._learn(purchase, offer, required)
         if not purchase.body.is_replayable:
             raise BodyNotReplayable(
                 f"{purchase.request.url} asks for payment and its body can be sent only once; "
@@ -178,7 +163,9 @@ class PayingTransport(httpx.AsyncBaseTransport):
             )
         return offer
 
-    async def _asked_again(self, purchase: _Purchase, offer: Offer, response: httpx.Response) -> Offer | None:
+    async def _asked_again(
+        self, purchase: Purchase, offer: Offer, key_id: bytes, response: httpx.Response
+    ) -> Offer | None:
         """The offer for a second payment after a 402 to the first; None where the 402 is the caller's to see."""
         header = response.headers.get(PAYMENT_REQUIRED_HEADER)
         if header is None or not purchase.body.is_replayable:
@@ -186,165 +173,130 @@ class PayingTransport(httpx.AsyncBaseTransport):
         try:
             required = read_offers(header)
             better = self._wallet.choose(required)
-            if not better.is_deferred:
+            if not better.goes_where(offer):
+                # The refused payment may have been charged all the same: another one of this request would be a second.
+                self._prices.forget(purchase.origin)
                 return None
-            if better.terms == offer.terms and not await self._wallet.remedy(offer, reason_in(required.error or "")):
+            reason = reason_in(required.error or "")
+            if better.terms == offer.terms and not await self._wallet.remedy(offer, reason, purchase.host, key_id):
                 return None
         except TallystickError:
             # The first 402 was in order; that this one is not, or cannot be mended, the caller sees by the 402 itself.
             return None
-        self._terms.learn(purchase.origin, purchase.request.method, purchase.target, better)
+        self._learn(purchase, better, required)
         await response.aclose()
         return better
 
+    def _learn(self, purchase: Purchase, offer: Offer, required: PaymentRequired) -> None:
+        pay_ahead = read_pay_ahead(required.extensions)
+        self._prices.learn(purchase.origin, purchase.method, purchase.target, offer, pay_ahead)
+
     # Paying.
 
-    async def _pay_deferred(
-        self, purchase: _Purchase, offer: Offer, payment_id: PaymentId | None
-    ) -> tuple[httpx.Response, PaymentId]:
-        payment = await self._wallet.pay(offer, purchase.host, purchase.request_hash, payment_id)
+    async def _present(self, purchase: Purchase, offer: Offer, payment: Payment) -> httpx.Response:
+        """The answer to a request with a payment from the deposit, which has ended then."""
+        sent = deferred_payment(offer, payment, self._clock())
         try:
-            header = _deferred_header(offer, payment)
-            response = await self._send(purchase, header)
-        except _NotTakenError as error:
-            payment.release()
+            response = await self._sender.send(purchase, sent.header)
+        except NotTakenError as error:
+            if error.was_sent:
+                payment.deny()
+            else:
+                payment.release()
             raise error.cause from None
         except BaseException:
             payment.lose()
+            self._unfinished.keep(purchase, sent)
             raise
-        charged = _end(payment, response)
-        if charged is None and response.is_success:
-            self._terms.learn_free(purchase.origin, purchase.request.method, purchase.target)
-        sent_id = payment.proof.payment_id
-        response.extensions["payment"] = Receipt(
-            SCHEME_DEFERRED, offer, payment.amount, charged, format_payment_id(sent_id)
-        )
-        return response, PaymentId(sent_id)
-
-    async def _pay_exact(self, purchase: _Purchase, offer: Offer) -> httpx.Response:
-        authorization = await self._wallet.pay_exact(offer, purchase.host)
-        header = encode_header(PaymentPayload(payload=exact_payload(authorization), accepted=offer.accepted))
-        try:
-            response = await self._send(purchase, header)
-        except _NotTakenError as error:
-            raise error.cause from None
-        receipt = _receipt(response)
-        paid = receipt is not None and receipt.success
-        response.extensions["payment"] = Receipt(
-            SCHEME_EXACT,
-            offer,
-            authorization.value,
-            authorization.value if paid else None,
-            transaction=receipt.transaction if receipt is not None else "",
-        )
+        charged = end_payment(payment, response)
+        if is_unfinished(response):
+            self._unfinished.keep(purchase, sent)
+        self._note(purchase, sent, response, charged)
         return response
 
-    async def _send(self, purchase: _Purchase, header: str) -> httpx.Response:
-        """The answer to a request with this payment, sent again where the connection was lost on the way.
+    async def _pay_again(
+        self, purchase: Purchase, offer: Offer, payment_id: PaymentId, key_id: bytes, response: httpx.Response
+    ) -> httpx.Response:
+        """The answer to a second payment with the same id, or the 402 that refused the first."""
+        better = await self._asked_again(purchase, offer, key_id, response)
+        if better is None:
+            return response
+        payment = await self._wallet.pay(better, purchase.host, purchase.request_hash, payment_id)
+        return await self._present(purchase, better, payment)
 
-        Raises _NotTakenError where the payment cannot have reached anybody, or was given back: the seller saw the
-        connection of its first copy end before the page was there.
+    async def _buy_exact(self, purchase: Purchase, offer: Offer) -> httpx.Response:
+        """The answer to a request with a transfer of its own."""
+        authorization = await self._wallet.pay_exact(offer, purchase.host)
+        # Not of the process's counter: who knows it gets the page, and the transfer itself is public.
+        payment_id = new_payment_id(int(self._clock() * 1_000), os.urandom(10))
+        return await self._present_exact(purchase, transfer(offer, authorization, payment_id))
+
+    async def _present_exact(self, purchase: Purchase, sent: SentPayment, *, again: bool = False) -> httpx.Response:
+        time_left_s = sent.valid_before - self._clock()
+        patience_s = max(1.0, min(time_left_s, sent.offer.accepted.max_timeout_seconds))
+        try:
+            response = await self._sender.send(purchase, sent.header, patience_s=patience_s, was_sent_before=again)
+        except NotTakenError as error:
+            # It did not leave: the next try may use it.
+            self._unfinished.keep(purchase, sent)
+            raise error.cause from None
+        except BaseException:
+            self._unfinished.keep(purchase, sent)
+            raise
+        receipt = read_receipt(response)
+        is_paid = receipt is not None and receipt.success and bool(receipt.transaction)
+        if is_paid:
+            self._wallet.note_exact(sent.nonce)
+        elif is_unfinished(response) or response.status_code == _PAYMENT_REQUIRED:
+            # Refused, and valid still: whoever holds it can have it landed, so the next try sends no second one.
+            self._unfinished.keep(purchase, sent)
+        has_told = receipt is not None and receipt.success
+        charged = told_charge(response, sent.amount) if has_told and not is_paid else None
+        self._note(purchase, sent, response, sent.amount if is_paid else charged)
+        return response
+
+    async def _resume(self, purchase: Purchase, unfinished: SentPayment) -> httpx.Response | None:
+        """The answer to the payment of an earlier try; None where it can no longer be taken, and another is to be made.
+
+        It counts as spent since that try, whatever is answered now; reconciling tells.
         """
-        was_sent: httpx.TransportError | None = None
-        pauses_s = list(RESEND_PAUSES_S) if purchase.body.is_replayable else []
-        while True:
-            try:
-                response = await self._inner.handle_async_request(_with_payment(purchase.request, header))
-            except _NEVER_SENT as error:
-                if was_sent is None:
-                    raise _NotTakenError(error) from error
-                if not pauses_s:
-                    raise
-                pause_s = pauses_s.pop(0)
-            except httpx.TransportError as error:
-                was_sent = error
-                if not pauses_s:
-                    raise
-                pause_s = pauses_s.pop(0)
-            else:
-                if was_sent is not None and _was_released(response):
-                    await response.aclose()
-                    raise _NotTakenError(was_sent)
-                # The first copy of this payment is being served: its answer may be had in a moment.
-                under_way = was_sent is not None and response.status_code == _CONFLICT
-                if not under_way or "retry-after" not in response.headers or not pauses_s:
-                    return response
-                pause_s = max(pauses_s.pop(0), _retry_after_s(response))
-                await response.aclose()
-            await self._sleep(pause_s)
-
-
-async def _read(request: httpx.Request) -> _Purchase:
-    body = await prepare(request)
-    url = request.url
-    # What goes on the request line; httpcore lets the caller replace it.
-    target = normal_target(request.extensions.get("target", url.raw_path))
-    host = url.netloc.decode("ascii")
-    return _Purchase(
-        request, body, f"{url.scheme}://{host}", host, target, request_hash(request.method, target, body.digest)
-    )
-
-
-def _with_payment(request: httpx.Request, header: str | None) -> httpx.Request:
-    """A copy of the request with this payment and no other: the caller's own request never carries one."""
-    headers = request.headers.copy()
-    headers.pop(PAYMENT_SIGNATURE_HEADER, None)
-    if header is not None:
-        headers[PAYMENT_SIGNATURE_HEADER] = header
-    return httpx.Request(
-        request.method, request.url, headers=headers, stream=request.stream, extensions=request.extensions
-    )
-
-
-def _deferred_header(offer: Offer, payment: Payment) -> str:
-    return encode_header(
-        PaymentPayload(
-            payload=deferred_payload(payment.proof),
-            accepted=offer.accepted,
-            extensions=payment_identifier_extension(payment.proof.payment_id),
-        )
-    )
-
-
-def _end(payment: Payment, response: httpx.Response) -> int | None:
-    """Enter in the grant what the answer says about the payment; what it cost, None where that is not known.
-
-    The seller is believed in this only: what it may lie about is bounded by the payment's own amount, and shows when
-    the book is compared with the aggregator's.
-    """
-    receipt = _receipt(response)
-    if receipt is None:
+        if unfinished.valid_before:
+            response = await self._present_exact(purchase, unfinished, again=True)
+            if response.status_code != _PAYMENT_REQUIRED or self._clock() < unfinished.valid_before:
+                return response
+            self._unfinished.take(purchase)
+            await response.aclose()
+            return None
+        try:
+            response = await self._sender.send(purchase, unfinished.header, was_sent_before=True)
+        except NotTakenError as error:
+            raise error.cause from None
+        except BaseException:
+            self._unfinished.keep(purchase, unfinished)
+            raise
+        if says_released(response):
+            await response.aclose()
+            return None
+        if is_unfinished(response):
+            self._unfinished.keep(purchase, unfinished)
+        self._note(purchase, unfinished, response, told_charge(response, unfinished.amount))
         if response.status_code == _PAYMENT_REQUIRED:
-            payment.release()
-            return 0
-        payment.lose()
-        return None
-    if not receipt.success:
-        payment.release()
-        return 0
-    try:
-        charged = parse_amount((receipt.extra or {}).get("chargedAmount", receipt.amount), "chargedAmount")
-    except MalformedError:
-        payment.lose()
-        return None
-    payment.settle(charged)
-    return min(charged, payment.amount)
+            offer, payment_id = unfinished.offer, unfinished.payment_id
+            return await self._pay_again(purchase, offer, payment_id, unfinished.key_id, response)
+        return response
 
-
-def _receipt(response: httpx.Response) -> SettleResponse | None:
-    header = response.headers.get(PAYMENT_RESPONSE_HEADER)
-    try:
-        return None if header is None else decode_header(header, SettleResponse, PAYMENT_RESPONSE_HEADER)
-    except MalformedError:
-        return None
-
-
-def _was_released(response: httpx.Response) -> bool:
-    """Whether a 402 says that this payment was given back."""
-    is_402 = response.status_code == _PAYMENT_REQUIRED
-    return is_402 and reason_in(told_error(response.headers)) is Reason.RESERVATION_RELEASED
-
-
-def _retry_after_s(response: httpx.Response) -> float:
-    value = response.headers["retry-after"]
-    return min(float(value), RETRY_AFTER_S_MAX) if value.isascii() and value.isdigit() else 0.0
+    def _note(self, purchase: Purchase, sent: SentPayment, response: httpx.Response, charged: int | None) -> None:
+        """Tell the caller what the request cost, and remember what is free."""
+        if says_free(response, charged):
+            self._prices.ask_next(purchase.origin, purchase.method, purchase.target)
+        elif charged:
+            self._prices.was_taken(purchase.origin, purchase.method, purchase.target, sent.offer)
+        receipt = read_receipt(response)
+        response.extensions["payment"] = Receipt(
+            SCHEME_EXACT if sent.valid_before else SCHEME_DEFERRED,
+            sent.offer,
+            sent.amount,
+            charged,
+            format_payment_id(sent.payment_id),
+            receipt.transaction if receipt is not None and sent.valid_before else "",
+        )

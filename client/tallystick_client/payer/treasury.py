@@ -308,11 +308,12 @@ class Treasury:
         """What the payer holds of the account's token, as the aggregator tells; None where it does not."""
         client = self._clients[operator]
         try:
-            return await self._retry(lambda: client.balance(account))
+            balance = await self._retry(lambda: client.balance(account.config))
         except Refused as refused:
             if refused.reason is not Reason.OVERLOADED:
                 raise
             return None  # strangers who ask for balances must not keep others from depositing
+        return balance.amount if balance is not None else None
 
     async def _land(self, account: Account, operator: Operator, token: Token, deposit: Deposit) -> None:
         client = self._clients[operator]

@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple, Self, get_args
 
 from tallystick.errors import MalformedError, TallystickError
+from tallystick.hexadecimal import checksum
 from tallystick.keys import load_signer
 from tallystick.quantities import PaymentId
 from tallystick.reasons import Reason
@@ -36,6 +37,7 @@ from tallystick_client.payer.lines import Lines
 from tallystick_client.payer.offers import Offer, choose
 from tallystick_client.payer.operators import Operator, Token
 from tallystick_client.payer.reconcile import Reconciled, Reconciler
+from tallystick_client.payer.remedies import Remedies
 from tallystick_client.payer.remote import RemoteWallet
 from tallystick_client.payer.rows import Account
 from tallystick_client.payer.spend_keys import KEY_TTL_S, SELF, SpendKeys
@@ -48,20 +50,10 @@ FLUSH_EVERY_S: Final = 1.0
 """How often the book on disk is brought up to date with what was charged; until then it counts as granted."""
 RECONCILE_EVERY_S: Final = 600.0
 
-REGISTER_AGAIN: Final = frozenset(
-    {
-        Reason.SPEND_KEY_UNKNOWN,
-        Reason.SPEND_KEY_EXPIRED,
-        Reason.SPEND_KEY_REVOKED,
-        Reason.SPEND_KEY_EXHAUSTED,
-        Reason.SPEND_KEY_REQUIRED,
-    }
-)
-"""Refusals after which a new spend key is registered."""
-COMPARE_BOOKS: Final = frozenset(
-    {Reason.INSUFFICIENT_CEILING, Reason.INSUFFICIENT_FUNDS, Reason.VOUCHER_USED, Reason.ACCOUNT_UNKNOWN}
-)
-"""Refusals after which the book is compared with the aggregator's."""
+FORGET_KEYS_S: Final = 3.0
+"""How long closing waits for the aggregators to revoke the wallet's own keys."""
+WORKER_KEY_SPARED_S: Final = 3_600.0
+"""How old a worker's key has to be to be replaced for what the worker returned, where nobody lacks it."""
 
 _log = logging.getLogger("tallystick.payer")
 
@@ -77,6 +69,7 @@ class Desk:
     keys: SpendKeys
     exact: ExactPayer
     reconciler: Reconciler
+    remedies: Remedies
     budgets: Budgets
     allow_exact: bool
     max_headroom: int
@@ -85,17 +78,6 @@ class Desk:
         """Whether there is, or may be, a deposit to pay from."""
         account = self.treasury.known_account(operator, token)
         return self.treasury.may_open() or (account is not None and account.unspent > 0)
-
-    async def remedy(self, operator: Operator, token: Token, holder: str, reason: Reason) -> bool:
-        """Do what can be done about a refusal that a holder of grants met; whether it may try again."""
-        account = self.treasury.known_account(operator, token)
-        if account is None or reason not in REGISTER_AGAIN | COMPARE_BOOKS:
-            return False
-        if reason in REGISTER_AGAIN:
-            self.keys.drop(account, holder)
-        else:
-            await self.reconciler.reconcile(account, operator)
-        return True
 
 
 class RefundedAccount(NamedTuple):
@@ -138,8 +120,11 @@ class Wallet:
             store, signer, self._clients, self._treasury, self._keys, budgets, proof=proof, clock=clock
         )
         self._lines = Lines(self._book, self._teller, signer, max_headroom, clock)
-        self._exact = ExactPayer(store, signer, self._teller, clock)
+        self._exact = ExactPayer(store, signer, self._clients, self._teller, clock)
         self._reconciler = Reconciler(store, self._clients, self._keys, self._lines, self._teller, clock)
+        self._remedies = Remedies(
+            self._clients, self._treasury, self._keys, self._reconciler, self._lines.retire, clock
+        )
         self._approver = Approver(self._book, self._clients, self._lines)
         self.desk = Desk(
             store=store,
@@ -149,6 +134,7 @@ class Wallet:
             keys=self._keys,
             exact=self._exact,
             reconciler=self._reconciler,
+            remedies=self._remedies,
             budgets=budgets,
             allow_exact=allow_exact,
             max_headroom=max_headroom,
@@ -229,20 +215,22 @@ class Wallet:
         return await self._lines.pay(offer.seller(host), offer.terms.amount, request_hash, payment_id)
 
     async def pay_exact(self, offer: Offer, host: str) -> ExactAuthorization:
-        """A transfer of the offer's amount. Raises BudgetExceeded, BookUnavailable."""
+        """A transfer of the offer's amount. Raises BudgetExceeded, BalanceTooLow, BookUnavailable."""
         return await self._exact.pay(offer.seller(host), offer.terms.amount, offer.accepted.max_timeout_seconds)
 
-    async def remedy(self, offer: Offer, reason: Reason) -> bool:
-        """Do what can be done about a refusal: a new spend key, or a comparison of the books.
+    def note_exact(self, nonce: bytes) -> None:
+        """A seller says that the transfer of this nonce was made: it is spent for good."""
+        self._book.exact_is_spent(nonce)
+
+    async def remedy(self, offer: Offer, reason: Reason, host: str = "", key_id: bytes = b"") -> bool:
+        """Do what can be done about a refusal at this host: a new spend key where the aggregator does not take the one
+        that proved the payment (`key_id`; empty: the present one), or a comparison of the books.
 
         Returns whether the payment is worth another try. Nothing of what the refusal says is believed: the next
         payment is made from this wallet's own book again.
         """
-        account = self._treasury.known_account(offer.operator, offer.token)
-        if account is not None and reason in REGISTER_AGAIN | COMPARE_BOOKS:
-            # What the present grants hold is not what the aggregator has; the next ones start from the compared book.
-            self._lines.retire(account.id)
-        return await self.desk.remedy(offer.operator, offer.token, SELF, reason)
+        seller = offer.seller(host or checksum(offer.terms.pay_to))
+        return await self._remedies.remedy(seller, SELF, reason, key_id, offer.terms.amount)
 
     # What a person asks.
 
@@ -286,12 +274,18 @@ class Wallet:
         return found
 
     async def reconcile(self) -> Reconciled:
-        """Learn what became of payments whose answer was lost, and of grants that a former run left open."""
+        """Learn what became of payments whose answer was lost or was only the seller's word, of grants that a former
+        run left open, and of transfers that did not land in time.
+        """
+        return await self._reconcile(spare_s=0)
+
+    async def _reconcile(self, spare_s: float = WORKER_KEY_SPARED_S) -> Reconciled:
         result = Reconciled()
         for account, operator, token in self.accounts():
             await self._treasury.resume(account, operator, token)
-            result += await self._reconciler.reconcile(account, operator)
-        return result
+            result += await self._reconciler.reconcile(account, operator, spare_s=spare_s)
+        freed = await self._exact.free_unlanded() if self._book.exact_payments else 0
+        return result + Reconciled(freed=freed)
 
     async def approve_totals(self) -> int:
         """Approve what the aggregators are about to claim; returns how many totals were approved.
@@ -315,11 +309,21 @@ class Wallet:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._teller.finish()
         self._lines.abandon()
+        await self._forget_keys()
         try:
             await self._store.close()
         finally:
             for client in self._clients.values():
                 await client.close()
+
+    async def _forget_keys(self) -> None:
+        """Revoke this run's own keys, so that they do not count against the account's limit until they expire."""
+        clients = {account.id: self._clients[operator] for account, operator, _ in self.accounts()}
+        try:
+            async with asyncio.timeout(FORGET_KEYS_S):
+                await self._keys.forget_own(clients)
+        except (TallystickError, TimeoutError) as error:
+            _log.info("spend keys of this run are not revoked, the next one does it: %s", error)
 
     async def __aenter__(self) -> Self:
         """Nothing to do: `open` did it."""
@@ -344,7 +348,8 @@ class Wallet:
         if approve_every_s:
             self._run_every(approve_every_s, self.approve_totals)
         if reconcile_every_s:
-            self._run_every(reconcile_every_s, self.reconcile, at_once=bool(self._book.accounts))
+            at_once = bool(self._book.accounts or self._book.exact_payments)
+            self._run_every(reconcile_every_s, self._reconcile, at_once=at_once)
 
     async def flush(self) -> None:
         """Bring the book on disk up to date; done every second anyway."""

@@ -14,6 +14,7 @@ from tallystick.v1 import facilitator_pb2 as facilitator
 from tallystick.v1 import wallet_pb2 as pb
 from tallystick.x402 import ExactAuthorization, Network
 from tallystick_client.payer.errors import (
+    BalanceTooLow,
     BookUnavailable,
     BudgetExceeded,
     DepositNotAllowed,
@@ -29,6 +30,7 @@ HOST_CHARS_MAX: Final = 255
 _KINDS: Final[tuple[tuple[type[TallystickError], pb.WalletProblemKind.ValueType], ...]] = (
     (BudgetExceeded, pb.WALLET_PROBLEM_KIND_BUDGET_EXCEEDED),
     (DepositNotAllowed, pb.WALLET_PROBLEM_KIND_DEPOSIT_NOT_ALLOWED),
+    (BalanceTooLow, pb.WALLET_PROBLEM_KIND_BALANCE_TOO_LOW),
     (Refused, pb.WALLET_PROBLEM_KIND_AGGREGATOR_REFUSED),
     (AggregatorUnavailable, pb.WALLET_PROBLEM_KIND_AGGREGATOR_UNAVAILABLE),
     (BookUnavailable, pb.WALLET_PROBLEM_KIND_BOOK_UNAVAILABLE),
@@ -80,6 +82,8 @@ def read_problem(problem: pb.WalletProblem) -> TallystickError:
             return BudgetExceeded(problem.budget, got, allowed, problem.decimals, problem.symbol)
         case pb.WALLET_PROBLEM_KIND_DEPOSIT_NOT_ALLOWED:
             return DepositNotAllowed(problem.message)
+        case pb.WALLET_PROBLEM_KIND_BALANCE_TOO_LOW:
+            return BalanceTooLow(problem.message)
         case pb.WALLET_PROBLEM_KIND_AGGREGATOR_REFUSED:
             return refused(problem.refusal)
         case pb.WALLET_PROBLEM_KIND_AGGREGATOR_UNAVAILABLE:

@@ -1,22 +1,25 @@
 """The workers of a served wallet: who holds which grants, and who has not been heard of for too long.
 
-A worker's word is believed as far as its grants go: what it charged, lost and returned must fit what it was given. A
-worker that is silent for longer than its lease is taken for dead: its grants are closed, what they held is unknown from
-then on, and its key is revoked before any of that is free again. If it was only slow, its next report tells it so.
+A worker's word frees nothing. What it says it was charged and lost must fit what it was given; what it says it returns
+closes its grant, is unknown from then on, and becomes free once its key is revoked and the aggregator has told what was
+charged (`settle`): it may have kept a copy. That is done when it leaves, when others lack headroom, and from time to
+time. A worker that is silent for longer than its lease is taken for dead, with the same consequences. If it was only
+slow, its next report tells it so.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from tallystick.errors import MalformedError
+from tallystick.errors import MalformedError, TallystickError
 from tallystick.reasons import Reason
 from tallystick_client.payer.errors import BudgetExceeded, DepositNotAllowed
 from tallystick_client.payer.grants import Clock
 from tallystick_client.payer.rows import Asset, GrantRow
-from tallystick_client.payer.spend_keys import SELF, LiveKey
+from tallystick_client.payer.spend_keys import SELF
 from tallystick_client.payer.teller import Allotment, Seller
 from tallystick_client.payer.wallet import Desk
 
@@ -26,6 +29,8 @@ CALL_BACK_WAIT_S: Final = 5.0
 _CALL_BACK_POLL_S: Final = 0.2
 _ANSWERS_MAX: Final = 64
 """Kept per worker, for requests whose answer was lost."""
+
+_log = logging.getLogger("tallystick.payer")
 
 
 class Reported(NamedTuple):
@@ -41,8 +46,6 @@ class Reported(NamedTuple):
 @dataclass(slots=True)
 class _Worker:
     heard_at: float
-    keys: dict[int, LiveKey | None] = field(default_factory=dict[int, "LiveKey | None"])
-    """Its grants of this run, and the key that each spends under."""
     extensions: dict[bytes, asyncio.Task[Allotment]] = field(default_factory=dict[bytes, asyncio.Task[Allotment]])
 
     @property
@@ -105,8 +108,8 @@ class Workers:
 
         Raises ValueError on totals that do not fit what the grant was given.
         """
-        worker = self._worker(holder)
-        closed = [report.grant_id for report in reports if not self._enter(holder, worker, report)]
+        self._worker(holder)
+        closed = [report.grant_id for report in reports if not self._enter(holder, report)]
         if is_leaving:
             self._bury(holder)
         return closed
@@ -120,9 +123,32 @@ class Workers:
         """Whether workers should return what nobody is using."""
         return self._monotonic() < self._called_back_until
 
-    async def remedy(self, holder: str, seller: Seller, reason: Reason) -> bool:
+    async def remedy(self, holder: str, seller: Seller, reason: Reason, key_id: bytes, amount: int) -> bool:
         """Do what can be done about a refusal that a worker met."""
-        return await self._desk.remedy(seller.operator, seller.token, holder, reason)
+        return await self._desk.remedies.remedy(seller, holder, reason, key_id, amount)
+
+    async def settle(self, asset: Asset | None = None) -> None:
+        """Have the keys revoked that no worker uses any more, and learn what of their headroom is free.
+
+        `asset`: somebody lacks headroom in this one. Then the keys of all that returned some are revoked, though they
+        pay under them elsewhere: such a payment that is refused is paid again under a new key. An aggregator that does
+        not answer is logged.
+        """
+        for account in list(self._book.accounts.values()):
+            operator = self._desk.treasury.operator_of(account)
+            if operator is None or asset not in {None, account.asset}:
+                continue
+            holders = self._holders_of_returned(account.id)
+            if asset is not None:
+                for row in self._open_rows():
+                    if row.holder in holders and self._book.channels[row.channel_id].account_id == account.id:
+                        self._book.close(row, int(self._clock()))
+            if not holders and (asset is not None or not self._desk.keys.has_unused(account)):
+                continue
+            try:
+                await self._desk.reconciler.reconcile(account, operator)
+            except TallystickError as error:
+                _log.warning("what workers returned is not free yet: %s", error)
 
     def bury_the_dead(self) -> int:
         """Close the grants of workers whose lease has run out; returns how many workers that were."""
@@ -148,26 +174,23 @@ class Workers:
                 # Workers may hold what nobody is using: they are asked for it with their next report.
                 if self._monotonic() >= give_up_at or not self._is_held_elsewhere(grant_id, seller.asset):
                     raise
+                await self.settle(seller.asset)
                 await asyncio.sleep(_CALL_BACK_POLL_S)
             else:
-                self._worker(holder).keys[allotment.row.id] = allotment.key
                 return allotment
 
-    def _enter(self, holder: str, worker: _Worker, report: Reported) -> bool:
+    def _enter(self, holder: str, report: Reported) -> bool:
         """Whether the grant is still the worker's to spend from."""
         row = self._book.grants.get(report.grant_id)
         if row is None or row.holder != holder or row.closed_at:
             return False
         # An older report that arrives late has nothing new to say.
         self._book.report(row, max(row.charged, report.charged), max(row.unknown, report.unknown))
-        key = worker.keys.get(row.id)
-        if report.returned > row.returned:
-            self._desk.teller.give_back(row, report.returned - row.returned, key)
-        if report.is_final:
-            # The worker holds nothing of it any more: what it does not account for never reached it.
-            self._desk.teller.give_back(row, row.open, key)
+        if report.returned > row.open:
+            raise ValueError(f"grant {row.id}: {report.returned} cannot be returned of {row.open} open")
+        if report.is_final or 0 < row.open <= report.returned:
+            # It says that it holds nothing of it any more.
             self._book.close(row, int(self._clock()))
-            worker.keys.pop(report.grant_id, None)
             return False
         return True
 
@@ -183,7 +206,21 @@ class Workers:
         self._called_back_until = self._monotonic() + self._call_back_wait_s
 
     def _is_held_elsewhere(self, grant_id: int, asset: Asset) -> bool:
-        return any(row.open and row.asset == asset and row.id != grant_id for row in self._open_rows())
+        return any(
+            (row.open or row.unknown) and row.asset == asset and row.id != grant_id and row.holder != SELF
+            for row in self._book.grants.values()
+        )
+
+    def _holders_of_returned(self, account_id: bytes) -> set[str]:
+        """The workers whose closed grants hold what nobody else may use yet."""
+        return {
+            row.holder
+            for row in self._book.grants.values()
+            if row.closed_at
+            and row.unknown
+            and row.holder != SELF
+            and self._book.channels[row.channel_id].account_id == account_id
+        }
 
     def _open_rows(self) -> list[GrantRow]:
         return [row for row in self._book.grants.values() if row.holder != SELF and not row.closed_at]

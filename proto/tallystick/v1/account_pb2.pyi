@@ -116,6 +116,7 @@ class GetBalanceRequest(_message.Message):
     NETWORK_FIELD_NUMBER: _builtins.int
     ACCOUNT_FIELD_NUMBER: _builtins.int
     AUTHORIZATION_FIELD_NUMBER: _builtins.int
+    NONCES_FIELD_NUMBER: _builtins.int
     network: _builtins.str
     @_builtins.property
     def account(self) -> _common_pb2.ChannelConfig:
@@ -123,16 +124,21 @@ class GetBalanceRequest(_message.Message):
 
     @_builtins.property
     def authorization(self) -> Global___CallAuthorization: ...
+    @_builtins.property
+    def nonces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Nonces of ERC-3009 authorizations of the payer, 32 bytes each, at most 16: which of them were used?"""
+
     def __init__(
         self,
         *,
         network: _builtins.str = ...,
         account: _common_pb2.ChannelConfig | None = ...,
         authorization: Global___CallAuthorization | None = ...,
+        nonces: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "authorization", b"authorization"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "authorization", b"authorization", "network", b"network"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "authorization", b"authorization", "network", b"network", "nonces", b"nonces"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -144,19 +150,33 @@ class GetBalanceResponse(_message.Message):
 
     REFUSAL_FIELD_NUMBER: _builtins.int
     BALANCE_FIELD_NUMBER: _builtins.int
+    NONCES_USED_FIELD_NUMBER: _builtins.int
+    NONCES_AT_FIELD_NUMBER: _builtins.int
     balance: _builtins.bytes
     """2**128 - 1 where it is more."""
+    nonces_at: _builtins.int
+    """The time of that block, in seconds since the epoch: an authorization that had expired by then and was not used never
+    will be.
+    """
     @_builtins.property
     def refusal(self) -> _common_pb2.Refusal: ...
+    @_builtins.property
+    def nonces_used(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
+        """For each of the request's `nonces`, whether it was used or cancelled, at a block that is as deep as a deposit has to
+        be. Empty from an aggregator of a version that does not tell.
+        """
+
     def __init__(
         self,
         *,
         refusal: _common_pb2.Refusal | None = ...,
         balance: _builtins.bytes = ...,
+        nonces_used: _abc.Iterable[_builtins.bool] | None = ...,
+        nonces_at: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["refusal", b"refusal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "refusal", b"refusal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "nonces_at", b"nonces_at", "nonces_used", b"nonces_used", "refusal", b"refusal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

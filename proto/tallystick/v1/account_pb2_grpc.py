@@ -122,7 +122,7 @@ class AccountServiceServicer:
 
     def RegisterSpendKey(self, request, context):
         """Signed: RegisterSpendKey(bytes32 accountId,bytes32 keyId,bytes32 keyHash,uint128 cap,uint64 expiresAt,uint64 deadline).
-        From the first spend key on, the account takes spend proofs only.
+        From the first spend key on, the account takes spend proofs only. The same key again with a higher cap raises it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

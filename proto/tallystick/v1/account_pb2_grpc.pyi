@@ -52,7 +52,7 @@ class AccountServiceStub:
     """
     RegisterSpendKey: _grpc.UnaryUnaryMultiCallable[_account_pb2.RegisterSpendKeyRequest, _account_pb2.RegisterSpendKeyResponse]
     """Signed: RegisterSpendKey(bytes32 accountId,bytes32 keyId,bytes32 keyHash,uint128 cap,uint64 expiresAt,uint64 deadline).
-    From the first spend key on, the account takes spend proofs only.
+    From the first spend key on, the account takes spend proofs only. The same key again with a higher cap raises it.
     """
     RevokeSpendKey: _grpc.UnaryUnaryMultiCallable[_account_pb2.RevokeSpendKeyRequest, _account_pb2.RevokeSpendKeyResponse]
     """Signed: RevokeSpendKey(bytes32 accountId,bytes32 keyId,uint64 deadline). Final, and at once."""
@@ -90,7 +90,7 @@ class AccountServiceAsyncStub(AccountServiceStub):
     """
     RegisterSpendKey: _aio.UnaryUnaryMultiCallable[_account_pb2.RegisterSpendKeyRequest, _account_pb2.RegisterSpendKeyResponse]  # type: ignore[assignment]
     """Signed: RegisterSpendKey(bytes32 accountId,bytes32 keyId,bytes32 keyHash,uint128 cap,uint64 expiresAt,uint64 deadline).
-    From the first spend key on, the account takes spend proofs only.
+    From the first spend key on, the account takes spend proofs only. The same key again with a higher cap raises it.
     """
     RevokeSpendKey: _aio.UnaryUnaryMultiCallable[_account_pb2.RevokeSpendKeyRequest, _account_pb2.RevokeSpendKeyResponse]  # type: ignore[assignment]
     """Signed: RevokeSpendKey(bytes32 accountId,bytes32 keyId,uint64 deadline). Final, and at once."""
@@ -155,7 +155,7 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_account_pb2.RegisterSpendKeyResponse, _abc.Awaitable[_account_pb2.RegisterSpendKeyResponse]]:
         """Signed: RegisterSpendKey(bytes32 accountId,bytes32 keyId,bytes32 keyHash,uint128 cap,uint64 expiresAt,uint64 deadline).
-        From the first spend key on, the account takes spend proofs only.
+        From the first spend key on, the account takes spend proofs only. The same key again with a higher cap raises it.
         """
 
     @_abc_1.abstractmethod

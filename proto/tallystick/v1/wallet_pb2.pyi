@@ -34,6 +34,7 @@ class _WalletProblemKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Wal
     WALLET_PROBLEM_KIND_AGGREGATOR_UNAVAILABLE: _WalletProblemKind.ValueType  # 4
     WALLET_PROBLEM_KIND_BOOK_UNAVAILABLE: _WalletProblemKind.ValueType  # 5
     WALLET_PROBLEM_KIND_OFFER_NOT_ALLOWED: _WalletProblemKind.ValueType  # 6
+    WALLET_PROBLEM_KIND_BALANCE_TOO_LOW: _WalletProblemKind.ValueType  # 7
 
 class WalletProblemKind(_WalletProblemKind, metaclass=_WalletProblemKindEnumTypeWrapper): ...
 
@@ -44,6 +45,7 @@ WALLET_PROBLEM_KIND_AGGREGATOR_REFUSED: WalletProblemKind.ValueType  # 3
 WALLET_PROBLEM_KIND_AGGREGATOR_UNAVAILABLE: WalletProblemKind.ValueType  # 4
 WALLET_PROBLEM_KIND_BOOK_UNAVAILABLE: WalletProblemKind.ValueType  # 5
 WALLET_PROBLEM_KIND_OFFER_NOT_ALLOWED: WalletProblemKind.ValueType  # 6
+WALLET_PROBLEM_KIND_BALANCE_TOO_LOW: WalletProblemKind.ValueType  # 7
 Global___WalletProblemKind: _TypeAlias = WalletProblemKind  # noqa: Y015
 
 @_typing.final
@@ -198,7 +200,9 @@ class GrantReport(_message.Message):
     charged: _builtins.bytes
     unknown: _builtins.bytes
     returned: _builtins.bytes
-    """Headroom that the worker will not spend."""
+    """Headroom that the worker will not spend. Where that is all it had, the grant is closed; others get it once the
+    worker's key is revoked.
+    """
     is_final: _builtins.bool
     """The worker holds nothing of this grant any more, and no payment of it is under way."""
     def __init__(
@@ -314,21 +318,27 @@ class ReportRequest(_message.Message):
     WORKER_ID_FIELD_NUMBER: _builtins.int
     REPORTS_FIELD_NUMBER: _builtins.int
     IS_LEAVING_FIELD_NUMBER: _builtins.int
+    TRANSFERRED_NONCES_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.bytes
     is_leaving: _builtins.bool
     """The worker is going away."""
     @_builtins.property
     def reports(self) -> _containers.RepeatedCompositeFieldContainer[Global___GrantReport]: ...
+    @_builtins.property
+    def transferred_nonces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Token nonces of transfers that sellers told to have been made: they are spent for good."""
+
     def __init__(
         self,
         *,
         worker_id: _builtins.bytes = ...,
         reports: _abc.Iterable[Global___GrantReport] | None = ...,
         is_leaving: _builtins.bool = ...,
+        transferred_nonces: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_leaving", b"is_leaving", "reports", b"reports", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_leaving", b"is_leaving", "reports", b"reports", "transferred_nonces", b"transferred_nonces", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -428,8 +438,13 @@ class RemedyRequest(_message.Message):
     PAYEE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     REPORTS_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.bytes
     reason: _common_pb2.Reason.ValueType
+    key_id: _builtins.bytes
+    """The spend key that proved the refused payment, and the payment's amount."""
+    amount: _builtins.bytes
     @_builtins.property
     def payee(self) -> Global___Payee: ...
     @_builtins.property
@@ -441,10 +456,12 @@ class RemedyRequest(_message.Message):
         payee: Global___Payee | None = ...,
         reason: _common_pb2.Reason.ValueType = ...,
         reports: _abc.Iterable[Global___GrantReport] | None = ...,
+        key_id: _builtins.bytes = ...,
+        amount: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["payee", b"payee"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["payee", b"payee", "reason", b"reason", "reports", b"reports", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "key_id", b"key_id", "payee", b"payee", "reason", b"reason", "reports", b"reports", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

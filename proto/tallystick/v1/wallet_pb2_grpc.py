@@ -105,7 +105,8 @@ class WalletServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Remedy(self, request, context):
-        """Does what can be done about a refusal: a new spend key for the worker, or a comparison of the books.
+        """Does what can be done about a refusal: a new spend key for the worker, where the aggregator does not take the one it
+        has, or a comparison of the books.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

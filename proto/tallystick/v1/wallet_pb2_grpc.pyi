@@ -48,7 +48,9 @@ class WalletServiceStub:
     PayExact: _grpc.UnaryUnaryMultiCallable[_wallet_pb2.PayExactRequest, _wallet_pb2.PayExactResponse]
     """Signs a transfer for a seller that is paid without a deposit."""
     Remedy: _grpc.UnaryUnaryMultiCallable[_wallet_pb2.RemedyRequest, _wallet_pb2.RemedyResponse]
-    """Does what can be done about a refusal: a new spend key for the worker, or a comparison of the books."""
+    """Does what can be done about a refusal: a new spend key for the worker, where the aggregator does not take the one it
+    has, or a comparison of the books.
+    """
 
 @_typing.type_check_only
 class WalletServiceAsyncStub(WalletServiceStub):
@@ -70,7 +72,9 @@ class WalletServiceAsyncStub(WalletServiceStub):
     PayExact: _aio.UnaryUnaryMultiCallable[_wallet_pb2.PayExactRequest, _wallet_pb2.PayExactResponse]  # type: ignore[assignment]
     """Signs a transfer for a seller that is paid without a deposit."""
     Remedy: _aio.UnaryUnaryMultiCallable[_wallet_pb2.RemedyRequest, _wallet_pb2.RemedyResponse]  # type: ignore[assignment]
-    """Does what can be done about a refusal: a new spend key for the worker, or a comparison of the books."""
+    """Does what can be done about a refusal: a new spend key for the worker, where the aggregator does not take the one it
+    has, or a comparison of the books.
+    """
 
 class WalletServiceServicer(metaclass=_abc_1.ABCMeta):
     """One payer's wallet, served to its own workers: fifty machines share one deposit, one book and one budget.
@@ -119,6 +123,8 @@ class WalletServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _wallet_pb2.RemedyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_wallet_pb2.RemedyResponse, _abc.Awaitable[_wallet_pb2.RemedyResponse]]:
-        """Does what can be done about a refusal: a new spend key for the worker, or a comparison of the books."""
+        """Does what can be done about a refusal: a new spend key for the worker, where the aggregator does not take the one it
+        has, or a comparison of the books.
+        """
 
 def add_WalletServiceServicer_to_server(servicer: WalletServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -182,13 +182,34 @@ async def test_an_unknown_scheme_is_refused_by_name(edge: Edge) -> None:
 # Accounts.
 
 
+async def test_x10_a_payer_hears_which_of_its_authorizations_were_used(edge: Edge) -> None:
+    edge.market.chain.balances[ALICE.signer.address] = 1_000
+    transfer = transfer_of(ALICE)
+    settled = await edge.facilitator.Settle(
+        facilitator_pb2.SettleRequest(terms=terms_of("exact"), exact=exact_of(transfer)), metadata=edge.news
+    )
+    assert settled.success
+    request = account_pb2.GetBalanceRequest(
+        network=NETWORK,
+        account=config_of(ALICE.config),
+        authorization=authorization_of(signed(ALICE, eip712.hash_read_account(ALICE.account_id, NOW_S + 60))),
+        nonces=[transfer.nonce, bytes(32)],
+    )
+    told = await edge.accounts.GetBalance(request)
+    assert list(told.nonces_used) == [True, False]
+    assert told.nonces_at > 0
+    request.nonces.extend([bytes(32)] * 15)
+    error = await refused(edge.accounts.GetBalance(request))
+    assert (error.code(), "at most 16" in (error.details() or "")) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+
+
 async def test_a_payers_whole_life_over_the_wire(edge: Edge) -> None:
     edge.market.chain.balances[ALICE.signer.address] = 10_000
     read = authorization_of(signed(ALICE, eip712.hash_read_account(ALICE.account_id, NOW_S + 60)))
     held = await edge.accounts.GetBalance(
         account_pb2.GetBalanceRequest(network=NETWORK, account=config_of(ALICE.config), authorization=read)
     )
-    assert decode_amount(held.balance, "") == 10_000
+    assert (decode_amount(held.balance, ""), list(held.nonces_used)) == (10_000, [])
 
     deposit = deposit_of(ALICE, 5_000)
     request = account_pb2.DepositRequest(

@@ -166,7 +166,7 @@ def test_registering_the_same_key_again_answers_alike_and_keeps_what_was_spent(
     assert again.spent == 60
 
 
-@pytest.mark.parametrize("change", [{"secret": bytes(32)}, {"cap": 101}, {"expires_at": NOW_S + 61}])
+@pytest.mark.parametrize("change", [{"secret": bytes(32)}, {"cap": 99}, {"expires_at": NOW_S + 61}])
 def test_a_taken_key_id_is_refused_to_other_terms(
     books: PureLedger, alice: Payer, key: SpendKey, change: dict[str, int]
 ) -> None:
@@ -187,16 +187,45 @@ def test_a_key_that_has_expired_already_is_not_registered(books: PureLedger, ali
     assert reason_of(books.register(alice, alice.spend_key(9, expires_at=NOW_S))) is Reason.SPEND_KEY_EXPIRED
 
 
-def test_keys_per_account_are_limited_until_they_expire(books: PureLedger, alice: Payer, key: SpendKey) -> None:
+def test_keys_per_account_are_limited_until_they_expire(books: PureLedger, alice: Payer) -> None:
     books.register(alice, alice.spend_key(1, expires_at=NOW_S + 10))
     books.register(alice, alice.spend_key(2))
     assert reason_of(books.register(alice, alice.spend_key(3))) is Reason.SPEND_KEY_LIMIT
 
-    books.revoke(alice, key)
-    assert reason_of(books.register(alice, alice.spend_key(3))) is Reason.SPEND_KEY_LIMIT, "taking back makes no room"
-
     books.now_ms += 10_000
     assert isinstance(books.register(alice, alice.spend_key(3)), SpendKey)
+
+
+def test_w2_revoked_keys_do_not_count_against_the_limit(books: PureLedger, alice: Payer, key: SpendKey) -> None:
+    for number in range(1, 4 * books.rules.spend_keys_per_account_max):
+        books.revoke(alice, key)
+        key = alice.spend_key(number)
+        assert isinstance(books.register(alice, key), SpendKey)
+
+
+def test_w4_a_keys_cap_is_raised_by_its_payer_and_what_it_spent_stands(
+    books: PureLedger, alice: Payer, key: SpendKey
+) -> None:
+    books.charge(by_key(alice, key, 1, 100, ceiling=1_000))
+    assert reason_of(books.charge(by_key(alice, key, 2, 1))) is Reason.SPEND_KEY_EXHAUSTED
+
+    raised = books.register(alice, replace(key, cap=150))
+
+    assert isinstance(raised, SpendKey)
+    assert (raised.cap, raised.spent) == (150, 100)
+    assert isinstance(books.charge(by_key(alice, key, 3, 50)), Accepted)
+    assert reason_of(books.charge(by_key(alice, key, 4, 1))) is Reason.SPEND_KEY_EXHAUSTED
+    assert books.replayed() == books.ledger
+
+
+def test_w4_a_revoked_or_expired_key_is_not_raised(books: PureLedger, alice: Payer, key: SpendKey) -> None:
+    books.revoke(alice, key)
+    assert reason_of(books.register(alice, replace(key, cap=150))) is Reason.SPEND_KEY_REVOKED
+
+    short = alice.spend_key(1, expires_at=NOW_S + 10)
+    books.register(alice, short)
+    books.now_ms += 10_000
+    assert reason_of(books.register(alice, replace(short, cap=short.cap + 1))) is Reason.SPEND_KEY_EXPIRED
 
 
 def test_a_key_needs_an_account(books: PureLedger) -> None:

@@ -44,6 +44,7 @@ from tallystick.x402 import (
     SettleResponse,
     decode_header,
     encode_header,
+    pay_ahead_extension,
     payment_identifier_declaration,
     read_deferred,
     read_exact,
@@ -111,7 +112,9 @@ class FakeAggregator(account_pb2_grpc.AccountServiceServicer):
     makes them wait.
 
     `salts`: of all deposits that came, refused ones too. `retention_s`: 0 is an aggregator that does not tell it.
-    `balance`: what each payer holds; None is an aggregator of before GetBalance, whose payers hold enough.
+    `balance`: what each payer holds; None is an aggregator of before GetBalance, whose payers hold enough. `landed`:
+    the nonces of transfers on chain. `keys_max`: live spend keys of an account. `raises_caps`, `tells_nonces`: false
+    for an older version.
     """
 
     def __init__(self) -> None:
@@ -124,6 +127,9 @@ class FakeAggregator(account_pb2_grpc.AccountServiceServicer):
         self.delay_s: float = 0
         self.retention_s = 172_800
         self.balance: int | None = 10**12
+        self.landed: set[bytes] = set()
+        self.keys_max = 1_024
+        self.raises_caps = self.tells_nonces = True
         self.propose: Callable[[Account], list[tuple[bytes, int]]] = propose_charged
         self.target = ""
         self.clock: Callable[[], float] = time.time
@@ -249,7 +255,10 @@ class FakeAggregator(account_pb2_grpc.AccountServiceServicer):
         if refusal is not None:
             return pb.GetBalanceResponse(refusal=refusal)
         await self._leave("GetBalance", context)
-        return pb.GetBalanceResponse(balance=encode_amount(self.balance))
+        used = [nonce in self.landed for nonce in request.nonces] if self.tells_nonces else []
+        return pb.GetBalanceResponse(
+            balance=encode_amount(self.balance), nonces_used=used, nonces_at=int(self.clock()) if used else 0
+        )
 
     def _move(self, amount: int) -> None:
         if self.balance is not None:
@@ -274,7 +283,13 @@ class FakeAggregator(account_pb2_grpc.AccountServiceServicer):
             channels=[write_totals(id_, channel) for id_, channel in page],
             more=len(later) > len(page),
             spend_keys=[
-                pb.SpendKeyState(key_id=id_, cap=encode_amount(key.cap), spent=encode_amount(key.spent))
+                pb.SpendKeyState(
+                    key_id=id_,
+                    cap=encode_amount(key.cap),
+                    spent=encode_amount(key.spent),
+                    expires_at=key.expires_at,
+                    revoked=key.revoked,
+                )
                 for id_, key in account.keys.items()
             ],
             payment_id_retention_s=self.retention_s,
@@ -295,7 +310,16 @@ class FakeAggregator(account_pb2_grpc.AccountServiceServicer):
         refusal = await self._enter("RegisterSpendKey")
         if refusal is not None:
             return pb.RegisterSpendKeyResponse(refusal=refusal)
-        account.keys[request.key_id] = Key(request.secret, cap, request.expires_at)
+        known = account.keys.get(request.key_id)
+        if known is not None and (known.revoked or not self.raises_caps):
+            reason = Reason.SPEND_KEY_REVOKED if known.revoked else Reason.SPEND_KEY_CONFLICT
+            return pb.RegisterSpendKeyResponse(refusal=refuse(reason))
+        if known is not None:
+            known.cap = max(known.cap, cap)
+        elif sum(not key.revoked for key in account.keys.values()) >= self.keys_max:
+            return pb.RegisterSpendKeyResponse(refusal=refuse(Reason.SPEND_KEY_LIMIT))
+        else:
+            account.keys[request.key_id] = Key(request.secret, cap, request.expires_at)
         await self._leave("RegisterSpendKey", context)
         return pb.RegisterSpendKeyResponse()
 
@@ -452,6 +476,8 @@ class FakeSeller(httpx.AsyncBaseTransport):
     in_flight: int = 0
     in_flight_max: int = 0
     charge_less: int = 0
+    pattern: str = "/*"
+    """Where it publishes that the price holds; empty: nowhere."""
 
     def receiver(self, host: str) -> bytes:
         return eip712.keccak256(host.encode())[:20]
@@ -479,7 +505,8 @@ class FakeSeller(httpx.AsyncBaseTransport):
         return PaymentRequired(
             error=error,
             accepts=[self.offer(scheme, host, self.price_of(request)) for scheme in self.schemes],
-            extensions={PAYMENT_IDENTIFIER: payment_identifier_declaration()},
+            extensions={PAYMENT_IDENTIFIER: payment_identifier_declaration()}
+            | (pay_ahead_extension(self.pattern, None) if self.pattern else {}),
         )
 
     def offer(self, scheme: str, host: str, amount: int) -> PaymentRequirements:
@@ -550,6 +577,7 @@ class FakeSeller(httpx.AsyncBaseTransport):
         assert recover(eip712.digest(TOKEN_DOMAIN, struct_hash), authorization.signature) == authorization.from_
         assert authorization.valid_after < time.time() < authorization.valid_before
         self.exact.append(authorization)
+        self.aggregator.landed.add(authorization.nonce)
         self.served += 1
         settled = SettleResponse(success=True, transaction="0x" + "ab" * 32, network=message.accepted.network)
         return httpx.Response(200, headers={PAYMENT_RESPONSE_HEADER: encode_header(settled)}, text="page")

@@ -1,6 +1,7 @@
 """The book's equation holds whatever happens, on disk as in memory; and what the transport remembers stays small."""
 
 import asyncio
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from payer_fakes import DOMAIN, PRICE, FakeSeller, Steps, make_operator
 
 from tallystick.channels import account_id, channel_id
-from tallystick.x402 import PaymentRequired
+from tallystick.patterns import Pattern
+from tallystick.x402 import PayAhead, PaymentRequired
 from tallystick_client.payer.book import Book
 from tallystick_client.payer.offers import Offer, choose
+from tallystick_client.payer.prices import ORIGINS_MAX, PATTERNS_MAX, TARGETS_MAX, Prices, Recent
 from tallystick_client.payer.rows import Account, Asset, Channel, ExactPayment, GrantRow
 from tallystick_client.payer.store import Store
-from tallystick_client.payer.terms import ORIGINS_MAX, PATHS_MAX, Recent, Terms
 
 OPERATOR = make_operator("127.0.0.1:1")
 ASSET = Asset(str(OPERATOR.network), OPERATOR.tokens[0].token)
@@ -37,7 +39,7 @@ class BookMachine(RuleBasedStateMachine):
         account = opened_account()
         self.book.add(account)
         self.highest: dict[bytes, int] = {}
-        self.exact = 0
+        self.exact = self.transfers = 0
         for number in range(3):
             config = CONFIG.channel(bytes([number + 1] * 20))
             self.book.add(Channel(channel_id(DOMAIN, config), account.id, config, f"host{number}"))
@@ -100,9 +102,22 @@ class BookMachine(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 2), amount=amounts, day=st.integers(0, 2))
     def pay_by_exact(self, number: int, amount: int, day: int) -> None:
-        nonce = self.exact.to_bytes(32, "big")
-        self.book.spend_exact(ExactPayment(nonce, ASSET, f"host{number}", amount, 1), day)
+        self.transfers += 1
+        nonce = self.transfers.to_bytes(32, "big")
+        self.book.spend_exact(ExactPayment(nonce, ASSET, f"host{number}", amount, 1, day))
         self.exact += amount
+
+    @precondition(lambda self: self.book.exact_payments)
+    @rule(number=st.integers(0, 99), landed=st.booleans())
+    def end_exact(self, number: int, *, landed: bool) -> None:
+        payments = list(self.book.exact_payments.values())
+        payment = payments[number % len(payments)]
+        if landed:
+            self.book.exact_is_spent(payment.nonce)
+        else:
+            self.book.free_exact(payment.nonce)
+            self.exact -= payment.amount
+        assert payment.nonce not in self.book.exact_payments
 
     @invariant()
     def the_equation_holds(self) -> None:
@@ -153,6 +168,23 @@ async def test_what_is_committed_is_read_back_as_it_was(tmp_path: Path) -> None:
     await store.close()
 
 
+async def test_x10_a_file_of_the_format_before_is_read_and_its_transfers_stay_spent(tmp_path: Path) -> None:
+    file = tmp_path / "wallet.db"
+    store = await Store.open(file, CONFIG.payer)
+    store.book.spend_exact(ExactPayment(bytes(32), ASSET, "a.example", 7, 1_000, 20_000))
+    await store.close()
+    with sqlite3.connect(file) as connection:
+        connection.execute("UPDATE meta SET value = '1' WHERE name = 'format'")
+        connection.execute("ALTER TABLE exact_payments DROP COLUMN day")
+        connection.execute("ALTER TABLE exact_payments DROP COLUMN status")
+    connection.close()
+    for _ in range(2):
+        store = await Store.open(file, CONFIG.payer)
+        assert not store.book.exact_payments
+        assert store.book.spent_by_exact(ASSET) == 7
+        await store.close()
+
+
 def test_checking_a_book_takes_time_in_proportion_to_its_channels() -> None:
     def steps(count: int) -> int:
         book, account = Book(), opened_account()
@@ -169,28 +201,62 @@ def test_checking_a_book_takes_time_in_proportion_to_its_channels() -> None:
     assert 0 < steps(200) < 5 * steps(50)
 
 
-def offer(path: str = "a.example") -> Offer:
+def offer(path: str = "a.example", amount: int = PRICE) -> Offer:
     seller = FakeSeller(None, OPERATOR)  # type: ignore[arg-type]
-    required = PaymentRequired(accepts=[seller.offer("deferred", path, PRICE)])
+    required = PaymentRequired(accepts=[seller.offer("deferred", path, amount)])
     return choose(required, [OPERATOR], can_defer=lambda *_: True)
 
 
-def test_the_newest_terms_of_an_origin_stand_for_paths_that_are_new() -> None:
-    terms = Terms()
-    assert terms.offer_for("http://a", "GET", b"/1") is None
-    terms.learn("http://a", "GET", b"/1?x=1", offer())
-    assert terms.offer_for("http://a", "GET", b"/2?y") is not None
-    assert terms.offer_for("http://b", "GET", b"/1") is None
-    terms.learn_free("http://a", "GET", b"/2")
-    assert terms.offer_for("http://a", "GET", b"/2?z") is None
+def test_w6_a_price_stands_for_its_own_target_only() -> None:
+    prices = Prices()
+    assert prices.offer_for("http://a", "GET", b"/1") is None
+    prices.learn("http://a", "GET", b"/1?x=1", offer())
+    assert prices.offer_for("http://a", "GET", b"/1?x=1") is not None
+    for method, target in (("GET", b"/1?x=2"), ("GET", b"/2"), ("POST", b"/1?x=1"), ("GET", b"/favicon.ico")):
+        assert prices.offer_for("http://a", method, target) is None
+    assert prices.offer_for("http://b", "GET", b"/1?x=1") is None
+
+
+def test_w6_a_published_price_stands_for_its_pattern_but_for_what_is_known_to_be_free() -> None:
+    prices = Prices()
+    prices.learn("http://a", "GET", b"/articles/1", offer(), PayAhead(Pattern("/articles/*"), frozenset({"GET"})))
+    assert prices.offer_for("http://a", "GET", b"/articles/2") is not None
+    for method, target in (("GET", b"/favicon.ico"), ("POST", b"/articles/2"), ("HEAD", b"/articles/2")):
+        assert prices.offer_for("http://a", method, target) is None
+    prices.ask_next("http://a", "GET", b"/articles/2")
+    assert prices.offer_for("http://a", "GET", b"/articles/2") is None
+    assert prices.offer_for("http://a", "GET", b"/articles/3") is not None
+
+
+def test_w1_a_dear_page_is_not_the_price_of_its_pattern() -> None:
+    prices, cheap, dear = Prices(), offer(), offer(amount=10**6)
+    everywhere = PayAhead(Pattern("/*"))
+    prices.learn("http://a", "GET", b"/1", cheap, everywhere)
+    for page in (b"/dear", b"/dear2"):
+        prices.learn("http://a", "GET", page, dear, everywhere)
+        prices.was_taken("http://a", "GET", b"/2", cheap)
+        assert prices.offer_for("http://a", "GET", page) == dear
+        assert prices.offer_for("http://a", "GET", b"/3") == cheap
+
+
+def test_w1_a_spike_of_the_price_is_forgotten_and_a_new_price_is_learned() -> None:
+    prices, cheap, dear = Prices(), offer(), offer(amount=10**6)
+    everywhere = PayAhead(Pattern("/*"))
+    prices.learn("http://a", "GET", b"/1", dear, everywhere)
+    assert prices.offer_for("http://a", "GET", b"/3") == dear
+    prices.learn("http://a", "GET", b"/2", cheap, everywhere)
+    assert prices.offer_for("http://a", "GET", b"/3") == cheap
+    for page in (b"/4", b"/5"):
+        prices.learn("http://a", "GET", page, dear, everywhere)
+    assert prices.offer_for("http://a", "GET", b"/3") == dear
 
 
 @pytest.mark.parametrize("target", [b"/robots.txt", b"/.well-known/security.txt"])
 def test_what_is_free_everywhere_is_never_remembered_as_paid(target: bytes) -> None:
-    terms = Terms()
-    terms.learn("http://a", "GET", b"/1", offer())
-    assert terms.offer_for("http://a", "GET", target) is None
-    assert terms.offer_for("http://a", "HEAD", b"/1") is None
+    prices = Prices()
+    prices.learn("http://a", "GET", target, offer(), PayAhead(Pattern("/*")))
+    assert prices.offer_for("http://a", "GET", target) is None
+    assert prices.offer_for("http://a", "HEAD", b"/1") is None
 
 
 def test_what_was_not_used_for_longest_is_forgotten_first() -> None:
@@ -202,12 +268,16 @@ def test_what_was_not_used_for_longest_is_forgotten_first() -> None:
     assert (recent.get(1), recent.get(2), recent.get(3), len(recent)) == ("one", None, "three", 2)
 
 
-def test_the_memory_of_terms_is_bounded() -> None:
-    terms, known = Terms(), offer()
+def test_w6_the_memory_of_prices_is_bounded() -> None:
+    prices, known = Prices(), offer()
     for number in range(ORIGINS_MAX + 50):
-        terms.learn(f"http://{number}", "GET", b"/", known)
-    for number in range(PATHS_MAX + 50):
-        terms.learn("http://last", "GET", b"/%d" % number, known)
-    origins: Any = terms._origins
+        prices.learn(f"http://{number}", "GET", b"/", known)
+    for number in range(TARGETS_MAX + 50):
+        prices.learn("http://last", "GET", b"/%d" % number, known, PayAhead(Pattern(f"/{number}/*")))
+        prices.ask_next("http://last", "GET", b"/%d/free" % number)
+    prices.learn("http://last", "GET", b"/" + b"x" * 100_000, known)
+    origins: Any = prices._origins
     assert len(origins) == ORIGINS_MAX
-    assert len(origins.get("http://last").paths) == PATHS_MAX
+    last = origins.get("http://last")
+    assert (len(last.targets), len(last.patterns)) == (TARGETS_MAX, PATTERNS_MAX)
+    assert max(len(target) for _, target in last.targets._items) <= 256

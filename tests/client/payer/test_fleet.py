@@ -132,6 +132,8 @@ async def test_a_worker_pays_by_exact_through_the_wallet(fleet: Fleet, seller: F
         with pytest.raises(BudgetExceeded, match="total"):
             await http.get("http://a.example/1")
     assert len(seller.exact) == 2
+    await worker.report()
+    assert not fleet.wallet._book.exact_payments, "its sellers have told that they are made"
 
 
 async def test_no_budget_is_exceeded_by_all_workers_together(fleet: Fleet, aggregator: FakeAggregator) -> None:

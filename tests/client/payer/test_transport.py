@@ -1,13 +1,17 @@
 """The paying transport, against sellers that behave and sellers that do not."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+from msgspec import structs
 from payer_fakes import PRICE, FakeAggregator, FakeSeller, receipt, until
 
 from tallystick.errors import MalformedError
+from tallystick.payment_ids import format_payment_id
+from tallystick.reasons import Reason
 from tallystick.x402 import (
     PAYMENT_REQUIRED_HEADER,
     PAYMENT_RESPONSE_HEADER,
@@ -17,10 +21,11 @@ from tallystick.x402 import (
     SettleResponse,
     decode_header,
     encode_header,
+    read_exact,
     read_payment_id,
 )
 from tallystick_client import Budgets, PayingTransport, Wallet
-from tallystick_client.payer.errors import BodyNotReplayable, BudgetExceeded
+from tallystick_client.payer.errors import BalanceTooLow, BodyNotReplayable, BudgetExceeded
 
 
 @pytest.fixture
@@ -259,7 +264,7 @@ async def test_a_replayed_payment_is_told_as_it_is(http: httpx.AsyncClient, sell
 async def test_an_error_without_receipt_leaves_the_payment_unknown(
     http: httpx.AsyncClient, seller: FakeSeller, wallet: Wallet, status: int
 ) -> None:
-    seller.before = [lambda _: httpx.Response(status, headers={"retry-after": "2"})]
+    seller.before = [lambda _: httpx.Response(status, headers={"retry-after": "2"})] * 4
     assert (await http.get("http://a.example/1")).status_code == status
     assert (await wallet.status()).accounts[0].unknown == PRICE
 
@@ -402,3 +407,293 @@ async def test_a_price_above_the_budget_is_not_paid(open_wallet: object, seller:
         with pytest.raises(BudgetExceeded, match="per_request"):
             await http.get("http://a.example/1")
     assert not seller.paid_requests
+
+
+# Prices, and what is free.
+
+
+async def test_w1_after_a_dear_page_every_other_page_is_read_and_paid_once(
+    open_wallet: object, seller: FakeSeller
+) -> None:
+    wallet: Wallet = await open_wallet(budgets=Budgets(per_request=PRICE))  # type: ignore[operator]
+    seller.prices = {"/dear": 1_000 * PRICE} | {f"/free/{number}": 0 for number in range(20)}
+    async with httpx.AsyncClient(transport=PayingTransport(wallet, seller)) as http:
+        assert (await http.get("http://a.example/first")).status_code == 200
+        for _ in range(2):
+            with pytest.raises(BudgetExceeded, match="per_request"):
+                await http.get("http://a.example/dear")
+        for number in range(20):
+            assert (await http.get(f"http://a.example/cheap/{number}")).text == "page"
+            assert (await http.get(f"http://a.example/free/{number}")).text == "free"
+    await wallet.reconcile()
+    (account,) = (await wallet.status()).accounts
+    assert (account.charged, account.unknown, seller.served) == (21 * PRICE, 0, 21)
+
+
+async def test_w1_a_price_that_is_refused_here_is_asked_for_again(open_wallet: object, seller: FakeSeller) -> None:
+    wallet: Wallet = await open_wallet(budgets=Budgets(per_host=3 * PRICE))  # type: ignore[operator]
+    async with httpx.AsyncClient(transport=PayingTransport(wallet, seller)) as http:
+        for number in range(3):
+            assert (await http.get(f"http://a.example/{number}")).status_code == 200
+        with pytest.raises(BudgetExceeded, match="per_host"):
+            await http.get("http://a.example/3")
+        seller.prices["/4"] = 0
+        assert (await http.get("http://a.example/4")).text == "free"
+
+
+async def test_w1_a_spike_of_the_price_is_forgotten(open_wallet: object, seller: FakeSeller) -> None:
+    wallet: Wallet = await open_wallet(budgets=Budgets(per_request=PRICE))  # type: ignore[operator]
+    async with httpx.AsyncClient(transport=PayingTransport(wallet, seller)) as http:
+        seller.price = 1_000 * PRICE
+        with pytest.raises(BudgetExceeded):
+            await http.get("http://a.example/1")
+        seller.price = PRICE
+        for number in (1, 2, 3):
+            assert (await http.get(f"http://a.example/{number}")).status_code == 200
+    assert len(seller.paid_requests) == 3
+
+
+async def test_w6_nothing_is_paid_ahead_outside_of_what_the_seller_published(
+    http: httpx.AsyncClient, seller: FakeSeller
+) -> None:
+    seller.pattern = "/articles/*"
+    await http.get("http://a.example/articles/1")
+    await http.get("http://a.example/articles/2")
+    assert len(seller.paid_requests) == 2
+    for path in ("/favicon.ico", "/other"):
+        await http.get(f"http://a.example{path}")
+        assert PAYMENT_SIGNATURE_HEADER not in seller.requests[-2].headers
+    await http.get("http://a.example/other")
+    assert (len(seller.requests), len(seller.paid_requests)) == (3 + 4 + 1, 2 + 2 + 1)
+
+
+@pytest.mark.parametrize("status", [200, 301, 404])
+async def test_p18_a_payment_that_was_not_needed_is_answered_as_free_and_not_sent_again(
+    http: httpx.AsyncClient, seller: FakeSeller, wallet: Wallet, status: int
+) -> None:
+    def free(request: httpx.Request) -> httpx.Response:
+        if PAYMENT_SIGNATURE_HEADER not in request.headers:
+            return httpx.Response(status)
+        return httpx.Response(status, headers={PAYMENT_RESPONSE_HEADER: receipt(0)})
+
+    await http.get("http://a.example/1")
+    seller.before = [free] * 300
+    for number in range(300):
+        response = await http.get(f"http://a.example/free/{number}")
+        assert (response.status_code, response.extensions["payment"].charged) == (status, 0)
+    account = (await wallet.status()).accounts[0]
+    assert (account.charged, account.unknown) == (PRICE, 0)
+    seller.prices = {"/free/7": 0}
+    await http.get("http://a.example/free/7")
+    assert PAYMENT_SIGNATURE_HEADER not in seller.requests[-1].headers
+
+
+# One receiver, one payment.
+
+
+async def test_w5_a_402_that_names_another_receiver_gets_no_second_payment(
+    http: httpx.AsyncClient, seller: FakeSeller, wallet: Wallet, aggregator: FakeAggregator
+) -> None:
+    def charged_and_elsewhere(request: httpx.Request) -> httpx.Response:
+        required = seller.required(request, "amount_mismatch: no")
+        offers = [structs.replace(offer, pay_to="0x" + "77" * 20) for offer in required.accepts]
+        return httpx.Response(
+            402, headers={PAYMENT_REQUIRED_HEADER: encode_header(structs.replace(required, accepts=offers))}
+        )
+
+    seller.after = [charged_and_elsewhere]
+    response = await http.get("http://a.example/1")
+    assert (response.status_code, len(seller.paid_requests)) == (402, 1)
+    assert aggregator.account.committed == PRICE
+    assert len((await wallet.status()).accounts[0].channels) == 1
+
+
+async def test_x6_a_payment_is_sent_again_across_503_until_it_is_taken(
+    http: httpx.AsyncClient, seller: FakeSeller, wallet: Wallet, aggregator: FakeAggregator
+) -> None:
+    seller.before = [lambda _: httpx.Response(503, headers={"retry-after": "1"})] * 2
+    assert (await http.get("http://a.example/1")).status_code == 200
+    assert (len(seller.paid_requests), len(set(payment_ids_of(seller)))) == (3, 1)
+    account = (await wallet.status()).accounts[0]
+    assert (aggregator.account.committed, account.charged, account.unknown) == (PRICE, PRICE, 0)
+
+
+@pytest.mark.parametrize("charged", [False, True])
+async def test_x6_a_callers_next_try_sends_the_same_payment(
+    http: httpx.AsyncClient, seller: FakeSeller, wallet: Wallet, aggregator: FakeAggregator, *, charged: bool
+) -> None:
+    faults = seller.after if charged else seller.before
+    faults += [lambda _: httpx.Response(503)]
+    assert (await http.get("http://a.example/1")).status_code == 503
+    assert (await http.get("http://a.example/1")).status_code == (409 if charged else 200)
+    assert len(set(payment_ids_of(seller))) == 1
+    await wallet.reconcile()
+    account = (await wallet.status()).accounts[0]
+    assert (aggregator.account.committed, account.charged, account.unknown) == (PRICE, PRICE, 0)
+    # What was charged and not served pays for nothing new; the try after it is another purchase.
+    assert (await http.get("http://a.example/1")).status_code == 200
+    assert len(set(payment_ids_of(seller))) == 2
+
+
+async def test_x6_a_try_after_the_key_was_revoked_is_paid_again_under_the_same_id(
+    http: httpx.AsyncClient, seller: FakeSeller, wallet: Wallet, aggregator: FakeAggregator
+) -> None:
+    seller.before = [lambda _: httpx.Response(500)]
+    assert (await http.get("http://a.example/1")).status_code == 500
+    await wallet.reconcile()
+    assert (await wallet.status()).accounts[0].unknown == 0
+    assert (await http.get("http://a.example/1")).status_code == 200
+    first, second, third = payment_ids_of(seller)
+    assert first == second == third
+    assert aggregator.account.committed == PRICE
+
+
+async def test_x6_another_request_gets_another_payment(http: httpx.AsyncClient, seller: FakeSeller) -> None:
+    seller.before = [lambda _: httpx.Response(503)]
+    await http.post("http://a.example/1", content=b"one")
+    assert (await http.post("http://a.example/1", content=b"two")).status_code == 200
+    assert len(set(payment_ids_of(seller))) == 2
+
+
+class Pauses:
+    """A clock that only sleeping moves."""
+
+    def __init__(self, now_s: float = 0) -> None:
+        self.now_s = now_s
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    async def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("status", [409, 503])
+async def test_x4_an_exact_payment_that_is_under_way_is_asked_for_until_its_time_is_over(
+    open_wallet: object, seller: FakeSeller, status: int
+) -> None:
+    wallet: Wallet = await open_wallet(deposit=None)  # type: ignore[operator]
+    pending = httpx.Response(status, headers={"retry-after": "2"}, json={"error": "payment_pending"})
+    clock = Pauses()
+    transport = PayingTransport(wallet, seller, sleep=clock.sleep, monotonic=clock)
+    async with httpx.AsyncClient(transport=transport, timeout=5) as http:
+        seller.before = [lambda _: pending] * 20
+        assert (await http.get("http://a.example/1")).status_code == 200
+        assert 40 <= clock.now_s < 60
+        seller.before = [lambda _: pending] * 100
+        assert (await http.get("http://a.example/2")).status_code == status
+        seller.before.clear()
+        assert (await http.get("http://a.example/2")).status_code == 200
+    assert len({request.headers[PAYMENT_SIGNATURE_HEADER] for request in seller.paid_requests}) == 2
+    assert len(seller.exact) == 2
+    # The read timeout fits what the seller may take; the others stay the caller's.
+    timeout = seller.paid_requests[0].extensions["timeout"]
+    assert (timeout["read"] >= 60, timeout["connect"]) == (True, 5)
+    assert seller.requests[0].extensions["timeout"]["read"] == 5
+
+
+async def test_x4_an_exact_payment_names_itself(open_wallet: object, seller: FakeSeller) -> None:
+    wallet: Wallet = await open_wallet(deposit=None)  # type: ignore[operator]
+    async with httpx.AsyncClient(transport=PayingTransport(wallet, seller)) as http:
+        answers = [await http.get(f"http://a.example/{number}") for number in range(2)]
+    ids = payment_ids_of(seller)
+    assert None not in ids
+    assert len(set(ids)) == 2
+    assert [format_payment_id(id_) for id_ in ids if id_] == [a.extensions["payment"].payment_id for a in answers]
+
+
+@pytest.mark.parametrize("answer", [402, 503])
+async def test_x6_a_refused_exact_payment_is_not_followed_by_a_second_while_it_can_land(
+    open_wallet: object, seller: FakeSeller, aggregator: FakeAggregator, answer: int
+) -> None:
+    clock = Pauses(time.time())
+    wallet: Wallet = await open_wallet(deposit=None, clock=clock)  # type: ignore[operator]
+    aggregator.clock = clock
+    transport = PayingTransport(wallet, seller, sleep=clock.sleep, clock=clock, monotonic=clock)
+    async with httpx.AsyncClient(transport=transport) as http:
+        seller.before = [
+            lambda request: seller.ask(request, "simulation_failed: no") if answer == 402 else httpx.Response(503)
+        ] * 7
+        for _ in range(5):
+            assert (await http.get("http://a.example/1")).status_code == answer
+        assert len({request.headers[PAYMENT_SIGNATURE_HEADER] for request in seller.paid_requests}) == 1
+        clock.now_s += 61
+        if answer == 402:
+            # Refused after its end: then another is signed.
+            seller.before = [lambda request: seller.ask(request, "exact_expired: no")]
+            assert (await http.get("http://a.example/1")).status_code == 200
+            assert len({request.headers[PAYMENT_SIGNATURE_HEADER] for request in seller.paid_requests}) == 2
+
+
+# Transfers that cannot be made.
+
+
+async def test_x10_no_transfer_is_signed_beyond_the_payers_balance(
+    open_wallet: object, seller: FakeSeller, aggregator: FakeAggregator
+) -> None:
+    wallet: Wallet = await open_wallet(deposit=None, budgets=Budgets(per_day=2 * PRICE))  # type: ignore[operator]
+    aggregator.balance = 1
+    async with httpx.AsyncClient(transport=PayingTransport(wallet, seller)) as http:
+        for _ in range(5):
+            with pytest.raises(BalanceTooLow, match="nothing was signed"):
+                await http.get("http://a.example/1")
+        aggregator.balance = PRICE
+        assert (await http.get("http://a.example/1")).status_code == 200
+    assert (await wallet.status()).exact[0].paid == PRICE
+
+
+async def test_x10_an_aggregator_that_tells_no_balance_stops_no_transfer(
+    open_wallet: object, seller: FakeSeller, aggregator: FakeAggregator
+) -> None:
+    wallet: Wallet = await open_wallet(deposit=None)  # type: ignore[operator]
+    async with httpx.AsyncClient(transport=PayingTransport(wallet, seller)) as http:
+        aggregator.balance = None
+        assert (await http.get("http://a.example/1")).status_code == 200
+        aggregator.refuse["GetBalance"] = Reason.OVERLOADED
+        assert (await http.get("http://a.example/2")).status_code == 200
+        await aggregator.stop()
+        assert (await http.get("http://a.example/3")).status_code == 200
+
+
+@pytest.mark.parametrize("tells", [True, False])
+async def test_x10_refused_transfers_are_free_again_once_they_cannot_land(
+    open_wallet: object, seller: FakeSeller, aggregator: FakeAggregator, *, tells: bool
+) -> None:
+    clock = Pauses(time.time())
+    settings = {"deposit": None, "clock": clock, "budgets": Budgets(total=6 * PRICE)}
+    wallet: Wallet = await open_wallet(**settings)  # type: ignore[operator]
+    aggregator.clock, aggregator.tells_nonces = clock, tells
+    transport = PayingTransport(wallet, seller, sleep=clock.sleep, clock=clock, monotonic=clock)
+    async with httpx.AsyncClient(transport=transport) as http:
+        seller.before = [lambda request: seller.ask(request, "insufficient_balance: no")] * 5
+        for number in range(5):
+            assert (await http.get(f"http://a.example/{number}")).status_code == 402
+        assert (await http.get("http://a.example/paid")).status_code == 200
+        # One that was refused is landed all the same.
+        refused = decode_header(seller.paid_requests[0].headers[PAYMENT_SIGNATURE_HEADER], PaymentPayload, "h")
+        aggregator.landed.add(read_exact(refused).nonce)
+        await wallet.reconcile()
+        assert (await wallet.status()).exact[0].paid == 6 * PRICE, "they can be landed still"
+        with pytest.raises(BudgetExceeded):
+            await http.get("http://a.example/more")
+        clock.now_s += 61
+        await wallet.close()
+        wallet = await open_wallet(**settings)  # type: ignore[operator]
+        result = await wallet.reconcile()
+        assert result.freed == (4 * PRICE if tells else 0)
+        assert (await wallet.status()).exact[0].paid == (2 * PRICE if tells else 6 * PRICE)
+
+
+async def test_x10_a_transfer_that_its_seller_confirmed_is_spent_whatever_the_aggregator_says(
+    open_wallet: object, seller: FakeSeller, aggregator: FakeAggregator
+) -> None:
+    clock = Pauses(time.time())
+    wallet: Wallet = await open_wallet(deposit=None, clock=clock)  # type: ignore[operator]
+    aggregator.clock = clock
+    async with httpx.AsyncClient(transport=PayingTransport(wallet, seller, clock=clock)) as http:
+        assert (await http.get("http://a.example/1")).status_code == 200
+    aggregator.landed.clear()
+    clock.now_s += 3_600
+    assert (await wallet.reconcile()).freed == 0
+    assert (await wallet.status()).exact[0].paid == PRICE

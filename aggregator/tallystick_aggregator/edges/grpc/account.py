@@ -1,6 +1,9 @@
 """AccountService: what payers do. Their calls are proven by signatures, not by tokens; see `schemes.deferred`."""
 
+from typing import Final
+
 from tallystick.amounts import decode_amount, encode_amount
+from tallystick.errors import Described, MalformedError
 from tallystick.v1 import account_pb2, account_pb2_grpc
 from tallystick_aggregator.edges.grpc.answers import (
     write_account_totals,
@@ -28,6 +31,9 @@ from tallystick_aggregator.schemes.deferred.accounts import APPROVAL_ROWS_MAX, A
 from tallystick_aggregator.schemes.deferred.deposits import Deposits
 from tallystick_aggregator.schemes.deferred.refunds import Refunds
 
+NONCES_MAX: Final = 16
+"""Nonces that one call asks for: each is a read of the chain."""
+
 
 class AccountService(account_pb2_grpc.AccountServiceServicer):
     """See tallystick/v1/account.proto."""
@@ -53,16 +59,24 @@ class AccountService(account_pb2_grpc.AccountServiceServicer):
     async def GetBalance(  # noqa: N802 - the .proto's name
         self, request: account_pb2.GetBalanceRequest, context: ServicerContext
     ) -> account_pb2.GetBalanceResponse:
-        """Tell what a payer could deposit."""
+        """Tell what a payer could deposit, and which of its authorizations were used."""
         del context  # proven by the signed call
-        balance = await self._deposits.balance(
-            read_network(request.network),
-            read_account(request.account, "account"),
-            read_call(request.authorization, present=request.HasField("authorization")),
-        )
+        network, account = read_network(request.network), read_account(request.account, "account")
+        nonces = [fixed(nonce, 32, "nonces") for nonce in request.nonces]
+        if len(nonces) > NONCES_MAX:
+            raise MalformedError("nonces", Described(f"{len(nonces)} nonces"), f"at most {NONCES_MAX}")
+        call = read_call(request.authorization, present=request.HasField("authorization"))
+        balance = await self._deposits.balance(network, account, call)
         if isinstance(balance, Refusal):
             return account_pb2.GetBalanceResponse(refusal=write_refusal(balance))
-        return account_pb2.GetBalanceResponse(balance=encode_amount(balance))
+        response = account_pb2.GetBalanceResponse(balance=encode_amount(balance))
+        if nonces:
+            told = await self._deposits.nonces_used(network, account, nonces)
+            if isinstance(told, Refusal):
+                return account_pb2.GetBalanceResponse(refusal=write_refusal(told))
+            used, response.nonces_at = told
+            response.nonces_used.extend(used)
+        return response
 
     @guarded
     async def GetAccount(  # noqa: N802 - the .proto's name

@@ -5,7 +5,7 @@ landed first has landed. The answer comes when the ledger has credited it, so th
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -103,6 +103,21 @@ class Deposits:
         if not self._balances.take():
             return overloaded("balances being read", BALANCES_BURST)
         return await unless_unavailable(self._balance(chain, account))
+
+    async def nonces_used(
+        self, network: str, account: ChannelConfig, nonces: Sequence[bytes]
+    ) -> tuple[list[bool], int] | Refusal:
+        """Return which of these nonces the account's payer has used or cancelled in the account's token, and when that
+        was so: at the newest final block, whose time is in seconds since the epoch.
+
+        The caller has passed `balance`, which checks its signature.
+        """
+
+        async def read() -> tuple[list[bool], int]:
+            block, token = await self._chains[network].final(), self._chains[network].tokens[account.token]
+            return [await token.authorization_used(account.payer, nonce, block) for nonce in nonces], block.timestamp
+
+        return await unless_unavailable(read())
 
     async def _balance(self, chain: Chain, account: ChannelConfig) -> int:
         return min(MAX_AMOUNT, await chain.tokens[account.token].balance(account.payer, await chain.head()))
