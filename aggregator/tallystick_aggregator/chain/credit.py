@@ -34,6 +34,8 @@ class Credit:
         self._escrow = escrow
         self._explained = Explained(settings.operator)
         self._traces: dict[bytes, Trace] = {}
+        self._trace_again: dict[bytes, int] = {}
+        """From which final block on a search that found nothing is tried again."""
         self._told: dict[bytes, str] = {}
         self.waiting: set[bytes] = set()
 
@@ -122,6 +124,7 @@ class Credit:
             self.waiting.discard(id_)
             self._told.pop(id_, None)
             self._traces.pop(id_, None)
+            self._trace_again.pop(id_, None)
             return
         self.waiting.add(id_)
         if not one.confirmed:
@@ -134,7 +137,7 @@ class Credit:
         anchor = self._explained.anchor(id_)
         if anchor is None or one.explained is None or funds <= one.explained:
             return
-        if id_ not in self._traces:
+        if id_ not in self._traces and final.number >= self._trace_again.get(id_, 0):
             self._traces[id_] = Trace(id_, anchor, final, self._settings.escrow_block)
         said = f"account {to_hex(id_)} has {funds}, and its events explain {one.explained}"
         if self._told.get(id_) != said:
@@ -158,7 +161,7 @@ class Credit:
             channels = len(ledger.channels_of.get(id_, ()))
             self._explained.correct(id_, then, Anchor(trace.funds, channels, trace.final.number))
         else:
-            self.waiting.discard(id_)  # its turn comes again
+            self._trace_again[id_] = trace.final.number + self._settings.reorg_depth
             _log.warning("no events explain what account %s has", to_hex(id_))
 
     def problem(self) -> str:

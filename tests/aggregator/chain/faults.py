@@ -75,6 +75,11 @@ class LyingNode:
         """Answer the next question that the change is about wrongly; it leaves an answer as it is by returning it."""
         self._once.setdefault(method, []).extend([change] * times)
 
+    def honest(self) -> None:
+        """Tell no lie that was not told yet."""
+        self._once.clear()
+        self.always.clear()
+
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._node, name)
 

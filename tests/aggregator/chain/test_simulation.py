@@ -22,6 +22,7 @@ from tallystick.signatures import Signer
 from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain import memory_contracts as model
 from tallystick_aggregator.chain.bidding import bid
+from tallystick_aggregator.chain.confirmed import read_account
 from tallystick_aggregator.chain.memory import GWEI, MemoryNode
 from tallystick_aggregator.chain.memory_world import HeldAccount
 from tallystick_aggregator.chain.node import CallReverted, MarketFees
@@ -246,7 +247,7 @@ class Simulation:
         if account is None or account.available == 0:
             return
         try:
-            (state,) = await side.chain.escrow.accounts([payer.account_id], await side.chain.final())
+            state = await read_account(side.chain.escrow, payer.account_id, await side.chain.final())
         except ChainUnavailable:
             return
         refund_id = self.rng.randbytes(32)
@@ -294,6 +295,7 @@ class Simulation:
             value = max(0, value - by) if lower else value + by
             return truth[:at] + value.to_bytes(32, "big") + truth[at + 32 :]
 
+        self.told.honest()
         match kind:
             case 0:
                 self.told.lie("call", state)
