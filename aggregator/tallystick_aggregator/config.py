@@ -37,6 +37,8 @@ DEFAULT_LISTEN: Final = "127.0.0.1:7402"
 DEFAULT_INTERVAL_S: Final = 3_600
 COUNT_MAX: Final = 2**31 - 1
 CONFIG_BYTES_MAX: Final = 1024 * 1024
+_PER_CHANNEL: Final = "limits.reservations_per_channel_max"
+_PER_RECEIVER: Final = "limits.reservations_per_receiver_max"
 
 
 class ServerSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -117,7 +119,10 @@ class LimitsSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     payment_id_skew_s: int = 600
     withdraw_margin_s: int = 3_600
     reservation_s: int = 300
-    reservations_per_account_max: int = 1_000
+    reservations_per_account_max: int = 4_000
+    reservations_per_channel_max: int = 250
+    reservations_per_receiver_max: int = 20_000
+    reserved_per_channel_max: str = "0"
     exposure_per_account_max: str = "0"
     exposure_per_receiver_max: str = "0"
     channels_per_account_max: int = 10_000
@@ -136,6 +141,9 @@ class LimitsSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
             between(0, getattr(self, name), SECONDS_MAX, f"limits.{name}")
         for name in ("reservations_per_account_max", "channels_per_account_max", "spend_keys_per_account_max"):
             between(1, getattr(self, name), COUNT_MAX, f"limits.{name}")
+        # A seller's share is no larger than the whole, or one seller could take all of it.
+        between(1, self.reservations_per_channel_max, self.reservations_per_account_max, _PER_CHANNEL)
+        between(self.reservations_per_channel_max, self.reservations_per_receiver_max, COUNT_MAX, _PER_RECEIVER)
         if self.reservation_s >= self.payment_id_retention_s:
             raise ConfigurationError(
                 f"limits.reservation_s: got {self.reservation_s}, allowed less than payment_id_retention_s"
@@ -147,6 +155,9 @@ class LimitsSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
             withdraw_margin_s=self.withdraw_margin_s,
             reservation_s=self.reservation_s,
             reservations_per_account_max=self.reservations_per_account_max,
+            reservations_per_channel_max=self.reservations_per_channel_max,
+            reservations_per_receiver_max=self.reservations_per_receiver_max,
+            reserved_per_channel_max=parse_amount(self.reserved_per_channel_max, "limits.reserved_per_channel_max"),
             exposure_per_account_max=parse_amount(self.exposure_per_account_max, "limits.exposure_per_account_max"),
             exposure_per_receiver_max=parse_amount(self.exposure_per_receiver_max, "limits.exposure_per_receiver_max"),
             channels_per_account_max=self.channels_per_account_max,

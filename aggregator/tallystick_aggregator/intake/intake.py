@@ -63,8 +63,9 @@ class _Waiting:
 
 
 class _Turn:
-    """Batches are decided in the order in which they came, though some are screened faster: a channel's vouchers then
-    arrive at the ledger as they were signed.
+    """Whose turn it is to be decided: payments by voucher are decided in the order in which they came, though some are
+    screened faster. A channel's vouchers then arrive at the ledger as they were signed, and none is taken for used
+    because hundreds of later ones were faster.
     """
 
     __slots__ = ("_before", "taken")
@@ -80,7 +81,7 @@ class _Turn:
             self._before = None
 
     def pass_on(self) -> None:
-        """Have had the turn, or need none: whoever is next still waits for the batch before."""
+        """Let the next proceed. It still waits until everything before this one has been decided."""
         if self._before is None or self._before.done():
             self.taken.set_result(None)
         else:
@@ -156,18 +157,29 @@ class Intake:
             return _overloaded(self._waiting_max)
         self._inside += 1
         try:
-            outcome = (await self._screen([payment], decide.replay_of_reservation))[0]
-            if not isinstance(outcome, ProvenPayment):
-                return outcome
-            handle = reservation_handle(outcome.channel_id, outcome.payment_id, secrets.token_bytes(16))
-
-            def decision(draft: Draft, _: Ledger, moment: Moment) -> ReserveAnswer:
-                return decide.reserve(draft, outcome, handle, moment, self.rules)
-
-            lookups = lookup_of(outcome.channel_id, outcome.payment_id)
-            return await self._decided(self._writer.submit_payments(decision, 1, lookups))
+            # What a spend key proves uses no voucher up, so its order means nothing.
+            turn = self._next_turn() if payment.spend is None else None
+            try:
+                outcome = (await self._screen([payment], decide.replay_of_reservation))[0]
+                if not isinstance(outcome, ProvenPayment):
+                    return outcome
+                if turn is not None:
+                    await turn.comes()
+                decided = self._submit_reservation(outcome)
+            finally:
+                if turn is not None:
+                    turn.pass_on()
+            return await self._decided(decided)
         finally:
             self._inside -= 1
+
+    def _submit_reservation(self, proven: ProvenPayment) -> "asyncio.Future[ReserveAnswer]":
+        handle = reservation_handle(proven.channel_id, proven.payment_id, secrets.token_bytes(16))
+
+        def decision(draft: Draft, _: Ledger, moment: Moment) -> ReserveAnswer:
+            return decide.reserve(draft, proven, handle, moment, self.rules)
+
+        return self._writer.submit_payments(decision, 1, lookup_of(proven.channel_id, proven.payment_id))
 
     async def capture(self, handle: bytes, amount: int) -> ChargeAnswer:
         """Charge a reservation, in full or less. The same capture again gets the same answer."""
@@ -192,11 +204,14 @@ class Intake:
             return
         if gathered := self._gather():
             self._under_way += _count(gathered)
-            turn = _Turn(self._last_turn)
-            self._last_turn = turn.taken
-            task = asyncio.create_task(self._work(gathered, turn))
+            task = asyncio.create_task(self._work(gathered, self._next_turn()))
             self._screenings.add(task)
             task.add_done_callback(self._screening_done)
+
+    def _next_turn(self) -> _Turn:
+        turn = _Turn(self._last_turn)
+        self._last_turn = turn.taken
+        return turn
 
     def _may_start(self) -> bool:
         """A batch starts alone, or beside others if full, or a quarter full and no smaller than what is under way.

@@ -146,6 +146,17 @@ SECOND_TOKEN = GOOD[GOOD.index("[[chain.token]]") :]
         ("reservation_s = 300", "streams_max = 0", r"limits\.streams_max"),
         ("reservation_s = 300", 'exposure_per_account_max = "1.5"', r"limits\.exposure_per_account_max: got '1\.5'"),
         ("reservation_s = 300", 'exposure_per_receiver_max = "-1"', r"limits\.exposure_per_receiver_max"),
+        (
+            "reservation_s = 300",
+            "reservations_per_account_max = 100",
+            r"limits\.reservations_per_channel_max: got 250, allowed 1 to 100",
+        ),
+        (
+            "reservation_s = 300",
+            "reservations_per_receiver_max = 249",
+            r"limits\.reservations_per_receiver_max: got 249, allowed 250 to ",
+        ),
+        ("reservation_s = 300", 'reserved_per_channel_max = "1.5"', r"limits\.reserved_per_channel_max: got '1\.5'"),
         # chains
         ('network = "eip155:31337"', 'network = "solana:1"', "eip155"),
         ('rpc_urls = ["http://127.0.0.1:8545"]', "rpc_urls = []", "rpc_urls"),
