@@ -17,8 +17,8 @@ from typing import Final, TypeVar
 from tallystick.payment_ids import payment_ids_from
 from tallystick.reasons import Reason
 from tallystick_aggregator.intake.payments import UncheckedPayment
-from tallystick_aggregator.intake.proofs import Provers, Replay, Screening
-from tallystick_aggregator.intake.signatures import SignatureChecker, SignatureThreads
+from tallystick_aggregator.intake.proofs import Provers, Replay, Screening, bad_voucher, screen_first
+from tallystick_aggregator.intake.signatures import SignatureCheck, SignatureChecker, SignatureThreads
 from tallystick_aggregator.intake.writer import LedgerWriter, lookup_of
 from tallystick_aggregator.journal.port import StoreUnavailable, StoreUncertain
 from tallystick_aggregator.ledger import decide
@@ -26,7 +26,7 @@ from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
 from tallystick_aggregator.ledger.commands import Moment, ProvenPayment, Rules
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.runs import charge_all
-from tallystick_aggregator.ledger.state import Ledger, payment_of_handle, reservation_handle
+from tallystick_aggregator.ledger.state import Account, Ledger, payment_of_handle, reservation_handle
 
 WAITING_MAX: Final = 16_384
 """Payments inside at once."""
@@ -150,6 +150,18 @@ class Intake:
         self._waiting.append(_Waiting(payments, done, released))
         self._start_screening()
         return done
+
+    async def prove(self, account: Account, payment: UncheckedPayment) -> Refusal | None:
+        """Check that the account's payer meant a payment whose channel is not known yet; None if so.
+
+        What nobody proved opens no channel: a channel is state, and one of the few that an account may have.
+        """
+        writer = self._writer
+        check = screen_first(writer.ledger, account, payment, self._provers, self._separators, writer.moment())
+        if not isinstance(check, SignatureCheck):
+            return check
+        (good,) = await self._signatures.check([check])
+        return None if good else bad_voucher()
 
     async def reserve(self, payment: UncheckedPayment) -> ReserveAnswer:
         """Hold the payment's amount until `capture` or `release`."""
