@@ -64,6 +64,10 @@ class Reason(IntEnum):
     SIMULATION_FAILED = 65
     TRANSACTION_FAILED = 66
     TRANSACTION_PENDING = 67
+    PAYMENT_PENDING = 68
+    PAYMENT_USED = 69
+    EXACT_GAS = 70
+    EXACT_UNAVAILABLE = 71
 
     # Accounts: deposits, spend keys, refunds, signed calls.
     DEPOSIT_BELOW_MINIMUM = 80
@@ -161,6 +165,16 @@ _RETRY_AND_ADVICE: Final[dict[Reason, tuple[bool, str]]] = {
     Reason.SIMULATION_FAILED: (_RETRY, "Check the payer's balance and whether the token blocks a party."),
     Reason.TRANSACTION_FAILED: (_FINAL, "Sign a new authorization: the transaction was mined and reverted."),
     Reason.TRANSACTION_PENDING: (_RETRY, "Settle the same payment again later: its transaction is on the way."),
+    Reason.PAYMENT_PENDING: (
+        _RETRY,
+        "Send the same payment again in a moment: it is being used for another request, or its transfer is on the way.",
+    ),
+    Reason.PAYMENT_USED: (_FINAL, "Sign a new authorization: this one has paid for a request, and pays for one only."),
+    Reason.EXACT_GAS: (_FINAL, "Pay from an address whose transfers take less gas, such as a plain key's."),
+    Reason.EXACT_UNAVAILABLE: (
+        _RETRY,
+        "Pay from a deposit, or wait: the aggregator cannot pay for the gas of transfers now.",
+    ),
     Reason.DEPOSIT_BELOW_MINIMUM: (_FINAL, "Deposit at least the minimum that Supported names."),
     Reason.DEPOSIT_AUTHORIZATION: (
         _FINAL,

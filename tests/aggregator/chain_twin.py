@@ -18,6 +18,7 @@ from tallystick.eip712 import Domain
 from tallystick.errors import InvalidSignature
 from tallystick.signatures import recover
 from tallystick_aggregator.chain.port import (
+    GAS_LIMIT_MAX,
     Block,
     Call,
     ChainUnavailable,
@@ -71,6 +72,11 @@ class ChainTwin:
         self.balances: dict[bytes, int] = {}
         self.used: set[tuple[bytes, bytes]] = set()
         self.contract_wallets: set[bytes] = set()
+        self.wallet_gas: dict[bytes, int] = {}
+        """What the contract of a wallet burns to check a signature."""
+        self.gas_money = 10**9
+        """The gas that the sender can pay for."""
+        self._gas_left = GAS_LIMIT_MAX
         self.escrowed: dict[bytes, Held] = {}
         self.paid: dict[bytes, int] = {}
         self.introduced: list[ChannelConfig] = []
@@ -101,11 +107,20 @@ class ChainTwin:
         head = await self.head()
         return replace(head, number=head.number - self.confirmations)
 
-    async def simulate(self, call: Call, block: Block) -> None:
+    async def code(self, address: bytes, block: Block) -> bytes:
+        del block
+        self._answer()
+        return b"\x60" if address in self.contract_wallets else b""
+
+    async def gas_affordable(self) -> int:
+        self._answer()
+        return self.gas_money
+
+    async def simulate(self, call: Call, block: Block, *, gas_max: int) -> None:
         del block
         self._answer()
         self.simulated += 1
-        self._try(call)
+        self._try(call, gas_max)
 
     async def send(
         self,
@@ -117,13 +132,14 @@ class ChainTwin:
         payouts: tuple[Payout, ...] = (),
         memo: bytes = b"",
         urgent: bool = False,
+        gas_max: int = GAS_LIMIT_MAX,
     ) -> Outgoing:
         del urgent
         known = await self.outbox.by_reference(kind, reference)
         if known is not None and known.status is not TransactionStatus.SUPERSEDED:
             return known
         self._answer()
-        self._try(call)
+        self._try(call, gas_max)
         nonce = len(self.sent)
         attempt = Attempt(sha256(b"transaction %d" % nonce).digest(), b"raw", 1, 1, 1_800_000_000)
         draft = Outgoing(
@@ -135,7 +151,7 @@ class ChainTwin:
             nonce=nonce,
             to=call.to,
             data=call.data,
-            gas_limit=100_000,
+            gas_limit=min(100_000, gas_max),
             attempts=(attempt,),
             status=TransactionStatus.PENDING,
             created_at=1_800_000_000,
@@ -247,8 +263,9 @@ class ChainTwin:
         self._effects[data] = effect
         return Call(to, data)
 
-    def _try(self, call: Call) -> None:
+    def _try(self, call: Call, gas_max: int) -> None:
         """Run a call and take it back: raises Reverted if it would revert."""
+        self._gas_left = gas_max
         before = self.balances, self.used, self.escrowed
         self.balances, self.used = dict(self.balances), set(self.used)
         self.escrowed = {id_: replace(held) for id_, held in self.escrowed.items()}
@@ -291,7 +308,8 @@ class ChainTwin:
 
     def _signed(self, holder: bytes, digest: bytes, signature: bytes) -> bool:
         if holder in self.contract_wallets:
-            return signature == CONTRACT_WALLET_SIGNATURE
+            # A token takes a wallet that runs out of gas for one that says no.
+            return self.wallet_gas.get(holder, 0) <= self._gas_left and signature == CONTRACT_WALLET_SIGNATURE
         try:
             return recover(digest, signature) == holder
         except InvalidSignature:

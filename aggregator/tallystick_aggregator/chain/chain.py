@@ -11,8 +11,8 @@ from tallystick.hexadecimal import checksum
 from tallystick_aggregator.chain import escrow_calls
 from tallystick_aggregator.chain.deferred_escrow import DeferredEscrow
 from tallystick_aggregator.chain.node import CallReverted, Node, Receipt
-from tallystick_aggregator.chain.port import Block, Call, ChainUnavailable, Reverted
-from tallystick_aggregator.chain.reverts import describe
+from tallystick_aggregator.chain.port import GAS_LIMIT_MAX, Block, Call, ChainUnavailable
+from tallystick_aggregator.chain.reverts import as_reverted
 from tallystick_aggregator.chain.rpc import RpcNode
 from tallystick_aggregator.chain.sender import Sender
 from tallystick_aggregator.chain.settings import ChainSettings, ConfigurationError
@@ -161,11 +161,17 @@ class EvmChain:
             raise ChainUnavailable(f"the newest final block of {self.network} is not there")
         return block
 
-    async def simulate(self, call: Call, block: Block) -> None:
+    async def code(self, address: bytes, block: Block) -> bytes:
+        return await self._node.code(address, block)
+
+    async def gas_affordable(self) -> int:
+        return await self._sender.gas_affordable()
+
+    async def simulate(self, call: Call, block: Block, *, gas_max: int) -> None:
         try:
-            await self._node.call(call.to, call.data, block, from_=self._sender.address)
+            await self._node.call(call.to, call.data, block, from_=self._sender.address, gas=gas_max)
         except CallReverted as reverted:
-            raise Reverted(describe(reverted)) from reverted
+            raise as_reverted(reverted) from reverted
 
     async def send(
         self,
@@ -177,8 +183,11 @@ class EvmChain:
         payouts: tuple[Payout, ...] = (),
         memo: bytes = b"",
         urgent: bool = False,
+        gas_max: int = GAS_LIMIT_MAX,
     ) -> Outgoing:
-        outgoing = await self._sender.send(kind, reference, call, rows=rows, payouts=payouts, memo=memo, urgent=urgent)
+        outgoing = await self._sender.send(
+            kind, reference, call, rows=rows, payouts=payouts, memo=memo, urgent=urgent, gas_max=gas_max
+        )
         self._sending.wake()
         return outgoing
 

@@ -141,7 +141,9 @@ class MemoryNode:
         self._answer()
         return 10**18
 
-    async def call(self, to: bytes, data: bytes, block: Block, *, from_: bytes = b"") -> bytes:
+    async def call(self, to: bytes, data: bytes, block: Block, *, from_: bytes = b"", gas: int = 0) -> bytes:
+        if gas and _GAS_FIXED + _GAS_PER_BYTE * len(data) > gas:
+            raise CallReverted(b"", "out of gas")
         world = self._at(block).world.copy()
         return self.contracts.run(world, from_ or bytes(20), to, data, block.timestamp)[0]
 

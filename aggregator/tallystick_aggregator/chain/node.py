@@ -80,8 +80,10 @@ class Node(Protocol):
         """Wei at the head."""
         ...
 
-    async def call(self, to: bytes, data: bytes, block: Block, *, from_: bytes = b"") -> bytes:
-        """Run a call on the state after this very block. Raises CallReverted."""
+    async def call(self, to: bytes, data: bytes, block: Block, *, from_: bytes = b"", gas: int = 0) -> bytes:
+        """Run a call on the state after this very block, with so much gas (0: the node's own limit). Raises
+        CallReverted.
+        """
         ...
 
     async def estimate_gas(self, from_: bytes, to: bytes, data: bytes, *, gas_max: int) -> int:

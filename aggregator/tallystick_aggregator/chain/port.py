@@ -6,12 +6,15 @@ One `Chain` per `[[chain]]` of the configuration. Reads are pinned to blocks; wh
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from tallystick.channels import ChannelConfig
 from tallystick.eip712 import Domain
 from tallystick_aggregator.journal.port import Outgoing, Payout, TransactionKind
 from tallystick_contracts.claim_batch import AccountClaim
+
+GAS_LIMIT_MAX: Final = 16_777_216
+"""Gas of one transaction at most (EIP-7825)."""
 
 
 class ChainUnavailable(Exception):
@@ -25,6 +28,10 @@ class Reverted(Exception):
         """Keep the reason."""
         super().__init__(reason)
         self.reason = reason
+
+
+class OutOfGas(Reverted):
+    """A call that would take more gas than it was given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +164,16 @@ class Chain(Protocol):
         """The newest block with enough confirmations."""
         ...
 
-    async def simulate(self, call: Call, block: Block) -> None:
-        """Call as the sender would; raise Reverted if it would revert."""
+    async def code(self, address: bytes, block: Block) -> bytes:
+        """The code at an address after this block; empty for a plain key's."""
+        ...
+
+    async def gas_affordable(self) -> int:
+        """The gas that the sender's balance pays for now, at what it would bid, besides all that it has sent."""
+        ...
+
+    async def simulate(self, call: Call, block: Block, *, gas_max: int) -> None:
+        """Call as the sender would, with so much gas; raise Reverted if it would revert."""
         ...
 
     async def send(
@@ -171,9 +186,11 @@ class Chain(Protocol):
         payouts: tuple[Payout, ...] = (),
         memo: bytes = b"",
         urgent: bool = False,
+        gas_max: int = GAS_LIMIT_MAX,
     ) -> Outgoing:
         """Journal a transaction, then send it. The same (kind, reference) again returns the one that is there, except
-        that one that was SUPERSEDED is sent anew. `urgent` bids more for the next block.
+        that one that was SUPERSEDED is sent anew. `urgent` bids more for the next block. `gas_max` bounds what it may
+        burn: where a stranger's contract has a say in that, it must be named.
 
         Raises Reverted if it would revert now and ChainUnavailable if nobody answers; then nothing was journaled.
         Once it is journaled it returns, whatever becomes of the sending: that is the outbox's business.

@@ -8,6 +8,7 @@ from eth_abi.exceptions import DecodingError
 
 from tallystick.hashing import keccak256
 from tallystick_aggregator.chain.node import CallReverted
+from tallystick_aggregator.chain.port import OutOfGas, Reverted
 from tallystick_contracts import load
 
 _ERROR: Final = bytes.fromhex("08c379a0")  # Error(string)
@@ -18,6 +19,13 @@ _TEXT_MAX: Final = 200
 def describe(reverted: CallReverted) -> str:
     """One sentence: the error's name and arguments if it is known, else the node's own words."""
     return describe_data(reverted.data) or reverted.message[:_TEXT_MAX] or "reverted without a reason"
+
+
+def as_reverted(reverted: CallReverted) -> Reverted:
+    """What the chain's callers are told: that the call would revert, or that its gas does not suffice."""
+    text = reverted.message.lower()
+    kind = OutOfGas if not reverted.data and ("out of gas" in text or "gas required exceeds" in text) else Reverted
+    return kind(describe(reverted))
 
 
 def describe_data(data: bytes) -> str:

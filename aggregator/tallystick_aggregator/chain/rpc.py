@@ -122,8 +122,9 @@ class RpcNode:
     async def balance(self, address: bytes) -> int:
         return read_integer(await self._first("eth_getBalance", to_hex(address), "latest"))
 
-    async def call(self, to: bytes, data: bytes, block: Block, *, from_: bytes = b"") -> bytes:
-        transaction = {"to": to_hex(to), "data": to_hex(data)} | ({"from": to_hex(from_)} if from_ else {})
+    async def call(self, to: bytes, data: bytes, block: Block, *, from_: bytes = b"", gas: int = 0) -> bytes:
+        transaction = {"to": to_hex(to), "data": to_hex(data)}
+        transaction |= ({"from": to_hex(from_)} if from_ else {}) | ({"gas": hex(gas)} if gas else {})
         return read_bytes(await self._first("eth_call", transaction, _pinned(block)))
 
     async def estimate_gas(self, from_: bytes, to: bytes, data: bytes, *, gas_max: int) -> int:

@@ -34,9 +34,9 @@ from typing import Final
 from tallystick.hashing import keccak256
 from tallystick_aggregator.chain.node import CallReverted, Node, Receipt, Rejected
 from tallystick_aggregator.chain.nonces import user_of_nonce
-from tallystick_aggregator.chain.port import Block, Call, ChainUnavailable, Reverted
-from tallystick_aggregator.chain.reverts import describe
-from tallystick_aggregator.chain.settings import GAS_LIMIT_MAX, TRANSACTION_BYTES_MAX, ChainSettings
+from tallystick_aggregator.chain.port import GAS_LIMIT_MAX, Block, Call, ChainUnavailable, Reverted
+from tallystick_aggregator.chain.reverts import as_reverted
+from tallystick_aggregator.chain.settings import TRANSACTION_BYTES_MAX, ChainSettings
 from tallystick_aggregator.chain.transactions import Bid, Unsigned, bid, bid_of, bump, sign
 from tallystick_aggregator.journal.port import (
     Outbox,
@@ -102,12 +102,13 @@ class Sender:
         payouts: tuple[Payout, ...] = (),
         memo: bytes = b"",
         urgent: bool = False,
+        gas_max: int = GAS_LIMIT_MAX,
     ) -> Outgoing:
         """See `port.Chain.send`."""
         known = await self._outbox.by_reference(kind, reference)
         if known is not None and known.status is not TransactionStatus.SUPERSEDED:
             return known
-        gas_limit = await self._gas_limit(call)
+        gas_limit = await self._gas_limit(call, gas_max)
         offer = bid(await self._node.fees(), self._settings.fees, urgent=urgent)
         async with self._nonces:
             known = await self._outbox.by_reference(kind, reference)
@@ -149,13 +150,21 @@ class Sender:
             created_at=now,
         )
 
-    async def _gas_limit(self, call: Call) -> int:
+    async def _gas_limit(self, call: Call, gas_max: int) -> int:
         """What the call would take now, and a margin: the state may change before it is mined."""
         try:
-            gas = await self._node.estimate_gas(self.address, call.to, call.data, gas_max=GAS_LIMIT_MAX)
+            gas = await self._node.estimate_gas(self.address, call.to, call.data, gas_max=gas_max)
         except CallReverted as reverted:
-            raise Reverted(describe(reverted)) from reverted
-        return min(gas + gas // 4 + 20_000, GAS_LIMIT_MAX)
+            raise as_reverted(reverted) from reverted
+        return min(gas + gas // 4 + 20_000, gas_max)
+
+    async def gas_affordable(self) -> int:
+        """See `port.Chain.gas_affordable`: pools take what a sender can pay for beside all that it has in them."""
+        fees, balance = await asyncio.gather(self._node.fees(), self._node.balance(self.address))
+        for outgoing in await self._outbox.open(self._settings.network):
+            if outgoing.status is TransactionStatus.PENDING and outgoing.sender == self.address:
+                balance -= outgoing.gas_limit * outgoing.attempts[-1].max_fee_per_gas_wei
+        return max(0, balance) // max(1, bid(fees, self._settings.fees).max_fee)
 
     async def wait(self, outgoing: Outgoing, *, final: bool, timeout_s: float) -> Outgoing:
         """See `port.Chain.wait`."""

@@ -8,8 +8,6 @@ from typing import Final
 from tallystick.channels import WITHDRAW_DELAY_S_MAX, WITHDRAW_DELAY_S_MIN
 from tallystick.signatures import Signer
 
-GAS_LIMIT_MAX: Final = 16_777_216
-"""Gas of one transaction at most (EIP-7825)."""
 TRANSACTION_BYTES_MAX: Final = 126_000
 """Signed bytes of one transaction at most: nodes do not relay more than 131,072 (threat 40)."""
 DEV_CHAIN_IDS: Final = frozenset({1337, 31337})

@@ -79,6 +79,10 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_SIMULATION_FAILED: _Reason.ValueType  # 65
     REASON_TRANSACTION_FAILED: _Reason.ValueType  # 66
     REASON_TRANSACTION_PENDING: _Reason.ValueType  # 67
+    REASON_PAYMENT_PENDING: _Reason.ValueType  # 68
+    REASON_PAYMENT_USED: _Reason.ValueType  # 69
+    REASON_EXACT_GAS: _Reason.ValueType  # 70
+    REASON_EXACT_UNAVAILABLE: _Reason.ValueType  # 71
     REASON_DEPOSIT_BELOW_MINIMUM: _Reason.ValueType  # 80
     """Accounts: deposits, spend keys, refunds, signed calls."""
     REASON_DEPOSIT_AUTHORIZATION: _Reason.ValueType  # 81
@@ -144,6 +148,10 @@ REASON_INSUFFICIENT_BALANCE: Reason.ValueType  # 64
 REASON_SIMULATION_FAILED: Reason.ValueType  # 65
 REASON_TRANSACTION_FAILED: Reason.ValueType  # 66
 REASON_TRANSACTION_PENDING: Reason.ValueType  # 67
+REASON_PAYMENT_PENDING: Reason.ValueType  # 68
+REASON_PAYMENT_USED: Reason.ValueType  # 69
+REASON_EXACT_GAS: Reason.ValueType  # 70
+REASON_EXACT_UNAVAILABLE: Reason.ValueType  # 71
 REASON_DEPOSIT_BELOW_MINIMUM: Reason.ValueType  # 80
 """Accounts: deposits, spend keys, refunds, signed calls."""
 REASON_DEPOSIT_AUTHORIZATION: Reason.ValueType  # 81

@@ -285,28 +285,63 @@ class ExactPayment(_message.Message):
 Global___ExactPayment: _TypeAlias = ExactPayment  # noqa: Y015
 
 @_typing.final
+class Attempt(_message.Message):
+    """One handling of one request, which an exact payment pays for. The same attempt again gets the same answer; another
+    attempt of the same payment is refused: `payment_pending` until it is decided what becomes of it, `payment_used` after
+    it has paid. Callers that name no attempt share the payment of their principal, and hear `replayed` but for the first.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    REQUEST_HASH_FIELD_NUMBER: _builtins.int
+    id: _builtins.bytes
+    """16 random bytes, drawn for this handling by the process that handles it."""
+    request_hash: _builtins.bytes
+    """32 bytes: what is paid for. An attempt that was given back is open to others with the same hash only."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.bytes = ...,
+        request_hash: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "request_hash", b"request_hash"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Attempt: _TypeAlias = Attempt  # noqa: Y015
+
+@_typing.final
 class VerifyRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TERMS_FIELD_NUMBER: _builtins.int
     DEFERRED_FIELD_NUMBER: _builtins.int
     EXACT_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def terms(self) -> Global___PaymentTerms: ...
     @_builtins.property
     def deferred(self) -> Global___DeferredPayment: ...
     @_builtins.property
     def exact(self) -> Global___ExactPayment: ...
+    @_builtins.property
+    def attempt(self) -> Global___Attempt:
+        """Exact only."""
+
     def __init__(
         self,
         *,
         terms: Global___PaymentTerms | None = ...,
         deferred: Global___DeferredPayment | None = ...,
         exact: Global___ExactPayment | None = ...,
+        attempt: Global___Attempt | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["deferred", b"deferred", "exact", b"exact", "payment", b"payment", "terms", b"terms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "deferred", b"deferred", "exact", b"exact", "payment", b"payment", "terms", b"terms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deferred", b"deferred", "exact", b"exact", "payment", b"payment", "terms", b"terms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "deferred", b"deferred", "exact", b"exact", "payment", b"payment", "terms", b"terms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_payment: _TypeAlias = _typing.Literal["deferred", "exact"]  # noqa: Y015
     _WhichOneofArgType_payment: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
@@ -329,6 +364,7 @@ class VerifyResponse(_message.Message):
     handle: _builtins.bytes
     """Deferred: names the reservation; unguessable; whoever holds it may settle it."""
     reservation_expires_at: _builtins.int
+    """When the reservation expires, or the attempt's hold of an exact payment."""
     replayed: _builtins.bool
     """True where this payment id was taken before: charged, or held by another reservation. It pays for the kept
     response only, and the handler must not run. No handle comes with it.
@@ -361,14 +397,21 @@ class SettleRequest(_message.Message):
     HANDLE_FIELD_NUMBER: _builtins.int
     EXACT_FIELD_NUMBER: _builtins.int
     RELEASE_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
     handle: _builtins.bytes
     """Deferred: what Verify returned."""
     release: _builtins.bool
-    """Deferred: give the reservation back instead of capturing `terms.amount`."""
+    """Give it back instead of taking it. Deferred: the reservation. Exact, with an attempt: what Verify held; if the
+    transfer was sent already it goes on, and what it pays for may be delivered by another attempt of the same request.
+    """
     @_builtins.property
     def terms(self) -> Global___PaymentTerms: ...
     @_builtins.property
     def exact(self) -> Global___ExactPayment: ...
+    @_builtins.property
+    def attempt(self) -> Global___Attempt:
+        """Exact only."""
+
     def __init__(
         self,
         *,
@@ -376,10 +419,11 @@ class SettleRequest(_message.Message):
         handle: _builtins.bytes = ...,
         exact: Global___ExactPayment | None = ...,
         release: _builtins.bool = ...,
+        attempt: Global___Attempt | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["exact", b"exact", "handle", b"handle", "payment", b"payment", "terms", b"terms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "exact", b"exact", "handle", b"handle", "payment", b"payment", "terms", b"terms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exact", b"exact", "handle", b"handle", "payment", b"payment", "release", b"release", "terms", b"terms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "exact", b"exact", "handle", b"handle", "payment", b"payment", "release", b"release", "terms", b"terms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_payment: _TypeAlias = _typing.Literal["handle", "exact"]  # noqa: Y015
     _WhichOneofArgType_payment: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015

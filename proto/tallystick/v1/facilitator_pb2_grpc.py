@@ -68,7 +68,8 @@ class FacilitatorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Verify(self, request, context):
-        """Deferred: reserves the amount and returns a handle. Exact: checks the authorization and simulates it.
+        """Deferred: reserves the amount and returns a handle. Exact: checks the authorization and simulates it; where an
+        attempt is named, the payment is that attempt's from then on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -76,6 +77,7 @@ class FacilitatorServiceServicer:
 
     def Settle(self, request, context):
         """Deferred: captures the reservation, in full or less, or releases it. Exact: sends the transfer and waits for it.
+        An exact payment settles for one receiver, one request and one attempt.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,9 +39,13 @@ class FacilitatorServiceStub:
     Supported: _grpc.UnaryUnaryMultiCallable[_facilitator_pb2.SupportedRequest, _facilitator_pb2.SupportedResponse]
     """What this aggregator can verify and settle."""
     Verify: _grpc.UnaryUnaryMultiCallable[_facilitator_pb2.VerifyRequest, _facilitator_pb2.VerifyResponse]
-    """Deferred: reserves the amount and returns a handle. Exact: checks the authorization and simulates it."""
+    """Deferred: reserves the amount and returns a handle. Exact: checks the authorization and simulates it; where an
+    attempt is named, the payment is that attempt's from then on.
+    """
     Settle: _grpc.UnaryUnaryMultiCallable[_facilitator_pb2.SettleRequest, _facilitator_pb2.SettleResponse]
-    """Deferred: captures the reservation, in full or less, or releases it. Exact: sends the transfer and waits for it."""
+    """Deferred: captures the reservation, in full or less, or releases it. Exact: sends the transfer and waits for it.
+    An exact payment settles for one receiver, one request and one attempt.
+    """
 
 @_typing.type_check_only
 class FacilitatorServiceAsyncStub(FacilitatorServiceStub):
@@ -54,9 +58,13 @@ class FacilitatorServiceAsyncStub(FacilitatorServiceStub):
     Supported: _aio.UnaryUnaryMultiCallable[_facilitator_pb2.SupportedRequest, _facilitator_pb2.SupportedResponse]  # type: ignore[assignment]
     """What this aggregator can verify and settle."""
     Verify: _aio.UnaryUnaryMultiCallable[_facilitator_pb2.VerifyRequest, _facilitator_pb2.VerifyResponse]  # type: ignore[assignment]
-    """Deferred: reserves the amount and returns a handle. Exact: checks the authorization and simulates it."""
+    """Deferred: reserves the amount and returns a handle. Exact: checks the authorization and simulates it; where an
+    attempt is named, the payment is that attempt's from then on.
+    """
     Settle: _aio.UnaryUnaryMultiCallable[_facilitator_pb2.SettleRequest, _facilitator_pb2.SettleResponse]  # type: ignore[assignment]
-    """Deferred: captures the reservation, in full or less, or releases it. Exact: sends the transfer and waits for it."""
+    """Deferred: captures the reservation, in full or less, or releases it. Exact: sends the transfer and waits for it.
+    An exact payment settles for one receiver, one request and one attempt.
+    """
 
 class FacilitatorServiceServicer(metaclass=_abc_1.ABCMeta):
     """x402's verbs for every scheme, typed. Verify and Settle need a seller's token with the scope `charge` whose
@@ -78,7 +86,9 @@ class FacilitatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _facilitator_pb2.VerifyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_facilitator_pb2.VerifyResponse, _abc.Awaitable[_facilitator_pb2.VerifyResponse]]:
-        """Deferred: reserves the amount and returns a handle. Exact: checks the authorization and simulates it."""
+        """Deferred: reserves the amount and returns a handle. Exact: checks the authorization and simulates it; where an
+        attempt is named, the payment is that attempt's from then on.
+        """
 
     @_abc_1.abstractmethod
     def Settle(
@@ -86,6 +96,8 @@ class FacilitatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _facilitator_pb2.SettleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_facilitator_pb2.SettleResponse, _abc.Awaitable[_facilitator_pb2.SettleResponse]]:
-        """Deferred: captures the reservation, in full or less, or releases it. Exact: sends the transfer and waits for it."""
+        """Deferred: captures the reservation, in full or less, or releases it. Exact: sends the transfer and waits for it.
+        An exact payment settles for one receiver, one request and one attempt.
+        """
 
 def add_FacilitatorServiceServicer_to_server(servicer: FacilitatorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chain_twin import CONTRACT_WALLET_SIGNATURE
 from doubles import DOMAIN, MUSIC, NETWORK, NEWS, NOW_MS, NOW_S, OTHER_PAGE, Payer
 from marketplace import MIN_DEPOSIT, PRICE, deposit_of, signed, transfer_of
 from serving_twin import Edge, charge_of, serving
@@ -23,6 +24,7 @@ from tallystick_aggregator.journal.port import StoreUnavailable, TransactionStat
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.commands import Rules
 from tallystick_aggregator.ledger.state import SpendKey
+from tallystick_aggregator.schemes.exact.gas import TRANSFER_GAS_MAX
 
 DAY_MS = 86_400_000
 FUNDS = 10_000
@@ -103,9 +105,10 @@ async def verify_exact(edge: Edge, transfer: TransferAuthorization, money: int =
     return await verify(edge, facilitator_pb2.VerifyRequest(terms=terms_of("exact"), exact=exact_of(transfer)))
 
 
-async def settle_exact(edge: Edge) -> common_pb2.Refusal:
+async def settle_exact(edge: Edge, attempt: int = 1) -> common_pb2.Refusal:
     edge.market.chain.balances[ALICE.signer.address] = FUNDS
     request = facilitator_pb2.SettleRequest(terms=terms_of("exact"), exact=exact_of(transfer_of(ALICE)))
+    request.attempt.id, request.attempt.request_hash = attempt.to_bytes(16, "big"), bytes(32)
     return (await edge.facilitator.Settle(request, metadata=edge.news)).refusal
 
 
@@ -446,7 +449,7 @@ async def _(edge: Edge) -> common_pb2.Refusal:
 
 @reaches(Reason.SIMULATION_FAILED)
 async def _(edge: Edge) -> common_pb2.Refusal:
-    async def blacklisted(*_: object) -> None:
+    async def blacklisted(*_: object, **__: object) -> None:
         raise Reverted("the account is blacklisted")
 
     edge.market.chain.simulate = blacklisted  # type: ignore[method-assign]
@@ -462,6 +465,33 @@ async def _(edge: Edge) -> common_pb2.Refusal:
 @reaches(Reason.TRANSACTION_PENDING)
 async def _(edge: Edge) -> common_pb2.Refusal:
     edge.market.chain.held = True
+    return await settle_exact(edge)
+
+
+@reaches(Reason.PAYMENT_PENDING)
+async def _(edge: Edge) -> common_pb2.Refusal:
+    edge.market.chain.held = True
+    await settle_exact(edge)
+    return await settle_exact(edge, attempt=2)
+
+
+@reaches(Reason.PAYMENT_USED)
+async def _(edge: Edge) -> common_pb2.Refusal:
+    await settle_exact(edge)
+    return await settle_exact(edge, attempt=2)
+
+
+@reaches(Reason.EXACT_GAS)
+async def _(edge: Edge) -> common_pb2.Refusal:
+    payer = ALICE.signer.address
+    edge.market.chain.contract_wallets.add(payer)
+    edge.market.chain.wallet_gas[payer] = TRANSFER_GAS_MAX + 1
+    return await verify_exact(edge, replace(transfer_of(ALICE), signature=CONTRACT_WALLET_SIGNATURE))
+
+
+@reaches(Reason.EXACT_UNAVAILABLE)
+async def _(edge: Edge) -> common_pb2.Refusal:
+    edge.market.chain.gas_money = 0
     return await settle_exact(edge)
 
 

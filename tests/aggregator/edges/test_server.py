@@ -119,6 +119,38 @@ async def test_verify_then_release_a_deferred_payment(edge: Edge) -> None:
     assert refusal.reason == Reason.RESERVATION_RELEASED
 
 
+async def test_x1_an_exact_payment_is_its_attempts_on_the_wire_too(edge: Edge) -> None:
+    edge.market.chain.balances[ALICE.signer.address] = 1_000
+    payment, terms = exact_of(transfer_of(ALICE)), terms_of("exact")
+    first = facilitator_pb2.Attempt(id=bytes([1]) * 16, request_hash=bytes(32))
+    other = facilitator_pb2.Attempt(id=bytes([2]) * 16, request_hash=bytes(32))
+
+    async def verify(attempt: facilitator_pb2.Attempt) -> facilitator_pb2.VerifyResponse:
+        request = facilitator_pb2.VerifyRequest(terms=terms, exact=payment, attempt=attempt)
+        return await edge.facilitator.Verify(request, metadata=edge.news)
+
+    async def settle(attempt: facilitator_pb2.Attempt, *, release: bool = False) -> facilitator_pb2.SettleResponse:
+        request = facilitator_pb2.SettleRequest(terms=terms, exact=payment, attempt=attempt, release=release)
+        return await edge.facilitator.Settle(request, metadata=edge.news)
+
+    verified = await verify(first)
+    assert (verified.valid, verified.reservation_expires_at) == (True, payment.valid_before)
+    assert (await verify(other)).refusal.reason == Reason.PAYMENT_PENDING
+    assert (await settle(first)).success
+    assert (await settle(first)).success
+    assert (await settle(other)).refusal.reason == Reason.PAYMENT_USED
+    assert (await settle(first, release=True)).success
+    assert (await verify(other)).valid
+    assert (await settle(other)).success
+    assert (await settle(first)).refusal.reason == Reason.PAYMENT_USED
+
+
+async def test_x5_exact_is_not_among_what_is_supported_while_the_sender_is_poor(edge: Edge) -> None:
+    edge.market.chain.gas_money = 0
+    answer = await edge.facilitator.Supported(facilitator_pb2.SupportedRequest(), metadata=edge.news)
+    assert [kind.scheme for kind in answer.kinds] == ["deferred"]
+
+
 async def test_verify_then_settle_an_exact_payment(edge: Edge) -> None:
     edge.market.chain.balances[ALICE.signer.address] = 1_000
     payment = exact_of(transfer_of(ALICE))
@@ -348,6 +380,24 @@ async def test_a_token_settles_a_few_times_at_once_and_then_has_to_wait(edge: Ed
             "facilitator.Settle",
             facilitator_pb2.SettleRequest(terms=terms_of("exact"), exact=exact_of(transfer_of(ALICE)), release=True),
             "release",
+        ),
+        (
+            "facilitator.Verify",
+            facilitator_pb2.VerifyRequest(
+                terms=terms_of("exact"),
+                exact=exact_of(transfer_of(ALICE)),
+                attempt=facilitator_pb2.Attempt(id=bytes(15), request_hash=bytes(32)),
+            ),
+            "attempt.id",
+        ),
+        (
+            "facilitator.Settle",
+            facilitator_pb2.SettleRequest(
+                terms=terms_of("exact"),
+                exact=exact_of(transfer_of(ALICE)),
+                attempt=facilitator_pb2.Attempt(id=bytes(16)),
+            ),
+            "attempt.request_hash",
         ),
         ("accounts.Deposit", account_pb2.DepositRequest(), "network"),
         ("accounts.Deposit", account_pb2.DepositRequest(network=NETWORK), "signature"),

@@ -12,7 +12,8 @@ from tallystick_aggregator.chain.port import Block, TransferAuthorization
 from tallystick_aggregator.journal.port import TransactionStatus
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.schemes.deferred.payments import Settled, Verified
-from tallystick_aggregator.schemes.exact import ERC6492_SUFFIX, VERIFIES_MAX
+from tallystick_aggregator.schemes.exact.authorizations import ERC6492_SUFFIX
+from tallystick_aggregator.schemes.exact.payments import VERIFIES_MAX
 
 ALICE = Payer("alice")
 ADDRESS = ALICE.signer.address
@@ -217,12 +218,15 @@ async def test_a_caller_that_goes_away_does_not_stop_its_settlement(market: Mark
     assert answer.replayed
 
 
-async def test_what_the_payers_key_did_not_sign_asks_the_node_at_a_bounded_rate(market: Marketplace) -> None:
+async def test_what_only_a_contract_can_check_asks_the_node_at_a_bounded_rate(market: Marketplace) -> None:
+    wallet = Payer("wallet")
+    market.chain.balances[wallet.signer.address] = 1_000
+    market.chain.contract_wallets.add(wallet.signer.address)
     for number in range(200):
-        forged = replace(transfer_of(ALICE, number), signature=b"garbage")
+        forged = replace(transfer_of(wallet, number), signature=b"garbage")
         assert isinstance(await market.exact.verify(EXACT_TERMS, forged), Refusal)
     assert market.chain.simulated < 40
-    forged = replace(transfer_of(ALICE, 999), signature=b"garbage")
+    forged = replace(transfer_of(wallet, 999), signature=b"garbage")
     assert reason_of(await market.exact.settle(EXACT_TERMS, forged)) is Reason.OVERLOADED
     assert isinstance(await market.exact.verify(EXACT_TERMS, transfer_of(ALICE)), Verified)
 

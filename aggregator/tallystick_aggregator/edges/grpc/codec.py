@@ -19,8 +19,10 @@ from tallystick.x402.payloads import SIGNATURE_BYTES_MAX
 from tallystick_aggregator.chain.port import DepositAuthorization, TransferAuthorization
 from tallystick_aggregator.intake import UncheckedPayment, UncheckedSpendProof
 from tallystick_aggregator.schemes.deferred.calls import SignedCall
+from tallystick_aggregator.schemes.exact import Caller
 
 HANDLE_BYTES: Final = 64
+ATTEMPT_BYTES: Final = 16
 SIGNATURE_BYTES: Final = 65
 _SCHEME_CHARS_MAX: Final = 64
 _NETWORK_CHARS_MAX: Final = 64
@@ -143,6 +145,14 @@ def read_exact(message: facilitator_pb2.ExactPayment) -> TransferAuthorization:
         nonce=fixed(message.nonce, 32, "exact.nonce"),
         signature=message.signature,
     )
+
+
+def read_caller(message: facilitator_pb2.Attempt, principal: str, *, present: bool) -> Caller:
+    """Read the attempt that an `exact` payment is verified or settled for; `present`: whether the message has one."""
+    if not present:
+        return Caller(principal)
+    attempt = fixed(message.id, ATTEMPT_BYTES, "attempt.id")
+    return Caller(principal, attempt, fixed(message.request_hash, 32, "attempt.request_hash"))
 
 
 def read_handle(handle: bytes) -> bytes:

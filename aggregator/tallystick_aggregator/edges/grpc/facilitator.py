@@ -2,13 +2,19 @@
 
 from typing import Final
 
-from tallystick.errors import Described, MalformedError
+from tallystick.errors import MalformedError
 from tallystick.reasons import Reason
 from tallystick.v1 import facilitator_pb2, facilitator_pb2_grpc
 from tallystick.x402 import SCHEME_DEFERRED, SCHEME_EXACT, PaymentTerms
 from tallystick_aggregator.edges.grpc.answers import write_kinds, write_settled, write_verified
 from tallystick_aggregator.edges.grpc.charge import ChargeLimits
-from tallystick_aggregator.edges.grpc.codec import read_deferred, read_exact, read_handle, read_terms
+from tallystick_aggregator.edges.grpc.codec import (
+    read_caller,
+    read_deferred,
+    read_exact,
+    read_handle,
+    read_terms,
+)
 from tallystick_aggregator.edges.grpc.guard import guarded
 from tallystick_aggregator.edges.grpc.principals import Principals, ServicerContext, require_receiver
 from tallystick_aggregator.journal.credentials import Scope
@@ -38,7 +44,7 @@ class FacilitatorService(facilitator_pb2_grpc.FacilitatorServiceServicer):
         self._principals = principals
         self._deferred = deferred
         self._exact = exact
-        self._kinds = [kind for offer in offers.values() for kind in write_kinds(offer)]
+        self._kinds = {network: write_kinds(offer) for network, offer in offers.items()}
         self._limits = facilitator_pb2.Limits(
             charges_per_batch_max=limits.charges_per_batch_max,
             unanswered_batches_max=limits.unanswered_batches_max,
@@ -50,11 +56,14 @@ class FacilitatorService(facilitator_pb2_grpc.FacilitatorServiceServicer):
     async def Supported(  # noqa: N802 - the .proto's name
         self, request: facilitator_pb2.SupportedRequest, context: ServicerContext
     ) -> facilitator_pb2.SupportedResponse:
-        """Tell what can be verified and settled, and what the caller's token is good for."""
+        """Tell what can be verified and settled now, and what the caller's token is good for."""
         del request  # empty
         principal = self._principals.caller(context)
+        kinds: list[facilitator_pb2.Kind] = []
+        for network, (deferred, exact) in self._kinds.items():
+            kinds += [deferred, exact] if await self._exact.is_offered(network) else [deferred]
         return facilitator_pb2.SupportedResponse(
-            kinds=self._kinds,
+            kinds=kinds,
             limits=self._limits,
             receivers=sorted(principal.receivers),
             scopes=sorted(scope.value for scope in principal.scopes),
@@ -75,13 +84,14 @@ class FacilitatorService(facilitator_pb2_grpc.FacilitatorServiceServicer):
             config, payment = read_deferred(request.deferred)
             return write_verified(await self._deferred.verify(terms, config, payment), config.payer)
         transfer = read_exact(request.exact)
-        return write_verified(await self._exact.verify(terms, transfer), transfer.from_)
+        caller = read_caller(request.attempt, principal.name, present=request.HasField("attempt"))
+        return write_verified(await self._exact.verify(terms, transfer, caller), transfer.from_)
 
     @guarded
     async def Settle(  # noqa: N802 - the .proto's name
         self, request: facilitator_pb2.SettleRequest, context: ServicerContext
     ) -> facilitator_pb2.SettleResponse:
-        """Capture or release a `deferred` payment, or transfer an `exact` one.
+        """Capture or release a `deferred` payment, transfer or give back an `exact` one.
 
         Whoever holds a reservation's handle may settle it; an exact payment needs the receiver's own token.
         """
@@ -94,9 +104,11 @@ class FacilitatorService(facilitator_pb2_grpc.FacilitatorServiceServicer):
             handle = read_handle(request.handle)
             return write_settled(await self._deferred.settle(terms, handle, release=request.release))
         require_receiver(principal, terms.pay_to)
+        transfer = read_exact(request.exact)
+        caller = read_caller(request.attempt, principal.name, present=request.HasField("attempt"))
         if request.release:
-            raise MalformedError("release", Described("true"), "false: an exact payment holds nothing to give back")
-        return write_settled(await self._exact.settle(terms, read_exact(request.exact)))
+            return write_settled(await self._exact.give_back(terms, transfer, caller))
+        return write_settled(await self._exact.settle(terms, transfer, caller))
 
 
 def _read_terms(request: facilitator_pb2.VerifyRequest | facilitator_pb2.SettleRequest) -> PaymentTerms:

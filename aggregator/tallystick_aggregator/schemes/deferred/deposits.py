@@ -13,10 +13,11 @@ from tallystick import eip712
 from tallystick.channels import ChannelConfig
 from tallystick.errors import InvalidSignature
 from tallystick.hashing import keccak256
+from tallystick.hexadecimal import checksum
 from tallystick.quantities import MAX_AMOUNT
 from tallystick.reasons import Reason
 from tallystick.signatures import recover
-from tallystick_aggregator.chain.port import Chain, DepositAuthorization, Reverted, Token
+from tallystick_aggregator.chain.port import Block, Chain, DepositAuthorization, OutOfGas, Reverted, Token
 from tallystick_aggregator.intake.port import Writer
 from tallystick_aggregator.journal.port import Outbox, TransactionKind
 from tallystick_aggregator.ledger.answers import Refusal
@@ -30,6 +31,10 @@ from tallystick_aggregator.schemes.sending import find_sent, wait_until_mined
 DEPOSITS_MAX: Final = 64
 """Deposits under way at once."""
 DEPOSITS_PER_S: Final = 20.0
+DEPOSIT_GAS_MAX: Final = 400_000
+"""Gas of one deposit at most: the signature of a contract wallet is checked by its own contract at our expense.
+A key's
+first deposit takes some 100,000, and some 330,000 where new storage costs more (EIP-8037)."""
 CREDIT_TIMEOUT_S: Final = 90.0
 """How long a call waits for its deposit to be credited; after that the payer asks again."""
 WINDOW_MARGIN_S: Final = 10
@@ -141,7 +146,10 @@ class Deposits:
                     f"at most {balance}",
                 )
             try:
-                sent = await chain.send(TransactionKind.DEPOSIT, reference, chain.escrow.deposit_call(deposit))
+                call = chain.escrow.deposit_call(deposit)
+                sent = await chain.send(TransactionKind.DEPOSIT, reference, call, gas_max=DEPOSIT_GAS_MAX)
+            except OutOfGas:
+                return await _too_much_gas(chain, deposit, head)
             except Reverted as error:
                 return Refusal(
                     Reason.DEPOSIT_AUTHORIZATION, f"The deposit would fail on chain: {error.reason}.", "signature"
@@ -196,6 +204,18 @@ class Deposits:
         if self._unproven.take():
             return None
         return Refusal(Reason.OVERLOADED, f"{problem}, and too many such are being tried; wait a moment.", "signature")
+
+
+async def _too_much_gas(chain: Chain, deposit: DepositAuthorization, head: Block) -> Refusal:
+    payer = deposit.account.payer
+    whose = f"the contract at {checksum(payer)}" if await chain.code(payer, head) else "the token"
+    return Refusal(
+        Reason.DEPOSIT_AUTHORIZATION,
+        f"The deposit takes more gas than is paid for here: {whose} uses it up.",
+        "gas",
+        f"more than {DEPOSIT_GAS_MAX}",
+        f"at most {DEPOSIT_GAS_MAX}",
+    )
 
 
 def _why_unproven(chain: Chain, deposit: DepositAuthorization) -> str | None:

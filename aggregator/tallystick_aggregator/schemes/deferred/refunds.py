@@ -41,6 +41,8 @@ REFUND_BURST: Final = 3
 RATES_MAX: Final = 10_000
 """Accounts whose refunds are counted at once; the one that was refunded longest ago is forgotten first."""
 REFUND_TIMEOUT_S: Final = 90.0
+REFUND_GAS_MAX: Final = 600_000
+"""Gas of one refund at most: the escrow gives the token's transfer 300,000 at most, whatever it does."""
 RESUME_EVERY_S: Final = 15.0
 
 ATTEMPTS_MAX: Final = 16
@@ -194,7 +196,7 @@ class Refunds:
         chain = self._chains[account.network]
         call = chain.escrow.refund_call(account.config, refund.amount, refund.nonce)
         memo = RefundMemo(refund.amount, refund.nonce).to_bytes()
-        return await chain.send(TransactionKind.REFUND, reference, call, memo=memo)
+        return await chain.send(TransactionKind.REFUND, reference, call, memo=memo, gas_max=REFUND_GAS_MAX)
 
     async def _newest(self, reference: bytes) -> tuple[Outgoing | None, bytes]:
         """Return the refund's newest transaction, and the reference that the next one would go under."""

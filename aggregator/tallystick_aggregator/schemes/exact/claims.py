@@ -1,0 +1,186 @@
+"""Whose an exact payment is: it pays one receiver, for one request, in one attempt to answer it.
+
+An authorization can be shown to any number of sellers, requests and processes, and once it has landed it is public. So
+each payment has an owner: a `Claim`. What owns it in the end is on disk, in the memo of its transaction. What precedes
+and follows is in memory, and a restart forgets it to nobody's harm:
+
+    verified, not sent     held by the attempt; forgotten: the first to settle owns it
+    sent                   owned by the attempt that sent it, on disk
+    given back             its holder could not deliver: another attempt of the same request may take it over;
+                           forgotten: it is the first attempt's again, and others are refused
+
+A seller's process never uses an attempt again that it has given back, so at most one of them delivers.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from tallystick.hashing import keccak256
+from tallystick.reasons import Reason
+from tallystick_aggregator.chain.port import TransferAuthorization
+from tallystick_aggregator.journal.port import Outgoing, TransactionStatus
+from tallystick_aggregator.ledger.answers import Refusal
+from tallystick_aggregator.schemes.failures import overloaded, transaction_failed
+
+CLAIMS_MAX: Final = 16_384
+"""Payments in memory at once."""
+CLAIM_S: Final = 3_600
+"""How long a claim is remembered after it was last used. One that is only verified ends with its authorization."""
+HOLD_S_MAX: Final = 600
+"""How long a verified payment waits for its attempt at most."""
+
+_VERSION: Final = b"\x01"
+_LANDED: Final = (TransactionStatus.MINED, TransactionStatus.FINAL)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who verifies or settles: the principal's name, and the attempt with the request that it answers.
+
+    Both are empty where the caller names none.
+    """
+
+    principal: str = ""
+    attempt: bytes = b""
+    request_hash: bytes = b""
+
+
+NOBODY: Final = Caller()
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One use of one authorization: four digests of 32 bytes, the last two empty where no attempt was named."""
+
+    authorization: bytes
+    principal: bytes
+    request: bytes
+    attempt: bytes
+
+    def may_follow(self, other: "Claim") -> bool:
+        """Whether this is another attempt of the same seller to answer the same request."""
+        same = (self.authorization, self.principal, self.request)
+        return bool(self.attempt and other.attempt) and same == (other.authorization, other.principal, other.request)
+
+    def encode(self) -> bytes:
+        """Return the memo of its transaction."""
+        return _VERSION + self.authorization + self.principal + self.request + self.attempt
+
+
+def claim_of(digest: bytes, payment: TransferAuthorization, caller: Caller) -> Claim:
+    """Return the claim of a caller on a payment; `digest` is what the payer signed, and names token and chain."""
+    return Claim(
+        keccak256(digest + payment.from_ + keccak256(payment.signature)),
+        keccak256(caller.principal.encode()),
+        keccak256(caller.request_hash) if caller.attempt else b"",
+        keccak256(caller.attempt) if caller.attempt else b"",
+    )
+
+
+def owner_of(sent: Outgoing, mine: Claim, call_data: Callable[[], bytes]) -> Claim:
+    """Return the claim for which a transaction was sent; `call_data` is that of the payment at hand.
+
+    A transaction from before claims were written down has no memo. It belongs to callers that name no attempt, as all
+    did then, if it is this very transfer; nobody else gets anything for it.
+    """
+    memo = sent.memo
+    if memo[:1] == _VERSION and len(memo) in {65, 129}:
+        return Claim(memo[1:33], memo[33:65], memo[65:97], memo[97:129])
+    return Claim(mine.authorization if sent.data == call_data() else b"", mine.principal, b"", b"")
+
+
+@dataclass(slots=True)
+class _Held:
+    claim: Claim
+    until_s: int
+    is_given_back: bool = False
+
+
+class Claims:
+    """The claims in memory, by the slot that the token takes once. No method awaits: each is one step for everybody."""
+
+    def __init__(self, clock_s: Callable[[], int], claims_max: int = CLAIMS_MAX) -> None:
+        self._clock_s = clock_s
+        self._claims_max = claims_max
+        self._held: dict[bytes, _Held] = {}
+
+    def conflict(self, slot: bytes, mine: Claim, sent: Outgoing | None, owner: Claim | None) -> Refusal | None:
+        """Return why a payment is not this claim's, None if it is or may become so.
+
+        `sent` is its transaction and `owner` what that was sent for, where there is one.
+        """
+        held = self._find(slot)
+        if held is not None:
+            owner = held.claim
+        if owner is None:
+            return None
+        if owner.authorization != mine.authorization:
+            return nonce_used("The nonce belongs to another authorization, which was presented before.")
+        if sent is not None and sent.status is TransactionStatus.REVERTED:
+            return transaction_failed("transfer", sent.transaction_hash)
+        if owner == mine or (held is not None and held.is_given_back and mine.may_follow(owner)):
+            return None
+        return _used() if sent is not None and sent.status in _LANDED else pending()
+
+    def take(
+        self, slot: bytes, mine: Claim, sent: Outgoing | None, owner: Claim | None, until_s: int
+    ) -> Refusal | None:
+        """Make it this claim's until then, unless there is a conflict."""
+        refusal = self.conflict(slot, mine, sent, owner)
+        if refusal is not None:
+            return refusal
+        if slot not in self._held and len(self._held) >= self._claims_max and not self._drop_expired():
+            return overloaded("exact payments being held", self._claims_max)
+        self._held[slot] = _Held(mine, until_s)
+        return None
+
+    def is_owner(self, slot: bytes, mine: Claim) -> bool:
+        """Whether it is still this claim's, which took it."""
+        held = self._held.get(slot)
+        return held is not None and held.claim == mine and not held.is_given_back
+
+    def give_back(self, slot: bytes, mine: Claim) -> None:
+        """Open it to others who answer the same request. The caller has checked that it is this claim's."""
+        self._held[slot] = _Held(mine, self._clock_s() + CLAIM_S, is_given_back=True)
+
+    def drop(self, slot: bytes, mine: Claim) -> None:
+        """Forget that it was this claim's: nothing was sent."""
+        held = self._held.get(slot)
+        if held is not None and held.claim == mine:
+            del self._held[slot]
+
+    def keep_until(self, slot: bytes, mine: Claim, until_s: int) -> None:
+        """Leave it to this claim until then, for another try; nothing was sent, so one given back is dropped."""
+        if self.is_owner(slot, mine):
+            self._held[slot].until_s = until_s
+        else:
+            self.drop(slot, mine)
+
+    def _find(self, slot: bytes) -> _Held | None:
+        held = self._held.get(slot)
+        if held is not None and held.until_s <= self._clock_s():
+            del self._held[slot]
+            return None
+        return held
+
+    def _drop_expired(self) -> bool:
+        now_s, before = self._clock_s(), len(self._held)
+        self._held = {slot: held for slot, held in self._held.items() if held.until_s > now_s}
+        return len(self._held) < before
+
+
+def nonce_used(why: str) -> Refusal:
+    """Refuse an authorization whose nonce is another's or gone."""
+    return Refusal(Reason.EXACT_NONCE_USED, why, "nonce")
+
+
+def pending() -> Refusal:
+    """Refuse a payment of which it is not decided yet what it pays for, or whether it will."""
+    return Refusal(
+        Reason.PAYMENT_PENDING, "The payment is being used by another request, or by another process for this one."
+    )
+
+
+def _used() -> Refusal:
+    return Refusal(Reason.PAYMENT_USED, "The payment has paid for a request, and pays for one only.")

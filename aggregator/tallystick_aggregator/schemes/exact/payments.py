@@ -1,0 +1,362 @@
+"""Verify, settle and give back, for `exact`.
+
+Verify and settle ask the same preconditions. A transfer is named by what the token takes once, (network, token, from,
+nonce), so one is sent; whose it is the module `claims` says, and everybody else is refused, whatever became of it.
+Settle says what happened on chain: done, reverted, or not known yet, which is never taken for failed.
+
+Amounts must be equal, as the official SDKs demand. Signatures are checked here for plain keys (I5); a contract wallet's
+only the chain can check, by simulation with bounded gas. Wallets that are not deployed yet (ERC-6492) are not accepted
+(threat 21).
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from tallystick.errors import Described, MalformedError
+from tallystick.reasons import Reason
+from tallystick.x402 import PaymentTerms
+from tallystick_aggregator.chain.port import (
+    Block,
+    Chain,
+    ChainUnavailable,
+    OutOfGas,
+    Reverted,
+    Token,
+    TransferAuthorization,
+)
+from tallystick_aggregator.journal.port import Outbox, Outgoing, TransactionKind, TransactionStatus
+from tallystick_aggregator.ledger.answers import Refusal
+from tallystick_aggregator.schemes.deferred.payments import Settled, Verified
+from tallystick_aggregator.schemes.deferred.terms import amount_is, receiver_is
+from tallystick_aggregator.schemes.exact.authorizations import (
+    describe_code,
+    is_signed_by_key,
+    not_by_the_key,
+    signature_may_count,
+    transfer_digest,
+    transfer_slot,
+    window_is_open,
+    with_canonical_v,
+)
+from tallystick_aggregator.schemes.exact.claims import (
+    CLAIM_S,
+    HOLD_S_MAX,
+    NOBODY,
+    Caller,
+    Claim,
+    Claims,
+    claim_of,
+    nonce_used,
+    owner_of,
+    pending,
+)
+from tallystick_aggregator.schemes.exact.gas import PROBE_GAS_MAX, TRANSFER_GAS_MAX, GasMoney
+from tallystick_aggregator.schemes.failures import overloaded, unless_unavailable
+from tallystick_aggregator.schemes.offers import Offers, find_network, find_token
+from tallystick_aggregator.schemes.rates import RateLimit
+from tallystick_aggregator.schemes.sending import wait_until_mined
+
+SETTLEMENTS_MAX: Final = 256
+"""Exact payments being settled at once."""
+VERIFIES_MAX: Final = 128
+"""Exact payments being verified at once: each asks the node four times."""
+UNPROVEN_PER_S: Final = 5.0
+"""Payments whose signature only the payer's contract can check, in verify and settle together."""
+UNPROVEN_BURST: Final = 20
+SETTLE_TIMEOUT_S: Final = 30.0
+"""How long one settle waits for its transaction; after that the seller settles the same payment again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """One call's payment: where, what, and for whom."""
+
+    chain: Chain
+    token: Token
+    payment: TransferAuthorization
+    slot: bytes
+    mine: Claim
+
+
+class ExactPayments:
+    """Verify, settle, give back. The caller has checked that the principal may charge for `terms.pay_to`."""
+
+    def __init__(
+        self,
+        chains: Mapping[str, Chain],
+        offers: Offers,
+        outbox: Outbox,
+        clock_s: Callable[[], int],
+        *,
+        settle_timeout_s: float = SETTLE_TIMEOUT_S,
+    ) -> None:
+        self._chains = chains
+        self._offers = offers
+        self._outbox = outbox
+        self._clock_s = clock_s
+        self._settle_timeout_s = settle_timeout_s
+        self._claims = Claims(clock_s)
+        self._settling: dict[bytes, asyncio.Task[Settled | Refusal]] = {}
+        self._verifying = 0
+        self._unproven = RateLimit(UNPROVEN_PER_S, UNPROVEN_BURST)
+        self._gas_money = {network: GasMoney(chain) for network, chain in chains.items()}
+
+    async def is_offered(self, network: str) -> bool:
+        """Return whether transfers can be sent on a network now, as far as is known."""
+        try:
+            return await self._gas_money[network].suffices()
+        except ChainUnavailable:
+            return True
+
+    async def verify(
+        self, terms: PaymentTerms, payment: TransferAuthorization, caller: Caller = NOBODY
+    ) -> Verified | Refusal:
+        """Check that the payment would settle now, and hold it for the caller's attempt, if it names one."""
+        case = self._case(terms, payment, caller)
+        return case if isinstance(case, Refusal) else await unless_unavailable(self._verify(case))
+
+    async def settle(
+        self, terms: PaymentTerms, payment: TransferAuthorization, caller: Caller = NOBODY
+    ) -> Settled | Refusal:
+        """Send the transfer for the caller's attempt, and wait until it is in a block."""
+        case = self._case(terms, payment, caller)
+        return case if isinstance(case, Refusal) else await unless_unavailable(self._settle(case))
+
+    async def give_back(self, terms: PaymentTerms, payment: TransferAuthorization, caller: Caller) -> Settled | Refusal:
+        """Let go of what the caller's attempt holds. What was sent goes on, for other attempts of the same request.
+
+        Raises MalformedError where the caller names no attempt.
+        """
+        if not caller.attempt:
+            raise MalformedError(
+                "release", Described("true"), "false: an exact payment without an attempt holds nothing to give back"
+            )
+        case = self._case(terms, payment, caller)
+        return case if isinstance(case, Refusal) else await unless_unavailable(self._give_back(case))
+
+    # Inside.
+
+    async def _verify(self, case: _Case) -> Verified | Refusal:
+        sent = await self._sent(case)
+        owner = self._owner(case, sent)
+        refusal = self._claims.conflict(case.slot, case.mine, sent, owner)
+        if refusal is not None:
+            return refusal
+        if sent is None or sent.status is TransactionStatus.SUPERSEDED:
+            if self._verifying >= VERIFIES_MAX:
+                return overloaded("exact payments being verified", VERIFIES_MAX)
+            self._verifying += 1
+            try:
+                refusal = await self._would_settle(case)
+            finally:
+                self._verifying -= 1
+            if refusal is not None:
+                return refusal
+            until_s = self._hold_until(case)
+        else:
+            until_s = self._clock_s() + CLAIM_S
+        if not case.mine.attempt:
+            return Verified(case.payment.from_, replayed=sent is not None and _is_sent(sent))
+        # What was in nobody's hands above may be in somebody's by now.
+        refusal = self._claims.take(case.slot, case.mine, sent, owner, until_s)
+        return refusal or Verified(case.payment.from_, expires_at=until_s)
+
+    async def _settle(self, case: _Case) -> Settled | Refusal:
+        sent = await self._sent(case)
+        # From here until the claim is taken nothing is awaited.
+        running = self._settling.get(case.slot)
+        if running is None and len(self._settling) >= SETTLEMENTS_MAX:
+            return overloaded("exact payments being settled", SETTLEMENTS_MAX)
+        until_s = self._clock_s() + CLAIM_S
+        refusal = self._claims.take(case.slot, case.mine, sent, self._owner(case, sent), until_s)
+        if refusal is not None:
+            return refusal
+        task = running
+        if task is None:
+            task = self._settling[case.slot] = asyncio.create_task(unless_unavailable(self._transfer(case)))
+            task.add_done_callback(lambda _: self._settling.pop(case.slot))
+        answer = await asyncio.shield(task)  # a caller that goes away does not stop it
+        if isinstance(answer, Refusal):
+            return answer
+        if not self._claims.is_owner(case.slot, case.mine):
+            # It was given back meanwhile, and another attempt may deliver what it pays for.
+            return self._claims.conflict(case.slot, case.mine, await self._sent(case), None) or pending()
+        replayed = not case.mine.attempt and (running is not None or (sent is not None and _is_sent(sent)))
+        return Settled(answer.payer, answer.amount, transaction=answer.transaction, replayed=replayed)
+
+    async def _transfer(self, case: _Case) -> Settled | Refusal:
+        sent = await self._sent(case)
+        if sent is None or not _is_sent(sent):
+            outcome = await self._send(case)
+            if isinstance(outcome, Refusal):
+                if case.mine.attempt and outcome.reason.retry:
+                    self._claims.keep_until(case.slot, case.mine, self._hold_until(case))
+                else:
+                    self._claims.drop(case.slot, case.mine)
+                return outcome
+            sent = outcome
+        mined = await wait_until_mined(case.chain, sent, "transfer", self._settle_timeout_s)
+        if isinstance(mined, Refusal):
+            return mined
+        return Settled(case.payment.from_, case.payment.value, transaction=mined.transaction_hash)
+
+    async def _send(self, case: _Case) -> Outgoing | Refusal:
+        refusal = await self._would_settle(case)
+        if refusal is not None:
+            return refusal
+        call = case.token.transfer_call(case.payment)
+        memo = case.mine.encode()
+        try:
+            return await case.chain.send(TransactionKind.EXACT, case.slot, call, memo=memo, gas_max=TRANSFER_GAS_MAX)
+        except Reverted as error:
+            return await self._why_it_reverts(case, error)
+
+    async def _give_back(self, case: _Case) -> Settled | Refusal:
+        sent = await self._sent(case)
+        owner = self._owner(case, sent)
+        refusal = self._claims.conflict(case.slot, case.mine, sent, owner)
+        if refusal is not None:
+            return refusal
+        if sent is None and case.slot not in self._settling:
+            self._claims.drop(case.slot, case.mine)
+        elif self._claims.is_owner(case.slot, case.mine) or owner == case.mine:
+            self._claims.give_back(case.slot, case.mine)
+        return Settled(case.payment.from_, 0)
+
+    def _hold_until(self, case: _Case) -> int:
+        return min(case.payment.valid_before, self._clock_s() + HOLD_S_MAX)
+
+    async def _sent(self, case: _Case) -> Outgoing | None:
+        return await self._outbox.by_reference(TransactionKind.EXACT, case.slot)
+
+    @staticmethod
+    def _owner(case: _Case, sent: Outgoing | None) -> Claim | None:
+        if sent is None:
+            return None
+        return owner_of(sent, case.mine, lambda: case.token.transfer_call(case.payment).data)
+
+    # The preconditions, the same for verify and settle.
+
+    def _case(self, terms: PaymentTerms, payment: TransferAuthorization, caller: Caller) -> _Case | Refusal:
+        """Check what needs no chain and no clock: where, in what, to whom, how much."""
+        offer = find_network(self._offers, str(terms.network))
+        if isinstance(offer, Refusal):
+            return offer
+        known = find_token(offer, terms.asset)
+        if isinstance(known, Refusal):
+            return known
+        refusal = receiver_is(terms, payment.to) or amount_is(terms, payment.value)
+        if refusal is not None:
+            return refusal
+        chain = self._chains[offer.network]
+        token = chain.tokens[terms.asset]
+        payment = with_canonical_v(token, payment)
+        claim = claim_of(transfer_digest(token, payment), payment, caller)
+        return _Case(chain, token, payment, transfer_slot(chain.network, terms.asset, payment), claim)
+
+    async def _would_settle(self, case: _Case) -> Refusal | None:
+        """Check time, the sender's money and the signature's form, then at one block: nonce, balance, simulation.
+
+        Any visitor of a seller can bring this about, so what is cheap comes first and the rest is bounded.
+        """
+        token, payment = case.token, case.payment
+        refusal = window_is_open(payment, self._clock_s()) or signature_may_count(payment)
+        if refusal is not None:
+            return refusal
+        if not await self._gas_money[case.chain.network].suffices():
+            return Refusal(
+                Reason.EXACT_UNAVAILABLE,
+                f"The aggregator cannot pay for the gas of transfers on {case.chain.network} now. Nothing was sent.",
+            )
+        block = await case.chain.head()
+        refusal = await self._chain_state_allows(case, block)
+        if refusal is not None:
+            return refusal
+        signed_by_key = is_signed_by_key(token, payment)
+        if not signed_by_key:
+            if not await case.chain.code(payment.from_, block):
+                return not_by_the_key(token, payment)
+            if not self._unproven.take():
+                return overloaded("payments that only the payer's contract can check", UNPROVEN_BURST)
+        try:
+            await case.chain.simulate(token.transfer_call(payment), block, gas_max=TRANSFER_GAS_MAX)
+        except Reverted as error:
+            return await self._why_simulation_fails(case, block, error, signed_by_key=signed_by_key)
+        return None
+
+    async def _chain_state_allows(self, case: _Case, block: Block) -> Refusal | None:
+        payment = case.payment
+        used, balance = await asyncio.gather(
+            case.token.authorization_used(payment.from_, payment.nonce, block),
+            case.token.balance(payment.from_, block),
+        )
+        if used:
+            return nonce_used("The authorization was used or cancelled already, not by this aggregator.")
+        if balance < payment.value:
+            return Refusal(
+                Reason.INSUFFICIENT_BALANCE,
+                "The payer holds less than the payment.",
+                "value",
+                str(payment.value),
+                f"at most {balance}",
+            )
+        return None
+
+    async def _why_simulation_fails(
+        self, case: _Case, block: Block, error: Reverted, *, signed_by_key: bool
+    ) -> Refusal:
+        """Tell a payer's contract that asks for too much gas, or says no, from other failures."""
+        payer = case.payment.from_
+        code = await case.chain.code(payer, block)
+        if not code:
+            return _simulation_failed(error)
+        contract = describe_code(payer, code)
+        # The token takes a contract that runs out of gas for one that says no.
+        if isinstance(error, OutOfGas) or await self._passes_with_more_gas(case, block):
+            return _too_much_gas(contract)
+        if signed_by_key:
+            return _simulation_failed(error)
+        return Refusal(
+            Reason.EXACT_SIGNATURE,
+            f"Neither the payer's key nor {contract} signed this transfer: {error.reason}.",
+            "signature",
+        )
+
+    async def _passes_with_more_gas(self, case: _Case, block: Block) -> bool:
+        if not self._unproven.take():
+            return False
+        try:
+            await case.chain.simulate(case.token.transfer_call(case.payment), block, gas_max=PROBE_GAS_MAX)
+        except Reverted:
+            return False
+        return True
+
+    async def _why_it_reverts(self, case: _Case, error: Reverted) -> Refusal:
+        """Tell an authorization that was spent elsewhere in the meantime from other failures."""
+        block = await case.chain.head()
+        refusal = await self._chain_state_allows(case, block)
+        if refusal is None and isinstance(error, OutOfGas):
+            code = await case.chain.code(case.payment.from_, block)
+            return _too_much_gas(describe_code(case.payment.from_, code) if code else "the token")
+        return refusal or _simulation_failed(error)
+
+
+def _is_sent(outgoing: Outgoing) -> bool:
+    """Whether it is in the world: one whose nonce another transaction used never happened, and is sent anew."""
+    return outgoing.status is not TransactionStatus.SUPERSEDED
+
+
+def _too_much_gas(whose: str) -> Refusal:
+    return Refusal(
+        Reason.EXACT_GAS,
+        f"The transfer takes more gas than is paid for here: {whose} uses it up.",
+        "gas",
+        f"more than {TRANSFER_GAS_MAX}",
+        f"at most {TRANSFER_GAS_MAX}",
+    )
+
+
+def _simulation_failed(error: Reverted) -> Refusal:
+    return Refusal(Reason.SIMULATION_FAILED, f"The transfer would fail on chain: {error.reason}.")
