@@ -27,11 +27,13 @@ from tallystick.targets import is_loopback
 from tallystick_aggregator.chain.settings import ChainSettings, ConfigurationError
 from tallystick_aggregator.config_chains import ChainSection, KeyLoader, chain_settings, check_delays, check_networks
 from tallystick_aggregator.config_errors import SECONDS_MAX, between, what_is_wrong
+from tallystick_aggregator.config_gas import GasSection
 from tallystick_aggregator.edges.grpc.charge import ChargeLimits
 from tallystick_aggregator.edges.grpc.server import Tls
 from tallystick_aggregator.intake.intake import BATCH_MAX
 from tallystick_aggregator.ledger.commands import Rules
 from tallystick_aggregator.logs import LEVELS
+from tallystick_aggregator.schemes.budgets import GasLimits
 
 DEFAULT_LISTEN: Final = "127.0.0.1:7402"
 DEFAULT_INTERVAL_S: Final = 3_600
@@ -186,6 +188,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     store: StoreSection = StoreSection()
     settlement: SettlementSection = SettlementSection()
     limits: LimitsSection = LimitsSection()
+    gas: GasSection = GasSection()
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +204,7 @@ class Config:
     claim_age_s_max: int
     rules: Rules
     charge_limits: ChargeLimits
+    gas_limits: GasLimits
     chains: tuple[ChainSettings, ...]
     withdraw_delays_s: Mapping[str, int]
 
@@ -237,6 +241,7 @@ class Config:
             claim_age_s_max=file.settlement.claim_age_s_max,
             rules=rules,
             charge_limits=charge_limits,
+            gas_limits=file.gas.limits(),
             chains=tuple(
                 chain_settings(section, index, folder, load_key)
                 for index, section in enumerate(file.chain)

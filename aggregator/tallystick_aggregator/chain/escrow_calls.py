@@ -53,8 +53,11 @@ ROW_SKIPPED: Final = "RowSkipped(bytes32,address,uint128,uint8)"
 OWED: Final = "Owed(address,address,uint256,uint256)"
 WITHDRAW_FINALIZED: Final = "WithdrawFinalized(bytes32,uint128,uint128)"
 REFUNDED: Final = "Refunded(bytes32,uint128,uint128,uint256,uint128)"
-EVENTS: Final = (ACCOUNT_OPENED, ROW_SKIPPED, OWED, WITHDRAW_FINALIZED, REFUNDED)
+DEPOSITED: Final = "Deposited(bytes32,uint128,uint128)"
+EVENTS: Final = (ACCOUNT_OPENED, DEPOSITED, ROW_SKIPPED, OWED, WITHDRAW_FINALIZED, REFUNDED)
 ACCOUNT_OPENED_TOPIC: Final = topic(ACCOUNT_OPENED)
+DEPOSITED_TOPIC: Final = topic(DEPOSITED)
+REFUNDED_TOPIC: Final = topic(REFUNDED)
 ROW_SKIPPED_TOPIC: Final = topic(ROW_SKIPPED)
 OWED_TOPIC: Final = topic(OWED)
 LEFT_TOPICS: Final = frozenset({topic(WITHDRAW_FINALIZED), topic(REFUNDED)})
@@ -85,6 +88,11 @@ def deposit_with_authorization(deposit: DepositAuthorization) -> bytes:
             deposit.signature,
         ],
     )
+
+
+def token_of(call_data: bytes) -> bytes:
+    """The token of the account that the calldata of a deposit or a refund begins with."""
+    return call_data[4 + 4 * 32 + 12 : 4 + 5 * 32]
 
 
 def claim(batch: bytes) -> bytes:
