@@ -12,6 +12,7 @@ from tallystick.amounts import parse_amount
 from tallystick.channels import WITHDRAW_DELAY_S_MAX, WITHDRAW_DELAY_S_MIN
 from tallystick.hexadecimal import checksum, parse_address
 from tallystick.keys import with_paths
+from tallystick.quantities import MAX_AMOUNT
 from tallystick.signatures import Signer
 from tallystick_aggregator.chain.settings import ChainSettings, ConfigurationError, FeeSettings, TokenSettings
 from tallystick_aggregator.config_errors import SECONDS_MAX
@@ -34,7 +35,8 @@ class TokenSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     decimals: int
     name: str
     version: str
-    min_deposit: str = "0"
+    min_deposit: str = ""
+    """Left out: one whole token. Each deposit, refund and claim costs gas, whatever is in the account."""
 
 
 class ChainSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -98,13 +100,21 @@ def _token(section: TokenSection, where: str) -> TokenSettings:
         raise ConfigurationError(f"{where}.decimals: got {section.decimals}, allowed 0 to 36")
     if not section.symbol:
         raise ConfigurationError(f"{where}.symbol: got nothing, allowed a name such as USDC")
+    min_deposit = 10**section.decimals
+    if section.min_deposit:
+        min_deposit = parse_amount(section.min_deposit, f"{where}.min_deposit")
+    if not 0 < min_deposit <= MAX_AMOUNT:
+        raise ConfigurationError(
+            f"{where}.min_deposit: got {min_deposit}, allowed 1 to {MAX_AMOUNT} atomic units; left out, it is one whole"
+            " token"
+        )
     return TokenSettings(
         address=parse_address(section.address, f"{where}.address"),
         symbol=section.symbol,
         decimals=section.decimals,
         name=section.name,
         version=section.version,
-        min_deposit=parse_amount(section.min_deposit, f"{where}.min_deposit"),
+        min_deposit=min_deposit,
     )
 
 
