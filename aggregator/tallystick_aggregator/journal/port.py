@@ -12,7 +12,7 @@ StoreError                    everything below
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Protocol
 
@@ -135,7 +135,7 @@ class Attempt:
     """One signed form of a transaction; a replacement with a higher fee is a further attempt under the same nonce."""
 
     transaction_hash: bytes
-    raw: bytes
+    raw: bytes = field(repr=False)
     max_fee_per_gas_wei: int
     max_priority_fee_per_gas_wei: int
     created_at: int
