@@ -195,7 +195,7 @@ _RETRY_AND_ADVICE: Final[dict[Reason, tuple[bool, str]]] = {
     Reason.CHANNEL_LIMIT: (_FINAL, "Use another account: this one has as many channels as are allowed."),
     Reason.REFUND_WITHOUT_PAYMENT: (
         _RETRY,
-        "Withdraw on chain: initiateWithdraw, and finalizeWithdraw after the account's delay. Who has paid is refunded.",
+        "Withdraw on chain: initiateWithdraw, then finalizeWithdraw after the delay. Accounts that paid are refunded.",
     ),
 }
 _NUMBERS: Final = frozenset(int(reason) for reason in Reason)

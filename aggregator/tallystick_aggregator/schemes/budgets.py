@@ -9,7 +9,7 @@ what is left tops up the accounts that the operator lives on.
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -23,7 +23,13 @@ from tallystick_aggregator.ledger.state import Account
 STRANGERS_PERCENT: Final = 75
 GAS_TYPICAL: Final = {TransactionKind.DEPOSIT: 150_000, TransactionKind.REFUND: 130_000, TransactionKind.EXACT: 120_000}
 """What a transaction counts for until it is in the outbox: its gas limit is not known before."""
-_NAMES: Final = {TransactionKind.DEPOSIT: "deposit", TransactionKind.REFUND: "refund", TransactionKind.EXACT: "exact"}
+SOON_S: Final = 10
+"""When to ask again where what is being sent right now takes the rest."""
+_NAMES: Final = {
+    TransactionKind.DEPOSIT: "deposit",
+    TransactionKind.REFUND: "refund",
+    TransactionKind.EXACT: "exact payment",
+}
 
 _alarm = logging.getLogger("tallystick.alarm")
 
@@ -74,9 +80,8 @@ class GasBudget:
     _held_by: Counter[tuple[str, TransactionKind, bytes]] = field(
         default_factory=Counter[tuple[str, TransactionKind, bytes]]
     )
-    _spent: dict[tuple[str, TransactionKind], Callable[[], str]] = field(
-        default_factory=dict[tuple[str, TransactionKind], Callable[[], str]]
-    )
+    _used_up: dict[tuple[str, TransactionKind], Chain] = field(default_factory=dict[tuple[str, TransactionKind], Chain])
+    """What the alarm was raised for."""
 
     @contextmanager
     def hold(self, chain: Chain, kind: TransactionKind, payer: bytes, *, has_paid: bool) -> Generator[Refusal | None]:
@@ -102,20 +107,27 @@ class GasBudget:
 
     def problems(self) -> Sequence[str]:
         """Say which budgets are used up, for health and people."""
-        return [sentence for key in list(self._spent) if (sentence := self._sentence(key))]
+        found: list[str] = []
+        for key, chain in list(self._used_up.items()):
+            problem = self._problem(chain, key[1])
+            if problem:
+                found.append(problem)
+            else:
+                del self._used_up[key]
+        return found
 
     def _payers_share(self, chain: Chain, kind: TransactionKind, payer: bytes) -> Refusal | None:
         most = self.limits.per_payer_max(kind)
-        count = chain.gas.count(kind, payer) + self._held_by[chain.network, kind, payer]
-        if not most or count < most:
+        sent, held = chain.gas.count(kind, payer), self._held_by[chain.network, kind, payer]
+        if not most or sent + held < most:
             return None
-        wait_s = chain.gas.wait_s(kind, 1, payer)
+        wait_s = chain.gas.wait_s(kind, 1, payer) if sent >= most else SOON_S
         return Refusal(
             Reason.GAS_BUDGET_SPENT,
             f"The payer has had as many {_NAMES[kind]}s at the operator's expense as it may in an hour; the next in"
             f" {wait_s} s, or send it yourself.",
-            f"{_NAMES[kind]}s",
-            f"{count + 1} in an hour",
+            f"{kind.name.lower()}s",
+            f"{sent + held + 1} in an hour",
             f"at most {most} for each payer",
             retry_after_s=wait_s,
         )
@@ -124,48 +136,40 @@ class GasBudget:
         most = self.limits.gas_max(kind)
         if not most:
             return None
-        key = chain.network, kind
-        needed = GAS_TYPICAL[kind] * (self._held[key] + 1)
+        spent, each = chain.gas.spent(kind), GAS_TYPICAL[kind]
+        needed = each * (self._held[chain.network, kind] + 1)
         allowed = most if has_paid else most * STRANGERS_PERCENT // 100
-        over = chain.gas.spent(kind) + needed - allowed
-        if over <= 0:
+        if spent + needed <= allowed:
             return None
-        self._alarm(chain, kind)
-        wait_s = chain.gas.wait_s(kind, over)
+        over = spent + each - allowed
+        if over > 0:
+            self._alarm(chain, kind)
+        wait_s = chain.gas.wait_s(kind, over) if over > 0 else SOON_S
         return Refusal(
             Reason.GAS_BUDGET_SPENT,
             f"What the operator pays an hour for {_NAMES[kind]}s on {chain.network} is spent; ask again in {wait_s} s,"
             " or send it yourself.",
-            f"{_NAMES[kind]}_gas",
-            f"{chain.gas.spent(kind) + needed} in an hour",
+            f"{kind.name.lower()}_gas",
+            f"{spent + needed} in an hour",
             f"at most {allowed}" + ("" if has_paid else " for accounts that have not paid yet"),
             retry_after_s=wait_s,
         )
 
     def _alarm(self, chain: Chain, kind: TransactionKind) -> None:
         """Raise the alarm once for each time that a budget is used up."""
-        key = chain.network, kind
+        self.problems()
+        if (chain.network, kind) not in self._used_up:
+            self._used_up[chain.network, kind] = chain
+            _alarm.error("%s", self._problem(chain, kind))
 
-        def sentence() -> str:
-            spent, most = chain.gas.spent(kind), self.limits.gas_max(kind)
-            if spent + GAS_TYPICAL[kind] <= most * STRANGERS_PERCENT // 100:
-                return ""
-            return (
-                f"{chain.network}: the hour's gas for {_NAMES[kind]}s is used up: {spent} of {most}, of which"
-                f" {STRANGERS_PERCENT} % may go to accounts that have not paid yet"
-            )
-
-        if not self._sentence(key):
-            self._spent[key] = sentence
-            _alarm.error("%s", sentence() or f"{chain.network}: too many {_NAMES[kind]}s at once for the hour's gas")
-
-    def _sentence(self, key: tuple[str, TransactionKind]) -> str:
-        """What is used up under this key; forgets it where there is room again."""
-        sentence = self._spent.get(key)
-        text = sentence() if sentence is not None else ""
-        if not text:
-            self._spent.pop(key, None)
-        return text
+    def _problem(self, chain: Chain, kind: TransactionKind) -> str:
+        """What is used up; empty where there is room, if only for those that have paid."""
+        spent, most = chain.gas.spent(kind), self.limits.gas_max(kind)
+        for_strangers = most if kind is TransactionKind.EXACT else most * STRANGERS_PERCENT // 100
+        if not most or spent + GAS_TYPICAL[kind] <= for_strangers:
+            return ""
+        rest = "" if for_strangers == most else f", {for_strangers} of it for accounts that have not paid yet"
+        return f"{chain.network}: the hour's gas for {_NAMES[kind]}s is used up: {spent} of {most}{rest}"
 
 
 def has_paid(account: Account | None) -> bool:
