@@ -96,6 +96,11 @@ async def running(config: Config) -> AsyncGenerator[Running, None]:
                 settlements.problems,
                 parts.budget.problems,
             ],
+            settlement=[
+                lambda: [problem for chain in chains.values() for problem in chain.sending_problems()],
+                settlements.problems,
+            ],
+            tell_settling=server.tell_settling,
         )
         _start_background(supervisor, parts, health)
         await health.look()

@@ -14,13 +14,22 @@ from tallystick.hexadecimal import checksum, parse_address
 from tallystick.keys import with_paths
 from tallystick.quantities import MAX_AMOUNT
 from tallystick.signatures import Signer
-from tallystick_aggregator.chain.settings import ChainSettings, ConfigurationError, FeeSettings, TokenSettings
-from tallystick_aggregator.config_errors import SECONDS_MAX
+from tallystick_aggregator.chain.settings import (
+    LOGS_RANGE_BLOCKS,
+    URGENT_CAP_FACTOR,
+    ChainSettings,
+    ConfigurationError,
+    FeeSettings,
+    TokenSettings,
+)
+from tallystick_aggregator.config_errors import SECONDS_MAX, between
 
 SETTLEMENT_MARGIN_S: Final = 600
 """What a claim may take from its planning to its block; added to two settlement intervals (I9)."""
 DEFAULT_WITHDRAW_DELAY_S: Final = 86_400
 DEFAULT_WITHDRAW_DELAY_S_MIN: Final = 10_800
+LOGS_RANGE_BLOCKS_MAX: Final = 1_000_000
+WORTH_GWEI_MAX: Final = 1e18
 _GWEI: Final = 10**9
 
 KeyLoader = Callable[[str, str], Signer]
@@ -37,6 +46,8 @@ class TokenSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     version: str
     min_deposit: str = ""
     """Left out: one whole token. Each deposit, refund and claim costs gas, whatever is in the account."""
+    worth_gwei: float = 0.0
+    """Roughly what a whole token is worth in the chain's coin; 0: not told."""
 
 
 class ChainSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -54,13 +65,19 @@ class ChainSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     reorg_depth: int = 64
     poll_s: float = 2.0
     rpc_timeout_s: float = 10.0
+    logs_range_blocks_max: int = LOGS_RANGE_BLOCKS
+    head_age_s_max: int | None = None
+    """None: HEAD_AGE_S_MAX, and any age on chains for development. 0: any age."""
     replace_after_s: float = 60.0
     withdraw_delay_s_min: int = DEFAULT_WITHDRAW_DELAY_S_MIN
     withdraw_delay_s_max: int = WITHDRAW_DELAY_S_MAX
     withdraw_delay_s: int = DEFAULT_WITHDRAW_DELAY_S
     """What is proposed to payers that name none of their own."""
     max_fee_per_gas_gwei: float = 500.0
+    priority_fee_per_gas_gwei_min: float = 1e-9
     priority_fee_per_gas_gwei_max: float = 50.0
+    urgent_max_fee_per_gas_gwei: float = 0.0
+    """What a withdrawal's claim may bid; 0: URGENT_CAP_FACTOR times `max_fee_per_gas_gwei`."""
 
 
 def chain_settings(section: ChainSection, index: int, folder: Path, load_key: KeyLoader) -> ChainSettings:
@@ -69,6 +86,10 @@ def chain_settings(section: ChainSection, index: int, folder: Path, load_key: Ke
     for name in ("poll_s", "rpc_timeout_s", "replace_after_s", "max_fee_per_gas_gwei", "priority_fee_per_gas_gwei_max"):
         if not (math.isfinite(value := getattr(section, name)) and 0 < value <= SECONDS_MAX):
             raise ConfigurationError(f"{where}.{name}: got {value}, allowed above 0 and at most {SECONDS_MAX}")
+    between(1, section.logs_range_blocks_max, LOGS_RANGE_BLOCKS_MAX, f"{where}.logs_range_blocks_max")
+    if section.head_age_s_max is not None:
+        between(0, section.head_age_s_max, SECONDS_MAX, f"{where}.head_age_s_max")
+    fees = _fees(section, where)
     operator_signer = load_key(with_paths(section.operator_key, folder.joinpath), f"{where}.operator_key")
     return ChainSettings(
         network=section.network,
@@ -85,13 +106,37 @@ def chain_settings(section: ChainSection, index: int, folder: Path, load_key: Ke
         reorg_depth=section.reorg_depth,
         poll_s=section.poll_s,
         rpc_timeout_s=section.rpc_timeout_s,
+        logs_range_blocks_max=section.logs_range_blocks_max,
+        head_age_s_max=section.head_age_s_max,
         replace_after_s=section.replace_after_s,
         withdraw_delay_s_min=section.withdraw_delay_s_min,
         withdraw_delay_s_max=section.withdraw_delay_s_max,
-        fees=FeeSettings(
-            max_fee_per_gas_wei=round(section.max_fee_per_gas_gwei * _GWEI),
-            priority_fee_per_gas_wei_max=round(section.priority_fee_per_gas_gwei_max * _GWEI),
-        ),
+        fees=fees,
+    )
+
+
+def _fees(section: ChainSection, where: str) -> FeeSettings:
+    tip_min, tip_max = section.priority_fee_per_gas_gwei_min, section.priority_fee_per_gas_gwei_max
+    cap, urgent_cap = section.max_fee_per_gas_gwei, section.urgent_max_fee_per_gas_gwei
+    if not 0 <= tip_min <= tip_max * 8 / 9:  # also where it is no number
+        raise ConfigurationError(
+            f"{where}.priority_fee_per_gas_gwei_min: got {tip_min}, allowed 0 to eight ninths of"
+            f" priority_fee_per_gas_gwei_max ({tip_max}), so that a transaction that waits can bid more"
+        )
+    if tip_max > cap:
+        raise ConfigurationError(
+            f"{where}.priority_fee_per_gas_gwei_max: got {tip_max}, allowed at most max_fee_per_gas_gwei ({cap})"
+        )
+    if urgent_cap and not cap <= urgent_cap <= SECONDS_MAX:
+        raise ConfigurationError(
+            f"{where}.urgent_max_fee_per_gas_gwei: got {urgent_cap}, allowed max_fee_per_gas_gwei ({cap}) or more,"
+            f" or 0 for {URGENT_CAP_FACTOR} times as much"
+        )
+    return FeeSettings(
+        max_fee_per_gas_wei=round(cap * _GWEI),
+        priority_fee_per_gas_wei_min=round(tip_min * _GWEI),
+        priority_fee_per_gas_wei_max=round(tip_max * _GWEI),
+        urgent_max_fee_per_gas_wei=round(urgent_cap * _GWEI),
     )
 
 
@@ -108,6 +153,8 @@ def _token(section: TokenSection, where: str) -> TokenSettings:
             f"{where}.min_deposit: got {min_deposit}, allowed 1 to {MAX_AMOUNT} atomic units; left out, it is one whole"
             " token"
         )
+    if not (math.isfinite(section.worth_gwei) and 0 <= section.worth_gwei <= WORTH_GWEI_MAX):
+        raise ConfigurationError(f"{where}.worth_gwei: got {section.worth_gwei}, allowed 0 to {WORTH_GWEI_MAX:g}")
     return TokenSettings(
         address=parse_address(section.address, f"{where}.address"),
         symbol=section.symbol,
@@ -115,6 +162,7 @@ def _token(section: TokenSection, where: str) -> TokenSettings:
         name=section.name,
         version=section.version,
         min_deposit=min_deposit,
+        worth_gwei=section.worth_gwei,
     )
 
 

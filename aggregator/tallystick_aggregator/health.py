@@ -1,8 +1,8 @@
 """Whether the aggregator serves, looked at once a second and told to whoever asks the gRPC health service.
 
 NOT_SERVING while the store cannot be written, a background task is down, or the mirror of a chain is stale. What only
-slows settlement down (an endpoint that does not answer, a fee above the cap) is logged and changes nothing: charges go
-on from the mirrored balances (threat 16).
+slows settlement down (an endpoint that does not answer, a fee above the cap, a withdrawal that is not claimed in time)
+is logged, and SettlementService alone is NOT_SERVING: charges go on from the mirrored balances (threat 16).
 """
 
 import asyncio
@@ -35,15 +35,39 @@ class TellHealth(Protocol):
         ...
 
 
-class Health:
-    """Watches the parts and tells when their health as a whole changes."""
+class TellSettling(Protocol):
+    """What is told of settlement by itself."""
 
-    def __init__(self, parts: Sequence[Problems], tell: TellHealth, advisories: Sequence[Problems] = ()) -> None:
-        """`advisories` tell what is wrong without keeping the aggregator from serving."""
+    def __call__(self, *, settling: bool) -> Awaitable[None]:
+        """Tell whether what is charged gets claimed."""
+        ...
+
+
+async def _tell_nobody(*, settling: bool) -> None:
+    del settling
+
+
+class Health:
+    """Watches the parts and tells when their health as a whole, or that of settlement, changes."""
+
+    def __init__(
+        self,
+        parts: Sequence[Problems],
+        tell: TellHealth,
+        advisories: Sequence[Problems] = (),
+        *,
+        settlement: Sequence[Problems] = (),
+        tell_settling: TellSettling = _tell_nobody,
+    ) -> None:
+        """`advisories` tell what is wrong without keeping the aggregator from serving, `settlement` what keeps sellers
+        from being paid.
+        """
         self._parts = parts
         self._advisories = advisories
+        self._settlement = settlement
         self._tell = tell
-        self._told: bool | None = None
+        self._tell_settling = tell_settling
+        self._told: tuple[bool, bool] | None = None
         self._advised: set[str] = set()
         self.problems: list[str] = []
         """What keeps the aggregator from serving, as of the last look."""
@@ -52,9 +76,12 @@ class Health:
         """Look once."""
         before, self.problems = self.problems, [problem for part in self._parts for problem in part()]
         serving = not self.problems
-        if serving != self._told:
-            self._told = serving
-            await self._tell(serving=serving)
+        settling = serving and not any(part() for part in self._settlement)
+        if (serving, settling) != self._told:
+            if self._told is None or serving != self._told[0]:
+                await self._tell(serving=serving)
+            self._told = serving, settling
+            await self._tell_settling(settling=settling)
         if self.problems != before:
             if serving:
                 log.info("serving again")

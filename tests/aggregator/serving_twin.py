@@ -31,6 +31,7 @@ from tallystick_aggregator.journal.credentials import Credentials, Scope
 from tallystick_aggregator.journal.port import Outgoing
 from tallystick_aggregator.journal.sqlite import SqliteStore
 from tallystick_aggregator.ledger.commands import Rules
+from tallystick_aggregator.settlement.claiming import Claimed, LeftOut
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -41,12 +42,13 @@ class SettlesNothing:
     def __init__(self) -> None:
         self.asked: list[frozenset[bytes] | None] = []
         self.answer: Sequence[Outgoing] | Exception = ()
+        self.left_out: Sequence[LeftOut] = ()
 
-    async def settle_now(self, receivers: Collection[bytes] | None = None) -> Sequence[Outgoing]:
+    async def settle_now(self, receivers: Collection[bytes] | None = None) -> Claimed:
         self.asked.append(None if receivers is None else frozenset(receivers))
         if isinstance(self.answer, Exception):
             raise self.answer
-        return self.answer
+        return Claimed(self.answer, self.left_out)
 
 
 @dataclass

@@ -10,7 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
+# Besides its own helpers, those of both sides: what has no process of its own here is built from them.
 sys.path.append(str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parents[1] / "aggregator"))
+sys.path.append(str(Path(__file__).parents[1] / "client/seller"))
 
 from market import Market
 

@@ -32,13 +32,13 @@ class Process:
                 command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=os.environ | environment
             )
 
-    def wait_for(self, text: str) -> str:
-        """The first word after this text in the output."""
+    def wait_for(self, text: str, times: int = 1) -> str:
+        """What follows this text in the output, up to a space, once it stands there so many times."""
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
-            for line in self.log.read_text().splitlines():
-                if text in line:
-                    return line.partition(text)[2].split()[0]
+            lines = [line for line in self.log.read_text().splitlines() if text in line]
+            if len(lines) >= times:
+                return lines[0].partition(text)[2].strip().partition(" ")[0]
             assert self.popen.poll() is None, self.log.read_text()
             time.sleep(0.02)
         raise AssertionError(f"no {text!r} in:\n{self.log.read_text()}")
@@ -82,17 +82,22 @@ class Market:
         self.token = bytes.fromhex(self._terms["tokens"][0]["token"][2:])
         self.serve()
         self.seller_token = self.add_seller("shop", [self.receiver], "charge", "read", "settle")
-        self.shop = self.start(
-            "shop",
-            # By its folder: the README has its readers save another shop.py in the project's.
-            [sys.executable, "-m", "uvicorn", "--app-dir", HERE, "shop:app", "--port", "0", "--no-access-log"],
+        self.shop = self.start_shop("shop")
+        self.url = self.shop.wait_for("running on ")
+
+    def start_shop(self, name: str, *options: str) -> Process:
+        """Start the shop, or one more like it: of the same seller, with further options of uvicorn."""
+        # By its folder: the README has its readers save another shop.py in the project's.
+        command = [sys.executable, "-m", "uvicorn", "--app-dir", HERE, "shop:app", "--port", "0", "--no-access-log"]
+        return self.start(
+            name,
+            [*command, *options],
             SHOP_AGGREGATOR=self.aggregator,
             SHOP_TOKEN=self.seller_token,
             SHOP_RECEIVER=checksum(self.receiver),
             SHOP_PRICE=PRICE_TEXT,
             SHOP_LOG=str(self.folder / "handled.log"),
         )
-        self.url = self.shop.wait_for("running on ")
 
     def serve(self) -> None:
         """Start the aggregator; again on the same port, if it ran before."""

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tallystick.errors import MalformedError
-from tallystick.requests import body_digest, request_hash
+from tallystick.requests import body_digest, normal_target, request_hash
 
 methods = st.sampled_from(["GET", "POST", "G", "ET", "get", "DELETE"])
 targets = st.binary(max_size=40)
@@ -53,6 +53,41 @@ def test_method_and_target_count_exactly_as_they_were_sent() -> None:
 def test_a_body_without_bytes_is_no_body() -> None:
     assert body_digest(b"") == b""
     assert body_digest(b"\0") == sha256(b"\0").digest()
+
+
+@pytest.mark.parametrize(
+    ("sent", "normal"),
+    [
+        (b"/a?", b"/a"),
+        (b"/a?#", b"/a"),
+        (b"/a#f", b"/a"),
+        (b"/a?x#f?y", b"/a?x"),
+        (b"", b"/"),
+        (b"?x", b"/?x"),
+        (b"http://a.example:80", b"/"),
+        (b"http://a.example/b?c", b"/b?c"),
+        (b"HTTPS://a.example?c", b"/?c"),
+        (b"/a%2fb%7e?%e9", b"/a%2Fb~?%E9"),
+        (b"/%61%2E%2d", b"/a.-"),
+        (b'/a|b\xff"', b"/a%7Cb%FF%22"),
+        (b"/100%", b"/100%25"),
+        (b"/%%34%31", b"/%2541"),
+    ],
+)
+def test_p19_what_servers_and_proxies_rewrite_makes_no_other_request(sent: bytes, normal: bytes) -> None:
+    assert normal_target(sent) == normal
+
+
+@pytest.mark.parametrize(
+    "target", [b"/", b"//a", b"/a//b", b"/../a", b"/a?b?c", b"/a?b=/c&&d[]='", b"/%25%2F%3F", b"/a+b"]
+)
+def test_p19_what_may_be_another_resource_stays_one(target: bytes) -> None:
+    assert normal_target(target) == target
+
+
+@given(st.text(alphabet="/%aAfF2059?#:&|~.", max_size=20).map(str.encode) | st.binary(max_size=12))
+def test_p19_a_normal_target_stays_as_it_is(target: bytes) -> None:
+    assert normal_target(normal_target(target)) == normal_target(target)
 
 
 @pytest.mark.parametrize("method", ["", "GÉT"])

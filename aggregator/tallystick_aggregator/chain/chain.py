@@ -12,7 +12,15 @@ from tallystick_aggregator.chain import escrow_calls, landings
 from tallystick_aggregator.chain.deferred_escrow import DeferredEscrow
 from tallystick_aggregator.chain.gas import GasMeter, MeteredOutbox, payer_of
 from tallystick_aggregator.chain.node import CallReverted, Node, Receipt
-from tallystick_aggregator.chain.port import GAS_LIMIT_MAX, Block, Call, ChainUnavailable, DepositAuthorization, Landing
+from tallystick_aggregator.chain.port import (
+    GAS_LIMIT_MAX,
+    Block,
+    Call,
+    ChainUnavailable,
+    DepositAuthorization,
+    Landing,
+    Stake,
+)
 from tallystick_aggregator.chain.reverts import as_reverted
 from tallystick_aggregator.chain.rpc import RpcNode
 from tallystick_aggregator.chain.sender import Sender
@@ -227,8 +235,13 @@ class EvmChain:
         return self._watcher.stale()
 
     def problems(self) -> Sequence[str]:
-        found = [self._watcher.staleness(), self._looking.problem, self._sending.problem, self._sender.problem]
+        found = [self._watcher.staleness(), self._looking.problem]
         found += [f"{task.name} has stopped" for task in (self._looking, self._sending) if not task.alive]
+        return [*(f"{self.network}: {problem}" for problem in found if problem), *self.sending_problems()]
+
+    def sending_problems(self) -> Sequence[str]:
+        """Those that keep transactions from landing."""
+        found = [self._sending.problem, self._sender.problem, self._sender.capped, self._sender.late]
         return [f"{self.network}: {problem}" for problem in found if problem]
 
     # What settlement asks for besides.
@@ -236,6 +249,17 @@ class EvmChain:
     def on_withdrawal(self, listener: Callable[[], None]) -> None:
         """Call this whenever an account begins to withdraw, right after the ledger knows."""
         self._withdrawal_listeners.append(listener)
+
+    def hurry(self, stakes: Mapping[int, Stake]) -> None:
+        """These transactions, by id, must land before a withdrawal ends, and may bid more than usual for what they
+        save; all others may not (any more).
+        """
+        worth = {
+            id_: self._tokens[stake.token].settings.worth_wei(stake.amount) if stake.token in self._tokens else None
+            for id_, stake in stakes.items()
+        }
+        if self._sender.hurry(worth):
+            self._sending.wake()
 
     def _withdrawal_seen(self) -> None:
         for listener in self._withdrawal_listeners:

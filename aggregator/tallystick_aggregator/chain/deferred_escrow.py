@@ -1,14 +1,14 @@
 """The binding of the scheme `deferred`: Escrow.sol, one account for any number of receivers (docs/design.md §3, §4)."""
 
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, TypeVar
 
 from tallystick import channels, eip712
 from tallystick.channels import ChannelConfig
 from tallystick.eip712 import Domain
 from tallystick.signatures import Signer
 from tallystick_aggregator.chain import escrow_calls as calls
-from tallystick_aggregator.chain.node import CallReverted, Log, Node
+from tallystick_aggregator.chain.node import CallReverted, Log, Node, Refused
 from tallystick_aggregator.chain.port import (
     Block,
     Call,
@@ -22,7 +22,11 @@ from tallystick_contracts.claim_batch import AccountClaim, ClaimBatch
 
 _NO_ACCOUNT: Final = EscrowAccount(0, 0, 0, 0, 0)
 ITEMS_PER_READ: Final = 1_000
-"""Accounts or channels per eth_call: some 5 million gas, a tenth of what nodes allow."""
+"""Accounts or channels per eth_call: some 5 million gas, a tenth of what most nodes allow. Halved where one allows less
+gas, or shorter questions and answers."""
+ITEMS_PER_READ_MIN: Final = 8
+
+Item = TypeVar("Item")
 
 
 class DeferredEscrow:
@@ -34,6 +38,7 @@ class DeferredEscrow:
         self._operator = operator
         self._signer = operator_signer
         self._domain = eip712.escrow_domain(chain_id, address)
+        self._items_per_read = ITEMS_PER_READ
 
     @property
     def address(self) -> bytes:
@@ -90,18 +95,10 @@ class DeferredEscrow:
     # What is read.
 
     async def accounts(self, account_ids: Sequence[bytes], block: Block) -> Sequence[EscrowAccount]:
-        found: list[EscrowAccount] = []
-        for chunk in _chunks(account_ids):
-            answer = await self._read(calls.words_query(calls.ACCOUNTS, chunk), block)
-            found += calls.read_accounts(answer, len(chunk)) if answer else [_NO_ACCOUNT] * len(chunk)
-        return found
+        return await self._read_each(calls.ACCOUNTS, account_ids, block, calls.read_accounts, _NO_ACCOUNT)
 
     async def claimed(self, channel_ids: Sequence[bytes], block: Block) -> Sequence[int]:
-        found: list[int] = []
-        for chunk in _chunks(channel_ids):
-            answer = await self._read(calls.words_query(calls.CLAIMED, chunk), block)
-            found += calls.read_claimed(answer, len(chunk)) if answer else [0] * len(chunk)
-        return found
+        return await self._read_each(calls.CLAIMED, channel_ids, block, calls.read_claimed, 0)
 
     async def logs(self, first: int, last: Block) -> Sequence[Log]:
         """All events of the escrow in these blocks."""
@@ -122,6 +119,31 @@ class DeferredEscrow:
         """What the contract itself thinks its domain is."""
         return await self._read(calls.selector(calls.DOMAIN_SEPARATOR), block)
 
+    async def _read_each(
+        self,
+        function: str,
+        ids: Sequence[bytes],
+        block: Block,
+        read: Callable[[bytes, int], list[Item]],
+        nothing: Item,
+    ) -> list[Item]:
+        """What a function that takes many ids says of each, in portions that the endpoints take."""
+        found: list[Item] = []
+        items = self._items_per_read
+        while len(found) < len(ids):
+            portion = ids[len(found) : len(found) + items]
+            try:
+                answer = await self._read(calls.words_query(function, portion), block)
+            except ChainUnavailable as error:
+                is_refused = isinstance(error, Refused) or isinstance(error.__cause__, CallReverted)
+                if not is_refused or len(portion) <= ITEMS_PER_READ_MIN:
+                    raise
+                items = len(portion) // 2
+                continue
+            found += read(answer, len(portion)) if answer else [nothing] * len(portion)
+        self._items_per_read = items
+        return found
+
     async def _read(self, data: bytes, block: Block) -> bytes:
         """What a view returns; nothing for a block before the escrow's deployment."""
         try:
@@ -132,7 +154,3 @@ class DeferredEscrow:
         if not answer and await self._node.code(self._address, block):
             raise ChainUnavailable(f"an endpoint answers nothing for the escrow at block {block.number}")
         return answer
-
-
-def _chunks(items: Sequence[bytes]) -> list[Sequence[bytes]]:
-    return [items[at : at + ITEMS_PER_READ] for at in range(0, len(items), ITEMS_PER_READ)]

@@ -6,7 +6,7 @@ Whatever cannot be answered raises ChainUnavailable: "not found" is an answer, s
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from tallystick_aggregator.chain.port import Block
+from tallystick_aggregator.chain.port import Block, ChainUnavailable
 
 
 class CallReverted(Exception):
@@ -19,8 +19,18 @@ class CallReverted(Exception):
         self.message = message
 
 
+def says_out_of_gas(message: str) -> bool:
+    """Whether a node's words mean that a call's gas did not suffice: each kind of node has its own."""
+    text = message.lower()
+    return "out of gas" in text or "outofgas" in text or "gas required exceeds" in text
+
+
 class Rejected(Exception):
     """Every node that answered refused to take a transaction into its pool. It may still be in a block already."""
+
+
+class Refused(ChainUnavailable):
+    """Every endpoint was there and answered with an error; a smaller question may get an answer."""
 
 
 class Log(NamedTuple):

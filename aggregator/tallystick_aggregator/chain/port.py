@@ -23,12 +23,17 @@ class ChainUnavailable(Exception):
 
 
 class Reverted(Exception):
-    """A simulated call would revert. `reason` names the contract's error, for people."""
+    """A simulated call would revert. `reason` names the contract's error, for people.
 
-    def __init__(self, reason: str) -> None:
-        """Keep the reason."""
+    `by_contract`: the escrow or the operator's contract refuses it with an error of its own, so it will do so again.
+    What else looks like a revert (too little gas at the node, no reason given) may be gone a moment later.
+    """
+
+    def __init__(self, reason: str, *, by_contract: bool = False) -> None:
+        """Keep both."""
         super().__init__(reason)
         self.reason = reason
+        self.by_contract = by_contract
 
 
 class OutOfGas(Reverted):
@@ -93,6 +98,14 @@ class Landing(NamedTuple):
 
     transaction_hash: bytes
     block_number: int
+    amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stake:
+    """What a transaction saves by landing in time, in a token's atomic units."""
+
+    token: bytes
     amount: int
 
 

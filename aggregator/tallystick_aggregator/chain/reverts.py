@@ -7,13 +7,14 @@ from eth_abi.abi import decode
 from eth_abi.exceptions import DecodingError
 
 from tallystick.hashing import keccak256
-from tallystick_aggregator.chain.node import CallReverted
+from tallystick_aggregator.chain.node import CallReverted, says_out_of_gas
 from tallystick_aggregator.chain.port import OutOfGas, Reverted
 from tallystick_contracts import load
 
 _ERROR: Final = bytes.fromhex("08c379a0")  # Error(string)
 _PANIC: Final = bytes.fromhex("4e487b71")  # Panic(uint256)
 _TEXT_MAX: Final = 200
+_INSUFFICIENT_GAS: Final = "InsufficientGas"
 
 
 def describe(reverted: CallReverted) -> str:
@@ -23,9 +24,8 @@ def describe(reverted: CallReverted) -> str:
 
 def as_reverted(reverted: CallReverted) -> Reverted:
     """What the chain's callers are told: that the call would revert, or that its gas does not suffice."""
-    text = reverted.message.lower()
-    kind = OutOfGas if not reverted.data and ("out of gas" in text or "gas required exceeds" in text) else Reverted
-    return kind(describe(reverted))
+    kind = OutOfGas if not reverted.data and says_out_of_gas(reverted.message) else Reverted
+    return kind(describe(reverted), by_contract=by_contract(reverted))
 
 
 def describe_data(data: bytes) -> str:
@@ -50,6 +50,13 @@ def name_of(data: bytes) -> str:
     """The name of the custom error in these return data; empty if it is none of this project's."""
     known = _known_errors().get(data[:4])
     return known[0] if known else ""
+
+
+def by_contract(reverted: CallReverted) -> bool:
+    """Whether the escrow or the operator's contract refused a call with an error of its own, other than that it was
+    given too little gas: that is the node's limit, or a batch's size.
+    """
+    return name_of(reverted.data) not in {"", _INSUFFICIENT_GAS}
 
 
 @cache

@@ -5,7 +5,10 @@ do: it retries eth_sendRawTransaction, which is the sender's decision, and a cal
 its session lock takes the lock with it, for all endpoints of the process.
 
 What endpoints can do to us, and what is done about it (threat 16):
-- be down, slow or rate limited: the next one is asked; the one that failed rests for `REST_S`;
+- be down or slow: the next one is asked; the one that failed rests for `REST_S`;
+- limit how often they are asked: one that says so is left alone for as long as it wants (module `endpoint`), and where
+  all do, the question waits, though not longer than an answer may take;
+- limit what is asked, or lack a method: they are asked in another way, and that is remembered (`endpoint`);
 - lag: the head is the highest that any of them tells; reads name the block by its hash, so that an endpoint that does
   not have it answers with an error instead of older state; events are asked only of one that has their last block;
 - disagree: a final block that two of them tell differently raises ChainUnavailable.
@@ -13,89 +16,64 @@ An endpoint that lies about state consistently, alone, is believed: name endpoin
 """
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, Final, TypeVar, cast
-
-import httpx
+from typing import Any, Final, TypeVar
 
 from tallystick.hexadecimal import to_hex
+from tallystick_aggregator.chain.endpoint import Endpoint, Limited
+from tallystick_aggregator.chain.log_search import LogSearch, Wanted
+from tallystick_aggregator.chain.market_fees import market_fees
 from tallystick_aggregator.chain.node import (
     BlockTransaction,
     CallReverted,
     Log,
     MarketFees,
     Receipt,
+    Refused,
     Rejected,
 )
+from tallystick_aggregator.chain.pinned_reads import ask_at
 from tallystick_aggregator.chain.port import Block, ChainUnavailable
 from tallystick_aggregator.chain.rpc_answers import (
     RpcError,
+    is_revert,
     optional,
-    read_base_fee,
     read_block,
     read_bytes,
-    read_error,
     read_integer,
-    read_logs,
     read_receipt,
     read_transactions,
 )
+from tallystick_aggregator.chain.settings import LOGS_RANGE_BLOCKS
 
-# Its line for every request shows the whole URL, and paths of endpoints hold access keys (threat 32).
-logging.getLogger("httpx").setLevel(logging.WARNING)
-
-REST_S: Final = 5.0
-"""For so long an endpoint that failed is asked last."""
 HEAD_GRACE_S: Final = 1.0
 """For so long the head waits for further endpoints once one has answered."""
 
 Answer = TypeVar("Answer")
 
 
-class Endpoint:
-    """One JSON-RPC endpoint."""
-
-    def __init__(self, url: str, timeout_s: float) -> None:
-        self.name = _without_secrets(url)
-        self._url = url
-        self._client = httpx.AsyncClient(timeout=None)  # noqa: S113 - the whole call is timed, not each of its steps
-        self._timeout_s = timeout_s
-        self.rests_until = 0.0
-
-    async def ask(self, method: str, *params: Any) -> Any:
-        """The result of a method. Raises RpcError, and ChainUnavailable if there is no sensible answer in time."""
-        request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                response = await self._client.post(self._url, json=request)
-            body: Any = response.json()
-        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError) as error:
-            self.rests_until = time.monotonic() + REST_S
-            raise ChainUnavailable(f"{self.name}: {method}: {type(error).__name__}") from error
-        # Some send an error of JSON-RPC along with a status of 4xx or 5xx; others only the status.
-        if not isinstance(body, dict) or (response.is_error and "error" not in body):
-            self.rests_until = time.monotonic() + REST_S
-            raise ChainUnavailable(f"{self.name}: {method}: no JSON-RPC response (status {response.status_code})")
-        answer = cast("dict[str, Any]", body)
-        if answer.get("error") is not None:
-            raise read_error(answer["error"])
-        if "result" not in answer:
-            raise ChainUnavailable(f"{self.name}: {method}: no result")
-        return answer["result"]
-
-    async def close(self) -> None:
-        await self._client.aclose()
-
-
 class RpcNode:
     """Implements `node.Node` over one or several endpoints of the same network, in order of preference."""
 
-    def __init__(self, urls: Sequence[str], *, timeout_s: float = 10.0, logs_range_blocks_max: int = 2_000) -> None:
-        self._endpoints = [Endpoint(url, timeout_s) for url in urls]
-        self._logs_range_blocks_max = logs_range_blocks_max
+    def __init__(
+        self,
+        urls: Sequence[str],
+        *,
+        timeout_s: float = 10.0,
+        logs_range_blocks_max: int = LOGS_RANGE_BLOCKS,
+        clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """`timeout_s`: for one answer, and for how long a question may wait for a rate limit to pass."""
+        self._endpoints = [
+            Endpoint(url, timeout_s, logs_range_blocks_max=logs_range_blocks_max, clock=clock) for url in urls
+        ]
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._pause = pause
+        self._log_search = LogSearch(self._try_each, clock=clock, pause=pause)
 
     async def chain_id(self) -> int:
         ids = set(await self._all(read_integer, "eth_chainId"))
@@ -115,9 +93,9 @@ class RpcNode:
         return blocks.pop() if blocks else None
 
     async def code(self, address: bytes, block: Block | None = None) -> bytes:
-        return read_bytes(
-            await self._first("eth_getCode", to_hex(address), "latest" if block is None else _pinned(block))
-        )
+        if block is None:
+            return read_bytes(await self._first("eth_getCode", to_hex(address), "latest"))
+        return read_bytes(await self._first_at(block, "eth_getCode", to_hex(address)))
 
     async def balance(self, address: bytes) -> int:
         return read_integer(await self._first("eth_getBalance", to_hex(address), "latest"))
@@ -125,32 +103,21 @@ class RpcNode:
     async def call(self, to: bytes, data: bytes, block: Block, *, from_: bytes = b"", gas: int = 0) -> bytes:
         transaction = {"to": to_hex(to), "data": to_hex(data)}
         transaction |= ({"from": to_hex(from_)} if from_ else {}) | ({"gas": hex(gas)} if gas else {})
-        return read_bytes(await self._first("eth_call", transaction, _pinned(block)))
+        return read_bytes(await self._first_at(block, "eth_call", transaction))
 
     async def estimate_gas(self, from_: bytes, to: bytes, data: bytes, *, gas_max: int) -> int:
         transaction = {"from": to_hex(from_), "to": to_hex(to), "data": to_hex(data), "gas": hex(gas_max)}
         return read_integer(await self._first("eth_estimateGas", transaction))
 
     async def logs(self, address: bytes, first: int, last: Block, topics: Sequence[bytes | None] = ()) -> Sequence[Log]:
-        found: list[Log] = []
-        for start in range(first, last.number + 1, self._logs_range_blocks_max):
-            end = min(start + self._logs_range_blocks_max - 1, last.number)
-            wanted = {
-                "address": to_hex(address),
-                "fromBlock": hex(start),
-                "toBlock": hex(end),
-                "topics": [None if topic is None else to_hex(topic) for topic in topics],
-            }
-            found += await self._try_each(partial(_logs_up_to, wanted=wanted, last=last))
-        return found
+        return await self._log_search.find(Wanted(address, tuple(topics)), first, last)
 
     async def fees(self) -> MarketFees:
-        base_fee = read_base_fee(await self._first("eth_getBlockByNumber", "latest", False))
-        return MarketFees(base_fee, read_integer(await self._first("eth_maxPriorityFeePerGas")))
+        return await self._try_each(market_fees)
 
     async def next_nonce(self, sender: bytes) -> int:
         # The highest: one that lags, or has lost its pool, tells less.
-        return max(await self._all(read_integer, "eth_getTransactionCount", to_hex(sender), "pending"))
+        return max(await self._each(partial(_next_nonce, sender=sender)))
 
     async def nonce_at(self, sender: bytes, block_number: int) -> int:
         return read_integer(await self._first("eth_getTransactionCount", to_hex(sender), hex(block_number)))
@@ -178,29 +145,51 @@ class RpcNode:
     # How endpoints are asked.
 
     def _in_order(self) -> list[Endpoint]:
-        now = time.monotonic()
+        now = self._clock()
         return sorted(self._endpoints, key=lambda endpoint: endpoint.rests_until > now)
 
     async def _first(self, method: str, *params: Any) -> Any:
         return await self._try_each(lambda endpoint: endpoint.ask(method, *params))
 
-    async def _try_each(self, ask: Callable[[Endpoint], Awaitable[Answer]]) -> Answer:
-        """The first answer. A revert is one; any other error sends the question on to the next endpoint."""
-        problems: list[str] = []
-        for endpoint in self._in_order():
-            try:
-                return await ask(endpoint)
-            except RpcError as error:
-                if _is_revert(error):
-                    raise CallReverted(error.data, error.message) from None
-                problems.append(f"{endpoint.name}: {error}")
-            except ChainUnavailable as error:
-                problems.append(str(error))
-        raise ChainUnavailable("; ".join(problems))
+    async def _first_at(self, block: Block, method: str, *params: Any) -> Any:
+        """The first answer on the state after this very block."""
+        return await self._try_each(lambda endpoint: ask_at(endpoint, block, method, *params))
+
+    async def _try_each(
+        self, ask: Callable[[Endpoint], Awaitable[Answer]], *, patience_s: float | None = None
+    ) -> Answer:
+        """The first answer. A revert is one; any other error sends the question on to the next endpoint.
+
+        Where a rate limit is in the way it is asked again when that has passed, for `patience_s` at most.
+        """
+        until = self._clock() + (self._timeout_s if patience_s is None else patience_s)
+        while True:
+            problems: list[str] = []
+            waits_s: list[float] = []
+            refusals = 0
+            for endpoint in self._in_order():
+                try:
+                    return await ask(endpoint)
+                except RpcError as error:
+                    if is_revert(error):
+                        raise CallReverted(error.data, error.message) from None
+                    problems.append(f"{endpoint.name}: {error}")
+                    refusals += 1
+                except ChainUnavailable as error:
+                    problems.append(str(error))
+                    if isinstance(error, Limited):
+                        waits_s.append(error.wait_s)
+            if not waits_s or self._clock() + min(waits_s) > until:
+                raise (Refused if refusals == len(problems) else ChainUnavailable)("; ".join(problems))
+            await self._pause(min(waits_s))
 
     async def _all(self, decode: Callable[[Any], Answer], method: str, *params: Any) -> list[Answer]:
+        """The answers of all endpoints, see `_each`."""
+        return await self._each(lambda endpoint: _decoded(endpoint, decode, method, params))
+
+    async def _each(self, ask: Callable[[Endpoint], Awaitable[Answer]]) -> list[Answer]:
         """The answers of all endpoints that answer while the quickest and HEAD_GRACE_S last; at least one."""
-        tasks = [asyncio.ensure_future(_decoded(endpoint, decode, method, params)) for endpoint in self._in_order()]
+        tasks = [asyncio.ensure_future(ask(endpoint)) for endpoint in self._in_order()]
         try:
             waiting: set[asyncio.Future[Answer]] = set(tasks)
             while waiting and not any(_has_answer(task) for task in tasks):
@@ -228,12 +217,13 @@ def _has_answer(task: "asyncio.Future[Any]") -> bool:
     return task.done() and not task.cancelled() and task.exception() is None
 
 
-async def _logs_up_to(endpoint: Endpoint, wanted: dict[str, Any], last: Block) -> list[Log]:
-    """Events from an endpoint that has the last block; one that lags would leave out the newest without a word."""
-    block = await endpoint.ask("eth_getBlockByHash", to_hex(last.block_hash), False)
-    if block is None:
-        raise ChainUnavailable(f"{endpoint.name}: block {last.number} is not there")
-    return read_logs(await endpoint.ask("eth_getLogs", wanted))
+async def _next_nonce(endpoint: Endpoint, sender: bytes) -> int:
+    """With what waits in the pool; without it where an endpoint has no such block. The outbox knows our own."""
+    try:
+        answer = await endpoint.ask("eth_getTransactionCount", to_hex(sender), "pending")
+    except RpcError:
+        return await _decoded(endpoint, read_integer, "eth_getTransactionCount", (to_hex(sender), "latest"))
+    return read_integer(answer)
 
 
 async def _send(endpoint: Endpoint, raw: bytes) -> None:
@@ -243,20 +233,3 @@ async def _send(endpoint: Endpoint, raw: bytes) -> None:
         text = error.message.lower()
         if "already known" not in text and "already imported" not in text and "known transaction" not in text:
             raise Rejected(f"{endpoint.name}: {error.message}") from None
-
-
-def _is_revert(error: RpcError) -> bool:
-    text = error.message.lower()
-    # Geth and those after it use code 3; others only say so. Too little gas is the caller's matter too.
-    return error.code == 3 or "revert" in text or "out of gas" in text or "gas required exceeds" in text
-
-
-def _without_secrets(url: str) -> str:
-    """The endpoint's scheme and host: paths and user names of endpoints hold access keys."""
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.partition('/')[0].rpartition('@')[2]}"
-
-
-def _pinned(block: Block) -> dict[str, Any]:
-    """EIP-1898: an endpoint that does not have this very block says so, instead of answering from another."""
-    return {"blockHash": to_hex(block.block_hash), "requireCanonical": True}

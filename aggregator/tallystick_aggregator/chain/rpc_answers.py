@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, Final, TypeVar, cast
 
-from tallystick_aggregator.chain.node import BlockTransaction, Log, Receipt
+from tallystick_aggregator.chain.node import BlockTransaction, Log, Receipt, says_out_of_gas
 from tallystick_aggregator.chain.port import Block, ChainUnavailable
 
 _QUANTITY: Final = re.compile(r"0[xX][0-9a-fA-F]{1,64}")
@@ -111,6 +111,20 @@ def read_receipt(item: Any) -> Receipt:
         read_integer(item.get("effectiveGasPrice") or "0x0"),
         tuple((_read_fixed(log["address"], 20), read_log(log)) for log in item["logs"]),
     )
+
+
+@_strict
+def read_rewards(history: Any) -> list[int]:
+    """The tips of eth_feeHistory at the one percentile that was asked for, of each block that is not empty."""
+    ratios, rewards = history["gasUsedRatio"], history["reward"]
+    return [read_integer(tip[0]) for ratio, tip in zip(ratios, rewards, strict=False) if ratio]
+
+
+def is_revert(error: RpcError) -> bool:
+    """Whether a call ran and failed. Geth and those after it use code 3; others only say so. Too little gas is the
+    caller's matter too.
+    """
+    return error.code == 3 or "revert" in error.message.lower() or says_out_of_gas(error.message)
 
 
 def read_error(error: Any) -> RpcError:

@@ -17,6 +17,7 @@ Why nothing is paid twice
 What is not guaranteed
 ----------------------
 - Time. A transaction waits while blocks cost more than the cap, while no endpoint answers, while the key has no ether.
+  What a withdrawal puts at stake, and all before it, may bid up to a higher cap (`bidding`); what waits is told.
 - That a transaction does what it did in simulation: the state may change before it is mined. A revert is reported once
   it is final; claims are then planned again from what the chain says.
 - The key must be this sender's alone. Somebody else's use of it shows as SUPERSEDED and costs time, no money.
@@ -27,17 +28,18 @@ What is not guaranteed
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 from tallystick.hashing import keccak256
+from tallystick_aggregator.chain.bidding import Bid, bid, bid_of, raises
 from tallystick_aggregator.chain.node import CallReverted, Node, Receipt, Rejected
 from tallystick_aggregator.chain.nonces import user_of_nonce
 from tallystick_aggregator.chain.port import GAS_LIMIT_MAX, Block, Call, ChainUnavailable, Reverted
 from tallystick_aggregator.chain.reverts import as_reverted
 from tallystick_aggregator.chain.settings import TRANSACTION_BYTES_MAX, ChainSettings
-from tallystick_aggregator.chain.transactions import Bid, Unsigned, bid, bid_of, bump, sign
+from tallystick_aggregator.chain.transactions import Unsigned, sign
 from tallystick_aggregator.journal.port import (
     Outbox,
     Outgoing,
@@ -53,7 +55,10 @@ UNPROVEN_S: Final = 600.0
 """For so long a receipt may be late after a nonce was used in a final block, if nobody can tell by whom."""
 _FILL_GAS: Final = 21_000
 
+_GWEI: Final = 10**9
+
 _log = logging.getLogger(__name__)
+_alarm = logging.getLogger("tallystick.alarm")
 _ENDED: Final = frozenset({TransactionStatus.FINAL, TransactionStatus.REVERTED, TransactionStatus.SUPERSEDED})
 _SETTLED: Final = _ENDED | {TransactionStatus.MINED}
 
@@ -88,6 +93,11 @@ class Sender:
         self._waiters: dict[int, list[tuple[bool, asyncio.Future[Outgoing]]]] = {}
         self.problem = ""
         """Why the first waiting transaction is not taken, in a node's words; empty if it is."""
+        self.capped = ""
+        """Which transaction needs a higher bid than its cap allows; empty if none does."""
+        self.late = ""
+        """Which transaction has waited for so long that withdrawals behind it may be missed; empty if none has."""
+        self._stakes: Mapping[int, int | None] = {}
 
     @property
     def address(self) -> bytes:
@@ -125,6 +135,12 @@ class Sender:
                 await self._outbox.update(outgoing)
         await self._offer(outgoing)
         return outgoing
+
+    def hurry(self, stakes: Mapping[int, int | None]) -> bool:
+        """See `EvmChain.hurry`; in wei, None where that is not known. Returns whether there is anything new in it."""
+        is_new = bool(stakes.keys() - self._stakes.keys())
+        self._stakes = dict(stakes)
+        return is_new
 
     async def _draft(
         self, kind: TransactionKind, reference: bytes, call: Call, gas_limit: int, offer: Bid, nonce: int | None = None
@@ -299,45 +315,70 @@ class Sender:
             await self._offer(await self._outbox.add(fill))
 
     async def _push(self, waiting: Sequence[Outgoing]) -> None:
-        """Offer again what waits; bid more for the one that holds up all others, if it has waited for long."""
+        """Bid more where that is needed; offer again what waits."""
         now = self._clock()
         own = [outgoing for outgoing in waiting if outgoing.sender == self.address]
         first = own[0].nonce if own else -1
         if first != self._first_waiting[0]:
             self._first_waiting = (first, now)
             self.problem = ""
+        if not own:
+            self.capped = self.late = ""
+        raised = await self._raise_bids(own, now) if own else {}
         for outgoing in waiting:
-            due = outgoing.nonce == first and outgoing.sender == self.address and self._is_due(own, now)
-            raised = await self._raise_bid(outgoing, own) if due else None
-            if raised is not None:
-                await self._offer(raised)
+            if outgoing.id in raised:
+                await self._offer(raised[outgoing.id])
             elif now - self._offered_at.get(outgoing.id, 0.0) >= OFFER_AGAIN_S:
                 await self._offer(outgoing)
 
-    def _is_due(self, own: Sequence[Outgoing], now: float) -> bool:
-        """The first waits for too long, or one behind it is in more of a hurry."""
+    async def _raise_bids(self, own: Sequence[Outgoing], now: float) -> dict[int, Outgoing]:
+        """Those that bid more from now on, journaled. What a cap keeps from it, and what waits for long, is told."""
         newest = own[0].attempts[-1]
-        since = max(self._first_waiting[1], newest.created_at)
-        hurry = max(bid_of(outgoing.attempts[-1]).priority_fee for outgoing in own)
-        return now - since >= self._settings.replace_after_s or bid_of(newest).priority_fee < hurry
+        stuck = now - max(self._first_waiting[1], newest.created_at) >= self._settings.replace_after_s
+        self._tell_late(own[0], now)
+        # Without this no fee has to be asked for at every look.
+        is_behind = any(bid_of(newest).priority_fee < bid_of(other.attempts[-1]).priority_fee for other in own)
+        if not stuck and not is_behind and not any(outgoing.id in self._stakes for outgoing in own):
+            self.capped = ""
+            return {}
+        market = await self._node.fees()
+        plan = raises(own, market, self._settings.fees, stuck=stuck, stakes=self._stakes)
+        self._tell_capped(plan.blocked, plan.cap, market.base_fee_per_gas_wei)
+        return {outgoing.id: await self._raise_bid(outgoing, offer) for outgoing, offer in plan.bids}
 
-    async def _raise_bid(self, outgoing: Outgoing, own: Sequence[Outgoing]) -> Outgoing | None:
-        """The transaction with one more signed form, journaled; None where the cap does not allow a higher bid."""
-        offers = [bid_of(other.attempts[-1]) for other in own]
-        market = bid(await self._node.fees(), self._settings.fees)
-        wanted = Bid(
-            max(market.max_fee, *(offer.max_fee for offer in offers)),
-            max(market.priority_fee, *(offer.priority_fee for offer in offers)),
-        )
-        offer = bump(offers[0], wanted, self._settings.fees)
-        if offer is None:
-            return None
+    async def _raise_bid(self, outgoing: Outgoing, offer: Bid) -> Outgoing:
+        """The transaction with one more signed form, journaled."""
         unsigned = Unsigned(self._settings.chain_id, outgoing.nonce, outgoing.gas_limit, outgoing.to, outgoing.data)
         attempt = sign(self._signer, unsigned, offer, int(self._clock()))
         raised = replace(outgoing, attempts=(*outgoing.attempts, attempt))
         await self._store(raised)
         _log.info("%s %d bids %d wei per gas now", outgoing.kind.name, outgoing.id, offer.max_fee)
         return raised
+
+    def _tell_capped(self, blocked: Outgoing | None, cap: Bid, base_fee: int) -> None:
+        if blocked is None:
+            self.capped = ""
+            return
+        newly = not self.capped
+        offer = bid_of(blocked.attempts[-1])
+        self.capped = (
+            f"{blocked.kind.name} {blocked.id} (nonce {blocked.nonce}) and all behind it wait: it bids"
+            f" {offer.max_fee / _GWEI:g} gwei, {offer.priority_fee / _GWEI:g} of it for the tip, blocks cost"
+            f" {base_fee / _GWEI:g}, and the caps are {cap.max_fee / _GWEI:g} and {cap.priority_fee / _GWEI:g}"
+        )
+        if newly:
+            _alarm.critical("%s: %s", self._settings.network, self.capped)
+
+    def _tell_late(self, first: Outgoing, now: float) -> None:
+        """Nothing behind the first waiting nonce can land: it must not take as long as withdrawals do."""
+        waits_s = now - first.created_at
+        if waits_s < self._settings.stale_after_s:
+            self.late = ""
+            return
+        newly = not self.late
+        self.late = f"{first.kind.name} {first.id} (nonce {first.nonce}) and all behind it have waited {waits_s:.0f} s"
+        if newly:
+            _alarm.critical("%s: %s", self._settings.network, self.late)
 
     async def _offer(self, outgoing: Outgoing) -> None:
         """Give the newest signed bytes to the nodes. Whatever they say, only a block decides what became of it."""

@@ -15,6 +15,11 @@ DEV_CHAIN_IDS: Final = frozenset({1337, 31337})
 HEAD_AGE_S_MAX: Final = 300
 """How old a live chain's newest block may be before its endpoints count as stuck."""
 
+LOGS_RANGE_BLOCKS: Final = 2_000
+"""Blocks in one search for events, where the endpoint takes as many."""
+URGENT_CAP_FACTOR: Final = 4
+"""How many times the usual cap a withdrawal's claim may bid, unless that is configured."""
+
 _GWEI: Final = 10**9
 
 
@@ -24,7 +29,10 @@ class ConfigurationError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TokenSettings:
-    """A token on the allow-list. `name` and `version` are of its EIP-712 domain, `min_deposit` in atomic units."""
+    """A token on the allow-list. `name` and `version` are of its EIP-712 domain, `min_deposit` in atomic units.
+
+    `worth_gwei`: roughly what a whole token is worth in the chain's coin; 0: not told.
+    """
 
     address: bytes
     symbol: str
@@ -32,18 +40,33 @@ class TokenSettings:
     name: str
     version: str
     min_deposit: int = 0
+    worth_gwei: float = 0.0
+
+    def worth_wei(self, amount: int) -> int | None:
+        """Roughly what so many atomic units are worth, in wei; None if that was not told."""
+        if not self.worth_gwei:
+            return None
+        return amount * round(self.worth_gwei * _GWEI) // 10**self.decimals
 
 
 @dataclass(frozen=True, slots=True)
 class FeeSettings:
     """What a transaction may bid (EIP-1559), in wei per gas.
 
-    Above `max_fee_per_gas_wei` a transaction waits in the outbox until the chain is cheaper again.
+    Above `max_fee_per_gas_wei` a transaction waits in the outbox until the chain is cheaper again. What must land
+    before a withdrawal ends may bid up to `urgent_max_fee_per_gas_wei` (0: URGENT_CAP_FACTOR times as much), and its
+    tip may pass `priority_fee_per_gas_wei_max` in the same ratio.
     """
 
     max_fee_per_gas_wei: int = 500 * _GWEI
     priority_fee_per_gas_wei_min: int = 1
     priority_fee_per_gas_wei_max: int = 50 * _GWEI
+    urgent_max_fee_per_gas_wei: int = 0
+
+    @property
+    def urgent_max_fee_wei(self) -> int:
+        """The most that is ever bid."""
+        return self.urgent_max_fee_per_gas_wei or URGENT_CAP_FACTOR * self.max_fee_per_gas_wei
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +91,7 @@ class ChainSettings:
     reorg_depth: int = 64
     poll_s: float = 2.0
     rpc_timeout_s: float = 10.0
-    logs_range_blocks_max: int = 2_000
+    logs_range_blocks_max: int = LOGS_RANGE_BLOCKS
     replace_after_s: float = 60.0
     withdraw_delay_s_min: int = WITHDRAW_DELAY_S_MIN
     withdraw_delay_s_max: int = WITHDRAW_DELAY_S_MAX
@@ -92,10 +115,23 @@ class ChainSettings:
             f"{self.network}: withdraw_delay_s: got {self.withdraw_delay_s_min} to {self.withdraw_delay_s_max},"
             f" allowed {WITHDRAW_DELAY_S_MIN} to {WITHDRAW_DELAY_S_MAX}",
         )
+        _require(
+            self.logs_range_blocks_max >= 1,
+            f"{self.network}: logs_range_blocks_max: got {self.logs_range_blocks_max}, allowed 1 or more",
+        )
         fees = self.fees
         _require(
             0 <= fees.priority_fee_per_gas_wei_min <= fees.priority_fee_per_gas_wei_max <= fees.max_fee_per_gas_wei,
             f"{self.network}: fees: the priority fee's minimum, its maximum and the cap must not fall in this order",
+        )
+        _require(
+            fees.priority_fee_per_gas_wei_min * 9 // 8 < fees.priority_fee_per_gas_wei_max,
+            f"{self.network}: fees: the priority fee's minimum must be an eighth below its maximum,"
+            " or no transaction could ever be replaced by one that bids more",
+        )
+        _require(
+            fees.urgent_max_fee_wei >= fees.max_fee_per_gas_wei,
+            f"{self.network}: fees: the cap for withdrawals' claims must not be below the usual one",
         )
 
     @property

@@ -11,6 +11,7 @@ once, and only if that fails as well is the outcome unknown (StoreUncertain).
 """
 
 import asyncio
+import logging
 import os
 import sqlite3
 from collections.abc import Sequence
@@ -32,6 +33,12 @@ from tallystick_aggregator.journal.schema import ENDING_TABLES, check_integrity,
 
 BUSY_MS: Final = 2_000
 """How long a statement waits for a program that looks into the file, such as a backup."""
+
+WAL_RESET_MENDED: Final = ((3, 44, 6), (3, 50, 7), (3, 51, 3))
+"""The first versions of SQLite in which a checkpoint cannot miss that another connection began the log file anew: of
+the branches 3.44 and 3.50, and of all later ones (https://sqlite.org/wal.html#walresetbug)."""
+
+_log = logging.getLogger(__name__)
 
 _ROLLED_BACK: Final = frozenset(
     {
@@ -80,6 +87,7 @@ class Database:
 
         Raises StoreLocked, StoreUnusable or StoreUnavailable, each in one sentence that names the path.
         """
+        warn_of_version(sqlite3.sqlite_version_info)
         file = await asyncio.to_thread(_resolve, path)
         lock = FileLock.take(file)
         try:
@@ -91,6 +99,8 @@ class Database:
                 await writer.close()
                 raise
             await reader.execute("PRAGMA query_only = ON")
+            # Checkpoints are the writer's alone: so no other connection commits during one (see `warn_of_version`).
+            await reader.execute("PRAGMA wal_autocheckpoint = 0")
         except sqlite3.Error as error:
             lock.release()
             raise explain(error, file) from error
@@ -164,6 +174,26 @@ class Database:
             await self._writer.execute("UPDATE store SET settled = settled + 1")
         except (sqlite3.Error, ValueError):
             raise StoreUncertain(f"{explain(error, self.path)}; what it holds of the last write is unknown") from error
+
+
+def can_lose_commits(version: tuple[int, ...]) -> bool:
+    """Whether this version of SQLite may lose commits where one connection writes while another makes a checkpoint."""
+    *backports, mended = WAL_RESET_MENDED
+    return version < mended and not any(version[:2] == port[:2] and version >= port for port in backports)
+
+
+def warn_of_version(version: tuple[int, ...]) -> None:
+    """Log a warning for a version that may lose commits beside other programs that open the store.
+
+    The store itself does not need the mended version: its one writer also makes the checkpoints, its reader neither
+    writes nor makes any.
+    """
+    if can_lose_commits(version):
+        _log.warning(
+            "SQLite %s can lose commits of the store while another program makes a checkpoint of it: let no other"
+            " program open the store while this one runs, or use SQLite 3.51.3 or later (also mended: 3.50.7, 3.44.6)",
+            ".".join(map(str, version)),
+        )
 
 
 def explain(error: sqlite3.Error, path: Path) -> StoreError:

@@ -2,10 +2,10 @@
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Sequence
-from itertools import chain as joined
 
 from tallystick_aggregator.intake.port import Writer
-from tallystick_aggregator.journal.port import Outbox, Outgoing
+from tallystick_aggregator.journal.port import Outbox
+from tallystick_aggregator.settlement.claiming import Claimed
 from tallystick_aggregator.settlement.settle import SETTLE_NOW_TIMEOUT_S, Settlement, SettlementSettings, SettlingChain
 
 
@@ -39,7 +39,7 @@ class Settlements:
 
     async def settle_now(
         self, receivers: Collection[bytes] | None = None, *, timeout_s: float = SETTLE_NOW_TIMEOUT_S
-    ) -> Sequence[Outgoing]:
+    ) -> Claimed:
         """See `Settlement.settle_now`. Where one network fails, the others have settled all the same."""
         outcomes = await asyncio.gather(
             *(settlement.settle_now(receivers, timeout_s=timeout_s) for settlement in self._each),
@@ -48,4 +48,7 @@ class Settlements:
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
-        return list(joined.from_iterable(outcome for outcome in outcomes if not isinstance(outcome, BaseException)))
+        settled = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
+        return Claimed(
+            (claim for one in settled for claim in one), (left_out for one in settled for left_out in one.left_out)
+        )

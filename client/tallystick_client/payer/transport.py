@@ -32,7 +32,7 @@ from tallystick.errors import MalformedError, TallystickError
 from tallystick.payment_ids import format_payment_id
 from tallystick.quantities import PaymentId
 from tallystick.reasons import Reason
-from tallystick.requests import request_hash
+from tallystick.requests import normal_target, request_hash
 from tallystick.x402 import (
     PAYMENT_REQUIRED_HEADER,
     PAYMENT_RESPONSE_HEADER,
@@ -229,7 +229,7 @@ class PayingTransport(httpx.AsyncBaseTransport):
         except _NotTakenError as error:
             raise error.cause from None
         receipt = _receipt(response)
-        paid = receipt is not None and receipt.success
+        paid = receipt is not None and receipt.success and receipt.amount != "0"
         response.extensions["payment"] = Receipt(
             SCHEME_EXACT,
             offer,
@@ -278,7 +278,7 @@ async def _read(request: httpx.Request) -> _Purchase:
     body = await prepare(request)
     url = request.url
     # What goes on the request line; httpcore lets the caller replace it.
-    target = request.extensions.get("target", url.raw_path)
+    target = normal_target(request.extensions.get("target", url.raw_path))
     host = url.netloc.decode("ascii")
     return _Purchase(
         request, body, f"{url.scheme}://{host}", host, target, request_hash(request.method, target, body.digest)

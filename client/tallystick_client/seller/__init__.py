@@ -3,13 +3,16 @@
 from tallystick_client.seller.aggregator import Aggregator
 from tallystick_client.seller.messages import (
     Asset,
+    Attempt,
     Charge,
     Charged,
     DeferredCharge,
     Kind,
+    LeftOut,
     Limits,
     Payout,
     Settled,
+    SettledNow,
     Settlement,
     SettlementStatus,
     Supported,
@@ -19,15 +22,18 @@ from tallystick_client.seller.paid import PaidRequest
 from tallystick_client.seller.paywall import Paywall
 from tallystick_client.seller.rules import PriceFunction, RequestInfo, Rule
 from tallystick_client.seller.stream import ChargeStream
+from tallystick_client.seller.unserved import Unserved
 
 __all__ = [
     "Aggregator",
     "Asset",
+    "Attempt",
     "Charge",
     "ChargeStream",
     "Charged",
     "DeferredCharge",
     "Kind",
+    "LeftOut",
     "Limits",
     "PaidRequest",
     "Payout",
@@ -36,8 +42,10 @@ __all__ = [
     "RequestInfo",
     "Rule",
     "Settled",
+    "SettledNow",
     "Settlement",
     "SettlementStatus",
     "Supported",
+    "Unserved",
     "Verified",
 ]

@@ -28,10 +28,12 @@ from tallystick.x402 import ExactAuthorization, PaymentTerms
 from tallystick_client import rpc
 from tallystick_client.seller import codec
 from tallystick_client.seller.messages import (
+    Attempt,
     Charge,
     Charged,
     DeferredCharge,
     Settled,
+    SettledNow,
     Settlement,
     Supported,
     Verified,
@@ -130,21 +132,28 @@ class Aggregator:
             return self._supported
         return await asyncio.shield(refreshing)
 
-    async def verify(self, terms: PaymentTerms, payment: DeferredCharge | ExactAuthorization) -> Verified:
-        """Check a payment and, if it is a `deferred` one, reserve its amount. Raises Refused.
+    async def verify(
+        self, terms: PaymentTerms, payment: DeferredCharge | ExactAuthorization, attempt: Attempt | None = None
+    ) -> Verified:
+        """Check a payment and reserve its amount (`deferred`), or hold it for an attempt (`exact`). Raises Refused.
 
-        Not to be repeated blindly: the answer that is lost holds the reservation's handle.
+        A `deferred` one is not to be verified again blindly: the answer that is lost holds the reservation's handle.
         """
         request = facilitator_pb2.VerifyRequest(terms=codec.write_terms(terms))
         if isinstance(payment, DeferredCharge):
             request.deferred.CopyFrom(codec.write_deferred(payment.config, payment.charge))
         else:
             request.exact.CopyFrom(codec.write_exact(payment))
+            if attempt is not None:
+                request.attempt.CopyFrom(codec.write_attempt(attempt))
         return codec.read_verified(await self._call(self._connection().facilitator.Verify, request))
 
-    async def settle(self, terms: PaymentTerms, payment: bytes | ExactAuthorization) -> Settled:
+    async def settle(
+        self, terms: PaymentTerms, payment: bytes | ExactAuthorization, attempt: Attempt | None = None
+    ) -> Settled:
         """Take the payment: capture `terms.amount` of the reservation with this handle, or send the exact transfer and
-        wait for it. Raises Refused. May be repeated: the same settlement gets the same answer.
+        wait for it. Raises Refused. May be repeated: the same settlement gets the same answer, for an exact one if it
+        is for the same attempt. Without an attempt serve no answer that is `replayed`: it may be another's.
         """
         request = facilitator_pb2.SettleRequest(terms=codec.write_terms(terms))
         if isinstance(payment, bytes):
@@ -152,13 +161,26 @@ class Aggregator:
             timeout_s = self._timeout_s
         else:
             request.exact.CopyFrom(codec.write_exact(payment))
+            if attempt is not None:
+                request.attempt.CopyFrom(codec.write_attempt(attempt))
             timeout_s = self._chain_timeout_s
         return codec.read_settled(await self._call(self._connection().facilitator.Settle, request, timeout_s))
 
-    async def release(self, terms: PaymentTerms, handle: bytes) -> None:
-        """Give a reservation back; final. Raises Refused, for instance where it was captured already."""
-        request = facilitator_pb2.SettleRequest(terms=codec.write_terms(terms), handle=handle, release=True)
-        codec.read_settled(await self._call(self._connection().facilitator.Settle, request))
+    async def release(
+        self, terms: PaymentTerms, payment: bytes | ExactAuthorization, attempt: Attempt | None = None
+    ) -> Settled:
+        """Give a reservation back; final. Or what an attempt holds of an exact payment: if it was sent already, the
+        answer is `replayed`, the transfer goes on, and what it pays for is another attempt's to deliver, for the same
+        request. Raises Refused, for instance where it was captured already.
+        """
+        request = facilitator_pb2.SettleRequest(terms=codec.write_terms(terms), release=True)
+        if isinstance(payment, bytes):
+            request.handle = payment
+        else:
+            request.exact.CopyFrom(codec.write_exact(payment))
+        if attempt is not None:
+            request.attempt.CopyFrom(codec.write_attempt(attempt))
+        return codec.read_settled(await self._call(self._connection().facilitator.Settle, request))
 
     async def charge(self, charge: Charge) -> Charged:
         """Take one payment at once. Raises Refused. May be repeated: a payment id is charged once."""
@@ -188,16 +210,16 @@ class Aggregator:
         response = await self._call(self._connection().settlements.ListSettlements, request)
         return [codec.read_settlement(settlement) for settlement in response.settlements]
 
-    async def settle_now(self) -> list[Settlement]:
+    async def settle_now(self) -> SettledNow:
         """Have all that is owed to this seller's receivers claimed, and wait for it. Needs scope `settle`.
 
-        Raises Refused.
+        What could not be claimed is in the answer's `left_out`. Raises Refused.
         """
         request = settlement_pb2.SettleNowRequest()
         response = await self._call(self._connection().settlements.SettleNow, request, self._chain_timeout_s)
         if response.HasField("refusal"):
             rpc.raise_refusal(response.refusal)
-        return [codec.read_settlement(settlement) for settlement in response.settlements]
+        return SettledNow(map(codec.read_settlement, response.settlements), map(codec.read_left_out, response.left_out))
 
     async def _call(
         self,

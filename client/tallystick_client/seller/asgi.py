@@ -28,12 +28,20 @@ _AHEAD_OF_RESPONSE: Final = frozenset({"http.response.push", "http.response.earl
 """Messages that carry nothing of the page."""
 
 
-class ClientGone(Exception):
+class BodyNotRead(Exception):
+    """A request's body could not be read ahead."""
+
+
+class ClientGone(BodyNotRead):
     """The client left before its request was complete."""
 
 
-class BodyTooLarge(Exception):
+class BodyTooLarge(BodyNotRead):
     """The request's body is larger than what is read ahead."""
+
+
+class RoomFull(BodyNotRead):
+    """The bodies of other requests take all the memory there is for them."""
 
 
 class ResponseRefused(OSError):
@@ -59,6 +67,7 @@ def header_list(scope: Scope, name: bytes) -> list[bytes]:
 def request_target(scope: Scope) -> bytes:
     """Path and query as on the request line. An empty query is taken for none: servers do not tell them apart."""
     path = scope.get("raw_path") or quote(scope["path"], safe="/:@!$&'()*+,;=-._~").encode("ascii")
+    path = path.partition(b"?")[0]
     query = scope.get("query_string", b"")
     return bytes(path + b"?" + query if query else path)
 
@@ -85,39 +94,73 @@ def content_length(scope: Scope) -> int | None:
     return int(value)
 
 
+def may_have_body(scope: Scope) -> bool:
+    """Whether a request whose body's length was not told may have a body: chunked, or by HTTP/2 and later."""
+    return header(scope, b"transfer-encoding") is not None or scope.get("http_version", "1.1") not in {"1.0", "1.1"}
+
+
+class Room:
+    """Memory for the bodies that are read ahead, of all requests together."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self.bytes_taken = 0
+
+    def take(self, size: int) -> None:
+        """Take some of it; raises RoomFull."""
+        if self.bytes_taken + size > self._bytes_max:
+            raise RoomFull
+        self.bytes_taken += size
+
+    def give_back(self, size: int) -> None:
+        """Give some of it back."""
+        self.bytes_taken -= size
+
+
 class Incoming:
     """The request's messages: read ahead, and given on to the application as if nobody had."""
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, room: Room) -> None:
         self._receive = receive
+        self._room = room
+        self._taken = 0
         self._body: bytes | None = None
         self._read: deque[Message] = deque()
         self._next: asyncio.Future[Message] | None = None
 
-    async def read_body(self, bytes_max: int) -> bytes:
-        """The whole body, which the application gets too. Raises ClientGone or BodyTooLarge."""
+    async def read_ahead(self, bytes_max: int) -> bytes | None:
+        """The whole body, or None as soon as it is longer; the application gets it in either case.
+
+        Raises ClientGone or RoomFull.
+        """
         if self._body is not None:
             return self._body
-        chunks: list[bytes] = []
         size, more = 0, True
-        while more:
+        while more and size <= bytes_max:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise ClientGone
             chunk = message.get("body", b"")
+            self._room.take(len(chunk))
+            self._taken += len(chunk)
             size += len(chunk)
-            if size > bytes_max:
-                raise BodyTooLarge
-            chunks.append(chunk)
+            self._read.append(message)
             more = message.get("more_body", False)
-        self._body = b"".join(chunks)
+        if size > bytes_max:
+            return None
+        self._body = b"".join(message.get("body", b"") for message in self._read)
+        self._read.clear()
         self._read.append({"type": "http.request", "body": self._body, "more_body": False})
         return self._body
 
     async def receive(self) -> Message:
         """What the application calls."""
         if self._read:
-            return self._read.popleft()
+            message = self._read.popleft()
+            # From here on it is the application's memory.
+            self._body = None
+            self._give_back(min(self._taken, len(message.get("body", b""))))
+            return message
         # `is_client_gone` may await the same message; a caller that is cancelled does not lose it for the others.
         message = await asyncio.shield(self._awaited())
         if message["type"] != "http.disconnect":
@@ -145,10 +188,15 @@ class Incoming:
                 return False
 
     async def close(self) -> None:
-        """Stop waiting for messages."""
+        """Stop waiting for messages, and give back what memory they took."""
+        self._give_back(self._taken)
         if self._next is not None:
             self._next.cancel()
             await asyncio.wait([self._next])
+
+    def _give_back(self, size: int) -> None:
+        self._taken -= size
+        self._room.give_back(size)
 
     def _awaited(self) -> asyncio.Future[Message]:
         if self._next is None:

@@ -12,9 +12,11 @@ from tallystick.x402 import ExactAuthorization, PaymentTerms
 from tallystick_client.rpc import raise_refusal, refused
 from tallystick_client.seller.messages import (
     Asset,
+    Attempt,
     Charge,
     Charged,
     Kind,
+    LeftOut,
     Limits,
     Payout,
     Settled,
@@ -68,6 +70,11 @@ def write_deferred(config: ChannelConfig, charge: Charge) -> facilitator_pb2.Def
         ),
         charge=write_charge(charge),
     )
+
+
+def write_attempt(attempt: Attempt) -> facilitator_pb2.Attempt:
+    """The attempt that an `exact` payment is verified or settled for."""
+    return facilitator_pb2.Attempt(id=attempt.id, request_hash=attempt.request_hash)
 
 
 def write_exact(authorization: ExactAuthorization) -> facilitator_pb2.ExactPayment:
@@ -148,6 +155,18 @@ def read_settlement(message: settlement_pb2.Settlement) -> Settlement:
             Payout(payout.receiver, payout.token, decode_amount(payout.amount, "Payout.amount"))
             for payout in message.payouts
         ),
+    )
+
+
+def read_left_out(message: settlement_pb2.LeftOut) -> LeftOut:
+    """What a settlement did not claim, and why."""
+    return LeftOut(
+        network=message.network,
+        channel_id=message.channel_id,
+        receiver=message.receiver,
+        token=message.token,
+        amount=decode_amount(message.amount, "LeftOut.amount"),
+        reason=message.reason,
     )
 
 

@@ -5,7 +5,7 @@ import functools
 import json
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import click
@@ -17,9 +17,9 @@ from tallystick.hexadecimal import checksum, shorten, to_hex
 from tallystick_client.cli import EXIT_CONFIGURATION, EXIT_FAILED
 from tallystick_client.rpc import AggregatorError
 from tallystick_client.seller.aggregator import Aggregator
-from tallystick_client.seller.messages import Settlement
+from tallystick_client.seller.messages import LeftOut, SettledNow, Settlement
 
-Command = Callable[..., Awaitable[list[Settlement]]]
+Command = Callable[..., Awaitable[Sequence[Settlement]]]
 
 
 def _prints_settlements(*, none: str) -> Callable[[Command], Callable[..., None]]:
@@ -44,7 +44,7 @@ def _with_aggregator(command: Command, none: str) -> Callable[..., None]:
     )
     @functools.wraps(command)
     def run(target: str, token: str, insecure: bool, as_json: bool, **options: Any) -> None:
-        async def connect_and_run() -> list[Settlement]:
+        async def connect_and_run() -> Sequence[Settlement]:
             async with Aggregator(target, token=token, insecure=insecure) as aggregator:
                 return await command(aggregator, **options)
 
@@ -56,20 +56,28 @@ def _with_aggregator(command: Command, none: str) -> Callable[..., None]:
         except TallystickError as error:
             click.echo(f"tallystick: {error}", err=True)
             sys.exit(EXIT_CONFIGURATION if isinstance(error, MalformedError) else EXIT_FAILED)
+        left_out = settlements.left_out if isinstance(settlements, SettledNow) else []
         if as_json:
             click.echo(json.dumps([_as_json(settlement) for settlement in settlements], indent=2))
         elif settlements:
             _print_table(settlements)
-        else:
+        elif not left_out:
             click.echo(none)
+        for one in left_out:
+            click.echo(f"tallystick: not claimed: {_described(one)}", err=True)
+        if left_out and not settlements:
+            sys.exit(EXIT_FAILED)
 
     return run
 
 
 @click.command()
 @_prints_settlements(none="Nothing waits to be settled; `tallystick settlements` lists what was paid before.")
-async def settle(aggregator: Aggregator) -> list[Settlement]:
-    """Claim now what is owed to the token's receivers, and wait until it is on chain."""
+async def settle(aggregator: Aggregator) -> SettledNow:
+    """Claim now what is owed to the token's receivers, and wait until it is on chain.
+
+    What is owed and could not be claimed is named with its reason.
+    """
     return await aggregator.settle_now()
 
 
@@ -81,7 +89,7 @@ async def settlements(aggregator: Aggregator, limit: int) -> list[Settlement]:
     return await aggregator.list_settlements(limit=limit)
 
 
-def _print_table(found: list[Settlement]) -> None:
+def _print_table(found: Sequence[Settlement]) -> None:
     """One line for each payout, in 80 columns; addresses and hashes in short, as --json has them whole."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("id", justify="right", no_wrap=True)
@@ -104,6 +112,13 @@ def _print_table(found: list[Settlement]) -> None:
                 shorten(to_hex(settlement.transaction)),
             )
     Console().print(table)
+
+
+def _described(left_out: LeftOut) -> str:
+    return (
+        f"{left_out.amount:,} atomic units of {checksum(left_out.token)} to {checksum(left_out.receiver)}"
+        f" on {left_out.network}: {left_out.reason}"
+    )
 
 
 def _as_json(settlement: Settlement) -> dict[str, Any]:

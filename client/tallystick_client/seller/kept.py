@@ -2,6 +2,9 @@
 
 Without it a lost response costs the payer its money: the payment id is charged, and pays for nothing new. In memory of
 one process, bounded in bytes and in age; what is not kept any more is answered 409.
+
+What belongs to a person is not kept: cookies that the answer sets, answers that must not be stored, and answers to
+requests that came with a login.
 """
 
 import time
@@ -12,12 +15,34 @@ from typing import Final
 
 from tallystick.x402 import ExactAuthorization, PaymentTerms
 from tallystick_client.seller.asgi import BODY, Headers, Message
+from tallystick_client.seller.messages import Attempt
 
 AGE_S: Final = 300.0
 """How long an answer is kept."""
 _SHARE: Final = 8
 """One answer takes at most this part of all the room."""
 _OVERHEAD_BYTES: Final = 512
+
+
+_PERSONAL: Final = frozenset(
+    {b"set-cookie", b"set-cookie2", b"authentication-info", b"proxy-authentication-info", b"www-authenticate"}
+)
+"""Headers of an answer that are for one connection or session, and not for who asks again."""
+_LOGINS: Final = frozenset({b"authorization", b"proxy-authorization", b"cookie"})
+
+
+def is_logged_in(headers: Headers) -> bool:
+    """Whether a request says more about who asks than its payment does. Names are in lower case."""
+    return any(bytes(name) in _LOGINS for name, _ in headers)
+
+
+def keepable(headers: Headers) -> Headers | None:
+    """What may be kept of an answer's headers; None where nothing of the answer may."""
+    for name, value in headers:
+        directives = [directive.strip().lower() for directive in value.split(b",")]
+        if name.lower() == b"cache-control" and b"no-store" in directives:
+            return None
+    return [(name, value) for name, value in headers if name.lower() not in _PERSONAL]
 
 
 @dataclass(slots=True)
@@ -32,7 +57,9 @@ class Answer:
     payment: bytes | ExactAuthorization
     """What it is taken from: the reservation's handle, or the authorization itself."""
     receipt: str | None = None
-    """The value of PAYMENT-RESPONSE; None while it is not known whether the payment was taken."""
+    """The value of PAYMENT-RESPONSE; None while it is not known whether the payment was taken, or nobody was there."""
+    attempt: Attempt | None = None
+    """Of an exact payment: the attempt that it is settled for."""
 
     @property
     def size(self) -> int:

@@ -4,6 +4,7 @@ Addresses have 20 bytes, ids and hashes 32, payment ids 16; amounts are integers
 seconds since the epoch.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -98,11 +99,23 @@ class Charged:
 
 
 @dataclass(frozen=True, slots=True)
+class Attempt:
+    """One handling of one request that an `exact` payment pays for: 16 random bytes, and 32 that stand for the request.
+
+    The payment is this attempt's alone, until it is given back.
+    """
+
+    id: bytes = field(repr=False)
+    request_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Verified:
     """A payment that can be settled.
 
     `handle` names the reservation of a `deferred` payment; it is empty where somebody else holds it. `replayed`: this
-    payment was charged before and pays for the kept answer only.
+    payment was charged before and pays for the kept answer only. `reservation_expires_at`: of the reservation, or of
+    what an attempt holds.
     """
 
     payer: bytes
@@ -156,3 +169,25 @@ class Settlement:
     gas_used: int
     rows: int
     payouts: tuple[Payout, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """What a settlement did not claim of one channel, in atomic units, and why."""
+
+    network: str
+    channel_id: bytes
+    receiver: bytes
+    token: bytes
+    amount: int
+    reason: str
+
+
+class SettledNow(list[Settlement]):
+    """The claim transactions that `settle_now` brought about or found under way; `left_out`: what is owed and was not
+    claimed.
+    """
+
+    def __init__(self, settlements: Iterable[Settlement] = (), left_out: Iterable[LeftOut] = ()) -> None:
+        super().__init__(settlements)
+        self.left_out = list(left_out)

@@ -3,7 +3,7 @@
 `deferred` comes first, because it costs both sides less; `exact` is there for payers without a deposit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -66,15 +66,25 @@ def make_offers(
 
 
 def payment_required(
-    offers: Sequence[Offer], resource: ResourceInfo, error: str, totals: ChannelTotals | None = None
+    offers: Sequence[Offer],
+    resource: ResourceInfo,
+    error: str,
+    totals: ChannelTotals | None = None,
+    extensions: Mapping[str, Any] | None = None,
 ) -> PaymentRequired:
-    """What the 402 says; with the channel's totals where a refusal told them, so that the payer can sign higher."""
-    takes_deferred = any(offer.terms.scheme == SCHEME_DEFERRED for offer in offers)
+    """What the 402 says; with the channel's totals where a refusal told them, so that the payer can sign higher.
+
+    `extensions` are those for `deferred` payments beside the payment id's.
+    """
+    takes_deferred = [offer.terms.scheme == SCHEME_DEFERRED for offer in offers]
     return PaymentRequired(
         error=error,
         resource=resource,
         accepts=[_with_totals(offer, totals) for offer in offers],
-        extensions={PAYMENT_IDENTIFIER: payment_identifier_declaration()} if takes_deferred else None,
+        extensions={
+            PAYMENT_IDENTIFIER: payment_identifier_declaration(required=all(takes_deferred)),
+            **((extensions or {}) if any(takes_deferred) else {}),
+        },
     )
 
 

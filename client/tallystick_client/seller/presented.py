@@ -1,7 +1,9 @@
 """A payment as it came with a request: parsed, and matched with what is asked for now."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 from tallystick.errors import Described, MalformedError, Refused, describe
 from tallystick.hexadecimal import to_hex
@@ -11,12 +13,14 @@ from tallystick.x402 import (
     PAYMENT_SIGNATURE_HEADER,
     SCHEME_DEFERRED,
     SCHEME_EXACT,
+    DeferredPayment,
     ExactAuthorization,
     PaymentPayload,
     PaymentTerms,
     decode_header,
     read_deferred,
     read_exact,
+    read_identifier,
     read_terms,
 )
 from tallystick_client.seller.messages import Charge, DeferredCharge
@@ -30,6 +34,17 @@ class Presented:
     offer: Offer
     payment: DeferredCharge | ExactAuthorization
     request_hash: bytes
+    identifier: str | None = None
+    """How an exact payment names itself, if it does; a `deferred` one always does."""
+
+    def attempt_hash(self) -> bytes:
+        """What an exact payment pays for, as the aggregator is told: the request, and the id that proves who asks.
+
+        Without an id nobody can prove to ask for the same again; then each is another's, by 32 random bytes.
+        """
+        if self.identifier is None:
+            return os.urandom(32)
+        return sha256(self.request_hash + self.identifier.encode("ascii")).digest()
 
     @property
     def payer(self) -> bytes:
@@ -52,17 +67,75 @@ class Presented:
         return (SCHEME_EXACT, terms.network, terms.asset, self.payment.from_, self.payment.nonce)
 
     @property
-    def answer_key(self) -> tuple[object, ...]:
+    def answer_key(self) -> tuple[object, ...] | None:
         """What an answer is kept under: the money, the request that it pays for, and the payer's proof.
 
-        The proof is part of it because a payment id is no secret; only who can show the proof gets the answer again.
+        The proof has something that never appears on chain, where vouchers and authorizations become public: the spend
+        key's MAC, or a payment id. Without one there is no key: a stranger could ask again just as the payer does.
         """
         if isinstance(self.payment, ExactAuthorization):
-            proof = self.payment.signature
-        else:
-            charge = self.payment.charge
-            proof = charge.signature if charge.spend is None else charge.spend.mac
+            if self.identifier is None:
+                return None
+            return (*self.money_key, self.request_hash, self.payment.signature, self.identifier)
+        charge = self.payment.charge
+        # The money's key has the payment id.
+        proof = charge.signature if charge.spend is None else charge.spend.mac
         return (*self.money_key, self.request_hash, proof)
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A payment as it came, and the terms that its payer accepted."""
+
+    message: PaymentPayload
+    terms: PaymentTerms
+
+    def meet(self, offers: Sequence[Offer]) -> "Unbound":
+        """The payment with the offer that it meets.
+
+        Raises MalformedError, which names the field, on what is no payment, and Refused on one that meets no offer.
+        """
+        offer = _matching(offers, self.terms)
+        if offer.terms.scheme == SCHEME_EXACT:
+            return Unbound(offer, read_exact(self.message), read_identifier(self.message))
+        return Unbound(offer, read_deferred(self.message))
+
+
+@dataclass(frozen=True, slots=True)
+class Unbound:
+    """A payment that meets an offer, not yet compared with the request that it came with."""
+
+    offer: Offer
+    payment: DeferredPayment | ExactAuthorization
+    identifier: str | None = None
+    """How an exact payment names itself, if it does."""
+
+    def bind(self, request_hash: bytes) -> Presented:
+        """The payment as one for this request."""
+        payment = self.payment
+        if isinstance(payment, ExactAuthorization):
+            return Presented(self.offer, payment, request_hash, self.identifier)
+        charge = Charge(
+            channel_id=payment.channel_id,
+            payment_id=payment.payment_id,
+            amount=self.offer.terms.amount,
+            request_hash=request_hash,
+            ceiling=payment.ceiling,
+            signature=payment.signature,
+            spend=payment.spend,
+        )
+        return Presented(self.offer, DeferredCharge(payment.config, charge), request_hash)
+
+
+def read_accepted(headers: Sequence[bytes]) -> Accepted:
+    """The payment in the values of the PAYMENT-SIGNATURE headers, of which there must be one.
+
+    Raises MalformedError, which names the field.
+    """
+    if len(headers) != 1:
+        raise MalformedError(PAYMENT_SIGNATURE_HEADER, Described(f"{len(headers)} of them"), "one")
+    message = decode_header(headers[0].decode("latin-1"), PaymentPayload, PAYMENT_SIGNATURE_HEADER)
+    return Accepted(message, read_terms(message.accepted))
 
 
 def read_payment(headers: Sequence[bytes], offers: Sequence[Offer], request_hash: bytes) -> Presented:
@@ -70,24 +143,7 @@ def read_payment(headers: Sequence[bytes], offers: Sequence[Offer], request_hash
 
     Raises MalformedError, which names the field, on what is no payment, and Refused on one that meets no offer.
     """
-    if len(headers) != 1:
-        raise MalformedError(PAYMENT_SIGNATURE_HEADER, Described(f"{len(headers)} of them"), "one")
-    message = decode_header(headers[0].decode("latin-1"), PaymentPayload, PAYMENT_SIGNATURE_HEADER)
-    accepted = read_terms(message.accepted)
-    offer = _matching(offers, accepted)
-    if offer.terms.scheme == SCHEME_EXACT:
-        return Presented(offer, read_exact(message), request_hash)
-    deferred = read_deferred(message)
-    charge = Charge(
-        channel_id=deferred.channel_id,
-        payment_id=deferred.payment_id,
-        amount=offer.terms.amount,
-        request_hash=request_hash,
-        ceiling=deferred.ceiling,
-        signature=deferred.signature,
-        spend=deferred.spend,
-    )
-    return Presented(offer, DeferredCharge(deferred.config, charge), request_hash)
+    return read_accepted(headers).meet(offers).bind(request_hash)
 
 
 def _matching(offers: Sequence[Offer], accepted: PaymentTerms) -> Offer:

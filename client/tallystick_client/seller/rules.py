@@ -1,21 +1,27 @@
 """Which requests cost what: rules by path, method and user agent, checked when they are written down.
 
-A path is matched as the application will see it (percent-decoded). An application that resolves dot segments or doubled
-slashes by itself could be led around a rule by `/free/../articles/1`; where the two readings of such a path do not come
-to the same rule, the request is refused.
+The first rule that matches the path as the application routes it (percent-decoded, without `root_path`) decides. Where
+there is none, or it says that the request is free, an earlier rule that matches the path in another reading (`paths`)
+decides if it asks for money: a page that can be reached in two ways costs in both what it costs in one. Of a path that
+an application may resolve to another page (dot segments and the like), all readings must come to the same rule; else
+the request is refused.
 """
 
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from posixpath import normpath
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
+from urllib.parse import unquote
 
 from tallystick.amounts import parse_price
 from tallystick.errors import MalformedError
+from tallystick.patterns import Pattern
+from tallystick_client.seller.paths import Paths, fold
 
 ALWAYS_FREE_METHODS: Final = frozenset({"HEAD", "OPTIONS"})
 """They carry no page: HEAD tells a crawler that a page exists, OPTIONS is what browsers ask before they may ask."""
+_OVERRIDES: Final = frozenset({b"x-http-method-override", b"x-http-method", b"x-method-override"})
+"""Headers by which applications let a request pass for another method."""
 _ROBOTS: Final = "/robots.txt"
 _WELL_KNOWN: Final = "/.well-known/"
 _METHOD: Final = re.compile(r"[A-Z][A-Z-]{0,31}")
@@ -27,11 +33,17 @@ class RequestInfo:
 
     method: str
     path: str
+    """Percent-decoded; with or without `root_path`, as the rule is written that matched it."""
     query: bytes
     headers: Mapping[str, str]
     """Names in lower case; of a header that came several times, the first value."""
-    body: bytes
-    """Up to the paywall's `max_body_bytes`; empty where there is none and where it is streamed up."""
+    body: bytes | None
+    """b"" where there is none; None where it was not read.
+
+    One that is streamed up is not read at first. A price function that looks at it is called again, with the body; or
+    with None again, where it is longer than the paywall's `max_body_bytes`. A price of nothing that was made without
+    the body is refused (413).
+    """
     scope: Mapping[str, Any] = field(repr=False)
     """The ASGI scope."""
 
@@ -61,13 +73,14 @@ class Rule:
     user_agents: Sequence[str] | None = None
     description: str | None = None
     mime_type: str | None = None
-    _pattern: re.Pattern[str] = field(init=False, repr=False, compare=False)
+    pattern: Pattern = field(init=False, repr=False, compare=False)
+    """The path, percent-decoded: it is compared with decoded ones."""
+    _folded: Pattern = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Check every field, and translate the path once."""
         name = f"rule {self.path!a}"
-        if not isinstance(self.path, str) or not self.path.startswith(("/", "*")):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise MalformedError("rule: path", self.path, 'a path from "/" on, in which * stands for any characters')
+        Pattern(self.path, "rule: path")
         _check_words(self.methods, f"{name}: methods", "names of HTTP methods that can cost something, as in GET")
         for method in self.methods or ():
             if not _METHOD.fullmatch(method) or method in ALWAYS_FREE_METHODS:
@@ -75,42 +88,127 @@ class Rule:
         _check_words(self.user_agents, f"{name}: user_agents", "words out of a User-Agent, none of them empty")
         if not callable(self.price):
             symbol_of(self.price, f"{name}: price")
-        pattern = re.compile(".*".join(re.escape(part) for part in self.path.split("*")), re.DOTALL)
-        object.__setattr__(self, "_pattern", pattern)
+        object.__setattr__(self, "pattern", Pattern(unquote(self.path), "rule: path"))
+        object.__setattr__(self, "_folded", Pattern(fold(self.pattern.text), "rule: path"))
 
-    def matches(self, method: str, path: str, user_agent: str) -> bool:
-        """Whether this rule speaks of the request."""
-        if self.methods is not None and method not in self.methods:
-            return False
-        if not self._pattern.fullmatch(path):
+    def is_about(self, methods: Sequence[str], user_agent: str) -> bool:
+        """Whether this rule speaks of such requests, whatever their path."""
+        if self.methods is not None and not any(method in self.methods for method in methods):
             return False
         if self.user_agents is None:
             return True
         user_agent = user_agent.lower()
         return any(word.lower() in user_agent for word in self.user_agents)
 
+    def matches_loosely(self, folded: str) -> bool:
+        """Whether it matches a folded path for an application that also ignores a slash at the end."""
+        if self._folded.matches(folded) or self._folded.matches(folded.rstrip("/")):
+            return True
+        # "/a" is the page of "/a/", but none of "/a/*".
+        return self._folded.text.endswith("/") and not folded.endswith("/") and self._folded.matches(folded + "/")
 
-def find_rule(rules: Sequence[Rule], method: str, path: str, user_agent: str) -> Rule | None:
-    """The rule that decides about the request; None: it is free. `path` is percent-decoded.
 
-    Raises MalformedError on a path that means one thing as it stands and another with its dot segments resolved.
+class Asked(NamedTuple):
+    """What rules look at in a request."""
+
+    methods: tuple[str, ...]
+    paths: Paths
+    user_agent: str
+
+
+class Match(NamedTuple):
+    """A rule that matches a request, and the reading of the path in which it does."""
+
+    rule: Rule
+    path: str
+    is_own: bool
+    """Whether that is the path as the application routes it, letter by letter."""
+
+
+def methods_of(method: str, headers: Sequence[tuple[bytes, bytes]]) -> tuple[str, ...]:
+    """The methods that a request may pass for; none where it is one that is always free.
+
+    Some applications take methods in any case, and some let a header override them.
     """
-    if method in ALWAYS_FREE_METHODS:
-        return None
-    rule = _first_match(rules, method, path, user_agent)
-    resolved = _resolve(path)
-    if resolved != path and _first_match(rules, method, resolved, user_agent) is not rule:
-        raise MalformedError("path", path, "one without dot segments and doubled slashes")
-    return rule
+    overridden = [value.decode("latin-1").strip().upper() for name, value in headers if name in _OVERRIDES]
+    if method in ALWAYS_FREE_METHODS and not set(overridden) - ALWAYS_FREE_METHODS:
+        return ()
+    return (method.upper(), *overridden)
 
 
-def _first_match(rules: Sequence[Rule], method: str, path: str, user_agent: str) -> Rule | None:
-    if path == _ROBOTS or path.startswith(_WELL_KNOWN):
-        return None
+def find_rules(rules: Sequence[Rule], asked: Asked) -> list[Match]:
+    """The rules that may decide about the request, in the order in which they are asked; none: it is free.
+
+    The first that asks for money decides. Raises MalformedError on a path that means one thing as it stands and another
+    to an application that resolves what is odd in it.
+    """
+    if not asked.methods:
+        return []
+    found = _candidates(rules, asked, asked.paths)
+    for odd in asked.paths.odd:
+        others = _candidates(rules, asked, odd)
+        if [match.rule for match in others[:1]] != [match.rule for match in found[:1]]:
+            allowed = "one without dot segments, doubled slashes, and characters that applications take in several ways"
+            raise MalformedError("path", asked.paths.own, allowed)
+    return found
+
+
+def unreachable(rules: Sequence[Rule]) -> list[str]:
+    """Say of each rule that can never decide anything why that is so."""
+    problems: list[str] = []
+    for index, rule in enumerate(rules):
+        name = f"rule {rule.path!a}"
+        if rule.pattern.text == _ROBOTS or Pattern(_WELL_KNOWN + "*").covers(rule.pattern):
+            problems.append(f"{name} never asks for money: these paths are always free")
+        elif re.search(r"[?#]|//|/\.\.?(?:/|$)", rule.path):
+            problems.append(f"{name} matches no usual request: a path has no query, no doubled slashes and no dots")
+        for earlier in rules[:index]:
+            if _shadows(earlier, rule):
+                problems.append(f"{name} never decides: rule {earlier.path!a} before it takes all its requests")
+                break
+    return problems
+
+
+def _candidates(rules: Sequence[Rule], asked: Asked, paths: Paths) -> list[Match]:
+    """The rule that matches the application's own path, then those before it that match another reading."""
+    if _is_always_free(paths.own):
+        return []
+    own: list[Match] = []
+    others: list[Match] = []
+    folded = {fold(reading): reading for reading in reversed(list(paths))}
     for rule in rules:
-        if rule.matches(method, path, user_agent):
-            return rule
-    return None
+        if not rule.is_about(asked.methods, asked.user_agent):
+            continue
+        if rule.pattern.matches(paths.own):
+            own.append(Match(rule, paths.own, is_own=True))
+            break
+        reading = _matching(rule, paths, folded)
+        if reading is not None:
+            others.append(Match(rule, reading, is_own=False))
+    return own + others
+
+
+def _matching(rule: Rule, paths: Paths, folded: Mapping[str, str]) -> str | None:
+    """The reading that a rule matches, letter by letter if it can be; None where it matches none."""
+    for reading in paths.others:
+        if rule.pattern.matches(reading):
+            return reading
+    return next((reading for path, reading in folded.items() if rule.matches_loosely(path)), None)
+
+
+def _is_always_free(path: str) -> bool:
+    return path == _ROBOTS or path.startswith(_WELL_KNOWN)
+
+
+def _shadows(earlier: Rule, rule: Rule) -> bool:
+    if not earlier.pattern.covers(rule.pattern):
+        return False
+    if earlier.methods is not None and not (rule.methods and set(rule.methods) <= set(earlier.methods)):
+        return False
+    if earlier.user_agents is None:
+        return True
+    words = [word.lower() for word in earlier.user_agents]
+    return bool(rule.user_agents) and all(any(w in word.lower() for w in words) for word in rule.user_agents or ())
 
 
 def symbol_of(price: object, field: str) -> str:
@@ -120,15 +218,6 @@ def symbol_of(price: object, field: str) -> str:
     """
     digits = len(price.partition(" ")[0].partition(".")[2]) if isinstance(price, str) else 0
     return parse_price(price, digits, field).symbol
-
-
-def _resolve(path: str) -> str:
-    """The path with dot segments and doubled slashes resolved."""
-    if "//" not in path and "/." not in path:
-        return path
-    resolved = normpath("/" + path.lstrip("/"))
-    keeps_slash = path.endswith(("/", "/.", "/..")) and resolved != "/"
-    return resolved + "/" if keeps_slash else resolved
 
 
 def _check_words(words: object, field: str, allowed: str) -> None:

@@ -10,22 +10,27 @@ The money is decided before the first byte goes out. What can happen in between,
   known. A whole answer is kept: the same payment, sent again, captures again (which takes nothing twice) and gets it.
   Where nothing is kept, the reservation is given back as soon as possible.
 - The payment was charged before: the kept answer again, else 409. The handler never runs for it.
+
+An exact payment has no reservation. Each handling of its request is an attempt of its own, and the aggregator lets one
+attempt have the payment, among all processes and sellers. Its transfer may take longer than its client waits: while the
+client is there, it is waited for as long as the offer says; then 409 `payment_pending`. A payment that names itself is
+given back, and whichever process is asked next answers; of one that does not, nobody knows who asks again (`Till`).
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field, replace
-from typing import Any, Final
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Final
 
 import grpc
 
 from tallystick.errors import MalformedError, Refused
 from tallystick.reasons import Reason
-from tallystick.x402 import PAYMENT_RESPONSE_HEADER, ExactAuthorization, PaymentTerms
+from tallystick.x402 import PAYMENT_RESPONSE_HEADER, ExactAuthorization
 from tallystick_client.rpc import AggregatorUnavailable, CallRejected
 from tallystick_client.seller import answers
-from tallystick_client.seller.aggregator import Aggregator
 from tallystick_client.seller.asgi import (
     BODY,
     START,
@@ -38,13 +43,14 @@ from tallystick_client.seller.asgi import (
     Send,
     make_private,
 )
-from tallystick_client.seller.kept import Answer, KeptAnswers, Recording
-from tallystick_client.seller.messages import Settled, Verified
+from tallystick_client.seller.kept import Answer, Recording, is_logged_in, keepable
+from tallystick_client.seller.messages import Attempt, Settled, Verified
 from tallystick_client.seller.paid import SCOPE_KEY, PaidRequest
 from tallystick_client.seller.presented import Presented
+from tallystick_client.seller.till import Till
 
-RELEASE_WAIT_S: Final = 2.0
-"""How long a response waits for its reservation to be given back; the reservation expires by itself."""
+__all__ = ["Sale", "Till"]
+
 _PAUSES_S: Final = (0.1, 0.2, 0.5, 1.0)
 """Between attempts to settle; the last one repeats."""
 
@@ -54,30 +60,11 @@ Refuse = Callable[[MalformedError | Refused, str | None], Awaitable[None]]
 
 
 class OutcomeUnknown(Exception):
-    """A payment may or may not have been taken."""
+    """A payment may or may not have been taken; `reason` is the aggregator's, where it said so itself."""
 
-
-@dataclass(slots=True)
-class Till:
-    """What the sales of one paywall share."""
-
-    aggregator: Aggregator
-    kept: KeptAnswers
-    settle_patience_s: float
-    under_way: set[tuple[object, ...]] = field(default_factory=set[tuple[object, ...]])
-    """The money of requests that are being served here."""
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
-
-    def start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do something that nobody waits for."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def finish(self) -> None:
-        """Wait until all that was started is done."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+    def __init__(self, message: str, reason: Reason | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class Sale:
@@ -90,37 +77,40 @@ class Sale:
         self._send = send
         self._refuse = refuse
         self._terms = presented.offer.terms
-        self._handle = b""
+        self._is_exact = isinstance(presented.payment, ExactAuthorization)
+        self._payment: bytes | ExactAuthorization = b""
+        """What is settled: the reservation's handle, or the authorization itself."""
+        self._attempt: Attempt | None = None
+        self._answer_key = presented.answer_key
         self._holds_key = False
         self._paid: PaidRequest | None = None
         self._is_kept = False
         self._streamed: tuple[Answer, Recording] | None = None
+        self._request = ""
 
     async def run(self, app: App, scope: Scope) -> None:
         """Answer the request, with the application's response if it is paid for."""
-        kept = self._till.kept.get(self._presented.answer_key)
-        if kept is not None:
-            await self._answer_again(kept)
+        self._request = f"{scope['method']} {scope['path']}"
+        kept = None if self._answer_key is None else self._till.kept.get(self._answer_key)
+        if kept is not None and kept.receipt is not None:
+            await self._send_answer(kept, kept.receipt)
             return
-        # No reservation keeps a second request from being served for an exact payment: this does, from here on. For
-        # `deferred` the reservation does, and only who got it holds the key: anybody may present a foreign payment id.
+        # No reservation keeps a second request from being served for an exact payment, where the aggregator knows no
+        # attempts: this does, from here on. For `deferred` the reservation does, and only who got it holds the key:
+        # anybody may present a foreign payment id.
         key = self._presented.money_key
-        is_exact = isinstance(self._presented.payment, ExactAuthorization)
-        if is_exact and not self._take(key):
-            await answers.say_replayed(self._send, under_way=True)
+        if self._is_exact and not self._take(key):
+            await answers.say_pending(self._send)
             return
         try:
-            verified = await self._verify()
-            if verified is None:
-                return
-            if verified.replayed or not (is_exact or verified.handle):
-                is_under_way = not is_exact and (key in self._till.under_way or not verified.replayed)
-                await answers.say_replayed(self._send, under_way=is_under_way)
-                return
-            self._handle = verified.handle
-            self._take(key)
-            self._paid = scope[SCOPE_KEY] = PaidRequest(self._presented)
-            await self._serve(app, scope)
+            if kept is not None:
+                await self._answer_again(kept)
+            elif await self._verify():
+                if is_logged_in(scope["headers"]):
+                    self._answer_key = None
+                self._take(key)
+                self._paid = scope[SCOPE_KEY] = PaidRequest(self._presented)
+                await self._serve(app, scope)
         finally:
             if self._holds_key:
                 self._till.under_way.discard(key)
@@ -133,30 +123,62 @@ class Sale:
         self._holds_key = True
         return True
 
-    async def _verify(self) -> Verified | None:
-        """The verified payment; None after the request was answered otherwise."""
+    async def _verify(self) -> bool:
+        """Whether the payment is good for this request; False after the request was answered otherwise."""
+        if self._is_exact:
+            self._attempt = Attempt(os.urandom(16), self._presented.attempt_hash())
         try:
-            return await self._till.aggregator.verify(self._terms, self._presented.payment)
+            verified = await self._till.aggregator.verify(self._terms, self._presented.payment, self._attempt)
         except Refused as refused:
-            if refused.reason in answers.PASSING_REASONS:
-                await answers.say_unavailable(self._send, refused.message)
-            else:
-                await self._refuse(refused, None)
+            await self._say_refused(refused)
+            return False
         except CallRejected as error:
             if error.status is grpc.StatusCode.INVALID_ARGUMENT:
                 await self._refuse(Refused(Reason.PAYLOAD_INVALID, str(error)), None)
             else:
                 await self._trouble(error)
+            return False
         except (AggregatorUnavailable, MalformedError) as error:
+            if self._is_exact:
+                self._release_later()  # it may be held; nobody else would get it until that ends
             await self._trouble(error)
-        return None
+            return False
+        return await self._is_mine(verified)
+
+    async def _is_mine(self, verified: Verified) -> bool:
+        payment = self._presented.payment
+        if isinstance(payment, ExactAuthorization):
+            self._payment = payment
+            if verified.replayed:
+                await answers.say_used(self._send)
+        else:
+            self._payment = verified.handle
+            if verified.replayed or not verified.handle:
+                is_under_way = self._presented.money_key in self._till.under_way or not verified.replayed
+                await answers.say_replayed(self._send, under_way=is_under_way)
+                return False
+        return not verified.replayed
+
+    async def _say_refused(self, refused: Refused, receipt: str | None = None) -> None:
+        """Answer what the aggregator refused: 503 or 409 where the payment may be sent again or is spent, else 402."""
+        if refused.reason is Reason.PAYMENT_PENDING:
+            await answers.say_pending(self._send)
+        elif refused.reason is Reason.PAYMENT_USED:
+            await answers.say_used(self._send)
+        elif refused.reason in answers.PASSING_REASONS:
+            await answers.say_unavailable(self._send, refused.message)
+        else:
+            await self._refuse(refused, receipt)
 
     async def _serve(self, app: App, scope: Scope) -> None:
         outgoing = Outgoing(self._deliver, self._decide)
         try:
             await app(scope, self._incoming.receive, outgoing.send)
         except BaseException as error:
-            if outgoing.is_held:
+            if outgoing.is_held and isinstance(error, Exception):
+                # The server's own answer would not say what became of the payment.
+                await answers.say_failed(self._send, await self._release())
+            elif outgoing.is_held:
                 self._release_later()
             if outgoing.is_refused and isinstance(error, Exception):
                 _log.debug("the application stopped, its response was not delivered: %s", error)
@@ -177,74 +199,108 @@ class Sale:
         if self._paid.captured == 0:
             return _with_receipt(start, headers, await self._release())
         terms = replace(self._terms, amount=self._paid.captured)
-        receipt = await self._capture(self._propose(terms, start["status"], headers, first))
+        receipt = await self._capture(self._propose(Answer(start["status"], headers, b"", terms, self._payment), first))
         return None if receipt is None else _with_receipt(start, headers, receipt)
 
-    def _propose(self, terms: PaymentTerms, status: int, headers: Headers, first: Message) -> Answer:
+    def _propose(self, answer: Answer, first: Message) -> Answer:
         """The answer that is to be paid for; kept already if it is whole, because taking the money may fail."""
-        payment = self._presented.payment
-        answer = Answer(
-            status, headers, b"", terms, payment if isinstance(payment, ExactAuthorization) else self._handle
-        )
+        answer.attempt = self._attempt
+        headers = keepable(answer.headers)
+        if self._answer_key is None or headers is None:
+            return answer
+        answer.headers = headers
         if first["type"] == BODY and not first.get("more_body", False):
             answer.body = first.get("body", b"")
-            self._is_kept = self._till.kept.keep(self._presented.answer_key, answer)
+            self._is_kept = self._till.kept.keep(self._answer_key, answer)
         else:
             self._streamed = (answer, Recording(self._till.kept.answer_bytes_max))
         return answer
 
-    async def _capture(self, answer: Answer, *, again: bool = False) -> str | None:
+    # Taking the money.
+
+    async def _capture(self, answer: Answer) -> str | None:
         """Take the money for an answer: the receipt, or None after something else was answered."""
         try:
-            settled, attempts = await self._settle(answer)
+            settled = await self._settle(answer)
         except Refused as refused:
-            # What is still held would only wait for its expiry; given back, "not charged" is final.
-            self._release_later()
+            if refused.reason is not Reason.PAYMENT_USED:
+                # What is still held would only wait for its expiry; given back, "not charged" is final.
+                self._release_later()
             self._forget()
-            await self._refuse(refused, answers.receipt_of_refusal(self._presented, refused))
+            await self._say_refused(refused, answers.receipt_of_refusal(self._presented, refused))
             return None
         except OutcomeUnknown as error:
-            if not self._is_kept:
-                self._release_later()
-            await self._trouble(error)
+            await self._put_off(answer, error)
             return None
-        if settled.replayed and attempts == 1 and not again and isinstance(answer.payment, ExactAuthorization):
-            # Another process served this payment while the handler ran here.
+        if self._is_exact and settled.replayed:
+            # An aggregator that knows no attempts: somebody else may have served this payment.
             self._forget()
-            await answers.say_replayed(self._send, under_way=False)
+            await answers.say_used(self._send)
+            return None
+        if self._is_exact and await self._incoming.is_client_gone():
+            if self._presented.identifier is None:
+                self._till.note_unserved(self._presented, settled, self._request)
+            else:
+                self._till.follow(self._presented, answer, self._request)
             return None
         answer.receipt = answers.receipt_of(self._presented, settled)
         return answer.receipt
 
-    async def _settle(self, answer: Answer) -> tuple[Settled, int]:
-        """What was settled, and at which attempt. Raises Refused or OutcomeUnknown."""
-        loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + self._till.settle_patience_s
+    async def _put_off(self, answer: Answer, error: OutcomeUnknown) -> None:
+        """Tell the client to ask again, and see that the money is not lost meanwhile."""
+        if self._is_exact:
+            self._till.follow(self._presented, answer, self._request)
+        elif not self._is_kept:
+            self._release_later()
+        if self._is_exact and error.reason in {Reason.TRANSACTION_PENDING, Reason.PAYMENT_PENDING}:
+            await answers.say_pending(self._send)
+        else:
+            await self._trouble(error)
+
+    async def _settle(self, answer: Answer) -> Settled:
+        """What was settled. Raises Refused or OutcomeUnknown."""
+        patience_s = self._till.settle_patience_s
+        if self._is_exact:
+            patience_s = max(patience_s, self._presented.offer.requirements.max_timeout_seconds)
+        give_up_at = self._till.clock() + patience_s
         attempts = 0
         while True:
-            attempts += 1
+            reason = None
             try:
-                return await self._till.aggregator.settle(answer.terms, answer.payment), attempts
+                return await self._till.aggregator.settle(answer.terms, answer.payment, answer.attempt)
             except Refused as refused:
-                if refused.reason not in answers.PASSING_REASONS:
+                undecided = answers.UNDECIDED_REASONS if self._is_exact else answers.PASSING_REASONS
+                if refused.reason not in undecided:
                     raise
                 error: Exception = refused
+                reason = refused.reason
             except AggregatorUnavailable as unavailable:
                 error = unavailable
             except (CallRejected, MalformedError) as rejected:
                 raise OutcomeUnknown(str(rejected)) from rejected
-            pause_s = _PAUSES_S[min(attempts, len(_PAUSES_S)) - 1]
-            if loop.time() + pause_s > give_up_at:
-                raise OutcomeUnknown(str(error)) from error
-            await asyncio.sleep(pause_s)
+            pause_s = _PAUSES_S[min(attempts, len(_PAUSES_S) - 1)]
+            attempts += 1
+            late = self._till.clock() + pause_s > give_up_at
+            if late or (self._is_exact and await self._incoming.is_client_gone()):
+                raise OutcomeUnknown(str(error), reason) from error
+            await self._till.pause(pause_s)
+
+    # Answers that are sent again.
 
     async def _answer_again(self, answer: Answer) -> None:
-        """Send a kept answer, after its payment was taken at last if that is still to be done."""
-        self._is_kept = True
-        self._handle = answer.payment if isinstance(answer.payment, bytes) else b""
-        receipt = answer.receipt or await self._capture(answer, again=True)
-        if receipt is None:
+        """Send a kept answer after its payment was taken at last."""
+        if self._is_exact and not await self._till.is_let_go(answer):
+            await answers.say_pending(self._send)
             return
+        self._is_kept = True
+        self._payment = answer.payment
+        # If it was given back, this takes it again, unless another process has taken it over.
+        self._attempt = answer.attempt
+        receipt = await self._capture(answer)
+        if receipt is not None:
+            await self._send_answer(answer, receipt)
+
+    async def _send_answer(self, answer: Answer, receipt: str) -> None:
         start = {"type": START, "status": answer.status}
         await self._send(_with_receipt(start, answer.headers, receipt))
         await self._send({"type": BODY, "body": answer.body, "more_body": False})
@@ -256,24 +312,27 @@ class Sale:
             return
         answer, recording = self._streamed
         body = recording.take(message)
-        if body is not None:
+        if body is not None and self._answer_key is not None:
             answer.body = body
-            self._till.kept.keep(self._presented.answer_key, answer)
+            self._till.kept.keep(self._answer_key, answer)
 
     def _forget(self) -> None:
-        self._till.kept.forget(self._presented.answer_key)
+        if self._answer_key is not None:
+            self._till.kept.forget(self._answer_key)
+
+    # Giving the money back.
 
     async def _release(self) -> str | None:
-        """Give the reservation back; the receipt that says so, None where that is not known."""
-        if isinstance(self._presented.payment, ExactAuthorization):
-            return None
+        """Give back what is held; the receipt that says so for a reservation, None where that is not known."""
+        payment = self._presented.payment
+        held = payment if isinstance(payment, ExactAuthorization) else self._payment
         try:
-            async with asyncio.timeout(RELEASE_WAIT_S):
-                await self._till.aggregator.release(self._terms, self._handle)
+            async with asyncio.timeout(self._till.release_wait_s):
+                await self._till.aggregator.release(self._terms, held, self._attempt)
         except (AggregatorUnavailable, CallRejected, MalformedError, Refused, TimeoutError) as error:
-            _log.warning("a reservation could not be given back, it will expire: %s", error)
+            _log.warning("a payment could not be given back, what is held of it will expire: %s", error)
             return None
-        return answers.receipt_of_release(self._presented)
+        return None if self._is_exact else answers.receipt_of_release(self._presented)
 
     def _release_later(self) -> None:
         async def release() -> None:

@@ -451,6 +451,7 @@ class SettleResponse(_message.Message):
     charged: _builtins.bytes
     """Deferred: the channel's charged total right after this capture."""
     replayed: _builtins.bool
+    """It was done before. Of an exact payment that is given back: its transfer was sent before, and goes on."""
     @_builtins.property
     def refusal(self) -> _common_pb2.Refusal: ...
     def __init__(

@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from tallystick.v1 import common_pb2 as tallystick_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etallystick/v1/settlement.proto\x12\rtallystick.v1\x1a\x1atallystick/v1/common.proto\":\n\x16ListSettlementsRequest\x12\r\n\x05limit\x18\x01 \x01(\r\x12\x11\n\tbefore_id\x18\x02 \x01(\x04\"I\n\x17ListSettlementsResponse\x12.\n\x0bsettlements\x18\x01 \x03(\x0b\x32\x19.tallystick.v1.Settlement\"\xe1\x01\n\nSettlement\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0f\n\x07network\x18\x02 \x01(\t\x12\x13\n\x0btransaction\x18\x03 \x01(\x0c\x12/\n\x06status\x18\x04 \x01(\x0e\x32\x1f.tallystick.v1.SettlementStatus\x12\x12\n\ncreated_at\x18\x05 \x01(\x04\x12\x14\n\x0c\x62lock_number\x18\x06 \x01(\x04\x12\x10\n\x08gas_used\x18\x07 \x01(\x04\x12\x0c\n\x04rows\x18\x08 \x01(\r\x12&\n\x07payouts\x18\t \x03(\x0b\x32\x15.tallystick.v1.Payout\"9\n\x06Payout\x12\x10\n\x08receiver\x18\x01 \x01(\x0c\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x0c\"\x12\n\x10SettleNowRequest\"l\n\x11SettleNowResponse\x12\'\n\x07refusal\x18\x01 \x01(\x0b\x32\x16.tallystick.v1.Refusal\x12.\n\x0bsettlements\x18\x02 \x03(\x0b\x32\x19.tallystick.v1.Settlement*\xac\x01\n\x10SettlementStatus\x12!\n\x1dSETTLEMENT_STATUS_UNSPECIFIED\x10\x00\x12\x1d\n\x19SETTLEMENT_STATUS_PENDING\x10\x01\x12\x1b\n\x17SETTLEMENT_STATUS_MINED\x10\x02\x12\x1b\n\x17SETTLEMENT_STATUS_FINAL\x10\x03\x12\x1c\n\x18SETTLEMENT_STATUS_FAILED\x10\x04\x32\xc5\x01\n\x11SettlementService\x12`\n\x0fListSettlements\x12%.tallystick.v1.ListSettlementsRequest\x1a&.tallystick.v1.ListSettlementsResponse\x12N\n\tSettleNow\x12\x1f.tallystick.v1.SettleNowRequest\x1a .tallystick.v1.SettleNowResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etallystick/v1/settlement.proto\x12\rtallystick.v1\x1a\x1atallystick/v1/common.proto\":\n\x16ListSettlementsRequest\x12\r\n\x05limit\x18\x01 \x01(\r\x12\x11\n\tbefore_id\x18\x02 \x01(\x04\"I\n\x17ListSettlementsResponse\x12.\n\x0bsettlements\x18\x01 \x03(\x0b\x32\x19.tallystick.v1.Settlement\"\xe1\x01\n\nSettlement\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0f\n\x07network\x18\x02 \x01(\t\x12\x13\n\x0btransaction\x18\x03 \x01(\x0c\x12/\n\x06status\x18\x04 \x01(\x0e\x32\x1f.tallystick.v1.SettlementStatus\x12\x12\n\ncreated_at\x18\x05 \x01(\x04\x12\x14\n\x0c\x62lock_number\x18\x06 \x01(\x04\x12\x10\n\x08gas_used\x18\x07 \x01(\x04\x12\x0c\n\x04rows\x18\x08 \x01(\r\x12&\n\x07payouts\x18\t \x03(\x0b\x32\x15.tallystick.v1.Payout\"9\n\x06Payout\x12\x10\n\x08receiver\x18\x01 \x01(\x0c\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x0c\"\x12\n\x10SettleNowRequest\"\x96\x01\n\x11SettleNowResponse\x12\'\n\x07refusal\x18\x01 \x01(\x0b\x32\x16.tallystick.v1.Refusal\x12.\n\x0bsettlements\x18\x02 \x03(\x0b\x32\x19.tallystick.v1.Settlement\x12(\n\x08left_out\x18\x03 \x03(\x0b\x32\x16.tallystick.v1.LeftOut\"o\n\x07LeftOut\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x12\n\nchannel_id\x18\x02 \x01(\x0c\x12\x10\n\x08receiver\x18\x03 \x01(\x0c\x12\r\n\x05token\x18\x04 \x01(\x0c\x12\x0e\n\x06\x61mount\x18\x05 \x01(\x0c\x12\x0e\n\x06reason\x18\x06 \x01(\t*\xac\x01\n\x10SettlementStatus\x12!\n\x1dSETTLEMENT_STATUS_UNSPECIFIED\x10\x00\x12\x1d\n\x19SETTLEMENT_STATUS_PENDING\x10\x01\x12\x1b\n\x17SETTLEMENT_STATUS_MINED\x10\x02\x12\x1b\n\x17SETTLEMENT_STATUS_FINAL\x10\x03\x12\x1c\n\x18SETTLEMENT_STATUS_FAILED\x10\x04\x32\xc5\x01\n\x11SettlementService\x12`\n\x0fListSettlements\x12%.tallystick.v1.ListSettlementsRequest\x1a&.tallystick.v1.ListSettlementsResponse\x12N\n\tSettleNow\x12\x1f.tallystick.v1.SettleNowRequest\x1a .tallystick.v1.SettleNowResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tallystick.v1.settlement_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SETTLEMENTSTATUS']._serialized_start=630
-  _globals['_SETTLEMENTSTATUS']._serialized_end=802
+  _globals['_SETTLEMENTSTATUS']._serialized_start=786
+  _globals['_SETTLEMENTSTATUS']._serialized_end=958
   _globals['_LISTSETTLEMENTSREQUEST']._serialized_start=77
   _globals['_LISTSETTLEMENTSREQUEST']._serialized_end=135
   _globals['_LISTSETTLEMENTSRESPONSE']._serialized_start=137
@@ -44,8 +44,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PAYOUT']._serialized_end=497
   _globals['_SETTLENOWREQUEST']._serialized_start=499
   _globals['_SETTLENOWREQUEST']._serialized_end=517
-  _globals['_SETTLENOWRESPONSE']._serialized_start=519
-  _globals['_SETTLENOWRESPONSE']._serialized_end=627
-  _globals['_SETTLEMENTSERVICE']._serialized_start=805
-  _globals['_SETTLEMENTSERVICE']._serialized_end=1002
+  _globals['_SETTLENOWRESPONSE']._serialized_start=520
+  _globals['_SETTLENOWRESPONSE']._serialized_end=670
+  _globals['_LEFTOUT']._serialized_start=672
+  _globals['_LEFTOUT']._serialized_end=783
+  _globals['_SETTLEMENTSERVICE']._serialized_start=961
+  _globals['_SETTLEMENTSERVICE']._serialized_end=1158
 # @@protoc_insertion_point(module_scope)

@@ -186,20 +186,63 @@ class SettleNowResponse(_message.Message):
 
     REFUSAL_FIELD_NUMBER: _builtins.int
     SETTLEMENTS_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def refusal(self) -> _common_pb2.Refusal: ...
     @_builtins.property
     def settlements(self) -> _containers.RepeatedCompositeFieldContainer[Global___Settlement]: ...
+    @_builtins.property
+    def left_out(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeftOut]:
+        """What is owed to the caller's receivers and could not be claimed now."""
+
     def __init__(
         self,
         *,
         refusal: _common_pb2.Refusal | None = ...,
         settlements: _abc.Iterable[Global___Settlement] | None = ...,
+        left_out: _abc.Iterable[Global___LeftOut] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["refusal", b"refusal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["refusal", b"refusal", "settlements", b"settlements"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["left_out", b"left_out", "refusal", b"refusal", "settlements", b"settlements"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SettleNowResponse: _TypeAlias = SettleNowResponse  # noqa: Y015
+
+@_typing.final
+class LeftOut(_message.Message):
+    """What a settlement did not claim of one channel."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NETWORK_FIELD_NUMBER: _builtins.int
+    CHANNEL_ID_FIELD_NUMBER: _builtins.int
+    RECEIVER_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    network: _builtins.str
+    channel_id: _builtins.bytes
+    receiver: _builtins.bytes
+    token: _builtins.bytes
+    amount: _builtins.bytes
+    reason: _builtins.str
+    """Why, in words for people."""
+    def __init__(
+        self,
+        *,
+        network: _builtins.str = ...,
+        channel_id: _builtins.bytes = ...,
+        receiver: _builtins.bytes = ...,
+        token: _builtins.bytes = ...,
+        amount: _builtins.bytes = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "channel_id", b"channel_id", "network", b"network", "reason", b"reason", "receiver", b"receiver", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeftOut: _TypeAlias = LeftOut  # noqa: Y015

@@ -4,12 +4,14 @@ messages    the JSON objects, the three headers and their strict codec
 terms       what a 402 asks for: network, amount, token, receiver, and what each scheme adds
 payloads    what a payment carries: `deferred` and `exact`
 identifier  the payment-identifier extension
+pay_ahead   the pay-ahead extension: where a price holds
 """
 
 from tallystick.x402.identifier import (
     PAYMENT_IDENTIFIER,
     payment_identifier_declaration,
     payment_identifier_extension,
+    read_identifier,
     read_payment_id,
     requires_payment_id,
 )
@@ -34,6 +36,7 @@ from tallystick.x402.messages import (
     encode_header,
     encode_json,
 )
+from tallystick.x402.pay_ahead import PAY_AHEAD, PayAhead, pay_ahead_extension, read_pay_ahead
 from tallystick.x402.payloads import (
     ChannelConfigMessage,
     DeferredPayload,
@@ -69,6 +72,7 @@ __all__ = [
     "PAYMENT_REQUIRED_HEADER",
     "PAYMENT_RESPONSE_HEADER",
     "PAYMENT_SIGNATURE_HEADER",
+    "PAY_AHEAD",
     "SCHEME_BATCH_SETTLEMENT",
     "SCHEME_DEFERRED",
     "SCHEME_EXACT",
@@ -82,6 +86,7 @@ __all__ = [
     "ExactPayloadAuthorization",
     "ExactTerms",
     "Network",
+    "PayAhead",
     "PaymentPayload",
     "PaymentRequired",
     "PaymentRequirements",
@@ -101,6 +106,7 @@ __all__ = [
     "encode_header",
     "encode_json",
     "exact_payload",
+    "pay_ahead_extension",
     "payment_identifier_declaration",
     "payment_identifier_extension",
     "read_channel_config",
@@ -108,6 +114,8 @@ __all__ = [
     "read_deferred_terms",
     "read_exact",
     "read_exact_terms",
+    "read_identifier",
+    "read_pay_ahead",
     "read_payment_id",
     "read_terms",
     "requires_payment_id",

@@ -4,6 +4,7 @@ The seller declares it in the 402 (`info.required`, and a JSON schema), the clie
 extension allows any text of 16 to 128 characters; the ids of `deferred` payments are UUIDv7 (see `payment_ids`).
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
@@ -13,6 +14,7 @@ from tallystick.quantities import PaymentId
 from tallystick.x402.messages import PaymentPayload, PaymentRequired
 
 PAYMENT_IDENTIFIER: Final = "payment-identifier"
+_IDENTIFIER: Final = re.compile(r"[A-Za-z0-9_-]{16,128}")
 _ID_FIELD: Final = f"extensions.{PAYMENT_IDENTIFIER}.info.id"
 
 
@@ -51,6 +53,19 @@ def read_payment_id(payment: PaymentPayload) -> PaymentId | None:
     if not isinstance(value, str):
         raise MalformedError(_ID_FIELD, value, "the text of a UUIDv7")
     return parse_payment_id(value, _ID_FIELD)
+
+
+def read_identifier(payment: PaymentPayload) -> str | None:
+    """The payment's id as the extension allows it, None where it has none: what `exact` payments may be named by.
+
+    Raises MalformedError.
+    """
+    value = _info(payment.extensions).get("id")
+    if value is None:
+        return None
+    if not isinstance(value, str) or not _IDENTIFIER.fullmatch(value):
+        raise MalformedError(_ID_FIELD, value, "16 to 128 characters of A-Z, a-z, 0-9, _ and -")
+    return value
 
 
 def _info(extensions: Mapping[str, Any] | None) -> Mapping[str, Any]:

@@ -1,12 +1,10 @@
 """Several endpoints: one that is down, slow, behind, or of another opinion. Served by small HTTP servers of our own."""
 
-import asyncio
-import contextlib
-import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from rpc_servers import Answer, JsonRpcError
 
 from _anvil import function
 from anvil import Devnet, receiver
@@ -15,79 +13,7 @@ from tallystick_aggregator.chain.port import Block, ChainUnavailable
 from tallystick_aggregator.chain.reverts import describe
 from tallystick_aggregator.chain.rpc import RpcNode
 
-Answer = Callable[[str, list[Any]], Any]
 HEAD = {"number": "0x5", "hash": "0x" + "05" * 32, "timestamp": "0x10", "baseFeePerGas": "0x1"}
-
-
-class Endpoint:
-    """A JSON-RPC server that answers as it is told. `answer` may raise JsonRpcError or sleep by returning a future."""
-
-    def __init__(self, answer: Answer) -> None:
-        self.answer = answer
-        self.asked: list[str] = []
-        self._server: asyncio.Server | None = None
-        self._serving: set[asyncio.Task[None]] = set()
-
-    async def start(self) -> str:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/secret-key"
-
-    async def stop(self) -> None:
-        assert self._server is not None
-        self._server.close()
-        await self._server.wait_closed()
-        await asyncio.gather(*self._serving)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._serving.add(task)
-        task.add_done_callback(self._serving.discard)
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = next(
-            int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")
-        )
-        request = json.loads(await reader.readexactly(length))
-        self.asked.append(request["method"])
-        try:
-            result = self.answer(request["method"], request["params"])
-            if isinstance(result, bytes):  # not JSON-RPC at all
-                body = result
-            else:
-                body = json.dumps({"jsonrpc": "2.0", "id": request["id"], "result": result}).encode()
-        except JsonRpcError as error:
-            body = json.dumps({"jsonrpc": "2.0", "id": request["id"], "error": error.args[0]}).encode()
-        except TimeoutError:
-            await reader.read()  # until the caller has lost patience
-            body = b""
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n")
-        writer.write(b"content-length: %d\r\n\r\n" % len(body) + body)
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
-
-
-class JsonRpcError(Exception):
-    """What the endpoint answers with."""
-
-
-@pytest.fixture
-async def nodes() -> AsyncIterator[Callable[..., Any]]:
-    started: list[Endpoint] = []
-    opened: list[RpcNode] = []
-
-    async def make(*answers: Answer, urls: tuple[str, ...] = ()) -> RpcNode:
-        endpoints = [Endpoint(answer) for answer in answers]
-        started.extend(endpoints)
-        node = RpcNode([*urls, *[await endpoint.start() for endpoint in endpoints]], timeout_s=0.5)
-        opened.append(node)
-        return node
-
-    yield make
-    for node in opened:
-        await node.close()
-    for endpoint in started:
-        await endpoint.stop()
 
 
 def down(_method: str, _params: list[Any]) -> Any:
@@ -167,8 +93,7 @@ async def test_a_wide_range_of_blocks_is_asked_in_parts(nodes: Any) -> None:
             return []
         return HEAD
 
-    node = await nodes(answer)
-    node._logs_range_blocks_max = 1_000
+    node = await nodes(answer, logs_range_blocks_max=1_000)
     await node.logs(bytes(20), 3, Block(2_500, b"\x05" * 32, 16))
     assert asked == [(3, 1_002), (1_003, 2_002), (2_003, 2_500)]
 

@@ -169,7 +169,8 @@ async def test_a_fee_spike_waits_under_the_cap_and_ends(devnet: Devnet) -> None:
         devnet.anvil.mine()
         with pytest.raises(TimeoutError):
             await side.chain.wait(outgoing, timeout_s=0.5)
-        assert {attempt.max_fee_per_gas_wei for attempt in _stored(side, outgoing).attempts} == {cap}
+        assert {attempt.max_fee_per_gas_wei for attempt in _stored(side, outgoing).attempts} == {cap * 8 // 9}
+        assert any("(nonce" in problem and "wait" in problem for problem in side.chain.problems())
         devnet.anvil.rpc("anvil_setNextBlockBaseFeePerGas", hex(GWEI))
         devnet.anvil.mine()
         devnet.anvil.automine(on=True)
@@ -315,3 +316,24 @@ def _mined(anvil: Anvil, outgoing: Outgoing) -> bool:
 
 def _balance_slot(holder: bytes) -> str:
     return hexed(keccak256(holder.rjust(32, b"\0") + bytes(32)))
+
+
+async def test_r3_a_transaction_that_waits_for_long_is_an_alarm_once_and_those_behind_it_are_not(
+    devnet: Devnet, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Withdrawals behind it could end meanwhile: the alarm is out after a quarter of the shortest delay."""
+    now = [float(int(devnet.anvil.rpc("eth_getBlockByNumber", "latest", False)["timestamp"], 16))]
+    async with chain_side(devnet, clock=lambda: now[0], replace_after_s=1e9) as side:
+        devnet.anvil.automine(on=False)
+        sent = [await send(side, b"%d" % number, 1) for number in range(3)]
+        await side.chain._tick()
+        assert not side.chain.problems()
+        now[0] += side.chain.settings.stale_after_s
+        await side.chain._tick()
+        assert any(f"EXACT {sent[0].id} (nonce" in problem for problem in side.chain.sending_problems())
+        devnet.anvil.automine(on=True)
+        devnet.anvil.mine(2)
+        for outgoing in sent:
+            await ended(side, outgoing)
+        await until(lambda: not side.chain.sending_problems())
+        assert caplog.text.count("and all behind it have waited") == 1

@@ -19,11 +19,12 @@ from tallystick import eip712
 from tallystick.signatures import Signer
 from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain import memory_contracts as model
+from tallystick_aggregator.chain.bidding import bid
 from tallystick_aggregator.chain.memory import GWEI, MemoryNode
 from tallystick_aggregator.chain.memory_world import HeldAccount
 from tallystick_aggregator.chain.node import CallReverted, MarketFees
 from tallystick_aggregator.chain.port import ChainUnavailable, DepositAuthorization, Reverted
-from tallystick_aggregator.chain.transactions import Unsigned, bid, sign
+from tallystick_aggregator.chain.transactions import Unsigned, sign
 from tallystick_aggregator.journal.memory import Crashed, Fault, MemoryDisk, Operation
 from tallystick_aggregator.journal.port import StoreUnavailable, TransactionKind, TransactionStatus
 from tallystick_aggregator.journal.transactions import decode_outgoing

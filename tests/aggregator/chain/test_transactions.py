@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 
 from tallystick.hexadecimal import checksum
 from tallystick.signatures import Signer
+from tallystick_aggregator.chain.bidding import Bid, bid, bump, usual_caps
 from tallystick_aggregator.chain.memory import MemoryNode
 from tallystick_aggregator.chain.memory_contracts import Contracts
 from tallystick_aggregator.chain.node import MarketFees
 from tallystick_aggregator.chain.nonces import user_of_nonce
 from tallystick_aggregator.chain.settings import FeeSettings
-from tallystick_aggregator.chain.transactions import Bid, Unsigned, bid, bump, sign
+from tallystick_aggregator.chain.transactions import Unsigned, sign
 
 KEY = Signer(b"\x05" * 32)
 FEES = FeeSettings(max_fee_per_gas_wei=1_000, priority_fee_per_gas_wei_max=100)
@@ -48,7 +49,7 @@ def test_a_replacement_is_an_eighth_higher_in_both_fees_or_is_not_made(
     max_fee: int, tip: int, wanted_fee: int, wanted_tip: int
 ) -> None:
     old, wanted = Bid(max_fee, min(tip, max_fee)), Bid(wanted_fee, min(wanted_tip, wanted_fee))
-    raised = bump(old, wanted, FEES)
+    raised = bump(old, wanted, usual_caps(FEES))
     if raised is None:
         too_dear = max(old.max_fee * 9 // 8, wanted.max_fee) >= FEES.max_fee_per_gas_wei
         assert too_dear or max(old.priority_fee * 9 // 8, wanted.priority_fee) >= FEES.priority_fee_per_gas_wei_max

@@ -7,7 +7,7 @@ from config_sample import ESCROW, GOOD, KEYS
 from tallystick.hexadecimal import checksum
 from tallystick.keys import create_keystore
 from tallystick.signatures import Signer
-from tallystick_aggregator.chain.settings import ConfigurationError
+from tallystick_aggregator.chain.settings import ConfigurationError, FeeSettings
 from tallystick_aggregator.config import Config
 from tallystick_aggregator.config_chains import describe
 from tallystick_aggregator.schemes.budgets import GasLimits
@@ -270,3 +270,55 @@ def test_a_file_that_is_not_there_is_one_sentence_that_says_how_to_get_one(tmp_p
 def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be read: Is a directory"):
         Config.load(tmp_path)
+
+
+# Settings of a chain (R5).
+
+CHAIN = "[[chain.token]]"
+
+
+def test_r5_every_limit_of_a_chain_can_be_set(load: Load) -> None:
+    settings = """\
+logs_range_blocks_max = 10
+head_age_s_max = 7200
+priority_fee_per_gas_gwei_min = 25
+priority_fee_per_gas_gwei_max = 40
+max_fee_per_gas_gwei = 300
+urgent_max_fee_per_gas_gwei = 900.5
+
+"""
+    (chain,) = load((CHAIN, settings + CHAIN), ('min_deposit = "1000"', "worth_gwei = 333333")).chains
+    assert (chain.logs_range_blocks_max, chain.head_age_s_max) == (10, 7_200)
+    assert chain.fees == FeeSettings(300 * 10**9, 25 * 10**9, 40 * 10**9, 900_500_000_000)
+    assert chain.tokens[0].worth_wei(10**6) == 333_333 * 10**9
+
+
+def test_r5_a_setting_that_is_not_there_is_the_default(load: Load) -> None:
+    (chain,) = load().chains
+    assert (chain.logs_range_blocks_max, chain.head_age_s_max, chain.fees) == (2_000, None, FeeSettings())
+    assert chain.fees.urgent_max_fee_wei == 4 * chain.fees.max_fee_per_gas_wei
+    assert chain.tokens[0].worth_wei(10**6) is None
+
+
+@pytest.mark.parametrize(
+    ("setting", "problem"),
+    [
+        ("logs_range_blocks_max = 0", r"chain\[0\].logs_range_blocks_max: got 0, allowed 1 to 1000000"),
+        ("head_age_s_max = -1", r"chain\[0\].head_age_s_max: got -1, allowed 0 to"),
+        ("priority_fee_per_gas_gwei_min = 45", r"gwei_min: got 45.0, allowed 0 to eight ninths of .* \(50.0\)"),
+        ("priority_fee_per_gas_gwei_min = nan", r"priority_fee_per_gas_gwei_min: got nan"),
+        ("priority_fee_per_gas_gwei_max = 501", r"gwei_max: got 501.0, allowed at most max_fee_per_gas_gwei \(500.0\)"),
+        ("urgent_max_fee_per_gas_gwei = 499", r"urgent_max_fee_per_gas_gwei: got 499.0, allowed .* \(500.0\) or more"),
+        ("urgent_max_fee_per_gas_gwei = inf", r"urgent_max_fee_per_gas_gwei: got inf"),
+        ("urgent_max_fee_per_gas_gwei = -1", r"urgent_max_fee_per_gas_gwei: got -1.0"),
+    ],
+)
+def test_r5_a_limit_that_cannot_work_is_refused_by_its_name(load: Load, setting: str, problem: str) -> None:
+    with pytest.raises(ConfigurationError, match=problem):
+        load((CHAIN, f"{setting}\n\n{CHAIN}"))
+
+
+@pytest.mark.parametrize("worth", ["-1", "inf", "nan", "1e19"])
+def test_r5_a_tokens_worth_is_a_number(load: Load, worth: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"chain\[0\].token\[0\].worth_gwei: got"):
+        load(('min_deposit = "1000"', f"worth_gwei = {worth}"))

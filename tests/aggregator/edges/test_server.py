@@ -22,6 +22,7 @@ from tallystick_aggregator.chain.port import ChainUnavailable
 from tallystick_aggregator.chain.settings import ConfigurationError
 from tallystick_aggregator.edges.grpc.server import SERVICE_NAMES, GrpcServer
 from tallystick_aggregator.edges.grpc.settlement import SETTLE_NOW_BURST
+from tallystick_aggregator.health import Health
 from tallystick_aggregator.journal.port import (
     Attempt,
     Outgoing,
@@ -31,6 +32,7 @@ from tallystick_aggregator.journal.port import (
     TransactionStatus,
 )
 from tallystick_aggregator.schemes.deferred.calls import SignedCall
+from tallystick_aggregator.settlement.claiming import LeftOut
 
 
 async def refused(call: object) -> grpc.aio.AioRpcError:
@@ -342,6 +344,18 @@ async def test_settle_now_is_for_the_callers_receivers_only(edge: Edge) -> None:
     assert answer.refusal.reason == Reason.CHAIN_UNAVAILABLE
 
 
+async def test_r12_settle_now_tells_what_was_left_out_and_why(edge: Edge) -> None:
+    edge.settlement.left_out = [
+        LeftOut(NETWORK, b"\x70" * 20, b"\x01" * 32, MUSIC, 5, "ZeroAmount()"),
+        LeftOut(NETWORK, b"\x70" * 20, b"\x02" * 32, NEWS, 6, "of somebody else"),
+    ]
+    answer = await edge.settlements.SettleNow(settlement_pb2.SettleNowRequest(), metadata=edge.music)
+    (left_out,) = answer.left_out
+    assert (left_out.network, left_out.token) == (NETWORK, b"\x70" * 20)
+    assert (left_out.channel_id, left_out.receiver) == (b"\x01" * 32, MUSIC)
+    assert (decode_amount(left_out.amount, "amount"), left_out.reason) == (5, "ZeroAmount()")
+
+
 async def test_a_token_settles_a_few_times_at_once_and_then_has_to_wait(edge: Edge) -> None:
     request = settlement_pb2.SettleNowRequest()
     for _ in range(SETTLE_NOW_BURST):
@@ -350,6 +364,32 @@ async def test_a_token_settles_a_few_times_at_once_and_then_has_to_wait(edge: Ed
     assert (refusal.reason, refusal.retry) == (Reason.OVERLOADED, True)
     assert len(edge.settlement.asked) == SETTLE_NOW_BURST
     assert not (await edge.settlements.SettleNow(request, metadata=edge.news)).HasField("refusal")
+
+
+async def test_r13_the_health_of_settlement_is_told_by_itself(edge: Edge) -> None:
+    trouble, stopped = list[str](), list[str]()
+    health = Health(
+        [lambda: stopped],
+        edge.server.tell_health,
+        settlement=[lambda: trouble],
+        tell_settling=edge.server.tell_settling,
+    )
+    stub = health_pb2_grpc.HealthStub(edge.channel)
+
+    async def serving_() -> list[bool]:
+        await health.look()
+        answers = [await stub.Check(health_pb2.HealthCheckRequest(service=name)) for name in ("", *SERVICE_NAMES)]
+        return [answer.status == health_pb2.HealthCheckResponse.SERVING for answer in answers]
+
+    assert await serving_() == [True] * 5
+    trouble.append("1 withdrawing accounts are not claimed in full")
+    assert await serving_() == [True] * 4 + [False]
+    stopped.append("the store cannot be written")
+    assert await serving_() == [False] * 5
+    stopped.clear()
+    assert await serving_() == [True] * 4 + [False]
+    trouble.clear()
+    assert await serving_() == [True] * 5
 
 
 # What is malformed, what is unexpected.

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,8 +12,11 @@ from harness import Side, chain_side, until
 
 from _anvil import function
 from anvil import DELAY_S, Devnet, Payer, receiver
+from tallystick.hashing import keccak256
+from tallystick_aggregator.chain.node import CallReverted
 from tallystick_aggregator.chain.port import ChainUnavailable
 from tallystick_aggregator.chain.rpc import RpcNode
+from tallystick_aggregator.chain.settings import FeeSettings
 from tallystick_aggregator.journal.memory import Fault as DiskFault
 from tallystick_aggregator.journal.memory import MemoryDisk, Operation
 from tallystick_aggregator.journal.port import Outgoing, Payout, TransactionKind, TransactionStatus
@@ -23,7 +27,9 @@ from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger
 from tallystick_aggregator.settlement.planner import Due, Policy
 from tallystick_aggregator.settlement.settle import Settlement, SettlementSettings
+from tallystick_aggregator.settlement.withdrawals import LANDING_S, URGENT_PAUSE_S
 
+GWEI = 10**9
 NEVER = SettlementSettings(interval_s=10**9)
 FIRST, SECOND, THIRD = (receiver(number) for number in range(3))
 
@@ -107,6 +113,7 @@ async def test_a_withdrawals_claim_passes_those_who_ask_for_settlements(
     payer = devnet.payer()
     async with settling(devnet) as (side, settlement):
         await side.fund(payer, 1_000_000, FIRST)
+        await side.must_charge(payer, FIRST, 5)
         settlement._next_at = 2e18
         order: list[object] = []
         settle, may_go = settlement._settle, asyncio.Event()
@@ -366,3 +373,249 @@ async def test_a_sender_that_lost_its_right_is_told_once_and_no_row_is_blamed(de
 
 def _outgoing(side: Side) -> list[Outgoing]:
     return [decode_outgoing(id_, body) for id_, body in sorted(side.disk.outgoing.items())]
+
+
+# Trouble that passes, and trouble that does not (R12).
+
+
+class Estimates(FaultyNode):
+    """Estimates fail as `trouble` says; what is asked for them is counted."""
+
+    trouble: CallReverted | None = None
+    asked = 0
+
+    async def estimate_gas(self, from_: bytes, to: bytes, data: bytes, *, gas_max: int) -> int:
+        self.asked += 1
+        if self.trouble is not None:
+            raise self.trouble
+        return int(await self._node.estimate_gas(from_, to, data, gas_max=gas_max))
+
+
+PASSING = [
+    CallReverted(b"", "gas required exceeds allowance (0)"),
+    CallReverted(b"", "out of gas"),
+    CallReverted(b"", "execution reverted"),
+    CallReverted(keccak256(b"InsufficientGas(uint256,uint256)")[:4] + bytes(64), "execution reverted"),
+]
+OWN = CallReverted(keccak256(b"ZeroAmount()")[:4], "execution reverted")
+
+
+@contextlib.asynccontextmanager
+async def estimating(devnet: Devnet) -> AsyncIterator[tuple[Side, Settlement, Estimates, list[float]]]:
+    """A settlement whose node estimates as told, and whose time passes when the test says so."""
+    node = Estimates(RpcNode([devnet.anvil.url]))
+    now = [float(int(devnet.anvil.rpc("eth_getBlockByNumber", "latest", False)["timestamp"], 16))]
+    async with chain_side(devnet, node=node, clock=lambda: now[0]) as side:
+        settlement = Settlement(side.chain, side.writer, side.outbox, HOURLY, clock=lambda: now[0])
+        settlement._next_at = 2e18
+        yield side, settlement, node, now
+        await settlement.stop()
+
+
+HOURLY = SettlementSettings(interval_s=3_600)
+
+
+@pytest.mark.parametrize("trouble", PASSING, ids=lambda trouble: trouble.message)
+async def test_r12_a_passing_refusal_sets_nothing_aside_and_is_told(devnet: Devnet, trouble: CallReverted) -> None:
+    payer = devnet.payer()
+    async with estimating(devnet) as (side, settlement, node, _):
+        await side.fund(payer, 1_000_000, FIRST, SECOND)
+        await side.must_charge(payer, FIRST, 5)
+        await side.must_charge(payer, SECOND, 6)
+        node.trouble = trouble
+        settled = await settlement.settle_now()
+        assert list(settled) == []
+        assert {(one.receiver, one.amount) for one in settled.left_out} == {(FIRST, 5), (SECOND, 6)}
+        assert all("tried again" in one.reason for one in settled.left_out)
+        node.trouble = None
+        again = await settlement.settle_now()
+        assert again.left_out == []
+        assert (devnet.balance(FIRST), devnet.balance(SECOND)) == (5, 6)
+
+
+async def test_r12_a_passing_refusal_of_many_rows_is_not_asked_for_each(devnet: Devnet) -> None:
+    payer = devnet.payer()
+    sellers = [receiver(2_000 + number) for number in range(64)]
+    async with estimating(devnet) as (side, settlement, node, _):
+        await side.fund(payer, 1_000_000, *sellers)
+        for seller in sellers:
+            await side.must_charge(payer, seller, 9)
+        node.trouble = PASSING[0]
+        settled = await settlement.settle_now()
+        assert len(settled.left_out) == 64
+        assert node.asked < 30
+
+
+async def test_r12_what_the_contract_itself_refuses_is_set_aside_and_every_answer_says_so(devnet: Devnet) -> None:
+    payer = devnet.payer()
+    async with estimating(devnet) as (side, settlement, node, now):
+        await side.fund(payer, 1_000_000, FIRST)
+        await side.must_charge(payer, FIRST, 5)
+        node.trouble = OWN
+        (left_out,) = (await settlement.settle_now([FIRST])).left_out
+        assert (left_out.channel_id, left_out.reason) == (payer.channel_id(FIRST), "ZeroAmount()")
+        node.trouble = None
+        settled = await settlement.settle_now([FIRST])
+        assert list(settled) == []
+        assert [one.reason for one in settled.left_out] == [
+            "set aside for a while, because it would revert: ZeroAmount()"
+        ]
+        assert (await settlement.settle_now([SECOND])).left_out == [], "others are not told of it"
+        now[0] += HOURLY.interval_s
+        await settlement.settle_now([FIRST])
+        assert devnet.balance(FIRST) == 5
+
+
+async def test_r12_a_withdrawals_claim_is_never_set_aside(devnet: Devnet) -> None:
+    payer = devnet.payer()
+    async with estimating(devnet) as (side, settlement, node, now):
+        await side.fund(payer, 1_000_000, FIRST)
+        await side.must_charge(payer, FIRST, 5)
+        node.trouble = OWN
+        await settlement.settle_now()  # set aside for an hour
+        payer.initiate_withdraw(1_000_000)
+        await side.mirrored()
+        await settlement._check()
+        assert side.disk.outgoing == {}
+        node.trouble = None
+        now[0] += URGENT_PAUSE_S
+        await settlement._check()
+        await until(lambda: devnet.balance(FIRST) == 5)
+
+
+async def test_r12_a_deposit_that_is_used_up_is_told(devnet: Devnet) -> None:
+    payer = devnet.payer()
+    async with settling(devnet) as (side, settlement):
+        await side.fund(payer, 10_000, FIRST)
+        payer.initiate_withdraw(10_000)
+        await charge_before_it_is_seen(side, payer, 9_000)
+        devnet.anvil.advance(DELAY_S + 1)
+        payer.finalize_withdraw()
+        await side.mirrored()
+        settled = await settlement.settle_now([FIRST])
+        assert list(settled) == []
+        assert [(one.amount, one.reason.partition(";")[0]) for one in settled.left_out] == [
+            (9_000, "the deposit is used up")
+        ]
+
+
+# What a withdrawal costs (G2), and what it may cost (R13).
+
+
+async def test_g2_a_unit_withdrawn_and_cancelled_again_and_again_costs_no_transaction(devnet: Devnet) -> None:
+    payer = devnet.payer()
+    async with settling(devnet) as (side, settlement):
+        await side.fund(payer, 1_000_000, FIRST)
+        await side.must_charge(payer, FIRST, 300_000)
+        settlement._next_at = 2e18
+        for _ in range(35):
+            payer.initiate_withdraw(1)
+            await side.mirrored()
+            await settlement._check()
+            payer.cancel_withdraw()
+            await side.mirrored()
+            await settlement._check()
+        assert side.disk.outgoing == {}
+        payer.initiate_withdraw(700_001)
+        await side.mirrored()
+        await settlement._check()
+        await until(lambda: devnet.balance(FIRST) == 300_000)
+
+
+DEAR = FeeSettings(max_fee_per_gas_wei=20 * GWEI, priority_fee_per_gas_wei_max=2 * GWEI)
+
+
+async def test_r13_a_withdrawals_claim_lands_although_blocks_cost_more_than_the_usual_cap(devnet: Devnet) -> None:
+    """And with it an ordinary transaction that stands before it in the order of nonces."""
+    payer, other = devnet.payer(), devnet.payer()
+    async with settling(devnet, fees=DEAR) as (side, settlement):
+        await side.fund(payer, 900_000_000, FIRST)
+        await side.fund(other, 1_000_000, SECOND)
+        await side.must_charge(payer, FIRST, 900_000_000)
+        await side.must_charge(other, SECOND, 7)
+        payer.initiate_withdraw(900_000_000)
+        await side.mirrored()
+        settlement._next_at = 2e18
+        devnet.anvil.automine(on=False)
+        await settlement.settle_now([SECOND], timeout_s=0.01)
+        mine_at(devnet, 30 * GWEI)
+        for _ in range(2):  # what the first look sends, the second lets bid more
+            await settlement._check()
+        first, urgent = (outgoing.id for outgoing in _outgoing(side))
+        await until(lambda: min(dearest(side, first), dearest(side, urgent)) > 30 * GWEI)
+        assert max(dearest(side, first), dearest(side, urgent)) <= DEAR.urgent_max_fee_wei
+        await until(lambda: mine_at(devnet, 30 * GWEI) and devnet.balance(FIRST) == 900_000_000)
+        assert devnet.balance(SECOND) == 7
+        devnet.anvil.automine(on=True)
+
+
+async def test_r13_a_claim_under_way_that_a_withdrawal_threatens_may_bid_more_too(devnet: Devnet) -> None:
+    """It was sent before the withdrawal began, so nothing new is sent for it."""
+    payer = devnet.payer()
+    async with settling(devnet, fees=DEAR) as (side, settlement):
+        await side.fund(payer, 900_000_000, FIRST)
+        await side.must_charge(payer, FIRST, 900_000_000)
+        payer.initiate_withdraw(900_000_000)  # seen by the settlement only below
+        await side.mirrored()
+        settlement._next_at = 2e18
+        devnet.anvil.automine(on=False)
+        await settlement.settle_now(timeout_s=0.01)
+        mine_at(devnet, 30 * GWEI)
+        await settlement._check()
+        (claim,) = (outgoing.id for outgoing in _outgoing(side))
+        await until(lambda: dearest(side, claim) > 30 * GWEI)
+        await until(lambda: mine_at(devnet, 30 * GWEI) and devnet.balance(FIRST) == 900_000_000)
+        devnet.anvil.automine(on=True)
+
+
+async def test_r13_a_claim_that_would_cost_more_than_it_saves_stays_below_the_usual_cap_with_an_alarm(
+    devnet: Devnet, caplog: pytest.LogCaptureFixture
+) -> None:
+    payer = devnet.payer()
+    tokens = (replace(devnet.token_settings, worth_gwei=333_333.0),)
+    async with settling(devnet, fees=DEAR, tokens=tokens) as (side, settlement):
+        await side.fund(payer, 1_000_000, FIRST)
+        await side.must_charge(payer, FIRST, 1)
+        payer.initiate_withdraw(1_000_000)
+        await side.mirrored()
+        settlement._next_at = 2e18
+        devnet.anvil.automine(on=False)
+        mine_at(devnet, 30 * GWEI)
+        for _ in range(2):
+            await settlement._check()
+        await until(lambda: any("caps are 20 and 2" in problem for problem in side.chain.problems()))
+        assert "caps are 20 and 2" in caplog.text
+        (claim,) = (outgoing.id for outgoing in _outgoing(side))
+        assert dearest(side, claim) <= DEAR.max_fee_per_gas_wei
+        devnet.anvil.automine(on=True)
+
+
+async def test_r13_the_alarm_is_out_although_no_settlement_goes_through(
+    devnet: Devnet, caplog: pytest.LogCaptureFixture
+) -> None:
+    payer = devnet.payer()
+    async with estimating(devnet) as (side, settlement, node, now):
+        await side.fund(payer, 1_000_000, FIRST)
+        await side.must_charge(payer, FIRST, 5)
+        payer.initiate_withdraw(1_000_000)
+        await side.mirrored()
+        node.down = True
+        settlement._next_at = 0.0
+        for _ in range(2):
+            with pytest.raises(ChainUnavailable):
+                await settlement._check()
+            assert ("is charged but not claimed" in caplog.text) is bool(settlement.problems())
+            now[0] += LANDING_S
+        assert any("withdrawing accounts" in problem for problem in settlement.problems())
+
+
+def mine_at(devnet: Devnet, base_fee: int) -> bool:
+    """Mine a block that costs so much."""
+    devnet.anvil.rpc("anvil_setNextBlockBaseFeePerGas", hex(base_fee))
+    devnet.anvil.mine()
+    return True
+
+
+def dearest(side: Side, outgoing_id: int) -> int:
+    """The newest bid of a transaction, in wei per gas."""
+    return decode_outgoing(outgoing_id, side.disk.outgoing[outgoing_id]).attempts[-1].max_fee_per_gas_wei

@@ -21,7 +21,7 @@ from tallystick.amounts import decode_amount, encode_amount
 from tallystick.channels import ChannelConfig, account_id, channel_id
 from tallystick.hexadecimal import checksum
 from tallystick.reasons import Reason
-from tallystick.requests import body_digest, request_hash
+from tallystick.requests import body_digest, normal_target, request_hash
 from tallystick.signatures import recover
 from tallystick.spend_keys import SpendProver, key_hash
 from tallystick.v1 import account_pb2 as pb
@@ -527,7 +527,8 @@ class FakeSeller(httpx.AsyncBaseTransport):
         payment = read_deferred(message)
         digest = b"" if "transfer-encoding" in request.headers else body_digest(body)
         try:
-            charged = self.aggregator.charge(payment, price, request_hash(request.method, request.url.raw_path, digest))
+            target = normal_target(request.url.raw_path)
+            charged = self.aggregator.charge(payment, price, request_hash(request.method, target, digest))
         except Refusal as refusal:
             if refusal.reason is Reason.PAYMENT_ID_REUSED:
                 return httpx.Response(409, json={"error": "payment_replayed"})

@@ -55,6 +55,14 @@ async def test_after_the_first_402_payments_are_sent_ahead(http: httpx.AsyncClie
     assert len(seller.paid_requests) == 9
 
 
+@pytest.mark.parametrize("page", ["?", "?#top", "%7ename", "a%2fb"])
+async def test_p19_a_url_that_servers_write_in_another_way_can_be_bought(
+    http: httpx.AsyncClient, seller: FakeSeller, page: str
+) -> None:
+    response = await http.get(f"http://a.example/{page}")
+    assert (response.status_code, seller.served) == (200, 1)
+
+
 async def test_other_hosts_are_asked_first(http: httpx.AsyncClient, seller: FakeSeller) -> None:
     await http.get("http://a.example/1")
     await http.get("http://b.example/1")

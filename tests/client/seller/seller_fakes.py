@@ -90,11 +90,14 @@ class FakeAggregator(
         self.payments: dict[tuple[bytes, bytes], Payment] = {}
         self.handles: dict[bytes, tuple[bytes, bytes]] = {}
         self.exact_settled: dict[bytes, bytes] = {}
+        self.exact_owners: dict[bytes, tuple[bytes, bytes]] = {}
+        self.exact_given_back: set[bytes] = set()
         self.charged: dict[bytes, int] = {}
         self.supported_trouble: list[grpc.StatusCode] = []
         self.verify_trouble: list[Any] = []
         self.settle_trouble: list[Any] = []
         self.settlements: list[settlement_pb2.Settlement] = []
+        self.left_out: list[settlement_pb2.LeftOut] = []
         self.batches: list[charge_pb2.StreamChargesRequest] = []
         self.stream_breaks: list[str] = []
         self.open_streams = 0
@@ -130,8 +133,24 @@ class FakeAggregator(
         payment = request.exact
         if payment.value != request.terms.amount:
             return facilitator_pb2.VerifyResponse(refusal=refusal("AMOUNT_MISMATCH"))
-        replayed = payment.nonce in self.exact_settled
-        return facilitator_pb2.VerifyResponse(valid=True, payer=getattr(payment, "from"), replayed=replayed)
+        if not request.HasField("attempt"):
+            replayed = payment.nonce in self.exact_settled
+            return facilitator_pb2.VerifyResponse(valid=True, payer=getattr(payment, "from"), replayed=replayed)
+        trouble = self._take_exact(payment.nonce, request.attempt)
+        if trouble is not None:
+            return facilitator_pb2.VerifyResponse(refusal=trouble)
+        return facilitator_pb2.VerifyResponse(valid=True, payer=getattr(payment, "from"))
+
+    def _take_exact(self, nonce: bytes, attempt: Any) -> common_pb2.Refusal | None:
+        """Make an exact payment this attempt's; why not, if it is another's."""
+        mine = (attempt.id, attempt.request_hash)
+        owner = self.exact_owners.get(nonce, mine)
+        taken_over = nonce in self.exact_given_back and owner[1] == mine[1]
+        if owner != mine and not taken_over:
+            return refusal("PAYMENT_USED" if nonce in self.exact_settled else "PAYMENT_PENDING")
+        self.exact_given_back.discard(nonce)
+        self.exact_owners[nonce] = mine
+        return None
 
     def _reserve(self, request: Any) -> facilitator_pb2.VerifyResponse:
         config, charge = request.deferred.config, request.deferred.charge
@@ -172,6 +191,9 @@ class FakeAggregator(
         if isinstance(trouble, grpc.StatusCode):
             await context.abort(trouble, "down for a test")
         if isinstance(trouble, common_pb2.Refusal):
+            if request.HasField("exact") and trouble.reason == common_pb2.REASON_TRANSACTION_PENDING:
+                self.exact_owners[request.exact.nonce] = (request.attempt.id, request.attempt.request_hash)
+                self.exact_settled[request.exact.nonce] = TRANSACTION
             return facilitator_pb2.SettleResponse(refusal=trouble)
         response = self._settle_exact(request) if request.HasField("exact") else self._settle_handle(request)
         if isinstance(trouble, tuple):
@@ -181,6 +203,14 @@ class FakeAggregator(
     def _settle_exact(self, request: Any) -> facilitator_pb2.SettleResponse:
         payment = request.exact
         replayed = payment.nonce in self.exact_settled
+        if request.HasField("attempt"):
+            trouble = self._take_exact(payment.nonce, request.attempt)
+            if trouble is not None:
+                return facilitator_pb2.SettleResponse(refusal=trouble)
+            if request.release:
+                self._give_back_exact(payment.nonce)
+                return facilitator_pb2.SettleResponse(success=True, payer=getattr(payment, "from"), replayed=replayed)
+            replayed = False
         self.exact_settled[payment.nonce] = TRANSACTION
         return facilitator_pb2.SettleResponse(
             success=True,
@@ -189,6 +219,12 @@ class FakeAggregator(
             transaction=TRANSACTION,
             replayed=replayed,
         )
+
+    def _give_back_exact(self, nonce: bytes) -> None:
+        if nonce in self.exact_settled:  # sent, whether it has landed or not
+            self.exact_given_back.add(nonce)
+        else:
+            self.exact_owners.pop(nonce)
 
     def _settle_handle(self, request: Any) -> facilitator_pb2.SettleResponse:
         key = self.handles.get(request.handle)
@@ -273,7 +309,7 @@ class FakeAggregator(
             await context.abort(self.settle_trouble.pop(0), "scope settle is needed")
         if not self.settlements:
             return settlement_pb2.SettleNowResponse(refusal=refusal("CHAIN_UNAVAILABLE"))
-        return settlement_pb2.SettleNowResponse(settlements=self.settlements[:1])
+        return settlement_pb2.SettleNowResponse(settlements=self.settlements[:1], left_out=self.left_out)
 
     def statuses(self) -> list[str]:
         return [payment.status for payment in self.payments.values()]

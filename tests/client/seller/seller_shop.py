@@ -7,14 +7,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
-from seller_fakes import ESCROW, OPERATOR, PAYER, PROVER, SELLER, TOKEN
+from seller_fakes import ESCROW, OPERATOR, PAYER, PROVER, SELLER, TOKEN, FakeAggregator
 
 from tallystick import payment_ids, x402
 from tallystick.channels import ChannelConfig, channel_id
 from tallystick.eip712 import escrow_domain
-from tallystick.requests import body_digest, request_hash
+from tallystick.errors import Refused
+from tallystick.reasons import Reason
+from tallystick.requests import body_digest, normal_target, request_hash
 from tallystick.spend_keys import SpendProof
-from tallystick_client import Paywall
+from tallystick.v1 import facilitator_pb2
+from tallystick_client import Aggregator, Paywall
+from tallystick_client.seller.codec import read_supported
+from tallystick_client.seller.messages import Supported, Verified
 
 DOMAIN = escrow_domain(31337, ESCROW)
 
@@ -65,7 +70,7 @@ class Buyer:
     ) -> dict[str, str]:
         """The header that pays for a request."""
         payment_id = payment_id or payment_ids.new()
-        bound_to = request_hash(method, target.encode(), body_digest(body))
+        bound_to = request_hash(method, normal_target(target.encode()), body_digest(body))
         most = int(offer.amount) if max_amount is None else max_amount
         payment = x402.DeferredPayment(
             config=self.config,
@@ -79,7 +84,9 @@ class Buyer:
         change(payload)
         return self.header(offer, payload, x402.payment_identifier_extension(payment_id))
 
-    def exact(self, offer: x402.PaymentRequirements, *, nonce: int = 0, value: int | None = None) -> dict[str, str]:
+    def exact(
+        self, offer: x402.PaymentRequirements, *, nonce: int = 0, value: int | None = None, identifier: str = ""
+    ) -> dict[str, str]:
         number = nonce or next(self._nonces)
         authorization = x402.ExactAuthorization(
             from_=PAYER,
@@ -90,7 +97,8 @@ class Buyer:
             nonce=number.to_bytes(32, "big"),
             signature=bytes([2] * 65),
         )
-        return self.header(offer, x402.exact_payload(authorization), None)
+        named = {"payment-identifier": {"info": {"required": False, "id": identifier}}} if identifier else None
+        return self.header(offer, x402.exact_payload(authorization), named)
 
     @staticmethod
     def header(
@@ -98,6 +106,25 @@ class Buyer:
     ) -> dict[str, str]:
         message = x402.PaymentPayload(payload=payload, accepted=offer, extensions=extensions)
         return {"PAYMENT-SIGNATURE": x402.encode_header(message)}
+
+
+class Unmoved(Aggregator):
+    """An aggregator that refuses every payment that reaches it; without a connection, so that thousands are quick."""
+
+    def __init__(self, supported: Supported) -> None:
+        super().__init__("127.0.0.1:1", token="t")
+        self._known = supported
+
+    async def supported(self) -> Supported:
+        return self._known
+
+    async def verify(self, terms: Any, payment: Any, attempt: Any = None) -> Verified:  # noqa: ARG002
+        raise Refused(Reason.SPEND_KEY_PROOF, "No.")
+
+
+def supported_by(fake: FakeAggregator) -> Supported:
+    """What a fake aggregator supports, as the seller's client reads it."""
+    return read_supported(facilitator_pb2.SupportedResponse(kinds=fake.kinds, limits=fake.limits))
 
 
 @dataclass

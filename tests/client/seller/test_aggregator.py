@@ -14,7 +14,7 @@ from tallystick.reasons import Reason
 from tallystick.v1 import settlement_pb2
 from tallystick_client import Aggregator
 from tallystick_client.rpc import AggregatorUnavailable, CallRejected
-from tallystick_client.seller import Charge, Charged, SettlementStatus
+from tallystick_client.seller import Charge, Charged, LeftOut, SettlementStatus
 from tallystick_client.seller import aggregator as module
 
 
@@ -131,6 +131,18 @@ async def test_settling_now_answers_settlements_or_raises(aggregator: Any, fake:
     assert caught.value.reason is Reason.CHAIN_UNAVAILABLE
     fake.settlements = [settlement(1)]
     assert [one.id for one in await aggregator.settle_now()] == [1]
+
+
+async def test_r12_what_a_settlement_left_out_is_told(aggregator: Any, fake: Any) -> None:
+    fake.settlements = [settlement(1)]
+    fake.left_out = [
+        settlement_pb2.LeftOut(
+            network="eip155:1", channel_id=b"c", receiver=b"r", token=b"t", amount=b"\x05", reason="ZeroAmount()"
+        )
+    ]
+    settled = await aggregator.settle_now()
+    assert [one.id for one in settled] == [1]
+    assert settled.left_out == [LeftOut("eip155:1", b"c", b"r", b"t", 5, "ZeroAmount()")]
 
 
 async def test_calls_without_permission_are_rejected(aggregator: Any, fake: Any) -> None:

@@ -7,11 +7,11 @@ import pytest
 
 from tallystick.errors import MalformedError
 from tallystick_client.seller.asgi import (
-    BodyTooLarge,
     ClientGone,
     Incoming,
     Outgoing,
     ResponseRefused,
+    Room,
     content_length,
     make_private,
     request_target,
@@ -26,17 +26,17 @@ def chunk(body: bytes, *, more: bool = False) -> dict[str, Any]:
 GONE = {"type": "http.disconnect"}
 
 
-def incoming(*messages: dict[str, Any]) -> tuple[Incoming, asyncio.Queue[Any]]:
+def incoming(*messages: dict[str, Any], room: Room | None = None) -> tuple[Incoming, asyncio.Queue[Any]]:
     queue: asyncio.Queue[Any] = asyncio.Queue()
     for message in messages:
         queue.put_nowait(message)
-    return Incoming(queue.get), queue
+    return Incoming(queue.get, room or Room(1_000)), queue
 
 
 async def test_a_body_read_ahead_reaches_the_application_once_and_whole() -> None:
     request, queue = incoming(chunk(b"a", more=True), chunk(b"b"))
-    assert await request.read_body(10) == b"ab"
-    assert await request.read_body(10) == b"ab"
+    assert await request.read_ahead(10) == b"ab"
+    assert await request.read_ahead(10) == b"ab"
     assert await request.receive() == chunk(b"ab")
     queue.put_nowait(GONE)
     assert await request.receive() == GONE
@@ -45,15 +45,19 @@ async def test_a_body_read_ahead_reaches_the_application_once_and_whole() -> Non
 
 async def test_a_body_that_grows_too_large_is_not_read_to_its_end() -> None:
     request, queue = incoming(chunk(b"abc", more=True), chunk(b"d", more=True), chunk(b"e"))
-    with pytest.raises(BodyTooLarge):
-        await request.read_body(3)
+    assert await request.read_ahead(3) is None
     assert queue.qsize() == 1
+    assert [await request.receive() for _ in range(3)] == [
+        chunk(b"abc", more=True),
+        chunk(b"d", more=True),
+        chunk(b"e"),
+    ]
 
 
 async def test_a_client_that_leaves_while_its_body_is_read_is_noticed() -> None:
     request, _ = incoming(chunk(b"a", more=True), GONE)
     with pytest.raises(ClientGone):
-        await request.read_body(10)
+        await request.read_ahead(10)
 
 
 async def test_a_client_that_waits_is_there() -> None:

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from tallystick_client import Aggregator
 from tallystick_client.cli import main
-from tallystick_client.seller import Payout, Settlement, SettlementStatus
+from tallystick_client.seller import LeftOut, Payout, SettledNow, Settlement, SettlementStatus
 
 
 def run(*arguments: str) -> Result:
@@ -60,6 +60,22 @@ def test_settlements_are_read_in_80_columns(monkeypatch: pytest.MonkeyPatch, net
     data = json.loads(run("settlements", "--json").stdout)
     assert [one["transaction"] for one in data] == ["0x" + "ab" * 31 + "cd"] * 2
     assert data[0]["payouts"][0]["receiver"] == "0x90F79bf6EB2c4f870365E785982E1f101E93b906"
+
+
+def test_r12_what_was_not_claimed_is_printed_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    left_out = LeftOut("eip155:8453", bytes(32), b"\x01" * 20, bytes(20), 12_345, "set aside: ZeroAmount()")
+    answer = SettledNow([settlement(7, "eip155:8453", 5)], [left_out])
+    monkeypatch.setattr(Aggregator, "settle_now", AsyncMock(return_value=answer))
+    some = run("settle")
+    assert some.exit_code == 0
+    assert "7 eip155:8453" in some.stdout
+    assert "not claimed: 12,345 atomic units of 0x0000" in some.stderr
+    assert "eip155:8453: set aside: ZeroAmount()" in some.stderr
+    answer.clear()
+    none = run("settle")
+    assert none.exit_code == 1
+    assert "Nothing waits" not in none.output
+    assert json.loads(run("settle", "--json").stdout) == []
 
 
 @pytest.mark.parametrize("command", ["settle", "settlements"])

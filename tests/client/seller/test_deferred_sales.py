@@ -20,7 +20,7 @@ async def test_without_payment_it_asks_for_one_and_names_deferred_before_exact(o
     assert [offer.scheme for offer in required.accepts] == ["deferred", "exact"]
     assert required.resource.url == "http://shop.test/articles/1?lang=en"
     assert required.error == "PAYMENT-SIGNATURE header is required"
-    assert required.extensions["payment-identifier"]["info"] == {"required": True}
+    assert required.extensions["payment-identifier"]["info"] == {"required": False}, "exact payments need none"
     deferred, exact = required.accepts
     assert (deferred.amount, deferred.network, deferred.max_timeout_seconds) == ("1000", "eip155:31337", 60)
     assert deferred.extra == {

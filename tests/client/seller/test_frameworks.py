@@ -13,6 +13,7 @@ import pytest
 import uvicorn
 from fastapi.responses import StreamingResponse
 
+from tallystick import x402
 from tallystick.errors import MalformedError
 from tallystick.hexadecimal import checksum
 from tallystick_client import Aggregator, Paywall, Rule
@@ -54,10 +55,10 @@ def fastapi_app(aggregator: Aggregator, rules: list[Rule] = RULES) -> fastapi.Fa
 
 
 @contextlib.asynccontextmanager
-async def serve(app: Any) -> AsyncIterator[tuple[str, int]]:
+async def serve(app: Any, root_path: str = "") -> AsyncIterator[tuple[str, int]]:
     """A real server on a free port, started and stopped with its lifespan."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, lifespan="on", log_config=None, ws="none"))
+        server = uvicorn.Server(uvicorn.Config(app, lifespan="on", log_config=None, ws="none", root_path=root_path))
         task = asyncio.create_task(server.serve([listener]))
         while not server.started and not task.done():  # noqa: ASYNC110 - the server has no event for it
             await asyncio.sleep(0.005)
@@ -81,6 +82,34 @@ async def test_fastapi_sells_and_gives_away(running: Any, buyer: Any, fake: Any)
         invalid = await http.get(f"{site}/articles/none", headers=payment)
         assert invalid.status_code == 422
         assert fake.statuses() == ["charged", "released"]
+
+
+@pytest.mark.parametrize("pattern", ["/articles/*", "/api/articles/*"])
+async def test_p1_behind_a_prefix_of_the_server_pages_are_sold_as_clients_see_them(
+    running: Any, buyer: Any, pattern: str
+) -> None:
+    rules = [Rule(path=pattern, price="0.001 USDC", methods=["GET"])]
+    async with (
+        serve(fastapi_app(running.client(), rules), root_path="/api") as (host, port),
+        httpx.AsyncClient(base_url=f"http://{host}:{port}") as http,
+    ):
+        # The proxy in front takes /api away; the server puts it back, and so the client's own path is hashed.
+        asked = await http.get("/articles/7")
+        required = buyer.required(asked)
+        assert required.resource.url.endswith("/api/articles/7")
+        ahead = x402.read_pay_ahead(required.extensions)
+        assert ahead is not None
+        assert ahead.covers("GET", b"/api/articles/8")
+        payment = buyer.deferred(buyer.terms(asked, "deferred"), "/api/articles/7")
+        assert (await http.get("/articles/7", headers=payment)).status_code == 200
+        assert (await http.get("/free")).status_code == 200
+
+
+async def test_p19_a_bare_question_mark_is_sold_by_a_real_server(running: Any, buyer: Any) -> None:
+    async with serve(fastapi_app(running.client())) as (host, port), httpx.AsyncClient() as http:
+        page = f"http://{host}:{port}/articles/7?"
+        payment = buyer.deferred(buyer.terms(await http.get(page), "deferred"), "/articles/7?")
+        assert (await http.get(page, headers=payment)).status_code == 200
 
 
 async def test_a_client_that_hangs_up_on_a_real_server_is_not_charged(

@@ -10,36 +10,18 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from seller_shop import Unmoved, supported_by
 
 from tallystick import x402
-from tallystick.errors import Refused
-from tallystick.reasons import Reason
-from tallystick.v1 import facilitator_pb2
-from tallystick_client import Aggregator, Paywall, Rule
-from tallystick_client.seller.codec import read_supported
-from tallystick_client.seller.messages import Supported, Verified
+from tallystick_client import Paywall, Rule
 
 PAGE = "/articles/1"
-
-
-class Unmoved(Aggregator):
-    """An aggregator that refuses every payment that reaches it; without a connection, so that thousands are quick."""
-
-    def __init__(self, supported: Supported) -> None:
-        super().__init__("127.0.0.1:1", token="t")
-        self._known = supported
-
-    async def supported(self) -> Supported:
-        return self._known
-
-    async def verify(self, terms: Any, payment: Any) -> Verified:  # noqa: ARG002
-        raise Refused(Reason.SPEND_KEY_PROOF, "No.")
 
 
 @pytest.fixture
 def ask(fake: Any) -> Any:
     """Sends headers to a shop and returns its answer; the handler must never run."""
-    supported = read_supported(facilitator_pb2.SupportedResponse(kinds=fake.kinds, limits=fake.limits))
+    supported = supported_by(fake)
 
     async def app(_scope: Any, _receive: Any, _send: Any) -> None:
         raise AssertionError("a page was given away")

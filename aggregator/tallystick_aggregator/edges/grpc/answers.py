@@ -14,6 +14,7 @@ from tallystick_aggregator.ledger.approvals import Totals
 from tallystick_aggregator.ledger.state import Account, SpendKey
 from tallystick_aggregator.schemes.deferred.payments import Settled, Verified
 from tallystick_aggregator.schemes.offers import NetworkOffer, TokenOffer
+from tallystick_aggregator.settlement.claiming import LeftOut
 
 _STATUS: Final = {
     TransactionStatus.PENDING: settlement_pb2.SETTLEMENT_STATUS_PENDING,
@@ -163,6 +164,22 @@ def write_totals(totals: Totals) -> list[account_pb2.ReceiverTotal]:
 def write_settlements(claims: Iterable[Outgoing], receivers: frozenset[bytes]) -> list[settlement_pb2.Settlement]:
     """Claim transactions, of each the part that pays these receivers."""
     return [_write_settlement(claim, receivers) for claim in claims]
+
+
+def write_left_out(left_out: Iterable[LeftOut], receivers: frozenset[bytes]) -> list[settlement_pb2.LeftOut]:
+    """What a settlement did not claim for these receivers, and why."""
+    return [
+        settlement_pb2.LeftOut(
+            network=one.network,
+            channel_id=one.channel_id,
+            receiver=one.receiver,
+            token=one.token,
+            amount=encode_amount(one.amount),
+            reason=one.reason,
+        )
+        for one in left_out
+        if one.receiver in receivers
+    ]
 
 
 def _write_settlement(claim: Outgoing, receivers: frozenset[bytes]) -> settlement_pb2.Settlement:

@@ -31,11 +31,12 @@ CALLS_MAX: Final = 8_192
 """Calls of all peers under way at once; beyond that they are refused as RESOURCE_EXHAUSTED."""
 CALLS_PER_CONNECTION_MAX: Final = 1_024
 
+SETTLEMENT_SERVICE_NAME: Final = settlement_pb2.DESCRIPTOR.services_by_name["SettlementService"].full_name
 SERVICE_NAMES: Final = (
     facilitator_pb2.DESCRIPTOR.services_by_name["FacilitatorService"].full_name,
     charge_pb2.DESCRIPTOR.services_by_name["ChargeService"].full_name,
     account_pb2.DESCRIPTOR.services_by_name["AccountService"].full_name,
-    settlement_pb2.DESCRIPTOR.services_by_name["SettlementService"].full_name,
+    SETTLEMENT_SERVICE_NAME,
 )
 
 OPTIONS: Final[Sequence[tuple[str, Any]]] = (
@@ -105,6 +106,11 @@ class GrpcServer:
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in ("", *SERVICE_NAMES):
             await self._health.set(name, status)
+
+    async def tell_settling(self, *, settling: bool) -> None:
+        """Set the health of SettlementService alone."""
+        status = health_pb2.HealthCheckResponse.SERVING if settling else health_pb2.HealthCheckResponse.NOT_SERVING
+        await self._health.set(SETTLEMENT_SERVICE_NAME, status)
 
     def _bind(self, listen: str, tls: Tls | None) -> int:
         try:

@@ -1,19 +1,20 @@
 """SettlementService: what became of the charges on chain."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Final, Protocol
 
 from tallystick.errors import MalformedError
 from tallystick.reasons import Reason
 from tallystick.v1 import settlement_pb2, settlement_pb2_grpc
-from tallystick_aggregator.edges.grpc.answers import write_refusal, write_settlements
+from tallystick_aggregator.edges.grpc.answers import write_left_out, write_refusal, write_settlements
 from tallystick_aggregator.edges.grpc.guard import guarded
 from tallystick_aggregator.edges.grpc.principals import Principals, ServicerContext
 from tallystick_aggregator.journal.credentials import Scope
-from tallystick_aggregator.journal.port import Outbox, Outgoing
+from tallystick_aggregator.journal.port import Outbox
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.schemes.failures import unless_unavailable
 from tallystick_aggregator.schemes.rates import RateLimit
+from tallystick_aggregator.settlement.claiming import Claimed
 
 LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 1_000
@@ -25,7 +26,7 @@ SETTLE_NOW_BURST: Final = 6
 class SettlesNow(Protocol):
     """What is asked of the settlement side."""
 
-    async def settle_now(self, receivers: Collection[bytes] | None = None) -> Sequence[Outgoing]:
+    async def settle_now(self, receivers: Collection[bytes] | None = None) -> Claimed:
         """Claim all that is owed to these receivers (None: to everybody) and wait until it is on chain."""
         ...
 
@@ -55,7 +56,7 @@ class SettlementService(settlement_pb2_grpc.SettlementServiceServicer):
     async def SettleNow(  # noqa: N802 - the .proto's name
         self, request: settlement_pb2.SettleNowRequest, context: ServicerContext
     ) -> settlement_pb2.SettleNowResponse:
-        """Claim now what is owed to the caller, and wait until it is on chain."""
+        """Claim now what is owed to the caller, and wait until it is on chain; tell what was left out."""
         del request  # empty
         principal = self._principals.caller(context, Scope.SETTLE)
         rate = self._rates.setdefault(principal.name, RateLimit(1 / SETTLE_NOW_EVERY_S, SETTLE_NOW_BURST))
@@ -64,7 +65,10 @@ class SettlementService(settlement_pb2_grpc.SettlementServiceServicer):
         answer = await unless_unavailable(self._settlement.settle_now(principal.receivers))
         if isinstance(answer, Refusal):
             return settlement_pb2.SettleNowResponse(refusal=write_refusal(answer))
-        return settlement_pb2.SettleNowResponse(settlements=write_settlements(answer, principal.receivers))
+        return settlement_pb2.SettleNowResponse(
+            settlements=write_settlements(answer, principal.receivers),
+            left_out=write_left_out(answer.left_out, principal.receivers),
+        )
 
 
 def _settled_too_often() -> Refusal:

@@ -6,10 +6,11 @@ and follows is in memory, and a restart forgets it to nobody's harm:
 
     verified, not sent     held by the attempt; forgotten: the first to settle owns it
     sent                   owned by the attempt that sent it, on disk
-    given back             its holder could not deliver: another attempt of the same request may take it over;
-                           forgotten: it is the first attempt's again, and others are refused
+    given back             its holder could not deliver: it may take it again, or another attempt of the same request
+                           may take it over, whichever is asked first; forgotten: it is the first attempt's again
 
-A seller's process never uses an attempt again that it has given back, so at most one of them delivers.
+So at most one attempt delivers; only a restart after a takeover may let the first one deliver too, to the same payer,
+for the same request, as an answer that it kept may be repeated anyway.
 """
 
 from collections.abc import Callable

@@ -129,7 +129,8 @@ class ExactPayments:
         return case if isinstance(case, Refusal) else await unless_unavailable(self._settle(case))
 
     async def give_back(self, terms: PaymentTerms, payment: TransferAuthorization, caller: Caller) -> Settled | Refusal:
-        """Let go of what the caller's attempt holds. What was sent goes on, for other attempts of the same request.
+        """Let go of what the caller's attempt holds. What was sent goes on, for other attempts of the same request; the
+        answer is `replayed` then.
 
         Raises MalformedError where the caller names no attempt.
         """
@@ -233,7 +234,7 @@ class ExactPayments:
             self._claims.drop(case.slot, case.mine)
         elif self._claims.is_owner(case.slot, case.mine) or owner == case.mine:
             self._claims.give_back(case.slot, case.mine)
-        return Settled(case.payment.from_, 0)
+        return Settled(case.payment.from_, 0, replayed=sent is not None and _is_sent(sent))
 
     def _hold_until(self, case: _Case) -> int:
         return min(case.payment.valid_before, self._clock_s() + HOLD_S_MAX)
