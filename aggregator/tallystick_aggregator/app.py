@@ -36,6 +36,7 @@ from tallystick_aggregator.journal.port import StoreError
 from tallystick_aggregator.journal.sqlite import SqliteStore
 from tallystick_aggregator.ledger.invariants import InvariantViolated, check_invariants
 from tallystick_aggregator.ledger.state import Ledger
+from tallystick_aggregator.schemes.budgets import GasBudget
 from tallystick_aggregator.schemes.deferred.accounts import Accounts
 from tallystick_aggregator.schemes.deferred.channels import Channels
 from tallystick_aggregator.schemes.deferred.deposits import Deposits
@@ -90,7 +91,11 @@ async def running(config: Config) -> AsyncGenerator[Running, None]:
                 lambda: _stale(chains),
             ],
             server.tell_health,
-            [lambda: [problem for chain in chains.values() for problem in chain.problems()], settlements.problems],
+            [
+                lambda: [problem for chain in chains.values() for problem in chain.problems()],
+                settlements.problems,
+                parts.budget.problems,
+            ],
             settlement=[
                 lambda: [problem for chain in chains.values() for problem in chain.sending_problems()],
                 settlements.problems,
@@ -148,10 +153,11 @@ class _Parts:
         self.upkeep = Upkeep(writer, store.journal, rules)
         channels = Channels(chains, offers, writer, rules)
         self.deferred = DeferredPayments(offers, channels, self.intake, writer)
-        self.exact = ExactPayments(chains, offers, outbox, now_s)
+        self.budget = GasBudget(config.gas_limits)
+        self.exact = ExactPayments(chains, offers, outbox, now_s, budget=self.budget)
         self.accounts = Accounts(chains, offers, channels, writer, rules, now_s)
-        self.deposits = Deposits(chains, offers, writer, outbox, now_s)
-        self.refunds = Refunds(chains, self.accounts, writer, outbox)
+        self.deposits = Deposits(chains, offers, writer, outbox, now_s, budget=self.budget)
+        self.refunds = Refunds(chains, self.accounts, writer, outbox, budget=self.budget)
 
     def services(self, principals: Principals, settlements: Settlements) -> Services:
         """Return what the server serves."""

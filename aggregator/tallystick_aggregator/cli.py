@@ -220,7 +220,7 @@ def _credentials(config_path: Path) -> Generator[Credentials, None, None]:
     metavar="S",
     help="How long payers wait who leave by themselves; more than two intervals.",
 )
-@click.option("--min-deposit", default="0", show_default=True, metavar="AMOUNT", help="In atomic units.")
+@click.option("--min-deposit", metavar="AMOUNT", help="In atomic units.  [default: one whole token]")
 def deploy(dev: bool, listen: str, public: str | None, **options: Any) -> None:
     """Deploy the escrow to a chain and write aggregator.toml and operator.json.
 

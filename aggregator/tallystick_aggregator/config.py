@@ -27,16 +27,20 @@ from tallystick.targets import is_loopback
 from tallystick_aggregator.chain.settings import ChainSettings, ConfigurationError
 from tallystick_aggregator.config_chains import ChainSection, KeyLoader, chain_settings, check_delays, check_networks
 from tallystick_aggregator.config_errors import SECONDS_MAX, between, what_is_wrong
+from tallystick_aggregator.config_gas import GasSection
 from tallystick_aggregator.edges.grpc.charge import ChargeLimits
 from tallystick_aggregator.edges.grpc.server import Tls
 from tallystick_aggregator.intake.intake import BATCH_MAX
 from tallystick_aggregator.ledger.commands import Rules
 from tallystick_aggregator.logs import LEVELS
+from tallystick_aggregator.schemes.budgets import GasLimits
 
 DEFAULT_LISTEN: Final = "127.0.0.1:7402"
 DEFAULT_INTERVAL_S: Final = 3_600
 COUNT_MAX: Final = 2**31 - 1
 CONFIG_BYTES_MAX: Final = 1024 * 1024
+_PER_CHANNEL: Final = "limits.reservations_per_channel_max"
+_PER_RECEIVER: Final = "limits.reservations_per_receiver_max"
 
 
 class ServerSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -117,7 +121,10 @@ class LimitsSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     payment_id_skew_s: int = 600
     withdraw_margin_s: int = 3_600
     reservation_s: int = 300
-    reservations_per_account_max: int = 1_000
+    reservations_per_account_max: int = 4_000
+    reservations_per_channel_max: int = 250
+    reservations_per_receiver_max: int = 20_000
+    reserved_per_channel_max: str = "0"
     exposure_per_account_max: str = "0"
     exposure_per_receiver_max: str = "0"
     channels_per_account_max: int = 10_000
@@ -136,6 +143,9 @@ class LimitsSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
             between(0, getattr(self, name), SECONDS_MAX, f"limits.{name}")
         for name in ("reservations_per_account_max", "channels_per_account_max", "spend_keys_per_account_max"):
             between(1, getattr(self, name), COUNT_MAX, f"limits.{name}")
+        # A seller's share is no larger than the whole, or one seller could take all of it.
+        between(1, self.reservations_per_channel_max, self.reservations_per_account_max, _PER_CHANNEL)
+        between(self.reservations_per_channel_max, self.reservations_per_receiver_max, COUNT_MAX, _PER_RECEIVER)
         if self.reservation_s >= self.payment_id_retention_s:
             raise ConfigurationError(
                 f"limits.reservation_s: got {self.reservation_s}, allowed less than payment_id_retention_s"
@@ -147,6 +157,9 @@ class LimitsSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
             withdraw_margin_s=self.withdraw_margin_s,
             reservation_s=self.reservation_s,
             reservations_per_account_max=self.reservations_per_account_max,
+            reservations_per_channel_max=self.reservations_per_channel_max,
+            reservations_per_receiver_max=self.reservations_per_receiver_max,
+            reserved_per_channel_max=parse_amount(self.reserved_per_channel_max, "limits.reserved_per_channel_max"),
             exposure_per_account_max=parse_amount(self.exposure_per_account_max, "limits.exposure_per_account_max"),
             exposure_per_receiver_max=parse_amount(self.exposure_per_receiver_max, "limits.exposure_per_receiver_max"),
             channels_per_account_max=self.channels_per_account_max,
@@ -175,6 +188,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     store: StoreSection = StoreSection()
     settlement: SettlementSection = SettlementSection()
     limits: LimitsSection = LimitsSection()
+    gas: GasSection = GasSection()
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +204,7 @@ class Config:
     claim_age_s_max: int
     rules: Rules
     charge_limits: ChargeLimits
+    gas_limits: GasLimits
     chains: tuple[ChainSettings, ...]
     withdraw_delays_s: Mapping[str, int]
 
@@ -226,6 +241,7 @@ class Config:
             claim_age_s_max=file.settlement.claim_age_s_max,
             rules=rules,
             charge_limits=charge_limits,
+            gas_limits=file.gas.limits(),
             chains=tuple(
                 chain_settings(section, index, folder, load_key)
                 for index, section in enumerate(file.chain)

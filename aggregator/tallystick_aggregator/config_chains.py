@@ -12,6 +12,7 @@ from tallystick.amounts import parse_amount
 from tallystick.channels import WITHDRAW_DELAY_S_MAX, WITHDRAW_DELAY_S_MIN
 from tallystick.hexadecimal import checksum, parse_address
 from tallystick.keys import with_paths
+from tallystick.quantities import MAX_AMOUNT
 from tallystick.signatures import Signer
 from tallystick_aggregator.chain.settings import (
     LOGS_RANGE_BLOCKS,
@@ -43,7 +44,8 @@ class TokenSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     decimals: int
     name: str
     version: str
-    min_deposit: str = "0"
+    min_deposit: str = ""
+    """Left out: one whole token. Each deposit, refund and claim costs gas, whatever is in the account."""
     worth_gwei: float = 0.0
     """Roughly what a whole token is worth in the chain's coin; 0: not told."""
 
@@ -143,6 +145,14 @@ def _token(section: TokenSection, where: str) -> TokenSettings:
         raise ConfigurationError(f"{where}.decimals: got {section.decimals}, allowed 0 to 36")
     if not section.symbol:
         raise ConfigurationError(f"{where}.symbol: got nothing, allowed a name such as USDC")
+    min_deposit = 10**section.decimals
+    if section.min_deposit:
+        min_deposit = parse_amount(section.min_deposit, f"{where}.min_deposit")
+    if not 0 < min_deposit <= MAX_AMOUNT:
+        raise ConfigurationError(
+            f"{where}.min_deposit: got {min_deposit}, allowed 1 to {MAX_AMOUNT} atomic units; left out, it is one whole"
+            " token"
+        )
     if not (math.isfinite(section.worth_gwei) and 0 <= section.worth_gwei <= WORTH_GWEI_MAX):
         raise ConfigurationError(f"{where}.worth_gwei: got {section.worth_gwei}, allowed 0 to {WORTH_GWEI_MAX:g}")
     return TokenSettings(
@@ -151,7 +161,7 @@ def _token(section: TokenSection, where: str) -> TokenSettings:
         decimals=section.decimals,
         name=section.name,
         version=section.version,
-        min_deposit=parse_amount(section.min_deposit, f"{where}.min_deposit"),
+        min_deposit=min_deposit,
         worth_gwei=section.worth_gwei,
     )
 

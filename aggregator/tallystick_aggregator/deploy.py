@@ -41,6 +41,15 @@ DEV_KEYS: Final = {
 }
 """Keys that every development chain funds, known to the whole world; refused on any other chain."""
 
+_DEV_GAS: Final = """
+[gas]  # a development chain's costs nothing
+deposit_gas_per_hour_max = 0
+refund_gas_per_hour_max = 0
+exact_gas_per_hour_max = 0
+deposits_per_payer_hour_max = 0
+refunds_per_payer_hour_max = 0
+refunds_unpaid = true
+"""
 _STAND_IN: Final = b"\x01" * 20
 _TEST_TOKEN: Final = DeployedToken(_STAND_IN, "USDC", 6, "USD Coin", "2")
 _OPTIONS: Final = {
@@ -53,13 +62,16 @@ _OPTIONS: Final = {
     "chain[0].withdraw_delay_s": "--withdraw-delay",
     "chain[0].token[0].symbol": "--token",
     "chain[0].token[0].decimals": "--token",
+    "chain[0].token[0].min_deposit": "--min-deposit",
 }
 """The options that settings come from: whoever deploys has not seen the configuration yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to deploy and what to write to `out`. `min_deposit` in atomic units; `token` None: deploy a test token.
+    """What to deploy and what to write to `out`. `token` None: deploy a test token.
+
+    `min_deposit` in atomic units; None: one whole token, or the least there is of a test token.
 
     Key references are as they are written, with paths relative to `out`. `rpc_url` may be env:NAME, and is written as
     such: some endpoints hold a provider's key. Payers reach at `public` what listens at `listen`; `insecure`: in plain
@@ -80,7 +92,7 @@ class Plan:
     insecure: bool
     interval_s: int
     withdraw_delay_s: int
-    min_deposit: int
+    min_deposit: int | None
     dev: bool
 
     @classmethod
@@ -91,7 +103,7 @@ class Plan:
         sender_key: str | None,
         operator_key: str | None,
         token: str | None,
-        min_deposit: str,
+        min_deposit: str | None,
         **rest: Any,
     ) -> Self:
         """From the command line. Raises ConfigurationError and MalformedError, which name the option."""
@@ -105,14 +117,20 @@ class Plan:
             sender=load_signer(sender_key, "--sender-key"),
             sender_key=with_paths(sender_key, seen_from_out),
             token=parse_address(token, "--token"),
-            min_deposit=parse_amount(min_deposit, "--min-deposit"),
+            min_deposit=None if min_deposit is None else parse_amount(min_deposit, "--min-deposit"),
             dev=False,
             **rest,
         )
 
     @classmethod
     def of_dev_chain(
-        cls, *, sender_key: str | None, operator_key: str | None, token: str | None, min_deposit: str, **rest: Any
+        cls,
+        *,
+        sender_key: str | None,
+        operator_key: str | None,
+        token: str | None,
+        min_deposit: str | None,
+        **rest: Any,
     ) -> Self:
         """The same with a test token and the development keys."""
         if sender_key or operator_key or token:
@@ -123,7 +141,7 @@ class Plan:
             sender=_dev_signer("sender"),
             sender_key="file:sender.key",
             token=None,
-            min_deposit=parse_amount(min_deposit, "--min-deposit"),
+            min_deposit=None if min_deposit is None else parse_amount(min_deposit, "--min-deposit"),
             dev=True,
             **rest,
         )
@@ -267,8 +285,15 @@ symbol = {_quoted(token.symbol)}
 decimals = {token.decimals}
 name = {_quoted(token.name)}
 version = {_quoted(token.version)}
-min_deposit = "{plan.min_deposit}"
-"""
+min_deposit = "{_min_deposit(plan, token)}"
+{_DEV_GAS if plan.dev else ""}"""
+
+
+def _min_deposit(plan: Plan, token: DeployedToken) -> int:
+    """What a deposit must be at least to be worth its transactions, in atomic units."""
+    if plan.min_deposit is not None:
+        return plan.min_deposit
+    return 1 if plan.dev else 10**token.decimals
 
 
 def _quoted(text: str) -> str:
@@ -294,7 +319,7 @@ def _operator_file(deployment: Deployment, plan: Plan) -> str:
                         "decimals": token.decimals,
                         "name": token.name,
                         "version": token.version,
-                        "min_deposit": str(plan.min_deposit),
+                        "min_deposit": str(_min_deposit(plan, token)),
                     }
                 ],
             },

@@ -43,6 +43,7 @@ class Reason(IntEnum):
     STORE_UNAVAILABLE = 31
     OVERLOADED = 32
     CHAIN_UNAVAILABLE = 33
+    GAS_BUDGET_SPENT = 34
 
     # Terms that do not fit together.
     PAYLOAD_INVALID = 40
@@ -80,6 +81,7 @@ class Reason(IntEnum):
     REFUND_EXCEEDS_AVAILABLE = 86
     REFUND_PENDING = 87
     CHANNEL_LIMIT = 88
+    REFUND_WITHOUT_PAYMENT = 89
 
     @classmethod
     def from_wire(cls, number: int) -> Self:
@@ -147,11 +149,15 @@ _RETRY_AND_ADVICE: Final[dict[Reason, tuple[bool, str]]] = {
     ),
     Reason.RESERVATION_UNKNOWN: (_FINAL, "Make a new payment: a repeated Verify carries no handle."),
     Reason.RESERVATION_RELEASED: (_FINAL, "Verify a new payment: a released reservation is final."),
-    Reason.RESERVATION_LIMIT: (_RETRY, "Settle or release other reservations of this account first."),
+    Reason.RESERVATION_LIMIT: (_RETRY, "Settle or release other reservations of this account and seller first."),
     Reason.CHAIN_STALE: (_RETRY, "Wait: the aggregator is behind the head of the chain."),
     Reason.STORE_UNAVAILABLE: (_RETRY, "Wait: the aggregator cannot write to its store."),
     Reason.OVERLOADED: (_RETRY, "Send less at a time, after a pause."),
     Reason.CHAIN_UNAVAILABLE: (_RETRY, "Wait: the aggregator cannot reach the chain."),
+    Reason.GAS_BUDGET_SPENT: (
+        _RETRY,
+        "Wait as long as the message says, or send the transaction yourself: the aggregator pays for no more now.",
+    ),
     Reason.PAYLOAD_INVALID: (_FINAL, "Correct the field that is named."),
     Reason.SCHEME_UNSUPPORTED: (_FINAL, "Choose a scheme that Supported lists."),
     Reason.NETWORK_UNSUPPORTED: (_FINAL, "Choose a network that Supported lists."),
@@ -192,6 +198,10 @@ _RETRY_AND_ADVICE: Final[dict[Reason, tuple[bool, str]]] = {
     Reason.REFUND_EXCEEDS_AVAILABLE: (_RETRY, "Ask for at most what is available, or for zero: all of it."),
     Reason.REFUND_PENDING: (_RETRY, "Wait until the refund before this one is final."),
     Reason.CHANNEL_LIMIT: (_FINAL, "Use another account: this one has as many channels as are allowed."),
+    Reason.REFUND_WITHOUT_PAYMENT: (
+        _RETRY,
+        "Withdraw on chain: initiateWithdraw, then finalizeWithdraw after the delay. Accounts that paid are refunded.",
+    ),
 }
 _NUMBERS: Final = frozenset(int(reason) for reason in Reason)
 _NUMBERS_BY_CODE: Final = {reason.code: int(reason) for reason in Reason}

@@ -17,6 +17,7 @@ from tallystick.channels import ChannelConfig, account_id, channel_id
 from tallystick.eip712 import Domain
 from tallystick.errors import InvalidSignature
 from tallystick.signatures import recover
+from tallystick_aggregator.chain.gas import GasMeter, MeteredOutbox
 from tallystick_aggregator.chain.port import (
     GAS_LIMIT_MAX,
     Block,
@@ -25,6 +26,7 @@ from tallystick_aggregator.chain.port import (
     DepositAuthorization,
     EscrowAccount,
     Heard,
+    Landing,
     Reverted,
     TransferAuthorization,
 )
@@ -63,7 +65,11 @@ class ChainTwin:
 
     def __init__(self, writer: Writer, outbox: Outbox) -> None:
         self.writer = writer
-        self.outbox = outbox
+        self.now_s = 1_800_000_000
+        self.gas = GasMeter(lambda: self.now_s)
+        self.gas_each = 90_000
+        """What a transaction takes."""
+        self.outbox = MeteredOutbox(outbox, self.gas)
         self.confirmations = 0
         self.number = 100
         self.down = False
@@ -80,6 +86,11 @@ class ChainTwin:
         self._gas_left = GAS_LIMIT_MAX
         self.escrowed: dict[bytes, Held] = {}
         self.paid: dict[bytes, int] = {}
+        self.landed: dict[tuple[bytes, bytes], int] = {}
+        """By payer and token nonce: what was deposited by it."""
+        self.refunded: dict[tuple[bytes, int], int] = {}
+        """By account and refund nonce: what was paid."""
+        self.looked_back = 0
         self.introduced: list[ChannelConfig] = []
         self.sent: list[Outgoing] = []
         self.simulated = 0
@@ -88,7 +99,7 @@ class ChainTwin:
         self.finds_accounts = True
         """Whether the watcher opens accounts by itself; those that were introduced it always does."""
         self.token = TokenTwin(self)
-        self._effects: dict[bytes, Callable[[], None]] = {}
+        self._effects: dict[bytes, Callable[[], int]] = {}
 
     # The port.
 
@@ -155,7 +166,7 @@ class ChainTwin:
             gas_limit=min(100_000, gas_max),
             attempts=(attempt,),
             status=TransactionStatus.PENDING,
-            created_at=1_800_000_000,
+            created_at=self.now_s,
             rows=rows,
             payouts=payouts,
             memo=memo,
@@ -177,6 +188,18 @@ class ChainTwin:
                 if current.status in _ENDED or (current.status is TransactionStatus.MINED and not final):
                     return current
                 await asyncio.sleep(0.001)
+
+    async def deposit_landing(self, deposit: DepositAuthorization) -> Landing | None:
+        self._answer()
+        self.looked_back += 1
+        key = deposit.account.payer, self.deposit_token_nonce(deposit)
+        return Landing(sha256(b"another's").digest(), 99, self.landed.get(key, 0)) if key in self.used else None
+
+    async def refund_landing(self, account_id: bytes, nonce: int) -> Landing | None:
+        self._answer()
+        self.looked_back += 1
+        paid = self.refunded.get((account_id, nonce))
+        return None if paid is None else Landing(sha256(b"another's").digest(), 99, paid)
 
     async def mirrored(self, block_number: int, timeout_s: float) -> None:
         if not self.mirroring or block_number > self.number:
@@ -205,25 +228,28 @@ class ChainTwin:
             payer, ESCROW, deposit.amount, deposit.valid_after, deposit.valid_before, nonce
         )
 
-        def effect() -> None:
+        def effect() -> int:
             if (payer, nonce) in self.used:
-                return  # landed or cancelled before: no error, and no credit
+                return 0  # landed or cancelled before: no error, and no credit
             self._spend(payer, nonce, struct, deposit.signature, deposit.amount)
-            held = self.escrowed.setdefault(self.account_id(deposit.account), Held(deposit.account.account()))
-            held.balance += deposit.amount
+            self._book(deposit)
+            return deposit.amount
 
-        return self._call(ESCROW, effect)
+        return self._call(ESCROW, effect, payer)
 
     def refund_call(self, account: ChannelConfig, amount: int, nonce: int) -> Call:
-        def effect() -> None:
+        def effect() -> int:
             held = self.escrowed[self.account_id(account)]
             if held.refund_nonce != nonce:
                 raise Reverted("BadNonce")
             held.refund_nonce += 1
-            held.balance -= amount
-            self.balances[account.payer] = self.balances.get(account.payer, 0) + amount
+            paid = min(amount, held.balance)
+            held.balance -= paid
+            self.balances[account.payer] = self.balances.get(account.payer, 0) + paid
+            self.refunded[self.account_id(account), nonce] = paid
+            return paid
 
-        return self._call(ESCROW, effect)
+        return self._call(ESCROW, effect, account.payer)
 
     async def accounts(
         self, account_ids: Sequence[bytes], block: Block, heard: Heard | None = None
@@ -261,29 +287,43 @@ class ChainTwin:
         held.balance += amount
         await self.look()
 
-    def _call(self, to: bytes, effect: Callable[[], None]) -> Call:
-        data = b"call %d" % len(self._effects)
+    def land(self, deposit: DepositAuthorization) -> None:
+        """Have somebody else land a deposit."""
+        payer, nonce = deposit.account.payer, self.deposit_token_nonce(deposit)
+        self.used.add((payer, nonce))
+        self.balances[payer] -= deposit.amount
+        self._book(deposit)
+
+    def _book(self, deposit: DepositAuthorization) -> None:
+        held = self.escrowed.setdefault(self.account_id(deposit.account), Held(deposit.account.account()))
+        held.balance += deposit.amount
+        self.landed[deposit.account.payer, self.deposit_token_nonce(deposit)] = deposit.amount
+
+    def _call(self, to: bytes, effect: Callable[[], int], payer: bytes) -> Call:
+        data = b"call" + payer.rjust(32, b"\0") + b"%d" % len(self._effects)
         self._effects[data] = effect
         return Call(to, data)
 
     def _try(self, call: Call, gas_max: int) -> None:
         """Run a call and take it back: raises Reverted if it would revert."""
         self._gas_left = gas_max
-        before = self.balances, self.used, self.escrowed
+        before = self.balances, self.used, self.escrowed, self.landed, self.refunded
         self.balances, self.used = dict(self.balances), set(self.used)
+        self.landed, self.refunded = dict(self.landed), dict(self.refunded)
         self.escrowed = {id_: replace(held) for id_, held in self.escrowed.items()}
         try:
             self._effects[call.data]()
         finally:
-            self.balances, self.used, self.escrowed = before
+            self.balances, self.used, self.escrowed, self.landed, self.refunded = before
 
     async def _step(self, outgoing: Outgoing) -> Outgoing:
         if outgoing.status is TransactionStatus.PENDING and not self.held:
             self.number += 1
-            status = self.fate
+            status, payouts = self.fate, outgoing.payouts
             if status is TransactionStatus.MINED:
                 try:
-                    self._effects[outgoing.data]()
+                    moved = self._effects[outgoing.data]()
+                    payouts = (Payout(self.address, TOKEN, moved),)
                 except Reverted:
                     status = TransactionStatus.REVERTED
             outgoing = replace(
@@ -291,6 +331,8 @@ class ChainTwin:
                 status=status,
                 block_number=self.number,
                 transaction_hash=outgoing.attempts[-1].transaction_hash,
+                gas_used=self.gas_each,
+                payouts=payouts,
             )
             await self.outbox.update(outgoing)
         elif outgoing.status is TransactionStatus.MINED and outgoing.block_number <= self.number - self.confirmations:
@@ -346,8 +388,9 @@ class TokenTwin:
         a, chain = authorization, self._chain
         struct = eip712.hash_transfer_with_authorization(a.from_, a.to, a.value, a.valid_after, a.valid_before, a.nonce)
 
-        def effect() -> None:
+        def effect() -> int:
             chain._spend(a.from_, a.nonce, struct, a.signature, a.value)
             chain.balances[a.to] = chain.balances.get(a.to, 0) + a.value
+            return a.value
 
-        return chain._call(TOKEN, effect)
+        return chain._call(TOKEN, effect, a.from_)

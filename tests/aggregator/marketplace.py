@@ -21,6 +21,7 @@ from tallystick_aggregator.journal.port import Outbox
 from tallystick_aggregator.journal.sqlite import SqliteStore
 from tallystick_aggregator.ledger.commands import Rules
 from tallystick_aggregator.ledger.state import Account, Channel, Ledger
+from tallystick_aggregator.schemes.budgets import NO_LIMITS, GasBudget, GasLimits
 from tallystick_aggregator.schemes.deferred.accounts import Accounts
 from tallystick_aggregator.schemes.deferred.calls import SignedCall
 from tallystick_aggregator.schemes.deferred.channels import Channels
@@ -65,6 +66,7 @@ class Marketplace:
     deposits: Deposits
     refunds: Refunds
     stale: set[str]
+    budget: GasBudget
 
     @property
     def ledger(self) -> Ledger:
@@ -95,9 +97,13 @@ class Marketplace:
 
 @asynccontextmanager
 async def marketplace(
-    disk: MemoryDisk | None = None, rules: Rules | None = None, store: SqliteStore | None = None
+    disk: MemoryDisk | None = None,
+    rules: Rules | None = None,
+    store: SqliteStore | None = None,
+    gas: GasLimits = NO_LIMITS,
 ) -> AsyncIterator[Marketplace]:
     """Open a market on this disk, or in this store; the escrow and the token are new."""
+    budget = GasBudget(gas)
     disk, rules = disk or MemoryDisk(), rules or Rules()
     journal, outbox = (store.journal, store.outbox) if store else (MemoryJournal(disk), MemoryOutbox(disk))
     stale: set[str] = set()
@@ -107,6 +113,7 @@ async def marketplace(
     writing = asyncio.create_task(writer.serve())
     intake = Intake(writer, SEPARATORS, rules, signatures=SignatureThreads(1))
     chain = ChainTwin(writer, outbox)
+    await chain.gas.load(outbox, NETWORK)
     chains = {NETWORK: chain}
     channels = Channels(chains, OFFERS, writer, rules)
     accounts = Accounts(chains, OFFERS, channels, writer, rules, lambda: NOW_S)
@@ -120,11 +127,12 @@ async def marketplace(
             rules,
             channels,
             DeferredPayments(OFFERS, channels, intake, writer),
-            ExactPayments(chains, OFFERS, outbox, lambda: NOW_S, settle_timeout_s=0.2),
+            ExactPayments(chains, OFFERS, outbox, lambda: NOW_S, settle_timeout_s=0.2, budget=budget),
             accounts,
-            Deposits(chains, OFFERS, writer, outbox, lambda: NOW_S, credit_timeout_s=0.2),
-            Refunds(chains, accounts, writer, outbox, refund_timeout_s=0.2),
+            Deposits(chains, OFFERS, writer, outbox, lambda: NOW_S, credit_timeout_s=0.2, budget=budget),
+            Refunds(chains, accounts, writer, outbox, refund_timeout_s=0.2, budget=budget),
             stale,
+            budget,
         )
     finally:
         writer.stop()

@@ -8,10 +8,19 @@ from typing import Final
 from tallystick.channels import ChannelConfig
 from tallystick.hashing import keccak256
 from tallystick.hexadecimal import checksum
-from tallystick_aggregator.chain import escrow_calls
+from tallystick_aggregator.chain import escrow_calls, landings
 from tallystick_aggregator.chain.deferred_escrow import DeferredEscrow
+from tallystick_aggregator.chain.gas import GasMeter, MeteredOutbox, payer_of
 from tallystick_aggregator.chain.node import CallReverted, Node, Receipt
-from tallystick_aggregator.chain.port import GAS_LIMIT_MAX, Block, Call, ChainUnavailable, Stake
+from tallystick_aggregator.chain.port import (
+    GAS_LIMIT_MAX,
+    Block,
+    Call,
+    ChainUnavailable,
+    DepositAuthorization,
+    Landing,
+    Stake,
+)
 from tallystick_aggregator.chain.reverts import as_reverted
 from tallystick_aggregator.chain.rpc import RpcNode
 from tallystick_aggregator.chain.sender import Sender
@@ -54,7 +63,9 @@ class EvmChain:
             self._node, settings.chain_id, settings.escrow, settings.operator, settings.operator_signer
         )
         self._tokens: dict[bytes, Erc3009Token] = {}
-        self._sender = Sender(settings, self._node, outbox, payouts_of=self._payouts_of, clock=clock)
+        self.gas = GasMeter(clock)
+        self._outbox = MeteredOutbox(outbox, self.gas)
+        self._sender = Sender(settings, self._node, self._outbox, payouts_of=self._payouts_of, clock=clock)
         self._withdrawal_listeners: list[Callable[[], None]] = []
         self._watcher = Watcher(
             settings, self._node, self._escrow, writer, on_withdrawal=self._withdrawal_seen, clock=clock
@@ -74,6 +85,7 @@ class EvmChain:
             await self.check()
         except ConfigurationError:
             await self.check()  # one wrong answer is no reason not to start
+        await self.gas.load(self._outbox, self.network)
         await self._sender.tick(await self._node.head())
         await self._watcher.look()
         self._looking.start()
@@ -197,6 +209,23 @@ class EvmChain:
     async def wait(self, outgoing: Outgoing, *, final: bool = False, timeout_s: float) -> Outgoing:
         return await self._sender.wait(outgoing, final=final, timeout_s=timeout_s)
 
+    async def deposit_landing(self, deposit: DepositAuthorization) -> Landing | None:
+        escrow, account = self._escrow, deposit.account
+        nonce, account_id = escrow.deposit_token_nonce(deposit), escrow.account_id(account)
+        return await landings.find_deposit(
+            self._node,
+            escrow.address,
+            account.token,
+            account.payer,
+            nonce,
+            account_id,
+            deposit.amount,
+            await self.final(),
+        )
+
+    async def refund_landing(self, account_id: bytes, nonce: int) -> Landing | None:
+        return await landings.find_refund(self._node, self._escrow.address, account_id, nonce, await self.final())
+
     async def mirrored(self, block_number: int, timeout_s: float) -> None:
         self._looking.wake()
         await self._watcher.mirrored(block_number, timeout_s)
@@ -244,9 +273,17 @@ class EvmChain:
         await self._sender.tick(await self._node.head())
 
     def _payouts_of(self, outgoing: Outgoing, receipt: Receipt) -> tuple[Payout, ...]:
-        """What a claim transaction paid, by its events: rows may have been skipped or paid in part. What a failed
-        transfer left with the escrow is the receiver's too.
+        """What a transaction moved in fact, by its events. A deposit may be there already, a refund be paid in part.
+
+        Of a claim, rows may have been skipped or paid in part. What a failed transfer left with the escrow is the
+        receiver's too.
         """
+        if outgoing.kind is TransactionKind.DEPOSIT:
+            amount = landings.credited(receipt.logs, self._escrow.address)
+            return (Payout(self._escrow.address, escrow_calls.token_of(outgoing.data), amount),)
+        if outgoing.kind is TransactionKind.REFUND:
+            amount = landings.refunded(receipt.logs, self._escrow.address)
+            return (Payout(payer_of(outgoing), escrow_calls.token_of(outgoing.data), amount),)
         token = claim_batch.decode(escrow_calls.batch_of_claim(outgoing.data)).token
         paid: Counter[bytes] = Counter()
         for address, log in receipt.logs:

@@ -71,6 +71,7 @@ EVENTS: Final = (
 TOPICS: Final = tuple(map(topic, EVENTS))
 ACCOUNT_OPENED_TOPIC: Final = topic(ACCOUNT_OPENED)
 DEPOSITED_TOPIC: Final = topic(DEPOSITED)
+REFUNDED_TOPIC: Final = topic(REFUNDED)
 ROW_SKIPPED_TOPIC: Final = topic(ROW_SKIPPED)
 OWED_TOPIC: Final = topic(OWED)
 LEFT_TOPICS: Final = frozenset({topic(WITHDRAW_FINALIZED), topic(REFUNDED)})
@@ -101,6 +102,11 @@ def deposit_with_authorization(deposit: DepositAuthorization) -> bytes:
             deposit.signature,
         ],
     )
+
+
+def token_of(call_data: bytes) -> bytes:
+    """The token of the account that the calldata of a deposit or a refund begins with."""
+    return call_data[4 + 4 * 32 + 12 : 4 + 5 * 32]
 
 
 def claim(batch: bytes) -> bytes:

@@ -117,7 +117,8 @@ class MemoryNode:
         self.timestamp += BLOCK_S
         world = self.world.copy()
         _, logs = self.contracts.run(world, sender, to, data, self.timestamp)
-        self._append(world, [], {}, logs)
+        hash_ = keccak256(len(self._blocks).to_bytes(8, "big") + sender + data)
+        self._append(world, [], {}, _of_transaction(logs, hash_))
 
     # What node.Node asks for.
 
@@ -253,6 +254,7 @@ class MemoryNode:
                 _, emitted = self.contracts.run(
                     after, transaction.sender, transaction.to, transaction.data, self.timestamp
                 )
+                emitted = _of_transaction(emitted, transaction.hash)
                 world, succeeded = after, True
             except CallReverted:
                 emitted, succeeded = [], False
@@ -286,6 +288,10 @@ class MemoryNode:
         placed = {hash_: receipt._replace(block_hash=block.block_hash) for hash_, receipt in receipts.items()}
         numbered = [(source, log._replace(block_number=number)) for source, log in logs]
         self._blocks.append(_Mined(block, world, transactions, placed, numbered))
+
+
+def _of_transaction(logs: list[tuple[bytes, Log]], transaction_hash: bytes) -> list[tuple[bytes, Log]]:
+    return [(source, log._replace(transaction_hash=transaction_hash)) for source, log in logs]
 
 
 def _parse(raw: bytes) -> Transaction:

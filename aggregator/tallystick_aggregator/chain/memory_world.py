@@ -110,6 +110,8 @@ class Frame:
         digest = eip712.digest(self.contracts.token_domain, typed)
         require(signer_of(digest, sig) == holder, "FiatTokenV2: invalid signature")
         self.world.used.add((holder, nonce))
+        topics = (token_calls.AUTHORIZATION_USED_TOPIC, holder.rjust(32, b"\0"), nonce)
+        self.logs.append((self.contracts.token, Log(topics, b"", 0)))
 
 
 def signer_of(digest: bytes, signature: bytes) -> bytes:

@@ -39,6 +39,7 @@ class Log(NamedTuple):
     topics: tuple[bytes, ...]
     data: bytes
     block_number: int
+    transaction_hash: bytes = b""
 
 
 class Header(NamedTuple):

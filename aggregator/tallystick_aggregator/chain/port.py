@@ -6,10 +6,11 @@ One `Chain` per `[[chain]]` of the configuration. Reads are pinned to blocks; wh
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from tallystick.channels import ChannelConfig
 from tallystick.eip712 import Domain
+from tallystick_aggregator.chain.gas import GasMeter
 from tallystick_aggregator.journal.port import Outgoing, Payout, TransactionKind
 from tallystick_contracts.claim_batch import AccountClaim
 
@@ -117,6 +118,14 @@ class Call:
     data: bytes
 
 
+class Landing(NamedTuple):
+    """The transaction that landed a deposit or a refund, whoever sent it, and what it moved in atomic units."""
+
+    transaction_hash: bytes
+    block_number: int
+    amount: int
+
+
 @dataclass(frozen=True, slots=True)
 class Stake:
     """What a transaction saves by landing in time, in a token's atomic units."""
@@ -200,6 +209,11 @@ class Chain(Protocol):
     @property
     def tokens(self) -> Mapping[bytes, Token]: ...
 
+    @property
+    def gas(self) -> GasMeter:
+        """What our transactions took in the last hour."""
+        ...
+
     async def head(self) -> Block: ...
 
     async def final(self) -> Block:
@@ -244,6 +258,17 @@ class Chain(Protocol):
 
         MINED means that it is in a block and did its work. That it reverted is believed only when it is final.
         """
+        ...
+
+    async def deposit_landing(self, deposit: DepositAuthorization) -> Landing | None:
+        """The final transaction that used a deposit's authorization, whoever sent it; None if it is not found.
+
+        `amount` is what it deposited: 0 if the authorization was cancelled, or used for something else.
+        """
+        ...
+
+    async def refund_landing(self, account_id: bytes, nonce: int) -> Landing | None:
+        """The final transaction that used an account's refund nonce, and what it paid; None if it is not found."""
         ...
 
     async def mirrored(self, block_number: int, timeout_s: float) -> None:

@@ -98,7 +98,9 @@ def read_transactions(block: Any) -> list[BlockTransaction]:
 def read_log(item: Any) -> Log:
     """An event."""
     topics = tuple(_read_fixed(topic, 32) for topic in item["topics"])
-    return Log(topics, read_bytes(item["data"]), read_integer(item["blockNumber"]))
+    hash_ = item.get("transactionHash")
+    transaction = b"" if hash_ is None else _read_fixed(hash_, 32)
+    return Log(topics, read_bytes(item["data"]), read_integer(item["blockNumber"]), transaction)
 
 
 @_strict

@@ -62,6 +62,8 @@ _alarm = logging.getLogger("tallystick.alarm")
 _ENDED: Final = frozenset({TransactionStatus.FINAL, TransactionStatus.REVERTED, TransactionStatus.SUPERSEDED})
 _SETTLED: Final = _ENDED | {TransactionStatus.MINED}
 
+_MOVING: Final = frozenset({TransactionKind.CLAIM, TransactionKind.DEPOSIT, TransactionKind.REFUND})
+
 PayoutsOf = Callable[[Outgoing, Receipt], tuple[Payout, ...]]
 
 
@@ -77,7 +79,7 @@ class Sender:
         payouts_of: PayoutsOf | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`payouts_of` reads from a claim's receipt what its receivers were paid in fact."""
+        """`payouts_of` reads from a receipt what a claim, a deposit or a refund has moved in fact."""
         self._settings = settings
         self._node = node
         self._outbox = outbox
@@ -241,7 +243,7 @@ class Sender:
             gas_used=receipt.gas_used,
             effective_gas_price_wei=receipt.effective_gas_price_wei,
         )
-        if receipt.succeeded and outgoing.kind is TransactionKind.CLAIM and self._payouts_of is not None:
+        if receipt.succeeded and outgoing.kind in _MOVING and self._payouts_of is not None:
             followed = replace(followed, payouts=self._payouts_of(outgoing, receipt))
         if followed != outgoing:
             await self._store(followed)

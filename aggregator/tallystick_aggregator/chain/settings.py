@@ -2,7 +2,7 @@
 without asking the chain. `EvmChain.start` checks the rest. Units are in the names.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from tallystick.channels import WITHDRAW_DELAY_S_MAX, WITHDRAW_DELAY_S_MIN
@@ -79,7 +79,8 @@ class ChainSettings:
     """
 
     network: str
-    rpc_urls: tuple[str, ...]
+    rpc_urls: tuple[str, ...] = field(repr=False)
+    """Some hold a provider's key."""
     escrow: bytes
     operator: bytes
     operator_signer: Signer

@@ -35,6 +35,7 @@ FUNCTIONS: Final = (
     TRANSFER_BY_PARTS,
     TRANSFER_BY_BYTES,
 )
+AUTHORIZATION_USED_TOPIC: Final = topic("AuthorizationUsed(address,bytes32)")
 TRANSFER_TOPIC: Final = topic("Transfer(address,address,uint256)")
 
 

@@ -17,8 +17,8 @@ from typing import Final, TypeVar
 from tallystick.payment_ids import payment_ids_from
 from tallystick.reasons import Reason
 from tallystick_aggregator.intake.payments import UncheckedPayment
-from tallystick_aggregator.intake.proofs import Provers, Replay, Screening
-from tallystick_aggregator.intake.signatures import SignatureChecker, SignatureThreads
+from tallystick_aggregator.intake.proofs import Provers, Replay, Screening, bad_voucher, screen_first
+from tallystick_aggregator.intake.signatures import SignatureCheck, SignatureChecker, SignatureThreads
 from tallystick_aggregator.intake.writer import LedgerWriter, lookup_of
 from tallystick_aggregator.journal.port import StoreUnavailable, StoreUncertain
 from tallystick_aggregator.ledger import decide
@@ -26,7 +26,7 @@ from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
 from tallystick_aggregator.ledger.commands import Moment, ProvenPayment, Rules
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.runs import charge_all
-from tallystick_aggregator.ledger.state import Ledger, payment_of_handle, reservation_handle
+from tallystick_aggregator.ledger.state import Account, Ledger, payment_of_handle, reservation_handle
 
 WAITING_MAX: Final = 16_384
 """Payments inside at once."""
@@ -63,8 +63,9 @@ class _Waiting:
 
 
 class _Turn:
-    """Batches are decided in the order in which they came, though some are screened faster: a channel's vouchers then
-    arrive at the ledger as they were signed.
+    """Whose turn it is to be decided: payments by voucher are decided in the order in which they came, though some are
+    screened faster. A channel's vouchers then arrive at the ledger as they were signed, and none is taken for used
+    because hundreds of later ones were faster.
     """
 
     __slots__ = ("_before", "taken")
@@ -80,7 +81,7 @@ class _Turn:
             self._before = None
 
     def pass_on(self) -> None:
-        """Have had the turn, or need none: whoever is next still waits for the batch before."""
+        """Let the next proceed. It still waits until everything before this one has been decided."""
         if self._before is None or self._before.done():
             self.taken.set_result(None)
         else:
@@ -150,24 +151,47 @@ class Intake:
         self._start_screening()
         return done
 
+    async def prove(self, account: Account, payment: UncheckedPayment) -> Refusal | None:
+        """Check that the account's payer meant a payment whose channel is not known yet; None if so.
+
+        What nobody proved opens no channel: a channel is state, and one of the few that an account may have.
+        """
+        writer = self._writer
+        check = screen_first(writer.ledger, account, payment, self._provers, self._separators, writer.moment())
+        if not isinstance(check, SignatureCheck):
+            return check
+        (good,) = await self._signatures.check([check])
+        return None if good else bad_voucher()
+
     async def reserve(self, payment: UncheckedPayment) -> ReserveAnswer:
         """Hold the payment's amount until `capture` or `release`."""
         if self._inside >= self._waiting_max:
             return _overloaded(self._waiting_max)
         self._inside += 1
         try:
-            outcome = (await self._screen([payment], decide.replay_of_reservation))[0]
-            if not isinstance(outcome, ProvenPayment):
-                return outcome
-            handle = reservation_handle(outcome.channel_id, outcome.payment_id, secrets.token_bytes(16))
-
-            def decision(draft: Draft, _: Ledger, moment: Moment) -> ReserveAnswer:
-                return decide.reserve(draft, outcome, handle, moment, self.rules)
-
-            lookups = lookup_of(outcome.channel_id, outcome.payment_id)
-            return await self._decided(self._writer.submit_payments(decision, 1, lookups))
+            # What a spend key proves uses no voucher up, so its order means nothing.
+            turn = self._next_turn() if payment.spend is None else None
+            try:
+                outcome = (await self._screen([payment], decide.replay_of_reservation))[0]
+                if not isinstance(outcome, ProvenPayment):
+                    return outcome
+                if turn is not None:
+                    await turn.comes()
+                decided = self._submit_reservation(outcome)
+            finally:
+                if turn is not None:
+                    turn.pass_on()
+            return await self._decided(decided)
         finally:
             self._inside -= 1
+
+    def _submit_reservation(self, proven: ProvenPayment) -> "asyncio.Future[ReserveAnswer]":
+        handle = reservation_handle(proven.channel_id, proven.payment_id, secrets.token_bytes(16))
+
+        def decision(draft: Draft, _: Ledger, moment: Moment) -> ReserveAnswer:
+            return decide.reserve(draft, proven, handle, moment, self.rules)
+
+        return self._writer.submit_payments(decision, 1, lookup_of(proven.channel_id, proven.payment_id))
 
     async def capture(self, handle: bytes, amount: int) -> ChargeAnswer:
         """Charge a reservation, in full or less. The same capture again gets the same answer."""
@@ -192,11 +216,14 @@ class Intake:
             return
         if gathered := self._gather():
             self._under_way += _count(gathered)
-            turn = _Turn(self._last_turn)
-            self._last_turn = turn.taken
-            task = asyncio.create_task(self._work(gathered, turn))
+            task = asyncio.create_task(self._work(gathered, self._next_turn()))
             self._screenings.add(task)
             task.add_done_callback(self._screening_done)
+
+    def _next_turn(self) -> _Turn:
+        turn = _Turn(self._last_turn)
+        self._last_turn = turn.taken
+        return turn
 
     def _may_start(self) -> bool:
         """A batch starts alone, or beside others if full, or a quarter full and no smaller than what is under way.

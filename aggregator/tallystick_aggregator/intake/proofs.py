@@ -13,15 +13,22 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from tallystick.payment_ids import payment_ids_from
+from tallystick.quantities import ZERO_ADDRESS, ChannelId
 from tallystick.reasons import Reason
 from tallystick.spend_keys import SpendProver
 from tallystick.vouchers import Voucher
 from tallystick_aggregator.intake.payments import UncheckedPayment
 from tallystick_aggregator.intake.signatures import SignatureCheck
 from tallystick_aggregator.ledger.answers import Accepted, Held, Refusal
-from tallystick_aggregator.ledger.commands import ProvenPayment, SpendProof, VoucherProof
+from tallystick_aggregator.ledger.commands import Moment, ProvenPayment, SpendProof, VoucherProof
 from tallystick_aggregator.ledger.payments import Payment, PaymentKey, unpack_payment
-from tallystick_aggregator.ledger.rules import ceiling_allows, channel_unknown, spend_key_unknown, voucher_may_prove
+from tallystick_aggregator.ledger.rules import (
+    ceiling_allows,
+    channel_unknown,
+    key_is_live,
+    spend_key_unknown,
+    voucher_may_prove,
+)
 from tallystick_aggregator.ledger.state import Account, Channel, Ledger, spend_key_name
 
 PROVERS_MAX: Final = 65_536
@@ -105,7 +112,7 @@ class Screening:
             elif self._payments[check.position].spend is not None:
                 self._bad_raisers.add(check.position)
             else:
-                self.outcomes[check.position] = _bad_voucher()
+                self.outcomes[check.position] = bad_voucher()
                 if check.kept:
                     self._fallen.add(check.channel_id)
 
@@ -141,7 +148,7 @@ class Screening:
             return None
         channel, raised = self._ledger.channels[payment.channel_id], self._raised.get(payment.channel_id)
         ceiling = max(channel.ceiling, raised.max_claimable_amount if raised else 0)
-        return _bad_voucher() if ceiling_allows(channel, ceiling, payment.amount) else None
+        return bad_voucher() if ceiling_allows(channel, ceiling, payment.amount) else None
 
     def _screen(self) -> list[Accepted | Held | Refusal | None]:
         """Answer what needs no proof, check HMACs, note signatures to check.
@@ -255,6 +262,44 @@ class Screening:
         )
 
 
+def screen_first(
+    ledger: Ledger,
+    account: Account,
+    payment: UncheckedPayment,
+    provers: Provers,
+    domain_separators: Mapping[str, bytes],
+    moment: Moment,
+) -> Refusal | SignatureCheck | None:
+    """Check whether the account's payer meant a payment on a channel that is not known yet.
+
+    None if a live spend key proves it, a refusal if nothing can, else the voucher's signature, which is left to check.
+    """
+    spend = payment.spend
+    if spend is None:
+        unopened = Channel(ChannelId(payment.channel_id), account.id, ZERO_ADDRESS)
+        return _voucher_is_hopeless(payment, account, unopened) or SignatureCheck(
+            0,
+            domain_separators[account.network],
+            payment.channel_id,
+            payment.ceiling,
+            payment.signature,
+            account.config.payer_authorizer,
+            True,
+        )
+    key = ledger.spend_keys.get(spend_key_name(account.id, spend.key_id))
+    if key is None:
+        return spend_key_unknown()
+    prover = provers.of(key.secret)
+    if not prover.check(payment.channel_id, payment.payment_id, spend.max_amount, payment.request_hash, spend.mac):
+        return _bad_spend_proof()
+    return key_is_live(key, moment)
+
+
+def bad_voucher() -> Refusal:
+    """Of a voucher that its payer did not sign."""
+    return Refusal(Reason.VOUCHER_SIGNATURE, "The voucher is not signed by the channel's payerAuthorizer.", "signature")
+
+
 def _voucher_is_hopeless(payment: UncheckedPayment, account: Account, channel: Channel) -> Refusal | None:
     """What refuses a voucher without looking at its signature. The rules run again when it is decided."""
     if not payment.signature and not account.takes_spend_proofs_only:
@@ -268,10 +313,6 @@ def _voucher_is_hopeless(payment: UncheckedPayment, account: Account, channel: C
 
 def _bad_spend_proof() -> Refusal:
     return Refusal(Reason.SPEND_KEY_PROOF, "The spend proof is not this key's for this payment and request.", "mac")
-
-
-def _bad_voucher() -> Refusal:
-    return Refusal(Reason.VOUCHER_SIGNATURE, "The voucher is not signed by the channel's payerAuthorizer.", "signature")
 
 
 def _ceiling_of(check: SignatureCheck) -> int:

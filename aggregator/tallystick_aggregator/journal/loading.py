@@ -20,6 +20,7 @@ from tallystick_aggregator.journal.rows import (
 )
 from tallystick_aggregator.journal.schema import PARTITION_MS, partition_table, partitions
 from tallystick_aggregator.ledger.draft import Draft
+from tallystick_aggregator.ledger.payments import PaymentStatus, status_of
 from tallystick_aggregator.ledger.state import Ledger, exposure_key, payment_key
 
 REPLAYED_AT_ONCE: Final = 256
@@ -133,7 +134,16 @@ class _Loader:
         for handle, (reservation, payment) in self._rows("reservations", decode_reservation):
             self._ledger.reservations[handle] = reservation
             self._ledger.payments[payment_key(reservation.channel_id, reservation.payment_id)] = payment
+            if status_of(payment) is PaymentStatus.RESERVED:
+                self._count_open(reservation.channel_id)
         return {handle for (handle,) in self._connection.execute("SELECT key FROM reservations")}
+
+    def _count_open(self, channel_id: bytes) -> None:
+        channel, counts = self._ledger.channels.get(channel_id), self._ledger.open_reservations
+        if channel is None:
+            raise StoreDamaged(f"a stored reservation is of channel {channel_id.hex()}, which is not stored")
+        for of in (channel.id, channel.receiver):
+            counts[of] = counts.get(of, 0) + 1
 
     def _replay(self) -> tuple[int, int]:
         """Replay the log; return the newest commit's number and how many events there were."""

@@ -232,6 +232,11 @@ class MemoryOutbox:
         ]
         return found[:limit]
 
+    async def since(self, network: str, created_at: int) -> Sequence[Outgoing]:
+        """See the port."""
+        await asyncio.sleep(0)
+        return [known for known in self._all() if known.network == network and known.created_at > created_at]
+
     async def next_nonce(self, network: str, sender: bytes) -> int:
         """See the port."""
         await asyncio.sleep(0)

@@ -24,6 +24,8 @@ SELECT id, body FROM outbox WHERE id IN (
     WHERE receiver IN (SELECT substr(?1, 20 * n + 1, 20) FROM ordinals WHERE n < ?2) AND (?3 = 0 OR id < ?3)
     ORDER BY id DESC LIMIT ?4
 ) ORDER BY id DESC"""
+_BEFORE: Final = "SELECT id, body FROM outbox WHERE network = ?1 AND (?2 = 0 OR id < ?2) ORDER BY id DESC LIMIT ?3"
+_ROWS_AT_ONCE: Final = 256
 _NEXT_NONCE: Final = "SELECT max(nonce) + 1 FROM outbox WHERE network = ? AND sender = ?"
 
 
@@ -59,6 +61,18 @@ class SqliteOutbox:
     async def claims(self, receivers: Sequence[bytes], before_id: int, limit: int) -> Sequence[Outgoing]:
         """See the port."""
         return _decoded(await self._database.read(_CLAIMS, (b"".join(receivers), len(receivers), before_id, limit)))
+
+    async def since(self, network: str, created_at: int) -> Sequence[Outgoing]:
+        """See the port."""
+        found: list[Outgoing] = []
+        before = 0
+        while True:
+            rows = _decoded(await self._database.read(_BEFORE, (network, before, _ROWS_AT_ONCE)))
+            younger = [outgoing for outgoing in rows if outgoing.created_at > created_at]
+            found += younger
+            if len(younger) < _ROWS_AT_ONCE:
+                return found[::-1]
+            before = younger[-1].id
 
     async def next_nonce(self, network: str, sender: bytes) -> int:
         """See the port."""

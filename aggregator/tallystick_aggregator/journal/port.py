@@ -12,7 +12,7 @@ StoreError                    everything below
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Protocol
 
@@ -135,7 +135,7 @@ class Attempt:
     """One signed form of a transaction; a replacement with a higher fee is a further attempt under the same nonce."""
 
     transaction_hash: bytes
-    raw: bytes
+    raw: bytes = field(repr=False)
     max_fee_per_gas_wei: int
     max_priority_fee_per_gas_wei: int
     created_at: int
@@ -143,7 +143,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Payout:
-    """What one receiver gets in a claim transaction."""
+    """What somebody gets in a transaction, in atomic units of the token."""
 
     receiver: bytes
     token: bytes
@@ -155,8 +155,9 @@ class Outgoing:
     """A transaction in the outbox. Its signed bytes and nonce are journaled before it is sent (I8).
 
     `reference` (at most 64 bytes) is unique within its kind and makes the sending idempotent: a refund id, the token
-    nonce of an authorization with its token and payer, a random id for a claim. `payouts` and `rows` are a claim's;
-    `memo` holds what the kind needs to be reported again (opaque here).
+    nonce of an authorization with its token and payer, a random id for a claim. `rows` are a claim's. `payouts` are
+    what a claim is to pay, and once it is in a block what a claim, a deposit (to the escrow) or a refund (to the payer)
+    has moved in fact, 0 included. `memo` holds what the kind needs to be reported again (opaque here).
     """
 
     id: int
@@ -205,6 +206,10 @@ class Outbox(Protocol):
 
     async def claims(self, receivers: Sequence[bytes], before_id: int, limit: int) -> Sequence[Outgoing]:
         """Claims that pay any of the receivers, newest first, with an id below `before_id` (0: all)."""
+        ...
+
+    async def since(self, network: str, created_at: int) -> Sequence[Outgoing]:
+        """A network's transactions that were created after this time (seconds since the epoch), in their order."""
         ...
 
     async def next_nonce(self, network: str, sender: bytes) -> int:

@@ -10,7 +10,10 @@ from tallystick_aggregator.ledger.values import Value
 
 
 class Refusal(NamedTuple):
-    """Nothing was changed, and why. `totals` are for the channel's own parties only."""
+    """Nothing was changed, and why. `totals` are for the channel's own parties only.
+
+    `retry_after_s`: when the same call may do better; 0 where that is not known.
+    """
 
     reason: Reason
     message: str
@@ -18,6 +21,7 @@ class Refusal(NamedTuple):
     got: str = ""
     allowed: str = ""
     totals: ChannelTotals | None = None
+    retry_after_s: int = 0
 
 
 class Accepted(Value, frozen=True, gc=False):

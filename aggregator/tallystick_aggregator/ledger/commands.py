@@ -54,7 +54,7 @@ class Moment(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The ledger's limits. Amounts in atomic units; 0 in an exposure limit means none."""
+    """The ledger's limits. Amounts in atomic units; 0 in a limit of amounts means none."""
 
     payment_id_retention_s: int = 172_800
     payment_id_skew_s: int = 600
@@ -62,7 +62,12 @@ class Rules:
     withdraw_margin_s: int = 3_600
     """How long before a withdrawal can finalise no more charges are taken."""
     reservation_s: int = 300
-    reservations_per_account_max: int = 1_000
+    reservations_per_account_max: int = 4_000
+    reservations_per_channel_max: int = 250
+    """Of one seller on one account: far below the account's, so that who never settles blocks itself alone."""
+    reservations_per_receiver_max: int = 20_000
+    """Of one seller on all accounts."""
+    reserved_per_channel_max: int = 0
     exposure_per_account_max: int = 0
     exposure_per_receiver_max: int = 0
     channels_per_account_max: int = 10_000

@@ -26,6 +26,7 @@ from tallystick_aggregator.ledger.rules import (
     mirror_is_fresh,
     no_withdrawal_is_near,
     payment_id_is_in_time,
+    reservations_allow,
     spend_key_may_prove,
     voucher_may_prove,
 )
@@ -60,15 +61,9 @@ def reserve(
     if refusal is not None:
         return refusal
     channel = draft.channel(payment.channel_id)
-    account = draft.account(channel.account_id) if channel is not None else None
-    if account is not None and account.reservations >= rules.reservations_per_account_max:
-        return Refusal(
-            Reason.RESERVATION_LIMIT,
-            "The account has too many open reservations; settle or release some.",
-            "reservations",
-            str(account.reservations + 1),
-            f"at most {rules.reservations_per_account_max}",
-        )
+    refusal = None if channel is None else reservations_allow(draft, channel, payment.amount, rules)
+    if refusal is not None:
+        return refusal
     accepted = _accept(draft, payment, moment, rules)
     if isinstance(accepted, Refusal):
         return accepted

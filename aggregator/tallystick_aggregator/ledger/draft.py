@@ -50,6 +50,7 @@ class Draft:
         self._recalled: dict[PaymentKey, PackedPayment] = {}
         self._reservations: dict[bytes, Reservation | None] = {}
         self._exposure: dict[bytes, int] = {}
+        self._open_reservations: dict[bytes, int] = {}
         self._heads: dict[str, ChainHead] = {}
         self.payments_forgotten_ms = ledger.payments_forgotten_ms
         """Payment ids from before this time are refused as expired."""
@@ -103,6 +104,11 @@ class Draft:
         key = exposure_key(receiver, token)
         known = self._exposure.get(key)
         return self._ledger.receiver_exposure.get(key, 0) if known is None else known
+
+    def open_reservations(self, of: bytes) -> int:
+        """Return how many reservations are open on this channel (its id), or for this seller (its address)."""
+        known = self._open_reservations.get(of)
+        return self._ledger.open_reservations.get(of, 0) if known is None else known
 
     def recall(self, channel_id: bytes, payment_id: bytes, payment: PackedPayment) -> None:
         """Make a payment known that is no longer in memory."""
@@ -168,6 +174,11 @@ class Draft:
         ledger.payments.update(self._payments)
         ledger.receiver_exposure.update(self._exposure)
         ledger.heads.update(self._heads)
+        for of, count in self._open_reservations.items():
+            if count:
+                ledger.open_reservations[of] = count
+            else:
+                ledger.open_reservations.pop(of, None)
         for handle, reservation in self._reservations.items():
             if reservation is None:
                 ledger.reservations.pop(handle, None)
@@ -325,6 +336,8 @@ class Draft:
         account.reserved += amount
         account.committed += amount
         account.reservations += count
+        for of in (channel.id, channel.receiver):
+            self._open_reservations[of] = self.open_reservations(of) + count
         self._expose(account, channel, amount)
 
     def _use_proof(self, channel: Channel, used_ceiling: int, key_id: bytes, amount: int) -> None:

@@ -106,6 +106,10 @@ class SpendKeyRegistered(NamedTuple):
     cap: int
     expires_at: int
 
+    def __repr__(self) -> str:
+        """Without the secret."""
+        return f"SpendKeyRegistered(key_id={self.key_id.hex()}, cap={self.cap}, expires_at={self.expires_at})"
+
 
 class SpendKeyRevoked(NamedTuple):
     """The key proves nothing any more."""

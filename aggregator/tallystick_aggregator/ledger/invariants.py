@@ -14,6 +14,10 @@ class InvariantViolated(AssertionError):
 def check_invariants(ledger: Ledger) -> None:
     """Check I1, the sums behind I2, and that reservations and payments agree; raise InvariantViolated."""
     held, reservations = _held(ledger)
+    opened = Counter(reservations)
+    for channel_id, count in reservations.items():
+        opened[ledger.channels[channel_id].receiver] += count
+    _require(opened == Counter(ledger.open_reservations), "open reservations are not counted right")
     sums: dict[bytes, Counter[str]] = {account_id: Counter() for account_id in ledger.accounts}
     exposure: Counter[bytes] = Counter()
     for channel in ledger.channels.values():

@@ -198,6 +198,38 @@ def exposure_allows(draft: Draft, account: Account, channel: Channel, amount: in
     return None
 
 
+def reservations_allow(draft: Draft, channel: Channel, amount: int, rules: Rules) -> Refusal | None:
+    """Threat 37: what is held and never settled is bounded, first for each seller, then for the account.
+
+    A seller's own share is a small part of the account's: one that verifies and never settles blocks itself alone.
+    """
+    account = draft.account(channel.account_id)
+    assert account is not None, "a channel has an account"
+    for what, held, most in (
+        ("of this account for this seller", draft.open_reservations(channel.id), rules.reservations_per_channel_max),
+        ("for this seller", draft.open_reservations(channel.receiver), rules.reservations_per_receiver_max),
+        ("of this account", account.reservations, rules.reservations_per_account_max),
+    ):
+        if held >= most:
+            return Refusal(
+                Reason.RESERVATION_LIMIT,
+                f"Too many reservations {what} are open; settle or release some.",
+                "reservations",
+                str(held + 1),
+                f"at most {most}",
+            )
+    most = rules.reserved_per_channel_max
+    if most and channel.reserved + amount > most:
+        return Refusal(
+            Reason.RESERVATION_LIMIT,
+            "The seller would hold too much of this account; settle or release some of it.",
+            "amount",
+            str(amount),
+            f"at most {max(0, most - channel.reserved)}",
+        )
+    return None
+
+
 def totals_of(channel: Channel) -> ChannelTotals:
     """The channel's totals, as an answer carries them."""
     return ChannelTotals(

@@ -187,6 +187,8 @@ class Ledger:
     payments: dict[PaymentKey, PackedPayment] = field(default_factory=dict[PaymentKey, PackedPayment])
     reservations: dict[bytes, Reservation] = field(default_factory=dict[bytes, Reservation])
     receiver_exposure: dict[bytes, int] = field(default_factory=dict[bytes, int])
+    open_reservations: dict[bytes, int] = field(default_factory=dict[bytes, int])
+    """By channel id (32 bytes) and by receiver (20 bytes): how many reservations are open there; none is left out."""
     heads: dict[str, ChainHead] = field(default_factory=dict[str, ChainHead])
     payments_since_ms: int = 0
     payments_forgotten_ms: int = 0

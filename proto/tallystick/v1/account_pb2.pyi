@@ -493,7 +493,9 @@ class RequestRefundResponse(_message.Message):
     AMOUNT_FIELD_NUMBER: _builtins.int
     ACCOUNT_FIELD_NUMBER: _builtins.int
     transaction: _builtins.bytes
+    """Empty where somebody else landed it."""
     amount: _builtins.bytes
+    """What was paid, by the escrow's own event: what was asked for, or what the account still held."""
     @_builtins.property
     def refusal(self) -> _common_pb2.Refusal: ...
     @_builtins.property

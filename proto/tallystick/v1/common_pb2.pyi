@@ -61,6 +61,7 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_STORE_UNAVAILABLE: _Reason.ValueType  # 31
     REASON_OVERLOADED: _Reason.ValueType  # 32
     REASON_CHAIN_UNAVAILABLE: _Reason.ValueType  # 33
+    REASON_GAS_BUDGET_SPENT: _Reason.ValueType  # 34
     REASON_PAYLOAD_INVALID: _Reason.ValueType  # 40
     """Terms that do not fit together."""
     REASON_SCHEME_UNSUPPORTED: _Reason.ValueType  # 41
@@ -95,6 +96,7 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_REFUND_EXCEEDS_AVAILABLE: _Reason.ValueType  # 86
     REASON_REFUND_PENDING: _Reason.ValueType  # 87
     REASON_CHANNEL_LIMIT: _Reason.ValueType  # 88
+    REASON_REFUND_WITHOUT_PAYMENT: _Reason.ValueType  # 89
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why something was refused. One list for gRPC, for HTTP (in lower case, without the prefix) and for the clients'
@@ -132,6 +134,7 @@ REASON_CHAIN_STALE: Reason.ValueType  # 30
 REASON_STORE_UNAVAILABLE: Reason.ValueType  # 31
 REASON_OVERLOADED: Reason.ValueType  # 32
 REASON_CHAIN_UNAVAILABLE: Reason.ValueType  # 33
+REASON_GAS_BUDGET_SPENT: Reason.ValueType  # 34
 REASON_PAYLOAD_INVALID: Reason.ValueType  # 40
 """Terms that do not fit together."""
 REASON_SCHEME_UNSUPPORTED: Reason.ValueType  # 41
@@ -166,6 +169,7 @@ REASON_SPEND_KEY_CONFLICT: Reason.ValueType  # 85
 REASON_REFUND_EXCEEDS_AVAILABLE: Reason.ValueType  # 86
 REASON_REFUND_PENDING: Reason.ValueType  # 87
 REASON_CHANNEL_LIMIT: Reason.ValueType  # 88
+REASON_REFUND_WITHOUT_PAYMENT: Reason.ValueType  # 89
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
 
 @_typing.final
@@ -181,6 +185,7 @@ class Refusal(_message.Message):
     GOT_FIELD_NUMBER: _builtins.int
     ALLOWED_FIELD_NUMBER: _builtins.int
     TOTALS_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_S_FIELD_NUMBER: _builtins.int
     reason: Global___Reason.ValueType
     retry: _builtins.bool
     """True: the same call may succeed later, or after the remedy that `message` names. False: it never will."""
@@ -190,6 +195,8 @@ class Refusal(_message.Message):
     """The field at fault, what it held and what is allowed; empty where no single field is."""
     got: _builtins.str
     allowed: _builtins.str
+    retry_after_s: _builtins.int
+    """After how many seconds the same call may do better; 0 where nobody can tell."""
     @_builtins.property
     def totals(self) -> Global___ChannelTotals:
         """The channel's totals, told only to the channel's own parties, with insufficient_ceiling and insufficient_funds."""
@@ -204,10 +211,11 @@ class Refusal(_message.Message):
         got: _builtins.str = ...,
         allowed: _builtins.str = ...,
         totals: Global___ChannelTotals | None = ...,
+        retry_after_s: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["totals", b"totals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "field", b"field", "got", b"got", "message", b"message", "reason", b"reason", "retry", b"retry", "totals", b"totals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "field", b"field", "got", b"got", "message", b"message", "reason", b"reason", "retry", b"retry", "retry_after_s", b"retry_after_s", "totals", b"totals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

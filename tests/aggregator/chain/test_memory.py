@@ -74,7 +74,6 @@ def _comparable(topic: bytes, data: bytes) -> bytes:
 
 
 _UNMODELLED = {
-    calls.topic("AuthorizationUsed(address,bytes32)"),
     calls.topic("SenderSet(address,address,bool)"),
     calls.topic("Blacklisted(address)"),
 }

@@ -10,6 +10,7 @@ from tallystick.signatures import Signer
 from tallystick_aggregator.chain.settings import ConfigurationError, FeeSettings
 from tallystick_aggregator.config import Config
 from tallystick_aggregator.config_chains import describe
+from tallystick_aggregator.schemes.budgets import GasLimits
 
 TLS = Path(__file__).parent.parent / "edges" / "tls"
 
@@ -45,6 +46,30 @@ def test_a_good_configuration_is_read_with_paths_relative_to_its_file(load: Load
     assert chain.tokens[0].min_deposit == 1_000
     assert config.withdraw_delays_s == {"eip155:31337": 86_400}
     assert config.rules.reservation_s == 300
+
+
+def test_a3_a_deposit_is_one_whole_token_at_least_where_nothing_else_is_said(load: Load) -> None:
+    (chain,) = load(('min_deposit = "1000"', "")).chains
+    assert chain.tokens[0].min_deposit == 10**6
+    (chain,) = load(("decimals = 6", "decimals = 18"), ('min_deposit = "1000"', "")).chains
+    assert chain.tokens[0].min_deposit == 10**18
+
+
+def test_g1_what_payers_may_make_the_operator_spend_is_bounded_by_default_and_can_be_set(load: Load) -> None:
+    assert load().gas_limits == GasLimits()
+    assert GasLimits().deposit_gas_per_hour_max > 0 < GasLimits().refund_gas_per_hour_max
+    assert not GasLimits().refunds_unpaid
+    text = """[gas]
+deposit_gas_per_hour_max = 1000000
+refund_gas_per_hour_max = 0
+exact_gas_per_hour_max = 3000000
+deposits_per_payer_hour_max = 4
+refunds_per_payer_hour_max = 5
+refunds_unpaid = true
+
+[limits]"""
+    expected = GasLimits(1_000_000, 0, 3_000_000, 4, 5, refunds_unpaid=True)
+    assert load(("[limits]", text)).gas_limits == expected
 
 
 def test_keys_are_not_needed_to_find_the_tokens_file(load: Load, tmp_path: Path) -> None:
@@ -146,6 +171,28 @@ SECOND_TOKEN = GOOD[GOOD.index("[[chain.token]]") :]
         ("reservation_s = 300", "streams_max = 0", r"limits\.streams_max"),
         ("reservation_s = 300", 'exposure_per_account_max = "1.5"', r"limits\.exposure_per_account_max: got '1\.5'"),
         ("reservation_s = 300", 'exposure_per_receiver_max = "-1"', r"limits\.exposure_per_receiver_max"),
+        (
+            "reservation_s = 300",
+            "reservations_per_account_max = 100",
+            r"limits\.reservations_per_channel_max: got 250, allowed 1 to 100",
+        ),
+        (
+            "reservation_s = 300",
+            "reservations_per_receiver_max = 249",
+            r"limits\.reservations_per_receiver_max: got 249, allowed 250 to ",
+        ),
+        ("reservation_s = 300", 'reserved_per_channel_max = "1.5"', r"limits\.reserved_per_channel_max: got '1\.5'"),
+        # gas
+        (
+            "[limits]",
+            "[gas]\ndeposit_gas_per_hour_max = 199999\n[limits]",
+            r"gas\.deposit_gas_per_hour_max: got 199999, allowed 200000 to 1000000000000, or 0 for no limit",
+        ),
+        ("[limits]", "[gas]\nrefund_gas_per_hour_max = -1\n[limits]", r"gas\.refund_gas_per_hour_max: got -1"),
+        ("[limits]", "[gas]\nexact_gas_per_hour_max = 10\n[limits]", r"gas\.exact_gas_per_hour_max: got 10"),
+        ("[limits]", "[gas]\ndeposits_per_payer_hour_max = -1\n[limits]", r"gas\.deposits_per_payer_hour_max"),
+        ("[limits]", "[gas]\nrefunds_per_payer_hour_max = -1\n[limits]", r"gas\.refunds_per_payer_hour_max"),
+        ("[limits]", "[gas]\nclaim_gas_per_hour_max = 1\n[limits]", "there is no such setting"),
         # chains
         ('network = "eip155:31337"', 'network = "solana:1"', "eip155"),
         ('rpc_urls = ["http://127.0.0.1:8545"]', "rpc_urls = []", "rpc_urls"),
@@ -161,6 +208,8 @@ SECOND_TOKEN = GOOD[GOOD.index("[[chain.token]]") :]
         ("file:operator.key", "operator.key", r"chain\[0\]\.operator_key"),
         ("decimals = 6", "decimals = 99", r"token\[0\]\.decimals: got 99"),
         ('symbol = "USDC"', 'symbol = ""', r"token\[0\]\.symbol"),
+        ('min_deposit = "1000"', 'min_deposit = "0"', r"token\[0\]\.min_deposit: got 0, allowed 1 to "),
+        ('min_deposit = "1000"', f'min_deposit = "{2**128}"', r"token\[0\]\.min_deposit"),
         ('min_deposit = "1000"', 'min_deposit = "01000"', r"token\[0\]\.min_deposit: got '01000'"),
         ('min_deposit = "1000"', f'min_deposit = "1000"\n{SECOND_TOKEN}', "one address stands there twice"),
         # what has to fit together

@@ -18,6 +18,7 @@ from tallystick_aggregator.chain import deployer
 from tallystick_aggregator.cli import deploy
 from tallystick_aggregator.config import Config
 from tallystick_aggregator.deploy import DEV_KEYS
+from tallystick_aggregator.schemes.budgets import NO_LIMITS, GasLimits
 from tallystick_client import Operator
 from tallystick_contracts import load
 
@@ -104,6 +105,7 @@ def test_what_cannot_work_is_one_sentence_and_writes_nothing(
             "tallystick: --tls-certificate: got nothing, allowed a PEM file, because tls_key is set",
         ),
         (["--tls-certificate", "\udcff.pem", "--tls-key", "no.key"], "tallystick: this is no TOML"),
+        (["--min-deposit", "0"], "tallystick: --min-deposit: got 0, allowed 1 to"),
         (["--interval", "0"], "tallystick: --interval: got 0, allowed 1 to"),
         (["--withdraw-delay", "7799"], "tallystick: --withdraw-delay: got 7799, allowed 7800 or more: two settlement"),
         (["--interval", "60", "--withdraw-delay", "899"], "tallystick: --withdraw-delay: got 899, allowed 900 or more"),
@@ -314,3 +316,19 @@ def test_the_operators_file_is_what_wallets_read(chain: Anvil, tmp_path: Path) -
     assert run("--dev", "--rpc", chain.url, "--out", str(tmp_path), "--min-deposit", "5")[0] == 0
     written = json.loads((tmp_path / "operator.json").read_text())
     assert written["tokens"][0]["min_deposit"] == "5"
+
+
+def test_a3_a_deposit_is_worth_its_gas_unless_the_operator_says_otherwise(chain: Anvil, tmp_path: Path) -> None:
+    """One whole token; of a test token the least there is, where gas costs nothing either."""
+    for key in (DEV_KEYS["operator"], "11" * 32):
+        chain.set_ether(Signer(bytes.fromhex(key)).address, 10**19)
+    assert deploy_with(chain, tmp_path / "live", sender=DEV_KEYS["sender"], operator=DEV_KEYS["operator"])[0] == 0
+    assert run("--dev", "--rpc", chain.url, "--out", str(tmp_path / "dev"))[0] == 0
+    for out, least in (("live", 1_000_000), ("dev", 1)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SENDER", DEV_KEYS["sender"])
+            patch.setenv("OPERATOR", DEV_KEYS["operator"])
+            config = Config.load(tmp_path / out / "aggregator.toml")
+        assert [token.min_deposit for token in config.chains[0].tokens] == [least]
+        assert [token.min_deposit for token in Operator.load(tmp_path / out / "operator.json").tokens] == [least]
+        assert config.gas_limits == (GasLimits() if out == "live" else NO_LIMITS)

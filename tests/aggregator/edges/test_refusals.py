@@ -24,6 +24,7 @@ from tallystick_aggregator.journal.port import StoreUnavailable, TransactionStat
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.commands import Rules
 from tallystick_aggregator.ledger.state import SpendKey
+from tallystick_aggregator.schemes.budgets import GasLimits
 from tallystick_aggregator.schemes.exact.gas import TRANSFER_GAS_MAX
 
 DAY_MS = 86_400_000
@@ -32,7 +33,7 @@ Way = Callable[[Edge], Awaitable[common_pb2.Refusal]]
 WAYS: dict[Reason, Way] = {}
 RULES: dict[Reason, Rules] = {
     Reason.EXPOSURE_LIMIT: Rules(exposure_per_account_max=PRICE - 1),
-    Reason.RESERVATION_LIMIT: Rules(reservations_per_account_max=1),
+    Reason.RESERVATION_LIMIT: Rules(reservations_per_channel_max=1),
     Reason.SPEND_KEY_LIMIT: Rules(spend_keys_per_account_max=1),
     Reason.CHANNEL_LIMIT: Rules(channels_per_account_max=1),
 }
@@ -554,6 +555,23 @@ async def _(edge: Edge) -> common_pb2.Refusal:
     await funded(edge)
     assert not (await refund(edge, MIN_DEPOSIT)).reason
     return await refund(edge, MIN_DEPOSIT, number=2)
+
+
+@reaches(Reason.REFUND_WITHOUT_PAYMENT)
+async def _(edge: Edge) -> common_pb2.Refusal:
+    edge.market.budget.limits = GasLimits()
+    await funded(edge)
+    return await refund(edge, MIN_DEPOSIT)
+
+
+@reaches(Reason.GAS_BUDGET_SPENT)
+async def _(edge: Edge) -> common_pb2.Refusal:
+    edge.market.budget.limits = GasLimits(deposits_per_payer_hour_max=1)
+    edge.market.chain.balances[ALICE.signer.address] = FUNDS
+    assert not (await deposit(edge, deposit_of(ALICE, 2_000))).reason
+    refusal = await deposit(edge, deposit_of(ALICE, 2_000, 1))
+    assert 0 < refusal.retry_after_s <= 3_601
+    return refusal
 
 
 @reaches(Reason.CHANNEL_LIMIT)

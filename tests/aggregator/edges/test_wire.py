@@ -204,7 +204,13 @@ def test_empty_and_too_large_batches_are_refused(count: int, left_out: tuple[str
 
 answers = st.one_of(
     st.builds(Accepted, st.just(1), st.integers(0, 2**128 - 1), st.booleans()),
-    st.builds(Refusal, st.sampled_from(list(Reason)), st.text(max_size=200), totals=st.none()),
+    st.builds(
+        Refusal,
+        st.sampled_from(list(Reason)),
+        st.text(max_size=200),
+        totals=st.none(),
+        retry_after_s=st.integers(0, 2**32 - 1),
+    ),
 )
 
 

@@ -171,6 +171,21 @@ async def test_the_payment_of_a_reservation_stays_until_it_ends(tmp_path: Path) 
         assert await store.journal._database.read("SELECT count(*) FROM reservations") == [(0,)]
 
 
+async def test_a1_open_reservations_are_counted_again_from_a_checkpoint_and_the_log_after_it(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    handles = [id_at(NOW_MS + number) + CHANNEL + b"h" * 16 for number in range(3)]
+    held = [ev.Reserved(CHANNEL, handle[:16], 9, PAGE, 0, KEY, handle, NOW_MS) for handle in handles]
+    async with opened(path) as store:
+        ledger = await store.journal.load()
+        await commit(store, ledger, [*OPENED, held[0], held[1]])
+        await commit(store, ledger, [ev.Expired(handles[0])])
+        await store.journal.checkpoint(NOW_MS)
+        await commit(store, ledger, [held[2]])
+        receiver = ledger.channels[CHANNEL].receiver
+        assert ledger.open_reservations == {CHANNEL: 2, receiver: 2}
+    assert (await loaded_from(path)).open_reservations == {CHANNEL: 2, receiver: 2}
+
+
 async def test_a_reservation_that_begins_and_ends_between_checkpoints_leaves_no_row(tmp_path: Path) -> None:
     handle = id_at(NOW_MS) + CHANNEL + b"h" * 16
     async with opened(tmp_path / "store.db") as store:

@@ -8,6 +8,7 @@ from marketplace import PRICE, TERMS, Marketplace, marketplace
 from tallystick.reasons import Reason
 from tallystick.x402 import Network
 from tallystick_aggregator.journal.memory import Fault, MemoryDisk, Operation
+from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.commands import Rules
 from tallystick_aggregator.schemes.deferred.payments import Settled, Verified
@@ -239,3 +240,54 @@ async def test_a_guessed_handle_settles_nothing(market: Marketplace) -> None:
             assert isinstance(answer, Refusal)
             assert answer.reason is Reason.RESERVATION_UNKNOWN
     assert market.channel(ALICE).reserved == PRICE
+
+
+JUNK = {
+    "no proof": {"signature": b""},
+    "junk": {"signature": bytes(65)},
+    "a stranger's voucher": {"signature": Payer("mallory").voucher(PRICE).signature},
+    "a voucher of another channel": {"signature": ALICE.voucher(PRICE, MUSIC).signature},
+    "a ceiling below the price": {"ceiling": PRICE - 1, "signature": ALICE.voucher(PRICE - 1).signature},
+}
+
+
+@pytest.mark.parametrize("changes", JUNK.values(), ids=JUNK)
+async def test_a2_what_the_payer_did_not_prove_opens_no_channel_in_its_account(
+    market: Marketplace, changes: dict[str, object]
+) -> None:
+    """A stranger names a victim's account, which is public on chain: nothing is written, read or used up."""
+    await market.fund(ALICE, 10_000)
+    entries, left = len(market.disk.entries), market.channels._rate._left
+    answer = await verify(market, **changes)
+    assert isinstance(answer, Refusal)
+    assert answer.reason in {Reason.VOUCHER_SIGNATURE, Reason.INSUFFICIENT_CEILING}
+    assert not market.ledger.channels
+    assert (len(market.disk.entries), market.chain.claimed_reads, market.channels._rate._left) == (entries, 0, left)
+    assert isinstance(await verify(market), Verified), "the payer itself opens it as ever"
+
+
+async def test_a2_an_account_with_spend_keys_opens_channels_by_live_keys_only(market: Marketplace) -> None:
+    await market.fund(ALICE, 10_000)
+    keys = [ALICE.spend_key(number) for number in range(3)]
+    for key in keys[:2]:
+        await market.writer.run(
+            lambda draft, _l, moment, key=key: accounts.register_spend_key(
+                draft, ALICE.account_id, key, moment, market.rules
+            )
+        )
+    await market.writer.run(lambda draft, _l, _m: accounts.revoke_spend_key(draft, ALICE.account_id, keys[1].key_id))
+    config = ALICE.config.channel(NEWS)
+    good, revoked, unknown = (ALICE.payment(1, PRICE, ceiling=PRICE, key=key) for key in keys)
+    assert good.spend is not None
+    forged = good._replace(spend=good.spend._replace(mac=bytes(32)))
+    for payment, reason in (
+        (ALICE.payment(1, PRICE, ceiling=PRICE), Reason.SPEND_KEY_REQUIRED),
+        (revoked, Reason.SPEND_KEY_REVOKED),
+        (unknown, Reason.SPEND_KEY_UNKNOWN),
+        (forged, Reason.SPEND_KEY_PROOF),
+    ):
+        answer = await market.deferred.verify(TERMS, config, payment)
+        assert isinstance(answer, Refusal)
+        assert answer.reason is reason
+    assert not market.ledger.channels
+    assert isinstance(await market.deferred.verify(TERMS, config, good), Verified)

@@ -3,7 +3,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from chain_twin import CONTRACT_WALLET_SIGNATURE, Held
+from chain_twin import CONTRACT_WALLET_SIGNATURE
 from doubles import MUSIC, NETWORK, NOW_S, Payer
 from marketplace import MIN_DEPOSIT, Marketplace, deposit_of, marketplace, signed
 
@@ -13,7 +13,7 @@ from tallystick.reasons import Reason
 from tallystick_aggregator.chain.port import Block, DepositAuthorization
 from tallystick_aggregator.journal.port import TransactionStatus
 from tallystick_aggregator.ledger.answers import Refusal
-from tallystick_aggregator.schemes.deferred.deposits import BALANCES_BURST, Deposited
+from tallystick_aggregator.schemes.deferred.deposits import BALANCES_BURST, LANDINGS_BURST, Deposited
 
 ALICE = Payer("alice")
 ADDRESS = ALICE.signer.address
@@ -113,8 +113,7 @@ async def test_a_deposit_is_known_after_a_restart_even_when_its_window_has_close
 
 async def test_a_deposit_that_somebody_else_landed_has_landed(market: Marketplace) -> None:
     deposit = deposit_of(ALICE, AMOUNT)
-    market.chain.used.add((ADDRESS, market.chain.deposit_token_nonce(deposit)))
-    market.chain.escrowed[ALICE.account_id] = Held(ALICE.config, AMOUNT)
+    market.chain.land(deposit)
     answer = await market.deposits.deposit(NETWORK, deposit)
     assert isinstance(answer, Deposited)
     assert (answer.transaction, market.account(ALICE).funds) == (b"", AMOUNT)
@@ -242,3 +241,80 @@ async def test_a_deposit_into_an_account_that_was_too_small_to_keep_is_not_lost_
     assert isinstance(answer, Deposited)
     assert market.account(ALICE).funds == AMOUNT
     assert len(market.chain.sent) == 1
+
+
+async def topped_up(market: Marketplace) -> DepositAuthorization:
+    """An account that is there already, and a further deposit that is not made yet."""
+    assert isinstance(await market.deposits.deposit(NETWORK, deposit_of(ALICE, AMOUNT)), Deposited)
+    return deposit_of(ALICE, AMOUNT - 1, 1)
+
+
+def told(answer: object) -> str:
+    assert isinstance(answer, Refusal), answer
+    assert (answer.reason, answer.field) == (Reason.DEPOSIT_AUTHORIZATION, "salt")
+    return answer.message
+
+
+async def test_a8_a_cancelled_top_up_is_no_deposit(market: Marketplace) -> None:
+    """Its account is there, and its nonce is used: what counts is the event of the transaction that used it."""
+    top_up = await topped_up(market)
+    market.chain.used.add((ADDRESS, market.chain.deposit_token_nonce(top_up)))
+    assert "nothing was deposited" in told(await market.deposits.deposit(NETWORK, top_up))
+    assert market.account(ALICE).funds == AMOUNT
+
+
+async def test_a8_a_top_up_that_is_cancelled_while_ours_waits_is_no_deposit_also_after_a_restart(
+    market: Marketplace,
+) -> None:
+    """Our own transaction succeeds and does nothing."""
+    top_up = await topped_up(market)
+    market.chain.held = True
+    assert reason_of(await market.deposits.deposit(NETWORK, top_up)) is Reason.TRANSACTION_PENDING
+    market.chain.used.add((ADDRESS, market.chain.deposit_token_nonce(top_up)))
+    market.chain.held = False
+    assert "nothing was deposited" in told(await market.deposits.deposit(NETWORK, top_up))
+    assert market.chain.sent[-1].status is TransactionStatus.PENDING, "as it was when it was sent"
+    async with marketplace(market.disk) as restarted:
+        restarted.chain.used = market.chain.used
+        assert "nothing was deposited" in told(await restarted.deposits.deposit(NETWORK, top_up))
+        assert not restarted.chain.sent
+
+
+async def test_a8_a_top_up_that_somebody_else_lands_while_ours_waits_is_a_deposit(market: Marketplace) -> None:
+    top_up = await topped_up(market)
+    market.chain.held = True
+    assert reason_of(await market.deposits.deposit(NETWORK, top_up)) is Reason.TRANSACTION_PENDING
+    market.chain.land(top_up)
+    market.chain.held = False
+    assert await market.deposits.deposit(NETWORK, top_up) == Deposited(b"")
+    assert market.account(ALICE).funds == 2 * AMOUNT - 1
+
+
+async def test_a8_a_deposit_of_ours_is_told_from_the_outbox_without_looking_back(market: Marketplace) -> None:
+    top_up = await topped_up(market)
+    answer = await market.deposits.deposit(NETWORK, top_up)
+    async with marketplace(market.disk) as restarted:
+        assert await restarted.deposits.deposit(NETWORK, top_up) == answer
+        assert (market.chain.looked_back, restarted.chain.looked_back) == (0, 0)
+
+
+async def test_a8_a_nonce_that_was_used_longer_ago_than_is_looked_for_is_called_neither_deposit_nor_cancelled(
+    market: Marketplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top_up = await topped_up(market)
+    market.chain.used.add((ADDRESS, market.chain.deposit_token_nonce(top_up)))
+
+    async def not_found(_deposit: DepositAuthorization) -> None:
+        return None
+
+    monkeypatch.setattr(market.chain, "deposit_landing", not_found)
+    assert "read from the account what it holds" in told(await market.deposits.deposit(NETWORK, top_up))
+
+
+async def test_a8_looking_back_is_bounded(market: Marketplace) -> None:
+    """Each asks for the events of many blocks, and an authorization that was used is public."""
+    top_up = await topped_up(market)
+    market.chain.used.add((ADDRESS, market.chain.deposit_token_nonce(top_up)))
+    answers = [await market.deposits.deposit(NETWORK, top_up) for _ in range(3 * LANDINGS_BURST)]
+    assert reason_of(answers[-1]) is Reason.OVERLOADED
+    assert market.chain.looked_back <= LANDINGS_BURST + 3

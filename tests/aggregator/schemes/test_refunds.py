@@ -202,7 +202,7 @@ async def test_a_refund_that_somebody_else_landed_has_happened(market: Marketpla
     await market.fund(ALICE, FUNDS)
     market.chain.held = True
     assert reason_of(await refund(market, 1_000)) is Reason.TRANSACTION_PENDING
-    market.chain.escrowed[ALICE.account_id].refund_nonce = 1
+    market.chain._effects[market.chain.sent[0].data]()
     market.chain.held = False
     answer = await refund(market, 1_000)
     assert isinstance(answer, Refunded)
@@ -233,3 +233,51 @@ async def test_a_store_that_cannot_be_written_refunds_nothing() -> None:
         assert reason_of(await refund(market)) is Reason.STORE_UNAVAILABLE
         assert not market.chain.sent
         assert market.account(ALICE).refunding == 0
+
+
+async def test_a7_a_refund_is_told_as_the_escrow_paid_it_and_alike_when_it_is_asked_for_again(
+    market: Marketplace,
+) -> None:
+    """The account lost some of its money between the journal and the block: the escrow pays what is left."""
+    await market.fund(ALICE, FUNDS)
+    market.chain.held = True
+    assert reason_of(await refund(market, 4_000)) is Reason.TRANSACTION_PENDING
+    market.chain.escrowed[ALICE.account_id].balance = 2_500
+    market.chain.held = False
+    answer = await refund(market, 4_000)
+    assert isinstance(answer, Refunded)
+    assert (answer.asked, answer.amount, market.chain.balances[ALICE.config.payer]) == (4_000, 2_500, 2_500)
+    await end(market)
+    again = await refund(market, 4_000)
+    assert isinstance(again, Refunded)
+    assert (again.transaction, again.amount) == (answer.transaction, 2_500)
+    assert reason_of(await refund(market, 2_500)) is Reason.AMOUNT_MISMATCH, "its id stands for what was asked for"
+    assert (market.account(ALICE).funds, market.account(ALICE).refunding) == (0, 0)
+    async with marketplace(market.disk) as restarted:
+        restarted.chain.escrowed, restarted.chain.number = market.chain.escrowed, market.chain.number
+        told = await refund(restarted, 4_000)
+        assert isinstance(told, Refunded)
+        assert (told.transaction, told.amount) == (answer.transaction, 2_500)
+
+
+async def test_a7_a_refund_that_somebody_else_landed_is_told_as_it_was_paid(market: Marketplace) -> None:
+    await market.fund(ALICE, FUNDS)
+    market.chain.held = True
+    assert reason_of(await refund(market, 4_000)) is Reason.TRANSACTION_PENDING
+    market.chain.escrowed[ALICE.account_id].balance = 3_000
+    market.chain._effects[market.chain.sent[0].data]()  # somebody saw it and was first: ours will revert
+    market.chain.held = False
+    answer = await refund(market, 4_000)
+    assert isinstance(answer, Refunded)
+    assert (answer.transaction, answer.asked, answer.amount) == (b"", 4_000, 3_000)
+
+
+async def test_a7_a_refund_that_is_not_found_is_not_made_up(market: Marketplace) -> None:
+    await market.fund(ALICE, FUNDS)
+    market.chain.held = True
+    assert reason_of(await refund(market, 4_000)) is Reason.TRANSACTION_PENDING
+    market.chain.escrowed[ALICE.account_id].refund_nonce = 1  # long ago
+    market.chain.held = False
+    answer = await refund(market, 4_000)
+    assert reason_of(answer) is Reason.TRANSACTION_FAILED
+    assert "Refunded event" in answer.message  # type: ignore[union-attr]

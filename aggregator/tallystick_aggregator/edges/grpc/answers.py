@@ -27,7 +27,7 @@ _STATUS: Final = {
 
 def write_refusal(refusal: Refusal) -> common_pb2.Refusal:
     """Why not, what came, what is allowed."""
-    reason, message, field, got, allowed, totals = refusal
+    reason, message, field, got, allowed, totals, retry_after_s = refusal
     return common_pb2.Refusal(
         reason=int(reason),  # type: ignore[arg-type]  # the numbers are equal; a test proves it
         retry=reason.retry,
@@ -36,6 +36,7 @@ def write_refusal(refusal: Refusal) -> common_pb2.Refusal:
         got=got,
         allowed=allowed,
         totals=None if totals is None else write_channel_totals(totals),
+        retry_after_s=retry_after_s,
     )
 
 

@@ -1,7 +1,7 @@
 """The gRPC server: what it binds to, who may read along, and what one peer may take up."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 import grpc
@@ -58,7 +58,7 @@ class Tls:
     """PEM texts. With `client_ca`, callers need a certificate that it signed (mutual TLS)."""
 
     certificate: bytes
-    key: bytes
+    key: bytes = field(repr=False)
     client_ca: bytes | None = None
 
 

@@ -1,7 +1,8 @@
 """Makes channels known to the ledger, each with its baseline read from the chain (I10).
 
 A channel is opened once, however many payments wait for it. Opening costs a read of the chain, so it is limited in
-number and in rate, and happens only for accounts that are known and funded: nobody opens channels for free.
+number and in rate, and happens only for accounts that are known and funded, and only for whom the payer or the seller
+proved to be: nobody opens channels for free, or in somebody else's account.
 """
 
 import asyncio
@@ -43,12 +44,23 @@ class Channels:
         """Return the channel's id on a network that is served."""
         return self._chains[network].escrow.channel_id(config)
 
+    def account_of(self, network: str, config: ChannelConfig) -> Account | Refusal:
+        """Return the account that a channel draws on, or why it opens none: it must be known and funded."""
+        refusal = self._is_served(network, config)
+        if refusal is not None:
+            return refusal
+        account = self._writer.ledger.accounts.get(self._chains[network].escrow.account_id(config))
+        if account is None:
+            return Refusal(Reason.ACCOUNT_UNKNOWN, "The account is not known here; make a deposit first.", "config")
+        if account.funds == 0:
+            return Refusal(
+                Reason.INSUFFICIENT_FUNDS, "The account holds nothing; top it up.", "config", "0", "more than 0"
+            )
+        return account
+
     async def open(self, network: str, config: ChannelConfig) -> Refusal | None:
         """Make a channel known; None where it is, now or before. Its config has a receiver."""
-        offer = find_network(self._offers, network)
-        if isinstance(offer, Refusal):
-            return offer
-        refusal = config_is_served(offer, config)
+        refusal = self._is_served(network, config)
         if refusal is not None:
             return refusal
         channel_id = self.id_of(network, config)
@@ -56,8 +68,8 @@ class Channels:
             return None
         task = self._opening.get(channel_id)
         if task is None:
-            account = self._writer.ledger.accounts.get(self._chains[network].escrow.account_id(config))
-            refusal = _is_funded(account) or self._has_room()
+            account = self.account_of(network, config)
+            refusal = account if isinstance(account, Refusal) else self._has_room()
             if refusal is not None:
                 return refusal
             task = asyncio.create_task(unless_unavailable(self._open(network, config, channel_id)))
@@ -65,6 +77,10 @@ class Channels:
             task.add_done_callback(lambda _: self._opening.pop(channel_id))
         # Whoever goes away does not take the others' channel along.
         return await asyncio.shield(task)
+
+    def _is_served(self, network: str, config: ChannelConfig) -> Refusal | None:
+        offer = find_network(self._offers, network)
+        return offer if isinstance(offer, Refusal) else config_is_served(offer, config)
 
     def _has_room(self) -> Refusal | None:
         if len(self._opening) >= OPENINGS_MAX or not self._rate.take():
@@ -85,11 +101,3 @@ class Channels:
             # Funds count what the known channels were paid: the account has more than was known before this one was.
             chain.introduce(config.account())
         return refusal
-
-
-def _is_funded(account: Account | None) -> Refusal | None:
-    if account is None:
-        return Refusal(Reason.ACCOUNT_UNKNOWN, "The account is not known here; make a deposit first.", "config")
-    if account.funds == 0:
-        return Refusal(Reason.INSUFFICIENT_FUNDS, "The account holds nothing; top it up.", "config", "0", "more than 0")
-    return None

@@ -2,6 +2,9 @@
 
 A deposit is named by its token nonce: the same authorization again gets the same answer, and one that somebody else
 landed first has landed. The answer comes when the ledger has credited it, so that the payer can spend at once.
+
+A used nonce proves no deposit: its payer may have cancelled it, or paid somebody else with it. So "deposited" is said
+only where the transaction that used the nonce has the escrow's own event.
 """
 
 import asyncio
@@ -17,10 +20,19 @@ from tallystick.hexadecimal import checksum
 from tallystick.quantities import MAX_AMOUNT
 from tallystick.reasons import Reason
 from tallystick.signatures import recover
-from tallystick_aggregator.chain.port import Block, Chain, DepositAuthorization, OutOfGas, Reverted, Token
+from tallystick_aggregator.chain.port import (
+    Block,
+    Chain,
+    DepositAuthorization,
+    Landing,
+    OutOfGas,
+    Reverted,
+    Token,
+)
 from tallystick_aggregator.intake.port import Writer
-from tallystick_aggregator.journal.port import Outbox, TransactionKind
+from tallystick_aggregator.journal.port import Outbox, Outgoing, TransactionKind
 from tallystick_aggregator.ledger.answers import Refusal
+from tallystick_aggregator.schemes.budgets import GasBudget, has_paid
 from tallystick_aggregator.schemes.deferred.calls import SignedCall, call_is_signed
 from tallystick_aggregator.schemes.deferred.terms import config_is_served
 from tallystick_aggregator.schemes.failures import overloaded, transaction_pending, unless_unavailable
@@ -47,14 +59,15 @@ BALANCES_PER_S: Final = 5.0
 """Balances that are read: each asks all endpoints for their head and one of them for the balance, and a key to sign
 with costs nobody anything. A wallet asks once for each deposit, and again when it is told to wait."""
 BALANCES_BURST: Final = DEPOSITS_MAX
+LANDINGS_PER_S: Final = 1.0
+"""Deposits that others landed, or that were cancelled, are looked for in the events of many blocks."""
+LANDINGS_BURST: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Deposited:
     """A deposit that is credited; `transaction` is empty where somebody else landed it.
 
-    A payer that cancels its own authorization for a top-up hears this too: the token's state does not tell a nonce that
-    was used from one that was cancelled, and the account is there already. Only the payer can do that, and to itself.
     No totals: a deposit's authorization is public on chain, so anybody can ask with it (threat 31).
     """
 
@@ -73,7 +86,9 @@ class Deposits:
         clock_s: Callable[[], int],
         *,
         credit_timeout_s: float = CREDIT_TIMEOUT_S,
+        budget: GasBudget | None = None,
     ) -> None:
+        """`budget` bounds what deposits cost in gas; without one there is no bound."""
         self._chains = chains
         self._offers = offers
         self._writer = writer
@@ -84,6 +99,8 @@ class Deposits:
         self._rate = RateLimit(DEPOSITS_PER_S, DEPOSITS_MAX)
         self._unproven = RateLimit(UNPROVEN_PER_S, UNPROVEN_BURST)
         self._balances = RateLimit(BALANCES_PER_S, BALANCES_BURST)
+        self._landings = RateLimit(LANDINGS_PER_S, LANDINGS_BURST)
+        self._budget = budget or GasBudget()
 
     async def balance(self, network: str, account: ChannelConfig, call: SignedCall) -> int | Refusal:
         """Return what the account's payer holds of its token at the head, in atomic units; at most MAX_AMOUNT.
@@ -147,7 +164,7 @@ class Deposits:
             token, nonce = chain.tokens[deposit.account.token], chain.escrow.deposit_token_nonce(deposit)
             head = await chain.head()
             if await token.authorization_used(deposit.account.payer, nonce, head):
-                return await self._landed_by_another(chain, token, deposit, nonce)
+                return await self._landed_otherwise(chain, token, deposit, nonce)
             refusal = window_is_open(deposit, self._clock_s())
             if refusal is not None:
                 return refusal
@@ -160,29 +177,51 @@ class Deposits:
                     str(deposit.amount),
                     f"at most {balance}",
                 )
+            outcome = await self._send(chain, deposit, reference, head)
+            if isinstance(outcome, Refusal):
+                return outcome
+            sent = outcome
+        mined = await wait_until_mined(chain, sent, "deposit", self._credit_timeout_s, final=True)
+        if isinstance(mined, Refusal):
+            return mined
+        if not any(payout.amount for payout in mined.payouts):  # its nonce was used before: it did nothing
+            token, nonce = chain.tokens[deposit.account.token], chain.escrow.deposit_token_nonce(deposit)
+            return await self._landed_otherwise(chain, token, deposit, nonce)
+        return await self._credited(chain, deposit, mined.transaction_hash)
+
+    async def _send(
+        self, chain: Chain, deposit: DepositAuthorization, reference: bytes, head: Block
+    ) -> Outgoing | Refusal:
+        """Send the deposit, if the operator still pays for it in this hour."""
+        payer = deposit.account.payer
+        account = self._writer.ledger.accounts.get(chain.escrow.account_id(deposit.account))
+        with self._budget.hold(chain, TransactionKind.DEPOSIT, payer, has_paid=has_paid(account)) as refusal:
+            if refusal is not None:
+                return refusal
             try:
                 call = chain.escrow.deposit_call(deposit)
-                sent = await chain.send(TransactionKind.DEPOSIT, reference, call, gas_max=DEPOSIT_GAS_MAX)
+                return await chain.send(TransactionKind.DEPOSIT, reference, call, gas_max=DEPOSIT_GAS_MAX)
             except OutOfGas:
                 return await _too_much_gas(chain, deposit, head)
             except Reverted as error:
                 return Refusal(
                     Reason.DEPOSIT_AUTHORIZATION, f"The deposit would fail on chain: {error.reason}.", "signature"
                 )
-        mined = await wait_until_mined(chain, sent, "deposit", self._credit_timeout_s, final=True)
-        if isinstance(mined, Refusal):
-            return mined
-        return await self._credited(chain, deposit, mined.transaction_hash)
 
-    async def _landed_by_another(
+    async def _landed_otherwise(
         self, chain: Chain, token: Token, deposit: DepositAuthorization, nonce: bytes
     ) -> Deposited | Refusal:
-        """Wait until a deposit that we did not send is credited, or was never made: its nonce may be cancelled."""
+        """Wait until the nonce is used for good, not by a transaction of ours, and tell what that one did."""
         deadline = asyncio.get_running_loop().time() + self._credit_timeout_s
         while not await token.authorization_used(deposit.account.payer, nonce, await chain.final()):
             if asyncio.get_running_loop().time() >= deadline:
                 return transaction_pending("deposit")
             await asyncio.sleep(POLL_S)
+        if not self._landings.take():
+            return overloaded("deposits being looked for", LANDINGS_BURST)
+        landing = await chain.deposit_landing(deposit)
+        if landing is None or not landing.amount:
+            return _not_deposited(landing)
         return await self._credited(chain, deposit, b"")
 
     async def _credited(self, chain: Chain, deposit: DepositAuthorization, transaction: bytes) -> Deposited | Refusal:
@@ -199,9 +238,7 @@ class Deposits:
                 chain.introduce(deposit.account)
                 return transaction_pending("deposit")
             return Refusal(
-                Reason.DEPOSIT_AUTHORIZATION,
-                "The authorization was cancelled: its nonce is used, and nothing was deposited.",
-                "salt",
+                Reason.DEPOSIT_AUTHORIZATION, "The deposit was made, and has left the account again.", "salt"
             )
         return Deposited(transaction)
 
@@ -219,6 +256,21 @@ class Deposits:
         if self._unproven.take():
             return None
         return Refusal(Reason.OVERLOADED, f"{problem}, and too many such are being tried; wait a moment.", "signature")
+
+
+def _not_deposited(landing: Landing | None) -> Refusal:
+    """Refuse an authorization that is used up, by what its events tell."""
+    if landing is None:
+        problem = (
+            "The authorization is used up, and no transaction of late is found that deposited it: read from the account"
+            " what it holds"
+        )
+    else:
+        problem = (
+            "The authorization was cancelled or used for something else, in transaction"
+            f" 0x{landing.transaction_hash.hex()}: nothing was deposited by it"
+        )
+    return Refusal(Reason.DEPOSIT_AUTHORIZATION, f"{problem}. Sign another with a new salt.", "salt")
 
 
 async def _too_much_gas(chain: Chain, deposit: DepositAuthorization, head: Block) -> Refusal:

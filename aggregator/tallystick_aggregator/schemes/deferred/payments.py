@@ -58,7 +58,10 @@ class DeferredPayments:
         self._writer = writer
 
     async def verify(self, terms: PaymentTerms, config: ChannelConfig, payment: UncheckedPayment) -> Verified | Refusal:
-        """Hold the payment's amount until it is settled; the channel is opened if it is not known yet."""
+        """Hold the payment's amount until it is settled; the channel is opened if it is not known yet.
+
+        It is opened only once the payment is proven: an account's configuration is public, so anybody can name it.
+        """
         network = str(terms.network)
         offer = find_network(self._offers, network)
         if isinstance(offer, Refusal):
@@ -69,7 +72,10 @@ class DeferredPayments:
             or channel_id_is(payment.channel_id, self._channels.id_of(network, config))
         )
         if refusal is None and payment.channel_id not in self._writer.ledger.channels:
-            refusal = await self._channels.open(network, config)
+            account = self._channels.account_of(network, config)
+            if isinstance(account, Refusal):
+                return account
+            refusal = await self._intake.prove(account, payment) or await self._channels.open(network, config)
         if refusal is not None:
             return refusal
         answer = await self._intake.reserve(payment)

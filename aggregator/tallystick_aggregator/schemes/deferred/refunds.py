@@ -6,12 +6,18 @@ The order makes them safe (threat 35, I2):
 3. The watcher ends it when the nonce has passed in a final block: nothing under this nonce can land any more.
 
 A crash after 1 leaves a refund that was started and not sent. `resume` sends it, at start-up and from a timer.
+
+Each costs the operator a transaction, so it is refused where nothing was ever charged on the account, or an hour's gas
+is spent: before step 1, for what was journaled must be sent. The payer can then withdraw on chain by itself.
+
+What is told is what the escrow paid, by its own event: it pays what the refund names, or what the account still holds.
 """
 
 import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -28,6 +34,7 @@ from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.commands import Moment
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Account, Ledger
+from tallystick_aggregator.schemes.budgets import GasBudget, has_paid
 from tallystick_aggregator.schemes.deferred.accounts import Accounts, unknown_account
 from tallystick_aggregator.schemes.deferred.calls import SignedCall
 from tallystick_aggregator.schemes.failures import overloaded, transaction_pending, unless_unavailable
@@ -55,9 +62,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Refunded:
-    """A refund that is on chain; `transaction` is empty where somebody else landed it."""
+    """A refund that is on chain; `transaction` is empty where somebody else landed it.
+
+    `asked` is what it named, `amount` what the escrow paid; both in atomic units.
+    """
 
     transaction: bytes
+    asked: int
     amount: int
     account: Account
 
@@ -90,7 +101,9 @@ class Refunds:
         outbox: Outbox,
         *,
         refund_timeout_s: float = REFUND_TIMEOUT_S,
+        budget: GasBudget | None = None,
     ) -> None:
+        """`budget` bounds what refunds cost in gas; without one there is no bound."""
         self._chains = chains
         self._payers = payers
         self._writer = writer
@@ -98,6 +111,7 @@ class Refunds:
         self._refund_timeout_s = refund_timeout_s
         self._under_way: dict[bytes, asyncio.Task[Refunded | Refusal]] = {}
         self._rates: OrderedDict[bytes, RateLimit] = OrderedDict()
+        self._budget = budget or GasBudget()
 
     async def refund(self, account_id: bytes, refund_id: bytes, amount: int, call: SignedCall) -> Refunded | Refusal:
         """Refund `amount`, or all that is available for 0; the same refund id again gets the same answer."""
@@ -134,18 +148,39 @@ class Refunds:
 
     async def _refund(self, account_id: bytes, refund_id: bytes, amount: int) -> Refunded | Refusal:
         sent, _ = await self._newest(refund_reference(account_id, refund_id))
-        if sent is None:
-            refusal = await self._start(account_id, refund_id, amount)
-            if refusal is not None:
-                return refusal
         if sent is None or sent.status in _NEVER_HAPPENED:
+            outcome = await self._begin(account_id, refund_id, amount, sent)
+            if isinstance(outcome, Refusal):
+                return outcome
+            sent = outcome
+        return await self._landed(account_id, sent)
+
+    async def _begin(
+        self, account_id: bytes, refund_id: bytes, amount: int, sent: Outgoing | None
+    ) -> Outgoing | Refusal:
+        """Start and send a refund, or send one again that never happened, if the operator still pays for it."""
+        account = self._writer.ledger.accounts.get(account_id)
+        if account is None:
+            return unknown_account()
+        is_started = account.refund is not None and account.refund.refund_id == refund_id
+        with self._hold(account) as refusal:
+            # What is journaled and was not sent yet has its place in the budget since it was started.
+            if refusal is not None and not (is_started and sent is None):
+                return refusal
+            if sent is None:
+                problem = await self._start(account_id, refund_id, amount)
+                if problem is not None:
+                    return problem
             try:
-                sent = await self._send(account_id, refund_id) or sent
+                return await self._send(account_id, refund_id) or sent or transaction_pending("refund")
             except Reverted as error:
                 return Refusal(Reason.SIMULATION_FAILED, f"The refund would fail on chain now: {error.reason}.")
-        if sent is None:
-            return transaction_pending("refund")
-        return await self._landed(account_id, sent)
+
+    def _hold(self, account: Account) -> AbstractContextManager[Refusal | None]:
+        if not self._budget.limits.refunds_unpaid and not has_paid(account):
+            return nullcontext(_never_paid())
+        chain, payer = self._chains[account.network], account.config.payer
+        return self._budget.hold(chain, TransactionKind.REFUND, payer, has_paid=True)
 
     async def _start(self, account_id: bytes, refund_id: bytes, amount: int) -> Refusal | None:
         """Journal the refund (step 1), unless this very one was started before."""
@@ -221,13 +256,26 @@ class Refunds:
             # Whoever saw the signed refund may have landed it before us: then ours reverts, and it has happened.
             on_chain = await read_account(chain.escrow, account_id, await chain.final())
             if mined.reason is Reason.TRANSACTION_FAILED and on_chain.refund_nonce > memo.nonce:
-                return Refunded(b"", memo.amount, self._writer.ledger.accounts[account_id])
+                return await self._told(account_id, memo, b"", None)
             return mined
         try:
             await chain.mirrored(mined.block_number, self._refund_timeout_s)
         except TimeoutError:
             return transaction_pending("refund")
-        return Refunded(mined.transaction_hash, memo.amount, self._writer.ledger.accounts[account_id])
+        paid = mined.payouts[0].amount if mined.payouts else None
+        return await self._told(account_id, memo, mined.transaction_hash, paid)
+
+    async def _told(
+        self, account_id: bytes, memo: RefundMemo, transaction: bytes, paid: int | None
+    ) -> Refunded | Refusal:
+        """Tell what the refund paid; where our own transaction does not know it, by the event of whoever landed it."""
+        account = self._writer.ledger.accounts[account_id]
+        if paid is None:
+            landing = await self._chains[account.network].refund_landing(account_id, memo.nonce)
+            if landing is None:
+                return _landed_long_ago()
+            paid = landing.amount
+        return Refunded(transaction, memo.amount, paid, account)
 
 
 def refund_reference(account_id: bytes, refund_id: bytes) -> bytes:
@@ -258,17 +306,36 @@ def _refunded_too_often() -> Refusal:
     )
 
 
+def _never_paid() -> Refusal:
+    return Refusal(
+        Reason.REFUND_WITHOUT_PAYMENT,
+        "Nothing was ever charged on the account, so the operator pays for no refund of it. Withdraw on chain: call the"
+        " escrow's initiateWithdraw, and finalizeWithdraw after the account's delay.",
+        "account_id",
+        "charged 0",
+        "more than 0",
+    )
+
+
+def _landed_long_ago() -> Refusal:
+    return Refusal(
+        Reason.TRANSACTION_FAILED,
+        "Somebody else landed this refund, too long ago for its transaction to be found here; what it paid is in the"
+        " escrow's Refunded event.",
+    )
+
+
 def _another_is_under_way() -> Refusal:
     return Refusal(Reason.REFUND_PENDING, "Another refund of the account is under way; wait for it.", "refund_id")
 
 
 def _of_amount(refunded: Refunded, amount: int) -> Refunded | Refusal:
-    if amount in (0, refunded.amount):
+    if amount in (0, refunded.asked):
         return refunded
     return Refusal(
         Reason.AMOUNT_MISMATCH,
         "This refund id stands for a refund of another amount.",
         "amount",
         str(amount),
-        str(refunded.amount),
+        str(refunded.asked),
     )

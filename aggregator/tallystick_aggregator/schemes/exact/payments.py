@@ -28,6 +28,7 @@ from tallystick_aggregator.chain.port import (
 )
 from tallystick_aggregator.journal.port import Outbox, Outgoing, TransactionKind, TransactionStatus
 from tallystick_aggregator.ledger.answers import Refusal
+from tallystick_aggregator.schemes.budgets import GasBudget
 from tallystick_aggregator.schemes.deferred.payments import Settled, Verified
 from tallystick_aggregator.schemes.deferred.terms import amount_is, receiver_is
 from tallystick_aggregator.schemes.exact.authorizations import (
@@ -91,7 +92,9 @@ class ExactPayments:
         clock_s: Callable[[], int],
         *,
         settle_timeout_s: float = SETTLE_TIMEOUT_S,
+        budget: GasBudget | None = None,
     ) -> None:
+        """`budget` bounds what transfers cost in gas; without one there is no bound."""
         self._chains = chains
         self._offers = offers
         self._outbox = outbox
@@ -100,6 +103,7 @@ class ExactPayments:
         self._claims = Claims(clock_s)
         self._settling: dict[bytes, asyncio.Task[Settled | Refusal]] = {}
         self._verifying = 0
+        self._budget = budget or GasBudget()
         self._unproven = RateLimit(UNPROVEN_PER_S, UNPROVEN_BURST)
         self._gas_money = {network: GasMoney(chain) for network, chain in chains.items()}
 
@@ -209,10 +213,16 @@ class ExactPayments:
             return refusal
         call = case.token.transfer_call(case.payment)
         memo = case.mine.encode()
-        try:
-            return await case.chain.send(TransactionKind.EXACT, case.slot, call, memo=memo, gas_max=TRANSFER_GAS_MAX)
-        except Reverted as error:
-            return await self._why_it_reverts(case, error)
+        payer = case.payment.from_
+        with self._budget.hold(case.chain, TransactionKind.EXACT, payer, has_paid=True) as spent:
+            if spent is not None:
+                return spent
+            try:
+                return await case.chain.send(
+                    TransactionKind.EXACT, case.slot, call, memo=memo, gas_max=TRANSFER_GAS_MAX
+                )
+            except Reverted as error:
+                return await self._why_it_reverts(case, error)
 
     async def _give_back(self, case: _Case) -> Settled | Refusal:
         sent = await self._sent(case)
@@ -271,6 +281,9 @@ class ExactPayments:
                 Reason.EXACT_UNAVAILABLE,
                 f"The aggregator cannot pay for the gas of transfers on {case.chain.network} now. Nothing was sent.",
             )
+        refusal = self._budget.refusal(case.chain, TransactionKind.EXACT, payment.from_, has_paid=True)
+        if refusal is not None:
+            return refusal
         block = await case.chain.head()
         refusal = await self._chain_state_allows(case, block)
         if refusal is not None:
