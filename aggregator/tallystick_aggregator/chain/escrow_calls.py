@@ -62,7 +62,7 @@ LEFT_TOPICS: Final = frozenset({topic(WITHDRAW_FINALIZED), topic(REFUNDED)})
 SKIP_REASONS: Final = ("None", "BadReceiver", "NothingNew", "AboveCeiling", "AccountEmpty", "BadSignature")
 """IEscrow.SkipReason, by number."""
 
-_ACCOUNT_WORDS: Final = 6
+_ACCOUNT_WORDS: Final = 8
 
 
 class OpenedAccount(NamedTuple):
@@ -124,7 +124,13 @@ def words_query(function: str, words: Sequence[bytes]) -> bytes:
 def read_accounts(answer: bytes, count: int) -> list[EscrowAccount]:
     """What `accounts` returned for so many ids."""
     words = _array(answer, count, _ACCOUNT_WORDS)
-    return [EscrowAccount(*words[at + 1 : at + _ACCOUNT_WORDS]) for at in range(0, len(words), _ACCOUNT_WORDS)]
+    accounts: list[EscrowAccount] = []
+    for at in range(0, len(words), _ACCOUNT_WORDS):
+        _opened, balance, refund_nonce, withdraw_nonce, _authorizers, amount, withdrawable_at, _by_payer = words[
+            at : at + _ACCOUNT_WORDS
+        ]
+        accounts.append(EscrowAccount(balance, refund_nonce, withdraw_nonce, amount, withdrawable_at))
+    return accounts
 
 
 def read_claimed(answer: bytes, count: int) -> list[int]:
