@@ -1,4 +1,4 @@
-"""An escrow, a token and their users on an EVM under the rules of one hard fork: contracts/evm.mjs, one process each."""
+"""An escrow, a token and their users on an EVM under the rules of one hard fork (contracts/evm.mjs)."""
 
 import json
 import shutil
@@ -168,9 +168,7 @@ class Town:
         for receiver, total in totals.items():
             voucher = sign_voucher(Signer(key), self.domain, channel_id(self.domain, config.channel(receiver)), total)
             rows.append(ClaimRow(receiver, total, total, voucher.signature))
-        account = AccountClaim(
-            config.payer, config.payer_authorizer, config.withdraw_delay_s, config.salt, tuple(rows)
-        )
+        account = AccountClaim(config.payer, config.payer_authorizer, config.withdraw_delay_s, config.salt, tuple(rows))
         return calls.claim(encode_batch(ClaimBatch(self.operator.address, self.token, (account,))))
 
     def refund(self, config: ChannelConfig, amount: int, nonce: int = 0) -> bytes:

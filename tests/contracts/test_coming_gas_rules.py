@@ -1,7 +1,8 @@
 """Fault C1: payouts under the gas rules of today (Osaka) and of the fork to come (Amsterdam, with EIP-8037).
 
-There a storage slot that was empty costs 97,920 gas more, taken out of the gas of the call that writes it as long as the
-transaction's limit is 16,777,216 at most: a seller's first payout takes more than the 100,000 that a transfer once got.
+There a storage slot that was empty costs 97,920 gas more, taken out of the gas of the call that writes it as long as
+the transaction's limit is 16,777,216 at most: a seller's first payout takes more than the 100,000 that a transfer once
+got.
 """
 
 from collections.abc import Iterator

@@ -34,6 +34,8 @@ REFUND_WITH_SIGNATURE: Final = f"refundWithSignature({CONFIG_TYPE},uint128,uint2
 ACCOUNTS: Final = "accounts(bytes32[])"
 CLAIMED: Final = "claimed(bytes32[])"
 IS_SENDER: Final = "isSender(address,address)"
+OWED_TO: Final = "owed(address,address)"
+COLLECT: Final = "collect(address,address)"
 DOMAIN_SEPARATOR: Final = "domainSeparator()"
 IS_VALID_SIGNATURE: Final = "isValidSignature(bytes32,bytes)"
 """ERC-1271, of operators that are contracts."""
@@ -45,6 +47,8 @@ FUNCTIONS: Final = (
     ACCOUNTS,
     CLAIMED,
     IS_SENDER,
+    OWED_TO,
+    COLLECT,
     DOMAIN_SEPARATOR,
 )
 
@@ -109,6 +113,16 @@ def refund_with_signature(account: ChannelConfig, amount: int, nonce: int, signa
 def is_sender(operator: bytes, sender: bytes) -> bytes:
     """Calldata of `isSender`."""
     return selector(IS_SENDER) + _address(operator) + _address(sender)
+
+
+def owed_to(to: bytes, token: bytes) -> bytes:
+    """Calldata of `owed`."""
+    return selector(OWED_TO) + _address(to) + _address(token)
+
+
+def collect(to: bytes, token: bytes) -> bytes:
+    """Calldata of `collect`."""
+    return selector(COLLECT) + _address(to) + _address(token)
 
 
 def is_valid_signature(digest: bytes, signature: bytes) -> bytes:

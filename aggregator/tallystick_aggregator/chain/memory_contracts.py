@@ -51,6 +51,8 @@ class Contracts:
             (escrow, selector(calls.ACCOUNTS)): _accounts,
             (escrow, selector(calls.CLAIMED)): _claimed,
             (escrow, selector(calls.IS_SENDER)): _is_sender,
+            (escrow, selector(calls.OWED_TO)): _owed,
+            (escrow, selector(calls.COLLECT)): _collect,
             (escrow, selector(calls.DOMAIN_SEPARATOR)): lambda frame, _: frame.contracts.escrow_domain.separator,
             (token, selector(MINT)): _mint,
             (token, selector(token_calls.TRANSFER_BY_PARTS)): _transfer_by_parts,
@@ -266,6 +268,20 @@ def _set_sender(frame: Frame, data: bytes) -> bytes:
         frame.world.senders.add(pair)
     else:
         frame.world.senders.discard(pair)
+    return b""
+
+
+def _owed(frame: Frame, data: bytes) -> bytes:
+    return word(frame.world.owed.get(data[12:32], 0) if data[44:64] == frame.contracts.token else 0)
+
+
+def _collect(frame: Frame, data: bytes) -> bytes:
+    to, token = data[12:32], data[44:64]
+    amount = int.from_bytes(_owed(frame, data), "big")
+    require(amount > 0, "NothingOwed(address,address)", to, token)
+    del frame.world.owed[to]
+    frame.emit("Collected(address,address,uint256)", [to, token], ["uint256"], [amount])
+    frame.move(frame.contracts.escrow, to, amount)
     return b""
 
 

@@ -32,6 +32,7 @@ from dataclasses import replace
 from typing import Final
 
 from tallystick.hashing import keccak256
+from tallystick_aggregator.chain.gas_limits import limit_for
 from tallystick_aggregator.chain.node import CallReverted, Node, Receipt, Rejected
 from tallystick_aggregator.chain.nonces import user_of_nonce
 from tallystick_aggregator.chain.port import Block, Call, ChainUnavailable, Reverted
@@ -155,7 +156,7 @@ class Sender:
             gas = await self._node.estimate_gas(self.address, call.to, call.data, gas_max=GAS_LIMIT_MAX)
         except CallReverted as reverted:
             raise Reverted(describe(reverted)) from reverted
-        return min(gas + gas // 4 + 20_000, GAS_LIMIT_MAX)
+        return limit_for(gas)
 
     async def wait(self, outgoing: Outgoing, *, final: bool, timeout_s: float) -> Outgoing:
         """See `port.Chain.wait`."""

@@ -26,7 +26,10 @@ class ConfigurationError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TokenSettings:
-    """A token on the allow-list. `name` and `version` are of its EIP-712 domain, `min_deposit` in atomic units."""
+    """A token on the allow-list. `name` and `version` are of its EIP-712 domain, `min_deposit` in atomic units.
+
+    `worth_gwei`: roughly what a whole token is worth in the chain's coin; 0: not told.
+    """
 
     address: bytes
     symbol: str
@@ -34,6 +37,13 @@ class TokenSettings:
     name: str
     version: str
     min_deposit: int = 0
+    worth_gwei: float = 0.0
+
+    def worth_wei(self, amount: int) -> int | None:
+        """Roughly what so many atomic units are worth, in wei; None if that was not told."""
+        if not self.worth_gwei:
+            return None
+        return int(amount * round(self.worth_gwei * _GWEI) // 10**self.decimals)
 
 
 @dataclass(frozen=True, slots=True)

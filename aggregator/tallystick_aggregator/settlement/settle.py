@@ -21,6 +21,7 @@ from tallystick_aggregator.chain.tasks import Repeating
 from tallystick_aggregator.intake.port import Writer
 from tallystick_aggregator.journal.port import Outbox, Outgoing, StoreUnavailable, TransactionKind
 from tallystick_aggregator.ledger.state import Account
+from tallystick_aggregator.settlement.gas_scale import GasScale
 from tallystick_aggregator.settlement.planner import (
     EVERYTHING,
     NO_POLICY,
@@ -97,6 +98,7 @@ class Settlement:
         self._alarmed: set[bytes] = set()
         self._quarantine: dict[bytes, float] = {}
         self._distrusted: set[bytes] = set()
+        self._gas_scale = GasScale()
         self._totals_in_flight: OrderedDict[int, Mapping[bytes, int]] = OrderedDict()
         check_s = min(CHECK_S_MAX, self._settings.interval_s)
         self._checking = Repeating(
@@ -249,6 +251,7 @@ class Settlement:
             for group in self._plan(account_id, in_flight, due):
                 token = group.account.config.token
                 packer = packers.setdefault(token, Packer(token))
+                packer.gas_max = self._gas_scale.planned_max
                 for batch in packer.add(group):
                     sent += await self._send(batch, urgent=only is not None)
         for packer in packers.values():
@@ -271,7 +274,7 @@ class Settlement:
         if account.approval is not None and account.approval.signature in self._distrusted:
             trusted.approval = None
         planned: set[bytes] = set()
-        for group in plan_account(trusted, channels, in_flight, due):
+        for group in plan_account(trusted, channels, in_flight, due, self._gas_scale.planned_max):
             planned.update(row.channel_id for row in group.rows)
             yield group
         if self._settings.policy.min_amount:
@@ -327,9 +330,11 @@ class Settlement:
             _log.warning("a batch of %d claims would revert: %s", batch.rows, reverted.reason)
             halves = batch.halves()
             if halves is None:
+                self._gas_scale.refused(batch)
                 self._set_aside(batch.groups[0], reverted.reason)
                 return []
             return [sent for half in halves for sent in await self._send(half, urgent=urgent)]
+        self._gas_scale.took(batch, outgoing.gas_limit)
         _log.info("claim %d: %d channels of %d accounts", outgoing.id, batch.rows, len(batch.groups))
         return [outgoing]
 

@@ -114,7 +114,7 @@ async def test_random_histories_are_told_alike(devnet: Devnet, seed: int) -> Non
 
 def random_step(both: Both, rng: random.Random, payer: Payer) -> None:
     devnet = both.devnet
-    match rng.randrange(9):
+    match rng.randrange(11):
         case 0 | 1:
             authorization = payer.authorization(rng.choice([500, 5_000, 50_000]))
             if rng.random() < 0.2:
@@ -141,6 +141,14 @@ def random_step(both: Both, rng: random.Random, payer: Payer) -> None:
             if rng.random() < 0.5:
                 devnet.anvil.advance(DELAY_S)
             both.call(SELLERS[0], devnet.escrow, _with_config(model.FINALIZE_WITHDRAW, payer))
+        case 8:  # frozen, or no longer: transfers leave amounts owed
+            who, listed = rng.choice([*SELLERS, payer.signer.address]), both.node.world.blacklist
+            verb = "unBlacklist" if who in listed else "blacklist"
+            devnet.anvil.send(devnet.operator.address, devnet.token, function(f"{verb}(address)", who))
+            listed.symmetric_difference_update({who})
+        case 9:
+            creditor = rng.choice([*both.node.world.owed, payer.signer.address])
+            both.call(SELLERS[0], devnet.escrow, calls.collect(creditor, devnet.token))
         case _:
             both.call(somebody(rng, payer), devnet.escrow, _with_config(model.CANCEL_WITHDRAW, payer))
 
@@ -180,6 +188,8 @@ async def compare(both: Both, payers: list[Payer]) -> None:
         (devnet.escrow, calls.is_sender(devnet.operator.address, devnet.sender.address)),
         (devnet.escrow, calls.selector(calls.DOMAIN_SEPARATOR)),
         *((devnet.token, function("balanceOf(address)", holder)) for holder in (*SELLERS, devnet.escrow)),
+        *((devnet.escrow, calls.owed_to(holder, devnet.token)) for holder in SELLERS),
+        (devnet.escrow, calls.owed_to(SELLERS[0], devnet.escrow)),
         *((devnet.token, function("balanceOf(address)", payer.signer.address)) for payer in payers),
     ]
     for to, data in queries:
