@@ -158,6 +158,13 @@ class Sender:
             raise Reverted(describe(reverted)) from reverted
         return limit_for(gas)
 
+    async def _fill_gas_limit(self) -> int:
+        """What it takes to send nothing: more than 21,000 on chains that charge for a transaction's bytes, too."""
+        try:
+            return max(_FILL_GAS, await self._gas_limit(Call(self.address, b"")))
+        except Reverted:
+            return _FILL_GAS
+
     async def wait(self, outgoing: Outgoing, *, final: bool, timeout_s: float) -> Outgoing:
         """See `port.Chain.wait`."""
         future: asyncio.Future[Outgoing] = asyncio.get_running_loop().create_future()
@@ -279,12 +286,13 @@ class Sender:
         if not missing:
             return
         offer = max(bid_of(outgoing.attempts[-1]) for outgoing in waiting)
+        gas_limit = await self._fill_gas_limit()
         for nonce in sorted(missing):
             _log.warning("nonce %d is missing: it is filled, so that %d transactions can go on", nonce, len(waiting))
             gap = f"{self._settings.network} {self.address.hex()} {nonce} {self._clock()}"
             reference = keccak256(gap.encode())
             fill = await self._draft(
-                TransactionKind.FILL, reference, Call(self.address, b""), _FILL_GAS, offer, nonce=nonce
+                TransactionKind.FILL, reference, Call(self.address, b""), gas_limit, offer, nonce=nonce
             )
             await self._offer(await self._outbox.add(fill))
 
