@@ -44,6 +44,7 @@ from tallystick_aggregator.schemes.deferred.payments import DeferredPayments
 from tallystick_aggregator.schemes.deferred.refunds import Refunds
 from tallystick_aggregator.schemes.exact import ExactPayments
 from tallystick_aggregator.schemes.offers import NetworkOffer, Offers, TokenOffer
+from tallystick_aggregator.settlement.collecting import Collecting
 from tallystick_aggregator.settlement.planner import Policy
 from tallystick_aggregator.settlement.settle import SettlementSettings
 from tallystick_aggregator.settlement.settlements import Settlements
@@ -79,6 +80,7 @@ async def running(config: Config) -> AsyncGenerator[Running, None]:
         parts = _Parts(config, store, writer, chains, offers, await _start_signatures(stack, config))
         stack.callback(parts.intake.close)
         settlements = await _start_settlements(stack, parts)
+        collecting = await _start_collecting(stack, parts)
         supervisor = Supervisor()
         stack.push_async_callback(supervisor.stop)
         services = parts.services(Principals(credentials.lookup), settlements)
@@ -95,6 +97,7 @@ async def running(config: Config) -> AsyncGenerator[Running, None]:
                 lambda: [problem for chain in chains.values() for problem in chain.problems()],
                 settlements.problems,
                 parts.budget.problems,
+                *(one.problems for one in collecting),
             ],
             settlement=[
                 lambda: [problem for chain in chains.values() for problem in chain.sending_problems()],
@@ -264,6 +267,17 @@ async def _start_settlements(stack: AsyncExitStack, parts: _Parts) -> Settlement
     stack.push_async_callback(settlements.stop)
     settlements.start()
     return settlements
+
+
+async def _start_collecting(stack: AsyncExitStack, parts: _Parts) -> Sequence[Collecting]:
+    amount_min = parts.config.claim_amount_min
+    each = [
+        Collecting(chain, parts.writer, parts.store.outbox, amount_min=amount_min) for chain in parts.chains.values()
+    ]
+    for one in each:
+        stack.push_async_callback(one.stop)
+        one.start()
+    return each
 
 
 def _start_background(supervisor: Supervisor, parts: _Parts, health: Health) -> None:

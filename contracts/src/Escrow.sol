@@ -44,8 +44,10 @@ contract Escrow is Deposits, Claims, Exits {
                 balance: account.balance,
                 refundNonce: account.refundNonce,
                 withdrawNonce: account.withdrawNonce,
+                authorizerNonce: account.authorizerNonce,
                 withdrawAmount: pending.amount,
-                withdrawableAt: pending.withdrawableAt
+                withdrawableAt: pending.withdrawableAt,
+                withdrawByPayer: pending.byPayer
             });
         }
     }

@@ -17,8 +17,8 @@ contract RowsProof is Symbolic {
         uint128 ceiling,
         bytes32 r,
         bytes32 vs,
-        uint56 refundNonce,
-        uint56 withdrawNonce
+        uint40 refundNonce,
+        uint40 withdrawNonce
     ) public {
         give(balance, refundNonce, withdrawNonce);
         escrow.setClaimed(channel(alice), before);
@@ -128,6 +128,7 @@ contract RowsProof is Symbolic {
         assert(after_.balance == balance);
         assert(after_.refundNonce == refundNonce);
         assert(after_.withdrawNonce == withdrawNonce);
+        assert(after_.authorizerNonce == AUTHORIZER_NONCE);
     }
 
     /// @dev The escrow's tokens are the account's balance, by a sum in the order in which they left: that spares the

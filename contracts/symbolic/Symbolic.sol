@@ -16,12 +16,14 @@ interface Vm {
 
 /// @notice The escrow with its state laid open, so that an operation can start from any state at all.
 contract OpenEscrow is Escrow {
-    function setAccount(bytes32 id, uint128 balance, uint56 refundNonce, uint56 withdrawNonce) external {
-        _accounts[id] = Account(balance, refundNonce, withdrawNonce, true);
+    function setAccount(bytes32 id, uint128 balance, uint40 refundNonce, uint40 withdrawNonce, uint40 authorizerNonce)
+        external
+    {
+        _accounts[id] = Account(balance, refundNonce, withdrawNonce, authorizerNonce, true);
     }
 
-    function setWithdraw(bytes32 id, uint128 amount, uint40 withdrawableAt) external {
-        _withdraws[id] = PendingWithdraw(amount, withdrawableAt);
+    function setWithdraw(bytes32 id, uint128 amount, uint40 withdrawableAt, bool byPayer) external {
+        _withdraws[id] = PendingWithdraw(amount, withdrawableAt, byPayer);
     }
 
     function setClaimed(bytes32 id, uint128 claimed) external {
@@ -45,6 +47,8 @@ abstract contract Symbolic {
 
     uint40 internal constant DELAY = 1 days;
     uint256 internal constant NOW = 1_800_000_000;
+    /// @dev The authorizer's nonce where a proof is not about it; nothing may disturb it.
+    uint40 internal constant AUTHORIZER_NONCE = 7;
 
     OpenEscrow internal escrow;
     MinimalToken internal token;
@@ -74,8 +78,12 @@ abstract contract Symbolic {
     }
 
     /// @dev Puts `balance` into the account, with nonces that no operation may disturb, and the tokens behind it.
-    function give(uint128 balance, uint56 refundNonce, uint56 withdrawNonce) internal {
-        escrow.setAccount(account, balance, refundNonce, withdrawNonce);
+    function give(uint128 balance, uint40 refundNonce, uint40 withdrawNonce) internal {
+        give(balance, refundNonce, withdrawNonce, AUTHORIZER_NONCE);
+    }
+
+    function give(uint128 balance, uint40 refundNonce, uint40 withdrawNonce, uint40 authorizerNonce) internal {
+        escrow.setAccount(account, balance, refundNonce, withdrawNonce, authorizerNonce);
         token.mint(address(escrow), balance);
     }
 

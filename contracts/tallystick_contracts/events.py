@@ -73,19 +73,25 @@ class RowSkipped(NamedTuple):
 
 
 class WithdrawInitiated(NamedTuple):
-    """A withdrawal was started; `withdrawable_at` in Unix seconds, `nonce` was used up."""
+    """A withdrawal was started; `withdrawable_at` in Unix seconds.
+
+    `nonce` was used up: the payer's if `by_payer`, else the payerAuthorizer's. One by the payer takes the place of one
+    that the payerAuthorizer had started.
+    """
 
     account_id: bytes
     amount: int
     withdrawable_at: int
     nonce: int
+    by_payer: bool
 
 
 class WithdrawCancelled(NamedTuple):
-    """The pending withdrawal was given up; `nonce` was used up."""
+    """The pending withdrawal was given up; `nonce` was used up: the payer's if `by_payer`, else the authorizer's."""
 
     account_id: bytes
     nonce: int
+    by_payer: bool
 
 
 class WithdrawFinalized(NamedTuple):
@@ -188,6 +194,16 @@ def _read_skipped(words: Sequence[bytes]) -> RowSkipped:
     return RowSkipped(account_id, _address(receiver), _uint(total), SkipReason(_uint(reason)))
 
 
+def _read_initiated(words: Sequence[bytes]) -> WithdrawInitiated:
+    account_id, amount, withdrawable_at, nonce, by_payer = words
+    return WithdrawInitiated(account_id, _uint(amount), _uint(withdrawable_at), _uint(nonce), bool(_uint(by_payer)))
+
+
+def _read_cancelled(words: Sequence[bytes]) -> WithdrawCancelled:
+    account_id, nonce, by_payer = words
+    return WithdrawCancelled(account_id, _uint(nonce), bool(_uint(by_payer)))
+
+
 def _read_owed(words: Sequence[bytes]) -> Owed:
     to, token, amount, total = words
     return Owed(_address(to), _address(token), _uint(amount), _uint(total))
@@ -220,8 +236,8 @@ SIGNATURES: Final[dict[str, _Kind]] = {
     "Deposited(bytes32,uint128,uint128)": _Kind(1, _numbers(Deposited)),
     "Claimed(bytes32,(address,uint128)[])": _Kind(1, _read_claimed),
     "RowSkipped(bytes32,address,uint128,uint8)": _Kind(2, _read_skipped),
-    "WithdrawInitiated(bytes32,uint128,uint40,uint256)": _Kind(1, _numbers(WithdrawInitiated)),
-    "WithdrawCancelled(bytes32,uint256)": _Kind(1, _numbers(WithdrawCancelled)),
+    "WithdrawInitiated(bytes32,uint128,uint40,uint256,bool)": _Kind(1, _read_initiated),
+    "WithdrawCancelled(bytes32,uint256,bool)": _Kind(1, _read_cancelled),
     "WithdrawFinalized(bytes32,uint128,uint128)": _Kind(1, _numbers(WithdrawFinalized)),
     "Refunded(bytes32,uint128,uint128,uint256,uint128)": _Kind(1, _numbers(Refunded)),
     "Owed(address,address,uint256,uint256)": _Kind(2, _read_owed),

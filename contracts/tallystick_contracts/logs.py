@@ -48,8 +48,10 @@ class AccountState:
     balance: int
     refund_nonce: int = 0
     withdraw_nonce: int = 0
+    authorizer_nonce: int = 0
     withdraw_amount: int = 0
     withdrawable_at: int = 0
+    withdraw_by_payer: bool = False
     claimed: dict[bytes, int] = field(default_factory=dict[bytes, int])
 
 
@@ -120,28 +122,45 @@ def _apply_to_account(
             account.balance = balance
         case Claimed(_, rows):
             _claim(account, rows)
-        case WithdrawInitiated(_, amount, withdrawable_at, nonce):
-            _expect("WithdrawInitiated.nonce", nonce, account.withdraw_nonce)
-            account.withdraw_nonce = nonce + 1
-            account.withdraw_amount, account.withdrawable_at = amount, withdrawable_at
-        case WithdrawCancelled(_, nonce):
-            _expect("WithdrawCancelled.nonce", nonce, account.withdraw_nonce)
-            account.withdraw_nonce = nonce + 1
-            account.withdraw_amount = account.withdrawable_at = 0
+        case WithdrawInitiated(_, amount, withdrawable_at, nonce, by_payer):
+            if account.withdrawable_at and (account.withdraw_by_payer or not by_payer):
+                raise LogError("WithdrawInitiated: the logs so far have one pending that this cannot replace")
+            _use_nonce("WithdrawInitiated.nonce", account, nonce, by_payer=by_payer)
+            _set_withdrawal(account, amount, withdrawable_at, by_payer=by_payer)
+        case WithdrawCancelled(_, nonce, by_payer):
+            if account.withdraw_by_payer and not by_payer:
+                raise LogError("WithdrawCancelled: the payerAuthorizer cannot cancel what the logs say is the payer's")
+            _use_nonce("WithdrawCancelled.nonce", account, nonce, by_payer=by_payer)
+            _set_withdrawal(account, 0, 0, by_payer=False)
         case WithdrawFinalized(_, amount, balance):
             if not account.withdrawable_at:
                 raise LogError("WithdrawFinalized: the logs so far have no withdrawal pending")
             _expect("WithdrawFinalized.amount", amount, min(account.withdraw_amount, account.balance))
             _expect("WithdrawFinalized.balance", balance, account.balance - amount)
             account.balance = balance
-            account.withdraw_amount = account.withdrawable_at = 0
+            _set_withdrawal(account, 0, 0, by_payer=False)
         case Refunded(_, amount, balance, nonce, withdraw_amount):
             _expect("Refunded.balance", balance, account.balance - amount)
             _expect("Refunded.nonce", nonce, account.refund_nonce)
             _expect("Refunded.withdrawAmount", withdraw_amount, max(0, account.withdraw_amount - amount))
             account.balance, account.refund_nonce = balance, nonce + 1
-            account.withdraw_amount = withdraw_amount
-            account.withdrawable_at = account.withdrawable_at if withdraw_amount else 0
+            if withdraw_amount:
+                account.withdraw_amount = withdraw_amount
+            else:
+                _set_withdrawal(account, 0, 0, by_payer=False)
+
+
+def _set_withdrawal(account: AccountState, amount: int, withdrawable_at: int, *, by_payer: bool) -> None:
+    account.withdraw_amount, account.withdrawable_at, account.withdraw_by_payer = amount, withdrawable_at, by_payer
+
+
+def _use_nonce(what: str, account: AccountState, nonce: int, *, by_payer: bool) -> None:
+    """Count a withdrawal or cancellation; the payer and the payerAuthorizer have a nonce each."""
+    _expect(what, nonce, account.withdraw_nonce if by_payer else account.authorizer_nonce)
+    if by_payer:
+        account.withdraw_nonce = nonce + 1
+    else:
+        account.authorizer_nonce = nonce + 1
 
 
 def _claim(account: AccountState, rows: Iterable[tuple[bytes, int]]) -> None:

@@ -13,16 +13,25 @@ contract CancelWithdrawTest is EscrowTest {
         initiateWithdraw(600);
     }
 
-    function test_payer_and_authorizer_give_a_withdrawal_up() public {
-        address[2] memory owners = [payer, authorizer];
+    function test_the_payer_gives_a_withdrawal_up() public {
+        vm.expectEmit(address(escrow));
+        emit IEscrow.WithdrawCancelled(account(), 1, true);
+        vm.prank(payer);
+        escrow.cancelWithdraw(config());
+        nothingIsPending();
+    }
+
+    function test_payer_and_authorizer_give_up_what_the_authorizer_started() public {
+        address[2] memory owners = [authorizer, payer];
+        vm.prank(payer);
+        escrow.cancelWithdraw(config());
         for (uint256 i = 0; i < owners.length; ++i) {
+            initiateWithdrawByAuthorizer(600);
             vm.expectEmit(address(escrow));
-            emit IEscrow.WithdrawCancelled(account(), 1 + 2 * i);
+            emit IEscrow.WithdrawCancelled(account(), i == 0 ? 1 : 2, i == 1);
             vm.prank(owners[i]);
             escrow.cancelWithdraw(config());
-            assertEq(state().withdrawAmount, 0, "amount");
-            assertEq(state().withdrawableAt, 0, "time");
-            initiateWithdraw(600);
+            nothingIsPending();
         }
     }
 
@@ -50,7 +59,7 @@ contract CancelWithdrawTest is EscrowTest {
     }
 
     function test_anyone_lands_a_signature_of_amount_zero() public {
-        bytes memory signature = signWithdraw(AUTHORIZER_KEY, 0, 1, DEADLINE);
+        bytes memory signature = signWithdraw(PAYER_KEY, 0, 1, DEADLINE);
         vm.prank(stranger);
         escrow.cancelWithdrawWithSignature(config(), 1, DEADLINE, signature);
         assertEq(state().withdrawableAt, 0, "time");
@@ -76,5 +85,11 @@ contract CancelWithdrawTest is EscrowTest {
         bytes32 digest = escrow.withdrawDigest(account(), 0, 1, DEADLINE);
         vm.expectRevert(abi.encodeWithSelector(IEscrow.BadSignature.selector, payer, digest));
         escrow.cancelWithdrawWithSignature(config(), 1, DEADLINE, signature);
+    }
+
+    function nothingIsPending() internal view {
+        assertEq(state().withdrawAmount, 0, "amount");
+        assertEq(state().withdrawableAt, 0, "time");
+        assertTrue(!state().withdrawByPayer, "the payer's");
     }
 }

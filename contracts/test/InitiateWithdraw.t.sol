@@ -15,19 +15,26 @@ contract InitiateWithdrawTest is EscrowTest {
 
     function test_the_payer_starts_a_withdrawal() public {
         vm.expectEmit(address(escrow));
-        emit IEscrow.WithdrawInitiated(account(), 600, uint40(START) + DELAY, 0);
+        emit IEscrow.WithdrawInitiated(account(), 600, uint40(START) + DELAY, 0, true);
         initiateWithdraw(600);
         IEscrow.AccountState memory s = state();
+        assertTrue(s.withdrawByPayer, "the payer's");
         assertEq(s.withdrawAmount, 600, "amount");
         assertEq(s.withdrawableAt, START + DELAY, "time");
         assertEq(s.withdrawNonce, 1, "nonce");
+        assertEq(s.authorizerNonce, 0, "the authorizer's nonce");
         assertEq(s.balance, 1_000, "balance");
     }
 
     function test_the_authorizer_starts_a_withdrawal() public {
-        vm.prank(authorizer);
-        escrow.initiateWithdraw(config(), 600);
-        assertEq(state().withdrawAmount, 600, "amount");
+        vm.expectEmit(address(escrow));
+        emit IEscrow.WithdrawInitiated(account(), 600, uint40(START) + DELAY, 0, false);
+        initiateWithdrawByAuthorizer(600);
+        IEscrow.AccountState memory s = state();
+        assertEq(s.withdrawAmount, 600, "amount");
+        assertTrue(!s.withdrawByPayer, "the payer's");
+        assertEq(s.withdrawNonce, 0, "the payer's nonce");
+        assertEq(s.authorizerNonce, 1, "nonce");
     }
 
     function test_nobody_else_does() public {
@@ -81,10 +88,11 @@ contract InitiateWithdrawTest is EscrowTest {
     function test_anyone_lands_the_payers_or_authorizers_signature() public {
         uint256[2] memory keys = [PAYER_KEY, AUTHORIZER_KEY];
         for (uint256 i = 0; i < keys.length; ++i) {
-            bytes memory signature = signWithdraw(keys[i], 600, 2 * i, DEADLINE);
+            bytes memory signature = signWithdraw(keys[i], 600, 0, DEADLINE);
             vm.prank(stranger);
-            escrow.initiateWithdrawWithSignature(config(), 600, 2 * i, DEADLINE, signature);
+            escrow.initiateWithdrawWithSignature(config(), 600, 0, DEADLINE, signature);
             assertEq(state().withdrawAmount, 600, "amount");
+            assertTrue(state().withdrawByPayer == (keys[i] == PAYER_KEY), "the payer's");
             vm.prank(payer);
             escrow.cancelWithdraw(config());
         }

@@ -119,6 +119,8 @@ contract ViewsTest is EscrowTest {
         assertEq(states[1].balance, 700, "balance");
         assertEq(states[1].withdrawAmount, 50, "withdrawal");
         assertEq(states[1].withdrawNonce, 1, "nonce");
+        assertEq(states[1].authorizerNonce, 0, "the authorizer's nonce");
+        assertTrue(states[1].withdrawByPayer, "the payer's");
 
         (ids[0], ids[1], ids[2]) = (channel(bob), channel(alice), account());
         uint128[] memory totals = escrow.claimed(ids);

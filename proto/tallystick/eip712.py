@@ -157,7 +157,10 @@ def hash_totals_approval(account_id: bytes, totals: Iterable[tuple[bytes, int]])
 
 
 def hash_withdraw(account_id: bytes, amount: int, nonce: int, deadline: int) -> Bytes32:
-    """The struct hash of a Withdraw: a payer without gas starts the timed way out."""
+    """The struct hash of a Withdraw: a payer without gas starts the timed way out, or with amount 0 gives it up.
+
+    `nonce` is the account's `withdrawNonce` if the payer signs, its `authorizerNonce` if the payerAuthorizer does.
+    """
     return Bytes32(
         keccak256(WITHDRAW_TYPEHASH + _bytes32(account_id) + _uint128(amount) + _uint256(nonce) + _uint256(deadline))
     )

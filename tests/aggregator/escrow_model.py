@@ -23,6 +23,7 @@ class EscrowAccount:
     claimed: dict[bytes, int] = field(default_factory=dict[bytes, int])
     withdrawing: int = 0
     withdrawable_at: int = 0
+    withdraw_by_payer: bool = False
     refund_nonce: int = 0
 
     def give_back(self, amount: int) -> None:
@@ -83,12 +84,15 @@ class EscrowModel:
             account.claimed[channel_id] = account.claimed.get(channel_id, 0) + paid
             account.balance -= paid
 
-    def initiate_withdraw(self, account_id: bytes, amount: int, now_s: int) -> None:
-        """The payer starts the timed way out; nothing happens while one is pending."""
+    def initiate_withdraw(self, account_id: bytes, amount: int, now_s: int, *, by_payer: bool = True) -> None:
+        """The payer or the payerAuthorizer starts the timed way out; the payer's replaces the payerAuthorizer's, and
+        else nothing happens while one is pending.
+        """
         account = self._next(account_id)
-        if not account.withdrawable_at:
+        if not account.withdrawable_at or (by_payer and not account.withdraw_by_payer):
             account.withdrawing = amount
             account.withdrawable_at = now_s + self.withdraw_delay_s
+            account.withdraw_by_payer = by_payer
 
     def cancel_withdraw(self, account_id: bytes) -> None:
         """The payer stays."""

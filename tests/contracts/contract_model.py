@@ -67,8 +67,28 @@ class Account:
     balance: int = 0
     refund_nonce: int = 0
     withdraw_nonce: int = 0
+    authorizer_nonce: int = 0
     withdraw_amount: int = 0
     withdrawable_at: int = 0
+    withdraw_by_payer: bool = False
+
+    def nonce_of(self, by_payer: bool) -> int:
+        """The next one of the payer's or of the payerAuthorizer's signed withdrawals and cancellations."""
+        return self.withdraw_nonce if by_payer else self.authorizer_nonce
+
+    def use_nonce(self, by_payer: bool) -> int:
+        """Use one up."""
+        used = self.nonce_of(by_payer)
+        if by_payer:
+            self.withdraw_nonce += 1
+        else:
+            self.authorizer_nonce += 1
+        return used
+
+    def end_withdrawal(self) -> None:
+        """None is pending any more."""
+        self.withdraw_amount = self.withdrawable_at = 0
+        self.withdraw_by_payer = False
 
 
 @dataclass
@@ -202,24 +222,21 @@ class EscrowModel:
     # Exits.
 
     def initiate_withdraw(self, caller: bytes, config: Config, amount: int, now_s: int) -> list[Event]:
-        _require_payer(caller, config)
-        return self._initiate(config, amount, now_s)
+        return self._initiate(config, amount, now_s, _is_payer(caller, config))
 
     def initiate_withdraw_with_signature(
         self, config: Config, amount: int, nonce: int, deadline_s: int, signature: bytes, now_s: int
     ) -> list[Event]:
-        self._require_withdraw_signature(config, amount, nonce, deadline_s, signature, now_s)
-        return self._initiate(config, amount, now_s)
+        by_payer = self._is_signed_by_payer(config, amount, nonce, deadline_s, signature, now_s)
+        return self._initiate(config, amount, now_s, by_payer)
 
     def cancel_withdraw(self, caller: bytes, config: Config) -> list[Event]:
-        _require_payer(caller, config)
-        return self._cancel(config)
+        return self._cancel(config, _is_payer(caller, config))
 
     def cancel_withdraw_with_signature(
         self, config: Config, nonce: int, deadline_s: int, signature: bytes, now_s: int
     ) -> list[Event]:
-        self._require_withdraw_signature(config, 0, nonce, deadline_s, signature, now_s)
-        return self._cancel(config)
+        return self._cancel(config, self._is_signed_by_payer(config, 0, nonce, deadline_s, signature, now_s))
 
     def finalize_withdraw(self, config: Config, now_s: int) -> list[Event]:
         account_id = self.account_id(config)
@@ -230,7 +247,7 @@ class EscrowModel:
             raise Reverted("WithdrawTooEarly", account.withdrawable_at, now_s)
         paid = min(account.withdraw_amount, account.balance)
         account.balance -= paid
-        account.withdraw_amount = account.withdrawable_at = 0
+        account.end_withdrawal()
         return [WithdrawFinalized(account_id, paid, account.balance), *self._pay(config.token, config.payer, paid)]
 
     def refund_with_signature(self, config: Config, amount: int, nonce: int, signature: bytes) -> list[Event]:
@@ -248,7 +265,7 @@ class EscrowModel:
         account.balance -= paid
         account.withdraw_amount = max(0, account.withdraw_amount - paid)
         if account.withdraw_amount == 0:
-            account.withdrawable_at = 0
+            account.end_withdrawal()
         refunded = Refunded(account_id, paid, account.balance, nonce, account.withdraw_amount)
         return [refunded, *self._pay(config.token, config.payer, paid)]
 
@@ -349,40 +366,44 @@ class EscrowModel:
         self.owed[to, token] = self.owed.get((to, token), 0) + amount
         return [Owed(to, token, amount, self.owed[to, token])]
 
-    def _initiate(self, config: Config, amount: int, now_s: int) -> list[Event]:
+    def _initiate(self, config: Config, amount: int, now_s: int, by_payer: bool) -> list[Event]:
         account_id = self.account_id(config)
         account = self.account(account_id)
         if amount == 0:
             raise Reverted("ZeroAmount")
-        if account.withdrawable_at:
+        if account.withdrawable_at and not (by_payer and not account.withdraw_by_payer):
             raise Reverted("WithdrawPending", account_id, account.withdraw_amount, account.withdrawable_at)
         if account.balance == 0:
             raise Reverted("AccountEmpty", account_id)
         account.withdraw_amount, account.withdrawable_at = amount, now_s + config.withdraw_delay_s
-        account.withdraw_nonce += 1
-        return [WithdrawInitiated(account_id, amount, account.withdrawable_at, account.withdraw_nonce - 1)]
+        account.withdraw_by_payer = by_payer
+        nonce = account.use_nonce(by_payer)
+        return [WithdrawInitiated(account_id, amount, account.withdrawable_at, nonce, by_payer)]
 
-    def _cancel(self, config: Config) -> list[Event]:
+    def _cancel(self, config: Config, by_payer: bool) -> list[Event]:
         account_id = self.account_id(config)
         account = self.account(account_id)
         if not account.withdrawable_at:
             raise Reverted("NoWithdrawPending", account_id)
-        account.withdraw_amount = account.withdrawable_at = 0
-        account.withdraw_nonce += 1
-        return [WithdrawCancelled(account_id, account.withdraw_nonce - 1)]
+        if account.withdraw_by_payer and not by_payer:
+            raise Reverted("WithdrawOfPayer", account_id)
+        account.end_withdrawal()
+        return [WithdrawCancelled(account_id, account.use_nonce(by_payer), by_payer)]
 
-    def _require_withdraw_signature(
+    def _is_signed_by_payer(
         self, config: Config, amount: int, nonce: int, deadline_s: int, signature: bytes, now_s: int
-    ) -> None:
+    ) -> bool:
         account_id = self.account_id(config)
         if now_s > deadline_s:
             raise Reverted("DeadlinePassed", deadline_s, now_s)
         digest = self.withdraw_digest(account_id, amount, nonce, deadline_s)
-        if not any(_signed(key, digest, signature) for key in (config.payer_authorizer, config.payer)):
+        by_payer = _signed(config.payer, digest, signature)
+        if not by_payer and not _signed(config.payer_authorizer, digest, signature):
             raise Reverted("BadSignature", config.payer, digest)
-        expected = self.account(account_id).withdraw_nonce
+        expected = self.account(account_id).nonce_of(by_payer)
         if nonce != expected:
             raise Reverted("BadNonce", nonce, expected)
+        return by_payer
 
     def _digest(self, struct_hash: bytes) -> bytes:
         return eip712.digest(self.domain, struct_hash)
@@ -417,6 +438,8 @@ def _signed(signer: bytes, digest: bytes, signature: bytes) -> bool:
         return False
 
 
-def _require_payer(caller: bytes, config: Config) -> None:
+def _is_payer(caller: bytes, config: Config) -> bool:
+    """Whether it is the payer, rather than the payerAuthorizer."""
     if caller not in {config.payer, config.payer_authorizer}:
         raise Reverted("NotPayer", caller, config.payer, config.payer_authorizer)
+    return caller == config.payer

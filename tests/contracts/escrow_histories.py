@@ -189,7 +189,7 @@ class World:
         numbers = [words(answer)[0] for answer in answers[2:]]
         owed, allowed = numbers[: len(debts)], numbers[len(debts) : len(debts) + len(pairs)]
         return Views(
-            {one: tuple(states[at * 6 : at * 6 + 6]) for at, one in enumerate(accounts)},
+            {one: tuple(states[at * 8 : at * 8 + 8]) for at, one in enumerate(accounts)},
             dict(zip(channels, claimed, strict=True)),
             {debt: amount for debt, amount in zip(debts, owed, strict=True) if amount},
             {pair for pair, yes in zip(pairs, allowed, strict=True) if yes},
@@ -203,7 +203,16 @@ class World:
         debts = [(to, token) for to in self.people for token in self.tokens]
         return Views(
             {
-                one: (a.opened, a.balance, a.refund_nonce, a.withdraw_nonce, a.withdraw_amount, a.withdrawable_at)
+                one: (
+                    a.opened,
+                    a.balance,
+                    a.refund_nonce,
+                    a.withdraw_nonce,
+                    a.authorizer_nonce,
+                    a.withdraw_amount,
+                    a.withdrawable_at,
+                    a.withdraw_by_payer,
+                )
                 for one, a in accounts.items()
             },
             {one: model.claimed.get(one, 0) for one in self.channel_ids},
@@ -442,10 +451,11 @@ class World:
     def _withdraw_signature(self, config: Config, amount: int) -> tuple[int, int, bytes]:
         random = self.random
         account_id = self.model.account_id(config)
-        nonce = self.model.account(account_id).withdraw_nonce + random.choice([0, 0, 0, 0, 1])
+        key = random.choice([config.payer, config.payer_authorizer])
+        nonce = self.model.account(account_id).nonce_of(key == config.payer) + random.choice([0, 0, 0, 0, 1])
         deadline_s = self.now_s + random.choice([0, 100, 10_000_000, 10_000_000, -1])
         digest = self.model.withdraw_digest(account_id, amount, nonce, deadline_s)
-        return nonce, deadline_s, self._sign(random.choice([config.payer, config.payer_authorizer]), digest)
+        return nonce, deadline_s, self._sign(key, digest)
 
     def _sign(self, who: bytes, digest: bytes) -> bytes:
         """The signature that is needed, mostly; sometimes another's, or one that no key has made."""

@@ -120,7 +120,8 @@ def test_what_is_no_event_of_the_escrow_is_named(log: RawLog, message: str) -> N
 
 ACCOUNT, SELLER, TOKEN = b"\x01" * 32, b"\x02" * 20, b"\x03" * 20
 OPENED = AccountOpened(ACCOUNT, b"\x04" * 20, b"\x05" * 20, b"\x06" * 20, TOKEN, 900, bytes(32), 100)
-WITHDRAWING = WithdrawInitiated(ACCOUNT, 1, 9, 0)
+WITHDRAWING = WithdrawInitiated(ACCOUNT, 1, 9, 0, True)
+BY_AUTHORIZER = WithdrawInitiated(ACCOUNT, 1, 9, 0, False)
 
 
 def after(*events: Event) -> EscrowState:
@@ -135,7 +136,7 @@ def test_a_life_of_an_account() -> None:
         OPENED,
         Deposited(ACCOUNT, 20, 120),
         Claimed(ACCOUNT, ((SELLER, 30),)),
-        WithdrawInitiated(ACCOUNT, 50, 1_000, 0),
+        WithdrawInitiated(ACCOUNT, 50, 1_000, 0, True),
         Claimed(ACCOUNT, ((SELLER, 40),)),
         Refunded(ACCOUNT, 10, 70, 0, 40),
     )
@@ -150,6 +151,18 @@ def test_a_life_of_an_account() -> None:
     assert state.liabilities(SELLER) == 0
 
 
+def test_c2_a_replaced_withdrawal_is_the_payers_with_its_own_amount_time_and_nonce() -> None:
+    state = after(OPENED, BY_AUTHORIZER, WithdrawInitiated(ACCOUNT, 70, 1_000, 0, True))
+    account = state.accounts[ACCOUNT]
+    assert (account.withdraw_amount, account.withdrawable_at, account.withdraw_by_payer) == (70, 1_000, True)
+    assert (account.withdraw_nonce, account.authorizer_nonce) == (1, 1)
+    apply(state, WithdrawCancelled(ACCOUNT, 1, True))
+    assert (account.withdraw_amount, account.withdrawable_at, account.withdraw_by_payer) == (0, 0, False)
+    apply(state, WithdrawInitiated(ACCOUNT, 5, 2_000, 1, False))
+    apply(state, WithdrawCancelled(ACCOUNT, 2, False))
+    assert (account.withdraw_nonce, account.authorizer_nonce) == (2, 3)
+
+
 @pytest.mark.parametrize(
     ("events", "message"),
     [
@@ -158,8 +171,13 @@ def test_a_life_of_an_account() -> None:
         ([OPENED, Deposited(ACCOUNT, 5, 110)], "Deposited.balance: got 110; after the logs so far it is 105"),
         ([OPENED, Claimed(ACCOUNT, ((SELLER, 101),))], "Claimed: 101 paid; the logs so far leave a balance of 100"),
         ([OPENED, Claimed(ACCOUNT, ((SELLER, 5), (SELLER, 5)))], "Claimed: receiver .* got up to 5 after 5"),
-        ([OPENED, WithdrawInitiated(ACCOUNT, 1, 9, 1)], "WithdrawInitiated.nonce: got 1; after the logs so far it is"),
-        ([OPENED, WithdrawCancelled(ACCOUNT, 3)], "WithdrawCancelled.nonce: got 3"),
+        ([OPENED, WITHDRAWING._replace(nonce=1)], "WithdrawInitiated.nonce: got 1; after the logs so far it is"),
+        ([OPENED, BY_AUTHORIZER, WITHDRAWING._replace(nonce=1)], "WithdrawInitiated.nonce: got 1"),
+        ([OPENED, WITHDRAWING, WITHDRAWING._replace(nonce=1)], "WithdrawInitiated: .* cannot replace"),
+        ([OPENED, WITHDRAWING, BY_AUTHORIZER], "WithdrawInitiated: .* cannot replace"),
+        ([OPENED, BY_AUTHORIZER, BY_AUTHORIZER._replace(nonce=1)], "WithdrawInitiated: .* cannot replace"),
+        ([OPENED, WITHDRAWING, WithdrawCancelled(ACCOUNT, 0, False)], "WithdrawCancelled: the payerAuthorizer cannot"),
+        ([OPENED, WithdrawCancelled(ACCOUNT, 3, True)], "WithdrawCancelled.nonce: got 3"),
         ([OPENED, WithdrawFinalized(ACCOUNT, 1, 99)], "WithdrawFinalized: the logs so far have no withdrawal pending"),
         ([OPENED, WITHDRAWING, WithdrawFinalized(ACCOUNT, 1, 98)], "WithdrawFinalized.balance: got 98"),
         ([OPENED, WITHDRAWING, WithdrawFinalized(ACCOUNT, 2, 98)], "WithdrawFinalized.amount: got 2"),
@@ -184,9 +202,18 @@ def test_a_row_skipped_on_an_account_that_does_not_exist_is_no_error() -> None:
 
 def shown(world: World, state: EscrowState) -> Views:
     """A rebuilt state in the form of what the contract's views show."""
-    empty = (0,) * 6
+    empty = (0,) * 8
     accounts = {
-        one: (1, a.balance, a.refund_nonce, a.withdraw_nonce, a.withdraw_amount, a.withdrawable_at)
+        one: (
+            1,
+            a.balance,
+            a.refund_nonce,
+            a.withdraw_nonce,
+            a.authorizer_nonce,
+            a.withdraw_amount,
+            a.withdrawable_at,
+            a.withdraw_by_payer,
+        )
         for one, a in state.accounts.items()
     }
     configs = dict(zip(world.account_ids, world.configs, strict=True))

@@ -24,7 +24,7 @@ from tallystick_aggregator.chain.port import (
 from tallystick_aggregator.chain.reverts import as_reverted
 from tallystick_aggregator.chain.rpc import RpcNode
 from tallystick_aggregator.chain.sender import Sender
-from tallystick_aggregator.chain.settings import ChainSettings, ConfigurationError
+from tallystick_aggregator.chain.settings import ChainSettings, ConfigurationError, TokenSettings
 from tallystick_aggregator.chain.tasks import Repeating
 from tallystick_aggregator.chain.token import TRANSFER_TOPIC, Erc3009Token, open_token, read_transfer
 from tallystick_aggregator.chain.watcher import Watcher
@@ -67,6 +67,7 @@ class EvmChain:
         self._outbox = MeteredOutbox(outbox, self.gas)
         self._sender = Sender(settings, self._node, self._outbox, payouts_of=self._payouts_of, clock=clock)
         self._withdrawal_listeners: list[Callable[[], None]] = []
+        self._owed_listeners: list[Callable[[bytes, bytes], None]] = []
         self._watcher = Watcher(
             settings, self._node, self._escrow, writer, on_withdrawal=self._withdrawal_seen, clock=clock
         )
@@ -265,6 +266,24 @@ class EvmChain:
         if self._sender.hurry(worth):
             self._sending.wake()
 
+    def on_owed(self, listener: Callable[[bytes, bytes], None]) -> None:
+        """Call this with (to, token) whenever a claim of ours has left something owed; maybe more than once."""
+        self._owed_listeners.append(listener)
+
+    @property
+    def token_settings(self) -> Mapping[bytes, TokenSettings]:
+        """The tokens of the configuration, by address."""
+        return {token.address: token for token in self.settings.tokens}
+
+    async def cost_wei(self, call: Call) -> int:
+        """What sending this would cost now. Raises Reverted if it would fail."""
+        try:
+            gas = await self._node.estimate_gas(self._sender.address, call.to, call.data, gas_max=GAS_LIMIT_MAX)
+        except CallReverted as reverted:
+            raise as_reverted(reverted) from reverted
+        fees = await self._node.fees()
+        return gas * (fees.base_fee_per_gas_wei + fees.priority_fee_per_gas_wei)
+
     def _withdrawal_seen(self) -> None:
         for listener in self._withdrawal_listeners:
             listener()
@@ -292,6 +311,8 @@ class EvmChain:
                 if payer == self._escrow.address:
                     paid[receiver] += amount
             elif address == self._escrow.address and log.topics[0] == escrow_calls.OWED_TOPIC:
-                receiver, _, amount = escrow_calls.read_owed(log)
+                receiver, owed_in, amount = escrow_calls.read_owed(log)
                 paid[receiver] += amount
+                for listener in self._owed_listeners:
+                    listener(receiver, owed_in)
         return tuple(Payout(receiver, token, amount) for receiver, amount in paid.items())

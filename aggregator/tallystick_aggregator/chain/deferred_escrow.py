@@ -75,6 +75,10 @@ class DeferredEscrow:
         batch = ClaimBatch(self._operator, token, tuple(accounts))
         return Call(self._address, calls.claim(claim_batch.encode(batch)))
 
+    def collect_call(self, to: bytes, token: bytes) -> Call:
+        """Pay out what a failed transfer has left owed to `to`."""
+        return Call(self._address, calls.collect(to, token))
+
     def claim_totals(self, call_data: bytes) -> Mapping[bytes, int]:
         batch = claim_batch.decode(calls.batch_of_claim(call_data))
         totals: dict[bytes, int] = {}
@@ -106,6 +110,10 @@ class DeferredEscrow:
     async def block_logs(self, block: Block, heard: Heard) -> Sequence[Log]:
         """All events of the escrow in this very block."""
         return await self._node.block_logs(self._address, block, heard)
+
+    async def owed(self, to: bytes, token: bytes, block: Block) -> int:
+        """What failed transfers have left owed to `to`, in atomic units."""
+        return int.from_bytes(await self._read(calls.owed_to(to, token), block), "big")
 
     async def logs(self, first: int, last: Block) -> Sequence[Log]:
         """All events of the escrow in these blocks."""

@@ -23,8 +23,9 @@ from tallystick_contracts import ContractName, load
 RECEIPT_TIMEOUT_S: Final = 180
 RECEIPT_POLL_S_MAX: Final = 1.0
 RPC_TIMEOUT_S: Final = 20.0
-CALL_GAS_MAX: Final = 100_000
-"""Gas limit, at most, of setSender (some 56,000) and mint (88,000), which cannot be estimated before the contracts."""
+CALL_GAS_MAX: Final = 320_000
+"""Gas limit, at most, of setSender (some 56,000) and mint (88,000), which cannot be estimated before the contracts.
+Under EIP-8037 each of the two storage slots that a mint fills takes some 98,000 more."""
 
 
 @dataclass(frozen=True, slots=True)

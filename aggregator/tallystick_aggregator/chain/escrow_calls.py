@@ -34,6 +34,8 @@ REFUND_WITH_SIGNATURE: Final = f"refundWithSignature({CONFIG_TYPE},uint128,uint2
 ACCOUNTS: Final = "accounts(bytes32[])"
 CLAIMED: Final = "claimed(bytes32[])"
 IS_SENDER: Final = "isSender(address,address)"
+OWED_TO: Final = "owed(address,address)"
+COLLECT: Final = "collect(address,address)"
 DOMAIN_SEPARATOR: Final = "domainSeparator()"
 IS_VALID_SIGNATURE: Final = "isValidSignature(bytes32,bytes)"
 """ERC-1271, of operators that are contracts."""
@@ -45,14 +47,16 @@ FUNCTIONS: Final = (
     ACCOUNTS,
     CLAIMED,
     IS_SENDER,
+    OWED_TO,
+    COLLECT,
     DOMAIN_SEPARATOR,
 )
 
 ACCOUNT_OPENED: Final = "AccountOpened(bytes32,address,address,address,address,uint40,bytes32,uint128)"
 DEPOSITED: Final = "Deposited(bytes32,uint128,uint128)"
 CLAIMED_EVENT: Final = "Claimed(bytes32,(address,uint128)[])"
-WITHDRAW_INITIATED: Final = "WithdrawInitiated(bytes32,uint128,uint40,uint256)"
-WITHDRAW_CANCELLED: Final = "WithdrawCancelled(bytes32,uint256)"
+WITHDRAW_INITIATED: Final = "WithdrawInitiated(bytes32,uint128,uint40,uint256,bool)"
+WITHDRAW_CANCELLED: Final = "WithdrawCancelled(bytes32,uint256,bool)"
 ROW_SKIPPED: Final = "RowSkipped(bytes32,address,uint128,uint8)"
 OWED: Final = "Owed(address,address,uint256,uint256)"
 WITHDRAW_FINALIZED: Final = "WithdrawFinalized(bytes32,uint128,uint128)"
@@ -79,7 +83,7 @@ LEFT_TOPICS: Final = frozenset({topic(WITHDRAW_FINALIZED), topic(REFUNDED)})
 SKIP_REASONS: Final = ("None", "BadReceiver", "NothingNew", "AboveCeiling", "AccountEmpty", "BadSignature")
 """IEscrow.SkipReason, by number."""
 
-_ACCOUNT_WORDS: Final = 6
+_ACCOUNT_WORDS: Final = 8
 
 
 class OpenedAccount(NamedTuple):
@@ -133,6 +137,16 @@ def is_sender(operator: bytes, sender: bytes) -> bytes:
     return selector(IS_SENDER) + _address(operator) + _address(sender)
 
 
+def owed_to(to: bytes, token: bytes) -> bytes:
+    """Calldata of `owed`."""
+    return selector(OWED_TO) + _address(to) + _address(token)
+
+
+def collect(to: bytes, token: bytes) -> bytes:
+    """Calldata of `collect`."""
+    return selector(COLLECT) + _address(to) + _address(token)
+
+
 def is_valid_signature(digest: bytes, signature: bytes) -> bytes:
     """Calldata of ERC-1271's `isValidSignature`."""
     return selector(IS_VALID_SIGNATURE) + encode(["bytes32", "bytes"], [digest, signature])
@@ -146,7 +160,13 @@ def words_query(function: str, words: Sequence[bytes]) -> bytes:
 def read_accounts(answer: bytes, count: int) -> list[EscrowAccount]:
     """What `accounts` returned for so many ids."""
     words = _array(answer, count, _ACCOUNT_WORDS)
-    return [EscrowAccount(*words[at + 1 : at + _ACCOUNT_WORDS]) for at in range(0, len(words), _ACCOUNT_WORDS)]
+    accounts: list[EscrowAccount] = []
+    for at in range(0, len(words), _ACCOUNT_WORDS):
+        _opened, balance, refund_nonce, withdraw_nonce, _authorizers, amount, withdrawable_at, _by_payer = words[
+            at : at + _ACCOUNT_WORDS
+        ]
+        accounts.append(EscrowAccount(balance, refund_nonce, withdraw_nonce, amount, withdrawable_at))
+    return accounts
 
 
 def read_claimed(answer: bytes, count: int) -> list[int]:

@@ -51,6 +51,8 @@ class Contracts:
             (escrow, selector(calls.ACCOUNTS)): _accounts,
             (escrow, selector(calls.CLAIMED)): _claimed,
             (escrow, selector(calls.IS_SENDER)): _is_sender,
+            (escrow, selector(calls.OWED_TO)): _owed,
+            (escrow, selector(calls.COLLECT)): _collect,
             (escrow, selector(calls.DOMAIN_SEPARATOR)): lambda frame, _: frame.contracts.escrow_domain.separator,
             (token, selector(MINT)): _mint,
             (token, selector(token_calls.TRANSFER_BY_PARTS)): _transfer_by_parts,
@@ -203,7 +205,7 @@ def _refund(frame: Frame, data: bytes) -> bytes:
     if account.withdraw_amount > paid:
         account.withdraw_amount -= paid
     elif account.withdraw_amount:
-        account.withdraw_amount = account.withdrawable_at = 0
+        account.end_withdrawal()
     values = [paid, account.balance, nonce, account.withdraw_amount]
     frame.emit(calls.REFUNDED, [account_id], ["uint128", "uint128", "uint256", "uint128"], values)
     if paid:
@@ -213,28 +215,33 @@ def _refund(frame: Frame, data: bytes) -> bytes:
 
 def _initiate_withdraw(frame: Frame, data: bytes) -> bytes:
     fields, amount = decode([CONFIG_TYPE, "uint128"], data)
-    account_id, account = _of_payer(frame, fields)
+    account_id, account, by_payer = _of_payer(frame, fields)
     require(amount > 0, "ZeroAmount()")
     pending = (account_id, account.withdraw_amount, account.withdrawable_at)
-    require(not account.withdrawable_at, "WithdrawPending(bytes32,uint128,uint40)", *pending)
+    free = not account.withdrawable_at or (by_payer and not account.withdraw_by_payer)
+    require(free, "WithdrawPending(bytes32,uint128,uint40)", *pending)
     require(account.balance > 0, "AccountEmpty(bytes32)", account_id)
     account.withdraw_amount = amount
     account.withdrawable_at = frame.timestamp + fields[5]
-    values = [amount, account.withdrawable_at, account.withdraw_nonce]
-    account.withdraw_nonce += 1
+    account.withdraw_by_payer = by_payer
+    values = [amount, account.withdrawable_at, account.use_withdraw_nonce(by_payer=by_payer), by_payer]
     frame.emit(
-        "WithdrawInitiated(bytes32,uint128,uint40,uint256)", [account_id], ["uint128", "uint40", "uint256"], values
+        "WithdrawInitiated(bytes32,uint128,uint40,uint256,bool)",
+        [account_id],
+        ["uint128", "uint40", "uint256", "bool"],
+        values,
     )
     return b""
 
 
 def _cancel_withdraw(frame: Frame, data: bytes) -> bytes:
     (fields,) = decode([CONFIG_TYPE], data)
-    account_id, account = _of_payer(frame, fields)
+    account_id, account, by_payer = _of_payer(frame, fields)
     require(account.withdrawable_at > 0, "NoWithdrawPending(bytes32)", account_id)
-    account.withdraw_amount = account.withdrawable_at = 0
-    frame.emit("WithdrawCancelled(bytes32,uint256)", [account_id], ["uint256"], [account.withdraw_nonce])
-    account.withdraw_nonce += 1
+    require(by_payer or not account.withdraw_by_payer, "WithdrawOfPayer(bytes32)", account_id)
+    account.end_withdrawal()
+    values = [account.use_withdraw_nonce(by_payer=by_payer), by_payer]
+    frame.emit("WithdrawCancelled(bytes32,uint256,bool)", [account_id], ["uint256", "bool"], values)
     return b""
 
 
@@ -246,7 +253,7 @@ def _finalize_withdraw(frame: Frame, data: bytes) -> bytes:
     early = (account.withdrawable_at, frame.timestamp)
     require(frame.timestamp >= account.withdrawable_at, "WithdrawTooEarly(uint40,uint256)", *early)
     paid = min(account.withdraw_amount, account.balance)
-    account.withdraw_amount = account.withdrawable_at = 0
+    account.end_withdrawal()
     account.balance -= paid
     frame.emit(calls.WITHDRAW_FINALIZED, [account_id], ["uint128", "uint128"], [paid, account.balance])
     if paid:
@@ -264,14 +271,37 @@ def _set_sender(frame: Frame, data: bytes) -> bytes:
     return b""
 
 
+def _owed(frame: Frame, data: bytes) -> bytes:
+    return word(frame.world.owed.get(data[12:32], 0) if data[44:64] == frame.contracts.token else 0)
+
+
+def _collect(frame: Frame, data: bytes) -> bytes:
+    to, token = data[12:32], data[44:64]
+    amount = int.from_bytes(_owed(frame, data), "big")
+    require(amount > 0, "NothingOwed(address,address)", to, token)
+    del frame.world.owed[to]
+    frame.emit("Collected(address,address,uint256)", [to, token], ["uint256"], [amount])
+    frame.move(frame.contracts.escrow, to, amount)
+    return b""
+
+
 def _accounts(frame: Frame, data: bytes) -> bytes:
     (ids,) = decode(["bytes32[]"], data)
     states = [frame.world.accounts.get(id_, HeldAccount()) for id_ in ids]
     return encode(
-        ["(bool,uint128,uint256,uint256,uint128,uint40)[]"],
+        ["(bool,uint128,uint256,uint256,uint256,uint128,uint40,bool)[]"],
         [
             [
-                (s.opened, s.balance, s.refund_nonce, s.withdraw_nonce, s.withdraw_amount, s.withdrawable_at)
+                (
+                    s.opened,
+                    s.balance,
+                    s.refund_nonce,
+                    s.withdraw_nonce,
+                    s.authorizer_nonce,
+                    s.withdraw_amount,
+                    s.withdrawable_at,
+                    s.withdraw_by_payer,
+                )
                 for s in states
             ]
         ],
@@ -326,11 +356,12 @@ def _authorization_state(frame: Frame, data: bytes) -> bytes:
 # Small things.
 
 
-def _of_payer(frame: Frame, fields: Sequence[Any]) -> tuple[bytes, HeldAccount]:
+def _of_payer(frame: Frame, fields: Sequence[Any]) -> tuple[bytes, HeldAccount, bool]:
+    """The account's id and state, and whether the caller is the payer rather than the payerAuthorizer."""
     config = _config(fields)
     parties = (config.payer, config.payer_authorizer)
     require(frame.sender in parties, "NotPayer(address,address,address)", frame.sender, *parties)
-    return frame.account(config)
+    return *frame.account(config), frame.sender == config.payer
 
 
 def _config(fields: Sequence[Any]) -> ChannelConfig:

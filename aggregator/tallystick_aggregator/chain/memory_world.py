@@ -29,8 +29,23 @@ class HeldAccount:
     balance: int = 0
     refund_nonce: int = 0
     withdraw_nonce: int = 0
+    authorizer_nonce: int = 0
     withdraw_amount: int = 0
     withdrawable_at: int = 0
+    withdraw_by_payer: bool = False
+
+    def use_withdraw_nonce(self, *, by_payer: bool) -> int:
+        """Use up the payer's nonce for withdrawals, or the payerAuthorizer's."""
+        used = self.withdraw_nonce if by_payer else self.authorizer_nonce
+        if by_payer:
+            self.withdraw_nonce += 1
+        else:
+            self.authorizer_nonce += 1
+        return used
+
+    def end_withdrawal(self) -> None:
+        """No withdrawal is pending any more."""
+        self.withdraw_amount, self.withdrawable_at, self.withdraw_by_payer = 0, 0, False
 
 
 @dataclass(slots=True)

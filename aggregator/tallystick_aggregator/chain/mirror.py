@@ -116,7 +116,9 @@ def cautious(one: EscrowAccount, other: EscrowAccount) -> EscrowAccount:
 
 
 class TakenIn(NamedTuple):
-    """What came of it: accounts that began to withdraw, and channels that were paid more than was charged."""
+    """What came of it: accounts that began to withdraw, or whose withdrawal was replaced by another, and channels that
+    were paid more than was charged.
+    """
 
     withdrawals: tuple[bytes, ...]
     overclaims: tuple[Overclaim, ...]
@@ -135,7 +137,9 @@ def take_in(draft: Draft, ledger: Ledger, network: str, seen: Sequence[Seen], re
             if one.config is None:
                 continue
             accounts.open_account(draft, one.account_id, network, one.config)
-        if one.head.withdrawable_at and (account is None or not account.withdraw_finalizes_at):
+        # Another time is another withdrawal: the payer has replaced one, or cancelled it and begun anew.
+        known_at = 0 if account is None else account.withdraw_finalizes_at
+        if one.head.withdrawable_at not in {0, known_at}:
             withdrawals.append(one.account_id)
         overclaims += accounts.mirror(draft, ledger, one.on_chain())
         if account is None or account.refund is None or not one.confirmed:

@@ -34,6 +34,7 @@ from typing import Final
 
 from tallystick.hashing import keccak256
 from tallystick_aggregator.chain.bidding import Bid, bid, bid_of, raises
+from tallystick_aggregator.chain.gas_limits import limit_for
 from tallystick_aggregator.chain.node import CallReverted, Node, Receipt, Rejected
 from tallystick_aggregator.chain.nonces import GAP_MAX, free_nonce, surely_used_by
 from tallystick_aggregator.chain.port import GAS_LIMIT_MAX, Block, Call, ChainUnavailable, Reverted
@@ -174,7 +175,14 @@ class Sender:
             gas = await self._node.estimate_gas(self.address, call.to, call.data, gas_max=gas_max)
         except CallReverted as reverted:
             raise as_reverted(reverted) from reverted
-        return min(gas + gas // 4 + 20_000, gas_max)
+        return limit_for(gas, gas_max)
+
+    async def _fill_gas_limit(self) -> int:
+        """What it takes to send nothing: more than 21,000 on chains that charge for a transaction's bytes, too."""
+        try:
+            return max(_FILL_GAS, await self._gas_limit(Call(self.address, b""), GAS_LIMIT_MAX))
+        except Reverted:
+            return _FILL_GAS
 
     async def gas_affordable(self) -> int:
         """See `port.Chain.gas_affordable`: pools take what a sender can pay for beside all that it has in them."""
@@ -306,12 +314,13 @@ class Sender:
         if not missing:
             return
         offer = max(bid_of(outgoing.attempts[-1]) for outgoing in waiting)
+        gas_limit = await self._fill_gas_limit()
         for nonce in sorted(missing)[:GAP_MAX]:
             _log.warning("nonce %d is missing: it is filled, so that %d transactions can go on", nonce, len(waiting))
             gap = f"{self._settings.network} {self.address.hex()} {nonce} {self._clock()}"
             reference = keccak256(gap.encode())
             fill = await self._draft(
-                TransactionKind.FILL, reference, Call(self.address, b""), _FILL_GAS, offer, nonce=nonce
+                TransactionKind.FILL, reference, Call(self.address, b""), gas_limit, offer, nonce=nonce
             )
             await self._offer(await self._outbox.add(fill))
 

@@ -114,6 +114,8 @@ class TransactionKind(IntEnum):
     EXACT = 4
     FILL = 5
     """Nothing, to ourselves: it fills a gap in the nonces, so that those after it can be mined."""
+    COLLECT = 6
+    """Pays out what a failed transfer has left owed to a seller or payer."""
 
 
 class TransactionStatus(IntEnum):

@@ -15,6 +15,7 @@ from tallystick.hexadecimal import to_hex
 from tallystick_aggregator.chain.port import Chain, ChainUnavailable, Reverted
 from tallystick_aggregator.journal.port import Outgoing, TransactionKind
 from tallystick_aggregator.ledger.state import Account, Channel
+from tallystick_aggregator.settlement.gas_scale import GasScale
 from tallystick_aggregator.settlement.planner import Batch, Group
 
 PASSING_MAX: Final = 8
@@ -66,6 +67,12 @@ class Claiming:
         self._set_aside_s = set_aside_s
         self._set_aside: dict[bytes, tuple[float, str]] = {}
         self._distrusted: set[bytes] = set()
+        self._gas_scale = GasScale()
+
+    @property
+    def planned_gas_max(self) -> int:
+        """The most that a batch may be planned at, by what this chain took for those before."""
+        return self._gas_scale.planned_max
 
     def usable(self, account: Account) -> Account:
         """The account, without an approval that turned out to be of no use."""
@@ -99,11 +106,14 @@ class Claiming:
             _log.warning("a batch of %d claims would revert: %s", batch.rows, reverted.reason)
             halves = batch.halves()
             if halves is None:
+                if not reverted.by_contract:
+                    self._gas_scale.refused(batch)
                 self._refused(batch.groups[0], reverted, run)
                 return
             for half in halves:
                 await self.send(half, run)
             return
+        self._gas_scale.took(batch, outgoing.gas_limit)
         _log.info("claim %d: %d channels of %d accounts", outgoing.id, batch.rows, len(batch.groups))
         run.settled.append(outgoing)
         run.accounts.update(group.account.id for group in batch.groups)

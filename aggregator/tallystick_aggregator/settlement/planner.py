@@ -118,9 +118,16 @@ class Batch(NamedTuple):
 
 
 def plan_account(
-    account: Account, channels: Iterable[Channel], in_flight: Mapping[bytes, int], due: Due
+    account: Account,
+    channels: Iterable[Channel],
+    in_flight: Mapping[bytes, int],
+    due: Due,
+    gas_max: int = gas.BATCH_GAS_MAX,
 ) -> list[Group]:
-    """What to claim on an account now; nothing if none of it is due, or if the escrow holds nothing for it."""
+    """What to claim on an account now; nothing if none of it is due, or if the escrow holds nothing for it.
+
+    `gas_max`: what may be planned for one transaction.
+    """
     if account.funds <= account.claimed:
         return []
     known = list(channels)
@@ -131,7 +138,7 @@ def plan_account(
     ]
     if not rows:
         return []
-    return _by_approval(account, known, rows, in_flight) or [Group(account, tuple(rows), None)]
+    return _by_approval(account, known, rows, in_flight, gas_max) or [Group(account, tuple(rows), None)]
 
 
 def _row(channel: Channel, in_flight: Mapping[bytes, int]) -> PlannedRow | None:
@@ -144,7 +151,7 @@ def _row(channel: Channel, in_flight: Mapping[bytes, int]) -> PlannedRow | None:
 
 
 def _by_approval(
-    account: Account, channels: list[Channel], rows: list[PlannedRow], in_flight: Mapping[bytes, int]
+    account: Account, channels: list[Channel], rows: list[PlannedRow], in_flight: Mapping[bytes, int], gas_max: int
 ) -> list[Group]:
     """The payer's approval for what it covers and vouchers for the rest, if that is cheaper than vouchers alone.
 
@@ -176,7 +183,7 @@ def _by_approval(
     # An approval cannot be cut: with the transfers to all of its receivers it has to fit into one transaction.
     size = _size(groups[0]) + gas.RECEIVER_BYTES * len(approved) + gas.FIXED_BYTES
     cost = _gas(groups[0]) + gas.RECEIVER_GAS * len(approved) + gas.FIXED_GAS
-    return groups if size <= gas.BATCH_BYTES_MAX and cost <= gas.BATCH_GAS_MAX else []
+    return groups if size <= gas.BATCH_BYTES_MAX and cost <= gas_max else []
 
 
 @dataclass(slots=True)

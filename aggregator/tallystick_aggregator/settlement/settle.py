@@ -247,6 +247,7 @@ class Settlement:
                 for group in self._plan(account_id, in_flight, due, run):
                     token = group.account.config.token
                     packer = packers.setdefault(token, Packer(token))
+                    packer.gas_max = self._claiming.planned_gas_max
                     for batch in packer.add(group):
                         await self._claiming.send(batch, run)
             for packer in packers.values():
@@ -266,7 +267,8 @@ class Settlement:
         aside = {} if run.urgent else {id_: why for id_, why in map(self._set_aside, known) if why}
         channels = [channel for channel in known if channel.id not in aside]
         planned: set[bytes] = set()
-        for group in plan_account(self._claiming.usable(account), channels, in_flight, due):
+        usable, gas_max = self._claiming.usable(account), self._claiming.planned_gas_max
+        for group in plan_account(usable, channels, in_flight, due, gas_max):
             planned.update(row.channel_id for row in group.rows)
             yield group
         if due.receivers is not None or due is EVERYTHING:

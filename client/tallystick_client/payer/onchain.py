@@ -32,11 +32,16 @@ class ChainError(TallystickError):
 
 
 class OnChainAccount(NamedTuple):
-    """An account as the escrow holds it; amounts in atomic units, `withdrawable_at` in seconds (0: none pending)."""
+    """An account as the escrow holds it; amounts in atomic units, `withdrawable_at` in seconds (0: none pending).
+
+    `withdraw_by_payer`: the payer has started what is pending, so nobody else can cancel it; one that the
+    payerAuthorizer has started the payer can replace.
+    """
 
     balance: int
     withdraw_amount: int
     withdrawable_at: int
+    withdraw_by_payer: bool
 
 
 class EscrowCaller:
@@ -78,14 +83,19 @@ class EscrowCaller:
         id_ = account_id(self._operator.domain, config)
         (state,) = await self._escrow.functions.accounts([id_]).call()
         values = dict(zip(_fields(self._abi, "accounts"), cast("tuple[int, ...]", state), strict=True))
-        return OnChainAccount(values["balance"], values["withdrawAmount"], values["withdrawableAt"])
+        return OnChainAccount(
+            values["balance"], values["withdrawAmount"], values["withdrawableAt"], bool(values["withdrawByPayer"])
+        )
 
     async def initiate(self, config: ChannelConfig, amount: int = MAX_AMOUNT) -> bytes:
-        """Start to withdraw `amount` (by default everything); returns the transaction's hash once it is mined."""
+        """Start to withdraw `amount` (by default everything); returns the transaction's hash once it is mined.
+
+        By the payer it replaces a withdrawal that the payerAuthorizer has started, and the delay begins anew.
+        """
         return _hash(await self._send("initiateWithdraw", _config(config), amount))
 
     async def cancel(self, config: ChannelConfig) -> bytes:
-        """Give up the pending withdrawal."""
+        """Give up the pending withdrawal; the payerAuthorizer only what it has started itself."""
         return _hash(await self._send("cancelWithdraw", _config(config)))
 
     async def finalize(self, config: ChannelConfig) -> tuple[int, bytes]:

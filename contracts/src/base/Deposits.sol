@@ -79,7 +79,7 @@ abstract contract Deposits is EscrowStore {
             emit Deposited(id, amount, balance);
             return;
         }
-        _accounts[id] = Account({balance: amount, refundNonce: 0, withdrawNonce: 0, opened: true});
+        _accounts[id] = Account({balance: amount, refundNonce: 0, withdrawNonce: 0, authorizerNonce: 0, opened: true});
         emit AccountOpened(
             id,
             config.payer,

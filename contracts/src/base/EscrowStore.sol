@@ -12,11 +12,14 @@ import {EscrowHashes} from "../libraries/EscrowHashes.sol";
 abstract contract EscrowStore is IEscrow, EIP712, ReentrancyGuardTransient {
     using EscrowHashes for EscrowHashes.ChannelPreimage;
 
-    /// @dev One slot. The nonces would last for 10^16 uses.
+    /// @dev One slot. The nonces would last for 10^12 uses.
     struct Account {
         uint128 balance;
-        uint56 refundNonce;
-        uint56 withdrawNonce;
+        uint40 refundNonce;
+        /// @dev The payer's, for withdrawals and cancellations.
+        uint40 withdrawNonce;
+        /// @dev The payerAuthorizer's, so that a stolen session key uses up nobody's signatures but its own.
+        uint40 authorizerNonce;
         /// @dev Set for good by the first deposit, so that {AccountOpened} comes once and the slot is never zero again.
         bool opened;
     }
@@ -25,6 +28,8 @@ abstract contract EscrowStore is IEscrow, EIP712, ReentrancyGuardTransient {
     struct PendingWithdraw {
         uint128 amount;
         uint40 withdrawableAt;
+        /// @dev The payer has started it, so only the payer can cancel it, and nobody can replace it.
+        bool byPayer;
     }
 
     /// @dev One slot. Never above `type(uint128).max`; a whole word, so that writing it does not read it first.

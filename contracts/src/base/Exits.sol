@@ -7,10 +7,14 @@ import {EscrowStore} from "./EscrowStore.sol";
 
 /// @title Exits
 /// @notice How a payer gets back what is not claimed: a withdrawal after a delay, or the operator's refund at once.
+///
+/// @dev The payerAuthorizer is often a hot session key, so it may start withdrawals, which only ever pay the payer, but
+///      it can never stand in the payer's way: the payer replaces or cancels what the authorizer has started, only the
+///      payer cancels what the payer has started, and neither uses up the other's nonces. An address that is both is the
+///      payer.
 abstract contract Exits is EscrowStore {
     function initiateWithdraw(ChannelConfig calldata config, uint128 amount) external override nonReentrant {
-        _requirePayer(config);
-        _initiate(config, _accountId(config), amount);
+        _initiate(config, _accountId(config), amount, _isCalledByPayer(config));
     }
 
     function initiateWithdrawWithSignature(
@@ -21,14 +25,13 @@ abstract contract Exits is EscrowStore {
         bytes calldata signature
     ) external override nonReentrant {
         bytes32 id = _accountId(config);
-        _requireWithdrawSignature(config, EscrowHashes.withdraw(id, amount, nonce, deadline), deadline, signature);
-        _requireNonce(nonce, _accounts[id].withdrawNonce);
-        _initiate(config, id, amount);
+        bool byPayer = _isSignedByPayer(config, EscrowHashes.withdraw(id, amount, nonce, deadline), deadline, signature);
+        _requireNonce(nonce, _withdrawNonce(_accounts[id], byPayer));
+        _initiate(config, id, amount, byPayer);
     }
 
     function cancelWithdraw(ChannelConfig calldata config) external override nonReentrant {
-        _requirePayer(config);
-        _cancel(_accountId(config));
+        _cancel(_accountId(config), _isCalledByPayer(config));
     }
 
     function cancelWithdrawWithSignature(
@@ -38,9 +41,9 @@ abstract contract Exits is EscrowStore {
         bytes calldata signature
     ) external override nonReentrant {
         bytes32 id = _accountId(config);
-        _requireWithdrawSignature(config, EscrowHashes.withdraw(id, 0, nonce, deadline), deadline, signature);
-        _requireNonce(nonce, _accounts[id].withdrawNonce);
-        _cancel(id);
+        bool byPayer = _isSignedByPayer(config, EscrowHashes.withdraw(id, 0, nonce, deadline), deadline, signature);
+        _requireNonce(nonce, _withdrawNonce(_accounts[id], byPayer));
+        _cancel(id, byPayer);
     }
 
     function finalizeWithdraw(ChannelConfig calldata config) external override nonReentrant {
@@ -75,24 +78,34 @@ abstract contract Exits is EscrowStore {
         if (paid != 0) _pay(config.token, config.payer, paid);
     }
 
-    function _initiate(ChannelConfig calldata config, bytes32 id, uint128 amount) private {
+    /// @dev Starts a withdrawal, whose delay begins now. The payer's takes the place of one that the authorizer started.
+    function _initiate(ChannelConfig calldata config, bytes32 id, uint128 amount, bool byPayer) private {
         if (amount == 0) revert ZeroAmount();
-        PendingWithdraw storage pending = _withdraws[id];
-        if (pending.withdrawableAt != 0) revert WithdrawPending(id, pending.amount, pending.withdrawableAt);
+        PendingWithdraw memory pending = _withdraws[id];
+        if (pending.withdrawableAt != 0 && (pending.byPayer || !byPayer)) {
+            revert WithdrawPending(id, pending.amount, pending.withdrawableAt);
+        }
         Account storage account = _accounts[id];
         if (account.balance == 0) revert AccountEmpty(id);
 
-        uint256 nonce = account.withdrawNonce++;
+        uint256 nonce = _useWithdrawNonce(account, byPayer);
         uint40 withdrawableAt = uint40(block.timestamp) + config.withdrawDelay;
-        pending.amount = amount;
-        pending.withdrawableAt = withdrawableAt;
-        emit WithdrawInitiated(id, amount, withdrawableAt, nonce);
+        _withdraws[id] = PendingWithdraw({amount: amount, withdrawableAt: withdrawableAt, byPayer: byPayer});
+        emit WithdrawInitiated(id, amount, withdrawableAt, nonce, byPayer);
     }
 
-    function _cancel(bytes32 id) private {
-        _requirePending(id);
+    function _cancel(bytes32 id, bool byPayer) private {
+        if (_requirePending(id).byPayer && !byPayer) revert WithdrawOfPayer(id);
         delete _withdraws[id];
-        emit WithdrawCancelled(id, _accounts[id].withdrawNonce++);
+        emit WithdrawCancelled(id, _useWithdrawNonce(_accounts[id], byPayer), byPayer);
+    }
+
+    function _withdrawNonce(Account storage account, bool byPayer) private view returns (uint256) {
+        return byPayer ? account.withdrawNonce : account.authorizerNonce;
+    }
+
+    function _useWithdrawNonce(Account storage account, bool byPayer) private returns (uint256) {
+        return byPayer ? account.withdrawNonce++ : account.authorizerNonce++;
     }
 
     /// @dev Takes `amount`, or what is there if that is less, out of the account.
@@ -121,26 +134,32 @@ abstract contract Exits is EscrowStore {
         if (pending.withdrawableAt == 0) revert NoWithdrawPending(id);
     }
 
-    function _requirePayer(ChannelConfig calldata config) private view {
-        if (msg.sender != config.payer && msg.sender != config.payerAuthorizer) {
-            revert NotPayer(msg.sender, config.payer, config.payerAuthorizer);
-        }
+    /// @dev True for the payer, false for the payerAuthorizer; reverts for anyone else.
+    function _isCalledByPayer(ChannelConfig calldata config) private view returns (bool) {
+        if (msg.sender == config.payer) return true;
+        if (msg.sender == config.payerAuthorizer) return false;
+        revert NotPayer(msg.sender, config.payer, config.payerAuthorizer);
     }
 
     function _requireNonce(uint256 got, uint256 expected) private pure {
         if (got != expected) revert BadNonce(got, expected);
     }
 
-    /// @dev The authorizer signs as a key; the payer as a key or, being a contract, by ERC-1271.
-    function _requireWithdrawSignature(
+    /// @dev True for the payer's signature, false for the payerAuthorizer's; reverts for any other. The authorizer signs
+    ///      as a key; the payer as a key or, being a contract, by ERC-1271. The authorizer's own signature is never the
+    ///      payer's, even if the payer's contract would take it: who signs decides about the nonce.
+    function _isSignedByPayer(
         ChannelConfig calldata config,
         bytes32 structHash,
         uint256 deadline,
         bytes calldata signature
-    ) private view {
+    ) private view returns (bool) {
         if (block.timestamp > deadline) revert DeadlinePassed(deadline, block.timestamp);
         bytes32 digest = _hashTypedDataV4(structHash);
-        if (Signatures.isSignedByKey(config.payerAuthorizer, digest, signature)) return;
+        if (Signatures.isSignedByKey(config.payerAuthorizer, digest, signature)) {
+            return config.payer == config.payerAuthorizer;
+        }
         if (!Signatures.isSignedBy(config.payer, digest, signature)) revert BadSignature(config.payer, digest);
+        return true;
     }
 }

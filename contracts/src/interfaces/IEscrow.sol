@@ -61,12 +61,16 @@ interface IEscrow {
         uint128 balance;
         /// @dev The nonce that the next refund has to carry.
         uint256 refundNonce;
-        /// @dev The nonce that the next signed withdrawal or cancellation has to carry.
+        /// @dev The nonce that the payer's next signed withdrawal or cancellation has to carry.
         uint256 withdrawNonce;
+        /// @dev The nonce that the payerAuthorizer's has to carry, if it is not the payer itself.
+        uint256 authorizerNonce;
         /// @dev The pending withdrawal's amount in atomic units; zero when none is pending.
         uint128 withdrawAmount;
         /// @dev Unix time from which the pending withdrawal can be finalised; zero when none is pending.
         uint40 withdrawableAt;
+        /// @dev The payer has started the pending withdrawal; false when the payerAuthorizer has, or none is pending.
+        bool withdrawByPayer;
     }
 
     /// @notice Why a row of a claim was left out.
@@ -110,12 +114,17 @@ interface IEscrow {
     /// @notice A row that asked for the cumulative `total` was left out and changed nothing.
     event RowSkipped(bytes32 indexed accountId, address indexed receiver, uint128 total, SkipReason reason);
 
-    /// @notice A withdrawal of up to `amount` was started; it can be finalised from `withdrawableAt` (Unix time) on.
-    ///         `nonce` is the withdrawal nonce that it used up.
-    event WithdrawInitiated(bytes32 indexed accountId, uint128 amount, uint40 withdrawableAt, uint256 nonce);
+    /// @notice A withdrawal of up to `amount` was started; it can be finalised from `withdrawableAt` (Unix time) on. One
+    ///         by the payer replaces a pending one that the payerAuthorizer had started: that one is gone then, and has
+    ///         no other event. `nonce` is the withdrawal nonce that it used up: the payer's if `byPayer`, else the
+    ///         payerAuthorizer's.
+    event WithdrawInitiated(
+        bytes32 indexed accountId, uint128 amount, uint40 withdrawableAt, uint256 nonce, bool byPayer
+    );
 
-    /// @notice The pending withdrawal was given up. `nonce` is the withdrawal nonce that this used up.
-    event WithdrawCancelled(bytes32 indexed accountId, uint256 nonce);
+    /// @notice The pending withdrawal was given up. `nonce` is the withdrawal nonce that this used up: the payer's if
+    ///         `byPayer`, else the payerAuthorizer's.
+    event WithdrawCancelled(bytes32 indexed accountId, uint256 nonce, bool byPayer);
 
     /// @notice The pending withdrawal ended: `amount` (zero if nothing was left) went to the payer.
     event WithdrawFinalized(bytes32 indexed accountId, uint128 amount, uint128 balance);
@@ -151,7 +160,7 @@ interface IEscrow {
     error NotPayer(address caller, address payer, address payerAuthorizer);
     /// @notice The signature is not `signer`'s, or for a withdrawal neither the payer's nor the payerAuthorizer's.
     error BadSignature(address signer, bytes32 digest);
-    /// @notice The nonce is not the account's next one.
+    /// @notice The nonce is not the next one, of the account's refunds or of whoever signed the withdrawal.
     error BadNonce(uint256 got, uint256 expected);
     /// @notice The signature was good until `deadline` (Unix time).
     error DeadlinePassed(uint256 deadline, uint256 nowTime);
@@ -159,8 +168,10 @@ interface IEscrow {
     error AccountEmpty(bytes32 accountId);
     /// @notice The account never had a deposit.
     error AccountUnknown(bytes32 accountId);
-    /// @notice A withdrawal is pending already.
+    /// @notice A withdrawal is pending already, and it is the payer's, or whoever starts another is not the payer.
     error WithdrawPending(bytes32 accountId, uint128 amount, uint40 withdrawableAt);
+    /// @notice The pending withdrawal was started by the payer, who alone may cancel it.
+    error WithdrawOfPayer(bytes32 accountId);
     /// @notice No withdrawal is pending.
     error NoWithdrawPending(bytes32 accountId);
     /// @notice The pending withdrawal can be finalised from `withdrawableAt` (Unix time) on.
@@ -237,9 +248,10 @@ interface IEscrow {
 
     // ------------------------------------------------------------------------------------------------------- exits
 
-    /// @notice Starts the timed way out. Only the payer or the payerAuthorizer; reverts while one is pending.
-    /// @dev Claims go on meanwhile; they are paid first. Uses up a withdrawal nonce, so that signatures that were not
-    ///      landed die.
+    /// @notice Starts the timed way out. Only the payer or the payerAuthorizer; reverts while one is pending, but for the
+    ///         payer's, which replaces one that the payerAuthorizer started. The delay always begins anew.
+    /// @dev Claims go on meanwhile; they are paid first. Uses up a withdrawal nonce of the caller's, so that signatures
+    ///      of the caller's that were not landed die. Whoever is payer and payerAuthorizer acts as the payer.
     /// @param config The account; `receiver` is not looked at.
     /// @param amount Atomic units, above zero; may be more than the balance (`type(uint128).max`: everything).
     function initiateWithdraw(ChannelConfig calldata config, uint128 amount) external;
@@ -247,7 +259,7 @@ interface IEscrow {
     /// @notice The same by a `Withdraw` signature of the payer or the payerAuthorizer, landed by anyone.
     /// @param config The account; `receiver` is not looked at.
     /// @param amount Atomic units, above zero.
-    /// @param nonce The account's `withdrawNonce`.
+    /// @param nonce The account's `withdrawNonce` if the payer signs, its `authorizerNonce` if the payerAuthorizer does.
     /// @param deadline Unix time until which the signature is good.
     /// @param signature Over {withdrawDigest}.
     function initiateWithdrawWithSignature(
@@ -258,12 +270,13 @@ interface IEscrow {
         bytes calldata signature
     ) external;
 
-    /// @notice Gives up the pending withdrawal. Only the payer or the payerAuthorizer. Uses up a withdrawal nonce.
+    /// @notice Gives up the pending withdrawal. Only the payer, or the payerAuthorizer if it was started by the latter.
+    /// @dev Uses up a withdrawal nonce of the caller's.
     function cancelWithdraw(ChannelConfig calldata config) external;
 
     /// @notice The same by a `Withdraw` signature **of amount zero**, landed by anyone.
     /// @param config The account; `receiver` is not looked at.
-    /// @param nonce The account's `withdrawNonce`.
+    /// @param nonce The account's `withdrawNonce` if the payer signs, its `authorizerNonce` if the payerAuthorizer does.
     /// @param deadline Unix time until which the signature is good.
     /// @param signature Over {withdrawDigest} with amount zero.
     function cancelWithdrawWithSignature(

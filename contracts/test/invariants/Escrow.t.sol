@@ -33,7 +33,7 @@ contract EscrowInvariants is Assertions {
     }
 
     function targetSelectors() public view returns (FuzzSelector[] memory targets) {
-        bytes4[] memory s = new bytes4[](19);
+        bytes4[] memory s = new bytes4[](20);
         (s[0], s[1], s[2], s[3]) =
         (handler.claim.selector, handler.claim.selector, handler.claim.selector, handler.race.selector);
         (s[4], s[5], s[6]) = (handler.replay.selector, handler.signVoucher.selector, handler.deposit.selector);
@@ -42,7 +42,7 @@ contract EscrowInvariants is Assertions {
         (s[11], s[12]) = (handler.refund.selector, handler.replayRefund.selector);
         (s[13], s[14], s[15], s[16]) =
         (handler.wait_.selector, handler.blacklist.selector, handler.behave.selector, handler.collect.selector);
-        (s[17], s[18]) = (handler.replayWithdraw.selector, handler.donate.selector);
+        (s[17], s[18], s[19]) = (handler.replayWithdraw.selector, handler.donate.selector, handler.thief.selector);
         targets = new FuzzSelector[](1);
         targets[0] = FuzzSelector(address(handler), s);
     }
@@ -71,7 +71,7 @@ contract EscrowInvariants is Assertions {
         view
     {
         for (uint256 a = 0; a < ACCOUNTS; ++a) {
-            (uint256 deposited, uint256 returned,,) = handler.ghosts(a);
+            (uint256 deposited, uint256 returned,,,) = handler.ghosts(a);
             uint256 claimed = totals[a][0] + totals[a][1] + totals[a][2];
             assertEq(states[a].balance + claimed + returned, deposited, "deposits");
         }
@@ -98,15 +98,17 @@ contract EscrowInvariants is Assertions {
     /// @dev Refunds and signed withdrawals are used once: nonces count exactly the successes.
     function noncesCountWhatWasUsed(IEscrow.AccountState[] memory states) internal view {
         for (uint256 a = 0; a < ACCOUNTS; ++a) {
-            (,, uint256 refunds, uint256 withdraws) = handler.ghosts(a);
+            (,, uint256 refunds, uint256 byPayer, uint256 byAuthorizer) = handler.ghosts(a);
             assertEq(states[a].refundNonce, refunds, "refund nonce");
-            assertEq(states[a].withdrawNonce, withdraws, "withdraw nonce");
+            assertEq(states[a].withdrawNonce, byPayer, "withdraw nonce");
+            assertEq(states[a].authorizerNonce, byAuthorizer, "authorizer nonce");
         }
     }
 
     function aWithdrawalHasAnAmountAndATimeOrNeither(IEscrow.AccountState[] memory states) internal pure {
         for (uint256 a = 0; a < ACCOUNTS; ++a) {
             assertTrue((states[a].withdrawAmount == 0) == (states[a].withdrawableAt == 0), "half a withdrawal");
+            assertTrue(states[a].withdrawableAt != 0 || !states[a].withdrawByPayer, "the payer's, and not pending");
         }
     }
 

@@ -17,6 +17,7 @@ contract EscrowHandler is ClaimHandler {
         uint256 account;
         uint128 amount;
         uint256 nonce;
+        bool byPayer;
     }
 
     /// @dev Refunds and withdrawals that were landed before; anyone may send them again.
@@ -65,48 +66,105 @@ contract EscrowHandler is ClaimHandler {
         ghosts[account].deposited += amount;
     }
 
-    function initiateWithdraw(uint256 account, uint128 amount, bool bySignature) external {
+    /// @notice By the payer or the authorizer. The payer's takes the place of one that the authorizer had started.
+    function initiateWithdraw(uint256 account, uint128 amount, bool byPayer, bool bySignature) external {
         account = account % ACCOUNTS;
         IEscrow.AccountState memory s = state(account);
-        if (s.balance == 0 || s.withdrawableAt != 0) return;
+        if (s.balance == 0 || (s.withdrawableAt != 0 && (s.withdrawByPayer || !byPayer))) return;
         amount = 1 + amount % (s.balance + 500);
+        uint256 key = byPayer ? payerKey(account) : AUTHORIZER_KEY;
         if (bySignature) {
-            bytes32 digest = escrow.withdrawDigest(accountId(account), amount, s.withdrawNonce, type(uint256).max);
-            bytes memory signature = sign(AUTHORIZER_KEY, digest);
-            escrow.initiateWithdrawWithSignature(config(account), amount, s.withdrawNonce, type(uint256).max, signature);
-            withdraws.push(SignedWithdraw(account, amount, s.withdrawNonce));
+            uint256 nonce = withdrawNonce(s, byPayer);
+            bytes memory signature = signWithdraw(key, account, amount, nonce);
+            escrow.initiateWithdrawWithSignature(config(account), amount, nonce, type(uint256).max, signature);
+            withdraws.push(SignedWithdraw(account, amount, nonce, byPayer));
         } else {
-            vm.prank(vm.addr(payerKey(account)));
+            vm.prank(vm.addr(key));
             escrow.initiateWithdraw(config(account), amount);
         }
-        ++ghosts[account].withdrawNonce;
+        countWithdraw(account, byPayer);
+        assertEq(state(account).withdrawableAt, block.timestamp + DELAY, "the delay begins anew");
+        assertTrue(state(account).withdrawByPayer == byPayer, "whose withdrawal it is");
     }
 
-    /// @notice A signature that has started a withdrawal comes again when none is pending.
+    /// @notice A signature that has started a withdrawal comes again when another may be started.
     function replayWithdraw(uint256 seed) external {
         if (withdraws.length == 0) return;
         SignedWithdraw memory old = withdraws[seed % withdraws.length];
         IEscrow.AccountState memory s = state(old.account);
-        if (s.balance == 0 || s.withdrawableAt != 0) return;
-        bytes32 digest = escrow.withdrawDigest(accountId(old.account), old.amount, old.nonce, type(uint256).max);
-        bytes memory signature = sign(AUTHORIZER_KEY, digest);
-        vm.expectRevert(abi.encodeWithSelector(IEscrow.BadNonce.selector, old.nonce, s.withdrawNonce));
+        if (s.balance == 0 || (s.withdrawableAt != 0 && (s.withdrawByPayer || !old.byPayer))) return;
+        bytes memory signature =
+            signWithdraw(old.byPayer ? payerKey(old.account) : AUTHORIZER_KEY, old.account, old.amount, old.nonce);
+        vm.expectRevert(abi.encodeWithSelector(IEscrow.BadNonce.selector, old.nonce, withdrawNonce(s, old.byPayer)));
         escrow.initiateWithdrawWithSignature(config(old.account), old.amount, old.nonce, type(uint256).max, signature);
     }
 
-    function cancelWithdraw(uint256 account, bool bySignature) external {
+    function cancelWithdraw(uint256 account, bool byPayer, bool bySignature) external {
         account = account % ACCOUNTS;
         IEscrow.AccountState memory s = state(account);
-        if (s.withdrawableAt == 0) return;
+        if (s.withdrawableAt == 0 || (s.withdrawByPayer && !byPayer)) return;
+        uint256 key = byPayer ? payerKey(account) : AUTHORIZER_KEY;
         if (bySignature) {
-            bytes32 digest = escrow.withdrawDigest(accountId(account), 0, s.withdrawNonce, type(uint256).max);
-            bytes memory signature = sign(AUTHORIZER_KEY, digest);
-            escrow.cancelWithdrawWithSignature(config(account), s.withdrawNonce, type(uint256).max, signature);
+            uint256 nonce = withdrawNonce(s, byPayer);
+            bytes memory signature = signWithdraw(key, account, 0, nonce);
+            escrow.cancelWithdrawWithSignature(config(account), nonce, type(uint256).max, signature);
         } else {
-            vm.prank(vm.addr(payerKey(account)));
+            vm.prank(vm.addr(key));
             escrow.cancelWithdraw(config(account));
         }
-        ++ghosts[account].withdrawNonce;
+        countWithdraw(account, byPayer);
+    }
+
+    /// @notice Who has stolen the authorizer's key tries all that it can to keep the payer in.
+    function thief(uint256 account) external {
+        account = account % ACCOUNTS;
+        IEscrow.AccountState memory s = state(account);
+        if (!s.withdrawByPayer) return;
+        bytes[4] memory attacks = [
+            abi.encodeCall(escrow.cancelWithdraw, (config(account))),
+            abi.encodeCall(escrow.initiateWithdraw, (config(account), 1)),
+            abi.encodeCall(
+                escrow.cancelWithdrawWithSignature,
+                (
+                    config(account),
+                    s.authorizerNonce,
+                    type(uint256).max,
+                    signWithdraw(AUTHORIZER_KEY, account, 0, s.authorizerNonce)
+                )
+            ),
+            abi.encodeCall(
+                escrow.initiateWithdrawWithSignature,
+                (
+                    config(account),
+                    1,
+                    s.authorizerNonce,
+                    type(uint256).max,
+                    signWithdraw(AUTHORIZER_KEY, account, 1, s.authorizerNonce)
+                )
+            )
+        ];
+        for (uint256 i = 0; i < attacks.length; ++i) {
+            vm.prank(vm.addr(AUTHORIZER_KEY));
+            (bool done,) = address(escrow).call(attacks[i]);
+            assertTrue(!done, "the thief stood in the payer's way");
+        }
+        assertEq(keccak256(abi.encode(state(account))), keccak256(abi.encode(s)), "the account after the thief");
+    }
+
+    function signWithdraw(uint256 key, uint256 account, uint128 amount, uint256 nonce)
+        internal
+        view
+        returns (bytes memory)
+    {
+        return sign(key, escrow.withdrawDigest(accountId(account), amount, nonce, type(uint256).max));
+    }
+
+    function withdrawNonce(IEscrow.AccountState memory s, bool byPayer) internal pure returns (uint256) {
+        return byPayer ? s.withdrawNonce : s.authorizerNonce;
+    }
+
+    function countWithdraw(uint256 account, bool byPayer) internal {
+        byPayer ? ++ghosts[account].withdrawNonce : ++ghosts[account].authorizerNonce;
     }
 
     function finalizeWithdraw(uint256 account) external {

@@ -26,6 +26,7 @@ abstract contract Ledger is Assertions {
         uint256 returned;
         uint256 refundNonce;
         uint256 withdrawNonce;
+        uint256 authorizerNonce;
     }
 
     Escrow public immutable escrow;

@@ -138,6 +138,11 @@ abstract contract EscrowTest is Assertions {
         escrow.initiateWithdraw(config(), amount);
     }
 
+    function initiateWithdrawByAuthorizer(uint128 amount) internal {
+        vm.prank(authorizer);
+        escrow.initiateWithdraw(config(), amount);
+    }
+
     /// @dev Claims a batch of one row that has to be skipped for that reason, and to leave no trace.
     function skips(bytes memory batch, address receiver, uint128 total, IEscrow.SkipReason reason) internal {
         bytes32 before = fingerprint(receiver);

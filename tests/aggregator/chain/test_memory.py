@@ -23,6 +23,7 @@ from tallystick_contracts import claim_batch
 from tallystick_contracts.claim_batch import AccountClaim, ClaimBatch, ClaimRow
 
 SELLERS = [receiver(number) for number in range(4)]
+SESSION_KEY = receiver(9)
 
 
 class Both:
@@ -93,6 +94,8 @@ async def test_random_histories_are_told_alike(devnet: Devnet, seed: int) -> Non
     rng = random.Random(seed)
     both = Both(devnet, twin_of(devnet))
     payers = [devnet.payer() for _ in range(3)]
+    # One with a session key, which may start withdrawals too but not stand in the payer's way (C2).
+    payers[2] = replace(payers[2], config=replace(payers[2].config, payer_authorizer=SESSION_KEY))
     for payer in payers:
         # The real token says a mint with a Transfer from nobody; the model is not that talkative.
         devnet.anvil.mint(devnet.token, payer.signer.address, 10_000)
@@ -110,7 +113,7 @@ async def test_random_histories_are_told_alike(devnet: Devnet, seed: int) -> Non
 
 def random_step(both: Both, rng: random.Random, payer: Payer) -> None:
     devnet = both.devnet
-    match rng.randrange(9):
+    match rng.randrange(11):
         case 0 | 1:
             authorization = payer.authorization(rng.choice([500, 5_000, 50_000]))
             if rng.random() < 0.2:
@@ -132,13 +135,27 @@ def random_step(both: Both, rng: random.Random, payer: Payer) -> None:
             both.call(devnet.sender.address, devnet.escrow, data)
         case 6:
             data = _with_config(model.INITIATE_WITHDRAW, payer, rng.choice([0, 100, 2**127]))
-            both.call(payer.signer.address if rng.random() < 0.9 else SELLERS[0], devnet.escrow, data)
+            both.call(somebody(rng, payer), devnet.escrow, data)
         case 7:
             if rng.random() < 0.5:
                 devnet.anvil.advance(DELAY_S)
             both.call(SELLERS[0], devnet.escrow, _with_config(model.FINALIZE_WITHDRAW, payer))
+        case 8:  # frozen, or no longer: transfers leave amounts owed
+            who, listed = rng.choice([*SELLERS, payer.signer.address]), both.node.world.blacklist
+            verb = "unBlacklist" if who in listed else "blacklist"
+            devnet.anvil.send(devnet.operator.address, devnet.token, function(f"{verb}(address)", who))
+            listed.symmetric_difference_update({who})
+        case 9:
+            creditor = rng.choice([*both.node.world.owed, payer.signer.address])
+            both.call(SELLERS[0], devnet.escrow, calls.collect(creditor, devnet.token))
         case _:
-            both.call(payer.signer.address, devnet.escrow, _with_config(model.CANCEL_WITHDRAW, payer))
+            both.call(somebody(rng, payer), devnet.escrow, _with_config(model.CANCEL_WITHDRAW, payer))
+
+
+def somebody(rng: random.Random, payer: Payer) -> bytes:
+    """Who starts or cancels a withdrawal: the payer, its authorizer, or now and then somebody who may not."""
+    parties = [payer.signer.address, payer.config.payer_authorizer]
+    return rng.choice(parties) if rng.random() < 0.9 else SELLERS[0]
 
 
 def random_claims(rng: random.Random, devnet: Devnet, payer: Payer) -> list[AccountClaim]:
@@ -170,6 +187,8 @@ async def compare(both: Both, payers: list[Payer]) -> None:
         (devnet.escrow, calls.is_sender(devnet.operator.address, devnet.sender.address)),
         (devnet.escrow, calls.selector(calls.DOMAIN_SEPARATOR)),
         *((devnet.token, function("balanceOf(address)", holder)) for holder in (*SELLERS, devnet.escrow)),
+        *((devnet.escrow, calls.owed_to(holder, devnet.token)) for holder in SELLERS),
+        (devnet.escrow, calls.owed_to(SELLERS[0], devnet.escrow)),
         *((devnet.token, function("balanceOf(address)", payer.signer.address)) for payer in payers),
     ]
     for to, data in queries:

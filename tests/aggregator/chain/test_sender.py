@@ -196,6 +196,30 @@ async def test_a_nonce_gap_is_filled(devnet: Devnet, node: FaultyNode) -> None:
         assert devnet.balance(HOLDER) == 8
 
 
+async def test_r5_c1_a_gap_is_filled_with_the_gas_that_the_chain_asks_for(
+    devnet: Devnet, node: FaultyNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a transaction's bytes cost gas as well, one with 21,000 would be refused, and all behind it would wait."""
+    disk = MemoryDisk()
+    estimate_gas = node.estimate_gas
+
+    async def dear(from_: bytes, to: bytes, data: bytes, *, gas_max: int) -> int:
+        return int(await estimate_gas(from_, to, data, gas_max=gas_max)) + 100_000
+
+    monkeypatch.setattr(node, "estimate_gas", dear, raising=False)
+    async with chain_side(devnet, disk=disk, node=node) as side:
+        await side.chain._sending.stop()
+        node.losing_sends = True
+        lost = await send(side, b"lost")
+        await send(side, b"two", 7)
+        del disk.outgoing[lost.id]
+        node.losing_sends = False
+        side.chain._sending.start()
+        await until(lambda: devnet.balance(HOLDER) == 7)
+        fills = [decode_outgoing(id_, body) for id_, body in disk.outgoing.items()]
+        assert [fill.gas_limit >= 121_000 for fill in fills if fill.kind is TransactionKind.FILL] == [True]
+
+
 async def test_a_nonce_used_by_somebody_else_is_superseded_and_sent_anew(devnet: Devnet, node: FaultyNode) -> None:
     async with chain_side(devnet, node=node, confirmations=2) as side:
         node.losing_sends = True

@@ -125,6 +125,27 @@ async def test_a_cancelled_withdrawal_frees_the_funds(devnet: Devnet) -> None:
         assert side.account(payer).available == 5_000_000
 
 
+async def test_c2_a_replaced_withdrawal_is_mirrored_with_its_new_amount_and_time(devnet: Devnet) -> None:
+    thief, payer = devnet.payer(), devnet.payer()
+    payer = replace(payer, config=replace(payer.config, payer_authorizer=thief.signer.address))
+    seen: list[bool] = []
+    async with chain_side(devnet) as side:
+        side.chain.on_withdrawal(lambda: seen.append(True))
+        payer.deposit(5_000_000)
+        replace(payer, signer=thief.signer).initiate_withdraw(1)
+        await side.mirrored()
+        account = side.account(payer)
+        assert (account.withdrawing, seen) == (1, [True])
+        first_s = account.withdraw_finalizes_at
+        devnet.anvil.advance(1_000)
+        payer.initiate_withdraw(4_000_000)
+        await side.mirrored()
+        account = side.account(payer)
+        assert account.withdrawing == 4_000_000
+        assert account.withdraw_finalizes_at >= first_s + 1_000
+        assert seen == [True, True]  # what was charged may now be out of reach: settlement has to look
+
+
 async def test_a_deposit_does_not_hide_a_withdrawal_of_the_same_moment(devnet: Devnet) -> None:
     payer = devnet.payer()
     async with chain_side(devnet, confirmations=4) as side:

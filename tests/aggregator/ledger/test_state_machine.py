@@ -262,9 +262,9 @@ class LedgerMachine(RuleBasedStateMachine):
     def deposit(self, payer: Payer, amount: int) -> None:
         self.escrow.deposit(payer.account_id, amount)
 
-    @rule(payer=payers, amount=st.integers(1, 500))
-    def initiate_withdraw(self, payer: Payer, amount: int) -> None:
-        self.escrow.initiate_withdraw(payer.account_id, amount, self.now_s)
+    @rule(payer=payers, amount=st.integers(1, 500), by_payer=st.booleans())
+    def initiate_withdraw(self, payer: Payer, amount: int, by_payer: bool) -> None:
+        self.escrow.initiate_withdraw(payer.account_id, amount, self.now_s, by_payer=by_payer)
 
     @rule(payer=payers)
     def cancel_withdraw(self, payer: Payer) -> None:

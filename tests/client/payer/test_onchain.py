@@ -43,7 +43,7 @@ async def test_everything_comes_back_after_the_delay(devnet: Devnet, payer: Paye
         returned, transaction = await escrow.finalize(payer.config)
         assert returned == AMOUNT == devnet.balance(payer.signer.address)
         assert len(transaction) == 32
-        assert (await escrow.account(payer.config)) == (0, 0, 0)
+        assert (await escrow.account(payer.config)) == (0, 0, 0, False)
 
 
 async def test_a_withdrawal_can_be_given_up(devnet: Devnet, payer: Payer, operator: Operator) -> None:
@@ -51,9 +51,34 @@ async def test_a_withdrawal_can_be_given_up(devnet: Devnet, payer: Payer, operat
         await escrow.initiate(payer.config, 1_000)
         assert (await escrow.account(payer.config)).withdraw_amount == 1_000
         await escrow.cancel(payer.config)
-        assert (await escrow.account(payer.config)) == (AMOUNT, 0, 0)
+        assert (await escrow.account(payer.config)) == (AMOUNT, 0, 0, False)
         with pytest.raises(ChainError, match="NoWithdrawPending"):
             await escrow.cancel(payer.config)
+
+
+async def test_c2_the_payer_gets_out_although_its_session_key_is_stolen(devnet: Devnet, operator: Operator) -> None:
+    thief = devnet.payer()
+    payer = devnet.payer()
+    payer = replace(payer, config=replace(payer.config, payer_authorizer=thief.signer.address))
+    payer.deposit(AMOUNT)
+    devnet.anvil.set_ether(thief.signer.address, 10**18)
+    async with (
+        EscrowCaller(devnet.anvil.url, operator, payer.signer) as escrow,
+        EscrowCaller(devnet.anvil.url, operator, thief.signer) as stolen,
+    ):
+        await stolen.initiate(payer.config, 1)
+        assert not (await escrow.account(payer.config)).withdraw_by_payer
+        await escrow.initiate(payer.config)  # replaces it
+        assert (await escrow.account(payer.config)).withdraw_by_payer
+        with pytest.raises(ChainError, match="the escrow refuses cancelWithdraw: WithdrawOfPayer"):
+            await stolen.cancel(payer.config)
+        with pytest.raises(ChainError, match="WithdrawPending"):
+            await stolen.initiate(payer.config, 1)
+        devnet.anvil.advance(DELAY_S + 1)
+        with pytest.raises(ChainError, match="WithdrawOfPayer"):
+            await stolen.cancel(payer.config)
+        returned, _ = await escrow.finalize(payer.config)
+        assert returned == AMOUNT == devnet.balance(payer.signer.address)
 
 
 @pytest.mark.parametrize(
