@@ -1,0 +1,167 @@
+"""False answers that an aggregator acts on: each a rule that lies once, and only where there is something to lie about.
+
+What they are about is named by its owner: an escrow's address, ids of accounts and channels. An answer about anything
+else, or one that would be true anyway, is passed on and does not use the rule up.
+"""
+
+import secrets
+from collections.abc import Collection
+from typing import Any, Final
+
+from rpc_faults.rules import UNCHANGED, Ask, Change, Falsify, Question, Rule
+from tallystick.hexadecimal import to_hex
+from tallystick_aggregator.chain.escrow_calls import ACCOUNTS, CLAIMED, selector
+
+_WORD: Final = 32
+_BALANCE_WORD: Final = 1
+_WITHDRAWING_WORDS: Final = (4, 5)
+"""Of IEscrow.AccountView: the amount of a pending withdrawal, and when it can be finalised."""
+_LOGS: Final = frozenset({"eth_getLogs"})
+_CALL: Final = frozenset({"eth_call"})
+_RECEIPT: Final = frozenset({"eth_getTransactionReceipt"})
+_BLOCK: Final = frozenset({"eth_getBlockByNumber"})
+
+
+def empty_logs(accounts: Collection[bytes], *, topic: bytes | None = None) -> Rule:
+    """No events at all, where there are some of these accounts; with `topic`, only where one of that kind is there."""
+    ids = set(map(to_hex, accounts))
+
+    async def change(_question: Question, truth: Any, _ask: Ask) -> Any:
+        ours = [log for log in truth if len(log["topics"]) > 1 and log["topics"][1] in ids]
+        if topic is not None:
+            ours = [log for log in ours if log["topics"][0] == to_hex(topic)]
+        return [] if ours else UNCHANGED
+
+    return Rule("empty logs", Falsify(change), _LOGS, times=1)
+
+
+def inflated_balance(escrow: bytes, account: bytes, more: int) -> Rule:
+    """An account that holds so much more than it does, in atomic units."""
+
+    def change(words: list[int]) -> list[int]:
+        words[_BALANCE_WORD] += more
+        return words
+
+    return Rule("inflated balance", Falsify(_in_view(escrow, ACCOUNTS, account, change)), _CALL, times=1)
+
+
+def hidden_withdrawal(escrow: bytes, account: bytes) -> Rule:
+    """An account's state without its pending withdrawal, as a back end that lags would tell it."""
+
+    def change(words: list[int]) -> list[int]:
+        for number in _WITHDRAWING_WORDS:
+            words[number] = 0
+        return words
+
+    return Rule("hidden withdrawal", Falsify(_in_view(escrow, ACCOUNTS, account, change)), _CALL, times=1)
+
+
+def inflated_claimed(escrow: bytes, channel: bytes, more: int) -> Rule:
+    """A channel that was paid so much more than it was, in atomic units."""
+
+    def change(words: list[int]) -> list[int]:
+        return [words[0] + more]
+
+    return Rule("inflated claimed", Falsify(_in_view(escrow, CLAIMED, channel, change)), _CALL, times=1)
+
+
+def made_up_receipt(*, drop: bool = True) -> Rule:
+    """A transaction that no block has is in the newest one and succeeded. With `drop` the node's pool loses it, too."""
+
+    async def change(question: Question, truth: Any, ask: Ask) -> Any:
+        if truth is not None:
+            return UNCHANGED
+        transaction_hash = question.params[0]
+        pooled = await ask("eth_getTransactionByHash", transaction_hash)
+        if pooled is None or pooled["blockHash"] is not None:
+            return UNCHANGED
+        if drop:
+            await ask("anvil_dropTransaction", transaction_hash)
+        return _receipt(pooled, await ask("eth_getBlockByNumber", "latest", False))
+
+    return Rule("made-up receipt", Falsify(change), _RECEIPT, times=1)
+
+
+def failed_receipt() -> Rule:
+    """A transaction that succeeded is said to have reverted."""
+
+    async def change(_question: Question, truth: Any, _ask: Ask) -> Any:
+        if truth is None or truth["status"] != "0x1":
+            return UNCHANGED
+        return truth | {"status": "0x0", "logs": []}
+
+    return Rule("failed receipt", Falsify(change), _RECEIPT, times=1)
+
+
+def head_far_ahead(blocks: int = 10_000) -> Rule:
+    """A newest block that nobody has mined, so far ahead of the true one."""
+
+    async def change(_question: Question, truth: Any, _ask: Ask) -> Any:
+        return truth | {"number": hex(int(truth["number"], 16) + blocks), "hash": _any_hash()}
+
+    return Rule("head far ahead", Falsify(change), _BLOCK, _asks_for_the_head, times=1)
+
+
+def forked_head() -> Rule:
+    """A newest block of the right number, but of another chain."""
+
+    async def change(_question: Question, truth: Any, _ask: Ask) -> Any:
+        return truth | {"hash": _any_hash(), "parentHash": _any_hash()}
+
+    return Rule("forked head", Falsify(change), _BLOCK, _asks_for_the_head, times=1)
+
+
+def for_ever(rule: Rule) -> Rule:
+    """The same lie, again and again."""
+    rule.times = None
+    return rule
+
+
+def _asks_for_the_head(question: Question) -> bool:
+    return bool(question.params) and question.params[0] == "latest"
+
+
+def _in_view(escrow: bytes, function: str, item: bytes, change: Any) -> Change:
+    """Change the words that a view of the escrow returns for one of the items that it was asked for."""
+    begin = selector(function)
+
+    async def changed(question: Question, truth: Any, _ask: Ask) -> Any:
+        call = question.params[0]
+        data = bytes.fromhex((call.get("data") or call.get("input") or "0x")[2:])
+        if str(call.get("to", "")).lower() != to_hex(escrow) or data[:4] != begin or truth == "0x":
+            return UNCHANGED
+        items = [data[at : at + _WORD] for at in range(4 + 2 * _WORD, len(data), _WORD)]
+        if item not in items:
+            return UNCHANGED
+        answer = bytes.fromhex(truth[2:])
+        words = [int.from_bytes(answer[at : at + _WORD], "big") for at in range(0, len(answer), _WORD)]
+        each = (len(words) - 2) // len(items)
+        at = 2 + items.index(item) * each
+        words[at : at + each] = change(words[at : at + each])
+        return to_hex(b"".join(word.to_bytes(_WORD, "big") for word in words))
+
+    return changed
+
+
+def _receipt(transaction: dict[str, Any], block: dict[str, Any]) -> dict[str, Any]:
+    """What a node answers for a transaction that succeeded in this block."""
+    return {
+        "transactionHash": transaction["hash"],
+        "transactionIndex": "0x0",
+        "blockHash": block["hash"],
+        "blockNumber": block["number"],
+        "from": transaction["from"],
+        "to": transaction["to"],
+        "contractAddress": None,
+        "status": "0x1",
+        "type": transaction["type"],
+        "gasUsed": "0x11170",
+        "cumulativeGasUsed": "0x11170",
+        "effectiveGasPrice": transaction["maxFeePerGas"],
+        "logs": [],
+        "logsBloom": "0x" + "00" * 256,
+    }
+
+
+def _any_hash() -> str:
+    return "0x" + secrets.token_hex(_WORD)
