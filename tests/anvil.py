@@ -60,8 +60,12 @@ class Payer:
 
     def deposit(self, amount: int) -> dict[str, Any]:
         """Mint so much and deposit it with the payer's own transaction."""
+        self.devnet.anvil.mint(self.devnet.token, self.signer.address, amount)
+        return self.deposit_own(amount)
+
+    def deposit_own(self, amount: int) -> dict[str, Any]:
+        """The same of what the payer has already."""
         devnet = self.devnet
-        devnet.anvil.mint(devnet.token, self.signer.address, amount)
         devnet.anvil.set_ether(self.signer.address, 10**18)
         devnet.anvil.send(
             self.signer.address, devnet.token, function("approve(address,uint256)", devnet.escrow, amount)

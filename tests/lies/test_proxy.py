@@ -178,7 +178,7 @@ async def test_lies_about_an_account_change_that_account_only(devnet: Devnet, pr
     payer.initiate_withdraw(400)
     ids = [other.account_id, payer.account_id]
     query = {"to": to_hex(devnet.escrow), "data": to_hex(calls.words_query(calls.ACCOUNTS, ids))}
-    proxy.add(lies.inflated_balance(devnet.escrow, payer.account_id, 5), lies.hidden_withdrawal(devnet.escrow, ids[1]))
+    proxy.add(lies.inflated_balance(devnet.escrow, ids[1:], 5), lies.hidden_withdrawal(devnet.escrow, ids[1:]))
     node = RpcNode([proxy.url])
     block = await node.head()
     answers = [

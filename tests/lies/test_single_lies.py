@@ -64,7 +64,7 @@ async def test_r8_a_balance_told_too_high_once_is_no_credit(
         customer.payer.deposit(PRICE)
         devnet.anvil.mine(confirmations)
         await customer.funded(PRICE)
-        rule = home.lie(lies.inflated_balance(devnet.escrow, customer.payer.account_id, 1_000 * DEPOSIT))
+        rule = home.lie(lies.inflated_balance(devnet.escrow, [customer.payer.account_id], 1_000 * DEPOSIT))
         customer.payer.deposit(PRICE)  # makes the aggregator read the account again
         await home.told(rule)
         devnet.anvil.mine(confirmations)
@@ -84,7 +84,8 @@ async def test_r8_what_was_paid_out_told_too_high_once_leaves_no_seller_unpaid(
     async with house(devnet, tmp_path, caplog, []) as home:
         customer = await home.depositor(DEPOSIT)
         assert await spend(customer, home.stall, 3 * PRICE) == 3 * PRICE
-        rule = home.lie(lies.inflated_claimed(devnet.escrow, customer.payer.channel_id(home.stall.receiver), 3 * PRICE))
+        channel = customer.payer.channel_id(home.stall.receiver)
+        rule = home.lie(lies.inflated_claimed(devnet.escrow, [channel], 3 * PRICE))
         customer.payer.deposit(PRICE)
         await home.told(rule)
         await home.books_agree()
@@ -96,7 +97,7 @@ async def test_r8_a_withdrawal_missing_from_one_reading_is_found_by_the_next(
 ) -> None:
     async with house(devnet, tmp_path, caplog, []) as home:
         customer = await home.depositor(DEPOSIT)
-        rule = home.lie(lies.hidden_withdrawal(devnet.escrow, customer.payer.account_id))
+        rule = home.lie(lies.hidden_withdrawal(devnet.escrow, [customer.payer.account_id]))
         customer.payer.initiate_withdraw(DEPOSIT)
         await home.told(rule)
         await eventually(lambda: knows_withdrawal(customer))

@@ -1,11 +1,11 @@
 """False answers that an aggregator acts on: each a rule that lies once, and only where there is something to lie about.
 
-What they are about is named by its owner: an escrow's address, ids of accounts and channels. An answer about anything
-else, or one that would be true anyway, is passed on and does not use the rule up.
+What they are about is named by its owner: an escrow's address, ids of accounts and channels, which may be collections
+that grow. An answer about anything else, or one that would be true anyway, is passed on and does not use the rule up.
 """
 
 import secrets
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from rpc_faults.rules import UNCHANGED, Ask, Change, Falsify, Question, Rule
@@ -24,10 +24,9 @@ _BLOCK: Final = frozenset({"eth_getBlockByNumber"})
 
 def empty_logs(accounts: Collection[bytes], *, topic: bytes | None = None) -> Rule:
     """No events at all, where there are some of these accounts; with `topic`, only where one of that kind is there."""
-    ids = set(map(to_hex, accounts))
 
     async def change(_question: Question, truth: Any, _ask: Ask) -> Any:
-        ours = [log for log in truth if len(log["topics"]) > 1 and log["topics"][1] in ids]
+        ours = [log for log in truth if len(log["topics"]) > 1 and bytes.fromhex(log["topics"][1][2:]) in accounts]
         if topic is not None:
             ours = [log for log in ours if log["topics"][0] == to_hex(topic)]
         return [] if ours else UNCHANGED
@@ -35,34 +34,34 @@ def empty_logs(accounts: Collection[bytes], *, topic: bytes | None = None) -> Ru
     return Rule("empty logs", Falsify(change), _LOGS, times=1)
 
 
-def inflated_balance(escrow: bytes, account: bytes, more: int) -> Rule:
-    """An account that holds so much more than it does, in atomic units."""
+def inflated_balance(escrow: bytes, accounts: Collection[bytes], more: int) -> Rule:
+    """One of these accounts holds so much more than it does, in atomic units."""
 
     def change(words: list[int]) -> list[int]:
         words[_BALANCE_WORD] += more
         return words
 
-    return Rule("inflated balance", Falsify(_in_view(escrow, ACCOUNTS, account, change)), _CALL, times=1)
+    return Rule("inflated balance", Falsify(_in_view(escrow, ACCOUNTS, accounts, change)), _CALL, times=1)
 
 
-def hidden_withdrawal(escrow: bytes, account: bytes) -> Rule:
-    """An account's state without its pending withdrawal, as a back end that lags would tell it."""
+def hidden_withdrawal(escrow: bytes, accounts: Collection[bytes]) -> Rule:
+    """The state of one of these accounts without its pending withdrawal, as a back end that lags would tell it."""
 
     def change(words: list[int]) -> list[int]:
         for number in _WITHDRAWING_WORDS:
             words[number] = 0
         return words
 
-    return Rule("hidden withdrawal", Falsify(_in_view(escrow, ACCOUNTS, account, change)), _CALL, times=1)
+    return Rule("hidden withdrawal", Falsify(_in_view(escrow, ACCOUNTS, accounts, change)), _CALL, times=1)
 
 
-def inflated_claimed(escrow: bytes, channel: bytes, more: int) -> Rule:
-    """A channel that was paid so much more than it was, in atomic units."""
+def inflated_claimed(escrow: bytes, channels: Collection[bytes], more: int) -> Rule:
+    """One of these channels was paid so much more than it was, in atomic units."""
 
     def change(words: list[int]) -> list[int]:
         return [words[0] + more]
 
-    return Rule("inflated claimed", Falsify(_in_view(escrow, CLAIMED, channel, change)), _CALL, times=1)
+    return Rule("inflated claimed", Falsify(_in_view(escrow, CLAIMED, channels, change)), _CALL, times=1)
 
 
 def made_up_receipt(*, drop: bool = True) -> Rule:
@@ -121,8 +120,10 @@ def _asks_for_the_head(question: Question) -> bool:
     return bool(question.params) and question.params[0] == "latest"
 
 
-def _in_view(escrow: bytes, function: str, item: bytes, change: Any) -> Change:
-    """Change the words that a view of the escrow returns for one of the items that it was asked for."""
+def _in_view(
+    escrow: bytes, function: str, about: Collection[bytes], change: Callable[[list[int]], list[int]]
+) -> Change:
+    """Change the words that a view of the escrow returns for the first of the items about which there is a lie."""
     begin = selector(function)
 
     async def changed(question: Question, truth: Any, _ask: Ask) -> Any:
@@ -131,14 +132,16 @@ def _in_view(escrow: bytes, function: str, item: bytes, change: Any) -> Change:
         if str(call.get("to", "")).lower() != to_hex(escrow) or data[:4] != begin or truth == "0x":
             return UNCHANGED
         items = [data[at : at + _WORD] for at in range(4 + 2 * _WORD, len(data), _WORD)]
-        if item not in items:
-            return UNCHANGED
         answer = bytes.fromhex(truth[2:])
         words = [int.from_bytes(answer[at : at + _WORD], "big") for at in range(0, len(answer), _WORD)]
         each = (len(words) - 2) // len(items)
-        at = 2 + items.index(item) * each
-        words[at : at + each] = change(words[at : at + each])
-        return to_hex(b"".join(word.to_bytes(_WORD, "big") for word in words))
+        for number, item in enumerate(items):
+            at = 2 + number * each
+            true = words[at : at + each]
+            if item in about and (said := change(list(true))) != true:
+                words[at : at + each] = said
+                return to_hex(b"".join(word.to_bytes(_WORD, "big") for word in words))
+        return UNCHANGED
 
     return changed
 

@@ -5,6 +5,7 @@ import itertools
 import json
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
@@ -26,6 +27,7 @@ from rpc_faults.rules import (
 )
 
 NODE_TIMEOUT_S: Final = 30.0
+ASKED_MAX: Final = 10_000
 _BODY_BYTES_MAX: Final = 16 * 1024 * 1024
 _DROPPED: Final = object()
 
@@ -95,8 +97,8 @@ class FaultProxy:
         self.name = name
         self.journal: list[Made] = []
         """All faults that were made, in their order."""
-        self.asked: list[Question] = []
-        """The newest questions, at most ASKED_MAX."""
+        self.asked: deque[tuple[float, Question]] = deque(maxlen=ASKED_MAX)
+        """The newest questions, and when they came."""
         self._node_url = node_url
         self._rules = list(rules)
         self._chance = random.Random(seed)
@@ -137,6 +139,10 @@ class FaultProxy:
     def remove(self, *rules: Rule) -> None:
         """Forget rules; one that is not there is no error."""
         self._rules = [rule for rule in self._rules if rule not in rules]
+
+    def clear(self) -> None:
+        """Forget all rules."""
+        self._rules = []
 
     async def ask(self, method: str, *params: Any) -> Any:
         """The node's own result. Raises NodeRefused."""
@@ -194,9 +200,7 @@ class FaultProxy:
     async def _answer(self, call: dict[str, Any]) -> object:
         """An _Answer, or _DROPPED."""
         question = Question(call["method"], call.get("params") or [])
-        self.asked.append(question)
-        if len(self.asked) > 2 * ASKED_MAX:
-            del self.asked[:ASKED_MAX]
+        self.asked.append((self._clock(), question))
         rules = [rule for rule in self._rules if rule.is_about(question)]
         for rule in rules:
             if rule.share < 1.0 and self._chance.random() >= rule.share:
@@ -244,7 +248,3 @@ class FaultProxy:
                 await self._closing.wait()
         except TimeoutError:
             pass
-
-
-ASKED_MAX: Final = 10_000
-"""How many of the newest questions are kept, at least."""
