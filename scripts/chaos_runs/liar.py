@@ -3,6 +3,8 @@
 A lie is armed at both endpoints, is told by whichever is asked first, and once. The next one is armed only when this
 one was noticed, or has had its time, and the alarms are quiet again: an alarm is never put down to two lies.
 
+A lie is noticed if an alarm that names the endpoint which told it is out within NOTICE_S.
+
 Which lies mattered
 -------------------
 A lie mattered if the aggregator acts on what was falsified, and did receive it:
@@ -24,10 +26,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from chaos_runs.alarms import Alarms
 from rpc_faults import Delay, Drop, Duplicate, FaultProxy, Made, Rule, lies, limits
-from tallystick_aggregator.chain.escrow_calls import topic
 
 NOTICE_S: Final = 15.0
 """Within so many seconds of the wall's clock an alarm has to be out."""
@@ -42,7 +44,6 @@ FEES_S: Final = 0.2
 _EARLY_S: Final = 0.2
 """The journal's entry is made right after the answer has left: an alarm may be that much quicker."""
 _FEES: Final = frozenset({"eth_maxPriorityFeePerGas", "eth_feeHistory", "eth_gasPrice"})
-_WITHDRAWAL: Final = topic("WithdrawInitiated(bytes32,uint128,uint40,uint256)")
 _FAULTS: Final = frozenset({"lost question", "lost reply", "late", "twice", "rate limited"})
 """What is wrong with an answer, and is no lie."""
 _TRANSACTIONS: Final = frozenset({"eth_sendRawTransaction", "eth_getTransactionReceipt"})
@@ -62,7 +63,7 @@ class Targets:
 
 @dataclass(slots=True)
 class Told:
-    """One lie that was told, whether it mattered, and the first alarm that followed it."""
+    """One lie that was told, whether it mattered, and the first alarm about its endpoint that followed it."""
 
     made: Made
     mattered: bool
@@ -145,7 +146,8 @@ class Liar:
             return Told(made, mattered=False)
         deadline = made.at + NOTICE_S
         while True:
-            alarms = [alarm for alarm in self._alarms.since(made.at - _EARLY_S) if alarm.at <= deadline]
+            since = self._alarms.since(made.at - _EARLY_S)
+            alarms = [alarm for alarm in since if alarm.at <= deadline and self._address(made) in alarm.message]
             if alarms:
                 self.credited.update(alarm.at for alarm in alarms)
                 return Told(made, mattered=True, alarm=alarms[0].message)
@@ -157,10 +159,17 @@ class Liar:
         if made.question.method != "eth_getBlockByNumber":
             return False
         await asyncio.sleep(FEES_S)
-        (proxy,) = (proxy for proxy in self._proxies if proxy.name == made.endpoint)
         return any(
-            made.at - FEES_S <= at <= made.at + FEES_S and question.method in _FEES for at, question in proxy.asked
+            made.at - FEES_S <= at <= made.at + FEES_S and question.method in _FEES
+            for at, question in self._proxy(made).asked
         )
+
+    def _address(self, made: Made) -> str:
+        """Host and port: an alarm shows no path, because it is a secret."""
+        return urlsplit(self._proxy(made).url).netloc
+
+    def _proxy(self, made: Made) -> FaultProxy:
+        return next(proxy for proxy in self._proxies if proxy.name == made.endpoint)
 
     async def _until_quiet(self) -> None:
         deadline = time.time() + QUIET_TIMEOUT_S
@@ -175,7 +184,7 @@ class Liar:
 
         return [
             lambda: lies.empty_logs(targets.accounts),
-            lambda: lies.empty_logs(targets.accounts, topic=_WITHDRAWAL),
+            lambda: lies.empty_logs(targets.accounts, event="WithdrawInitiated"),
             lambda: lies.inflated_balance(targets.escrow, targets.readable, amount()),
             lambda: lies.inflated_claimed(targets.escrow, targets.channels, amount()),
             lambda: lies.hidden_withdrawal(targets.escrow, targets.readable),

@@ -121,11 +121,11 @@ class Run:
         lying = asyncio.create_task(self.liar.lie_on())
         ends_at = time.monotonic() + minutes * 60
         try:
-            while (left := ends_at - time.monotonic()) > 0:
-                done, _ = await asyncio.wait([*trading, lying], timeout=min(PROGRESS_S, left))
+            while (left_s := ends_at - time.monotonic()) > 0:
+                done, _ = await asyncio.wait([*trading, lying], timeout=min(PROGRESS_S, left_s))
                 for task in done:
                     task.result()  # nobody ends by itself, but by an error
-                self._tell(left)
+                self._tell(ends_at - time.monotonic())
         finally:
             self.trade.closing.set()
             lying.cancel()

@@ -20,7 +20,7 @@ from tallystick.quantities import MAX_AMOUNT
 from tallystick_client import Operator
 from trade import Customer, Stall, Unanswered
 
-DEPOSIT: Final = (50_000, 200_000)
+DEPOSIT: Final = (100_000, 500_000)
 MONEY: Final = 10_000_000
 """What every payer has to begin with: more than it deposits in its life."""
 PRICE: Final = (100, 4_000)

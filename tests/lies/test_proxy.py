@@ -13,8 +13,6 @@ from anvil import Devnet, receiver
 from rpc_faults import UNCHANGED, Delay, Drop, Duplicate, Falsify, FaultProxy, NodeRefused, Question, Rule, lies, limits
 from tallystick.hexadecimal import to_hex
 from tallystick_aggregator.chain import escrow_calls as calls
-from tallystick_aggregator.chain.port import ChainUnavailable
-from tallystick_aggregator.chain.rpc import RpcNode
 
 SELLER = receiver(1)
 
@@ -35,6 +33,17 @@ async def post() -> AsyncIterator[Callable[..., Any]]:
                 return response.status, json.loads(text) if text.startswith(("{", "[")) else text
 
         yield send
+
+
+@pytest.fixture
+async def ask(post: Any) -> Callable[..., Any]:
+    """The result of one question, as the proxy tells it."""
+
+    async def result(proxy: FaultProxy, method: str, *params: Any) -> Any:
+        _, answer = await post(proxy, call(method, *params))
+        return answer["result"]
+
+    return result
 
 
 def call(method: str, *params: Any, id_: int = 1) -> dict[str, Any]:
@@ -115,12 +124,11 @@ async def test_an_answer_to_somebody_who_has_gone_is_not_consumed(proxy: FaultPr
     assert [(made.kind, made.consumed) for made in proxy.journal] == [("late", False)]
 
 
-async def test_a_delay_ends_with_the_proxy(devnet: Devnet) -> None:
+async def test_a_delay_ends_with_the_proxy(devnet: Devnet, ask: Any) -> None:
     async with FaultProxy(devnet.anvil.url, [Rule("never", Delay(3_600))]) as proxy:
-        node = RpcNode([proxy.url], timeout_s=0.05)
-        with pytest.raises(ChainUnavailable):
-            await node.chain_id()
-        await node.close()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await ask(proxy, "eth_chainId")
 
 
 async def test_chance_comes_from_the_seed(devnet: Devnet, post: Any) -> None:
@@ -134,15 +142,11 @@ async def test_chance_comes_from_the_seed(devnet: Devnet, post: Any) -> None:
     assert set(first) == {200, 429}
 
 
-async def test_two_proxies_over_one_node_disagree(devnet: Devnet) -> None:
+async def test_two_proxies_over_one_node_disagree(devnet: Devnet, ask: Any) -> None:
     async with FaultProxy(devnet.anvil.url, [lies.forked_head()]) as one, FaultProxy(devnet.anvil.url) as two:
-        heads = []
-        for proxy in (one, two):
-            node = RpcNode([proxy.url])
-            heads.append(await node.head())
-            await node.close()
-    assert heads[0].number == heads[1].number
-    assert heads[0].block_hash != heads[1].block_hash
+        false, true = [await ask(proxy, "eth_getBlockByNumber", "latest", False) for proxy in (one, two)]
+    assert false["number"] == true["number"]
+    assert false["hash"] != true["hash"]
 
 
 @pytest.mark.parametrize("provider", sorted(limits.RANGE_WORDINGS))
@@ -171,7 +175,7 @@ async def test_a_gateways_words_are_no_json(proxy: FaultProxy, post: Any) -> Non
     assert (await post(proxy, call("eth_chainId")))[0] == 200
 
 
-async def test_lies_about_an_account_change_that_account_only(devnet: Devnet, proxy: FaultProxy) -> None:
+async def test_lies_about_an_account_change_that_account_only(devnet: Devnet, proxy: FaultProxy, ask: Any) -> None:
     payer, other = devnet.payer(), devnet.payer()
     for who in (payer, other):
         who.deposit(1_000)
@@ -179,13 +183,10 @@ async def test_lies_about_an_account_change_that_account_only(devnet: Devnet, pr
     ids = [other.account_id, payer.account_id]
     query = {"to": to_hex(devnet.escrow), "data": to_hex(calls.words_query(calls.ACCOUNTS, ids))}
     proxy.add(lies.inflated_balance(devnet.escrow, ids[1:], 5), lies.hidden_withdrawal(devnet.escrow, ids[1:]))
-    node = RpcNode([proxy.url])
-    block = await node.head()
-    answers = [
-        calls.read_accounts(await node.call(devnet.escrow, bytes.fromhex(query["data"][2:]), block), 2)
-        for _ in range(3)
-    ]
-    await node.close()
+    answers = []
+    for _ in range(3):
+        answer = await ask(proxy, "eth_call", query, "latest")
+        answers.append(calls.read_accounts(bytes.fromhex(answer[2:]), 2))
     (_, inflated), (_, hidden), (_, true) = answers
     assert {answer[0] for answer in answers} == {answers[2][0]}
     assert (inflated.balance, inflated.withdrawing, inflated.withdrawable_at) == (1_005, 400, true.withdrawable_at)
@@ -193,58 +194,47 @@ async def test_lies_about_an_account_change_that_account_only(devnet: Devnet, pr
     assert (true.balance, true.withdrawing) == (1_000, 400)
 
 
-async def test_logs_are_empty_only_where_they_are_about_the_account(devnet: Devnet, proxy: FaultProxy) -> None:
+async def test_logs_are_empty_only_where_they_are_about_the_account(
+    devnet: Devnet, proxy: FaultProxy, ask: Any
+) -> None:
     payer, other = devnet.payer(), devnet.payer()
-    proxy.add(lies.empty_logs([payer.account_id], topic=calls.ACCOUNT_OPENED_TOPIC))
-    node = RpcNode([proxy.url])
+    proxy.add(lies.empty_logs([payer.account_id], event="AccountOpened"))
     found = []
     for who in (other, payer, payer):
-        first = devnet.anvil.block_number + 1
         who.deposit(1_000)
-        found.append(len(await node.logs(devnet.escrow, first, await node.head())))
-    assert found[0] > 0
-    assert found[1] == 0
-    assert found[2] > 0
-    await node.close()
+        newest = hex(devnet.anvil.block_number)
+        wanted = {"address": to_hex(devnet.escrow), "fromBlock": newest, "toBlock": newest}
+        found.append(len(await ask(proxy, "eth_getLogs", wanted)))
+    assert found == [1, 0, 1]
 
 
-async def test_a_made_up_receipt_is_of_a_transaction_that_waits(devnet: Devnet, proxy: FaultProxy) -> None:
+async def test_a_made_up_receipt_is_of_a_transaction_that_waits(devnet: Devnet, proxy: FaultProxy, ask: Any) -> None:
     devnet.anvil.automine(on=False)
     sent = devnet.anvil.rpc(
         "eth_sendTransaction", {"from": to_hex(devnet.operator.address), "to": to_hex(SELLER), "value": "0x1"}
     )
     proxy.add(lies.made_up_receipt())
-    node = RpcNode([proxy.url])
-    assert await node.receipt(b"\x01" * 32) is None, "nobody knows it"
-    made_up = await node.receipt(bytes.fromhex(sent[2:]))
-    assert made_up is not None
-    assert made_up.succeeded
-    assert made_up.block_hash == (await node.head()).block_hash
+    assert await ask(proxy, "eth_getTransactionReceipt", "0x" + "01" * 32) is None, "nobody knows it"
+    made_up = await ask(proxy, "eth_getTransactionReceipt", sent)
+    assert made_up["status"] == "0x1"
+    assert made_up["blockHash"] == (await ask(proxy, "eth_getBlockByNumber", "latest", False))["hash"]
     devnet.anvil.mine()
-    assert await node.receipt(bytes.fromhex(sent[2:])) is None, "the pool has lost it"
-    await node.close()
+    assert await ask(proxy, "eth_getTransactionReceipt", sent) is None, "the pool has lost it"
 
 
-async def test_a_receipt_says_that_a_success_has_failed(devnet: Devnet, proxy: FaultProxy) -> None:
+async def test_a_receipt_says_that_a_success_has_failed(devnet: Devnet, proxy: FaultProxy, ask: Any) -> None:
     devnet.anvil.mint(devnet.token, SELLER, 5)
-    block = devnet.anvil.rpc("eth_getBlockByNumber", "latest", True)
-    hash_ = bytes.fromhex(block["transactions"][0]["hash"][2:])
+    sent = devnet.anvil.rpc("eth_getBlockByNumber", "latest", True)["transactions"][0]["hash"]
     proxy.add(lies.failed_receipt())
-    node = RpcNode([proxy.url])
-    first, second = [await node.receipt(hash_) for _ in range(2)]
-    assert first is not None
-    assert second is not None
-    assert (first.succeeded, second.succeeded) == (False, True)
-    await node.close()
+    statuses = [(await ask(proxy, "eth_getTransactionReceipt", sent))["status"] for _ in range(2)]
+    assert statuses == ["0x0", "0x1"]
 
 
-async def test_a_lie_for_ever_goes_on(devnet: Devnet, proxy: FaultProxy) -> None:
+async def test_a_lie_for_ever_goes_on(devnet: Devnet, proxy: FaultProxy, ask: Any) -> None:
     proxy.add(lies.for_ever(lies.head_far_ahead(10_000)))
-    node = RpcNode([proxy.url])
-    heads = [await node.head() for _ in range(3)]
-    assert min(head.number for head in heads) > devnet.anvil.block_number + 9_000
+    heads = [int((await ask(proxy, "eth_getBlockByNumber", "latest", False))["number"], 16) for _ in range(3)]
+    assert min(heads) > devnet.anvil.block_number + 9_000
     assert len(proxy.journal) == 3
-    await node.close()
 
 
 async def test_the_nodes_own_refusals_are_told_as_such(proxy: FaultProxy) -> None:

@@ -11,7 +11,7 @@ import pytest
 from house import House, eventually, house
 
 from anvil import DELAY_S, Devnet
-from rpc_faults import lies
+from rpc_faults import Drop, Rule, lies
 from trade import Customer, Stall
 
 DEPOSIT = 1_000_000
@@ -103,6 +103,30 @@ async def test_r8_a_withdrawal_missing_from_one_reading_is_found_by_the_next(
         await eventually(lambda: knows_withdrawal(customer))
         assert await spend(customer, home.stall, DEPOSIT) == 0
         assert home.alarmed()
+        await home.books_agree()
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["new", "known"])
+async def test_r8_a_withdrawal_missing_from_the_only_answer_that_there_is_counts_all_the_same(
+    devnet: Devnet, tmp_path: Path, caplog: pytest.LogCaptureFixture, known: bool
+) -> None:
+    async with house(devnet, tmp_path, caplog, [], []) as home:
+        customer = await home.depositor(DEPOSIT)
+        assert await spend(customer, home.stall, PRICE) == PRICE
+        await home.books_agree()
+        if known:
+            customer.payer.initiate_withdraw(DEPOSIT)
+            await eventually(lambda: knows_withdrawal(customer))
+        down = home.lie(Rule("down", Drop()), home.proxies[1])
+        rule = home.lie(lies.hidden_withdrawal(devnet.escrow, [customer.payer.account_id]), home.proxies[0])
+        if known:
+            customer.payer.deposit(PRICE)  # makes the aggregator read the account again
+        else:
+            customer.payer.initiate_withdraw(DEPOSIT)
+        await home.told(rule)
+        await eventually(lambda: knows_withdrawal(customer))
+        home.proxies[1].remove(down)
+        assert await spend(customer, home.stall, DEPOSIT) <= (PRICE if known else 0)
         await home.books_agree()
 
 

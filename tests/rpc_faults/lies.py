@@ -6,29 +6,31 @@ that grow. An answer about anything else, or one that would be true anyway, is p
 
 import secrets
 from collections.abc import Callable, Collection
+from functools import cache
 from typing import Any, Final
 
 from rpc_faults.rules import UNCHANGED, Ask, Change, Falsify, Question, Rule
 from tallystick.hexadecimal import to_hex
-from tallystick_aggregator.chain.escrow_calls import ACCOUNTS, CLAIMED, selector
+from tallystick_aggregator.chain.escrow_calls import ACCOUNTS, CLAIMED, selector, topic
+from tallystick_contracts import load
 
 _WORD: Final = 32
-_BALANCE_WORD: Final = 1
-_WITHDRAWING_WORDS: Final = (4, 5)
-"""Of IEscrow.AccountView: the amount of a pending withdrawal, and when it can be finalised."""
+_WITHDRAWAL: Final = ("withdrawAmount", "withdrawableAt", "withdrawByPayer")
+"""Of IEscrow.AccountState, as far as it has them: all that tells of a pending withdrawal."""
 _LOGS: Final = frozenset({"eth_getLogs"})
 _CALL: Final = frozenset({"eth_call"})
 _RECEIPT: Final = frozenset({"eth_getTransactionReceipt"})
 _BLOCK: Final = frozenset({"eth_getBlockByNumber"})
 
 
-def empty_logs(accounts: Collection[bytes], *, topic: bytes | None = None) -> Rule:
-    """No events at all, where there are some of these accounts; with `topic`, only where one of that kind is there."""
+def empty_logs(accounts: Collection[bytes], *, event: str = "") -> Rule:
+    """No events at all, where there are some of these accounts; with `event`, only where one of this name is there."""
+    wanted = to_hex(event_topic(event)) if event else ""
 
     async def change(_question: Question, truth: Any, _ask: Ask) -> Any:
         ours = [log for log in truth if len(log["topics"]) > 1 and bytes.fromhex(log["topics"][1][2:]) in accounts]
-        if topic is not None:
-            ours = [log for log in ours if log["topics"][0] == to_hex(topic)]
+        if wanted:
+            ours = [log for log in ours if log["topics"][0] == wanted]
         return [] if ours else UNCHANGED
 
     return Rule("empty logs", Falsify(change), _LOGS, times=1)
@@ -38,7 +40,7 @@ def inflated_balance(escrow: bytes, accounts: Collection[bytes], more: int) -> R
     """One of these accounts holds so much more than it does, in atomic units."""
 
     def change(words: list[int]) -> list[int]:
-        words[_BALANCE_WORD] += more
+        words[_account_fields().index("balance")] += more
         return words
 
     return Rule("inflated balance", Falsify(_in_view(escrow, ACCOUNTS, accounts, change)), _CALL, times=1)
@@ -48,9 +50,7 @@ def hidden_withdrawal(escrow: bytes, accounts: Collection[bytes]) -> Rule:
     """The state of one of these accounts without its pending withdrawal, as a back end that lags would tell it."""
 
     def change(words: list[int]) -> list[int]:
-        for number in _WITHDRAWING_WORDS:
-            words[number] = 0
-        return words
+        return [0 if name in _WITHDRAWAL else word for name, word in zip(_account_fields(), words, strict=True)]
 
     return Rule("hidden withdrawal", Falsify(_in_view(escrow, ACCOUNTS, accounts, change)), _CALL, times=1)
 
@@ -110,10 +110,23 @@ def forked_head() -> Rule:
     return Rule("forked head", Falsify(change), _BLOCK, _asks_for_the_head, times=1)
 
 
+def event_topic(name: str) -> bytes:
+    """The first topic of this event of the escrow."""
+    (event,) = (entry for entry in load("Escrow").abi if entry["type"] == "event" and entry["name"] == name)
+    return topic(f"{name}({','.join(part['type'] for part in event['inputs'])})")
+
+
 def for_ever(rule: Rule) -> Rule:
     """The same lie, again and again."""
     rule.times = None
     return rule
+
+
+@cache
+def _account_fields() -> tuple[str, ...]:
+    """The fields of what `accounts` returns for each, one word each."""
+    (function,) = (entry for entry in load("Escrow").abi if entry.get("name") == "accounts")
+    return tuple(part["name"] for part in function["outputs"][0]["components"])
 
 
 def _asks_for_the_head(question: Question) -> bool:
