@@ -26,7 +26,7 @@ from tallystick_client.payer.operators import Token
 from tallystick_client.payer.rows import Deposit
 from tallystick_client.rpc import AggregatorUnavailable
 from tallystick_client.seller.aggregator import Aggregator
-from tallystick_client.seller.messages import Charge, Charged, DeferredCharge, Settled
+from tallystick_client.seller.messages import Charge, Charged, DeferredCharge, Settled, Verified
 
 HEADROOM: Final = 50_000
 """What a payer with a spend key signs at a time, beyond what it has spent, in atomic units."""
@@ -185,16 +185,11 @@ class Customer:
     ) -> Charged | Refused:
         """Have the amount reserved, then captured, in full or less."""
         charge = await self._charge(stall, amount)
-        payment = DeferredCharge(self.payer.config.channel(stall.receiver), charge)
         captured = amount if captured is None else captured
-        try:
-            verified = await stall.aggregator.verify(stall.terms("deferred", amount), payment)
-        except AggregatorUnavailable as error:  # a reservation may be there; it expires, and nobody can capture it
-            self.book.refusals["unanswered"] += 1
-            raise Unanswered from error
-        except Refused as refused:
-            self.book.refusals[refused.reason.code] += 1
-            return refused
+        verified = await self._reserve(stall, charge, patience_s)
+        if isinstance(verified, Refused):
+            self.book.refusals[verified.reason.code] += 1
+            return verified
         self._met.add(stall.receiver)
         terms = stall.terms("deferred", captured)
         outcome = await self._outcome(lambda: stall.aggregator.settle(terms, verified.handle), patience_s)
@@ -232,6 +227,21 @@ class Customer:
             await asyncio.sleep(_PAUSE_S)
 
     # Parts.
+
+    async def _reserve(self, stall: Stall, charge: Charge, patience_s: float) -> Verified | Refused:
+        """Have the charge's amount held. What was refused for a passing reason holds nothing, and is asked again."""
+        payment = DeferredCharge(self.payer.config.channel(stall.receiver), charge)
+        deadline = time.monotonic() + patience_s
+        while True:
+            try:
+                return await stall.aggregator.verify(stall.terms("deferred", charge.amount), payment)
+            except AggregatorUnavailable as error:  # something may be held; it expires, and nobody can capture it
+                self.book.refusals["unanswered"] += 1
+                raise Unanswered from error
+            except Refused as refused:
+                if refused.reason not in PASSING or time.monotonic() >= deadline:
+                    return refused
+            await asyncio.sleep(_PAUSE_S)
 
     def _accept(self, stall: Stall, amount: int) -> None:
         self.book.accepted[stall.receiver] += amount

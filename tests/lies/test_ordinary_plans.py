@@ -120,7 +120,7 @@ async def test_r12_a_passing_gas_error_sets_no_claim_aside(
         rule = home.lie(limits.passing_gas_error())
         first = await home.settle(home.stall)
         await home.told(rule)
-        assert first != [], "an empty list would say that nothing was owed"
+        assert first or first.left_out, "an empty list alone would say that nothing was owed"
         await home.books_agree(10)
 
 
