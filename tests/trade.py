@@ -17,7 +17,6 @@ from anvil import NETWORK, Devnet, Payer
 from tallystick import eip712
 from tallystick.errors import Refused
 from tallystick.payment_ids import new_payment_id
-from tallystick.reasons import Reason
 from tallystick.spend_keys import SpendKey, SpendProof, SpendProver
 from tallystick.x402 import ExactAuthorization, Network, PaymentTerms
 from tallystick_client import Operator
@@ -35,11 +34,13 @@ EXACT_VALID_S: Final = 3_600
 CALL_TIMEOUT_S: Final = 5.0
 PASSING: Final = frozenset(
     {
-        Reason.CHAIN_STALE,
-        Reason.CHAIN_UNAVAILABLE,
-        Reason.STORE_UNAVAILABLE,
-        Reason.OVERLOADED,
-        Reason.TRANSACTION_PENDING,
+        "chain_stale",
+        "chain_unavailable",
+        "store_unavailable",
+        "overloaded",
+        "transaction_pending",
+        "payment_pending",
+        "exact_unavailable",
     }
 )
 """Refusals that say nothing about the payment: the same one may be accepted a moment later."""
@@ -217,7 +218,7 @@ class Customer:
                 sale.reason = "unanswered"
             except Refused as refused:
                 sale.reason = refused.reason.code
-                if refused.reason not in PASSING:
+                if refused.reason.code not in PASSING:
                     sale.accepted = False
             else:
                 sale.accepted = True
@@ -239,7 +240,7 @@ class Customer:
                 self.book.refusals["unanswered"] += 1
                 raise Unanswered from error
             except Refused as refused:
-                if refused.reason not in PASSING or time.monotonic() >= deadline:
+                if refused.reason.code not in PASSING or time.monotonic() >= deadline:
                     return refused
             await asyncio.sleep(_PAUSE_S)
 
@@ -258,7 +259,7 @@ class Customer:
             except AggregatorUnavailable:
                 open_ = True
             except Refused as refused:
-                passing = refused.reason in PASSING
+                passing = refused.reason.code in PASSING
                 if not passing or (not open_ and time.monotonic() >= deadline):
                     self.book.refusals[refused.reason.code] += 1
                     return refused
