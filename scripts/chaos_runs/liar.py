@@ -3,7 +3,8 @@
 A lie is armed at both endpoints, is told by whichever is asked first, and once. The next one is armed only when this
 one was noticed, or has had its time, and the alarms are quiet again: an alarm is never put down to two lies.
 
-A lie is noticed if an alarm that names the endpoint which told it is out within NOTICE_S.
+A lie is noticed if within NOTICE_S an alarm is out that names the endpoint which told it, or what it was about: the
+account, the channel, the transaction.
 
 Which lies mattered
 -------------------
@@ -63,7 +64,7 @@ class Targets:
 
 @dataclass(slots=True)
 class Told:
-    """One lie that was told, whether it mattered, and the first alarm about its endpoint that followed it."""
+    """One lie that was told, whether it mattered, and the first alarm about it that followed."""
 
     made: Made
     mattered: bool
@@ -144,10 +145,10 @@ class Liar:
         """Wait for the alarm that it deserves."""
         if not made.consumed or await self._is_about_fees(made):
             return Told(made, mattered=False)
-        deadline = made.at + NOTICE_S
+        deadline, names = made.at + NOTICE_S, {self._address(made), *made.subjects()}
         while True:
             since = self._alarms.since(made.at - _EARLY_S)
-            alarms = [alarm for alarm in since if alarm.at <= deadline and self._address(made) in alarm.message]
+            alarms = [alarm for alarm in since if alarm.at <= deadline and any(name in alarm.message for name in names)]
             if alarms:
                 self.credited.update(alarm.at for alarm in alarms)
                 return Told(made, mattered=True, alarm=alarms[0].message)

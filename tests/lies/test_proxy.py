@@ -192,6 +192,7 @@ async def test_lies_about_an_account_change_that_account_only(devnet: Devnet, pr
     assert (inflated.balance, inflated.withdrawing, inflated.withdrawable_at) == (1_005, 400, true.withdrawable_at)
     assert (hidden.balance, hidden.withdrawing, hidden.withdrawable_at) == (1_000, 0, 0)
     assert (true.balance, true.withdrawing) == (1_000, 400)
+    assert [made.subjects() for made in proxy.journal] == [{to_hex(payer.account_id)}] * 2
 
 
 async def test_logs_are_empty_only_where_they_are_about_the_account(
@@ -206,6 +207,7 @@ async def test_logs_are_empty_only_where_they_are_about_the_account(
         wanted = {"address": to_hex(devnet.escrow), "fromBlock": newest, "toBlock": newest}
         found.append(len(await ask(proxy, "eth_getLogs", wanted)))
     assert found == [1, 0, 1]
+    assert proxy.journal[0].subjects() == {to_hex(payer.account_id)}
 
 
 async def test_a_made_up_receipt_is_of_a_transaction_that_waits(devnet: Devnet, proxy: FaultProxy, ask: Any) -> None:

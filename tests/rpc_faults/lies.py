@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any, Final
 
 from rpc_faults.rules import UNCHANGED, Ask, Change, Falsify, Question, Rule
+from rpc_faults.views import asked_items, called, told_items, view_answer
 from tallystick.hexadecimal import to_hex
 from tallystick_aggregator.chain.escrow_calls import ACCOUNTS, CLAIMED, selector, topic
 from tallystick_contracts import load
@@ -140,20 +141,13 @@ def _in_view(
     begin = selector(function)
 
     async def changed(question: Question, truth: Any, _ask: Ask) -> Any:
-        call = question.params[0]
-        data = bytes.fromhex((call.get("data") or call.get("input") or "0x")[2:])
-        if str(call.get("to", "")).lower() != to_hex(escrow) or data[:4] != begin or truth == "0x":
+        to, data = called(question)
+        if to != escrow or data[:4] != begin or truth == "0x":
             return UNCHANGED
-        items = [data[at : at + _WORD] for at in range(4 + 2 * _WORD, len(data), _WORD)]
-        answer = bytes.fromhex(truth[2:])
-        words = [int.from_bytes(answer[at : at + _WORD], "big") for at in range(0, len(answer), _WORD)]
-        each = (len(words) - 2) // len(items)
+        items, true = asked_items(data), told_items(data, truth)
         for number, item in enumerate(items):
-            at = 2 + number * each
-            true = words[at : at + each]
-            if item in about and (said := change(list(true))) != true:
-                words[at : at + each] = said
-                return to_hex(b"".join(word.to_bytes(_WORD, "big") for word in words))
+            if item in about and (said := change(list(true[number]))) != true[number]:
+                return view_answer([*true[:number], said, *true[number + 1 :]])
         return UNCHANGED
 
     return changed

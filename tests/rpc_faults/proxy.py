@@ -25,6 +25,7 @@ from rpc_faults.rules import (
     Refuse,
     Rule,
 )
+from rpc_faults.views import subjects
 
 NODE_TIMEOUT_S: Final = 30.0
 ASKED_MAX: Final = 10_000
@@ -46,6 +47,10 @@ class Made:
     truth: Any
     said: Any
     consumed: bool
+
+    def subjects(self) -> set[str]:
+        """What the answer was about, in hex: a transaction, or the accounts or channels that were told falsely."""
+        return subjects(self.question, self.truth, self.said)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
