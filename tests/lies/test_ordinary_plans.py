@@ -146,10 +146,10 @@ async def test_r12_a_passing_gas_error_delays_no_withdrawals_claim(
 
 
 @pytest.mark.parametrize("text", [False, True], ids=["json", "words"])
-async def test_endpoints_that_refuse_a_third_of_all_questions_are_enough(
+async def test_endpoints_that_refuse_a_tenth_of_all_questions_are_enough(
     devnet: Devnet, tmp_path: Path, caplog: pytest.LogCaptureFixture, text: bool
 ) -> None:
-    rules = [[limits.rate_limited(share=0.3, text=text)], [limits.rate_limited(share=0.3, text=text)]]
+    rules = [[limits.rate_limited(share=0.1, text=text)], [limits.rate_limited(share=0.1, text=text)]]
     async with house(devnet, tmp_path, caplog, [], []) as home:
         for proxy, of_one in zip(home.proxies, rules, strict=True):
             proxy.add(*of_one)
