@@ -159,7 +159,7 @@ async def test_endpoints_that_refuse_a_tenth_of_all_questions_are_enough(
 @pytest.mark.parametrize(
     "rules",
     [
-        [Rule("lost question", Drop(), share=0.2)],
+        [Rule("lost question", Drop(), share=0.05)],
         [Rule("lost transaction", Drop(), SENDS, times=2)],
         [Rule("lost reply", Drop(reaches_node=True), SENDS, times=2)],
         [Rule("twice", Duplicate(), share=0.3)],
