@@ -59,57 +59,27 @@ class RpcError(Exception):
         self.data = str(error.get("data") or "0x")
 
 
-class Anvil:
-    """A running Anvil. Use it as a context manager, or call `stop`."""
+class DevChain:
+    """What can be asked of a running Anvil. For one thread: another one connects by itself."""
 
-    def __init__(
-        self, *, chain_id: int = 31337, block_time_s: float | None = None, options: tuple[str, ...] = ()
-    ) -> None:
-        """Start it on a free port; returns once it answers. With `block_time_s` it mines on the clock as well."""
-        # To a file: a pipe that nobody empties would stop the node after 64 KiB.
-        self._log = tempfile.NamedTemporaryFile(prefix="anvil-", suffix=".log", delete=False)  # noqa: SIM115
-        # Limits as on live chains, so that the sizes of batches are real.
-        command = [anvil_binary(), "--port", "0", "--chain-id", str(chain_id), "--enable-tx-gas-limit", *options]
-        if block_time_s is not None:
-            command += ["--block-time", str(block_time_s), "--mixed-mining"]
-        self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log, stdin=subprocess.DEVNULL)
-        try:
-            self.port = self._wait_for_port()
-        except BaseException:
-            self.stop()
-            raise
-        self._connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=CALL_TIMEOUT_S)
+    def __init__(self, port: int, *, poll_s: float = 0.002) -> None:
+        """`poll_s`: how often a transaction's block is asked for."""
+        self.port = port
+        self._poll_s = poll_s
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=CALL_TIMEOUT_S)
 
     @property
     def url(self) -> str:
         """Its JSON-RPC endpoint."""
         return f"http://127.0.0.1:{self.port}"
 
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
+    def another(self, *, poll_s: float = 0.002) -> "DevChain":
+        """The same chain over a connection of its own, for another thread."""
+        return DevChain(self.port, poll_s=poll_s)
 
-    def stop(self) -> None:
-        """End it; idempotent."""
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(5)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        self._log.close()
-        Path(self._log.name).unlink(missing_ok=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def disconnect(self) -> None:
+        """Let the connection go; the next request opens it anew."""
         self._connection.close()
-        self.stop()
 
     def rpc(self, method: str, *params: Any) -> Any:
         """The result of a JSON-RPC method. Raises RpcError."""
@@ -141,7 +111,7 @@ class Anvil:
                 if receipt["status"] != "0x1":
                     raise RpcError({"message": "reverted in its block", "code": 3})
                 return dict(receipt)
-            time.sleep(0.002)
+            time.sleep(self._poll_s)
         raise TimeoutError(f"no block has taken {sent}")
 
     def call(self, to: bytes, data: bytes) -> bytes:
@@ -200,6 +170,53 @@ class Anvil:
     def block_number(self) -> int:
         """The newest block's."""
         return int(self.rpc("eth_blockNumber"), 16)
+
+
+class Anvil(DevChain):
+    """A running Anvil of our own. Use it as a context manager, or call `stop`."""
+
+    def __init__(
+        self, *, chain_id: int = 31337, block_time_s: float | None = None, options: tuple[str, ...] = ()
+    ) -> None:
+        """Start it on a free port; returns once it answers. With `block_time_s` it mines on the clock as well."""
+        # To a file: a pipe that nobody empties would stop the node after 64 KiB.
+        self._log = tempfile.NamedTemporaryFile(prefix="anvil-", suffix=".log", delete=False)  # noqa: SIM115
+        # Limits as on live chains, so that the sizes of batches are real.
+        command = [anvil_binary(), "--port", "0", "--chain-id", str(chain_id), "--enable-tx-gas-limit", *options]
+        if block_time_s is not None:
+            command += ["--block-time", str(block_time_s), "--mixed-mining"]
+        self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log, stdin=subprocess.DEVNULL)
+        try:
+            super().__init__(self._wait_for_port())
+        except BaseException:
+            self.stop()
+            raise
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def stop(self) -> None:
+        """End it; idempotent."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(5)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._log.close()
+        Path(self._log.name).unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.disconnect()
+        self.stop()
 
     def _wait_for_port(self) -> int:
         deadline = time.monotonic() + START_TIMEOUT_S

@@ -12,7 +12,7 @@ from typing import Any, Final
 import pytest
 from eth_abi.abi import encode
 
-from _anvil import DEV_KEYS, Anvil, function
+from _anvil import DEV_KEYS, Anvil, DevChain, function
 from tallystick import eip712
 from tallystick.channels import ChannelConfig, account_id, channel_id
 from tallystick.eip712 import Domain
@@ -60,8 +60,12 @@ class Payer:
 
     def deposit(self, amount: int) -> dict[str, Any]:
         """Mint so much and deposit it with the payer's own transaction."""
+        self.devnet.anvil.mint(self.devnet.token, self.signer.address, amount)
+        return self.deposit_own(amount)
+
+    def deposit_own(self, amount: int) -> dict[str, Any]:
+        """The same of what the payer has already."""
         devnet = self.devnet
-        devnet.anvil.mint(devnet.token, self.signer.address, amount)
         devnet.anvil.set_ether(self.signer.address, 10**18)
         devnet.anvil.send(
             self.signer.address, devnet.token, function("approve(address,uint256)", devnet.escrow, amount)
@@ -88,7 +92,7 @@ class Payer:
 class Devnet:
     """Anvil with Escrow.sol and TestUSDC; `operator` claims through `sender`, who pays for gas."""
 
-    anvil: Anvil
+    anvil: DevChain
     escrow: bytes
     token: bytes
     operator: Signer
@@ -123,7 +127,7 @@ class Devnet:
         )
         return replace(settings, **changes)
 
-    def payer(self, name: str = "") -> Payer:
+    def payer(self, name: str = "", withdraw_delay_s: int = DELAY_S) -> Payer:
         """A payer with a key of its own."""
         signer = Signer(sha256(f"payer {name or next(_numbers)}".encode()).digest())
         config = ChannelConfig(
@@ -132,7 +136,7 @@ class Devnet:
             receiver=ZERO_ADDRESS,
             receiver_authorizer=self.operator.address,
             token=self.token,
-            withdraw_delay_s=DELAY_S,
+            withdraw_delay_s=withdraw_delay_s,
             salt=bytes(32),
         )
         return Payer(self, signer, config)
@@ -147,15 +151,20 @@ def receiver(number: int) -> bytes:
     return sha256(f"receiver {number}".encode()).digest()[:20]
 
 
+def deploy(anvil: DevChain) -> Devnet:
+    """Put the contracts on a chain that mines at once."""
+    escrow, token = anvil.deploy_contract("Escrow"), anvil.deploy_contract("TestUSDC")
+    deployed_at = anvil.block_number
+    operator, sender = Signer(DEV_KEYS[1]), Signer(DEV_KEYS[2])
+    anvil.send(operator.address, escrow, function("setSender(address,bool)", sender.address, 1))
+    return Devnet(anvil, escrow, token, operator, sender, deployed_at - 1)
+
+
 @pytest.fixture(scope="session")
 def anvil_process() -> Iterator[Devnet]:
     """Started once per worker, with the contracts on it."""
     with Anvil() as anvil:
-        escrow, token = anvil.deploy_contract("Escrow"), anvil.deploy_contract("TestUSDC")
-        deployed_at = anvil.block_number
-        operator, sender = Signer(DEV_KEYS[1]), Signer(DEV_KEYS[2])
-        anvil.send(operator.address, escrow, function("setSender(address,bool)", sender.address, 1))
-        yield Devnet(anvil, escrow, token, operator, sender, deployed_at - 1)
+        yield deploy(anvil)
 
 
 @pytest.fixture

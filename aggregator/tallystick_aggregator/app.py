@@ -6,7 +6,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,18 +66,21 @@ class Running:
 
 
 @asynccontextmanager
-async def running(config: Config) -> AsyncGenerator[Running, None]:
-    """Open everything, yield while it runs, close everything. Raises what StartError lists."""
+async def running(config: Config, *, clock: Callable[[], float] = time.time) -> AsyncGenerator[Running, None]:
+    """Open everything, yield while it runs, close everything. Raises what StartError lists.
+
+    `clock` tells the time in seconds since the epoch; payers, sellers and the chain must go by the same.
+    """
     async with AsyncExitStack() as stack:
         store = await _open_store(stack, config)
         credentials = Credentials.open(config.credentials_path)
         stack.callback(credentials.close)
         dead = asyncio.Event()
         chains: dict[str, EvmChain] = {}
-        writer = await _start_writer(stack, config, store, chains, dead)
-        await _start_chains(stack, config, store, writer, chains)
+        writer = await _start_writer(stack, config, store, chains, dead, clock)
+        await _start_chains(stack, config, store, writer, chains, clock)
         offers = make_offers(config)
-        parts = _Parts(config, store, writer, chains, offers, await _start_signatures(stack, config))
+        parts = _Parts(config, store, writer, chains, offers, await _start_signatures(stack, config), clock)
         stack.callback(parts.intake.close)
         settlements = await _start_settlements(stack, parts)
         collecting = await _start_collecting(stack, parts)
@@ -148,8 +151,14 @@ class _Parts:
         chains: Mapping[str, EvmChain],
         offers: Offers,
         signatures: SignatureChecker,
+        clock: Callable[[], float],
     ) -> None:
         self.config, self.store, self.writer, self.chains, self.offers = config, store, writer, chains, offers
+        self.clock = clock
+
+        def now_s() -> int:
+            return int(clock())
+
         rules, outbox = config.rules, store.outbox
         separators = {network: chain.escrow.domain.separator for network, chain in chains.items()}
         self.intake = Intake(writer, separators, rules, signatures=signatures)
@@ -173,11 +182,6 @@ class _Parts:
         )
 
 
-def now_s() -> int:
-    """Return the time in seconds since the epoch."""
-    return int(time.time())
-
-
 async def _open_store(stack: AsyncExitStack, config: Config) -> SqliteStore:
     store = await SqliteStore.open(config.store_path)
     stack.push_async_callback(store.close)
@@ -189,7 +193,12 @@ async def _open_store(stack: AsyncExitStack, config: Config) -> SqliteStore:
 
 
 async def _start_writer(
-    stack: AsyncExitStack, config: Config, store: SqliteStore, chains: Mapping[str, EvmChain], dead: asyncio.Event
+    stack: AsyncExitStack,
+    config: Config,
+    store: SqliteStore,
+    chains: Mapping[str, EvmChain],
+    dead: asyncio.Event,
+    clock: Callable[[], float],
 ) -> LedgerWriter:
     ledger = await store.journal.load()
     check_invariants(ledger)
@@ -199,6 +208,7 @@ async def _start_writer(
         ledger,
         store.journal,
         stale_networks=lambda: frozenset(network for network, chain in chains.items() if chain.stale()),
+        clock_ms=lambda: int(clock() * 1_000),
     )
     task = asyncio.create_task(writer.serve(), name="ledger writer")
 
@@ -243,11 +253,16 @@ def refuse_foreign_accounts(ledger: Ledger, chains: Sequence[ChainSettings], sto
 
 
 async def _start_chains(
-    stack: AsyncExitStack, config: Config, store: SqliteStore, writer: LedgerWriter, chains: dict[str, EvmChain]
+    stack: AsyncExitStack,
+    config: Config,
+    store: SqliteStore,
+    writer: LedgerWriter,
+    chains: dict[str, EvmChain],
+    clock: Callable[[], float],
 ) -> None:
     for settings in config.chains:
         log.info("%s", describe(settings))
-        chain = EvmChain(settings, store.outbox, writer)
+        chain = EvmChain(settings, store.outbox, writer, clock=clock)
         stack.push_async_callback(chain.stop)
         try:
             await chain.start()
@@ -263,7 +278,7 @@ async def _start_settlements(stack: AsyncExitStack, parts: _Parts) -> Settlement
         policy=Policy(config.claim_amount_min, config.claim_age_s_max),
         withdraw_margin_s=config.rules.withdraw_margin_s,
     )
-    settlements = Settlements(parts.chains.values(), parts.writer, parts.store.outbox, settings)
+    settlements = Settlements(parts.chains.values(), parts.writer, parts.store.outbox, settings, clock=parts.clock)
     stack.push_async_callback(settlements.stop)
     settlements.start()
     return settlements

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -28,16 +29,16 @@ __all__ = ["StartError", "run"]
 log = logging.getLogger(__name__)
 
 
-def run(config_path: Path, say: Callable[[str], None]) -> int:
+def run(config_path: Path, say: Callable[[str], None], *, clock: Callable[[], float] = time.time) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code. Raises what StartError lists.
 
-    `say` is told the address once calls are taken.
+    `say` is told the address once calls are taken; `clock` is as in `app.running`.
     """
     config = Config.load(config_path)
     logs.configure(config.server.log_level, as_json=config.server.log_json)
     tune()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(serve(config, say))
+        return runner.run(serve(config, say, clock))
 
 
 def tune() -> None:
@@ -46,12 +47,12 @@ def tune() -> None:
     os.environ.setdefault("GRPC_EXPERIMENTS", GRPC_EXPERIMENTS)
 
 
-async def serve(config: Config, say: Callable[[str], None]) -> int:
+async def serve(config: Config, say: Callable[[str], None], clock: Callable[[], float] = time.time) -> int:
     """Serve until told to stop, or until the ledger's writer has died."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with running(config) as aggregator:
+    async with running(config, clock=clock) as aggregator:
         # What was loaded lives as long as the process: the collector need not walk through it again and again.
         gc.collect()
         gc.freeze()

@@ -9,6 +9,7 @@ import pytest
 
 import chaos_runs.fleet
 import chaos_runs.intake
+import chaos_runs.lies
 import demonstration.__main__ as demonstration
 from _arguments import output_file
 from benchmarks import gas, intake
@@ -21,8 +22,8 @@ def demo(arguments: Sequence[str]) -> None:
 
 @pytest.mark.parametrize(
     "main",
-    [intake.main, gas.main, chaos_runs.intake.main, chaos_runs.fleet.main, fuzz.main, demo],
-    ids=["bench intake", "bench gas", "chaos intake", "chaos fleet", "fuzz", "demo"],
+    [intake.main, gas.main, chaos_runs.intake.main, chaos_runs.fleet.main, chaos_runs.lies.main, fuzz.main, demo],
+    ids=["bench intake", "bench gas", "chaos intake", "chaos fleet", "chaos lies", "fuzz", "demo"],
 )
 def test_every_script_refuses_a_file_in_no_folder_at_once(
     main: Callable[[Sequence[str]], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -15,6 +15,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from serving_twin import Metadata, bearer, charge_of
 
+import site_files
 from _anvil import DEV_KEYS
 from anvil import NETWORK, Devnet, Payer, receiver
 from tallystick import eip712
@@ -37,7 +38,6 @@ from tallystick.v1 import (
 from tallystick_aggregator.app import StartError, running
 from tallystick_aggregator.config import Config
 from tallystick_aggregator.intake import UncheckedPayment
-from tallystick_aggregator.journal.credentials import Credentials, Scope
 from tallystick_aggregator.journal.sqlite import SqliteStore
 
 NEWS = receiver(1)
@@ -45,44 +45,10 @@ PRICE = 1_000
 START_TIMEOUT_S = 30.0
 
 
-def write_site(folder: Path, devnet: Devnet, **changes: str) -> Path:
-    """A configuration for this chain, its keys beside it; `changes` replace values."""
-    values = {
-        "network": NETWORK,
-        "escrow": checksum(devnet.escrow),
-        "rpc_url": devnet.anvil.url,
-        "operator_key": "file:operator.key",
-        "version": "2",
-    } | changes
-    for name, key in (("operator", DEV_KEYS[1]), ("sender", DEV_KEYS[2]), ("stranger", bytes([7]) * 32)):
-        file = folder / f"{name}.key"
-        file.write_text(key.hex())
-        file.chmod(0o600)
-    path = folder / "aggregator.toml"
-    path.write_text(f"""\
-[server]
-listen = "127.0.0.1:0"
-stop_grace_s = 1
-[settlement]
-interval_s = 3600
-[[chain]]
-network = "{values["network"]}"
-rpc_urls = ["{values["rpc_url"]}"]
-escrow = "{values["escrow"]}"
-escrow_block = {devnet.escrow_block}
-operator_key = "{values["operator_key"]}"
-sender_key = "file:sender.key"
-confirmations = 0
-poll_s = 0.05
-[[chain.token]]
-address = "{checksum(devnet.token)}"
-symbol = "USDC"
-decimals = 6
-name = "USD Coin"
-version = "{values["version"]}"
-min_deposit = "1000"
-""")
-    return path
+def write_site(folder: Path, devnet: Devnet, *, rpc_url: str = "", version: str = "2", **chain: str) -> Path:
+    """A configuration for this chain, its keys beside it; what is named replaces values."""
+    endpoints = {"rpc_urls": [rpc_url]} if rpc_url else {}
+    return site_files.write_site(folder, devnet, chain=endpoints | chain, token={"version": version})
 
 
 class Process:
@@ -147,11 +113,7 @@ def site(tmp_path: Path, devnet: Devnet) -> Path:
 
 @pytest.fixture
 def token(site: Path) -> Metadata:
-    credentials = Credentials.open(site.parent / "tallystick.db.credentials")
-    try:
-        return bearer(credentials.add("news", [NEWS], list(Scope)))
-    finally:
-        credentials.close()
+    return bearer(site_files.add_seller(site, "news", [NEWS]))
 
 
 Start = Callable[[], Process]
