@@ -90,13 +90,13 @@ class Endpoint:
             body: Any = response.json()
         except ValueError:
             body = None
-        error = read_error(body["error"]) if _has_error(body) else None
+        refusal = read_error(body["error"]) if _has_error(body) else None
         retry_after = response.headers.get("retry-after", "")
         asked_to_wait = response.status_code == 429 or (response.status_code == 503 and retry_after)
-        if asked_to_wait or (error is not None and _is_limit(error, method)):
-            raise self._limited(f"{method}: {error or f'rate limited (status {response.status_code})'}", retry_after)
-        if error is not None:
-            raise error
+        if asked_to_wait or (refusal is not None and _is_limit(refusal, method)):
+            raise self._limited(f"{method}: {refusal or f'rate limited (status {response.status_code})'}", retry_after)
+        if refusal is not None:
+            raise refusal
         if response.status_code == 413:  # the question or the answer is too large: about this call, not the endpoint
             raise RpcError(413, "too large for the endpoint (status 413)", b"")
         # Some send an error of JSON-RPC along with a status of 4xx or 5xx; others only the status.

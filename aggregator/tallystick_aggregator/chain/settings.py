@@ -48,7 +48,7 @@ class TokenSettings:
         """Roughly what so many atomic units are worth, in wei; None if that was not told."""
         if not self.worth_gwei:
             return None
-        return amount * round(self.worth_gwei * _GWEI) // 10**self.decimals
+        return int(amount * round(self.worth_gwei * _GWEI) // 10**self.decimals)
 
 
 @dataclass(frozen=True, slots=True)
