@@ -85,6 +85,7 @@ class Watcher:
         self._small: OrderedDict[bytes, ChannelConfig] = OrderedDict()
         self._introduced: dict[bytes, ChannelConfig] = {}
         self._progress = asyncio.Condition()
+        self._one = asyncio.Lock()
 
     # What others ask.
 
@@ -130,6 +131,10 @@ class Watcher:
 
     async def look(self) -> None:
         """Take in everything up to the head. Raises ChainUnavailable or StoreUnavailable; then look again."""
+        async with self._one:
+            await self._look()
+
+    async def _look(self) -> None:
         started = self._clock()
         head = await self._node.head()
         ledger = self._writer.ledger
