@@ -203,10 +203,12 @@ async def test_g1_what_was_journaled_is_sent_whatever_the_budget_says(monkeypatc
 async def test_g1_exact_payments_have_a_budget_that_verify_knows_of() -> None:
     async with marketplace(gas=GasLimits(exact_gas_per_hour_max=300_000)) as market:
         market.chain.balances[ALICE.signer.address] = 10_000
+        assert await market.exact.is_offered(NETWORK)
         settled = [await market.exact.settle(EXACT_TERMS, transfer_of(ALICE, number)) for number in range(5)]
         assert [isinstance(answer, Settled) for answer in settled] == [True, True, True, False, False]
         assert spent(settled[-1]).field == "exact_gas"
         spent(await market.exact.verify(EXACT_TERMS, transfer_of(ALICE, 7)))
+        assert not await market.exact.is_offered(NETWORK), "no seller is told to ask for it"
         assert isinstance(await market.exact.settle(EXACT_TERMS, transfer_of(ALICE, 1)), Settled), "told as ever"
         market.chain.now_s += HOUR_S
         assert isinstance(await market.exact.verify(EXACT_TERMS, transfer_of(ALICE, 7)), Verified)

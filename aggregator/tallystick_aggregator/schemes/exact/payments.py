@@ -108,7 +108,10 @@ class ExactPayments:
         self._gas_money = {network: GasMoney(chain) for network, chain in chains.items()}
 
     async def is_offered(self, network: str) -> bool:
-        """Return whether transfers can be sent on a network now, as far as is known."""
+        """Return whether transfers can be sent on a network now, as far as is known, and within the gas budget."""
+        chain = self._chains[network]
+        if self._budget.refusal(chain, TransactionKind.EXACT, b"", has_paid=True) is not None:
+            return False
         try:
             return await self._gas_money[network].suffices()
         except ChainUnavailable:
