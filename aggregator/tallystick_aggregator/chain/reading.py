@@ -83,12 +83,26 @@ class AccountReader:
         self.unconfirmed = ""
         second, others = await self._by_others(channels, first, final, head, asked)
         if second is None:
-            return {id_: first[id_] for id_ in channels}
+            return await self._by_the_same(channels, first, asked, final, head)
         differing = {id_: channels[id_] for id_ in channels if first[id_] != second[id_]}
         believed = {id_: first[id_]._replace(confirmed=True) for id_ in channels if id_ not in differing}
         if differing:
             believed |= await self._settle(differing, (first, asked), (second, others), final, head)
         return believed
+
+    async def _by_the_same(
+        self,
+        channels: Mapping[bytes, Sequence[bytes]],
+        first: Mapping[bytes, Read],
+        asked: Asked,
+        final: Block,
+        head: Block,
+    ) -> dict[bytes, Read]:
+        """Where nobody else answers: of what is told differently a moment later the worse counts, unconfirmed."""
+        second = await self.read(channels, final, head, Asked())
+        if differing := [id_ for id_ in channels if first[id_] != second[id_]]:
+            contradicted(Answer.STATE, str(asked), _described(differing, first, second))
+        return {id_: _worst([first[id_], second[id_]]) for id_ in channels}
 
     async def _settle(
         self,

@@ -76,7 +76,12 @@ def mirror(draft: Draft, ledger: Ledger, seen: AccountOnChain) -> list[Overclaim
             alarms.append(Overclaim(channel.id, channel.charged, claimed))
         if claimed > channel.claimed:
             draft.record(ev.ChannelClaimed(channel.id, claimed))
-    mirrored = (funds, seen.withdrawing, seen.withdraw_finalizes_at)
+    withdrawing, finalizes_at = seen.withdrawing, seen.withdraw_finalizes_at
+    if not seen.confirmed and account.withdraw_finalizes_at:
+        # The end of a withdrawal raises credit, too.
+        withdrawing = max(withdrawing, account.withdrawing)
+        finalizes_at = min(finalizes_at or account.withdraw_finalizes_at, account.withdraw_finalizes_at)
+    mirrored = (funds, withdrawing, finalizes_at)
     if mirrored != (account.funds, account.withdrawing, account.withdraw_finalizes_at):
         draft.record(ev.AccountMirrored(seen.account_id, *mirrored))
     return alarms
