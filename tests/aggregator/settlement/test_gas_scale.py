@@ -10,7 +10,7 @@ from tallystick.quantities import AccountId
 from tallystick_aggregator.chain.gas_limits import estimate_of, limit_for
 from tallystick_aggregator.chain.node import CallReverted, Node
 from tallystick_aggregator.chain.rpc import RpcNode
-from tallystick_aggregator.chain.settings import GAS_LIMIT_MAX
+from tallystick_aggregator.chain.port import GAS_LIMIT_MAX
 from tallystick_aggregator.ledger.state import Account
 from tallystick_aggregator.settlement import gas
 from tallystick_aggregator.settlement.gas_scale import SCALE_MAX, GasScale
