@@ -8,7 +8,7 @@ from typing import Any
 from _anvil import DEV_KEYS
 from anvil import NETWORK, Devnet
 from tallystick.hexadecimal import checksum
-from tallystick_aggregator.journal.credentials import Credentials, Scope
+from tallystick_aggregator.auth.credentials import Credentials, Scope
 
 STRANGER_KEY = bytes([7]) * 32
 

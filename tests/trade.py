@@ -20,12 +20,12 @@ from tallystick.payment_ids import new_payment_id
 from tallystick.spend_keys import SpendKey, SpendProof, SpendProver
 from tallystick.x402 import ExactAuthorization, Network, PaymentTerms
 from tallystick_client import Operator
-from tallystick_client.payer.accounts import AccountClient, AccountState
-from tallystick_client.payer.operators import Token
-from tallystick_client.payer.rows import Deposit
+from tallystick_client.payer.policy.operators import Token
+from tallystick_client.payer.wallet.accounts import AccountClient, AccountState
+from tallystick_client.payer.wallet.rows import Deposit
 from tallystick_client.rpc import AggregatorUnavailable
-from tallystick_client.seller.aggregator import Aggregator
-from tallystick_client.seller.messages import Charge, Charged, DeferredCharge, Settled, Verified
+from tallystick_client.seller.client.aggregator import Aggregator
+from tallystick_client.seller.client.messages import Charge, Charged, DeferredCharge, Settled, Verified
 
 HEADROOM: Final = 50_000
 """What a payer with a spend key signs at a time, beyond what it has spent, in atomic units."""

@@ -15,7 +15,7 @@ from benchmarks.measure import cpu_s, resident_bytes
 from benchmarks.scenarios import CALLERS, CHANNELS, SPEND_KEY, Scenario
 from benchmarks.sizes import Sizes
 
-TLS: Final = Path(__file__).parents[2] / "tests" / "aggregator" / "edges" / "tls"
+TLS: Final = Path(__file__).parents[2] / "tests" / "aggregator" / "api" / "tls"
 PREPARE_TIMEOUT_S: Final = 300.0
 FILL_TIMEOUT_S: Final = 1_800.0
 EXTRA_S: Final = 120.0

@@ -19,9 +19,9 @@ from tallystick.quantities import ZERO_ADDRESS
 from tallystick.signatures import Signer
 from tallystick.vouchers import sign_voucher
 from tallystick_aggregator.chain.escrow_calls import CONFIG_TYPE, config_tuple, selector
+from tallystick_aggregator.claims import gas
+from tallystick_aggregator.claims.planner import Batch, Group, PlannedRow, pack
 from tallystick_aggregator.ledger.state import Account
-from tallystick_aggregator.settlement import gas
-from tallystick_aggregator.settlement.planner import Batch, Group, PlannedRow, pack
 from tallystick_contracts.claim_batch import ClaimBatch
 from tallystick_contracts.claim_batch import encode as encode_batch
 

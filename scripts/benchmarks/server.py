@@ -16,17 +16,17 @@ import uvloop
 
 from benchmarks import world
 from benchmarks.children import say, settings_of_child
-from tallystick_aggregator.edges.grpc.charge import ChargeLimits, ChargeService, add_charge_service
-from tallystick_aggregator.edges.grpc.principals import Principals
-from tallystick_aggregator.edges.grpc.seats import Seats
-from tallystick_aggregator.edges.grpc.server import CALLS_MAX, OPTIONS
-from tallystick_aggregator.intake import Intake, LedgerWriter, upkeep
-from tallystick_aggregator.intake.signature_processes import SignatureProcesses
-from tallystick_aggregator.intake.upkeep import Upkeep
-from tallystick_aggregator.journal.credentials import Credentials, Scope
-from tallystick_aggregator.journal.sqlite import SqliteStore
+from tallystick_aggregator.api.grpc.charge import ChargeLimits, ChargeService, add_charge_service
+from tallystick_aggregator.api.grpc.concurrency_limits import Seats
+from tallystick_aggregator.api.grpc.principals import Principals
+from tallystick_aggregator.api.grpc.server import CALLS_MAX, OPTIONS
+from tallystick_aggregator.auth.credentials import Credentials, Scope
+from tallystick_aggregator.charging import Intake, LedgerWriter, maintenance
+from tallystick_aggregator.charging.maintenance import Upkeep
+from tallystick_aggregator.charging.signature_processes import SignatureProcesses
 from tallystick_aggregator.ledger.commands import Rules
-from tallystick_aggregator.serving import tune
+from tallystick_aggregator.runtime.serve import tune
+from tallystick_aggregator.store.sqlite.store import SqliteStore
 
 
 async def serve(settings: dict[str, Any]) -> None:
@@ -38,7 +38,7 @@ async def serve(settings: dict[str, Any]) -> None:
     await signatures.start()
     intake = Intake(writer, {world.NETWORK: world.DOMAIN.separator}, rules, signatures=signatures)
     keeper = Upkeep(writer, store.journal, rules)
-    upkeep.CHECKPOINT_BACKLOG = settings.get("checkpoint_backlog", upkeep.CHECKPOINT_BACKLOG)  # type: ignore[misc]
+    maintenance.CHECKPOINT_BACKLOG = settings.get("checkpoint_backlog", maintenance.CHECKPOINT_BACKLOG)  # type: ignore[misc]
     credentials = Credentials.open(settings["store"] + ".credentials")
     token = settings.get("token") or credentials.add("seller", [world.RECEIVER], [Scope.CHARGE])
     charges = ChargeService(Principals(credentials.lookup), intake, writer, ChargeLimits())

@@ -20,10 +20,10 @@ from benchmarks.pool import REQUEST_HASH
 from tallystick.payment_ids import new_payment_id
 from tallystick.signatures import Signer
 from tallystick.vouchers import sign_voucher
-from tallystick_aggregator.journal.sqlite import SqliteStore
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger
+from tallystick_aggregator.store.sqlite.store import SqliteStore
 
 EVENTS_AT_ONCE: Final = 4_096
 CHECKPOINT_AFTER: Final = 200_000

@@ -24,7 +24,7 @@ from chaos_runs import kill_count
 from demonstration.children import Children, python
 from tallystick.hexadecimal import checksum
 from tallystick.signatures import Signer
-from tallystick_aggregator.journal.sqlite import SqliteStore
+from tallystick_aggregator.store.sqlite.store import SqliteStore
 
 PRICE: Final = 1_000
 PRICE_TEXT: Final = "0.001 USDC"

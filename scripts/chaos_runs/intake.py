@@ -22,10 +22,10 @@ from _arguments import output_file
 from benchmarks import world
 from benchmarks.children import Child, Children
 from chaos_runs import kill_count
-from tallystick_aggregator.journal.sqlite import SqliteStore
 from tallystick_aggregator.ledger.invariants import check_invariants
 from tallystick_aggregator.ledger.payments import Payment, unpack_payment
 from tallystick_aggregator.ledger.state import Ledger, payment_key
+from tallystick_aggregator.store.sqlite.store import SqliteStore
 
 KILLS: Final = 100
 SELLERS: Final = 4

@@ -21,9 +21,9 @@ from tallystick.v1 import charge_pb2_grpc
 from tallystick.vouchers import sign_voucher
 from tallystick_client import rpc
 from tallystick_client.rpc import AggregatorUnavailable
-from tallystick_client.seller.aggregator import Aggregator
-from tallystick_client.seller.messages import Charge, Charged
-from tallystick_client.seller.stream import ChargeStream
+from tallystick_client.seller.client.aggregator import Aggregator
+from tallystick_client.seller.client.messages import Charge, Charged
+from tallystick_client.seller.client.stream import ChargeStream
 
 CALL_TIMEOUT_S: Final = 3.0
 PAUSE_S: Final = 0.05

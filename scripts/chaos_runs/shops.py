@@ -6,7 +6,7 @@ Run by uvicorn and configured by the environment. Every shop has an address of i
 import os
 
 from tallystick_client import Aggregator, Paywall, Rule
-from tallystick_client.seller.asgi import Receive, Scope, Send, header
+from tallystick_client.seller.paywall.asgi import Receive, Scope, Send, header
 
 PRICE_TEXT = os.environ["CHAOS_PRICE"]
 RECEIVERS = os.environ["CHAOS_RECEIVERS"].split(",")

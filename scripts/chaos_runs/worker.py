@@ -16,7 +16,7 @@ import httpx
 from tallystick.errors import TallystickError
 from tallystick_client import PayingTransport, Wallet
 from tallystick_client.payer.errors import BudgetExceeded
-from tallystick_client.payer.remote import RemoteWallet
+from tallystick_client.payer.fleet.remote import RemoteWallet
 from tallystick_client.rpc import AggregatorUnavailable
 
 AT_ONCE: Final = 3

@@ -26,15 +26,6 @@ from tallystick.x402 import (
     exact_payload,
     payment_identifier_extension,
 )
-from tallystick_aggregator.journal.codec import encode_entry
-from tallystick_aggregator.journal.rows import (
-    encode_account,
-    encode_channel,
-    encode_head,
-    encode_payment,
-    encode_reservation,
-    encode_spend_key,
-)
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.payments import Payment, PaymentStatus, pack_payment
 from tallystick_aggregator.ledger.state import (
@@ -47,10 +38,19 @@ from tallystick_aggregator.ledger.state import (
     SpendKey,
 )
 from tallystick_aggregator.ledger.used_ceilings import UsedCeilings
-from tallystick_client.payer.operators import Operator, Token
-from tallystick_client.payer.wallet_codec import write_config
-from tallystick_client.seller.messages import Asset
-from tallystick_client.seller.offers import Offer
+from tallystick_aggregator.store.events import encode_entry
+from tallystick_aggregator.store.rows import (
+    encode_account,
+    encode_channel,
+    encode_head,
+    encode_payment,
+    encode_reservation,
+    encode_spend_key,
+)
+from tallystick_client.payer.fleet.codec import write_config
+from tallystick_client.payer.policy.operators import Operator, Token
+from tallystick_client.seller.client.messages import Asset
+from tallystick_client.seller.paywall.offers import Offer
 from tallystick_contracts.claim_batch import AccountClaim, ClaimBatch, ClaimRow, encode
 from tallystick_contracts.events import SIGNATURES
 

@@ -33,14 +33,14 @@ from tallystick.x402 import (
 )
 from tallystick.x402.messages import decode_json
 from tallystick.x402.terms import Network
-from tallystick_aggregator.chain import rpc_answers
+from tallystick_aggregator.api.grpc import codec
+from tallystick_aggregator.api.grpc.fast_codec import Incoming, read_batch
 from tallystick_aggregator.chain.port import ChainUnavailable
-from tallystick_aggregator.edges.grpc import codec
-from tallystick_aggregator.edges.grpc.wire import Incoming, read_batch
-from tallystick_aggregator.intake import UncheckedPayment
-from tallystick_aggregator.journal.codec import VERSION, decode_entry, encode_entry
-from tallystick_aggregator.journal.port import StoreDamaged
-from tallystick_aggregator.journal.rows import (
+from tallystick_aggregator.chain.rpc import answers
+from tallystick_aggregator.charging import UncheckedPayment
+from tallystick_aggregator.store.events import VERSION, decode_entry, encode_entry
+from tallystick_aggregator.store.port import StoreDamaged
+from tallystick_aggregator.store.rows import (
     decode_account,
     decode_channel,
     decode_head,
@@ -54,12 +54,12 @@ from tallystick_aggregator.journal.rows import (
     encode_reservation,
     encode_spend_key,
 )
-from tallystick_client.payer import wallet_codec
 from tallystick_client.payer.errors import OfferNotAllowed
-from tallystick_client.payer.offers import choose, read_offers
-from tallystick_client.seller.codec import write_charge
-from tallystick_client.seller.messages import Charge
-from tallystick_client.seller.presented import read_payment
+from tallystick_client.payer.fleet import codec as wallet_codec
+from tallystick_client.payer.policy.offers import choose, read_offers
+from tallystick_client.seller.client.codec import write_charge
+from tallystick_client.seller.client.messages import Charge
+from tallystick_client.seller.paywall.incoming_payment import read_payment
 from tallystick_contracts import claim_batch
 from tallystick_contracts.events import LogError
 from tallystick_contracts.events import decode as decode_log
@@ -275,19 +275,19 @@ _WALLET_MESSAGES: Final[tuple[tuple[type[Message], Callable[[Any], object]], ...
     (wallet_pb2.WalletProblem, wallet_codec.read_problem),
     (wallet_pb2.DescribeResponse, wallet_codec.read_terms),
     (wallet_pb2.Payee, lambda payee: wallet_codec.read_payee(payee, (seeds.OPERATOR,))),
-    (facilitator_pb2.ExactPayment, wallet_codec.read_exact),
+    (facilitator_pb2.ExactPayment, codec.read_exact),
 )
 
 _ANSWERS: Final[tuple[Callable[[Any], object], ...]] = (
-    rpc_answers.read_bytes,
-    rpc_answers.read_integer,
-    rpc_answers.read_block,
-    rpc_answers.read_base_fee,
-    rpc_answers.read_transactions,
-    rpc_answers.read_logs,
-    rpc_answers.read_receipt,
-    rpc_answers.read_error,
-    rpc_answers.optional(rpc_answers.read_block),
+    answers.read_bytes,
+    answers.read_integer,
+    answers.read_block,
+    answers.read_base_fee,
+    answers.read_transactions,
+    answers.read_logs,
+    answers.read_receipt,
+    answers.read_error,
+    answers.optional(answers.read_block),
 )
 
 _ROWS: Final[tuple[tuple[int, Callable[[bytes, bytes], Any], Callable[[bytes, Any], bytes]], ...]] = (

@@ -17,7 +17,6 @@ from tallystick.channels import ChannelConfig, account_id, channel_id
 from tallystick.eip712 import Domain
 from tallystick.errors import InvalidSignature
 from tallystick.signatures import recover
-from tallystick_aggregator.chain.gas import GasMeter, MeteredOutbox
 from tallystick_aggregator.chain.port import (
     GAS_LIMIT_MAX,
     Block,
@@ -30,12 +29,13 @@ from tallystick_aggregator.chain.port import (
     Reverted,
     TransferAuthorization,
 )
-from tallystick_aggregator.intake.port import Writer
-from tallystick_aggregator.journal.port import Attempt, Outbox, Outgoing, Payout, TransactionKind, TransactionStatus
+from tallystick_aggregator.chain.sending.gas_meter import GasMeter, MeteredOutbox
+from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger.commands import Moment
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger
+from tallystick_aggregator.store.port import Attempt, Outbox, Outgoing, Payout, TransactionKind, TransactionStatus
 
 TOKEN_DOMAIN: Final = Domain("USD Coin", "2", 31337, TOKEN)
 SENDER: Final = bytes.fromhex("5e" * 20)

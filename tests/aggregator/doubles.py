@@ -17,9 +17,8 @@ from tallystick.quantities import ZERO_ADDRESS
 from tallystick.signatures import Signer
 from tallystick.spend_keys import SpendProver
 from tallystick.vouchers import Voucher, sign_voucher
-from tallystick_aggregator.intake.payments import UncheckedPayment, UncheckedSpendProof
-from tallystick_aggregator.intake.port import Decision
-from tallystick_aggregator.journal.port import StoreUnavailable
+from tallystick_aggregator.charging.payments import UncheckedPayment, UncheckedSpendProof
+from tallystick_aggregator.charging.port import Decision
 from tallystick_aggregator.ledger import accounts, decide
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
@@ -35,6 +34,7 @@ from tallystick_aggregator.ledger.state import (
     payment_key,
     reservation_handle,
 )
+from tallystick_aggregator.store.port import StoreUnavailable
 
 Answer = TypeVar("Answer")
 

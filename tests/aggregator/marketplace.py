@@ -13,23 +13,23 @@ from doubles import DOMAIN, ESCROW, NETWORK, NEWS, NOW_MS, NOW_S, OPERATOR, SEPA
 from tallystick import eip712
 from tallystick.eip712 import ESCROW_NAME, ESCROW_VERSION
 from tallystick.x402 import SCHEME_DEFERRED, SCHEME_EXACT, Network, PaymentTerms
+from tallystick_aggregator.accounts.accounts import Accounts
+from tallystick_aggregator.accounts.channels import Channels
+from tallystick_aggregator.accounts.deposits import Deposits
+from tallystick_aggregator.accounts.offers import NetworkOffer, TokenOffer
+from tallystick_aggregator.accounts.refunds import Refunds
+from tallystick_aggregator.accounts.signed_calls import SignedCall
+from tallystick_aggregator.auth.gas_budgets import NO_LIMITS, GasBudget, GasLimits
 from tallystick_aggregator.chain.port import DepositAuthorization, TransferAuthorization
-from tallystick_aggregator.intake import Intake, LedgerWriter
-from tallystick_aggregator.intake.signatures import SignatureThreads
-from tallystick_aggregator.journal.memory import MemoryDisk, MemoryJournal, MemoryOutbox
-from tallystick_aggregator.journal.port import Outbox
-from tallystick_aggregator.journal.sqlite import SqliteStore
+from tallystick_aggregator.charging import Intake, LedgerWriter
+from tallystick_aggregator.charging.signatures import SignatureThreads
 from tallystick_aggregator.ledger.commands import Rules
 from tallystick_aggregator.ledger.state import Account, Channel, Ledger
-from tallystick_aggregator.schemes.budgets import NO_LIMITS, GasBudget, GasLimits
-from tallystick_aggregator.schemes.deferred.accounts import Accounts
-from tallystick_aggregator.schemes.deferred.calls import SignedCall
-from tallystick_aggregator.schemes.deferred.channels import Channels
-from tallystick_aggregator.schemes.deferred.deposits import Deposits
 from tallystick_aggregator.schemes.deferred.payments import DeferredPayments
-from tallystick_aggregator.schemes.deferred.refunds import Refunds
 from tallystick_aggregator.schemes.exact import ExactPayments
-from tallystick_aggregator.schemes.offers import NetworkOffer, TokenOffer
+from tallystick_aggregator.store.memory import MemoryDisk, MemoryJournal, MemoryOutbox
+from tallystick_aggregator.store.port import Outbox
+from tallystick_aggregator.store.sqlite.store import SqliteStore
 
 MIN_DEPOSIT: Final = 1_000
 PRICE: Final = 100

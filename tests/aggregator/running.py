@@ -6,13 +6,13 @@ from contextlib import asynccontextmanager
 
 from doubles import NOW_MS, SEPARATORS, PureLedger, ScriptedJournal
 
-from tallystick_aggregator.intake import Intake, LedgerWriter
-from tallystick_aggregator.intake.intake import WAITING_MAX
-from tallystick_aggregator.journal.port import Journal
+from tallystick_aggregator.charging import Intake, LedgerWriter
+from tallystick_aggregator.charging.batcher import WAITING_MAX
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.commands import Rules
 from tallystick_aggregator.ledger.invariants import check_invariants
 from tallystick_aggregator.ledger.state import Ledger
+from tallystick_aggregator.store.port import Journal
 
 
 class Running:

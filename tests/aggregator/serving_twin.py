@@ -20,18 +20,18 @@ from tallystick.v1 import (
     facilitator_pb2_grpc,
     settlement_pb2_grpc,
 )
-from tallystick_aggregator.edges.grpc.account import AccountService
-from tallystick_aggregator.edges.grpc.charge import ChargeLimits, ChargeService
-from tallystick_aggregator.edges.grpc.facilitator import FacilitatorService
-from tallystick_aggregator.edges.grpc.principals import Principals
-from tallystick_aggregator.edges.grpc.server import GrpcServer, Services, Tls
-from tallystick_aggregator.edges.grpc.settlement import SettlementService
-from tallystick_aggregator.intake import UncheckedPayment
-from tallystick_aggregator.journal.credentials import Credentials, Scope
-from tallystick_aggregator.journal.port import Outgoing
-from tallystick_aggregator.journal.sqlite import SqliteStore
+from tallystick_aggregator.api.grpc.account import AccountService
+from tallystick_aggregator.api.grpc.charge import ChargeLimits, ChargeService
+from tallystick_aggregator.api.grpc.facilitator import FacilitatorService
+from tallystick_aggregator.api.grpc.principals import Principals
+from tallystick_aggregator.api.grpc.server import GrpcServer, Services, Tls
+from tallystick_aggregator.api.grpc.settlement import SettlementService
+from tallystick_aggregator.auth.credentials import Credentials, Scope
+from tallystick_aggregator.charging import UncheckedPayment
+from tallystick_aggregator.claims.claiming import Claimed, LeftOut
 from tallystick_aggregator.ledger.commands import Rules
-from tallystick_aggregator.settlement.claiming import Claimed, LeftOut
+from tallystick_aggregator.store.port import Outgoing
+from tallystick_aggregator.store.sqlite.store import SqliteStore
 
 Metadata = tuple[tuple[str, str], ...]
 

@@ -7,9 +7,9 @@ from serving_twin import charge_of
 from tallystick.amounts import encode_amount
 from tallystick.channels import ChannelConfig
 from tallystick.v1 import account_pb2, common_pb2, facilitator_pb2
+from tallystick_aggregator.accounts.signed_calls import SignedCall
 from tallystick_aggregator.chain.port import TransferAuthorization
-from tallystick_aggregator.intake import UncheckedPayment
-from tallystick_aggregator.schemes.deferred.calls import SignedCall
+from tallystick_aggregator.charging import UncheckedPayment
 
 ALICE = Payer("alice")
 

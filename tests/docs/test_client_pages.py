@@ -16,8 +16,8 @@ import tallystick_client.rpc
 from tallystick.errors import TallystickError
 from tallystick.reasons import Reason
 from tallystick_client import Aggregator, Budgets, DepositPolicy, Paywall, RequestInfo, Rule, Wallet
-from tallystick_client.payer.commands import wallet
-from tallystick_client.payer.transport import Receipt
+from tallystick_client.payer.cli.commands import wallet
+from tallystick_client.payer.http.transport import Receipt
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAYERS = (DOCS / "payers.md").read_text()

@@ -6,16 +6,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tallystick_aggregator import config, config_chains
+from tallystick_aggregator.runtime.config import chains, file
 
 PAGE = (Path(__file__).parents[2] / "docs/configuration.md").read_text()
 SECTIONS = {
-    "`[server]`": config.ServerSection,
-    "`[store]`": config.StoreSection,
-    "`[settlement]`": config.SettlementSection,
-    "`[limits]`": config.LimitsSection,
-    "`[[chain]]`": config_chains.ChainSection,
-    "`[[chain.token]]`": config_chains.TokenSection,
+    "`[server]`": file.ServerSection,
+    "`[store]`": file.StoreSection,
+    "`[settlement]`": file.SettlementSection,
+    "`[limits]`": file.LimitsSection,
+    "`[[chain]]`": chains.ChainSection,
+    "`[[chain.token]]`": chains.TokenSection,
 }
 
 

@@ -25,7 +25,7 @@ from tallystick_aggregator.schemes.deferred.payments import Settled as Paid
 from tallystick_aggregator.schemes.exact import Caller, ExactPayments
 from tallystick_client import Paywall, Rule
 from tallystick_client.rpc import AggregatorUnavailable
-from tallystick_client.seller.messages import Asset, Attempt, Kind, Limits, Settled, Supported, Verified
+from tallystick_client.seller.client.messages import Asset, Attempt, Kind, Limits, Settled, Supported, Verified
 
 ALICE = Payer("alice")
 ADDRESS = ALICE.signer.address

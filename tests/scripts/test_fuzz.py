@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from fuzzing import __main__ as fuzz
 from fuzzing import targets
 from fuzzing.targets import TARGETS
-from tallystick_aggregator.edges.grpc.wire import Incoming
-from tallystick_aggregator.journal.port import StoreDamaged
+from tallystick_aggregator.api.grpc.fast_codec import Incoming
+from tallystick_aggregator.store.port import StoreDamaged
 from tallystick_contracts import claim_batch
 
 CHANGES = 300

@@ -1,7 +1,16 @@
 """One network: reads what the escrow holds into the ledger, and sends what the aggregator has to send.
 
-`port` is what the rest asks of a chain, `chain` puts it together, `settings` is what it is configured with. `node` is
-what is asked of an Ethereum node: `rpc` over JSON-RPC, `memory` as a twin. `deferred_escrow` and `token` are the
-contracts, `escrow_calls` their calldata and events, `reverts` their errors. `watcher` looks (its decision is `mirror`),
-`sender` sends (`transactions` signs, `nonces` finds lost ones), `tasks` keeps both going.
+port             what the rest asks of a chain; chain puts it together, settings is what it is configured with
+rpc              a network through its JSON-RPC endpoints
+watching         the mirror of the escrow, and what of it is believed
+sending          the one sender, its bids, nonces and gas
+deferred_escrow  the escrow's binding; escrow_calls its calldata and events
+token            the ERC-20 with ERC-3009
+landings         what became of somebody else's transactions, by their events
+confirmed        reads that two answers agree on
+contradictions   one phrase for each kind of wrong answer
+reverts          sentences of what contracts return
+periodic         background work that cannot die silently
+deployer         puts the escrow on a chain
+node, memory     what is asked of a node, and a chain in memory
 """

@@ -10,8 +10,8 @@ from tallystick.hashing import keccak256
 from tallystick.hexadecimal import checksum
 from tallystick_aggregator.chain import escrow_calls, landings
 from tallystick_aggregator.chain.deferred_escrow import DeferredEscrow
-from tallystick_aggregator.chain.gas import GasMeter, MeteredOutbox, payer_of
 from tallystick_aggregator.chain.node import CallReverted, Node, Receipt
+from tallystick_aggregator.chain.periodic import Repeating
 from tallystick_aggregator.chain.port import (
     GAS_LIMIT_MAX,
     Block,
@@ -22,14 +22,14 @@ from tallystick_aggregator.chain.port import (
     Stake,
 )
 from tallystick_aggregator.chain.reverts import as_reverted
-from tallystick_aggregator.chain.rpc import RpcNode
-from tallystick_aggregator.chain.sender import Sender
+from tallystick_aggregator.chain.rpc.node import RpcNode
+from tallystick_aggregator.chain.sending.gas_meter import GasMeter, MeteredOutbox, payer_of
+from tallystick_aggregator.chain.sending.sender import Sender
 from tallystick_aggregator.chain.settings import ChainSettings, ConfigurationError, TokenSettings
-from tallystick_aggregator.chain.tasks import Repeating
 from tallystick_aggregator.chain.token import TRANSFER_TOPIC, Erc3009Token, open_token, read_transfer
-from tallystick_aggregator.chain.watcher import Watcher
-from tallystick_aggregator.intake.port import Writer
-from tallystick_aggregator.journal.port import (
+from tallystick_aggregator.chain.watching.watcher import Watcher
+from tallystick_aggregator.charging.port import Writer
+from tallystick_aggregator.store.port import (
     Outbox,
     Outgoing,
     Payout,

@@ -10,14 +10,14 @@ from typing import Any, Final
 from tallystick.hashing import keccak256
 from tallystick.hexadecimal import checksum, to_hex
 from tallystick.signatures import Signer
-from tallystick_aggregator.chain.bidding import Bid, bid
-from tallystick_aggregator.chain.endpoint import Endpoint
 from tallystick_aggregator.chain.node import Rejected
 from tallystick_aggregator.chain.port import ChainUnavailable
-from tallystick_aggregator.chain.rpc import RpcNode
-from tallystick_aggregator.chain.rpc_answers import RpcError
+from tallystick_aggregator.chain.rpc.answers import RpcError
+from tallystick_aggregator.chain.rpc.endpoint import Endpoint
+from tallystick_aggregator.chain.rpc.node import RpcNode
+from tallystick_aggregator.chain.sending.bidding import Bid, bid
+from tallystick_aggregator.chain.sending.transactions import Unsigned, sign
 from tallystick_aggregator.chain.settings import ConfigurationError, FeeSettings
-from tallystick_aggregator.chain.transactions import Unsigned, sign
 from tallystick_contracts import ContractName, load
 
 RECEIPT_TIMEOUT_S: Final = 180

@@ -14,7 +14,6 @@ import rlp  # type: ignore[import-untyped]  # it has none
 
 from tallystick.hashing import keccak256
 from tallystick.signatures import recover
-from tallystick_aggregator.chain.bloom import bloom_of
 from tallystick_aggregator.chain.memory_contracts import Contracts
 from tallystick_aggregator.chain.memory_world import World
 from tallystick_aggregator.chain.node import (
@@ -27,6 +26,7 @@ from tallystick_aggregator.chain.node import (
     Rejected,
 )
 from tallystick_aggregator.chain.port import Block, ChainUnavailable, Heard
+from tallystick_aggregator.chain.rpc.bloom import bloom_of
 
 GWEI: Final = 10**9
 BLOCK_S: Final = 12

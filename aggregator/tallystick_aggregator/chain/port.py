@@ -10,8 +10,8 @@ from typing import Final, NamedTuple, Protocol
 
 from tallystick.channels import ChannelConfig
 from tallystick.eip712 import Domain
-from tallystick_aggregator.chain.gas import GasMeter
-from tallystick_aggregator.journal.port import Outgoing, Payout, TransactionKind
+from tallystick_aggregator.chain.sending.gas_meter import GasMeter
+from tallystick_aggregator.store.port import Outgoing, Payout, TransactionKind
 from tallystick_contracts.claim_batch import AccountClaim
 
 GAS_LIMIT_MAX: Final = 16_777_216

@@ -1,5 +1,1 @@
-"""The ways to pay, each with its verify and settle in one place.
-
-`offers` says what is accepted where, `deferred` and `exact` are the schemes, `sending` lands a transaction once, and
-`failures` words what the aggregator's own state refuses.
-"""
+"""The ways to pay, one folder each: verify and settle."""

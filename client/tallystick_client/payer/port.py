@@ -5,8 +5,8 @@ from typing import Protocol
 from tallystick.quantities import PaymentId
 from tallystick.reasons import Reason
 from tallystick.x402 import ExactAuthorization, PaymentRequired
-from tallystick_client.payer.grants import Payment
-from tallystick_client.payer.offers import Offer
+from tallystick_client.payer.policy.offers import Offer
+from tallystick_client.payer.wallet.grants import Payment
 
 
 class Payer(Protocol):

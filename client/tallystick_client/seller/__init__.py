@@ -1,7 +1,7 @@
 """For sellers: a typed client of the aggregator, and an ASGI paywall over it."""
 
-from tallystick_client.seller.aggregator import Aggregator
-from tallystick_client.seller.messages import (
+from tallystick_client.seller.client.aggregator import Aggregator
+from tallystick_client.seller.client.messages import (
     Asset,
     Attempt,
     Charge,
@@ -18,11 +18,11 @@ from tallystick_client.seller.messages import (
     Supported,
     Verified,
 )
-from tallystick_client.seller.paid import PaidRequest
-from tallystick_client.seller.paywall import Paywall
-from tallystick_client.seller.rules import PriceFunction, RequestInfo, Rule
-from tallystick_client.seller.stream import ChargeStream
-from tallystick_client.seller.unserved import Unserved
+from tallystick_client.seller.client.stream import ChargeStream
+from tallystick_client.seller.paywall.paid import PaidRequest
+from tallystick_client.seller.paywall.paywall import Paywall
+from tallystick_client.seller.paywall.rules import PriceFunction, RequestInfo, Rule
+from tallystick_client.seller.paywall.unserved import Unserved
 
 __all__ = [
     "Aggregator",

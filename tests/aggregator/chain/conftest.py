@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tallystick_aggregator.chain.rpc import RpcNode
+from tallystick_aggregator.chain.rpc.node import RpcNode
 
 sys.path.append(str(Path(__file__).parent))
 

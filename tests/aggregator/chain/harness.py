@@ -11,14 +11,14 @@ from tallystick import eip712
 from tallystick.payment_ids import new_payment_id
 from tallystick_aggregator.chain.chain import EvmChain
 from tallystick_aggregator.chain.node import Node
-from tallystick_aggregator.intake.writer import LedgerWriter, system_clock_ms
-from tallystick_aggregator.journal.memory import MemoryDisk, MemoryJournal, MemoryOutbox
-from tallystick_aggregator.journal.port import Outbox
+from tallystick_aggregator.charging.writer import LedgerWriter, system_clock_ms
 from tallystick_aggregator.ledger import accounts, approvals, decide
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
 from tallystick_aggregator.ledger.commands import Moment, ProvenPayment, Rules, VoucherProof
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Account, Channel, Ledger
+from tallystick_aggregator.store.memory import MemoryDisk, MemoryJournal, MemoryOutbox
+from tallystick_aggregator.store.port import Outbox
 
 RULES = Rules()
 

@@ -12,10 +12,10 @@ from _anvil import RpcError, function
 from anvil import DELAY_S, Devnet, receiver
 from tallystick.hexadecimal import to_hex
 from tallystick_aggregator.chain import escrow_calls as calls
-from tallystick_aggregator.chain.agreement import SIDELINED_S, STANDS_STILL_S
 from tallystick_aggregator.chain.port import Call, ChainUnavailable, Heard
-from tallystick_aggregator.chain.rpc import RpcNode
-from tallystick_aggregator.journal.port import TransactionKind, TransactionStatus
+from tallystick_aggregator.chain.rpc.agreement import SIDELINED_S, STANDS_STILL_S
+from tallystick_aggregator.chain.rpc.node import RpcNode
+from tallystick_aggregator.store.port import TransactionKind, TransactionStatus
 
 SELLER = receiver(1)
 HOLDER = b"\x11" * 20

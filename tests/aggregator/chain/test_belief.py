@@ -3,11 +3,11 @@
 from doubles import NETWORK, TOKEN, Payer
 
 from tallystick_aggregator.chain import escrow_calls as calls
-from tallystick_aggregator.chain.explained import Anchor, Explained, funds_moved
-from tallystick_aggregator.chain.mirror import Seen, cautious, held_in_all, is_news, raises_credit
 from tallystick_aggregator.chain.node import Log
 from tallystick_aggregator.chain.port import EscrowAccount
-from tallystick_aggregator.chain.rereading import PARTS_OF_DELAY, REREADS_PER_LOOK, Rereads
+from tallystick_aggregator.chain.watching.explained import Anchor, Explained, funds_moved
+from tallystick_aggregator.chain.watching.mirror import Seen, cautious, held_in_all, is_news, raises_credit
+from tallystick_aggregator.chain.watching.rereading import PARTS_OF_DELAY, REREADS_PER_LOOK, Rereads
 from tallystick_aggregator.ledger.state import Account, Channel, Ledger
 
 ALICE = Payer("alice")

@@ -14,11 +14,11 @@ from _anvil import Anvil, hexed
 from anvil import Devnet
 from tallystick.signatures import Signer
 from tallystick_aggregator.chain.deferred_escrow import DeferredEscrow
-from tallystick_aggregator.chain.endpoint import LEARNED_S, LIMITED_S_MAX, read_retry_after
-from tallystick_aggregator.chain.log_range import LogRange
 from tallystick_aggregator.chain.node import CallReverted
 from tallystick_aggregator.chain.port import Block, ChainUnavailable
-from tallystick_aggregator.chain.rpc import RpcNode
+from tallystick_aggregator.chain.rpc.endpoint import LEARNED_S, LIMITED_S_MAX, read_retry_after
+from tallystick_aggregator.chain.rpc.log_range import LogRange
+from tallystick_aggregator.chain.rpc.node import RpcNode
 
 HASH = "0x" + "05" * 32
 LAST = Block(3_000, b"\x05" * 32, 16)

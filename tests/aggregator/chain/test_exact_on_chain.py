@@ -14,13 +14,13 @@ from tallystick.eip712 import ESCROW_NAME, ESCROW_VERSION
 from tallystick.hexadecimal import checksum
 from tallystick.reasons import Reason
 from tallystick.x402 import SCHEME_EXACT, Network, PaymentTerms
+from tallystick_aggregator.accounts.offers import NetworkOffer, TokenOffer
 from tallystick_aggregator.chain.port import OutOfGas, TransferAuthorization
-from tallystick_aggregator.journal.port import TransactionKind
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.schemes.deferred.payments import Settled, Verified
 from tallystick_aggregator.schemes.exact import Caller, ExactPayments
 from tallystick_aggregator.schemes.exact.gas import TRANSFER_GAS_MAX
-from tallystick_aggregator.schemes.offers import NetworkOffer, TokenOffer
+from tallystick_aggregator.store.port import TransactionKind
 
 NEWS = receiver(1)
 VALUE = 1_000

@@ -12,7 +12,7 @@ from tallystick.hashing import keccak256
 from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain.landings import Reach, find_deposit
 from tallystick_aggregator.chain.port import DepositAuthorization, TransferAuthorization
-from tallystick_aggregator.journal.port import Outgoing, Payout, TransactionKind, TransactionStatus
+from tallystick_aggregator.store.port import Outgoing, Payout, TransactionKind, TransactionStatus
 
 AMOUNT = 5_000_000
 ANYBODY = bytes.fromhex("00" * 19 + "77")

@@ -11,7 +11,7 @@ from anvil import Devnet, receiver
 from tallystick_aggregator.chain.node import CallReverted, Rejected
 from tallystick_aggregator.chain.port import Block, ChainUnavailable
 from tallystick_aggregator.chain.reverts import describe
-from tallystick_aggregator.chain.rpc import RpcNode
+from tallystick_aggregator.chain.rpc.node import RpcNode
 
 HEAD = {"number": "0x5", "hash": "0x" + "05" * 32, "timestamp": "0x10", "baseFeePerGas": "0x1"}
 

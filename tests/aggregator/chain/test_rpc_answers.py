@@ -6,7 +6,7 @@ import pytest
 
 from tallystick_aggregator.chain.node import BlockTransaction, Log, Receipt
 from tallystick_aggregator.chain.port import Block, ChainUnavailable
-from tallystick_aggregator.chain.rpc_answers import (
+from tallystick_aggregator.chain.rpc.answers import (
     RpcError,
     optional,
     read_base_fee,

@@ -14,11 +14,11 @@ from _anvil import Anvil, function, hexed
 from anvil import Devnet
 from tallystick.hashing import keccak256
 from tallystick_aggregator.chain.port import Call, Reverted
-from tallystick_aggregator.chain.rpc import RpcNode
+from tallystick_aggregator.chain.rpc.node import RpcNode
 from tallystick_aggregator.chain.settings import FeeSettings
-from tallystick_aggregator.journal.memory import Crashed, Fault, MemoryDisk, Operation
-from tallystick_aggregator.journal.port import Outgoing, TransactionKind, TransactionStatus
-from tallystick_aggregator.journal.transactions import decode_outgoing
+from tallystick_aggregator.store.memory import Crashed, Fault, MemoryDisk, Operation
+from tallystick_aggregator.store.port import Outgoing, TransactionKind, TransactionStatus
+from tallystick_aggregator.store.transactions import decode_outgoing
 
 HOLDER = b"\x11" * 20
 GWEI = 10**9
@@ -33,7 +33,7 @@ async def node(devnet: Devnet) -> AsyncIterator[FaultyNode]:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tallystick_aggregator.chain.sender.OFFER_AGAIN_S", 0.1)
+    monkeypatch.setattr("tallystick_aggregator.chain.sending.sender.OFFER_AGAIN_S", 0.1)
 
 
 def mint(devnet: Devnet, amount: int = 5) -> Call:
@@ -251,7 +251,7 @@ async def test_a_nonce_used_by_nobody_knows_whom_is_superseded_after_a_while(
         with pytest.raises(TimeoutError):
             await side.chain.wait(outgoing, timeout_s=0.3)
         assert _stored(side, outgoing).status is TransactionStatus.PENDING
-        monkeypatch.setattr("tallystick_aggregator.chain.sender.UNPROVEN_S", 0.1)
+        monkeypatch.setattr("tallystick_aggregator.chain.sending.sender.UNPROVEN_S", 0.1)
         superseded = await ended(side, outgoing)
         assert (superseded.status, superseded.transaction_hash) == (TransactionStatus.SUPERSEDED, b"")
         assert devnet.balance(HOLDER) == 0

@@ -21,16 +21,15 @@ from tallystick import eip712
 from tallystick.signatures import Signer
 from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain import memory_contracts as model
-from tallystick_aggregator.chain.bidding import bid
 from tallystick_aggregator.chain.confirmed import read_account
 from tallystick_aggregator.chain.memory import GWEI, MemoryNode
 from tallystick_aggregator.chain.memory_world import HeldAccount
 from tallystick_aggregator.chain.node import CallReverted, MarketFees
 from tallystick_aggregator.chain.port import ChainUnavailable, DepositAuthorization, Reverted
-from tallystick_aggregator.chain.transactions import Unsigned, sign
-from tallystick_aggregator.journal.memory import Crashed, Fault, MemoryDisk, Operation
-from tallystick_aggregator.journal.port import StoreUnavailable, TransactionKind, TransactionStatus
-from tallystick_aggregator.journal.transactions import decode_outgoing
+from tallystick_aggregator.chain.sending.bidding import bid
+from tallystick_aggregator.chain.sending.transactions import Unsigned, sign
+from tallystick_aggregator.claims.planner import EVERYTHING
+from tallystick_aggregator.claims.service import Settlement, SettlementSettings
 from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
@@ -38,8 +37,9 @@ from tallystick_aggregator.ledger.commands import Moment
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.invariants import check_invariants
 from tallystick_aggregator.ledger.state import Ledger
-from tallystick_aggregator.settlement.planner import EVERYTHING
-from tallystick_aggregator.settlement.settle import Settlement, SettlementSettings
+from tallystick_aggregator.store.memory import Crashed, Fault, MemoryDisk, Operation
+from tallystick_aggregator.store.port import StoreUnavailable, TransactionKind, TransactionStatus
+from tallystick_aggregator.store.transactions import decode_outgoing
 
 CONFIRMATIONS = 3
 SELLERS = [receiver(number) for number in range(4)]
@@ -365,7 +365,7 @@ def _parsed(raw: bytes):  # type: ignore[no-untyped-def]  # noqa: ANN202
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tallystick_aggregator.settlement.settle.MIRROR_WAIT_S", 0.0)
+    monkeypatch.setattr("tallystick_aggregator.claims.service.MIRROR_WAIT_S", 0.0)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 from harness import until
 
+from tallystick_aggregator.chain.periodic import Repeating
 from tallystick_aggregator.chain.port import ChainUnavailable
-from tallystick_aggregator.chain.tasks import Repeating
 
 
 async def test_a_failing_action_is_told_repeated_and_forgiven(caplog: pytest.LogCaptureFixture) -> None:

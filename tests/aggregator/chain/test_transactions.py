@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from tallystick.hexadecimal import checksum
 from tallystick.signatures import Signer
-from tallystick_aggregator.chain.bidding import Bid, bid, bump, usual_caps
 from tallystick_aggregator.chain.memory import MemoryNode
 from tallystick_aggregator.chain.memory_contracts import Contracts
 from tallystick_aggregator.chain.node import MarketFees
-from tallystick_aggregator.chain.nonces import user_of_nonce
+from tallystick_aggregator.chain.sending.bidding import Bid, bid, bump, usual_caps
+from tallystick_aggregator.chain.sending.nonces import user_of_nonce
+from tallystick_aggregator.chain.sending.transactions import Unsigned, sign
 from tallystick_aggregator.chain.settings import FeeSettings
-from tallystick_aggregator.chain.transactions import Unsigned, sign
 
 KEY = Signer(b"\x05" * 32)
 FEES = FeeSettings(max_fee_per_gas_wei=1_000, priority_fee_per_gas_wei_max=100)

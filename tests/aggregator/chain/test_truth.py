@@ -14,17 +14,17 @@ from harness import chain_side, until
 from anvil import DELAY_S, Devnet, receiver
 from tallystick.reasons import Reason
 from tallystick_aggregator.chain import escrow_calls as calls
-from tallystick_aggregator.chain.bloom import BLOOM_BYTES, bloom_of, may_hold
 from tallystick_aggregator.chain.node import Header, Log
 from tallystick_aggregator.chain.port import Heard
-from tallystick_aggregator.chain.rpc import RpcNode
-from tallystick_aggregator.journal.port import TransactionKind
+from tallystick_aggregator.chain.rpc.bloom import BLOOM_BYTES, bloom_of, may_hold
+from tallystick_aggregator.chain.rpc.node import RpcNode
 from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
 from tallystick_aggregator.ledger.commands import Moment
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger
+from tallystick_aggregator.store.port import TransactionKind
 
 SELLER = receiver(1)
 

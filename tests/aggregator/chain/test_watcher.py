@@ -8,13 +8,13 @@ from harness import chain_side, until
 from _anvil import function
 from anvil import DELAY_S, Devnet, receiver
 from tallystick.reasons import Reason
-from tallystick_aggregator.journal.port import TransactionKind, TransactionStatus
 from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
 from tallystick_aggregator.ledger.commands import Moment
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.invariants import check_invariants
 from tallystick_aggregator.ledger.state import Ledger
+from tallystick_aggregator.store.port import TransactionKind, TransactionStatus
 
 SELLER = receiver(1)
 
@@ -259,7 +259,7 @@ async def test_an_introduced_account_is_read_although_its_opening_was_never_seen
 
 
 async def test_many_accounts_are_taken_in_and_balance(devnet: Devnet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tallystick_aggregator.chain.watcher.ACCOUNTS_PER_DECISION", 4)
+    monkeypatch.setattr("tallystick_aggregator.chain.watching.watcher.ACCOUNTS_PER_DECISION", 4)
     monkeypatch.setattr("tallystick_aggregator.chain.deferred_escrow.ITEMS_PER_READ", 3)
     payers = [devnet.payer() for _ in range(11)]
     for number, payer in enumerate(payers):

@@ -8,12 +8,12 @@ import pytest
 from doubles import Payer
 
 from tallystick.signatures import Signer
-from tallystick_aggregator import logs
+from tallystick_aggregator.api.grpc.server import Tls
+from tallystick_aggregator.auth.credentials import PREFIX
 from tallystick_aggregator.chain.settings import ChainSettings, TokenSettings
-from tallystick_aggregator.edges.grpc.server import Tls
-from tallystick_aggregator.journal.credentials import PREFIX
-from tallystick_aggregator.journal.port import Attempt
 from tallystick_aggregator.ledger import events as ev
+from tallystick_aggregator.runtime import logs
+from tallystick_aggregator.store.port import Attempt
 
 ALICE = Payer("alice")
 TOKEN = PREFIX + "Zm9vYmFyYmF6cXV4Zm9vYmFyYmF6cXV4Zm9vYmFyYmE"

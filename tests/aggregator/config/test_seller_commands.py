@@ -6,8 +6,8 @@ from click.testing import CliRunner, Result
 from config_sample import GOOD
 
 from tallystick.hexadecimal import checksum
-from tallystick_aggregator.cli import seller
-from tallystick_aggregator.journal.credentials import Credentials, Scope
+from tallystick_aggregator.auth.credentials import Credentials, Scope
+from tallystick_aggregator.runtime.cli import seller
 
 NEWS = bytes.fromhex("aa" * 20)
 

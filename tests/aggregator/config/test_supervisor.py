@@ -4,12 +4,12 @@ from itertools import pairwise
 
 import pytest
 
-from tallystick_aggregator.health import Health, keep_probing
-from tallystick_aggregator.intake import LedgerWriter
-from tallystick_aggregator.journal.memory import Fault, MemoryDisk, MemoryJournal
-from tallystick_aggregator.journal.port import StoreUnavailable
+from tallystick_aggregator.charging import LedgerWriter
 from tallystick_aggregator.ledger import events as ev
-from tallystick_aggregator.supervisor import Supervisor
+from tallystick_aggregator.runtime.health import Health, keep_probing
+from tallystick_aggregator.runtime.supervisor import Supervisor
+from tallystick_aggregator.store.memory import Fault, MemoryDisk, MemoryJournal
+from tallystick_aggregator.store.port import StoreUnavailable
 
 
 async def until(condition: object, timeout_s: float = 5) -> None:
@@ -115,7 +115,7 @@ async def test_health_turns_with_the_problems_of_its_parts_and_is_told_only_then
 
 
 async def test_a_store_that_works_again_is_found_without_traffic(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tallystick_aggregator.health.PROBE_EVERY_S", 0.01)
+    monkeypatch.setattr("tallystick_aggregator.runtime.health.PROBE_EVERY_S", 0.01)
     broken = True
     journal = MemoryJournal(MemoryDisk(plan=lambda _: Fault.REFUSED if broken else Fault.NONE))
     writer = LedgerWriter(await journal.load(), journal)

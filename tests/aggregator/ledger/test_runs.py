@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from tallystick.vouchers import Voucher
 from tallystick_aggregator.ledger import decide
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
+from tallystick_aggregator.ledger.batch import charge_all
 from tallystick_aggregator.ledger.commands import ProvenPayment, Rules, SpendProof, VoucherProof
 from tallystick_aggregator.ledger.draft import Draft
-from tallystick_aggregator.ledger.runs import charge_all
 from tallystick_aggregator.ledger.used_ceilings import USED_CEILINGS_MAX
 
 ALICE, BOB = Payer("alice"), Payer("bob")

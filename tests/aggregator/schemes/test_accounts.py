@@ -9,11 +9,11 @@ from tallystick.eip712 import Domain
 from tallystick.quantities import ChannelTotals
 from tallystick.reasons import Reason
 from tallystick.spend_keys import key_hash
+from tallystick_aggregator.accounts.accounts import CHANNELS_PER_PAGE, AccountPage, Totals
+from tallystick_aggregator.accounts.signed_calls import SignedCall, call_is_signed
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
 from tallystick_aggregator.ledger.commands import Rules
 from tallystick_aggregator.ledger.state import SpendKey
-from tallystick_aggregator.schemes.deferred.accounts import CHANNELS_PER_PAGE, AccountPage, Totals
-from tallystick_aggregator.schemes.deferred.calls import SignedCall, call_is_signed
 
 ALICE = Payer("alice")
 MALLORY = Payer("mallory")
@@ -82,7 +82,7 @@ async def test_an_account_is_read_by_its_own_payer_only(market: Marketplace) -> 
 
 async def test_channels_come_in_pages(market: Marketplace, monkeypatch: pytest.MonkeyPatch) -> None:
     assert CHANNELS_PER_PAGE == 1_000
-    monkeypatch.setattr("tallystick_aggregator.schemes.deferred.accounts.CHANNELS_PER_PAGE", 2)
+    monkeypatch.setattr("tallystick_aggregator.accounts.accounts.CHANNELS_PER_PAGE", 2)
     receivers = [number.to_bytes(20, "big") for number in range(1, 6)]
     await market.fund(ALICE, 1_000, *receivers)
     seen: list[ChannelTotals] = []

@@ -7,11 +7,11 @@ from marketplace import PRICE, TERMS, Marketplace, marketplace
 
 from tallystick.reasons import Reason
 from tallystick.x402 import Network
-from tallystick_aggregator.journal.memory import Fault, MemoryDisk, Operation
 from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.commands import Rules
 from tallystick_aggregator.schemes.deferred.payments import Settled, Verified
+from tallystick_aggregator.store.memory import Fault, MemoryDisk, Operation
 
 ALICE = Payer("alice")
 

@@ -10,10 +10,10 @@ from marketplace import MIN_DEPOSIT, Marketplace, deposit_of, marketplace, signe
 from tallystick import eip712
 from tallystick.quantities import MAX_AMOUNT
 from tallystick.reasons import Reason
+from tallystick_aggregator.accounts.deposits import BALANCES_BURST, LANDINGS_BURST, Deposited
 from tallystick_aggregator.chain.port import Block, DepositAuthorization
-from tallystick_aggregator.journal.port import TransactionStatus
 from tallystick_aggregator.ledger.answers import Refusal
-from tallystick_aggregator.schemes.deferred.deposits import BALANCES_BURST, LANDINGS_BURST, Deposited
+from tallystick_aggregator.store.port import TransactionStatus
 
 ALICE = Payer("alice")
 ADDRESS = ALICE.signer.address

@@ -11,11 +11,11 @@ from marketplace import EXACT_TERMS, OFFERS, PRICE, Marketplace, marketplace, tr
 from tallystick.errors import MalformedError
 from tallystick.reasons import Reason
 from tallystick_aggregator.chain.port import Call, TransferAuthorization
-from tallystick_aggregator.journal.port import TransactionStatus
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.schemes.deferred.payments import Settled, Verified
 from tallystick_aggregator.schemes.exact import Caller, ExactPayments
 from tallystick_aggregator.schemes.exact.claims import HOLD_S_MAX, Claims, claim_of
+from tallystick_aggregator.store.port import TransactionStatus
 
 ALICE = Payer("alice")
 ADDRESS = ALICE.signer.address

@@ -11,9 +11,9 @@ from marketplace import EXACT_TERMS, PRICE, Marketplace, deposit_of, transfer_of
 from tallystick.hexadecimal import checksum
 from tallystick.reasons import Reason
 from tallystick.signatures import ORDER
+from tallystick_aggregator.accounts.deposits import DEPOSIT_GAS_MAX
 from tallystick_aggregator.chain.port import TransferAuthorization
 from tallystick_aggregator.ledger.answers import Refusal
-from tallystick_aggregator.schemes.deferred.deposits import DEPOSIT_GAS_MAX
 from tallystick_aggregator.schemes.deferred.payments import Settled, Verified
 from tallystick_aggregator.schemes.exact import Caller
 from tallystick_aggregator.schemes.exact.authorizations import describe_code

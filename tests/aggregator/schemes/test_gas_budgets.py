@@ -11,18 +11,18 @@ from marketplace import EXACT_TERMS, Marketplace, deposit_of, marketplace, signe
 
 from tallystick import eip712
 from tallystick.reasons import Reason
-from tallystick_aggregator.chain.gas import HOUR_S
+from tallystick_aggregator.accounts.deposits import Deposited
+from tallystick_aggregator.accounts.refunds import Refunded
+from tallystick_aggregator.auth.gas_budgets import STRANGERS_PERCENT, GasLimits
 from tallystick_aggregator.chain.port import ChainUnavailable
-from tallystick_aggregator.journal.port import TransactionKind
+from tallystick_aggregator.chain.sending.gas_meter import HOUR_S
 from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.commands import Moment
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger
-from tallystick_aggregator.schemes.budgets import STRANGERS_PERCENT, GasLimits
-from tallystick_aggregator.schemes.deferred.deposits import Deposited
 from tallystick_aggregator.schemes.deferred.payments import Settled, Verified
-from tallystick_aggregator.schemes.deferred.refunds import Refunded
+from tallystick_aggregator.store.port import TransactionKind
 
 ALICE = Payer("alice")
 AMOUNT = 5_000

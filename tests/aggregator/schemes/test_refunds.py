@@ -7,11 +7,11 @@ from marketplace import MIN_DEPOSIT, Marketplace, marketplace, signed
 
 from tallystick import eip712
 from tallystick.reasons import Reason
-from tallystick_aggregator.journal.memory import Crashed, Fault, MemoryDisk, Operation
-from tallystick_aggregator.journal.port import TransactionStatus
+from tallystick_aggregator.accounts.refunds import REFUND_BURST, Refunded
 from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger.answers import Refusal
-from tallystick_aggregator.schemes.deferred.refunds import REFUND_BURST, Refunded
+from tallystick_aggregator.store.memory import Crashed, Fault, MemoryDisk, Operation
+from tallystick_aggregator.store.port import TransactionStatus
 
 ALICE = Payer("alice")
 FUNDS = 10_000

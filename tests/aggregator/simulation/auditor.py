@@ -7,13 +7,13 @@ from doubles import DOMAIN
 
 from tallystick.signatures import recover
 from tallystick.vouchers import voucher_digest
-from tallystick_aggregator.journal.codec import decode_entry
-from tallystick_aggregator.journal.memory import MemoryDisk
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.invariants import check_invariants
 from tallystick_aggregator.ledger.payments import PaymentStatus, status_of
 from tallystick_aggregator.ledger.state import Account, Channel, Ledger, payment_key
+from tallystick_aggregator.store.events import decode_entry
+from tallystick_aggregator.store.memory import MemoryDisk
 
 
 class Auditor:

@@ -13,7 +13,7 @@ from doubles import Payer
 from tallystick.payment_ids import new_payment_id
 from tallystick.reasons import Reason
 from tallystick.spend_keys import SpendProver
-from tallystick_aggregator.intake import UncheckedPayment, UncheckedSpendProof
+from tallystick_aggregator.charging import UncheckedPayment, UncheckedSpendProof
 from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
 from tallystick_aggregator.ledger.state import SpendKey
 

@@ -19,19 +19,19 @@ from running import Running
 from tallystick.payment_ids import payment_id_ms
 from tallystick.signatures import recover
 from tallystick.vouchers import voucher_digest
-from tallystick_aggregator.intake import Intake, UncheckedPayment, upkeep
-from tallystick_aggregator.intake import intake as intake_module
-from tallystick_aggregator.intake import signatures as signatures_module
-from tallystick_aggregator.intake.upkeep import Upkeep
-from tallystick_aggregator.journal.memory import Crashed, Fault, MemoryDisk, MemoryJournal, Operation
-from tallystick_aggregator.journal.port import StoreUnavailable, StoreUncertain
+from tallystick_aggregator.charging import Intake, UncheckedPayment, maintenance
+from tallystick_aggregator.charging import batcher as intake_module
+from tallystick_aggregator.charging import signatures as signatures_module
+from tallystick_aggregator.charging.maintenance import Upkeep
+from tallystick_aggregator.claims.planner import EVERYTHING, plan_account
 from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Accepted, Held, Refusal
 from tallystick_aggregator.ledger.commands import Moment, Rules
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger, SpendKey
-from tallystick_aggregator.settlement.planner import EVERYTHING, plan_account
+from tallystick_aggregator.store.memory import Crashed, Fault, MemoryDisk, MemoryJournal, Operation
+from tallystick_aggregator.store.port import StoreUnavailable, StoreUncertain
 
 Answer = TypeVar("Answer")
 
@@ -434,7 +434,7 @@ class World:
 
     async def expire(self) -> None:
         """Reservations whose time is over."""
-        await self.decide(upkeep._expire)
+        await self.decide(maintenance._expire)
 
     async def forget(self) -> None:
         """Payment ids whose retention is over."""

@@ -6,8 +6,8 @@ from payer_fakes import PRICE, FakeSeller
 
 from tallystick.x402 import PaymentRequired
 from tallystick_client import Wallet
-from tallystick_client.payer.grants import Payment
-from tallystick_client.payer.offers import Offer
+from tallystick_client.payer.policy.offers import Offer
+from tallystick_client.payer.wallet.grants import Payment
 
 REQUEST = bytes([0x52] * 32)
 

@@ -50,7 +50,7 @@ from tallystick.x402 import (
     read_exact,
 )
 from tallystick_client import Operator
-from tallystick_client.payer.operators import Token
+from tallystick_client.payer.policy.operators import Token
 
 CHAIN_ID: Final = 31_337
 OPERATOR: Final = bytes([0x09] * 20)

@@ -27,7 +27,7 @@ from tallystick.x402 import (
     encode_header,
     read_deferred,
 )
-from tallystick_client.payer.remote import RemoteWallet
+from tallystick_client.payer.fleet.remote import RemoteWallet
 
 Lie = Callable[["LyingSeller", httpx.Request], httpx.Response]
 

@@ -14,11 +14,12 @@ from payer_fakes import DOMAIN, PRICE, FakeSeller, Steps, make_operator
 from tallystick.channels import account_id, channel_id
 from tallystick.patterns import Pattern
 from tallystick.x402 import PayAhead, PaymentRequired
-from tallystick_client.payer.book import Book
-from tallystick_client.payer.offers import Offer, choose
-from tallystick_client.payer.prices import ORIGINS_MAX, PATTERNS_MAX, TARGETS_MAX, Prices, Recent
-from tallystick_client.payer.rows import Account, Asset, Channel, ExactPayment, GrantRow
-from tallystick_client.payer.store import Store
+from tallystick_client.payer.http.price_cache import ORIGINS_MAX, PATTERNS_MAX, TARGETS_MAX, Prices, Recent
+from tallystick_client.payer.policy.offers import Offer, choose
+from tallystick_client.payer.policy.operators import Asset
+from tallystick_client.payer.wallet.book import Book
+from tallystick_client.payer.wallet.rows import Account, Channel, ExactPayment, GrantRow
+from tallystick_client.payer.wallet.store import Store
 
 OPERATOR = make_operator("127.0.0.1:1")
 ASSET = Asset(str(OPERATOR.network), OPERATOR.tokens[0].token)

@@ -18,7 +18,7 @@ from payer_fakes import PRICE, FakeAggregator, FakeSeller
 from tallystick.reasons import Reason
 from tallystick.x402 import PaymentRequired
 from tallystick_client import Operator
-from tallystick_client.payer.status_text import print_status
+from tallystick_client.payer.cli.status_text import print_status
 
 KEY = "11" * 32
 

@@ -17,8 +17,8 @@ from payer_fakes import PRICE, FakeAggregator, FakeSeller
 from tallystick.x402 import PaymentRequired
 from tallystick_client import Budgets, DepositPolicy, Wallet
 from tallystick_client.payer.errors import BookUnavailable, BudgetExceeded
-from tallystick_client.payer.grants import Payment
-from tallystick_client.payer.store import Statement
+from tallystick_client.payer.wallet.grants import Payment
+from tallystick_client.payer.wallet.store import Statement
 
 OpenWallet = Callable[..., Any]
 REQUEST = bytes([0x52] * 32)
@@ -31,7 +31,7 @@ class Crash(Exception):
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tallystick_client.payer.reconcile.DRAIN_TIMEOUT_S", 0.01)
+    monkeypatch.setattr("tallystick_client.payer.wallet.reconcile.DRAIN_TIMEOUT_S", 0.01)
 
 
 class World:

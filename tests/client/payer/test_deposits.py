@@ -13,9 +13,9 @@ from tallystick.errors import Refused
 from tallystick.hexadecimal import checksum
 from tallystick.reasons import Reason
 from tallystick_client import DepositPolicy
-from tallystick_client.payer import treasury
 from tallystick_client.payer.errors import DepositNotAllowed
-from tallystick_client.payer.rows import DEPOSIT_LATE_S
+from tallystick_client.payer.wallet import deposits
+from tallystick_client.payer.wallet.rows import DEPOSIT_LATE_S
 from tallystick_client.rpc import AggregatorUnavailable
 
 OpenWallet = Callable[..., Any]
@@ -32,7 +32,7 @@ async def test_a_deposit_is_made_once_however_many_ask(buyer: Buyer, aggregator:
 async def test_a_deposit_whose_answer_was_lost_is_sent_again_not_made_again(
     open_wallet: OpenWallet, seller: FakeSeller, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tallystick_client.payer.treasury.RETRY_PAUSES_S", (0.01,))
+    monkeypatch.setattr("tallystick_client.payer.wallet.deposits.RETRY_PAUSES_S", (0.01,))
     aggregator.lose_answers["Deposit"] = 2
     buyer = Buyer(await open_wallet(), seller)
     with pytest.raises(AggregatorUnavailable):
@@ -219,7 +219,7 @@ async def test_an_aggregator_that_tells_no_balance_is_deposited_with_as_before(
 async def test_an_aggregator_that_is_asked_for_too_many_balances_is_asked_again_and_then_deposited_with(
     buyer: Buyer, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(treasury, "RETRY_PAUSES_S", (0.01, 0.01))
+    monkeypatch.setattr(deposits, "RETRY_PAUSES_S", (0.01, 0.01))
     aggregator.refuse["GetBalance"] = Reason.OVERLOADED
     await buyer.buy()
     assert (aggregator.calls.count("GetBalance"), aggregator.account.funds) == (3, 1_000_000)
@@ -292,7 +292,7 @@ async def test_an_account_that_was_used_under_a_lost_book_is_only_emptied(
 async def test_a_burst_of_an_empty_payer_asks_once_and_signs_nothing(
     buyer: Buyer, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(treasury, "RETRY_PAUSES_S", ())
+    monkeypatch.setattr(deposits, "RETRY_PAUSES_S", ())
     aggregator.balance, aggregator.delay_s = 0, 0.01
     results = await asyncio.gather(*(buyer.buy(f"{n}.example") for n in range(50)), return_exceptions=True)
     assert all(isinstance(result, DepositNotAllowed) for result in results)
@@ -340,7 +340,7 @@ async def test_an_account_below_zero_is_filled_again(buyer: Buyer, aggregator: F
 async def test_a_person_gets_one_deposit_while_payments_go_on(
     open_wallet: OpenWallet, seller: FakeSeller, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tallystick_client.payer.wallet.FLUSH_EVERY_S", 0.01)
+    monkeypatch.setattr("tallystick_client.payer.wallet.wallet.FLUSH_EVERY_S", 0.01)
     wallet = await open_wallet(deposit=DepositPolicy(low="0", high="1"))
     buyer = Buyer(wallet, seller)
     await buyer.buy()
@@ -366,7 +366,7 @@ async def test_all_who_wait_hear_at_once_of_an_aggregator_that_does_not_answer(
 ) -> None:
     await buyer.wallet.deposit()
     await buyer.wallet.refund()
-    monkeypatch.setattr(treasury, "RETRY_PAUSES_S", (0.01,))
+    monkeypatch.setattr(deposits, "RETRY_PAUSES_S", (0.01,))
     asked = aggregator.calls.count("GetBalance")
     aggregator.lose_answers["GetBalance"] = 1_000
     payments = (buyer.buy(f"{n}.example", PRICE * n) for n in range(20, 0, -1))
@@ -434,7 +434,7 @@ async def test_one_balance_is_not_promised_to_two_operators(
         await Buyer(wallet, FakeSeller(second, other)).buy()
         assert second.account.funds == 500_000
         second.balance = 1_000_000
-        now[0] += treasury.DEPOSIT_VALID_S + DEPOSIT_LATE_S  # what A never credited can be landed no more
+        now[0] += deposits.DEPOSIT_VALID_S + DEPOSIT_LATE_S  # what A never credited can be landed no more
         await Buyer(wallet, FakeSeller(second, other)).buy(amount=600_000)
         assert second.account.funds == 1_001_000
         await wallet.close()

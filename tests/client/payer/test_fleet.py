@@ -18,11 +18,11 @@ from tallystick.v1 import wallet_pb2 as pb
 from tallystick.v1 import wallet_pb2_grpc
 from tallystick.x402 import PaymentRequired
 from tallystick_client import Budgets, DepositPolicy, PayingTransport, Wallet
-from tallystick_client.payer.accounts import AccountClient
 from tallystick_client.payer.errors import BudgetExceeded, DepositNotAllowed, OfferNotAllowed
-from tallystick_client.payer.grants import Payment
-from tallystick_client.payer.remote import RemoteWallet
-from tallystick_client.payer.serving import WalletServer
+from tallystick_client.payer.fleet.remote import RemoteWallet
+from tallystick_client.payer.fleet.serving import WalletServer
+from tallystick_client.payer.wallet.accounts import AccountClient
+from tallystick_client.payer.wallet.grants import Payment
 from tallystick_client.rpc import AggregatorUnavailable, CallRejected, bearer
 
 OpenWallet = Callable[..., Any]
@@ -272,7 +272,7 @@ async def test_who_waits_while_the_wallet_is_away_is_served_when_it_is_back(flee
 
 
 async def test_a_wallet_that_stays_away_is_told(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tallystick_client.payer.remote.RETRY_PAUSES_S", (0.01,))
+    monkeypatch.setattr("tallystick_client.payer.fleet.remote.RETRY_PAUSES_S", (0.01,))
     await fleet.serve()
     worker = await fleet.worker()
     await fleet.stop()

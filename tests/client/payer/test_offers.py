@@ -22,7 +22,7 @@ from tallystick.x402 import (
 )
 from tallystick_client import Budgets, Operator, PayingTransport, Wallet
 from tallystick_client.payer.errors import BudgetExceeded, OfferNotAllowed
-from tallystick_client.payer.offers import choose, read_offers
+from tallystick_client.payer.policy.offers import choose, read_offers
 
 THIEF = checksum(bytes([0xBA] * 20))
 OPERATOR = make_operator("127.0.0.1:1")

@@ -9,8 +9,8 @@ import pytest
 from anvil import CHAIN_ID, DELAY_S, Devnet, Payer
 from tallystick.x402 import Network
 from tallystick_client import Operator
-from tallystick_client.payer.onchain import ChainError, EscrowCaller
-from tallystick_client.payer.operators import Token
+from tallystick_client.payer.cli.onchain import ChainError, EscrowCaller
+from tallystick_client.payer.policy.operators import Token
 
 AMOUNT = 5_000_000
 

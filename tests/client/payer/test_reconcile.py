@@ -17,7 +17,7 @@ from tallystick.reasons import Reason
 from tallystick.signatures import Signer
 from tallystick_client import Budgets, Wallet
 from tallystick_client.payer.errors import ApprovalRefused, BudgetExceeded
-from tallystick_client.payer.reconcile import judge
+from tallystick_client.payer.wallet.reconcile import judge
 
 OpenWallet = Callable[..., Any]
 

@@ -23,10 +23,10 @@ from tallystick.errors import TallystickError
 from tallystick.x402 import PaymentRequired
 from tallystick_client import Budgets, DepositPolicy, Operator, PayingTransport, Wallet
 from tallystick_client.payer.errors import BudgetExceeded
-from tallystick_client.payer.grants import Payment
-from tallystick_client.payer.remedies import NEW_KEYS_MAX
-from tallystick_client.payer.remote import RemoteWallet
-from tallystick_client.payer.serving import WalletServer
+from tallystick_client.payer.fleet.remote import RemoteWallet
+from tallystick_client.payer.fleet.serving import WalletServer
+from tallystick_client.payer.wallet.grants import Payment
+from tallystick_client.payer.wallet.recovery import NEW_KEYS_MAX
 
 OpenWallet = Callable[..., Any]
 REQUEST = bytes([0x52] * 32)

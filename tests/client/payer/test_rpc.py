@@ -11,7 +11,7 @@ from tallystick.errors import MalformedError, Refused
 from tallystick.reasons import Reason
 from tallystick.v1 import account_pb2, account_pb2_grpc, common_pb2
 from tallystick_client import Wallet
-from tallystick_client.payer.serving import ServerCredentials, WalletServer
+from tallystick_client.payer.fleet.serving import ServerCredentials, WalletServer
 from tallystick_client.rpc import (
     AggregatorUnavailable,
     CallRejected,
@@ -22,7 +22,7 @@ from tallystick_client.rpc import (
     refused,
 )
 
-FILES = Path(__file__).parents[2] / "aggregator" / "edges" / "tls"
+FILES = Path(__file__).parents[2] / "aggregator" / "api" / "tls"
 CA, SERVER, SERVER_KEY, CLIENT, CLIENT_KEY = (
     (FILES / name).read_bytes() for name in ("ca.pem", "server.pem", "server.key", "client.pem", "client.key")
 )
@@ -118,5 +118,5 @@ async def test_a_wallet_is_served_over_mutual_tls(open_wallet: Any) -> None:
 
 async def impatient(target: str, settings: dict[str, Any]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tallystick_client.payer.remote.RETRY_PAUSES_S", ())
+        patch.setattr("tallystick_client.payer.fleet.remote.RETRY_PAUSES_S", ())
         await Wallet.connect(target, token="token", **settings)

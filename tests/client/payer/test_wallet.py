@@ -16,7 +16,7 @@ from tallystick.signatures import Signer, recover
 from tallystick.vouchers import voucher_digest
 from tallystick_client import Budgets, DepositPolicy, Operator, Wallet
 from tallystick_client.payer.errors import BookUnavailable, BudgetExceeded
-from tallystick_client.payer.grants import Payment
+from tallystick_client.payer.wallet.grants import Payment
 from tallystick_client.rpc import AggregatorUnavailable
 
 OpenWallet = Callable[..., Any]
@@ -297,7 +297,7 @@ async def test_a_refund_brings_everything_back_that_is_not_owed(buyer: Buyer, ag
 async def test_a_refund_whose_answer_was_lost_is_asked_for_again_not_twice(
     open_wallet: OpenWallet, seller: FakeSeller, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tallystick_client.payer.treasury.RETRY_PAUSES_S", ())
+    monkeypatch.setattr("tallystick_client.payer.wallet.deposits.RETRY_PAUSES_S", ())
     wallet = await open_wallet()
     await Buyer(wallet, seller).buy()
     aggregator.lose_answers["RequestRefund"] = 1
@@ -322,7 +322,7 @@ async def test_after_a_refund_the_next_payment_deposits_again(buyer: Buyer, aggr
 async def test_an_account_that_was_emptied_is_not_filled_again_by_itself(
     open_wallet: OpenWallet, seller: FakeSeller, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tallystick_client.payer.wallet.FLUSH_EVERY_S", 0.01)
+    monkeypatch.setattr("tallystick_client.payer.wallet.wallet.FLUSH_EVERY_S", 0.01)
     wallet = await open_wallet()
     await Buyer(wallet, seller).buy()
     await wallet.refund()
@@ -396,7 +396,7 @@ async def test_an_operator_that_is_no_longer_allowed_is_not_paid(
 async def test_an_aggregator_that_is_away_is_told_and_waited_for_no_longer_than_needed(
     open_wallet: OpenWallet, seller: FakeSeller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tallystick_client.payer.treasury.RETRY_PAUSES_S", (0.01, 0.01))
+    monkeypatch.setattr("tallystick_client.payer.wallet.deposits.RETRY_PAUSES_S", (0.01, 0.01))
     wallet = await open_wallet(operators=[make_operator("127.0.0.1:1")])
     with pytest.raises(AggregatorUnavailable):
         await Buyer(wallet, seller).buy()

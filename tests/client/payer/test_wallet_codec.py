@@ -6,7 +6,7 @@ from tallystick.errors import MalformedError
 from tallystick.v1 import facilitator_pb2
 from tallystick.v1 import wallet_pb2 as pb
 from tallystick_client.payer.errors import BudgetExceeded
-from tallystick_client.payer.wallet_codec import read_problem, read_terms, write_problem
+from tallystick_client.payer.fleet.codec import read_problem, read_terms, write_problem
 
 
 def described(limits: list[bytes]) -> pb.DescribeResponse:

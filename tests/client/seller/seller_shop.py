@@ -18,8 +18,8 @@ from tallystick.requests import body_digest, normal_target, request_hash
 from tallystick.spend_keys import SpendProof
 from tallystick.v1 import facilitator_pb2
 from tallystick_client import Aggregator, Paywall
-from tallystick_client.seller.codec import read_supported
-from tallystick_client.seller.messages import Supported, Verified
+from tallystick_client.seller.client.codec import read_supported
+from tallystick_client.seller.client.messages import Supported, Verified
 
 DOMAIN = escrow_domain(31337, ESCROW)
 

@@ -15,7 +15,7 @@ from tallystick.v1 import settlement_pb2
 from tallystick_client import Aggregator
 from tallystick_client.rpc import AggregatorUnavailable, CallRejected
 from tallystick_client.seller import Charge, Charged, LeftOut, SettlementStatus
-from tallystick_client.seller import aggregator as module
+from tallystick_client.seller.client import aggregator as module
 
 
 def charge(amount: int = 5, payment_id: bytes = b"") -> Charge:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tallystick.errors import MalformedError
-from tallystick_client.seller.asgi import (
+from tallystick_client.seller.paywall.asgi import (
     ClientGone,
     Incoming,
     Outgoing,

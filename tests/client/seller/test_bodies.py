@@ -7,7 +7,7 @@ import pytest
 
 from tallystick.errors import MalformedError
 from tallystick_client import Rule
-from tallystick_client.seller.asgi import Incoming, Room, RoomFull
+from tallystick_client.seller.paywall.asgi import Incoming, Room, RoomFull
 
 PAGE = "/articles/1"
 

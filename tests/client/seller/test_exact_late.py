@@ -7,8 +7,8 @@ from typing import Any
 import grpc
 import pytest
 
-from tallystick_client.seller.kept import is_logged_in, keepable
-from tallystick_client.seller.till import FOLLOW_S
+from tallystick_client.seller.paywall.response_cache import is_logged_in, keepable
+from tallystick_client.seller.paywall.state import FOLLOW_S
 
 PAGE = "/articles/1"
 ID = "a-payment-id-of-mine"

@@ -1,7 +1,7 @@
 """Kept answers: bounded in bytes and in age."""
 
 from tallystick.x402 import Network, PaymentTerms
-from tallystick_client.seller.kept import Answer, KeptAnswers, Recording
+from tallystick_client.seller.paywall.response_cache import Answer, KeptAnswers, Recording
 
 TERMS = PaymentTerms("deferred", Network(1), 1, bytes(20), bytes(20))
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from tallystick.errors import MalformedError
-from tallystick_client.seller.messages import Asset, Kind, Limits, Supported
-from tallystick_client.seller.offers import make_offers
+from tallystick_client.seller.client.messages import Asset, Kind, Limits, Supported
+from tallystick_client.seller.paywall.offers import make_offers
 
 PAY_TO = bytes([1] * 20)
 BASE = "eip155:8453"

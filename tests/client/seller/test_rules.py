@@ -8,8 +8,8 @@ import pytest
 
 from tallystick.errors import MalformedError
 from tallystick_client import RequestInfo, Rule
-from tallystick_client.seller.paths import read_paths
-from tallystick_client.seller.rules import Asked, find_rules, methods_of, unreachable
+from tallystick_client.seller.paywall.paths import read_paths
+from tallystick_client.seller.paywall.rules import Asked, find_rules, methods_of, unreachable
 
 BOT = "Mozilla/5.0 (compatible; GPTBot/1.2; +https://example.com/bot)"
 

@@ -9,7 +9,7 @@ from tallystick import payment_ids
 from tallystick.errors import MalformedError, Refused
 from tallystick_client.rpc import AggregatorUnavailable, CallRejected
 from tallystick_client.seller import Charge, Charged, ChargeStream
-from tallystick_client.seller import stream as module
+from tallystick_client.seller.client import stream as module
 
 
 def charge(amount: int = 5, payment_id: bytes = b"") -> Charge:

@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from tallystick.channels import ChannelConfig
 from tallystick.reasons import Reason
 from tallystick.x402 import PaymentTerms
-from tallystick_aggregator.intake.intake import Intake
-from tallystick_aggregator.intake.payments import UncheckedPayment
-from tallystick_aggregator.intake.port import Writer
-from tallystick_aggregator.ledger.answers import Held, Refusal
-from tallystick_aggregator.ledger.state import payment_of_handle
-from tallystick_aggregator.schemes.deferred.channels import Channels
-from tallystick_aggregator.schemes.deferred.terms import (
+from tallystick_aggregator.accounts.channels import Channels
+from tallystick_aggregator.accounts.offers import Offers, find_network
+from tallystick_aggregator.accounts.terms import (
     amount_is,
     channel_id_is,
     config_meets_terms,
     receiver_is,
     token_is,
 )
-from tallystick_aggregator.schemes.offers import Offers, find_network
+from tallystick_aggregator.charging.batcher import Intake
+from tallystick_aggregator.charging.payments import UncheckedPayment
+from tallystick_aggregator.charging.port import Writer
+from tallystick_aggregator.ledger.answers import Held, Refusal
+from tallystick_aggregator.ledger.state import payment_of_handle
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,10 @@ from typing import Final
 
 from tallystick.hashing import keccak256
 from tallystick.reasons import Reason
+from tallystick_aggregator.accounts.failures import overloaded, transaction_failed
 from tallystick_aggregator.chain.port import TransferAuthorization
-from tallystick_aggregator.journal.port import Outgoing, TransactionStatus
 from tallystick_aggregator.ledger.answers import Refusal
-from tallystick_aggregator.schemes.failures import overloaded, transaction_failed
+from tallystick_aggregator.store.port import Outgoing, TransactionStatus
 
 CLAIMS_MAX: Final = 16_384
 """Payments in memory at once."""

@@ -17,6 +17,12 @@ from typing import Final
 from tallystick.errors import Described, MalformedError
 from tallystick.reasons import Reason
 from tallystick.x402 import PaymentTerms
+from tallystick_aggregator.accounts.failures import overloaded, unless_unavailable
+from tallystick_aggregator.accounts.offers import Offers, find_network, find_token
+from tallystick_aggregator.accounts.sending import wait_until_mined
+from tallystick_aggregator.accounts.terms import amount_is, receiver_is
+from tallystick_aggregator.auth.gas_budgets import GasBudget
+from tallystick_aggregator.auth.rate_limits import RateLimit
 from tallystick_aggregator.chain.port import (
     Block,
     Chain,
@@ -26,11 +32,8 @@ from tallystick_aggregator.chain.port import (
     Token,
     TransferAuthorization,
 )
-from tallystick_aggregator.journal.port import Outbox, Outgoing, TransactionKind, TransactionStatus
 from tallystick_aggregator.ledger.answers import Refusal
-from tallystick_aggregator.schemes.budgets import GasBudget
 from tallystick_aggregator.schemes.deferred.payments import Settled, Verified
-from tallystick_aggregator.schemes.deferred.terms import amount_is, receiver_is
 from tallystick_aggregator.schemes.exact.authorizations import (
     describe_code,
     is_signed_by_key,
@@ -54,10 +57,7 @@ from tallystick_aggregator.schemes.exact.claims import (
     pending,
 )
 from tallystick_aggregator.schemes.exact.gas import PROBE_GAS_MAX, TRANSFER_GAS_MAX, GasMoney
-from tallystick_aggregator.schemes.failures import overloaded, unless_unavailable
-from tallystick_aggregator.schemes.offers import Offers, find_network, find_token
-from tallystick_aggregator.schemes.rates import RateLimit
-from tallystick_aggregator.schemes.sending import wait_until_mined
+from tallystick_aggregator.store.port import Outbox, Outgoing, TransactionKind, TransactionStatus
 
 SETTLEMENTS_MAX: Final = 256
 """Exact payments being settled at once."""

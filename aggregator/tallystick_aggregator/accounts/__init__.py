@@ -1,0 +1,12 @@
+"""What payers do with their accounts, and what must fit together before anything is done with one.
+
+accounts      read them, register and revoke spend keys, approve totals, open channels
+deposits      land a payer's authorization in the escrow
+refunds       give back what is not owed
+channels      make channels known, each with its baseline from the chain
+signed_calls  what payers sign to be heard
+offers        the networks, escrows, tokens and delays that are served
+terms         rules that need no I/O
+sending       find and follow a transaction in the outbox
+failures      refusals that speak of the aggregator's own state
+"""

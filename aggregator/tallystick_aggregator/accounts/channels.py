@@ -1,0 +1,103 @@
+"""Makes channels known to the ledger, each with its baseline read from the chain (I10).
+
+A channel is opened once, however many payments wait for it. Opening costs a read of the chain, so it is limited in
+number and in rate, and happens only for accounts that are known and funded, and only for whom the payer or the seller
+proved to be: nobody opens channels for free, or in somebody else's account.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final
+
+from tallystick.channels import ChannelConfig
+from tallystick.reasons import Reason
+from tallystick_aggregator.accounts.failures import overloaded, unless_unavailable
+from tallystick_aggregator.accounts.offers import Offers, find_network
+from tallystick_aggregator.accounts.terms import config_is_served
+from tallystick_aggregator.auth.rate_limits import RateLimit
+from tallystick_aggregator.chain.confirmed import read_claimed
+from tallystick_aggregator.chain.port import Chain
+from tallystick_aggregator.charging.port import Writer
+from tallystick_aggregator.ledger import accounts
+from tallystick_aggregator.ledger.answers import Refusal
+from tallystick_aggregator.ledger.commands import Moment, Rules
+from tallystick_aggregator.ledger.draft import Draft
+from tallystick_aggregator.ledger.state import Account, Ledger
+
+OPENINGS_MAX: Final = 256
+"""Channels being opened at once."""
+OPENINGS_PER_S: Final = 200.0
+
+
+class Channels:
+    """The one place where channels become known."""
+
+    def __init__(self, chains: Mapping[str, Chain], offers: Offers, writer: Writer, rules: Rules) -> None:
+        self._chains = chains
+        self._offers = offers
+        self._writer = writer
+        self._rules = rules
+        self._opening: dict[bytes, asyncio.Task[Refusal | None]] = {}
+        self._rate = RateLimit(OPENINGS_PER_S, OPENINGS_MAX)
+
+    def id_of(self, network: str, config: ChannelConfig) -> bytes:
+        """Return the channel's id on a network that is served."""
+        return self._chains[network].escrow.channel_id(config)
+
+    def account_of(self, network: str, config: ChannelConfig) -> Account | Refusal:
+        """Return the account that a channel draws on, or why it opens none: it must be known and funded."""
+        refusal = self._is_served(network, config)
+        if refusal is not None:
+            return refusal
+        account = self._writer.ledger.accounts.get(self._chains[network].escrow.account_id(config))
+        if account is None:
+            return Refusal(Reason.ACCOUNT_UNKNOWN, "The account is not known here; make a deposit first.", "config")
+        if account.funds == 0:
+            return Refusal(
+                Reason.INSUFFICIENT_FUNDS, "The account holds nothing; top it up.", "config", "0", "more than 0"
+            )
+        return account
+
+    async def open(self, network: str, config: ChannelConfig) -> Refusal | None:
+        """Make a channel known; None where it is, now or before. Its config has a receiver."""
+        refusal = self._is_served(network, config)
+        if refusal is not None:
+            return refusal
+        channel_id = self.id_of(network, config)
+        if channel_id in self._writer.ledger.channels:
+            return None
+        task = self._opening.get(channel_id)
+        if task is None:
+            account = self.account_of(network, config)
+            refusal = account if isinstance(account, Refusal) else self._has_room()
+            if refusal is not None:
+                return refusal
+            task = asyncio.create_task(unless_unavailable(self._open(network, config, channel_id)))
+            self._opening[channel_id] = task
+            task.add_done_callback(lambda _: self._opening.pop(channel_id))
+        # Whoever goes away does not take the others' channel along.
+        return await asyncio.shield(task)
+
+    def _is_served(self, network: str, config: ChannelConfig) -> Refusal | None:
+        offer = find_network(self._offers, network)
+        return offer if isinstance(offer, Refusal) else config_is_served(offer, config)
+
+    def _has_room(self) -> Refusal | None:
+        if len(self._opening) >= OPENINGS_MAX or not self._rate.take():
+            return overloaded("channels being opened", OPENINGS_MAX)
+        return None
+
+    async def _open(self, network: str, config: ChannelConfig, channel_id: bytes) -> Refusal | None:
+        chain = self._chains[network]
+        block = await chain.final()
+        claimed = await read_claimed(chain.escrow, channel_id, block)
+        account_id = chain.escrow.account_id(config)
+
+        def decision(draft: Draft, _ledger: Ledger, _moment: Moment) -> Refusal | None:
+            return accounts.open_channel(draft, account_id, channel_id, config.receiver, claimed, self._rules)
+
+        refusal = await self._writer.run(decision)
+        if claimed and refusal is None:
+            # Funds count what the known channels were paid: the account has more than was known before this one was.
+            chain.introduce(config.account())
+        return refusal

@@ -1,0 +1,341 @@
+"""Refunds: what is not owed to sellers goes back to its payer at once, by the operator's signature.
+
+The order makes them safe (threat 35, I2):
+1. `RefundStarted` is journaled, with the account's refund nonce. From here on the amount counts as `refunding`.
+2. Only then does the operator sign, and the transaction goes out through the outbox.
+3. The watcher ends it when the nonce has passed in a final block: nothing under this nonce can land any more.
+
+A crash after 1 leaves a refund that was started and not sent. `resume` sends it, at start-up and from a timer.
+
+Each costs the operator a transaction, so it is refused where nothing was ever charged on the account, or an hour's gas
+is spent: before step 1, for what was journaled must be sent. The payer can then withdraw on chain by itself.
+
+What is told is what the escrow paid, by its own event: it pays what the refund names, or what the account still holds.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Final, Self
+
+from tallystick import eip712
+from tallystick.hashing import keccak256
+from tallystick.reasons import Reason
+from tallystick_aggregator.accounts.accounts import Accounts, unknown_account
+from tallystick_aggregator.accounts.failures import overloaded, transaction_pending, unless_unavailable
+from tallystick_aggregator.accounts.sending import wait_until_mined
+from tallystick_aggregator.accounts.signed_calls import SignedCall
+from tallystick_aggregator.auth.gas_budgets import GasBudget, has_paid
+from tallystick_aggregator.auth.rate_limits import RateLimit
+from tallystick_aggregator.chain.confirmed import read_account
+from tallystick_aggregator.chain.port import Chain, ChainUnavailable, Reverted
+from tallystick_aggregator.charging.port import Writer
+from tallystick_aggregator.ledger import accounts
+from tallystick_aggregator.ledger import events as ev
+from tallystick_aggregator.ledger.answers import Refusal
+from tallystick_aggregator.ledger.commands import Moment
+from tallystick_aggregator.ledger.draft import Draft
+from tallystick_aggregator.ledger.state import Account, Ledger
+from tallystick_aggregator.store.port import Outbox, Outgoing, StoreUnavailable, TransactionKind, TransactionStatus
+
+REFUNDS_MAX: Final = 64
+"""Refunds that are waited for at once."""
+REFUND_EVERY_S: Final = 600.0
+"""How often an account may begin a refund in the long run: each costs the operator a transaction (threat 18)."""
+REFUND_BURST: Final = 3
+RATES_MAX: Final = 10_000
+"""Accounts whose refunds are counted at once; the one that was refunded longest ago is forgotten first."""
+REFUND_TIMEOUT_S: Final = 90.0
+REFUND_GAS_MAX: Final = 600_000
+"""Gas of one refund at most: the escrow gives the token's transfer 300,000 at most, whatever it does."""
+RESUME_EVERY_S: Final = 15.0
+
+ATTEMPTS_MAX: Final = 16
+"""Transactions of one refund at most: one that reverted is sent again, as its nonce lets it happen once only."""
+_NEVER_HAPPENED: Final = frozenset({TransactionStatus.SUPERSEDED, TransactionStatus.REVERTED})
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Refunded:
+    """A refund that is on chain; `transaction` is empty where somebody else landed it.
+
+    `asked` is what it named, `amount` what the escrow paid; both in atomic units.
+    """
+
+    transaction: bytes
+    asked: int
+    amount: int
+    account: Account
+
+
+@dataclass(frozen=True, slots=True)
+class RefundMemo:
+    """What the outbox keeps of a refund, to report it again after it has ended."""
+
+    amount: int
+    nonce: int
+
+    def to_bytes(self) -> bytes:
+        """Return 16 bytes of amount and 32 of nonce, big-endian."""
+        return self.amount.to_bytes(16, "big") + self.nonce.to_bytes(32, "big")
+
+    @classmethod
+    def from_bytes(cls, memo: bytes) -> Self:
+        """Read what `to_bytes` made."""
+        return cls(int.from_bytes(memo[:16], "big"), int.from_bytes(memo[16:48], "big"))
+
+
+class Refunds:
+    """Makes refunds and sees them through."""
+
+    def __init__(
+        self,
+        chains: Mapping[str, Chain],
+        payers: Accounts,
+        writer: Writer,
+        outbox: Outbox,
+        *,
+        refund_timeout_s: float = REFUND_TIMEOUT_S,
+        budget: GasBudget | None = None,
+    ) -> None:
+        """`budget` bounds what refunds cost in gas; without one there is no bound."""
+        self._chains = chains
+        self._payers = payers
+        self._writer = writer
+        self._outbox = outbox
+        self._refund_timeout_s = refund_timeout_s
+        self._under_way: dict[bytes, asyncio.Task[Refunded | Refusal]] = {}
+        self._rates: OrderedDict[bytes, RateLimit] = OrderedDict()
+        self._budget = budget or GasBudget()
+
+    async def refund(self, account_id: bytes, refund_id: bytes, amount: int, call: SignedCall) -> Refunded | Refusal:
+        """Refund `amount`, or all that is available for 0; the same refund id again gets the same answer."""
+        struct_hash = eip712.hash_request_refund(account_id, refund_id, amount, call.deadline)
+        account = self._payers.signed(account_id, struct_hash, call)
+        if isinstance(account, Refusal):
+            return account
+        reference = refund_reference(account_id, refund_id)
+        task = self._under_way.get(reference)
+        if task is None:
+            if len(self._under_way) >= REFUNDS_MAX:
+                return overloaded("refunds", REFUNDS_MAX)
+            task = asyncio.create_task(unless_unavailable(self._refund(account_id, refund_id, amount)))
+            self._under_way[reference] = task
+            task.add_done_callback(lambda _: self._under_way.pop(reference))
+        answer = await asyncio.shield(task)
+        # Another call with this id may have asked for another amount.
+        return _of_amount(answer, amount) if isinstance(answer, Refunded) else answer
+
+    async def resume(self) -> None:
+        """Send what was started and not sent. What cannot be sent now is tried again next time."""
+        started = [account for account in self._writer.ledger.accounts.values() if account.refund is not None]
+        for account in started:
+            try:
+                await self._send(account.id)
+            except (ChainUnavailable, StoreUnavailable, Reverted) as error:
+                log.warning("a refund is still to be sent", extra={"account": account.id.hex(), "error": str(error)})
+
+    async def keep_resuming(self) -> None:
+        """Resume at once and from a timer, until cancelled: no refund waits for somebody to ask again."""
+        while True:
+            await self.resume()
+            await asyncio.sleep(RESUME_EVERY_S)
+
+    async def _refund(self, account_id: bytes, refund_id: bytes, amount: int) -> Refunded | Refusal:
+        sent, _ = await self._newest(refund_reference(account_id, refund_id))
+        if sent is None or sent.status in _NEVER_HAPPENED:
+            outcome = await self._begin(account_id, refund_id, amount, sent)
+            if isinstance(outcome, Refusal):
+                return outcome
+            sent = outcome
+        return await self._landed(account_id, sent)
+
+    async def _begin(
+        self, account_id: bytes, refund_id: bytes, amount: int, sent: Outgoing | None
+    ) -> Outgoing | Refusal:
+        """Start and send a refund, or send one again that never happened, if the operator still pays for it."""
+        account = self._writer.ledger.accounts.get(account_id)
+        if account is None:
+            return unknown_account()
+        is_started = account.refund is not None and account.refund.refund_id == refund_id
+        with self._hold(account) as refusal:
+            # What is journaled and was not sent yet has its place in the budget since it was started.
+            if refusal is not None and not (is_started and sent is None):
+                return refusal
+            if sent is None:
+                problem = await self._start(account_id, refund_id, amount)
+                if problem is not None:
+                    return problem
+            try:
+                return await self._send(account_id, refund_id) or sent or transaction_pending("refund")
+            except Reverted as error:
+                return Refusal(Reason.SIMULATION_FAILED, f"The refund would fail on chain now: {error.reason}.")
+
+    def _hold(self, account: Account) -> AbstractContextManager[Refusal | None]:
+        if not self._budget.limits.refunds_unpaid and not has_paid(account):
+            return nullcontext(_never_paid())
+        chain, payer = self._chains[account.network], account.config.payer
+        return self._budget.hold(chain, TransactionKind.REFUND, payer, has_paid=True)
+
+    async def _start(self, account_id: bytes, refund_id: bytes, amount: int) -> Refusal | None:
+        """Journal the refund (step 1), unless this very one was started before."""
+        account = self._writer.ledger.accounts.get(account_id)
+        if account is None:
+            return unknown_account()
+        if account.refund is not None:
+            return None if account.refund.refund_id == refund_id else _another_is_under_way()
+        refusal = _is_large_enough(account, amount, self._payers.min_deposit(account))
+        if refusal is not None:
+            return refusal
+        rate = self._rate_of(account_id)
+        if not rate.take():
+            return _refunded_too_often()
+        started: ev.RefundStarted | Refusal | None = None
+        try:
+            started = await self._journal(account, refund_id, amount)
+        finally:
+            if not isinstance(started, ev.RefundStarted):
+                rate.give_back()
+        return started if isinstance(started, Refusal) else None
+
+    async def _journal(self, account: Account, refund_id: bytes, amount: int) -> ev.RefundStarted | Refusal:
+        account_id = account.id
+        chain = self._chains[account.network]
+        on_chain = await read_account(chain.escrow, account_id, await chain.head())
+
+        def decision(draft: Draft, _: Ledger, moment: Moment) -> ev.RefundStarted | Refusal:
+            return accounts.start_refund(draft, account_id, refund_id, on_chain.refund_nonce, amount, moment)
+
+        return await self._writer.run(decision)
+
+    def _rate_of(self, account_id: bytes) -> RateLimit:
+        rate = self._rates.setdefault(account_id, RateLimit(1 / REFUND_EVERY_S, REFUND_BURST))
+        self._rates.move_to_end(account_id)
+        if len(self._rates) > RATES_MAX:
+            self._rates.popitem(last=False)
+        return rate
+
+    async def _send(self, account_id: bytes, refund_id: bytes | None = None) -> Outgoing | None:
+        """Sign and send the refund that the account has started (step 2), unless it was sent; None: it has none."""
+        account = self._writer.ledger.accounts[account_id]
+        refund = account.refund
+        if refund is None or (refund_id is not None and refund.refund_id != refund_id):
+            return None
+        newest, reference = await self._newest(refund_reference(account_id, refund.refund_id))
+        if newest is not None and newest.status not in _NEVER_HAPPENED:
+            return newest
+        chain = self._chains[account.network]
+        call = chain.escrow.refund_call(account.config, refund.amount, refund.nonce)
+        memo = RefundMemo(refund.amount, refund.nonce).to_bytes()
+        return await chain.send(TransactionKind.REFUND, reference, call, memo=memo, gas_max=REFUND_GAS_MAX)
+
+    async def _newest(self, reference: bytes) -> tuple[Outgoing | None, bytes]:
+        """Return the refund's newest transaction, and the reference that the next one would go under."""
+        newest, under = None, reference
+        for attempt in range(ATTEMPTS_MAX):
+            under = reference + bytes([attempt]) if attempt else reference
+            found = await self._outbox.by_reference(TransactionKind.REFUND, under)
+            if found is None:
+                break
+            newest = found
+            if found.status is not TransactionStatus.REVERTED:
+                break
+        return newest, under
+
+    async def _landed(self, account_id: bytes, sent: Outgoing) -> Refunded | Refusal:
+        account = self._writer.ledger.accounts[account_id]
+        chain = self._chains[account.network]
+        memo = RefundMemo.from_bytes(sent.memo)
+        mined = await wait_until_mined(chain, sent, "refund", self._refund_timeout_s)
+        if isinstance(mined, Refusal):
+            # Whoever saw the signed refund may have landed it before us: then ours reverts, and it has happened.
+            on_chain = await read_account(chain.escrow, account_id, await chain.final())
+            if mined.reason is Reason.TRANSACTION_FAILED and on_chain.refund_nonce > memo.nonce:
+                return await self._told(account_id, memo, b"", None)
+            return mined
+        try:
+            await chain.mirrored(mined.block_number, self._refund_timeout_s)
+        except TimeoutError:
+            return transaction_pending("refund")
+        paid = mined.payouts[0].amount if mined.payouts else None
+        return await self._told(account_id, memo, mined.transaction_hash, paid)
+
+    async def _told(
+        self, account_id: bytes, memo: RefundMemo, transaction: bytes, paid: int | None
+    ) -> Refunded | Refusal:
+        """Tell what the refund paid; where our own transaction does not know it, by the event of whoever landed it."""
+        account = self._writer.ledger.accounts[account_id]
+        if paid is None:
+            landing = await self._chains[account.network].refund_landing(account_id, memo.nonce)
+            if landing is None:
+                return _landed_long_ago()
+            paid = landing.amount
+        return Refunded(transaction, memo.amount, paid, account)
+
+
+def refund_reference(account_id: bytes, refund_id: bytes) -> bytes:
+    """Return what names a refund in the outbox; refund ids are unique within their account only."""
+    return keccak256(account_id + refund_id)
+
+
+def _is_large_enough(account: Account, amount: int, least: int) -> Refusal | None:
+    """Refuse dust, unless it is the account's rest: 0 and all that is available empty it."""
+    if amount == 0 or amount >= min(least, account.available):
+        return None
+    return Refusal(
+        Reason.PAYLOAD_INVALID,
+        "The refund is too small to be worth its transaction.",
+        "amount",
+        str(amount),
+        f"0 for all that is available, or at least {least}",
+    )
+
+
+def _refunded_too_often() -> Refusal:
+    return Refusal(
+        Reason.OVERLOADED,
+        "The account was refunded too often; what is left stays available and can be refunded later.",
+        "refund_id",
+        f"more than {REFUND_BURST} refunds in a short while",
+        f"{REFUND_BURST} at once, then one every {REFUND_EVERY_S:g} s",
+    )
+
+
+def _never_paid() -> Refusal:
+    return Refusal(
+        Reason.REFUND_WITHOUT_PAYMENT,
+        "Nothing was ever charged on the account, so the operator pays for no refund of it. Withdraw on chain: call the"
+        " escrow's initiateWithdraw, and finalizeWithdraw after the account's delay.",
+        "account_id",
+        "charged 0",
+        "more than 0",
+    )
+
+
+def _landed_long_ago() -> Refusal:
+    return Refusal(
+        Reason.TRANSACTION_FAILED,
+        "Somebody else landed this refund, too long ago for its transaction to be found here; what it paid is in the"
+        " escrow's Refunded event.",
+    )
+
+
+def _another_is_under_way() -> Refusal:
+    return Refusal(Reason.REFUND_PENDING, "Another refund of the account is under way; wait for it.", "refund_id")
+
+
+def _of_amount(refunded: Refunded, amount: int) -> Refunded | Refusal:
+    if amount in (0, refunded.asked):
+        return refunded
+    return Refusal(
+        Reason.AMOUNT_MISMATCH,
+        "This refund id stands for a refund of another amount.",
+        "amount",
+        str(amount),
+        str(refunded.asked),
+    )

@@ -1,0 +1,199 @@
+"""AccountService: what payers do. Their calls are proven by signatures, not by tokens; see `schemes.deferred`."""
+
+from typing import Final
+
+from tallystick.amounts import decode_amount, encode_amount
+from tallystick.errors import Described, MalformedError
+from tallystick.v1 import account_pb2, account_pb2_grpc
+from tallystick_aggregator.accounts.accounts import APPROVAL_ROWS_MAX, Accounts
+from tallystick_aggregator.accounts.deposits import Deposits
+from tallystick_aggregator.accounts.refunds import Refunds
+from tallystick_aggregator.api.grpc.codec import (
+    SIGNATURE_BYTES,
+    fixed,
+    read_account,
+    read_call,
+    read_channel,
+    read_deposit,
+    read_network,
+    read_totals,
+)
+from tallystick_aggregator.api.grpc.errors import guarded
+from tallystick_aggregator.api.grpc.principals import Principals, ServicerContext, has_token, require_receiver
+from tallystick_aggregator.api.grpc.responses import (
+    write_account_totals,
+    write_channel_totals,
+    write_config,
+    write_refusal,
+    write_spend_key,
+    write_totals,
+)
+from tallystick_aggregator.auth.credentials import Scope
+from tallystick_aggregator.ledger.answers import Refusal
+
+NONCES_MAX: Final = 16
+"""Nonces that one call asks for: each is a read of the chain."""
+
+
+class AccountService(account_pb2_grpc.AccountServiceServicer):
+    """See tallystick/v1/account.proto."""
+
+    def __init__(self, principals: Principals, accounts: Accounts, deposits: Deposits, refunds: Refunds) -> None:
+        self._principals = principals
+        self._accounts = accounts
+        self._deposits = deposits
+        self._refunds = refunds
+
+    @guarded
+    async def Deposit(  # noqa: N802 - the .proto's name
+        self, request: account_pb2.DepositRequest, context: ServicerContext
+    ) -> account_pb2.DepositResponse:
+        """Land a payer's deposit; answer when it is credited."""
+        del context  # proven by the authorization
+        answer = await self._deposits.deposit(read_network(request.network), read_deposit(request))
+        if isinstance(answer, Refusal):
+            return account_pb2.DepositResponse(refusal=write_refusal(answer))
+        return account_pb2.DepositResponse(transaction=answer.transaction)
+
+    @guarded
+    async def GetBalance(  # noqa: N802 - the .proto's name
+        self, request: account_pb2.GetBalanceRequest, context: ServicerContext
+    ) -> account_pb2.GetBalanceResponse:
+        """Tell what a payer could deposit, and which of its authorizations were used."""
+        del context  # proven by the signed call
+        network, account = read_network(request.network), read_account(request.account, "account")
+        nonces = [fixed(nonce, 32, "nonces") for nonce in request.nonces]
+        if len(nonces) > NONCES_MAX:
+            raise MalformedError("nonces", Described(f"{len(nonces)} nonces"), f"at most {NONCES_MAX}")
+        call = read_call(request.authorization, present=request.HasField("authorization"))
+        balance = await self._deposits.balance(network, account, call)
+        if isinstance(balance, Refusal):
+            return account_pb2.GetBalanceResponse(refusal=write_refusal(balance))
+        response = account_pb2.GetBalanceResponse(balance=encode_amount(balance))
+        if nonces:
+            told = await self._deposits.nonces_used(network, account, nonces)
+            if isinstance(told, Refusal):
+                return account_pb2.GetBalanceResponse(refusal=write_refusal(told))
+            used, response.nonces_at = told
+            response.nonces_used.extend(used)
+        return response
+
+    @guarded
+    async def GetAccount(  # noqa: N802 - the .proto's name
+        self, request: account_pb2.GetAccountRequest, context: ServicerContext
+    ) -> account_pb2.GetAccountResponse:
+        """Read an account and a page of its channels."""
+        del context  # proven by the signed call
+        after = request.after_channel_id and fixed(request.after_channel_id, 32, "after_channel_id")
+        page = self._accounts.read(
+            fixed(request.account_id, 32, "account_id"),
+            read_call(request.authorization, present=request.HasField("authorization")),
+            after,
+        )
+        if isinstance(page, Refusal):
+            return account_pb2.GetAccountResponse(refusal=write_refusal(page))
+        return account_pb2.GetAccountResponse(
+            account=write_account_totals(page.account),
+            config=write_config(page.account.config),
+            network=page.account.network,
+            channels=[write_channel_totals(totals) for totals in page.channels],
+            more=page.more,
+            spend_keys=[write_spend_key(key) for key in page.spend_keys],
+            payment_id_retention_s=page.payment_id_retention_s,
+        )
+
+    @guarded
+    async def OpenChannel(  # noqa: N802 - the .proto's name
+        self, request: account_pb2.OpenChannelRequest, context: ServicerContext
+    ) -> account_pb2.OpenChannelResponse:
+        """Make a channel known; for its seller by token, for its payer by signature."""
+        network, config = read_network(request.network), read_channel(request.config, "config")
+        call = None
+        if request.HasField("authorization") or not has_token(context):
+            call = read_call(request.authorization, present=request.HasField("authorization"))
+        else:
+            require_receiver(self._principals.caller(context, Scope.CHARGE), config.receiver)
+        answer = await self._accounts.open_channel(network, config, call)
+        if isinstance(answer, Refusal):
+            return account_pb2.OpenChannelResponse(refusal=write_refusal(answer))
+        return account_pb2.OpenChannelResponse(channel=write_channel_totals(answer))
+
+    @guarded
+    async def RegisterSpendKey(  # noqa: N802 - the .proto's name
+        self, request: account_pb2.RegisterSpendKeyRequest, context: ServicerContext
+    ) -> account_pb2.RegisterSpendKeyResponse:
+        """Register a spend key."""
+        del context  # proven by the signed call
+        answer = await self._accounts.register_spend_key(
+            fixed(request.account_id, 32, "account_id"),
+            fixed(request.key_id, 32, "key_id"),
+            fixed(request.secret, 32, "secret"),
+            decode_amount(request.cap, "cap"),
+            request.expires_at,
+            read_call(request.authorization, present=request.HasField("authorization")),
+        )
+        if isinstance(answer, Refusal):
+            return account_pb2.RegisterSpendKeyResponse(refusal=write_refusal(answer))
+        return account_pb2.RegisterSpendKeyResponse(spend_key=write_spend_key(answer))
+
+    @guarded
+    async def RevokeSpendKey(  # noqa: N802 - the .proto's name
+        self, request: account_pb2.RevokeSpendKeyRequest, context: ServicerContext
+    ) -> account_pb2.RevokeSpendKeyResponse:
+        """Revoke a spend key."""
+        del context  # proven by the signed call
+        answer = await self._accounts.revoke_spend_key(
+            fixed(request.account_id, 32, "account_id"),
+            fixed(request.key_id, 32, "key_id"),
+            read_call(request.authorization, present=request.HasField("authorization")),
+        )
+        if isinstance(answer, Refusal):
+            return account_pb2.RevokeSpendKeyResponse(refusal=write_refusal(answer))
+        return account_pb2.RevokeSpendKeyResponse(spend_key=write_spend_key(answer))
+
+    @guarded
+    async def RequestRefund(  # noqa: N802 - the .proto's name
+        self, request: account_pb2.RequestRefundRequest, context: ServicerContext
+    ) -> account_pb2.RequestRefundResponse:
+        """Give back to the payer what is not owed; answer when it is on chain."""
+        del context  # proven by the signed call
+        answer = await self._refunds.refund(
+            fixed(request.account_id, 32, "account_id"),
+            fixed(request.refund_id, 32, "refund_id"),
+            decode_amount(request.amount, "amount"),
+            read_call(request.authorization, present=request.HasField("authorization")),
+        )
+        if isinstance(answer, Refusal):
+            return account_pb2.RequestRefundResponse(refusal=write_refusal(answer))
+        return account_pb2.RequestRefundResponse(
+            transaction=answer.transaction,
+            amount=encode_amount(answer.amount),
+            account=write_account_totals(answer.account),
+        )
+
+    @guarded
+    async def GetTotalsToApprove(  # noqa: N802 - the .proto's name
+        self, request: account_pb2.GetTotalsToApproveRequest, context: ServicerContext
+    ) -> account_pb2.GetTotalsToApproveResponse:
+        """Tell the totals that the payer may approve for the next claim."""
+        del context  # proven by the signed call
+        answer = self._accounts.totals_to_approve(
+            fixed(request.account_id, 32, "account_id"),
+            read_call(request.authorization, present=request.HasField("authorization")),
+        )
+        if isinstance(answer, Refusal):
+            return account_pb2.GetTotalsToApproveResponse(refusal=write_refusal(answer))
+        return account_pb2.GetTotalsToApproveResponse(totals=write_totals(answer))
+
+    @guarded
+    async def ApproveTotals(  # noqa: N802 - the .proto's name
+        self, request: account_pb2.ApproveTotalsRequest, context: ServicerContext
+    ) -> account_pb2.ApproveTotalsResponse:
+        """Take a payer's approval of totals."""
+        del context  # its signature is its own proof
+        refusal = await self._accounts.approve_totals(
+            fixed(request.account_id, 32, "account_id"),
+            read_totals(request.totals, APPROVAL_ROWS_MAX),
+            fixed(request.signature, SIGNATURE_BYTES, "signature"),
+        )
+        return account_pb2.ApproveTotalsResponse(refusal=None if refusal is None else write_refusal(refusal))

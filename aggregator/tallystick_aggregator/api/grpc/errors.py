@@ -1,0 +1,48 @@
+"""The outermost layer of every method: what goes wrong becomes a gRPC status, and nothing of the inside leaks."""
+
+import functools
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn, TypeVar, cast
+
+import grpc
+import grpc.aio
+
+from tallystick.errors import MalformedError
+from tallystick_aggregator.api.grpc.principals import Denied, ServicerContext
+from tallystick_aggregator.store.port import StoreUnavailable
+
+log = logging.getLogger(__name__)
+
+Method = TypeVar("Method", bound=Callable[..., Awaitable[Any]])
+
+
+def guarded(method: Method) -> Method:
+    """Make a method's errors statuses: malformed is INVALID_ARGUMENT, Denied its own, anything unexpected INTERNAL."""
+
+    @functools.wraps(method)
+    async def call(self: object, request: object, context: ServicerContext) -> Any:
+        try:
+            return await method(self, request, context)
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the outermost edge
+            await _abort(context, method.__qualname__, error)
+
+    return cast("Method", call)
+
+
+async def _abort(context: Any, method: str, error: Exception) -> NoReturn:
+    if isinstance(error, MalformedError):
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+    if isinstance(error, Denied):
+        await context.abort(error.status, error.message)
+    if isinstance(error, StoreUnavailable):
+        # Not a refusal: whether it was stored is not known. The same call with the same ids finds out.
+        await context.abort(grpc.StatusCode.UNAVAILABLE, f"{error}; send the same call again to learn its outcome")
+    # The caller gets a number to quote; what happened stands in the log under it.
+    incident = secrets.token_hex(8)
+    log.error("unexpected failure in %s", method, exc_info=error, extra={"incident": incident})
+    await context.abort(grpc.StatusCode.INTERNAL, f"an unexpected failure, logged as incident {incident}")
+    raise AssertionError("abort raises")

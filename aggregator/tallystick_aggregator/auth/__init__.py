@@ -1,0 +1,6 @@
+"""Who may do what, and how much of it.
+
+credentials  sellers' tokens, in a file of their own
+rate_limits  how often
+gas_budgets  how much of the operator's gas, by kind of transaction and by payer
+"""

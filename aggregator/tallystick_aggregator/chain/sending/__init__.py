@@ -1,0 +1,9 @@
+"""The one sender of transactions of a network.
+
+sender        journals, sends, follows, replaces, repairs
+bidding       what a transaction bids (pure)
+transactions  signed forms (pure)
+nonces        who used one, and which is free
+gas_limits    from an estimate to a limit (pure)
+gas_meter     how much gas the last hour took, by kind and payer
+"""

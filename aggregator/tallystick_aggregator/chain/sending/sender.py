@@ -1,0 +1,420 @@
+"""The one sender of transactions of a network: everything leaves through its outbox, under one key, in nonce order.
+
+Why nothing is paid twice
+-------------------------
+1. A transaction's signed bytes, hash and nonce are on disk before its first byte leaves (I8). There is no moment at
+   which something may be in the world and not in the outbox: after a crash the outbox is worked off as it was.
+2. A reference is sent once. `send` with a known (kind, reference) returns what is there, under a lock.
+3. "Unknown" is never "failed". A lost reply, a node that forgets, a timeout: all leave the transaction PENDING, and its
+   very bytes are offered again until its nonce is used in a final block. Replacements keep the nonce, so at most one of
+   all signed forms can ever be mined.
+4. SUPERSEDED is told only if the nonce was used in a final block and the transaction that used it was found there and
+   is not ours (or where nodes have dropped the state to find it by, after ten minutes in which none of them knew a
+   receipt of any of our forms). Only then may the same call be signed under a new nonce.
+5. And were all of this wrong, the contracts would still pay once: claims are cumulative, deposits and exact payments
+   use up an ERC-3009 nonce, refunds the account's refund nonce.
+
+What is not guaranteed
+----------------------
+- Time. A transaction waits while blocks cost more than the cap, while no endpoint answers, while the key has no ether.
+  What a withdrawal puts at stake, and all before it, may bid up to a higher cap (`bidding`); what waits is told.
+- That a transaction does what it did in simulation: the state may change before it is mined. A revert is reported once
+  it is final; claims are then planned again from what the chain says.
+- The key must be this sender's alone. Somebody else's use of it shows as SUPERSEDED and costs time, no money.
+- A reorganisation deeper than `confirmations` can take back what was called FINAL. Claims heal by themselves, since
+  `claimed` is read from the chain; for the rest the outbox's bytes are gone from the pools.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from tallystick.hashing import keccak256
+from tallystick_aggregator.chain.node import CallReverted, Node, Receipt, Rejected
+from tallystick_aggregator.chain.port import GAS_LIMIT_MAX, Block, Call, ChainUnavailable, Reverted
+from tallystick_aggregator.chain.reverts import as_reverted
+from tallystick_aggregator.chain.sending.bidding import Bid, bid, bid_of, raises
+from tallystick_aggregator.chain.sending.gas_limits import limit_for
+from tallystick_aggregator.chain.sending.nonces import GAP_MAX, free_nonce, surely_used_by
+from tallystick_aggregator.chain.sending.transactions import Unsigned, sign
+from tallystick_aggregator.chain.settings import TRANSACTION_BYTES_MAX, ChainSettings
+from tallystick_aggregator.store.port import (
+    Outbox,
+    Outgoing,
+    Payout,
+    TransactionKind,
+    TransactionStatus,
+)
+
+LOOKUPS_AT_ONCE: Final = 16
+OFFER_AGAIN_S: Final = 15.0
+"""How often the bytes of a waiting transaction are offered again to pools that may have dropped it."""
+UNPROVEN_S: Final = 600.0
+"""For so long a receipt may be late after a nonce was used in a final block, if nobody can tell by whom."""
+_FILL_GAS: Final = 21_000
+
+_GWEI: Final = 10**9
+
+_log = logging.getLogger(__name__)
+_alarm = logging.getLogger("tallystick.alarm")
+_ENDED: Final = frozenset({TransactionStatus.FINAL, TransactionStatus.REVERTED, TransactionStatus.SUPERSEDED})
+_SETTLED: Final = _ENDED | {TransactionStatus.MINED}
+
+_MOVING: Final = frozenset({TransactionKind.CLAIM, TransactionKind.DEPOSIT, TransactionKind.REFUND})
+
+PayoutsOf = Callable[[Outgoing, Receipt], tuple[Payout, ...]]
+
+
+class Sender:
+    """Sends, follows, replaces and repairs. `tick` does all that time asks for; call it every few seconds."""
+
+    def __init__(
+        self,
+        settings: ChainSettings,
+        node: Node,
+        outbox: Outbox,
+        *,
+        payouts_of: PayoutsOf | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`payouts_of` reads from a receipt what a claim, a deposit or a refund has moved in fact."""
+        self._settings = settings
+        self._node = node
+        self._outbox = outbox
+        self._signer = settings.sender
+        self._payouts_of = payouts_of
+        self._clock = clock
+        self._nonces = asyncio.Lock()
+        self._offered_at: dict[int, float] = {}
+        self._passed_since: dict[int, float] = {}
+        self._first_waiting: tuple[int, float] = (-1, 0.0)
+        self._waiters: dict[int, list[tuple[bool, asyncio.Future[Outgoing]]]] = {}
+        self.problem = ""
+        """Why the first waiting transaction is not taken, in a node's words; empty if it is."""
+        self.capped = ""
+        """Which transaction needs a higher bid than its cap allows; empty if none does."""
+        self.late = ""
+        """Which transaction has waited for so long that withdrawals behind it may be missed; empty if none has."""
+        self._stakes: Mapping[int, int | None] = {}
+
+    @property
+    def address(self) -> bytes:
+        """Who pays for gas."""
+        return self._signer.address
+
+    async def send(
+        self,
+        kind: TransactionKind,
+        reference: bytes,
+        call: Call,
+        *,
+        rows: int = 0,
+        payouts: tuple[Payout, ...] = (),
+        memo: bytes = b"",
+        urgent: bool = False,
+        gas_max: int = GAS_LIMIT_MAX,
+    ) -> Outgoing:
+        """See `port.Chain.send`."""
+        known = await self._outbox.by_reference(kind, reference)
+        if known is not None and known.status is not TransactionStatus.SUPERSEDED:
+            return known
+        gas_limit = await self._gas_limit(call, gas_max)
+        offer = bid(await self._node.fees(), self._settings.fees, urgent=urgent)
+        async with self._nonces:
+            known = await self._outbox.by_reference(kind, reference)
+            if known is not None and known.status is not TransactionStatus.SUPERSEDED:
+                return known
+            draft = await self._draft(kind, reference, call, gas_limit, offer)
+            draft = replace(draft, rows=rows, payouts=payouts, memo=memo)
+            if known is None:
+                outgoing = await self._outbox.add(draft)
+            else:
+                outgoing = replace(draft, id=known.id)
+                await self._outbox.update(outgoing)
+        await self._offer(outgoing)
+        return outgoing
+
+    def hurry(self, stakes: Mapping[int, int | None]) -> bool:
+        """See `EvmChain.hurry`; in wei, None where that is not known. Returns whether there is anything new in it."""
+        is_new = bool(stakes.keys() - self._stakes.keys())
+        self._stakes = dict(stakes)
+        return is_new
+
+    async def _draft(
+        self, kind: TransactionKind, reference: bytes, call: Call, gas_limit: int, offer: Bid, nonce: int | None = None
+    ) -> Outgoing:
+        if nonce is None:
+            stored = await self._outbox.next_nonce(self._settings.network, self.address)
+            nonce = await free_nonce(self._node, self.address, stored)
+        now = int(self._clock())
+        unsigned = Unsigned(self._settings.chain_id, nonce, gas_limit, call.to, call.data)
+        attempt = sign(self._signer, unsigned, offer, now)
+        if len(attempt.raw) > TRANSACTION_BYTES_MAX:
+            raise Reverted(f"the transaction has {len(attempt.raw)} bytes, allowed {TRANSACTION_BYTES_MAX}")
+        return Outgoing(
+            id=0,
+            network=self._settings.network,
+            kind=kind,
+            reference=reference,
+            sender=self.address,
+            nonce=nonce,
+            to=call.to,
+            data=call.data,
+            gas_limit=gas_limit,
+            attempts=(attempt,),
+            status=TransactionStatus.PENDING,
+            created_at=now,
+        )
+
+    async def _gas_limit(self, call: Call, gas_max: int) -> int:
+        """What the call would take now, and a margin: the state may change before it is mined."""
+        try:
+            gas = await self._node.estimate_gas(self.address, call.to, call.data, gas_max=gas_max)
+        except CallReverted as reverted:
+            raise as_reverted(reverted) from reverted
+        return limit_for(gas, gas_max)
+
+    async def _fill_gas_limit(self) -> int:
+        """What it takes to send nothing: more than 21,000 on chains that charge for a transaction's bytes, too."""
+        try:
+            return max(_FILL_GAS, await self._gas_limit(Call(self.address, b""), GAS_LIMIT_MAX))
+        except Reverted:
+            return _FILL_GAS
+
+    async def gas_affordable(self) -> int:
+        """See `port.Chain.gas_affordable`: pools take what a sender can pay for beside all that it has in them."""
+        fees, balance = await asyncio.gather(self._node.fees(), self._node.balance(self.address))
+        for outgoing in await self._outbox.open(self._settings.network):
+            if outgoing.status is TransactionStatus.PENDING and outgoing.sender == self.address:
+                balance -= outgoing.gas_limit * outgoing.attempts[-1].max_fee_per_gas_wei
+        return max(0, balance) // max(1, bid(fees, self._settings.fees).max_fee)
+
+    async def wait(self, outgoing: Outgoing, *, final: bool, timeout_s: float) -> Outgoing:
+        """See `port.Chain.wait`."""
+        future: asyncio.Future[Outgoing] = asyncio.get_running_loop().create_future()
+        waiters = self._waiters.setdefault(outgoing.id, [])
+        waiters.append((final, future))
+        try:
+            # Only now, so that no news is missed in between.
+            present = await self._outbox.by_reference(outgoing.kind, outgoing.reference)
+            if present is not None and present.status in (_ENDED if final else _SETTLED):
+                return present
+            async with asyncio.timeout(timeout_s):
+                return await future
+        finally:
+            waiters.remove((final, future))
+            if not waiters:
+                self._waiters.pop(outgoing.id, None)
+
+    # What time asks for.
+
+    async def tick(self, head: Block) -> None:
+        """Look up what became of every open transaction, and push on those that wait. Raises ChainUnavailable."""
+        final_number = head.number - self._settings.confirmations
+        waiting: list[Outgoing] = []
+
+        async def follow(outgoing: Outgoing) -> None:
+            if not await self._follow(outgoing, final_number):
+                waiting.append(outgoing)
+
+        await _each(await self._outbox.open(self._settings.network), follow)
+        waiting.sort(key=lambda outgoing: outgoing.nonce)
+        waiting = await self._drop_superseded(waiting, final_number)
+        await self._fill_gaps([outgoing for outgoing in waiting if outgoing.sender == self.address], head)
+        await self._push(waiting)
+
+    async def _follow(self, outgoing: Outgoing, final_number: int) -> bool:
+        """Record what the chain says of it; False if it is in no block."""
+        receipt = await self._receipt(outgoing)
+        if receipt is None:
+            if outgoing.status is TransactionStatus.MINED:  # a reorganisation took it back
+                await self._store(
+                    replace(outgoing, status=TransactionStatus.PENDING, block_number=0, block_hash=b"", gas_used=0)
+                )
+            return False
+        final = receipt.block_number <= final_number and await self._is_canonical(receipt)
+        if not receipt.succeeded and not final:
+            return True
+        status = TransactionStatus.FINAL if final else TransactionStatus.MINED
+        if not receipt.succeeded:
+            status = TransactionStatus.REVERTED
+            _log.error("%s %d reverted in block %d", outgoing.kind.name, outgoing.id, receipt.block_number)
+        followed = replace(
+            outgoing,
+            status=status,
+            block_number=receipt.block_number,
+            block_hash=receipt.block_hash,
+            transaction_hash=receipt.transaction_hash,
+            gas_used=receipt.gas_used,
+            effective_gas_price_wei=receipt.effective_gas_price_wei,
+        )
+        if receipt.succeeded and outgoing.kind in _MOVING and self._payouts_of is not None:
+            followed = replace(followed, payouts=self._payouts_of(outgoing, receipt))
+        if followed != outgoing:
+            await self._store(followed)
+        return True
+
+    async def _receipt(self, outgoing: Outgoing) -> Receipt | None:
+        for attempt in reversed(outgoing.attempts):
+            receipt = await self._node.receipt(attempt.transaction_hash)
+            if receipt is not None:
+                return receipt
+        return None
+
+    async def _is_canonical(self, receipt: Receipt) -> bool:
+        block = await self._node.block(receipt.block_number)
+        return block is not None and block.block_hash == receipt.block_hash
+
+    async def _drop_superseded(self, waiting: Sequence[Outgoing], final_number: int) -> list[Outgoing]:
+        """Those whose nonce nobody else has used for good."""
+        still: list[Outgoing] = []
+        used: dict[bytes, int] = {}
+        for outgoing in waiting:
+            if outgoing.sender not in used:
+                used[outgoing.sender] = (
+                    await self._node.nonce_at(outgoing.sender, final_number) if final_number >= 0 else 0
+                )
+            if outgoing.nonce >= used[outgoing.sender]:
+                self._passed_since.pop(outgoing.id, None)
+                still.append(outgoing)
+                continue
+            other = await self._who_took_the_nonce(outgoing, final_number)
+            if other is not None:
+                _log.error(
+                    "%s %d: its nonce %d was used by another transaction, 0x%s",
+                    outgoing.kind.name, outgoing.id, outgoing.nonce, other.hex() or " unknown",
+                )  # fmt: skip
+                await self._store(replace(outgoing, status=TransactionStatus.SUPERSEDED, transaction_hash=other))
+        return still
+
+    async def _who_took_the_nonce(self, outgoing: Outgoing, final_number: int) -> bytes | None:
+        """The hash of the transaction that took this one's place for good, empty if nobody can tell any more; None
+        as long as it may be this one, and its receipt only late.
+        """
+        since = self._passed_since.setdefault(outgoing.id, self._clock())
+        try:
+            other = await surely_used_by(self._node, outgoing.sender, outgoing.nonce, final_number)
+        except ChainUnavailable as error:
+            _log.warning("who used nonce %d cannot be looked up: %s", outgoing.nonce, error)
+            other = b""
+        if other:
+            return None if any(attempt.transaction_hash == other for attempt in outgoing.attempts) else other
+        return b"" if self._clock() - since >= UNPROVEN_S else None
+
+    async def _fill_gaps(self, waiting: Sequence[Outgoing], head: Block) -> None:
+        """Send nothing, to ourselves, under nonces that neither the chain, the pools nor the outbox know."""
+        if not waiting:
+            return
+        mined = await self._node.nonce_at(self.address, head.number)
+        first = max(mined, await self._node.next_nonce(self.address))
+        missing = set(range(first, waiting[-1].nonce)) - {outgoing.nonce for outgoing in waiting}
+        if not missing:
+            return
+        offer = max(bid_of(outgoing.attempts[-1]) for outgoing in waiting)
+        gas_limit = await self._fill_gas_limit()
+        for nonce in sorted(missing)[:GAP_MAX]:
+            _log.warning("nonce %d is missing: it is filled, so that %d transactions can go on", nonce, len(waiting))
+            gap = f"{self._settings.network} {self.address.hex()} {nonce} {self._clock()}"
+            reference = keccak256(gap.encode())
+            fill = await self._draft(
+                TransactionKind.FILL, reference, Call(self.address, b""), gas_limit, offer, nonce=nonce
+            )
+            await self._offer(await self._outbox.add(fill))
+
+    async def _push(self, waiting: Sequence[Outgoing]) -> None:
+        """Bid more where that is needed; offer again what waits."""
+        now = self._clock()
+        own = [outgoing for outgoing in waiting if outgoing.sender == self.address]
+        first = own[0].nonce if own else -1
+        if first != self._first_waiting[0]:
+            self._first_waiting = (first, now)
+            self.problem = ""
+        if not own:
+            self.capped = self.late = ""
+        raised = await self._raise_bids(own, now) if own else {}
+        for outgoing in waiting:
+            if outgoing.id in raised:
+                await self._offer(raised[outgoing.id])
+            elif now - self._offered_at.get(outgoing.id, 0.0) >= OFFER_AGAIN_S:
+                await self._offer(outgoing)
+
+    async def _raise_bids(self, own: Sequence[Outgoing], now: float) -> dict[int, Outgoing]:
+        """Those that bid more from now on, journaled. What a cap keeps from it, and what waits for long, is told."""
+        newest = own[0].attempts[-1]
+        stuck = now - max(self._first_waiting[1], newest.created_at) >= self._settings.replace_after_s
+        self._tell_late(own[0], now)
+        # Without this no fee has to be asked for at every look.
+        is_behind = any(bid_of(newest).priority_fee < bid_of(other.attempts[-1]).priority_fee for other in own)
+        if not stuck and not is_behind and not any(outgoing.id in self._stakes for outgoing in own):
+            self.capped = ""
+            return {}
+        market = await self._node.fees()
+        plan = raises(own, market, self._settings.fees, stuck=stuck, stakes=self._stakes)
+        self._tell_capped(plan.blocked, plan.cap, market.base_fee_per_gas_wei)
+        return {outgoing.id: await self._raise_bid(outgoing, offer) for outgoing, offer in plan.bids}
+
+    async def _raise_bid(self, outgoing: Outgoing, offer: Bid) -> Outgoing:
+        """The transaction with one more signed form, journaled."""
+        unsigned = Unsigned(self._settings.chain_id, outgoing.nonce, outgoing.gas_limit, outgoing.to, outgoing.data)
+        attempt = sign(self._signer, unsigned, offer, int(self._clock()))
+        raised = replace(outgoing, attempts=(*outgoing.attempts, attempt))
+        await self._store(raised)
+        _log.info("%s %d bids %d wei per gas now", outgoing.kind.name, outgoing.id, offer.max_fee)
+        return raised
+
+    def _tell_capped(self, blocked: Outgoing | None, cap: Bid, base_fee: int) -> None:
+        if blocked is None:
+            self.capped = ""
+            return
+        newly = not self.capped
+        offer = bid_of(blocked.attempts[-1])
+        self.capped = (
+            f"{blocked.kind.name} {blocked.id} (nonce {blocked.nonce}) and all behind it wait: it bids"
+            f" {offer.max_fee / _GWEI:g} gwei, {offer.priority_fee / _GWEI:g} of it for the tip, blocks cost"
+            f" {base_fee / _GWEI:g}, and the caps are {cap.max_fee / _GWEI:g} and {cap.priority_fee / _GWEI:g}"
+        )
+        if newly:
+            _alarm.critical("%s: %s", self._settings.network, self.capped)
+
+    def _tell_late(self, first: Outgoing, now: float) -> None:
+        """Nothing behind the first waiting nonce can land: it must not take as long as withdrawals do."""
+        waits_s = now - first.created_at
+        if waits_s < self._settings.stale_after_s:
+            self.late = ""
+            return
+        newly = not self.late
+        self.late = f"{first.kind.name} {first.id} (nonce {first.nonce}) and all behind it have waited {waits_s:.0f} s"
+        if newly:
+            _alarm.critical("%s: %s", self._settings.network, self.late)
+
+    async def _offer(self, outgoing: Outgoing) -> None:
+        """Give the newest signed bytes to the nodes. Whatever they say, only a block decides what became of it."""
+        self._offered_at[outgoing.id] = self._clock()
+        try:
+            await self._node.send(outgoing.attempts[-1].raw)
+        except (Rejected, ChainUnavailable) as error:
+            if outgoing.nonce == self._first_waiting[0]:
+                self.problem = f"{outgoing.kind.name} {outgoing.id} waits: {error}"
+            _log.warning("%s %d waits in the outbox: %s", outgoing.kind.name, outgoing.id, error)
+
+    async def _store(self, outgoing: Outgoing) -> None:
+        await self._outbox.update(outgoing)
+        if outgoing.status in _ENDED:
+            self._offered_at.pop(outgoing.id, None)
+            self._passed_since.pop(outgoing.id, None)
+        for final, future in self._waiters.get(outgoing.id, ()):
+            if outgoing.status in (_ENDED if final else _SETTLED) and not future.done():
+                future.set_result(outgoing)
+
+
+async def _each(items: Sequence[Outgoing], work: Callable[[Outgoing], Awaitable[None]]) -> None:
+    for at in range(0, len(items), LOOKUPS_AT_ONCE):
+        outcomes = await asyncio.gather(
+            *(work(item) for item in items[at : at + LOOKUPS_AT_ONCE]), return_exceptions=True
+        )
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome

@@ -1,0 +1,11 @@
+"""The ledger's mirror of the escrow.
+
+watcher    one look at the chain
+scanning   events, each confirmed
+reading    accounts, each confirmed
+rereading  every account in its turn
+mirror     what the ledger takes over (pure)
+credit     what raises credit is held back until it is explained; explained (pure) and tracing say how
+history    events of an account further back
+shortfalls accounts that hold less than is committed
+"""

@@ -1,0 +1,194 @@
+"""Accounts as the escrow holds them, read twice where the answer would change the ledger (threat 16).
+
+Most accounts that are read hold what the ledger says, and one answer is enough: it changes nothing. Of the others, and
+of those that an event is about, somebody else is asked: another endpoint where there are two, in a call of its own
+where there is one. Two answers that differ are both asked for again; what then agrees is believed, and who said
+otherwise is named. Until two agree the worse of them counts, and nothing that raises credit.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+from tallystick.hexadecimal import to_hex
+from tallystick_aggregator.chain.contradictions import Answer, contradicted
+from tallystick_aggregator.chain.deferred_escrow import DeferredEscrow
+from tallystick_aggregator.chain.port import Block, ChainUnavailable, EscrowAccount, Heard
+from tallystick_aggregator.chain.watching.mirror import cautious
+
+_NOTHING_PAID: Final[Mapping[bytes, int]] = {}
+
+
+class Held(NamedTuple):
+    """An account at one block, and what its channels were paid by then."""
+
+    account: EscrowAccount
+    claimed: Mapping[bytes, int]
+
+
+class Read(NamedTuple):
+    """An account at the newest final block and at the head. `confirmed`: two separate answers tell it alike."""
+
+    final: Held
+    head: Held
+    confirmed: bool = False
+
+
+class Asked:
+    """Who told of accounts at the newest final block, and at the head: one that lags has only the former."""
+
+    def __init__(self, final: Heard | None = None, head: Heard | None = None) -> None:
+        self.final = final or Heard()
+        self.head = head or Heard()
+
+    def again(self) -> "Asked":
+        """For the same accounts, from somebody else."""
+        return Asked(self.final.again(), self.head.again())
+
+    def __str__(self) -> str:
+        """Their names."""
+        return ", ".join(dict.fromkeys([str(self.final), *([str(self.head)] if self.head.sources else [])]))
+
+
+class AccountReader:
+    """Reads accounts of one escrow; `channels` are the accounts' known channels, by account."""
+
+    def __init__(self, escrow: DeferredEscrow) -> None:
+        self._escrow = escrow
+        self.unconfirmed = ""
+        """Why the last reading could not be confirmed, in a node's words; empty if it was, or needed not to be."""
+
+    async def read(
+        self, channels: Mapping[bytes, Sequence[bytes]], final: Block, head: Block, asked: Asked
+    ) -> dict[bytes, Read]:
+        """One answer for each account. Raises ChainUnavailable."""
+        if final == head:
+            at_head = at_final = await self._at(channels, final, asked.final)
+        else:
+            at_final, at_head = await asyncio.gather(
+                self._at(channels, final, asked.final), self._at(channels, head, asked.head)
+            )
+        return {id_: Read(at_final[id_], at_head[id_]) for id_ in channels}
+
+    async def confirm(
+        self,
+        channels: Mapping[bytes, Sequence[bytes]],
+        first: Mapping[bytes, Read],
+        asked: Asked,
+        final: Block,
+        head: Block,
+    ) -> dict[bytes, Read]:
+        """Ask somebody else about these accounts; those who were `asked` told of them first."""
+        self.unconfirmed = ""
+        second, others = await self._by_others(channels, first, final, head, asked)
+        if second is None:
+            return await self._by_the_same(channels, first, asked, final, head)
+        differing = {id_: channels[id_] for id_ in channels if first[id_] != second[id_]}
+        believed = {id_: first[id_]._replace(confirmed=True) for id_ in channels if id_ not in differing}
+        if differing:
+            believed |= await self._settle(differing, (first, asked), (second, others), final, head)
+        return believed
+
+    async def _by_the_same(
+        self,
+        channels: Mapping[bytes, Sequence[bytes]],
+        first: Mapping[bytes, Read],
+        asked: Asked,
+        final: Block,
+        head: Block,
+    ) -> dict[bytes, Read]:
+        """Where nobody else answers: of what is told differently a moment later the worse counts, unconfirmed."""
+        second = await self.read(channels, final, head, Asked())
+        if differing := [id_ for id_ in channels if first[id_] != second[id_]]:
+            contradicted(Answer.STATE, str(asked), _described(differing, first, second))
+        return {id_: _worst([first[id_], second[id_]]) for id_ in channels}
+
+    async def _settle(
+        self,
+        channels: Mapping[bytes, Sequence[bytes]],
+        one: tuple[Mapping[bytes, Read], Asked],
+        other: tuple[Mapping[bytes, Read], Asked],
+        final: Block,
+        head: Block,
+    ) -> dict[bytes, Read]:
+        """Ask both again, and tell who said what does not hold."""
+        asked = Asked()
+        third = await self.read(channels, final, head, asked)
+        fourth, _ = await self._by_others(channels, third, final, head, asked)
+        believed: dict[bytes, Read] = {}
+        for id_ in channels:
+            if fourth is not None and third[id_] == fourth[id_]:
+                believed[id_] = third[id_]._replace(confirmed=True)
+            else:
+                told = [one[0][id_], other[0][id_], third[id_], *([fourth[id_]] if fourth is not None else [])]
+                believed[id_] = _worst(told)
+        for answer, who in (one, other):
+            wrong = [id_ for id_ in channels if answer[id_][:2] != believed[id_][:2]]
+            if wrong:
+                contradicted(Answer.STATE, str(who), _described(wrong, answer, believed))
+        return believed
+
+    async def _by_others(
+        self,
+        channels: Mapping[bytes, Sequence[bytes]],
+        told: Mapping[bytes, Read],
+        final: Block,
+        head: Block,
+        asked: Asked,
+    ) -> tuple[dict[bytes, Read] | None, Asked]:
+        """The same accounts in somebody else's answer; None if nobody else has one.
+
+        Somebody who does not have the head yet confirms what is final. What was `told` of the head raises nothing.
+        """
+        others = asked.again()
+        try:
+            at_final = await self._at(channels, final, others.final)
+        except ChainUnavailable as error:
+            self.unconfirmed = str(error)
+            return None, others
+        at_head = at_final if final == head else None
+        if at_head is None:
+            with suppress(ChainUnavailable):
+                at_head = await self._at(channels, head, others.head)
+        read = {id_: Read(at_final[id_], at_head[id_] if at_head else told[id_].head) for id_ in channels}
+        return read, others
+
+    async def _at(self, channels: Mapping[bytes, Sequence[bytes]], block: Block, heard: Heard) -> dict[bytes, Held]:
+        ids = [*channels]
+        flat = [channel_id for id_ in ids for channel_id in channels[id_]]
+        accounts, claimed = await asyncio.gather(
+            self._escrow.accounts(ids, block, heard), self._escrow.claimed(flat, block, heard)
+        )
+        paid = iter(claimed)
+        return {
+            id_: Held(account, dict(zip(channels[id_], paid, strict=False)) if channels[id_] else _NOTHING_PAID)
+            for id_, account in zip(ids, accounts, strict=True)
+        }
+
+
+def _worst(told: Sequence[Read]) -> Read:
+    """What is certain whichever of the answers is right."""
+    worst = told[0]
+    for other in told[1:]:
+        worst = Read(_worse(worst.final, other.final), _worse(worst.head, other.head))
+    return worst
+
+
+def _worse(one: Held, other: Held) -> Held:
+    claimed = {channel_id: min(paid, other.claimed[channel_id]) for channel_id, paid in one.claimed.items()}
+    return Held(cautious(one.account, other.account), claimed)
+
+
+def _described(wrong: Sequence[bytes], told: Mapping[bytes, Read], believed: Mapping[bytes, Read]) -> str:
+    """The first account in full, the others by their number."""
+    id_ = wrong[0]
+    more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+    return f"account {to_hex(id_)}: {_shown(told[id_])}, but {_shown(believed[id_])} when asked again{more}"
+
+
+def _shown(read: Read) -> str:
+    held = read.head.account
+    pending = f", {held.withdrawing} withdrawing" if held.withdrawable_at else ""
+    claimed = sum(read.final.claimed.values())
+    return f"balance {read.final.account.balance}, {held.balance} at the head{pending}, {claimed} claimed"

@@ -1,0 +1,58 @@
+"""Looks for the deposits that explain what an account holds, where the events that were heard of do not (R8).
+
+Asks for the events of that account alone, backwards from a final block, a few ranges in a look: until its last known
+state is reached and the events since tell another story than the one that was heard, or until its opening is reached.
+So what a look costs stays bounded, and a deposit whose event was lost, or that became final while nobody could confirm
+it and the aggregator restarted, is credited in the end.
+"""
+
+from typing import Final
+
+from tallystick_aggregator.chain import escrow_calls as calls
+from tallystick_aggregator.chain.deferred_escrow import DeferredEscrow
+from tallystick_aggregator.chain.node import Node
+from tallystick_aggregator.chain.port import Block, ChainUnavailable
+from tallystick_aggregator.chain.watching.explained import Anchor, funds_moved
+
+RANGES_PER_LOOK: Final = 4
+
+
+class Trace:
+    """The search for one account's deposits, from this final block backwards to the first block of all."""
+
+    def __init__(self, account_id: bytes, anchor: Anchor, final: Block, first: int) -> None:
+        self.account_id = account_id
+        self.anchor = anchor
+        self.final = final
+        self.moved: int | None = None
+        """What the account's events moved since the anchor, if that is another sum than was heard."""
+        self.funds: int | None = None
+        """What all events of the account say that it has, once they are known."""
+        self._first = first
+        self._next = final.number
+        self._sum = 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing left to ask for."""
+        return self.moved is not None or self.funds is not None or self._next < self._first
+
+    async def go_on(self, node: Node, escrow: DeferredEscrow, range_blocks: int) -> None:
+        """Ask for some more. Raises ChainUnavailable; then go on later."""
+        for _ in range(RANGES_PER_LOOK):
+            if self.ended:
+                return
+            first = max(self._first, self._next - range_blocks + 1)
+            since = self.anchor.block_number + 1
+            if first < since <= self._next:
+                first = since
+            last = self.final if self._next == self.final.number else await node.block(self._next)
+            if last is None:
+                raise ChainUnavailable(f"block {self._next} is not there")
+            logs = await escrow.of_account(self.account_id, first, last)
+            self._sum += funds_moved(logs, self.account_id)
+            self._next = first - 1
+            if any(log.topics[0] == calls.ACCOUNT_OPENED_TOPIC for log in logs):
+                self.funds = self._sum
+            elif first == since and self._sum != self.anchor.moved:
+                self.moved = self._sum

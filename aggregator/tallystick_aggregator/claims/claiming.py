@@ -1,0 +1,145 @@
+"""Sends batches of claims, finds the rows that would revert, and says of everything left out why (threat 10).
+
+Only what the contracts refuse with an error of their own is set aside for a while: it would be refused again. Whatever
+else a node answers (too little gas, no reason given, an error of its own) may be gone a moment later, so the rows are
+due again at the next settlement. A withdrawal's claims are never set aside: there may be no next time.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from tallystick.hexadecimal import to_hex
+from tallystick_aggregator.chain.port import Chain, ChainUnavailable, Reverted
+from tallystick_aggregator.claims.gas_scale import GasScale
+from tallystick_aggregator.claims.planner import Batch, Group
+from tallystick_aggregator.ledger.state import Account, Channel
+from tallystick_aggregator.store.port import Outgoing, TransactionKind
+
+PASSING_MAX: Final = 8
+"""Single rows that fail for a passing reason before the rest of a settlement is not tried any more."""
+
+_log = logging.getLogger(__name__)
+_alarm = logging.getLogger("tallystick.alarm")
+_WHOLE_BATCH: Final = ("NotOperatorOrSender",)
+"""Reverts that are about the sender, not about rows: to split the batch would help nobody."""
+
+
+class LeftOut(NamedTuple):
+    """What a settlement could not claim for a seller, in atomic units, and why."""
+
+    network: str
+    token: bytes
+    channel_id: bytes
+    receiver: bytes
+    amount: int
+    reason: str
+
+
+class Claimed(list[Outgoing]):
+    """The claim transactions of a settlement; `left_out`: what it did not claim although it was asked for."""
+
+    def __init__(self, claims: Iterable[Outgoing] = (), left_out: Iterable[LeftOut] = ()) -> None:
+        super().__init__(claims)
+        self.left_out = list(left_out)
+
+
+@dataclass(slots=True)
+class Run:
+    """One settlement while it is made. `urgent`: for accounts that withdraw."""
+
+    urgent: bool
+    settled: Claimed = field(default_factory=Claimed)
+    accounts: set[bytes] = field(default_factory=set[bytes])
+    """The accounts of what was sent."""
+    passing: int = 0
+    """Single rows that failed for a passing reason."""
+
+
+class Claiming:
+    """Sends the claims of one network, and remembers what is of no use to send."""
+
+    def __init__(self, chain: Chain, clock: Callable[[], float], set_aside_s: float) -> None:
+        self._chain = chain
+        self._clock = clock
+        self._set_aside_s = set_aside_s
+        self._set_aside: dict[bytes, tuple[float, str]] = {}
+        self._distrusted: set[bytes] = set()
+        self._gas_scale = GasScale()
+
+    @property
+    def planned_gas_max(self) -> int:
+        """The most that a batch may be planned at, by what this chain took for those before."""
+        return self._gas_scale.planned_max
+
+    def usable(self, account: Account) -> Account:
+        """The account, without an approval that turned out to be of no use."""
+        trusted = account.copy()
+        if account.approval is not None and account.approval.signature in self._distrusted:
+            trusted.approval = None
+        return trusted
+
+    def why_set_aside(self, channel: Channel) -> str:
+        """Why a channel is not claimed for a while; empty if it may be."""
+        until, reason = self._set_aside.get(channel.id, (0.0, ""))
+        if until > self._clock():
+            return reason
+        self._set_aside.pop(channel.id, None)
+        return ""
+
+    async def send(self, batch: Batch, run: Run) -> None:
+        """Send a batch; if it would revert, its halves. Raises ChainUnavailable."""
+        if run.passing >= PASSING_MAX and not run.settled:
+            self._leave_out(batch.groups, run, "not tried, because others fail for a passing reason")
+            return
+        call = self._chain.escrow.claim_call(batch.token, batch.claims)
+        try:
+            outgoing = await self._chain.send(
+                TransactionKind.CLAIM, os.urandom(32), call, rows=batch.rows, payouts=batch.payouts, urgent=run.urgent
+            )
+        except Reverted as reverted:
+            if reverted.reason.startswith(_WHOLE_BATCH):
+                _alarm.critical("no claim can be sent: %s", reverted.reason)
+                raise ChainUnavailable(f"no claim can be sent: {reverted.reason}") from reverted
+            _log.warning("a batch of %d claims would revert: %s", batch.rows, reverted.reason)
+            halves = batch.halves()
+            if halves is None:
+                if not reverted.by_contract:
+                    self._gas_scale.refused(batch)
+                self._refused(batch.groups[0], reverted, run)
+                return
+            for half in halves:
+                await self.send(half, run)
+            return
+        self._gas_scale.took(batch, outgoing.gas_limit)
+        _log.info("claim %d: %d channels of %d accounts", outgoing.id, batch.rows, len(batch.groups))
+        run.settled.append(outgoing)
+        run.accounts.update(group.account.id for group in batch.groups)
+
+    def _refused(self, group: Group, reverted: Reverted, run: Run) -> None:
+        """A row that would revert by itself, or an approval."""
+        account = to_hex(group.account.id)
+        if not reverted.by_contract:
+            run.passing += 1
+            self._leave_out([group], run, f"{reverted.reason}; it is tried again")
+            return
+        if group.approval is not None:
+            self._distrusted.add(group.approval)
+            _alarm.error("the approval of account %s cannot be used: %s", account, reverted.reason)
+            self._leave_out([group], run, f"{reverted.reason}; the next settlement goes by vouchers")
+            return
+        for row in group.rows:
+            _alarm.error("the claim on channel %s would revert: %s", to_hex(row.channel_id), reverted.reason)
+            if not run.urgent:
+                self._set_aside[row.channel_id] = (self._clock() + self._set_aside_s, reverted.reason)
+        self._leave_out([group], run, reverted.reason)
+
+    def _leave_out(self, groups: Iterable[Group], run: Run, reason: str) -> None:
+        run.settled.left_out += [
+            LeftOut(self._chain.network, group.account.config.token, row.channel_id, row.receiver, row.amount, reason)
+            for group in groups
+            for row in group.rows
+            if row.amount
+        ]

@@ -1,0 +1,322 @@
+"""The whole aggregator, put together: opened in the order of who needs whom, closed in reverse.
+
+`running` yields once calls are taken. What cannot work raises StartError before that: one sentence, nothing left open.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tallystick.channels import account_id
+from tallystick.eip712 import ESCROW_NAME, ESCROW_VERSION, escrow_domain
+from tallystick.hexadecimal import checksum, to_hex
+from tallystick_aggregator.accounts.accounts import Accounts
+from tallystick_aggregator.accounts.channels import Channels
+from tallystick_aggregator.accounts.deposits import Deposits
+from tallystick_aggregator.accounts.offers import NetworkOffer, Offers, TokenOffer
+from tallystick_aggregator.accounts.refunds import Refunds
+from tallystick_aggregator.api.grpc.account import AccountService
+from tallystick_aggregator.api.grpc.charge import ChargeService
+from tallystick_aggregator.api.grpc.facilitator import FacilitatorService
+from tallystick_aggregator.api.grpc.principals import Principals
+from tallystick_aggregator.api.grpc.server import GrpcServer, Services
+from tallystick_aggregator.api.grpc.settlement import SettlementService
+from tallystick_aggregator.auth.credentials import Credentials, CredentialsError
+from tallystick_aggregator.auth.gas_budgets import GasBudget
+from tallystick_aggregator.chain.chain import EvmChain
+from tallystick_aggregator.chain.port import ChainUnavailable
+from tallystick_aggregator.chain.settings import ChainSettings, ConfigurationError
+from tallystick_aggregator.charging import Intake, LedgerWriter
+from tallystick_aggregator.charging.maintenance import Upkeep
+from tallystick_aggregator.charging.signature_processes import SignatureProcesses
+from tallystick_aggregator.charging.signatures import SignatureChecker, SignatureThreads
+from tallystick_aggregator.claims.collecting import Collecting
+from tallystick_aggregator.claims.planner import Policy
+from tallystick_aggregator.claims.service import SettlementSettings
+from tallystick_aggregator.claims.settlements import Settlements
+from tallystick_aggregator.ledger.invariants import InvariantViolated, check_invariants
+from tallystick_aggregator.ledger.state import Ledger
+from tallystick_aggregator.runtime.config.chains import describe
+from tallystick_aggregator.runtime.config.file import Config
+from tallystick_aggregator.runtime.health import Health, keep_probing
+from tallystick_aggregator.runtime.supervisor import Supervisor
+from tallystick_aggregator.schemes.deferred.payments import DeferredPayments
+from tallystick_aggregator.schemes.exact import ExactPayments
+from tallystick_aggregator.store.port import StoreError
+from tallystick_aggregator.store.sqlite.store import SqliteStore
+
+StartError: Final = (ConfigurationError, StoreError, CredentialsError, InvariantViolated)
+"""What may keep the aggregator from starting; each says why in one sentence."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """An aggregator that takes calls at `address`. `dead` is set once nothing it says can be relied on any more."""
+
+    address: str
+    health: Health
+    dead: asyncio.Event
+
+
+@asynccontextmanager
+async def running(config: Config, *, clock: Callable[[], float] = time.time) -> AsyncGenerator[Running, None]:
+    """Open everything, yield while it runs, close everything. Raises what StartError lists.
+
+    `clock` tells the time in seconds since the epoch; payers, sellers and the chain must go by the same.
+    """
+    async with AsyncExitStack() as stack:
+        store = await _open_store(stack, config)
+        credentials = Credentials.open(config.credentials_path)
+        stack.callback(credentials.close)
+        dead = asyncio.Event()
+        chains: dict[str, EvmChain] = {}
+        writer = await _start_writer(stack, config, store, chains, dead, clock)
+        await _start_chains(stack, config, store, writer, chains, clock)
+        offers = make_offers(config)
+        parts = _Parts(config, store, writer, chains, offers, await _start_signatures(stack, config), clock)
+        stack.callback(parts.intake.close)
+        settlements = await _start_settlements(stack, parts)
+        collecting = await _start_collecting(stack, parts)
+        supervisor = Supervisor()
+        stack.push_async_callback(supervisor.stop)
+        services = parts.services(Principals(credentials.lookup), settlements)
+        server = GrpcServer(services, config.server.listen, config.tls)
+        health = Health(
+            [
+                lambda: _store_problems(writer),
+                parts.upkeep.problems,
+                lambda: supervisor.problems,
+                lambda: _stale(chains),
+            ],
+            server.tell_health,
+            [
+                lambda: [problem for chain in chains.values() for problem in chain.problems()],
+                settlements.problems,
+                parts.budget.problems,
+                *(one.problems for one in collecting),
+            ],
+            settlement=[
+                lambda: [problem for chain in chains.values() for problem in chain.sending_problems()],
+                settlements.problems,
+            ],
+            tell_settling=server.tell_settling,
+        )
+        _start_background(supervisor, parts, health)
+        await health.look()
+        await server.start()
+        stack.push_async_callback(_stop_serving, services.charge, server, float(config.server.stop_grace_s))
+        host = config.server.listen.rpartition(":")[0]
+        yield Running(f"{host}:{server.port}", health, dead)
+        log.info("stopping")
+
+
+def make_offers(config: Config) -> Offers:
+    """Return what the configuration accepts, by network."""
+    return {
+        chain.network: NetworkOffer(
+            network=chain.network,
+            escrow=chain.escrow,
+            escrow_name=ESCROW_NAME,
+            escrow_version=ESCROW_VERSION,
+            operator=chain.operator,
+            tokens={
+                token.address: TokenOffer(
+                    token.address, token.symbol, token.decimals, token.name, token.version, token.min_deposit
+                )
+                for token in chain.tokens
+            },
+            withdraw_delay_s_min=chain.withdraw_delay_s_min,
+            withdraw_delay_s_max=chain.withdraw_delay_s_max,
+            withdraw_delay_s=config.withdraw_delays_s[chain.network],
+        )
+        for chain in config.chains
+    }
+
+
+class _Parts:
+    """The middle: schemes over the intake, the ledger and the chains."""
+
+    def __init__(
+        self,
+        config: Config,
+        store: SqliteStore,
+        writer: LedgerWriter,
+        chains: Mapping[str, EvmChain],
+        offers: Offers,
+        signatures: SignatureChecker,
+        clock: Callable[[], float],
+    ) -> None:
+        self.config, self.store, self.writer, self.chains, self.offers = config, store, writer, chains, offers
+        self.clock = clock
+
+        def now_s() -> int:
+            return int(clock())
+
+        rules, outbox = config.rules, store.outbox
+        separators = {network: chain.escrow.domain.separator for network, chain in chains.items()}
+        self.intake = Intake(writer, separators, rules, signatures=signatures)
+        self.upkeep = Upkeep(writer, store.journal, rules)
+        channels = Channels(chains, offers, writer, rules)
+        self.deferred = DeferredPayments(offers, channels, self.intake, writer)
+        self.budget = GasBudget(config.gas_limits)
+        self.exact = ExactPayments(chains, offers, outbox, now_s, budget=self.budget)
+        self.accounts = Accounts(chains, offers, channels, writer, rules, now_s)
+        self.deposits = Deposits(chains, offers, writer, outbox, now_s, budget=self.budget)
+        self.refunds = Refunds(chains, self.accounts, writer, outbox, budget=self.budget)
+
+    def services(self, principals: Principals, settlements: Settlements) -> Services:
+        """Return what the server serves."""
+        limits = self.config.charge_limits
+        return Services(
+            FacilitatorService(principals, self.offers, self.deferred, self.exact, self.config.rules, limits),
+            ChargeService(principals, self.intake, self.writer, limits),
+            AccountService(principals, self.accounts, self.deposits, self.refunds),
+            SettlementService(principals, self.store.outbox, settlements),
+        )
+
+
+async def _open_store(stack: AsyncExitStack, config: Config) -> SqliteStore:
+    store = await SqliteStore.open(config.store_path)
+    stack.push_async_callback(store.close)
+    if store.lost_epochs:
+        log.critical(
+            "the store is a backup from before its last %d starts: charges since then are not in it", store.lost_epochs
+        )
+    return store
+
+
+async def _start_writer(
+    stack: AsyncExitStack,
+    config: Config,
+    store: SqliteStore,
+    chains: Mapping[str, EvmChain],
+    dead: asyncio.Event,
+    clock: Callable[[], float],
+) -> LedgerWriter:
+    ledger = await store.journal.load()
+    check_invariants(ledger)
+    refuse_foreign_accounts(ledger, config.chains, config.store_path)
+    log.info("the ledger has %d accounts and %d channels", len(ledger.accounts), len(ledger.channels))
+    writer = LedgerWriter(
+        ledger,
+        store.journal,
+        stale_networks=lambda: frozenset(network for network, chain in chains.items() if chain.stale()),
+        clock_ms=lambda: int(clock() * 1_000),
+    )
+    task = asyncio.create_task(writer.serve(), name="ledger writer")
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            log.critical("the ledger's writer has died; stopping", exc_info=task.exception())
+        dead.set()
+
+    async def finish() -> None:
+        writer.stop()
+        await asyncio.gather(task, return_exceptions=True)
+
+    task.add_done_callback(ended)
+    stack.push_async_callback(finish)
+    return writer
+
+
+async def _start_signatures(stack: AsyncExitStack, config: Config) -> SignatureChecker:
+    if not config.server.signature_processes:
+        return SignatureThreads()
+    processes = SignatureProcesses(config.server.signature_processes)
+    stack.push_async_callback(processes.closed)
+    await processes.start()
+    return processes
+
+
+def refuse_foreign_accounts(ledger: Ledger, chains: Sequence[ChainSettings], store_path: Path) -> None:
+    """An account that no configured operator can claim must not be charged either: it would never be paid out.
+
+    Raises ConfigurationError.
+    """
+    served = {chain.network: (chain.operator, escrow_domain(chain.chain_id, chain.escrow)) for chain in chains}
+    for account in ledger.accounts.values():
+        operator, domain = served.get(account.network, (None, None))
+        is_served = account.config.receiver_authorizer == operator
+        if not is_served or domain is None or account_id(domain, account.config) != account.id:
+            raise ConfigurationError(
+                f"the store {store_path} holds account {to_hex(account.id)} of {account.network}, operator"
+                f" {checksum(account.config.receiver_authorizer)}, which the configuration does not serve; start with"
+                " the network, escrow and operator that the store was made with, or with another store"
+            )
+
+
+async def _start_chains(
+    stack: AsyncExitStack,
+    config: Config,
+    store: SqliteStore,
+    writer: LedgerWriter,
+    chains: dict[str, EvmChain],
+    clock: Callable[[], float],
+) -> None:
+    for settings in config.chains:
+        log.info("%s", describe(settings))
+        chain = EvmChain(settings, store.outbox, writer, clock=clock)
+        stack.push_async_callback(chain.stop)
+        try:
+            await chain.start()
+        except ChainUnavailable as error:
+            raise ConfigurationError(f"{settings.network}: its endpoints do not answer: {error}") from error
+        chains[settings.network] = chain
+
+
+async def _start_settlements(stack: AsyncExitStack, parts: _Parts) -> Settlements:
+    config = parts.config
+    settings = SettlementSettings(
+        interval_s=config.interval_s,
+        policy=Policy(config.claim_amount_min, config.claim_age_s_max),
+        withdraw_margin_s=config.rules.withdraw_margin_s,
+    )
+    settlements = Settlements(parts.chains.values(), parts.writer, parts.store.outbox, settings, clock=parts.clock)
+    stack.push_async_callback(settlements.stop)
+    settlements.start()
+    return settlements
+
+
+async def _start_collecting(stack: AsyncExitStack, parts: _Parts) -> Sequence[Collecting]:
+    amount_min = parts.config.claim_amount_min
+    each = [
+        Collecting(chain, parts.writer, parts.store.outbox, amount_min=amount_min) for chain in parts.chains.values()
+    ]
+    for one in each:
+        stack.push_async_callback(one.stop)
+        one.start()
+    return each
+
+
+def _start_background(supervisor: Supervisor, parts: _Parts, health: Health) -> None:
+    supervisor.start("expiring reservations", parts.upkeep.expire_reservations)
+    supervisor.start("forgetting payment ids", parts.upkeep.forget_payments)
+    supervisor.start("checkpoints", parts.upkeep.checkpoint)
+    supervisor.start("refunds", parts.refunds.keep_resuming)
+    supervisor.start("store probe", lambda: keep_probing(parts.writer))
+    supervisor.start("health", health.watch)
+
+
+async def _stop_serving(charges: ChargeService, server: GrpcServer, grace_s: float) -> None:
+    """Take nothing new, answer what was taken."""
+    stopping = asyncio.create_task(server.stop(grace_s))
+    await asyncio.sleep(0)  # no new streams from here on
+    charges.finish_streams()
+    await stopping
+
+
+def _store_problems(writer: LedgerWriter) -> Sequence[str]:
+    if not writer.available:
+        return ["the store cannot be written"]
+    return ["too much waits for a checkpoint"] if writer.backed_up else []
+
+
+def _stale(chains: Mapping[str, EvmChain]) -> Sequence[str]:
+    return [f"the mirror of {network} is stale" for network, chain in chains.items() if chain.stale()]

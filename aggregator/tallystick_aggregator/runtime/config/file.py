@@ -1,0 +1,289 @@
+"""The configuration file: TOML, strict, units in the names, keys by reference only.
+
+    [server]
+    listen = "127.0.0.1:7402"
+    [store]
+    path = "tallystick.db"
+    [[chain]]
+    network = "eip155:8453"
+    ...
+
+`Config.load` checks everything that can be checked without a network; what does not fit raises ConfigurationError with
+one sentence that names the setting. docs/configuration.md lists all settings.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+import msgspec
+
+from tallystick.amounts import parse_amount
+from tallystick.errors import KeyReferenceError, MalformedError
+from tallystick.keys import load_signer
+from tallystick.targets import is_loopback
+from tallystick_aggregator.api.grpc.charge import ChargeLimits
+from tallystick_aggregator.api.grpc.server import Tls
+from tallystick_aggregator.auth.gas_budgets import GasLimits
+from tallystick_aggregator.chain.settings import ChainSettings, ConfigurationError
+from tallystick_aggregator.charging.batcher import BATCH_MAX
+from tallystick_aggregator.ledger.commands import Rules
+from tallystick_aggregator.runtime.config.chains import (
+    ChainSection,
+    KeyLoader,
+    chain_settings,
+    check_delays,
+    check_networks,
+)
+from tallystick_aggregator.runtime.config.errors import SECONDS_MAX, between, what_is_wrong
+from tallystick_aggregator.runtime.config.gas import GasSection
+from tallystick_aggregator.runtime.logs import LEVELS
+
+DEFAULT_LISTEN: Final = "127.0.0.1:7402"
+DEFAULT_INTERVAL_S: Final = 3_600
+COUNT_MAX: Final = 2**31 - 1
+CONFIG_BYTES_MAX: Final = 1024 * 1024
+_PER_CHANNEL: Final = "limits.reservations_per_channel_max"
+_PER_RECEIVER: Final = "limits.reservations_per_receiver_max"
+
+
+class ServerSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Where the server listens, and how it proves who it is."""
+
+    listen: str = DEFAULT_LISTEN
+    tls_certificate: str = ""
+    tls_key: str = ""
+    tls_client_ca: str = ""
+    """With it, callers need a certificate of this authority too (mTLS)."""
+    insecure: bool = False
+    """Plain text beyond loopback, on purpose."""
+    log_json: bool = False
+    log_level: str = "info"
+    signature_processes: int = 1
+    """Children that check vouchers' signatures beside the server's own process; 0: threads of its own do."""
+    stop_grace_s: int = 10
+    """How long calls under way may still last when the server is told to stop."""
+
+    def check(self, folder: Path) -> None:
+        """Raise ConfigurationError for an address or TLS files that cannot work."""
+        host, _, port = self.listen.rpartition(":")
+        if not host or not (port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) <= 65_535):
+            raise ConfigurationError(f"server.listen: got {self.listen!r}, allowed HOST:PORT, such as {DEFAULT_LISTEN}")
+        if bool(self.tls_certificate) != bool(self.tls_key):
+            there, missing = ("tls_certificate", "tls_key") if self.tls_certificate else ("tls_key", "tls_certificate")
+            raise ConfigurationError(f"server.{missing}: got nothing, allowed a PEM file, because {there} is set")
+        if self.tls_client_ca and not self.tls_certificate:
+            raise ConfigurationError("server.tls_client_ca: asks for certificates, but tls_certificate is not set")
+        for name in ("tls_certificate", "tls_key", "tls_client_ca"):
+            path = getattr(self, name)
+            if path and not (folder / path).is_file():
+                raise ConfigurationError(f"server.{name}: got {path!r}, which is no file that can be read")
+        if self.log_level not in LEVELS:
+            raise ConfigurationError(f"server.log_level: got {self.log_level!r}, allowed {', '.join(LEVELS)}")
+        between(0, self.stop_grace_s, SECONDS_MAX, "server.stop_grace_s")
+        between(0, self.signature_processes, 256, "server.signature_processes")
+        if not self.tls_certificate and not self.insecure and not is_loopback(self.listen):
+            raise ConfigurationError(
+                f"server.listen: {self.listen} can be reached from outside without TLS;"
+                " set tls_certificate and tls_key, or insecure = true if something in front does TLS"
+            )
+
+    def tls(self, folder: Path) -> Tls | None:
+        """Read the TLS files, if there are any."""
+        if not self.tls_certificate:
+            return None
+        return Tls(
+            certificate=_pem(folder, self.tls_certificate, "server.tls_certificate", b"CERTIFICATE-----"),
+            key=_pem(folder, self.tls_key, "server.tls_key", b"PRIVATE KEY-----"),
+            client_ca=_pem(folder, self.tls_client_ca, "server.tls_client_ca", b"CERTIFICATE-----")
+            if self.tls_client_ca
+            else None,
+        )
+
+
+class StoreSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Where the store is; relative to the configuration file."""
+
+    path: str = "tallystick.db"
+    credentials_path: str = ""
+    """Sellers' tokens; by default beside the store."""
+
+
+class SettlementSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """When charges are claimed."""
+
+    interval_s: int = DEFAULT_INTERVAL_S
+    claim_amount_min: str = "0"
+    """A channel owed less than this (atomic units) waits, but not longer than `claim_age_s_max`."""
+    claim_age_s_max: int = 86_400
+
+
+class LimitsSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """The limits of payers, sellers and peers; amounts in atomic units, "0" for none."""
+
+    payment_id_retention_s: int = 172_800
+    payment_id_skew_s: int = 600
+    withdraw_margin_s: int = 3_600
+    reservation_s: int = 300
+    reservations_per_account_max: int = 4_000
+    reservations_per_channel_max: int = 250
+    reservations_per_receiver_max: int = 20_000
+    reserved_per_channel_max: str = "0"
+    exposure_per_account_max: str = "0"
+    exposure_per_receiver_max: str = "0"
+    channels_per_account_max: int = 10_000
+    spend_keys_per_account_max: int = 1_024
+    charges_per_batch_max: int = 256
+    unanswered_batches_max: int = 8
+    streams_per_seller_max: int = 64
+    streams_max: int = 1_024
+    stream_idle_s: int = 900
+
+    def rules(self) -> Rules:
+        """The same as the ledger takes it."""
+        for name in ("payment_id_retention_s", "reservation_s"):
+            between(1, getattr(self, name), SECONDS_MAX, f"limits.{name}")
+        for name in ("withdraw_margin_s", "payment_id_skew_s"):
+            between(0, getattr(self, name), SECONDS_MAX, f"limits.{name}")
+        for name in ("reservations_per_account_max", "channels_per_account_max", "spend_keys_per_account_max"):
+            between(1, getattr(self, name), COUNT_MAX, f"limits.{name}")
+        # A seller's share is no larger than the whole, or one seller could take all of it.
+        between(1, self.reservations_per_channel_max, self.reservations_per_account_max, _PER_CHANNEL)
+        between(self.reservations_per_channel_max, self.reservations_per_receiver_max, COUNT_MAX, _PER_RECEIVER)
+        if self.reservation_s >= self.payment_id_retention_s:
+            raise ConfigurationError(
+                f"limits.reservation_s: got {self.reservation_s}, allowed less than payment_id_retention_s"
+                f" ({self.payment_id_retention_s})"
+            )
+        return Rules(
+            payment_id_retention_s=self.payment_id_retention_s,
+            payment_id_skew_s=self.payment_id_skew_s,
+            withdraw_margin_s=self.withdraw_margin_s,
+            reservation_s=self.reservation_s,
+            reservations_per_account_max=self.reservations_per_account_max,
+            reservations_per_channel_max=self.reservations_per_channel_max,
+            reservations_per_receiver_max=self.reservations_per_receiver_max,
+            reserved_per_channel_max=parse_amount(self.reserved_per_channel_max, "limits.reserved_per_channel_max"),
+            exposure_per_account_max=parse_amount(self.exposure_per_account_max, "limits.exposure_per_account_max"),
+            exposure_per_receiver_max=parse_amount(self.exposure_per_receiver_max, "limits.exposure_per_receiver_max"),
+            channels_per_account_max=self.channels_per_account_max,
+            spend_keys_per_account_max=self.spend_keys_per_account_max,
+        )
+
+    def charge_limits(self) -> ChargeLimits:
+        """The same as streams of charges are held to."""
+        between(1, self.charges_per_batch_max, BATCH_MAX, "limits.charges_per_batch_max")
+        between(1, self.unanswered_batches_max, 1_024, "limits.unanswered_batches_max")
+        between(1, self.streams_per_seller_max, COUNT_MAX, "limits.streams_per_seller_max")
+        between(1, self.streams_max, COUNT_MAX, "limits.streams_max")
+        between(1, self.stream_idle_s, SECONDS_MAX, "limits.stream_idle_s")
+        return ChargeLimits(
+            charges_per_batch_max=self.charges_per_batch_max,
+            unanswered_batches_max=self.unanswered_batches_max,
+            streams_per_principal_max=self.streams_per_seller_max,
+            streams_max=self.streams_max,
+            stream_idle_s=self.stream_idle_s,
+        )
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    chain: list[ChainSection]
+    server: ServerSection = ServerSection()
+    store: StoreSection = StoreSection()
+    settlement: SettlementSection = SettlementSection()
+    limits: LimitsSection = LimitsSection()
+    gas: GasSection = GasSection()
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A checked configuration; paths are absolute. `withdraw_delays_s`: what is proposed to payers, by network."""
+
+    server: ServerSection
+    tls: Tls | None
+    store_path: Path
+    credentials_path: Path
+    interval_s: int
+    claim_amount_min: int
+    claim_age_s_max: int
+    rules: Rules
+    charge_limits: ChargeLimits
+    gas_limits: GasLimits
+    chains: tuple[ChainSettings, ...]
+    withdraw_delays_s: Mapping[str, int]
+
+    @classmethod
+    def load(cls, path: Path, *, with_keys: bool = True) -> Self:
+        """Read and check a file. Without keys, for commands that need the store only, chains are left out."""
+        try:
+            return cls.parse(_read(path), path.absolute().parent, load_signer if with_keys else None)
+        except (MalformedError, KeyReferenceError, ConfigurationError) as error:
+            raise ConfigurationError(f"{path}: {error}") from None
+
+    @classmethod
+    def parse(cls, text: bytes, folder: Path, load_key: KeyLoader | None) -> Self:
+        """The same from a file's text, for `folder`. Raises ConfigurationError and MalformedError."""
+        file = _convert(text)
+        file.server.check(folder)
+        tls = file.server.tls(folder) if load_key else None
+        rules, charge_limits = file.limits.rules(), file.limits.charge_limits()
+        amount_min = parse_amount(file.settlement.claim_amount_min, "settlement.claim_amount_min")
+        between(1, file.settlement.interval_s, SECONDS_MAX, "settlement.interval_s")
+        between(1, file.settlement.claim_age_s_max, SECONDS_MAX, "settlement.claim_age_s_max")
+        check_networks(file.chain)
+        for index, section in enumerate(file.chain):
+            check_delays(section, index, file.settlement.interval_s)
+        store_path = (folder / file.store.path).resolve()
+        beside = store_path.with_name(store_path.name + ".credentials")
+        return cls(
+            server=file.server,
+            tls=tls,
+            store_path=store_path,
+            credentials_path=folder / file.store.credentials_path if file.store.credentials_path else beside,
+            interval_s=file.settlement.interval_s,
+            claim_amount_min=amount_min,
+            claim_age_s_max=file.settlement.claim_age_s_max,
+            rules=rules,
+            charge_limits=charge_limits,
+            gas_limits=file.gas.limits(),
+            chains=tuple(
+                chain_settings(section, index, folder, load_key)
+                for index, section in enumerate(file.chain)
+                if load_key is not None
+            ),
+            withdraw_delays_s={section.network: section.withdraw_delay_s for section in file.chain},
+        )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as opened:
+            text = opened.read(CONFIG_BYTES_MAX + 1)
+    except FileNotFoundError:
+        raise ConfigurationError("there is no such file; `tallystick deploy` writes one, --config names it") from None
+    except OSError as error:
+        raise ConfigurationError(f"the configuration cannot be read: {error.strerror}") from None
+    if len(text) > CONFIG_BYTES_MAX:
+        raise ConfigurationError(f"got more than {CONFIG_BYTES_MAX} bytes, allowed a short TOML file")
+    return text
+
+
+def _convert(text: bytes) -> _File:
+    try:
+        return msgspec.convert(tomllib.loads(text.decode()), _File)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigurationError(f"this is no TOML: {error}") from None
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(what_is_wrong(error)) from None
+
+
+def _pem(folder: Path, name: str, setting: str, kind: bytes) -> bytes:
+    try:
+        data = (folder / name).read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{setting}: {name!r} cannot be read: {error.strerror}") from None
+    if b"-----BEGIN " not in data or kind not in data:
+        raise ConfigurationError(f"{setting}: {name!r} holds no {kind.decode().rstrip('-').lower()} in PEM")
+    return data

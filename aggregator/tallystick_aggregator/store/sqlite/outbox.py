@@ -1,0 +1,102 @@
+"""The outbox in the store's file: transactions that were or will be sent, each write a transaction of its own."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from tallystick_aggregator.store.binary import Unstorable
+from tallystick_aggregator.store.port import Outgoing, TransactionKind
+from tallystick_aggregator.store.sqlite.database import Database, Rows
+from tallystick_aggregator.store.sqlite.schema import ORDINALS
+from tallystick_aggregator.store.transactions import decode_outgoing, encode_outgoing
+
+_ADD: Final = """
+INSERT INTO outbox (network, kind, reference, sender, nonce, status, receivers, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (kind, reference) DO NOTHING RETURNING id"""
+_UPDATE: Final = """
+UPDATE outbox SET network = ?, kind = ?, reference = ?, sender = ?, nonce = ?, status = ?, receivers = ?, body = ?
+WHERE id = ?"""
+_BY_REFERENCE: Final = "SELECT id, body FROM outbox WHERE kind = ? AND reference = ?"
+_OPEN: Final = "SELECT id, body FROM outbox WHERE network = ? AND status IN (1, 2) ORDER BY nonce, id"
+_CLAIMS: Final = """
+SELECT id, body FROM outbox WHERE id IN (
+    SELECT DISTINCT id FROM outbox_receivers
+    WHERE receiver IN (SELECT substr(?1, 20 * n + 1, 20) FROM ordinals WHERE n < ?2) AND (?3 = 0 OR id < ?3)
+    ORDER BY id DESC LIMIT ?4
+) ORDER BY id DESC"""
+_BEFORE: Final = "SELECT id, body FROM outbox WHERE network = ?1 AND (?2 = 0 OR id < ?2) ORDER BY id DESC LIMIT ?3"
+_ROWS_AT_ONCE: Final = 256
+_NEXT_NONCE: Final = "SELECT max(nonce) + 1 FROM outbox WHERE network = ? AND sender = ?"
+
+
+class SqliteOutbox:
+    """See `port.Outbox`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, outgoing: Outgoing) -> Outgoing:
+        """See the port."""
+        added = await self._database.write_returning(_ADD, _columns(outgoing))
+        if added:
+            return replace(outgoing, id=added[0][0])
+        known = await self.by_reference(outgoing.kind, outgoing.reference)
+        assert known is not None, "nothing is ever deleted from the outbox"
+        return known
+
+    async def update(self, outgoing: Outgoing) -> None:
+        """See the port."""
+        if await self._database.write(_UPDATE, (*_columns(outgoing), outgoing.id)) == 0:
+            raise ValueError(f"the outbox has no transaction {outgoing.id}")
+
+    async def by_reference(self, kind: TransactionKind, reference: bytes) -> Outgoing | None:
+        """See the port."""
+        found = _decoded(await self._database.read(_BY_REFERENCE, (kind, reference)))
+        return found[0] if found else None
+
+    async def open(self, network: str) -> Sequence[Outgoing]:
+        """See the port."""
+        return _decoded(await self._database.read(_OPEN, (network,)))
+
+    async def claims(self, receivers: Sequence[bytes], before_id: int, limit: int) -> Sequence[Outgoing]:
+        """See the port."""
+        return _decoded(await self._database.read(_CLAIMS, (b"".join(receivers), len(receivers), before_id, limit)))
+
+    async def since(self, network: str, created_at: int) -> Sequence[Outgoing]:
+        """See the port."""
+        found: list[Outgoing] = []
+        before = 0
+        while True:
+            rows = _decoded(await self._database.read(_BEFORE, (network, before, _ROWS_AT_ONCE)))
+            younger = [outgoing for outgoing in rows if outgoing.created_at > created_at]
+            found += younger
+            if len(younger) < _ROWS_AT_ONCE:
+                return found[::-1]
+            before = younger[-1].id
+
+    async def next_nonce(self, network: str, sender: bytes) -> int:
+        """See the port."""
+        ((nonce,),) = await self._database.read(_NEXT_NONCE, (network, sender))
+        return int(nonce or 0)
+
+
+def _columns(outgoing: Outgoing) -> tuple[object, ...]:
+    receivers: list[bytes] = []
+    if outgoing.kind is TransactionKind.CLAIM:
+        receivers = sorted({payout.receiver for payout in outgoing.payouts})
+    if len(receivers) > ORDINALS:
+        raise Unstorable(f"a claim pays {len(receivers)} receivers; at most {ORDINALS} fit")
+    return (
+        outgoing.network,
+        outgoing.kind,
+        outgoing.reference,
+        outgoing.sender,
+        outgoing.nonce,
+        outgoing.status,
+        b"".join(receivers),
+        encode_outgoing(outgoing),
+    )
+
+
+def _decoded(rows: Rows) -> list[Outgoing]:
+    return [decode_outgoing(id_, body) for id_, body in rows]

@@ -1,0 +1,6 @@
+"""The payer's commands of `tallystick`.
+
+commands     wallet and fetch; options what they have in common
+status_text  a wallet's status on a terminal
+withdrawals  a step of the timed way out; onchain its transactions (extra `chain`)
+"""

@@ -1,0 +1,305 @@
+"""The payer's commands of `tallystick`: look after a wallet, and pay for one URL."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import httpx
+
+from tallystick.errors import Described, MalformedError, TallystickError
+from tallystick.hexadecimal import checksum, to_hex
+from tallystick.keys import PASSWORD_VARIABLE, create_keystore
+from tallystick_client.cli import EXIT_CONFIGURATION, EXIT_FAILED
+from tallystick_client.payer.cli.options import JSON, with_existing_wallet, with_wallet
+from tallystick_client.payer.cli.status_text import print_status
+from tallystick_client.payer.cli.withdrawals import Step, withdraw_all
+from tallystick_client.payer.fleet.wallet import Wallet
+from tallystick_client.payer.http.transport import PayingTransport, Receipt
+from tallystick_client.payer.policy.budgets import Budgets, DepositPolicy
+from tallystick_client.payer.policy.offers import told_error
+from tallystick_client.payer.texts import show
+from tallystick_client.payer.wallet.wallet import RECONCILE_EVERY_S
+
+
+@click.group()
+def wallet() -> None:
+    """Look after a payer's wallet: its deposits, its book, its money back.
+
+    A wallet is a key, and a book that only one process opens at a time. The options can also be set as
+    TALLYSTICK_WALLET, TALLYSTICK_KEY and TALLYSTICK_OPERATOR.
+    """
+
+
+@wallet.command()
+@click.argument("keystore", default="wallet.key.json", type=click.Path(path_type=Path, dir_okay=False))
+@JSON
+def create(keystore: Path, as_json: bool) -> None:
+    """Make a new key in an encrypted KEYSTORE, and say its address.
+
+    The password is asked for, or taken from TALLYSTICK_KEYSTORE_PASSWORD.
+
+    \b
+    tallystick wallet create wallet.key.json
+    """
+    password = os.environ.get(PASSWORD_VARIABLE) or click.prompt("Password", hide_input=True, confirmation_prompt=True)
+    try:
+        address = checksum(create_keystore(keystore, password))
+    except (OSError, TallystickError) as error:
+        reason = "it exists already" if isinstance(error, FileExistsError) else error
+        click.echo(f"tallystick: the keystore {keystore} was not written: {reason}", err=True)
+        sys.exit(EXIT_CONFIGURATION)
+    if as_json:
+        click.echo(json.dumps({"address": address, "key": f"keystore:{keystore}"}))
+    else:
+        click.echo(f"{address}\nSend it the tokens that it may spend, and use it as --key keystore:{keystore}")
+
+
+@wallet.command()
+@JSON
+@with_existing_wallet
+async def status(open_wallet: Callable[..., Awaitable[Wallet]], as_json: bool) -> None:
+    """Show the book: what was deposited, charged, and is still free. Asks nobody.
+
+    Per seller: charged, as its answers or the aggregator say; granted, to requests or workers that may spend it;
+    unknown, sent and never answered, which counts as spent until it is reconciled; disputed, charged beyond what this
+    wallet ever sent; and signed, the sum that vouchers are signed up to. A deposit or refund that is under way is
+    shown, and what was signed for exact transfers. Text shortens ids and addresses, and leaves unknown and disputed out
+    where there is nothing of them.
+
+    \b
+    tallystick wallet status --key env:PAYER_KEY
+    """
+    async with await open_wallet() as opened:
+        found = await opened.status()
+    if as_json:
+        click.echo(json.dumps(found.as_dict(), indent=2))
+        return
+    print_status(found)
+
+
+# A negative amount is told as one, not as an option that there is not.
+@wallet.command(context_settings={"ignore_unknown_options": True})
+@click.argument("amount")
+@with_wallet
+async def deposit(open_wallet: Callable[..., Awaitable[Wallet]], amount: str) -> None:
+    """Deposit as much as brings the account up to AMOUNT (in the token's unit), without gas.
+
+    Where the payer's address holds less than that, nothing is deposited.
+
+    \b
+    tallystick wallet deposit 2
+    """
+    policy = DepositPolicy(low=amount, high=amount)
+    async with await open_wallet(amounts={"AMOUNT": amount}, deposit=policy) as opened:
+        await opened.deposit()
+        for account in (await opened.status()).accounts:
+            free = show(account.free, account.decimals, account.symbol)
+            click.echo(f"{free} free at {account.operator} on {account.network}")
+
+
+@wallet.command()
+@JSON
+@with_existing_wallet
+async def refund(open_wallet: Callable[..., Awaitable[Wallet]], as_json: bool) -> None:
+    """Bring back all that is not owed to sellers: at once, and without gas.
+
+    \b
+    tallystick wallet refund --json
+    """
+    async with await open_wallet() as opened:
+        refunds = await opened.refund()
+    if as_json:
+        rows = [
+            {"token": checksum(r.token.token), "amount": r.amount, "transaction": to_hex(r.transaction)}
+            for r in refunds
+        ]
+        click.echo(json.dumps(rows, indent=2))
+        return
+    for token, amount, transaction in refunds:
+        shown = show(amount, token.decimals, token.symbol)
+        click.echo(f"{shown} came back in {to_hex(transaction)}" if amount else "nothing to bring back")
+    if not refunds:
+        click.echo("No account yet: nothing to bring back.")
+
+
+@wallet.command()
+@JSON
+@with_existing_wallet
+async def reconcile(open_wallet: Callable[..., Awaitable[Wallet]], as_json: bool) -> None:
+    """Learn what became of payments whose answer was lost.
+
+    \b
+    tallystick wallet reconcile
+    """
+    async with await open_wallet() as opened:
+        result = await opened.reconcile()
+    if as_json:
+        fields = {name: getattr(result, name) for name in ("freed", "charged", "unknown", "disputed")}
+        click.echo(json.dumps(fields, indent=2))
+    else:
+        click.echo(
+            f"charged {result.charged}, free again {result.freed}, still unknown {result.unknown}, "
+            f"disputed {result.disputed} (atomic units)"
+        )
+
+
+@wallet.command()
+@click.option("--rpc", required=True, envvar="TALLYSTICK_RPC", metavar="URL", help="A node of the chain.")
+@click.option("--finalize", is_flag=True, help="Take the money, after the delay.")
+@click.option("--cancel", is_flag=True, help="Give the withdrawal up.")
+@JSON
+@with_existing_wallet
+async def withdraw(
+    open_wallet: Callable[..., Awaitable[Wallet]], rpc: str, finalize: bool, cancel: bool, as_json: bool
+) -> None:
+    """Leave without the operator: by the payer's own transactions, after the account's delay. Needs gas.
+
+    Without --finalize or --cancel it starts to withdraw everything. What was charged is paid first.
+
+    \b
+    tallystick wallet withdraw --rpc https://rpc.example
+    tallystick wallet withdraw --rpc https://rpc.example --finalize
+    """
+    if finalize and cancel:
+        raise MalformedError("--finalize, --cancel", Described("both"), "one of them, or neither to start")
+    step: Step = "finalize" if finalize else "cancel" if cancel else "initiate"
+    async with await open_wallet() as opened:
+        steps = await withdraw_all(opened, rpc, step)
+    if as_json:
+        click.echo(json.dumps([taken.as_dict() for taken in steps], indent=2))
+        return
+    for taken in steps:
+        click.echo(str(taken))
+    if not steps:
+        click.echo(f"No account {'holds anything' if step == 'initiate' else 'is being withdrawn'}: nothing to do.")
+
+
+def _file(path: str | None) -> bytes | None:
+    return None if path is None else Path(path).read_bytes()
+
+
+_PEM: Final = click.Path(exists=True, dir_okay=False)
+
+
+@wallet.command()
+@click.option("--listen", default="127.0.0.1:7410", show_default=True, metavar="HOST:PORT|unix:PATH")
+@click.option(
+    "--token", default="env:TALLYSTICK_WALLET_TOKEN", show_default=True, metavar="REF",
+    help="What workers have to show: env:NAME or file:PATH.",
+)  # fmt: skip
+@click.option("--per-request", metavar="AMOUNT", help="Budget, in the token's unit.")
+@click.option("--per-host", metavar="AMOUNT", help="Budget, in the token's unit.")
+@click.option("--per-day", metavar="AMOUNT", help="Budget, in the token's unit.")
+@click.option("--total", metavar="AMOUNT", help="Budget, in the token's unit.")
+@click.option("--deposit-low", metavar="AMOUNT", default="0", help="Deposit when less than this is left.")
+@click.option("--deposit-high", metavar="AMOUNT", help="Deposit up to this; without it, no deposit is made.")
+@click.option("--max-headroom", default=64, show_default=True, type=click.IntRange(1, 100_000))
+@click.option("--approve-every", default=0.0, metavar="SECONDS", help="Approve the totals of the next claim so often.")
+@click.option(
+    "--lease", default=30.0, show_default=True, metavar="SECONDS", help="Silence that means a worker is dead."
+)
+@click.option("--tls-cert", type=_PEM, help="The server's certificate chain (PEM).")
+@click.option("--tls-key", type=_PEM, help="Its private key (PEM).")
+@click.option("--tls-client-ca", type=_PEM, help="Workers must show a certificate of this authority (PEM).")
+@click.option("--insecure", is_flag=True, help="Plain text beyond this machine.")
+@with_wallet
+async def serve(open_wallet: Callable[..., Awaitable[Wallet]], **options: Any) -> None:
+    """Serve this wallet to workers on many machines: one deposit, one book, one budget.
+
+    Workers use `await Wallet.connect("HOST:PORT", token="env:...")`. Prints "listening on ..." once it takes calls.
+
+    \b
+    tallystick wallet serve --listen unix:wallet.sock --per-day 5 --deposit-high 10
+    """
+    from tallystick_client.payer.fleet.codec import read_token  # noqa: PLC0415
+    from tallystick_client.payer.fleet.serving import ServerCredentials, WalletServer  # noqa: PLC0415
+
+    chain, key = _file(options["tls_cert"]), _file(options["tls_key"])
+    if (chain is None) != (key is None):
+        raise MalformedError("--tls-cert, --tls-key", "one of them", "both or neither")
+    tls = ServerCredentials(chain, key, _file(options["tls_client_ca"])) if chain and key else None
+    high = options["deposit_high"]
+    names = ("per_request", "per_host", "per_day", "total", "deposit_low", "deposit_high")
+    opened = await open_wallet(
+        amounts={f"--{name.replace('_', '-')}": options[name] for name in names},
+        budgets=Budgets(options["per_request"], options["per_host"], options["per_day"], options["total"]),
+        deposit=DepositPolicy(options["deposit_low"], high) if high is not None else None,
+        max_headroom=options["max_headroom"],
+        approve_every_s=options["approve_every"],
+        reconcile_every_s=RECONCILE_EVERY_S,
+        keep_workers=True,
+    )
+    stopped = asyncio.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(name, stopped.set)
+    async with opened:
+        server = WalletServer(
+            opened,
+            options["listen"],
+            read_token(options["token"]),
+            credentials=tls,
+            insecure=options["insecure"],
+            lease_s=options["lease"],
+        )
+        async with server:
+            click.echo(f"listening on {server.target}")
+            await stopped.wait()
+
+
+@click.command()
+@click.argument("url")
+@click.option("--max-price", metavar="AMOUNT", help="The most that the page may cost, in the token's unit.")
+@click.option("--deposit", "deposit_", metavar="AMOUNT", help="Deposit up to this much where it is not covered yet.")
+@click.option("-X", "--method", default="GET", show_default=True)
+@click.option("-d", "--data", help="A body to send.")
+@click.option("-v", "--verbose", is_flag=True, help="Say on standard error what it cost.")
+@with_wallet
+async def fetch(
+    open_wallet: Callable[..., Awaitable[Wallet]],
+    url: str,
+    max_price: str | None,
+    deposit_: str | None,
+    method: str,
+    data: str | None,
+    verbose: bool,
+) -> None:
+    """Fetch one URL, pay for it if it asks, and print its body.
+
+    \b
+    tallystick fetch https://example.org/articles/1 --max-price 0.01
+    """
+    opened = await open_wallet(
+        amounts={"--max-price": max_price, "--deposit": deposit_},
+        budgets=Budgets(per_request=max_price),
+        deposit=DepositPolicy(low=0, high=deposit_) if deposit_ is not None else None,
+    )
+    async with opened, httpx.AsyncClient(transport=PayingTransport(opened), follow_redirects=True) as http:
+        try:
+            response = await http.request(method, url, content=data)
+        except httpx.InvalidURL as error:
+            raise MalformedError("url", url, f"a URL of http or https ({error})") from None
+    if verbose:
+        click.echo(_cost(response), err=True)
+    sys.stdout.buffer.write(response.content)
+    if response.is_error:
+        sys.stdout.buffer.write(b"\n")
+        sys.stdout.flush()
+        why = told_error(response.headers)
+        click.echo(f"tallystick: {url} answered {response.status_code}{': ' if why else ''}{why}", err=True)
+        sys.exit(EXIT_FAILED)
+
+
+def _cost(response: httpx.Response) -> str:
+    receipt = response.extensions.get("payment")
+    if not isinstance(receipt, Receipt):
+        return "it cost nothing"
+    token = receipt.offer.token
+    if receipt.charged is None:
+        return f"it cost at most {show(receipt.amount, token.decimals, token.symbol)} by {receipt.scheme}"
+    return f"it cost {show(receipt.charged, token.decimals, token.symbol)} by {receipt.scheme}"

@@ -1,0 +1,68 @@
+"""What `tallystick wallet withdraw` does: a step of the timed way out, for every account of a wallet."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tallystick.hexadecimal import shorten, to_hex
+from tallystick_client.payer.fleet.wallet import Wallet
+from tallystick_client.payer.policy.operators import Token
+from tallystick_client.payer.texts import show, show_time
+
+Step = Literal["initiate", "cancel", "finalize"]
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A step that was taken for an account, or had been before: then `transaction` is empty. `returned` in atomic units
+    of the token; times in seconds since the epoch.
+    """
+
+    account_id: bytes
+    token: Token
+    transaction: bytes
+    finalizes_at: int | None = None
+    returned: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        fields: dict[str, Any] = {"account": to_hex(self.account_id), "transaction": to_hex(self.transaction)}
+        if self.finalizes_at is not None:
+            fields["finalizes_at"] = self.finalizes_at
+        if self.returned is not None:
+            fields["returned"] = self.returned
+        return fields
+
+    def __str__(self) -> str:
+        account = f"account {shorten(to_hex(self.account_id))}"
+        if self.finalizes_at is not None:
+            # A node may be behind what it has just mined, and not know the time yet.
+            when = f"from {show_time(self.finalizes_at)} on" if self.finalizes_at else "after the delay"
+            return f"{account} is being withdrawn: --finalize takes the money {when}"
+        if self.returned is not None:
+            came = show(self.returned, self.token.decimals, self.token.symbol)
+            return f"{account}: {came} came back in {to_hex(self.transaction)}"
+        return f"{account} is not being withdrawn any more"
+
+
+async def withdraw_all(opened: Wallet, rpc: str, step: Step) -> list[Taken]:
+    """Take the step for every account for which there is one to take. Raises ChainError."""
+    # Here, because web3 takes a second to import and is an extra.
+    from tallystick_client.payer.cli.onchain import EscrowCaller  # noqa: PLC0415
+
+    taken: list[Taken] = []
+    for account, operator, token in opened.accounts():
+        async with EscrowCaller(rpc, operator, opened.signer) as escrow:
+            state = await escrow.account(account.config)
+            if step == "initiate" and state.withdrawable_at:
+                taken.append(Taken(account.id, token, b"", finalizes_at=state.withdrawable_at))
+            elif step == "initiate" and state.balance:
+                transaction = await escrow.initiate(account.config)
+                finalizes_at = (await escrow.account(account.config)).withdrawable_at
+                taken.append(Taken(account.id, token, transaction, finalizes_at=finalizes_at))
+            elif step == "cancel" and state.withdrawable_at:
+                taken.append(Taken(account.id, token, await escrow.cancel(account.config)))
+            elif step == "finalize" and state.withdrawable_at:
+                returned, transaction = await escrow.finalize(account.config)
+                await opened.record_withdrawal(account.id, returned)
+                taken.append(Taken(account.id, token, transaction, returned=returned))
+    return taken

@@ -1,0 +1,270 @@
+"""The wallet's own gRPC messages as bytes and integers, and its problems as exceptions, both ways."""
+
+import os
+from typing import Final, NamedTuple
+
+import grpc
+
+from tallystick.amounts import decode_amount, encode_amount
+from tallystick.channels import ChannelConfig
+from tallystick.errors import Described, MalformedError, Refused, TallystickError
+from tallystick.reasons import Reason
+from tallystick.v1 import common_pb2
+from tallystick.v1 import facilitator_pb2 as facilitator
+from tallystick.v1 import wallet_pb2 as pb
+from tallystick.x402 import ExactAuthorization, Network
+from tallystick_client.payer.errors import (
+    BalanceTooLow,
+    BookUnavailable,
+    BudgetExceeded,
+    DepositNotAllowed,
+    OfferNotAllowed,
+    WalletError,
+)
+from tallystick_client.payer.policy.offers import Seller
+from tallystick_client.payer.policy.operators import DECIMALS_MAX, Operator, Token
+from tallystick_client.rpc import AggregatorUnavailable, refused
+
+HOST_CHARS_MAX: Final = 255
+
+_KINDS: Final[tuple[tuple[type[TallystickError], pb.WalletProblemKind.ValueType], ...]] = (
+    (BudgetExceeded, pb.WALLET_PROBLEM_KIND_BUDGET_EXCEEDED),
+    (DepositNotAllowed, pb.WALLET_PROBLEM_KIND_DEPOSIT_NOT_ALLOWED),
+    (BalanceTooLow, pb.WALLET_PROBLEM_KIND_BALANCE_TOO_LOW),
+    (Refused, pb.WALLET_PROBLEM_KIND_AGGREGATOR_REFUSED),
+    (AggregatorUnavailable, pb.WALLET_PROBLEM_KIND_AGGREGATOR_UNAVAILABLE),
+    (BookUnavailable, pb.WALLET_PROBLEM_KIND_BOOK_UNAVAILABLE),
+    (OfferNotAllowed, pb.WALLET_PROBLEM_KIND_OFFER_NOT_ALLOWED),
+)
+
+
+class WalletTerms(NamedTuple):
+    """What a wallet says about itself to its workers; amounts in atomic units."""
+
+    payer: bytes
+    operators: tuple[Operator, ...]
+    deferred: frozenset[tuple[Operator, bytes]]
+    per_request: dict[tuple[Operator, bytes], int]
+    allows_exact: bool
+    max_headroom: int
+    report_every_s: float
+
+
+def write_problem(error: TallystickError) -> pb.WalletProblem:
+    """An error as a worker is told of it."""
+    kind = next((kind for type_, kind in _KINDS if isinstance(error, type_)), pb.WALLET_PROBLEM_KIND_UNSPECIFIED)
+    problem = pb.WalletProblem(kind=kind, message=str(error))
+    if isinstance(error, BudgetExceeded):
+        problem.budget, problem.decimals, problem.symbol = error.budget, error.decimals, error.symbol
+        problem.got, problem.allowed = encode_amount(error.got), encode_amount(error.allowed)
+    if isinstance(error, Refused):
+        problem.refusal.CopyFrom(
+            common_pb2.Refusal(
+                reason=int(error.reason),  # type: ignore[arg-type]
+                retry=error.retry,
+                message=error.message,
+                field=error.field,
+                got=error.got,
+                allowed=error.allowed,
+            )
+        )
+    return problem
+
+
+def read_problem(problem: pb.WalletProblem) -> TallystickError:
+    """The same error again, in the worker."""
+    match problem.kind:
+        case pb.WALLET_PROBLEM_KIND_BUDGET_EXCEEDED:
+            got = decode_amount(problem.got, "problem.got")
+            allowed = decode_amount(problem.allowed, "problem.allowed")
+            if problem.decimals > DECIMALS_MAX:
+                raise MalformedError("problem.decimals", problem.decimals, f"from 0 to {DECIMALS_MAX}")
+            return BudgetExceeded(problem.budget, got, allowed, problem.decimals, problem.symbol)
+        case pb.WALLET_PROBLEM_KIND_DEPOSIT_NOT_ALLOWED:
+            return DepositNotAllowed(problem.message)
+        case pb.WALLET_PROBLEM_KIND_BALANCE_TOO_LOW:
+            return BalanceTooLow(problem.message)
+        case pb.WALLET_PROBLEM_KIND_AGGREGATOR_REFUSED:
+            return refused(problem.refusal)
+        case pb.WALLET_PROBLEM_KIND_AGGREGATOR_UNAVAILABLE:
+            return AggregatorUnavailable(problem.message, grpc.StatusCode.UNAVAILABLE)
+        case pb.WALLET_PROBLEM_KIND_BOOK_UNAVAILABLE:
+            return BookUnavailable(problem.message)
+        case pb.WALLET_PROBLEM_KIND_OFFER_NOT_ALLOWED:
+            return OfferNotAllowed([problem.message])
+        case _:
+            return WalletError(problem.message)
+
+
+def write_payee(seller: Seller) -> pb.Payee:
+    """Where a payment goes."""
+    operator = seller.operator
+    return pb.Payee(
+        network=str(operator.network),
+        operator=operator.operator,
+        escrow=operator.escrow,
+        token=seller.token.token,
+        receiver=seller.receiver,
+        host=seller.host,
+    )
+
+
+def read_payee(payee: pb.Payee, operators: tuple[Operator, ...]) -> Seller:
+    """The same, on this wallet's allow-list; raises OfferNotAllowed, and MalformedError on another form."""
+    if len(payee.receiver) != 20 or not any(payee.receiver):
+        raise MalformedError("payee.receiver", payee.receiver, "20 bytes that are not all zero")
+    if not 0 < len(payee.host) <= HOST_CHARS_MAX:
+        raise MalformedError("payee.host", payee.host, f"1 to {HOST_CHARS_MAX} characters")
+    for operator in operators:
+        same = (str(operator.network), operator.operator, operator.escrow)
+        token = operator.token(payee.token)
+        if token is not None and same == (payee.network, payee.operator, payee.escrow):
+            return Seller(operator, token, payee.receiver, payee.host)
+    raise OfferNotAllowed(["payee: its operator or token is not on the allow-list of the wallet that is served"])
+
+
+def write_operator(operator: Operator, deferred: list[bytes], per_request: list[int]) -> pb.PayerTerms:
+    """An operator of the allow-list; `per_request` has the limit for each of its tokens."""
+    return pb.PayerTerms(
+        network=str(operator.network),
+        aggregator=operator.aggregator,
+        operator=operator.operator,
+        escrow=operator.escrow,
+        withdraw_delay_s=operator.withdraw_delay_s,
+        tokens=[
+            facilitator.Asset(
+                token=token.token,
+                symbol=token.symbol,
+                decimals=token.decimals,
+                name=token.name,
+                version=token.version,
+                min_deposit=encode_amount(token.min_deposit),
+            )
+            for token in operator.tokens
+        ],
+        deferred_tokens=deferred,
+        per_request=[encode_amount(limit) for limit in per_request],
+    )
+
+
+def read_operator(terms: pb.PayerTerms) -> Operator:
+    """The same, in the worker. Raises MalformedError."""
+    return Operator(
+        network=Network.parse(terms.network, "operators.network"),
+        aggregator=terms.aggregator,
+        operator=terms.operator,
+        escrow=terms.escrow,
+        withdraw_delay_s=terms.withdraw_delay_s,
+        tokens=tuple(
+            Token(
+                token.token,
+                token.symbol,
+                token.decimals,
+                token.name,
+                token.version,
+                decode_amount(token.min_deposit, "operators.tokens.min_deposit"),
+            )
+            for token in terms.tokens
+        ),
+    )
+
+
+def write_exact(payment: ExactAuthorization) -> facilitator.ExactPayment:
+    """A signed transfer."""
+    return facilitator.ExactPayment(
+        to=payment.to,
+        value=encode_amount(payment.value),
+        valid_after=payment.valid_after,
+        valid_before=payment.valid_before,
+        nonce=payment.nonce,
+        signature=payment.signature,
+        **{"from": payment.from_},  # a keyword of Python
+    )
+
+
+def read_exact(payment: facilitator.ExactPayment) -> ExactAuthorization:
+    """The same, in the worker. Raises MalformedError."""
+    return ExactAuthorization(
+        from_=getattr(payment, "from"),
+        to=payment.to,
+        value=decode_amount(payment.value, "payment.value"),
+        valid_after=payment.valid_after,
+        valid_before=payment.valid_before,
+        nonce=payment.nonce,
+        signature=payment.signature,
+    )
+
+
+def read_config(config: common_pb2.ChannelConfig) -> ChannelConfig:
+    """A ChannelConfig. Raises MalformedError."""
+    return ChannelConfig(
+        payer=config.payer,
+        payer_authorizer=config.payer_authorizer,
+        receiver=config.receiver,
+        receiver_authorizer=config.receiver_authorizer,
+        token=config.token,
+        withdraw_delay_s=config.withdraw_delay_s,
+        salt=config.salt,
+    )
+
+
+def write_config(config: ChannelConfig) -> common_pb2.ChannelConfig:
+    """A ChannelConfig."""
+    return common_pb2.ChannelConfig(
+        payer=config.payer,
+        payer_authorizer=config.payer_authorizer,
+        receiver=config.receiver,
+        receiver_authorizer=config.receiver_authorizer,
+        token=config.token,
+        withdraw_delay_s=config.withdraw_delay_s,
+        salt=config.salt,
+    )
+
+
+def read_reason(number: int) -> Reason:
+    """A reason, UNSPECIFIED for one that is not known here."""
+    return Reason.from_wire(number)
+
+
+def read_terms(described: pb.DescribeResponse) -> WalletTerms:
+    """What a wallet says about itself. Raises MalformedError."""
+    if len(described.payer) != 20:
+        raise MalformedError("payer", described.payer, "20 bytes")
+    deferred: set[tuple[Operator, bytes]] = set()
+    per_request: dict[tuple[Operator, bytes], int] = {}
+    operators: list[Operator] = []
+    for terms in described.operators:
+        operator = read_operator(terms)
+        operators.append(operator)
+        deferred |= {(operator, token) for token in terms.deferred_tokens}
+        if len(terms.per_request) != len(operator.tokens):
+            got = Described(f"{len(terms.per_request)} limits")
+            raise MalformedError("operators.per_request", got, f"one for each of {len(operator.tokens)} tokens")
+        for token, limit in zip(operator.tokens, terms.per_request, strict=True):
+            per_request[operator, token.token] = decode_amount(limit, "operators.per_request")
+    return WalletTerms(
+        described.payer,
+        tuple(operators),
+        frozenset(deferred),
+        per_request,
+        described.allows_exact,
+        max(1, described.max_headroom),
+        max(0.01, described.report_every_ms / 1_000),
+    )
+
+
+def read_token(reference: str) -> str:
+    """The token that "env:NAME" or "file:PATH" leads to; anything else is the token itself. Raises MalformedError."""
+    scheme, _, name = reference.partition(":")
+    if scheme == "env":
+        value = os.environ.get(name, "")
+        if not value:
+            raise MalformedError("token", Described(f"env:{name}, which is not set"), "a variable that is set")
+        return value
+    if scheme == "file":
+        try:
+            with open(name, encoding="utf-8") as file:  # noqa: PTH123 - a name from a person
+                return file.read().strip()
+        except (OSError, UnicodeDecodeError):
+            raise MalformedError("token", Described(f"file:{name}, which cannot be read"), "a readable file") from None
+    return reference

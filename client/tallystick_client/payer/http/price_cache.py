@@ -1,0 +1,171 @@
+"""What the transport remembers of prices, so that it can send a payment ahead instead of asking first.
+
+Nothing is guessed from one page to another. A payment is sent ahead for a target (method, path and query) that asked
+for money before, and for one inside a pattern that the seller published (the `pay-ahead` extension). A target that took
+no payment is remembered as free, inside a pattern too.
+
+- A price that the wallet refuses is forgotten (`ask_next`): the next request for the target asks, whatever stands here.
+- A pattern keeps the price it came with until another was seen twice in a row, or a lower one once. So a dear page, or
+  a spike of the price, is the price of its own target only.
+
+Nothing here is a promise: a seller whose price has changed says so in a new 402, and the wallet decides anew. All of it
+is bounded; what was not used for longest goes first.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+from tallystick.x402 import PayAhead
+from tallystick_client.payer.policy.offers import Offer
+
+ORIGINS_MAX: Final = 4_096
+TARGETS_MAX: Final = 1_024
+"""Per origin."""
+PATTERNS_MAX: Final = 32
+"""Per origin."""
+_TARGET_BYTES_MAX: Final = 256
+"""A longer target is remembered by its hash."""
+_FREE_METHODS: Final = frozenset({"HEAD", "OPTIONS", "TRACE", "CONNECT"})
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Recent(Generic[K, V]):
+    """A dictionary that forgets what was not used for longest."""
+
+    def __init__(self, size_max: int) -> None:
+        self._size_max = size_max
+        self._items: dict[K, V] = {}
+
+    def get(self, key: K) -> V | None:
+        """The value, which is now the most recently used."""
+        value = self._items.pop(key, None)
+        if value is not None:
+            self._items[key] = value
+        return value
+
+    def put(self, key: K, value: V) -> V | None:
+        """Remember a value; returns the one that had to go for it, if any."""
+        self._items.pop(key, None)
+        self._items[key] = value
+        return self._items.pop(next(iter(self._items))) if len(self._items) > self._size_max else None
+
+    def remove(self, key: K) -> V | None:
+        """Forget a value, and return it."""
+        return self._items.pop(key, None)
+
+    def values(self) -> list[V]:
+        """All values, the most recently used one last."""
+        return list(self._items.values())
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+
+class _NoPrice:
+    """What is remembered of a target that is asked for unpaid: it was free, or its price was refused here."""
+
+
+_ASK: Final = _NoPrice()
+
+
+@dataclass(slots=True)
+class _Published:
+    """A pattern and its price; `other` is a different price that the last page inside it had."""
+
+    pay_ahead: PayAhead
+    offer: Offer
+    other: Offer | None = None
+
+    def saw(self, offer: Offer) -> None:
+        """Take over the price of a page inside, if it is lower, or seen for the second time in a row."""
+        if offer == self.offer:
+            self.other = None
+        elif offer == self.other or offer.terms.amount < self.offer.terms.amount:
+            self.offer, self.other = offer, None
+        else:
+            self.other = offer
+
+
+class _Origin:
+    def __init__(self) -> None:
+        self.newest: Offer | None = None
+        self.targets: Recent[tuple[str, bytes], Offer | _NoPrice] = Recent(TARGETS_MAX)
+        self.patterns: Recent[PayAhead, _Published] = Recent(PATTERNS_MAX)
+
+    def published_offer(self, method: str, target: bytes) -> Offer | None:
+        """The price of the newest pattern that covers the target."""
+        patterns = reversed(self.patterns.values())
+        return next((known.offer for known in patterns if known.pay_ahead.covers(method, target)), None)
+
+
+class Prices:
+    """The prices of many origins."""
+
+    def __init__(self) -> None:
+        self._origins: Recent[str, _Origin] = Recent(ORIGINS_MAX)
+
+    def offer_for(self, origin: str, method: str, target: bytes) -> Offer | None:
+        """The offer to pay ahead, None to ask first."""
+        known = self._origins.get(origin)
+        if known is None or _is_free_everywhere(method, target):
+            return None
+        found = known.targets.get(_key(method, target))
+        if found is None:
+            return known.published_offer(method, target)
+        return found if isinstance(found, Offer) else None
+
+    def learn(self, origin: str, method: str, target: bytes, offer: Offer, pay_ahead: PayAhead | None = None) -> None:
+        """Remember what a target costs, and where the same holds. `exact` is never paid ahead: a payment that was not
+        needed would be a transfer.
+        """
+        if not offer.is_deferred:
+            return
+        known = self._origins.get(origin)
+        if known is None:
+            known = _Origin()
+            self._origins.put(origin, known)
+        # Most offers of an origin are alike: one object stands for all that are.
+        if known.newest is None or known.newest != offer:
+            known.newest = offer
+        offer = known.newest
+        if pay_ahead is not None:
+            published = known.patterns.get(pay_ahead)
+            if published is None:
+                known.patterns.put(pay_ahead, _Published(pay_ahead, offer))
+            elif pay_ahead.covers(method, target):
+                published.saw(offer)
+        known.targets.put(_key(method, target), offer)
+
+    def was_taken(self, origin: str, method: str, target: bytes, offer: Offer) -> None:
+        """Note that a payment at this price was taken: what another page in the pattern cost was its own price."""
+        known = self._origins.get(origin)
+        for published in known.patterns.values() if known is not None else ():
+            if published.other is not None and published.offer == offer and published.pay_ahead.covers(method, target):
+                published.other = None
+
+    def forget(self, origin: str) -> None:
+        """Forget all prices of an origin: it has another receiver now."""
+        self._origins.remove(origin)
+
+    def ask_next(self, origin: str, method: str, target: bytes) -> None:
+        """Send no payment ahead for this target: it took none, or its price was refused here."""
+        known = self._origins.get(origin)
+        if known is None:
+            return
+        key = _key(method, target)
+        if known.published_offer(method, target) is None:
+            known.targets.remove(key)  # nothing would be sent ahead without a price of its own
+        else:
+            known.targets.put(key, _ASK)
+
+
+def _is_free_everywhere(method: str, target: bytes) -> bool:
+    path = target.partition(b"?")[0]
+    return method in _FREE_METHODS or path == b"/robots.txt" or path.startswith(b"/.well-known/")
+
+
+def _key(method: str, target: bytes) -> tuple[str, bytes]:
+    return method, target if len(target) <= _TARGET_BYTES_MAX else hashlib.sha256(target).digest()

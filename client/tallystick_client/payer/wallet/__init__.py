@@ -1,0 +1,16 @@
+"""The wallet of one process.
+
+wallet         all of it together
+book           what was signed, granted, charged, lost: in memory, pure; of `rows`; `store` has it on disk
+grants         headroom that is spent without asking: payments in microseconds
+allocator      who gets how much headroom, and what must be true before
+grant_queue    payers of one seller wait for a grant; local_grants serves them here
+spend_keys     the keys that prove charges
+accounts       the calls to the aggregator, signed
+deposits       deposits, top-ups, refunds; deposit_queue who waits for one
+approvals      signing the totals of the next claim
+reconcile      what became of payments whose answer was lost
+recovery       what a refused payment needs before it can be sent again
+exact          payments without a deposit
+status         the book as a program reads it
+"""

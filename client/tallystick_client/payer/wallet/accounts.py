@@ -1,0 +1,269 @@
+"""The payer's calls to an aggregator: each signed (EIP-712 under the escrow's domain), each safe to repeat.
+
+What comes back is a server's word. It is checked for its form here; whether it is believed is decided where it is used,
+and no answer ever lets the wallet sign more than its own book allows.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple, Protocol
+
+import grpc.aio
+
+from tallystick import channels, eip712, spend_keys
+from tallystick.amounts import decode_amount, encode_amount
+from tallystick.channels import ChannelConfig
+from tallystick.errors import Described, MalformedError
+from tallystick.quantities import ChannelTotals
+from tallystick.reasons import Reason
+from tallystick.signatures import Signer
+from tallystick.spend_keys import SpendKey
+from tallystick.v1 import account_pb2 as pb
+from tallystick.v1 import account_pb2_grpc, common_pb2
+from tallystick_client.payer.policy.operators import Operator
+from tallystick_client.payer.wallet.grants import Clock
+from tallystick_client.payer.wallet.rows import Deposit
+from tallystick_client.rpc import CHAIN_TIMEOUT_S, CallRejected, call, open_channel, raise_refusal, read_totals
+
+CALL_VALID_S: Final = 120
+"""How long a signed call may be used; the aggregator takes at most 300 s."""
+NONCES_MAX: Final = 16
+"""Nonces that one call may ask for."""
+_PAGES_MAX: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class AccountState:
+    """An account as the aggregator tells it; amounts in atomic units, `spent` by spend key."""
+
+    funds: int
+    withdrawing: int
+    refunding: int
+    available: int
+    channels: tuple[ChannelTotals, ...]
+    spent: dict[bytes, int]
+    payment_id_retention_s: int
+    """After how many seconds a payment id is refused for its age; 0 where the aggregator does not tell."""
+
+
+class KeyState(NamedTuple):
+    """A spend key as the aggregator tells it; amounts in atomic units, `expires_at` in seconds since the epoch."""
+
+    cap: int
+    spent: int
+    expires_at: int
+    revoked: bool
+
+
+class Balance(NamedTuple):
+    """What a payer holds of a token outside of the escrow, in atomic units.
+
+    `unused`: of the nonces that were asked for, those that no transfer has used; told as of `at`, in seconds since the
+    epoch. None where the aggregator does not tell.
+    """
+
+    amount: int
+    unused: frozenset[bytes] | None = None
+    at: int = 0
+
+
+class Refunded(NamedTuple):
+    """What came back to the payer, in atomic units, and the transaction that brought it."""
+
+    amount: int
+    transaction: bytes
+
+
+class AccountClient:
+    """The payer's side of one operator's AccountService. Connects when it is first used."""
+
+    def __init__(self, operator: Operator, signer: Signer, clock: Clock = time.time) -> None:
+        self.operator = operator
+        self._signer = signer
+        self._domain = operator.domain
+        self._clock = clock
+        self._channel: grpc.aio.Channel | None = None
+        self._stub: account_pb2_grpc.AccountServiceAsyncStub | None = None
+
+    async def read(self, account_id: bytes) -> AccountState | None:
+        """The account with all its channels, None where the aggregator does not know it."""
+        authorization = self._authorize(lambda deadline: eip712.hash_read_account(account_id, deadline))
+        found: list[ChannelTotals] = []
+        for _ in range(_PAGES_MAX):
+            after = found[-1].channel_id if found else b""
+            request = pb.GetAccountRequest(account_id=account_id, authorization=authorization, after_channel_id=after)
+            response = await call(self._service().GetAccount, request)
+            if Reason.from_wire(response.refusal.reason) is Reason.ACCOUNT_UNKNOWN:
+                return None
+            _check(response)
+            found += map(read_totals, response.channels)
+            if not response.more:
+                return _account_state(response, found)
+        raise MalformedError("channels", Described(f"more than {_PAGES_MAX} pages"), f"at most {_PAGES_MAX}")
+
+    async def deposit(self, account: ChannelConfig, deposit: Deposit) -> None:
+        """Land a deposit; returns when it is credited."""
+        request = pb.DepositRequest(
+            network=str(self.operator.network),
+            account=_config(account),
+            amount=encode_amount(deposit.amount),
+            valid_after=deposit.valid_after,
+            valid_before=deposit.valid_before,
+            salt=deposit.salt,
+            signature=deposit.signature,
+        )
+        _check(await call(self._service().Deposit, request, timeout_s=CHAIN_TIMEOUT_S))
+
+    async def spend_key(self, account_id: bytes, key_id: bytes) -> KeyState | None:
+        """One spend key of an account, None where the aggregator does not know it."""
+        authorization = self._authorize(lambda deadline: eip712.hash_read_account(account_id, deadline))
+        request = pb.GetAccountRequest(account_id=account_id, authorization=authorization)
+        response = await call(self._service().GetAccount, request)
+        if Reason.from_wire(response.refusal.reason) is Reason.ACCOUNT_UNKNOWN:
+            return None
+        _check(response)
+        for key in response.spend_keys:
+            if key.key_id == key_id:
+                cap, spent = decode_amount(key.cap, "spend_keys.cap"), decode_amount(key.spent, "spend_keys.spent")
+                return KeyState(cap, spent, key.expires_at, key.revoked)
+        return None
+
+    async def balance(self, account: ChannelConfig, nonces: Sequence[bytes] = ()) -> Balance | None:
+        """What the account's payer holds of its token outside of the escrow; the account need not be known yet.
+
+        `nonces`: of the payer's transfers, at most NONCES_MAX. None where the aggregator is of a version that does not
+        tell. Raises Refused, with a reason to retry where it cannot reach the chain or has too much to do.
+        """
+        id_ = channels.account_id(self._domain, account)
+        request = pb.GetBalanceRequest(
+            network=str(self.operator.network),
+            account=_config(account),
+            authorization=self._authorize(lambda deadline: eip712.hash_read_account(id_, deadline)),
+            nonces=nonces,
+        )
+        try:
+            response = await call(self._service().GetBalance, request)
+        except CallRejected as error:
+            if error.status is grpc.StatusCode.UNIMPLEMENTED:
+                return None
+            raise
+        _check(response)
+        amount = decode_amount(response.balance, "balance")
+        if not nonces or len(response.nonces_used) != len(nonces):
+            return Balance(amount)
+        used = zip(nonces, response.nonces_used, strict=True)
+        return Balance(amount, frozenset(nonce for nonce, is_used in used if not is_used), response.nonces_at)
+
+    async def register_spend_key(self, account_id: bytes, key: SpendKey, cap: int, expires_at: int) -> None:
+        """Register a key that may spend up to `cap` atomic units until `expires_at` (seconds)."""
+        key_hash = spend_keys.key_hash(key.secret)
+        authorization = self._authorize(
+            lambda deadline: eip712.hash_register_spend_key(account_id, key.key_id, key_hash, cap, expires_at, deadline)
+        )
+        request = pb.RegisterSpendKeyRequest(
+            account_id=account_id,
+            key_id=key.key_id,
+            secret=key.secret,
+            cap=encode_amount(cap),
+            expires_at=expires_at,
+            authorization=authorization,
+        )
+        _check(await call(self._service().RegisterSpendKey, request))
+
+    async def revoke_spend_key(self, account_id: bytes, key_id: bytes) -> None:
+        """Make a key worthless, at once and for good. A key that the aggregator never got is worthless already."""
+        authorization = self._authorize(lambda deadline: eip712.hash_revoke_spend_key(account_id, key_id, deadline))
+        request = pb.RevokeSpendKeyRequest(account_id=account_id, key_id=key_id, authorization=authorization)
+        response = await call(self._service().RevokeSpendKey, request)
+        if Reason.from_wire(response.refusal.reason) not in {Reason.SPEND_KEY_UNKNOWN, Reason.ACCOUNT_UNKNOWN}:
+            _check(response)
+
+    async def refund(self, account_id: bytes, refund_id: bytes, amount: int) -> Refunded:
+        """Bring back `amount`, or all that is available for 0; returns when it is on chain."""
+        authorization = self._authorize(
+            lambda deadline: eip712.hash_request_refund(account_id, refund_id, amount, deadline)
+        )
+        request = pb.RequestRefundRequest(
+            account_id=account_id, refund_id=refund_id, amount=encode_amount(amount), authorization=authorization
+        )
+        response = await call(self._service().RequestRefund, request, timeout_s=CHAIN_TIMEOUT_S)
+        _check(response)
+        return Refunded(decode_amount(response.amount, "amount"), response.transaction)
+
+    async def totals_to_approve(self, account_id: bytes) -> list[tuple[bytes, int]]:
+        """The (receiver, total) pairs that the next claim would carry."""
+        authorization = self._authorize(lambda deadline: eip712.hash_read_account(account_id, deadline))
+        request = pb.GetTotalsToApproveRequest(account_id=account_id, authorization=authorization)
+        response = await call(self._service().GetTotalsToApprove, request)
+        _check(response)
+        return [(total.receiver, decode_amount(total.total, "totals.total")) for total in response.totals]
+
+    async def approve(self, account_id: bytes, totals: list[tuple[bytes, int]]) -> None:
+        """Sign these totals and hand the signature in. The caller has compared them with its book."""
+        digest = eip712.digest(self._domain, eip712.hash_totals_approval(account_id, totals))
+        request = pb.ApproveTotalsRequest(
+            account_id=account_id,
+            totals=[pb.ReceiverTotal(receiver=receiver, total=encode_amount(total)) for receiver, total in totals],
+            signature=self._signer.sign(digest),
+        )
+        _check(await call(self._service().ApproveTotals, request))
+
+    async def close(self) -> None:
+        """Close the connection."""
+        if self._channel is not None:
+            await self._channel.close()
+            self._channel = self._stub = None
+
+    def _authorize(self, hash_call: Callable[[int], bytes]) -> pb.CallAuthorization:
+        deadline = int(self._clock()) + CALL_VALID_S
+        signature = self._signer.sign(eip712.digest(self._domain, hash_call(deadline)))
+        return pb.CallAuthorization(deadline=deadline, signature=signature)
+
+    def _service(self) -> "account_pb2_grpc.AccountServiceAsyncStub":
+        if self._stub is None:
+            operator = self.operator
+            self._channel = open_channel(
+                operator.aggregator,
+                insecure=operator.insecure,
+                root_certificates=operator.root_certificates(),
+            )
+            self._stub = account_pb2_grpc.AccountServiceStub(self._channel)
+        return self._stub
+
+
+class _Answer(Protocol):
+    @property
+    def refusal(self) -> common_pb2.Refusal: ...
+
+    def HasField(self, field_name: Literal["refusal"], /) -> bool: ...  # noqa: N802 - protobuf's name
+
+
+def _check(answer: _Answer) -> None:
+    if answer.HasField("refusal"):
+        raise_refusal(answer.refusal)
+
+
+def _config(config: ChannelConfig) -> common_pb2.ChannelConfig:
+    return common_pb2.ChannelConfig(
+        payer=config.payer,
+        payer_authorizer=config.payer_authorizer,
+        receiver=config.receiver,
+        receiver_authorizer=config.receiver_authorizer,
+        token=config.token,
+        withdraw_delay_s=config.withdraw_delay_s,
+        salt=config.salt,
+    )
+
+
+def _account_state(response: pb.GetAccountResponse, channels: list[ChannelTotals]) -> AccountState:
+    account = response.account
+    return AccountState(
+        funds=decode_amount(account.funds, "account.funds"),
+        withdrawing=decode_amount(account.withdrawing, "account.withdrawing"),
+        refunding=decode_amount(account.refunding, "account.refunding"),
+        available=decode_amount(account.available, "account.available"),
+        channels=tuple(channels),
+        spent={key.key_id: decode_amount(key.spent, "spend_keys.spent") for key in response.spend_keys},
+        payment_id_retention_s=response.payment_id_retention_s,
+    )

@@ -1,0 +1,158 @@
+"""The book as a program reads it: ids and addresses in hex, amounts in atomic units."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tallystick.hexadecimal import checksum, to_hex
+from tallystick_client.payer.policy.operators import Asset, Operator, Token
+from tallystick_client.payer.wallet.book import Book
+from tallystick_client.payer.wallet.rows import Account
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelStatus:
+    """One seller's channel; see `book` for what the amounts mean."""
+
+    channel_id: str
+    receiver: str
+    host: str
+    ceiling: int
+    charged: int
+    unknown: int
+    disputed: int
+    granted: int
+
+
+@dataclass(frozen=True, slots=True)
+class DepositUnderWay:
+    """A deposit that is signed and not credited; until when it may be landed, in seconds since the epoch."""
+
+    amount: int
+    landable_until: int
+
+
+@dataclass(frozen=True, slots=True)
+class AccountStatus:
+    """One deposit. `deposits` is how many there were; `free` is what can still be granted from it.
+
+    `refunds_under_way` are the amounts that were asked for, 0 for all that is available.
+    """
+
+    account_id: str
+    network: str
+    operator: str
+    escrow: str
+    token: str
+    symbol: str
+    decimals: int
+    active: bool
+    deposits: int
+    deposits_under_way: list[DepositUnderWay]
+    refunds_under_way: list[int]
+    deposited: int
+    returned: int
+    charged: int
+    unknown: int
+    disputed: int
+    granted: int
+    free: int
+    spent_today: int
+    spent_total: int
+    channels: list[ChannelStatus]
+
+
+@dataclass(frozen=True, slots=True)
+class ExactStatus:
+    """What was signed for exact payments in one token; it counts as paid, whether it was used or not."""
+
+    network: str
+    token: str
+    symbol: str
+    decimals: int
+    paid: int
+
+
+@dataclass(frozen=True, slots=True)
+class WalletStatus:
+    """All of a wallet's accounts, and what was paid without one."""
+
+    payer: str
+    accounts: list[AccountStatus]
+    exact: list[ExactStatus]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: the accounts, beside them all channels, each with its account's id, and exact payments."""
+        accounts = [asdict(account) for account in self.accounts]
+        channels = [
+            {"account_id": account["account_id"], **channel}
+            for account in accounts
+            for channel in account.pop("channels")
+        ]
+        exact = [asdict(spent) for spent in self.exact]
+        return {"payer": self.payer, "accounts": accounts, "channels": channels, "exact": exact}
+
+
+def read_status(
+    book: Book,
+    payer: bytes,
+    accounts: Iterable[tuple[Account, Operator, Token]],
+    operators: Iterable[Operator],
+    today: int,
+) -> WalletStatus:
+    """The status of these accounts, and of these operators' tokens; `today` is in days since the epoch."""
+    found = [_account(book, *account, today) for account in accounts]
+    # By asset: several operators may take the same token.
+    tokens = {Asset(str(operator.network), token.token): token for operator in operators for token in operator.tokens}
+    exact = [
+        ExactStatus(asset.network, checksum(asset.token), token.symbol, token.decimals, paid)
+        for asset, token in tokens.items()
+        if (paid := book.spent_by_exact(asset))
+    ]
+    return WalletStatus(checksum(payer), found, exact)
+
+
+def _account(book: Book, account: Account, operator: Operator, token: Token, today: int) -> AccountStatus:
+    channels = [
+        ChannelStatus(
+            channel_id=to_hex(channel.id),
+            receiver=checksum(channel.config.receiver),
+            host=channel.host,
+            ceiling=channel.ceiling,
+            charged=channel.charged,
+            unknown=channel.unknown,
+            disputed=channel.disputed,
+            granted=channel.committed - channel.charged - channel.unknown - channel.disputed,
+        )
+        for channel in book.channels_of(account.id)
+    ]
+    deposits = [deposit for deposit in book.deposits.values() if deposit.account_id == account.id]
+    refunds = [refund for refund in book.refunds.values() if refund.account_id == account.id]
+    spent = book.spent(account.asset, "", today)
+    return AccountStatus(
+        account_id=to_hex(account.id),
+        network=account.asset.network,
+        operator=checksum(operator.operator),
+        escrow=checksum(operator.escrow),
+        token=checksum(token.token),
+        symbol=token.symbol,
+        decimals=token.decimals,
+        active=account.active,
+        deposits=sum(deposit.status == "landed" for deposit in deposits),
+        deposits_under_way=[
+            DepositUnderWay(deposit.amount, deposit.landable_until)
+            for deposit in deposits
+            if deposit.status == "pending"
+        ],
+        refunds_under_way=[refund.amount for refund in refunds if refund.status == "pending"],
+        deposited=account.deposited,
+        returned=account.returned,
+        charged=sum(channel.charged for channel in channels),
+        unknown=sum(channel.unknown for channel in channels),
+        disputed=sum(channel.disputed for channel in channels),
+        granted=account.open,
+        free=account.free,
+        spent_today=spent["day"],
+        spent_total=spent["total"],
+        channels=channels,
+    )

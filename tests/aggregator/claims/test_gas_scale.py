@@ -1,0 +1,141 @@
+"""A chain that charges more gas than planned (C1, R5): batches are cut until they fit, and then planned better."""
+
+import pytest
+from faults import FaultyNode
+from harness import chain_side
+
+from anvil import Devnet, receiver
+from tallystick.channels import ChannelConfig
+from tallystick.quantities import AccountId
+from tallystick_aggregator.chain.node import CallReverted, Node
+from tallystick_aggregator.chain.port import GAS_LIMIT_MAX
+from tallystick_aggregator.chain.rpc.node import RpcNode
+from tallystick_aggregator.chain.sending.gas_limits import estimate_of, limit_for
+from tallystick_aggregator.claims import gas
+from tallystick_aggregator.claims.gas_scale import SCALE_MAX, GasScale
+from tallystick_aggregator.claims.planner import Batch, Group
+from tallystick_aggregator.claims.service import Settlement, SettlementSettings
+from tallystick_aggregator.ledger.state import Account
+
+NEVER = SettlementSettings(interval_s=10**9)
+SOMEBODY = b"\x01" * 20
+ACCOUNT = Account(
+    AccountId(bytes(32)),
+    "eip155:1",
+    ChannelConfig(
+        payer=SOMEBODY,
+        payer_authorizer=SOMEBODY,
+        receiver=SOMEBODY,
+        receiver_authorizer=SOMEBODY,
+        token=SOMEBODY,
+        withdraw_delay_s=86_400,
+        salt=bytes(32),
+    ),
+)
+
+
+class DearNode(FaultyNode):
+    """A node whose chain charges so many times as much for a claim as Anvil does."""
+
+    def __init__(self, node: Node, times: int) -> None:
+        super().__init__(node)
+        self.times = times
+        self.too_much = 0
+        """How often what was to be estimated would have taken more than a transaction may."""
+
+    async def estimate_gas(self, from_: bytes, to: bytes, data: bytes, *, gas_max: int) -> int:
+        real = await self._node.estimate_gas(from_, to, data, gas_max=gas_max)
+        estimate = gas.RESERVE_GAS + self.times * max(0, real - gas.RESERVE_GAS)
+        if estimate > gas_max:
+            self.too_much += 1
+            raise CallReverted(b"", f"gas required exceeds allowance ({gas_max})")
+        return estimate
+
+
+def planned(gas_: int, *, by_approval: bool = False) -> Batch:
+    """A batch that was planned to take so much."""
+    return Batch(bytes(20), (Group(ACCOUNT, (), b"approval" if by_approval else None),), gas_, 0)
+
+
+async def test_r5_c1_what_takes_more_than_was_planned_is_cut_and_the_next_is_planned_so_that_it_fits(
+    devnet: Devnet,
+) -> None:
+    payer = devnet.payer()
+    shops = [receiver(number) for number in range(40)]
+    node = DearNode(RpcNode([devnet.anvil.url]), times=25)
+    async with chain_side(devnet, node=node) as side:
+        settlement = Settlement(side.chain, side.writer, side.outbox, NEVER)
+        await side.fund(payer, 10**9, *shops)
+        for shop in shops:
+            await side.must_charge(payer, shop, 1_000)
+        first = await settlement.settle_now()
+        assert [devnet.balance(shop) for shop in shops] == [1_000] * 40
+        assert len(first) > 1
+        assert all(claim.gas_limit <= GAS_LIMIT_MAX for claim in first)
+        assert node.too_much
+        await side.mirrored()
+
+        node.too_much = 0
+        for shop in shops:
+            await side.must_charge(payer, shop, 500)
+        second = await settlement.settle_now()
+        assert [devnet.balance(shop) for shop in shops] == [1_500] * 40
+        assert len(second) > 1
+        assert node.too_much == 0
+        await settlement.stop()
+
+
+async def test_r5_c1_an_approval_that_takes_too_much_gas_gives_way_to_vouchers(devnet: Devnet) -> None:
+    payer = devnet.payer()
+    shops = [receiver(number) for number in range(40)]
+    node = DearNode(RpcNode([devnet.anvil.url]), times=25)
+    async with chain_side(devnet, node=node) as side:
+        settlement = Settlement(side.chain, side.writer, side.outbox, NEVER)
+        await side.fund(payer, 10**9, *shops)
+        for shop in shops:
+            await side.must_charge(payer, shop, 1_000)
+        await side.approve(payer, shops)
+        for _ in range(2):
+            await settlement.settle_now()
+            await side.mirrored()
+        assert [devnet.balance(shop) for shop in shops] == [1_000] * 40
+        await settlement.stop()
+
+
+def test_r5_the_scale_follows_what_the_chain_charges() -> None:
+    scale = GasScale()
+    assert scale.planned_max == gas.BATCH_GAS_MAX
+    scale.took(planned(1_325_000), limit_for(gas.RESERVE_GAS + 4_000_000))
+    assert scale.planned_max == pytest.approx(gas.RESERVE_GAS + (gas.BATCH_GAS_MAX - gas.RESERVE_GAS) / 4, abs=2)
+    sizes = [scale.planned_max]
+    for _ in range(30):
+        scale.took(planned(1_325_000), limit_for(gas.RESERVE_GAS + 900_000))
+        sizes.append(scale.planned_max)
+    assert sizes == sorted(sizes)
+    assert sizes[-1] == gas.BATCH_GAS_MAX  # never above what was measured for Ethereum
+
+
+def test_r5_nothing_that_a_node_says_makes_batches_smaller_than_a_claim() -> None:
+    scale = GasScale()
+    scale.took(planned(gas.RESERVE_GAS + 1), GAS_LIMIT_MAX)
+    claim = gas.FIXED_GAS + gas.ACCOUNT_GAS + gas.VOUCHER_ROW_GAS + gas.FIRST_CLAIM_GAS + gas.RECEIVER_GAS
+    assert scale.planned_max > claim
+    assert scale.planned_max >= gas.RESERVE_GAS + int((gas.BATCH_GAS_MAX - gas.RESERVE_GAS) / SCALE_MAX)
+
+
+def test_r5_only_an_approval_that_was_refused_makes_the_next_plan_smaller() -> None:
+    scale = GasScale()
+    scale.refused(planned(400_000))
+    assert scale.planned_max == gas.BATCH_GAS_MAX
+    scale.refused(planned(9_000_000, by_approval=True))
+    assert scale.planned_max < 9_000_000
+
+
+@pytest.mark.parametrize("estimate", [0, 21_000, 400_003, 13_000_000])
+def test_a_limit_tells_the_estimate_that_it_came_from(estimate: int) -> None:
+    assert 0 <= estimate - estimate_of(limit_for(estimate)) <= 1
+
+
+def test_a_limit_is_never_above_what_a_transaction_may_take() -> None:
+    assert limit_for(16_000_000) == GAS_LIMIT_MAX
+    assert estimate_of(GAS_LIMIT_MAX) < 16_000_000
