@@ -82,7 +82,7 @@ class Refused(TallystickError):
 
     @property
     def retry(self) -> bool:
-        """Whether the same call may succeed later, unchanged or after the remedy that the reason advises."""
+        """Whether the same call may succeed later, unchanged or after the recover_from that the reason advises."""
         return self.reason.retry
 
 

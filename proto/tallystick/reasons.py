@@ -100,7 +100,7 @@ class Reason(IntEnum):
 
     @property
     def retry(self) -> bool:
-        """Whether the same call may succeed later, unchanged or after the remedy that `advice` names.
+        """Whether the same call may succeed later, unchanged or after the recover_from that `advice` names.
 
         False means that this payment or call never will: at best another one takes its place.
         """

@@ -1,4 +1,4 @@
-"""The aggregator under measurement: its real gRPC edge, intake, ledger and SQLite journal, without a chain.
+"""The aggregator under measurement: its real gRPC edge, batcher, ledger and SQLite journal, without a chain.
 
 What is missing on purpose: the watcher (accounts are mirrored by the events that fill the store) and the settler. What
 is there: authentication by a seller's token, TLS if asked for, fsync before every answer, timers and checkpoints.
@@ -17,12 +17,12 @@ import uvloop
 from benchmarks import world
 from benchmarks.children import say, settings_of_child
 from tallystick_aggregator.api.grpc.charge import ChargeLimits, ChargeService, add_charge_service
-from tallystick_aggregator.api.grpc.concurrency_limits import Seats
+from tallystick_aggregator.api.grpc.concurrency_limits import ConcurrencyLimits
 from tallystick_aggregator.api.grpc.principals import Principals
 from tallystick_aggregator.api.grpc.server import CALLS_MAX, OPTIONS
 from tallystick_aggregator.auth.credentials import Credentials, Scope
-from tallystick_aggregator.charging import Intake, LedgerWriter, maintenance
-from tallystick_aggregator.charging.maintenance import Upkeep
+from tallystick_aggregator.charging import LedgerWriter, PaymentBatcher, maintenance
+from tallystick_aggregator.charging.maintenance import Maintenance
 from tallystick_aggregator.charging.signature_processes import SignatureProcesses
 from tallystick_aggregator.ledger.commands import Rules
 from tallystick_aggregator.runtime.serve import tune
@@ -36,14 +36,14 @@ async def serve(settings: dict[str, Any]) -> None:
     writer, rules = LedgerWriter(ledger, store.journal), Rules()
     signatures = SignatureProcesses(settings["processes"])
     await signatures.start()
-    intake = Intake(writer, {world.NETWORK: world.DOMAIN.separator}, rules, signatures=signatures)
-    keeper = Upkeep(writer, store.journal, rules)
+    batcher = PaymentBatcher(writer, {world.NETWORK: world.DOMAIN.separator}, rules, signatures=signatures)
+    keeper = Maintenance(writer, store.journal, rules)
     maintenance.CHECKPOINT_BACKLOG = settings.get("checkpoint_backlog", maintenance.CHECKPOINT_BACKLOG)  # type: ignore[misc]
     credentials = Credentials.open(settings["store"] + ".credentials")
     token = settings.get("token") or credentials.add("seller", [world.RECEIVER], [Scope.CHARGE])
-    charges = ChargeService(Principals(credentials.lookup), intake, writer, ChargeLimits())
+    charges = ChargeService(Principals(credentials.lookup), batcher, writer, ChargeLimits())
     server = grpc.aio.server(
-        interceptors=[Seats(charges.principals)], options=OPTIONS, maximum_concurrent_rpcs=CALLS_MAX
+        interceptors=[ConcurrencyLimits(charges.principals)], options=OPTIONS, maximum_concurrent_rpcs=CALLS_MAX
     )
     add_charge_service(charges, server)
     port = listen(server, settings)
@@ -64,7 +64,7 @@ async def serve(settings: dict[str, Any]) -> None:
         timer.cancel()
     writer.stop()
     await writing
-    intake.close()
+    batcher.close()
     await signatures.closed()
     await store.close()
 

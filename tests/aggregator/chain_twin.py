@@ -32,10 +32,17 @@ from tallystick_aggregator.chain.port import (
 from tallystick_aggregator.chain.sending.gas_meter import GasMeter, MeteredOutbox
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.ledger import accounts
-from tallystick_aggregator.ledger.commands import Moment
+from tallystick_aggregator.ledger.commands import DecisionContext
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger
-from tallystick_aggregator.store.port import Attempt, Outbox, Outgoing, Payout, TransactionKind, TransactionStatus
+from tallystick_aggregator.store.port import (
+    Attempt,
+    OutboundTransaction,
+    Outbox,
+    Payout,
+    TransactionKind,
+    TransactionStatus,
+)
 
 TOKEN_DOMAIN: Final = Domain("USD Coin", "2", 31337, TOKEN)
 SENDER: Final = bytes.fromhex("5e" * 20)
@@ -91,13 +98,13 @@ class ChainTwin:
         self.refunded: dict[tuple[bytes, int], int] = {}
         """By account and refund nonce: what was paid."""
         self.looked_back = 0
-        self.introduced: list[ChannelConfig] = []
-        self.sent: list[Outgoing] = []
+        self.tracked: list[ChannelConfig] = []
+        self.sent: list[OutboundTransaction] = []
         self.simulated = 0
         self.claimed_reads = 0
         self.mirroring = True
         self.finds_accounts = True
-        """Whether the watcher opens accounts by itself; those that were introduced it always does."""
+        """Whether the watcher opens accounts by itself; those that were tracked it always does."""
         self.token = TokenTwin(self)
         self._effects: dict[bytes, Callable[[], int]] = {}
 
@@ -145,7 +152,7 @@ class ChainTwin:
         memo: bytes = b"",
         urgent: bool = False,
         gas_max: int = GAS_LIMIT_MAX,
-    ) -> Outgoing:
+    ) -> OutboundTransaction:
         del urgent
         known = await self.outbox.by_reference(kind, reference)
         if known is not None and known.status is not TransactionStatus.SUPERSEDED:
@@ -154,7 +161,7 @@ class ChainTwin:
         self._try(call, gas_max)
         nonce = len(self.sent)
         attempt = Attempt(sha256(b"transaction %d" % nonce).digest(), b"raw", 1, 1, 1_800_000_000)
-        draft = Outgoing(
+        draft = OutboundTransaction(
             id=0 if known is None else known.id,
             network=NETWORK,
             kind=kind,
@@ -172,17 +179,19 @@ class ChainTwin:
             memo=memo,
         )
         if known is None:
-            outgoing = await self.outbox.add(draft)
+            outbound = await self.outbox.add(draft)
         else:
-            outgoing = draft
-            await self.outbox.update(outgoing)
-        self.sent.append(outgoing)
-        return outgoing
+            outbound = draft
+            await self.outbox.update(outbound)
+        self.sent.append(outbound)
+        return outbound
 
-    async def wait(self, outgoing: Outgoing, *, final: bool = False, timeout_s: float) -> Outgoing:
+    async def wait(
+        self, outbound: OutboundTransaction, *, final: bool = False, timeout_s: float
+    ) -> OutboundTransaction:
         async with asyncio.timeout(timeout_s):
             while True:
-                current = await self.outbox.by_reference(outgoing.kind, outgoing.reference)
+                current = await self.outbox.by_reference(outbound.kind, outbound.reference)
                 assert current is not None
                 current = await self._step(current)
                 if current.status in _ENDED or (current.status is TransactionStatus.MINED and not final):
@@ -207,8 +216,8 @@ class ChainTwin:
             raise TimeoutError
         await self.look()
 
-    def introduce(self, account: ChannelConfig) -> None:
-        self.introduced.append(account)
+    def track(self, account: ChannelConfig) -> None:
+        self.tracked.append(account)
 
     # The escrow binding.
 
@@ -271,9 +280,9 @@ class ChainTwin:
     async def look(self) -> None:
         """Mirror all accounts, as the watcher does; what is in the escrow is final."""
 
-        def decision(draft: Draft, ledger: Ledger, _: Moment) -> None:
+        def decision(draft: Draft, ledger: Ledger, _: DecisionContext) -> None:
             for account, held in self.escrowed.items():
-                if not self.finds_accounts and account not in map(self.account_id, self.introduced):
+                if not self.finds_accounts and account not in map(self.account_id, self.tracked):
                     continue
                 accounts.open_account(draft, account, NETWORK, held.config)
                 at = accounts.AccountAtBlock(held.balance, dict(self.paid))
@@ -316,29 +325,29 @@ class ChainTwin:
         finally:
             self.balances, self.used, self.escrowed, self.landed, self.refunded = before
 
-    async def _step(self, outgoing: Outgoing) -> Outgoing:
-        if outgoing.status is TransactionStatus.PENDING and not self.held:
+    async def _step(self, outbound: OutboundTransaction) -> OutboundTransaction:
+        if outbound.status is TransactionStatus.PENDING and not self.held:
             self.number += 1
-            status, payouts = self.fate, outgoing.payouts
+            status, payouts = self.fate, outbound.payouts
             if status is TransactionStatus.MINED:
                 try:
-                    moved = self._effects[outgoing.data]()
+                    moved = self._effects[outbound.data]()
                     payouts = (Payout(self.address, TOKEN, moved),)
                 except Reverted:
                     status = TransactionStatus.REVERTED
-            outgoing = replace(
-                outgoing,
+            outbound = replace(
+                outbound,
                 status=status,
                 block_number=self.number,
-                transaction_hash=outgoing.attempts[-1].transaction_hash,
+                transaction_hash=outbound.attempts[-1].transaction_hash,
                 gas_used=self.gas_each,
                 payouts=payouts,
             )
-            await self.outbox.update(outgoing)
-        elif outgoing.status is TransactionStatus.MINED and outgoing.block_number <= self.number - self.confirmations:
-            outgoing = replace(outgoing, status=TransactionStatus.FINAL)
-            await self.outbox.update(outgoing)
-        return outgoing
+            await self.outbox.update(outbound)
+        elif outbound.status is TransactionStatus.MINED and outbound.block_number <= self.number - self.confirmations:
+            outbound = replace(outbound, status=TransactionStatus.FINAL)
+            await self.outbox.update(outbound)
+        return outbound
 
     def _spend(self, holder: bytes, nonce: bytes, struct: bytes, signature: bytes, amount: int) -> None:
         """Use up an ERC-3009 authorization."""

@@ -22,7 +22,7 @@ from tallystick_aggregator.charging.port import Decision
 from tallystick_aggregator.ledger import accounts, decide
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
-from tallystick_aggregator.ledger.commands import Moment, ProvenPayment, Rules, SpendProof, VoucherProof
+from tallystick_aggregator.ledger.commands import DecisionContext, ProvenPayment, Rules, SpendProof, VoucherProof
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.invariants import check_invariants
 from tallystick_aggregator.ledger.payments import PackedPayment, PaymentKey
@@ -127,9 +127,9 @@ class PureLedger:
         self.stale_networks: frozenset[str] = frozenset()
 
     @property
-    def moment(self) -> Moment:
+    def moment(self) -> DecisionContext:
         """The present."""
-        return Moment(self.now_ms, self.stale_networks)
+        return DecisionContext(self.now_ms, self.stale_networks)
 
     def run(self, decision: Decision[Answer]) -> Answer:
         """Take a decision, adopt it, check the invariants."""

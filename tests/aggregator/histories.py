@@ -27,12 +27,12 @@ from tallystick.quantities import ZERO_ADDRESS, AccountId
 from tallystick.vouchers import Voucher
 from tallystick_aggregator.ledger import accounts, approvals, decide
 from tallystick_aggregator.ledger import events as ev
-from tallystick_aggregator.ledger.commands import Moment, ProvenPayment, Rules, SpendProof, VoucherProof
+from tallystick_aggregator.ledger.commands import DecisionContext, ProvenPayment, Rules, SpendProof, VoucherProof
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger, SpendKey, payment_key, reservation_handle
 
 NOW_MS: Final = 1_800_000_000_000
-NOW: Final = Moment(NOW_MS)
+NOW: Final = DecisionContext(NOW_MS)
 RULES: Final = Rules(payment_id_retention_s=3_600, payment_id_skew_s=60, reservations_per_account_max=4)
 NETWORK: Final = "eip155:31337"
 
@@ -205,13 +205,13 @@ BEGINNING: Final[tuple[Command, ...]] = (
 """Account 0 pays by voucher at first, account 1 by spend key."""
 
 
-def do(command: Command, draft: Draft, ledger: Ledger, moment: Moment) -> object:
+def do(command: Command, draft: Draft, ledger: Ledger, moment: DecisionContext) -> object:
     """Decide one command in the draft; return the answer, as it is now."""
     answer = _do(command, draft, ledger, moment)
     return answer.copy() if isinstance(answer, SpendKey) else answer
 
 
-def _do(command: Command, draft: Draft, ledger: Ledger, moment: Moment) -> object:
+def _do(command: Command, draft: Draft, ledger: Ledger, moment: DecisionContext) -> object:
     match command:
         case Open(account, receiver, claimed):
             accounts.open_account(draft, account_id(account), NETWORK, config(account))
@@ -319,7 +319,7 @@ def _mirror(command: Mirror, draft: Draft, ledger: Ledger) -> object:
     return accounts.mirror(draft, ledger, seen)
 
 
-def _pay(command: Pay, draft: Draft, moment: Moment) -> object:
+def _pay(command: Pay, draft: Draft, moment: DecisionContext) -> object:
     channel = channel_id(command.account, command.receiver)
     voucher = Voucher(channel, command.ceiling, _hash("signature", command.ceiling) * 2 + b"\x1b")
     proof: VoucherProof | SpendProof = VoucherProof(voucher.max_claimable_amount, voucher)
@@ -331,7 +331,7 @@ def _pay(command: Pay, draft: Draft, moment: Moment) -> object:
     return decide.charge(draft, payment, moment, RULES)
 
 
-def _settle(command: Settle, draft: Draft, moment: Moment) -> object:
+def _settle(command: Settle, draft: Draft, moment: DecisionContext) -> object:
     handle = _handle(command)
     if command.outcome == "capture":
         return decide.capture(draft, handle, command.amount, moment, RULES)

@@ -21,7 +21,7 @@ from tallystick_aggregator.accounts.refunds import Refunds
 from tallystick_aggregator.accounts.signed_calls import SignedCall
 from tallystick_aggregator.auth.gas_budgets import NO_LIMITS, GasBudget, GasLimits
 from tallystick_aggregator.chain.port import DepositAuthorization, TransferAuthorization
-from tallystick_aggregator.charging import Intake, LedgerWriter
+from tallystick_aggregator.charging import LedgerWriter, PaymentBatcher
 from tallystick_aggregator.charging.signatures import SignatureThreads
 from tallystick_aggregator.ledger.commands import Rules
 from tallystick_aggregator.ledger.state import Account, Channel, Ledger
@@ -57,7 +57,7 @@ class Marketplace:
     writer: LedgerWriter
     outbox: Outbox
     chain: ChainTwin
-    intake: Intake
+    batcher: PaymentBatcher
     rules: Rules
     channels: Channels
     deferred: DeferredPayments
@@ -91,7 +91,7 @@ class Marketplace:
         """Charge by a voucher."""
         from tallystick_aggregator.ledger.answers import Accepted  # noqa: PLC0415
 
-        (answer,) = await self.intake.charge([payer.payment(number, amount, ceiling=ceiling, receiver=receiver)])
+        (answer,) = await self.batcher.charge([payer.payment(number, amount, ceiling=ceiling, receiver=receiver)])
         assert isinstance(answer, Accepted), answer
 
 
@@ -111,7 +111,7 @@ async def marketplace(
         await journal.load(), journal, stale_networks=lambda: frozenset(stale), clock_ms=lambda: NOW_MS
     )
     writing = asyncio.create_task(writer.serve())
-    intake = Intake(writer, SEPARATORS, rules, signatures=SignatureThreads(1))
+    batcher = PaymentBatcher(writer, SEPARATORS, rules, signatures=SignatureThreads(1))
     chain = ChainTwin(writer, outbox)
     await chain.gas.load(outbox, NETWORK)
     chains = {NETWORK: chain}
@@ -123,10 +123,10 @@ async def marketplace(
             writer,
             outbox,
             chain,
-            intake,
+            batcher,
             rules,
             channels,
-            DeferredPayments(OFFERS, channels, intake, writer),
+            DeferredPayments(OFFERS, channels, batcher, writer),
             ExactPayments(chains, OFFERS, outbox, lambda: NOW_S, settle_timeout_s=0.2, budget=budget),
             accounts,
             Deposits(chains, OFFERS, writer, outbox, lambda: NOW_S, credit_timeout_s=0.2, budget=budget),
@@ -137,7 +137,7 @@ async def marketplace(
     finally:
         writer.stop()
         await writing
-        intake.close()
+        batcher.close()
 
 
 def deposit_of(payer: Payer, amount: int, number: int = 0, **changes: object) -> DepositAuthorization:

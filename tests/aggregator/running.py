@@ -1,4 +1,4 @@
-"""A running intake over a journal, as the aggregator wires them, without edges and without a chain."""
+"""A running batcher over a journal, as the aggregator wires them, without edges and without a chain."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from doubles import NOW_MS, SEPARATORS, PureLedger, ScriptedJournal
 
-from tallystick_aggregator.charging import Intake, LedgerWriter
+from tallystick_aggregator.charging import LedgerWriter, PaymentBatcher
 from tallystick_aggregator.charging.batcher import WAITING_MAX
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.commands import Rules
@@ -16,7 +16,7 @@ from tallystick_aggregator.store.port import Journal
 
 
 class Running:
-    """The parts of a running intake, and a clock that a test may move."""
+    """The parts of a running batcher, and a clock that a test may move."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Running:
         self.writer = LedgerWriter(
             ledger, journal, stale_networks=lambda: self.stale_networks, clock_ms=lambda: self.now_ms
         )
-        self.intake = Intake(self.writer, separators, rules, waiting_max=waiting_max)
+        self.batcher = PaymentBatcher(self.writer, separators, rules, waiting_max=waiting_max)
 
     async def settle_down(self) -> None:
         """Let everything run that can run without anybody's help."""
@@ -67,8 +67,8 @@ async def running(books: PureLedger, *, waiting_max: int = WAITING_MAX) -> Async
     finally:
         shop.writer.stop()
         journal.let_go()
-        shop.intake.close()
+        shop.batcher.close()
         await asyncio.wait([serving], timeout=10)
-    assert shop.intake.inside == 0
+    assert shop.batcher.inside == 0
     assert await journal.load() == journal.with_archived(shop.ledger)
     check_invariants(shop.ledger)

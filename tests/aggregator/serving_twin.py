@@ -30,7 +30,7 @@ from tallystick_aggregator.auth.credentials import Credentials, Scope
 from tallystick_aggregator.charging import UncheckedPayment
 from tallystick_aggregator.claims.claiming import Claimed, LeftOut
 from tallystick_aggregator.ledger.commands import Rules
-from tallystick_aggregator.store.port import Outgoing
+from tallystick_aggregator.store.port import OutboundTransaction
 from tallystick_aggregator.store.sqlite.store import SqliteStore
 
 Metadata = tuple[tuple[str, str], ...]
@@ -41,7 +41,7 @@ class SettlesNothing:
 
     def __init__(self) -> None:
         self.asked: list[frozenset[bytes] | None] = []
-        self.answer: Sequence[Outgoing] | Exception = ()
+        self.answer: Sequence[OutboundTransaction] | Exception = ()
         self.left_out: Sequence[LeftOut] = ()
 
     async def settle_now(self, receivers: Collection[bytes] | None = None) -> Claimed:
@@ -100,7 +100,7 @@ async def serving(
             principals = Principals(credentials.lookup)
             services = Services(
                 FacilitatorService(principals, OFFERS, market.deferred, market.exact, market.rules, limits),
-                ChargeService(principals, market.intake, market.writer, limits),
+                ChargeService(principals, market.batcher, market.writer, limits),
                 AccountService(principals, market.accounts, market.deposits, market.refunds),
                 SettlementService(principals, market.outbox, settlement),
             )

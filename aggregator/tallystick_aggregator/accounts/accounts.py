@@ -21,7 +21,7 @@ from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.ledger import accounts, approvals
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.approvals import Totals
-from tallystick_aggregator.ledger.commands import Moment, Rules
+from tallystick_aggregator.ledger.commands import DecisionContext, Rules
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.rules import totals_of
 from tallystick_aggregator.ledger.state import Account, Ledger, SpendKey
@@ -126,7 +126,7 @@ class Accounts:
             return account
         key = SpendKey(AccountId(account_id), key_id, secret, cap, expires_at)
 
-        def decision(draft: Draft, _: Ledger, moment: Moment) -> SpendKey | Refusal:
+        def decision(draft: Draft, _: Ledger, moment: DecisionContext) -> SpendKey | Refusal:
             return accounts.register_spend_key(draft, account_id, key, moment, self._rules)
 
         return await unless_unavailable(self._writer.run(decision))
@@ -137,7 +137,7 @@ class Accounts:
         if isinstance(account, Refusal):
             return account
 
-        def decision(draft: Draft, _ledger: Ledger, _moment: Moment) -> SpendKey | Refusal:
+        def decision(draft: Draft, _ledger: Ledger, _moment: DecisionContext) -> SpendKey | Refusal:
             return accounts.revoke_spend_key(draft, account_id, key_id)
 
         return await unless_unavailable(self._writer.run(decision))
@@ -176,7 +176,7 @@ class Accounts:
         if refusal is not None:
             return refusal
 
-        def decision(draft: Draft, ledger: Ledger, _: Moment) -> Refusal | None:
+        def decision(draft: Draft, ledger: Ledger, _: DecisionContext) -> Refusal | None:
             return approvals.approve_totals(draft, ledger, account_id, totals, signature)
 
         return await unless_unavailable(self._writer.run(decision))

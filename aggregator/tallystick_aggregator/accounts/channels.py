@@ -20,7 +20,7 @@ from tallystick_aggregator.chain.port import Chain
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger.answers import Refusal
-from tallystick_aggregator.ledger.commands import Moment, Rules
+from tallystick_aggregator.ledger.commands import DecisionContext, Rules
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Account, Ledger
 
@@ -93,11 +93,11 @@ class Channels:
         claimed = await read_claimed(chain.escrow, channel_id, block)
         account_id = chain.escrow.account_id(config)
 
-        def decision(draft: Draft, _ledger: Ledger, _moment: Moment) -> Refusal | None:
+        def decision(draft: Draft, _ledger: Ledger, _moment: DecisionContext) -> Refusal | None:
             return accounts.open_channel(draft, account_id, channel_id, config.receiver, claimed, self._rules)
 
         refusal = await self._writer.run(decision)
         if claimed and refusal is None:
             # Funds count what the known channels were paid: the account has more than was known before this one was.
-            chain.introduce(config.account())
+            chain.track(config.account())
         return refusal

@@ -38,7 +38,7 @@ from tallystick_aggregator.chain.port import (
 )
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.ledger.answers import Refusal
-from tallystick_aggregator.store.port import Outbox, Outgoing, TransactionKind
+from tallystick_aggregator.store.port import OutboundTransaction, Outbox, TransactionKind
 
 DEPOSITS_MAX: Final = 64
 """Deposits under way at once."""
@@ -191,7 +191,7 @@ class Deposits:
 
     async def _send(
         self, chain: Chain, deposit: DepositAuthorization, reference: bytes, head: Block
-    ) -> Outgoing | Refusal:
+    ) -> OutboundTransaction | Refusal:
         """Send the deposit, if the operator still pays for it in this hour."""
         payer = deposit.account.payer
         account = self._writer.ledger.accounts.get(chain.escrow.account_id(deposit.account))
@@ -235,7 +235,7 @@ class Deposits:
             (held,) = await chain.escrow.accounts([account_id], head)
             if held.balance:
                 # The watcher once found it too small to keep; its owner names it now, and its money stays in sight.
-                chain.introduce(deposit.account)
+                chain.track(deposit.account)
                 return transaction_pending("deposit")
             return Refusal(
                 Reason.DEPOSIT_AUTHORIZATION, "The deposit was made, and has left the account again.", "salt"

@@ -36,10 +36,16 @@ from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Refusal
-from tallystick_aggregator.ledger.commands import Moment
+from tallystick_aggregator.ledger.commands import DecisionContext
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Account, Ledger
-from tallystick_aggregator.store.port import Outbox, Outgoing, StoreUnavailable, TransactionKind, TransactionStatus
+from tallystick_aggregator.store.port import (
+    OutboundTransaction,
+    Outbox,
+    StoreUnavailable,
+    TransactionKind,
+    TransactionStatus,
+)
 
 REFUNDS_MAX: Final = 64
 """Refunds that are waited for at once."""
@@ -156,8 +162,8 @@ class Refunds:
         return await self._landed(account_id, sent)
 
     async def _begin(
-        self, account_id: bytes, refund_id: bytes, amount: int, sent: Outgoing | None
-    ) -> Outgoing | Refusal:
+        self, account_id: bytes, refund_id: bytes, amount: int, sent: OutboundTransaction | None
+    ) -> OutboundTransaction | Refusal:
         """Start and send a refund, or send one again that never happened, if the operator still pays for it."""
         account = self._writer.ledger.accounts.get(account_id)
         if account is None:
@@ -208,7 +214,7 @@ class Refunds:
         chain = self._chains[account.network]
         on_chain = await read_account(chain.escrow, account_id, await chain.head())
 
-        def decision(draft: Draft, _: Ledger, moment: Moment) -> ev.RefundStarted | Refusal:
+        def decision(draft: Draft, _: Ledger, moment: DecisionContext) -> ev.RefundStarted | Refusal:
             return accounts.start_refund(draft, account_id, refund_id, on_chain.refund_nonce, amount, moment)
 
         return await self._writer.run(decision)
@@ -220,7 +226,7 @@ class Refunds:
             self._rates.popitem(last=False)
         return rate
 
-    async def _send(self, account_id: bytes, refund_id: bytes | None = None) -> Outgoing | None:
+    async def _send(self, account_id: bytes, refund_id: bytes | None = None) -> OutboundTransaction | None:
         """Sign and send the refund that the account has started (step 2), unless it was sent; None: it has none."""
         account = self._writer.ledger.accounts[account_id]
         refund = account.refund
@@ -234,7 +240,7 @@ class Refunds:
         memo = RefundMemo(refund.amount, refund.nonce).to_bytes()
         return await chain.send(TransactionKind.REFUND, reference, call, memo=memo, gas_max=REFUND_GAS_MAX)
 
-    async def _newest(self, reference: bytes) -> tuple[Outgoing | None, bytes]:
+    async def _newest(self, reference: bytes) -> tuple[OutboundTransaction | None, bytes]:
         """Return the refund's newest transaction, and the reference that the next one would go under."""
         newest, under = None, reference
         for attempt in range(ATTEMPTS_MAX):
@@ -247,7 +253,7 @@ class Refunds:
                 break
         return newest, under
 
-    async def _landed(self, account_id: bytes, sent: Outgoing) -> Refunded | Refusal:
+    async def _landed(self, account_id: bytes, sent: OutboundTransaction) -> Refunded | Refusal:
         account = self._writer.ledger.accounts[account_id]
         chain = self._chains[account.network]
         memo = RefundMemo.from_bytes(sent.memo)

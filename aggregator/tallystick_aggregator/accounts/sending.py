@@ -8,25 +8,25 @@ another transaction (SUPERSEDED) never happened: `Chain.send` sends it anew unde
 from tallystick_aggregator.accounts.failures import transaction_failed, transaction_pending
 from tallystick_aggregator.chain.port import Chain
 from tallystick_aggregator.ledger.answers import Refusal
-from tallystick_aggregator.store.port import Outbox, Outgoing, TransactionKind, TransactionStatus
+from tallystick_aggregator.store.port import OutboundTransaction, Outbox, TransactionKind, TransactionStatus
 
 
-async def find_sent(outbox: Outbox, kind: TransactionKind, reference: bytes) -> Outgoing | None:
+async def find_sent(outbox: Outbox, kind: TransactionKind, reference: bytes) -> OutboundTransaction | None:
     """Return the transaction under this reference, unless it was never sent or never happened."""
     found = await outbox.by_reference(kind, reference)
     return None if found is not None and found.status is TransactionStatus.SUPERSEDED else found
 
 
 async def wait_until_mined(
-    chain: Chain, outgoing: Outgoing, what: str, timeout_s: float, *, final: bool = False
-) -> Outgoing | Refusal:
+    chain: Chain, outbound: OutboundTransaction, what: str, timeout_s: float, *, final: bool = False
+) -> OutboundTransaction | Refusal:
     """Wait until it is in a block (or final), and say so if it is not, or reverted."""
     try:
-        outgoing = await chain.wait(outgoing, final=final, timeout_s=timeout_s)
+        outbound = await chain.wait(outbound, final=final, timeout_s=timeout_s)
     except TimeoutError:
         return transaction_pending(what)
-    if outgoing.status is TransactionStatus.REVERTED:
-        return transaction_failed(what, outgoing.transaction_hash)
-    if outgoing.status in (TransactionStatus.PENDING, TransactionStatus.SUPERSEDED):
+    if outbound.status is TransactionStatus.REVERTED:
+        return transaction_failed(what, outbound.transaction_hash)
+    if outbound.status in (TransactionStatus.PENDING, TransactionStatus.SUPERSEDED):
         return transaction_pending(what)
-    return outgoing
+    return outbound

@@ -11,7 +11,7 @@ from tallystick.hexadecimal import checksum
 from tallystick_aggregator.chain import escrow_calls, landings
 from tallystick_aggregator.chain.deferred_escrow import DeferredEscrow
 from tallystick_aggregator.chain.node import CallReverted, Node, Receipt
-from tallystick_aggregator.chain.periodic import Repeating
+from tallystick_aggregator.chain.periodic import PeriodicTask
 from tallystick_aggregator.chain.port import (
     GAS_LIMIT_MAX,
     Block,
@@ -30,8 +30,8 @@ from tallystick_aggregator.chain.token import TRANSFER_TOPIC, Erc3009Token, open
 from tallystick_aggregator.chain.watching.watcher import Watcher
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.store.port import (
+    OutboundTransaction,
     Outbox,
-    Outgoing,
     Payout,
     StoreUnavailable,
     TransactionKind,
@@ -72,8 +72,10 @@ class EvmChain:
             settings, self._node, self._escrow, writer, on_withdrawal=self._withdrawal_seen, clock=clock
         )
         passing = (ChainUnavailable, StoreUnavailable)
-        self._looking = Repeating(f"watching {settings.network}", self._watcher.look, settings.poll_s, passing=passing)
-        self._sending = Repeating(f"sending on {settings.network}", self._tick, settings.poll_s, passing=passing)
+        self._looking = PeriodicTask(
+            f"watching {settings.network}", self._watcher.look, settings.poll_s, passing=passing
+        )
+        self._sending = PeriodicTask(f"sending on {settings.network}", self._tick, settings.poll_s, passing=passing)
 
     # Life.
 
@@ -200,15 +202,17 @@ class EvmChain:
         memo: bytes = b"",
         urgent: bool = False,
         gas_max: int = GAS_LIMIT_MAX,
-    ) -> Outgoing:
-        outgoing = await self._sender.send(
+    ) -> OutboundTransaction:
+        outbound = await self._sender.send(
             kind, reference, call, rows=rows, payouts=payouts, memo=memo, urgent=urgent, gas_max=gas_max
         )
         self._sending.wake()
-        return outgoing
+        return outbound
 
-    async def wait(self, outgoing: Outgoing, *, final: bool = False, timeout_s: float) -> Outgoing:
-        return await self._sender.wait(outgoing, final=final, timeout_s=timeout_s)
+    async def wait(
+        self, outbound: OutboundTransaction, *, final: bool = False, timeout_s: float
+    ) -> OutboundTransaction:
+        return await self._sender.wait(outbound, final=final, timeout_s=timeout_s)
 
     async def deposit_landing(self, deposit: DepositAuthorization) -> Landing | None:
         escrow, account = self._escrow, deposit.account
@@ -231,8 +235,8 @@ class EvmChain:
         self._looking.wake()
         await self._watcher.mirrored(block_number, timeout_s)
 
-    def introduce(self, account: ChannelConfig) -> None:
-        self._watcher.introduce(account)
+    def track(self, account: ChannelConfig) -> None:
+        self._watcher.track(account)
         self._looking.wake()
 
     def stale(self) -> bool:
@@ -291,19 +295,19 @@ class EvmChain:
     async def _tick(self) -> None:
         await self._sender.tick(await self._node.head())
 
-    def _payouts_of(self, outgoing: Outgoing, receipt: Receipt) -> tuple[Payout, ...]:
+    def _payouts_of(self, outbound: OutboundTransaction, receipt: Receipt) -> tuple[Payout, ...]:
         """What a transaction moved in fact, by its events. A deposit may be there already, a refund be paid in part.
 
         Of a claim, rows may have been skipped or paid in part. What a failed transfer left with the escrow is the
         receiver's too.
         """
-        if outgoing.kind is TransactionKind.DEPOSIT:
+        if outbound.kind is TransactionKind.DEPOSIT:
             amount = landings.credited(receipt.logs, self._escrow.address)
-            return (Payout(self._escrow.address, escrow_calls.token_of(outgoing.data), amount),)
-        if outgoing.kind is TransactionKind.REFUND:
+            return (Payout(self._escrow.address, escrow_calls.token_of(outbound.data), amount),)
+        if outbound.kind is TransactionKind.REFUND:
             amount = landings.refunded(receipt.logs, self._escrow.address)
-            return (Payout(payer_of(outgoing), escrow_calls.token_of(outgoing.data), amount),)
-        token = claim_batch.decode(escrow_calls.batch_of_claim(outgoing.data)).token
+            return (Payout(payer_of(outbound), escrow_calls.token_of(outbound.data), amount),)
+        token = claim_batch.decode(escrow_calls.batch_of_claim(outbound.data)).token
         paid: Counter[bytes] = Counter()
         for address, log in receipt.logs:
             if address == token and log.topics[0] == TRANSFER_TOPIC:

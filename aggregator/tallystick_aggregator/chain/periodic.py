@@ -12,7 +12,7 @@ PAUSE_S_MAX: Final = 30.0
 _log = logging.getLogger(__name__)
 
 
-class Repeating:
+class PeriodicTask:
     """Runs an action every `interval_s`, and at once when woken. A failed one is repeated, ever more slowly."""
 
     def __init__(

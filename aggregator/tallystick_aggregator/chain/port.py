@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, Protocol
 from tallystick.channels import ChannelConfig
 from tallystick.eip712 import Domain
 from tallystick_aggregator.chain.sending.gas_meter import GasMeter
-from tallystick_aggregator.store.port import Outgoing, Payout, TransactionKind
+from tallystick_aggregator.store.port import OutboundTransaction, Payout, TransactionKind
 from tallystick_contracts.claim_batch import AccountClaim
 
 GAS_LIMIT_MAX: Final = 16_777_216
@@ -243,7 +243,7 @@ class Chain(Protocol):
         memo: bytes = b"",
         urgent: bool = False,
         gas_max: int = GAS_LIMIT_MAX,
-    ) -> Outgoing:
+    ) -> OutboundTransaction:
         """Journal a transaction, then send it. The same (kind, reference) again returns the one that is there, except
         that one that was SUPERSEDED is sent anew. `urgent` bids more for the next block. `gas_max` bounds what it may
         burn: where a stranger's contract has a say in that, it must be named.
@@ -253,7 +253,9 @@ class Chain(Protocol):
         """
         ...
 
-    async def wait(self, outgoing: Outgoing, *, final: bool = False, timeout_s: float) -> Outgoing:
+    async def wait(
+        self, outbound: OutboundTransaction, *, final: bool = False, timeout_s: float
+    ) -> OutboundTransaction:
         """The transaction once it is mined (or final). Raises TimeoutError; that says nothing about its fate.
 
         MINED means that it is in a block and did its work. That it reverted is believed only when it is final.
@@ -275,7 +277,7 @@ class Chain(Protocol):
         """Return once the ledger's mirror of this network has taken in this block. Raises TimeoutError."""
         ...
 
-    def introduce(self, account: ChannelConfig) -> None:
+    def track(self, account: ChannelConfig) -> None:
         """Have the watcher read this account at its next look, and open it in the ledger if the chain knows it.
 
         It finds accounts by itself; this serves one that its owner names first, or a channel just opened on it.

@@ -9,8 +9,8 @@ maintenance   what timers do: expiry, forgetting, checkpoints
 port          what the rest asks of the writer
 """
 
-from tallystick_aggregator.charging.batcher import Intake
+from tallystick_aggregator.charging.batcher import PaymentBatcher
 from tallystick_aggregator.charging.payments import UncheckedPayment, UncheckedSpendProof
 from tallystick_aggregator.charging.writer import LedgerWriter
 
-__all__ = ["Intake", "LedgerWriter", "UncheckedPayment", "UncheckedSpendProof"]
+__all__ = ["LedgerWriter", "PaymentBatcher", "UncheckedPayment", "UncheckedSpendProof"]

@@ -23,7 +23,7 @@ from tallystick_aggregator.charging.writer import LedgerWriter, lookup_of
 from tallystick_aggregator.ledger import decide
 from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
 from tallystick_aggregator.ledger.batch import charge_all
-from tallystick_aggregator.ledger.commands import Moment, ProvenPayment, Rules
+from tallystick_aggregator.ledger.commands import DecisionContext, ProvenPayment, Rules
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Account, Ledger, payment_of_handle, reservation_handle
 from tallystick_aggregator.store.port import StoreUnavailable, StoreUncertain
@@ -43,7 +43,7 @@ ReserveAnswer = Held | Accepted | Refusal
 
 
 def _nobody_counts() -> None:
-    """For callers that are counted by the intake alone."""
+    """For callers that are counted by the batcher alone."""
 
 
 class _Waiting:
@@ -88,7 +88,7 @@ class _Turn:
             self._before.add_done_callback(lambda _: self.taken.set_result(None))
 
 
-class Intake:
+class PaymentBatcher:
     """The one way in for payments of a channel. Every method may raise StoreUncertain."""
 
     def __init__(
@@ -188,7 +188,7 @@ class Intake:
     def _submit_reservation(self, proven: ProvenPayment) -> "asyncio.Future[ReserveAnswer]":
         handle = reservation_handle(proven.channel_id, proven.payment_id, secrets.token_bytes(16))
 
-        def decision(draft: Draft, _: Ledger, moment: Moment) -> ReserveAnswer:
+        def decision(draft: Draft, _: Ledger, moment: DecisionContext) -> ReserveAnswer:
             return decide.reserve(draft, proven, handle, moment, self.rules)
 
         return self._writer.submit_payments(decision, 1, lookup_of(proven.channel_id, proven.payment_id))
@@ -196,7 +196,7 @@ class Intake:
     async def capture(self, handle: bytes, amount: int) -> ChargeAnswer:
         """Charge a reservation, in full or less. The same capture again gets the same answer."""
 
-        def decision(draft: Draft, _: Ledger, moment: Moment) -> ChargeAnswer:
+        def decision(draft: Draft, _: Ledger, moment: DecisionContext) -> ChargeAnswer:
             return decide.capture(draft, handle, amount, moment, self.rules)
 
         return await self._decided(self._writer.submit(decision, lookups=lookup_of(*payment_of_handle(handle))))
@@ -204,7 +204,7 @@ class Intake:
     async def release(self, handle: bytes) -> Done | Refusal:
         """Give a reservation back. The same release again gets the same answer."""
 
-        def decision(draft: Draft, _ledger: Ledger, _moment: Moment) -> Done | Refusal:
+        def decision(draft: Draft, _ledger: Ledger, _moment: DecisionContext) -> Done | Refusal:
             return decide.release(draft, handle)
 
         return await self._decided(self._writer.submit(decision, lookups=lookup_of(*payment_of_handle(handle))))
@@ -303,7 +303,7 @@ class Intake:
     def _submit(self, proven: list[ProvenPayment]) -> "asyncio.Future[list[ChargeAnswer]]":
         rules = self.rules
 
-        def decision(draft: Draft, _: Ledger, moment: Moment) -> list[ChargeAnswer]:
+        def decision(draft: Draft, _: Ledger, moment: DecisionContext) -> list[ChargeAnswer]:
             return charge_all(draft, proven, moment, rules)
 
         def lookups(since_ms: int) -> Sequence[tuple[bytes, bytes]]:

@@ -14,7 +14,7 @@ from tallystick_aggregator.charging.port import Decision
 from tallystick_aggregator.charging.writer import LedgerWriter
 from tallystick_aggregator.ledger import decide
 from tallystick_aggregator.ledger import events as ev
-from tallystick_aggregator.ledger.commands import Moment, Rules
+from tallystick_aggregator.ledger.commands import DecisionContext, Rules
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger, Reservation
 from tallystick_aggregator.store.port import Journal, StoreUnavailable
@@ -36,7 +36,7 @@ CHECKPOINT_FAILURES_MAX: Final = 3
 log = logging.getLogger(__name__)
 
 
-class Upkeep:
+class Maintenance:
     """Three timers. Each stops by cancellation and survives a store that is unavailable for a while."""
 
     def __init__(self, writer: LedgerWriter, journal: Journal, rules: Rules) -> None:
@@ -82,7 +82,7 @@ class Upkeep:
             return []
         return [f"{self._failures} checkpoints in a row failed; {self._journal.backlog} events wait for one"]
 
-    def _forget(self, draft: Draft, ledger: Ledger, moment: Moment) -> None:
+    def _forget(self, draft: Draft, ledger: Ledger, moment: DecisionContext) -> None:
         if moment.stale_networks and moment.stale_networks >= ledger.heads.keys():
             return  # perhaps it is our clock that is ahead, and what is forgotten is gone for good
         before_ms = moment.now_ms - self._rules.payment_id_retention_s * 1000
@@ -90,7 +90,7 @@ class Upkeep:
             draft.record(ev.PaymentsForgotten(before_ms))
 
 
-def _due(ledger: Ledger, moment: Moment) -> Iterator[Reservation]:
+def _due(ledger: Ledger, moment: DecisionContext) -> Iterator[Reservation]:
     """Reservations whose time is over, and expired ones that are too old to be captured."""
     oldest_ms = moment.now_ms - LATE_CAPTURE_S * 1000
     for held in ledger.reservations.values():
@@ -98,7 +98,7 @@ def _due(ledger: Ledger, moment: Moment) -> Iterator[Reservation]:
             yield held
 
 
-def _expire(draft: Draft, ledger: Ledger, moment: Moment) -> None:
+def _expire(draft: Draft, ledger: Ledger, moment: DecisionContext) -> None:
     for reservation in islice(_due(ledger, moment), EXPIRED_PER_COMMIT_MAX):
         if draft.reservation(reservation.handle) != reservation:
             continue

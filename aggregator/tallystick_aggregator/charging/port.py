@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from tallystick_aggregator.ledger.commands import Moment
+from tallystick_aggregator.ledger.commands import DecisionContext
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger
 
 Answer = TypeVar("Answer")
 
-Decision = Callable[[Draft, Ledger, Moment], Answer]
+Decision = Callable[[Draft, Ledger, DecisionContext], Answer]
 """A pure decision: reads the ledger, records events in the draft, returns an answer."""
 
 

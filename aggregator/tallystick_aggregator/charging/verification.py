@@ -20,7 +20,7 @@ from tallystick.vouchers import Voucher
 from tallystick_aggregator.charging.payments import UncheckedPayment
 from tallystick_aggregator.charging.signatures import SignatureCheck
 from tallystick_aggregator.ledger.answers import Accepted, Held, Refusal
-from tallystick_aggregator.ledger.commands import Moment, ProvenPayment, SpendProof, VoucherProof
+from tallystick_aggregator.ledger.commands import DecisionContext, ProvenPayment, SpendProof, VoucherProof
 from tallystick_aggregator.ledger.payments import Payment, PaymentKey, unpack_payment
 from tallystick_aggregator.ledger.rules import (
     ceiling_allows,
@@ -268,7 +268,7 @@ def screen_first(
     payment: UncheckedPayment,
     provers: Provers,
     domain_separators: Mapping[str, bytes],
-    moment: Moment,
+    moment: DecisionContext,
 ) -> Refusal | SignatureCheck | None:
     """Check whether the account's payer meant a payment on a channel that is not known yet.
 

@@ -13,7 +13,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from tallystick.payment_ids import payment_id_ms
 from tallystick_aggregator.charging.port import Decision
-from tallystick_aggregator.ledger.commands import Moment
+from tallystick_aggregator.ledger.commands import DecisionContext
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.payments import PackedPayment
 from tallystick_aggregator.ledger.state import Ledger, payment_key
@@ -72,7 +72,7 @@ def system_clock_ms() -> int:
 
 
 class LedgerWriter:
-    """Runs decisions one after another, many to a commit. See `intake.port.Writer`."""
+    """Runs decisions one after another, many to a commit. See `batcher.port.Writer`."""
 
     def __init__(
         self,
@@ -103,12 +103,12 @@ class LedgerWriter:
         """Whether so much waits for a checkpoint that no more payments are to be taken."""
         return self._journal.backlog >= BACKLOG_MAX
 
-    def moment(self) -> Moment:
+    def moment(self) -> DecisionContext:
         """The present, as decisions see it."""
-        return Moment(self._clock_ms(), self._stale_networks())
+        return DecisionContext(self._clock_ms(), self._stale_networks())
 
     async def run(self, decision: Decision[Answer]) -> Answer:
-        """Run one decision durably; see `intake.port.Writer.run`."""
+        """Run one decision durably; see `batcher.port.Writer.run`."""
         return await self.submit(decision)
 
     def submit(

@@ -16,7 +16,7 @@ from tallystick_aggregator.chain.port import Chain, ChainUnavailable, Reverted
 from tallystick_aggregator.claims.gas_scale import GasScale
 from tallystick_aggregator.claims.planner import Batch, Group
 from tallystick_aggregator.ledger.state import Account, Channel
-from tallystick_aggregator.store.port import Outgoing, TransactionKind
+from tallystick_aggregator.store.port import OutboundTransaction, TransactionKind
 
 PASSING_MAX: Final = 8
 """Single rows that fail for a passing reason before the rest of a settlement is not tried any more."""
@@ -38,10 +38,10 @@ class LeftOut(NamedTuple):
     reason: str
 
 
-class Claimed(list[Outgoing]):
+class Claimed(list[OutboundTransaction]):
     """The claim transactions of a settlement; `left_out`: what it did not claim although it was asked for."""
 
-    def __init__(self, claims: Iterable[Outgoing] = (), left_out: Iterable[LeftOut] = ()) -> None:
+    def __init__(self, claims: Iterable[OutboundTransaction] = (), left_out: Iterable[LeftOut] = ()) -> None:
         super().__init__(claims)
         self.left_out = list(left_out)
 
@@ -96,7 +96,7 @@ class Claiming:
             return
         call = self._chain.escrow.claim_call(batch.token, batch.claims)
         try:
-            outgoing = await self._chain.send(
+            outbound = await self._chain.send(
                 TransactionKind.CLAIM, os.urandom(32), call, rows=batch.rows, payouts=batch.payouts, urgent=run.urgent
             )
         except Reverted as reverted:
@@ -113,9 +113,9 @@ class Claiming:
             for half in halves:
                 await self.send(half, run)
             return
-        self._gas_scale.took(batch, outgoing.gas_limit)
-        _log.info("claim %d: %d channels of %d accounts", outgoing.id, batch.rows, len(batch.groups))
-        run.settled.append(outgoing)
+        self._gas_scale.took(batch, outbound.gas_limit)
+        _log.info("claim %d: %d channels of %d accounts", outbound.id, batch.rows, len(batch.groups))
+        run.settled.append(outbound)
         run.accounts.update(group.account.id for group in batch.groups)
 
     def _refused(self, group: Group, reverted: Reverted, run: Run) -> None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
 from tallystick.hexadecimal import checksum
-from tallystick_aggregator.chain.periodic import Repeating
+from tallystick_aggregator.chain.periodic import PeriodicTask
 from tallystick_aggregator.chain.port import Block, Call, Chain, ChainUnavailable, EscrowBinding, Reverted
 from tallystick_aggregator.chain.settings import TokenSettings
 from tallystick_aggregator.charging.port import Writer
@@ -112,7 +112,7 @@ class Collecting:
         self._debts: dict[Creditor, _Debt] = {}
         self._to_look_up: deque[Creditor] = deque()
         self._sweep_at = 0.0
-        self._checking = Repeating(
+        self._checking = PeriodicTask(
             f"collecting on {chain.network}", self.check, CHECK_S, passing=(ChainUnavailable, StoreUnavailable)
         )
         chain.on_owed(self._owed_seen)
@@ -140,9 +140,9 @@ class Collecting:
             self._to_look_up.extend(await self._everybody())
             self._sweep_at = now + SWEEP_S
         under_way = {
-            outgoing.data
-            for outgoing in await self._outbox.open(self._chain.network)
-            if outgoing.kind is TransactionKind.COLLECT
+            outbound.data
+            for outbound in await self._outbox.open(self._chain.network)
+            if outbound.kind is TransactionKind.COLLECT
         }
         head = await self._chain.head()
         sent = 0
@@ -199,12 +199,12 @@ class Collecting:
             if not self._is_worth(creditor.token, amount, cost_wei):
                 debt.due_at = self._clock() + PAUSE_S_MAX
                 return False
-            outgoing = await self._chain.send(TransactionKind.COLLECT, os.urandom(32), call)
+            outbound = await self._chain.send(TransactionKind.COLLECT, os.urandom(32), call)
         except Reverted as reverted:
             self._blocked(creditor, debt, amount, reverted.reason)
             return False
         self._debts[creditor] = _Debt(due_at=self._clock() + PAUSE_S)
-        _log.info("collect %d: %d of token %s for %s", outgoing.id, amount, *map(checksum, reversed(creditor)))
+        _log.info("collect %d: %d of token %s for %s", outbound.id, amount, *map(checksum, reversed(creditor)))
         return True
 
     def _is_enough(self, token: bytes, amount: int) -> bool:

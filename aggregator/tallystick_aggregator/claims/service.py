@@ -1,4 +1,4 @@
-"""Settlement: turns what was charged into claims, on a timer, on demand, and at once when a payer withdraws (I9).
+"""ClaimService: turns what was charged into claims, on a timer, on demand, and at once when a payer withdraws (I9).
 
 One settlement of a network at a time. What is in flight is read from the outbox, so a restart knows it too; what a
 claim really paid is read from the chain by the watcher. A claim that reverted, was superseded or paid less than it
@@ -15,7 +15,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from tallystick.hexadecimal import to_hex
-from tallystick_aggregator.chain.periodic import Repeating
+from tallystick_aggregator.chain.periodic import PeriodicTask
 from tallystick_aggregator.chain.port import Chain, ChainUnavailable, Stake
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.claims.claiming import Claimed, Claiming, LeftOut, Run
@@ -30,7 +30,7 @@ from tallystick_aggregator.claims.planner import (
 )
 from tallystick_aggregator.claims.withdrawals import Withdrawals
 from tallystick_aggregator.ledger.state import Account, Channel
-from tallystick_aggregator.store.port import Outbox, Outgoing, StoreUnavailable, TransactionKind
+from tallystick_aggregator.store.port import OutboundTransaction, Outbox, StoreUnavailable, TransactionKind
 
 INTERVAL_S: Final = 3_600.0
 CHECK_S_MAX: Final = 5.0
@@ -67,7 +67,7 @@ class SettlementSettings:
     withdraw_margin_s: int = 3_600
 
 
-class Settlement:
+class ClaimService:
     """Settles one network."""
 
     def __init__(
@@ -96,7 +96,7 @@ class Settlement:
         self._claiming = Claiming(chain, clock, self._settings.interval_s)
         self._totals_in_flight: OrderedDict[int, Mapping[bytes, int]] = OrderedDict()
         check_s = min(CHECK_S_MAX, self._settings.interval_s)
-        self._checking = Repeating(
+        self._checking = PeriodicTask(
             f"settlement on {chain.network}",
             self._check,
             check_s,
@@ -316,7 +316,7 @@ class Settlement:
                 totals[channel_id] = max(total, totals.get(channel_id, 0))
         return totals
 
-    def _totals(self, claims: Iterable[Outgoing]) -> Mapping[int, Mapping[bytes, int]]:
+    def _totals(self, claims: Iterable[OutboundTransaction]) -> Mapping[int, Mapping[bytes, int]]:
         """Up to where each claim would raise `claimed`, by channel; read from its calldata once."""
         known = self._totals_in_flight
         self._totals_in_flight = OrderedDict(
@@ -324,7 +324,7 @@ class Settlement:
         )
         return self._totals_in_flight
 
-    async def _open_claims(self) -> list[Outgoing]:
+    async def _open_claims(self) -> list[OutboundTransaction]:
         """Claims whose effect the ledger does not have yet.
 
         A claim leaves the outbox's open ones when it is final, so they are asked first: whatever left them before is in
@@ -338,12 +338,12 @@ class Settlement:
             raise ChainUnavailable(f"the mirror of {self._chain.network} does not reach block {head.number}") from None
         return claims
 
-    async def _journaled_claims(self) -> list[Outgoing]:
+    async def _journaled_claims(self) -> list[OutboundTransaction]:
         """Claims that are not final."""
         opened = await self._outbox.open(self._chain.network)
-        return [outgoing for outgoing in opened if outgoing.kind is TransactionKind.CLAIM]
+        return [outbound for outbound in opened if outbound.kind is TransactionKind.CLAIM]
 
-    async def _mined(self, claim: Outgoing, timeout_s: float) -> Outgoing:
+    async def _mined(self, claim: OutboundTransaction, timeout_s: float) -> OutboundTransaction:
         try:
             return await self._chain.wait(claim, timeout_s=timeout_s)
         except TimeoutError:

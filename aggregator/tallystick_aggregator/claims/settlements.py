@@ -5,12 +5,12 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.claims.claiming import Claimed
-from tallystick_aggregator.claims.service import SETTLE_NOW_TIMEOUT_S, Settlement, SettlementSettings, SettlingChain
+from tallystick_aggregator.claims.service import SETTLE_NOW_TIMEOUT_S, ClaimService, SettlementSettings, SettlingChain
 from tallystick_aggregator.store.port import Outbox
 
 
 class Settlements:
-    """One `Settlement` a network; they do not wait for each other."""
+    """One `ClaimService` a network; they do not wait for each other."""
 
     def __init__(
         self,
@@ -22,7 +22,7 @@ class Settlements:
         clock: Callable[[], float] | None = None,
     ) -> None:
         keywords = {} if clock is None else {"clock": clock}
-        self._each = [Settlement(chain, writer, outbox, settings, **keywords) for chain in chains]
+        self._each = [ClaimService(chain, writer, outbox, settings, **keywords) for chain in chains]
 
     def start(self) -> None:
         """Settle from now on."""
@@ -40,7 +40,7 @@ class Settlements:
     async def settle_now(
         self, receivers: Collection[bytes] | None = None, *, timeout_s: float = SETTLE_NOW_TIMEOUT_S
     ) -> Claimed:
-        """See `Settlement.settle_now`. Where one network fails, the others have settled all the same."""
+        """See `ClaimService.settle_now`. Where one network fails, the others have settled all the same."""
         outcomes = await asyncio.gather(
             *(settlement.settle_now(receivers, timeout_s=timeout_s) for settlement in self._each),
             return_exceptions=True,

@@ -8,7 +8,7 @@ from tallystick.channels import ChannelConfig
 from tallystick.reasons import Reason
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Refusal
-from tallystick_aggregator.ledger.commands import Moment, Rules
+from tallystick_aggregator.ledger.commands import DecisionContext, Rules
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.rules import spend_key_unknown
 from tallystick_aggregator.ledger.state import Channel, Ledger, SpendKey
@@ -126,7 +126,7 @@ def open_channel(
 
 
 def register_spend_key(
-    draft: Draft, account_id: bytes, key: SpendKey, moment: Moment, rules: Rules
+    draft: Draft, account_id: bytes, key: SpendKey, moment: DecisionContext, rules: Rules
 ) -> SpendKey | Refusal:
     """Register a key, raise its cap, or answer with it where this very key is registered already.
 
@@ -184,7 +184,7 @@ def register_spend_key(
     return registered
 
 
-def _raise_cap(draft: Draft, known: SpendKey, cap: int, moment: Moment) -> SpendKey | Refusal:
+def _raise_cap(draft: Draft, known: SpendKey, cap: int, moment: DecisionContext) -> SpendKey | Refusal:
     """Let a key spend more, as long as it may spend at all; what it has spent stands."""
     if known.revoked:
         return Refusal(Reason.SPEND_KEY_REVOKED, "The spend key was revoked; register another.", "key_id")
@@ -209,7 +209,7 @@ def revoke_spend_key(draft: Draft, account_id: bytes, key_id: bytes) -> SpendKey
 
 
 def start_refund(
-    draft: Draft, account_id: bytes, refund_id: bytes, nonce: int, amount: int, moment: Moment
+    draft: Draft, account_id: bytes, refund_id: bytes, nonce: int, amount: int, moment: DecisionContext
 ) -> ev.RefundStarted | Refusal:
     """Set aside what will be refunded, before anything is signed; amount 0 asks for all that is available."""
     account = draft.account(account_id)

@@ -14,7 +14,7 @@ from typing import Final
 from tallystick.payment_ids import payment_ids_from
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
-from tallystick_aggregator.ledger.commands import Moment, ProvenPayment, Rules, SpendProof, VoucherProof
+from tallystick_aggregator.ledger.commands import DecisionContext, ProvenPayment, Rules, SpendProof, VoucherProof
 from tallystick_aggregator.ledger.decide import charge
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.rules import (
@@ -33,7 +33,7 @@ _channel_of: Final = attrgetter("channel_id")
 
 
 def charge_all(
-    draft: Draft, payments: Sequence[ProvenPayment], moment: Moment, rules: Rules
+    draft: Draft, payments: Sequence[ProvenPayment], moment: DecisionContext, rules: Rules
 ) -> list[Accepted | Refusal]:
     """Take payments, at least one, in their order, each as `decide.charge` does."""
     oldest_ms, newest_ms = times_of_payment_ids(draft, moment, rules)
@@ -60,7 +60,7 @@ def _are_new(draft: Draft, keys: Sequence[bytes], in_time: tuple[bytes, bytes]) 
 
 
 def _charge_run(
-    draft: Draft, run: Sequence[ProvenPayment], keys: Sequence[bytes], moment: Moment, rules: Rules
+    draft: Draft, run: Sequence[ProvenPayment], keys: Sequence[bytes], moment: DecisionContext, rules: Rules
 ) -> list[Accepted | Refusal] | None:
     """Take a run, all of it new, if it is proven alike and fits; None, and nothing done, if not."""
     channel_id, proof = run[0].channel_id, run[0].proof
@@ -124,7 +124,7 @@ def _may_prove(
     charges: Sequence[ev.Charged],
     total: int,
     ceiling: int,
-    moment: Moment,
+    moment: DecisionContext,
 ) -> bool:
     """Rule 2 for all: the key may spend the sum, or the vouchers are unused and not above the verified one."""
     if key_id := charges[0].key_id:

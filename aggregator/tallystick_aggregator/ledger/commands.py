@@ -1,5 +1,5 @@
 """What is asked of the ledger about a payment. Commands carry proofs that were checked already: an unchecked payment is
-another type (`intake.proofs.UncheckedPayment`), so the wrong one does not type-check.
+another type (`batcher.proofs.UncheckedPayment`), so the wrong one does not type-check.
 """
 
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class ProvenPayment(Value, frozen=True, gc=False):
     proof: VoucherProof | SpendProof
 
 
-class Moment(NamedTuple):
+class DecisionContext(NamedTuple):
     """When a decision is taken, and which networks' mirrors may not be relied on (I9)."""
 
     now_ms: int

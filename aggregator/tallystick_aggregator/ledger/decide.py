@@ -13,7 +13,7 @@ import hmac
 from tallystick.reasons import Reason
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
-from tallystick_aggregator.ledger.commands import Moment, ProvenPayment, Rules, VoucherProof
+from tallystick_aggregator.ledger.commands import DecisionContext, ProvenPayment, Rules, VoucherProof
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.payments import Payment, PaymentStatus
 from tallystick_aggregator.ledger.rules import (
@@ -33,7 +33,7 @@ from tallystick_aggregator.ledger.rules import (
 from tallystick_aggregator.ledger.state import Channel, Reservation, payment_of_handle
 
 
-def charge(draft: Draft, payment: ProvenPayment, moment: Moment, rules: Rules) -> Accepted | Refusal:
+def charge(draft: Draft, payment: ProvenPayment, moment: DecisionContext, rules: Rules) -> Accepted | Refusal:
     """Take a payment at once."""
     channel_id, payment_id, amount = payment.channel_id, payment.payment_id, payment.amount
     known = draft.payment(channel_id, payment_id)
@@ -51,7 +51,7 @@ def charge(draft: Draft, payment: ProvenPayment, moment: Moment, rules: Rules) -
 
 
 def reserve(
-    draft: Draft, payment: ProvenPayment, handle: bytes, moment: Moment, rules: Rules
+    draft: Draft, payment: ProvenPayment, handle: bytes, moment: DecisionContext, rules: Rules
 ) -> Held | Accepted | Refusal:
     """Hold a payment's amount under `handle` (`state.reservation_handle`), whose secret the caller drew."""
     known = draft.payment(payment.channel_id, payment.payment_id)
@@ -84,7 +84,7 @@ def reserve(
     return Held(handle, expires_at, replayed=False)
 
 
-def capture(draft: Draft, handle: bytes, amount: int, moment: Moment, rules: Rules) -> Accepted | Refusal:
+def capture(draft: Draft, handle: bytes, amount: int, moment: DecisionContext, rules: Rules) -> Accepted | Refusal:
     """Charge a reservation, in full or less; after its expiry too, while there is room for it (threat 9)."""
     reservation = draft.reservation(handle)
     if reservation is None:
@@ -159,7 +159,9 @@ def replay_of_reservation(known: Payment, amount: int, request_hash: bytes) -> H
 # Rules 2 to 4.
 
 
-def _accept(draft: Draft, payment: ProvenPayment, moment: Moment, rules: Rules) -> tuple[int, int, bytes] | Refusal:
+def _accept(
+    draft: Draft, payment: ProvenPayment, moment: DecisionContext, rules: Rules
+) -> tuple[int, int, bytes] | Refusal:
     """Run rules 2 to 4; return what the channel's charged total would become, and the proof's used ceiling and key id.
 
     Records the raised ceiling.
@@ -199,7 +201,7 @@ def _accept(draft: Draft, payment: ProvenPayment, moment: Moment, rules: Rules) 
 
 
 def _room_after_expiry(
-    draft: Draft, channel: Channel, key_id: bytes, amount: int, moment: Moment, rules: Rules
+    draft: Draft, channel: Channel, key_id: bytes, amount: int, moment: DecisionContext, rules: Rules
 ) -> Refusal | None:
     account = draft.account(channel.account_id)
     assert account is not None, "a channel has an account"

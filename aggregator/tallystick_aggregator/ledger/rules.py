@@ -4,12 +4,12 @@ from tallystick.payment_ids import payment_id_ms
 from tallystick.quantities import ChannelTotals
 from tallystick.reasons import Reason
 from tallystick_aggregator.ledger.answers import Refusal
-from tallystick_aggregator.ledger.commands import Moment, Rules, SpendProof
+from tallystick_aggregator.ledger.commands import DecisionContext, Rules, SpendProof
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Account, Channel, SpendKey
 
 
-def times_of_payment_ids(draft: Draft, moment: Moment, rules: Rules) -> tuple[int, int]:
+def times_of_payment_ids(draft: Draft, moment: DecisionContext, rules: Rules) -> tuple[int, int]:
     """The oldest and the newest time (ms) that a payment id may have.
 
     One that may have been pruned is never charged anew; one from the future could outlive its pruning.
@@ -18,7 +18,7 @@ def times_of_payment_ids(draft: Draft, moment: Moment, rules: Rules) -> tuple[in
     return oldest_ms, moment.now_ms + rules.payment_id_skew_s * 1000
 
 
-def payment_id_is_in_time(draft: Draft, payment_id: bytes, moment: Moment, rules: Rules) -> Refusal | None:
+def payment_id_is_in_time(draft: Draft, payment_id: bytes, moment: DecisionContext, rules: Rules) -> Refusal | None:
     """The payment id's time is within `times_of_payment_ids`."""
     payment_ms = payment_id_ms(payment_id)
     oldest_ms, newest_ms = times_of_payment_ids(draft, moment, rules)
@@ -64,7 +64,7 @@ def voucher_may_prove(account: Account, channel: Channel, ceiling: int) -> Refus
 
 
 def spend_key_may_prove(
-    draft: Draft, account: Account, amount: int, proof: SpendProof, moment: Moment
+    draft: Draft, account: Account, amount: int, proof: SpendProof, moment: DecisionContext
 ) -> Refusal | None:
     """Rule 2b, but for the HMAC: may this key pay this much, now?"""
     if amount > proof.max_amount:
@@ -78,7 +78,9 @@ def spend_key_may_prove(
     return key_may_spend(draft, account, proof.key_id, amount, moment)
 
 
-def key_may_spend(draft: Draft, account: Account, key_id: bytes, amount: int, moment: Moment) -> Refusal | None:
+def key_may_spend(
+    draft: Draft, account: Account, key_id: bytes, amount: int, moment: DecisionContext
+) -> Refusal | None:
     """The key is known, live, and has this much left of its cap."""
     key = draft.spend_key(account.id, key_id)
     if key is None:
@@ -86,7 +88,7 @@ def key_may_spend(draft: Draft, account: Account, key_id: bytes, amount: int, mo
     return key_is_live(key, moment) or cap_allows(key, amount)
 
 
-def key_is_live(key: SpendKey, moment: Moment) -> Refusal | None:
+def key_is_live(key: SpendKey, moment: DecisionContext) -> Refusal | None:
     """A key that was revoked or has expired charges nothing any more: its payer counts on that."""
     if key.revoked:
         return Refusal(Reason.SPEND_KEY_REVOKED, "The spend key was revoked.", "key_id")
@@ -125,14 +127,14 @@ def ceiling_allows(channel: Channel, ceiling: int, amount: int) -> Refusal | Non
     )
 
 
-def mirror_is_fresh(account: Account, moment: Moment) -> Refusal | None:
+def mirror_is_fresh(account: Account, moment: DecisionContext) -> Refusal | None:
     """I9: no charge on a mirror that has not reached the chain's head, or not for too long."""
     if account.network not in moment.stale_networks:
         return None
     return Refusal(Reason.CHAIN_STALE, f"The view of {account.network} is not up to date; try again soon.")
 
 
-def no_withdrawal_is_near(account: Account, moment: Moment, rules: Rules) -> Refusal | None:
+def no_withdrawal_is_near(account: Account, moment: DecisionContext, rules: Rules) -> Refusal | None:
     """I9: no charge when a withdrawal may finalise before the charge is claimed."""
     if account.withdraw_finalizes_at and moment.now_s + rules.withdraw_margin_s >= account.withdraw_finalizes_at:
         return Refusal(

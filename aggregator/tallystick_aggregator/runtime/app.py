@@ -31,8 +31,8 @@ from tallystick_aggregator.auth.gas_budgets import GasBudget
 from tallystick_aggregator.chain.chain import EvmChain
 from tallystick_aggregator.chain.port import ChainUnavailable
 from tallystick_aggregator.chain.settings import ChainSettings, ConfigurationError
-from tallystick_aggregator.charging import Intake, LedgerWriter
-from tallystick_aggregator.charging.maintenance import Upkeep
+from tallystick_aggregator.charging import LedgerWriter, PaymentBatcher
+from tallystick_aggregator.charging.maintenance import Maintenance
 from tallystick_aggregator.charging.signature_processes import SignatureProcesses
 from tallystick_aggregator.charging.signatures import SignatureChecker, SignatureThreads
 from tallystick_aggregator.claims.collecting import Collecting
@@ -81,7 +81,7 @@ async def running(config: Config, *, clock: Callable[[], float] = time.time) -> 
         await _start_chains(stack, config, store, writer, chains, clock)
         offers = make_offers(config)
         parts = _Parts(config, store, writer, chains, offers, await _start_signatures(stack, config), clock)
-        stack.callback(parts.intake.close)
+        stack.callback(parts.batcher.close)
         settlements = await _start_settlements(stack, parts)
         collecting = await _start_collecting(stack, parts)
         supervisor = Supervisor()
@@ -91,7 +91,7 @@ async def running(config: Config, *, clock: Callable[[], float] = time.time) -> 
         health = Health(
             [
                 lambda: _store_problems(writer),
-                parts.upkeep.problems,
+                parts.maintenance.problems,
                 lambda: supervisor.problems,
                 lambda: _stale(chains),
             ],
@@ -141,7 +141,7 @@ def make_offers(config: Config) -> Offers:
 
 
 class _Parts:
-    """The middle: schemes over the intake, the ledger and the chains."""
+    """The middle: schemes over the batcher, the ledger and the chains."""
 
     def __init__(
         self,
@@ -161,10 +161,10 @@ class _Parts:
 
         rules, outbox = config.rules, store.outbox
         separators = {network: chain.escrow.domain.separator for network, chain in chains.items()}
-        self.intake = Intake(writer, separators, rules, signatures=signatures)
-        self.upkeep = Upkeep(writer, store.journal, rules)
+        self.batcher = PaymentBatcher(writer, separators, rules, signatures=signatures)
+        self.maintenance = Maintenance(writer, store.journal, rules)
         channels = Channels(chains, offers, writer, rules)
-        self.deferred = DeferredPayments(offers, channels, self.intake, writer)
+        self.deferred = DeferredPayments(offers, channels, self.batcher, writer)
         self.budget = GasBudget(config.gas_limits)
         self.exact = ExactPayments(chains, offers, outbox, now_s, budget=self.budget)
         self.accounts = Accounts(chains, offers, channels, writer, rules, now_s)
@@ -176,7 +176,7 @@ class _Parts:
         limits = self.config.charge_limits
         return Services(
             FacilitatorService(principals, self.offers, self.deferred, self.exact, self.config.rules, limits),
-            ChargeService(principals, self.intake, self.writer, limits),
+            ChargeService(principals, self.batcher, self.writer, limits),
             AccountService(principals, self.accounts, self.deposits, self.refunds),
             SettlementService(principals, self.store.outbox, settlements),
         )
@@ -296,9 +296,9 @@ async def _start_collecting(stack: AsyncExitStack, parts: _Parts) -> Sequence[Co
 
 
 def _start_background(supervisor: Supervisor, parts: _Parts, health: Health) -> None:
-    supervisor.start("expiring reservations", parts.upkeep.expire_reservations)
-    supervisor.start("forgetting payment ids", parts.upkeep.forget_payments)
-    supervisor.start("checkpoints", parts.upkeep.checkpoint)
+    supervisor.start("expiring reservations", parts.maintenance.expire_reservations)
+    supervisor.start("forgetting payment ids", parts.maintenance.forget_payments)
+    supervisor.start("checkpoints", parts.maintenance.checkpoint)
     supervisor.start("refunds", parts.refunds.keep_resuming)
     supervisor.start("store probe", lambda: keep_probing(parts.writer))
     supervisor.start("health", health.watch)

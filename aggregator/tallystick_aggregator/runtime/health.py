@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
 from tallystick_aggregator.charging import LedgerWriter
-from tallystick_aggregator.ledger.commands import Moment
+from tallystick_aggregator.ledger.commands import DecisionContext
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.events import PaymentsForgotten
 from tallystick_aggregator.ledger.state import Ledger
@@ -108,6 +108,6 @@ async def keep_probing(writer: LedgerWriter) -> None:
                 await writer.run(_change_nothing)
 
 
-def _change_nothing(draft: Draft, _ledger: Ledger, _moment: Moment) -> None:
+def _change_nothing(draft: Draft, _ledger: Ledger, _moment: DecisionContext) -> None:
     """Write an event that says what is known already."""
     draft.record(PaymentsForgotten(draft.payments_forgotten_ms))

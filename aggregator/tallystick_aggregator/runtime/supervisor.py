@@ -1,6 +1,6 @@
 """Background tasks that cannot die silently: one that ends is told, and restarted after a pause.
 
-(`chain.tasks.Repeating` does the same for work that is one call repeated; here are the tasks that run on their own.)
+(`chain.tasks.PeriodicTask` does the same for work that is one call repeated; here are the tasks that run on their own.)
 """
 
 import asyncio

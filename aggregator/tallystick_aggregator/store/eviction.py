@@ -31,7 +31,7 @@ _BUCKET_BITS: Final = 8
 _bucket_of: Final = itemgetter(slice(_BUCKET_BYTES))
 
 
-class HotPayments:
+class RecentPayments:
     """The payments that are both in memory and in the tables, by bucket; and those on their way out of memory."""
 
     def __init__(self, count_max: int = HOT_PAYMENTS_MAX, age_ms_max: int = HOT_AGE_MS_MAX) -> None:

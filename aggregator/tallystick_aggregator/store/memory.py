@@ -16,9 +16,9 @@ from tallystick_aggregator.ledger.payments import PAYMENT_KEY_BYTES, PackedPayme
 from tallystick_aggregator.ledger.state import Changes, Ledger, payment_key
 from tallystick_aggregator.store.backlog import Backlog
 from tallystick_aggregator.store.events import decode_entry, encode_entry
-from tallystick_aggregator.store.eviction import HOT_AGE_MS_MAX, HOT_PAYMENTS_MAX, HotPayments
+from tallystick_aggregator.store.eviction import HOT_AGE_MS_MAX, HOT_PAYMENTS_MAX, RecentPayments
 from tallystick_aggregator.store.port import (
-    Outgoing,
+    OutboundTransaction,
     StoreLocked,
     StoreUnavailable,
     TransactionKind,
@@ -63,7 +63,7 @@ class MemoryDisk:
     plan: Callable[[Operation], Fault] = _no_fault
     entries: list[bytes] = field(default_factory=list[bytes])
     payments: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
-    outgoing: dict[int, bytes] = field(default_factory=dict[int, bytes])
+    outbound: dict[int, bytes] = field(default_factory=dict[int, bytes])
     epoch: int = 0
 
     def write(self, operation: Operation, store: Callable[[], None]) -> None:
@@ -92,7 +92,7 @@ class MemoryJournal:
         self.disk.epoch += 1
         self.epoch = self.disk.epoch
         self._hot_limits = hot_payments_max, hot_age_ms_max
-        self._hot = HotPayments(*self._hot_limits)
+        self._hot = RecentPayments(*self._hot_limits)
         self._ledger = Ledger()
         self._backlog = Backlog(0, 0)
         self._closed = False
@@ -110,7 +110,7 @@ class MemoryJournal:
             draft = Draft(ledger)
             draft.replay(decode_entry(entry, f"log entry {number}"))
             draft.adopt()
-        self._ledger, self._hot = ledger, HotPayments(*self._hot_limits)
+        self._ledger, self._hot = ledger, RecentPayments(*self._hot_limits)
         self._backlog = Backlog(ledger.commits, 0)
         self._forget_what_is_written(ledger)
         return ledger
@@ -191,35 +191,35 @@ class MemoryOutbox:
     def __init__(self, disk: MemoryDisk | None = None) -> None:
         self.disk = disk or MemoryDisk()
 
-    async def add(self, outgoing: Outgoing) -> Outgoing:
+    async def add(self, outbound: OutboundTransaction) -> OutboundTransaction:
         """See the port."""
-        known = await self.by_reference(outgoing.kind, outgoing.reference)
+        known = await self.by_reference(outbound.kind, outbound.reference)
         if known is not None:
             return known
-        added = replace(outgoing, id=max(self.disk.outgoing, default=0) + 1)
+        added = replace(outbound, id=max(self.disk.outbound, default=0) + 1)
         self._write(added)
         return added
 
-    async def update(self, outgoing: Outgoing) -> None:
+    async def update(self, outbound: OutboundTransaction) -> None:
         """See the port."""
-        if outgoing.id not in self.disk.outgoing:
-            raise ValueError(f"the outbox has no transaction {outgoing.id}")
-        self._write(outgoing)
+        if outbound.id not in self.disk.outbound:
+            raise ValueError(f"the outbox has no transaction {outbound.id}")
+        self._write(outbound)
 
-    async def by_reference(self, kind: TransactionKind, reference: bytes) -> Outgoing | None:
+    async def by_reference(self, kind: TransactionKind, reference: bytes) -> OutboundTransaction | None:
         """See the port."""
         await asyncio.sleep(0)
         found = (known for known in self._all() if (known.kind, known.reference) == (kind, reference))
         return next(found, None)
 
-    async def open(self, network: str) -> Sequence[Outgoing]:
+    async def open(self, network: str) -> Sequence[OutboundTransaction]:
         """See the port."""
         await asyncio.sleep(0)
         unsettled = TransactionStatus.PENDING, TransactionStatus.MINED
         found = (known for known in self._all() if known.network == network and known.status in unsettled)
         return sorted(found, key=lambda known: (known.nonce, known.id))
 
-    async def claims(self, receivers: Sequence[bytes], before_id: int, limit: int) -> Sequence[Outgoing]:
+    async def claims(self, receivers: Sequence[bytes], before_id: int, limit: int) -> Sequence[OutboundTransaction]:
         """See the port."""
         await asyncio.sleep(0)
         wanted = frozenset(receivers)
@@ -232,7 +232,7 @@ class MemoryOutbox:
         ]
         return found[:limit]
 
-    async def since(self, network: str, created_at: int) -> Sequence[Outgoing]:
+    async def since(self, network: str, created_at: int) -> Sequence[OutboundTransaction]:
         """See the port."""
         await asyncio.sleep(0)
         return [known for known in self._all() if known.network == network and known.created_at > created_at]
@@ -243,9 +243,9 @@ class MemoryOutbox:
         used = (known.nonce for known in self._all() if (known.network, known.sender) == (network, sender))
         return max(used, default=-1) + 1
 
-    def _all(self) -> list[Outgoing]:
-        return [decode_outgoing(id_, body) for id_, body in sorted(self.disk.outgoing.items())]
+    def _all(self) -> list[OutboundTransaction]:
+        return [decode_outgoing(id_, body) for id_, body in sorted(self.disk.outbound.items())]
 
-    def _write(self, outgoing: Outgoing) -> None:
-        body = encode_outgoing(outgoing)
-        self.disk.write(Operation.OUTBOX, lambda: self.disk.outgoing.__setitem__(outgoing.id, body))
+    def _write(self, outbound: OutboundTransaction) -> None:
+        body = encode_outgoing(outbound)
+        self.disk.write(Operation.OUTBOX, lambda: self.disk.outbound.__setitem__(outbound.id, body))

@@ -112,7 +112,7 @@ class TransactionKind(IntEnum):
     DEPOSIT = 2
     REFUND = 3
     EXACT = 4
-    FILL = 5
+    NONCE_FILLER = 5
     """Nothing, to ourselves: it fills a gap in the nonces, so that those after it can be mined."""
     COLLECT = 6
     """Pays out what a failed transfer has left owed to a seller or payer."""
@@ -153,7 +153,7 @@ class Payout:
 
 
 @dataclass(frozen=True, slots=True)
-class Outgoing:
+class OutboundTransaction:
     """A transaction in the outbox. Its signed bytes and nonce are journaled before it is sent (I8).
 
     `reference` (at most 64 bytes) is unique within its kind and makes the sending idempotent: a refund id, the token
@@ -188,29 +188,29 @@ class Outgoing:
 class Outbox(Protocol):
     """The transactions that were or will be sent."""
 
-    async def add(self, outgoing: Outgoing) -> Outgoing:
+    async def add(self, outbound: OutboundTransaction) -> OutboundTransaction:
         """Store a new one with its first attempt; returns it with its id. If (kind, reference) is there already,
         returns the one that is there, unchanged.
         """
         ...
 
-    async def update(self, outgoing: Outgoing) -> None:
+    async def update(self, outbound: OutboundTransaction) -> None:
         """Replace the stored one by this (same id)."""
         ...
 
-    async def by_reference(self, kind: TransactionKind, reference: bytes) -> Outgoing | None:
+    async def by_reference(self, kind: TransactionKind, reference: bytes) -> OutboundTransaction | None:
         """The one with this reference, if any."""
         ...
 
-    async def open(self, network: str) -> Sequence[Outgoing]:
+    async def open(self, network: str) -> Sequence[OutboundTransaction]:
         """All that are PENDING or MINED, by nonce."""
         ...
 
-    async def claims(self, receivers: Sequence[bytes], before_id: int, limit: int) -> Sequence[Outgoing]:
+    async def claims(self, receivers: Sequence[bytes], before_id: int, limit: int) -> Sequence[OutboundTransaction]:
         """Claims that pay any of the receivers, newest first, with an id below `before_id` (0: all)."""
         ...
 
-    async def since(self, network: str, created_at: int) -> Sequence[Outgoing]:
+    async def since(self, network: str, created_at: int) -> Sequence[OutboundTransaction]:
         """A network's transactions that were created after this time (seconds since the epoch), in their order."""
         ...
 

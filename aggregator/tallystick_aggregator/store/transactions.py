@@ -3,47 +3,47 @@
 from typing import Final
 
 from tallystick_aggregator.store.binary import Reader, blob, fixed, text, whole
-from tallystick_aggregator.store.port import Attempt, Outgoing, Payout, TransactionKind, TransactionStatus
+from tallystick_aggregator.store.port import Attempt, OutboundTransaction, Payout, TransactionKind, TransactionStatus
 
 VERSION: Final = 1
 
 
-def encode_outgoing(outgoing: Outgoing) -> bytes:
+def encode_outgoing(outbound: OutboundTransaction) -> bytes:
     """The stored form of a transaction, except for its id."""
     return b"".join(
         (
-            bytes((VERSION, outgoing.kind, outgoing.status)),
-            text(outgoing.network),
-            blob(outgoing.reference),
-            fixed(outgoing.sender, 20),
-            whole(outgoing.nonce),
-            fixed(outgoing.to, 20),
-            blob(outgoing.data),
-            whole(outgoing.gas_limit),
-            whole(len(outgoing.attempts)),
-            *map(_encode_attempt, outgoing.attempts),
-            whole(outgoing.created_at),
-            whole(outgoing.block_number),
-            blob(outgoing.block_hash),
-            blob(outgoing.transaction_hash),
-            whole(outgoing.gas_used),
-            whole(outgoing.effective_gas_price_wei),
-            whole(outgoing.rows),
-            whole(len(outgoing.payouts)),
-            *map(_encode_payout, outgoing.payouts),
-            blob(outgoing.memo),
+            bytes((VERSION, outbound.kind, outbound.status)),
+            text(outbound.network),
+            blob(outbound.reference),
+            fixed(outbound.sender, 20),
+            whole(outbound.nonce),
+            fixed(outbound.to, 20),
+            blob(outbound.data),
+            whole(outbound.gas_limit),
+            whole(len(outbound.attempts)),
+            *map(_encode_attempt, outbound.attempts),
+            whole(outbound.created_at),
+            whole(outbound.block_number),
+            blob(outbound.block_hash),
+            blob(outbound.transaction_hash),
+            whole(outbound.gas_used),
+            whole(outbound.effective_gas_price_wei),
+            whole(outbound.rows),
+            whole(len(outbound.payouts)),
+            *map(_encode_payout, outbound.payouts),
+            blob(outbound.memo),
         )
     )
 
 
-def decode_outgoing(id_: int, body: bytes) -> Outgoing:
+def decode_outgoing(id_: int, body: bytes) -> OutboundTransaction:
     """The transaction with this id; raises StoreDamaged."""
     reader = Reader(body, f"the stored transaction {id_}")
     version, kind, status = reader.byte(), reader.byte(), reader.byte()
     if version != VERSION:
         raise reader.damaged(f"has layout version {version}; {VERSION} is known")
     try:
-        outgoing = Outgoing(
+        outbound = OutboundTransaction(
             id=id_,
             kind=TransactionKind(kind),
             status=TransactionStatus(status),
@@ -68,7 +68,7 @@ def decode_outgoing(id_: int, body: bytes) -> Outgoing:
     except ValueError as error:
         raise reader.damaged(f"is of an unknown kind or status: {error}") from error
     reader.done()
-    return outgoing
+    return outbound
 
 
 def _encode_attempt(attempt: Attempt) -> bytes:

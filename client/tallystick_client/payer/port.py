@@ -28,7 +28,7 @@ class Payer(Protocol):
         """A seller says that the transfer of this nonce was made: it is spent for good."""
         ...
 
-    async def remedy(self, offer: Offer, reason: Reason, host: str = "", key_id: bytes = b"") -> bool:
+    async def recover_from(self, offer: Offer, reason: Reason, host: str = "", key_id: bytes = b"") -> bool:
         """Do what can be done about a refusal at this host; whether the payment is worth another try.
 
         `key_id`: of the spend key that proved the refused payment.

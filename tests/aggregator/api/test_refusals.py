@@ -352,7 +352,7 @@ async def _(edge: Edge) -> common_pb2.Refusal:
 @reaches(Reason.OVERLOADED)
 async def _(edge: Edge) -> common_pb2.Refusal:
     await funded(edge)
-    edge.market.intake._waiting_max = 0
+    edge.market.batcher._waiting_max = 0
     return await charge(edge, voucher_payment())
 
 

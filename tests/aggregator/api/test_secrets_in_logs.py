@@ -220,8 +220,8 @@ async def test_g3_a_whole_run_at_debug_shows_no_secret(
         await trade(payer, server.address, token)
     store = await SqliteStore.open(config.store_path)
     sent = await store.outbox.since(NETWORK, 0)
-    assert {outgoing.kind.name for outgoing in sent} == {"DEPOSIT", "CLAIM", "REFUND"}
-    raws = [attempt.raw for outgoing in sent for attempt in outgoing.attempts]
+    assert {outbound.kind.name for outbound in sent} == {"DEPOSIT", "CLAIM", "REFUND"}
+    raws = [attempt.raw for outbound in sent for attempt in outbound.attempts]
     await store.close()
 
     secrets = {token, PROVIDERS_KEY}.union(*map(forms_of, (SECRET, DEV_KEYS[1], DEV_KEYS[2], *raws)))

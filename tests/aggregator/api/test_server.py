@@ -27,7 +27,7 @@ from tallystick_aggregator.claims.claiming import LeftOut
 from tallystick_aggregator.runtime.health import Health
 from tallystick_aggregator.store.port import (
     Attempt,
-    Outgoing,
+    OutboundTransaction,
     Payout,
     StoreUncertain,
     TransactionKind,
@@ -318,8 +318,8 @@ async def test_payers_refusals_are_answers_too(edge: Edge) -> None:
 # Settlements.
 
 
-def claim(number: int, status: TransactionStatus = TransactionStatus.FINAL) -> Outgoing:
-    return Outgoing(
+def claim(number: int, status: TransactionStatus = TransactionStatus.FINAL) -> OutboundTransaction:
+    return OutboundTransaction(
         id=number,
         network=NETWORK,
         kind=TransactionKind.CLAIM,
@@ -501,7 +501,7 @@ async def test_what_is_unexpected_leaks_nothing_and_is_logged_under_its_number(
     async def fail(*_: object) -> None:
         raise RuntimeError("the inside")
 
-    monkeypatch.setattr(edge.market.intake, "start", fail)
+    monkeypatch.setattr(edge.market.batcher, "start", fail)
     await edge.market.fund(ALICE, 10_000, NEWS)
     request = charge_pb2.ChargeRequest(charge=charge_of(ALICE.payment(1, PRICE, ceiling=PRICE)))
     with caplog.at_level(logging.ERROR):
@@ -517,7 +517,7 @@ async def test_an_outcome_that_is_not_known_is_no_refusal(edge: Edge, monkeypatc
     async def fail(*_: object) -> None:
         raise StoreUncertain("the disk failed in the middle")
 
-    monkeypatch.setattr(edge.market.intake, "start", fail)
+    monkeypatch.setattr(edge.market.batcher, "start", fail)
     await edge.market.fund(ALICE, 10_000, NEWS)
     request = charge_pb2.ChargeRequest(charge=charge_of(ALICE.payment(1, PRICE, ceiling=PRICE)))
     error = await refused(edge.charges.Charge(request, metadata=edge.news))

@@ -34,14 +34,14 @@ async def fund(edge: Edge) -> None:
 
 
 class Gate:
-    """Lets a test hold the intake, and see how many batches are in it."""
+    """Lets a test hold the batcher, and see how many batches are in it."""
 
     def __init__(self, edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
         self.inside = 0
         self.open = asyncio.Event()
-        self._charge: Callable[..., Awaitable[Any]] = edge.market.intake.start
+        self._charge: Callable[..., Awaitable[Any]] = edge.market.batcher.start
         monkeypatch.setattr(
-            edge.market.intake, "start", lambda *arguments: asyncio.create_task(self.charge(*arguments))
+            edge.market.batcher, "start", lambda *arguments: asyncio.create_task(self.charge(*arguments))
         )
 
     async def charge(self, payments: Sequence[Any], released: Callable[[], None]) -> Any:

@@ -14,7 +14,7 @@ from tallystick_aggregator.chain.node import Node
 from tallystick_aggregator.charging.writer import LedgerWriter, system_clock_ms
 from tallystick_aggregator.ledger import accounts, approvals, decide
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
-from tallystick_aggregator.ledger.commands import Moment, ProvenPayment, Rules, VoucherProof
+from tallystick_aggregator.ledger.commands import DecisionContext, ProvenPayment, Rules, VoucherProof
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Account, Channel, Ledger
 from tallystick_aggregator.store.memory import MemoryDisk, MemoryJournal, MemoryOutbox
@@ -55,7 +55,7 @@ class Side:
             await self.open_channel(payer, to)
 
     async def open_channel(self, payer: Payer, to: bytes) -> None:
-        def decision(draft: Draft, _ledger: Ledger, _moment: Moment) -> Refusal | None:
+        def decision(draft: Draft, _ledger: Ledger, _moment: DecisionContext) -> Refusal | None:
             return accounts.open_channel(draft, payer.account_id, payer.channel_id(to), to, 0, RULES)
 
         assert await self.writer.run(decision) is None
@@ -72,7 +72,7 @@ class Side:
             VoucherProof(voucher.max_claimable_amount, voucher),
         )
 
-        def decision(draft: Draft, _ledger: Ledger, moment: Moment) -> Accepted | Refusal:
+        def decision(draft: Draft, _ledger: Ledger, moment: DecisionContext) -> Accepted | Refusal:
             return decide.charge(draft, payment, moment, RULES)
 
         return await self.writer.run(decision)
@@ -87,7 +87,7 @@ class Side:
         digest = eip712.digest(self.devnet.domain, eip712.hash_totals_approval(payer.account_id, totals))
         signature = payer.signer.sign(digest)
 
-        def decision(draft: Draft, ledger: Ledger, _moment: Moment) -> None:
+        def decision(draft: Draft, ledger: Ledger, _moment: DecisionContext) -> None:
             assert approvals.approve_totals(draft, ledger, payer.account_id, totals, signature) is None
 
         await self.writer.run(decision)

@@ -367,7 +367,7 @@ async def test_r9_a_nonce_that_is_told_too_high_leaves_no_gap(
         call = Call(devnet.token, function("mint(address,uint256)", HOLDER, 5))
         sent = await side.chain.send(TransactionKind.EXACT, b"1", call)
         assert (await side.chain.wait(sent, final=True, timeout_s=10)).status is TransactionStatus.FINAL
-        assert len(side.disk.outgoing) == 1
+        assert len(side.disk.outbound) == 1
     assert alarms(caplog, "contradicted answer (nonce)")
 
 

@@ -6,7 +6,7 @@ from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain.node import Log
 from tallystick_aggregator.chain.port import EscrowAccount
 from tallystick_aggregator.chain.watching.explained import Anchor, Explained, funds_moved
-from tallystick_aggregator.chain.watching.mirror import Seen, cautious, held_in_all, is_news, raises_credit
+from tallystick_aggregator.chain.watching.mirror import AccountSnapshot, cautious, held_in_all, is_news, raises_credit
 from tallystick_aggregator.chain.watching.rereading import PARTS_OF_DELAY, REREADS_PER_LOOK, Rereads
 from tallystick_aggregator.ledger.state import Account, Channel, Ledger
 
@@ -18,9 +18,9 @@ def ledger_of(*accounts: Account) -> Ledger:
     return Ledger(accounts={account.id: account for account in accounts})
 
 
-def seen(balance: int, *, withdrawing: int = 0) -> Seen:
+def seen(balance: int, *, withdrawing: int = 0) -> AccountSnapshot:
     at = EscrowAccount(balance, 0, 0, withdrawing, 99 if withdrawing else 0)
-    return Seen(ALICE.account_id, ALICE.config, at, {}, at, {})
+    return AccountSnapshot(ALICE.account_id, ALICE.config, at, {}, at, {})
 
 
 def event(topic: bytes, amount: int, block_number: int = 5) -> Log:

@@ -7,17 +7,17 @@ from hypothesis import strategies as st
 from tallystick_aggregator.chain.node import MarketFees
 from tallystick_aggregator.chain.sending.bidding import Bid, bid, bump, raises, urgent_caps, usual_caps
 from tallystick_aggregator.chain.settings import FeeSettings, TokenSettings
-from tallystick_aggregator.store.port import Attempt, Outgoing, TransactionKind, TransactionStatus
+from tallystick_aggregator.store.port import Attempt, OutboundTransaction, TransactionKind, TransactionStatus
 
 GWEI = 10**9
 FEES = FeeSettings()
 GAS = 100_000
 
 
-def waiting(*offers: Bid) -> list[Outgoing]:
+def waiting(*offers: Bid) -> list[OutboundTransaction]:
     """Transactions that wait, of ids from 1 on, with these bids."""
     return [
-        Outgoing(
+        OutboundTransaction(
             id=number,
             network="eip155:1",
             kind=TransactionKind.CLAIM,
@@ -87,7 +87,7 @@ def test_r13_what_a_withdrawal_puts_at_stake_passes_the_usual_cap_and_so_does_al
     own = waiting(gwei(440, 2), gwei(440, 2), gwei(440, 2), gwei(440, 2))
     market = MarketFees(600 * GWEI, GWEI)
     plan = raises(own, market, FEES, stuck=False, stakes={3: None})
-    assert [outgoing.id for outgoing, _ in plan.bids] == [1, 2, 3], "what is behind it has time"
+    assert [outbound.id for outbound, _ in plan.bids] == [1, 2, 3], "what is behind it has time"
     assert plan.blocked is None
     for _, offer in plan.bids:
         assert market.base_fee_per_gas_wei < offer.max_fee <= FEES.urgent_max_fee_wei
@@ -103,7 +103,7 @@ def test_r13_a_claim_pays_no_more_than_it_saves() -> None:
     own = waiting(gwei(440, 2), gwei(440, 2))
     market = MarketFees(600 * GWEI, GWEI)
     plan = raises(own, market, FEES, stuck=False, stakes={2: 2 * GAS * 700 * GWEI})
-    assert [outgoing.id for outgoing, _ in plan.bids] == [1, 2]
+    assert [outbound.id for outbound, _ in plan.bids] == [1, 2]
     assert all(offer.max_fee * GAS * 2 <= 2 * GAS * 700 * GWEI for _, offer in plan.bids)
     poor = raises(own, market, FEES, stuck=False, stakes={2: 2 * GAS * 599 * GWEI})
     assert (poor.bids, poor.blocked) == ((), own[0])
@@ -130,13 +130,13 @@ def test_r13_no_bid_passes_its_cap_and_each_replaces_the_one_before(
     own = waiting(*(gwei(max_fee, min(max_fee, priority_fee)) for max_fee, priority_fee in offers))
     plan = raises(own, MarketFees(base * GWEI, tip * GWEI), FEES, stuck=stuck, stakes=stakes)
     last_urgent = max((id_ for id_ in stakes if id_ <= len(own)), default=0)
-    for outgoing, offer in plan.bids:
-        old = outgoing.attempts[-1]
-        cap = FEES.urgent_max_fee_wei if outgoing.id <= last_urgent else FEES.max_fee_per_gas_wei
+    for outbound, offer in plan.bids:
+        old = outbound.attempts[-1]
+        cap = FEES.urgent_max_fee_wei if outbound.id <= last_urgent else FEES.max_fee_per_gas_wei
         assert offer.max_fee <= cap
         assert offer.max_fee * 8 >= old.max_fee_per_gas_wei * 9
         assert offer.priority_fee * 8 >= old.max_priority_fee_per_gas_wei * 9
-        assert outgoing.id <= max(1, last_urgent)
+        assert outbound.id <= max(1, last_urgent)
 
 
 @pytest.mark.parametrize(("worth", "amount", "wei"), [(333_333.0, 900 * 10**6, 299_999_700 * 10**9), (0.0, 5, None)])

@@ -12,7 +12,7 @@ from tallystick.hashing import keccak256
 from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain.landings import Reach, find_deposit
 from tallystick_aggregator.chain.port import DepositAuthorization, TransferAuthorization
-from tallystick_aggregator.store.port import Outgoing, Payout, TransactionKind, TransactionStatus
+from tallystick_aggregator.store.port import OutboundTransaction, Payout, TransactionKind, TransactionStatus
 
 AMOUNT = 5_000_000
 ANYBODY = bytes.fromhex("00" * 19 + "77")
@@ -45,10 +45,10 @@ def pay_elsewhere(side: Side, payer: Payer, nonce: bytes) -> None:
     side.devnet.anvil.send(ANYBODY, call.to, call.data)
 
 
-async def sent(side: Side, deposit: DepositAuthorization, reference: bytes = b"deposit") -> Outgoing:
+async def sent(side: Side, deposit: DepositAuthorization, reference: bytes = b"deposit") -> OutboundTransaction:
     """The deposit, landed by the aggregator."""
-    outgoing = await side.chain.send(TransactionKind.DEPOSIT, reference, side.chain.escrow.deposit_call(deposit))
-    return await side.chain.wait(outgoing, final=True, timeout_s=10)
+    outbound = await side.chain.send(TransactionKind.DEPOSIT, reference, side.chain.escrow.deposit_call(deposit))
+    return await side.chain.wait(outbound, final=True, timeout_s=10)
 
 
 async def test_a8_a_deposit_of_ours_is_told_by_its_own_event(devnet: Devnet) -> None:
@@ -58,8 +58,8 @@ async def test_a8_a_deposit_of_ours_is_told_by_its_own_event(devnet: Devnet) -> 
     escrow = devnet.escrow
     async with chain_side(devnet) as side:
         moved = [await sent(side, deposit, b"%d" % at) for at, deposit in enumerate((first, second, second))]
-        assert [outgoing.status for outgoing in moved] == [TransactionStatus.FINAL] * 3
-        assert [outgoing.payouts for outgoing in moved] == [
+        assert [outbound.status for outbound in moved] == [TransactionStatus.FINAL] * 3
+        assert [outbound.payouts for outbound in moved] == [
             (Payout(escrow, devnet.token, AMOUNT),),
             (Payout(escrow, devnet.token, AMOUNT - 1),),
             (Payout(escrow, devnet.token, 0),),
@@ -94,20 +94,20 @@ async def test_a8_a_landing_is_looked_for_in_steps_and_not_for_ever(
 ) -> None:
     payer, deposit = funded(devnet)
     async with chain_side(devnet) as side:
-        outgoing = await sent(side, deposit)
+        outbound = await sent(side, deposit)
         devnet.anvil.mine(10)
         last, escrow = await side.chain.final(), side.chain.escrow
         what = (escrow.address, devnet.token, payer.signer.address, escrow.deposit_token_nonce(deposit))
         for reach, is_found in ((Reach(50, 3), True), (Reach(10, 3), True), (Reach(9, 3), False)):
             landing = await find_deposit(side.chain._node, *what, payer.account_id, AMOUNT, last, reach)
             assert (landing is not None) == is_found
-            assert landing is None or landing.block_number == outgoing.block_number
+            assert landing is None or landing.block_number == outbound.block_number
 
 
-async def refund(side: Side, payer: Payer, amount: int, nonce: int = 0) -> Outgoing:
+async def refund(side: Side, payer: Payer, amount: int, nonce: int = 0) -> OutboundTransaction:
     call = side.chain.escrow.refund_call(payer.config, amount, nonce)
-    outgoing = await side.chain.send(TransactionKind.REFUND, b"%d" % nonce, call)
-    return await side.chain.wait(outgoing, final=True, timeout_s=10)
+    outbound = await side.chain.send(TransactionKind.REFUND, b"%d" % nonce, call)
+    return await side.chain.wait(outbound, final=True, timeout_s=10)
 
 
 async def test_a7_a_refund_is_told_as_the_escrow_paid_it(devnet: Devnet) -> None:
@@ -116,15 +116,15 @@ async def test_a7_a_refund_is_told_as_the_escrow_paid_it(devnet: Devnet) -> None
     payer.deposit(AMOUNT)
     async with chain_side(devnet) as side:
         paid = [await refund(side, payer, amount, nonce) for nonce, amount in enumerate((3_000_000, AMOUNT, AMOUNT))]
-        payouts = [outgoing.payouts for outgoing in paid]
+        payouts = [outbound.payouts for outbound in paid]
         token, address = devnet.token, payer.signer.address
         assert payouts == [(Payout(address, token, amount),) for amount in (3_000_000, AMOUNT - 3_000_000, 0)]
-        for nonce, outgoing in enumerate(paid):
+        for nonce, outbound in enumerate(paid):
             landing = await side.chain.refund_landing(payer.account_id, nonce)
             assert landing is not None
             assert (landing.transaction_hash, landing.amount) == (
-                outgoing.transaction_hash,
-                outgoing.payouts[0].amount,
+                outbound.transaction_hash,
+                outbound.payouts[0].amount,
             )
         assert await side.chain.refund_landing(payer.account_id, 3) is None
 
@@ -134,10 +134,10 @@ async def test_g1_gas_is_counted_from_the_outbox_after_a_restart_too(devnet: Dev
     now = 1_800_000_000.0
     async with chain_side(devnet, clock=lambda: now) as side:
         await sent(side, deposit)
-        outgoing = await side.outbox.by_reference(TransactionKind.DEPOSIT, b"deposit")
-        assert outgoing is not None
+        outbound = await side.outbox.by_reference(TransactionKind.DEPOSIT, b"deposit")
+        assert outbound is not None
         used = side.chain.gas.spent(TransactionKind.DEPOSIT)
-        assert used == outgoing.gas_used > 50_000
+        assert used == outbound.gas_used > 50_000
         assert side.chain.gas.count(TransactionKind.DEPOSIT, payer.signer.address) == 1
         disk = side.disk
     async with chain_side(devnet, disk=disk, clock=lambda: now) as side:

@@ -17,7 +17,7 @@ from tallystick_aggregator.chain.port import Call, Reverted
 from tallystick_aggregator.chain.rpc.node import RpcNode
 from tallystick_aggregator.chain.settings import FeeSettings
 from tallystick_aggregator.store.memory import Crashed, Fault, MemoryDisk, Operation
-from tallystick_aggregator.store.port import Outgoing, TransactionKind, TransactionStatus
+from tallystick_aggregator.store.port import OutboundTransaction, TransactionKind, TransactionStatus
 from tallystick_aggregator.store.transactions import decode_outgoing
 
 HOLDER = b"\x11" * 20
@@ -40,12 +40,12 @@ def mint(devnet: Devnet, amount: int = 5) -> Call:
     return Call(devnet.token, function("mint(address,uint256)", HOLDER, amount))
 
 
-async def send(side: Side, reference: bytes = b"one", amount: int = 5) -> Outgoing:
+async def send(side: Side, reference: bytes = b"one", amount: int = 5) -> OutboundTransaction:
     return await side.chain.send(TransactionKind.EXACT, reference, mint(side.devnet, amount))
 
 
-async def ended(side: Side, outgoing: Outgoing) -> Outgoing:
-    return await side.chain.wait(outgoing, final=True, timeout_s=10)
+async def ended(side: Side, outbound: OutboundTransaction) -> OutboundTransaction:
+    return await side.chain.wait(outbound, final=True, timeout_s=10)
 
 
 def mined_nonce(side: Side) -> int:
@@ -77,26 +77,26 @@ async def test_what_would_revert_is_not_journaled(devnet: Devnet) -> None:
         bad = Call(devnet.escrow, function("collect(address,address)", HOLDER, devnet.token))
         with pytest.raises(Reverted, match="NothingOwed"):
             await side.chain.send(TransactionKind.EXACT, b"bad", bad)
-        assert side.disk.outgoing == {}
+        assert side.disk.outbound == {}
 
 
 async def test_a_lost_reply_is_neither_failure_nor_a_second_payment(devnet: Devnet, node: FaultyNode) -> None:
     async with chain_side(devnet, node=node) as side:
         node.losing_replies = True
-        outgoing = await send(side)
-        assert outgoing.status is TransactionStatus.PENDING
-        assert (await ended(side, outgoing)).status is TransactionStatus.FINAL
+        outbound = await send(side)
+        assert outbound.status is TransactionStatus.PENDING
+        assert (await ended(side, outbound)).status is TransactionStatus.FINAL
         assert devnet.balance(HOLDER) == 5
 
 
 async def test_a_lost_transaction_is_offered_again(devnet: Devnet, node: FaultyNode) -> None:
     async with chain_side(devnet, node=node) as side:
         node.losing_sends = True
-        outgoing = await send(side)
+        outbound = await send(side)
         with pytest.raises(TimeoutError):
-            await side.chain.wait(outgoing, timeout_s=0.3)
+            await side.chain.wait(outbound, timeout_s=0.3)
         node.losing_sends = False
-        final = await ended(side, outgoing)
+        final = await ended(side, outbound)
         assert len(final.attempts) == 1
         assert devnet.balance(HOLDER) == 5
 
@@ -112,7 +112,7 @@ async def test_a_crash_between_journaling_and_sending_is_made_good(devnet: Devne
     async with chain_side(devnet, disk=disk) as side:
         assert (await ended(side, await send(side))).status is TransactionStatus.FINAL
         assert devnet.balance(HOLDER) == 5
-        assert len(disk.outgoing) == 1
+        assert len(disk.outbound) == 1
 
 
 async def test_a_crash_before_journaling_sends_nothing(devnet: Devnet) -> None:
@@ -129,13 +129,13 @@ async def test_a_crash_before_journaling_sends_nothing(devnet: Devnet) -> None:
 async def test_a_crash_between_sending_and_recording_is_found_at_the_next_start(devnet: Devnet) -> None:
     disk = MemoryDisk()
     async with chain_side(devnet, disk=disk, poll_s=60) as side:
-        outgoing = await send(side)
+        outbound = await send(side)
         disk.plan = lambda _: Fault.REFUSED  # from here on the process knows, and cannot tell its disk
         await until(lambda: devnet.balance(HOLDER) == 5)
     disk.plan = lambda _: Fault.NONE
     async with chain_side(devnet, disk=disk) as side:
         before = mined_nonce(side)
-        assert (await ended(side, outgoing)).status is TransactionStatus.FINAL
+        assert (await ended(side, outbound)).status is TransactionStatus.FINAL
         assert mined_nonce(side) == before
         assert devnet.balance(HOLDER) == 5
 
@@ -143,16 +143,16 @@ async def test_a_crash_between_sending_and_recording_is_found_at_the_next_start(
 async def test_a_stuck_transaction_is_replaced_under_its_nonce(devnet: Devnet) -> None:
     devnet.anvil.automine(on=False)
     async with chain_side(devnet, replace_after_s=0.2) as side:
-        outgoing = await send(side)
-        await until(lambda: len(_stored(side, outgoing).attempts) >= 2)
-        stored = _stored(side, outgoing)
+        outbound = await send(side)
+        await until(lambda: len(_stored(side, outbound).attempts) >= 2)
+        stored = _stored(side, outbound)
         first, second = stored.attempts[:2]
         assert second.max_fee_per_gas_wei >= first.max_fee_per_gas_wei * 1.125
         assert second.max_priority_fee_per_gas_wei >= first.max_priority_fee_per_gas_wei * 1.125
         devnet.anvil.automine(on=True)
         devnet.anvil.mine()
-        final = await ended(side, outgoing)
-        assert final.nonce == outgoing.nonce
+        final = await ended(side, outbound)
+        assert final.nonce == outbound.nonce
         assert final.transaction_hash in {attempt.transaction_hash for attempt in final.attempts}
         assert devnet.balance(HOLDER) == 5
 
@@ -164,17 +164,17 @@ async def test_a_fee_spike_waits_under_the_cap_and_ends(devnet: Devnet) -> None:
     async with chain_side(devnet, fees=fees, replace_after_s=0.1) as side:
         devnet.anvil.rpc("anvil_setNextBlockBaseFeePerGas", hex(100 * GWEI))
         devnet.anvil.mine()
-        outgoing = await send(side)
+        outbound = await send(side)
         devnet.anvil.rpc("anvil_setNextBlockBaseFeePerGas", hex(100 * GWEI))
         devnet.anvil.mine()
         with pytest.raises(TimeoutError):
-            await side.chain.wait(outgoing, timeout_s=0.5)
-        assert {attempt.max_fee_per_gas_wei for attempt in _stored(side, outgoing).attempts} == {cap * 8 // 9}
+            await side.chain.wait(outbound, timeout_s=0.5)
+        assert {attempt.max_fee_per_gas_wei for attempt in _stored(side, outbound).attempts} == {cap * 8 // 9}
         assert any("(nonce" in problem and "wait" in problem for problem in side.chain.problems())
         devnet.anvil.rpc("anvil_setNextBlockBaseFeePerGas", hex(GWEI))
         devnet.anvil.mine()
         devnet.anvil.automine(on=True)
-        final = await ended(side, outgoing)
+        final = await ended(side, outbound)
         assert final.effective_gas_price_wei <= cap
         assert devnet.balance(HOLDER) == 5
 
@@ -187,11 +187,11 @@ async def test_a_nonce_gap_is_filled(devnet: Devnet, node: FaultyNode) -> None:
         node.losing_sends = True
         lost = await send(side, b"lost")
         await send(side, b"two", 7)
-        del disk.outgoing[lost.id]
+        del disk.outbound[lost.id]
         node.losing_sends = False
         side.chain._sending.start()
         await until(lambda: devnet.balance(HOLDER) == 7)
-        await until(lambda: _kinds(side) == {TransactionKind.EXACT, TransactionKind.FILL})
+        await until(lambda: _kinds(side) == {TransactionKind.EXACT, TransactionKind.NONCE_FILLER})
         await ended(side, await send(side, b"three", 1))
         assert devnet.balance(HOLDER) == 8
 
@@ -212,28 +212,28 @@ async def test_r5_c1_a_gap_is_filled_with_the_gas_that_the_chain_asks_for(
         node.losing_sends = True
         lost = await send(side, b"lost")
         await send(side, b"two", 7)
-        del disk.outgoing[lost.id]
+        del disk.outbound[lost.id]
         node.losing_sends = False
         side.chain._sending.start()
         await until(lambda: devnet.balance(HOLDER) == 7)
-        fills = [decode_outgoing(id_, body) for id_, body in disk.outgoing.items()]
-        assert [fill.gas_limit >= 121_000 for fill in fills if fill.kind is TransactionKind.FILL] == [True]
+        fills = [decode_outgoing(id_, body) for id_, body in disk.outbound.items()]
+        assert [fill.gas_limit >= 121_000 for fill in fills if fill.kind is TransactionKind.NONCE_FILLER] == [True]
 
 
 async def test_a_nonce_used_by_somebody_else_is_superseded_and_sent_anew(devnet: Devnet, node: FaultyNode) -> None:
     async with chain_side(devnet, node=node, confirmations=2) as side:
         node.losing_sends = True
-        outgoing = await send(side)
+        outbound = await send(side)
         _use_key_elsewhere(devnet.anvil, devnet.sender.address)
         with pytest.raises(TimeoutError):  # the other one is in a block, but not for good yet
-            await side.chain.wait(outgoing, final=True, timeout_s=0.3)
-        assert _stored(side, outgoing).status is TransactionStatus.PENDING
+            await side.chain.wait(outbound, final=True, timeout_s=0.3)
+        assert _stored(side, outbound).status is TransactionStatus.PENDING
         devnet.anvil.mine(2)
-        superseded = await ended(side, outgoing)
+        superseded = await ended(side, outbound)
         assert superseded.status is TransactionStatus.SUPERSEDED
         node.losing_sends = False
         again = await send(side)
-        assert (again.id, again.nonce) == (outgoing.id, outgoing.nonce + 1)
+        assert (again.id, again.nonce) == (outbound.id, outbound.nonce + 1)
         devnet.anvil.mine(3)
         assert (await ended(side, again)).status is TransactionStatus.FINAL
         assert devnet.balance(HOLDER) == 5
@@ -245,14 +245,14 @@ async def test_a_nonce_used_by_nobody_knows_whom_is_superseded_after_a_while(
     """As after a long outage, on nodes that keep the state of 128 blocks."""
     async with chain_side(devnet, node=node) as side:
         node.losing_sends = True
-        outgoing = await send(side)
+        outbound = await send(side)
         node.forgetful = True
         _use_key_elsewhere(devnet.anvil, devnet.sender.address)
         with pytest.raises(TimeoutError):
-            await side.chain.wait(outgoing, timeout_s=0.3)
-        assert _stored(side, outgoing).status is TransactionStatus.PENDING
+            await side.chain.wait(outbound, timeout_s=0.3)
+        assert _stored(side, outbound).status is TransactionStatus.PENDING
         monkeypatch.setattr("tallystick_aggregator.chain.sending.sender.UNPROVEN_S", 0.1)
-        superseded = await ended(side, outgoing)
+        superseded = await ended(side, outbound)
         assert (superseded.status, superseded.transaction_hash) == (TransactionStatus.SUPERSEDED, b"")
         assert devnet.balance(HOLDER) == 0
 
@@ -262,26 +262,26 @@ async def test_a_used_nonce_of_our_own_is_not_superseded_while_receipts_are_miss
 ) -> None:
     async with chain_side(devnet, node=node) as side:
         node.blind = True
-        outgoing = await send(side)
+        outbound = await send(side)
         await until(lambda: devnet.balance(HOLDER) == 5)
         with pytest.raises(TimeoutError):
-            await side.chain.wait(outgoing, timeout_s=0.4)
-        assert _stored(side, outgoing).status is TransactionStatus.PENDING
+            await side.chain.wait(outbound, timeout_s=0.4)
+        assert _stored(side, outbound).status is TransactionStatus.PENDING
         node.blind = False
-        assert (await ended(side, outgoing)).status is TransactionStatus.FINAL
+        assert (await ended(side, outbound)).status is TransactionStatus.FINAL
 
 
 async def test_a_reorganisation_sends_a_mined_transaction_back_to_waiting(devnet: Devnet) -> None:
     devnet.anvil.mine(3)
     async with chain_side(devnet, confirmations=3) as side:
-        outgoing = await side.chain.wait(await send(side), timeout_s=10)
-        assert outgoing.status is TransactionStatus.MINED
+        outbound = await side.chain.wait(await send(side), timeout_s=10)
+        assert outbound.status is TransactionStatus.MINED
         devnet.anvil.reorg(1)
-        await until(lambda: _stored(side, outgoing).status is TransactionStatus.PENDING)
+        await until(lambda: _stored(side, outbound).status is TransactionStatus.PENDING)
         devnet.anvil.mine(1)
         await until(lambda: devnet.balance(HOLDER) == 5, timeout_s=20)
         devnet.anvil.mine(3)
-        assert (await ended(side, outgoing)).status is TransactionStatus.FINAL
+        assert (await ended(side, outbound)).status is TransactionStatus.FINAL
 
 
 async def test_a_revert_is_believed_when_it_is_final(devnet: Devnet, node: FaultyNode) -> None:
@@ -289,22 +289,22 @@ async def test_a_revert_is_believed_when_it_is_final(devnet: Devnet, node: Fault
     transfer = Call(devnet.token, function("transfer(address,uint256)", HOLDER, 5))
     async with chain_side(devnet, node=node, confirmations=2) as side:
         node.losing_sends = True
-        outgoing = await side.chain.send(TransactionKind.EXACT, b"poor", transfer)
+        outbound = await side.chain.send(TransactionKind.EXACT, b"poor", transfer)
         devnet.anvil.rpc(
             "anvil_setStorageAt", hexed(devnet.token), _balance_slot(devnet.sender.address), hexed(bytes(32))
         )
         node.losing_sends = False
-        await until(lambda: _mined(devnet.anvil, outgoing), timeout_s=20)
+        await until(lambda: _mined(devnet.anvil, outbound), timeout_s=20)
         with pytest.raises(TimeoutError):
-            await side.chain.wait(outgoing, timeout_s=0.2)
+            await side.chain.wait(outbound, timeout_s=0.2)
         devnet.anvil.mine(2)
-        assert (await ended(side, outgoing)).status is TransactionStatus.REVERTED
+        assert (await ended(side, outbound)).status is TransactionStatus.REVERTED
 
 
 async def test_endpoints_that_are_down_are_waited_out(devnet: Devnet, node: FaultyNode) -> None:
     async with chain_side(devnet, node=node) as side:
-        outgoing = await send(side)
-        await ended(side, outgoing)
+        outbound = await send(side)
+        await ended(side, outbound)
         node.down = True
         await until(lambda: len(side.chain.problems()) >= 2)
         node.down = False
@@ -316,25 +316,25 @@ async def test_endpoints_that_are_down_are_waited_out(devnet: Devnet, node: Faul
 async def test_many_at_once_take_one_nonce_each(devnet: Devnet) -> None:
     async with chain_side(devnet) as side:
         sent = await asyncio.gather(*(send(side, b"%d" % number, 1) for number in range(20)))
-        assert len({outgoing.nonce for outgoing in sent}) == 20
-        await asyncio.gather(*(ended(side, outgoing) for outgoing in sent))
+        assert len({outbound.nonce for outbound in sent}) == 20
+        await asyncio.gather(*(ended(side, outbound) for outbound in sent))
         assert devnet.balance(HOLDER) == 20
 
 
-def _stored(side: Side, outgoing: Outgoing) -> Outgoing:
-    return decode_outgoing(outgoing.id, side.disk.outgoing[outgoing.id])
+def _stored(side: Side, outbound: OutboundTransaction) -> OutboundTransaction:
+    return decode_outgoing(outbound.id, side.disk.outbound[outbound.id])
 
 
 def _kinds(side: Side) -> set[TransactionKind]:
-    return {decode_outgoing(id_, body).kind for id_, body in side.disk.outgoing.items()}
+    return {decode_outgoing(id_, body).kind for id_, body in side.disk.outbound.items()}
 
 
 def _use_key_elsewhere(anvil: Anvil, address: bytes) -> None:
     anvil.send(address, HOLDER, b"")
 
 
-def _mined(anvil: Anvil, outgoing: Outgoing) -> bool:
-    hashes = [attempt.transaction_hash for attempt in outgoing.attempts]
+def _mined(anvil: Anvil, outbound: OutboundTransaction) -> bool:
+    hashes = [attempt.transaction_hash for attempt in outbound.attempts]
     return any(anvil.rpc("eth_getTransactionReceipt", hexed(hash_)) for hash_ in hashes)
 
 
@@ -357,7 +357,7 @@ async def test_r3_a_transaction_that_waits_for_long_is_an_alarm_once_and_those_b
         assert any(f"EXACT {sent[0].id} (nonce" in problem for problem in side.chain.sending_problems())
         devnet.anvil.automine(on=True)
         devnet.anvil.mine(2)
-        for outgoing in sent:
-            await ended(side, outgoing)
+        for outbound in sent:
+            await ended(side, outbound)
         await until(lambda: not side.chain.sending_problems())
         assert caplog.text.count("and all behind it have waited") == 1

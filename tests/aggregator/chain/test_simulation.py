@@ -29,11 +29,11 @@ from tallystick_aggregator.chain.port import ChainUnavailable, DepositAuthorizat
 from tallystick_aggregator.chain.sending.bidding import bid
 from tallystick_aggregator.chain.sending.transactions import Unsigned, sign
 from tallystick_aggregator.claims.planner import EVERYTHING
-from tallystick_aggregator.claims.service import Settlement, SettlementSettings
+from tallystick_aggregator.claims.service import ClaimService, SettlementSettings
 from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
-from tallystick_aggregator.ledger.commands import Moment
+from tallystick_aggregator.ledger.commands import DecisionContext
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.invariants import check_invariants
 from tallystick_aggregator.ledger.state import Ledger
@@ -109,11 +109,11 @@ class Simulation:
             check_invariants(side.ledger)
             yield side
 
-    def _settlement(self, side: Side) -> Settlement:
+    def _settlement(self, side: Side) -> ClaimService:
         settings = SettlementSettings(interval_s=300)
-        return Settlement(side.chain, side.writer, side.outbox, settings, clock=lambda: float(self.node.timestamp))
+        return ClaimService(side.chain, side.writer, side.outbox, settings, clock=lambda: float(self.node.timestamp))
 
-    async def _step(self, side: Side, settlement: Settlement) -> None:
+    async def _step(self, side: Side, settlement: ClaimService) -> None:
         rng, payer, seller = self.rng, self.rng.choice(self.payers), self.rng.choice(SELLERS)
         actions = {
             "deposit": 6, "send deposit": 3, "charge": 30, "withdraw": 3, "cancel": 1, "finalize": 3, "refund": 2,
@@ -165,7 +165,7 @@ class Simulation:
         check_invariants(side.ledger)
         self._check_paid()
 
-    async def _poll(self, side: Side, settlement: Settlement) -> None:
+    async def _poll(self, side: Side, settlement: ClaimService) -> None:
         """What the background tasks do, in a random order and not always."""
         polls = [side.chain._watcher.look, side.chain._tick, settlement._check]
         self.rng.shuffle(polls)
@@ -225,7 +225,7 @@ class Simulation:
         with contextlib.suppress(CallReverted):
             self.node.execute(payer.signer.address, self.devnet.escrow, data)
 
-    async def _finalize(self, side: Side, settlement: Settlement, payer: Payer) -> None:
+    async def _finalize(self, side: Side, settlement: ClaimService, payer: Payer) -> None:
         """The payer takes its money as soon as it may. The aggregator has had a healthy day to see it coming (I9)."""
         held = self.node.world.accounts.get(payer.account_id)
         if held is None or not held.withdrawable_at:
@@ -253,7 +253,7 @@ class Simulation:
         refund_id = self.rng.randbytes(32)
         amount = self.rng.randrange(1, account.available + 1)
 
-        def decision(draft: Draft, _ledger: Ledger, moment: Moment) -> ev.RefundStarted | Refusal:
+        def decision(draft: Draft, _ledger: Ledger, moment: DecisionContext) -> ev.RefundStarted | Refusal:
             return accounts.start_refund(draft, payer.account_id, refund_id, state.refund_nonce, amount, moment)
 
         if not isinstance(await side.writer.run(decision), Refusal):
@@ -349,12 +349,12 @@ class Simulation:
                 assert account.refund is None
                 assert account.funds - account.claimed == state.balance
             unsettled = {TransactionStatus.PENDING, TransactionStatus.MINED}
-            stored = [decode_outgoing(id_, body) for id_, body in self.disk.outgoing.items()]
-            assert not [outgoing for outgoing in stored if outgoing.status in unsettled]
+            stored = [decode_outgoing(id_, body) for id_, body in self.disk.outbound.items()]
+            assert not [outbound for outbound in stored if outbound.status in unsettled]
             # A nonce is ours once: what took the place of a superseded one came from elsewhere.
-            ours = {attempt.transaction_hash for outgoing in stored for attempt in outgoing.attempts}
-            superseded = [outgoing for outgoing in stored if outgoing.status is TransactionStatus.SUPERSEDED]
-            assert ours.isdisjoint(outgoing.transaction_hash for outgoing in superseded)
+            ours = {attempt.transaction_hash for outbound in stored for attempt in outbound.attempts}
+            superseded = [outbound for outbound in stored if outbound.status is TransactionStatus.SUPERSEDED]
+            assert ours.isdisjoint(outbound.transaction_hash for outbound in superseded)
 
 
 def _parsed(raw: bytes):  # type: ignore[no-untyped-def]  # noqa: ANN202

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from harness import until
 
-from tallystick_aggregator.chain.periodic import Repeating
+from tallystick_aggregator.chain.periodic import PeriodicTask
 from tallystick_aggregator.chain.port import ChainUnavailable
 
 
@@ -18,7 +18,7 @@ async def test_a_failing_action_is_told_repeated_and_forgiven(caplog: pytest.Log
         if failures:
             raise failures.pop(0)
 
-    task = Repeating("work", action, 0.01, passing=(ChainUnavailable,))
+    task = PeriodicTask("work", action, 0.01, passing=(ChainUnavailable,))
     task.start()
     await until(lambda: "a bug" in task.problem)
     await until(lambda: "down" in task.problem)
@@ -37,7 +37,7 @@ async def test_waking_does_not_wait_for_the_interval() -> None:
     async def action() -> None:
         done.set()
 
-    task = Repeating("work", action, 3_600)
+    task = PeriodicTask("work", action, 3_600)
     task.start()
     task.wake()
     async with asyncio.timeout(5):
@@ -52,7 +52,7 @@ async def test_stopping_ends_an_action_that_hangs() -> None:
         begun.set()
         await asyncio.sleep(3_600)
 
-    task = Repeating("work", action, 0.01)
+    task = PeriodicTask("work", action, 0.01)
     task.start()
     await begun.wait()
     async with asyncio.timeout(5):

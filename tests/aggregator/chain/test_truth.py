@@ -21,7 +21,7 @@ from tallystick_aggregator.chain.rpc.node import RpcNode
 from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
-from tallystick_aggregator.ledger.commands import Moment
+from tallystick_aggregator.ledger.commands import DecisionContext
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger
 from tallystick_aggregator.store.port import TransactionKind
@@ -287,7 +287,7 @@ async def test_r8_one_inflated_refund_nonce_ends_no_refund(devnet: Devnet, node:
     def later(words: list[int]) -> None:
         words[2] += 1
 
-    def start(draft: Draft, _ledger: Ledger, moment: Moment) -> object:
+    def start(draft: Draft, _ledger: Ledger, moment: DecisionContext) -> object:
         return accounts.start_refund(draft, payer.account_id, b"\x01" * 32, 0, 2_000, moment)
 
     async with chain_side(devnet, node=node) as side:

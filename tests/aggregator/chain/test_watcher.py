@@ -10,7 +10,7 @@ from anvil import DELAY_S, Devnet, receiver
 from tallystick.reasons import Reason
 from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
-from tallystick_aggregator.ledger.commands import Moment
+from tallystick_aggregator.ledger.commands import DecisionContext
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.invariants import check_invariants
 from tallystick_aggregator.ledger.state import Ledger
@@ -170,7 +170,7 @@ async def test_a_refund_counts_until_its_nonce_has_passed_in_a_final_block(devne
         devnet.anvil.mine(2)
         await side.mirrored()
 
-        def start(draft: Draft, _ledger: Ledger, moment: Moment) -> object:
+        def start(draft: Draft, _ledger: Ledger, moment: DecisionContext) -> object:
             return accounts.start_refund(draft, payer.account_id, b"\x01" * 32, 0, 2_000_000, moment)
 
         await side.writer.run(start)
@@ -253,7 +253,7 @@ async def test_an_introduced_account_is_read_although_its_opening_was_never_seen
     payer.deposit(1_000_000)
     async with chain_side(devnet, escrow_block=devnet.anvil.block_number + 1) as side:
         assert payer.account_id not in side.ledger.accounts
-        side.chain.introduce(payer.config)
+        side.chain.track(payer.config)
         await until(lambda: payer.account_id in side.ledger.accounts)
         assert side.account(payer).funds == 1_000_000
 

@@ -12,7 +12,7 @@ from tallystick.reasons import Reason
 from tallystick_aggregator.charging import LedgerWriter, UncheckedPayment, batcher, writer
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
-from tallystick_aggregator.ledger.commands import Moment
+from tallystick_aggregator.ledger.commands import DecisionContext
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger
 from tallystick_aggregator.store.port import StoreUnavailable, StoreUncertain
@@ -35,7 +35,7 @@ def payment_of(alice: Payer, number: int = 1) -> UncheckedPayment:
     return alice.payment(number, 10, ceiling=1_000 + number)
 
 
-def forget(draft: Draft, _ledger: Ledger, _moment: Moment) -> str:
+def forget(draft: Draft, _ledger: Ledger, _moment: DecisionContext) -> str:
     draft.record(ev.PaymentsForgotten(1))
     return "done"
 
@@ -44,8 +44,8 @@ def forget(draft: Draft, _ledger: Ledger, _moment: Moment) -> str:
 
 
 async def test_no_answer_leaves_before_the_append_has_returned(shop: Scripted, alice: Payer) -> None:
-    held = await shop.intake.reserve(payment_of(alice, 50))
-    held_too = await shop.intake.reserve(payment_of(alice, 51))
+    held = await shop.batcher.reserve(payment_of(alice, 50))
+    held_too = await shop.batcher.reserve(payment_of(alice, 51))
     assert isinstance(held, Held)
     assert isinstance(held_too, Held)
     before = deepcopy(shop.ledger)
@@ -53,10 +53,10 @@ async def test_no_answer_leaves_before_the_append_has_returned(shop: Scripted, a
     asking = [
         asyncio.create_task(coroutine)
         for coroutine in (
-            shop.intake.charge([payment_of(alice)]),
-            shop.intake.reserve(payment_of(alice, 2)),
-            shop.intake.capture(held.handle, 5),
-            shop.intake.release(held_too.handle),
+            shop.batcher.charge([payment_of(alice)]),
+            shop.batcher.reserve(payment_of(alice, 2)),
+            shop.batcher.capture(held.handle, 5),
+            shop.batcher.release(held_too.handle),
             shop.writer.run(forget),
         )
     ]
@@ -77,9 +77,9 @@ async def test_no_answer_leaves_before_the_append_has_returned(shop: Scripted, a
 
 async def test_a_replay_waits_for_the_disk_too(shop: Scripted, alice: Payer) -> None:
     shop.journal.hold()
-    first = asyncio.create_task(shop.intake.charge([payment_of(alice)]))
+    first = asyncio.create_task(shop.batcher.charge([payment_of(alice)]))
     await shop.journal.appending.wait()
-    again = asyncio.create_task(shop.intake.charge([payment_of(alice)]))
+    again = asyncio.create_task(shop.batcher.charge([payment_of(alice)]))
     await shop.settle_down()
 
     assert not again.done()
@@ -91,8 +91,8 @@ async def test_a_replay_waits_for_the_disk_too(shop: Scripted, alice: Payer) -> 
 async def test_what_changes_nothing_is_answered_without_a_commit(shop: Scripted, alice: Payer) -> None:
     commits = len(shop.journal.commits)
 
-    await shop.intake.charge([alice.payment(1, 2_000, ceiling=1_000)])
-    await shop.intake.capture(bytes(64), 1)
+    await shop.batcher.charge([alice.payment(1, 2_000, ceiling=1_000)])
+    await shop.batcher.capture(bytes(64), 1)
     await shop.writer.run(lambda _draft, _ledger, _moment: None)
 
     assert len(shop.journal.commits) == commits
@@ -100,7 +100,7 @@ async def test_what_changes_nothing_is_answered_without_a_commit(shop: Scripted,
 
 async def test_the_journal_holds_what_memory_holds_after_every_commit(shop: Scripted, alice: Payer) -> None:
     for number in range(10):
-        await shop.intake.charge([payment_of(alice, number)])
+        await shop.batcher.charge([payment_of(alice, number)])
         assert await shop.journal.load() == shop.ledger
 
 
@@ -108,16 +108,16 @@ async def test_the_journal_holds_what_memory_holds_after_every_commit(shop: Scri
 
 
 async def test_what_cannot_be_stored_is_refused_and_may_be_sent_again(shop: Scripted, alice: Payer) -> None:
-    held = await shop.intake.reserve(payment_of(alice, 50))
+    held = await shop.batcher.reserve(payment_of(alice, 50))
     assert isinstance(held, Held)
     before = deepcopy(shop.ledger)
     shop.journal.refusals = 10**6
 
     answers = [
-        *(await shop.intake.charge([payment_of(alice), payment_of(alice, 2)])),
-        await shop.intake.reserve(payment_of(alice, 3)),
-        await shop.intake.capture(held.handle, 10),
-        await shop.intake.release(held.handle),
+        *(await shop.batcher.charge([payment_of(alice), payment_of(alice, 2)])),
+        await shop.batcher.reserve(payment_of(alice, 3)),
+        await shop.batcher.capture(held.handle, 10),
+        await shop.batcher.release(held.handle),
     ]
 
     for refused in answers:
@@ -128,20 +128,20 @@ async def test_what_cannot_be_stored_is_refused_and_may_be_sent_again(shop: Scri
     assert not shop.writer.available
 
     shop.journal.refusals = 0
-    assert await shop.intake.charge([payment_of(alice), payment_of(alice, 2)]) == [
+    assert await shop.batcher.charge([payment_of(alice), payment_of(alice, 2)]) == [
         Accepted(10, 10, replayed=False),
         Accepted(10, 20, replayed=False),
     ]
-    assert await shop.intake.capture(held.handle, 10) == Accepted(10, 30, replayed=False)
+    assert await shop.batcher.capture(held.handle, 10) == Accepted(10, 30, replayed=False)
     assert shop.writer.available
 
 
 async def test_a_failed_commit_refuses_those_in_it_and_nobody_after(shop: Scripted, alice: Payer) -> None:
     shop.journal.hold()
     shop.journal.refusals = 1
-    first = asyncio.create_task(shop.intake.charge([payment_of(alice)]))
+    first = asyncio.create_task(shop.batcher.charge([payment_of(alice)]))
     await shop.journal.appending.wait()
-    second = asyncio.create_task(shop.intake.charge([payment_of(alice, 2)]))
+    second = asyncio.create_task(shop.batcher.charge([payment_of(alice, 2)]))
     await shop.settle_down()
     shop.journal.let_go()
 
@@ -152,9 +152,9 @@ async def test_a_failed_commit_refuses_those_in_it_and_nobody_after(shop: Script
 
 async def test_the_writer_is_available_again_only_after_a_good_commit(shop: Scripted, alice: Payer) -> None:
     shop.journal.refusals = 1
-    await shop.intake.charge([payment_of(alice)])
+    await shop.batcher.charge([payment_of(alice)])
 
-    await shop.intake.capture(bytes(64), 1)
+    await shop.batcher.capture(bytes(64), 1)
     await shop.writer.run(lambda _draft, _ledger, _moment: None)
     assert not shop.writer.available, "what needed no disk proves nothing about it"
 
@@ -164,22 +164,22 @@ async def test_the_writer_is_available_again_only_after_a_good_commit(shop: Scri
 
 async def test_an_uncertain_store_gives_no_answer_and_the_retry_finds_out(shop: Scripted, alice: Payer) -> None:
     """Neither accepted nor refused may be said: the write may be on disk."""
-    held = await shop.intake.reserve(payment_of(alice, 50))
+    held = await shop.batcher.reserve(payment_of(alice, 50))
     assert isinstance(held, Held)
     before = deepcopy(shop.ledger)
     shop.journal.error = StoreUncertain("the disk fell silent")
     for asking in (
-        shop.intake.charge([payment_of(alice)]),
-        shop.intake.reserve(payment_of(alice, 2)),
-        shop.intake.capture(held.handle, 10),
-        shop.intake.release(held.handle),
+        shop.batcher.charge([payment_of(alice)]),
+        shop.batcher.reserve(payment_of(alice, 2)),
+        shop.batcher.capture(held.handle, 10),
+        shop.batcher.release(held.handle),
     ):
         shop.journal.refusals = 1
         with pytest.raises(StoreUncertain):
             await asking
     assert shop.ledger == before
 
-    assert await shop.intake.charge([payment_of(alice)]) == [Accepted(10, 10, replayed=False)]
+    assert await shop.batcher.charge([payment_of(alice)]) == [Accepted(10, 10, replayed=False)]
 
 
 async def test_a_writer_that_broke_refuses_everybody_then_and_later(alice: Payer) -> None:
@@ -210,17 +210,17 @@ async def test_a_writer_that_broke_refuses_everybody_then_and_later(alice: Payer
 
 
 async def test_a_decision_that_raises_fails_alone_and_leaves_nothing(shop: Scripted, alice: Payer) -> None:
-    def half_made(draft: Draft, _ledger: Ledger, _moment: Moment) -> None:
+    def half_made(draft: Draft, _ledger: Ledger, _moment: DecisionContext) -> None:
         draft.record(ev.PaymentsForgotten(77))
         raise ZeroDivisionError
 
     shop.journal.hold()
-    first = asyncio.create_task(shop.intake.charge([payment_of(alice)]))
+    first = asyncio.create_task(shop.batcher.charge([payment_of(alice)]))
     await shop.journal.appending.wait()
-    good = asyncio.create_task(shop.intake.charge([payment_of(alice, 2)]))
+    good = asyncio.create_task(shop.batcher.charge([payment_of(alice, 2)]))
     await shop.settle_down()
     bad = [shop.writer.submit(half_made) for _ in range(3)]
-    also_good = asyncio.create_task(shop.intake.charge([payment_of(alice, 3)]))
+    also_good = asyncio.create_task(shop.batcher.charge([payment_of(alice, 3)]))
     await shop.settle_down()
     shop.journal.let_go()
 
@@ -239,30 +239,30 @@ async def test_a_decision_that_raises_fails_alone_and_leaves_nothing(shop: Scrip
 
 async def test_a_caller_that_goes_away_while_it_is_stored_is_charged_once(shop: Scripted, alice: Payer) -> None:
     shop.journal.hold()
-    gone = asyncio.create_task(shop.intake.charge([payment_of(alice)]))
+    gone = asyncio.create_task(shop.batcher.charge([payment_of(alice)]))
     await shop.journal.appending.wait()
     gone.cancel()
     await shop.settle_down()
     shop.journal.let_go()
     await shop.settle_down()
 
-    assert await shop.intake.charge([payment_of(alice)]) == [Accepted(10, 10, replayed=True)]
+    assert await shop.batcher.charge([payment_of(alice)]) == [Accepted(10, 10, replayed=True)]
     assert len(shop.charges) == 1
 
 
 async def test_what_waits_for_a_caller_that_went_away_never_happens(shop: Scripted, alice: Payer) -> None:
     """Its neighbours in the batch are not disturbed."""
-    held = await shop.intake.reserve(payment_of(alice, 50))
+    held = await shop.batcher.reserve(payment_of(alice, 50))
     assert isinstance(held, Held)
     shop.journal.hold()
-    first = asyncio.create_task(shop.intake.charge([payment_of(alice)]))
+    first = asyncio.create_task(shop.batcher.charge([payment_of(alice)]))
     await shop.journal.appending.wait()
     leaving = [
-        asyncio.create_task(shop.intake.reserve(payment_of(alice, 3))),
-        asyncio.create_task(shop.intake.capture(held.handle, 10)),
+        asyncio.create_task(shop.batcher.reserve(payment_of(alice, 3))),
+        asyncio.create_task(shop.batcher.capture(held.handle, 10)),
         asyncio.create_task(shop.writer.run(forget)),
     ]
-    staying = asyncio.create_task(shop.intake.charge([payment_of(alice, 4)]))
+    staying = asyncio.create_task(shop.batcher.charge([payment_of(alice, 4)]))
     await shop.settle_down()
     for task in leaving:
         task.cancel()
@@ -273,7 +273,7 @@ async def test_what_waits_for_a_caller_that_went_away_never_happens(shop: Script
     assert await staying == [Accepted(10, 20, replayed=False)]
     assert shop.ledger.reservations.keys() == {held.handle}
     assert shop.ledger.payments_forgotten_ms == 0
-    assert await shop.intake.release(held.handle) == Done(replayed=False)
+    assert await shop.batcher.release(held.handle) == Done(replayed=False)
 
 
 # The moment of a decision.
@@ -282,9 +282,9 @@ async def test_what_waits_for_a_caller_that_went_away_never_happens(shop: Script
 async def test_a_decision_is_taken_at_the_moment_of_its_commit(shop: Scripted, alice: Payer) -> None:
     """The mirror went stale while the payment waited."""
     shop.journal.hold()
-    first = asyncio.create_task(shop.intake.charge([payment_of(alice)]))
+    first = asyncio.create_task(shop.batcher.charge([payment_of(alice)]))
     await shop.journal.appending.wait()
-    second = asyncio.create_task(shop.intake.charge([payment_of(alice, 2)]))
+    second = asyncio.create_task(shop.batcher.charge([payment_of(alice, 2)]))
     await shop.settle_down()
     shop.stale_networks = frozenset({NETWORK})
     shop.journal.let_go()
@@ -301,12 +301,12 @@ async def test_a_commit_carries_a_bounded_number_of_payments(
     monkeypatch.setattr(writer, "COMMIT_WEIGHT_MAX", 100)
     monkeypatch.setattr(batcher, "BATCH_MAX", 60)
     shop.journal.hold()
-    tasks = [asyncio.create_task(shop.intake.charge([payment_of(alice, 0)]))]
+    tasks = [asyncio.create_task(shop.batcher.charge([payment_of(alice, 0)]))]
     await shop.journal.appending.wait()
     for batch in range(4):
         numbers = range(1 + batch * 60, 61 + batch * 60)
         payments = [alice.payment(number, 1, ceiling=1_000 + number) for number in numbers]
-        tasks.append(asyncio.create_task(shop.intake.charge(payments)))
+        tasks.append(asyncio.create_task(shop.batcher.charge(payments)))
         await asyncio.sleep(0)
     await shop.settle_down()
     await asyncio.sleep(0.2)
@@ -324,7 +324,7 @@ async def test_others_have_their_turn_while_a_large_commit_is_decided(
     monkeypatch.setattr(writer, "DECIDED_AT_ONCE", 2)
     order: list[str] = []
 
-    def deciding(draft: Draft, _ledger: Ledger, moment: Moment) -> None:
+    def deciding(draft: Draft, _ledger: Ledger, moment: DecisionContext) -> None:
         order.append("decided")
         asyncio.get_running_loop().call_soon(order.append, "another")
         draft.record(ev.ChainAdvanced(NETWORK, moment.now_ms, bytes(32)))

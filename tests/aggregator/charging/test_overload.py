@@ -43,43 +43,43 @@ def is_overloaded(answer: object) -> bool:
 
 async def test_what_does_not_fit_is_refused_at_once_and_may_come_again(shop: Scripted, alice: Payer) -> None:
     shop.journal.hold()
-    inside = asyncio.create_task(shop.intake.charge(payments_of(alice, WAITING_MAX)))
+    inside = asyncio.create_task(shop.batcher.charge(payments_of(alice, WAITING_MAX)))
     await shop.settle_down()
-    assert shop.intake.inside == WAITING_MAX
+    assert shop.batcher.inside == WAITING_MAX
 
-    (refused,) = await asyncio.wait_for(shop.intake.charge(payments_of(alice, 1, start=500)), 1)
+    (refused,) = await asyncio.wait_for(shop.batcher.charge(payments_of(alice, 1, start=500)), 1)
     assert is_overloaded(refused)
-    assert is_overloaded(await asyncio.wait_for(shop.intake.reserve(payments_of(alice, 1, start=501)[0]), 1))
+    assert is_overloaded(await asyncio.wait_for(shop.batcher.reserve(payments_of(alice, 1, start=501)[0]), 1))
 
     shop.journal.let_go()
     assert all(isinstance(answer, Accepted) for answer in await inside)
-    assert shop.intake.inside == 0
-    assert isinstance((await shop.intake.charge(payments_of(alice, 1, start=500)))[0], Accepted)
-    assert isinstance(await shop.intake.reserve(payments_of(alice, 1, start=501)[0]), Held)
+    assert shop.batcher.inside == 0
+    assert isinstance((await shop.batcher.charge(payments_of(alice, 1, start=500)))[0], Accepted)
+    assert isinstance(await shop.batcher.reserve(payments_of(alice, 1, start=501)[0]), Held)
 
 
 async def test_nothing_is_taken_while_too_much_waits_for_a_checkpoint(
     shop: Scripted, alice: Payer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paid, first, second = payments_of(alice, 3)
-    await shop.intake.charge([paid])
+    await shop.batcher.charge([paid])
     before = len(shop.journal.commits)
     monkeypatch.setattr(shop.journal, "backlog", BACKLOG_MAX)
-    for answer in (*await shop.intake.charge([first]), await shop.intake.reserve(second)):
+    for answer in (*await shop.batcher.charge([first]), await shop.batcher.reserve(second)):
         assert isinstance(answer, Refusal)
         assert answer.reason is Reason.STORE_UNAVAILABLE
         assert answer.reason.retry
         assert (
             answer.message == "The payment could not be stored: too much waits for a checkpoint. Send the same again."
         )
-    assert await shop.intake.charge([paid]) == [Accepted(1, 1, replayed=True)]
+    assert await shop.batcher.charge([paid]) == [Accepted(1, 1, replayed=True)]
     assert app._store_problems(shop.writer) == ["too much waits for a checkpoint"]
     assert len(shop.journal.commits) == before
-    assert shop.intake.inside == 0
+    assert shop.batcher.inside == 0
 
     monkeypatch.setattr(shop.journal, "backlog", BACKLOG_MAX - 1)
-    assert isinstance((await shop.intake.charge([first]))[0], Accepted)
-    assert isinstance(await shop.intake.reserve(second), Held)
+    assert isinstance((await shop.batcher.charge([first]))[0], Accepted)
+    assert isinstance(await shop.batcher.reserve(second), Held)
 
 
 def test_portions_and_what_is_trimmed_are_twice_the_largest_commit() -> None:
@@ -88,7 +88,7 @@ def test_portions_and_what_is_trimmed_are_twice_the_largest_commit() -> None:
 
 
 async def test_a_batch_that_does_not_fit_is_refused_as_a_whole(shop: Scripted, alice: Payer) -> None:
-    answers = await shop.intake.charge(payments_of(alice, WAITING_MAX + 1))
+    answers = await shop.batcher.charge(payments_of(alice, WAITING_MAX + 1))
 
     assert len(answers) == WAITING_MAX + 1
     assert all(map(is_overloaded, answers))
@@ -98,21 +98,21 @@ async def test_a_batch_that_does_not_fit_is_refused_as_a_whole(shop: Scripted, a
 async def test_callers_that_go_away_free_no_room_before_their_work_is_done(shop: Scripted, alice: Payer) -> None:
     """Or a client that sends and hangs up, again and again, would fill the memory."""
     shop.journal.hold()
-    first = asyncio.create_task(shop.intake.charge(payments_of(alice, 1)))
+    first = asyncio.create_task(shop.batcher.charge(payments_of(alice, 1)))
     await shop.journal.appending.wait()
-    gone = [asyncio.create_task(shop.intake.charge(payments_of(alice, 9, start=9 * n))) for n in range(1, 12)]
+    gone = [asyncio.create_task(shop.batcher.charge(payments_of(alice, 9, start=9 * n))) for n in range(1, 12)]
     await shop.settle_down()
     for task in gone:
         task.cancel()
     await asyncio.gather(*gone, return_exceptions=True)
 
-    assert shop.intake.inside == 1 + 99
-    assert is_overloaded((await shop.intake.charge(payments_of(alice, 1, start=900)))[0])
+    assert shop.batcher.inside == 1 + 99
+    assert is_overloaded((await shop.batcher.charge(payments_of(alice, 1, start=900)))[0])
 
     shop.journal.let_go()
     await first
     await shop.settle_down()
-    assert shop.intake.inside == 0
+    assert shop.batcher.inside == 0
 
 
 async def test_a_flood_that_hangs_up_at_once_is_never_worked_on(
@@ -120,29 +120,29 @@ async def test_a_flood_that_hangs_up_at_once_is_never_worked_on(
 ) -> None:
     monkeypatch.setattr(batcher, "SCREENINGS_MAX", 1)
     shop.journal.hold()
-    first = asyncio.create_task(shop.intake.charge(payments_of(alice, 1)))
+    first = asyncio.create_task(shop.batcher.charge(payments_of(alice, 1)))
     await shop.journal.appending.wait()
     for number in range(1, 500):
-        task = asyncio.create_task(shop.intake.charge(payments_of(alice, 3, start=3 * number)))
+        task = asyncio.create_task(shop.batcher.charge(payments_of(alice, 3, start=3 * number)))
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        assert len(shop.intake._waiting) <= WAITING_MAX
-        assert shop.intake.inside <= WAITING_MAX
+        assert len(shop.batcher._waiting) <= WAITING_MAX
+        assert shop.batcher.inside <= WAITING_MAX
 
     shop.journal.let_go()
     await first
     await shop.settle_down()
     assert len(shop.charges) == 1
-    assert (shop.intake.inside, len(shop.intake._waiting)) == (0, 0)
+    assert (shop.batcher.inside, len(shop.batcher._waiting)) == (0, 0)
 
 
 async def test_reservations_that_hang_up_leave_nothing_waiting(shop: Scripted, alice: Payer) -> None:
     shop.journal.hold()
-    first = asyncio.create_task(shop.intake.charge(payments_of(alice, 1)))
+    first = asyncio.create_task(shop.batcher.charge(payments_of(alice, 1)))
     await shop.journal.appending.wait()
     for payment in payments_of(alice, 50, start=10):
-        task = asyncio.create_task(shop.intake.reserve(payment))
+        task = asyncio.create_task(shop.batcher.reserve(payment))
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -167,7 +167,7 @@ async def test_batches_are_screened_in_portions(shop: Scripted, alice: Payer, mo
     monkeypatch.setattr(batcher, "Screening", counting)
     batches = [payments_of(alice, 4, start=4 * number) for number in range(20)]
 
-    answers = await asyncio.gather(*map(shop.intake.charge, batches))
+    answers = await asyncio.gather(*map(shop.batcher.charge, batches))
 
     assert all(isinstance(answer, Accepted) for batch in answers for answer in batch)
     assert max(sizes) <= 10
@@ -179,7 +179,7 @@ async def test_nobody_starves_behind_a_flood_of_others(shop: Scripted, alice: Pa
     order: list[int] = []
 
     async def send(number: int) -> None:
-        await shop.intake.charge(payments_of(alice, 5, start=5 * number))
+        await shop.batcher.charge(payments_of(alice, 5, start=5 * number))
         order.append(number)
 
     await asyncio.gather(*(send(number) for number in range(20)))

@@ -56,13 +56,13 @@ async def test_an_old_payment_sent_again_gets_its_first_answer(shop: Scripted, w
     """Although its voucher is used: it was this very charge that used it."""
     payer = Payer(who)
     payment = payment_of(payer)
-    first = await shop.intake.charge([payment])
-    await shop.intake.charge([payment_of(payer, 2)])
+    first = await shop.batcher.charge([payment])
+    await shop.batcher.charge([payment_of(payer, 2)])
     an_hour_later(shop)
     assert not shop.ledger.payments
 
-    assert await shop.intake.charge([payment]) == [Accepted(10, 10, replayed=True)]
-    assert await shop.intake.reserve(payment) == Accepted(10, 10, replayed=True)
+    assert await shop.batcher.charge([payment]) == [Accepted(10, 10, replayed=True)]
+    assert await shop.batcher.reserve(payment) == Accepted(10, 10, replayed=True)
     assert first == [Accepted(10, 10, replayed=False)]
     assert len(shop.charges) == 2
 
@@ -70,23 +70,23 @@ async def test_an_old_payment_sent_again_gets_its_first_answer(shop: Scripted, w
 async def test_an_old_payment_whose_voucher_was_bad_and_not_needed_gets_its_first_answer(shop: Scripted) -> None:
     """Although its voucher would be needed now: the ceiling is used up."""
     bob, key = Payer("bob"), Payer("bob").spend_key(expires_at=LATER_MS)
-    await shop.intake.charge([bob.payment(1, 1, ceiling=100, key=key)])
+    await shop.batcher.charge([bob.payment(1, 1, ceiling=100, key=key)])
     payment = bob.payment(2, 50, ceiling=200, key=key)._replace(signature=b"\1" * 64 + b"\x1b")
-    assert await shop.intake.charge([payment]) == [Accepted(50, 51, replayed=False)]
-    await shop.intake.charge([bob.payment(3, 49, key=key)])
+    assert await shop.batcher.charge([payment]) == [Accepted(50, 51, replayed=False)]
+    await shop.batcher.charge([bob.payment(3, 49, key=key)])
     an_hour_later(shop)
 
-    assert await shop.intake.charge([payment]) == [Accepted(50, 51, replayed=True)]
+    assert await shop.batcher.charge([payment]) == [Accepted(50, 51, replayed=True)]
 
 
 @pytest.mark.parametrize("who", ["alice", "bob"])
 async def test_old_payments_of_a_channel_sent_again_together_get_their_first_answers(shop: Scripted, who: str) -> None:
     """They are decided as one run (`ledger.runs`), which must ask what was recalled too."""
     payments = [payment_of(Payer(who), number) for number in (1, 2, 3)]
-    await shop.intake.charge(payments)
+    await shop.batcher.charge(payments)
     an_hour_later(shop)
 
-    again = await shop.intake.charge(payments)
+    again = await shop.batcher.charge(payments)
 
     assert again == [Accepted(10, 10 * number, replayed=True) for number in (1, 2, 3)]
     assert len(shop.charges) == 3
@@ -95,11 +95,11 @@ async def test_old_payments_of_a_channel_sent_again_together_get_their_first_ans
 @pytest.mark.parametrize("who", ["alice", "bob"])
 async def test_an_old_payment_id_for_another_request_is_refused(shop: Scripted, who: str) -> None:
     payer = Payer(who)
-    await shop.intake.charge([payment_of(payer)])
+    await shop.batcher.charge([payment_of(payer)])
     an_hour_later(shop)
     key = payer.spend_key(expires_at=LATER_MS) if who == "bob" else None
 
-    (refused,) = await shop.intake.charge([payer.payment(1, 10, ceiling=1_001, key=key, request=OTHER_PAGE)])
+    (refused,) = await shop.batcher.charge([payer.payment(1, 10, ceiling=1_001, key=key, request=OTHER_PAGE)])
 
     assert isinstance(refused, Refusal)
     assert refused.reason is Reason.PAYMENT_ID_REUSED
@@ -107,10 +107,10 @@ async def test_an_old_payment_id_for_another_request_is_refused(shop: Scripted, 
 
 async def test_an_old_used_voucher_still_proves_nothing_else(shop: Scripted, alice: Payer) -> None:
     """A copy under an old payment id of its own that was never seen."""
-    await shop.intake.charge([payment_of(alice)])
+    await shop.batcher.charge([payment_of(alice)])
     an_hour_later(shop)
 
-    (refused,) = await shop.intake.charge([payment_of(alice)._replace(payment_id=payment_id_of(7))])
+    (refused,) = await shop.batcher.charge([payment_of(alice)._replace(payment_id=payment_id_of(7))])
 
     assert isinstance(refused, Refusal)
     assert refused.reason is Reason.VOUCHER_USED
@@ -120,45 +120,45 @@ async def test_an_old_id_that_nobody_knows_is_charged_once(shop: Scripted, alice
     """It was made an hour ago and is on its way since: within retention, so it counts."""
     an_hour_later(shop)
 
-    assert await shop.intake.charge([payment_of(alice)]) == [Accepted(10, 10, replayed=False)]
-    assert await shop.intake.charge([payment_of(alice)]) == [Accepted(10, 10, replayed=True)]
+    assert await shop.batcher.charge([payment_of(alice)]) == [Accepted(10, 10, replayed=False)]
+    assert await shop.batcher.charge([payment_of(alice)]) == [Accepted(10, 10, replayed=True)]
     assert len(shop.charges) == 1
 
 
 async def test_settled_reservations_are_recalled_by_their_handles(shop: Scripted, alice: Payer) -> None:
-    captured = await shop.intake.reserve(payment_of(alice, 1))
-    released = await shop.intake.reserve(payment_of(alice, 2))
+    captured = await shop.batcher.reserve(payment_of(alice, 1))
+    released = await shop.batcher.reserve(payment_of(alice, 2))
     assert isinstance(captured, Held)
     assert isinstance(released, Held)
-    await shop.intake.capture(captured.handle, 7)
-    await shop.intake.release(released.handle)
+    await shop.batcher.capture(captured.handle, 7)
+    await shop.batcher.release(released.handle)
     an_hour_later(shop)
 
-    assert await shop.intake.capture(captured.handle, 7) == Accepted(7, 7, replayed=True)
-    assert await shop.intake.release(released.handle) == Done(replayed=True)
-    refused = await shop.intake.capture(released.handle, 7)
+    assert await shop.batcher.capture(captured.handle, 7) == Accepted(7, 7, replayed=True)
+    assert await shop.batcher.release(released.handle) == Done(replayed=True)
+    refused = await shop.batcher.capture(released.handle, 7)
     assert isinstance(refused, Refusal)
     assert refused.reason is Reason.RESERVATION_RELEASED
-    guessed = await shop.intake.capture(captured.handle[:48] + bytes(16), 7)
+    guessed = await shop.batcher.capture(captured.handle[:48] + bytes(16), 7)
     assert isinstance(guessed, Refusal)
     assert guessed.reason is Reason.RESERVATION_UNKNOWN
 
 
 async def test_only_old_ids_that_memory_does_not_know_are_recalled(shop: Scripted, alice: Payer) -> None:
-    await shop.intake.charge([payment_of(alice)])
+    await shop.batcher.charge([payment_of(alice)])
     an_hour_later(shop)
     new = alice.payment(2, 10, ceiling=2_000, ms=LATER_MS)
-    held = await shop.intake.reserve(alice.payment(3, 10, ceiling=2_001, ms=LATER_MS))
+    held = await shop.batcher.reserve(alice.payment(3, 10, ceiling=2_001, ms=LATER_MS))
     assert isinstance(held, Held)
     shop.journal.recalled.clear()
 
-    await shop.intake.charge([new])
-    await shop.intake.charge([new])
-    await shop.intake.capture(held.handle, 1)
+    await shop.batcher.charge([new])
+    await shop.batcher.charge([new])
+    await shop.batcher.capture(held.handle, 1)
     assert not shop.journal.recalled
 
     old = payment_of(alice)
-    await shop.intake.charge([old, new])
+    await shop.batcher.charge([old, new])
     assert shop.journal.recalled == [(old.channel_id, old.payment_id)]
 
 
@@ -166,7 +166,7 @@ async def test_a_payment_that_cannot_be_looked_up_fails_alone(
     shop: Scripted, alice: Payer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A damaged row is one payment's trouble, not its neighbours', and no reason to stop serving."""
-    await shop.intake.charge([payment_of(alice)])
+    await shop.batcher.charge([payment_of(alice)])
     an_hour_later(shop)
     recall, damaged = shop.journal.recall, payment_of(alice).payment_id
 
@@ -177,10 +177,10 @@ async def test_a_payment_that_cannot_be_looked_up_fails_alone(
 
     monkeypatch.setattr(shop.journal, "recall", failing)
     shop.journal.hold()
-    first = asyncio.create_task(shop.intake.charge([alice.payment(9, 10, ceiling=9_000, ms=LATER_MS)]))
+    first = asyncio.create_task(shop.batcher.charge([alice.payment(9, 10, ceiling=9_000, ms=LATER_MS)]))
     await shop.journal.appending.wait()
-    refused = asyncio.create_task(shop.intake.reserve(payment_of(alice)))
-    neighbour = asyncio.create_task(shop.intake.reserve(payment_of(alice, 2)))
+    refused = asyncio.create_task(shop.batcher.reserve(payment_of(alice)))
+    neighbour = asyncio.create_task(shop.batcher.reserve(payment_of(alice, 2)))
     await shop.settle_down()
     shop.journal.let_go()
 
@@ -195,7 +195,7 @@ async def test_a_payment_that_cannot_be_looked_up_fails_alone(
 async def test_what_cannot_be_looked_up_is_refused_and_may_be_sent_again(
     shop: Scripted, alice: Payer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await shop.intake.charge([payment_of(alice)])
+    await shop.batcher.charge([payment_of(alice)])
     an_hour_later(shop)
 
     async def failing(_payments: Sequence[tuple[bytes, bytes]]) -> Mapping[PaymentKey, PackedPayment]:
@@ -203,22 +203,22 @@ async def test_what_cannot_be_looked_up_is_refused_and_may_be_sent_again(
 
     with monkeypatch.context() as patched:
         patched.setattr(shop.journal, "recall", failing)
-        (refused,) = await shop.intake.charge([payment_of(alice)])
+        (refused,) = await shop.batcher.charge([payment_of(alice)])
     assert isinstance(refused, Refusal)
     assert refused.reason is Reason.STORE_UNAVAILABLE
 
-    assert await shop.intake.charge([payment_of(alice)]) == [Accepted(10, 10, replayed=True)]
+    assert await shop.batcher.charge([payment_of(alice)]) == [Accepted(10, 10, replayed=True)]
 
 
 async def test_a_forgotten_payment_is_expired_and_not_blamed_on_its_voucher(shop: Scripted, alice: Payer) -> None:
     """Told that its voucher is used, a client whose answer was lost would sign a new one and pay again."""
-    await shop.intake.charge([payment_of(alice)])
+    await shop.batcher.charge([payment_of(alice)])
     shop.now_ms = NOW_MS + RULES.payment_id_retention_s * 1000 + 1
     await shop.writer.run(lambda draft, _ledger, _moment: draft.record(ev.PaymentsForgotten(NOW_MS + 1)))
     forgotten = shop.ledger.payments.copy()
     shop.ledger.payments.clear()
 
-    for refused in (*await shop.intake.charge([payment_of(alice)]), await shop.intake.reserve(payment_of(alice))):
+    for refused in (*await shop.batcher.charge([payment_of(alice)]), await shop.batcher.reserve(payment_of(alice))):
         assert isinstance(refused, Refusal)
         assert refused.reason is Reason.PAYMENT_ID_EXPIRED
     shop.ledger.payments.update(forgotten)

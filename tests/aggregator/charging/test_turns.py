@@ -44,7 +44,7 @@ async def shop() -> AsyncIterator[Scripted]:
 
 def hold_back(shop: Scripted, monkeypatch: pytest.MonkeyPatch, *ceilings: int) -> HeldBack:
     checker = HeldBack(*ceilings)
-    monkeypatch.setattr(shop.intake, "_signatures", checker)
+    monkeypatch.setattr(shop.batcher, "_signatures", checker)
     return checker
 
 
@@ -57,7 +57,7 @@ def unproven(number: int) -> UncheckedPayment:
 
 
 async def started(shop: Scripted, payments: Sequence[UncheckedPayment]) -> "asyncio.Future[list[Accepted | Refusal]]":
-    answer = shop.intake.start(payments)
+    answer = shop.batcher.start(payments)
     await shop.settle_down()
     return answer
 
@@ -102,7 +102,7 @@ async def test_a6_reservations_do_not_overtake_a_charge_by_voucher(
     """They came later, and are more than a channel remembers."""
     checker = hold_back(shop, monkeypatch, 10_000)
     first = await started(shop, [payment(0)])
-    holding = [asyncio.create_task(shop.intake.reserve(payment(1 + n))) for n in range(USED_CEILINGS_MAX + 1)]
+    holding = [asyncio.create_task(shop.batcher.reserve(payment(1 + n))) for n in range(USED_CEILINGS_MAX + 1)]
     await shop.settle_down()
     assert not any(task.done() for task in holding)
 
@@ -117,11 +117,11 @@ async def test_a6_a_reservation_that_is_given_up_or_proves_nothing_passes_its_tu
 ) -> None:
     checker = hold_back(shop, monkeypatch, 10_000, 10_001)
     first = await started(shop, [payment(0)])
-    given_up = asyncio.create_task(shop.intake.reserve(payment(1)))
+    given_up = asyncio.create_task(shop.batcher.reserve(payment(1)))
     await shop.settle_down()
-    junk = asyncio.create_task(shop.intake.reserve(unproven(2)))
+    junk = asyncio.create_task(shop.batcher.reserve(unproven(2)))
     await shop.settle_down()
-    held = asyncio.create_task(shop.intake.reserve(payment(3)))
+    held = asyncio.create_task(shop.batcher.reserve(payment(3)))
     await shop.settle_down()
     assert isinstance(await junk, Refusal)
     given_up.cancel()

@@ -16,9 +16,9 @@ from anvil import Devnet, Payer, receiver
 from tallystick_aggregator.chain.port import ChainUnavailable
 from tallystick_aggregator.chain.rpc.node import RpcNode
 from tallystick_aggregator.claims.collecting import PAUSE_S, PAUSE_S_MAX, READS_PER_CHECK, SWEEP_S, Collecting
-from tallystick_aggregator.claims.service import Settlement, SettlementSettings
+from tallystick_aggregator.claims.service import ClaimService, SettlementSettings
 from tallystick_aggregator.store.memory import MemoryDisk
-from tallystick_aggregator.store.port import Outgoing, TransactionKind, TransactionStatus
+from tallystick_aggregator.store.port import OutboundTransaction, TransactionKind, TransactionStatus
 from tallystick_aggregator.store.transactions import decode_outgoing
 
 FIRST, SECOND, THIRD = (receiver(number) for number in range(3))
@@ -38,9 +38,9 @@ class Clock:
 @contextlib.asynccontextmanager
 async def collecting(
     devnet: Devnet, clock: Clock, *, amount_min: int = 0, **keywords: Any
-) -> AsyncIterator[tuple[Side, Settlement, Collecting]]:
+) -> AsyncIterator[tuple[Side, ClaimService, Collecting]]:
     async with chain_side(devnet, **keywords) as side:
-        settlement = Settlement(side.chain, side.writer, side.outbox, NEVER)
+        settlement = ClaimService(side.chain, side.writer, side.outbox, NEVER)
         try:
             yield (
                 side,
@@ -60,12 +60,12 @@ def owed(devnet: Devnet, who: bytes) -> int:
     return int.from_bytes(devnet.anvil.call(devnet.escrow, function("owed(address,address)", who, devnet.token)), "big")
 
 
-def collects(side: Side) -> list[Outgoing]:
-    found = [decode_outgoing(id_, body) for id_, body in side.disk.outgoing.items()]
-    return [outgoing for outgoing in found if outgoing.kind is TransactionKind.COLLECT]
+def collects(side: Side) -> list[OutboundTransaction]:
+    found = [decode_outgoing(id_, body) for id_, body in side.disk.outbound.items()]
+    return [outbound for outbound in found if outbound.kind is TransactionKind.COLLECT]
 
 
-async def leave_owed(side: Side, settlement: Settlement, payer: Payer, shops: Sequence[bytes], amount: int) -> None:
+async def leave_owed(side: Side, settlement: ClaimService, payer: Payer, shops: Sequence[bytes], amount: int) -> None:
     """Charge, and settle while the shops are frozen."""
     for shop in shops:
         await side.must_charge(payer, shop, amount)
@@ -76,8 +76,8 @@ async def leave_owed(side: Side, settlement: Settlement, payer: Payer, shops: Se
 
 async def mined(side: Side) -> None:
     """Wait for the collects that were sent."""
-    for outgoing in collects(side):
-        await side.chain.wait(outgoing, final=True, timeout_s=10)
+    for outbound in collects(side):
+        await side.chain.wait(outbound, final=True, timeout_s=10)
 
 
 async def test_c1_what_is_owed_is_collected_once_it_can_be_paid(devnet: Devnet) -> None:
@@ -156,7 +156,7 @@ async def test_c1_one_under_way_is_not_sent_again_not_even_after_a_restart(devne
         await collector.check()
         clock.now += PAUSE_S_MAX
         await collector.check()
-        assert [outgoing.status for outgoing in collects(side)] == [TransactionStatus.PENDING]
+        assert [outbound.status for outbound in collects(side)] == [TransactionStatus.PENDING]
     async with collecting(devnet, Clock(), disk=disk) as (side, _, collector):
         await collector.check()
         await mined(side)

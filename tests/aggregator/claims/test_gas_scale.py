@@ -14,7 +14,7 @@ from tallystick_aggregator.chain.sending.gas_limits import estimate_of, limit_fo
 from tallystick_aggregator.claims import gas
 from tallystick_aggregator.claims.gas_scale import SCALE_MAX, GasScale
 from tallystick_aggregator.claims.planner import Batch, Group
-from tallystick_aggregator.claims.service import Settlement, SettlementSettings
+from tallystick_aggregator.claims.service import ClaimService, SettlementSettings
 from tallystick_aggregator.ledger.state import Account
 
 NEVER = SettlementSettings(interval_s=10**9)
@@ -64,7 +64,7 @@ async def test_r5_c1_what_takes_more_than_was_planned_is_cut_and_the_next_is_pla
     shops = [receiver(number) for number in range(40)]
     node = DearNode(RpcNode([devnet.anvil.url]), times=25)
     async with chain_side(devnet, node=node) as side:
-        settlement = Settlement(side.chain, side.writer, side.outbox, NEVER)
+        settlement = ClaimService(side.chain, side.writer, side.outbox, NEVER)
         await side.fund(payer, 10**9, *shops)
         for shop in shops:
             await side.must_charge(payer, shop, 1_000)
@@ -90,7 +90,7 @@ async def test_r5_c1_an_approval_that_takes_too_much_gas_gives_way_to_vouchers(d
     shops = [receiver(number) for number in range(40)]
     node = DearNode(RpcNode([devnet.anvil.url]), times=25)
     async with chain_side(devnet, node=node) as side:
-        settlement = Settlement(side.chain, side.writer, side.outbox, NEVER)
+        settlement = ClaimService(side.chain, side.writer, side.outbox, NEVER)
         await side.fund(payer, 10**9, *shops)
         for shop in shops:
             await side.must_charge(payer, shop, 1_000)

@@ -12,7 +12,7 @@ from rpc_servers import Endpoint, JsonRpcError, Status
 from _anvil import RpcError
 from anvil import Devnet, receiver
 from tallystick_aggregator.chain.rpc.node import RpcNode
-from tallystick_aggregator.claims.service import Settlement, SettlementSettings
+from tallystick_aggregator.claims.service import ClaimService, SettlementSettings
 
 SHOP = receiver(0)
 
@@ -80,7 +80,7 @@ async def test_r1_r2_r4_an_ordinary_plan_starts_watches_and_pays(
     node = RpcNode([await endpoint.start()])
     try:
         async with chain_side(devnet, node=node) as side:
-            settlement = Settlement(side.chain, side.writer, side.outbox, SettlementSettings(interval_s=10**9))
+            settlement = ClaimService(side.chain, side.writer, side.outbox, SettlementSettings(interval_s=10**9))
             await until(lambda: side.account(payer).funds == 1_000_000)
             await side.open_channel(payer, SHOP)
             await side.must_charge(payer, SHOP, 777)

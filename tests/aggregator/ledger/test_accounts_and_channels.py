@@ -8,7 +8,7 @@ from doubles import MUSIC, NETWORK, NEWS, Payer, PureLedger, by_voucher
 from tallystick.reasons import Reason
 from tallystick_aggregator.ledger import accounts, approvals
 from tallystick_aggregator.ledger.answers import Refusal
-from tallystick_aggregator.ledger.commands import Moment, Rules
+from tallystick_aggregator.ledger.commands import DecisionContext, Rules
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Approval, Ledger
 
@@ -77,7 +77,7 @@ def test_channels_are_listed_in_the_order_of_opening(alice: Payer) -> None:
     receivers = [bytes([number]) * 20 for number in range(1, 60)]
     books.fund(alice, 1, *receivers)
 
-    def decision(draft: Draft, _ledger: Ledger, _moment: Moment) -> None:
+    def decision(draft: Draft, _ledger: Ledger, _moment: DecisionContext) -> None:
         for receiver in reversed(range(60, 120)):
             address = bytes([receiver]) * 20
             accounts.open_channel(draft, alice.account_id, alice.channel_id(address), address, 0, books.rules)

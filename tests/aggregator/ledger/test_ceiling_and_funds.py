@@ -7,7 +7,7 @@ from doubles import MUSIC, NETWORK, NEWS, NOW_S, Payer, PureLedger, by_key, by_v
 from tallystick.reasons import Reason
 from tallystick_aggregator.ledger import decide
 from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
-from tallystick_aggregator.ledger.commands import Moment, Rules
+from tallystick_aggregator.ledger.commands import DecisionContext, Rules
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.invariants import short_accounts
 from tallystick_aggregator.ledger.state import Ledger
@@ -104,7 +104,7 @@ def test_charges_of_one_draft_see_each_other(books: PureLedger, alice: Payer) ->
     """A batch is decided in one draft: I2 holds inside of it, and each charge tells its own total."""
     payments = [by_voucher(alice, number, 300, 5_000 + number) for number in range(5)]
 
-    def decision(draft: Draft, _ledger: Ledger, moment: Moment) -> list[Accepted | Refusal]:
+    def decision(draft: Draft, _ledger: Ledger, moment: DecisionContext) -> list[Accepted | Refusal]:
         return [decide.charge(draft, payment, moment, books.rules) for payment in payments]
 
     answers = books.run(decision)

@@ -52,7 +52,7 @@ def test_a_withdrawal_that_a_reorg_took_back_is_there_again(books: PureLedger, a
 
 
 def test_a_claim_in_flight_changes_no_funds(books: PureLedger, alice: Payer) -> None:
-    """Seen at the head, then final, then (had it not been) gone in a reorg: both sides of I2 stay."""
+    """AccountSnapshot at the head, then final, then (had it not been) gone in a reorg: both sides of I2 stay."""
     books.charge(by_voucher(alice, 1, 400, 5_000))
     claimed = {alice.channel_id(): 400}
 

@@ -6,7 +6,7 @@ from doubles import MUSIC, NEWS, NOW_MS, OTHER_PAGE, Payer, PureLedger, by_key, 
 from tallystick.reasons import Reason
 from tallystick_aggregator.ledger import decide
 from tallystick_aggregator.ledger.answers import Accepted, Held, Refusal
-from tallystick_aggregator.ledger.commands import Moment, Rules
+from tallystick_aggregator.ledger.commands import DecisionContext, Rules
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger
 
@@ -210,7 +210,7 @@ def test_a_recalled_payment_is_replayed_as_one_in_memory_is(books: PureLedger, a
     (known,) = books.ledger.payments.values()
     books.ledger.payments.clear()
 
-    def decision(draft: Draft, _ledger: Ledger, moment: Moment) -> Accepted | Refusal:
+    def decision(draft: Draft, _ledger: Ledger, moment: DecisionContext) -> Accepted | Refusal:
         draft.recall(payment.channel_id, payment.payment_id, known)
         return decide.charge(draft, payment, moment, books.rules)
 

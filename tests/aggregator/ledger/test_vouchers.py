@@ -8,7 +8,7 @@ from doubles import MUSIC, NEWS, Payer, PureLedger, by_voucher, signature_of
 from tallystick.reasons import Reason
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
 from tallystick_aggregator.ledger.batch import charge_all
-from tallystick_aggregator.ledger.commands import Moment, VoucherProof
+from tallystick_aggregator.ledger.commands import DecisionContext, VoucherProof
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.used_ceilings import NO_CEILING, USED_CEILINGS_KEPT, USED_CEILINGS_MAX
 
@@ -131,7 +131,7 @@ def test_a_ceiling_that_nobody_verified_proves_nothing(books: PureLedger, alice:
     draft = Draft(books.ledger)
 
     with pytest.raises(AssertionError, match="is verified"):
-        charge_all(draft, payments, Moment(books.now_ms), books.rules)
+        charge_all(draft, payments, DecisionContext(books.now_ms), books.rules)
     assert not draft.events
 
 

@@ -142,11 +142,11 @@ async def test_a_registered_key_pays_until_it_is_revoked(market: Marketplace) ->
     assert isinstance(key, SpendKey)
     assert await register(market) == key
     payments = [ALICE.payment(number, 100, ceiling=1_000, key=key) for number in (1, 2)]
-    assert isinstance((await market.intake.charge(payments[:1]))[0], Accepted)
+    assert isinstance((await market.batcher.charge(payments[:1]))[0], Accepted)
     revoked = await revoke(market)
     assert isinstance(revoked, SpendKey)
     assert (revoked.revoked, revoked.spent) == (True, 100)
-    assert reason_of((await market.intake.charge(payments[1:]))[0]) is Reason.SPEND_KEY_REVOKED
+    assert reason_of((await market.batcher.charge(payments[1:]))[0]) is Reason.SPEND_KEY_REVOKED
     assert await revoke(market) == revoked
 
 

@@ -163,7 +163,7 @@ async def test_the_baseline_comes_from_the_chain(market: Marketplace) -> None:
     market.chain.paid[ALICE.channel_id()] = 700
     await market.fund(ALICE, 10_000, NEWS)
     assert (market.channel(ALICE).charged, market.channel(ALICE).claimed) == (700, 700)
-    assert market.chain.introduced == [ALICE.config]
+    assert market.chain.tracked == [ALICE.config]
     await market.chain.look()
     # What was paid before counts on both sides: the deposit is as spendable as it was.
     assert market.account(ALICE).available == 10_000

@@ -236,7 +236,7 @@ async def test_deposits_come_at_a_bounded_rate(market: Marketplace) -> None:
 async def test_a_deposit_into_an_account_that_was_too_small_to_keep_is_not_lost_to_sight(market: Marketplace) -> None:
     market.chain.finds_accounts = False
     assert reason_of(await market.deposits.deposit(NETWORK, deposit_of(ALICE, AMOUNT))) is Reason.TRANSACTION_PENDING
-    assert market.chain.introduced == [ALICE.config]
+    assert market.chain.tracked == [ALICE.config]
     answer = await market.deposits.deposit(NETWORK, deposit_of(ALICE, AMOUNT))
     assert isinstance(answer, Deposited)
     assert market.account(ALICE).funds == AMOUNT

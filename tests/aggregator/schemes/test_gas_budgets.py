@@ -18,7 +18,7 @@ from tallystick_aggregator.chain.port import ChainUnavailable
 from tallystick_aggregator.chain.sending.gas_meter import HOUR_S
 from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger.answers import Refusal
-from tallystick_aggregator.ledger.commands import Moment
+from tallystick_aggregator.ledger.commands import DecisionContext
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger
 from tallystick_aggregator.schemes.deferred.payments import Settled, Verified
@@ -91,7 +91,7 @@ async def test_g1_a_restart_forgets_nothing_of_what_was_spent(market: Marketplac
 
 async def test_g1_an_account_that_never_paid_is_told_to_withdraw_on_chain(market: Marketplace) -> None:
     await market.fund(ALICE, AMOUNT, NEWS)
-    held = await market.intake.reserve(ALICE.payment(1, 10, ceiling=10))
+    held = await market.batcher.reserve(ALICE.payment(1, 10, ceiling=10))
     assert not isinstance(held, Refusal)
     answer = await refund(market)
     assert isinstance(answer, Refusal)
@@ -131,7 +131,7 @@ async def test_g1_a_payer_has_a_few_refunds_an_hour_over_all_of_its_accounts(mar
     assert isinstance(await refund(market, bob), Refunded)
 
 
-def _end(draft: Draft, _ledger: Ledger, _moment: Moment) -> None:
+def _end(draft: Draft, _ledger: Ledger, _moment: DecisionContext) -> None:
     """End what is under way, as the watcher does when it is final."""
     account = draft.account(ALICE.account_id)
     assert account is not None

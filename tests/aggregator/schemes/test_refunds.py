@@ -213,7 +213,7 @@ async def test_what_is_being_refunded_cannot_be_spent(market: Marketplace) -> No
     await market.fund(ALICE, FUNDS, NEWS)
     market.chain.held = True
     assert reason_of(await refund(market, FUNDS)) is Reason.TRANSACTION_PENDING
-    (answer,) = await market.intake.charge([ALICE.payment(1, 1, ceiling=1)])
+    (answer,) = await market.batcher.charge([ALICE.payment(1, 1, ceiling=1)])
     assert reason_of(answer) is Reason.INSUFFICIENT_FUNDS
 
 

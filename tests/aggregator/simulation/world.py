@@ -19,15 +19,15 @@ from running import Running
 from tallystick.payment_ids import payment_id_ms
 from tallystick.signatures import recover
 from tallystick.vouchers import voucher_digest
-from tallystick_aggregator.charging import Intake, UncheckedPayment, maintenance
+from tallystick_aggregator.charging import PaymentBatcher, UncheckedPayment, maintenance
 from tallystick_aggregator.charging import batcher as intake_module
 from tallystick_aggregator.charging import signatures as signatures_module
-from tallystick_aggregator.charging.maintenance import Upkeep
+from tallystick_aggregator.charging.maintenance import Maintenance
 from tallystick_aggregator.claims.planner import EVERYTHING, plan_account
 from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Accepted, Held, Refusal
-from tallystick_aggregator.ledger.commands import Moment, Rules
+from tallystick_aggregator.ledger.commands import DecisionContext, Rules
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger, SpendKey
 from tallystick_aggregator.store.memory import Crashed, Fault, MemoryDisk, MemoryJournal, Operation
@@ -90,7 +90,7 @@ class World:
         self.journal = MemoryJournal(self.disk, hot_payments_max=HOT_PAYMENTS, hot_age_ms_max=HOT_AGE_MS)
         self.run = Running(await self.journal.load(), self.journal, RULES, waiting_max=25)
         self.tick(0)
-        self.upkeep = Upkeep(self.run.writer, self.journal, RULES)
+        self.maintenance = Maintenance(self.run.writer, self.journal, RULES)
         self.serving = asyncio.create_task(self.run.writer.serve())
         self.auditor.compare(self.run.ledger)
 
@@ -100,7 +100,7 @@ class World:
         await asyncio.wait([self.serving])
         error = self.serving.exception()
         assert error is None or isinstance(error, Crashed), error
-        self.run.intake.close()
+        self.run.batcher.close()
 
     def _fault(self, operation: Operation) -> Fault:
         if self.calm:
@@ -163,7 +163,7 @@ class World:
         await asyncio.gather(*(late(thing, self.random.randrange(6)) for thing in things))
         for _ in range(200):
             await asyncio.sleep(0)
-        assert self.dead or self.run.intake.inside == 0
+        assert self.dead or self.run.batcher.inside == 0
 
     def tick(self, ms: int) -> None:
         """Time passes."""
@@ -182,11 +182,11 @@ class World:
 
     # What callers do. Answers may be lost, callers may hang up, and what a dead process says nobody hears.
 
-    async def ask(self, make: Callable[[Intake], Awaitable[Answer]]) -> Answer | None:
-        """Ask the intake; None: no answer came."""
+    async def ask(self, make: Callable[[PaymentBatcher], Awaitable[Answer]]) -> Answer | None:
+        """Ask the batcher; None: no answer came."""
         if self.dead:
             return None
-        task = asyncio.ensure_future(make(self.run.intake))
+        task = asyncio.ensure_future(make(self.run.batcher))
         if not self.calm and self.random.random() < 0.05:
             for _ in range(self.random.randrange(12)):
                 await asyncio.sleep(0)
@@ -204,7 +204,7 @@ class World:
             return None
         return answer
 
-    async def decide(self, decision: Callable[[Draft, Ledger, Moment], Answer]) -> Answer | None:
+    async def decide(self, decision: Callable[[Draft, Ledger, DecisionContext], Answer]) -> Answer | None:
         """Run a decision; None: the store would not take it, or the process died."""
         if self.dead:
             return None
@@ -225,7 +225,7 @@ class World:
         """Charge these, and hear the answers."""
         was_charged = [purchase.charged is not None for purchase in purchases]
         payments = [purchase.payment for purchase in purchases]
-        answers = await self.ask(lambda intake: intake.charge(payments))
+        answers = await self.ask(lambda batcher: batcher.charge(payments))
         self.auditor.read()
         for index, purchase in enumerate(purchases):
             answer = None if answers is None else answers[index]
@@ -242,7 +242,7 @@ class World:
 
     async def hold(self, purchase: Purchase) -> None:
         """Reserve this one, and hear the answer."""
-        answer = await self.ask(lambda intake: intake.reserve(purchase.payment))
+        answer = await self.ask(lambda batcher: batcher.reserve(purchase.payment))
         self.note("reserve", answer)
         self.auditor.read()
         if isinstance(answer, Held) and answer.handle:
@@ -263,11 +263,11 @@ class World:
         """Capture or release this one, and hear the answer."""
         was_charged = purchase.charged is not None
         if purchase.capture < 0:
-            released = await self.ask(lambda intake: intake.release(purchase.handle))
+            released = await self.ask(lambda batcher: batcher.release(purchase.handle))
             self.note("release", released)
             purchase.hear_release(released)
             return
-        captured = await self.ask(lambda intake: intake.capture(purchase.handle, purchase.capture))
+        captured = await self.ask(lambda batcher: batcher.capture(purchase.handle, purchase.capture))
         self.note("capture", captured)
         self.auditor.read()
         if isinstance(captured, Accepted):
@@ -306,14 +306,14 @@ class World:
             return
         tries = strange_payments(customer, self.random.choice(public), self.random, self.now_ms)
 
-        def reserve_each(payments: list[UncheckedPayment]) -> Callable[[Intake], Awaitable[list[Any]]]:
-            return lambda intake: asyncio.gather(*(intake.reserve(payment) for payment in payments))
+        def reserve_each(payments: list[UncheckedPayment]) -> Callable[[PaymentBatcher], Awaitable[list[Any]]]:
+            return lambda batcher: asyncio.gather(*(batcher.reserve(payment) for payment in payments))
 
-        for make in (lambda intake: intake.charge(tries), reserve_each(tries)):
+        for make in (lambda batcher: batcher.charge(tries), reserve_each(tries)):
             for answer in await self.ask(make) or ():  # type: ignore[arg-type]
                 self.note("stranger", answer)
                 assert isinstance(answer, Refusal), "strangers pay with nobody's money"
-        guess = await self.ask(lambda intake: intake.capture(self.random.randbytes(64), 1))
+        guess = await self.ask(lambda batcher: batcher.capture(self.random.randbytes(64), 1))
         assert guess is None or isinstance(guess, Refusal)
 
     # The chain.
@@ -325,7 +325,7 @@ class World:
         pending = dict(self.refunds)
         number = self.escrow.head.number
 
-        def decision(draft: Draft, ledger: Ledger, _moment: Moment) -> bool:
+        def decision(draft: Draft, ledger: Ledger, _moment: DecisionContext) -> bool:
             for account in seen:
                 assert not accounts.mirror(draft, ledger, account), "nobody claims more than was charged"
             for account_id, (refund, nonce, _) in pending.items():
@@ -438,7 +438,7 @@ class World:
 
     async def forget(self) -> None:
         """Payment ids whose retention is over."""
-        await self.decide(self.upkeep._forget)
+        await self.decide(self.maintenance._forget)
 
     async def checkpoint(self) -> None:
         """The journal writes down and memory lets go."""
@@ -477,7 +477,7 @@ class World:
             payer = customer.payer
             self.escrow.deposit(payer.account_id, 500)
 
-            def opening(draft: Draft, _ledger: Ledger, _moment: Moment, payer: Payer = payer) -> bool:
+            def opening(draft: Draft, _ledger: Ledger, _moment: DecisionContext, payer: Payer = payer) -> bool:
                 accounts.open_account(draft, payer.account_id, NETWORK, payer.config)
                 for seller in SELLERS:
                     accounts.open_channel(draft, payer.account_id, payer.channel_id(seller), seller, 0, RULES)

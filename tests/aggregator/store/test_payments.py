@@ -26,7 +26,7 @@ from tallystick_aggregator.ledger.payments import (
     unpack_payment,
 )
 from tallystick_aggregator.ledger.state import Ledger, payment_key
-from tallystick_aggregator.store.eviction import TRIMMED_AT_ONCE_MAX, HotPayments
+from tallystick_aggregator.store.eviction import TRIMMED_AT_ONCE_MAX, RecentPayments
 from tallystick_aggregator.store.port import StoreUnavailable
 from tallystick_aggregator.store.sqlite import checkpoint
 from tallystick_aggregator.store.sqlite import store as sqlite_store
@@ -522,7 +522,7 @@ class Tracked:
     """A ledger's payments and the object that follows them, with what a store's tables would have."""
 
     def __init__(self, count_max: int, age_ms_max: int) -> None:
-        self.hot = HotPayments(count_max, age_ms_max)
+        self.hot = RecentPayments(count_max, age_ms_max)
         self.ledger = Ledger()
         self.tables = dict[PaymentKey, PackedPayment]()
 

@@ -20,7 +20,7 @@ from tallystick_aggregator.store.sqlite.store import SqliteStore
 Open = Callable[[int, int], Awaitable[Journal]]
 
 
-class Upkeep(Enum):
+class Maintenance(Enum):
     """What happens between commits."""
 
     CHECKPOINT = auto()
@@ -28,14 +28,14 @@ class Upkeep(Enum):
     RESTART = auto()
 
 
-Steps = list[list[Command] | Upkeep]
+Steps = list[list[Command] | Maintenance]
 
 
 def steps() -> st.SearchStrategy[Steps]:
-    """Draw a history with upkeep in between."""
-    upkeep = st.lists(st.sampled_from([*Upkeep, Upkeep.CHECKPOINT, Upkeep.TRIM]), max_size=3)
+    """Draw a history with maintenance in between."""
+    maintenance = st.lists(st.sampled_from([*Maintenance, Maintenance.CHECKPOINT, Maintenance.TRIM]), max_size=3)
 
-    def mix(drawn: tuple[list[list[Command]], list[list[Upkeep]]]) -> Steps:
+    def mix(drawn: tuple[list[list[Command]], list[list[Maintenance]]]) -> Steps:
         history, between = drawn
         mixed: Steps = []
         for position, commit in enumerate(history):
@@ -43,7 +43,7 @@ def steps() -> st.SearchStrategy[Steps]:
             mixed += between[position % len(between)]
         return mixed
 
-    return st.tuples(histories(), st.lists(upkeep, min_size=1, max_size=12)).map(mix)
+    return st.tuples(histories(), st.lists(maintenance, min_size=1, max_size=12)).map(mix)
 
 
 async def play(history: Steps, open_journal: Open, hot: tuple[int, int]) -> None:
@@ -51,12 +51,12 @@ async def play(history: Steps, open_journal: Open, hot: tuple[int, int]) -> None
     try:
         driven = Driven(journal, await journal.load())
         for step in history:
-            if step is Upkeep.CHECKPOINT:
+            if step is Maintenance.CHECKPOINT:
                 await journal.checkpoint(NOW_MS)
                 assert journal.backlog == 0
-            elif step is Upkeep.TRIM:
+            elif step is Maintenance.TRIM:
                 journal.trim()
-            elif step is Upkeep.RESTART:
+            elif step is Maintenance.RESTART:
                 await journal.close()
                 journal = await open_journal(*hot)
                 driven = Driven(journal, await journal.load(), driven.model)

@@ -73,7 +73,7 @@ class World:
         for task in wallet._tasks:
             task.cancel()
         await asyncio.gather(*wallet._tasks, return_exceptions=True)
-        await wallet._teller.finish()
+        await wallet._allocator.finish()
         await wallet._store._connection.close()
         wallet._is_closed = True
         for client in wallet._clients.values():

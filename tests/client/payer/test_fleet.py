@@ -304,7 +304,7 @@ async def test_books_are_equal_whoever_is_killed(fleet: Fleet, aggregator: FakeA
             try:
                 charged = aggregator.charge(payment.proof, PRICE, REQUEST)
             except FakeRefusal:
-                # Taken for dead while it slept: a transport would ask for a remedy and pay again.
+                # Taken for dead while it slept: a transport would ask for a recover_from and pay again.
                 payment.release()
             else:
                 payment.settle(charged)

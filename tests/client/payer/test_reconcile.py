@@ -147,7 +147,7 @@ async def test_a_seller_that_lies_about_releases_is_found_out_and_stopped_by_the
         except BudgetExceeded:
             break
         except FakeRefusal as refusal:
-            if not await wallet.remedy(buyer.offer(), refusal.reason):
+            if not await wallet.recover_from(buyer.offer(), refusal.reason):
                 break
     else:
         pytest.fail("nothing ever stopped it")

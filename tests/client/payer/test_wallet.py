@@ -269,7 +269,7 @@ async def test_a_key_that_is_refused_is_replaced(buyer: Buyer, aggregator: FakeA
     with pytest.raises(FakeRefusal):
         aggregator.charge(payment.proof, PRICE, REQUEST)
     payment.release()
-    assert await buyer.wallet.remedy(buyer.offer(), reason)
+    assert await buyer.wallet.recover_from(buyer.offer(), reason)
     await buyer.buy()
     assert len(aggregator.account.keys) == 2
 
@@ -277,7 +277,7 @@ async def test_a_key_that_is_refused_is_replaced(buyer: Buyer, aggregator: FakeA
 @pytest.mark.parametrize("reason", [Reason.UNSPECIFIED, Reason.PAYMENT_ID_REUSED, Reason.WITHDRAWING])
 async def test_there_is_no_remedy_for_the_rest(buyer: Buyer, reason: Reason) -> None:
     await buyer.buy()
-    assert not await buyer.wallet.remedy(buyer.offer(), reason)
+    assert not await buyer.wallet.recover_from(buyer.offer(), reason)
 
 
 # Refunds.

@@ -7,11 +7,11 @@ import pytest
 
 from tallystick.errors import MalformedError
 from tallystick_client.seller.paywall.asgi import (
+    Backpressure,
     ClientGone,
     Incoming,
-    Outgoing,
+    OutboundTransaction,
     ResponseRefused,
-    Room,
     content_length,
     make_private,
     request_target,
@@ -26,11 +26,11 @@ def chunk(body: bytes, *, more: bool = False) -> dict[str, Any]:
 GONE = {"type": "http.disconnect"}
 
 
-def incoming(*messages: dict[str, Any], room: Room | None = None) -> tuple[Incoming, asyncio.Queue[Any]]:
+def incoming(*messages: dict[str, Any], room: Backpressure | None = None) -> tuple[Incoming, asyncio.Queue[Any]]:
     queue: asyncio.Queue[Any] = asyncio.Queue()
     for message in messages:
         queue.put_nowait(message)
-    return Incoming(queue.get, room or Room(1_000)), queue
+    return Incoming(queue.get, room or Backpressure(1_000)), queue
 
 
 async def test_a_body_read_ahead_reaches_the_application_once_and_whole() -> None:
@@ -110,7 +110,7 @@ async def test_nothing_goes_out_before_it_is_decided() -> None:
         events.append(f"decide {start['status']} {first['body']!r}")
         return start
 
-    response = Outgoing(send, decide)
+    response = OutboundTransaction(send, decide)
     await response.send({"type": "http.response.early_hint", "links": []})
     await response.send({"type": "http.response.start", "status": 200})
     assert events == ["http.response.early_hint"]
@@ -134,7 +134,7 @@ async def test_a_refused_response_stays_inside_and_stops_its_sender() -> None:
     async def decide(_start: Any, _first: Any) -> None:
         return None
 
-    response = Outgoing(send, decide)
+    response = OutboundTransaction(send, decide)
     await response.send({"type": "http.response.start", "status": 200})
     await response.send({"type": "http.response.body", "body": b"secret", "more_body": True})
     with pytest.raises(ResponseRefused):

@@ -7,7 +7,7 @@ import pytest
 
 from tallystick.errors import MalformedError
 from tallystick_client import Rule
-from tallystick_client.seller.paywall.asgi import Incoming, Room, RoomFull
+from tallystick_client.seller.paywall.asgi import Backpressure, Incoming, RoomFull
 
 PAGE = "/articles/1"
 
@@ -57,7 +57,7 @@ async def test_p4_the_bodies_of_many_connections_take_no_more_memory_than_they_m
     open_shop: Any, exchange: Any, until: Any
 ) -> None:
     shop = open_shop(max_body_bytes=100, buffer_bodies_bytes=1_000)
-    room: Room = shop.paywall._bodies.room
+    room: Backpressure = shop.paywall._bodies.room
     offer = await shop.offer(PAGE)
     taken: list[int] = []
     waiting: list[Any] = []
@@ -95,7 +95,7 @@ async def test_p4_a_body_that_does_not_come_in_time_is_given_up(open_shop: Any, 
 
 @pytest.mark.parametrize("ends", ["disconnect", "hand-over"])
 async def test_p4_what_a_body_takes_is_given_back(ends: str) -> None:
-    room = Room(10)
+    room = Backpressure(10)
     queue: asyncio.Queue[Any] = asyncio.Queue()
     request = Incoming(queue.get, room)
     queue.put_nowait(chunk(b"abc", more=True))

@@ -1,7 +1,7 @@
 """Kept answers: bounded in bytes and in age."""
 
 from tallystick.x402 import Network, PaymentTerms
-from tallystick_client.seller.paywall.response_cache import Answer, KeptAnswers, Recording
+from tallystick_client.seller.paywall.response_cache import Answer, Recording, ResponseCache
 
 TERMS = PaymentTerms("deferred", Network(1), 1, bytes(20), bytes(20))
 
@@ -19,7 +19,7 @@ class Clock:
 
 def test_an_answer_is_kept_until_it_is_too_old() -> None:
     clock = Clock()
-    kept = KeptAnswers(100_000, age_s=10, clock=clock)
+    kept = ResponseCache(100_000, age_s=10, clock=clock)
     one = answer()
     assert kept.keep("a", one)
     clock.now = 10.0
@@ -30,7 +30,7 @@ def test_an_answer_is_kept_until_it_is_too_old() -> None:
 
 
 def test_the_oldest_makes_room() -> None:
-    kept = KeptAnswers(16_384)
+    kept = ResponseCache(16_384)
     for n in range(100):
         kept.keep(n, answer(1_024))
     assert kept.get(0) is None
@@ -39,7 +39,7 @@ def test_the_oldest_makes_room() -> None:
 
 
 def test_keeping_again_and_forgetting_free_what_was_taken() -> None:
-    kept = KeptAnswers(16_384)
+    kept = ResponseCache(16_384)
     for _ in range(100):
         kept.keep("same", answer(1_024))
     kept.keep("other", answer(1_024))
@@ -51,13 +51,13 @@ def test_keeping_again_and_forgetting_free_what_was_taken() -> None:
 
 
 def test_an_answer_too_large_is_not_kept() -> None:
-    kept = KeptAnswers(16_384)
+    kept = ResponseCache(16_384)
     assert not kept.keep("a", answer(4_096))
     assert kept.get("a") is None
 
 
 def test_no_room_keeps_nothing() -> None:
-    kept = KeptAnswers(0)
+    kept = ResponseCache(0)
     assert not kept.keep("a", answer(0))
 
 

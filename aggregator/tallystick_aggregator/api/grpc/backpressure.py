@@ -7,10 +7,10 @@ from typing import Final
 from tallystick_aggregator.charging.batcher import WAITING_MAX
 
 STREAMS_SHARE: Final = WAITING_MAX * 3 // 4
-"""Payments of streams at once; the rest of what the intake takes is left to single calls."""
+"""Payments of streams at once; the rest of what the batcher takes is left to single calls."""
 
 
-class Room:
+class Backpressure:
     """A counter with a queue: first come, first served, so that nobody starves. One event loop only."""
 
     def __init__(self, size: int = STREAMS_SHARE) -> None:

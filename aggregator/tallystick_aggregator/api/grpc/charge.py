@@ -19,14 +19,14 @@ import grpc.aio
 from tallystick.errors import MalformedError
 from tallystick.reasons import Reason
 from tallystick.v1 import charge_pb2, charge_pb2_grpc
-from tallystick_aggregator.api.grpc.backpressure import Room
+from tallystick_aggregator.api.grpc.backpressure import Backpressure
 from tallystick_aggregator.api.grpc.codec import read_charge
 from tallystick_aggregator.api.grpc.errors import guarded
 from tallystick_aggregator.api.grpc.fast_codec import read_batch, write_batch
 from tallystick_aggregator.api.grpc.principals import Denied, Principals, ServicerContext, token_of
 from tallystick_aggregator.api.grpc.responses import write_charge_result
 from tallystick_aggregator.auth.credentials import Principal, Scope
-from tallystick_aggregator.charging import Intake, UncheckedPayment
+from tallystick_aggregator.charging import PaymentBatcher, UncheckedPayment
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
 
@@ -56,12 +56,12 @@ class ChargeLimits:
 class ChargeService(charge_pb2_grpc.ChargeServiceServicer):
     """See tallystick/v1/charge.proto."""
 
-    def __init__(self, principals: Principals, intake: Intake, writer: Writer, limits: ChargeLimits) -> None:
+    def __init__(self, principals: Principals, batcher: PaymentBatcher, writer: Writer, limits: ChargeLimits) -> None:
         self.principals = principals
-        self._intake = intake
+        self._batcher = batcher
         self._writer = writer
         self._limits = limits
-        self._room = Room()
+        self._room = Backpressure()
         self._streams: Counter[str] = Counter()
         self._open: set[_Stream] = set()
 
@@ -109,7 +109,7 @@ class ChargeService(charge_pb2_grpc.ChargeServiceServicer):
         except BaseException:
             self._room.give(count)
             raise
-        # Room is given back when the intake lets go of them, not when nobody wants the answer any more.
+        # Backpressure is given back when the batcher lets go of them, not when nobody wants the answer any more.
         return self._start(principal, payments, lambda: self._room.give(count))
 
     def _start(
@@ -122,9 +122,9 @@ class ChargeService(charge_pb2_grpc.ChargeServiceServicer):
             if (channel := channels.get(channel_id)) is None or channel.receiver not in receivers
         }
         if not others:
-            return self._intake.start(payments, released)
+            return self._batcher.start(payments, released)
         allowed = [payment for payment in payments if payment.channel_id not in others]
-        return asyncio.create_task(_merged(payments, others, self._intake.start(allowed, released)))
+        return asyncio.create_task(_merged(payments, others, self._batcher.start(allowed, released)))
 
     @contextmanager
     def _counted(self, name: str) -> Generator[None, None, None]:

@@ -2,7 +2,7 @@
 
 What is malformed raises MalformedError, which names the field as the .proto files do, what it held and what is allowed;
 nothing else is ever raised. `read_charges` is on the way of every charge: one pass over the fields, no objects beyond
-what the intake needs.
+what the batcher needs.
 """
 
 from collections.abc import Sequence

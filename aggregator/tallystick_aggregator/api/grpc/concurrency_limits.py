@@ -41,7 +41,7 @@ _LONG: Final = ("/grpc.health.v1.Health/Watch", "/grpc.reflection.")
 _PROBES: Final = "/grpc.health.v1.Health/"
 
 
-class Seats(grpc.aio.ServerInterceptor):
+class ConcurrencyLimits(grpc.aio.ServerInterceptor):
     """Gives strangers' calls their few seats and their time."""
 
     def __init__(self, principals: Principals) -> None:

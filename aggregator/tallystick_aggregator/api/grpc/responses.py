@@ -14,7 +14,7 @@ from tallystick_aggregator.ledger.answers import Accepted, Refusal
 from tallystick_aggregator.ledger.approvals import Totals
 from tallystick_aggregator.ledger.state import Account, SpendKey
 from tallystick_aggregator.schemes.deferred.payments import Settled, Verified
-from tallystick_aggregator.store.port import Outgoing, TransactionStatus
+from tallystick_aggregator.store.port import OutboundTransaction, TransactionStatus
 
 _STATUS: Final = {
     TransactionStatus.PENDING: settlement_pb2.SETTLEMENT_STATUS_PENDING,
@@ -161,7 +161,9 @@ def write_totals(totals: Totals) -> list[account_pb2.ReceiverTotal]:
     return [account_pb2.ReceiverTotal(receiver=receiver, total=encode_amount(total)) for receiver, total in totals]
 
 
-def write_settlements(claims: Iterable[Outgoing], receivers: frozenset[bytes]) -> list[settlement_pb2.Settlement]:
+def write_settlements(
+    claims: Iterable[OutboundTransaction], receivers: frozenset[bytes]
+) -> list[settlement_pb2.Settlement]:
     """Claim transactions, of each the part that pays these receivers."""
     return [_write_settlement(claim, receivers) for claim in claims]
 
@@ -182,7 +184,7 @@ def write_left_out(left_out: Iterable[LeftOut], receivers: frozenset[bytes]) -> 
     ]
 
 
-def _write_settlement(claim: Outgoing, receivers: frozenset[bytes]) -> settlement_pb2.Settlement:
+def _write_settlement(claim: OutboundTransaction, receivers: frozenset[bytes]) -> settlement_pb2.Settlement:
     # Until one of its forms is mined, the newest is the one to look for.
     newest = claim.attempts[-1].transaction_hash if claim.attempts else b""
     return settlement_pb2.Settlement(

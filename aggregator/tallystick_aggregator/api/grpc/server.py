@@ -20,7 +20,7 @@ from tallystick.v1 import (
 )
 from tallystick_aggregator.api.grpc.account import AccountService
 from tallystick_aggregator.api.grpc.charge import ChargeService, add_charge_service
-from tallystick_aggregator.api.grpc.concurrency_limits import Seats
+from tallystick_aggregator.api.grpc.concurrency_limits import ConcurrencyLimits
 from tallystick_aggregator.api.grpc.facilitator import FacilitatorService
 from tallystick_aggregator.api.grpc.settlement import SettlementService
 from tallystick_aggregator.chain.settings import ConfigurationError
@@ -78,7 +78,9 @@ class GrpcServer:
     def __init__(self, services: Services, listen: str, tls: Tls | None) -> None:
         """Build and bind. Raises ConfigurationError where the address cannot be had. Needs a running event loop."""
         self._server = grpc.aio.server(
-            interceptors=[Seats(services.charge.principals)], options=OPTIONS, maximum_concurrent_rpcs=CALLS_MAX
+            interceptors=[ConcurrencyLimits(services.charge.principals)],
+            options=OPTIONS,
+            maximum_concurrent_rpcs=CALLS_MAX,
         )
         facilitator_pb2_grpc.add_FacilitatorServiceServicer_to_server(services.facilitator, self._server)
         add_charge_service(services.charge, self._server)

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from tallystick_aggregator.chain.node import MarketFees
 from tallystick_aggregator.chain.settings import FeeSettings
-from tallystick_aggregator.store.port import Attempt, Outgoing
+from tallystick_aggregator.store.port import Attempt, OutboundTransaction
 
 _BASE_FEE_FACTOR: Final = 2
 """The base fee may double (in six full blocks) before a transaction is priced out."""
@@ -28,8 +28,8 @@ class Bid(NamedTuple):
 class Raises(NamedTuple):
     """What to bid anew, and the first transaction that a cap keeps from that."""
 
-    bids: tuple[tuple[Outgoing, Bid], ...]
-    blocked: Outgoing | None
+    bids: tuple[tuple[OutboundTransaction, Bid], ...]
+    blocked: OutboundTransaction | None
     cap: Bid
     """The caps of `blocked`."""
 
@@ -72,7 +72,7 @@ def bump(old: Bid, wanted: Bid, caps: Bid) -> Bid | None:
 
 
 def raises(
-    waiting: Sequence[Outgoing],
+    waiting: Sequence[OutboundTransaction],
     market: MarketFees,
     settings: FeeSettings,
     *,
@@ -84,10 +84,10 @@ def raises(
     `stuck`: the first has waited for too long. `stakes`: by id, those that must land before a withdrawal ends, with
     what they save in wei; None where that is not known.
     """
-    bids: list[tuple[Outgoing, Bid]] = []
+    bids: list[tuple[OutboundTransaction, Bid]] = []
     allowed = _caps_by_place(waiting, settings, stakes)
-    offers = [bid_of(outgoing.attempts[-1]) for outgoing in waiting]
-    for place, (outgoing, old, urgent) in enumerate(zip(waiting, offers, allowed, strict=True)):
+    offers = [bid_of(outbound.attempts[-1]) for outbound in waiting]
+    for place, (outbound, old, urgent) in enumerate(zip(waiting, offers, allowed, strict=True)):
         hurried = urgent is not None
         is_needed = (place == 0 and stuck) or (hurried and _is_priced_out(old, market))
         is_behind = place == 0 and old.priority_fee < max(offer.priority_fee for offer in offers)
@@ -102,9 +102,9 @@ def raises(
         # While blocks cost more than the cap a higher bid is wasted, and could be the last one.
         raised = bump(old, wanted, caps) if market.base_fee_per_gas_wei <= caps.max_fee else None
         if raised is not None:
-            bids.append((outgoing, raised))
+            bids.append((outbound, raised))
         elif is_needed:
-            return Raises(tuple(bids), outgoing, caps)
+            return Raises(tuple(bids), outbound, caps)
     return Raises(tuple(bids), None, usual_caps(settings))
 
 
@@ -114,7 +114,7 @@ def bid_of(attempt: Attempt) -> Bid:
 
 
 def _caps_by_place(
-    waiting: Sequence[Outgoing], settings: FeeSettings, stakes: Mapping[int, int | None]
+    waiting: Sequence[OutboundTransaction], settings: FeeSettings, stakes: Mapping[int, int | None]
 ) -> list[Bid | None]:
     """The urgent caps of each, by the dearest of those that wait for it; None where nobody urgent does.
 
@@ -122,11 +122,11 @@ def _caps_by_place(
     """
     allowed: list[Bid | None] = [None] * len(waiting)
     gas = 0
-    for place, outgoing in enumerate(waiting):
-        gas += outgoing.gas_limit
-        if outgoing.id not in stakes:
+    for place, outbound in enumerate(waiting):
+        gas += outbound.gas_limit
+        if outbound.id not in stakes:
             continue
-        saves = stakes[outgoing.id]
+        saves = stakes[outbound.id]
         caps = urgent_caps(settings, None if saves is None else saves // gas)
         allowed[: place + 1] = [caps if other is None else max(caps, other) for other in allowed[: place + 1]]
     return allowed

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
-from tallystick_aggregator.store.port import Outbox, Outgoing, TransactionKind, TransactionStatus
+from tallystick_aggregator.store.port import OutboundTransaction, Outbox, TransactionKind, TransactionStatus
 
 HOUR_S: Final = 3_600
 PAYERS_KINDS: Final = frozenset({TransactionKind.DEPOSIT, TransactionKind.REFUND, TransactionKind.EXACT})
@@ -35,24 +35,24 @@ class GasMeter:
 
     async def load(self, outbox: Outbox, network: str) -> None:
         """Take in what the outbox has of the last hour."""
-        for outgoing in await outbox.since(network, int(self._clock()) - HOUR_S):
-            self.note(outgoing)
+        for outbound in await outbox.since(network, int(self._clock()) - HOUR_S):
+            self.note(outbound)
 
-    def note(self, outgoing: Outgoing) -> None:
+    def note(self, outbound: OutboundTransaction) -> None:
         """Count a transaction as it is now; to be called whenever it is stored."""
-        known = self._entries.get(outgoing.id)
-        if outgoing.status is TransactionStatus.SUPERSEDED:
-            self._drop(outgoing.id)
-        elif outgoing.created_at > self._clock() - HOUR_S:
-            gas = outgoing.gas_used if outgoing.status in _LANDED else outgoing.gas_limit
-            if known is not None and known.at != outgoing.created_at:  # sent anew: it is the youngest now
-                self._drop(outgoing.id)
+        known = self._entries.get(outbound.id)
+        if outbound.status is TransactionStatus.SUPERSEDED:
+            self._drop(outbound.id)
+        elif outbound.created_at > self._clock() - HOUR_S:
+            gas = outbound.gas_used if outbound.status in _LANDED else outbound.gas_limit
+            if known is not None and known.at != outbound.created_at:  # sent anew: it is the youngest now
+                self._drop(outbound.id)
                 known = None
             if known is not None:
                 self._gas[known.kind] -= known.gas
                 self._counts[known.kind, known.payer] -= 1
-            entry = _Entry(outgoing.created_at, outgoing.kind, gas, payer_of(outgoing))
-            self._entries[outgoing.id] = entry
+            entry = _Entry(outbound.created_at, outbound.kind, gas, payer_of(outbound))
+            self._entries[outbound.id] = entry
             self._gas[entry.kind] += entry.gas
             self._counts[entry.kind, entry.payer] += 1
 
@@ -95,9 +95,9 @@ class GasMeter:
             del self._counts[entry.kind, entry.payer]
 
 
-def payer_of(outgoing: Outgoing) -> bytes:
+def payer_of(outbound: OutboundTransaction) -> bytes:
     """Return whose signature brought a transaction about; empty for those that we send by ourselves."""
-    return outgoing.data[16:36] if outgoing.kind in PAYERS_KINDS else b""
+    return outbound.data[16:36] if outbound.kind in PAYERS_KINDS else b""
 
 
 class MeteredOutbox:
@@ -107,30 +107,30 @@ class MeteredOutbox:
         self._outbox = outbox
         self._meter = meter
 
-    async def add(self, outgoing: Outgoing) -> Outgoing:
+    async def add(self, outbound: OutboundTransaction) -> OutboundTransaction:
         """See the port."""
-        added = await self._outbox.add(outgoing)
+        added = await self._outbox.add(outbound)
         self._meter.note(added)
         return added
 
-    async def update(self, outgoing: Outgoing) -> None:
+    async def update(self, outbound: OutboundTransaction) -> None:
         """See the port."""
-        await self._outbox.update(outgoing)
-        self._meter.note(outgoing)
+        await self._outbox.update(outbound)
+        self._meter.note(outbound)
 
-    async def by_reference(self, kind: TransactionKind, reference: bytes) -> Outgoing | None:
+    async def by_reference(self, kind: TransactionKind, reference: bytes) -> OutboundTransaction | None:
         """See the port."""
         return await self._outbox.by_reference(kind, reference)
 
-    async def open(self, network: str) -> Sequence[Outgoing]:
+    async def open(self, network: str) -> Sequence[OutboundTransaction]:
         """See the port."""
         return await self._outbox.open(network)
 
-    async def claims(self, receivers: Sequence[bytes], before_id: int, limit: int) -> Sequence[Outgoing]:
+    async def claims(self, receivers: Sequence[bytes], before_id: int, limit: int) -> Sequence[OutboundTransaction]:
         """See the port."""
         return await self._outbox.claims(receivers, before_id, limit)
 
-    async def since(self, network: str, created_at: int) -> Sequence[Outgoing]:
+    async def since(self, network: str, created_at: int) -> Sequence[OutboundTransaction]:
         """See the port."""
         return await self._outbox.since(network, created_at)
 

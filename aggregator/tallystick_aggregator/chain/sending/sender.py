@@ -42,8 +42,8 @@ from tallystick_aggregator.chain.sending.nonces import GAP_MAX, free_nonce, sure
 from tallystick_aggregator.chain.sending.transactions import Unsigned, sign
 from tallystick_aggregator.chain.settings import TRANSACTION_BYTES_MAX, ChainSettings
 from tallystick_aggregator.store.port import (
+    OutboundTransaction,
     Outbox,
-    Outgoing,
     Payout,
     TransactionKind,
     TransactionStatus,
@@ -65,7 +65,7 @@ _SETTLED: Final = _ENDED | {TransactionStatus.MINED}
 
 _MOVING: Final = frozenset({TransactionKind.CLAIM, TransactionKind.DEPOSIT, TransactionKind.REFUND})
 
-PayoutsOf = Callable[[Outgoing, Receipt], tuple[Payout, ...]]
+PayoutsOf = Callable[[OutboundTransaction, Receipt], tuple[Payout, ...]]
 
 
 class Sender:
@@ -91,7 +91,7 @@ class Sender:
         self._offered_at: dict[int, float] = {}
         self._passed_since: dict[int, float] = {}
         self._first_waiting: tuple[int, float] = (-1, 0.0)
-        self._waiters: dict[int, list[tuple[bool, asyncio.Future[Outgoing]]]] = {}
+        self._waiters: dict[int, list[tuple[bool, asyncio.Future[OutboundTransaction]]]] = {}
         self.problem = ""
         """Why the first waiting transaction is not taken, in a node's words; empty if it is."""
         self.capped = ""
@@ -116,7 +116,7 @@ class Sender:
         memo: bytes = b"",
         urgent: bool = False,
         gas_max: int = GAS_LIMIT_MAX,
-    ) -> Outgoing:
+    ) -> OutboundTransaction:
         """See `port.Chain.send`."""
         known = await self._outbox.by_reference(kind, reference)
         if known is not None and known.status is not TransactionStatus.SUPERSEDED:
@@ -130,12 +130,12 @@ class Sender:
             draft = await self._draft(kind, reference, call, gas_limit, offer)
             draft = replace(draft, rows=rows, payouts=payouts, memo=memo)
             if known is None:
-                outgoing = await self._outbox.add(draft)
+                outbound = await self._outbox.add(draft)
             else:
-                outgoing = replace(draft, id=known.id)
-                await self._outbox.update(outgoing)
-        await self._offer(outgoing)
-        return outgoing
+                outbound = replace(draft, id=known.id)
+                await self._outbox.update(outbound)
+        await self._offer(outbound)
+        return outbound
 
     def hurry(self, stakes: Mapping[int, int | None]) -> bool:
         """See `EvmChain.hurry`; in wei, None where that is not known. Returns whether there is anything new in it."""
@@ -145,7 +145,7 @@ class Sender:
 
     async def _draft(
         self, kind: TransactionKind, reference: bytes, call: Call, gas_limit: int, offer: Bid, nonce: int | None = None
-    ) -> Outgoing:
+    ) -> OutboundTransaction:
         if nonce is None:
             stored = await self._outbox.next_nonce(self._settings.network, self.address)
             nonce = await free_nonce(self._node, self.address, stored)
@@ -154,7 +154,7 @@ class Sender:
         attempt = sign(self._signer, unsigned, offer, now)
         if len(attempt.raw) > TRANSACTION_BYTES_MAX:
             raise Reverted(f"the transaction has {len(attempt.raw)} bytes, allowed {TRANSACTION_BYTES_MAX}")
-        return Outgoing(
+        return OutboundTransaction(
             id=0,
             network=self._settings.network,
             kind=kind,
@@ -187,19 +187,19 @@ class Sender:
     async def gas_affordable(self) -> int:
         """See `port.Chain.gas_affordable`: pools take what a sender can pay for beside all that it has in them."""
         fees, balance = await asyncio.gather(self._node.fees(), self._node.balance(self.address))
-        for outgoing in await self._outbox.open(self._settings.network):
-            if outgoing.status is TransactionStatus.PENDING and outgoing.sender == self.address:
-                balance -= outgoing.gas_limit * outgoing.attempts[-1].max_fee_per_gas_wei
+        for outbound in await self._outbox.open(self._settings.network):
+            if outbound.status is TransactionStatus.PENDING and outbound.sender == self.address:
+                balance -= outbound.gas_limit * outbound.attempts[-1].max_fee_per_gas_wei
         return max(0, balance) // max(1, bid(fees, self._settings.fees).max_fee)
 
-    async def wait(self, outgoing: Outgoing, *, final: bool, timeout_s: float) -> Outgoing:
+    async def wait(self, outbound: OutboundTransaction, *, final: bool, timeout_s: float) -> OutboundTransaction:
         """See `port.Chain.wait`."""
-        future: asyncio.Future[Outgoing] = asyncio.get_running_loop().create_future()
-        waiters = self._waiters.setdefault(outgoing.id, [])
+        future: asyncio.Future[OutboundTransaction] = asyncio.get_running_loop().create_future()
+        waiters = self._waiters.setdefault(outbound.id, [])
         waiters.append((final, future))
         try:
             # Only now, so that no news is missed in between.
-            present = await self._outbox.by_reference(outgoing.kind, outgoing.reference)
+            present = await self._outbox.by_reference(outbound.kind, outbound.reference)
             if present is not None and present.status in (_ENDED if final else _SETTLED):
                 return present
             async with asyncio.timeout(timeout_s):
@@ -207,32 +207,32 @@ class Sender:
         finally:
             waiters.remove((final, future))
             if not waiters:
-                self._waiters.pop(outgoing.id, None)
+                self._waiters.pop(outbound.id, None)
 
     # What time asks for.
 
     async def tick(self, head: Block) -> None:
         """Look up what became of every open transaction, and push on those that wait. Raises ChainUnavailable."""
         final_number = head.number - self._settings.confirmations
-        waiting: list[Outgoing] = []
+        waiting: list[OutboundTransaction] = []
 
-        async def follow(outgoing: Outgoing) -> None:
-            if not await self._follow(outgoing, final_number):
-                waiting.append(outgoing)
+        async def follow(outbound: OutboundTransaction) -> None:
+            if not await self._follow(outbound, final_number):
+                waiting.append(outbound)
 
         await _each(await self._outbox.open(self._settings.network), follow)
-        waiting.sort(key=lambda outgoing: outgoing.nonce)
+        waiting.sort(key=lambda outbound: outbound.nonce)
         waiting = await self._drop_superseded(waiting, final_number)
-        await self._fill_gaps([outgoing for outgoing in waiting if outgoing.sender == self.address], head)
+        await self._fill_gaps([outbound for outbound in waiting if outbound.sender == self.address], head)
         await self._push(waiting)
 
-    async def _follow(self, outgoing: Outgoing, final_number: int) -> bool:
+    async def _follow(self, outbound: OutboundTransaction, final_number: int) -> bool:
         """Record what the chain says of it; False if it is in no block."""
-        receipt = await self._receipt(outgoing)
+        receipt = await self._receipt(outbound)
         if receipt is None:
-            if outgoing.status is TransactionStatus.MINED:  # a reorganisation took it back
+            if outbound.status is TransactionStatus.MINED:  # a reorganisation took it back
                 await self._store(
-                    replace(outgoing, status=TransactionStatus.PENDING, block_number=0, block_hash=b"", gas_used=0)
+                    replace(outbound, status=TransactionStatus.PENDING, block_number=0, block_hash=b"", gas_used=0)
                 )
             return False
         final = receipt.block_number <= final_number and await self._is_canonical(receipt)
@@ -241,9 +241,9 @@ class Sender:
         status = TransactionStatus.FINAL if final else TransactionStatus.MINED
         if not receipt.succeeded:
             status = TransactionStatus.REVERTED
-            _log.error("%s %d reverted in block %d", outgoing.kind.name, outgoing.id, receipt.block_number)
+            _log.error("%s %d reverted in block %d", outbound.kind.name, outbound.id, receipt.block_number)
         followed = replace(
-            outgoing,
+            outbound,
             status=status,
             block_number=receipt.block_number,
             block_hash=receipt.block_hash,
@@ -251,14 +251,14 @@ class Sender:
             gas_used=receipt.gas_used,
             effective_gas_price_wei=receipt.effective_gas_price_wei,
         )
-        if receipt.succeeded and outgoing.kind in _MOVING and self._payouts_of is not None:
-            followed = replace(followed, payouts=self._payouts_of(outgoing, receipt))
-        if followed != outgoing:
+        if receipt.succeeded and outbound.kind in _MOVING and self._payouts_of is not None:
+            followed = replace(followed, payouts=self._payouts_of(outbound, receipt))
+        if followed != outbound:
             await self._store(followed)
         return True
 
-    async def _receipt(self, outgoing: Outgoing) -> Receipt | None:
-        for attempt in reversed(outgoing.attempts):
+    async def _receipt(self, outbound: OutboundTransaction) -> Receipt | None:
+        for attempt in reversed(outbound.attempts):
             receipt = await self._node.receipt(attempt.transaction_hash)
             if receipt is not None:
                 return receipt
@@ -268,66 +268,68 @@ class Sender:
         block = await self._node.block(receipt.block_number)
         return block is not None and block.block_hash == receipt.block_hash
 
-    async def _drop_superseded(self, waiting: Sequence[Outgoing], final_number: int) -> list[Outgoing]:
+    async def _drop_superseded(
+        self, waiting: Sequence[OutboundTransaction], final_number: int
+    ) -> list[OutboundTransaction]:
         """Those whose nonce nobody else has used for good."""
-        still: list[Outgoing] = []
+        still: list[OutboundTransaction] = []
         used: dict[bytes, int] = {}
-        for outgoing in waiting:
-            if outgoing.sender not in used:
-                used[outgoing.sender] = (
-                    await self._node.nonce_at(outgoing.sender, final_number) if final_number >= 0 else 0
+        for outbound in waiting:
+            if outbound.sender not in used:
+                used[outbound.sender] = (
+                    await self._node.nonce_at(outbound.sender, final_number) if final_number >= 0 else 0
                 )
-            if outgoing.nonce >= used[outgoing.sender]:
-                self._passed_since.pop(outgoing.id, None)
-                still.append(outgoing)
+            if outbound.nonce >= used[outbound.sender]:
+                self._passed_since.pop(outbound.id, None)
+                still.append(outbound)
                 continue
-            other = await self._who_took_the_nonce(outgoing, final_number)
+            other = await self._who_took_the_nonce(outbound, final_number)
             if other is not None:
                 _log.error(
                     "%s %d: its nonce %d was used by another transaction, 0x%s",
-                    outgoing.kind.name, outgoing.id, outgoing.nonce, other.hex() or " unknown",
+                    outbound.kind.name, outbound.id, outbound.nonce, other.hex() or " unknown",
                 )  # fmt: skip
-                await self._store(replace(outgoing, status=TransactionStatus.SUPERSEDED, transaction_hash=other))
+                await self._store(replace(outbound, status=TransactionStatus.SUPERSEDED, transaction_hash=other))
         return still
 
-    async def _who_took_the_nonce(self, outgoing: Outgoing, final_number: int) -> bytes | None:
+    async def _who_took_the_nonce(self, outbound: OutboundTransaction, final_number: int) -> bytes | None:
         """The hash of the transaction that took this one's place for good, empty if nobody can tell any more; None
         as long as it may be this one, and its receipt only late.
         """
-        since = self._passed_since.setdefault(outgoing.id, self._clock())
+        since = self._passed_since.setdefault(outbound.id, self._clock())
         try:
-            other = await surely_used_by(self._node, outgoing.sender, outgoing.nonce, final_number)
+            other = await surely_used_by(self._node, outbound.sender, outbound.nonce, final_number)
         except ChainUnavailable as error:
-            _log.warning("who used nonce %d cannot be looked up: %s", outgoing.nonce, error)
+            _log.warning("who used nonce %d cannot be looked up: %s", outbound.nonce, error)
             other = b""
         if other:
-            return None if any(attempt.transaction_hash == other for attempt in outgoing.attempts) else other
+            return None if any(attempt.transaction_hash == other for attempt in outbound.attempts) else other
         return b"" if self._clock() - since >= UNPROVEN_S else None
 
-    async def _fill_gaps(self, waiting: Sequence[Outgoing], head: Block) -> None:
+    async def _fill_gaps(self, waiting: Sequence[OutboundTransaction], head: Block) -> None:
         """Send nothing, to ourselves, under nonces that neither the chain, the pools nor the outbox know."""
         if not waiting:
             return
         mined = await self._node.nonce_at(self.address, head.number)
         first = max(mined, await self._node.next_nonce(self.address))
-        missing = set(range(first, waiting[-1].nonce)) - {outgoing.nonce for outgoing in waiting}
+        missing = set(range(first, waiting[-1].nonce)) - {outbound.nonce for outbound in waiting}
         if not missing:
             return
-        offer = max(bid_of(outgoing.attempts[-1]) for outgoing in waiting)
+        offer = max(bid_of(outbound.attempts[-1]) for outbound in waiting)
         gas_limit = await self._fill_gas_limit()
         for nonce in sorted(missing)[:GAP_MAX]:
             _log.warning("nonce %d is missing: it is filled, so that %d transactions can go on", nonce, len(waiting))
             gap = f"{self._settings.network} {self.address.hex()} {nonce} {self._clock()}"
             reference = keccak256(gap.encode())
             fill = await self._draft(
-                TransactionKind.FILL, reference, Call(self.address, b""), gas_limit, offer, nonce=nonce
+                TransactionKind.NONCE_FILLER, reference, Call(self.address, b""), gas_limit, offer, nonce=nonce
             )
             await self._offer(await self._outbox.add(fill))
 
-    async def _push(self, waiting: Sequence[Outgoing]) -> None:
+    async def _push(self, waiting: Sequence[OutboundTransaction]) -> None:
         """Bid more where that is needed; offer again what waits."""
         now = self._clock()
-        own = [outgoing for outgoing in waiting if outgoing.sender == self.address]
+        own = [outbound for outbound in waiting if outbound.sender == self.address]
         first = own[0].nonce if own else -1
         if first != self._first_waiting[0]:
             self._first_waiting = (first, now)
@@ -335,37 +337,37 @@ class Sender:
         if not own:
             self.capped = self.late = ""
         raised = await self._raise_bids(own, now) if own else {}
-        for outgoing in waiting:
-            if outgoing.id in raised:
-                await self._offer(raised[outgoing.id])
-            elif now - self._offered_at.get(outgoing.id, 0.0) >= OFFER_AGAIN_S:
-                await self._offer(outgoing)
+        for outbound in waiting:
+            if outbound.id in raised:
+                await self._offer(raised[outbound.id])
+            elif now - self._offered_at.get(outbound.id, 0.0) >= OFFER_AGAIN_S:
+                await self._offer(outbound)
 
-    async def _raise_bids(self, own: Sequence[Outgoing], now: float) -> dict[int, Outgoing]:
+    async def _raise_bids(self, own: Sequence[OutboundTransaction], now: float) -> dict[int, OutboundTransaction]:
         """Those that bid more from now on, journaled. What a cap keeps from it, and what waits for long, is told."""
         newest = own[0].attempts[-1]
         stuck = now - max(self._first_waiting[1], newest.created_at) >= self._settings.replace_after_s
         self._tell_late(own[0], now)
         # Without this no fee has to be asked for at every look.
         is_behind = any(bid_of(newest).priority_fee < bid_of(other.attempts[-1]).priority_fee for other in own)
-        if not stuck and not is_behind and not any(outgoing.id in self._stakes for outgoing in own):
+        if not stuck and not is_behind and not any(outbound.id in self._stakes for outbound in own):
             self.capped = ""
             return {}
         market = await self._node.fees()
         plan = raises(own, market, self._settings.fees, stuck=stuck, stakes=self._stakes)
         self._tell_capped(plan.blocked, plan.cap, market.base_fee_per_gas_wei)
-        return {outgoing.id: await self._raise_bid(outgoing, offer) for outgoing, offer in plan.bids}
+        return {outbound.id: await self._raise_bid(outbound, offer) for outbound, offer in plan.bids}
 
-    async def _raise_bid(self, outgoing: Outgoing, offer: Bid) -> Outgoing:
+    async def _raise_bid(self, outbound: OutboundTransaction, offer: Bid) -> OutboundTransaction:
         """The transaction with one more signed form, journaled."""
-        unsigned = Unsigned(self._settings.chain_id, outgoing.nonce, outgoing.gas_limit, outgoing.to, outgoing.data)
+        unsigned = Unsigned(self._settings.chain_id, outbound.nonce, outbound.gas_limit, outbound.to, outbound.data)
         attempt = sign(self._signer, unsigned, offer, int(self._clock()))
-        raised = replace(outgoing, attempts=(*outgoing.attempts, attempt))
+        raised = replace(outbound, attempts=(*outbound.attempts, attempt))
         await self._store(raised)
-        _log.info("%s %d bids %d wei per gas now", outgoing.kind.name, outgoing.id, offer.max_fee)
+        _log.info("%s %d bids %d wei per gas now", outbound.kind.name, outbound.id, offer.max_fee)
         return raised
 
-    def _tell_capped(self, blocked: Outgoing | None, cap: Bid, base_fee: int) -> None:
+    def _tell_capped(self, blocked: OutboundTransaction | None, cap: Bid, base_fee: int) -> None:
         if blocked is None:
             self.capped = ""
             return
@@ -379,7 +381,7 @@ class Sender:
         if newly:
             _alarm.critical("%s: %s", self._settings.network, self.capped)
 
-    def _tell_late(self, first: Outgoing, now: float) -> None:
+    def _tell_late(self, first: OutboundTransaction, now: float) -> None:
         """Nothing behind the first waiting nonce can land: it must not take as long as withdrawals do."""
         waits_s = now - first.created_at
         if waits_s < self._settings.stale_after_s:
@@ -390,27 +392,27 @@ class Sender:
         if newly:
             _alarm.critical("%s: %s", self._settings.network, self.late)
 
-    async def _offer(self, outgoing: Outgoing) -> None:
+    async def _offer(self, outbound: OutboundTransaction) -> None:
         """Give the newest signed bytes to the nodes. Whatever they say, only a block decides what became of it."""
-        self._offered_at[outgoing.id] = self._clock()
+        self._offered_at[outbound.id] = self._clock()
         try:
-            await self._node.send(outgoing.attempts[-1].raw)
+            await self._node.send(outbound.attempts[-1].raw)
         except (Rejected, ChainUnavailable) as error:
-            if outgoing.nonce == self._first_waiting[0]:
-                self.problem = f"{outgoing.kind.name} {outgoing.id} waits: {error}"
-            _log.warning("%s %d waits in the outbox: %s", outgoing.kind.name, outgoing.id, error)
+            if outbound.nonce == self._first_waiting[0]:
+                self.problem = f"{outbound.kind.name} {outbound.id} waits: {error}"
+            _log.warning("%s %d waits in the outbox: %s", outbound.kind.name, outbound.id, error)
 
-    async def _store(self, outgoing: Outgoing) -> None:
-        await self._outbox.update(outgoing)
-        if outgoing.status in _ENDED:
-            self._offered_at.pop(outgoing.id, None)
-            self._passed_since.pop(outgoing.id, None)
-        for final, future in self._waiters.get(outgoing.id, ()):
-            if outgoing.status in (_ENDED if final else _SETTLED) and not future.done():
-                future.set_result(outgoing)
+    async def _store(self, outbound: OutboundTransaction) -> None:
+        await self._outbox.update(outbound)
+        if outbound.status in _ENDED:
+            self._offered_at.pop(outbound.id, None)
+            self._passed_since.pop(outbound.id, None)
+        for final, future in self._waiters.get(outbound.id, ()):
+            if outbound.status in (_ENDED if final else _SETTLED) and not future.done():
+                future.set_result(outbound)
 
 
-async def _each(items: Sequence[Outgoing], work: Callable[[Outgoing], Awaitable[None]]) -> None:
+async def _each(items: Sequence[OutboundTransaction], work: Callable[[OutboundTransaction], Awaitable[None]]) -> None:
     for at in range(0, len(items), LOOKUPS_AT_ONCE):
         outcomes = await asyncio.gather(
             *(work(item) for item in items[at : at + LOOKUPS_AT_ONCE]), return_exceptions=True

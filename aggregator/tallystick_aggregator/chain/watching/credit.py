@@ -15,7 +15,7 @@ from tallystick_aggregator.chain.port import Block, Heard
 from tallystick_aggregator.chain.settings import ChainSettings
 from tallystick_aggregator.chain.token import balance_of
 from tallystick_aggregator.chain.watching.explained import Anchor, Explained, funds_moved
-from tallystick_aggregator.chain.watching.mirror import Seen, funds_of, held_in_all, is_news, raises_credit
+from tallystick_aggregator.chain.watching.mirror import AccountSnapshot, funds_of, held_in_all, is_news, raises_credit
 from tallystick_aggregator.chain.watching.tracing import Trace
 from tallystick_aggregator.ledger.state import Ledger
 
@@ -74,7 +74,9 @@ class Credit:
 
     # What was read of them.
 
-    async def weigh(self, ledger: Ledger, seen: Mapping[bytes, Seen], final: Block) -> dict[bytes, Seen]:
+    async def weigh(
+        self, ledger: Ledger, seen: Mapping[bytes, AccountSnapshot], final: Block
+    ) -> dict[bytes, AccountSnapshot]:
         """The same with what their events explain. Raises ChainUnavailable."""
         weighed = {
             id_: one._replace(explained=self._explained.funds(id_, [*ledger.channels_of_account(id_)]))
@@ -89,7 +91,9 @@ class Credit:
                         weighed[id_] = weighed[id_]._replace(confirmed=False)
         return weighed
 
-    async def _escrow_has(self, ledger: Ledger, token: bytes, seen: Mapping[bytes, Seen], final: Block) -> bool:
+    async def _escrow_has(
+        self, ledger: Ledger, token: bytes, seen: Mapping[bytes, AccountSnapshot], final: Block
+    ) -> bool:
         """Whether the escrow holds as much of a token as all accounts together (I7)."""
         needed = held_in_all(ledger, self._settings.network, token, seen)
         heard = Heard()
@@ -100,7 +104,9 @@ class Credit:
         contradicted(Answer.DEPOSITS, str(heard), said)
         return False
 
-    def settle(self, ledger: Ledger, seen: Mapping[bytes, Seen], asked: set[bytes], final: Block, why: str) -> None:
+    def settle(
+        self, ledger: Ledger, seen: Mapping[bytes, AccountSnapshot], asked: set[bytes], final: Block, why: str
+    ) -> None:
         """After the ledger has them: keep what is certain, and what has to be looked at again.
 
         `asked` are those of which somebody else was asked; `why` says what was in the way of that.
@@ -112,7 +118,7 @@ class Credit:
                 channels = len(ledger.channels_of.get(id_, ()))
                 self._explained.settle(id_, funds_of(ledger, one)[0], channels, final.number)
 
-    def _settle(self, ledger: Ledger, one: Seen, final: Block, why: str) -> None:
+    def _settle(self, ledger: Ledger, one: AccountSnapshot, final: Block, why: str) -> None:
         id_ = one.account_id
         if id_ not in ledger.accounts:
             self.waiting.discard(id_)
@@ -171,7 +177,7 @@ class Credit:
         return f"{len(self.waiting)} accounts wait for a second answer, such as {to_hex(next(iter(self.waiting)))}"
 
 
-def _token_of(ledger: Ledger, one: Seen) -> bytes:
+def _token_of(ledger: Ledger, one: AccountSnapshot) -> bytes:
     account = ledger.accounts.get(one.account_id)
     config = account.config if account is not None else one.config
     return b"" if config is None else config.token

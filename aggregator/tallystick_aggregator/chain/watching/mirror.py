@@ -12,7 +12,7 @@ from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger
 
 
-class Seen(NamedTuple):
+class AccountSnapshot(NamedTuple):
     """An account as it was read at the newest final block and at the head; `claimed` by channel id.
 
     `config` is needed for an account that the ledger may not know yet; `left_since_final` is what went back to the
@@ -54,7 +54,7 @@ class Seen(NamedTuple):
         )
 
 
-def funds_of(ledger: Ledger, one: Seen) -> tuple[int, int]:
+def funds_of(ledger: Ledger, one: AccountSnapshot) -> tuple[int, int]:
     """Return the account's funds at the final block, and what would count of them if what was read were believed."""
     final, head = one.final.balance, one.head.balance
     for channel in ledger.channels_of_account(one.account_id):
@@ -63,7 +63,7 @@ def funds_of(ledger: Ledger, one: Seen) -> tuple[int, int]:
     return final, max(0, min(final - one.left_since_final, head))
 
 
-def is_news(ledger: Ledger, one: Seen) -> bool:
+def is_news(ledger: Ledger, one: AccountSnapshot) -> bool:
     """Whether the ledger would change by what was read, if it were believed: then somebody else is asked as well."""
     account = ledger.accounts.get(one.account_id)
     if account is None:
@@ -79,13 +79,13 @@ def is_news(ledger: Ledger, one: Seen) -> bool:
     )
 
 
-def raises_credit(ledger: Ledger, one: Seen) -> bool:
+def raises_credit(ledger: Ledger, one: AccountSnapshot) -> bool:
     """Whether the account would have more funds than the ledger counts, if what was read were believed."""
     account = ledger.accounts.get(one.account_id)
     return funds_of(ledger, one)[1] > (0 if account is None else account.funds)
 
 
-def held_in_all(ledger: Ledger, network: str, token: bytes, seen: Mapping[bytes, Seen]) -> int:
+def held_in_all(ledger: Ledger, network: str, token: bytes, seen: Mapping[bytes, AccountSnapshot]) -> int:
     """Return what all accounts of a token hold together at the final block, in atomic units (I7).
 
     Of those that were not read now, what they held when they were: no event has changed it since.
@@ -115,7 +115,7 @@ def cautious(one: EscrowAccount, other: EscrowAccount) -> EscrowAccount:
     )
 
 
-class TakenIn(NamedTuple):
+class Applied(NamedTuple):
     """What came of it: accounts that began to withdraw, or whose withdrawal was replaced by another, and channels that
     were paid more than was charged.
     """
@@ -124,7 +124,9 @@ class TakenIn(NamedTuple):
     overclaims: tuple[Overclaim, ...]
 
 
-def take_in(draft: Draft, ledger: Ledger, network: str, seen: Sequence[Seen], reached: Block | None) -> TakenIn:
+def apply_snapshots(
+    draft: Draft, ledger: Ledger, network: str, seen: Sequence[AccountSnapshot], reached: Block | None
+) -> Applied:
     """Mirror these accounts, and end refunds whose nonce has passed for good.
 
     With `reached`, the mirror has with these taken in all blocks up to that one.
@@ -149,4 +151,4 @@ def take_in(draft: Draft, ledger: Ledger, network: str, seen: Sequence[Seen], re
             accounts.end_refund(draft, one.account_id, account.refund.refund_id)
     if reached is not None:
         draft.record(ev.ChainAdvanced(network, reached.number, reached.block_hash))
-    return TakenIn(tuple(withdrawals), tuple(overclaims))
+    return Applied(tuple(withdrawals), tuple(overclaims))

@@ -31,13 +31,13 @@ from tallystick_aggregator.chain.port import Block, ChainUnavailable
 from tallystick_aggregator.chain.settings import ChainSettings
 from tallystick_aggregator.chain.watching.credit import Credit
 from tallystick_aggregator.chain.watching.history import History
-from tallystick_aggregator.chain.watching.mirror import Seen, TakenIn, is_news, take_in
+from tallystick_aggregator.chain.watching.mirror import AccountSnapshot, Applied, apply_snapshots, is_news
 from tallystick_aggregator.chain.watching.reading import AccountReader, Asked, Read
 from tallystick_aggregator.chain.watching.rereading import Rereads
 from tallystick_aggregator.chain.watching.scanning import Scanner
 from tallystick_aggregator.chain.watching.shortfalls import Shortfalls
 from tallystick_aggregator.charging.port import Writer
-from tallystick_aggregator.ledger.commands import Moment
+from tallystick_aggregator.ledger.commands import DecisionContext
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger
 
@@ -83,7 +83,7 @@ class Watcher:
         self._missed: list[Log] = []
         self._due: set[bytes] = set()
         self._small: OrderedDict[bytes, ChannelConfig] = OrderedDict()
-        self._introduced: dict[bytes, ChannelConfig] = {}
+        self._tracked: dict[bytes, ChannelConfig] = {}
         self._progress = asyncio.Condition()
         self._one = asyncio.Lock()
 
@@ -114,9 +114,9 @@ class Watcher:
         """What is wrong with accounts, as sentences."""
         return [problem for problem in (self._shortfalls.problem(), self._credit.problem()) if problem]
 
-    def introduce(self, account: ChannelConfig) -> None:
+    def track(self, account: ChannelConfig) -> None:
         """Read this account at the next look."""
-        self._introduced[self._escrow.account_id(account)] = account.account()
+        self._tracked[self._escrow.account_id(account)] = account.account()
 
     async def mirrored(self, block_number: int, timeout_s: float) -> None:
         """See `port.Chain.mirrored`."""
@@ -140,19 +140,19 @@ class Watcher:
         ledger = self._writer.ledger
         self._due |= self._rereads.due(ledger, started)
         read: set[bytes] = set()
-        if head != self.taken_in or self._introduced or self._due or self._credit.waiting:
-            introduced, self._introduced = self._introduced, {}
+        if head != self.taken_in or self._tracked or self._due or self._credit.waiting:
+            tracked, self._tracked = self._tracked, {}
             try:
-                read = await self._take_in(head, introduced)
+                read = await self._take_in(head, tracked)
             except BaseException:
-                self._introduced = introduced | self._introduced
+                self._tracked = tracked | self._tracked
                 raise
         self._shortfalls.look(ledger, read)
         self._fresh_at = started
         async with self._progress:
             self._progress.notify_all()
 
-    async def _take_in(self, head: Block, introduced: dict[bytes, ChannelConfig]) -> set[bytes]:
+    async def _take_in(self, head: Block, tracked: dict[bytes, ChannelConfig]) -> set[bytes]:
         """Read what is new or due, and write it. Returns the accounts that were read."""
         if self.taken_in is None:
             logs, changed, final = await self._first_events(head)
@@ -160,7 +160,7 @@ class Watcher:
             logs, changed, final = await self._new_events(head)
             await self._credit.trace(self._writer.ledger)
         logs = [*logs, *self._missed]
-        found = self._read_logs(logs) | {id_: config for id_, config in introduced.items() if self._is_ours(config)}
+        found = self._read_logs(logs) | {id_: config for id_, config in tracked.items() if self._is_ours(config)}
         urgent = found.keys() | self._touched(logs) | self._credit.waiting
         # An account that two blocks tell differently, or that changed and may be reorganised, is never left alone.
         changed = changed | self._unsettled | urgent
@@ -273,7 +273,7 @@ class Watcher:
 
     async def _read(
         self, ids: set[bytes], urgent: set[bytes], found: dict[bytes, ChannelConfig], final: Block, head: Block
-    ) -> tuple[dict[bytes, Seen], set[bytes]]:
+    ) -> tuple[dict[bytes, AccountSnapshot], set[bytes]]:
         """These accounts as they are; also those of which somebody else was asked, because they would change."""
         ledger = self._writer.ledger
         left: dict[bytes, int] = {}
@@ -283,9 +283,9 @@ class Watcher:
         channels = {id_: [channel.id for channel in ledger.channels_of_account(id_)] for id_ in sorted(ids)}
         told_by = Asked()
 
-        def seen(id_: bytes, read: Read) -> Seen:
+        def seen(id_: bytes, read: Read) -> AccountSnapshot:
             config = found.get(id_) or self._small.get(id_)
-            return Seen(id_, config, *read.final, *read.head, left.get(id_, 0), read.confirmed)
+            return AccountSnapshot(id_, config, *read.final, *read.head, left.get(id_, 0), read.confirmed)
 
         first = await self._reader.read(channels, final, head, told_by)
         told = {id_: seen(id_, first[id_]) for id_ in channels}
@@ -296,9 +296,9 @@ class Watcher:
             told |= {id_: seen(id_, read) for id_, read in confirmed.items()}
         return told, asked
 
-    def _sift(self, seen: Sequence[Seen]) -> list[Seen]:
+    def _sift(self, seen: Sequence[AccountSnapshot]) -> list[AccountSnapshot]:
         """Leave out accounts that are unknown to the ledger and too small to be worth its while."""
-        kept: list[Seen] = []
+        kept: list[AccountSnapshot] = []
         for one in seen:
             if one.account_id in self._writer.ledger.accounts:
                 kept.append(one)
@@ -312,10 +312,10 @@ class Watcher:
             self._small.popitem(last=False)
         return kept
 
-    async def _write(self, seen: Sequence[Seen], reached: Block | None) -> TakenIn:
+    async def _write(self, seen: Sequence[AccountSnapshot], reached: Block | None) -> Applied:
         network = self._settings.network
 
-        def decision(draft: Draft, ledger: Ledger, _: Moment) -> TakenIn:
-            return take_in(draft, ledger, network, seen, reached)
+        def decision(draft: Draft, ledger: Ledger, _: DecisionContext) -> Applied:
+            return apply_snapshots(draft, ledger, network, seen, reached)
 
         return await self._writer.run(decision)

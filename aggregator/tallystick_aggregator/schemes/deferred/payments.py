@@ -17,7 +17,7 @@ from tallystick_aggregator.accounts.terms import (
     receiver_is,
     token_is,
 )
-from tallystick_aggregator.charging.batcher import Intake
+from tallystick_aggregator.charging.batcher import PaymentBatcher
 from tallystick_aggregator.charging.payments import UncheckedPayment
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.ledger.answers import Held, Refusal
@@ -51,10 +51,10 @@ class Settled:
 class DeferredPayments:
     """Verify and settle. The caller has checked that the principal may charge for `terms.pay_to`."""
 
-    def __init__(self, offers: Offers, channels: Channels, intake: Intake, writer: Writer) -> None:
+    def __init__(self, offers: Offers, channels: Channels, batcher: PaymentBatcher, writer: Writer) -> None:
         self._offers = offers
         self._channels = channels
-        self._intake = intake
+        self._batcher = batcher
         self._writer = writer
 
     async def verify(self, terms: PaymentTerms, config: ChannelConfig, payment: UncheckedPayment) -> Verified | Refusal:
@@ -75,10 +75,10 @@ class DeferredPayments:
             account = self._channels.account_of(network, config)
             if isinstance(account, Refusal):
                 return account
-            refusal = await self._intake.prove(account, payment) or await self._channels.open(network, config)
+            refusal = await self._batcher.prove(account, payment) or await self._channels.open(network, config)
         if refusal is not None:
             return refusal
-        answer = await self._intake.reserve(payment)
+        answer = await self._batcher.reserve(payment)
         if isinstance(answer, Refusal):
             return answer
         if isinstance(answer, Held):
@@ -100,9 +100,9 @@ class DeferredPayments:
             return refusal
         payer = account.config.payer
         if release:
-            released = await self._intake.release(handle)
+            released = await self._batcher.release(handle)
             return released if isinstance(released, Refusal) else Settled(payer, 0, replayed=released.replayed)
-        captured = await self._intake.capture(handle, terms.amount)
+        captured = await self._batcher.capture(handle, terms.amount)
         if isinstance(captured, Refusal):
             return captured
         return Settled(payer, captured.amount, captured.charged, replayed=captured.replayed)

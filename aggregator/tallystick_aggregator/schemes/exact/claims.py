@@ -22,7 +22,7 @@ from tallystick.reasons import Reason
 from tallystick_aggregator.accounts.failures import overloaded, transaction_failed
 from tallystick_aggregator.chain.port import TransferAuthorization
 from tallystick_aggregator.ledger.answers import Refusal
-from tallystick_aggregator.store.port import Outgoing, TransactionStatus
+from tallystick_aggregator.store.port import OutboundTransaction, TransactionStatus
 
 CLAIMS_MAX: Final = 16_384
 """Payments in memory at once."""
@@ -79,7 +79,7 @@ def claim_of(digest: bytes, payment: TransferAuthorization, caller: Caller) -> C
     )
 
 
-def owner_of(sent: Outgoing, mine: Claim, call_data: Callable[[], bytes]) -> Claim:
+def owner_of(sent: OutboundTransaction, mine: Claim, call_data: Callable[[], bytes]) -> Claim:
     """Return the claim for which a transaction was sent; `call_data` is that of the payment at hand.
 
     A transaction from before claims were written down has no memo. It belongs to callers that name no attempt, as all
@@ -106,7 +106,9 @@ class Claims:
         self._claims_max = claims_max
         self._held: dict[bytes, _Held] = {}
 
-    def conflict(self, slot: bytes, mine: Claim, sent: Outgoing | None, owner: Claim | None) -> Refusal | None:
+    def conflict(
+        self, slot: bytes, mine: Claim, sent: OutboundTransaction | None, owner: Claim | None
+    ) -> Refusal | None:
         """Return why a payment is not this claim's, None if it is or may become so.
 
         `sent` is its transaction and `owner` what that was sent for, where there is one.
@@ -125,7 +127,7 @@ class Claims:
         return _used() if sent is not None and sent.status in _LANDED else pending()
 
     def take(
-        self, slot: bytes, mine: Claim, sent: Outgoing | None, owner: Claim | None, until_s: int
+        self, slot: bytes, mine: Claim, sent: OutboundTransaction | None, owner: Claim | None, until_s: int
     ) -> Refusal | None:
         """Make it this claim's until then, unless there is a conflict."""
         refusal = self.conflict(slot, mine, sent, owner)

@@ -57,7 +57,7 @@ from tallystick_aggregator.schemes.exact.claims import (
     pending,
 )
 from tallystick_aggregator.schemes.exact.gas import PROBE_GAS_MAX, TRANSFER_GAS_MAX, GasMoney
-from tallystick_aggregator.store.port import Outbox, Outgoing, TransactionKind, TransactionStatus
+from tallystick_aggregator.store.port import OutboundTransaction, Outbox, TransactionKind, TransactionStatus
 
 SETTLEMENTS_MAX: Final = 256
 """Exact payments being settled at once."""
@@ -210,7 +210,7 @@ class ExactPayments:
             return mined
         return Settled(case.payment.from_, case.payment.value, transaction=mined.transaction_hash)
 
-    async def _send(self, case: _Case) -> Outgoing | Refusal:
+    async def _send(self, case: _Case) -> OutboundTransaction | Refusal:
         refusal = await self._would_settle(case)
         if refusal is not None:
             return refusal
@@ -242,11 +242,11 @@ class ExactPayments:
     def _hold_until(self, case: _Case) -> int:
         return min(case.payment.valid_before, self._clock_s() + HOLD_S_MAX)
 
-    async def _sent(self, case: _Case) -> Outgoing | None:
+    async def _sent(self, case: _Case) -> OutboundTransaction | None:
         return await self._outbox.by_reference(TransactionKind.EXACT, case.slot)
 
     @staticmethod
-    def _owner(case: _Case, sent: Outgoing | None) -> Claim | None:
+    def _owner(case: _Case, sent: OutboundTransaction | None) -> Claim | None:
         if sent is None:
             return None
         return owner_of(sent, case.mine, lambda: case.token.transfer_call(case.payment).data)
@@ -360,9 +360,9 @@ class ExactPayments:
         return refusal or _simulation_failed(error)
 
 
-def _is_sent(outgoing: Outgoing) -> bool:
+def _is_sent(outbound: OutboundTransaction) -> bool:
     """Whether it is in the world: one whose nonce another transaction used never happened, and is sent anew."""
-    return outgoing.status is not TransactionStatus.SUPERSEDED
+    return outbound.status is not TransactionStatus.SUPERSEDED
 
 
 def _too_much_gas(whose: str) -> Refusal:

@@ -78,7 +78,7 @@ class Pace:
     A charge that comes while a portion is written waits for it. So as long as few charges come, portions are small and
     far between; the more come, and the more rows they change, the larger they are, so that a checkpoint gains on the
     charges. Where the largest portions are needed of either kind there is no rest, and where even these do not do, some
-    25,000 charges a second on a channel each, what waits for a checkpoint grows, up to `intake.writer.BACKLOG_MAX`.
+    25,000 charges a second on a channel each, what waits for a checkpoint grows, up to `batcher.writer.BACKLOG_MAX`.
     Until the first charge comes, nobody has to be waited for.
     """
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Final
 
 from tallystick_aggregator.store.binary import Unstorable
-from tallystick_aggregator.store.port import Outgoing, TransactionKind
+from tallystick_aggregator.store.port import OutboundTransaction, TransactionKind
 from tallystick_aggregator.store.sqlite.database import Database, Rows
 from tallystick_aggregator.store.sqlite.schema import ORDINALS
 from tallystick_aggregator.store.transactions import decode_outgoing, encode_outgoing
@@ -35,40 +35,40 @@ class SqliteOutbox:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, outgoing: Outgoing) -> Outgoing:
+    async def add(self, outbound: OutboundTransaction) -> OutboundTransaction:
         """See the port."""
-        added = await self._database.write_returning(_ADD, _columns(outgoing))
+        added = await self._database.write_returning(_ADD, _columns(outbound))
         if added:
-            return replace(outgoing, id=added[0][0])
-        known = await self.by_reference(outgoing.kind, outgoing.reference)
+            return replace(outbound, id=added[0][0])
+        known = await self.by_reference(outbound.kind, outbound.reference)
         assert known is not None, "nothing is ever deleted from the outbox"
         return known
 
-    async def update(self, outgoing: Outgoing) -> None:
+    async def update(self, outbound: OutboundTransaction) -> None:
         """See the port."""
-        if await self._database.write(_UPDATE, (*_columns(outgoing), outgoing.id)) == 0:
-            raise ValueError(f"the outbox has no transaction {outgoing.id}")
+        if await self._database.write(_UPDATE, (*_columns(outbound), outbound.id)) == 0:
+            raise ValueError(f"the outbox has no transaction {outbound.id}")
 
-    async def by_reference(self, kind: TransactionKind, reference: bytes) -> Outgoing | None:
+    async def by_reference(self, kind: TransactionKind, reference: bytes) -> OutboundTransaction | None:
         """See the port."""
         found = _decoded(await self._database.read(_BY_REFERENCE, (kind, reference)))
         return found[0] if found else None
 
-    async def open(self, network: str) -> Sequence[Outgoing]:
+    async def open(self, network: str) -> Sequence[OutboundTransaction]:
         """See the port."""
         return _decoded(await self._database.read(_OPEN, (network,)))
 
-    async def claims(self, receivers: Sequence[bytes], before_id: int, limit: int) -> Sequence[Outgoing]:
+    async def claims(self, receivers: Sequence[bytes], before_id: int, limit: int) -> Sequence[OutboundTransaction]:
         """See the port."""
         return _decoded(await self._database.read(_CLAIMS, (b"".join(receivers), len(receivers), before_id, limit)))
 
-    async def since(self, network: str, created_at: int) -> Sequence[Outgoing]:
+    async def since(self, network: str, created_at: int) -> Sequence[OutboundTransaction]:
         """See the port."""
-        found: list[Outgoing] = []
+        found: list[OutboundTransaction] = []
         before = 0
         while True:
             rows = _decoded(await self._database.read(_BEFORE, (network, before, _ROWS_AT_ONCE)))
-            younger = [outgoing for outgoing in rows if outgoing.created_at > created_at]
+            younger = [outbound for outbound in rows if outbound.created_at > created_at]
             found += younger
             if len(younger) < _ROWS_AT_ONCE:
                 return found[::-1]
@@ -80,23 +80,23 @@ class SqliteOutbox:
         return int(nonce or 0)
 
 
-def _columns(outgoing: Outgoing) -> tuple[object, ...]:
+def _columns(outbound: OutboundTransaction) -> tuple[object, ...]:
     receivers: list[bytes] = []
-    if outgoing.kind is TransactionKind.CLAIM:
-        receivers = sorted({payout.receiver for payout in outgoing.payouts})
+    if outbound.kind is TransactionKind.CLAIM:
+        receivers = sorted({payout.receiver for payout in outbound.payouts})
     if len(receivers) > ORDINALS:
         raise Unstorable(f"a claim pays {len(receivers)} receivers; at most {ORDINALS} fit")
     return (
-        outgoing.network,
-        outgoing.kind,
-        outgoing.reference,
-        outgoing.sender,
-        outgoing.nonce,
-        outgoing.status,
+        outbound.network,
+        outbound.kind,
+        outbound.reference,
+        outbound.sender,
+        outbound.nonce,
+        outbound.status,
         b"".join(receivers),
-        encode_outgoing(outgoing),
+        encode_outgoing(outbound),
     )
 
 
-def _decoded(rows: Rows) -> list[Outgoing]:
+def _decoded(rows: Rows) -> list[OutboundTransaction]:
     return [decode_outgoing(id_, body) for id_, body in rows]

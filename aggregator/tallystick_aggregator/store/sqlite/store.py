@@ -17,7 +17,7 @@ from tallystick_aggregator.ledger.payments import PackedPayment, PaymentKey
 from tallystick_aggregator.ledger.state import ChainHead, Changes, Ledger, payment_key
 from tallystick_aggregator.store.backlog import Backlog
 from tallystick_aggregator.store.events import encode_entry
-from tallystick_aggregator.store.eviction import HOT_AGE_MS_MAX, HOT_PAYMENTS_MAX, HotPayments
+from tallystick_aggregator.store.eviction import HOT_AGE_MS_MAX, HOT_PAYMENTS_MAX, RecentPayments
 from tallystick_aggregator.store.port import StoreDamaged, StoreUnavailable
 from tallystick_aggregator.store.rows import decode_payment
 from tallystick_aggregator.store.sqlite.checkpoint import (
@@ -121,7 +121,7 @@ class SqliteJournal:
         self._stored_reservations = loaded.stored_reservations
         self._ended: dict[str, set[bytes]] = {table: set() for table in ENDING_TABLES}
         """By table: keys whose rows are NULL, or about to be."""
-        self._hot = HotPayments(*self._hot_limits)
+        self._hot = RecentPayments(*self._hot_limits)
         replayed = {key for key, _ in ledger.changes.each_payment()}
         self._hot.wrote_payments(item for item in ledger.payments.items() if item[0] not in replayed)
 

@@ -33,7 +33,7 @@ from tallystick_client.payer.errors import BudgetExceeded
 from tallystick_client.payer.fleet import codec
 from tallystick_client.payer.policy.offers import Offer, Seller, choose
 from tallystick_client.payer.policy.operators import Operator, Token
-from tallystick_client.payer.wallet.grant_queue import Line
+from tallystick_client.payer.wallet.grant_queue import GrantQueue
 from tallystick_client.payer.wallet.grants import Clock, Payment, SpendKeyGrant
 from tallystick_client.rpc import CHAIN_TIMEOUT_S, AggregatorUnavailable, bearer, call, open_channel
 
@@ -74,7 +74,7 @@ class _Held:
         )
 
 
-class _RemoteLine(Line):
+class _RemoteQueue(GrantQueue):
     def __init__(self, wallet: "RemoteWallet", seller: Seller, max_headroom: int) -> None:
         super().__init__(max_headroom)
         self.seller = seller
@@ -110,7 +110,7 @@ class RemoteWallet:
         self._metadata = bearer(token)
         self._terms = terms
         self._clock = clock
-        self._lines: dict[Seller, _RemoteLine] = {}
+        self._lines: dict[Seller, _RemoteQueue] = {}
         self._leaving: list[_Held] = []
         self._transferred: list[bytes] = []
         self._reporting = asyncio.Lock()
@@ -165,7 +165,7 @@ class RemoteWallet:
             raise BudgetExceeded("per_request", amount, per_request, offer.token.decimals, offer.token.symbol)
         line = self._lines.get(seller)
         if line is None:
-            line = self._lines[seller] = _RemoteLine(self, seller, self._terms.max_headroom)
+            line = self._lines[seller] = _RemoteQueue(self, seller, self._terms.max_headroom)
         return await line.pay(amount, request_hash, payment_id)
 
     async def pay_exact(self, offer: Offer, host: str) -> ExactAuthorization:
@@ -184,12 +184,12 @@ class RemoteWallet:
         """A seller says that the transfer of this nonce was made: the wallet hears of it with the next report."""
         self._transferred.append(nonce)
 
-    async def remedy(self, offer: Offer, reason: Reason, host: str = "", key_id: bytes = b"") -> bool:
-        """Do what can be done about a refusal; see Wallet.remedy."""
+    async def recover_from(self, offer: Offer, reason: Reason, host: str = "", key_id: bytes = b"") -> bool:
+        """Do what can be done about a refusal; see Wallet.recover_from."""
         async with self._reporting:
             request = pb.RemedyRequest(
                 worker_id=self.worker_id,
-                payee=codec.write_payee(offer.seller(host or "remedy")),
+                payee=codec.write_payee(offer.seller(host or "recover_from")),
                 reason=int(reason),  # type: ignore[arg-type]
                 reports=[report for _, report in self._reports()],
                 key_id=key_id,
@@ -205,7 +205,7 @@ class RemoteWallet:
 
     # Grants.
 
-    async def extend(self, line: _RemoteLine, need: int, want: int) -> None:
+    async def extend(self, line: _RemoteQueue, need: int, want: int) -> None:
         """Extend a line's grant, or give it a new one."""
         held = line.held
         if held is not None and not held.grant.is_valid():
@@ -259,7 +259,7 @@ class RemoteWallet:
             if (line.seller.operator, line.seller.token) == (operator, token):
                 self._leave(line)
 
-    def _leave(self, line: _RemoteLine) -> None:
+    def _leave(self, line: _RemoteQueue) -> None:
         held = line.held
         if held is not None:
             line.hold(None)

@@ -66,7 +66,7 @@ class WalletServer:
         bearer(token)
         self.target = listen
         self._wallet = wallet
-        self._workers = Workers(wallet.desk, lease_s)
+        self._workers = Workers(wallet.core, lease_s)
         self._lease_s = lease_s
         self._server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
         service = _Service(wallet, self._workers, token, round(report_every_s * 1_000), round(lease_s * 1_000))
@@ -108,7 +108,7 @@ class WalletServer:
     async def _watch_leases(self) -> None:
         while True:
             await asyncio.sleep(self._lease_s / 4)
-            dead = self._workers.bury_the_dead()
+            dead = self._workers.expire_leases()
             try:
                 await self._wallet.flush()
                 if dead:
@@ -126,7 +126,7 @@ class _WithProblem(Protocol):
 class _Service(wallet_pb2_grpc.WalletServiceServicer):
     def __init__(self, wallet: LocalWallet, workers: Workers, token: str, report_every_ms: int, lease_ms: int) -> None:
         self._wallet = wallet
-        self._desk = wallet.desk
+        self._core = wallet.core
         self._workers = workers
         self._token_hash = hashlib.sha256(token.encode()).digest()
         self._report_every_ms = report_every_ms
@@ -137,19 +137,19 @@ class _Service(wallet_pb2_grpc.WalletServiceServicer):
     async def Describe(self, request: pb.DescribeRequest, context: Context) -> pb.DescribeResponse:  # noqa: N802
         del request
         await self._authenticate(context)
-        desk = self._desk
+        core = self._core
         return pb.DescribeResponse(
             payer=self._wallet.address,
             operators=[
                 codec.write_operator(
                     operator,
-                    [token.token for token in operator.tokens if desk.can_defer(operator, token)],
-                    [desk.budgets.limits(token.decimals).per_request for token in operator.tokens],
+                    [token.token for token in operator.tokens if core.can_defer(operator, token)],
+                    [core.budgets.limits(token.decimals).per_request for token in operator.tokens],
                 )
-                for operator in desk.operators
+                for operator in core.operators
             ],
-            allows_exact=desk.allow_exact,
-            max_headroom=desk.max_headroom,
+            allows_exact=core.allow_exact,
+            max_headroom=core.max_headroom,
             report_every_ms=self._report_every_ms,
             lease_ms=self._lease_ms,
         )
@@ -162,12 +162,12 @@ class _Service(wallet_pb2_grpc.WalletServiceServicer):
                 raise MalformedError("request_id", request.request_id, "16 bytes")
             if not 0 < need <= want:
                 raise MalformedError("need", need, "more than 0 and at most `want`")
-            seller = codec.read_payee(request.payee, self._desk.operators)
-            self._desk.teller.check_request(seller, need)
+            seller = codec.read_payee(request.payee, self._core.operators)
+            self._core.allocator.check_request(seller, need)
             self._workers.report(holder, _read_reports(request.reports))
             allotment = await self._workers.extend(holder, seller, request.grant_id, request.request_id, need, want)
             assert allotment.key is not None, "a wallet is served with spend keys only"
-            voucher = self._desk.teller.voucher(allotment)
+            voucher = self._core.allocator.voucher(allotment)
             return pb.ExtendGrantResponse(
                 grant_id=allotment.row.id,
                 config=codec.write_config(allotment.channel.config),
@@ -198,26 +198,26 @@ class _Service(wallet_pb2_grpc.WalletServiceServicer):
 
     async def PayExact(self, request: pb.PayExactRequest, context: Context) -> pb.PayExactResponse:  # noqa: N802
         async def pay() -> pb.PayExactResponse:
-            seller = codec.read_payee(request.payee, self._desk.operators)
+            seller = codec.read_payee(request.payee, self._core.operators)
             amount = decode_amount(request.amount, "amount")
-            if not self._desk.allow_exact:
+            if not self._core.allow_exact:
                 raise WalletError("this wallet does not pay by exact")
-            payment = await self._desk.exact.pay(seller, amount, request.max_timeout_s)
+            payment = await self._core.exact.pay(seller, amount, request.max_timeout_s)
             return pb.PayExactResponse(payment=codec.write_exact(payment))
 
         return await self._answer(context, pay, lambda problem: pb.PayExactResponse(problem=problem))
 
     async def Remedy(self, request: pb.RemedyRequest, context: Context) -> pb.RemedyResponse:  # noqa: N802
-        async def remedy() -> pb.RemedyResponse:
+        async def recover_from() -> pb.RemedyResponse:
             holder = _holder(request.worker_id)
-            seller = codec.read_payee(request.payee, self._desk.operators)
+            seller = codec.read_payee(request.payee, self._core.operators)
             self._workers.report(holder, _read_reports(request.reports))
             reason = codec.read_reason(request.reason)
             amount = decode_amount(request.amount, "amount") if request.amount else 0
-            may_retry = await self._workers.remedy(holder, seller, reason, request.key_id, amount)
+            may_retry = await self._workers.recover_from(holder, seller, reason, request.key_id, amount)
             return pb.RemedyResponse(may_retry=may_retry)
 
-        return await self._answer(context, remedy, lambda problem: pb.RemedyResponse(problem=problem))
+        return await self._answer(context, recover_from, lambda problem: pb.RemedyResponse(problem=problem))
 
     async def _answer(
         self,

@@ -23,7 +23,7 @@ from tallystick_client.payer.wallet.allocator import Allotment
 from tallystick_client.payer.wallet.grants import Clock
 from tallystick_client.payer.wallet.rows import GrantRow
 from tallystick_client.payer.wallet.spend_keys import SELF
-from tallystick_client.payer.wallet.wallet import Desk
+from tallystick_client.payer.wallet.wallet import WalletCore
 
 LEASE_S: Final = 30.0
 CALL_BACK_WAIT_S: Final = 5.0
@@ -61,23 +61,25 @@ class Workers:
 
     def __init__(
         self,
-        desk: Desk,
+        core: WalletCore,
         lease_s: float = LEASE_S,
         call_back_wait_s: float = CALL_BACK_WAIT_S,
         clock: Clock = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        if desk.teller.proof != "spend_key":
-            raise MalformedError("proof", desk.teller.proof, "spend_key for workers: a voucher needs the payer's key")
+        if core.allocator.proof != "spend_key":
+            raise MalformedError(
+                "proof", core.allocator.proof, "spend_key for workers: a voucher needs the payer's key"
+            )
         self.lease_s = lease_s
-        self._desk = desk
-        self._book = desk.store.book
+        self._core = core
+        self._book = core.store.book
         self._call_back_wait_s = call_back_wait_s
         self._clock = clock
         self._monotonic = monotonic
         self._workers: dict[str, _Worker] = {}
         self._called_back_until = 0.0
-        desk.teller.call_back_from(self._call_back)
+        core.allocator.call_back_from(self._call_back)
         for row in self._open_rows():
             # Left by a former run of the wallet: the worker may still be there.
             self._worker(row.holder)
@@ -85,7 +87,7 @@ class Workers:
     async def extend(
         self, holder: str, seller: Seller, grant_id: int, request_id: bytes, need: int, want: int
     ) -> Allotment:
-        """Between `need` and `want` more for the worker's grant, or a new grant; see Teller.allot.
+        """Between `need` and `want` more for the worker's grant, or a new grant; see Allocator.allot.
 
         The same request id again gets the same answer: nothing is given out twice because an answer was lost.
         """
@@ -125,9 +127,9 @@ class Workers:
         """Whether workers should return what nobody is using."""
         return self._monotonic() < self._called_back_until
 
-    async def remedy(self, holder: str, seller: Seller, reason: Reason, key_id: bytes, amount: int) -> bool:
+    async def recover_from(self, holder: str, seller: Seller, reason: Reason, key_id: bytes, amount: int) -> bool:
         """Do what can be done about a refusal that a worker met."""
-        return await self._desk.remedies.remedy(seller, holder, reason, key_id, amount)
+        return await self._core.remedies.recover_from(seller, holder, reason, key_id, amount)
 
     async def settle(self, asset: Asset | None = None) -> None:
         """Have the keys revoked that no worker uses any more, and learn what of their headroom is free.
@@ -137,7 +139,7 @@ class Workers:
         not answer is logged.
         """
         for account in list(self._book.accounts.values()):
-            operator = self._desk.treasury.operator_of(account)
+            operator = self._core.deposits.operator_of(account)
             if operator is None or asset not in {None, account.asset}:
                 continue
             holders = self._holders_of_returned(account.id)
@@ -145,14 +147,14 @@ class Workers:
                 for row in self._open_rows():
                     if row.holder in holders and self._book.channels[row.channel_id].account_id == account.id:
                         self._book.close(row, int(self._clock()))
-            if not holders and (asset is not None or not self._desk.keys.has_unused(account)):
+            if not holders and (asset is not None or not self._core.keys.has_unused(account)):
                 continue
             try:
-                await self._desk.reconciler.reconcile(account, operator)
+                await self._core.reconciler.reconcile(account, operator)
             except TallystickError as error:
                 _log.warning("what workers returned is not free yet: %s", error)
 
-    def bury_the_dead(self) -> int:
+    def expire_leases(self) -> int:
         """Close the grants of workers whose lease has run out; returns how many workers that were."""
         now = self._monotonic()
         dead = [
@@ -171,7 +173,7 @@ class Workers:
             if row is not None and row.holder != holder:
                 row = None
             try:
-                allotment = await self._desk.teller.allot(seller, holder, row, need, want)
+                allotment = await self._core.allocator.allot(seller, holder, row, need, want)
             except (BudgetExceeded, DepositNotAllowed):
                 # Workers may hold what nobody is using: they are asked for it with their next report.
                 if self._monotonic() >= give_up_at or not self._is_held_elsewhere(grant_id, seller.asset):
@@ -198,7 +200,7 @@ class Workers:
 
     def _bury(self, holder: str) -> None:
         self._workers.pop(holder, None)
-        self._desk.keys.drop_holder(holder)
+        self._core.keys.drop_holder(holder)
         for row in self._open_rows():
             if row.holder == holder:
                 self._book.close(row, int(self._clock()))

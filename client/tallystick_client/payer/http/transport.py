@@ -178,7 +178,9 @@ class PayingTransport(httpx.AsyncBaseTransport):
                 self._prices.forget(purchase.origin)
                 return None
             reason = reason_in(required.error or "")
-            if better.terms == offer.terms and not await self._wallet.remedy(offer, reason, purchase.host, key_id):
+            if better.terms == offer.terms and not await self._wallet.recover_from(
+                offer, reason, purchase.host, key_id
+            ):
                 return None
         except TallystickError:
             # The first 402 was in order; that this one is not, or cannot be mended, the caller sees by the 402 itself.

@@ -23,7 +23,7 @@ from tallystick_client.payer.policy.budgets import DAY_S, Budgets
 from tallystick_client.payer.policy.offers import Seller
 from tallystick_client.payer.policy.operators import Asset, Operator, Token
 from tallystick_client.payer.wallet.accounts import AccountClient
-from tallystick_client.payer.wallet.deposits import Treasury
+from tallystick_client.payer.wallet.deposits import Deposits
 from tallystick_client.payer.wallet.grants import Clock
 from tallystick_client.payer.wallet.rows import Account, Channel, GrantRow
 from tallystick_client.payer.wallet.spend_keys import CLOCK_SKEW_S, SELF, LiveKey, SpendKeys
@@ -45,7 +45,7 @@ Reclaim = Callable[[Asset], None]
 class Allotment:
     """`amount` more for the grant `row`; `ceiling` is the channel's after it. `key` is None without spend keys.
 
-    Only the highest ceiling is worth signing: `Teller.voucher`.
+    Only the highest ceiling is worth signing: `Allocator.voucher`.
     """
 
     operator: Operator
@@ -57,7 +57,7 @@ class Allotment:
     valid_until: float
 
 
-class Teller:
+class Allocator:
     """Gives headroom out, for lines of this process and for workers of others alike."""
 
     def __init__(
@@ -65,7 +65,7 @@ class Teller:
         store: Store,
         signer: Signer,
         clients: Mapping[Operator, AccountClient],
-        treasury: Treasury,
+        deposits: Deposits,
         keys: SpendKeys,
         budgets: Budgets,
         proof: Proof = "spend_key",
@@ -76,7 +76,7 @@ class Teller:
         self._book = store.book
         self._signer = signer
         self._clients = clients
-        self._treasury = treasury
+        self._deposits = deposits
         self._keys = keys
         self._budgets = budgets
         self._clock = clock
@@ -104,7 +104,7 @@ class Teller:
         """
         operator, token, _, _ = seller
         self.check_budgets(seller, need)
-        account = await self._treasury.account(operator, token)
+        account = await self._deposits.account(operator, token)
         keys_left = WORKER_KEYS_MAX
         while True:
             # Nothing is awaited between a look at the book and the entry that relies on it.
@@ -112,7 +112,7 @@ class Teller:
             if account.free < need:
                 self._reclaim(seller.asset)
             if account.free < need:
-                await self._treasury.fund(account, operator, token, need)
+                await self._deposits.fund(account, operator, token, need)
                 continue
             key = self._key(account, holder, need)
             if key is None and self.proof == "spend_key":
@@ -125,7 +125,7 @@ class Teller:
             keys_left -= 1
             if not keys_left:
                 raise Refused(Reason.SPEND_KEY_CONFLICT, "The aggregator takes no spend key of this worker.")
-        self._treasury.paid_from(account)
+        self._deposits.paid_from(account)
         self.look_after(account, operator, token)
         return allotment
 
@@ -246,7 +246,7 @@ class Teller:
         self._spent_before[account.id] = spent
         if not was_spent_from or account.id in self._top_ups:
             return
-        if not self._treasury.is_low(account, token):
+        if not self._deposits.is_low(account, token):
             return
         if self._clock() < self._no_top_up_before.get(account.id, 0):
             return
@@ -257,7 +257,7 @@ class Teller:
 
     async def _top_up(self, account: Account, operator: Operator, token: Token) -> None:
         try:
-            await self._treasury.top_up(account, operator, token)
+            await self._deposits.top_up(account, operator, token)
         except TallystickError as error:
             # Nobody waits for it: whoever needs the money later deposits then, and hears of the problem.
             _log.warning("topping up the account at %s failed: %s", operator.aggregator, error)

@@ -13,14 +13,14 @@ from tallystick_client.payer.errors import ApprovalRefused
 from tallystick_client.payer.policy.operators import Operator
 from tallystick_client.payer.wallet.accounts import AccountClient
 from tallystick_client.payer.wallet.book import Book
-from tallystick_client.payer.wallet.local_grants import Lines
+from tallystick_client.payer.wallet.local_grants import LocalGrants
 from tallystick_client.payer.wallet.rows import Account, Channel
 
 
 class Approver:
     """Signs totals, or refuses."""
 
-    def __init__(self, book: Book, clients: Mapping[Operator, AccountClient], lines: Lines) -> None:
+    def __init__(self, book: Book, clients: Mapping[Operator, AccountClient], lines: LocalGrants) -> None:
         self._book = book
         self._clients = clients
         self._lines = lines

@@ -54,7 +54,7 @@ T = TypeVar("T")
 _log = logging.getLogger("tallystick.payer")
 
 
-class Treasury:
+class Deposits:
     """The accounts of one payer, and the money in them."""
 
     def __init__(

@@ -24,7 +24,7 @@ from tallystick_client.payer.policy.offers import Seller
 from tallystick_client.payer.policy.operators import Asset, Operator, Token
 from tallystick_client.payer.texts import show
 from tallystick_client.payer.wallet.accounts import NONCES_MAX, AccountClient
-from tallystick_client.payer.wallet.allocator import Teller
+from tallystick_client.payer.wallet.allocator import Allocator
 from tallystick_client.payer.wallet.grants import Clock
 from tallystick_client.payer.wallet.rows import ExactPayment
 from tallystick_client.payer.wallet.store import Store
@@ -44,13 +44,13 @@ class ExactPayer:
         store: Store,
         signer: Signer,
         clients: Mapping[Operator, AccountClient],
-        teller: Teller,
+        allocator: Allocator,
         clock: Clock = time.time,
     ) -> None:
         self._store = store
         self._signer = signer
         self._clients = clients
-        self._teller = teller
+        self._allocator = allocator
         self._clock = clock
 
     async def pay(self, seller: Seller, amount: int, max_timeout_s: int) -> ExactAuthorization:
@@ -58,16 +58,16 @@ class ExactPayer:
 
         Raises BudgetExceeded, BalanceTooLow, BookUnavailable.
         """
-        self._teller.check_request(seller, amount)
-        self._teller.check_budgets(seller, amount)
+        self._allocator.check_request(seller, amount)
+        self._allocator.check_budgets(seller, amount)
         await self._check_balance(seller, amount)
         # Others may have spent meanwhile; nothing is awaited between this look at the budgets and the entry.
-        self._teller.check_budgets(seller, amount)
+        self._allocator.check_budgets(seller, amount)
         now_s = int(self._clock())
         valid_before = now_s + min(max(max_timeout_s, VALID_S_MIN), VALID_S_MAX)
         valid_after = now_s - BACKDATED_S
         nonce = os.urandom(32)
-        payment = ExactPayment(nonce, seller.asset, seller.host, amount, valid_before, self._teller.today())
+        payment = ExactPayment(nonce, seller.asset, seller.host, amount, valid_before, self._allocator.today())
         self._store.book.spend_exact(payment)
         await self._store.commit()
         payer, pay_to = self._signer.address, seller.receiver

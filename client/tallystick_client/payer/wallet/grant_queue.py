@@ -26,7 +26,7 @@ class _Waiting(NamedTuple):
     payment: asyncio.Future[Payment]
 
 
-class Line(ABC):
+class GrantQueue(ABC):
     """Who waits for payments to one seller. `grant` is what they are paid from."""
 
     def __init__(self, max_headroom: int) -> None:

@@ -1,4 +1,4 @@
-"""The grants of the wallet's own process: one line for each seller and host, served from the teller.
+"""The grants of the wallet's own process: one line for each seller and host, served from the allocator.
 
 Headroom goes back to the budgets only as far as no seller can have taken it (`grants.denied`). This is counted for each
 channel: a receiver may charge payments of one grant up to a ceiling that another one raised. What cannot go back pays
@@ -17,9 +17,9 @@ from tallystick.quantities import PaymentId
 from tallystick.signatures import Signer
 from tallystick_client.payer.policy.offers import Seller
 from tallystick_client.payer.policy.operators import Asset
-from tallystick_client.payer.wallet.allocator import Allotment, Teller
+from tallystick_client.payer.wallet.allocator import Allocator, Allotment
 from tallystick_client.payer.wallet.book import Book
-from tallystick_client.payer.wallet.grant_queue import Line
+from tallystick_client.payer.wallet.grant_queue import GrantQueue
 from tallystick_client.payer.wallet.grants import Clock, Grant, Payment, SpendKeyGrant, VoucherGrant
 from tallystick_client.payer.wallet.rows import GrantRow
 from tallystick_client.payer.wallet.spend_keys import SELF, LiveKey
@@ -52,8 +52,8 @@ class _Held:
         return not self.grant.in_flight and not self.is_extended
 
 
-class _LocalLine(Line):
-    def __init__(self, lines: "Lines", seller: Seller, max_headroom: int) -> None:
+class _LocalQueue(GrantQueue):
+    def __init__(self, lines: "LocalGrants", seller: Seller, max_headroom: int) -> None:
         super().__init__(max_headroom)
         self.seller = seller
         self.held: _Held | None = None
@@ -68,25 +68,25 @@ class _LocalLine(Line):
         self.grant = held.grant if held is not None else None
 
 
-class Lines:
+class LocalGrants:
     """The grants of this process, and what is left of former ones while their payments are under way."""
 
     def __init__(
-        self, book: Book, teller: Teller, signer: Signer, max_headroom: int = 64, clock: Clock = time.time
+        self, book: Book, allocator: Allocator, signer: Signer, max_headroom: int = 64, clock: Clock = time.time
     ) -> None:
         if max_headroom < 1:
             raise MalformedError("max_headroom", max_headroom, "at least 1 request")
         self._book = book
-        self._teller = teller
+        self._allocator = allocator
         self._signer = signer
         self._max_headroom = max_headroom
         self._clock = clock
-        self._lines: dict[Seller, _LocalLine] = {}
+        self._lines: dict[Seller, _LocalQueue] = {}
         self._leaving: list[_Held] = []
         self._in_channel: defaultdict[bytes, list[_Held]] = defaultdict(list)
         # Of grants that are gone, by channel and spend key: their proofs can be charged until the key is revoked.
         self._denied: defaultdict[bytes, dict[bytes, int]] = defaultdict(dict)
-        teller.call_back_from(self.reclaim)
+        allocator.call_back_from(self.reclaim)
 
     async def pay(
         self, seller: Seller, amount: int, request_hash: bytes, payment_id: PaymentId | None = None
@@ -95,14 +95,14 @@ class Lines:
 
         Raises BudgetExceeded, DepositNotAllowed, BookUnavailable, or what the aggregator answered.
         """
-        self._teller.check_request(seller, amount)
+        self._allocator.check_request(seller, amount)
         line = self._lines.get(seller)
         if line is None:
             self._make_room()
-            line = self._lines[seller] = _LocalLine(self, seller, self._max_headroom)
+            line = self._lines[seller] = _LocalQueue(self, seller, self._max_headroom)
         return await line.pay(amount, request_hash, payment_id)
 
-    async def extend(self, line: _LocalLine, need: int, want: int) -> None:
+    async def extend(self, line: _LocalQueue, need: int, want: int) -> None:
         """Extend a line's grant, or give it a new one."""
         held = line.held
         if held is not None:
@@ -117,13 +117,13 @@ class Lines:
             held.is_extended = True
         try:
             row = held.row if held is not None else None
-            allotment = await self._teller.allot(line.seller, SELF, row, need, want)
+            allotment = await self._allocator.allot(line.seller, SELF, row, need, want)
         finally:
             if held is not None:
                 held.is_extended = False
         if held is not None and allotment.row is held.row and held.grant.closed:
             # It was retired in the meantime: what came late goes back.
-            self._teller.give_back(allotment.row, allotment.amount, allotment.key)
+            self._allocator.give_back(allotment.row, allotment.amount, allotment.key)
             return
         if held is None or allotment.row is not held.row:
             self._leave(line)
@@ -133,7 +133,7 @@ class Lines:
         if isinstance(held.grant, VoucherGrant):
             held.grant.extend_to(allotment.ceiling, allotment.amount)
         else:
-            held.grant.extend(allotment.amount, self._teller.voucher(allotment))
+            held.grant.extend(allotment.amount, self._allocator.voucher(allotment))
 
     def _new_grant(self, allotment: Allotment) -> SpendKeyGrant | VoucherGrant:
         row, channel, until = allotment.row, allotment.channel, allotment.valid_until
@@ -225,7 +225,7 @@ class Lines:
                 del self._lines[seller]
                 return
 
-    def _leave(self, line: _LocalLine) -> None:
+    def _leave(self, line: _LocalQueue) -> None:
         held = line.held
         if held is not None:
             line.hold(None)
@@ -240,7 +240,7 @@ class Lines:
     def _take_back(self, held: _Held) -> None:
         unspent = held.grant.take_back(self._provably_unspent(held.grant))
         if unspent:
-            self._teller.give_back(held.row, unspent, held.key)
+            self._allocator.give_back(held.row, unspent, held.key)
 
     def _provably_unspent(self, grant: SpendKeyGrant | VoucherGrant) -> int:
         """How much of the headroom in a grant's channel cannot have been taken, whatever its seller says."""
@@ -254,7 +254,7 @@ class Lines:
         found = self._denied.get(channel_id)
         if not found:
             return ()
-        for key_id in [key_id for key_id in found if self._teller.is_revoked(key_id)]:
+        for key_id in [key_id for key_id in found if self._allocator.is_revoked(key_id)]:
             del found[key_id]
         return found.values()
 

@@ -22,9 +22,9 @@ from tallystick.hexadecimal import checksum
 from tallystick.quantities import ChannelTotals
 from tallystick_client.payer.policy.operators import Operator
 from tallystick_client.payer.wallet.accounts import AccountClient
-from tallystick_client.payer.wallet.allocator import Teller
+from tallystick_client.payer.wallet.allocator import Allocator
 from tallystick_client.payer.wallet.grants import Clock
-from tallystick_client.payer.wallet.local_grants import Activity, Lines
+from tallystick_client.payer.wallet.local_grants import Activity, LocalGrants
 from tallystick_client.payer.wallet.rows import Account, Channel, GrantRow
 from tallystick_client.payer.wallet.spend_keys import SELF, SpendKeys
 from tallystick_client.payer.wallet.store import Store
@@ -73,8 +73,8 @@ class Reconciler:
         store: Store,
         clients: Mapping[Operator, AccountClient],
         keys: SpendKeys,
-        lines: Lines,
-        teller: Teller,
+        lines: LocalGrants,
+        allocator: Allocator,
         clock: Clock = time.time,
     ) -> None:
         self._store = store
@@ -82,7 +82,7 @@ class Reconciler:
         self._clients = clients
         self._keys = keys
         self._lines = lines
-        self._teller = teller
+        self._allocator = allocator
         self._clock = clock
         self._locks: dict[bytes, asyncio.Lock] = {}
 
@@ -174,7 +174,7 @@ class Reconciler:
         if disputed > channel.disputed:
             receiver = checksum(channel.config.receiver)
             _log.warning("the aggregator counts %d more for %s than this wallet sent proofs for", disputed, receiver)
-        self._book.dispute(channel, disputed, self._teller.today())
+        self._book.dispute(channel, disputed, self._allocator.today())
         return Reconciled(freed, verdict.charged, channel.unknown, channel.disputed)
 
     def _is_dead(self, row: GrantRow, dead_before_s: float) -> bool:

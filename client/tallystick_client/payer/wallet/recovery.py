@@ -15,7 +15,7 @@ from tallystick_client.payer.http.price_cache import Recent
 from tallystick_client.payer.policy.offers import Seller
 from tallystick_client.payer.policy.operators import Operator
 from tallystick_client.payer.wallet.accounts import AccountClient, KeyState
-from tallystick_client.payer.wallet.deposits import Treasury
+from tallystick_client.payer.wallet.deposits import Deposits
 from tallystick_client.payer.wallet.grants import Clock
 from tallystick_client.payer.wallet.reconcile import Reconciler
 from tallystick_client.payer.wallet.rows import Account
@@ -71,7 +71,7 @@ class Remedies:
     def __init__(
         self,
         clients: Mapping[Operator, AccountClient],
-        treasury: Treasury,
+        deposits: Deposits,
         keys: SpendKeys,
         reconciler: Reconciler,
         retire: Callable[[bytes], None],
@@ -79,7 +79,7 @@ class Remedies:
     ) -> None:
         """`retire`: pays no more from the present grants of an account in this process."""
         self._clients = clients
-        self._treasury = treasury
+        self._deposits = deposits
         self._keys = keys
         self._reconciler = reconciler
         self._retire = retire
@@ -87,13 +87,13 @@ class Remedies:
         self._asked = HourlyLimit(PER_HOST_MAX, clock)
         self._replaced = HourlyLimit(NEW_KEYS_MAX, clock)
 
-    async def remedy(self, seller: Seller, holder: str, reason: Reason, key_id: bytes, amount: int) -> bool:
+    async def recover_from(self, seller: Seller, holder: str, reason: Reason, key_id: bytes, amount: int) -> bool:
         """Do what can be done about the refusal of a payment of `amount` atomic units that `key_id` proved.
 
         Returns whether it is worth another try. Raises AggregatorUnavailable, and Refused where the aggregator does not
         take the calls.
         """
-        account = self._treasury.known_account(seller.operator, seller.token)
+        account = self._deposits.known_account(seller.operator, seller.token)
         if account is None:
             return False
         if reason in REGISTER_AGAIN:

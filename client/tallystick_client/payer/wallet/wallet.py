@@ -32,12 +32,12 @@ from tallystick_client.payer.policy.budgets import Budgets, DepositPolicy
 from tallystick_client.payer.policy.offers import Offer, choose
 from tallystick_client.payer.policy.operators import Operator, Token
 from tallystick_client.payer.wallet.accounts import AccountClient, Refunded
-from tallystick_client.payer.wallet.allocator import Proof, Teller
+from tallystick_client.payer.wallet.allocator import Allocator, Proof
 from tallystick_client.payer.wallet.approvals import Approver
-from tallystick_client.payer.wallet.deposits import Treasury
+from tallystick_client.payer.wallet.deposits import Deposits
 from tallystick_client.payer.wallet.exact import ExactPayer
 from tallystick_client.payer.wallet.grants import Clock, Payment
-from tallystick_client.payer.wallet.local_grants import Lines
+from tallystick_client.payer.wallet.local_grants import LocalGrants
 from tallystick_client.payer.wallet.reconcile import Reconciled, Reconciler
 from tallystick_client.payer.wallet.recovery import Remedies
 from tallystick_client.payer.wallet.rows import Account
@@ -58,13 +58,13 @@ _log = logging.getLogger("tallystick.payer")
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class WalletCore:
     """The parts of a wallet, for what serves it to others."""
 
     store: Store
     operators: tuple[Operator, ...]
-    treasury: Treasury
-    teller: Teller
+    deposits: Deposits
+    allocator: Allocator
     keys: SpendKeys
     exact: ExactPayer
     reconciler: Reconciler
@@ -75,8 +75,8 @@ class Desk:
 
     def can_defer(self, operator: Operator, token: Token) -> bool:
         """Whether there is, or may be, a deposit to pay from."""
-        account = self.treasury.known_account(operator, token)
-        return self.treasury.may_open() or (account is not None and account.unspent > 0)
+        account = self.deposits.known_account(operator, token)
+        return self.deposits.may_open() or (account is not None and account.unspent > 0)
 
 
 class RefundedAccount(NamedTuple):
@@ -114,22 +114,22 @@ class LocalWallet:
         self._clock = clock
         self._clients = {operator: AccountClient(operator, signer, clock) for operator in operators}
         self._keys = SpendKeys(store, key_ttl_s, clock)
-        self._treasury = Treasury(store, signer, self._clients, deposit, clock)
-        self._teller = Teller(
-            store, signer, self._clients, self._treasury, self._keys, budgets, proof=proof, clock=clock
+        self._deposits = Deposits(store, signer, self._clients, deposit, clock)
+        self._allocator = Allocator(
+            store, signer, self._clients, self._deposits, self._keys, budgets, proof=proof, clock=clock
         )
-        self._lines = Lines(self._book, self._teller, signer, max_headroom, clock)
-        self._exact = ExactPayer(store, signer, self._clients, self._teller, clock)
-        self._reconciler = Reconciler(store, self._clients, self._keys, self._lines, self._teller, clock)
+        self._lines = LocalGrants(self._book, self._allocator, signer, max_headroom, clock)
+        self._exact = ExactPayer(store, signer, self._clients, self._allocator, clock)
+        self._reconciler = Reconciler(store, self._clients, self._keys, self._lines, self._allocator, clock)
         self._remedies = Remedies(
-            self._clients, self._treasury, self._keys, self._reconciler, self._lines.retire, clock
+            self._clients, self._deposits, self._keys, self._reconciler, self._lines.retire, clock
         )
         self._approver = Approver(self._book, self._clients, self._lines)
-        self.desk = Desk(
+        self.core = WalletCore(
             store=store,
             operators=self.operators,
-            treasury=self._treasury,
-            teller=self._teller,
+            deposits=self._deposits,
+            allocator=self._allocator,
             keys=self._keys,
             exact=self._exact,
             reconciler=self._reconciler,
@@ -197,7 +197,7 @@ class LocalWallet:
 
         Raises OfferNotAllowed.
         """
-        return choose(required, self.operators, can_defer=self.desk.can_defer, allow_exact=self._allow_exact)
+        return choose(required, self.operators, can_defer=self.core.can_defer, allow_exact=self._allow_exact)
 
     async def pay(self, offer: Offer, host: str, request_hash: bytes, payment_id: PaymentId | None = None) -> Payment:
         """A payment of the offer's amount from the deposit, for this request at this host.
@@ -216,7 +216,7 @@ class LocalWallet:
         """A seller says that the transfer of this nonce was made: it is spent for good."""
         self._book.exact_is_spent(nonce)
 
-    async def remedy(self, offer: Offer, reason: Reason, host: str = "", key_id: bytes = b"") -> bool:
+    async def recover_from(self, offer: Offer, reason: Reason, host: str = "", key_id: bytes = b"") -> bool:
         """Do what can be done about a refusal at this host: a new spend key where the aggregator does not take the one
         that proved the payment (`key_id`; empty: the present one), or a comparison of the books.
 
@@ -224,7 +224,7 @@ class LocalWallet:
         payment is made from this wallet's own book again.
         """
         seller = offer.seller(host or checksum(offer.terms.pay_to))
-        return await self._remedies.remedy(seller, SELF, reason, key_id, offer.terms.amount)
+        return await self._remedies.recover_from(seller, SELF, reason, key_id, offer.terms.amount)
 
     # What a person asks.
 
@@ -232,8 +232,8 @@ class LocalWallet:
         """Open an account with every operator of the allow-list, in its first token, and fill it to the high mark."""
         for operator in self.operators:
             token = operator.tokens[0]
-            account = await self._treasury.account(operator, token)
-            await self._treasury.fill(account, operator, token)
+            account = await self._deposits.account(operator, token)
+            await self._deposits.fill(account, operator, token)
 
     async def refund(self) -> list[RefundedAccount]:
         """Bring back all that is not owed to sellers, from every account: instant, and without gas.
@@ -242,10 +242,10 @@ class LocalWallet:
         """
         refunds: list[RefundedAccount] = []
         for account, operator, token in self.accounts():
-            self._treasury.leave_empty(account)
+            self._deposits.leave_empty(account)
             self._lines.retire(account.id)
             await self._lines.drained(account.id, timeout_s=5)
-            refunded: Refunded = await self._treasury.refund(account, operator, 0)
+            refunded: Refunded = await self._deposits.refund(account, operator, 0)
             refunds.append(RefundedAccount(token, *refunded))
         return refunds
 
@@ -254,14 +254,14 @@ class LocalWallet:
         account = self._book.accounts[account_id]
         account.returned += amount
         self._book.changed(account)
-        self._treasury.leave_empty(account)
+        self._deposits.leave_empty(account)
         await self._store.commit()
 
     def accounts(self) -> list[tuple[Account, Operator, Token]]:
         """The accounts of the book that belong to an operator of the allow-list."""
         found: list[tuple[Account, Operator, Token]] = []
         for account in list(self._book.accounts.values()):
-            operator = self._treasury.operator_of(account)
+            operator = self._deposits.operator_of(account)
             token = operator.token(account.asset.token) if operator is not None else None
             if operator is not None and token is not None:
                 found.append((account, operator, token))
@@ -276,7 +276,7 @@ class LocalWallet:
     async def _reconcile(self, spare_s: float = WORKER_KEY_SPARED_S) -> Reconciled:
         result = Reconciled()
         for account, operator, token in self.accounts():
-            await self._treasury.resume(account, operator, token)
+            await self._deposits.resume(account, operator, token)
             result += await self._reconciler.reconcile(account, operator, spare_s=spare_s)
         freed = await self._exact.free_unlanded() if self._book.exact_payments else 0
         return result + Reconciled(freed=freed)
@@ -291,7 +291,7 @@ class LocalWallet:
     async def status(self) -> WalletStatus:
         """The book: accounts, channels, budgets. From memory; asks nobody."""
         self._lines.sync()
-        return read_status(self._book, self.address, self.accounts(), self.operators, self._teller.today())
+        return read_status(self._book, self.address, self.accounts(), self.operators, self._allocator.today())
 
     async def close(self) -> None:
         """Return unspent headroom, write the book and let go of the file. Payments under way become unknown."""
@@ -301,7 +301,7 @@ class LocalWallet:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._teller.finish()
+        await self._allocator.finish()
         self._lines.abandon()
         await self._forget_keys()
         try:
@@ -350,7 +350,7 @@ class LocalWallet:
         self._lines.sync()
         await self._store.commit()
         for account in self.accounts():
-            self._teller.look_after(*account)
+            self._allocator.look_after(*account)
 
     def _run_every(self, interval_s: float, work: Callable[[], Awaitable[object]], *, at_once: bool = False) -> None:
         async def run() -> None:

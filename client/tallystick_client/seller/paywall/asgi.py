@@ -1,7 +1,7 @@
 """The two ends of an ASGI request, as the paywall needs them.
 
 `Incoming` reads the request's body ahead where it must be hashed and tells whether the client is still there;
-`Outgoing` holds the response back until it is decided whether it is paid for. Neither knows of money.
+`OutboundTransaction` holds the response back until it is decided whether it is paid for. Neither knows of money.
 """
 
 import asyncio
@@ -100,7 +100,7 @@ def may_have_body(scope: Scope) -> bool:
     return header(scope, b"transfer-encoding") is not None or scope.get("http_version", "1.1") not in {"1.0", "1.1"}
 
 
-class Room:
+class Backpressure:
     """Memory for the bodies that are read ahead, of all requests together."""
 
     def __init__(self, bytes_max: int) -> None:
@@ -121,7 +121,7 @@ class Room:
 class Incoming:
     """The request's messages: read ahead, and given on to the application as if nobody had."""
 
-    def __init__(self, receive: Receive, room: Room) -> None:
+    def __init__(self, receive: Receive, room: Backpressure) -> None:
         self._receive = receive
         self._room = room
         self._taken = 0
@@ -211,7 +211,7 @@ class _Stage(Enum):
     REFUSED = "refused"
 
 
-class Outgoing:
+class OutboundTransaction:
     """The application's response, held back until its first byte.
 
     Then `decide` is asked once, with the message that starts the response and the first of its body. It returns the

@@ -4,10 +4,10 @@ import asyncio
 from dataclasses import dataclass
 
 from tallystick_client.seller.paywall.asgi import (
+    Backpressure,
     BodyNotRead,
     BodyTooLarge,
     Incoming,
-    Room,
     Scope,
     content_length,
     may_have_body,
@@ -23,7 +23,7 @@ class BodyLimits:
     """`bytes_max` of one body, `room` for all of them, and how long one may take."""
 
     bytes_max: int
-    room: Room
+    room: Backpressure
     patience_s: float
 
 

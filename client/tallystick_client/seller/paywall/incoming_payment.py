@@ -28,7 +28,7 @@ from tallystick_client.seller.paywall.offers import Offer
 
 
 @dataclass(frozen=True, slots=True)
-class Presented:
+class IncomingPayment:
     """A payment and the offer that it meets. Nothing about it is proven yet."""
 
     offer: Offer
@@ -110,11 +110,11 @@ class Unbound:
     identifier: str | None = None
     """How an exact payment names itself, if it does."""
 
-    def bind(self, request_hash: bytes) -> Presented:
+    def bind(self, request_hash: bytes) -> IncomingPayment:
         """The payment as one for this request."""
         payment = self.payment
         if isinstance(payment, ExactAuthorization):
-            return Presented(self.offer, payment, request_hash, self.identifier)
+            return IncomingPayment(self.offer, payment, request_hash, self.identifier)
         charge = Charge(
             channel_id=payment.channel_id,
             payment_id=payment.payment_id,
@@ -124,7 +124,7 @@ class Unbound:
             signature=payment.signature,
             spend=payment.spend,
         )
-        return Presented(self.offer, DeferredCharge(payment.config, charge), request_hash)
+        return IncomingPayment(self.offer, DeferredCharge(payment.config, charge), request_hash)
 
 
 def read_accepted(headers: Sequence[bytes]) -> Accepted:
@@ -138,7 +138,7 @@ def read_accepted(headers: Sequence[bytes]) -> Accepted:
     return Accepted(message, read_terms(message.accepted))
 
 
-def read_payment(headers: Sequence[bytes], offers: Sequence[Offer], request_hash: bytes) -> Presented:
+def read_payment(headers: Sequence[bytes], offers: Sequence[Offer], request_hash: bytes) -> IncomingPayment:
     """The payment in the values of the PAYMENT-SIGNATURE headers, of which there must be one.
 
     Raises MalformedError, which names the field, on what is no payment, and Refused on one that meets no offer.

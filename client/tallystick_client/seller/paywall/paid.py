@@ -7,7 +7,7 @@ from tallystick.errors import MalformedError
 from tallystick.hexadecimal import checksum
 from tallystick.quantities import Amount
 from tallystick.x402 import SCHEME_EXACT
-from tallystick_client.seller.paywall.incoming_payment import Presented
+from tallystick_client.seller.paywall.incoming_payment import IncomingPayment
 
 SCOPE_KEY: Final = "tallystick"
 
@@ -17,7 +17,7 @@ class PaidRequest:
 
     __slots__ = ("_asset", "_capture", "_presented", "amount", "network", "scheme")
 
-    def __init__(self, presented: Presented) -> None:
+    def __init__(self, presented: IncomingPayment) -> None:
         terms = presented.offer.terms
         self._presented = presented
         self.amount = terms.amount

@@ -14,7 +14,8 @@ The money is decided before the first byte goes out. What can happen in between,
 An exact payment has no reservation. Each handling of its request is an attempt of its own, and the aggregator lets one
 attempt have the payment, among all processes and sellers. Its transfer may take longer than its client waits: while the
 client is there, it is waited for as long as the offer says; then 409 `payment_pending`. A payment that names itself is
-given back, and whichever process is asked next answers; of one that does not, nobody knows who asks again (`Till`).
+given back, and whichever process is asked next answers; of one that does not, nobody knows who asks again (see
+`PaywallState`).
 """
 
 import asyncio
@@ -39,17 +40,17 @@ from tallystick_client.seller.paywall.asgi import (
     Headers,
     Incoming,
     Message,
-    Outgoing,
+    OutboundTransaction,
     Scope,
     Send,
     make_private,
 )
-from tallystick_client.seller.paywall.incoming_payment import Presented
+from tallystick_client.seller.paywall.incoming_payment import IncomingPayment
 from tallystick_client.seller.paywall.paid import SCOPE_KEY, PaidRequest
 from tallystick_client.seller.paywall.response_cache import Answer, Recording, is_logged_in, keepable
-from tallystick_client.seller.paywall.state import Till
+from tallystick_client.seller.paywall.state import PaywallState
 
-__all__ = ["Sale", "Till"]
+__all__ = ["PaywallState", "Sale"]
 
 _PAUSES_S: Final = (0.1, 0.2, 0.5, 1.0)
 """Between attempts to settle; the last one repeats."""
@@ -70,8 +71,10 @@ class OutcomeUnknown(Exception):
 class Sale:
     """One request that came with a payment. `refuse` answers it with 402, the reason and, if any, a receipt."""
 
-    def __init__(self, till: Till, presented: Presented, incoming: Incoming, send: Send, refuse: Refuse) -> None:
-        self._till = till
+    def __init__(
+        self, state: PaywallState, presented: IncomingPayment, incoming: Incoming, send: Send, refuse: Refuse
+    ) -> None:
+        self._state = state
         self._presented = presented
         self._incoming = incoming
         self._send = send
@@ -91,7 +94,7 @@ class Sale:
     async def run(self, app: App, scope: Scope) -> None:
         """Answer the request, with the application's response if it is paid for."""
         self._request = f"{scope['method']} {scope['path']}"
-        kept = None if self._answer_key is None else self._till.kept.get(self._answer_key)
+        kept = None if self._answer_key is None else self._state.kept.get(self._answer_key)
         if kept is not None and kept.receipt is not None:
             await self._send_answer(kept, kept.receipt)
             return
@@ -113,13 +116,13 @@ class Sale:
                 await self._serve(app, scope)
         finally:
             if self._holds_key:
-                self._till.under_way.discard(key)
+                self._state.under_way.discard(key)
 
     def _take(self, key: tuple[object, ...]) -> bool:
         """Note that this money is in use here; False where it is already."""
-        if key in self._till.under_way:
+        if key in self._state.under_way:
             return False
-        self._till.under_way.add(key)
+        self._state.under_way.add(key)
         self._holds_key = True
         return True
 
@@ -128,7 +131,7 @@ class Sale:
         if self._is_exact:
             self._attempt = Attempt(os.urandom(16), self._presented.attempt_hash())
         try:
-            verified = await self._till.aggregator.verify(self._terms, self._presented.payment, self._attempt)
+            verified = await self._state.aggregator.verify(self._terms, self._presented.payment, self._attempt)
         except Refused as refused:
             await self._say_refused(refused)
             return False
@@ -154,7 +157,7 @@ class Sale:
         else:
             self._payment = verified.handle
             if verified.replayed or not verified.handle:
-                is_under_way = self._presented.money_key in self._till.under_way or not verified.replayed
+                is_under_way = self._presented.money_key in self._state.under_way or not verified.replayed
                 await responses.say_replayed(self._send, under_way=is_under_way)
                 return False
         return not verified.replayed
@@ -171,20 +174,20 @@ class Sale:
             await self._refuse(refused, receipt)
 
     async def _serve(self, app: App, scope: Scope) -> None:
-        outgoing = Outgoing(self._deliver, self._decide)
+        outbound = OutboundTransaction(self._deliver, self._decide)
         try:
-            await app(scope, self._incoming.receive, outgoing.send)
+            await app(scope, self._incoming.receive, outbound.send)
         except BaseException as error:
-            if outgoing.is_held and isinstance(error, Exception):
+            if outbound.is_held and isinstance(error, Exception):
                 # The server's own answer would not say what became of the payment.
                 await responses.say_failed(self._send, await self._release())
-            elif outgoing.is_held:
+            elif outbound.is_held:
                 self._release_later()
-            if outgoing.is_refused and isinstance(error, Exception):
+            if outbound.is_refused and isinstance(error, Exception):
                 _log.debug("the application stopped, its response was not delivered: %s", error)
                 return
             raise
-        if outgoing.is_held:
+        if outbound.is_held:
             self._release_later()
 
     async def _decide(self, start: Message, first: Message) -> Message | None:
@@ -211,9 +214,9 @@ class Sale:
         answer.headers = headers
         if first["type"] == BODY and not first.get("more_body", False):
             answer.body = first.get("body", b"")
-            self._is_kept = self._till.kept.keep(self._answer_key, answer)
+            self._is_kept = self._state.kept.keep(self._answer_key, answer)
         else:
-            self._streamed = (answer, Recording(self._till.kept.answer_bytes_max))
+            self._streamed = (answer, Recording(self._state.kept.answer_bytes_max))
         return answer
 
     # Taking the money.
@@ -239,9 +242,9 @@ class Sale:
             return None
         if self._is_exact and await self._incoming.is_client_gone():
             if self._presented.identifier is None:
-                self._till.note_unserved(self._presented, settled, self._request)
+                self._state.note_unserved(self._presented, settled, self._request)
             else:
-                self._till.follow(self._presented, answer, self._request)
+                self._state.follow(self._presented, answer, self._request)
             return None
         answer.receipt = responses.receipt_of(self._presented, settled)
         return answer.receipt
@@ -249,7 +252,7 @@ class Sale:
     async def _put_off(self, answer: Answer, error: OutcomeUnknown) -> None:
         """Tell the client to ask again, and see that the money is not lost meanwhile."""
         if self._is_exact:
-            self._till.follow(self._presented, answer, self._request)
+            self._state.follow(self._presented, answer, self._request)
         elif not self._is_kept:
             self._release_later()
         if self._is_exact and error.reason in {Reason.TRANSACTION_PENDING, Reason.PAYMENT_PENDING}:
@@ -259,15 +262,15 @@ class Sale:
 
     async def _settle(self, answer: Answer) -> Settled:
         """What was settled. Raises Refused or OutcomeUnknown."""
-        patience_s = self._till.settle_patience_s
+        patience_s = self._state.settle_patience_s
         if self._is_exact:
             patience_s = max(patience_s, self._presented.offer.requirements.max_timeout_seconds)
-        give_up_at = self._till.clock() + patience_s
+        give_up_at = self._state.clock() + patience_s
         attempts = 0
         while True:
             reason = None
             try:
-                return await self._till.aggregator.settle(answer.terms, answer.payment, answer.attempt)
+                return await self._state.aggregator.settle(answer.terms, answer.payment, answer.attempt)
             except Refused as refused:
                 undecided = responses.UNDECIDED_REASONS if self._is_exact else responses.PASSING_REASONS
                 if refused.reason not in undecided:
@@ -280,16 +283,16 @@ class Sale:
                 raise OutcomeUnknown(str(rejected)) from rejected
             pause_s = _PAUSES_S[min(attempts, len(_PAUSES_S) - 1)]
             attempts += 1
-            late = self._till.clock() + pause_s > give_up_at
+            late = self._state.clock() + pause_s > give_up_at
             if late or (self._is_exact and await self._incoming.is_client_gone()):
                 raise OutcomeUnknown(str(error), reason) from error
-            await self._till.pause(pause_s)
+            await self._state.pause(pause_s)
 
     # Answers that are sent again.
 
     async def _answer_again(self, answer: Answer) -> None:
         """Send a kept answer after its payment was taken at last."""
-        if self._is_exact and not await self._till.is_let_go(answer):
+        if self._is_exact and not await self._state.is_let_go(answer):
             await responses.say_pending(self._send)
             return
         self._is_kept = True
@@ -314,11 +317,11 @@ class Sale:
         body = recording.take(message)
         if body is not None and self._answer_key is not None:
             answer.body = body
-            self._till.kept.keep(self._answer_key, answer)
+            self._state.kept.keep(self._answer_key, answer)
 
     def _forget(self) -> None:
         if self._answer_key is not None:
-            self._till.kept.forget(self._answer_key)
+            self._state.kept.forget(self._answer_key)
 
     # Giving the money back.
 
@@ -327,8 +330,8 @@ class Sale:
         payment = self._presented.payment
         held = payment if isinstance(payment, ExactAuthorization) else self._payment
         try:
-            async with asyncio.timeout(self._till.release_wait_s):
-                await self._till.aggregator.release(self._terms, held, self._attempt)
+            async with asyncio.timeout(self._state.release_wait_s):
+                await self._state.aggregator.release(self._terms, held, self._attempt)
         except (AggregatorUnavailable, CallRejected, MalformedError, Refused, TimeoutError) as error:
             _log.warning("a payment could not be given back, what is held of it will expire: %s", error)
             return None
@@ -338,7 +341,7 @@ class Sale:
         async def release() -> None:
             await self._release()
 
-        self._till.start(release())
+        self._state.start(release())
 
     async def _trouble(self, error: Exception) -> None:
         _log.warning("a payment could not be handled: %s", error)

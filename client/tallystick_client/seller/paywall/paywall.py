@@ -19,13 +19,13 @@ from tallystick_client.seller.client.aggregator import Aggregator
 from tallystick_client.seller.paywall import responses, unneeded
 from tallystick_client.seller.paywall.asgi import (
     App,
+    Backpressure,
     BodyNotRead,
     BodyTooLarge,
     ClientGone,
     Incoming,
     Message,
     Receive,
-    Room,
     RoomFull,
     Scope,
     Send,
@@ -37,9 +37,9 @@ from tallystick_client.seller.paywall.asgi import (
 from tallystick_client.seller.paywall.bodies import BodyLimits, BodyReader, BodyTooSlow
 from tallystick_client.seller.paywall.offers import Offer
 from tallystick_client.seller.paywall.paths import Roots, find_roots, read_paths
-from tallystick_client.seller.paywall.payment_flow import Sale, Till
+from tallystick_client.seller.paywall.payment_flow import PaywallState, Sale
 from tallystick_client.seller.paywall.pricing import OfferBook, Price, pay_ahead_of, price_of
-from tallystick_client.seller.paywall.response_cache import KeptAnswers
+from tallystick_client.seller.paywall.response_cache import ResponseCache
 from tallystick_client.seller.paywall.rules import Asked, Match, Rule, find_rules, methods_of, unreachable
 from tallystick_client.seller.paywall.unserved import Unserved
 
@@ -100,12 +100,12 @@ class Paywall:
         network = None if network is None else str(Network.parse(network, "network"))
         self._book = OfferBook(self._pay_to, network, _at_least("max_timeout_s", max_timeout_s, 1))
         max_body_bytes = _at_least("max_body_bytes", max_body_bytes, 0)
-        room = Room(_at_least("buffer_bodies_bytes", buffer_bodies_bytes, max_body_bytes))
+        room = Backpressure(_at_least("buffer_bodies_bytes", buffer_bodies_bytes, max_body_bytes))
         if not body_patience_s > 0:
             raise MalformedError("body_patience_s", Described(str(body_patience_s)), "more than 0 seconds")
         self._bodies = BodyLimits(max_body_bytes, room, body_patience_s)
-        kept = KeptAnswers(_at_least("keep_responses_bytes", keep_responses_bytes, 0))
-        self._till = Till(aggregator, kept, settle_patience_s)
+        kept = ResponseCache(_at_least("keep_responses_bytes", keep_responses_bytes, 0))
+        self._state = PaywallState(aggregator, kept, settle_patience_s)
 
     @property
     def unserved(self) -> tuple[Unserved, ...]:
@@ -114,7 +114,7 @@ class Paywall:
         Their payers showed no payment id, so nobody can prove to be one of them: pay back, or let it be. In memory of
         this process; each is a warning in the log too.
         """
-        return tuple(self._till.unserved)
+        return tuple(self._state.unserved)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
@@ -227,7 +227,7 @@ class Paywall:
         except (MalformedError, Refused) as error:
             await refuse(error)
             return
-        await Sale(self._till, unbound.bind(bound_to), visit.incoming, visit.send, refuse).run(self.app, scope)
+        await Sale(self._state, unbound.bind(bound_to), visit.incoming, visit.send, refuse).run(self.app, scope)
 
     def _asked(self, scope: Scope) -> Asked:
         """What the rules look at. Raises MalformedError on a path that can be read in too many ways."""
@@ -253,7 +253,7 @@ class Paywall:
 
         async def send_closing(message: Message) -> None:
             if message["type"].startswith("lifespan.shutdown."):
-                await self._till.finish()
+                await self._state.finish()
                 await self._aggregator.close()
             await send(message)
 

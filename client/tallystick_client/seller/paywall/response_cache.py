@@ -67,7 +67,7 @@ class Answer:
         return _OVERHEAD_BYTES + len(self.body) + sum(len(name) + len(value) for name, value in self.headers)
 
 
-class KeptAnswers:
+class ResponseCache:
     """Answers by the payment that paid for them, the oldest dropped first."""
 
     def __init__(self, bytes_max: int, *, age_s: float = AGE_S, clock: Callable[[], float] = time.monotonic) -> None:

@@ -15,7 +15,7 @@ from tallystick.x402 import (
 )
 from tallystick_client.seller.client.messages import DeferredCharge, Settled
 from tallystick_client.seller.paywall.asgi import Send, respond
-from tallystick_client.seller.paywall.incoming_payment import Presented
+from tallystick_client.seller.paywall.incoming_payment import IncomingPayment
 from tallystick_client.seller.paywall.offers import Offer, error_text, payment_required
 
 RETRY_AFTER_S: Final = 2
@@ -111,7 +111,7 @@ async def say_replayed(send: Send, *, under_way: bool) -> None:
     await respond(send, 409, {"error": "payment_replayed", "message": message})
 
 
-def receipt_of(presented: Presented, settled: Settled) -> str:
+def receipt_of(presented: IncomingPayment, settled: Settled) -> str:
     """PAYMENT-RESPONSE for a payment that was taken."""
     amount = str(settled.amount)
     extra: dict[str, Any] | None = None
@@ -131,7 +131,7 @@ def receipt_of(presented: Presented, settled: Settled) -> str:
     )
 
 
-def receipt_of_release(presented: Presented) -> str:
+def receipt_of_release(presented: IncomingPayment) -> str:
     """PAYMENT-RESPONSE for a `deferred` payment that was given back: nothing was charged."""
     return receipt_of_nothing(str(presented.offer.terms.network))
 
@@ -142,7 +142,7 @@ def receipt_of_nothing(network: str) -> str:
     return encode_header(SettleResponse(success=True, transaction="", network=network, amount="0", extra=extra))
 
 
-def receipt_of_refusal(presented: Presented, refused: Refused) -> str:
+def receipt_of_refusal(presented: IncomingPayment, refused: Refused) -> str:
     """PAYMENT-RESPONSE for a payment that could not be taken after its request was served: nothing was charged."""
     return encode_header(
         SettleResponse(

@@ -14,8 +14,8 @@ from tallystick_client.rpc import AggregatorUnavailable, CallRejected
 from tallystick_client.seller.client.aggregator import Aggregator
 from tallystick_client.seller.client.messages import Settled
 from tallystick_client.seller.paywall import responses
-from tallystick_client.seller.paywall.incoming_payment import Presented
-from tallystick_client.seller.paywall.response_cache import Answer, KeptAnswers
+from tallystick_client.seller.paywall.incoming_payment import IncomingPayment
+from tallystick_client.seller.paywall.response_cache import Answer, ResponseCache
 from tallystick_client.seller.paywall.unserved import UNSERVED_MAX, Unserved
 
 RELEASE_WAIT_S: Final = 2.0
@@ -29,11 +29,11 @@ _log = logging.getLogger("tallystick.seller")
 
 
 @dataclass(slots=True)
-class Till:
+class PaywallState:
     """What the sales of one paywall share."""
 
     aggregator: Aggregator
-    kept: KeptAnswers
+    kept: ResponseCache
     settle_patience_s: float
     release_wait_s: float = RELEASE_WAIT_S
     clock: Callable[[], float] = time.monotonic
@@ -51,7 +51,7 @@ class Till:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def follow(self, presented: Presented, answer: Answer, request: str) -> None:
+    def follow(self, presented: IncomingPayment, answer: Answer, request: str) -> None:
         """Give back an exact payment whose client has gone or was told to ask again, so that nothing of it is lost.
 
         What was not sent is then free for any request. What was sent belongs to who shows its payment id, at whichever
@@ -81,7 +81,7 @@ class Till:
             if late:
                 await asyncio.wait(late)
 
-    def note_unserved(self, presented: Presented, settled: Settled, request: str) -> None:
+    def note_unserved(self, presented: IncomingPayment, settled: Settled, request: str) -> None:
         """Put a payment that was taken for nothing on the seller's list."""
         terms = presented.offer.terms
         entry = Unserved(
@@ -100,7 +100,7 @@ class Till:
             entry.payer, entry.amount, entry.asset, request, entry.transaction,
         )  # fmt: skip
 
-    async def _follow(self, presented: Presented, answer: Answer, request: str) -> None:
+    async def _follow(self, presented: IncomingPayment, answer: Answer, request: str) -> None:
         give_up_at, asked, was_sent = self.clock() + FOLLOW_S, 0, False
         try:
             while self.clock() < give_up_at:

@@ -9,7 +9,7 @@ from running import Scripted, running
 
 from tallystick.reasons import Reason
 from tallystick_aggregator.charging import maintenance
-from tallystick_aggregator.charging.maintenance import Upkeep
+from tallystick_aggregator.charging.maintenance import Maintenance
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Accepted, Held, Refusal
 from tallystick_aggregator.ledger.commands import Rules
@@ -34,17 +34,17 @@ async def shop(alice: Payer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[S
 
 
 @pytest.fixture
-def timers(shop: Scripted) -> Upkeep:
-    return Upkeep(shop.writer, shop.journal, RULES)
+def timers(shop: Scripted) -> Maintenance:
+    return Maintenance(shop.writer, shop.journal, RULES)
 
 
 async def test_reservations_expire_when_their_time_is_over_and_not_before(
-    shop: Scripted, alice: Payer, timers: Upkeep, monkeypatch: pytest.MonkeyPatch
+    shop: Scripted, alice: Payer, timers: Maintenance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(maintenance, "EXPIRED_PER_COMMIT_MAX", 2)
-    old = [await shop.intake.reserve(alice.payment(number, 10, ceiling=1_000 + number)) for number in range(5)]
+    old = [await shop.batcher.reserve(alice.payment(number, 10, ceiling=1_000 + number)) for number in range(5)]
     shop.now_ms += 100_000
-    young = await shop.intake.reserve(alice.payment(9, 10, ceiling=2_000))
+    young = await shop.batcher.reserve(alice.payment(9, 10, ceiling=2_000))
     assert isinstance(young, Held)
     expiring = asyncio.create_task(timers.expire_reservations())
     await asyncio.sleep(0.02)
@@ -58,13 +58,13 @@ async def test_reservations_expire_when_their_time_is_over_and_not_before(
     assert shop.ledger.reservations[young.handle].expires_at > 0
     late = old[0]
     assert isinstance(late, Held)
-    assert await shop.intake.capture(late.handle, 10) == Accepted(10, 10, replayed=False)
+    assert await shop.batcher.capture(late.handle, 10) == Accepted(10, 10, replayed=False)
 
 
 async def test_an_expired_reservation_that_nobody_captures_is_released_for_good(
-    shop: Scripted, alice: Payer, timers: Upkeep
+    shop: Scripted, alice: Payer, timers: Maintenance
 ) -> None:
-    held = await shop.intake.reserve(alice.payment(1, 10, ceiling=1_000))
+    held = await shop.batcher.reserve(alice.payment(1, 10, ceiling=1_000))
     assert isinstance(held, Held)
     shop.now_ms = NOW_MS + maintenance.LATE_CAPTURE_S * 1000 + 1
     expiring = asyncio.create_task(timers.expire_reservations())
@@ -72,12 +72,12 @@ async def test_an_expired_reservation_that_nobody_captures_is_released_for_good(
     expiring.cancel()
 
     assert not shop.ledger.reservations
-    refused = await shop.intake.capture(held.handle, 10)
+    refused = await shop.batcher.capture(held.handle, 10)
     assert isinstance(refused, Refusal)
     assert refused.reason is Reason.RESERVATION_RELEASED
 
 
-async def test_old_payment_ids_are_forgotten_once_their_retention_is_over(shop: Scripted, timers: Upkeep) -> None:
+async def test_old_payment_ids_are_forgotten_once_their_retention_is_over(shop: Scripted, timers: Maintenance) -> None:
     forgetting = asyncio.create_task(timers.forget_payments())
     await asyncio.sleep(0.02)
     shop.now_ms += 5_000
@@ -89,9 +89,11 @@ async def test_old_payment_ids_are_forgotten_once_their_retention_is_over(shop: 
     assert len(forgotten) == 2, "only when there is something to forget"
 
 
-async def test_a_disk_that_is_full_for_a_while_stops_no_timer(shop: Scripted, alice: Payer, timers: Upkeep) -> None:
+async def test_a_disk_that_is_full_for_a_while_stops_no_timer(
+    shop: Scripted, alice: Payer, timers: Maintenance
+) -> None:
     """Threat 30: it is the timer that comes round again, not traffic."""
-    await shop.intake.reserve(alice.payment(1, 10, ceiling=1_000))
+    await shop.batcher.reserve(alice.payment(1, 10, ceiling=1_000))
     shop.now_ms += RULES.reservation_s * 1000
     shop.journal.refusals = 5
     running_timers = [asyncio.create_task(timers.expire_reservations()), asyncio.create_task(timers.forget_payments())]
@@ -106,7 +108,7 @@ async def test_a_disk_that_is_full_for_a_while_stops_no_timer(shop: Scripted, al
 
 
 async def test_the_journal_is_checkpointed_by_backlog_and_a_failure_is_tried_again(
-    shop: Scripted, timers: Upkeep, monkeypatch: pytest.MonkeyPatch
+    shop: Scripted, timers: Maintenance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
 
@@ -129,7 +131,7 @@ async def test_the_journal_is_checkpointed_by_backlog_and_a_failure_is_tried_aga
 
 
 async def test_checkpoints_that_always_fail_are_told_and_tried_less_and_less_often(
-    shop: Scripted, timers: Upkeep, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    shop: Scripted, timers: Maintenance, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     asked: list[float] = []
 
@@ -159,7 +161,7 @@ async def test_checkpoints_that_always_fail_are_told_and_tried_less_and_less_oft
     assert caplog.text.count("a page is damaged") == 5
 
 
-async def test_nothing_is_forgotten_while_every_mirror_looks_stale(shop: Scripted, timers: Upkeep) -> None:
+async def test_nothing_is_forgotten_while_every_mirror_looks_stale(shop: Scripted, timers: Maintenance) -> None:
     """A clock that is far ahead makes every block look old, and what is forgotten is gone for good."""
     await shop.writer.run(lambda draft, _, __: draft.record(ev.ChainAdvanced("eip155:1", 7, bytes(32))))
     await shop.writer.run(lambda draft, _, __: draft.record(ev.ChainAdvanced("eip155:2", 7, bytes(32))))
@@ -176,7 +178,7 @@ async def test_nothing_is_forgotten_while_every_mirror_looks_stale(shop: Scripte
 
 
 async def test_the_journal_is_checkpointed_by_age_and_a_failure_does_not_make_it_younger(
-    shop: Scripted, timers: Upkeep, monkeypatch: pytest.MonkeyPatch
+    shop: Scripted, timers: Maintenance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
 

@@ -20,7 +20,7 @@ from tallystick_aggregator.charging.verification import Provers
 from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
-from tallystick_aggregator.ledger.commands import Moment
+from tallystick_aggregator.ledger.commands import DecisionContext
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger
 
@@ -126,27 +126,27 @@ async def test_a_voucher_that_its_payer_did_not_sign_charges_nobody(
 ) -> None:
     """Whether the payer's key is parsed already or has to be recovered; threat 3 and 19."""
     if seen_before:
-        await shop.intake.charge([alice.payment(9, 1, ceiling=5)])
+        await shop.batcher.charge([alice.payment(9, 1, ceiling=5)])
     commits = len(shop.journal.commits)
 
-    (charged,) = await shop.intake.charge([forged(name, alice)])
-    reserved = await shop.intake.reserve(forged(name, alice))
+    (charged,) = await shop.batcher.charge([forged(name, alice)])
+    reserved = await shop.batcher.reserve(forged(name, alice))
 
     for refused in (charged, reserved):
         assert isinstance(refused, Refusal)
         assert (refused.reason, refused.field) == (Reason.VOUCHER_SIGNATURE, "signature")
     assert len(shop.journal.commits) == commits
-    assert await shop.intake.charge([alice.payment(1, 10, ceiling=100)]), "and the id is still free"
+    assert await shop.batcher.charge([alice.payment(1, 10, ceiling=100)]), "and the id is still free"
     assert shop.ledger.channels[alice.channel_id()].charged == (11 if seen_before else 10)
 
 
 async def test_a_strangers_copy_of_a_used_voucher_charges_nobody(shop: Scripted, alice: Payer) -> None:
     """The newest voucher of a channel is public after a claim; the copy has a payment id of its own."""
     payment = alice.payment(1, 10, ceiling=100)
-    await shop.intake.charge([payment])
+    await shop.batcher.charge([payment])
 
     copied = payment._replace(payment_id=payment_id_of(2), request_hash=OTHER_PAGE)
-    (refused,) = await shop.intake.charge([copied])
+    (refused,) = await shop.batcher.charge([copied])
 
     assert isinstance(refused, Refusal)
     assert refused.reason is Reason.VOUCHER_USED
@@ -156,7 +156,7 @@ async def test_a_strangers_copy_of_a_used_voucher_charges_nobody(shop: Scripted,
 async def test_a_channel_nobody_opened_charges_nobody(shop: Scripted) -> None:
     mallory = Payer("mallory")
 
-    (refused,) = await shop.intake.charge([mallory.payment(1, 10, ceiling=100)])
+    (refused,) = await shop.batcher.charge([mallory.payment(1, 10, ceiling=100)])
 
     assert isinstance(refused, Refusal)
     assert refused.reason is Reason.CHANNEL_UNKNOWN
@@ -180,7 +180,7 @@ async def test_each_payment_of_a_batch_is_charged_under_its_own_proof(alice: Pay
         bob.payment(9, 128, key=first, max_amount=128),
     ]
     async with running(books) as shop:
-        answers = await shop.intake.charge(batch)
+        answers = await shop.batcher.charge(batch)
 
         assert [n for n, answer in enumerate(answers) if isinstance(answer, Refusal)] == [5]
         ledger = shop.writer.ledger
@@ -222,7 +222,7 @@ def changed_proof(name: str, bob: Payer) -> UncheckedPayment:
 )
 async def test_a_spend_proof_is_for_one_payment_as_it_was_made_out(shop: Scripted, bob: Payer, name: str) -> None:
     """Threat 34: a seller can neither charge more than was agreed, nor move the proof elsewhere."""
-    (refused,) = await shop.intake.charge([changed_proof(name, bob)])
+    (refused,) = await shop.batcher.charge([changed_proof(name, bob)])
 
     assert isinstance(refused, Refusal)
     assert (refused.reason, refused.field) == (Reason.SPEND_KEY_PROOF, "mac")
@@ -230,14 +230,14 @@ async def test_a_spend_proof_is_for_one_payment_as_it_was_made_out(shop: Scripte
 
 
 async def test_a_seller_cannot_charge_above_the_proven_maximum(shop: Scripted, bob: Payer) -> None:
-    (refused,) = await shop.intake.charge([bob.payment(1, 11, max_amount=10, ceiling=100, key=bob.spend_key())])
+    (refused,) = await shop.batcher.charge([bob.payment(1, 11, max_amount=10, ceiling=100, key=bob.spend_key())])
 
     assert isinstance(refused, Refusal)
     assert refused.reason is Reason.AMOUNT_ABOVE_AGREED
 
 
 async def test_a_key_that_was_never_registered_proves_nothing(shop: Scripted, alice: Payer, bob: Payer) -> None:
-    answers = await shop.intake.charge(
+    answers = await shop.batcher.charge(
         [
             bob.payment(1, 10, ceiling=100, key=bob.spend_key(1)),
             alice.payment(2, 10, ceiling=100, key=bob.spend_key()),
@@ -248,7 +248,7 @@ async def test_a_key_that_was_never_registered_proves_nothing(shop: Scripted, al
 
 
 async def test_an_account_with_a_spend_key_pays_by_no_voucher_alone(shop: Scripted, bob: Payer) -> None:
-    (refused,) = await shop.intake.charge([bob.payment(1, 10, ceiling=100)])
+    (refused,) = await shop.batcher.charge([bob.payment(1, 10, ceiling=100)])
 
     assert isinstance(refused, Refusal)
     assert refused.reason is Reason.SPEND_KEY_REQUIRED
@@ -263,7 +263,7 @@ async def test_one_poisoned_voucher_of_a_burst_sinks_no_neighbour(shop: Scripted
     burst = [bob.payment(number, 10, ceiling=200 + number, key=key) for number in range(20)]
     burst[7] = burst[7]._replace(ceiling=10**9)
 
-    answers = await shop.intake.charge(burst)
+    answers = await shop.batcher.charge(burst)
 
     assert all(isinstance(answer, Accepted) for answer in answers)
     channel = shop.ledger.channels[bob.channel_id()]
@@ -272,11 +272,11 @@ async def test_one_poisoned_voucher_of_a_burst_sinks_no_neighbour(shop: Scripted
 
 async def test_a_burst_that_is_poisoned_through_and_through_has_the_ceiling_it_had(shop: Scripted, bob: Payer) -> None:
     key = bob.spend_key()
-    await shop.intake.charge([bob.payment(99, 10, ceiling=30, key=key)])
+    await shop.batcher.charge([bob.payment(99, 10, ceiling=30, key=key)])
     burst = [bob.payment(number, 10, ceiling=200 + number, key=key) for number in range(5)]
     burst = [payment._replace(signature=bytes(65)) for payment in burst]
 
-    answers = await shop.intake.charge(burst)
+    answers = await shop.batcher.charge(burst)
 
     assert [isinstance(answer, Accepted) for answer in answers] == [True, True, False, False, False]
     assert {answer.reason for answer in answers if isinstance(answer, Refusal)} == {Reason.INSUFFICIENT_CEILING}
@@ -284,7 +284,7 @@ async def test_a_burst_that_is_poisoned_through_and_through_has_the_ceiling_it_h
 
 
 async def test_a_poisoned_voucher_is_named_where_its_payment_needed_it(shop: Scripted, bob: Payer) -> None:
-    (refused,) = await shop.intake.charge(
+    (refused,) = await shop.batcher.charge(
         [bob.payment(1, 10, ceiling=100, key=bob.spend_key())._replace(signature=bytes(65))]
     )
 
@@ -300,7 +300,7 @@ async def test_a_voucher_proves_no_neighbours_charge(shop: Scripted, bob: Payer)
     assert junk.spend is not None
     junk = junk._replace(spend=junk.spend._replace(mac=bytes(32)))
 
-    answers = await shop.intake.charge([good, junk])
+    answers = await shop.batcher.charge([good, junk])
 
     assert isinstance(answers[0], Accepted)
     assert isinstance(answers[1], Refusal)
@@ -311,7 +311,7 @@ async def test_one_junk_voucher_of_a_burst_by_vouchers_is_refused_alone(shop: Sc
     burst = [alice.payment(number, 10, ceiling=2_000 + number) for number in range(64)]
     burst[40] = burst[40]._replace(ceiling=10**9)
 
-    answers = await shop.intake.charge(burst)
+    answers = await shop.batcher.charge(burst)
 
     assert [index for index, answer in enumerate(answers) if isinstance(answer, Refusal)] == [40]
     assert shop.ledger.channels[alice.channel_id()].ceiling == 2_063
@@ -325,9 +325,9 @@ async def test_of_a_burst_by_vouchers_the_highest_is_kept_and_the_rest_only_auth
     """A wrong v is nothing to the chain, so it may not be kept; that the payer signed is enough for its neighbour."""
     burst = [alice.payment(number, 10, ceiling=2_000 + number) for number in range(12)]
     burst[3] = burst[3]._replace(signature=with_v(burst[3].signature, 55 - burst[3].signature[64]))
-    await shop.intake.charge([alice.payment(99, 10, ceiling=1_000)])  # from here on Alice's key is known
+    await shop.batcher.charge([alice.payment(99, 10, ceiling=1_000)])  # from here on Alice's key is known
 
-    answers = await shop.intake.charge(burst)
+    answers = await shop.batcher.charge(burst)
 
     assert all(isinstance(answer, Accepted) for answer in answers)
     assert [event.ceiling for event in shop.journal.events if isinstance(event, ev.CeilingRaised)] == [1_000, 2_011]
@@ -335,14 +335,14 @@ async def test_of_a_burst_by_vouchers_the_highest_is_kept_and_the_rest_only_auth
 
 
 async def test_when_the_highest_of_a_burst_falls_the_next_has_its_turn(shop: Scripted, alice: Payer) -> None:
-    await shop.intake.charge([alice.payment(99, 10, ceiling=1_000)])
+    await shop.batcher.charge([alice.payment(99, 10, ceiling=1_000)])
     burst = [alice.payment(number, 10, ceiling=2_000 + number) for number in range(12)]
     for number in (9, 10, 11):
         burst[number] = burst[number]._replace(
             signature=with_v(burst[number].signature, 55 - burst[number].signature[64])
         )
 
-    answers = await shop.intake.charge(burst)
+    answers = await shop.batcher.charge(burst)
 
     assert [isinstance(answer, Accepted) for answer in answers] == [True] * 9 + [False] * 3
     channel = shop.ledger.channels[alice.channel_id()]
@@ -359,11 +359,11 @@ async def test_a_burst_of_bad_vouchers_costs_two_rounds_of_checks(
     """However many there are: whoever sends them must not hold up the others."""
     payer = Payer(who)
     key = payer.spend_key() if who == "bob" else None
-    await shop.intake.charge([payer.payment(99, 10, ceiling=1_000, key=key)])
+    await shop.batcher.charge([payer.payment(99, 10, ceiling=1_000, key=key)])
     burst = [payer.payment(number, 10, ceiling=2_000 + number, key=key) for number in range(64)]
     burst = [one._replace(signature=with_v(one.signature, 55 - one.signature[64])) for one in burst]
     rounds: list[int] = []
-    checker = shop.intake._signatures
+    checker = shop.batcher._signatures
     check = checker.check
 
     async def counting(checks: Sequence[SignatureCheck]) -> Sequence[bool]:
@@ -371,7 +371,7 @@ async def test_a_burst_of_bad_vouchers_costs_two_rounds_of_checks(
         return await check(checks)
 
     monkeypatch.setattr(checker, "check", counting)
-    answers = await shop.intake.charge(burst)
+    answers = await shop.batcher.charge(burst)
 
     assert rounds == ([64, 63] if who == "alice" else [1, 63])
     assert not any(isinstance(answer, Accepted) for answer in answers if who == "alice")
@@ -383,11 +383,11 @@ async def test_a_burst_by_spend_key_costs_one_signature(
 ) -> None:
     key = bob.spend_key()
     burst = [bob.payment(number, 1, ceiling=200 + number, key=key) for number in range(50)]
-    await shop.intake.charge(burst[::-1])
+    await shop.batcher.charge(burst[::-1])
     assert [ceiling for ceiling, _ in checked] == [249]
 
     checked.clear()
-    await shop.intake.charge([bob.payment(number, 1, ceiling=249, key=key) for number in range(50, 100)])
+    await shop.batcher.charge([bob.payment(number, 1, ceiling=249, key=key) for number in range(50, 100)])
     assert not checked, "a ceiling that is reached already needs none"
 
 
@@ -395,7 +395,7 @@ async def test_what_is_hopeless_costs_no_signature_and_no_commit(
     shop: Scripted, alice: Payer, bob: Payer, checked: list[tuple[int, str]]
 ) -> None:
     used = alice.payment(1, 10, ceiling=100)
-    await shop.intake.charge([used])
+    await shop.batcher.charge([used])
     checked.clear()
     commits = len(shop.journal.commits)
     hopeless = [
@@ -408,7 +408,7 @@ async def test_what_is_hopeless_costs_no_signature_and_no_commit(
         used,
     ]
 
-    answers = await shop.intake.charge(hopeless)
+    answers = await shop.batcher.charge(hopeless)
 
     assert [type(answer) for answer in answers] == [Refusal] * 6 + [Accepted]
     assert not checked
@@ -419,7 +419,7 @@ async def test_what_is_hopeless_costs_no_signature_and_no_commit(
 async def test_few_signatures_are_checked_at_once_and_many_on_threads_in_chunks(
     shop: Scripted, alice: Payer, checked: list[tuple[int, str]], count: int, *, on_threads: bool
 ) -> None:
-    answers = await shop.intake.charge([alice.payment(n, 1, ceiling=1_000 + n) for n in range(count)])
+    answers = await shop.batcher.charge([alice.payment(n, 1, ceiling=1_000 + n) for n in range(count)])
 
     assert all(isinstance(answer, Accepted) for answer in answers)
     assert sorted(ceiling for ceiling, _ in checked) == [1_000 + n for n in range(count)]
@@ -433,7 +433,7 @@ async def test_few_wait_for_the_batch_under_way_and_as_many_start_beside_it(
 ) -> None:
     def charge(*numbers: int) -> "asyncio.Task[list[Accepted | Refusal]]":
         payments = [alice.payment(number, 1, ceiling=1_000 + number) for number in numbers]
-        return asyncio.create_task(shop.intake.charge(payments))
+        return asyncio.create_task(shop.batcher.charge(payments))
 
     monkeypatch.setattr(batcher, "BATCH_MAX", 16)  # four are worth a batch of their own
     shop.journal.hold()
@@ -456,11 +456,11 @@ async def test_a_full_batch_starts_beside_any_number(
     monkeypatch.setattr(batcher, "BATCH_MAX", 2)
     shop.journal.hold()
     first = asyncio.create_task(
-        shop.intake.charge([alice.payment(number, 1, ceiling=1_000 + number) for number in range(5)])
+        shop.batcher.charge([alice.payment(number, 1, ceiling=1_000 + number) for number in range(5)])
     )
     await shop.journal.appending.wait()
     second = asyncio.create_task(
-        shop.intake.charge([alice.payment(number, 1, ceiling=1_000 + number) for number in (5, 6)])
+        shop.batcher.charge([alice.payment(number, 1, ceiling=1_000 + number) for number in (5, 6)])
     )
     await shop.settle_down()
     assert len(shop.writer._waiting) == 1
@@ -471,23 +471,23 @@ async def test_a_full_batch_starts_beside_any_number(
 
 async def test_a_key_id_that_is_registered_anew_is_proven_by_its_new_secret_alone(shop: Scripted, bob: Payer) -> None:
     old = bob.spend_key()
-    assert isinstance((await shop.intake.charge([bob.payment(1, 10, ceiling=100, key=old)]))[0], Accepted)
-    forgotten_s = old.expires_at + shop.intake.rules.payment_id_skew_s + 1
-    shop.now_ms = (forgotten_s + shop.intake.rules.payment_id_retention_s) * 1000
+    assert isinstance((await shop.batcher.charge([bob.payment(1, 10, ceiling=100, key=old)]))[0], Accepted)
+    forgotten_s = old.expires_at + shop.batcher.rules.payment_id_skew_s + 1
+    shop.now_ms = (forgotten_s + shop.batcher.rules.payment_id_retention_s) * 1000
     expires_at = shop.now_ms // 1000 + 60
     new = replace(old, secret=b"N" * 32, expires_at=expires_at)
 
-    def register(draft: Draft, _: Ledger, moment: Moment) -> None:
+    def register(draft: Draft, _: Ledger, moment: DecisionContext) -> None:
         draft.record(ev.PaymentsForgotten(forgotten_s * 1000))
         for key in (bob.spend_key(1, expires_at=expires_at), new):
-            accounts.register_spend_key(draft, bob.account_id, key, moment, shop.intake.rules)
+            accounts.register_spend_key(draft, bob.account_id, key, moment, shop.batcher.rules)
 
     await shop.writer.run(register)
 
-    (refused,) = await shop.intake.charge([bob.payment(2, 10, key=old, ms=shop.now_ms)])
+    (refused,) = await shop.batcher.charge([bob.payment(2, 10, key=old, ms=shop.now_ms)])
     assert isinstance(refused, Refusal)
     assert refused.reason is Reason.SPEND_KEY_PROOF
-    assert isinstance((await shop.intake.charge([bob.payment(3, 10, key=new, ms=shop.now_ms)]))[0], Accepted)
+    assert isinstance((await shop.batcher.charge([bob.payment(3, 10, key=new, ms=shop.now_ms)]))[0], Accepted)
 
 
 def test_known_keys_and_provers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Settlement on a real chain: sellers are paid to the unit, once, whatever happens to the transactions."""
+"""ClaimService on a real chain: sellers are paid to the unit, once, whatever happens to the transactions."""
 
 import asyncio
 import contextlib
@@ -18,15 +18,15 @@ from tallystick_aggregator.chain.port import ChainUnavailable
 from tallystick_aggregator.chain.rpc.node import RpcNode
 from tallystick_aggregator.chain.settings import FeeSettings
 from tallystick_aggregator.claims.planner import Due, Policy
-from tallystick_aggregator.claims.service import Settlement, SettlementSettings
+from tallystick_aggregator.claims.service import ClaimService, SettlementSettings
 from tallystick_aggregator.claims.withdrawals import LANDING_S, URGENT_PAUSE_S
 from tallystick_aggregator.ledger import events as ev
-from tallystick_aggregator.ledger.commands import Moment
+from tallystick_aggregator.ledger.commands import DecisionContext
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger
 from tallystick_aggregator.store.memory import Fault as DiskFault
 from tallystick_aggregator.store.memory import MemoryDisk, Operation
-from tallystick_aggregator.store.port import Outgoing, Payout, TransactionKind, TransactionStatus
+from tallystick_aggregator.store.port import OutboundTransaction, Payout, TransactionKind, TransactionStatus
 from tallystick_aggregator.store.transactions import decode_outgoing
 
 GWEI = 10**9
@@ -37,9 +37,9 @@ FIRST, SECOND, THIRD = (receiver(number) for number in range(3))
 @contextlib.asynccontextmanager
 async def settling(
     devnet: Devnet, settings: SettlementSettings = NEVER, **keywords: Any
-) -> AsyncIterator[tuple[Side, Settlement]]:
+) -> AsyncIterator[tuple[Side, ClaimService]]:
     async with chain_side(devnet, **keywords) as side:
-        settlement = Settlement(side.chain, side.writer, side.outbox, settings)
+        settlement = ClaimService(side.chain, side.writer, side.outbox, settings)
         try:
             yield side, settlement
         finally:
@@ -63,7 +63,7 @@ async def test_sellers_are_paid_what_was_charged_to_the_unit(devnet: Devnet) -> 
         assert all(side.account(payer).exposure == 0 for payer in payers)
         assert all(side.account(payer).funds == 1_000_000 for payer in payers)
         await settlement.settle_now()
-        assert len(side.disk.outgoing) == 1
+        assert len(side.disk.outbound) == 1
 
 
 async def test_only_the_asked_receivers_are_settled(devnet: Devnet) -> None:
@@ -88,7 +88,7 @@ async def test_those_who_ask_while_they_wait_for_their_turn_share_one_settlement
         settled, settle = [], settlement._settle
         may_plan, planning = asyncio.Event(), asyncio.Event()
 
-        async def watched(due: Due, only: frozenset[bytes] | None = None) -> list[Outgoing]:
+        async def watched(due: Due, only: frozenset[bytes] | None = None) -> list[OutboundTransaction]:
             settled.append(due.receivers if only is None else only)
             planning.set()
             await may_plan.wait()
@@ -118,7 +118,7 @@ async def test_a_withdrawals_claim_passes_those_who_ask_for_settlements(
         order: list[object] = []
         settle, may_go = settlement._settle, asyncio.Event()
 
-        async def watched(due: Due, only: frozenset[bytes] | None = None) -> list[Outgoing]:
+        async def watched(due: Due, only: frozenset[bytes] | None = None) -> list[OutboundTransaction]:
             order.append("urgent" if only is not None else "asked")
             await may_go.wait()
             return await settle(due, only)
@@ -175,7 +175,7 @@ async def test_rows_in_flight_are_not_claimed_again_and_are_waited_for(devnet: D
         assert waiting.status is TransactionStatus.PENDING
         await side.must_charge(payer, FIRST, 2)
         asking = asyncio.create_task(settlement.settle_now([FIRST]))
-        await until(lambda: len(side.disk.outgoing) == 2)
+        await until(lambda: len(side.disk.outbound) == 2)
         devnet.anvil.automine(on=True)
         devnet.anvil.mine(2)
         first, second = await asking
@@ -197,7 +197,7 @@ async def test_a_restart_knows_what_is_in_flight(devnet: Devnet) -> None:
         devnet.anvil.automine(on=True)
         devnet.anvil.mine()
         await side.chain.wait(claim, timeout_s=10)
-        assert len(disk.outgoing) == 1
+        assert len(disk.outbound) == 1
         assert devnet.balance(FIRST) == 5
 
 
@@ -215,7 +215,7 @@ async def test_a_crash_between_journaling_and_sending_a_claim_pays_once(devnet: 
     async with settling(devnet, disk=disk) as (side, settlement):
         await settlement.settle_now()
         assert devnet.balance(FIRST) == 5
-        assert [outgoing.kind for outgoing in _outgoing(side)] == [TransactionKind.CLAIM]
+        assert [outbound.kind for outbound in _outgoing(side)] == [TransactionKind.CLAIM]
 
 
 async def test_a_blacklisted_receiver_does_not_hold_up_the_others(devnet: Devnet) -> None:
@@ -246,7 +246,7 @@ async def test_an_account_that_holds_too_little_is_claimed_again_after_a_top_up(
         assert devnet.balance(FIRST) == 2_000
         assert claim.payouts == (Payout(FIRST, devnet.token, 2_000),)
         await settlement.settle_now()
-        assert len(side.disk.outgoing) == 1  # nothing there: a claim would be wasted
+        assert len(side.disk.outbound) == 1  # nothing there: a claim would be wasted
         payer.deposit(20_000)
         await side.mirrored()
         await settlement.settle_now()
@@ -257,7 +257,7 @@ async def charge_before_it_is_seen(side: Side, payer: Payer, amount: int) -> Non
     """Charge as if the mirror had not seen the withdrawal yet."""
     funds = side.account(payer).funds
 
-    def forget(draft: Draft, _ledger: Ledger, _moment: Moment) -> None:
+    def forget(draft: Draft, _ledger: Ledger, _moment: DecisionContext) -> None:
         draft.record(ev.AccountMirrored(payer.account_id, funds, 0, 0))
 
     await side.mirrored()
@@ -276,7 +276,7 @@ async def test_a_withdrawal_is_answered_by_a_claim_at_once(devnet: Devnet) -> No
         await side.must_charge(payer, FIRST, 5)
         await side.must_charge(other, SECOND, 6)
         await settlement._check()
-        assert side.disk.outgoing == {}
+        assert side.disk.outbound == {}
         payer.initiate_withdraw(1_000_000)
         await until(lambda: devnet.balance(FIRST) == 5)
         assert devnet.balance(SECOND) == 0
@@ -291,7 +291,7 @@ async def test_an_alarm_is_out_before_an_unclaimed_withdrawal_can_end(
     node = FaultyNode(RpcNode([devnet.anvil.url]))
     now = [float(int(devnet.anvil.rpc("eth_getBlockByNumber", "latest", False)["timestamp"], 16))]
     async with chain_side(devnet, node=node, clock=lambda: now[0]) as side:
-        settlement = Settlement(side.chain, side.writer, side.outbox, NEVER, clock=lambda: now[0])
+        settlement = ClaimService(side.chain, side.writer, side.outbox, NEVER, clock=lambda: now[0])
         await side.fund(payer, 1_000_000, FIRST)
         await side.must_charge(payer, FIRST, 5)
         settlement._next_at = 2e18
@@ -371,8 +371,8 @@ async def test_a_sender_that_lost_its_right_is_told_once_and_no_row_is_blamed(de
         assert devnet.balance(FIRST) == 5
 
 
-def _outgoing(side: Side) -> list[Outgoing]:
-    return [decode_outgoing(id_, body) for id_, body in sorted(side.disk.outgoing.items())]
+def _outgoing(side: Side) -> list[OutboundTransaction]:
+    return [decode_outgoing(id_, body) for id_, body in sorted(side.disk.outbound.items())]
 
 
 # Trouble that passes, and trouble that does not (R12).
@@ -401,12 +401,12 @@ OWN = CallReverted(keccak256(b"ZeroAmount()")[:4], "execution reverted")
 
 
 @contextlib.asynccontextmanager
-async def estimating(devnet: Devnet) -> AsyncIterator[tuple[Side, Settlement, Estimates, list[float]]]:
+async def estimating(devnet: Devnet) -> AsyncIterator[tuple[Side, ClaimService, Estimates, list[float]]]:
     """A settlement whose node estimates as told, and whose time passes when the test says so."""
     node = Estimates(RpcNode([devnet.anvil.url]))
     now = [float(int(devnet.anvil.rpc("eth_getBlockByNumber", "latest", False)["timestamp"], 16))]
     async with chain_side(devnet, node=node, clock=lambda: now[0]) as side:
-        settlement = Settlement(side.chain, side.writer, side.outbox, HOURLY, clock=lambda: now[0])
+        settlement = ClaimService(side.chain, side.writer, side.outbox, HOURLY, clock=lambda: now[0])
         settlement._next_at = 2e18
         yield side, settlement, node, now
         await settlement.stop()
@@ -476,7 +476,7 @@ async def test_r12_a_withdrawals_claim_is_never_set_aside(devnet: Devnet) -> Non
         payer.initiate_withdraw(1_000_000)
         await side.mirrored()
         await settlement._check()
-        assert side.disk.outgoing == {}
+        assert side.disk.outbound == {}
         node.trouble = None
         now[0] += URGENT_PAUSE_S
         await settlement._check()
@@ -515,7 +515,7 @@ async def test_g2_a_unit_withdrawn_and_cancelled_again_and_again_costs_no_transa
             payer.cancel_withdraw()
             await side.mirrored()
             await settlement._check()
-        assert side.disk.outgoing == {}
+        assert side.disk.outbound == {}
         payer.initiate_withdraw(700_001)
         await side.mirrored()
         await settlement._check()
@@ -541,7 +541,7 @@ async def test_r13_a_withdrawals_claim_lands_although_blocks_cost_more_than_the_
         mine_at(devnet, 30 * GWEI)
         for _ in range(2):  # what the first look sends, the second lets bid more
             await settlement._check()
-        first, urgent = (outgoing.id for outgoing in _outgoing(side))
+        first, urgent = (outbound.id for outbound in _outgoing(side))
         await until(lambda: min(dearest(side, first), dearest(side, urgent)) > 30 * GWEI)
         assert max(dearest(side, first), dearest(side, urgent)) <= DEAR.urgent_max_fee_wei
         await until(lambda: mine_at(devnet, 30 * GWEI) and devnet.balance(FIRST) == 900_000_000)
@@ -562,7 +562,7 @@ async def test_r13_a_claim_under_way_that_a_withdrawal_threatens_may_bid_more_to
         await settlement.settle_now(timeout_s=0.01)
         mine_at(devnet, 30 * GWEI)
         await settlement._check()
-        (claim,) = (outgoing.id for outgoing in _outgoing(side))
+        (claim,) = (outbound.id for outbound in _outgoing(side))
         await until(lambda: dearest(side, claim) > 30 * GWEI)
         await until(lambda: mine_at(devnet, 30 * GWEI) and devnet.balance(FIRST) == 900_000_000)
         devnet.anvil.automine(on=True)
@@ -585,7 +585,7 @@ async def test_r13_a_claim_that_would_cost_more_than_it_saves_stays_below_the_us
             await settlement._check()
         await until(lambda: any("caps are 20 and 2" in problem for problem in side.chain.problems()))
         assert "caps are 20 and 2" in caplog.text
-        (claim,) = (outgoing.id for outgoing in _outgoing(side))
+        (claim,) = (outbound.id for outbound in _outgoing(side))
         assert dearest(side, claim) <= DEAR.max_fee_per_gas_wei
         devnet.anvil.automine(on=True)
 
@@ -618,4 +618,4 @@ def mine_at(devnet: Devnet, base_fee: int) -> bool:
 
 def dearest(side: Side, outgoing_id: int) -> int:
     """The newest bid of a transaction, in wei per gas."""
-    return decode_outgoing(outgoing_id, side.disk.outgoing[outgoing_id]).attempts[-1].max_fee_per_gas_wei
+    return decode_outgoing(outgoing_id, side.disk.outbound[outgoing_id]).attempts[-1].max_fee_per_gas_wei

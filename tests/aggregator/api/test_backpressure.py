@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from running import running
 
-from tallystick_aggregator.api.grpc.backpressure import Room
+from tallystick_aggregator.api.grpc.backpressure import Backpressure
 from tallystick_aggregator.api.grpc.charge import ChargeLimits, ChargeService
 from tallystick_aggregator.api.grpc.principals import Principals
 from tallystick_aggregator.auth.credentials import Principal, Scope
@@ -14,7 +14,7 @@ from tallystick_aggregator.charging import UncheckedPayment
 
 
 async def test_room_is_given_in_the_order_in_which_it_was_asked_for() -> None:
-    room = Room(10)
+    room = Backpressure(10)
     await room.take(10)
     order: list[int] = []
 
@@ -34,7 +34,7 @@ async def test_room_is_given_in_the_order_in_which_it_was_asked_for() -> None:
 
 
 async def test_one_who_goes_away_leaves_no_gap() -> None:
-    room = Room(4)
+    room = Backpressure(4)
     await room.take(4)
     first, second = asyncio.create_task(room.take(4)), asyncio.create_task(room.take(4))
     await asyncio.sleep(0)
@@ -48,7 +48,7 @@ async def test_one_who_goes_away_leaves_no_gap() -> None:
 
 
 async def test_one_who_goes_away_after_its_turn_came_gives_it_back() -> None:
-    room = Room(1)
+    room = Backpressure(1)
     await room.take(1)
     waiting = asyncio.create_task(room.take(1))
     await asyncio.sleep(0)
@@ -61,7 +61,7 @@ async def test_one_who_goes_away_after_its_turn_came_gives_it_back() -> None:
 
 @given(st.lists(st.tuples(st.integers(1, 7), st.booleans()), max_size=40))
 async def test_room_is_neither_lost_nor_made(askers: list[tuple[int, bool]]) -> None:
-    room = Room(7)
+    room = Backpressure(7)
 
     async def use(count: int) -> None:
         await room.take(count)
@@ -81,7 +81,7 @@ async def test_room_is_neither_lost_nor_made(askers: list[tuple[int, bool]]) -> 
 
 
 async def test_a_stream_that_hangs_up_keeps_its_room_until_the_intake_is_done_with_it() -> None:
-    """Else those that send and hang up would fill the intake past the streams' share of it."""
+    """Else those that send and hang up would fill the batcher past the streams' share of it."""
     books, alice = PureLedger(), Payer("alice")
     books.fund(alice, 10**9)
     key = alice.spend_key()
@@ -93,7 +93,7 @@ async def test_a_stream_that_hangs_up_keeps_its_room_until_the_intake_is_done_wi
 
     async with running(books) as shop:
         principal = Principal("news", frozenset({NEWS}), frozenset({Scope.CHARGE}))
-        service = ChargeService(Principals(lambda _: principal), shop.intake, shop.writer, ChargeLimits())
+        service = ChargeService(Principals(lambda _: principal), shop.batcher, shop.writer, ChargeLimits())
         room = service._room.left
         shop.journal.hold()
         first = await service.start_batch("token", batch())
@@ -105,9 +105,9 @@ async def test_a_stream_that_hangs_up_keeps_its_room_until_the_intake_is_done_wi
         under_way.cancel()
         waiting.cancel()
         await shop.settle_down()
-        assert room - service._room.left == shop.intake.inside == 25
+        assert room - service._room.left == shop.batcher.inside == 25
 
         shop.journal.let_go()
         await first
         await shop.settle_down()
-        assert (service._room.left, shop.intake.inside) == (room, 0)
+        assert (service._room.left, shop.batcher.inside) == (room, 0)
