@@ -1,4 +1,4 @@
-"""ClaimService: turns what was charged into claims, on a timer, on demand, and at once when a payer withdraws (I9).
+"""Settlement: turns what was charged into claims, on a timer, on demand, and at once when a payer withdraws (I9).
 
 One settlement of a network at a time. What is in flight is read from the outbox, so a restart knows it too; what a
 claim really paid is read from the chain by the watcher. A claim that reverted, was superseded or paid less than it
