@@ -555,6 +555,19 @@ async def test_x6_another_request_gets_another_payment(http: httpx.AsyncClient, 
     assert len(set(payment_ids_of(seller))) == 2
 
 
+@pytest.mark.parametrize("settings", [{}, {"deposit": None}], ids=["deferred", "exact"])
+async def test_x6_the_payments_of_equal_requests_made_at_once_are_all_sent_again(
+    open_wallet: object, seller: FakeSeller, settings: dict[str, None]
+) -> None:
+    wallet: Wallet = await open_wallet(**settings)  # type: ignore[operator]
+    seller.before = [lambda _: httpx.Response(503)] * 3
+    async with httpx.AsyncClient(transport=PayingTransport(wallet, seller)) as http:
+        for status in (503, 200):
+            answers = await asyncio.gather(*(http.get("http://a.example/1") for _ in range(3)))
+            assert [answer.status_code for answer in answers] == [status] * 3
+    assert len(set(payment_ids_of(seller))) == 3
+
+
 class Pauses:
     """A clock that only sleeping moves."""
 
