@@ -656,6 +656,19 @@ async def test_x10_no_transfer_is_signed_beyond_the_payers_balance(
     assert (await wallet.status()).exact[0].paid == PRICE
 
 
+async def test_x10_transfers_at_once_are_not_signed_beyond_the_payers_balance_together(
+    open_wallet: object, seller: FakeSeller, aggregator: FakeAggregator
+) -> None:
+    wallet: Wallet = await open_wallet(deposit=None)  # type: ignore[operator]
+    aggregator.balance = 2 * PRICE
+    seller.before = [lambda request: seller.ask(request, "simulation_failed: no")] * 5
+    async with httpx.AsyncClient(transport=PayingTransport(wallet, seller)) as http:
+        gets = (http.get(f"http://a.example/{number}") for number in range(5))
+        answers = await asyncio.gather(*gets, return_exceptions=True)
+    assert sum(isinstance(answer, BalanceTooLow) for answer in answers) == 3
+    assert (await wallet.status()).exact[0].paid == 2 * PRICE
+
+
 async def test_x10_an_aggregator_that_tells_no_balance_stops_no_transfer(
     open_wallet: object, seller: FakeSeller, aggregator: FakeAggregator
 ) -> None:
