@@ -467,6 +467,25 @@ async def test_w6_nothing_is_paid_ahead_outside_of_what_the_seller_published(
     assert (len(seller.requests), len(seller.paid_requests)) == (3 + 4 + 1, 2 + 2 + 1)
 
 
+async def test_w6_two_sellers_on_one_origin_are_both_paid_though_one_publishes_a_price_for_all(
+    http: httpx.AsyncClient, seller: FakeSeller
+) -> None:
+    def of_another_seller(request: httpx.Request) -> httpx.Response:
+        required = seller.required(request)
+        accepts = [structs.replace(offer, pay_to="0x" + "77" * 20) for offer in required.accepts]
+        header = request.headers.get(PAYMENT_SIGNATURE_HEADER)
+        if header is None or decode_header(header, PaymentPayload, "h").accepted.pay_to != accepts[0].pay_to:
+            asked = structs.replace(required, accepts=accepts, extensions=None)
+            return httpx.Response(402, headers={PAYMENT_REQUIRED_HEADER: encode_header(asked)})
+        return httpx.Response(200, headers={PAYMENT_RESPONSE_HEADER: receipt(PRICE)})
+
+    seller.others["/b/"] = of_another_seller
+    pages = [f"http://a.example/{whose}/{number}" for number in range(6) for whose in "ab"]
+    answers = [(await http.get(page)).status_code for page in pages]
+    # The first two pages of the other seller come with a payment that was meant for this one.
+    assert (answers.count(200), answers.count(402)) == (10, 2)
+
+
 @pytest.mark.parametrize("status", [200, 301, 404])
 async def test_p18_a_payment_that_was_not_needed_is_answered_as_free_and_not_sent_again(
     http: httpx.AsyncClient, seller: FakeSeller, wallet: Wallet, status: int
