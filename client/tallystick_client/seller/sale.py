@@ -85,6 +85,7 @@ class Sale:
         self._holds_key = False
         self._paid: PaidRequest | None = None
         self._is_kept = False
+        self._is_followed = False
         self._streamed: tuple[Answer, Recording] | None = None
         self._request = ""
 
@@ -178,7 +179,7 @@ class Sale:
             if outgoing.is_held and isinstance(error, Exception):
                 # The server's own answer would not say what became of the payment.
                 await answers.say_failed(self._send, await self._release())
-            elif outgoing.is_held:
+            elif outgoing.is_held and not self._is_followed:
                 self._release_later()
             if outgoing.is_refused and isinstance(error, Exception):
                 _log.debug("the application stopped, its response was not delivered: %s", error)
@@ -221,6 +222,15 @@ class Sale:
     async def _capture(self, answer: Answer) -> str | None:
         """Take the money for an answer: the receipt, or None after something else was answered."""
         try:
+            return await self._settled_or_answered(answer)
+        except asyncio.CancelledError:
+            # The server has ended the request, some do when the client leaves. The transfer goes on.
+            if self._is_exact:
+                self._follow(answer)
+            raise
+
+    async def _settled_or_answered(self, answer: Answer) -> str | None:
+        try:
             settled = await self._settle(answer)
         except Refused as refused:
             if refused.reason is not Reason.PAYMENT_USED:
@@ -241,15 +251,19 @@ class Sale:
             if self._presented.identifier is None:
                 self._till.note_unserved(self._presented, settled, self._request)
             else:
-                self._till.follow(self._presented, answer, self._request)
+                self._follow(answer)
             return None
         answer.receipt = answers.receipt_of(self._presented, settled)
         return answer.receipt
 
+    def _follow(self, answer: Answer) -> None:
+        self._is_followed = True
+        self._till.follow(self._presented, answer, self._request)
+
     async def _put_off(self, answer: Answer, error: OutcomeUnknown) -> None:
         """Tell the client to ask again, and see that the money is not lost meanwhile."""
         if self._is_exact:
-            self._till.follow(self._presented, answer, self._request)
+            self._follow(answer)
         elif not self._is_kept:
             self._release_later()
         if self._is_exact and error.reason in {Reason.TRANSACTION_PENDING, Reason.PAYMENT_PENDING}:
