@@ -169,6 +169,36 @@ async def test_x5_without_an_id_a_page_whose_client_left_is_on_the_list_and_neve
 
 
 @pytest.mark.parametrize("identifier", [ID, ""])
+@pytest.mark.parametrize("kept", [False, True])
+async def test_x5_what_lands_after_the_server_has_cancelled_its_request_is_not_forgotten(
+    open_shop: Any, buyer: Any, exchange: Any, fake: Any, identifier: str, *, kept: bool
+) -> None:
+    shop, other = open_shop(), open_shop()
+    payment = buyer.exact(await shop.offer(PAGE, "exact"), identifier=identifier)
+    if kept and identifier:
+        await buy(shop, exchange, payment, leaves_at_settle=fake)
+    settle = fake._settle_exact
+
+    def and_cancel(request: Any) -> Any:
+        if not request.release:
+            task.cancel()
+        return settle(request)
+
+    fake._settle_exact = and_cancel
+    task = asyncio.create_task(exchange(shop.paywall, PAGE, payment).run())
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    fake._settle_exact = settle
+    await shop.paywall._till.finish()
+    answer = await other.http.get(PAGE, headers=payment)
+    if identifier:
+        assert (answer.status_code, answer.text, shop.paywall.unserved) == (200, "hello", ())
+    else:
+        assert (answer.status_code, answer.json()["error"]) == (409, "payment_used")
+        assert [unserved.request for unserved in shop.paywall.unserved] == ["GET /articles/1"]
+
+
+@pytest.mark.parametrize("identifier", [ID, ""])
 async def test_x5_what_lands_after_its_request_was_put_off_is_served_with_the_id_and_listed_without(
     open_shop: Any, buyer: Any, fake: Any, refusal_of: Any, until: Any, identifier: str
 ) -> None:

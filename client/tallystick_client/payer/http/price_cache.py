@@ -24,6 +24,8 @@ TARGETS_MAX: Final = 1_024
 """Per origin."""
 PATTERNS_MAX: Final = 32
 """Per origin."""
+MOVES_MAX: Final = 2
+"""How often an origin may turn out to have another receiver before its patterns are not believed any more."""
 _TARGET_BYTES_MAX: Final = 256
 """A longer target is remembered by its hash."""
 _FREE_METHODS: Final = frozenset({"HEAD", "OPTIONS", "TRACE", "CONNECT"})
@@ -90,7 +92,8 @@ class _Published:
 
 
 class _Origin:
-    def __init__(self) -> None:
+    def __init__(self, moves: int = 0) -> None:
+        self.moves = moves
         self.newest: Offer | None = None
         self.targets: Recent[tuple[str, bytes], Offer | _NoPrice] = Recent(TARGETS_MAX)
         self.patterns: Recent[PayAhead, _Published] = Recent(PATTERNS_MAX)
@@ -131,7 +134,7 @@ class Prices:
         if known.newest is None or known.newest != offer:
             known.newest = offer
         offer = known.newest
-        if pay_ahead is not None:
+        if pay_ahead is not None and known.moves < MOVES_MAX:
             published = known.patterns.get(pay_ahead)
             if published is None:
                 known.patterns.put(pay_ahead, _Published(pay_ahead, offer))
@@ -147,8 +150,11 @@ class Prices:
                 published.other = None
 
     def forget(self, origin: str) -> None:
-        """Forget all prices of an origin: it has another receiver now."""
-        self._origins.remove(origin)
+        """Forget all prices of an origin: a page of it has another receiver. If that happens again, the origin has
+        several sellers, and one of them cannot publish a price for all.
+        """
+        known = self._origins.remove(origin)
+        self._origins.put(origin, _Origin(known.moves + 1 if known is not None else 1))
 
     def ask_next(self, origin: str, method: str, target: bytes) -> None:
         """Send no payment ahead for this target: it took none, or its price was refused here."""
