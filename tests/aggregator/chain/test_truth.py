@@ -4,6 +4,7 @@ The node is asked through `LyingNode`, as a single endpoint is: what it says twi
 events or the escrow's tokens speak against it.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -15,9 +16,10 @@ from anvil import DELAY_S, Devnet, receiver
 from tallystick.reasons import Reason
 from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain.node import Header, Log
-from tallystick_aggregator.chain.port import Heard
+from tallystick_aggregator.chain.port import ChainUnavailable, Heard
 from tallystick_aggregator.chain.rpc.bloom import BLOOM_BYTES, bloom_of, may_hold
 from tallystick_aggregator.chain.rpc.node import RpcNode
+from tallystick_aggregator.chain.watching import credit
 from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
@@ -321,6 +323,40 @@ async def test_r8_a_deposit_whose_events_were_left_out_is_traced(
         await until(lambda: side.account(payer).funds == 1_005_000)
     assert alarms(caplog, "contradicted answer (deposits)")
     assert alarms(caplog, "contradicted answer (logs)")
+
+
+@pytest.mark.parametrize("slow", [False, True])
+async def test_r8_events_that_cannot_be_had_hold_up_the_traced_account_alone(
+    devnet: Devnet, node: LyingNode, monkeypatch: pytest.MonkeyPatch, slow: bool
+) -> None:
+    """Nodes drop old events, and plans make searches for them slow."""
+    monkeypatch.setattr(credit, "TRACE_S_MAX", 0.1)
+    now = [1_800_000_000.0]
+    payer, other = devnet.payer(), devnet.payer()
+    held_up = asyncio.Event()
+
+    async def of_account(*_asked: Any) -> Sequence[Log]:
+        held_up.set()
+        if slow:
+            await asyncio.sleep(3_600)
+        raise ChainUnavailable("the history was pruned")
+
+    async with chain_side(devnet, node=node, clock=lambda: now[0]) as side:
+        await side.fund(payer, 1_000_000, SELLER)
+        node.always |= {"block_logs": nothing, "header": without_filter}
+        payer.deposit(5_000)
+        await side.mirrored()
+        node.always.clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(side.chain.escrow, "of_account", of_account)
+            now[0] += DELAY_S / 8
+            await side.chain._watcher.look()
+            other.deposit(7_000_000)
+            await side.mirrored()
+            assert held_up.is_set()
+            assert side.account(other).funds == 7_000_000, "the mirror stood still for the sake of one account"
+            assert side.account(payer).funds == 1_000_000
+        await until(lambda: side.account(payer).funds == 1_005_000)
 
 
 async def test_r8_a_deposit_that_was_final_before_a_restart_and_never_counted_is_traced(devnet: Devnet) -> None:
