@@ -16,7 +16,7 @@ from anvil import DELAY_S, Devnet, receiver
 from tallystick.reasons import Reason
 from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain.node import Header, Log
-from tallystick_aggregator.chain.port import ChainUnavailable, Heard
+from tallystick_aggregator.chain.port import Block, ChainUnavailable, Heard
 from tallystick_aggregator.chain.rpc.bloom import BLOOM_BYTES, bloom_of, may_hold
 from tallystick_aggregator.chain.rpc.node import RpcNode
 from tallystick_aggregator.chain.watching import credit
@@ -114,6 +114,42 @@ async def test_r7_events_that_even_the_header_denies_are_found_when_the_block_is
         await side.mirrored()
         assert side.account(payer).withdrawing == 1_000_000
     assert alarms(caplog, "contradicted answer (logs)")
+
+
+ODD_EVENTS = {
+    "without a name": Log((), b"", 0),
+    "without topics": Log((calls.OWED_TOPIC,), b"", 0),
+    "with a topic too many": Log((calls.ROW_SKIPPED_TOPIC, bytes(32), bytes(32), bytes(32)), b"", 0),
+    "without data": Log((calls.ACCOUNT_OPENED_TOPIC, bytes(32), bytes(32), bytes(32)), b"", 0),
+}
+
+
+@pytest.mark.parametrize("odd", ODD_EVENTS.values(), ids=ODD_EVENTS)
+@pytest.mark.parametrize("answer", [1, 2], ids=["first", "when-final"])
+async def test_r7_an_event_that_the_escrow_cannot_emit_told_once_stops_no_later_look(
+    devnet: Devnet, node: LyingNode, odd: Log, answer: int
+) -> None:
+    told = 0
+
+    def made_up(truth: Sequence[Log], _address: bytes, block: Block, *_more: Any) -> Sequence[Log]:
+        nonlocal told
+        told += 1
+        return [*truth, odd._replace(block_number=block.number)] if told == answer else truth
+
+    payer = devnet.payer()
+    async with chain_side(devnet, node=node, confirmations=1) as side:
+        payer.deposit(1_000_000)
+        devnet.anvil.mine()
+        await side.mirrored()
+        node.always["block_logs"] = made_up
+        devnet.anvil.mine()
+        await side.mirrored()
+        devnet.anvil.mine()
+        await side.mirrored()
+        assert told > answer
+        payer.initiate_withdraw(1_000_000)
+        await side.mirrored()
+        assert side.account(payer).withdrawing == 1_000_000
 
 
 async def test_r7_an_account_with_a_channel_is_read_again_whatever_the_events_say(
