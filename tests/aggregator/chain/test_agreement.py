@@ -16,7 +16,7 @@ from tallystick_aggregator.chain.port import Call, ChainUnavailable, Heard
 from tallystick_aggregator.chain.rpc.agreement import SIDELINED_S, STANDS_STILL_S
 from tallystick_aggregator.chain.rpc.node import RpcNode
 from tallystick_aggregator.chain.watching import credit
-from tallystick_aggregator.claims.service import Settlement, SettlementSettings
+from tallystick_aggregator.claims.service import ClaimService, SettlementSettings
 from tallystick_aggregator.store.port import TransactionKind, TransactionStatus
 
 SELLER = receiver(1)
@@ -373,6 +373,34 @@ async def test_r9_a_nonce_that_is_told_too_high_leaves_no_gap(
     assert alarms(caplog, "contradicted answer (nonce)")
 
 
+async def test_r9_one_endpoint_that_tells_of_too_many_transactions_everywhere_skips_no_nonce(
+    devnet: Devnet, nodes: Any
+) -> None:
+    liar = Through(devnet)
+    node = await nodes(liar, Through(devnet))
+    async with chain_side(devnet, node=node) as side:
+        mined = await node.nonce_at(side.chain.settings.sender.address, (await node.head()).number)
+        liar.lie(
+            lambda method, _params, truth: hex(2**64 - 1) if method == "eth_getTransactionCount" else truth, times=None
+        )
+        call = Call(devnet.token, function("mint(address,uint256)", HOLDER, 5))
+        sent = await side.chain.send(TransactionKind.EXACT, b"1", call)
+        assert sent.nonce == mined
+        assert (await side.chain.wait(sent, final=True, timeout_s=10)).status is TransactionStatus.FINAL
+
+
+async def test_r9_a_nonce_that_cannot_be_is_no_answer(devnet: Devnet, nodes: Any) -> None:
+    liar = Through(devnet)
+    async with chain_side(devnet, node=await nodes(liar)) as side:
+        liar.lie(
+            lambda method, _params, truth: hex(2**64 - 1) if method == "eth_getTransactionCount" else truth, times=None
+        )
+        call = Call(devnet.token, function("mint(address,uint256)", HOLDER, 5))
+        with pytest.raises(ChainUnavailable, match="that cannot be"):
+            await side.chain.send(TransactionKind.EXACT, b"1", call)
+        assert not side.disk.outbound
+
+
 async def test_r9_an_estimate_that_is_too_low_burns_no_gas(
     devnet: Devnet, nodes: Any, pair: tuple[Through, Through], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -472,7 +500,7 @@ async def test_r8_what_landed_while_one_of_two_endpoints_is_down_is_not_claimed_
     payer = devnet.payer()
     node = await nodes(first, second)
     async with chain_side(devnet, node=node) as side:
-        settlement = Settlement(side.chain, side.writer, side.outbox, SettlementSettings(interval_s=10**9))
+        settlement = ClaimService(side.chain, side.writer, side.outbox, SettlementSettings(interval_s=10**9))
         await side.fund(payer, 1_000_000, SELLER)
         await side.must_charge(payer, SELLER, 900)
         second.down = True
@@ -500,7 +528,7 @@ async def test_r8_what_paid_less_while_one_of_two_endpoints_is_down_is_claimed_a
     payer = devnet.payer()
     node = await nodes(first, second)
     async with chain_side(devnet, node=node) as side:
-        settlement = Settlement(side.chain, side.writer, side.outbox, SettlementSettings(interval_s=10**9))
+        settlement = ClaimService(side.chain, side.writer, side.outbox, SettlementSettings(interval_s=10**9))
         await side.fund(payer, 1_000, SELLER)
         await side.must_charge(payer, SELLER, 900)
         second.down = True
