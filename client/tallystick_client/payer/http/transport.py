@@ -266,7 +266,7 @@ class PayingTransport(httpx.AsyncBaseTransport):
             response = await self._present_exact(purchase, unfinished, again=True)
             if response.status_code != _PAYMENT_REQUIRED or self._clock() < unfinished.valid_before:
                 return response
-            self._unfinished.take(purchase)
+            self._unfinished.forget(purchase, unfinished)
             await response.aclose()
             return None
         try:
