@@ -311,6 +311,34 @@ async def test_r9_what_became_of_a_transaction_is_told_by_two_answers(
     assert liar.told == asked
 
 
+async def test_r9_a_wrong_receipt_that_nobody_could_be_asked_about_is_told_once_the_truth_is_known(
+    devnet: Devnet, nodes: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    devnet.anvil.mint(devnet.token, HOLDER, 5)
+    block = devnet.anvil.rpc("eth_getBlockByNumber", "latest", False)
+    transaction_hash = bytes.fromhex(block["transactions"][0][2:])
+    liar = Through(devnet)
+    node = await nodes(liar)
+
+    def once_and_then_down(method: str, _params: list[Any], truth: Any) -> Any:
+        if method != "eth_getTransactionReceipt":
+            return truth
+        liar.down = True
+        return truth | {"status": "0x0", "logs": []}
+
+    liar.lie(once_and_then_down)
+    with pytest.raises(ChainUnavailable):
+        await node.receipt(transaction_hash)
+    assert not alarms(caplog, "contradicted answer (receipt)")
+    liar.down = False
+    receipt = await node.receipt(transaction_hash)
+    assert receipt is not None
+    assert receipt.succeeded
+    assert len(alarms(caplog, "contradicted answer (receipt)")) == 1
+    assert await node.receipt(transaction_hash) == receipt
+    assert len(alarms(caplog, "contradicted answer (receipt)")) == 1
+
+
 async def test_r9_a_receipt_is_believed_where_the_other_endpoint_is_down(devnet: Devnet, nodes: Any) -> None:
     devnet.anvil.mint(devnet.token, HOLDER, 5)
     block = devnet.anvil.rpc("eth_getBlockByNumber", "latest", False)

@@ -96,6 +96,32 @@ async def test_r7_one_empty_answer_hides_no_withdrawal(
     assert alarms(caplog, "contradicted answer (logs)")
 
 
+async def test_r7_an_empty_answer_that_nobody_could_be_asked_about_is_told_once_the_truth_is_known(
+    devnet: Devnet, node: LyingNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    payer = devnet.payer()
+    async with chain_side(devnet, node=node) as side:
+        payer.deposit(1_000_000)
+        await side.mirrored()
+        asked = 0
+
+        def nothing_then_silence(truth: Sequence[Log], *_asked: Any) -> Sequence[Log]:
+            nonlocal asked
+            asked += bool(truth)
+            if not truth or asked > 3:
+                return truth
+            if asked > 1:
+                raise ChainUnavailable("nobody answers")
+            return nothing(truth)
+
+        node.always["block_logs"] = nothing_then_silence
+        payer.initiate_withdraw(1_000_000)
+        await side.mirrored()
+        assert side.account(payer).withdrawing == 1_000_000
+    assert asked > 3
+    assert len(alarms(caplog, "contradicted answer (logs)")) == 1
+
+
 async def test_r7_events_that_even_the_header_denies_are_found_when_the_block_is_final(
     devnet: Devnet, node: LyingNode, caplog: pytest.LogCaptureFixture
 ) -> None:
