@@ -38,6 +38,9 @@ from tallystick_aggregator.api.grpc.fast_codec import Incoming, read_batch
 from tallystick_aggregator.chain.port import ChainUnavailable
 from tallystick_aggregator.chain.rpc import answers
 from tallystick_aggregator.charging import UncheckedPayment
+from tallystick_aggregator.charging import codec as charging_codec
+from tallystick_aggregator.schemes.deferred import codec as deferred_codec
+from tallystick_aggregator.schemes.exact import codec as exact_codec
 from tallystick_aggregator.store.events import VERSION, decode_entry, encode_entry
 from tallystick_aggregator.store.port import StoreDamaged
 from tallystick_aggregator.store.rows import (
@@ -207,7 +210,7 @@ def _by_protobuf(data: bytes) -> Incoming:
     request = _parsed(charge_pb2.StreamChargesRequest, data)
     if request is None:
         raise MalformedError("request", Described(f"{len(data)} bytes"), "a StreamChargesRequest")
-    payments = codec.read_charges(request.charges, BATCH_MAX)
+    payments = charging_codec.read_charges(request.charges, BATCH_MAX)
     if not payments:
         raise MalformedError("charges", Described("none"), "at least one charge")
     return Incoming(request.seq, payments)
@@ -249,33 +252,33 @@ def _with_payload(payment: PaymentPayload, payload: dict[str, Any]) -> PaymentPa
 
 def _read_verify(request: facilitator_pb2.VerifyRequest) -> None:
     with suppress(MalformedError):
-        codec.read_terms(request.terms)
+        codec.read_terms(request)
     with suppress(MalformedError):
-        codec.read_deferred(request.deferred)
-    codec.read_exact(request.exact)
+        deferred_codec.read_deferred(request.deferred)
+    exact_codec.read_exact(request.exact)
 
 
 def _read_call(request: account_pb2.GetAccountRequest) -> None:
     with suppress(MalformedError):
-        codec.fixed(request.account_id, 32, "account_id")
+        charging_codec.fixed(request.account_id, 32, "account_id")
     codec.read_call(request.authorization, present=request.HasField("authorization"))
 
 
 _REQUESTS: Final[tuple[tuple[type[Message], Callable[[Any], object]], ...]] = (
-    (charge_pb2.ChargeRequest, lambda request: codec.read_charge(request.charge)),
+    (charge_pb2.ChargeRequest, lambda request: charging_codec.read_charge(request.charge)),
     (facilitator_pb2.VerifyRequest, _read_verify),
-    (facilitator_pb2.SettleRequest, lambda request: codec.read_handle(request.handle)),
+    (facilitator_pb2.SettleRequest, lambda request: deferred_codec.read_handle(request.handle)),
     (account_pb2.DepositRequest, codec.read_deposit),
     (account_pb2.GetAccountRequest, _read_call),
     (account_pb2.ApproveTotalsRequest, lambda request: codec.read_totals(request.totals, TOTALS_MAX)),
-    (account_pb2.OpenChannelRequest, lambda request: codec.read_channel(request.config, "config")),
+    (account_pb2.OpenChannelRequest, lambda request: charging_codec.read_channel(request.config, "config")),
 )
 
 _WALLET_MESSAGES: Final[tuple[tuple[type[Message], Callable[[Any], object]], ...]] = (
     (wallet_pb2.WalletProblem, wallet_codec.read_problem),
     (wallet_pb2.DescribeResponse, wallet_codec.read_terms),
     (wallet_pb2.Payee, lambda payee: wallet_codec.read_payee(payee, (seeds.OPERATOR,))),
-    (facilitator_pb2.ExactPayment, codec.read_exact),
+    (facilitator_pb2.ExactPayment, exact_codec.read_exact),
 )
 
 _ANSWERS: Final[tuple[Callable[[Any], object], ...]] = (

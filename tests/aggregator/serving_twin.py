@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
 from doubles import MUSIC, NEWS
-from marketplace import OFFERS, Marketplace, marketplace
+from marketplace import Marketplace, marketplace
 
 from tallystick.amounts import encode_amount
 from tallystick.v1 import (
@@ -23,13 +24,15 @@ from tallystick.v1 import (
 from tallystick_aggregator.api.grpc.account import AccountService
 from tallystick_aggregator.api.grpc.charge import ChargeLimits, ChargeService
 from tallystick_aggregator.api.grpc.facilitator import FacilitatorService
-from tallystick_aggregator.api.grpc.principals import Principals
 from tallystick_aggregator.api.grpc.server import GrpcServer, Services, Tls
 from tallystick_aggregator.api.grpc.settlement import SettlementService
 from tallystick_aggregator.auth.credentials import Credentials, Scope
+from tallystick_aggregator.auth.principals import Principals
 from tallystick_aggregator.charging import UncheckedPayment
 from tallystick_aggregator.claims.claiming import Claimed, LeftOut
+from tallystick_aggregator.facilitator import Facilitator
 from tallystick_aggregator.ledger.commands import Rules
+from tallystick_aggregator.schemes.port import Scheme
 from tallystick_aggregator.store.port import OutboundTransaction
 from tallystick_aggregator.store.sqlite.store import SqliteStore
 
@@ -89,17 +92,22 @@ class Edge:
 
 @asynccontextmanager
 async def serving(
-    folder: Path, limits: ChargeLimits | None = None, tls: Tls | None = None, rules: Rules | None = None
+    folder: Path,
+    limits: ChargeLimits | None = None,
+    tls: Tls | None = None,
+    rules: Rules | None = None,
+    schemes: Sequence[Scheme[Any, Any]] = (),
 ) -> AsyncIterator[Edge]:
-    """Serve a market from a store in this folder."""
+    """Serve a market from a store in this folder; `schemes` are those beside `deferred` and `exact`."""
     store = await SqliteStore.open(folder / "store.db")
     credentials = Credentials.open(folder / "tokens.db")
     settlement, limits = SettlesNothing(), limits or ChargeLimits()
     try:
         async with marketplace(store=store, rules=rules) as market:
             principals = Principals(credentials.lookup)
+            facilitator = Facilitator(principals, [market.deferred, market.exact, *schemes])
             services = Services(
-                FacilitatorService(principals, OFFERS, market.deferred, market.exact, market.rules, limits),
+                FacilitatorService(facilitator, market.rules, limits),
                 ChargeService(principals, market.batcher, market.writer, limits),
                 AccountService(principals, market.accounts, market.deposits, market.refunds),
                 SettlementService(principals, market.outbox, settlement),

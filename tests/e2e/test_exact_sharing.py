@@ -21,8 +21,9 @@ from tallystick.hexadecimal import checksum
 from tallystick.x402 import ExactAuthorization, PaymentTerms
 from tallystick_aggregator.chain.port import TransferAuthorization
 from tallystick_aggregator.ledger.answers import Refusal
-from tallystick_aggregator.schemes.deferred.payments import Settled as Paid
-from tallystick_aggregator.schemes.exact import Caller, ExactPayments
+from tallystick_aggregator.schemes.exact import ExactPayments
+from tallystick_aggregator.schemes.port import Caller
+from tallystick_aggregator.schemes.port import Settled as Paid
 from tallystick_client import Paywall, Rule
 from tallystick_client.rpc import AggregatorUnavailable
 from tallystick_client.seller.client.messages import Asset, Attempt, Kind, Limits, Settled, Supported, Verified
@@ -75,7 +76,7 @@ async def work(
         elif step == "verify":
             await exact[-1].verify(terms, payment, caller)
         elif step == "give back" and attempt:
-            await exact[-1].give_back(terms, payment, caller)
+            await exact[-1].release(terms, payment, caller)
         elif step == "settle":
             answer = await exact[-1].settle(terms, payment, caller)
             if isinstance(answer, Paid) and not answer.replayed:
@@ -144,7 +145,7 @@ class Direct:
         return Settled(answer.payer, answer.amount, answer.transaction, 0, answer.replayed)
 
     async def release(self, terms: PaymentTerms, payment: ExactAuthorization, attempt: Attempt) -> Settled:
-        answer = await self._call(self._exact.give_back(terms, _transfer(payment), self._caller(attempt)))
+        answer = await self._call(self._exact.release(terms, _transfer(payment), self._caller(attempt)))
         return Settled(answer.payer, answer.amount, b"", 0, answer.replayed)
 
     def _caller(self, attempt: Attempt) -> Caller:

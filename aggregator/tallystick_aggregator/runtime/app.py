@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tallystick.channels import account_id
 from tallystick.eip712 import ESCROW_NAME, ESCROW_VERSION, escrow_domain
@@ -23,11 +23,11 @@ from tallystick_aggregator.accounts.refunds import Refunds
 from tallystick_aggregator.api.grpc.account import AccountService
 from tallystick_aggregator.api.grpc.charge import ChargeService
 from tallystick_aggregator.api.grpc.facilitator import FacilitatorService
-from tallystick_aggregator.api.grpc.principals import Principals
 from tallystick_aggregator.api.grpc.server import GrpcServer, Services
 from tallystick_aggregator.api.grpc.settlement import SettlementService
 from tallystick_aggregator.auth.credentials import Credentials, CredentialsError
 from tallystick_aggregator.auth.gas_budgets import GasBudget
+from tallystick_aggregator.auth.principals import Principals
 from tallystick_aggregator.chain.chain import EvmChain
 from tallystick_aggregator.chain.port import ChainUnavailable
 from tallystick_aggregator.chain.settings import ChainSettings, ConfigurationError
@@ -39,6 +39,7 @@ from tallystick_aggregator.claims.collecting import Collecting
 from tallystick_aggregator.claims.planner import Policy
 from tallystick_aggregator.claims.service import SettlementSettings
 from tallystick_aggregator.claims.settlements import Settlements
+from tallystick_aggregator.facilitator import Facilitator
 from tallystick_aggregator.ledger.invariants import InvariantViolated, check_invariants
 from tallystick_aggregator.ledger.state import Ledger
 from tallystick_aggregator.runtime.config.chains import describe
@@ -47,6 +48,7 @@ from tallystick_aggregator.runtime.health import Health, keep_probing
 from tallystick_aggregator.runtime.supervisor import Supervisor
 from tallystick_aggregator.schemes.deferred.payments import DeferredPayments
 from tallystick_aggregator.schemes.exact import ExactPayments
+from tallystick_aggregator.schemes.port import Scheme
 from tallystick_aggregator.store.port import StoreError
 from tallystick_aggregator.store.sqlite.store import SqliteStore
 
@@ -164,9 +166,11 @@ class _Parts:
         self.batcher = PaymentBatcher(writer, separators, rules, signatures=signatures)
         self.maintenance = Maintenance(writer, store.journal, rules)
         channels = Channels(chains, offers, writer, rules)
-        self.deferred = DeferredPayments(offers, channels, self.batcher, writer)
         self.budget = GasBudget(config.gas_limits)
-        self.exact = ExactPayments(chains, offers, outbox, now_s, budget=self.budget)
+        self.schemes: Sequence[Scheme[Any, Any]] = [
+            DeferredPayments(offers, channels, self.batcher, writer),
+            ExactPayments(chains, offers, outbox, now_s, budget=self.budget),
+        ]
         self.accounts = Accounts(chains, offers, channels, writer, rules, now_s)
         self.deposits = Deposits(chains, offers, writer, outbox, now_s, budget=self.budget)
         self.refunds = Refunds(chains, self.accounts, writer, outbox, budget=self.budget)
@@ -175,7 +179,7 @@ class _Parts:
         """Return what the server serves."""
         limits = self.config.charge_limits
         return Services(
-            FacilitatorService(principals, self.offers, self.deferred, self.exact, self.config.rules, limits),
+            FacilitatorService(Facilitator(principals, self.schemes), self.config.rules, limits),
             ChargeService(principals, self.batcher, self.writer, limits),
             AccountService(principals, self.accounts, self.deposits, self.refunds),
             SettlementService(principals, self.store.outbox, settlements),

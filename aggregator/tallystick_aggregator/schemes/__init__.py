@@ -1,1 +1,6 @@
-"""The ways to pay, one folder each: verify and settle."""
+"""The ways to pay, a folder each: its payments' codec, verify, settle and release.
+
+port      what a scheme is to everybody else; outside of this package nobody tells schemes apart
+deferred  charges on an account's channels, claimed later
+exact     one transfer a payment
+"""

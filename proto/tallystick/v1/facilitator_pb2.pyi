@@ -85,6 +85,7 @@ class Kind(_message.Message):
     WITHDRAW_DELAY_S_MIN_FIELD_NUMBER: _builtins.int
     WITHDRAW_DELAY_S_MAX_FIELD_NUMBER: _builtins.int
     WITHDRAW_DELAY_S_FIELD_NUMBER: _builtins.int
+    EXTRA_FIELD_NUMBER: _builtins.int
     scheme: _builtins.str
     network: _builtins.str
     escrow: _builtins.bytes
@@ -96,6 +97,8 @@ class Kind(_message.Message):
     withdraw_delay_s_max: _builtins.int
     withdraw_delay_s: _builtins.int
     """What is proposed to payers that name no delay of their own."""
+    extra: _builtins.bytes
+    """What else its offers carry in `extra`: a JSON object; empty for deferred and exact."""
     @_builtins.property
     def assets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Asset]: ...
     def __init__(
@@ -111,10 +114,11 @@ class Kind(_message.Message):
         withdraw_delay_s_min: _builtins.int = ...,
         withdraw_delay_s_max: _builtins.int = ...,
         withdraw_delay_s: _builtins.int = ...,
+        extra: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assets", b"assets", "escrow", b"escrow", "escrow_name", b"escrow_name", "escrow_version", b"escrow_version", "network", b"network", "operator", b"operator", "scheme", b"scheme", "withdraw_delay_s", b"withdraw_delay_s", "withdraw_delay_s_max", b"withdraw_delay_s_max", "withdraw_delay_s_min", b"withdraw_delay_s_min"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assets", b"assets", "escrow", b"escrow", "escrow_name", b"escrow_name", "escrow_version", b"escrow_version", "extra", b"extra", "network", b"network", "operator", b"operator", "scheme", b"scheme", "withdraw_delay_s", b"withdraw_delay_s", "withdraw_delay_s_max", b"withdraw_delay_s_max", "withdraw_delay_s_min", b"withdraw_delay_s_min"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -320,7 +324,10 @@ class VerifyRequest(_message.Message):
     TERMS_FIELD_NUMBER: _builtins.int
     DEFERRED_FIELD_NUMBER: _builtins.int
     EXACT_FIELD_NUMBER: _builtins.int
+    PAYLOAD_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
+    payload: _builtins.bytes
+    """Schemes without a message here: x402's PaymentPayload, as JSON."""
     @_builtins.property
     def terms(self) -> Global___PaymentTerms: ...
     @_builtins.property
@@ -329,7 +336,7 @@ class VerifyRequest(_message.Message):
     def exact(self) -> Global___ExactPayment: ...
     @_builtins.property
     def attempt(self) -> Global___Attempt:
-        """Exact only."""
+        """For what needs one attempt to own a payment: exact does, deferred does not."""
 
     def __init__(
         self,
@@ -337,13 +344,14 @@ class VerifyRequest(_message.Message):
         terms: Global___PaymentTerms | None = ...,
         deferred: Global___DeferredPayment | None = ...,
         exact: Global___ExactPayment | None = ...,
+        payload: _builtins.bytes = ...,
         attempt: Global___Attempt | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "deferred", b"deferred", "exact", b"exact", "payment", b"payment", "terms", b"terms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "deferred", b"deferred", "exact", b"exact", "payload", b"payload", "payment", b"payment", "terms", b"terms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "deferred", b"deferred", "exact", b"exact", "payment", b"payment", "terms", b"terms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "deferred", b"deferred", "exact", b"exact", "payload", b"payload", "payment", b"payment", "terms", b"terms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payment: _TypeAlias = _typing.Literal["deferred", "exact"]  # noqa: Y015
+    _WhichOneofReturnType_payment: _TypeAlias = _typing.Literal["deferred", "exact", "payload"]  # noqa: Y015
     _WhichOneofArgType_payment: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payment) -> _WhichOneofReturnType_payment | None: ...
 
@@ -396,10 +404,13 @@ class SettleRequest(_message.Message):
     TERMS_FIELD_NUMBER: _builtins.int
     HANDLE_FIELD_NUMBER: _builtins.int
     EXACT_FIELD_NUMBER: _builtins.int
+    PAYLOAD_FIELD_NUMBER: _builtins.int
     RELEASE_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
     handle: _builtins.bytes
     """Deferred: what Verify returned."""
+    payload: _builtins.bytes
+    """As in VerifyRequest."""
     release: _builtins.bool
     """Give it back instead of taking it. Deferred: the reservation. Exact, with an attempt: what Verify held; if the
     transfer was sent already it goes on, and what it pays for may be delivered by another attempt of the same request.
@@ -410,7 +421,7 @@ class SettleRequest(_message.Message):
     def exact(self) -> Global___ExactPayment: ...
     @_builtins.property
     def attempt(self) -> Global___Attempt:
-        """Exact only."""
+        """As in VerifyRequest."""
 
     def __init__(
         self,
@@ -418,14 +429,15 @@ class SettleRequest(_message.Message):
         terms: Global___PaymentTerms | None = ...,
         handle: _builtins.bytes = ...,
         exact: Global___ExactPayment | None = ...,
+        payload: _builtins.bytes = ...,
         release: _builtins.bool = ...,
         attempt: Global___Attempt | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "exact", b"exact", "handle", b"handle", "payment", b"payment", "terms", b"terms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "exact", b"exact", "handle", b"handle", "payload", b"payload", "payment", b"payment", "terms", b"terms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "exact", b"exact", "handle", b"handle", "payment", b"payment", "release", b"release", "terms", b"terms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "exact", b"exact", "handle", b"handle", "payload", b"payload", "payment", b"payment", "release", b"release", "terms", b"terms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payment: _TypeAlias = _typing.Literal["handle", "exact"]  # noqa: Y015
+    _WhichOneofReturnType_payment: _TypeAlias = _typing.Literal["handle", "exact", "payload"]  # noqa: Y015
     _WhichOneofArgType_payment: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payment) -> _WhichOneofReturnType_payment | None: ...
 

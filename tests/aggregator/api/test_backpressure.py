@@ -8,8 +8,8 @@ from running import running
 
 from tallystick_aggregator.api.grpc.backpressure import Backpressure
 from tallystick_aggregator.api.grpc.charge import ChargeLimits, ChargeService
-from tallystick_aggregator.api.grpc.principals import Principals
 from tallystick_aggregator.auth.credentials import Principal, Scope
+from tallystick_aggregator.auth.principals import Principals
 from tallystick_aggregator.charging import UncheckedPayment
 
 

@@ -17,9 +17,9 @@ from tallystick.x402 import SCHEME_EXACT, Network, PaymentTerms
 from tallystick_aggregator.accounts.offers import NetworkOffer, TokenOffer
 from tallystick_aggregator.chain.port import OutOfGas, TransferAuthorization
 from tallystick_aggregator.ledger.answers import Refusal
-from tallystick_aggregator.schemes.deferred.payments import Settled, Verified
-from tallystick_aggregator.schemes.exact import Caller, ExactPayments
+from tallystick_aggregator.schemes.exact import ExactPayments
 from tallystick_aggregator.schemes.exact.gas import TRANSFER_GAS_MAX
+from tallystick_aggregator.schemes.port import Caller, Settled, Verified
 from tallystick_aggregator.store.port import TransactionKind
 
 NEWS = receiver(1)

@@ -1,9 +1,13 @@
 """Shared by the tests of the schemes: a market that is open while a test runs."""
 
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from marketplace import Marketplace, marketplace
+
+sys.path.append(str(Path(__file__).parent))
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from tallystick.x402 import Network
 from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.commands import Rules
-from tallystick_aggregator.schemes.deferred.payments import Settled, Verified
+from tallystick_aggregator.schemes.deferred.codec import ChannelPayment
+from tallystick_aggregator.schemes.port import Settled, Verified
 from tallystick_aggregator.store.memory import Fault, MemoryDisk, Operation
 
 ALICE = Payer("alice")
@@ -19,7 +20,7 @@ ALICE = Payer("alice")
 async def verify(market: Marketplace, payer: Payer = ALICE, number: int = 1, **changes: object) -> Verified | Refusal:
     """Verify a payment of PRICE to NEWS by a voucher of its own; `changes` are made to the payment."""
     payment = payer.payment(number, PRICE, ceiling=PRICE * number)._replace(**changes)  # type: ignore[arg-type]
-    return await market.deferred.verify(TERMS, payer.config.channel(NEWS), payment)
+    return await market.deferred.verify(TERMS, ChannelPayment(payer.config.channel(NEWS), payment))
 
 
 async def held(market: Marketplace, number: int = 1) -> Verified:
@@ -41,8 +42,8 @@ async def test_settle_captures_in_full_or_less_and_answers_alike_when_repeated(m
     await market.fund(ALICE, 10_000)
     handle = (await held(market)).handle
     less = replace(TERMS, amount=PRICE - 1)
-    first = await market.deferred.settle(less, handle, release=False)
-    again = await market.deferred.settle(less, handle, release=False)
+    first = await market.deferred.settle(less, handle)
+    again = await market.deferred.settle(less, handle)
     assert first == Settled(ALICE.config.payer, PRICE - 1, PRICE - 1)
     assert again == Settled(ALICE.config.payer, PRICE - 1, PRICE - 1, replayed=True)
     assert (market.channel(ALICE).charged, market.channel(ALICE).reserved) == (PRICE - 1, 0)
@@ -51,7 +52,7 @@ async def test_settle_captures_in_full_or_less_and_answers_alike_when_repeated(m
 async def test_settle_refuses_to_capture_more_than_was_held(market: Marketplace) -> None:
     await market.fund(ALICE, 10_000)
     handle = (await held(market)).handle
-    answer = await market.deferred.settle(replace(TERMS, amount=PRICE + 1), handle, release=False)
+    answer = await market.deferred.settle(replace(TERMS, amount=PRICE + 1), handle)
     assert isinstance(answer, Refusal)
     assert answer.reason is Reason.AMOUNT_ABOVE_AGREED
 
@@ -59,9 +60,9 @@ async def test_settle_refuses_to_capture_more_than_was_held(market: Marketplace)
 async def test_release_gives_everything_back_for_good(market: Marketplace) -> None:
     await market.fund(ALICE, 10_000)
     handle = (await held(market)).handle
-    assert await market.deferred.settle(TERMS, handle, release=True) == Settled(ALICE.config.payer, 0)
-    assert await market.deferred.settle(TERMS, handle, release=True) == Settled(ALICE.config.payer, 0, replayed=True)
-    late = await market.deferred.settle(TERMS, handle, release=False)
+    assert await market.deferred.release(TERMS, handle) == Settled(ALICE.config.payer, 0)
+    assert await market.deferred.release(TERMS, handle) == Settled(ALICE.config.payer, 0, replayed=True)
+    late = await market.deferred.settle(TERMS, handle)
     assert isinstance(late, Refusal)
     assert late.reason is Reason.RESERVATION_RELEASED
     assert market.channel(ALICE).charged == market.channel(ALICE).reserved == 0
@@ -71,7 +72,7 @@ async def test_a_verified_payment_is_a_replay_the_second_time_and_carries_no_han
     await market.fund(ALICE, 10_000)
     handle = (await held(market)).handle
     assert await verify(market) == Verified(ALICE.config.payer, replayed=True)
-    await market.deferred.settle(TERMS, handle, release=False)
+    await market.deferred.settle(TERMS, handle)
     assert await verify(market) == Verified(ALICE.config.payer, replayed=True)
 
 
@@ -97,7 +98,7 @@ async def test_verify_refuses_a_payment_that_does_not_meet_the_terms(
 ) -> None:
     await market.fund(ALICE, 10_000)
     payment = ALICE.payment(1, PRICE, ceiling=PRICE)
-    answer = await market.deferred.verify(terms, ALICE.config.channel(NEWS), payment)  # type: ignore[arg-type]
+    answer = await market.deferred.verify(terms, ChannelPayment(ALICE.config.channel(NEWS), payment))  # type: ignore[arg-type]
     assert isinstance(answer, Refusal)
     assert (answer.reason, answer.field) == (reason, field)
     assert not market.ledger.channels
@@ -143,7 +144,9 @@ async def test_fifty_payments_at_once_open_their_channel_once(market: Marketplac
     ceilings = range(50, 100)
     payments = [ALICE.payment(number, PRICE, ceiling=PRICE * number) for number in ceilings]
     config = ALICE.config.channel(NEWS)
-    answers = await asyncio.gather(*(market.deferred.verify(TERMS, config, payment) for payment in payments))
+    answers = await asyncio.gather(
+        *(market.deferred.verify(TERMS, ChannelPayment(config, payment)) for payment in payments)
+    )
     assert all(isinstance(answer, Verified) for answer in answers)
     assert market.chain.claimed_reads == 2, "one baseline for all of them, in two answers"
 
@@ -225,7 +228,7 @@ async def test_settle_refuses_terms_that_are_not_the_reservations(
 ) -> None:
     await market.fund(ALICE, 10_000)
     handle = (await held(market)).handle
-    answer = await market.deferred.settle(terms, handle, release=False)  # type: ignore[arg-type]
+    answer = await market.deferred.settle(terms, handle)  # type: ignore[arg-type]
     assert isinstance(answer, Refusal)
     assert answer.reason is reason
     assert market.channel(ALICE).charged == 0
@@ -236,7 +239,7 @@ async def test_a_guessed_handle_settles_nothing(market: Marketplace) -> None:
     handle = (await held(market)).handle
     for guess in (handle[:48] + bytes(16), bytes(64)):
         for release in (False, True):
-            answer = await market.deferred.settle(TERMS, guess, release=release)
+            answer = await (market.deferred.release if release else market.deferred.settle)(TERMS, guess)
             assert isinstance(answer, Refusal)
             assert answer.reason is Reason.RESERVATION_UNKNOWN
     assert market.channel(ALICE).reserved == PRICE
@@ -286,8 +289,8 @@ async def test_a2_an_account_with_spend_keys_opens_channels_by_live_keys_only(ma
         (unknown, Reason.SPEND_KEY_UNKNOWN),
         (forged, Reason.SPEND_KEY_PROOF),
     ):
-        answer = await market.deferred.verify(TERMS, config, payment)
+        answer = await market.deferred.verify(TERMS, ChannelPayment(config, payment))
         assert isinstance(answer, Refusal)
         assert answer.reason is reason
     assert not market.ledger.channels
-    assert isinstance(await market.deferred.verify(TERMS, config, good), Verified)
+    assert isinstance(await market.deferred.verify(TERMS, ChannelPayment(config, good)), Verified)

@@ -10,9 +10,9 @@ from tallystick.reasons import Reason
 from tallystick.x402 import Network
 from tallystick_aggregator.chain.port import Block, TransferAuthorization
 from tallystick_aggregator.ledger.answers import Refusal
-from tallystick_aggregator.schemes.deferred.payments import Settled, Verified
 from tallystick_aggregator.schemes.exact.authorizations import ERC6492_SUFFIX
 from tallystick_aggregator.schemes.exact.payments import VERIFIES_MAX
+from tallystick_aggregator.schemes.port import Settled, Verified
 from tallystick_aggregator.store.port import TransactionStatus
 
 ALICE = Payer("alice")

@@ -12,9 +12,9 @@ from tallystick.errors import MalformedError
 from tallystick.reasons import Reason
 from tallystick_aggregator.chain.port import Call, TransferAuthorization
 from tallystick_aggregator.ledger.answers import Refusal
-from tallystick_aggregator.schemes.deferred.payments import Settled, Verified
-from tallystick_aggregator.schemes.exact import Caller, ExactPayments
+from tallystick_aggregator.schemes.exact import ExactPayments
 from tallystick_aggregator.schemes.exact.claims import HOLD_S_MAX, Claims, claim_of
+from tallystick_aggregator.schemes.port import Caller, Settled, Verified
 from tallystick_aggregator.store.port import TransactionStatus
 
 ALICE = Payer("alice")
@@ -109,13 +109,13 @@ async def test_x1_a_verified_payment_is_held_for_its_attempt(market: Marketplace
 async def test_x1_what_was_held_in_vain_is_given_back_and_open_to_all(market: Marketplace) -> None:
     transfer = transfer_of(ALICE)
     await market.exact.verify(EXACT_TERMS, transfer, FIRST)
-    assert reason_of(await market.exact.give_back(EXACT_TERMS, transfer, SECOND)) is Reason.PAYMENT_PENDING
-    assert await market.exact.give_back(EXACT_TERMS, transfer, FIRST) == Settled(ADDRESS, 0)
-    assert await market.exact.give_back(EXACT_TERMS, transfer, FIRST) == Settled(ADDRESS, 0)
+    assert reason_of(await market.exact.release(EXACT_TERMS, transfer, SECOND)) is Reason.PAYMENT_PENDING
+    assert await market.exact.release(EXACT_TERMS, transfer, FIRST) == Settled(ADDRESS, 0)
+    assert await market.exact.release(EXACT_TERMS, transfer, FIRST) == Settled(ADDRESS, 0)
     assert isinstance(await market.exact.verify(EXACT_TERMS, transfer, ELSEWHERE), Verified)
     assert isinstance(await market.exact.settle(EXACT_TERMS, transfer, ELSEWHERE), Settled)
     with pytest.raises(MalformedError, match="attempt"):
-        await market.exact.give_back(EXACT_TERMS, transfer, Caller("news"))
+        await market.exact.release(EXACT_TERMS, transfer, Caller("news"))
 
 
 @pytest.mark.parametrize("landed", [True, False])
@@ -125,7 +125,7 @@ async def test_x4_what_was_sent_and_given_back_another_attempt_of_the_same_reque
     market.chain.held = not landed
     transfer = transfer_of(ALICE)
     first = await market.exact.settle(EXACT_TERMS, transfer, FIRST)
-    await market.exact.give_back(EXACT_TERMS, transfer, FIRST)
+    await market.exact.release(EXACT_TERMS, transfer, FIRST)
     refused = Reason.PAYMENT_USED if landed else Reason.PAYMENT_PENDING
     assert reason_of(await market.exact.verify(EXACT_TERMS, transfer, ELSEWHERE)) is refused
     assert isinstance(await market.exact.verify(EXACT_TERMS, transfer, SECOND), Verified)
@@ -143,7 +143,7 @@ async def test_x4_who_gives_back_while_its_settle_is_under_way_does_not_deliver(
     settling = asyncio.create_task(market.exact.settle(EXACT_TERMS, transfer, FIRST))
     while not market.chain.sent:  # noqa: ASYNC110 - the twin has no event for it
         await asyncio.sleep(0)
-    await market.exact.give_back(EXACT_TERMS, transfer, FIRST)
+    await market.exact.release(EXACT_TERMS, transfer, FIRST)
     takeover = asyncio.create_task(market.exact.settle(EXACT_TERMS, transfer, SECOND))
     await asyncio.sleep(0)
     market.chain.held = False

@@ -22,7 +22,7 @@ from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.commands import DecisionContext
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger
-from tallystick_aggregator.schemes.deferred.payments import Settled, Verified
+from tallystick_aggregator.schemes.port import Settled, Verified
 from tallystick_aggregator.store.port import TransactionKind
 
 ALICE = Payer("alice")

@@ -1,4 +1,4 @@
-"""AccountService: what payers do. Their calls are proven by signatures, not by tokens; see `schemes.deferred`."""
+"""AccountService: what payers do. Their calls are proven by signatures, not by tokens; see `accounts.signed_calls`."""
 
 from typing import Final
 
@@ -9,17 +9,14 @@ from tallystick_aggregator.accounts.accounts import APPROVAL_ROWS_MAX, Accounts
 from tallystick_aggregator.accounts.deposits import Deposits
 from tallystick_aggregator.accounts.refunds import Refunds
 from tallystick_aggregator.api.grpc.codec import (
-    SIGNATURE_BYTES,
-    fixed,
     read_account,
     read_call,
-    read_channel,
     read_deposit,
     read_network,
     read_totals,
 )
 from tallystick_aggregator.api.grpc.errors import guarded
-from tallystick_aggregator.api.grpc.principals import Principals, ServicerContext, has_token, require_receiver
+from tallystick_aggregator.api.grpc.principals import ServicerContext, has_token, token_of
 from tallystick_aggregator.api.grpc.responses import (
     write_account_totals,
     write_channel_totals,
@@ -29,6 +26,8 @@ from tallystick_aggregator.api.grpc.responses import (
     write_totals,
 )
 from tallystick_aggregator.auth.credentials import Scope
+from tallystick_aggregator.auth.principals import Principals, require_receiver
+from tallystick_aggregator.charging.codec import SIGNATURE_BYTES, fixed, read_channel
 from tallystick_aggregator.ledger.answers import Refusal
 
 NONCES_MAX: Final = 16
@@ -112,7 +111,7 @@ class AccountService(account_pb2_grpc.AccountServiceServicer):
         if request.HasField("authorization") or not has_token(context):
             call = read_call(request.authorization, present=request.HasField("authorization"))
         else:
-            require_receiver(self._principals.caller(context, Scope.CHARGE), config.receiver)
+            require_receiver(self._principals.require(token_of(context), Scope.CHARGE), config.receiver)
         answer = await self._accounts.open_channel(network, config, call)
         if isinstance(answer, Refusal):
             return account_pb2.OpenChannelResponse(refusal=write_refusal(answer))

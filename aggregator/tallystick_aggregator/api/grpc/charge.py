@@ -20,13 +20,14 @@ from tallystick.errors import MalformedError
 from tallystick.reasons import Reason
 from tallystick.v1 import charge_pb2, charge_pb2_grpc
 from tallystick_aggregator.api.grpc.backpressure import Backpressure
-from tallystick_aggregator.api.grpc.codec import read_charge
 from tallystick_aggregator.api.grpc.errors import guarded
 from tallystick_aggregator.api.grpc.fast_codec import read_batch, write_batch
-from tallystick_aggregator.api.grpc.principals import Denied, Principals, ServicerContext, token_of
+from tallystick_aggregator.api.grpc.principals import Rejected, ServicerContext, token_of
 from tallystick_aggregator.api.grpc.responses import write_charge_result
 from tallystick_aggregator.auth.credentials import Principal, Scope
+from tallystick_aggregator.auth.principals import Principals
 from tallystick_aggregator.charging import PaymentBatcher, UncheckedPayment
+from tallystick_aggregator.charging.codec import read_charge
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
 
@@ -70,7 +71,7 @@ class ChargeService(charge_pb2_grpc.ChargeServiceServicer):
         self, request: charge_pb2.ChargeRequest, context: ServicerContext
     ) -> charge_pb2.ChargeResponse:
         """Take one payment."""
-        principal = self.principals.caller(context, Scope.CHARGE)
+        principal = self.principals.require(token_of(context), Scope.CHARGE)
         if not request.HasField("charge"):
             raise MalformedError("charge", None, "a charge")
         answers = await self._start(principal, [read_charge(request.charge)], lambda: None)
@@ -130,11 +131,11 @@ class ChargeService(charge_pb2_grpc.ChargeServiceServicer):
     def _counted(self, name: str) -> Generator[None, None, None]:
         limits = self._limits
         if self._streams[name] >= limits.streams_per_principal_max:
-            raise Denied(
+            raise Rejected(
                 grpc.StatusCode.RESOURCE_EXHAUSTED, f"at most {limits.streams_per_principal_max} streams per token"
             )
         if self._streams.total() >= limits.streams_max:
-            raise Denied(grpc.StatusCode.RESOURCE_EXHAUSTED, f"at most {limits.streams_max} streams in all")
+            raise Rejected(grpc.StatusCode.RESOURCE_EXHAUSTED, f"at most {limits.streams_max} streams in all")
         self._streams[name] += 1
         try:
             yield
@@ -175,7 +176,7 @@ class _Stream:
         """Read no more; the caller learns that it has to open another stream."""
         self._reader.cancel()
         self._under_way.put_nowait(
-            Denied(grpc.StatusCode.UNAVAILABLE, "the aggregator is stopping; send what was not answered again later")
+            Rejected(grpc.StatusCode.UNAVAILABLE, "the aggregator is stopping; send what was not answered again later")
         )
 
     async def run(self) -> None:
@@ -211,7 +212,7 @@ class _Stream:
             async with asyncio.timeout(self._limits.stream_idle_s):
                 data = await self._context.read()
         except TimeoutError:
-            raise Denied(
+            raise Rejected(
                 grpc.StatusCode.UNAVAILABLE, f"the stream was idle for {self._limits.stream_idle_s:g} s"
             ) from None
         return None if data is grpc.aio.EOF else data

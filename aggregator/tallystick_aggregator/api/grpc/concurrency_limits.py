@@ -17,7 +17,8 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 
-from tallystick_aggregator.api.grpc.principals import Denied, Principals, token_in
+from tallystick_aggregator.api.grpc.principals import Rejected, status_of, token_in
+from tallystick_aggregator.auth.principals import Denied, Principals
 
 STRANGERS_MAX: Final = 2_048
 """Calls without a good token at once: payers, who prove theirs by signatures."""
@@ -102,7 +103,7 @@ class _Pool:
     def seat(self) -> Generator[None, None, None]:
         """Sit down; raises Denied where all seats are taken."""
         if self._taken >= self._size:
-            raise Denied(grpc.StatusCode.RESOURCE_EXHAUSTED, f"at most {self._size} {self._what} at once")
+            raise Rejected(grpc.StatusCode.RESOURCE_EXHAUSTED, f"at most {self._size} {self._what} at once")
         self._taken += 1
         try:
             yield
@@ -132,7 +133,7 @@ def _seated(handler: Handler, pool: _Pool, limit_s: float | None) -> Handler:
                 request = requests if handler.request_streaming else await _first(requests)
                 return await _within(limit_s, _answer(behaviour(request, context), context))
         except Denied as denied:
-            await context.abort(denied.status, denied.message)
+            await context.abort(status_of(denied), denied.message)
 
     make: Any = (
         grpc.stream_stream_rpc_method_handler if handler.response_streaming else grpc.stream_unary_rpc_method_handler
@@ -145,9 +146,9 @@ async def _first(requests: AsyncIterator[Any]) -> Any:
         async with asyncio.timeout(REQUEST_S_MAX):
             return await anext(requests)
     except TimeoutError:
-        raise Denied(grpc.StatusCode.DEADLINE_EXCEEDED, f"no request came within {REQUEST_S_MAX:g} s") from None
+        raise Rejected(grpc.StatusCode.DEADLINE_EXCEEDED, f"no request came within {REQUEST_S_MAX:g} s") from None
     except StopAsyncIteration:
-        raise Denied(grpc.StatusCode.INVALID_ARGUMENT, "the call ended without a request") from None
+        raise Rejected(grpc.StatusCode.INVALID_ARGUMENT, "the call ended without a request") from None
 
 
 async def _answer(outcome: Any, context: Any) -> Any:
@@ -167,6 +168,6 @@ async def _within(limit_s: float | None, answer: Awaitable[Any]) -> Any:
     except TimeoutError:
         if not limit.expired():
             raise
-        raise Denied(
+        raise Rejected(
             grpc.StatusCode.UNAVAILABLE, f"a call of this kind lasts at most {limit_s:g} s; call again"
         ) from None

@@ -10,7 +10,8 @@ import grpc
 import grpc.aio
 
 from tallystick.errors import MalformedError
-from tallystick_aggregator.api.grpc.principals import Denied, ServicerContext
+from tallystick_aggregator.api.grpc.principals import ServicerContext, status_of
+from tallystick_aggregator.auth.principals import Denied
 from tallystick_aggregator.store.port import StoreUnavailable
 
 log = logging.getLogger(__name__)
@@ -19,7 +20,7 @@ Method = TypeVar("Method", bound=Callable[..., Awaitable[Any]])
 
 
 def guarded(method: Method) -> Method:
-    """Make a method's errors statuses: malformed is INVALID_ARGUMENT, Denied its own, anything unexpected INTERNAL."""
+    """Make a method's errors statuses: malformed is INVALID_ARGUMENT, Denied as it says, the unexpected INTERNAL."""
 
     @functools.wraps(method)
     async def call(self: object, request: object, context: ServicerContext) -> Any:
@@ -37,7 +38,7 @@ async def _abort(context: Any, method: str, error: Exception) -> NoReturn:
     if isinstance(error, MalformedError):
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
     if isinstance(error, Denied):
-        await context.abort(error.status, error.message)
+        await context.abort(status_of(error), error.message)
     if isinstance(error, StoreUnavailable):
         # Not a refusal: whether it was stored is not known. The same call with the same ids finds out.
         await context.abort(grpc.StatusCode.UNAVAILABLE, f"{error}; send the same call again to learn its outcome")

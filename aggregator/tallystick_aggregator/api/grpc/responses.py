@@ -3,17 +3,18 @@
 from collections.abc import Iterable
 from typing import Final
 
+import msgspec
+
 from tallystick.amounts import encode_amount
 from tallystick.channels import ChannelConfig
 from tallystick.quantities import ChannelTotals
 from tallystick.v1 import account_pb2, charge_pb2, common_pb2, facilitator_pb2, settlement_pb2
-from tallystick.x402 import SCHEME_DEFERRED, SCHEME_EXACT
-from tallystick_aggregator.accounts.offers import NetworkOffer, TokenOffer
+from tallystick_aggregator.accounts.offers import TokenOffer
 from tallystick_aggregator.claims.claiming import LeftOut
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
 from tallystick_aggregator.ledger.approvals import Totals
 from tallystick_aggregator.ledger.state import Account, SpendKey
-from tallystick_aggregator.schemes.deferred.payments import Settled, Verified
+from tallystick_aggregator.schemes.port import Kind, Settled, Verified
 from tallystick_aggregator.store.port import OutboundTransaction, TransactionStatus
 
 _STATUS: Final = {
@@ -74,26 +75,22 @@ def write_settled(answer: Settled | Refusal) -> facilitator_pb2.SettleResponse:
     )
 
 
-def write_kinds(offer: NetworkOffer) -> list[facilitator_pb2.Kind]:
-    """What is accepted on a network: `deferred`, then `exact`."""
-    deferred = facilitator_pb2.Kind(
-        scheme=SCHEME_DEFERRED,
-        network=offer.network,
-        assets=[_write_asset(token, token.min_deposit) for token in offer.tokens.values()],
-        escrow=offer.escrow,
-        escrow_name=offer.escrow_name,
-        escrow_version=offer.escrow_version,
-        operator=offer.operator,
-        withdraw_delay_s_min=offer.withdraw_delay_s_min,
-        withdraw_delay_s_max=offer.withdraw_delay_s_max,
-        withdraw_delay_s=offer.withdraw_delay_s,
+def write_kind(kind: Kind) -> facilitator_pb2.Kind:
+    """A scheme on a network, and where its payers deposit, if they do."""
+    message = facilitator_pb2.Kind(
+        scheme=kind.scheme,
+        network=kind.network,
+        assets=[_write_asset(token, token.min_deposit if kind.deposit else 0) for token in kind.tokens],
+        extra=msgspec.json.encode(kind.extra) if kind.extra else b"",
     )
-    exact = facilitator_pb2.Kind(
-        scheme=SCHEME_EXACT,
-        network=offer.network,
-        assets=[_write_asset(token, 0) for token in offer.tokens.values()],
-    )
-    return [deferred, exact]
+    offer = kind.deposit
+    if offer is not None:
+        message.escrow, message.operator = offer.escrow, offer.operator
+        message.escrow_name, message.escrow_version = offer.escrow_name, offer.escrow_version
+        message.withdraw_delay_s_min = offer.withdraw_delay_s_min
+        message.withdraw_delay_s_max = offer.withdraw_delay_s_max
+        message.withdraw_delay_s = offer.withdraw_delay_s
+    return message
 
 
 def _write_asset(token: TokenOffer, min_deposit: int) -> facilitator_pb2.Asset:

@@ -8,9 +8,10 @@ from tallystick.reasons import Reason
 from tallystick.v1 import settlement_pb2, settlement_pb2_grpc
 from tallystick_aggregator.accounts.failures import unless_unavailable
 from tallystick_aggregator.api.grpc.errors import guarded
-from tallystick_aggregator.api.grpc.principals import Principals, ServicerContext
+from tallystick_aggregator.api.grpc.principals import ServicerContext, token_of
 from tallystick_aggregator.api.grpc.responses import write_left_out, write_refusal, write_settlements
 from tallystick_aggregator.auth.credentials import Scope
+from tallystick_aggregator.auth.principals import Principals
 from tallystick_aggregator.auth.rate_limits import RateLimit
 from tallystick_aggregator.claims.claiming import Claimed
 from tallystick_aggregator.ledger.answers import Refusal
@@ -45,7 +46,7 @@ class SettlementService(settlement_pb2_grpc.SettlementServiceServicer):
         self, request: settlement_pb2.ListSettlementsRequest, context: ServicerContext
     ) -> settlement_pb2.ListSettlementsResponse:
         """List the settlements that paid the caller, newest first."""
-        principal = self._principals.caller(context, Scope.READ)
+        principal = self._principals.require(token_of(context), Scope.READ)
         if request.limit > LIMIT_MAX:
             raise MalformedError("limit", request.limit, f"at most {LIMIT_MAX}, or 0 for {LIMIT_DEFAULT}")
         limit = request.limit or LIMIT_DEFAULT
@@ -58,7 +59,7 @@ class SettlementService(settlement_pb2_grpc.SettlementServiceServicer):
     ) -> settlement_pb2.SettleNowResponse:
         """Claim now what is owed to the caller, and wait until it is on chain; tell what was left out."""
         del request  # empty
-        principal = self._principals.caller(context, Scope.SETTLE)
+        principal = self._principals.require(token_of(context), Scope.SETTLE)
         rate = self._rates.setdefault(principal.name, RateLimit(1 / SETTLE_NOW_EVERY_S, SETTLE_NOW_BURST))
         if not rate.take():
             return settlement_pb2.SettleNowResponse(refusal=write_refusal(_settled_too_often()))

@@ -3,11 +3,11 @@
 What may be charged is the ledger's to say; here the terms, the channel and the payment are brought together.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from tallystick.channels import ChannelConfig
 from tallystick.reasons import Reason
-from tallystick.x402 import PaymentTerms
+from tallystick.x402 import SCHEME_DEFERRED, PaymentTerms
 from tallystick_aggregator.accounts.channels import Channels
 from tallystick_aggregator.accounts.offers import Offers, find_network
 from tallystick_aggregator.accounts.terms import (
@@ -18,38 +18,20 @@ from tallystick_aggregator.accounts.terms import (
     token_is,
 )
 from tallystick_aggregator.charging.batcher import PaymentBatcher
-from tallystick_aggregator.charging.payments import UncheckedPayment
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.ledger.answers import Held, Refusal
 from tallystick_aggregator.ledger.state import payment_of_handle
-
-
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """A payment that will settle. `replayed`: it was seen before, and pays for what it paid for then only.
-
-    A replayed one carries no handle; `handle` and `expires_at` name the reservation otherwise.
-    """
-
-    payer: bytes
-    handle: bytes = b""
-    expires_at: int = 0
-    replayed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """A payment that was settled. `charged` is the channel's total (`deferred`), `transaction` a hash (`exact`)."""
-
-    payer: bytes
-    amount: int
-    charged: int = 0
-    transaction: bytes = b""
-    replayed: bool = False
+from tallystick_aggregator.schemes.deferred.codec import ChannelPayment, read_deferred, read_handle
+from tallystick_aggregator.schemes.port import NOBODY, Caller, Kind, Settled, Verified
 
 
 class DeferredPayments:
-    """Verify and settle. The caller has checked that the principal may charge for `terms.pay_to`."""
+    """The scheme. A reservation's handle is unguessable: who holds it may settle it."""
+
+    name = SCHEME_DEFERRED
+    is_settled_by_bearer = True
+    verify_forms: Mapping[str, Callable[[Any], ChannelPayment]] = {"deferred": read_deferred}
+    settle_forms: Mapping[str, Callable[[Any], bytes]] = {"handle": read_handle}
 
     def __init__(self, offers: Offers, channels: Channels, batcher: PaymentBatcher, writer: Writer) -> None:
         self._offers = offers
@@ -57,11 +39,23 @@ class DeferredPayments:
         self._batcher = batcher
         self._writer = writer
 
-    async def verify(self, terms: PaymentTerms, config: ChannelConfig, payment: UncheckedPayment) -> Verified | Refusal:
+    async def kinds(self) -> Sequence[Kind]:
+        """Return every network, with its escrow."""
+        return [Kind(self.name, network, list(offer.tokens.values()), offer) for network, offer in self._offers.items()]
+
+    def payer_of(self, payment: ChannelPayment) -> bytes:
+        """Return the channel's payer."""
+        return payment.config.payer
+
+    async def verify(
+        self, terms: PaymentTerms, channel_payment: ChannelPayment, caller: Caller = NOBODY
+    ) -> Verified | Refusal:
         """Hold the payment's amount until it is settled; the channel is opened if it is not known yet.
 
         It is opened only once the payment is proven: an account's configuration is public, so anybody can name it.
         """
+        del caller  # the payment id tells whose it is
+        config, payment = channel_payment
         network = str(terms.network)
         offer = find_network(self._offers, network)
         if isinstance(offer, Refusal):
@@ -85,8 +79,28 @@ class DeferredPayments:
             return Verified(config.payer, answer.handle, answer.expires_at, answer.replayed)
         return Verified(config.payer, replayed=True)
 
-    async def settle(self, terms: PaymentTerms, handle: bytes, *, release: bool) -> Settled | Refusal:
-        """Capture `terms.amount` of a reservation, or give all of it back."""
+    async def settle(self, terms: PaymentTerms, handle: bytes, caller: Caller = NOBODY) -> Settled | Refusal:
+        """Capture `terms.amount` of a reservation, which may be less than was reserved."""
+        del caller
+        payer = self._payer_of_handle(terms, handle)
+        if isinstance(payer, Refusal):
+            return payer
+        captured = await self._batcher.capture(handle, terms.amount)
+        if isinstance(captured, Refusal):
+            return captured
+        return Settled(payer, captured.amount, captured.charged, replayed=captured.replayed)
+
+    async def release(self, terms: PaymentTerms, handle: bytes, caller: Caller = NOBODY) -> Settled | Refusal:
+        """Give all of a reservation back."""
+        del caller
+        payer = self._payer_of_handle(terms, handle)
+        if isinstance(payer, Refusal):
+            return payer
+        released = await self._batcher.release(handle)
+        return released if isinstance(released, Refusal) else Settled(payer, 0, replayed=released.replayed)
+
+    def _payer_of_handle(self, terms: PaymentTerms, handle: bytes) -> bytes | Refusal:
+        """Whose reservation it is; refuses one that is not on these terms."""
         channel = self._writer.ledger.channels.get(payment_of_handle(handle)[0])
         if channel is None:
             return Refusal(Reason.RESERVATION_UNKNOWN, "No reservation has this handle.", "handle")
@@ -96,16 +110,7 @@ class DeferredPayments:
             or receiver_is(terms, channel.receiver)
             or token_is(terms, account.config.token)
         )
-        if refusal is not None:
-            return refusal
-        payer = account.config.payer
-        if release:
-            released = await self._batcher.release(handle)
-            return released if isinstance(released, Refusal) else Settled(payer, 0, replayed=released.replayed)
-        captured = await self._batcher.capture(handle, terms.amount)
-        if isinstance(captured, Refusal):
-            return captured
-        return Settled(payer, captured.amount, captured.charged, replayed=captured.replayed)
+        return refusal or account.config.payer
 
 
 def _network_is(terms: PaymentTerms, network: str) -> Refusal | None:

@@ -23,6 +23,7 @@ from tallystick.reasons import Reason
 from tallystick_aggregator.accounts.failures import overloaded, transaction_failed
 from tallystick_aggregator.chain.port import TransferAuthorization
 from tallystick_aggregator.ledger.answers import Refusal
+from tallystick_aggregator.schemes.port import Caller
 from tallystick_aggregator.store.port import OutboundTransaction, TransactionStatus
 
 CLAIMS_MAX: Final = 16_384
@@ -36,21 +37,6 @@ HOLD_S_MAX: Final = 600
 
 _VERSION: Final = b"\x01"
 _LANDED: Final = (TransactionStatus.MINED, TransactionStatus.FINAL)
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who verifies or settles: the principal's name, and the attempt with the request that it answers.
-
-    Both are empty where the caller names none.
-    """
-
-    principal: str = ""
-    attempt: bytes = b""
-    request_hash: bytes = b""
-
-
-NOBODY: Final = Caller()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,13 @@ only the chain can check, by simulation with bounded gas. Wallets that are not d
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from tallystick.errors import Described, MalformedError
 from tallystick.reasons import Reason
-from tallystick.x402 import PaymentTerms
+from tallystick.x402 import SCHEME_EXACT, PaymentTerms
 from tallystick_aggregator.accounts.failures import overloaded, unless_unavailable
 from tallystick_aggregator.accounts.offers import Offers, find_network, find_token
 from tallystick_aggregator.accounts.sending import wait_until_mined
@@ -33,7 +33,6 @@ from tallystick_aggregator.chain.port import (
     TransferAuthorization,
 )
 from tallystick_aggregator.ledger.answers import Refusal
-from tallystick_aggregator.schemes.deferred.payments import Settled, Verified
 from tallystick_aggregator.schemes.exact.authorizations import (
     describe_code,
     is_signed_by_key,
@@ -47,8 +46,6 @@ from tallystick_aggregator.schemes.exact.authorizations import (
 from tallystick_aggregator.schemes.exact.claims import (
     CLAIM_S,
     HOLD_S_MAX,
-    NOBODY,
-    Caller,
     Claim,
     Claims,
     claim_of,
@@ -56,7 +53,9 @@ from tallystick_aggregator.schemes.exact.claims import (
     owner_of,
     pending,
 )
+from tallystick_aggregator.schemes.exact.codec import read_exact
 from tallystick_aggregator.schemes.exact.gas import PROBE_GAS_MAX, TRANSFER_GAS_MAX, GasMoney
+from tallystick_aggregator.schemes.port import NOBODY, Caller, Kind, Settled, Verified
 from tallystick_aggregator.store.port import OutboundTransaction, Outbox, TransactionKind, TransactionStatus
 
 SETTLEMENTS_MAX: Final = 256
@@ -82,7 +81,12 @@ class _Case:
 
 
 class ExactPayments:
-    """Verify, settle, give back. The caller has checked that the principal may charge for `terms.pay_to`."""
+    """The scheme. What is signed becomes public on chain: only who is paid may settle it."""
+
+    name = SCHEME_EXACT
+    is_settled_by_bearer = False
+    verify_forms: Mapping[str, Callable[[Any], TransferAuthorization]] = {"exact": read_exact}
+    settle_forms = verify_forms
 
     def __init__(
         self,
@@ -106,6 +110,18 @@ class ExactPayments:
         self._budget = budget or GasBudget()
         self._unproven = RateLimit(UNPROVEN_PER_S, UNPROVEN_BURST)
         self._gas_money = {network: GasMoney(chain) for network, chain in chains.items()}
+
+    async def kinds(self) -> Sequence[Kind]:
+        """Return the networks on which transfers can be sent."""
+        return [
+            Kind(self.name, network, list(offer.tokens.values()))
+            for network, offer in self._offers.items()
+            if await self.is_offered(network)
+        ]
+
+    def payer_of(self, payment: TransferAuthorization) -> bytes:
+        """Return whose tokens are transferred."""
+        return payment.from_
 
     async def is_offered(self, network: str) -> bool:
         """Return whether transfers can be sent on a network now, as far as is known, and within the gas budget."""
@@ -131,7 +147,7 @@ class ExactPayments:
         case = self._case(terms, payment, caller)
         return case if isinstance(case, Refusal) else await unless_unavailable(self._settle(case))
 
-    async def give_back(self, terms: PaymentTerms, payment: TransferAuthorization, caller: Caller) -> Settled | Refusal:
+    async def release(self, terms: PaymentTerms, payment: TransferAuthorization, caller: Caller) -> Settled | Refusal:
         """Let go of what the caller's attempt holds. What was sent goes on, for other attempts of the same request; the
         answer is `replayed` then.
 
@@ -142,7 +158,7 @@ class ExactPayments:
                 "release", Described("true"), "false: an exact payment without an attempt holds nothing to give back"
             )
         case = self._case(terms, payment, caller)
-        return case if isinstance(case, Refusal) else await unless_unavailable(self._give_back(case))
+        return case if isinstance(case, Refusal) else await unless_unavailable(self._release(case))
 
     # Inside.
 
@@ -232,7 +248,7 @@ class ExactPayments:
             except Reverted as error:
                 return await self._why_it_reverts(case, error)
 
-    async def _give_back(self, case: _Case) -> Settled | Refusal:
+    async def _release(self, case: _Case) -> Settled | Refusal:
         sent = await self._sent(case)
         owner = self._owner(case, sent)
         refusal = self._claims.conflict(case.slot, case.mine, sent, owner)

@@ -32,6 +32,7 @@ from tallystick_client.seller.client.messages import (
     Charge,
     Charged,
     DeferredCharge,
+    OtherPayment,
     Settled,
     SettledNow,
     Settlement,
@@ -133,9 +134,12 @@ class Aggregator:
         return await asyncio.shield(refreshing)
 
     async def verify(
-        self, terms: PaymentTerms, payment: DeferredCharge | ExactAuthorization, attempt: Attempt | None = None
+        self,
+        terms: PaymentTerms,
+        payment: DeferredCharge | ExactAuthorization | OtherPayment,
+        attempt: Attempt | None = None,
     ) -> Verified:
-        """Check a payment and reserve its amount (`deferred`), or hold it for an attempt (`exact`). Raises Refused.
+        """Check a payment and reserve its amount (`deferred`), or hold it for an attempt (others). Raises Refused.
 
         A `deferred` one is not to be verified again blindly: the answer that is lost holds the reservation's handle.
         """
@@ -143,13 +147,11 @@ class Aggregator:
         if isinstance(payment, DeferredCharge):
             request.deferred.CopyFrom(codec.write_deferred(payment.config, payment.charge))
         else:
-            request.exact.CopyFrom(codec.write_exact(payment))
-            if attempt is not None:
-                request.attempt.CopyFrom(codec.write_attempt(attempt))
+            codec.put_payment(request, payment, attempt)
         return codec.read_verified(await self._call(self._connection().facilitator.Verify, request))
 
     async def settle(
-        self, terms: PaymentTerms, payment: bytes | ExactAuthorization, attempt: Attempt | None = None
+        self, terms: PaymentTerms, payment: bytes | ExactAuthorization | OtherPayment, attempt: Attempt | None = None
     ) -> Settled:
         """Take the payment: capture `terms.amount` of the reservation with this handle, or send the exact transfer and
         wait for it. Raises Refused. May be repeated: the same settlement gets the same answer, for an exact one if it
@@ -160,14 +162,12 @@ class Aggregator:
             request.handle = payment
             timeout_s = self._timeout_s
         else:
-            request.exact.CopyFrom(codec.write_exact(payment))
-            if attempt is not None:
-                request.attempt.CopyFrom(codec.write_attempt(attempt))
+            codec.put_payment(request, payment, attempt)
             timeout_s = self._chain_timeout_s
         return codec.read_settled(await self._call(self._connection().facilitator.Settle, request, timeout_s))
 
     async def release(
-        self, terms: PaymentTerms, payment: bytes | ExactAuthorization, attempt: Attempt | None = None
+        self, terms: PaymentTerms, payment: bytes | ExactAuthorization | OtherPayment, attempt: Attempt | None = None
     ) -> Settled:
         """Give a reservation back; final. Or what an attempt holds of an exact payment: if it was sent already, the
         answer is `replayed`, the transfer goes on, and what it pays for is another attempt's to deliver, for the same
@@ -177,9 +177,7 @@ class Aggregator:
         if isinstance(payment, bytes):
             request.handle = payment
         else:
-            request.exact.CopyFrom(codec.write_exact(payment))
-        if attempt is not None:
-            request.attempt.CopyFrom(codec.write_attempt(attempt))
+            codec.put_payment(request, payment, attempt)
         return codec.read_settled(await self._call(self._connection().facilitator.Settle, request))
 
     async def charge(self, charge: Charge) -> Charged:

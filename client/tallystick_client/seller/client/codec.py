@@ -4,11 +4,13 @@ The aggregator is the seller's own, but what it says is still parsed once and st
 MalformedError here, not somewhere later.
 """
 
+from typing import Any
+
 from tallystick.amounts import decode_amount, encode_amount
 from tallystick.channels import ChannelConfig
 from tallystick.errors import Refused
 from tallystick.v1 import charge_pb2, common_pb2, facilitator_pb2, settlement_pb2
-from tallystick.x402 import ExactAuthorization, PaymentTerms
+from tallystick.x402 import HEADER_BYTES_MAX, ExactAuthorization, PaymentTerms, decode_json
 from tallystick_client.rpc import raise_refusal, refused
 from tallystick_client.seller.client.messages import (
     Asset,
@@ -18,6 +20,7 @@ from tallystick_client.seller.client.messages import (
     Kind,
     LeftOut,
     Limits,
+    OtherPayment,
     Payout,
     Settled,
     Settlement,
@@ -72,11 +75,6 @@ def write_deferred(config: ChannelConfig, charge: Charge) -> facilitator_pb2.Def
     )
 
 
-def write_attempt(attempt: Attempt) -> facilitator_pb2.Attempt:
-    """The attempt that an `exact` payment is verified or settled for."""
-    return facilitator_pb2.Attempt(id=attempt.id, request_hash=attempt.request_hash)
-
-
 def write_exact(authorization: ExactAuthorization) -> facilitator_pb2.ExactPayment:
     """An ERC-3009 authorization."""
     message = facilitator_pb2.ExactPayment(
@@ -89,6 +87,20 @@ def write_exact(authorization: ExactAuthorization) -> facilitator_pb2.ExactPayme
     )
     setattr(message, "from", authorization.from_)  # a keyword of Python
     return message
+
+
+def put_payment(
+    request: facilitator_pb2.VerifyRequest | facilitator_pb2.SettleRequest,
+    payment: ExactAuthorization | OtherPayment,
+    attempt: Attempt | None,
+) -> None:
+    """Put a payment into a request, and the attempt that it is for."""
+    if isinstance(payment, OtherPayment):
+        request.payload = payment.payload
+    else:
+        request.exact.CopyFrom(write_exact(payment))
+    if attempt is not None:
+        request.attempt.CopyFrom(facilitator_pb2.Attempt(id=attempt.id, request_hash=attempt.request_hash))
 
 
 def read_supported(message: facilitator_pb2.SupportedResponse) -> Supported:
@@ -190,4 +202,5 @@ def _read_kind(message: facilitator_pb2.Kind) -> Kind:
         escrow_version=message.escrow_version,
         operator=message.operator,
         withdraw_delay_s=message.withdraw_delay_s,
+        extra=decode_json(message.extra, dict[str, Any], "Kind.extra", HEADER_BYTES_MAX) if message.extra else {},
     )

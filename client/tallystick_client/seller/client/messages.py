@@ -4,9 +4,10 @@ Addresses have 20 bytes, ids and hashes 32, payment ids 16; amounts are integers
 seconds since the epoch.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from tallystick.channels import ChannelConfig
 from tallystick.spend_keys import SpendProof
@@ -26,7 +27,10 @@ class Asset:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One scheme on one network; what follows the assets is empty for `exact`."""
+    """One scheme on one network.
+
+    From `escrow` on it is of `deferred`. `extra` is what the aggregator has its offers say of another scheme.
+    """
 
     scheme: str
     network: str
@@ -36,6 +40,7 @@ class Kind:
     escrow_version: str
     operator: bytes
     withdraw_delay_s: int
+    extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,13 @@ class DeferredCharge:
 
     config: ChannelConfig
     charge: Charge
+
+
+@dataclass(frozen=True, slots=True)
+class OtherPayment:
+    """A payment of a scheme that only the aggregator reads: x402's PaymentPayload, as JSON."""
+
+    payload: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,12 +18,13 @@ from tallystick.x402 import (
     PaymentPayload,
     PaymentTerms,
     decode_header,
+    encode_json,
     read_deferred,
     read_exact,
     read_identifier,
     read_terms,
 )
-from tallystick_client.seller.client.messages import Charge, DeferredCharge
+from tallystick_client.seller.client.messages import Charge, DeferredCharge, OtherPayment
 from tallystick_client.seller.paywall.offers import Offer
 
 
@@ -32,10 +33,12 @@ class IncomingPayment:
     """A payment and the offer that it meets. Nothing about it is proven yet."""
 
     offer: Offer
-    payment: DeferredCharge | ExactAuthorization
+    payment: DeferredCharge | ExactAuthorization | OtherPayment
     request_hash: bytes
     identifier: str | None = None
-    """How an exact payment names itself, if it does; a `deferred` one always does."""
+    """How a payment names itself, if it does; a `deferred` one always does."""
+    payer_told: bytes = b""
+    """Whose money it is, as the aggregator said: of a payment that only the aggregator reads."""
 
     def attempt_hash(self) -> bytes:
         """What an exact payment pays for, as the aggregator is told: the request, and the id that proves who asks.
@@ -49,13 +52,17 @@ class IncomingPayment:
     @property
     def payer(self) -> bytes:
         """Whose money it is."""
+        if isinstance(self.payment, OtherPayment):
+            return self.payer_told
         return self.payment.config.payer if isinstance(self.payment, DeferredCharge) else self.payment.from_
 
     @property
     def payment_id(self) -> str:
-        """How the payer names the payment: its payment id, or the nonce of an exact one."""
+        """How the payer names the payment: its payment id, the nonce of an exact one, the hash of another."""
         if isinstance(self.payment, DeferredCharge):
             return format_payment_id(self.payment.charge.payment_id)
+        if isinstance(self.payment, OtherPayment):
+            return to_hex(sha256(self.payment.payload).digest())
         return to_hex(self.payment.nonce)
 
     @property
@@ -64,6 +71,8 @@ class IncomingPayment:
         terms = self.offer.terms
         if isinstance(self.payment, DeferredCharge):
             return (SCHEME_DEFERRED, self.payment.charge.channel_id, self.payment.charge.payment_id)
+        if isinstance(self.payment, OtherPayment):
+            return (terms.scheme, terms.network, terms.asset, self.payment.payload)
         return (SCHEME_EXACT, terms.network, terms.asset, self.payment.from_, self.payment.nonce)
 
     @property
@@ -73,10 +82,11 @@ class IncomingPayment:
         The proof has something that never appears on chain, where vouchers and authorizations become public: the spend
         key's MAC, or a payment id. Without one there is no key: a stranger could ask again just as the payer does.
         """
-        if isinstance(self.payment, ExactAuthorization):
+        if not isinstance(self.payment, DeferredCharge):
             if self.identifier is None:
                 return None
-            return (*self.money_key, self.request_hash, self.payment.signature, self.identifier)
+            proof = self.payment.payload if isinstance(self.payment, OtherPayment) else self.payment.signature
+            return (*self.money_key, self.request_hash, proof, self.identifier)
         charge = self.payment.charge
         # The money's key has the payment id.
         proof = charge.signature if charge.spend is None else charge.spend.mac
@@ -98,7 +108,9 @@ class Accepted:
         offer = _matching(offers, self.terms)
         if offer.terms.scheme == SCHEME_EXACT:
             return Unbound(offer, read_exact(self.message), read_identifier(self.message))
-        return Unbound(offer, read_deferred(self.message))
+        if offer.terms.scheme == SCHEME_DEFERRED:
+            return Unbound(offer, read_deferred(self.message))
+        return Unbound(offer, OtherPayment(encode_json(self.message)), read_identifier(self.message))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +118,14 @@ class Unbound:
     """A payment that meets an offer, not yet compared with the request that it came with."""
 
     offer: Offer
-    payment: DeferredPayment | ExactAuthorization
+    payment: DeferredPayment | ExactAuthorization | OtherPayment
     identifier: str | None = None
-    """How an exact payment names itself, if it does."""
+    """How a payment names itself, if it does and is not `deferred`."""
 
     def bind(self, request_hash: bytes) -> IncomingPayment:
         """The payment as one for this request."""
         payment = self.payment
-        if isinstance(payment, ExactAuthorization):
+        if not isinstance(payment, DeferredPayment):
             return IncomingPayment(self.offer, payment, request_hash, self.identifier)
         charge = Charge(
             channel_id=payment.channel_id,

@@ -1,6 +1,7 @@
 """What a 402 says: a price turned into terms for every scheme that the aggregator supports.
 
-`deferred` comes first, because it costs both sides less; `exact` is there for payers without a deposit.
+`deferred` comes first, because it costs both sides less; `exact` is there for payers without a deposit. Then come the
+schemes of which the aggregator itself says what their offers carry: their payments are passed on as they are.
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,9 +51,8 @@ def make_offers(
     symbol = symbol_of(price, field)
     ways = [
         (kind, asset)
-        for scheme in _SCHEMES
-        for kind in supported.kinds
-        if kind.scheme == scheme and network in {None, kind.network}
+        for kind in sorted(filter(_is_offered, supported.kinds), key=_rank)
+        if network in {None, kind.network}
         for asset in kind.assets
         if asset.symbol == symbol
     ]
@@ -111,7 +111,17 @@ def _offer(kind: Kind, asset: Asset, price: str, pay_to: bytes, timeout_s: int, 
     return Offer(terms, requirements, asset)
 
 
+def _is_offered(kind: Kind) -> bool:
+    return kind.scheme in _SCHEMES or bool(kind.extra)
+
+
+def _rank(kind: Kind) -> int:
+    return _SCHEMES.index(kind.scheme) if kind.scheme in _SCHEMES else len(_SCHEMES)
+
+
 def _extra(kind: Kind, asset: Asset) -> dict[str, Any]:
+    if kind.scheme not in _SCHEMES:
+        return dict(kind.extra)
     if kind.scheme == SCHEME_EXACT:
         return ExactTerms(asset.name, asset.version).extra()
     return DeferredTerms(
@@ -152,12 +162,7 @@ def _with_totals(offer: Offer, totals: ChannelTotals | None) -> PaymentRequireme
 
 def _allowed(supported: Supported, network: str | None) -> str:
     tokens = sorted(
-        {
-            f"{asset.symbol} on {kind.network}"
-            for kind in supported.kinds
-            if kind.scheme in _SCHEMES
-            for asset in kind.assets
-        }
+        {f"{asset.symbol} on {kind.network}" for kind in supported.kinds if _is_offered(kind) for asset in kind.assets}
     )
     where = f" on {network}" if network is not None else ""
     return f"a token that the aggregator takes{where}: {', '.join(tokens) or 'it takes none'}"

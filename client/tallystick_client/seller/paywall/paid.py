@@ -6,7 +6,7 @@ from tallystick.amounts import parse_price
 from tallystick.errors import MalformedError
 from tallystick.hexadecimal import checksum
 from tallystick.quantities import Amount
-from tallystick.x402 import SCHEME_EXACT
+from tallystick_client.seller.client.messages import DeferredCharge
 from tallystick_client.seller.paywall.incoming_payment import IncomingPayment
 
 SCOPE_KEY: Final = "tallystick"
@@ -45,8 +45,8 @@ class PaidRequest:
     def capture(self, amount: int | str) -> None:
         """Take this much instead of `amount`: atomic units, or a price such as "0.0005 USDC"; nothing where zero.
 
-        Without effect on an exact payment, which transfers what its payer signed. To be called before the first byte
-        of the response. Raises MalformedError on more than `amount`.
+        Without effect but on a `deferred` payment: others transfer what their payer signed. To be called before the
+        first byte of the response. Raises MalformedError on more than `amount`.
         """
         if isinstance(amount, str):
             price = parse_price(amount, self._asset.decimals, "capture")
@@ -55,7 +55,7 @@ class PaidRequest:
             amount = price.amount
         if not 0 <= amount <= self.amount:
             raise MalformedError("capture", amount, f"from 0 to {self.amount}, what was agreed")
-        if self.scheme != SCHEME_EXACT:
+        if isinstance(self._presented.payment, DeferredCharge):
             self._capture = Amount(amount)
 
     def __repr__(self) -> str:

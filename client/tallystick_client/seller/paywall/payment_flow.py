@@ -29,9 +29,9 @@ import grpc
 
 from tallystick.errors import MalformedError, Refused
 from tallystick.reasons import Reason
-from tallystick.x402 import PAYMENT_RESPONSE_HEADER, ExactAuthorization
+from tallystick.x402 import PAYMENT_RESPONSE_HEADER
 from tallystick_client.rpc import AggregatorUnavailable, CallRejected
-from tallystick_client.seller.client.messages import Attempt, Settled, Verified
+from tallystick_client.seller.client.messages import Attempt, DeferredCharge, Settled, Verified
 from tallystick_client.seller.paywall import responses
 from tallystick_client.seller.paywall.asgi import (
     BODY,
@@ -47,7 +47,7 @@ from tallystick_client.seller.paywall.asgi import (
 )
 from tallystick_client.seller.paywall.incoming_payment import IncomingPayment
 from tallystick_client.seller.paywall.paid import SCOPE_KEY, PaidRequest
-from tallystick_client.seller.paywall.response_cache import Answer, Recording, is_logged_in, keepable
+from tallystick_client.seller.paywall.response_cache import Answer, Held, Recording, is_logged_in, keepable
 from tallystick_client.seller.paywall.state import PaywallState
 
 __all__ = ["PaywallState", "Sale"]
@@ -80,9 +80,11 @@ class Sale:
         self._send = send
         self._refuse = refuse
         self._terms = presented.offer.terms
-        self._is_exact = isinstance(presented.payment, ExactAuthorization)
-        self._payment: bytes | ExactAuthorization = b""
-        """What is settled: the reservation's handle, or the authorization itself."""
+        payment = presented.payment
+        self._is_exact = not isinstance(payment, DeferredCharge)
+        """So is every payment that its payer signed for one amount: another scheme's is handled alike."""
+        self._payment: Held = b"" if isinstance(payment, DeferredCharge) else payment
+        """What is settled: the reservation's handle, or the payment itself."""
         self._attempt: Attempt | None = None
         self._answer_key = presented.answer_key
         self._holds_key = False
@@ -150,9 +152,9 @@ class Sale:
         return await self._is_mine(verified)
 
     async def _is_mine(self, verified: Verified) -> bool:
-        payment = self._presented.payment
-        if isinstance(payment, ExactAuthorization):
-            self._payment = payment
+        self._presented = replace(self._presented, payer_told=verified.payer)
+        if self._is_exact:
+            self._payment = verified.handle or self._payment
             if verified.replayed:
                 await responses.say_used(self._send)
         else:
@@ -209,6 +211,7 @@ class Sale:
     def _propose(self, answer: Answer, first: Message) -> Answer:
         """The answer that is to be paid for; kept already if it is whole, because taking the money may fail."""
         answer.attempt = self._attempt
+        answer.payer = self._presented.payer
         headers = keepable(answer.headers)
         if self._answer_key is None or headers is None:
             return answer
@@ -313,6 +316,7 @@ class Sale:
         self._payment = answer.payment
         # If it was given back, this takes it again, unless another process has taken it over.
         self._attempt = answer.attempt
+        self._presented = replace(self._presented, payer_told=answer.payer)
         receipt = await self._capture(answer)
         if receipt is not None:
             await self._send_answer(answer, receipt)
@@ -341,11 +345,9 @@ class Sale:
 
     async def _release(self) -> str | None:
         """Give back what is held; the receipt that says so for a reservation, None where that is not known."""
-        payment = self._presented.payment
-        held = payment if isinstance(payment, ExactAuthorization) else self._payment
         try:
             async with asyncio.timeout(self._state.release_wait_s):
-                await self._state.aggregator.release(self._terms, held, self._attempt)
+                await self._state.aggregator.release(self._terms, self._payment, self._attempt)
         except (AggregatorUnavailable, CallRejected, MalformedError, Refused, TimeoutError) as error:
             _log.warning("a payment could not be given back, what is held of it will expire: %s", error)
             return None

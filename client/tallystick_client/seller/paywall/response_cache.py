@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tallystick.x402 import ExactAuthorization, PaymentTerms
-from tallystick_client.seller.client.messages import Attempt
+from tallystick_client.seller.client.messages import Attempt, OtherPayment
 from tallystick_client.seller.paywall.asgi import BODY, Headers, Message
 
 AGE_S: Final = 300.0
@@ -23,6 +23,9 @@ _SHARE: Final = 8
 """One answer takes at most this part of all the room."""
 _OVERHEAD_BYTES: Final = 512
 
+
+Held = bytes | ExactAuthorization | OtherPayment
+"""What money is taken from."""
 
 _PERSONAL: Final = frozenset(
     {b"set-cookie", b"set-cookie2", b"authentication-info", b"proxy-authentication-info", b"www-authenticate"}
@@ -54,12 +57,13 @@ class Answer:
     body: bytes
     terms: PaymentTerms
     """What is taken for it."""
-    payment: bytes | ExactAuthorization
-    """What it is taken from: the reservation's handle, or the authorization itself."""
+    payment: Held
+    """What it is taken from: the reservation's handle, or the payment itself."""
     receipt: str | None = None
     """The value of PAYMENT-RESPONSE; None while it is not known whether the payment was taken, or nobody was there."""
     attempt: Attempt | None = None
     """Of an exact payment: the attempt that it is settled for."""
+    payer: bytes = b""
 
     @property
     def size(self) -> int:

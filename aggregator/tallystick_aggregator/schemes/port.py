@@ -1,0 +1,123 @@
+"""What a scheme is to the rest. To add one: implement `Scheme` in a folder of its own, and register it once.
+
+A payment comes in one of several forms (a message of the edge, a handle, x402's JSON); the scheme says which of them it
+takes, and how each is read. What it reads, and nobody else looks into, is what it is then asked to verify or settle.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
+
+from tallystick.x402 import PaymentTerms
+from tallystick_aggregator.accounts.offers import NetworkOffer, TokenOffer
+from tallystick_aggregator.ledger.answers import Refusal
+
+PAYLOAD: Final = "payload"
+"""The form of every scheme without messages of its own: a PaymentPayload, x402's JSON object."""
+
+V = TypeVar("V")
+S = TypeVar("S")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who verifies or settles: the principal's name, and the attempt with the request that it answers.
+
+    Both are empty where the caller names none.
+    """
+
+    principal: str = ""
+    attempt: bytes = b""
+    request_hash: bytes = b""
+
+
+NOBODY: Final = Caller()
+
+
+class EncodedPayment(NamedTuple):
+    """A payment as an edge received it: the name of its form, None where none came, and what was in it."""
+
+    form: str | None
+    message: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A payment that will settle. `replayed`: it was seen before, and pays for what it paid for then only.
+
+    `handle` names what was reserved, if anything was, until `expires_at`; a replayed payment has none.
+    """
+
+    payer: bytes
+    handle: bytes = b""
+    expires_at: int = 0
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A payment that was settled. `charged` is its channel's total, `transaction` a hash, where it has such."""
+
+    payer: bytes
+    amount: int
+    charged: int = 0
+    transaction: bytes = b""
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A scheme on a network. `deposit` tells where its payers deposit, if they do.
+
+    `extra` is what its offers carry in `extra` beyond that: JSON values.
+    """
+
+    scheme: str
+    network: str
+    tokens: Sequence[TokenOffer]
+    deposit: NetworkOffer | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+class Scheme(Protocol[V, S]):
+    """One way to pay. V is a payment as it is verified, S as it is settled."""
+
+    @property
+    def name(self) -> str:
+        """Its name in x402's messages."""
+        ...
+
+    @property
+    def is_settled_by_bearer(self) -> bool:
+        """Whether S proves who may settle it, as an unguessable handle does. Else only `terms.pay_to` may."""
+        ...
+
+    @property
+    def verify_forms(self) -> Mapping[str, Callable[[Any], V]]:
+        """By the form's name, how a payment to verify is read; raises MalformedError."""
+        ...
+
+    @property
+    def settle_forms(self) -> Mapping[str, Callable[[Any], S]]:
+        """By the form's name, how a payment to settle is read; raises MalformedError."""
+        ...
+
+    async def kinds(self) -> Sequence[Kind]:
+        """Return what can be verified and settled now."""
+        ...
+
+    def payer_of(self, payment: V, /) -> bytes:
+        """Return whose money it is, as the payment says."""
+        ...
+
+    async def verify(self, terms: PaymentTerms, payment: V, caller: Caller, /) -> Verified | Refusal:
+        """Check, and reserve where the scheme can, that the payment settles on these terms."""
+        ...
+
+    async def settle(self, terms: PaymentTerms, payment: S, caller: Caller, /) -> Settled | Refusal:
+        """Take `terms.amount`. Settling again takes nothing more, and is answered alike."""
+        ...
+
+    async def release(self, terms: PaymentTerms, payment: S, caller: Caller, /) -> Settled | Refusal:
+        """Give back what verify reserved. Raises MalformedError where a payment reserves nothing."""
+        ...
