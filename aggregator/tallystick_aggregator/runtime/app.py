@@ -202,7 +202,7 @@ async def _start_writer(
     ledger = await store.journal.load()
     check_invariants(ledger)
     refuse_foreign_accounts(ledger, config.chains, config.store_url)
-    log.info("the ledger has %d accounts and %d channels", len(ledger.accounts), len(ledger.channels))
+    log.info("the ledger has %d accounts and %d channels", *ledger.size)
     writer = LedgerWriter(
         ledger,
         store.journal,
@@ -240,7 +240,7 @@ def refuse_foreign_accounts(ledger: Ledger, chains: Sequence[ChainSettings], sto
     Raises ConfigurationError.
     """
     served = {chain.network: (chain.operator, escrow_domain(chain.chain_id, chain.escrow)) for chain in chains}
-    for account in ledger.accounts.values():
+    for account in ledger.every_account():
         operator, domain = served.get(account.network, (None, None))
         is_served = account.config.receiver_authorizer == operator
         if not is_served or domain is None or account_id(domain, account.config) != account.id:

@@ -6,8 +6,8 @@ forgotten is either in memory, or old enough to be recalled and found. An id's t
 that is accepted today joins the old bucket it names, and leaves memory after the next checkpoint.
 The payments of reservations stay in memory, however old, until the reservation ends: only then are they final.
 
-A decision about a payment id from before `payments_since_ms` recalls it first. Therefore `trim` may not run between such
-a recall (or the look that found it unnecessary) and the decision.
+A decision about a payment id from before `payments_since_ms` recalls it first. Therefore `trim` may not run between
+such a recall (or the look that found it unnecessary) and the decision.
 """
 
 import heapq

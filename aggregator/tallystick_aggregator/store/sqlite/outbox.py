@@ -12,7 +12,8 @@ from tallystick_aggregator.store.transactions import decode_outgoing, encode_out
 
 _ADD: Final = """
 INSERT INTO outbox (network, kind, reference, sender, nonce, status, receivers, body)
-SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8 WHERE NOT EXISTS (SELECT 1 FROM outbox WHERE network = ?1 AND sender = ?4 AND nonce = ?5)
+SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8
+WHERE NOT EXISTS (SELECT 1 FROM outbox WHERE network = ?1 AND sender = ?4 AND nonce = ?5)
 ON CONFLICT (kind, reference) DO NOTHING RETURNING id"""
 _UPDATE: Final = """
 UPDATE outbox SET network = ?, kind = ?, reference = ?, sender = ?, nonce = ?, status = ?, receivers = ?, body = ?
