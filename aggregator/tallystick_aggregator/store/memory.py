@@ -197,9 +197,6 @@ class MemoryOutbox:
         known = await self.by_reference(outbound.kind, outbound.reference)
         if known is not None:
             return known
-        nonce = outbound.network, outbound.sender, outbound.nonce
-        if any((other.network, other.sender, other.nonce) == nonce for other in self._all()):
-            raise ValueError(f"the outbox has another transaction with nonce {outbound.nonce} of this sender")
         added = replace(outbound, id=max(self.disk.outbound, default=0) + 1)
         self._write(added)
         return added

@@ -195,7 +195,7 @@ class Outbox(Protocol):
         """Store a new one with its first attempt; returns it with its id. If (kind, reference) is there already,
         returns the one that is there, unchanged.
 
-        Raises ValueError if another one has this nonce of this sender on this network: one would replace the other.
+        Another one may have the same nonce: after a reorganisation a NONCE_FILLER can take that of one that was mined.
         """
         ...
 
@@ -220,7 +220,10 @@ class Outbox(Protocol):
         ...
 
     async def next_nonce(self, network: str, sender: bytes) -> int:
-        """One above the highest nonce stored for this sender; 0 if none is."""
+        """One above the highest nonce stored for this sender, whatever became of it; 0 if none is.
+
+        So it never gives a nonce that another transaction of this network and sender has.
+        """
         ...
 
 

@@ -343,16 +343,20 @@ class OutboxConformance:
         assert await outbox.next_nonce("eip155:2", sender) == 0
         assert await outbox.next_nonce(NETWORK, b"x" * 20) == 0
 
-    async def test_a_nonce_of_a_sender_is_given_to_one_transaction(self, outbox: Outbox) -> None:
-        first = await outbox.add(outbound(4))
-        with pytest.raises(ValueError, match="nonce 4"):
-            await outbox.add(replace(outbound(4), reference=b"another"))
-        with pytest.raises(ValueError, match="nonce 4"):
-            await outbox.add(replace(outbound(4), kind=TransactionKind.REFUND))
-        assert await outbox.add(outbound(4)) == first
-        await outbox.add(replace(outbound(4), reference=b"other sender", sender=b"r" * 20))
-        await outbox.add(replace(outbound(4), reference=b"other network", network="eip155:2"))
-        assert await outbox.open(NETWORK) == [first, await outbox.by_reference(first.kind, b"other sender")]
+    async def test_the_next_nonce_is_that_of_no_other_of_the_sender(self, outbox: Outbox) -> None:
+        sender, other = b"s" * 20, b"r" * 20
+        for status in TransactionStatus:
+            nonce = await outbox.next_nonce(NETWORK, sender)
+            added = await outbox.add(outbound(nonce))
+            assert await outbox.add(outbound(nonce)) == added
+            await outbox.update(replace(added, status=status))
+        assert await outbox.next_nonce(NETWORK, sender) == len(TransactionStatus)
+        await outbox.add(replace(outbound(9), reference=b"other sender", sender=other))
+        await outbox.add(replace(outbound(9), reference=b"other network", network="eip155:2"))
+        assert await outbox.next_nonce(NETWORK, sender) == len(TransactionStatus)
+        filler = await outbox.add(replace(outbound(1), kind=TransactionKind.NONCE_FILLER, reference=b"filler"))
+        assert await outbox.by_reference(TransactionKind.NONCE_FILLER, b"filler") == filler
+        assert await outbox.next_nonce(NETWORK, sender) == len(TransactionStatus)
 
     async def test_those_since_a_time_come_in_their_order(self, outbox: Outbox) -> None:
         added = [await outbox.add(replace(outbound(nonce), created_at=nonce)) for nonce in range(5)]

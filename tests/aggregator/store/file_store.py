@@ -137,8 +137,6 @@ class FileOutbox:
         for other in known:
             if (other.kind, other.reference) == (outbound.kind, outbound.reference):
                 return other
-        if any((o.network, o.sender, o.nonce) == (outbound.network, outbound.sender, outbound.nonce) for o in known):
-            raise ValueError(f"the outbox has another transaction with nonce {outbound.nonce} of this sender")
         added = replace(outbound, id=len(known) + 1)
         self._write(added)
         return added

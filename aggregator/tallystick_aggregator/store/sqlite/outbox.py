@@ -11,9 +11,7 @@ from tallystick_aggregator.store.sqlite.schema import ORDINALS
 from tallystick_aggregator.store.transactions import decode_outgoing, encode_outgoing
 
 _ADD: Final = """
-INSERT INTO outbox (network, kind, reference, sender, nonce, status, receivers, body)
-SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8
-WHERE NOT EXISTS (SELECT 1 FROM outbox WHERE network = ?1 AND sender = ?4 AND nonce = ?5)
+INSERT INTO outbox (network, kind, reference, sender, nonce, status, receivers, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (kind, reference) DO NOTHING RETURNING id"""
 _UPDATE: Final = """
 UPDATE outbox SET network = ?, kind = ?, reference = ?, sender = ?, nonce = ?, status = ?, receivers = ?, body = ?
@@ -43,8 +41,7 @@ class SqliteOutbox:
         if added:
             return replace(outbound, id=added[0][0])
         known = await self.by_reference(outbound.kind, outbound.reference)
-        if known is None:
-            raise ValueError(f"the outbox has another transaction with nonce {outbound.nonce} of this sender")
+        assert known is not None, "nothing is ever deleted from the outbox"
         return known
 
     async def update(self, outbound: OutboundTransaction) -> None:
