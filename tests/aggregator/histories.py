@@ -265,10 +265,10 @@ def same_state(one: Ledger, other: Ledger) -> bool:
         and one.reservations == other.reservations
         and one.heads == other.heads
         and one.payments_forgotten_ms == other.payments_forgotten_ms
-        and {name: set(ids) for name, ids in one.channels_of.items()}
-        == {name: set(ids) for name, ids in other.channels_of.items()}
-        and {name: set(ids) for name, ids in one.spend_keys_of.items()}
-        == {name: set(ids) for name, ids in other.spend_keys_of.items()}
+        and {name: set(ids) for name, ids in one.channel_ids.items()}
+        == {name: set(ids) for name, ids in other.channel_ids.items()}
+        and {name: set(ids) for name, ids in one.spend_key_names.items()}
+        == {name: set(ids) for name, ids in other.spend_key_names.items()}
         and _exposed(one) == _exposed(other)
     )
 
@@ -349,7 +349,7 @@ def _approve(account: int, more: int, draft: Draft, ledger: Ledger) -> object:
         return None
     totals = tuple(
         (channel.receiver, channel.charged + more)
-        for channel in sorted(ledger.channels_of_account(known.id), key=lambda channel: channel.id)
+        for channel in sorted(ledger.channels_of(known.id), key=lambda channel: channel.id)
     )
     return approvals.approve_totals(draft, ledger, known.id, totals, _hash("approval", more) * 2 + b"\x1b")
 

@@ -97,7 +97,7 @@ def check(ledger: Ledger, world: World, where: str) -> None:
             account.withdraw_delay_s,
             account.salt,
         )
-        claimed = {c.receiver: c.claimed for c in ledger.channels_of_account(one) if c.claimed}
+        claimed = {c.receiver: c.claimed for c in ledger.channels_of(one) if c.claimed}
         assert claimed == account.claimed, where
         assert mirrored.funds == account.balance + sum(claimed.values()), where
         assert mirrored.withdrawing == min(account.withdraw_amount, account.balance), where

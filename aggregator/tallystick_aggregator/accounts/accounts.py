@@ -63,7 +63,7 @@ class Accounts:
 
     def signed(self, account_id: bytes, struct_hash: bytes, call: SignedCall) -> Account | Refusal:
         """Return the account whose payerAuthorizer signed this call, or the refusal."""
-        account = self._writer.ledger.accounts.get(account_id)
+        account = self._writer.ledger.account(account_id)
         if account is None:
             return unknown_account()
         domain = self._chains[account.network].escrow.domain
@@ -80,20 +80,14 @@ class Accounts:
         if isinstance(account, Refusal):
             return account
         ledger = self._writer.ledger
-        ids = ledger.channels_of.get(account_id, [])
-        start = 0
-        if after_channel_id:
-            if after_channel_id not in ids:
-                return Refusal(
-                    Reason.CHANNEL_UNKNOWN, "The account has no channel to continue after.", "after_channel_id"
-                )
-            start = ids.index(after_channel_id) + 1
-        page = ids[start : start + CHANNELS_PER_PAGE]
+        channels = ledger.channels_after(account_id, after_channel_id, CHANNELS_PER_PAGE + 1)
+        if channels is None:
+            return Refusal(Reason.CHANNEL_UNKNOWN, "The account has no channel to continue after.", "after_channel_id")
         return AccountPage(
             account,
-            [totals_of(ledger.channels[channel_id]) for channel_id in page],
-            start + len(page) < len(ids),
-            list(ledger.spend_keys_of_account(account_id)),
+            [totals_of(channel) for channel in channels[:CHANNELS_PER_PAGE]],
+            len(channels) > CHANNELS_PER_PAGE,
+            list(ledger.spend_keys_of(account_id)),
             self._rules.payment_id_retention_s,
         )
 
@@ -112,7 +106,7 @@ class Accounts:
             if refusal is not None:
                 return refusal
         refusal = await self._channels.open(network, config)
-        return refusal or totals_of(self._writer.ledger.channels[channel_id])
+        return refusal or totals_of(self._writer.ledger.known_channel(channel_id))
 
     async def register_spend_key(
         self, account_id: bytes, key_id: bytes, secret: bytes, cap: int, expires_at: int, call: SignedCall
@@ -150,7 +144,7 @@ class Accounts:
         account = self.signed(account_id, eip712.hash_read_account(account_id, call.deadline), call)
         if isinstance(account, Refusal):
             return account
-        owed = [c for c in self._writer.ledger.channels_of_account(account_id) if c.charged > c.claimed]
+        owed = [c for c in self._writer.ledger.channels_of(account_id) if c.charged > c.claimed]
         approved = {receiver for receiver, _ in approvals.unpaid_totals(account, self._writer.ledger)}
         # What was approved and is not paid yet has to be in the next approval too, which takes the place of this one.
         owed.sort(key=lambda channel: (channel.receiver in approved, channel.charged - channel.claimed), reverse=True)
@@ -158,7 +152,7 @@ class Accounts:
 
     async def approve_totals(self, account_id: bytes, totals: Totals, signature: bytes) -> Refusal | None:
         """Keep a payer's approval. Its signature is its own proof; it may approve nothing that was not charged."""
-        account = self._writer.ledger.accounts.get(account_id)
+        account = self._writer.ledger.account(account_id)
         if account is None:
             return unknown_account()
         if not 0 < len(totals) <= APPROVAL_ROWS_MAX:

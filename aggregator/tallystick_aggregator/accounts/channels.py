@@ -49,7 +49,7 @@ class Channels:
         refusal = self._is_served(network, config)
         if refusal is not None:
             return refusal
-        account = self._writer.ledger.accounts.get(self._chains[network].escrow.account_id(config))
+        account = self._writer.ledger.account(self._chains[network].escrow.account_id(config))
         if account is None:
             return Refusal(Reason.ACCOUNT_UNKNOWN, "The account is not known here; make a deposit first.", "config")
         if account.funds == 0:
@@ -64,7 +64,7 @@ class Channels:
         if refusal is not None:
             return refusal
         channel_id = self.id_of(network, config)
-        if channel_id in self._writer.ledger.channels:
+        if self._writer.ledger.channel(channel_id) is not None:
             return None
         task = self._opening.get(channel_id)
         if task is None:

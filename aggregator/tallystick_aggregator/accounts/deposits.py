@@ -199,7 +199,7 @@ class Deposits:
     ) -> OutboundTransaction | Refusal:
         """Send the deposit, if the operator still pays for it in this hour."""
         payer = deposit.account.payer
-        account = self._writer.ledger.accounts.get(chain.escrow.account_id(deposit.account))
+        account = self._writer.ledger.account(chain.escrow.account_id(deposit.account))
         with self._budget.hold(chain, TransactionKind.DEPOSIT, payer, has_paid=has_paid(account)) as refusal:
             if refusal is not None:
                 return refusal
@@ -236,7 +236,7 @@ class Deposits:
         except TimeoutError:
             return transaction_pending("deposit")
         account_id = chain.escrow.account_id(deposit.account)
-        if account_id not in self._writer.ledger.accounts:
+        if self._writer.ledger.account(account_id) is None:
             (held,) = await chain.escrow.accounts([account_id], head)
             if held.balance:
                 # The watcher once found it too small to keep; its owner names it now, and its money stays in sight.

@@ -139,7 +139,7 @@ class Refunds:
 
     async def resume(self) -> None:
         """Send what was started and not sent. What cannot be sent now is tried again next time."""
-        started = [account for account in self._writer.ledger.accounts.values() if account.refund is not None]
+        started = [account for account in self._writer.ledger.every_account() if account.refund is not None]
         for account in started:
             try:
                 await self._send(account.id)
@@ -165,7 +165,7 @@ class Refunds:
         self, account_id: bytes, refund_id: bytes, amount: int, sent: OutboundTransaction | None
     ) -> OutboundTransaction | Refusal:
         """Start and send a refund, or send one again that never happened, if the operator still pays for it."""
-        account = self._writer.ledger.accounts.get(account_id)
+        account = self._writer.ledger.account(account_id)
         if account is None:
             return unknown_account()
         is_started = account.refund is not None and account.refund.refund_id == refund_id
@@ -190,7 +190,7 @@ class Refunds:
 
     async def _start(self, account_id: bytes, refund_id: bytes, amount: int) -> Refusal | None:
         """Journal the refund (step 1), unless this very one was started before."""
-        account = self._writer.ledger.accounts.get(account_id)
+        account = self._writer.ledger.account(account_id)
         if account is None:
             return unknown_account()
         if account.refund is not None:
@@ -228,7 +228,7 @@ class Refunds:
 
     async def _send(self, account_id: bytes, refund_id: bytes | None = None) -> OutboundTransaction | None:
         """Sign and send the refund that the account has started (step 2), unless it was sent; None: it has none."""
-        account = self._writer.ledger.accounts[account_id]
+        account = self._writer.ledger.known_account(account_id)
         refund = account.refund
         if refund is None or (refund_id is not None and refund.refund_id != refund_id):
             return None
@@ -254,7 +254,7 @@ class Refunds:
         return newest, under
 
     async def _landed(self, account_id: bytes, sent: OutboundTransaction) -> Refunded | Refusal:
-        account = self._writer.ledger.accounts[account_id]
+        account = self._writer.ledger.known_account(account_id)
         chain = self._chains[account.network]
         memo = RefundMemo.from_bytes(sent.memo)
         mined = await wait_until_mined(chain, sent, "refund", self._refund_timeout_s)
@@ -275,7 +275,7 @@ class Refunds:
         self, account_id: bytes, memo: RefundMemo, transaction: bytes, paid: int | None
     ) -> Refunded | Refusal:
         """Tell what the refund paid; where our own transaction does not know it, by the event of whoever landed it."""
-        account = self._writer.ledger.accounts[account_id]
+        account = self._writer.ledger.known_account(account_id)
         if paid is None:
             landing = await self._chains[account.network].refund_landing(account_id, memo.nonce)
             if landing is None:

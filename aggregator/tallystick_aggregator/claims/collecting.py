@@ -168,13 +168,12 @@ class Collecting:
         """Sellers that were paid on chain, and payers, of this network."""
         ledger, network = self._writer.ledger, self._chain.network
         found: dict[Creditor, None] = {}
-        for account in list(ledger.accounts.values()):
-            if account.network == network:
-                found[Creditor(account.config.payer, account.config.token)] = None
-        for number, channel in enumerate(list(ledger.channels.values())):
+        for account in ledger.accounts_of(network):
+            found[Creditor(account.config.payer, account.config.token)] = None
+        for number, channel in enumerate(ledger.every_channel()):
             if number % CHANNELS_PER_SLICE == CHANNELS_PER_SLICE - 1:
                 await asyncio.sleep(0)
-            account = ledger.accounts[channel.account_id]
+            account = ledger.known_account(channel.account_id)
             if account.network == network and channel.claimed:
                 found[Creditor(channel.receiver, account.config.token)] = None
         return list(found)

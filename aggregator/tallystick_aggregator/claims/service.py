@@ -203,11 +203,11 @@ class ClaimService:
 
     async def _claim_withdrawing(self, now: float) -> None:
         """Claim what a withdrawal could reach, see `withdrawals`; all else the timer does."""
-        accounts = self._writer.ledger.accounts
+        ledger = self._writer.ledger
         if self._scan_withdrawals:
-            self._withdrawals.begin(account for account in accounts.values() if account.network == self._chain.network)
+            self._withdrawals.begin(ledger.withdrawing(self._chain.network))
             self._scan_withdrawals = False
-        look = self._withdrawals.look(accounts, now)
+        look = self._withdrawals.look(ledger.known_account, now)
         for account, left_s in look.newly_late:  # I9
             _alarm.critical(
                 "account %s withdraws in %d s and %d is charged but not claimed",
@@ -227,9 +227,9 @@ class ClaimService:
         if at_risk:
             ledger = self._writer.ledger
             threatened = [
-                (ledger.accounts[account_id].config.token, channel)
+                (ledger.known_account(account_id).config.token, channel)
                 for account_id in at_risk
-                for channel in ledger.channels_of_account(account_id)
+                for channel in ledger.channels_of(account_id)
                 if channel.charged > channel.claimed
             ]
             for claim_id, totals in self._totals(await self._journaled_claims()).items():
@@ -249,12 +249,13 @@ class ClaimService:
         in_flight = await self._in_flight()
         packers: dict[bytes, Packer] = {}
         run = Run(urgent=only is not None)
-        ids = list(self._writer.ledger.accounts) if only is None else list(only)
+        ledger = self._writer.ledger
+        accounts = ledger.accounts_of(self._chain.network) if only is None else map(ledger.known_account, only)
         try:
-            for number, account_id in enumerate(ids):
+            for number, account in enumerate(accounts):
                 if number % ACCOUNTS_PER_SLICE == ACCOUNTS_PER_SLICE - 1:
                     await asyncio.sleep(0)
-                for group in self._plan(account_id, in_flight, due, run):
+                for group in self._plan(account.id, in_flight, due, run):
                     token = group.account.config.token
                     packer = packers.setdefault(token, Packer(token))
                     packer.gas_max = self._claiming.planned_gas_max
@@ -271,10 +272,10 @@ class ClaimService:
 
     def _plan(self, account_id: bytes, in_flight: Mapping[bytes, int], due: Due, run: Run) -> Iterator[Group]:
         ledger = self._writer.ledger
-        account = ledger.accounts[account_id]
+        account = ledger.known_account(account_id)
         if account.network != self._chain.network or account.exposure <= 0:
             return
-        known = list(ledger.channels_of_account(account_id))
+        known = list(ledger.channels_of(account_id))
         aside = {} if run.urgent else {id_: why for id_, why in map(self._set_aside, known) if why}
         channels = [channel for channel in known if channel.id not in aside]
         planned: set[bytes] = set()
@@ -330,8 +331,8 @@ class ClaimService:
         self._landed = {
             channel_id: total
             for channel_id, total in self._landed.items()
-            if ledger.channels[channel_id].claimed < total
-            and self._chain.is_held_back(ledger.channels[channel_id].account_id)
+            if (channel := ledger.known_channel(channel_id)).claimed < total
+            and self._chain.is_held_back(channel.account_id)
         }
         totals = dict(self._landed)
         for claim_totals in self._totals(claims).values():
@@ -385,7 +386,7 @@ class ClaimService:
         if followed.status is not TransactionStatus.PENDING or set(claim.payouts) != set(followed.payouts):
             return
         for channel_id, total in self._chain.escrow.claim_totals(claim.data).items():
-            if channel_id in self._writer.ledger.channels:
+            if self._writer.ledger.channel(channel_id) is not None:
                 self._landed[channel_id] = max(total, self._landed.get(channel_id, 0))
 
     async def _mined(self, claim: OutboundTransaction, timeout_s: float) -> OutboundTransaction:

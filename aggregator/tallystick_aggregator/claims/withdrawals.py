@@ -8,7 +8,7 @@ safety margin; and inside the margin, when nothing more can be charged, whatever
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -83,13 +83,13 @@ class Withdrawals:
             if account.withdraw_finalizes_at:
                 self._pending.setdefault(account.id, _Withdrawal(account.withdraw_finalizes_at))
 
-    def look(self, accounts: Mapping[bytes, Account], now: float) -> Look:
+    def look(self, account_of: Callable[[bytes], Account], now: float) -> Look:
         """Go through all that are followed; those that have ended are let go. `now` in seconds since the epoch."""
         due: set[bytes] = set()
         at_risk: set[bytes] = set()
         newly_late: list[Late] = []
         for account_id in list(self._pending):
-            account = accounts[account_id]
+            account = account_of(account_id)
             if not account.withdraw_finalizes_at:
                 del self._pending[account_id]
                 continue

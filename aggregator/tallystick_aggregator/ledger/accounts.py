@@ -68,7 +68,7 @@ def mirror(draft: Draft, ledger: Ledger, seen: AccountOnChain) -> list[Overclaim
     account = draft.account(seen.account_id)
     assert account is not None, "an account is opened before it is mirrored"
     alarms: list[Overclaim] = []
-    channels = [draft.channel(known.id) or known for known in ledger.channels_of_account(seen.account_id)]
+    channels = [draft.channel(known.id) or known for known in ledger.channels_of(seen.account_id)]
     funds = credited(account.funds, seen, funds_at(seen.final, channels), funds_at(seen.head, channels))
     for channel in channels if seen.confirmed else ():
         claimed = seen.final.claimed.get(channel.id, channel.claimed)

@@ -15,7 +15,7 @@ def unpaid_totals(account: Account, ledger: Ledger) -> Totals:
     """The totals of the account's approval that the chain has not paid yet."""
     if account.approval is None:
         return ()
-    claimed = {channel.receiver: channel.claimed for channel in ledger.channels_of_account(account.id)}
+    claimed = {channel.receiver: channel.claimed for channel in ledger.channels_of(account.id)}
     return tuple((receiver, total) for receiver, total in account.approval.totals if total > claimed.get(receiver, 0))
 
 
@@ -31,7 +31,7 @@ def approve_totals(draft: Draft, ledger: Ledger, account_id: bytes, totals: Tota
     if account.approval is not None and (account.approval.totals, account.approval.signature) == (totals, signature):
         return None  # the same again changes nothing, and leaves nothing behind
     channels: dict[bytes, Channel] = {
-        known.receiver: draft.channel(known.id) or known for known in ledger.channels_of_account(account_id)
+        known.receiver: draft.channel(known.id) or known for known in ledger.channels_of(account_id)
     }
     approved: dict[bytes, int] = {}
     for receiver, total in totals:

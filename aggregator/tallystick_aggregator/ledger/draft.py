@@ -73,7 +73,7 @@ class Draft:
     def spend_keys_of(self, account_id: bytes) -> list[SpendKey]:
         """Return all spend keys of an account as this draft leaves them."""
         known: dict[bytes, SpendKey | None] = {
-            spend_key_name(account_id, key.key_id): key for key in self._ledger.spend_keys_of_account(account_id)
+            spend_key_name(account_id, key.key_id): key for key in self._ledger.spend_keys_of(account_id)
         }
         known |= {name: key for name, key in self._spend_keys.items() if name.startswith(account_id)}
         return [key for key in known.values() if key is not None]
@@ -158,17 +158,17 @@ class Draft:
         # Loops, not set differences: those walk all of the ledger, and lose the order of opening.
         for account_id in self._accounts:
             if account_id not in ledger.accounts:
-                ledger.channels_of.setdefault(account_id, [])
+                ledger.channel_ids.setdefault(account_id, [])
         for channel_id, channel in self._channels.items():
             if channel_id not in ledger.channels:
-                ledger.channels_of.setdefault(channel.account_id, []).append(channel_id)
+                ledger.channel_ids.setdefault(channel.account_id, []).append(channel_id)
         for name, key in self._spend_keys.items():
             if key is not None:
                 if name not in ledger.spend_keys:
-                    ledger.spend_keys_of.setdefault(key.account_id, {})[name] = None
+                    ledger.spend_key_names.setdefault(key.account_id, {})[name] = None
                 ledger.spend_keys[name] = key
             elif (forgotten := ledger.spend_keys.pop(name, None)) is not None:
-                del ledger.spend_keys_of[forgotten.account_id][name]
+                del ledger.spend_key_names[forgotten.account_id][name]
         ledger.accounts.update(self._accounts)
         ledger.channels.update(self._channels)
         ledger.payments.update(self._payments)

@@ -8,7 +8,7 @@ What there are hundreds of thousands of, and what every charge copies, is a `Sta
 times as fast as a dataclass, smaller, and never walked by the garbage collector.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import NamedTuple
@@ -180,9 +180,9 @@ class Ledger:
 
     accounts: dict[bytes, Account] = field(default_factory=dict[bytes, Account])
     channels: dict[bytes, Channel] = field(default_factory=dict[bytes, Channel])
-    channels_of: dict[bytes, list[bytes]] = field(default_factory=dict[bytes, list[bytes]])
+    channel_ids: dict[bytes, list[bytes]] = field(default_factory=dict[bytes, list[bytes]])
     spend_keys: dict[bytes, SpendKey] = field(default_factory=dict[bytes, SpendKey])
-    spend_keys_of: dict[bytes, dict[bytes, None]] = field(default_factory=dict[bytes, dict[bytes, None]])
+    spend_key_names: dict[bytes, dict[bytes, None]] = field(default_factory=dict[bytes, dict[bytes, None]])
     """By account, the names of its keys."""
     payments: dict[PaymentKey, PackedPayment] = field(default_factory=dict[PaymentKey, PackedPayment])
     reservations: dict[bytes, Reservation] = field(default_factory=dict[bytes, Reservation])
@@ -195,13 +195,78 @@ class Ledger:
     commits: int = field(default=0, compare=False)
     changes: Changes = field(default_factory=Changes, compare=False, repr=False)
 
-    def channels_of_account(self, account_id: bytes) -> Iterator[Channel]:
-        """The account's channels, in the order in which they were opened."""
-        return (self.channels[channel_id] for channel_id in self.channels_of.get(account_id, ()))
+    # What the rest of the aggregator asks. Only `charging` and the store look into what is above.
 
-    def spend_keys_of_account(self, account_id: bytes) -> Iterator[SpendKey]:
-        """The account's spend keys; revoked and expired ones are among them until they are forgotten."""
-        return (self.spend_keys[name] for name in self.spend_keys_of.get(account_id, ()))
+    def account(self, account_id: bytes) -> Account | None:
+        """Return the account, if it is known."""
+        return self.accounts.get(account_id)
+
+    def channel(self, channel_id: bytes) -> Channel | None:
+        """Return the channel, if it is known."""
+        return self.channels.get(channel_id)
+
+    def known_account(self, account_id: bytes) -> Account:
+        """Return an account that is there: none is ever removed. Raises KeyError for an id that never was."""
+        return self.accounts[account_id]
+
+    def known_channel(self, channel_id: bytes) -> Channel:
+        """Return a channel that is there: none is ever removed. Raises KeyError for an id that never was."""
+        return self.channels[channel_id]
+
+    def channels_of(self, account_id: bytes) -> Iterator[Channel]:
+        """Yield the account's channels, in the order in which they were opened."""
+        return (self.channels[channel_id] for channel_id in self.channel_ids.get(account_id, ()))
+
+    def channel_count(self, account_id: bytes) -> int:
+        """Return how many channels the account has."""
+        return len(self.channel_ids.get(account_id, ()))
+
+    def channels_after(self, account_id: bytes, channel_id: bytes, count: int) -> list[Channel] | None:
+        """Return up to `count` of the account's channels after this one, or its first if the id is empty.
+
+        None if the account has no such channel.
+        """
+        ids = self.channel_ids.get(account_id, [])
+        if channel_id and channel_id not in ids:
+            return None
+        start = ids.index(channel_id) + 1 if channel_id else 0
+        return [self.channels[id_] for id_ in ids[start : start + count]]
+
+    def spend_keys_of(self, account_id: bytes) -> Iterator[SpendKey]:
+        """Yield the account's spend keys; revoked and expired ones are among them until they are forgotten."""
+        return (self.spend_keys[name] for name in self.spend_key_names.get(account_id, ()))
+
+    def every_account(self) -> Iterator[Account]:
+        """Yield each account as it is when its turn comes: commits between two turns do no harm."""
+        return (self.accounts[account_id] for account_id in list(self.accounts))
+
+    def every_channel(self) -> Iterator[Channel]:
+        """Yield each channel as it is when its turn comes: commits between two turns do no harm."""
+        return (self.channels[channel_id] for channel_id in list(self.channels))
+
+    def accounts_of(self, network: str) -> Iterator[Account]:
+        """Yield the accounts of a network, each as it is when its turn comes."""
+        return (account for account in self.every_account() if account.network == network)
+
+    def withdrawing(self, network: str) -> Iterator[Account]:
+        """Yield the accounts of a network that withdraw."""
+        return (account for account in self.accounts_of(network) if account.withdraw_finalizes_at)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """How many accounts and channels there are."""
+        return len(self.accounts), len(self.channels)
+
+    def head(self, network: str) -> ChainHead | None:
+        """Return the last block that the network's mirror has taken in, if it has any."""
+        return self.heads.get(network)
+
+    def strangers_among(self, channel_ids: Iterable[bytes], receivers: Set[bytes]) -> set[bytes]:
+        """Return those of the ids whose channel is unknown or pays none of these receivers."""
+        channels = self.channels
+        return {
+            id_ for id_ in channel_ids if (channel := channels.get(id_)) is None or channel.receiver not in receivers
+        }
 
 
 def payment_key(channel_id: bytes, payment_id: bytes) -> bytes:

@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from tallystick.channels import account_id
@@ -49,8 +48,8 @@ from tallystick_aggregator.runtime.supervisor import Supervisor
 from tallystick_aggregator.schemes.deferred.payments import DeferredPayments
 from tallystick_aggregator.schemes.exact import ExactPayments
 from tallystick_aggregator.schemes.port import Scheme
-from tallystick_aggregator.store.port import StoreError
-from tallystick_aggregator.store.sqlite.store import SqliteStore
+from tallystick_aggregator.store.opening import open_store
+from tallystick_aggregator.store.port import Store, StoreError
 
 StartError: Final = (ConfigurationError, StoreError, CredentialsError, InvariantViolated)
 """What may keep the aggregator from starting; each says why in one sentence."""
@@ -148,7 +147,7 @@ class _Parts:
     def __init__(
         self,
         config: Config,
-        store: SqliteStore,
+        store: Store,
         writer: LedgerWriter,
         chains: Mapping[str, EvmChain],
         offers: Offers,
@@ -186,8 +185,8 @@ class _Parts:
         )
 
 
-async def _open_store(stack: AsyncExitStack, config: Config) -> SqliteStore:
-    store = await SqliteStore.open(config.store_path)
+async def _open_store(stack: AsyncExitStack, config: Config) -> Store:
+    store = await open_store(config.store_url)
     stack.push_async_callback(store.close)
     if store.lost_epochs:
         log.critical(
@@ -199,15 +198,15 @@ async def _open_store(stack: AsyncExitStack, config: Config) -> SqliteStore:
 async def _start_writer(
     stack: AsyncExitStack,
     config: Config,
-    store: SqliteStore,
+    store: Store,
     chains: Mapping[str, EvmChain],
     dead: asyncio.Event,
     clock: Callable[[], float],
 ) -> LedgerWriter:
     ledger = await store.journal.load()
     check_invariants(ledger)
-    refuse_foreign_accounts(ledger, config.chains, config.store_path)
-    log.info("the ledger has %d accounts and %d channels", len(ledger.accounts), len(ledger.channels))
+    refuse_foreign_accounts(ledger, config.chains, config.store_url)
+    log.info("the ledger has %d accounts and %d channels", *ledger.size)
     writer = LedgerWriter(
         ledger,
         store.journal,
@@ -239,18 +238,18 @@ async def _start_signatures(stack: AsyncExitStack, config: Config) -> SignatureC
     return processes
 
 
-def refuse_foreign_accounts(ledger: Ledger, chains: Sequence[ChainSettings], store_path: Path) -> None:
+def refuse_foreign_accounts(ledger: Ledger, chains: Sequence[ChainSettings], store: str) -> None:
     """An account that no configured operator can claim must not be charged either: it would never be paid out.
 
     Raises ConfigurationError.
     """
     served = {chain.network: (chain.operator, escrow_domain(chain.chain_id, chain.escrow)) for chain in chains}
-    for account in ledger.accounts.values():
+    for account in ledger.every_account():
         operator, domain = served.get(account.network, (None, None))
         is_served = account.config.receiver_authorizer == operator
         if not is_served or domain is None or account_id(domain, account.config) != account.id:
             raise ConfigurationError(
-                f"the store {store_path} holds account {to_hex(account.id)} of {account.network}, operator"
+                f"the store {store} holds account {to_hex(account.id)} of {account.network}, operator"
                 f" {checksum(account.config.receiver_authorizer)}, which the configuration does not serve; start with"
                 " the network, escrow and operator that the store was made with, or with another store"
             )
@@ -259,7 +258,7 @@ def refuse_foreign_accounts(ledger: Ledger, chains: Sequence[ChainSettings], sto
 async def _start_chains(
     stack: AsyncExitStack,
     config: Config,
-    store: SqliteStore,
+    store: Store,
     writer: LedgerWriter,
     chains: dict[str, EvmChain],
     clock: Callable[[], float],

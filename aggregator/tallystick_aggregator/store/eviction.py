@@ -5,6 +5,9 @@ let go lies before `Ledger.payments_since_ms`, and is in the tables: so at any t
 forgotten is either in memory, or old enough to be recalled and found. An id's time is its maker's claim: an old one
 that is accepted today joins the old bucket it names, and leaves memory after the next checkpoint.
 The payments of reservations stay in memory, however old, until the reservation ends: only then are they final.
+
+A decision about a payment id from before `payments_since_ms` recalls it first. Therefore `trim` may not run between
+such a recall (or the look that found it unnecessary) and the decision.
 """
 
 import heapq
@@ -16,7 +19,6 @@ from typing import Final
 
 from tallystick_aggregator.ledger.payments import PAYMENT_KEY_BYTES, PackedPayment, PaymentKey, is_open
 from tallystick_aggregator.ledger.state import Ledger, Reservation
-from tallystick_aggregator.ledger.trim import answer_from, drop_payments
 
 HOT_PAYMENTS_MAX: Final = 500_000
 """Payments that stay in memory at most, besides those that no checkpoint has written down: about 150 MB."""
@@ -85,14 +87,16 @@ class RecentPayments:
         """Take some of what was chosen from memory; a bounded number, so that nobody waits for it."""
         if not self._leaving:
             return
-        answer_from(ledger, self._since_ms)  # before the first is gone
+        # Before the first is gone: from now on memory answers only for later ids.
+        ledger.payments_since_ms = max(ledger.payments_since_ms, self._since_ms)
         room = TRIMMED_AT_ONCE_MAX
         while self._leaving and room > 0:
             keys = self._leaving.popleft()
             if len(keys) > room:
                 self._leaving.appendleft(keys[room:])
                 keys = keys[:room]
-            drop_payments(ledger, keys)
+            for key in keys:
+                ledger.payments.pop(key, None)
             room -= len(keys)
 
     def _follow(self, keys: Sequence[bytes]) -> None:

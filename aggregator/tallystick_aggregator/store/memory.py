@@ -190,6 +190,7 @@ class MemoryOutbox:
 
     def __init__(self, disk: MemoryDisk | None = None) -> None:
         self.disk = disk or MemoryDisk()
+        self.closed = False
 
     async def add(self, outbound: OutboundTransaction) -> OutboundTransaction:
         """See the port."""
@@ -244,8 +245,34 @@ class MemoryOutbox:
         return max(used, default=-1) + 1
 
     def _all(self) -> list[OutboundTransaction]:
+        if self.closed:
+            raise StoreUnavailable("the store is closed")
         return [decode_outgoing(id_, body) for id_, body in sorted(self.disk.outbound.items())]
 
     def _write(self, outbound: OutboundTransaction) -> None:
+        if self.closed:
+            raise StoreUnavailable("the store is closed")
         body = encode_outgoing(outbound)
         self.disk.write(Operation.OUTBOX, lambda: self.disk.outbound.__setitem__(outbound.id, body))
+
+
+class MemoryStore:
+    """See `port.Store`. Closing the journal closes all of it; a new one on the same disk is a restart."""
+
+    lost_epochs = 0
+
+    def __init__(
+        self,
+        disk: MemoryDisk | None = None,
+        *,
+        hot_payments_max: int = HOT_PAYMENTS_MAX,
+        hot_age_ms_max: int = HOT_AGE_MS_MAX,
+    ) -> None:
+        disk = disk or MemoryDisk()
+        self.journal = MemoryJournal(disk, hot_payments_max=hot_payments_max, hot_age_ms_max=hot_age_ms_max)
+        self.outbox = MemoryOutbox(disk)
+
+    async def close(self) -> None:
+        """See the port."""
+        await self.journal.close()
+        self.outbox.closed = True

@@ -1,5 +1,8 @@
 """What the aggregator asks of its store. `memory` is the twin for tests and simulation, `sqlite` the real one.
 
+A `Store` holds a `Journal` and an `Outbox`; module `opening` opens one by its URL. Sellers' tokens are not in it: they
+change while the store is locked for the server alone (`auth.credentials`).
+
 Two promises hold for every method that writes: when it returns, what was written is on disk (I3); when it raises
 `StoreUnavailable`, nothing was written that anyone may rely on, and the caller has to refuse (fail closed).
 
@@ -11,7 +14,7 @@ StoreError                    everything below
     └── StoreDamaged          it holds what cannot have been written by us
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Protocol
@@ -191,6 +194,8 @@ class Outbox(Protocol):
     async def add(self, outbound: OutboundTransaction) -> OutboundTransaction:
         """Store a new one with its first attempt; returns it with its id. If (kind, reference) is there already,
         returns the one that is there, unchanged.
+
+        Another one may have the same nonce: after a reorganisation a NONCE_FILLER can take that of one that was mined.
         """
         ...
 
@@ -215,5 +220,35 @@ class Outbox(Protocol):
         ...
 
     async def next_nonce(self, network: str, sender: bytes) -> int:
-        """One above the highest nonce stored for this sender; 0 if none is."""
+        """One above the highest nonce stored for this sender, whatever became of it; 0 if none is.
+
+        So it never gives a nonce that another transaction of this network and sender has.
+        """
         ...
+
+
+class Store(Protocol):
+    """Everything durable, open for this process alone."""
+
+    @property
+    def journal(self) -> Journal:
+        """The ledger's history."""
+        ...
+
+    @property
+    def outbox(self) -> Outbox:
+        """The transactions that were or will be sent."""
+        ...
+
+    @property
+    def lost_epochs(self) -> int:
+        """How many times the store was opened since this copy of it: above 0, a backup was put back (threat 38)."""
+        ...
+
+    async def close(self) -> None:
+        """Release the store; idempotent. What is asked of it afterwards raises StoreUnavailable."""
+        ...
+
+
+OpenStore = Callable[[str], Awaitable[Store]]
+"""Opens or creates the store with this URL; raises StoreLocked, StoreUnusable or StoreUnavailable in one sentence."""

@@ -35,6 +35,7 @@ from tallystick_aggregator.charging import UncheckedPayment, UncheckedSpendProof
 from tallystick_aggregator.runtime import logs
 from tallystick_aggregator.runtime.app import running
 from tallystick_aggregator.runtime.config.file import Config
+from tallystick_aggregator.store.opening import sqlite_path
 from tallystick_aggregator.store.sqlite.store import SqliteStore
 
 NEWS = receiver(1)
@@ -218,7 +219,7 @@ async def test_g3_a_whole_run_at_debug_shows_no_secret(
     credentials.close()
     async with running(config) as server:
         await trade(payer, server.address, token)
-    store = await SqliteStore.open(config.store_path)
+    store = await SqliteStore.open(sqlite_path(config.store_url))
     sent = await store.outbox.since(NETWORK, 0)
     assert {outbound.kind.name for outbound in sent} == {"DEPOSIT", "CLAIM", "REFUND"}
     raws = [attempt.raw for outbound in sent for attempt in outbound.attempts]

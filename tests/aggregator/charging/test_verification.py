@@ -184,7 +184,7 @@ async def test_each_payment_of_a_batch_is_charged_under_its_own_proof(alice: Pay
 
         assert [n for n, answer in enumerate(answers) if isinstance(answer, Refusal)] == [5]
         ledger = shop.writer.ledger
-        spent = {key.key_id: key.spent for key in ledger.spend_keys_of_account(bob.account_id)}
+        spent = {key.key_id: key.spent for key in ledger.spend_keys_of(bob.account_id)}
         assert spent == {first.key_id: 1 + 2 + 4 + 128, second.key_id: 8 + 32 + 30}
         assert ledger.channels[bob.channel_id(NEWS)].ceiling == 10_000
         assert ledger.channels[bob.channel_id(MUSIC)].ceiling == 64

@@ -31,7 +31,7 @@ async def test_the_plan_is_near_the_truth(devnet: Devnet, payers: int, sellers: 
                     group
                     for payer in everybody
                     for group in plan_account(
-                        side.account(payer), side.ledger.channels_of_account(payer.account_id), {}, EVERYTHING
+                        side.account(payer), side.ledger.channels_of(payer.account_id), {}, EVERYTHING
                     )
                 ],
             )

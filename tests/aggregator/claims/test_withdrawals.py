@@ -46,7 +46,7 @@ class Following:
 
     def look(self, of: Account, now: float) -> Look:
         self.withdrawals.begin([of])
-        look = self.withdrawals.look({of.id: of}, now)
+        look = self.withdrawals.look({of.id: of}.__getitem__, now)
         if look.due:
             self.claims.append(now)
             self.withdrawals.claimed(look.due, now)

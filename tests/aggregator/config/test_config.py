@@ -11,6 +11,7 @@ from tallystick_aggregator.auth.gas_budgets import GasLimits
 from tallystick_aggregator.chain.settings import ConfigurationError, FeeSettings
 from tallystick_aggregator.runtime.config.chains import describe
 from tallystick_aggregator.runtime.config.file import Config
+from tallystick_aggregator.store.opening import sqlite_path
 
 TLS = Path(__file__).parent.parent / "api" / "tls"
 
@@ -38,7 +39,7 @@ def load(tmp_path: Path) -> Load:
 
 def test_a_good_configuration_is_read_with_paths_relative_to_its_file(load: Load, tmp_path: Path) -> None:
     config = load()
-    assert config.store_path == tmp_path / "books" / "tallystick.db"
+    assert sqlite_path(config.store_url) == tmp_path / "books" / "tallystick.db"
     assert config.credentials_path == tmp_path / "books" / "tallystick.db.credentials"
     (chain,) = config.chains
     assert chain.operator == Signer(bytes.fromhex(KEYS["operator"])).address
@@ -46,6 +47,30 @@ def test_a_good_configuration_is_read_with_paths_relative_to_its_file(load: Load
     assert chain.tokens[0].min_deposit == 1_000
     assert config.withdraw_delays_s == {"eip155:31337": 86_400}
     assert config.rules.reservation_s == 300
+
+
+def test_the_store_can_be_named_by_its_url(load: Load, tmp_path: Path) -> None:
+    setting = 'path = "books/tallystick.db"'
+    config = load((setting, f'url = "sqlite://{tmp_path}/other%20books.db"'))
+    assert sqlite_path(config.store_url) == tmp_path / "other books.db"
+    assert config.credentials_path == tmp_path / "other books.db.credentials"
+    config = load((setting, 'url = "memory:"\ncredentials_path = "sellers.db"'))
+    assert (config.store_url, config.credentials_path) == ("memory:", tmp_path / "sellers.db")
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ('path = "a.db"\nurl = "sqlite:///b.db"', "store.url: is set together with store.path"),
+        ('url = "oracle://host"', "store.url: got 'oracle://host', allowed a URL that begins with sqlite:, memory:"),
+        ('url = "b.db"', "store.url: got 'b.db', allowed a URL that begins with"),
+        ('url = "sqlite://b.db"', "store.url: the store's URL is 'sqlite://b.db'; allowed sqlite:///PATH"),
+        ('url = "memory:"', "store.credentials_path: got nothing, allowed the path of a file"),
+    ],
+)
+def test_a_store_that_cannot_be_found_is_refused_by_the_setting(load: Load, settings: str, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        load(('path = "books/tallystick.db"', settings))
 
 
 def test_a3_a_deposit_is_one_whole_token_at_least_where_nothing_else_is_said(load: Load) -> None:

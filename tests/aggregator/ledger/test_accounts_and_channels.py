@@ -84,9 +84,9 @@ def test_channels_are_listed_in_the_order_of_opening(alice: Payer) -> None:
 
     books.run(decision)
 
-    opened = [channel.receiver[0] for channel in books.ledger.channels_of_account(alice.account_id)]
+    opened = [channel.receiver[0] for channel in books.ledger.channels_of(alice.account_id)]
     assert opened == [*range(1, 60), *reversed(range(60, 120))]
-    assert books.replayed().channels_of == books.ledger.channels_of
+    assert books.replayed().channel_ids == books.ledger.channel_ids
 
 
 @pytest.fixture

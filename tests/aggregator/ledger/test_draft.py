@@ -84,7 +84,7 @@ class Unwalkable(dict[bytes, Any]):
 
 def test_a_commit_costs_no_more_where_there_is_more(busy: PureLedger, alice: Payer) -> None:
     ledger = busy.ledger
-    for name in ("accounts", "channels", "channels_of", "spend_keys", "spend_keys_of", "payments", "reservations"):
+    for name in ("accounts", "channels", "channel_ids", "spend_keys", "spend_key_names", "payments", "reservations"):
         setattr(ledger, name, Unwalkable(getattr(ledger, name)))
 
     draft = Draft(ledger)

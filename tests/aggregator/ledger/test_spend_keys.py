@@ -249,7 +249,7 @@ def test_revoking_again_answers_alike_and_an_unknown_key_is_refused(
 
 
 def ids_of(books: PureLedger, payer: Payer) -> list[bytes]:
-    return [key.key_id for key in books.ledger.spend_keys_of_account(payer.account_id)]
+    return [key.key_id for key in books.ledger.spend_keys_of(payer.account_id)]
 
 
 def renew(books: PureLedger, alice: Payer, key: SpendKey, after_s: int = 1) -> SpendKey:

@@ -409,7 +409,7 @@ class LedgerMachine(RuleBasedStateMachine):
         return self.books.now_ms // 1000
 
     def channels(self, payer: Payer) -> list[accounts.Channel]:
-        return list(self.books.ledger.channels_of_account(payer.account_id))
+        return list(self.books.ledger.channels_of(payer.account_id))
 
     def held(self, payment: ProvenPayment) -> Known | None:
         """The reservation of this payment, if there ever was one and it was not pruned since."""

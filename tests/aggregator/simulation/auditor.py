@@ -40,7 +40,7 @@ class Auditor:
         check_invariants(ledger)
         assert ledger.accounts == self.ledger.accounts
         assert ledger.channels == self.ledger.channels
-        assert ledger.channels_of == self.ledger.channels_of
+        assert ledger.channel_ids == self.ledger.channel_ids
         assert ledger.spend_keys == self.ledger.spend_keys
         assert ledger.reservations == self.ledger.reservations
         assert ledger.receiver_exposure == self.ledger.receiver_exposure
@@ -103,7 +103,7 @@ class Auditor:
         assert self._promised(account) <= account.funds, "I2"
 
     def _promised(self, account: Account) -> int:
-        channels = self.ledger.channels_of_account(account.id)
+        channels = self.ledger.channels_of(account.id)
         committed = sum(max(channel.charged, channel.claimed) + channel.reserved for channel in channels)
         return committed + account.withdrawing + account.refunding
 

@@ -349,7 +349,7 @@ class World:
         self.auditor.read()
         ledger = self.run.ledger
         for account in list(ledger.accounts.values()):
-            for group in plan_account(account, ledger.channels_of_account(account.id), {}, EVERYTHING):
+            for group in plan_account(account, ledger.channels_of(account.id), {}, EVERYTHING):
                 for row in group.rows:
                     digest = voucher_digest(DOMAIN.separator, row.channel_id, row.ceiling)
                     assert recover(digest, row.signature) == account.config.payer_authorizer, "I5"
@@ -538,7 +538,7 @@ class World:
         """The escrow can pay every seller all that was charged, whatever payers have got back."""
         for customer in self.customers:
             account = self.escrow.at_head(customer.payer.account_id)
-            channels = self.auditor.ledger.channels_of_account(customer.payer.account_id)
+            channels = self.auditor.ledger.channels_of(customer.payer.account_id)
             owed = sum(channel.charged for channel in channels)
             assert account.balance + sum(account.claimed.values()) >= owed
 

@@ -254,9 +254,9 @@ async def test_a_forgotten_spend_key_leaves_nothing_in_the_store(tmp_path: Path)
         ledger = await store.journal.load()
         await store.journal.checkpoint(NOW_MS)
         assert await store.journal._database.read("SELECT count(*) FROM spend_keys") == [(2,)]
-        assert list(ledger.spend_keys_of[ACCOUNT]) == [ACCOUNT + KEY, ACCOUNT + new]
+        assert list(ledger.spend_key_names[ACCOUNT]) == [ACCOUNT + KEY, ACCOUNT + new]
     loaded = await loaded_from(path)
-    assert (loaded.spend_keys, loaded.spend_keys_of) == (ledger.spend_keys, ledger.spend_keys_of)
+    assert (loaded.spend_keys, loaded.spend_key_names) == (ledger.spend_keys, ledger.spend_key_names)
 
 
 @pytest.mark.parametrize("table", ENDING_TABLES)

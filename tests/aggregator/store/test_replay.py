@@ -127,7 +127,7 @@ async def test_channels_come_back_in_the_order_in_which_they_were_opened(tmp_pat
     await store.close()
     store = await SqliteStore.open(tmp_path / "store.db")
     ledger = await store.journal.load()
-    assert ledger.channels_of == driven.ledger.channels_of
+    assert ledger.channel_ids == driven.ledger.channel_ids
     await store.close()
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_codec import AMOUNT, BYTES16, BYTES20, BYTES32, BYTES64, CONFIG, NETWORK, SIGNATURE, TIME
+from test_stored_events import AMOUNT, BYTES16, BYTES20, BYTES32, BYTES64, CONFIG, NETWORK, SIGNATURE, TIME
 
 from tallystick_aggregator.ledger.payments import (
     PACKED_PAYMENT_BYTES,

@@ -116,12 +116,7 @@ class ChargeService(charge_pb2_grpc.ChargeServiceServicer):
     def _start(
         self, principal: Principal, payments: Sequence[UncheckedPayment], released: Callable[[], None]
     ) -> "asyncio.Future[list[Answer]]":
-        channels, receivers = self._writer.ledger.channels, principal.receivers
-        others = {
-            channel_id
-            for channel_id in set(map(_channel_of, payments))
-            if (channel := channels.get(channel_id)) is None or channel.receiver not in receivers
-        }
+        others = self._writer.ledger.strangers_among(set(map(_channel_of, payments)), principal.receivers)
         if not others:
             return self._batcher.start(payments, released)
         allowed = [payment for payment in payments if payment.channel_id not in others]

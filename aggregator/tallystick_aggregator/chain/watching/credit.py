@@ -57,7 +57,7 @@ class Credit:
         `logs` has all events from then on. Without them nothing is known, and the chain's word is the baseline (I10).
         """
         self._explained = Explained(self._settings.operator)
-        known = ledger.heads.get(self._settings.network)
+        known = ledger.head(self._settings.network)
         was_final = max(0, known.number - self._settings.confirmations) if known is not None else 0
         if known is None or logs is None or final.number < was_final:
             return
@@ -68,10 +68,9 @@ class Credit:
         by_account: dict[bytes, list[Log]] = {}
         for log in left:
             by_account.setdefault(log.topics[1], []).append(log)
-        for account in ledger.accounts.values():
-            if account.network == self._settings.network:
-                funds = account.funds - funds_moved(by_account.get(account.id, ()), account.id)
-                self._explained.settle(account.id, funds, account.channels, was_final)
+        for account in ledger.accounts_of(self._settings.network):
+            funds = account.funds - funds_moved(by_account.get(account.id, ()), account.id)
+            self._explained.settle(account.id, funds, account.channels, was_final)
         self.advance([log for log in logs if was_final < log.block_number <= final.number])
 
     def advance(self, logs: Iterable[Log]) -> None:
@@ -89,7 +88,7 @@ class Credit:
     ) -> dict[bytes, AccountSnapshot]:
         """The same with what their events explain. Raises ChainUnavailable."""
         weighed = {
-            id_: one._replace(explained=self._explained.funds(id_, [*ledger.channels_of_account(id_)]))
+            id_: one._replace(explained=self._explained.funds(id_, [*ledger.channels_of(id_)]))
             for id_, one in seen.items()
         }
         raised = [id_ for id_, one in weighed.items() if one.confirmed and raises_credit(ledger, one)]
@@ -125,12 +124,12 @@ class Credit:
             if id_ in asked:
                 self._settle(ledger, one, final, why)
             elif self._explained.anchor(id_) is None:  # as the ledger has it already
-                channels = len(ledger.channels_of.get(id_, ()))
+                channels = ledger.channel_count(id_)
                 self._explained.settle(id_, funds_of(ledger, one)[0], channels, final.number)
 
     def _settle(self, ledger: Ledger, one: AccountSnapshot, final: Block, why: str) -> None:
         id_ = one.account_id
-        if id_ not in ledger.accounts:
+        if ledger.account(id_) is None:
             if one.confirmed or one.config is None:
                 self.waiting.pop(id_, None)
             else:  # whether it is too small to be kept is not certain: one wrong answer hides no new account
@@ -138,7 +137,7 @@ class Credit:
             return
         funds, _ = funds_of(ledger, one)
         if one.confirmed and (one.explained is None or funds <= one.explained):
-            self._explained.settle(id_, funds, len(ledger.channels_of.get(id_, ())), final.number)
+            self._explained.settle(id_, funds, ledger.channel_count(id_), final.number)
         if not is_news(ledger, one):
             self.waiting.pop(id_, None)
             self._told.pop(id_, None)
@@ -196,7 +195,7 @@ class Credit:
             contradicted(Answer.LOGS, "the node", f"left out or made up events of account {to_hex(id_)}")
             self._explained.correct(id_, then, then._replace(moved=trace.moved))
         elif trace.funds is not None:
-            channels = len(ledger.channels_of.get(id_, ()))
+            channels = ledger.channel_count(id_)
             self._explained.correct(id_, then, Anchor(trace.funds, channels, trace.final.number))
         else:
             self._trace_again[id_] = trace.final.number + self._settings.reorg_depth
@@ -210,6 +209,6 @@ class Credit:
 
 
 def _token_of(ledger: Ledger, one: AccountSnapshot) -> bytes:
-    account = ledger.accounts.get(one.account_id)
+    account = ledger.account(one.account_id)
     config = account.config if account is not None else one.config
     return b"" if config is None else config.token

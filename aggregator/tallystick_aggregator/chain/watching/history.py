@@ -35,14 +35,13 @@ class History:
 
     def known_accounts(self) -> set[bytes]:
         """Return the ids of all accounts of this network."""
-        accounts = self._ledger().accounts.values()
-        return {account.id for account in accounts if account.network == self._settings.network}
+        return {account.id for account in self._ledger().accounts_of(self._settings.network)}
 
     async def first_look(self, head: Block) -> tuple[int, bool]:
         """From which block on accounts may have changed that the ledger does not know of, and whether it knows those
         before.
         """
-        known = self._ledger().heads.get(self._settings.network)
+        known = self._ledger().head(self._settings.network)
         if known is None or known.number > head.number:
             return self._settings.escrow_block, False
         block = await self._node.block(known.number)

@@ -57,7 +57,7 @@ class AccountSnapshot(NamedTuple):
 def funds_of(ledger: Ledger, one: AccountSnapshot) -> tuple[int, int]:
     """Return the account's funds at the final block, and what would count of them if what was read were believed."""
     final, head = one.final.balance, one.head.balance
-    for channel in ledger.channels_of_account(one.account_id):
+    for channel in ledger.channels_of(one.account_id):
         final += one.final_claimed.get(channel.id, channel.claimed)
         head += one.head_claimed.get(channel.id, channel.claimed)
     return final, max(0, min(final - one.left_since_final, head))
@@ -65,23 +65,20 @@ def funds_of(ledger: Ledger, one: AccountSnapshot) -> tuple[int, int]:
 
 def is_news(ledger: Ledger, one: AccountSnapshot) -> bool:
     """Whether the ledger would change by what was read, if it were believed: then somebody else is asked as well."""
-    account = ledger.accounts.get(one.account_id)
+    account = ledger.account(one.account_id)
     if account is None:
         return True
     return (
         (account.funds, account.withdrawing, account.withdraw_finalizes_at)
         != (funds_of(ledger, one)[1], one.withdrawing, one.head.withdrawable_at)
-        or any(
-            one.final_claimed.get(channel.id, 0) > channel.claimed
-            for channel in ledger.channels_of_account(one.account_id)
-        )
+        or any(one.final_claimed.get(channel.id, 0) > channel.claimed for channel in ledger.channels_of(one.account_id))
         or (account.refund is not None and one.final.refund_nonce > account.refund.nonce)
     )
 
 
 def raises_credit(ledger: Ledger, one: AccountSnapshot) -> bool:
     """Whether the account would have more funds than the ledger counts, if what was read were believed."""
-    account = ledger.accounts.get(one.account_id)
+    account = ledger.account(one.account_id)
     return funds_of(ledger, one)[1] > (0 if account is None else account.funds)
 
 
@@ -92,12 +89,12 @@ def held_in_all(ledger: Ledger, network: str, token: bytes, seen: Mapping[bytes,
     """
     known = sum(
         account.funds - account.claimed
-        for account in ledger.accounts.values()
-        if account.id not in seen and account.network == network and account.config.token == token
+        for account in ledger.accounts_of(network)
+        if account.id not in seen and account.config.token == token
     )
     read = 0
     for one in seen.values():
-        account = ledger.accounts.get(one.account_id)
+        account = ledger.account(one.account_id)
         config = account.config if account is not None else one.config
         read += one.final.balance if config is not None and config.token == token else 0
     return known + read

@@ -30,7 +30,7 @@ class Rereads:
         found: set[bytes] = set()
         while self._turns and self._turns[0][0] <= now and len(found) < REREADS_PER_LOOK:
             _, account_id = heappop(self._turns)
-            account = ledger.accounts[account_id]
+            account = ledger.known_account(account_id)
             if account.channels:
                 found.add(account_id)
             heappush(self._turns, (now + _interval_s(account), account_id))

@@ -238,15 +238,15 @@ class Watcher:
                     found[opened.account_id] = opened.config
             elif log.topics[0] == calls.OWED_TOPIC and log.topics[2][12:] in self._min_deposits:
                 _alarm.error("a transfer to %s failed: the escrow keeps what it is owed", checksum(log.topics[1][12:]))
-            elif log.topics[0] == calls.ROW_SKIPPED_TOPIC and log.topics[1] in self._writer.ledger.accounts:
+            elif log.topics[0] == calls.ROW_SKIPPED_TOPIC and self._writer.ledger.account(log.topics[1]):
                 reason = calls.read_skip_reason(log)
                 _log.warning("a claim on account %s was skipped: %s", to_hex(log.topics[1]), reason)
         return found
 
     def _touched(self, logs: Sequence[Log]) -> set[bytes]:
         ids = {log.topics[1] for log in logs if len(log.topics) > 1}
-        known = self._writer.ledger.accounts
-        return {id_ for id_ in ids if id_ in known or id_ in self._small}
+        known = self._writer.ledger.account
+        return {id_ for id_ in ids if known(id_) or id_ in self._small}
 
     # Accounts.
 
@@ -269,11 +269,11 @@ class Watcher:
                     to_hex(overclaim.channel_id), overclaim.claimed, overclaim.charged,
                 )  # fmt: skip
         self._unsettled.difference_update(read)
-        self._unsettled.update(id_ for id_, one in seen.items() if id_ in ledger.accounts and not one.is_settled)
+        self._unsettled.update(id_ for id_, one in seen.items() if ledger.account(id_) and not one.is_settled)
         self._credit.settle(ledger, seen | weighed, asked, final, self._reader.unconfirmed)
         now = self._clock()
-        for id_ in seen.keys() & ledger.accounts.keys():
-            self._rereads.plan(ledger.accounts[id_], now)
+        for account in filter(None, map(ledger.account, seen)):
+            self._rereads.plan(account, now)
 
     async def _read(
         self, ids: set[bytes], urgent: set[bytes], found: dict[bytes, ChannelConfig], final: Block, head: Block
@@ -284,7 +284,7 @@ class Watcher:
         for log in self._scanner.since(final.number):
             if log.topics[0] in calls.LEFT_TOPICS:
                 left[log.topics[1]] = left.get(log.topics[1], 0) + calls.read_left(log)
-        channels = {id_: [channel.id for channel in ledger.channels_of_account(id_)] for id_ in sorted(ids)}
+        channels = {id_: [channel.id for channel in ledger.channels_of(id_)] for id_ in sorted(ids)}
         told_by = Asked()
 
         def seen(id_: bytes, read: Read) -> AccountSnapshot:
@@ -304,7 +304,7 @@ class Watcher:
         """Leave out accounts that are unknown to the ledger and too small to be worth its while."""
         kept: list[AccountSnapshot] = []
         for one in seen:
-            if one.account_id in self._writer.ledger.accounts:
+            if self._writer.ledger.account(one.account_id):
                 kept.append(one)
             elif one.config is not None:
                 self._small.pop(one.account_id, None)

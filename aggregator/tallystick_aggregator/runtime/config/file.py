@@ -40,8 +40,11 @@ from tallystick_aggregator.runtime.config.chains import (
 from tallystick_aggregator.runtime.config.errors import SECONDS_MAX, between, what_is_wrong
 from tallystick_aggregator.runtime.config.gas import GasSection
 from tallystick_aggregator.runtime.logs import LEVELS
+from tallystick_aggregator.store.opening import SCHEMES, allowed_urls, sqlite_path, sqlite_url
+from tallystick_aggregator.store.port import StoreUnusable
 
 DEFAULT_LISTEN: Final = "127.0.0.1:7402"
+DEFAULT_STORE_PATH: Final = "tallystick.db"
 DEFAULT_INTERVAL_S: Final = 3_600
 COUNT_MAX: Final = 2**31 - 1
 CONFIG_BYTES_MAX: Final = 1024 * 1024
@@ -104,11 +107,36 @@ class ServerSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class StoreSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """Where the store is; relative to the configuration file."""
+    """Where the store is. Paths are relative to the configuration file."""
 
-    path: str = "tallystick.db"
+    path: str = ""
+    """Its SQLite file; DEFAULT_STORE_PATH if neither `path` nor `url` is set."""
+    url: str = ""
+    """Instead of `path`: the store's URL (`store.opening`)."""
     credentials_path: str = ""
-    """Sellers' tokens; by default beside the store."""
+    """Sellers' tokens; by default beside the store's file."""
+
+    def located(self, folder: Path) -> tuple[str, Path]:
+        """Return the store's URL and the path of the credentials; raises ConfigurationError."""
+        if self.path and self.url:
+            raise ConfigurationError("store.url: is set together with store.path, allowed one of the two")
+        url = self.url or sqlite_url((folder / (self.path or DEFAULT_STORE_PATH)).resolve())
+        scheme, colon, _ = url.partition(":")
+        if not colon or scheme not in SCHEMES:
+            raise ConfigurationError(f"store.url: got {self.url!r}, allowed a URL that begins with {allowed_urls()}")
+        file = None
+        if scheme == "sqlite":
+            try:
+                file = sqlite_path(url)
+            except StoreUnusable as error:
+                raise ConfigurationError(f"store.url: {error}") from None
+        if self.credentials_path:
+            return url, folder / self.credentials_path
+        if file is None:
+            raise ConfigurationError(
+                f"store.credentials_path: got nothing, allowed the path of a file, because store.url is {self.url!r}"
+            )
+        return url, file.with_name(file.name + ".credentials")
 
 
 class SettlementSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -203,7 +231,7 @@ class Config:
 
     server: ServerSection
     tls: Tls | None
-    store_path: Path
+    store_url: str
     credentials_path: Path
     interval_s: int
     claim_amount_min: int
@@ -235,13 +263,12 @@ class Config:
         check_networks(file.chain)
         for index, section in enumerate(file.chain):
             check_delays(section, index, file.settlement.interval_s)
-        store_path = (folder / file.store.path).resolve()
-        beside = store_path.with_name(store_path.name + ".credentials")
+        store_url, credentials_path = file.store.located(folder)
         return cls(
             server=file.server,
             tls=tls,
-            store_path=store_path,
-            credentials_path=folder / file.store.credentials_path if file.store.credentials_path else beside,
+            store_url=store_url,
+            credentials_path=credentials_path,
             interval_s=file.settlement.interval_s,
             claim_amount_min=amount_min,
             claim_age_s_max=file.settlement.claim_age_s_max,

@@ -65,7 +65,7 @@ class DeferredPayments:
             or amount_is(terms, payment.amount)
             or channel_id_is(payment.channel_id, self._channels.id_of(network, config))
         )
-        if refusal is None and payment.channel_id not in self._writer.ledger.channels:
+        if refusal is None and self._writer.ledger.channel(payment.channel_id) is None:
             account = self._channels.account_of(network, config)
             if isinstance(account, Refusal):
                 return account
@@ -101,10 +101,10 @@ class DeferredPayments:
 
     def _payer_of_handle(self, terms: PaymentTerms, handle: bytes) -> bytes | Refusal:
         """Whose reservation it is; refuses one that is not on these terms."""
-        channel = self._writer.ledger.channels.get(payment_of_handle(handle)[0])
+        channel = self._writer.ledger.channel(payment_of_handle(handle)[0])
         if channel is None:
             return Refusal(Reason.RESERVATION_UNKNOWN, "No reservation has this handle.", "handle")
-        account = self._writer.ledger.accounts[channel.account_id]
+        account = self._writer.ledger.known_account(channel.account_id)
         refusal = (
             _network_is(terms, account.network)
             or receiver_is(terms, channel.receiver)

@@ -87,7 +87,7 @@ class _Loader:
     def _load_accounts(self) -> None:
         for account_id, account in self._rows("accounts", decode_account):
             self._ledger.accounts[account_id] = account
-            self._ledger.channels_of[account_id] = []
+            self._ledger.channel_ids[account_id] = []
 
     def _load_channels(self) -> None:
         ledger, receivers = self._ledger, dict[Any, Any]()
@@ -99,7 +99,7 @@ class _Loader:
             channel.account_id = account.id
             channel.receiver = receivers.setdefault(channel.receiver, channel.receiver)
             ledger.channels[channel_id] = channel
-            ledger.channels_of[account.id].append(channel_id)
+            ledger.channel_ids[account.id].append(channel_id)
             exposed = channel.charged + channel.reserved - channel.claimed
             if exposed:
                 key = exposure_key(channel.receiver, account.config.token)
@@ -108,7 +108,7 @@ class _Loader:
     def _load_spend_keys(self) -> None:
         for name, key in self._rows("spend_keys", decode_spend_key):
             self._ledger.spend_keys[name] = key
-            self._ledger.spend_keys_of.setdefault(key.account_id, {})[name] = None
+            self._ledger.spend_key_names.setdefault(key.account_id, {})[name] = None
 
     def _load_heads(self) -> None:
         for network, head in self._rows("heads", lambda key, row: decode_head(key.decode(), row)):

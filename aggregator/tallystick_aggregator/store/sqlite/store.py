@@ -51,7 +51,7 @@ _APPEND: Final = "INSERT INTO log (seq, entries) SELECT ?, ? FROM store WHERE ep
 
 
 class SqliteStore:
-    """One file with the journal and the outbox in it, open for this process alone."""
+    """See `port.Store`: one file with the journal and the outbox in it."""
 
     def __init__(self, database: Database, hot_payments_max: int, hot_age_ms_max: int) -> None:
         self._database = database
@@ -68,17 +68,17 @@ class SqliteStore:
     ) -> Self:
         """Open or create the store; raises StoreLocked, StoreUnusable or StoreUnavailable in one sentence.
 
-        `hot_payments_max` and `hot_age_ms_max` bound the payments that the ledger keeps in memory (module `hot`).
+        `hot_payments_max` and `hot_age_ms_max` bound the payments that the ledger keeps in memory (module `eviction`).
         """
         return cls(await Database.open(path), hot_payments_max, hot_age_ms_max)
 
     @property
     def lost_epochs(self) -> int:
-        """How many times the store was opened since this copy of it: above 0, a backup was put back (threat 38)."""
+        """See the port."""
         return self._database.lost_epochs
 
     async def close(self) -> None:
-        """Close the file; idempotent. The journal's `close` does the same."""
+        """See the port. The journal's `close` does the same."""
         await self._database.close()
 
 
