@@ -1,7 +1,8 @@
-"""What payment ids stand for: hundreds of thousands in memory, each packed into 97 bytes as the store keeps it.
+"""What payment ids stand for: hundreds of thousands in memory, each packed into 97 bytes.
 
-An object for each, with its numbers and hashes, is made, walked through by checkpoints and freed an hour later, each
-time from memory that no cache holds any more: by spend key that was a tenth of what a charge costs.
+Packed for the ledger's own sake, whatever the store does with it: an object for each, with its numbers and hashes, is
+made, walked through and freed an hour later, each time from memory that no cache holds any more. By spend key that was
+a tenth of what a charge costs. A store may keep the bytes as they are, or unpack them.
 
     offset  bytes
     0       16     amount

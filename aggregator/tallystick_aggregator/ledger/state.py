@@ -175,7 +175,8 @@ class Ledger:
     `payments` holds the payment ids whose time is at or after `payments_since_ms`; older ones are only in the journal,
     and whoever decides about one recalls it first. Ids before `payments_forgotten_ms` are gone for good.
     `receiver_exposure`, by `exposure_key`, is what was charged or is reserved for a seller and not yet claimed.
-    `commits` counts the drafts with events of their own that were adopted; `changes` is what all drafts changed.
+    `commits` counts the drafts with events of their own that were adopted; `changes` is what all drafts changed. Both
+    are noted here, because adopting a draft is where they are known for nothing; what to do with them is the store's.
     """
 
     accounts: dict[bytes, Account] = field(default_factory=dict[bytes, Account])

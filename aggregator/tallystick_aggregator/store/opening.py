@@ -14,9 +14,9 @@ from tallystick_aggregator.store.sqlite.store import SqliteStore
 
 async def open_store(url: str) -> Store:
     """Open or create the store with this URL; raises StoreLocked, StoreUnusable or StoreUnavailable in one sentence."""
-    scheme = url.partition(":")[0]
+    scheme = url.partition(":")[0]  # of an unknown URL no more is told: there may be a password in it
     if scheme not in SCHEMES:
-        raise StoreUnusable(f"the store's URL {url!r} is of no known kind; allowed {allowed_urls()}")
+        raise StoreUnusable(f"the store's URL begins with {scheme!r}; allowed {allowed_urls()}")
     return await SCHEMES[scheme](url)
 
 

@@ -123,7 +123,7 @@ class StoreSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         url = self.url or sqlite_url((folder / (self.path or DEFAULT_STORE_PATH)).resolve())
         scheme, colon, _ = url.partition(":")
         if not colon or scheme not in SCHEMES:
-            raise ConfigurationError(f"store.url: got {self.url!r}, allowed a URL that begins with {allowed_urls()}")
+            raise ConfigurationError(f"store.url: begins with {scheme!r}, allowed {allowed_urls()}")
         file = None
         if scheme == "sqlite":
             try:
@@ -134,7 +134,7 @@ class StoreSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
             return url, folder / self.credentials_path
         if file is None:
             raise ConfigurationError(
-                f"store.credentials_path: got nothing, allowed the path of a file, because store.url is {self.url!r}"
+                f"store.credentials_path: got nothing, allowed the path of a file, because store.url is of {scheme}:"
             )
         return url, file.with_name(file.name + ".credentials")
 
