@@ -1,20 +1,99 @@
-"""Tallystick's client: a wallet and a transport for payers, a paywall and a typed client for sellers."""
+"""Tallystick's client: a wallet and transports for payers, a paywall and a typed client for sellers.
 
-from tallystick_client.payer.fleet.wallet import Wallet
-from tallystick_client.payer.http.transport import PayingTransport
-from tallystick_client.payer.policy.budgets import Budgets, DepositPolicy
-from tallystick_client.payer.policy.operators import Operator
-from tallystick_client.seller import Aggregator, PaidRequest, Paywall, RequestInfo, Rule
+Every name of `__all__` is imported when it is first used (PEP 562), so that a program loads gRPC, an HTTP library or a
+database only for what it takes from here.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from tallystick.errors import InvalidSignature, KeyReferenceError, MalformedError, Refused, TallystickError
+    from tallystick.signatures import Signer
+    from tallystick_client.payer.errors import (
+        ApprovalRefused,
+        BalanceTooLow,
+        BodyNotReplayable,
+        BookUnavailable,
+        BudgetExceeded,
+        DepositNotAllowed,
+        NoHeadroom,
+        OfferNotAllowed,
+        WalletError,
+    )
+    from tallystick_client.payer.fleet.remote import RemoteWallet
+    from tallystick_client.payer.fleet.wallet import Wallet
+    from tallystick_client.payer.http.receipts import Receipt, payment_of
+    from tallystick_client.payer.http.transport import PayingTransport
+    from tallystick_client.payer.policy.budgets import Budgets, DepositPolicy
+    from tallystick_client.payer.policy.operators import Operator
+    from tallystick_client.rpc import AggregatorError, AggregatorUnavailable, CallRejected
+    from tallystick_client.seller.client.aggregator import Aggregator
+    from tallystick_client.seller.paywall.paid import PaidRequest
+    from tallystick_client.seller.paywall.paywall import Paywall
+    from tallystick_client.seller.paywall.rules import RequestInfo, Rule
 
 __all__ = [
     "Aggregator",
+    "AggregatorError",
+    "AggregatorUnavailable",
+    "ApprovalRefused",
+    "BalanceTooLow",
+    "BodyNotReplayable",
+    "BookUnavailable",
+    "BudgetExceeded",
     "Budgets",
+    "CallRejected",
+    "DepositNotAllowed",
     "DepositPolicy",
+    "InvalidSignature",
+    "KeyReferenceError",
+    "MalformedError",
+    "NoHeadroom",
+    "OfferNotAllowed",
     "Operator",
     "PaidRequest",
     "PayingTransport",
     "Paywall",
+    "Receipt",
+    "Refused",
+    "RemoteWallet",
     "RequestInfo",
     "Rule",
+    "Signer",
+    "TallystickError",
     "Wallet",
+    "WalletError",
+    "payment_of",
 ]
+
+_ROOMS: Final = {
+    "tallystick.errors": ("InvalidSignature", "KeyReferenceError", "MalformedError", "Refused", "TallystickError"),
+    "tallystick.signatures": ("Signer",),
+    "tallystick_client.payer.fleet.remote": ("RemoteWallet",),
+    "tallystick_client.payer.fleet.wallet": ("Wallet",),
+    "tallystick_client.payer.http.receipts": ("Receipt", "payment_of"),
+    "tallystick_client.payer.http.transport": ("PayingTransport",),
+    "tallystick_client.payer.policy.budgets": ("Budgets", "DepositPolicy"),
+    "tallystick_client.payer.policy.operators": ("Operator",),
+    "tallystick_client.rpc": ("AggregatorError", "AggregatorUnavailable", "CallRejected"),
+    "tallystick_client.seller.client.aggregator": ("Aggregator",),
+    "tallystick_client.seller.paywall.paid": ("PaidRequest",),
+    "tallystick_client.seller.paywall.paywall": ("Paywall",),
+    "tallystick_client.seller.paywall.rules": ("RequestInfo", "Rule"),
+}
+_MODULES: Final = {name: module for module, names in _ROOMS.items() for name in names}
+"""The module of each name; the wallet's errors, the rest of `__all__`, share one."""
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name when it is first used."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_MODULES.get(name, "tallystick_client.payer.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,6 +2,7 @@
 
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from typing import Final
 
 import click
@@ -12,6 +13,18 @@ EXIT_CONFIGURATION: Final = 2
 """What the caller has to change first."""
 COMMANDS_GROUP: Final = "tallystick.commands"
 _EXTRAS: Final = {"tallystick_aggregator": "aggregator", "web3": "chain"}
+_OPERATORS: Final = frozenset({"deploy", "seller", "serve"})
+"""Commands of the extra `aggregator`, which `grpc_health` comes with."""
+_SUMMARIES: Final = {
+    "deploy": "Deploy the escrow to a chain and write aggregator.toml and operator.json.",
+    "fetch": "Fetch one URL, pay for it if it asks, and print its body.",
+    "seller": "Sellers' tokens: who may charge, read and settle for which receivers.",
+    "serve": "Run the aggregator until it is told to stop (Ctrl-C or SIGTERM).",
+    "settle": "Claim now what is owed to the token's receivers, and wait until it is on chain.",
+    "settlements": "List the settlements that paid the token's receivers, newest first.",
+    "wallet": "Look after a payer's wallet: its deposits, its book, its money back.",
+}
+"""The first sentences of our own commands, so that `tallystick --help` imports none of them."""
 
 
 class Commands(click.Group):
@@ -29,6 +42,22 @@ class Commands(click.Group):
         for entry in entry_points(group=COMMANDS_GROUP, name=cmd_name):
             return _load(entry)
         return None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands, each with its first sentence; imports only those whose sentence is not known here."""
+        names = self.list_commands(ctx)
+        limit = formatter.width - 6 - max(map(len, names), default=0)
+        rows = [(name, self._summary(ctx, name).get_short_help_str(limit)) for name in names]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def _summary(self, ctx: click.Context, name: str) -> click.Command:
+        summary = _SUMMARIES.get(name)
+        if summary is not None and (name not in _OPERATORS or find_spec("grpc_health") is not None):
+            return click.Command(name, help=summary)
+        found = self.get_command(ctx, name)
+        assert found is not None, f"{name} is listed"
+        return found
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

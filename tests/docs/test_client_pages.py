@@ -15,9 +15,8 @@ import tallystick_client.payer.errors
 import tallystick_client.rpc
 from tallystick.errors import TallystickError
 from tallystick.reasons import Reason
-from tallystick_client import Aggregator, Budgets, DepositPolicy, Paywall, RequestInfo, Rule, Wallet
+from tallystick_client import Aggregator, Budgets, DepositPolicy, Paywall, Receipt, RequestInfo, Rule, Wallet
 from tallystick_client.payer.cli.commands import wallet
-from tallystick_client.payer.http.transport import Receipt
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAYERS = (DOCS / "payers.md").read_text()

@@ -20,7 +20,8 @@ from tallystick_client.payer.cli.options import JSON, with_existing_wallet, with
 from tallystick_client.payer.cli.status_text import print_status
 from tallystick_client.payer.cli.withdrawals import Step, withdraw_all
 from tallystick_client.payer.fleet.wallet import Wallet
-from tallystick_client.payer.http.transport import PayingTransport, Receipt
+from tallystick_client.payer.http.receipts import payment_of
+from tallystick_client.payer.http.transport import PayingTransport
 from tallystick_client.payer.policy.budgets import Budgets, DepositPolicy
 from tallystick_client.payer.policy.offers import told_error
 from tallystick_client.payer.texts import show
@@ -296,8 +297,8 @@ async def fetch(
 
 
 def _cost(response: httpx.Response) -> str:
-    receipt = response.extensions.get("payment")
-    if not isinstance(receipt, Receipt):
+    receipt = payment_of(response)
+    if receipt is None:
         return "it cost nothing"
     token = receipt.offer.token
     if receipt.charged is None:

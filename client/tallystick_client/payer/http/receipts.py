@@ -23,7 +23,7 @@ _ASK_LATER = frozenset({408, 425, 429})
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What a request cost; in `response.extensions["payment"]`. Amounts in atomic units of the offer's token.
+    """What a request cost; given by `payment_of(response)`. Amounts in atomic units of the offer's token.
 
     `charged` is None where no answer says it. `transaction` is empty but for `exact`.
     """
@@ -34,6 +34,12 @@ class Receipt:
     charged: int | None
     payment_id: str = ""
     transaction: str = ""
+
+
+def payment_of(response: httpx.Response) -> Receipt | None:
+    """What the request of this response cost; None where no payment was sent with it."""
+    receipt = response.extensions.get("payment")
+    return receipt if isinstance(receipt, Receipt) else None
 
 
 def read_receipt(response: httpx.Response) -> SettleResponse | None:
