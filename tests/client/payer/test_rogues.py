@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from payer_fakes import PRICE, FakeSeller, make_operator
 from rogues import (
@@ -71,7 +71,7 @@ async def no_sleep(_seconds: float) -> None:
 async def crawl(wallet: Wallet, transport: ToServer, hosts: str, pages: int) -> int:
     """Read pages of these hosts in turn, whatever comes of it; how many were read."""
     read = 0
-    async with httpx.AsyncClient(transport=PayingTransport(wallet, transport, sleep=no_sleep)) as http:
+    async with httpx2.AsyncClient(transport=PayingTransport(wallet, transport, sleep=no_sleep)) as http:
         for number in range(pages):
             for host in hosts:
                 try:

@@ -19,7 +19,7 @@ from tallystick.x402 import (
     payment_identifier_extension,
 )
 from tallystick_client.payer.http.price_cache import Recent
-from tallystick_client.payer.http.purchases import Purchase, PurchaseKey
+from tallystick_client.payer.http.steps import PayableRequest
 from tallystick_client.payer.policy.offers import Offer
 from tallystick_client.payer.wallet.grants import Payment
 
@@ -79,18 +79,18 @@ class UnfinishedPayments:
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._kept: Recent[PurchaseKey, SentPayment] = Recent(UNFINISHED_MAX)
+        self._kept: Recent[tuple[str, str, bytes, bytes], SentPayment] = Recent(UNFINISHED_MAX)
 
-    def keep(self, purchase: Purchase, payment: SentPayment) -> None:
+    def keep(self, request: PayableRequest, payment: SentPayment) -> None:
         """Keep a payment for the next try. A body that is streamed up cannot be told from another: nothing is kept."""
-        if purchase.body.is_replayable:
-            self._kept.put(purchase.key, payment)
+        if request.is_replayable:
+            self._kept.put(request.key, payment)
 
-    def take(self, purchase: Purchase) -> SentPayment | None:
+    def take(self, request: PayableRequest) -> SentPayment | None:
         """The payment to send again, which is nobody else's from now on."""
         if not len(self._kept):
             return None
-        found = self._kept.remove(purchase.key)
+        found = self._kept.remove(request.key)
         return found if found is not None and self._clock() < found.kept_until else None
 
     def __len__(self) -> int:
