@@ -163,8 +163,9 @@ class DevChain:
         return str(self.rpc("evm_snapshot"))
 
     def revert(self, snapshot: str) -> None:
-        """Go back to a state that was remembered; it is forgotten by that."""
+        """Go back to a state that was remembered; it is forgotten by that. The chain's clock goes by ours again."""
         self.rpc("evm_revert", snapshot)
+        self.rpc("evm_setTime", hex(int(time.time())))  # it would go on from the time of the snapshot
 
     @property
     def block_number(self) -> int:

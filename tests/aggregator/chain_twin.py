@@ -103,6 +103,8 @@ class ChainTwin:
         self.simulated = 0
         self.claimed_reads = 0
         self.mirroring = True
+        self.confirming = True
+        """Whether a second answer confirms what the mirror reads."""
         self.finds_accounts = True
         """Whether the watcher opens accounts by itself; those that were tracked it always does."""
         self.token = TokenTwin(self)
@@ -216,6 +218,9 @@ class ChainTwin:
             raise TimeoutError
         await self.look()
 
+    def is_held_back(self, account_id: bytes) -> bool:
+        return account_id in self.escrowed and not self.confirming
+
     def track(self, account: ChannelConfig) -> None:
         self.tracked.append(account)
 
@@ -286,7 +291,7 @@ class ChainTwin:
                     continue
                 accounts.open_account(draft, account, NETWORK, held.config)
                 at = accounts.AccountAtBlock(held.balance, dict(self.paid))
-                accounts.mirror(draft, ledger, accounts.AccountOnChain(account, at, at, 0, 0, 0))
+                accounts.mirror(draft, ledger, accounts.AccountOnChain(account, at, at, 0, 0, 0, self.confirming))
 
         await self.writer.run(decision)
 

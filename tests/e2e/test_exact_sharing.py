@@ -171,8 +171,8 @@ class Worker:
         rules = [Rule(path="*", price="0.0001 USDC")]
         self.paywall = Paywall(self._app, aggregator=aggregator, pay_to=checksum(receiver), rules=rules)  # type: ignore[arg-type]
         self._now = 0.0
-        self.paywall._till.clock = lambda: self._now
-        self.paywall._till.pause = self._pause
+        self.paywall._state.clock = lambda: self._now
+        self.paywall._state.pause = self._pause
 
     async def _pause(self, seconds: float) -> None:
         self._now += seconds
@@ -249,7 +249,7 @@ def test_x1_random_requests_to_the_workers_of_several_sellers_sell_one_page(
 
             await asyncio.gather(chain(), *(ask(*one) for one in requests))
             for worker in workers:
-                await worker.paywall._till.finish()
+                await worker.paywall._state.finish()
             assert len(pages) <= 1, pages
             assert len(market.chain.sent) <= 1
             assert MUSIC not in market.chain.balances

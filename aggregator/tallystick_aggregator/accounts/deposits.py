@@ -45,8 +45,7 @@ DEPOSITS_MAX: Final = 64
 DEPOSITS_PER_S: Final = 20.0
 DEPOSIT_GAS_MAX: Final = 400_000
 """Gas of one deposit at most: the signature of a contract wallet is checked by its own contract at our expense.
-A key's
-first deposit takes some 100,000, and some 330,000 where new storage costs more (EIP-8037)."""
+A key's first deposit takes some 100,000, and some 330,000 where new storage costs more (EIP-8037)."""
 CREDIT_TIMEOUT_S: Final = 90.0
 """How long a call waits for its deposit to be credited; after that the payer asks again."""
 WINDOW_MARGIN_S: Final = 10
@@ -127,12 +126,18 @@ class Deposits:
         """Return which of these nonces the account's payer has used or cancelled in the account's token, and when that
         was so: at the newest final block, whose time is in seconds since the epoch.
 
-        The caller has passed `balance`, which checks its signature.
+        That one is unused is asked for twice: its payer takes the money for free again. The caller has passed
+        `balance`, which checks its signature.
         """
 
         async def read() -> tuple[list[bool], int]:
             block, token = await self._chains[network].final(), self._chains[network].tokens[account.token]
-            return [await token.authorization_used(account.payer, nonce, block) for nonce in nonces], block.timestamp
+            used = [
+                await token.authorization_used(account.payer, nonce, block)
+                or await token.authorization_used(account.payer, nonce, block)
+                for nonce in nonces
+            ]
+            return used, block.timestamp
 
         return await unless_unavailable(read())
 
@@ -240,6 +245,8 @@ class Deposits:
             return Refusal(
                 Reason.DEPOSIT_AUTHORIZATION, "The deposit was made, and has left the account again.", "salt"
             )
+        if chain.is_held_back(account_id):
+            return _not_confirmed()
         return Deposited(transaction)
 
     def _is_worth_a_try(self, chain: Chain, deposit: DepositAuthorization) -> Refusal | None:
@@ -256,6 +263,14 @@ class Deposits:
         if self._unproven.take():
             return None
         return Refusal(Reason.OVERLOADED, f"{problem}, and too many such are being tried; wait a moment.", "signature")
+
+
+def _not_confirmed() -> Refusal:
+    return Refusal(
+        Reason.TRANSACTION_PENDING,
+        "The deposit is in a final block, and is credited as soon as another answer of the chain confirms it; send the"
+        " same call again.",
+    )
 
 
 def _not_deposited(landing: Landing | None) -> Refusal:

@@ -8,6 +8,7 @@ from tallystick.channels import ChannelConfig
 from tallystick.eip712 import Domain
 from tallystick.signatures import Signer
 from tallystick_aggregator.chain import escrow_calls as calls
+from tallystick_aggregator.chain.contradictions import Answer, contradicted
 from tallystick_aggregator.chain.node import CallReverted, Log, Node, Refused
 from tallystick_aggregator.chain.port import (
     Block,
@@ -109,7 +110,7 @@ class DeferredEscrow:
 
     async def block_logs(self, block: Block, heard: Heard) -> Sequence[Log]:
         """All events of the escrow in this very block."""
-        return await self._node.block_logs(self._address, block, heard)
+        return _emitted(await self._node.block_logs(self._address, block, heard), str(heard))
 
     async def owed(self, to: bytes, token: bytes, block: Block) -> int:
         """What failed transfers have left owed to `to`, in atomic units."""
@@ -117,16 +118,16 @@ class DeferredEscrow:
 
     async def logs(self, first: int, last: Block) -> Sequence[Log]:
         """All events of the escrow in these blocks."""
-        return await self._node.logs(self._address, first, last)
+        return _emitted(await self._node.logs(self._address, first, last))
 
     async def opened(self, first: int, last: Block) -> Sequence[Log]:
         """The AccountOpened events of our operator's accounts in these blocks."""
         topics = [calls.ACCOUNT_OPENED_TOPIC, None, None, self._operator.rjust(32, b"\0")]
-        return await self._node.logs(self._address, first, last, topics)
+        return _emitted(await self._node.logs(self._address, first, last, topics))
 
     async def of_account(self, account_id: bytes, first: int, last: Block) -> Sequence[Log]:
         """All events of one account in these blocks."""
-        return await self._node.logs(self._address, first, last, [None, account_id])
+        return _emitted(await self._node.logs(self._address, first, last, [None, account_id]))
 
     async def may_claim(self, sender: bytes, block: Block) -> bool:
         """Whether this address may land the operator's claims."""
@@ -174,3 +175,11 @@ class DeferredEscrow:
         if not answer and await self._node.code(self._address, block):
             raise ChainUnavailable(f"an endpoint answers nothing for the escrow at block {block.number}")
         return answer
+
+
+def _emitted(logs: Sequence[Log], who: str = "the node") -> Sequence[Log]:
+    """Leave out what the escrow cannot have emitted: a watcher that reads such an event fails, at every look."""
+    found = [log for log in logs if calls.can_be_ours(log)]
+    if len(found) < len(logs):
+        contradicted(Answer.LOGS, who, f"made up {len(logs) - len(found)} events that the escrow cannot emit")
+    return found

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from eth_abi.abi import decode, encode
+from eth_abi.exceptions import DecodingError
 
 from tallystick.channels import ChannelConfig
+from tallystick.errors import MalformedError
 from tallystick.hashing import keccak256
 from tallystick.quantities import ZERO_ADDRESS
 from tallystick_aggregator.chain.node import Log
@@ -78,6 +80,8 @@ DEPOSITED_TOPIC: Final = topic(DEPOSITED)
 REFUNDED_TOPIC: Final = topic(REFUNDED)
 ROW_SKIPPED_TOPIC: Final = topic(ROW_SKIPPED)
 OWED_TOPIC: Final = topic(OWED)
+_TOPICS_EACH: Final = dict.fromkeys(TOPICS, 2) | {ACCOUNT_OPENED_TOPIC: 4, ROW_SKIPPED_TOPIC: 3, OWED_TOPIC: 3}
+"""How many topics an event has: its name's hash and what is indexed."""
 LEFT_TOPICS: Final = frozenset({topic(WITHDRAW_FINALIZED), topic(REFUNDED)})
 """Events of money that went back to the payer; their first datum is the amount."""
 SKIP_REASONS: Final = ("None", "BadReceiver", "NothingNew", "AboveCeiling", "AccountEmpty", "BadSignature")
@@ -174,10 +178,18 @@ def read_claimed(answer: bytes, count: int) -> list[int]:
     return _array(answer, count, 1)
 
 
+def can_be_ours(log: Log) -> bool:
+    """Whether the escrow can have emitted such an event: one with a name, and as many topics as events of it have."""
+    return bool(log.topics) and _TOPICS_EACH.get(log.topics[0], len(log.topics)) == len(log.topics)
+
+
 def read_opened(log: Log) -> OpenedAccount:
     """An AccountOpened event. Raises MalformedError if no account can have this configuration."""
     types = ["bytes32", "bytes32", "uint40", "bytes32", "uint128"]
-    authorizer, token, withdraw_delay_s, salt, _ = decode(types, log.data)
+    try:
+        authorizer, token, withdraw_delay_s, salt, _ = decode(types, log.data)
+    except DecodingError:
+        raise MalformedError("AccountOpened", log.data, "the data of such an event") from None
     config = ChannelConfig(
         payer=log.topics[2][12:],
         payer_authorizer=authorizer[12:],

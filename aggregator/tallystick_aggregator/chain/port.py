@@ -284,6 +284,12 @@ class Chain(Protocol):
         """
         ...
 
+    def is_held_back(self, account_id: bytes) -> bool:
+        """Whether the chain has something else of an account than the ledger counts, until another answer bears it
+        out.
+        """
+        ...
+
     def stale(self) -> bool:
         """Whether the mirror may not be relied on (I9): not yet at the head, or too old."""
         ...

@@ -8,6 +8,7 @@ next batches are planned as large as fits: by the ratio of what was estimated to
 
 from typing import Final
 
+from tallystick_aggregator.chain.port import GAS_LIMIT_MAX
 from tallystick_aggregator.chain.sending.gas_limits import estimate_of
 from tallystick_aggregator.claims import gas
 from tallystick_aggregator.claims.planner import Batch
@@ -33,6 +34,8 @@ class GasScale:
         # The reserve is no price: it only has to be there, on every chain alike.
         ratio = (estimate_of(gas_limit) - gas.RESERVE_GAS) / max(1, batch.gas - gas.RESERVE_GAS)
         if ratio < self._scale:
+            if gas_limit >= GAS_LIMIT_MAX:
+                return  # the estimate was this much at least: nothing shows that the chain has become cheaper
             ratio = _WEIGHT_OF_OLD * self._scale + (1 - _WEIGHT_OF_OLD) * ratio
         self._scale = min(max(1.0, ratio), SCALE_MAX)
 

@@ -30,7 +30,13 @@ from tallystick_aggregator.claims.planner import (
 )
 from tallystick_aggregator.claims.withdrawals import Withdrawals
 from tallystick_aggregator.ledger.state import Account, Channel
-from tallystick_aggregator.store.port import OutboundTransaction, Outbox, StoreUnavailable, TransactionKind
+from tallystick_aggregator.store.port import (
+    OutboundTransaction,
+    Outbox,
+    StoreUnavailable,
+    TransactionKind,
+    TransactionStatus,
+)
 
 INTERVAL_S: Final = 3_600.0
 CHECK_S_MAX: Final = 5.0
@@ -95,6 +101,10 @@ class ClaimService:
         self._scan_withdrawals = True
         self._claiming = Claiming(chain, clock, self._settings.interval_s)
         self._totals_in_flight: OrderedDict[int, Mapping[bytes, int]] = OrderedDict()
+        self._followed: dict[int, OutboundTransaction] = {}
+        """Claims that were not final when they were last looked at, each as it was when it was sent."""
+        self._landed: dict[bytes, int] = {}
+        """By channel: up to where final claims have paid, until the ledger has it."""
         check_s = min(CHECK_S_MAX, self._settings.interval_s)
         self._checking = PeriodicTask(
             f"settlement on {chain.network}",
@@ -254,6 +264,7 @@ class ClaimService:
                 for batch in packer.finish():
                     await self._claiming.send(batch, run)
         finally:
+            self._followed.update((claim.id, claim) for claim in run.settled)
             if run.urgent:
                 self._withdrawals.claimed(run.accounts, self._clock())
         return run.settled
@@ -309,9 +320,21 @@ class ClaimService:
             self._waiting_since.setdefault(channel_id, now)
 
     async def _in_flight(self) -> dict[bytes, int]:
-        """Up to where open claims would raise `claimed`, by channel."""
-        totals: dict[bytes, int] = {}
-        for claim_totals in self._totals(await self._open_claims()).values():
+        """Up to where claims raise `claimed`, by channel, where the ledger does not have that yet.
+
+        These are the open ones, and those that are final while a second answer that confirms them is missing: to send
+        them again would cost gas and pay nothing, as long as an endpoint is down.
+        """
+        claims = await self._open_claims()
+        ledger = self._writer.ledger
+        self._landed = {
+            channel_id: total
+            for channel_id, total in self._landed.items()
+            if ledger.channels[channel_id].claimed < total
+            and self._chain.is_held_back(ledger.channels[channel_id].account_id)
+        }
+        totals = dict(self._landed)
+        for claim_totals in self._totals(claims).values():
             for channel_id, total in claim_totals.items():
                 totals[channel_id] = max(total, totals.get(channel_id, 0))
         return totals
@@ -341,7 +364,29 @@ class ClaimService:
     async def _journaled_claims(self) -> list[OutboundTransaction]:
         """Claims that are not final."""
         opened = await self._outbox.open(self._chain.network)
-        return [outbound for outbound in opened if outbound.kind is TransactionKind.CLAIM]
+        claims = {outbound.id: outbound for outbound in opened if outbound.kind is TransactionKind.CLAIM}
+        for claim_id in self._followed.keys() - claims.keys():
+            await self._note_landed(claim_id)
+        self._followed = claims | self._followed
+        return list(claims.values())
+
+    async def _note_landed(self, claim_id: int) -> None:
+        """Keep what a claim paid, if it is final and paid all that it asked for; all others are planned again."""
+        followed = self._followed.get(claim_id)
+        if followed is None:
+            return
+        claim = await self._outbox.by_reference(followed.kind, followed.reference)
+        if claim is not None and claim.status in (TransactionStatus.PENDING, TransactionStatus.MINED):
+            return  # it was sent a moment ago
+        self._followed.pop(claim_id, None)
+        if claim is None or claim.status is not TransactionStatus.FINAL:
+            return
+        # What a claim was to pay is known until its receipt tells what it paid.
+        if followed.status is not TransactionStatus.PENDING or set(claim.payouts) != set(followed.payouts):
+            return
+        for channel_id, total in self._chain.escrow.claim_totals(claim.data).items():
+            if channel_id in self._writer.ledger.channels:
+                self._landed[channel_id] = max(total, self._landed.get(channel_id, 0))
 
     async def _mined(self, claim: OutboundTransaction, timeout_s: float) -> OutboundTransaction:
         try:

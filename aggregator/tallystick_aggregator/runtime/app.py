@@ -287,7 +287,8 @@ async def _start_settlements(stack: AsyncExitStack, parts: _Parts) -> Settlement
 async def _start_collecting(stack: AsyncExitStack, parts: _Parts) -> Sequence[Collecting]:
     amount_min = parts.config.claim_amount_min
     each = [
-        Collecting(chain, parts.writer, parts.store.outbox, amount_min=amount_min) for chain in parts.chains.values()
+        Collecting(chain, parts.writer, parts.store.outbox, amount_min=amount_min, clock=parts.clock)
+        for chain in parts.chains.values()
     ]
     for one in each:
         stack.push_async_callback(one.stop)

@@ -1,7 +1,7 @@
 """Two endpoints, of which one is wrong, ahead, behind, on a fork or down; and one endpoint that is wrong once."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -15,6 +15,8 @@ from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain.port import Call, ChainUnavailable, Heard
 from tallystick_aggregator.chain.rpc.agreement import SIDELINED_S, STANDS_STILL_S
 from tallystick_aggregator.chain.rpc.node import RpcNode
+from tallystick_aggregator.chain.watching import credit
+from tallystick_aggregator.claims.service import ClaimService, SettlementSettings
 from tallystick_aggregator.store.port import TransactionKind, TransactionStatus
 
 SELLER = receiver(1)
@@ -309,6 +311,34 @@ async def test_r9_what_became_of_a_transaction_is_told_by_two_answers(
     assert liar.told == asked
 
 
+async def test_r9_a_wrong_receipt_that_nobody_could_be_asked_about_is_told_once_the_truth_is_known(
+    devnet: Devnet, nodes: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    devnet.anvil.mint(devnet.token, HOLDER, 5)
+    block = devnet.anvil.rpc("eth_getBlockByNumber", "latest", False)
+    transaction_hash = bytes.fromhex(block["transactions"][0][2:])
+    liar = Through(devnet)
+    node = await nodes(liar)
+
+    def once_and_then_down(method: str, _params: list[Any], truth: Any) -> Any:
+        if method != "eth_getTransactionReceipt":
+            return truth
+        liar.down = True
+        return truth | {"status": "0x0", "logs": []}
+
+    liar.lie(once_and_then_down)
+    with pytest.raises(ChainUnavailable):
+        await node.receipt(transaction_hash)
+    assert not alarms(caplog, "contradicted answer (receipt)")
+    liar.down = False
+    receipt = await node.receipt(transaction_hash)
+    assert receipt is not None
+    assert receipt.succeeded
+    assert len(alarms(caplog, "contradicted answer (receipt)")) == 1
+    assert await node.receipt(transaction_hash) == receipt
+    assert len(alarms(caplog, "contradicted answer (receipt)")) == 1
+
+
 async def test_r9_a_receipt_is_believed_where_the_other_endpoint_is_down(devnet: Devnet, nodes: Any) -> None:
     devnet.anvil.mint(devnet.token, HOLDER, 5)
     block = devnet.anvil.rpc("eth_getBlockByNumber", "latest", False)
@@ -369,6 +399,34 @@ async def test_r9_a_nonce_that_is_told_too_high_leaves_no_gap(
         assert (await side.chain.wait(sent, final=True, timeout_s=10)).status is TransactionStatus.FINAL
         assert len(side.disk.outbound) == 1
     assert alarms(caplog, "contradicted answer (nonce)")
+
+
+async def test_r9_one_endpoint_that_tells_of_too_many_transactions_everywhere_skips_no_nonce(
+    devnet: Devnet, nodes: Any
+) -> None:
+    liar = Through(devnet)
+    node = await nodes(liar, Through(devnet))
+    async with chain_side(devnet, node=node) as side:
+        mined = await node.nonce_at(side.chain.settings.sender.address, (await node.head()).number)
+        liar.lie(
+            lambda method, _params, truth: hex(2**64 - 1) if method == "eth_getTransactionCount" else truth, times=None
+        )
+        call = Call(devnet.token, function("mint(address,uint256)", HOLDER, 5))
+        sent = await side.chain.send(TransactionKind.EXACT, b"1", call)
+        assert sent.nonce == mined
+        assert (await side.chain.wait(sent, final=True, timeout_s=10)).status is TransactionStatus.FINAL
+
+
+async def test_r9_a_nonce_that_cannot_be_is_no_answer(devnet: Devnet, nodes: Any) -> None:
+    liar = Through(devnet)
+    async with chain_side(devnet, node=await nodes(liar)) as side:
+        liar.lie(
+            lambda method, _params, truth: hex(2**64 - 1) if method == "eth_getTransactionCount" else truth, times=None
+        )
+        call = Call(devnet.token, function("mint(address,uint256)", HOLDER, 5))
+        with pytest.raises(ChainUnavailable, match="that cannot be"):
+            await side.chain.send(TransactionKind.EXACT, b"1", call)
+        assert not side.disk.outbound
 
 
 async def test_r9_an_estimate_that_is_too_low_burns_no_gas(
@@ -460,6 +518,119 @@ async def test_r8_while_one_of_two_endpoints_is_down_nothing_rises_and_what_fall
         second.down = False
         await until(lambda: side.account(payer).funds == 1_005_000)
         await until(lambda: not side.chain.problems())
+
+
+async def test_r8_what_landed_while_one_of_two_endpoints_is_down_is_not_claimed_again(
+    devnet: Devnet, nodes: Any, pair: tuple[Through, Through]
+) -> None:
+    """Nobody confirms what it paid, so the ledger does not have it; the claim itself is final and paid in full."""
+    first, second = pair
+    payer = devnet.payer()
+    node = await nodes(first, second)
+    async with chain_side(devnet, node=node) as side:
+        settlement = ClaimService(side.chain, side.writer, side.outbox, SettlementSettings(interval_s=10**9))
+        await side.fund(payer, 1_000_000, SELLER)
+        await side.must_charge(payer, SELLER, 900)
+        second.down = True
+        for expected in (1, 0, 0):
+            claims = await settlement.settle_now()
+            assert len(claims) == expected, "the operator pays for a claim of nothing, again and again"
+            for claim in claims:
+                await side.chain.wait(claim, final=True, timeout_s=10)
+            await side.mirrored()
+            assert side.channel(payer, SELLER).claimed == 0
+        await side.must_charge(payer, SELLER, 50)
+        (claim,) = await settlement.settle_now()
+        await side.chain.wait(claim, final=True, timeout_s=10)
+        assert devnet.balance(SELLER) == 950
+        second.down = False
+        await until(lambda: side.channel(payer, SELLER).claimed == 950)
+        assert await settlement.settle_now() == []
+        await settlement.stop()
+
+
+async def test_r8_what_paid_less_while_one_of_two_endpoints_is_down_is_claimed_again(
+    devnet: Devnet, nodes: Any, pair: tuple[Through, Through]
+) -> None:
+    first, second = pair
+    payer = devnet.payer()
+    node = await nodes(first, second)
+    async with chain_side(devnet, node=node) as side:
+        settlement = ClaimService(side.chain, side.writer, side.outbox, SettlementSettings(interval_s=10**9))
+        await side.fund(payer, 1_000, SELLER)
+        await side.must_charge(payer, SELLER, 900)
+        second.down = True
+        devnet.anvil.rpc("evm_setAutomine", False)
+        call = side.chain.escrow.refund_call(payer.config, 500, 0)
+        await side.chain.send(TransactionKind.REFUND, b"somebody else's", call)  # the ledger knows of none
+        run = asyncio.create_task(settlement.settle_now())
+        await until(lambda: len(side.disk.outbound) == 2)
+        devnet.anvil.rpc("evm_setAutomine", True)
+        devnet.anvil.mine(1)
+        (claim,) = await run
+        await side.chain.wait(claim, final=True, timeout_s=10)
+        assert devnet.balance(SELLER) == 500
+        payer.deposit(1_000)
+        await side.mirrored()
+        (claim,) = await settlement.settle_now()
+        await side.chain.wait(claim, final=True, timeout_s=10)
+        assert devnet.balance(SELLER) == 900
+        await settlement.stop()
+
+
+async def test_r8_one_wrong_answer_hides_no_new_account_while_one_of_two_endpoints_is_down(
+    devnet: Devnet, nodes: Any, pair: tuple[Through, Through]
+) -> None:
+    """The lower of two answers that differ counts, but an account is not called too small because of it."""
+    first, second = pair
+    payer = devnet.payer()
+
+    def poorer(method: str, params: list[Any], truth: Any) -> Any:
+        if method != "eth_call" or not params[0]["data"].startswith(to_hex(calls.selector(calls.ACCOUNTS))):
+            return truth
+        return truth[: 2 + 192] + "0" * 64 + truth[2 + 256 :] if len(truth) > 2 + 128 else truth
+
+    node = await nodes(first, second)
+    async with chain_side(devnet, node=node) as side:
+        second.down = True
+        first.lie(poorer)
+        payer.deposit(5_000_000)
+        await side.mirrored()
+        assert first.told == 1
+        second.down = False
+        await until(lambda: payer.account_id in side.ledger.accounts)
+        await until(lambda: side.account(payer).funds == 5_000_000)
+        await until(lambda: not side.chain.problems())
+
+
+async def test_r8_accounts_that_wait_for_a_second_answer_are_read_a_few_at_a_time(
+    devnet: Devnet, nodes: Any, pair: tuple[Through, Through], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an hour without the second endpoint nearly every account waits; a look must not take longer by that."""
+    monkeypatch.setattr(credit, "WAITING_PER_LOOK", 2)
+    payers = [devnet.payer() for _ in range(5)]
+    node = await nodes(*pair)
+    async with chain_side(devnet, node=node, poll_s=3_600) as side:
+        pair[1].down = True
+        for payer in payers:
+            payer.deposit(1_000_000)
+        await side.chain._watcher.look()
+        read: list[int] = []
+        accounts = side.chain.escrow.accounts
+
+        async def counted(ids: Sequence[bytes], *more: Any) -> Any:
+            read.append(len(ids))
+            return await accounts(ids, *more)
+
+        monkeypatch.setattr(side.chain.escrow, "accounts", counted)
+        for _ in range(2):
+            await side.chain._watcher.look()
+        assert max(read) == 2
+        pair[1].down = False
+        node._endpoints[1].rests_until = 0.0
+        for _ in range(3):
+            await side.chain._watcher.look()
+        assert [side.account(payer).funds for payer in payers] == [1_000_000] * 5
 
 
 async def test_r10_a_preferred_endpoint_that_is_always_a_block_behind_holds_nothing_up(

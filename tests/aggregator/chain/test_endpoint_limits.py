@@ -224,6 +224,24 @@ async def test_r1_an_endpoint_that_is_asked_too_often_is_left_alone(nodes: Any, 
     assert asked == [2]
 
 
+async def test_r1_what_a_contract_says_when_it_reverts_is_no_rate_limit(nodes: Any) -> None:
+    """Anybody can deploy a contract, and silence the endpoints by its words."""
+    clock = Clock()
+
+    def reverted(method: str, _params: list[Any]) -> Any:
+        if method == "eth_estimateGas":
+            raise JsonRpcError(
+                {"code": 3, "message": "execution reverted: too many requests per second, quota exceeded"}
+            )
+        return "0x2a"
+
+    node = await nodes(reverted, **clock.keywords)
+    with pytest.raises(CallReverted, match="quota"):
+        await node.estimate_gas(bytes(20), bytes(20), b"", gas_max=100_000)
+    assert await node.balance(bytes(20)) == 42
+    assert clock.pauses == [], "a contract's words kept the endpoint from being asked"
+
+
 async def test_r1_a_limit_that_outlasts_the_patience_is_an_unavailable_chain(nodes: Any) -> None:
     clock = Clock()
     node = await nodes(lambda _m, _p: Status(429, "retry-after: 3600\r\n"), **clock.keywords)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from eth_abi.abi import encode
+from faults import LyingNode
 from harness import Side, chain_side
 
 from anvil import FOR_EVER, Devnet, Payer, receiver
@@ -12,6 +13,7 @@ from tallystick.hashing import keccak256
 from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain.landings import Reach, find_deposit
 from tallystick_aggregator.chain.port import DepositAuthorization, TransferAuthorization
+from tallystick_aggregator.chain.rpc.node import RpcNode
 from tallystick_aggregator.store.port import OutboundTransaction, Payout, TransactionKind, TransactionStatus
 
 AMOUNT = 5_000_000
@@ -102,6 +104,19 @@ async def test_a8_a_landing_is_looked_for_in_steps_and_not_for_ever(
             landing = await find_deposit(side.chain._node, *what, payer.account_id, AMOUNT, last, reach)
             assert (landing is not None) == is_found
             assert landing is None or landing.block_number == outbound.block_number
+
+
+async def test_a8_one_answer_that_leaves_the_deposit_out_does_not_deny_it(devnet: Devnet) -> None:
+    """Who is told that nothing was deposited signs another deposit."""
+    node = LyingNode(RpcNode([devnet.anvil.url]))
+    _, deposit = funded(devnet)
+    async with chain_side(devnet, node=node) as side:
+        outbound = await sent(side, deposit)
+        node.lie("logs", lambda _truth, *_asked: [])
+        landing = await side.chain.deposit_landing(deposit)
+        assert node.told == ["logs"]
+        assert landing is not None, "one answer without the event hid a deposit that was made"
+        assert (landing.transaction_hash, landing.amount) == (outbound.transaction_hash, AMOUNT)
 
 
 async def refund(side: Side, payer: Payer, amount: int, nonce: int = 0) -> OutboundTransaction:

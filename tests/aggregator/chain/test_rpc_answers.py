@@ -13,11 +13,14 @@ from tallystick_aggregator.chain.rpc.answers import (
     read_block,
     read_bytes,
     read_error,
+    read_header,
     read_integer,
     read_logs,
     read_receipt,
+    read_rewards,
     read_transactions,
 )
+from tallystick_aggregator.chain.rpc.bloom import may_hold
 
 WORD, ADDRESS = bytes(31) + b"\1", bytes(19) + b"\2"
 LOG = {"address": "0x" + ADDRESS.hex(), "topics": ["0x" + WORD.hex()], "data": "0x0a", "blockNumber": "0x10"}
@@ -66,10 +69,29 @@ def test_a_block_that_lacks_something_is_none(field: str, value: Any) -> None:
         read_block(BLOCK | {field: value})
 
 
-@pytest.mark.parametrize("answer", [None, "0x", {}, [None], [LOG | {"topics": None}], [LOG | {"topics": ["0x00"]}]])
+@pytest.mark.parametrize(
+    "answer", [None, "0x", {}, [None], [LOG | {"topics": None}], [LOG | {"topics": ["0x00"]}], [LOG | {"topics": []}]]
+)
 def test_events_are_a_list_of_events(answer: Any) -> None:
     with pytest.raises(ChainUnavailable):
         read_logs(answer)
+
+
+@pytest.mark.parametrize("header", [BLOCK, BLOCK | {"logsBloom": None}])
+def test_r7_a_header_without_a_filter_rules_no_event_out(header: dict[str, Any]) -> None:
+    assert may_hold(read_header(header).logs_bloom, WORD), "so that the events of its block are asked for twice"
+
+
+@pytest.mark.parametrize("bloom", [5, "0x", "0x" + "00" * 255])
+def test_a_filter_has_its_length(bloom: Any) -> None:
+    with pytest.raises(ChainUnavailable):
+        read_header(BLOCK | {"logsBloom": bloom})
+
+
+@pytest.mark.parametrize("rewards", [None, [[]], [None], ["0x1"], [[None]], [["1"]]])
+def test_tips_that_are_missing_or_odd_are_no_answer(rewards: Any) -> None:
+    with pytest.raises(ChainUnavailable):
+        read_rewards({"gasUsedRatio": [0.5], "reward": rewards})
 
 
 @pytest.mark.parametrize("change", [{"status": None}, {"logs": 5}, {"logs": [LOG | {"address": "0x00"}]}])

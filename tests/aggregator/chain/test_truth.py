@@ -4,6 +4,7 @@ The node is asked through `LyingNode`, as a single endpoint is: what it says twi
 events or the escrow's tokens speak against it.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -15,9 +16,10 @@ from anvil import DELAY_S, Devnet, receiver
 from tallystick.reasons import Reason
 from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain.node import Header, Log
-from tallystick_aggregator.chain.port import Heard
+from tallystick_aggregator.chain.port import Block, ChainUnavailable, Heard
 from tallystick_aggregator.chain.rpc.bloom import BLOOM_BYTES, bloom_of, may_hold
 from tallystick_aggregator.chain.rpc.node import RpcNode
+from tallystick_aggregator.chain.watching import credit
 from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
@@ -94,6 +96,32 @@ async def test_r7_one_empty_answer_hides_no_withdrawal(
     assert alarms(caplog, "contradicted answer (logs)")
 
 
+async def test_r7_an_empty_answer_that_nobody_could_be_asked_about_is_told_once_the_truth_is_known(
+    devnet: Devnet, node: LyingNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    payer = devnet.payer()
+    async with chain_side(devnet, node=node) as side:
+        payer.deposit(1_000_000)
+        await side.mirrored()
+        asked = 0
+
+        def nothing_then_silence(truth: Sequence[Log], *_asked: Any) -> Sequence[Log]:
+            nonlocal asked
+            asked += bool(truth)
+            if not truth or asked > 3:
+                return truth
+            if asked > 1:
+                raise ChainUnavailable("nobody answers")
+            return nothing(truth)
+
+        node.always["block_logs"] = nothing_then_silence
+        payer.initiate_withdraw(1_000_000)
+        await side.mirrored()
+        assert side.account(payer).withdrawing == 1_000_000
+    assert asked > 3
+    assert len(alarms(caplog, "contradicted answer (logs)")) == 1
+
+
 async def test_r7_events_that_even_the_header_denies_are_found_when_the_block_is_final(
     devnet: Devnet, node: LyingNode, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -112,6 +140,42 @@ async def test_r7_events_that_even_the_header_denies_are_found_when_the_block_is
         await side.mirrored()
         assert side.account(payer).withdrawing == 1_000_000
     assert alarms(caplog, "contradicted answer (logs)")
+
+
+ODD_EVENTS = {
+    "without a name": Log((), b"", 0),
+    "without topics": Log((calls.OWED_TOPIC,), b"", 0),
+    "with a topic too many": Log((calls.ROW_SKIPPED_TOPIC, bytes(32), bytes(32), bytes(32)), b"", 0),
+    "without data": Log((calls.ACCOUNT_OPENED_TOPIC, bytes(32), bytes(32), bytes(32)), b"", 0),
+}
+
+
+@pytest.mark.parametrize("odd", ODD_EVENTS.values(), ids=ODD_EVENTS)
+@pytest.mark.parametrize("answer", [1, 2], ids=["first", "when-final"])
+async def test_r7_an_event_that_the_escrow_cannot_emit_told_once_stops_no_later_look(
+    devnet: Devnet, node: LyingNode, odd: Log, answer: int
+) -> None:
+    told = 0
+
+    def made_up(truth: Sequence[Log], _address: bytes, block: Block, *_more: Any) -> Sequence[Log]:
+        nonlocal told
+        told += 1
+        return [*truth, odd._replace(block_number=block.number)] if told == answer else truth
+
+    payer = devnet.payer()
+    async with chain_side(devnet, node=node, confirmations=1) as side:
+        payer.deposit(1_000_000)
+        devnet.anvil.mine()
+        await side.mirrored()
+        node.always["block_logs"] = made_up
+        devnet.anvil.mine()
+        await side.mirrored()
+        devnet.anvil.mine()
+        await side.mirrored()
+        assert told > answer
+        payer.initiate_withdraw(1_000_000)
+        await side.mirrored()
+        assert side.account(payer).withdrawing == 1_000_000
 
 
 async def test_r7_an_account_with_a_channel_is_read_again_whatever_the_events_say(
@@ -321,6 +385,40 @@ async def test_r8_a_deposit_whose_events_were_left_out_is_traced(
         await until(lambda: side.account(payer).funds == 1_005_000)
     assert alarms(caplog, "contradicted answer (deposits)")
     assert alarms(caplog, "contradicted answer (logs)")
+
+
+@pytest.mark.parametrize("slow", [False, True])
+async def test_r8_events_that_cannot_be_had_hold_up_the_traced_account_alone(
+    devnet: Devnet, node: LyingNode, monkeypatch: pytest.MonkeyPatch, slow: bool
+) -> None:
+    """Nodes drop old events, and plans make searches for them slow."""
+    monkeypatch.setattr(credit, "TRACE_S_MAX", 0.1)
+    now = [1_800_000_000.0]
+    payer, other = devnet.payer(), devnet.payer()
+    held_up = asyncio.Event()
+
+    async def of_account(*_asked: Any) -> Sequence[Log]:
+        held_up.set()
+        if slow:
+            await asyncio.sleep(3_600)
+        raise ChainUnavailable("the history was pruned")
+
+    async with chain_side(devnet, node=node, clock=lambda: now[0]) as side:
+        await side.fund(payer, 1_000_000, SELLER)
+        node.always |= {"block_logs": nothing, "header": without_filter}
+        payer.deposit(5_000)
+        await side.mirrored()
+        node.always.clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(side.chain.escrow, "of_account", of_account)
+            now[0] += DELAY_S / 8
+            await side.chain._watcher.look()
+            other.deposit(7_000_000)
+            await side.mirrored()
+            assert held_up.is_set()
+            assert side.account(other).funds == 7_000_000, "the mirror stood still for the sake of one account"
+            assert side.account(payer).funds == 1_000_000
+        await until(lambda: side.account(payer).funds == 1_005_000)
 
 
 async def test_r8_a_deposit_that_was_final_before_a_restart_and_never_counted_is_traced(devnet: Devnet) -> None:

@@ -115,6 +115,16 @@ def test_r5_the_scale_follows_what_the_chain_charges() -> None:
     assert sizes[-1] == gas.BATCH_GAS_MAX  # never above what was measured for Ethereum
 
 
+def test_r5_a_batch_at_the_limit_of_a_transaction_is_no_sign_of_a_cheaper_chain() -> None:
+    """Its limit is cut off, so that the estimate behind it is not known: it was this much at least."""
+    scale = GasScale()
+    scale.took(planned(1_325_000), limit_for(gas.RESERVE_GAS + 1_200_000))
+    size = scale.planned_max
+    assert size < gas.BATCH_GAS_MAX
+    scale.took(planned(size), GAS_LIMIT_MAX)
+    assert scale.planned_max == size, "the next batch would be planned too large, and halved again"
+
+
 def test_r5_nothing_that_a_node_says_makes_batches_smaller_than_a_claim() -> None:
     scale = GasScale()
     scale.took(planned(gas.RESERVE_GAS + 1), GAS_LIMIT_MAX)

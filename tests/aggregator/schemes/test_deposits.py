@@ -62,6 +62,22 @@ async def test_a_balance_is_told_only_to_who_could_deposit_it_here(
     assert reason_of(await balance_of(market, **changes)) is reason
 
 
+async def test_x10_one_wrong_answer_frees_no_authorization_that_was_used(
+    market: Marketplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nonce, unused, answers = b"\x01" * 32, b"\x02" * 32, [False]
+    market.chain.used.add((ADDRESS, nonce))
+    truth = market.chain.token.authorization_used
+
+    async def wrong_once(authorizer: bytes, nonce: bytes, block: Block) -> bool:
+        return answers.pop() if answers else await truth(authorizer, nonce, block)
+
+    monkeypatch.setattr(market.chain.token, "authorization_used", wrong_once)
+    told = await market.deposits.nonces_used(NETWORK, ALICE.config, [nonce, unused])
+    assert not isinstance(told, Refusal)
+    assert told[0] == [True, False], "its payer would spend again what was taken"
+
+
 async def test_a_balance_on_an_unknown_network_is_refused(market: Marketplace) -> None:
     call = signed(ALICE, eip712.hash_read_account(ALICE.account_id, NOW_S + 60))
     answer = await market.deposits.balance("eip155:1", ALICE.config, call)
@@ -214,6 +230,19 @@ async def test_a_mirror_that_lags_is_waited_for_and_then_told(market: Marketplac
     assert reason_of(await market.deposits.deposit(NETWORK, deposit)) is Reason.TRANSACTION_PENDING
     market.chain.mirroring = True
     assert isinstance(await market.deposits.deposit(NETWORK, deposit), Deposited)
+
+
+async def test_r8_a_deposit_that_is_not_credited_yet_is_not_called_deposited(market: Marketplace) -> None:
+    """While one of two endpoints is down the mirror reaches the block and counts nothing more."""
+    market.chain.confirming = False
+    deposit = deposit_of(ALICE, AMOUNT)
+    answer = await market.deposits.deposit(NETWORK, deposit)
+    assert reason_of(answer) is Reason.TRANSACTION_PENDING, "the payer was told to go on, with nothing to spend"
+    assert market.account(ALICE).funds == 0
+    market.chain.confirming = True
+    assert isinstance(await market.deposits.deposit(NETWORK, deposit), Deposited)
+    assert market.account(ALICE).funds == AMOUNT
+    assert len(market.chain.sent) == 1
 
 
 async def test_a_deposit_that_reverts_on_chain_is_told(market: Marketplace) -> None:

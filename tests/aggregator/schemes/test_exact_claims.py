@@ -203,6 +203,33 @@ async def test_x1_a_passing_trouble_keeps_the_hold_and_a_final_one_lets_go(marke
     assert isinstance(await market.exact.settle(EXACT_TERMS, transfer, SECOND), Settled)
 
 
+def test_x1_a_seller_that_never_settles_holds_its_own_share_only() -> None:
+    now = [NOW_S]
+    claims = Claims(lambda: now[0], share_max=2)
+    rogue = claim_of(bytes(32), transfer_of(ALICE), replace(FIRST, principal="rogue"))
+    honest = claim_of(bytes(32), transfer_of(ALICE), replace(FIRST, principal="honest"))
+    for slot in (b"1", b"2"):
+        assert claims.take(slot, rogue, None, None, NOW_S + HOLD_S_MAX) is None
+    refusal = claims.take(b"3", rogue, None, None, NOW_S + HOLD_S_MAX)
+    assert refusal is not None
+    assert (refusal.reason, refusal.allowed) == (Reason.OVERLOADED, "at most 2")
+    assert claims.take(b"3", honest, None, None, NOW_S + HOLD_S_MAX) is None
+    claims.drop(b"1", rogue)
+    assert claims.take(b"4", rogue, None, None, NOW_S + HOLD_S_MAX) is None
+    now[0] += HOLD_S_MAX
+    assert claims.take(b"5", rogue, None, None, now[0] + 1) is None
+
+
+async def test_x1_what_has_landed_takes_no_room_and_stays_its_owners(market: Marketplace) -> None:
+    transfer = transfer_of(ALICE)
+    for _ in range(2):
+        assert isinstance(await market.exact.settle(EXACT_TERMS, transfer, FIRST), Settled)
+        assert not market.exact._claims._held
+    assert reason_of(await market.exact.settle(EXACT_TERMS, transfer, SECOND)) is Reason.PAYMENT_USED
+    at_once = await asyncio.gather(*(market.exact.settle(EXACT_TERMS, transfer, FIRST) for _ in range(3)))
+    assert all(isinstance(one, Settled) and not one.replayed for one in at_once)
+
+
 def test_x1_claims_in_memory_are_bounded_and_expire() -> None:
     now = [NOW_S]
     claims = Claims(lambda: now[0], claims_max=2)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from hashlib import sha256
 
 import pytest
@@ -15,7 +16,7 @@ from tallystick_aggregator.accounts.deposits import Deposited
 from tallystick_aggregator.accounts.refunds import Refunded
 from tallystick_aggregator.auth.gas_budgets import STRANGERS_PERCENT, GasLimits
 from tallystick_aggregator.chain.port import ChainUnavailable
-from tallystick_aggregator.chain.sending.gas_meter import HOUR_S
+from tallystick_aggregator.chain.sending.gas_meter import HOUR_S, GasMeter
 from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.commands import DecisionContext
@@ -87,6 +88,20 @@ async def test_g1_a_restart_forgets_nothing_of_what_was_spent(market: Marketplac
         await deposit(market, number=number)
     async with marketplace(market.disk, gas=GasLimits(deposits_per_payer_hour_max=3)) as restarted:
         spent(await deposit(restarted, number=3))
+
+
+async def test_g1_what_was_sent_anew_hides_nothing_that_is_older_after_a_restart(market: Marketplace) -> None:
+    """A superseded transaction keeps its place in the outbox when it is sent again, and is its youngest then."""
+    for number in range(2):
+        await deposit(market, number=number)
+    first = await market.outbox.by_reference(TransactionKind.DEPOSIT, market.chain.sent[0].reference)
+    assert first is not None
+    await market.outbox.update(replace(first, created_at=NOW_S + 600))
+    meter = GasMeter(lambda: NOW_S + 700)
+    await meter.load(market.outbox, NETWORK)
+    assert meter.spent(TransactionKind.DEPOSIT) == 2 * EACH
+    meter._clock = lambda: NOW_S + HOUR_S
+    assert meter.spent(TransactionKind.DEPOSIT) == EACH, "an hour later the other one still counted"
 
 
 async def test_g1_an_account_that_never_paid_is_told_to_withdraw_on_chain(market: Marketplace) -> None:

@@ -478,6 +478,8 @@ class FakeSeller(httpx2.AsyncBaseTransport):
     charge_less: int = 0
     pattern: str = "/*"
     """Where it publishes that the price holds; empty: nowhere."""
+    others: dict[str, Callable[[httpx2.Request], httpx2.Response]] = field(default_factory=dict)
+    """Who else answers, by the path's beginning."""
 
     def receiver(self, host: str) -> bytes:
         return eip712.keccak256(host.encode())[:20]
@@ -489,7 +491,8 @@ class FakeSeller(httpx2.AsyncBaseTransport):
         try:
             if self.delay_s:
                 await asyncio.sleep(self.delay_s)
-            return await self._answer(request)
+            other = next((self.others[front] for front in self.others if request.url.path.startswith(front)), None)
+            return await self._answer(request) if other is None else other(request)
         finally:
             self.in_flight -= 1
 

@@ -2,9 +2,11 @@
 
 import asyncio
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -14,7 +16,15 @@ from payer_fakes import DOMAIN, PRICE, FakeSeller, Steps, make_operator
 from tallystick.channels import account_id, channel_id
 from tallystick.patterns import Pattern
 from tallystick.x402 import PayAhead, PaymentRequired
-from tallystick_client.payer.http.price_cache import ORIGINS_MAX, PATTERNS_MAX, TARGETS_MAX, Prices, Recent
+from tallystick_client.payer.http.price_cache import (
+    OFFER_BYTES_MAX,
+    OFFERS_MAX,
+    ORIGINS_MAX,
+    PATTERNS_MAX,
+    TARGETS_MAX,
+    Prices,
+    Recent,
+)
 from tallystick_client.payer.policy.offers import Offer, choose
 from tallystick_client.payer.policy.operators import Asset
 from tallystick_client.payer.wallet.book import Book
@@ -282,3 +292,18 @@ def test_w6_the_memory_of_prices_is_bounded() -> None:
     last = origins.get("http://last")
     assert (len(last.targets), len(last.patterns)) == (TARGETS_MAX, PATTERNS_MAX)
     assert max(len(target) for _, target in last.targets._items) <= 256
+
+
+def test_w6_many_or_long_offers_of_one_origin_are_not_all_remembered() -> None:
+    prices = Prices()
+    for number in range(OFFERS_MAX + 1):
+        prices.learn("http://a", "GET", b"/%d" % number, offer(amount=1_000 + number))
+    origins: Any = prices._origins
+    assert len(origins.get("http://a").offers) == 1  # it has started anew
+    assert prices.offer_for("http://a", "GET", b"/0") is None
+    assert prices.offer_for("http://a", "GET", b"/%d" % OFFERS_MAX) is not None
+
+    known = offer()
+    padded = msgspec.structs.replace(known.accepted, extra={"padding": "x" * OFFER_BYTES_MAX})
+    prices.learn("http://b", "GET", b"/", replace(known, accepted=padded))
+    assert prices.offer_for("http://b", "GET", b"/") is None

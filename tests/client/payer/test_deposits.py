@@ -428,7 +428,9 @@ async def test_one_balance_is_not_promised_to_two_operators(
         aggregator.refuse["Deposit"] = Reason.INSUFFICIENT_BALANCE  # it stays under way
         with pytest.raises(Refused):
             await Buyer(wallet, seller).buy()
-        with pytest.raises(DepositNotAllowed, match=r"allowed at most 0\.5 USDC.* 1 USDC of it for deposits under way"):
+        with pytest.raises(
+            DepositNotAllowed, match=r"allowed at most 0\.5 USDC.* 1 USDC of it for deposits and transfers under way"
+        ):
             await Buyer(wallet, FakeSeller(second, other)).buy(amount=600_000)
         assert not second.salts
         await Buyer(wallet, FakeSeller(second, other)).buy()

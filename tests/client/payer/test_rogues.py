@@ -1,12 +1,13 @@
 """Sellers, aggregators and workers that lie: what is really charged stays within the budgets, and others are paid."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-from payer_fakes import PRICE, FakeSeller, make_operator
+from payer_fakes import PRICE, FakeSeller, make_operator, until
 from rogues import (
     LIES_ABOUT_CHARGES,
     Lie,
@@ -173,6 +174,40 @@ async def test_w2_short_runs_do_not_use_up_the_accounts_keys(
             (await wallet.pay(offer, "b.example", REQUEST)).lose()
         await wallet.close()
     assert sum(not key.revoked for key in aggregator.account.keys.values()) <= (4 if loses else 0)
+
+
+def assert_revoked_alike(wallet: Wallet, aggregator: LyingAggregator) -> None:
+    """The book calls a key revoked only where the aggregator takes nothing more under it."""
+    told = {id_: key.revoked for id_, key in aggregator.account.keys.items()}
+    assert {id_: row.revoked for id_, row in wallet.core.store.book.spend_keys.items()} == told
+
+
+async def test_w3_a_key_for_which_others_were_revoked_does_not_count_as_revoked_itself(
+    open_wallet: OpenWallet, honest: ToServer, aggregator: LyingAggregator
+) -> None:
+    aggregator.keys_max = 1
+    for _ in range(2):
+        wallet = await open_wallet()
+        assert await crawl(wallet, honest, "a", 1) == 1
+        assert_revoked_alike(wallet, aggregator)
+        seller = FakeSeller(aggregator, wallet.operators[0])
+        offer = wallet.choose(PaymentRequired(accepts=[seller.offer("deferred", "a.example", PRICE)]))
+        (await wallet.pay(offer, "a.example", REQUEST)).lose()
+        await wallet.close()
+    assert len(aggregator.account.keys) == 2
+
+
+async def test_w3_a_key_is_not_revoked_before_its_registration_has_arrived(
+    open_wallet: OpenWallet, honest: ToServer, aggregator: LyingAggregator
+) -> None:
+    wallet = await open_wallet()
+    arrives = aggregator.hold["RegisterSpendKey"] = asyncio.Event()
+    crawling = asyncio.create_task(crawl(wallet, honest, "a", 1))
+    await until(lambda: "RegisterSpendKey" in aggregator.calls)
+    await wallet.reconcile()
+    arrives.set()
+    assert await crawling == 1
+    assert_revoked_alike(wallet, aggregator)
 
 
 async def test_w3_an_aggregator_that_counts_too_much_gains_nothing_beyond_what_was_signed(

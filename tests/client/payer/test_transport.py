@@ -467,6 +467,25 @@ async def test_w6_nothing_is_paid_ahead_outside_of_what_the_seller_published(
     assert (len(seller.requests), len(seller.paid_requests)) == (3 + 4 + 1, 2 + 2 + 1)
 
 
+async def test_w6_two_sellers_on_one_origin_are_both_paid_though_one_publishes_a_price_for_all(
+    http: httpx2.AsyncClient, seller: FakeSeller
+) -> None:
+    def of_another_seller(request: httpx2.Request) -> httpx2.Response:
+        required = seller.required(request)
+        accepts = [structs.replace(offer, pay_to="0x" + "77" * 20) for offer in required.accepts]
+        header = request.headers.get(PAYMENT_SIGNATURE_HEADER)
+        if header is None or decode_header(header, PaymentPayload, "h").accepted.pay_to != accepts[0].pay_to:
+            asked = structs.replace(required, accepts=accepts, extensions=None)
+            return httpx2.Response(402, headers={PAYMENT_REQUIRED_HEADER: encode_header(asked)})
+        return httpx2.Response(200, headers={PAYMENT_RESPONSE_HEADER: receipt(PRICE)})
+
+    seller.others["/b/"] = of_another_seller
+    pages = [f"http://a.example/{whose}/{number}" for number in range(6) for whose in "ab"]
+    answers = [(await http.get(page)).status_code for page in pages]
+    # The first two pages of the other seller come with a payment that was meant for this one.
+    assert (answers.count(200), answers.count(402)) == (10, 2)
+
+
 @pytest.mark.parametrize("status", [200, 301, 404])
 async def test_p18_a_payment_that_was_not_needed_is_answered_as_free_and_not_sent_again(
     http: httpx2.AsyncClient, seller: FakeSeller, wallet: Wallet, status: int
@@ -555,6 +574,19 @@ async def test_x6_another_request_gets_another_payment(http: httpx2.AsyncClient,
     assert len(set(payment_ids_of(seller))) == 2
 
 
+@pytest.mark.parametrize("settings", [{}, {"deposit": None}], ids=["deferred", "exact"])
+async def test_x6_the_payments_of_equal_requests_made_at_once_are_all_sent_again(
+    open_wallet: object, seller: FakeSeller, settings: dict[str, None]
+) -> None:
+    wallet: Wallet = await open_wallet(**settings)  # type: ignore[operator]
+    seller.before = [lambda _: httpx2.Response(503)] * 3
+    async with httpx2.AsyncClient(transport=PayingTransport(wallet, seller)) as http:
+        for status in (503, 200):
+            answers = await asyncio.gather(*(http.get("http://a.example/1") for _ in range(3)))
+            assert [answer.status_code for answer in answers] == [status] * 3
+    assert len(set(payment_ids_of(seller))) == 3
+
+
 class Pauses:
     """A clock that only sleeping moves."""
 
@@ -641,6 +673,19 @@ async def test_x10_no_transfer_is_signed_beyond_the_payers_balance(
         aggregator.balance = PRICE
         assert (await http.get("http://a.example/1")).status_code == 200
     assert (await wallet.status()).exact[0].paid == PRICE
+
+
+async def test_x10_transfers_at_once_are_not_signed_beyond_the_payers_balance_together(
+    open_wallet: object, seller: FakeSeller, aggregator: FakeAggregator
+) -> None:
+    wallet: Wallet = await open_wallet(deposit=None)  # type: ignore[operator]
+    aggregator.balance = 2 * PRICE
+    seller.before = [lambda request: seller.ask(request, "simulation_failed: no")] * 5
+    async with httpx2.AsyncClient(transport=PayingTransport(wallet, seller)) as http:
+        gets = (http.get(f"http://a.example/{number}") for number in range(5))
+        answers = await asyncio.gather(*gets, return_exceptions=True)
+    assert sum(isinstance(answer, BalanceTooLow) for answer in answers) == 3
+    assert (await wallet.status()).exact[0].paid == 2 * PRICE
 
 
 async def test_x10_an_aggregator_that_tells_no_balance_stops_no_transfer(

@@ -10,7 +10,7 @@ from tallystick_client.seller.paywall.asgi import (
     Backpressure,
     ClientGone,
     Incoming,
-    OutboundTransaction,
+    Outgoing,
     ResponseRefused,
     content_length,
     make_private,
@@ -110,7 +110,7 @@ async def test_nothing_goes_out_before_it_is_decided() -> None:
         events.append(f"decide {start['status']} {first['body']!r}")
         return start
 
-    response = OutboundTransaction(send, decide)
+    response = Outgoing(send, decide)
     await response.send({"type": "http.response.early_hint", "links": []})
     await response.send({"type": "http.response.start", "status": 200})
     assert events == ["http.response.early_hint"]
@@ -134,7 +134,7 @@ async def test_a_refused_response_stays_inside_and_stops_its_sender() -> None:
     async def decide(_start: Any, _first: Any) -> None:
         return None
 
-    response = OutboundTransaction(send, decide)
+    response = Outgoing(send, decide)
     await response.send({"type": "http.response.start", "status": 200})
     await response.send({"type": "http.response.body", "body": b"secret", "more_body": True})
     with pytest.raises(ResponseRefused):

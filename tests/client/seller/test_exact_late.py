@@ -30,7 +30,7 @@ class Time:
 
     def rule(self, *shops: Any) -> None:
         for shop in shops:
-            shop.paywall._till.clock, shop.paywall._till.pause = self, self.pause
+            shop.paywall._state.clock, shop.paywall._state.pause = self, self.pause
 
 
 async def buy(shop: Any, exchange: Any, payment: dict[str, str], *, leaves_at_settle: Any = None) -> Any:
@@ -46,7 +46,7 @@ async def buy(shop: Any, exchange: Any, payment: dict[str, str], *, leaves_at_se
 
         leaves_at_settle._settle_exact = and_leave
     await one.run()
-    await shop.paywall._till.finish()
+    await shop.paywall._state.finish()
     if leaves_at_settle is not None:
         leaves_at_settle._settle_exact = settle
     return one
@@ -124,7 +124,7 @@ async def test_x4_a_page_that_is_still_being_given_back_is_told_as_under_way(
     open_shop: Any, buyer: Any, exchange: Any, fake: Any
 ) -> None:
     shop, arrived, answer = open_shop(), asyncio.Event(), asyncio.Event()
-    shop.paywall._till.release_wait_s = 0.05
+    shop.paywall._state.release_wait_s = 0.05
     payment = buyer.exact(await shop.offer(PAGE, "exact"), identifier=ID)
     release = shop.paywall._aggregator.release
 
@@ -166,6 +166,36 @@ async def test_x5_without_an_id_a_page_whose_client_left_is_on_the_list_and_neve
     assert (unserved.request, unserved.amount, unserved.network) == ("GET /articles/1", 1000, "eip155:31337")
     assert (unserved.payer.lower(), unserved.transaction) == ("0x" + "ba" * 20, "0x" + "ab" * 32)
     assert unserved.transaction in caplog.text
+
+
+@pytest.mark.parametrize("identifier", [ID, ""])
+@pytest.mark.parametrize("kept", [False, True])
+async def test_x5_what_lands_after_the_server_has_cancelled_its_request_is_not_forgotten(
+    open_shop: Any, buyer: Any, exchange: Any, fake: Any, identifier: str, *, kept: bool
+) -> None:
+    shop, other = open_shop(), open_shop()
+    payment = buyer.exact(await shop.offer(PAGE, "exact"), identifier=identifier)
+    if kept and identifier:
+        await buy(shop, exchange, payment, leaves_at_settle=fake)
+    settle = fake._settle_exact
+
+    def and_cancel(request: Any) -> Any:
+        if not request.release:
+            task.cancel()
+        return settle(request)
+
+    fake._settle_exact = and_cancel
+    task = asyncio.create_task(exchange(shop.paywall, PAGE, payment).run())
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    fake._settle_exact = settle
+    await shop.paywall._state.finish()
+    answer = await other.http.get(PAGE, headers=payment)
+    if identifier:
+        assert (answer.status_code, answer.text, shop.paywall.unserved) == (200, "hello", ())
+    else:
+        assert (answer.status_code, answer.json()["error"]) == (409, "payment_used")
+        assert [unserved.request for unserved in shop.paywall.unserved] == ["GET /articles/1"]
 
 
 @pytest.mark.parametrize("identifier", [ID, ""])
@@ -219,9 +249,9 @@ async def test_x5_a_paywall_that_stops_says_what_it_did_not_learn(
     open_shop: Any, buyer: Any, fake: Any, caplog: Any
 ) -> None:
     shop = open_shop(max_timeout_s=1, settle_patience_s=0.0)
-    shop.paywall._till.release_wait_s = 0.01
+    shop.paywall._state.release_wait_s = 0.01
     time = Time()
-    shop.paywall._till.clock = time
+    shop.paywall._state.clock = time
     fake.settle_trouble = [DOWN] * 100
 
     async def pause(seconds: float) -> None:
@@ -229,10 +259,10 @@ async def test_x5_a_paywall_that_stops_says_what_it_did_not_learn(
         if time.now > 2:
             await asyncio.sleep(3600)
 
-    shop.paywall._till.pause = pause
+    shop.paywall._state.pause = pause
     answer = await shop.http.get(PAGE, headers=buyer.exact(await shop.offer(PAGE, "exact")))
     assert answer.status_code == 503
-    await shop.paywall._till.finish()
+    await shop.paywall._state.finish()
     assert "is not known here" in caplog.text
 
 
@@ -250,7 +280,7 @@ async def test_x1_a_lost_verify_gives_its_hold_back(open_shop: Any, buyer: Any, 
     payment = buyer.exact(await shop.offer(PAGE, "exact"))
     fake.verify_trouble = [("after", DOWN)]
     assert (await shop.http.get(PAGE, headers=payment)).status_code == 503
-    await shop.paywall._till.finish()
+    await shop.paywall._state.finish()
     assert (await other.http.get(PAGE, headers=payment)).status_code == 200
 
 
@@ -294,7 +324,7 @@ async def test_x11_answers_to_logged_in_requests_are_not_kept(
     payment = buyer.exact(offer, identifier=ID) if scheme == "exact" else buyer.deferred(offer, PAGE)
     assert (await shop.http.get(PAGE, headers=payment | login)).status_code == 200
     assert (await shop.http.get(PAGE, headers=payment)).status_code == 409
-    assert len(shop.paywall._till.kept) == 0
+    assert len(shop.paywall._state.kept) == 0
 
 
 async def test_x11_answers_that_must_not_be_stored_are_not_kept(open_shop: Any, buyer: Any) -> None:

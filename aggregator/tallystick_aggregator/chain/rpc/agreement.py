@@ -67,6 +67,8 @@ class Agreement:
         self._moved: dict[Endpoint, tuple[int, float]] = {}
         self._sidelined: dict[Endpoint, tuple[float, str]] = {}
         self._receipts: OrderedDict[bytes, Receipt] = OrderedDict()
+        self._doubted: OrderedDict[bytes, list[tuple[Endpoint, Receipt | None]]] = OrderedDict()
+        """What was told of a receipt when nobody could confirm it; held against what is believed later."""
 
     def problems(self) -> list[str]:
         """Which endpoints are left out now, and why."""
@@ -183,11 +185,18 @@ class Agreement:
         found = _distinct(first)
         known = self._receipts.get(transaction_hash)
         if known is None and not found:
+            self._hold_against_doubts(transaction_hash, None)
             return None
         if len(found) == 1 and (found[0] == known or sum(one is not None for _, one in first) > 1):
+            self._hold_against_doubts(transaction_hash, found[0])
             return self._keep(found[0])
-        second = dict(await answers([one for one, _ in first], ask))
+        try:
+            second = dict(await answers([one for one, _ in first], ask))
+        except ChainUnavailable:
+            _bounded(self._doubted, transaction_hash, [*self._doubted.get(transaction_hash, ()), *first])
+            raise
         receipt = await self._confirmed(second)
+        self._hold_against_doubts(transaction_hash, receipt)
         for endpoint, told in first:
             taken_back = endpoint in second and second[endpoint] != told
             if told != receipt and (taken_back or (told is not None and receipt is not None)):
@@ -210,11 +219,13 @@ class Agreement:
             contradicted(Answer.RECEIPT, tellers[0].name, _described(receipts[0].transaction_hash, receipts[0]))
         return receipts[0] if True in held else None
 
+    def _hold_against_doubts(self, transaction_hash: bytes, receipt: Receipt | None) -> None:
+        for endpoint, told in self._doubted.pop(transaction_hash, ()):
+            if told is not None and told != receipt:
+                contradicted(Answer.RECEIPT, endpoint.name, _described(transaction_hash, told))
+
     def _keep(self, receipt: Receipt) -> Receipt:
-        self._receipts[receipt.transaction_hash] = receipt
-        self._receipts.move_to_end(receipt.transaction_hash)
-        if len(self._receipts) > RECEIPTS_KEPT:
-            self._receipts.popitem(last=False)
+        _bounded(self._receipts, receipt.transaction_hash, receipt)
         return receipt
 
 
@@ -296,6 +307,14 @@ async def _holds(endpoint: Endpoint, receipt: Receipt) -> bool | None:
         return None
     block, hashes = found
     return block.block_hash == receipt.block_hash and receipt.transaction_hash in hashes
+
+
+def _bounded(kept: OrderedDict[bytes, T], key: bytes, value: T) -> None:
+    """Keep a value as the newest, of RECEIPTS_KEPT at most."""
+    kept[key] = value
+    kept.move_to_end(key)
+    if len(kept) > RECEIPTS_KEPT:
+        kept.popitem(last=False)
 
 
 def _distinct(told: Sequence[tuple[Endpoint, T | None]]) -> list[T]:

@@ -15,6 +15,7 @@ from tallystick_aggregator.chain.rpc.bloom import BLOOM_BYTES
 _QUANTITY: Final = re.compile(r"0[xX][0-9a-fA-F]{1,64}")
 _DATA: Final = re.compile(r"0[xX](?:[0-9a-fA-F]{2})*")
 _MESSAGE_CHARS_MAX: Final = 300
+_ANY_EVENT: Final = b"\xff" * BLOOM_BYTES
 
 Answer = TypeVar("Answer")
 
@@ -34,7 +35,7 @@ def _strict(decode: Callable[[Any], Answer]) -> Callable[[Any], Answer]:
     def checked(answer: Any) -> Answer:
         try:
             return decode(answer)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise ChainUnavailable(f"an endpoint's answer is malformed: {type(error).__name__}") from error
 
     return checked
@@ -69,8 +70,9 @@ def read_block(block: Any) -> Block:
 
 @_strict
 def read_header(block: Any) -> Header:
-    """A block's head with its bloom filter."""
-    return Header(read_block(block), _read_fixed(block["logsBloom"], BLOOM_BYTES))
+    """A block's head with its bloom filter. Where an endpoint tells none, any event may be in the block."""
+    bloom = block.get("logsBloom")
+    return Header(read_block(block), _ANY_EVENT if bloom is None else _read_fixed(bloom, BLOOM_BYTES))
 
 
 @_strict
@@ -105,11 +107,13 @@ def read_log(item: Any) -> Log:
 
 @_strict
 def read_logs(items: Any) -> list[Log]:
-    """The events of a range of blocks."""
+    """The events of a range of blocks. All that are searched for have a name, which is their first topic."""
     if not isinstance(items, list):
         raise TypeError("not a list")
-    logs: list[Any] = items  # pyright: ignore[reportUnknownVariableType]
-    return [read_log(log) for log in logs]
+    found = [read_log(log) for log in items]  # pyright: ignore[reportUnknownVariableType]
+    if not all(log.topics for log in found):
+        raise ValueError("an event without a topic")
+    return found
 
 
 @_strict

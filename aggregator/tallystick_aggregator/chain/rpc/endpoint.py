@@ -16,7 +16,7 @@ from typing import Any, Final, cast
 import httpx
 
 from tallystick_aggregator.chain.port import ChainUnavailable
-from tallystick_aggregator.chain.rpc.answers import RpcError, read_error
+from tallystick_aggregator.chain.rpc.answers import RpcError, is_revert, read_error
 from tallystick_aggregator.chain.rpc.log_range import LogRange
 from tallystick_aggregator.chain.settings import LOGS_RANGE_BLOCKS
 
@@ -157,7 +157,12 @@ def _has_error(body: Any) -> bool:
 
 
 def _is_limit(error: RpcError, method: str) -> bool:
-    """Whether an error is about how often the endpoint was asked, not about what it was asked."""
+    """Whether an error is about how often the endpoint was asked, not about what it was asked.
+
+    What a contract says when it reverts is nobody's limit: strangers write contracts.
+    """
+    if is_revert(error):
+        return False
     text = error.message.lower()
     if error.code in _LIMIT_CODES or any(words in text for words in _LIMIT_WORDS):
         return True

@@ -156,7 +156,9 @@ class RpcNode:
         return max(await self._each(partial(_next_nonce, sender=sender)))
 
     async def nonce_at(self, sender: bytes, block_number: int) -> int:
-        return read_integer(await self._first("eth_getTransactionCount", to_hex(sender), hex(block_number)))
+        # The lowest: one endpoint alone cannot make us skip nonces, or believe that one of ours was used.
+        params = (to_hex(sender), hex(block_number))
+        return min(await self._each(lambda one: _decoded(one, read_integer, "eth_getTransactionCount", params)))
 
     async def send(self, raw: bytes) -> None:
         outcomes = await asyncio.gather(*(_send(endpoint, raw) for endpoint in self._endpoints), return_exceptions=True)

@@ -35,7 +35,8 @@ class GasMeter:
 
     async def load(self, outbox: Outbox, network: str) -> None:
         """Take in what the outbox has of the last hour."""
-        for outbound in await outbox.since(network, int(self._clock()) - HOUR_S):
+        sent = await outbox.since(network, int(self._clock()) - HOUR_S)
+        for outbound in sorted(sent, key=lambda one: one.created_at):  # what is sent anew keeps its old place there
             self.note(outbound)
 
     def note(self, outbound: OutboundTransaction) -> None:

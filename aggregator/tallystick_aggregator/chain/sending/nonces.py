@@ -11,6 +11,8 @@ from tallystick_aggregator.chain.port import ChainUnavailable
 
 GAP_MAX: Final = 64
 """Nonces that may wait in pools and not be known to the outbox; so many are filled in a tick at most."""
+_NONCE_MAX: Final = 2**63 - 1
+"""What the outbox can store; no key ever gets there (EIP-2681 allows twice as much)."""
 
 
 async def free_nonce(node: Node, sender: bytes, stored: int) -> int:
@@ -29,6 +31,8 @@ async def free_nonce(node: Node, sender: bytes, stored: int) -> int:
         if told > mined + GAP_MAX:
             contradicted(Answer.NONCE, "the node", f"the sender's next nonce is {told}, but blocks hold {mined}")
             told = mined
+    if told > _NONCE_MAX:
+        raise ChainUnavailable(f"the endpoints tell of {told} transactions of the sender: that cannot be")
     return max(stored, told)
 
 

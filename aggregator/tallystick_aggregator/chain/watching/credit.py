@@ -2,8 +2,10 @@
 explain to the unit, and that the escrow has the tokens for. What is held back is looked at again until it is settled.
 """
 
+import asyncio
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Final
 
 from tallystick.hexadecimal import checksum, to_hex
@@ -11,7 +13,7 @@ from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain.contradictions import Answer, contradicted
 from tallystick_aggregator.chain.deferred_escrow import DeferredEscrow
 from tallystick_aggregator.chain.node import Log, Node
-from tallystick_aggregator.chain.port import Block, Heard
+from tallystick_aggregator.chain.port import Block, ChainUnavailable, Heard
 from tallystick_aggregator.chain.settings import ChainSettings
 from tallystick_aggregator.chain.token import balance_of
 from tallystick_aggregator.chain.watching.explained import Anchor, Explained, funds_moved
@@ -22,11 +24,19 @@ from tallystick_aggregator.ledger.state import Ledger
 _log = logging.getLogger(__name__)
 _alarm = logging.getLogger("tallystick.alarm")
 
+TRACE_S_MAX: Final = 3.0
+"""For so long a look waits for the events of an account that is traced; what was found by then is kept."""
+
+WAITING_PER_LOOK: Final = 1_000
+"""Accounts at most that are read again in a look because something of them is held back."""
+
 _UNCONFIRMED: Final = "unconfirmed deposit"
 
 
 class Credit:
-    """Weighs what was read of accounts before the ledger hears of it. `waiting`: accounts to read at the next look."""
+    """Weighs what was read of accounts before the ledger hears of it. `waiting`: accounts of which something is held
+    back, those that were read longest ago first.
+    """
 
     def __init__(self, settings: ChainSettings, node: Node, escrow: DeferredEscrow) -> None:
         self._settings = settings
@@ -37,7 +47,7 @@ class Credit:
         self._trace_again: dict[bytes, int] = {}
         """From which final block on a search that found nothing is tried again."""
         self._told: dict[bytes, str] = {}
-        self.waiting: set[bytes] = set()
+        self.waiting: dict[bytes, None] = {}
 
     # What is known of accounts.
 
@@ -121,18 +131,21 @@ class Credit:
     def _settle(self, ledger: Ledger, one: AccountSnapshot, final: Block, why: str) -> None:
         id_ = one.account_id
         if id_ not in ledger.accounts:
-            self.waiting.discard(id_)
+            if one.confirmed or one.config is None:
+                self.waiting.pop(id_, None)
+            else:  # whether it is too small to be kept is not certain: one wrong answer hides no new account
+                self._wait(id_)
             return
         funds, _ = funds_of(ledger, one)
         if one.confirmed and (one.explained is None or funds <= one.explained):
             self._explained.settle(id_, funds, len(ledger.channels_of.get(id_, ())), final.number)
         if not is_news(ledger, one):
-            self.waiting.discard(id_)
+            self.waiting.pop(id_, None)
             self._told.pop(id_, None)
             self._traces.pop(id_, None)
             self._trace_again.pop(id_, None)
             return
-        self.waiting.add(id_)
+        self._wait(id_)
         if not one.confirmed:
             if raises_credit(ledger, one) and self._told.get(id_) != _UNCONFIRMED:
                 self._told[id_] = _UNCONFIRMED
@@ -150,12 +163,31 @@ class Credit:
             self._told[id_] = said
             contradicted(Answer.DEPOSITS, "the node", said)
 
+    def _wait(self, account_id: bytes) -> None:
+        self.waiting.pop(account_id, None)
+        self.waiting[account_id] = None
+
+    def due(self) -> list[bytes]:
+        """Return those that wait and are to be read at this look. While an endpoint is down they are many: whatever
+        claims pay waits too.
+        """
+        return list(islice(self.waiting, WAITING_PER_LOOK))
+
     async def trace(self, ledger: Ledger) -> None:
-        """Go on looking for the deposits of one account that has more than its events explain."""
+        """Go on looking for the deposits of one account that has more than its events explain.
+
+        Old events may be slow to come by, or gone. That account waits then, and the look goes on for all others.
+        """
         if not self._traces:
             return
         id_, trace = next(iter(self._traces.items()))
-        await trace.go_on(self._node, self._escrow, self._settings.logs_range_blocks_max)
+        try:
+            async with asyncio.timeout(TRACE_S_MAX):
+                await trace.go_on(self._node, self._escrow, self._settings.logs_range_blocks_max)
+        except (ChainUnavailable, TimeoutError) as error:
+            self._traces[id_] = self._traces.pop(id_)  # the next look goes on with another account
+            _log.info("the events of account %s cannot be had now: %s", to_hex(id_), error or "they take too long")
+            return
         if not trace.ended:
             return
         del self._traces[id_]

@@ -20,6 +20,8 @@ from tallystick_aggregator.chain.rpc.bloom import may_hold
 NEWEST_BLOCKS: Final = 8
 """So many of the newest blocks are asked for one by one in a look; those before them by ranges."""
 
+DOUBTED_MAX: Final = 256
+"""Blocks of which an answer that nobody confirmed is kept."""
 ASKED_TWICE_BLOCKS: Final = 50_000
 """A start asks twice for the events of so many blocks; of more, which is the first start as a rule, once."""
 
@@ -39,6 +41,8 @@ class Scanner:
         self._node = node
         self._escrow = escrow
         self._noted: dict[int, _Noted] = {}
+        self._doubted: dict[bytes, tuple[Heard, frozenset[Log]]] = {}
+        """By a block's hash, an answer that its filter contradicts, while nobody else could be asked."""
 
     async def look(self, first: int, head: Block) -> list[Log]:
         """All events from block `first` to the head; what was noted of these blocks before is forgotten."""
@@ -130,12 +134,20 @@ class Scanner:
         block, heard = header.block, Heard()
         logs = [*await self._escrow.block_logs(block, heard)]
         if not self._agrees(header.logs_bloom, logs):
-            other, second = await self._ask(block, heard.again())
+            try:
+                other, second = await self._ask(block, heard.again())
+            except ChainUnavailable:
+                if len(self._doubted) < DOUBTED_MAX:
+                    self._doubted[block.block_hash] = (heard, frozenset(logs))
+                raise
             known, confirmed = set(logs), set(other)
             if known != confirmed:
                 liar, said = (heard, len(confirmed - known)) if confirmed - known else (second, len(known - confirmed))
                 contradicted(Answer.LOGS, str(liar), f"left out {said} of the events of block {block.number}")
             logs += [log for log in other if log not in known]
+        who, doubted = self._doubted.pop(block.block_hash, (heard, frozenset(logs)))
+        if missing := frozenset(logs) - doubted:
+            contradicted(Answer.LOGS, str(who), f"left out {len(missing)} of the events of block {block.number}")
         self._noted[block.number] = _Noted(block.block_hash, heard, tuple(logs))
         return logs
 

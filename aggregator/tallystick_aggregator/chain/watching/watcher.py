@@ -114,6 +114,10 @@ class Watcher:
         """What is wrong with accounts, as sentences."""
         return [problem for problem in (self._shortfalls.problem(), self._credit.problem()) if problem]
 
+    def is_held_back(self, account_id: bytes) -> bool:
+        """Whether what was read of this account does not count yet."""
+        return account_id in self._credit.waiting
+
     def track(self, account: ChannelConfig) -> None:
         """Read this account at the next look."""
         self._tracked[self._escrow.account_id(account)] = account.account()
@@ -161,7 +165,7 @@ class Watcher:
             await self._credit.trace(self._writer.ledger)
         logs = [*logs, *self._missed]
         found = self._read_logs(logs) | {id_: config for id_, config in tracked.items() if self._is_ours(config)}
-        urgent = found.keys() | self._touched(logs) | self._credit.waiting
+        urgent = found.keys() | self._touched(logs) | set(self._credit.due())
         # An account that two blocks tell differently, or that changed and may be reorganised, is never left alone.
         changed = changed | self._unsettled | urgent
         read = changed | self._due

@@ -13,6 +13,7 @@ So at most one attempt delivers; only a restart after a takeover may let the fir
 for the same request, as an answer that it kept may be repeated anyway.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -26,6 +27,8 @@ from tallystick_aggregator.store.port import OutboundTransaction, TransactionSta
 
 CLAIMS_MAX: Final = 16_384
 """Payments in memory at once."""
+SHARE_MAX: Final = 1_024
+"""Of them for one principal: a seller that never settles blocks itself alone."""
 CLAIM_S: Final = 3_600
 """How long a claim is remembered after it was last used. One that is only verified ends with its authorization."""
 HOLD_S_MAX: Final = 600
@@ -101,10 +104,12 @@ class _Held:
 class Claims:
     """The claims in memory, by the slot that the token takes once. No method awaits: each is one step for everybody."""
 
-    def __init__(self, clock_s: Callable[[], int], claims_max: int = CLAIMS_MAX) -> None:
+    def __init__(self, clock_s: Callable[[], int], claims_max: int = CLAIMS_MAX, share_max: int = SHARE_MAX) -> None:
         self._clock_s = clock_s
         self._claims_max = claims_max
+        self._share_max = share_max
         self._held: dict[bytes, _Held] = {}
+        self._by_principal: Counter[bytes] = Counter()
 
     def conflict(
         self, slot: bytes, mine: Claim, sent: OutboundTransaction | None, owner: Claim | None
@@ -133,10 +138,19 @@ class Claims:
         refusal = self.conflict(slot, mine, sent, owner)
         if refusal is not None:
             return refusal
-        if slot not in self._held and len(self._held) >= self._claims_max and not self._drop_expired():
-            return overloaded("exact payments being held", self._claims_max)
-        self._held[slot] = _Held(mine, until_s)
+        if slot not in self._held:
+            if self._is_full(mine.principal):
+                self._drop_expired()
+            if self._by_principal[mine.principal] >= self._share_max:
+                return overloaded("exact payments of one seller being held", self._share_max)
+            if len(self._held) >= self._claims_max:
+                return overloaded("exact payments being held", self._claims_max)
+        self._put(slot, _Held(mine, until_s))
         return None
+
+    def holds(self, slot: bytes) -> bool:
+        """Whether the payment is anybody's in memory, given back or not."""
+        return self._find(slot) is not None
 
     def is_owner(self, slot: bytes, mine: Claim) -> bool:
         """Whether it is still this claim's, which took it."""
@@ -145,13 +159,13 @@ class Claims:
 
     def give_back(self, slot: bytes, mine: Claim) -> None:
         """Open it to others who answer the same request. The caller has checked that it is this claim's."""
-        self._held[slot] = _Held(mine, self._clock_s() + CLAIM_S, is_given_back=True)
+        self._put(slot, _Held(mine, self._clock_s() + CLAIM_S, is_given_back=True))
 
     def drop(self, slot: bytes, mine: Claim) -> None:
-        """Forget that it was this claim's: nothing was sent."""
+        """Forget that it was this claim's: nothing was sent, or the outbox tells whose it is."""
         held = self._held.get(slot)
         if held is not None and held.claim == mine:
-            del self._held[slot]
+            self._remove(slot)
 
     def keep_until(self, slot: bytes, mine: Claim, until_s: int) -> None:
         """Leave it to this claim until then, for another try; nothing was sent, so one given back is dropped."""
@@ -163,14 +177,29 @@ class Claims:
     def _find(self, slot: bytes) -> _Held | None:
         held = self._held.get(slot)
         if held is not None and held.until_s <= self._clock_s():
-            del self._held[slot]
+            self._remove(slot)
             return None
         return held
 
-    def _drop_expired(self) -> bool:
-        now_s, before = self._clock_s(), len(self._held)
-        self._held = {slot: held for slot, held in self._held.items() if held.until_s > now_s}
-        return len(self._held) < before
+    def _is_full(self, principal: bytes) -> bool:
+        return self._by_principal[principal] >= self._share_max or len(self._held) >= self._claims_max
+
+    def _put(self, slot: bytes, held: _Held) -> None:
+        self._remove(slot)
+        self._held[slot] = held
+        self._by_principal[held.claim.principal] += 1
+
+    def _remove(self, slot: bytes) -> None:
+        held = self._held.pop(slot, None)
+        if held is not None:
+            self._by_principal[held.claim.principal] -= 1
+            if not self._by_principal[held.claim.principal]:
+                del self._by_principal[held.claim.principal]
+
+    def _drop_expired(self) -> None:
+        now_s = self._clock_s()
+        for slot in [slot for slot, held in self._held.items() if held.until_s <= now_s]:
+            self._remove(slot)
 
 
 def nonce_used(why: str) -> Refusal:

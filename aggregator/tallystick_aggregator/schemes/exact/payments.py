@@ -188,9 +188,14 @@ class ExactPayments:
         answer = await asyncio.shield(task)  # a caller that goes away does not stop it
         if isinstance(answer, Refusal):
             return answer
-        if not self._claims.is_owner(case.slot, case.mine):
+        landed = await self._sent(case)
+        owner = self._owner(case, landed)
+        if self._claims.is_owner(case.slot, case.mine):
+            if owner == case.mine:
+                self._claims.drop(case.slot, case.mine)  # the outbox tells whose it is from now on
+        elif self._claims.holds(case.slot) or owner != case.mine:
             # It was given back meanwhile, and another attempt may deliver what it pays for.
-            return self._claims.conflict(case.slot, case.mine, await self._sent(case), None) or pending()
+            return self._claims.conflict(case.slot, case.mine, landed, None) or pending()
         replayed = not case.mine.attempt and (running is not None or (sent is not None and _is_sent(sent)))
         return Settled(answer.payer, answer.amount, transaction=answer.transaction, replayed=replayed)
 

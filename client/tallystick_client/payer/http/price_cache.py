@@ -16,6 +16,8 @@ import hashlib
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
+import msgspec
+
 from tallystick.x402 import PayAhead
 from tallystick_client.payer.policy.offers import Offer
 
@@ -24,6 +26,12 @@ TARGETS_MAX: Final = 1_024
 """Per origin."""
 PATTERNS_MAX: Final = 32
 """Per origin."""
+OFFERS_MAX: Final = 64
+"""Different offers of one origin; one that makes more of them starts anew."""
+OFFER_BYTES_MAX: Final = 4_096
+"""A longer offer, as the payment has to repeat it, is not remembered."""
+MOVES_MAX: Final = 2
+"""How often an origin may turn out to have another receiver before its patterns are not believed any more."""
 _TARGET_BYTES_MAX: Final = 256
 """A longer target is remembered by its hash."""
 _FREE_METHODS: Final = frozenset({"HEAD", "OPTIONS", "TRACE", "CONNECT"})
@@ -90,10 +98,28 @@ class _Published:
 
 
 class _Origin:
-    def __init__(self) -> None:
-        self.newest: Offer | None = None
+    def __init__(self, moves: int = 0) -> None:
+        self.moves = moves
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all prices."""
+        self.offers: list[Offer] = []
+        """Most offers of an origin are alike: one object stands for all that are."""
         self.targets: Recent[tuple[str, bytes], Offer | _NoPrice] = Recent(TARGETS_MAX)
         self.patterns: Recent[PayAhead, _Published] = Recent(PATTERNS_MAX)
+
+    def same(self, offer: Offer) -> Offer | None:
+        """The object that stands for all equal offers; None where this one is too long to be remembered."""
+        for known in reversed(self.offers):
+            if known == offer:
+                return known
+        if len(msgspec.json.encode(offer.accepted)) > OFFER_BYTES_MAX:
+            return None
+        if len(self.offers) == OFFERS_MAX:
+            self.clear()
+        self.offers.append(offer)
+        return offer
 
     def published_offer(self, method: str, target: bytes) -> Offer | None:
         """The price of the newest pattern that covers the target."""
@@ -127,11 +153,11 @@ class Prices:
         if known is None:
             known = _Origin()
             self._origins.put(origin, known)
-        # Most offers of an origin are alike: one object stands for all that are.
-        if known.newest is None or known.newest != offer:
-            known.newest = offer
-        offer = known.newest
-        if pay_ahead is not None:
+        same = known.same(offer)
+        if same is None:
+            return
+        offer = same
+        if pay_ahead is not None and known.moves < MOVES_MAX:
             published = known.patterns.get(pay_ahead)
             if published is None:
                 known.patterns.put(pay_ahead, _Published(pay_ahead, offer))
@@ -147,8 +173,11 @@ class Prices:
                 published.other = None
 
     def forget(self, origin: str) -> None:
-        """Forget all prices of an origin: it has another receiver now."""
-        self._origins.remove(origin)
+        """Forget all prices of an origin: a page of it has another receiver. If that happens again, the origin has
+        several sellers, and one of them cannot publish a price for all.
+        """
+        known = self._origins.remove(origin)
+        self._origins.put(origin, _Origin(known.moves + 1 if known is not None else 1))
 
     def ask_next(self, origin: str, method: str, target: bytes) -> None:
         """Send no payment ahead for this target: it took none, or its price was refused here."""

@@ -333,7 +333,7 @@ class Purchase:
             answer = yield from self._present_exact(unfinished, again=True)
             if answer.status != _PAYMENT_REQUIRED or self._clock() < unfinished.valid_before:
                 return True
-            self._unfinished.take(self._request)
+            self._unfinished.forget(self._request, unfinished)
             yield CloseResponse()
             return False
         try:

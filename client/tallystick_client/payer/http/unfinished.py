@@ -6,7 +6,7 @@ cost is in the book all the time; nothing here is money.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tallystick.quantities import PaymentId
@@ -24,6 +24,9 @@ from tallystick_client.payer.policy.offers import Offer
 from tallystick_client.payer.wallet.grants import Payment
 
 UNFINISHED_MAX: Final = 1_024
+"""Requests whose payments are kept."""
+SAME_MAX: Final = 16
+"""Payments of one request that are kept: the same request may be made several times at once."""
 DEFERRED_KEPT_S: Final = 172_800.0
 """How long a `deferred` payment may be taken: as long as its payment id is, by the aggregator's default."""
 EXACT_LATE_S: Final = 600.0
@@ -39,7 +42,7 @@ class SentPayment:
     """
 
     offer: Offer
-    header: str
+    header: str = field(repr=False)
     amount: int
     payment_id: PaymentId
     kept_until: float
@@ -79,19 +82,30 @@ class UnfinishedPayments:
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._kept: Recent[tuple[str, str, bytes, bytes], SentPayment] = Recent(UNFINISHED_MAX)
+        self._kept: Recent[tuple[str, str, bytes, bytes], tuple[SentPayment, ...]] = Recent(UNFINISHED_MAX)
 
     def keep(self, request: PayableRequest, payment: SentPayment) -> None:
         """Keep a payment for the next try. A body that is streamed up cannot be told from another: nothing is kept."""
         if request.is_replayable:
-            self._kept.put(request.key, payment)
+            kept = self._kept.get(request.key) or ()
+            self._kept.put(request.key, (*kept, payment)[-SAME_MAX:])
 
     def take(self, request: PayableRequest) -> SentPayment | None:
-        """The payment to send again, which is nobody else's from now on."""
+        """The oldest payment to send again, which is nobody else's from now on."""
         if not len(self._kept):
             return None
-        found = self._kept.remove(request.key)
-        return found if found is not None and self._clock() < found.kept_until else None
+        now_s = self._clock()
+        usable = [payment for payment in self._kept.remove(request.key) or () if now_s < payment.kept_until]
+        self._put(request, usable[1:])
+        return usable[0] if usable else None
+
+    def forget(self, request: PayableRequest, payment: SentPayment) -> None:
+        """Keep this one no longer."""
+        self._put(request, [kept for kept in self._kept.remove(request.key) or () if kept is not payment])
+
+    def _put(self, request: PayableRequest, payments: list[SentPayment]) -> None:
+        if payments:
+            self._kept.put(request.key, tuple(payments))
 
     def __len__(self) -> int:
         return len(self._kept)

@@ -232,14 +232,20 @@ class Book:
         return self.counters.get(Counter(asset, "total", ""), 0) - committed
 
     def promised(self, asset: Asset, now_s: float) -> int:
-        """What may yet be landed of this token by deposits under way, at whatever operator."""
-        return sum(
+        """What may yet leave the payer's address: by deposits under way, at whatever operator, and by transfers."""
+        deposits = sum(
             deposit.amount
             for deposit in self.deposits.values()
             if deposit.status == "pending"
             and self.accounts[deposit.account_id].asset == asset
             and now_s < deposit.landable_until
         )
+        transfers = sum(
+            payment.amount
+            for payment in self.exact_payments.values()
+            if payment.asset == asset and now_s < payment.valid_before
+        )
+        return deposits + transfers
 
     def channels_of(self, account_id: bytes) -> Iterator[Channel]:
         """The account's channels."""

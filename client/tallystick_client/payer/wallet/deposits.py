@@ -271,7 +271,7 @@ class Deposits:
             least, there_is = max(least, token.min_deposit), max(0, balance - promised)
             if there_is < least:
                 sees = f"{_show(balance, token)} at {checksum(self._signer.address)} on {operator.network}"
-                under_way = f", {_show(promised, token)} of it for deposits under way" if promised else ""
+                under_way = f", {_show(promised, token)} of it for deposits and transfers under way" if promised else ""
                 raise DepositNotAllowed(
                     f"deposit: got {_show(least, token)}, allowed at most {_show(there_is, token)}; the aggregator "
                     f"sees {sees}{under_way}; nothing was signed"

@@ -120,7 +120,7 @@ class ExactPayer:
         asked = show(amount, token.decimals, token.symbol)
         raise BalanceTooLow(
             f"transfer: got {asked}, allowed at most {there_is}, which {checksum(self._signer.address)} holds on "
-            f"{operator.network} beyond deposits under way; nothing was signed"
+            f"{operator.network} beyond deposits and transfers under way; nothing was signed"
         )
 
     def _account(self, operator: Operator, token: Token) -> ChannelConfig:

@@ -74,6 +74,8 @@ class SpendKeys:
         self._live: dict[tuple[bytes, str], LiveKey] = {}
         # Accounts at an aggregator of a version that raises no caps: each grant of a worker gets a key of its own.
         self._fixed_caps: set[bytes] = set()
+        # Keys whose registration is under way: a revocation could arrive before it, and would end nothing.
+        self._registering: set[bytes] = set()
         self._locks: dict[tuple[bytes, str], asyncio.Lock] = {}
 
     def usable(self, account: Account, holder: str, need: int) -> LiveKey | None:
@@ -110,8 +112,6 @@ class SpendKeys:
             if live.cap >= live.allotted:
                 return True
             cap = live.allotted
-            self._book.add(SpendKeyRow(live.key.key_id, live.account_id, cap, live.expires_at))
-            await self._store.commit()
             try:
                 await self._send(account, client, live.key, cap, live.expires_at)
             except Refused as refused:
@@ -158,7 +158,10 @@ class SpendKeys:
             self._book.changed(row)
 
     async def revoke_unused(self, account: Account, client: AccountClient, at_most: int = 1 << 31) -> int:
-        """Revoke every key of the account under which nobody holds an open grant and none will be made; how many."""
+        """Revoke every key of the account under which nobody holds an open grant and none will be made; how many.
+
+        Not those that are being registered: the next call does it.
+        """
         unused = self._unused(account)[:at_most]
         for row in unused:
             await client.revoke_spend_key(account.id, row.key_id)
@@ -173,7 +176,7 @@ class SpendKeys:
 
     def _unused(self, account: Account) -> list[SpendKeyRow]:
         in_use = {row.key_id for row in self._book.grants.values() if not row.closed_at}
-        in_use |= {live.key.key_id for live in self._live.values()}
+        in_use |= {live.key.key_id for live in self._live.values()} | self._registering
         rows = self._book.spend_keys.values()
         return [row for row in rows if row.account_id == account.id and not row.revoked and row.key_id not in in_use]
 
@@ -187,18 +190,24 @@ class SpendKeys:
     async def _register(self, account: Account, client: AccountClient, cap: int) -> LiveKey:
         key = SpendKey(os.urandom(32), os.urandom(32))
         expires_at = int(self._clock()) + self._ttl_s
-        self._book.add(SpendKeyRow(key.key_id, account.id, cap, expires_at))
-        await self._store.commit()
         await self._send(account, client, key, cap, expires_at)
         return LiveKey(key, account.id, cap, expires_at, made_at=self._clock())
 
     async def _send(self, account: Account, client: AccountClient, key: SpendKey, cap: int, expires_at: int) -> None:
-        """Register a key or raise its cap; where the account has too many, after those of former runs are revoked."""
+        """Write a key down and register it, or raise its cap; where the account has too many, after those of former
+        runs are revoked.
+        """
+        self._registering.add(key.key_id)
         try:
-            await client.register_spend_key(account.id, key, cap, expires_at)
-        except Refused as refused:
-            if refused.reason is not Reason.SPEND_KEY_LIMIT:
-                raise
-            if not await self.revoke_unused(account, client, REVOKED_AT_ONCE):
-                raise
-            await client.register_spend_key(account.id, key, cap, expires_at)
+            self._book.add(SpendKeyRow(key.key_id, account.id, cap, expires_at))
+            await self._store.commit()
+            try:
+                await client.register_spend_key(account.id, key, cap, expires_at)
+            except Refused as refused:
+                if refused.reason is not Reason.SPEND_KEY_LIMIT:
+                    raise
+                if not await self.revoke_unused(account, client, REVOKED_AT_ONCE):
+                    raise
+                await client.register_spend_key(account.id, key, cap, expires_at)
+        finally:
+            self._registering.discard(key.key_id)

@@ -1,7 +1,7 @@
 """The two ends of an ASGI request, as the paywall needs them.
 
 `Incoming` reads the request's body ahead where it must be hashed and tells whether the client is still there;
-`OutboundTransaction` holds the response back until it is decided whether it is paid for. Neither knows of money.
+`Outgoing` holds the response back until it is decided whether it is paid for. Neither knows of money.
 """
 
 import asyncio
@@ -211,7 +211,7 @@ class _Stage(Enum):
     REFUSED = "refused"
 
 
-class OutboundTransaction:
+class Outgoing:
     """The application's response, held back until its first byte.
 
     Then `decide` is asked once, with the message that starts the response and the first of its body. It returns the

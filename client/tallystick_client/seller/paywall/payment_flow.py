@@ -40,7 +40,7 @@ from tallystick_client.seller.paywall.asgi import (
     Headers,
     Incoming,
     Message,
-    OutboundTransaction,
+    Outgoing,
     Scope,
     Send,
     make_private,
@@ -88,6 +88,7 @@ class Sale:
         self._holds_key = False
         self._paid: PaidRequest | None = None
         self._is_kept = False
+        self._is_followed = False
         self._streamed: tuple[Answer, Recording] | None = None
         self._request = ""
 
@@ -174,20 +175,20 @@ class Sale:
             await self._refuse(refused, receipt)
 
     async def _serve(self, app: App, scope: Scope) -> None:
-        outbound = OutboundTransaction(self._deliver, self._decide)
+        outgoing = Outgoing(self._deliver, self._decide)
         try:
-            await app(scope, self._incoming.receive, outbound.send)
+            await app(scope, self._incoming.receive, outgoing.send)
         except BaseException as error:
-            if outbound.is_held and isinstance(error, Exception):
+            if outgoing.is_held and isinstance(error, Exception):
                 # The server's own answer would not say what became of the payment.
                 await responses.say_failed(self._send, await self._release())
-            elif outbound.is_held:
+            elif outgoing.is_held and not self._is_followed:
                 self._release_later()
-            if outbound.is_refused and isinstance(error, Exception):
+            if outgoing.is_refused and isinstance(error, Exception):
                 _log.debug("the application stopped, its response was not delivered: %s", error)
                 return
             raise
-        if outbound.is_held:
+        if outgoing.is_held:
             self._release_later()
 
     async def _decide(self, start: Message, first: Message) -> Message | None:
@@ -224,6 +225,15 @@ class Sale:
     async def _capture(self, answer: Answer) -> str | None:
         """Take the money for an answer: the receipt, or None after something else was answered."""
         try:
+            return await self._settled_or_answered(answer)
+        except asyncio.CancelledError:
+            # The server has ended the request, some do when the client leaves. The transfer goes on.
+            if self._is_exact:
+                self._follow(answer)
+            raise
+
+    async def _settled_or_answered(self, answer: Answer) -> str | None:
+        try:
             settled = await self._settle(answer)
         except Refused as refused:
             if refused.reason is not Reason.PAYMENT_USED:
@@ -244,15 +254,19 @@ class Sale:
             if self._presented.identifier is None:
                 self._state.note_unserved(self._presented, settled, self._request)
             else:
-                self._state.follow(self._presented, answer, self._request)
+                self._follow(answer)
             return None
         answer.receipt = responses.receipt_of(self._presented, settled)
         return answer.receipt
 
+    def _follow(self, answer: Answer) -> None:
+        self._is_followed = True
+        self._state.follow(self._presented, answer, self._request)
+
     async def _put_off(self, answer: Answer, error: OutcomeUnknown) -> None:
         """Tell the client to ask again, and see that the money is not lost meanwhile."""
         if self._is_exact:
-            self._state.follow(self._presented, answer, self._request)
+            self._follow(answer)
         elif not self._is_kept:
             self._release_later()
         if self._is_exact and error.reason in {Reason.TRANSACTION_PENDING, Reason.PAYMENT_PENDING}:
