@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     )
     from tallystick_client.payer.fleet.remote import RemoteWallet
     from tallystick_client.payer.fleet.wallet import Wallet
+    from tallystick_client.payer.http.background import WalletThread
+    from tallystick_client.payer.http.purchase import Purchase, Purchases
     from tallystick_client.payer.http.receipts import Receipt, payment_of
-    from tallystick_client.payer.http.transport import PayingTransport
+    from tallystick_client.payer.http.transport import PayingTransport, SyncPayingTransport
     from tallystick_client.payer.policy.budgets import Budgets, DepositPolicy
     from tallystick_client.payer.policy.operators import Operator
     from tallystick_client.rpc import AggregatorError, AggregatorUnavailable, CallRejected
@@ -55,15 +57,19 @@ __all__ = [
     "PaidRequest",
     "PayingTransport",
     "Paywall",
+    "Purchase",
+    "Purchases",
     "Receipt",
     "Refused",
     "RemoteWallet",
     "RequestInfo",
     "Rule",
     "Signer",
+    "SyncPayingTransport",
     "TallystickError",
     "Wallet",
     "WalletError",
+    "WalletThread",
     "payment_of",
 ]
 
@@ -72,8 +78,10 @@ _ROOMS: Final = {
     "tallystick.signatures": ("Signer",),
     "tallystick_client.payer.fleet.remote": ("RemoteWallet",),
     "tallystick_client.payer.fleet.wallet": ("Wallet",),
+    "tallystick_client.payer.http.background": ("WalletThread",),
+    "tallystick_client.payer.http.purchase": ("Purchase", "Purchases"),
     "tallystick_client.payer.http.receipts": ("Receipt", "payment_of"),
-    "tallystick_client.payer.http.transport": ("PayingTransport",),
+    "tallystick_client.payer.http.transport": ("PayingTransport", "SyncPayingTransport"),
     "tallystick_client.payer.policy.budgets": ("Budgets", "DepositPolicy"),
     "tallystick_client.payer.policy.operators": ("Operator",),
     "tallystick_client.rpc": ("AggregatorError", "AggregatorUnavailable", "CallRejected"),

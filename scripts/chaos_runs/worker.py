@@ -11,7 +11,7 @@ import sys
 from collections import Counter
 from typing import Any, Final
 
-import httpx
+import httpx2
 
 from tallystick.errors import TallystickError
 from tallystick_client import PayingTransport, Wallet
@@ -25,14 +25,14 @@ TELL_EVERY_S: Final = 0.5
 TIMEOUT_S: Final = 60.0
 
 
-class ToShops(httpx.AsyncHTTPTransport):
+class ToShops(httpx2.AsyncHTTPTransport):
     """Sends every request to one address, whatever host it names: the shops have no names in any DNS."""
 
     def __init__(self, port: int) -> None:
         super().__init__()
         self._port = port
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send it there; the Host header stays."""
         request.url = request.url.copy_with(host="127.0.0.1", port=self._port)
         return await super().handle_async_request(request)
@@ -41,7 +41,7 @@ class ToShops(httpx.AsyncHTTPTransport):
 class Worker:
     """What it does and what it saw."""
 
-    def __init__(self, http: httpx.AsyncClient, shops: int) -> None:
+    def __init__(self, http: httpx2.AsyncClient, shops: int) -> None:
         self._http = http
         self._shops = shops
         self.counts: Counter[str] = Counter()
@@ -66,7 +66,7 @@ class Worker:
             except BudgetExceeded:
                 self.counts["budget"] += 1
                 await asyncio.sleep(PAUSE_S)
-            except (AggregatorUnavailable, httpx.TransportError):
+            except (AggregatorUnavailable, httpx2.TransportError):
                 self.counts["unavailable"] += 1
                 await asyncio.sleep(PAUSE_S)
             except TallystickError as error:
@@ -74,10 +74,10 @@ class Worker:
             else:
                 self._count(response)
 
-    def _count(self, response: httpx.Response) -> None:
-        if response.status_code == httpx.codes.OK:
+    def _count(self, response: httpx2.Response) -> None:
+        if response.status_code == httpx2.codes.OK:
             self.counts["paid"] += 1
-        elif response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+        elif response.status_code == httpx2.codes.SERVICE_UNAVAILABLE:
             self.counts["unavailable"] += 1
         else:
             self._tell("refused", f"{response.status_code}: {response.text[:300]}")
@@ -105,7 +105,7 @@ async def main(wallet_target: str, port: int, shops: int) -> None:
     """Work."""
     wallet = await connect(wallet_target)
     transport = PayingTransport(wallet, ToShops(port))
-    async with wallet, httpx.AsyncClient(transport=transport, timeout=TIMEOUT_S) as http:
+    async with wallet, httpx2.AsyncClient(transport=transport, timeout=TIMEOUT_S) as http:
         worker = Worker(http, shops)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stopping.set)
         say({"working": True})

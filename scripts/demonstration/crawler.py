@@ -11,7 +11,7 @@ from itertools import cycle, islice
 from typing import Any
 
 import click
-import httpx
+import httpx2
 
 from tallystick_client import Budgets, DepositPolicy, Operator, PayingTransport, Wallet
 
@@ -21,7 +21,7 @@ PROGRESS_EVERY = 25
 class Crawl:
     """What a crawler does and what it saw."""
 
-    def __init__(self, http: httpx.AsyncClient, sellers: list[str], in_flight_max: int) -> None:
+    def __init__(self, http: httpx2.AsyncClient, sellers: list[str], in_flight_max: int) -> None:
         self._http = http
         self._sellers = sellers
         self._slots = asyncio.Semaphore(in_flight_max)
@@ -67,7 +67,7 @@ async def crawl(
         budgets=Budgets(per_request="0.01", per_day="100"),
         deposit=policy,
     )
-    async with wallet, httpx.AsyncClient(transport=PayingTransport(wallet), timeout=60) as http:
+    async with wallet, httpx2.AsyncClient(transport=PayingTransport(wallet), timeout=60) as http:
         crawl = Crawl(http, sellers, in_flight)
         await crawl.run(requests)
     say(

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -147,7 +147,7 @@ def end_a_day(port: str) -> None:
     """Have the chain's clock pass the default withdraw delay."""
     for method, parameters in (("evm_increaseTime", [86_401]), ("evm_mine", [])):
         call = {"jsonrpc": "2.0", "id": 1, "method": method, "params": parameters}
-        assert "error" not in httpx.post(f"http://127.0.0.1:{port}", json=call).json()
+        assert "error" not in httpx2.post(f"http://127.0.0.1:{port}", json=call).json()
 
 
 def wait_for_background(shell: Shell, command: str, ports: dict[str, str], since: int) -> None:

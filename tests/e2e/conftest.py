@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 # Besides its own helpers, those of both sides: what has no process of its own here is built from them.
@@ -30,14 +30,14 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
         yield running
 
 
-class Recorder(httpx.AsyncHTTPTransport):
+class Recorder(httpx2.AsyncHTTPTransport):
     """Remembers the payments that went over the wire."""
 
     def __init__(self) -> None:
         super().__init__()
         self.payments: list[str] = []
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         if PAYMENT_SIGNATURE_HEADER in request.headers:
             self.payments.append(request.headers[PAYMENT_SIGNATURE_HEADER])
         return await super().handle_async_request(request)
@@ -49,7 +49,7 @@ class Shopper:
 
     signer: Signer
     wallet: Wallet
-    http: httpx.AsyncClient
+    http: httpx2.AsyncClient
     payments: list[str]
 
 
@@ -64,7 +64,7 @@ def shopper(market: Market, tmp_path: Path) -> Any:
         wallet = await Wallet.open(tmp_path / f"{name}.db", key=signer, operators=[market.operator], **settings)
         recorder = Recorder()
         transport = PayingTransport(wallet, recorder)
-        async with wallet, httpx.AsyncClient(transport=transport, base_url=market.url, timeout=60) as http:
+        async with wallet, httpx2.AsyncClient(transport=transport, base_url=market.url, timeout=60) as http:
             yield Shopper(signer, wallet, http, recorder.payments)
 
     return make

@@ -4,7 +4,7 @@ import asyncio
 import random
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from market import PRICE, Market
 
@@ -51,12 +51,12 @@ async def test_w1_a_crawl_reads_every_page_but_the_dear_one_and_pays_each_once(
     assert "dear" not in served
 
 
-class Counting(httpx.AsyncHTTPTransport):
+class Counting(httpx2.AsyncHTTPTransport):
     """Counts what goes over the wire."""
 
     count = 0
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         self.count += 1
         return await super().handle_async_request(request)
 
@@ -64,7 +64,7 @@ class Counting(httpx.AsyncHTTPTransport):
 async def test_w6_payments_are_sent_ahead_where_the_paywall_published_its_price(market: Market, shopper: Any) -> None:
     async with shopper(name="ahead") as payer:
         wire = Counting()
-        async with httpx.AsyncClient(transport=PayingTransport(payer.wallet, wire), base_url=market.url) as http:
+        async with httpx2.AsyncClient(transport=PayingTransport(payer.wallet, wire), base_url=market.url) as http:
             for number in range(10):
                 assert (await http.get(f"/paid/page/ahead-{number}")).status_code == 200
             assert wire.count == 11

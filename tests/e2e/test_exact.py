@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from market import PRICE, Market
 
@@ -47,7 +47,7 @@ async def test_the_same_payment_presented_often_is_sent_once(market: Market, sho
         assert (await payer.http.get("/paid/page/exact-once")).status_code == 200
         (header,) = payer.payments
         before = market.anvil.token_balance(market.token, payer.signer.address)
-        async with httpx.AsyncClient(base_url=market.url, headers={PAYMENT_SIGNATURE_HEADER: header}) as http:
+        async with httpx2.AsyncClient(base_url=market.url, headers={PAYMENT_SIGNATURE_HEADER: header}) as http:
             again = await asyncio.gather(*(http.get("/paid/page/exact-once") for _ in range(10)))
         assert {answer.status_code for answer in again} <= {200, 409}
         assert market.anvil.token_balance(market.token, payer.signer.address) == before
@@ -75,16 +75,16 @@ def payment_of(market: Market, required: PaymentRequired, identifier: str) -> di
     return {PAYMENT_SIGNATURE_HEADER: encode_header(payload)}
 
 
-async def ask_until_decided(url: str, payment: dict[str, str], mine: Callable[[], object]) -> list[httpx.Response]:
+async def ask_until_decided(url: str, payment: dict[str, str], mine: Callable[[], object]) -> list[httpx2.Response]:
     """The answers to a client that waits for a second at a time and opens a new connection each time."""
-    answers: list[httpx.Response] = []
+    answers: list[httpx2.Response] = []
     for attempt in range(60):
         if attempt == 4:
             mine()
         try:
-            async with httpx.AsyncClient(timeout=1) as http:
+            async with httpx2.AsyncClient(timeout=1) as http:
                 answers.append(await http.get(url, headers=payment))
-        except httpx.ReadTimeout:
+        except httpx2.ReadTimeout:
             continue
         if "retry-after" not in answers[-1].headers:
             return answers
@@ -101,7 +101,7 @@ async def test_x4_a_block_that_takes_longer_than_the_client_waits_ends_in_the_pa
     try:
         url = shop.wait_for("running on ") + path
         shop.wait_for("startup complete", times=2)
-        async with httpx.AsyncClient() as http:
+        async with httpx2.AsyncClient() as http:
             asked = await http.get(url)
         required = decode_header(asked.headers[PAYMENT_REQUIRED_HEADER], PaymentRequired, "402")
         payment, before = payment_of(market, required, identifier), market.received()

@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from market import PRICE, Market, tallystick
 
@@ -21,7 +21,7 @@ async def test_what_was_accepted_before_a_kill_is_settled_after_it(tmp_path: Pat
             deposit=DepositPolicy(low="0.01", high="0.5"),
         )
         transport = PayingTransport(wallet)
-        async with wallet, httpx.AsyncClient(transport=transport, base_url=market.url, timeout=60) as http:
+        async with wallet, httpx2.AsyncClient(transport=transport, base_url=market.url, timeout=60) as http:
             paid = await fetch(http, "before", 20)
             market.server.kill()
             refused = await http.get("/paid/page/during")
@@ -35,7 +35,7 @@ async def test_what_was_accepted_before_a_kill_is_settled_after_it(tmp_path: Pat
         assert market.received() == paid * PRICE
 
 
-async def fetch(http: httpx.AsyncClient, name: str, pages: int) -> int:
+async def fetch(http: httpx2.AsyncClient, name: str, pages: int) -> int:
     """Fetch so many pages at once; all must be served, the aggregator's return awaited."""
     answers: list[Any] = []
     for _ in range(50):

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from market import PRICE, Market, tallystick
 
@@ -17,7 +17,7 @@ async def account_of(shopper: Any) -> Any:
 
 
 async def test_who_does_not_pay_is_told_how(market: Market) -> None:
-    async with httpx.AsyncClient(base_url=market.url) as http:
+    async with httpx2.AsyncClient(base_url=market.url) as http:
         asked = await http.get("/paid/page/unpaid")
         free = await http.get("/free")
     assert (asked.status_code, asked.json()) == (402, {})

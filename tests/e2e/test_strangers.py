@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
-import httpx
+import httpx2
 import msgspec
 import pytest
 from market import PRICE, Market
@@ -64,9 +64,9 @@ class Till:
             await self.aggregator.charge(charge)
         return refused.value.reason
 
-    async def get(self, path: str, header: str) -> httpx.Response:
+    async def get(self, path: str, header: str) -> httpx2.Response:
         """A request with this payment, as anybody may send it."""
-        async with httpx.AsyncClient(base_url=self.market.url) as http:
+        async with httpx2.AsyncClient(base_url=self.market.url) as http:
             return await http.get(path, headers={PAYMENT_SIGNATURE_HEADER: header})
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "proto/tallystick"
 HEAVY = {
     "asyncio", "grpc", "google.protobuf", "web3", "eth_account", "eth_keyfile", "aiosqlite", "sqlite3", "httpx",
-    "tallystick_aggregator", "tallystick_client", "tallystick_contracts",
+    "httpx2", "tallystick_aggregator", "tallystick_client", "tallystick_contracts",
 }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 
 import grpc
 import grpc.aio
-import httpx
+import httpx2
 
 from tallystick import eip712
 from tallystick.amounts import decode_amount, encode_amount
@@ -452,12 +452,12 @@ def write_totals(id_: bytes, channel: Channel) -> common_pb2.ChannelTotals:
     )
 
 
-Fault = Callable[[httpx.Request], httpx.Response | None]
+Fault = Callable[[httpx2.Request], httpx2.Response | None]
 """What a seller does instead of answering: raises, or returns another answer; None: nothing."""
 
 
 @dataclass
-class FakeSeller(httpx.AsyncBaseTransport):
+class FakeSeller(httpx2.AsyncBaseTransport):
     """Any number of sites behind one transport: each host has a receiver of its own, each path a price."""
 
     aggregator: FakeAggregator
@@ -470,7 +470,7 @@ class FakeSeller(httpx.AsyncBaseTransport):
     after: list[Fault] = field(default_factory=list)
     """Faults after it."""
     delay_s: float = 0
-    requests: list[httpx.Request] = field(default_factory=list)
+    requests: list[httpx2.Request] = field(default_factory=list)
     exact: list[Any] = field(default_factory=list)
     served: int = 0
     in_flight: int = 0
@@ -478,13 +478,13 @@ class FakeSeller(httpx.AsyncBaseTransport):
     charge_less: int = 0
     pattern: str = "/*"
     """Where it publishes that the price holds; empty: nowhere."""
-    others: dict[str, Callable[[httpx.Request], httpx.Response]] = field(default_factory=dict)
+    others: dict[str, Callable[[httpx2.Request], httpx2.Response]] = field(default_factory=dict)
     """Who else answers, by the path's beginning."""
 
     def receiver(self, host: str) -> bytes:
         return eip712.keccak256(host.encode())[:20]
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         self.requests.append(request)
         self.in_flight += 1
         self.in_flight_max = max(self.in_flight_max, self.in_flight)
@@ -497,13 +497,13 @@ class FakeSeller(httpx.AsyncBaseTransport):
             self.in_flight -= 1
 
     @property
-    def paid_requests(self) -> list[httpx.Request]:
+    def paid_requests(self) -> list[httpx2.Request]:
         return [request for request in self.requests if PAYMENT_SIGNATURE_HEADER in request.headers]
 
-    def price_of(self, request: httpx.Request) -> int:
+    def price_of(self, request: httpx2.Request) -> int:
         return self.prices.get(request.url.path, self.price)
 
-    def required(self, request: httpx.Request, error: str = "payment required") -> PaymentRequired:
+    def required(self, request: httpx2.Request, error: str = "payment required") -> PaymentRequired:
         host = request.url.netloc.decode()
         return PaymentRequired(
             error=error,
@@ -527,15 +527,15 @@ class FakeSeller(httpx.AsyncBaseTransport):
             extra=deferred.extra() if scheme == SCHEME_DEFERRED else ExactTerms(token.name, token.version).extra(),
         )
 
-    def ask(self, request: httpx.Request, error: str = "payment required") -> httpx.Response:
+    def ask(self, request: httpx2.Request, error: str = "payment required") -> httpx2.Response:
         header = encode_header(self.required(request, error))
-        return httpx.Response(402, headers={PAYMENT_REQUIRED_HEADER: header}, json={})
+        return httpx2.Response(402, headers={PAYMENT_REQUIRED_HEADER: header}, json={})
 
-    async def _answer(self, request: httpx.Request) -> httpx.Response:
+    async def _answer(self, request: httpx2.Request) -> httpx2.Response:
         body = b"".join([chunk async for chunk in request.stream])  # type: ignore[union-attr]
         price = self.price_of(request)
         if not price:
-            return httpx.Response(200, text="free")
+            return httpx2.Response(200, text="free")
         header = request.headers.get(PAYMENT_SIGNATURE_HEADER)
         if header is None:
             return self.ask(request)
@@ -552,8 +552,8 @@ class FakeSeller(httpx.AsyncBaseTransport):
         return self._sell_deferred(request, message, price - self.charge_less, body)
 
     def _sell_deferred(
-        self, request: httpx.Request, message: PaymentPayload, price: int, body: bytes
-    ) -> httpx.Response:
+        self, request: httpx2.Request, message: PaymentPayload, price: int, body: bytes
+    ) -> httpx2.Response:
         payment = read_deferred(message)
         digest = b"" if "transfer-encoding" in request.headers else body_digest(body)
         try:
@@ -561,13 +561,13 @@ class FakeSeller(httpx.AsyncBaseTransport):
             charged = self.aggregator.charge(payment, price, request_hash(request.method, target, digest))
         except Refusal as refusal:
             if refusal.reason is Reason.PAYMENT_ID_REUSED:
-                return httpx.Response(409, json={"error": "payment_replayed"})
+                return httpx2.Response(409, json={"error": "payment_replayed"})
             return self.ask(request, f"{refusal.reason.code}: no")
         self.served += 1
         fault = self.after.pop(0)(request) if self.after else None
-        return fault or httpx.Response(200, headers={PAYMENT_RESPONSE_HEADER: receipt(charged)}, text="page")
+        return fault or httpx2.Response(200, headers={PAYMENT_RESPONSE_HEADER: receipt(charged)}, text="page")
 
-    def _sell_exact(self, message: PaymentPayload) -> httpx.Response:
+    def _sell_exact(self, message: PaymentPayload) -> httpx2.Response:
         authorization = read_exact(message)
         struct_hash = eip712.hash_transfer_with_authorization(
             authorization.from_,
@@ -583,7 +583,7 @@ class FakeSeller(httpx.AsyncBaseTransport):
         self.aggregator.landed.add(authorization.nonce)
         self.served += 1
         settled = SettleResponse(success=True, transaction="0x" + "ab" * 32, network=message.accepted.network)
-        return httpx.Response(200, headers={PAYMENT_RESPONSE_HEADER: encode_header(settled)}, text="page")
+        return httpx2.Response(200, headers={PAYMENT_RESPONSE_HEADER: encode_header(settled)}, text="page")
 
 
 def receipt(charged: int) -> str:

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import httpx
+import httpx2
 import uvicorn
 from payer_fakes import PRICE, FakeAggregator, FakeSeller, Key, Refusal, receipt
 
@@ -29,39 +29,39 @@ from tallystick.x402 import (
 )
 from tallystick_client.payer.fleet.remote import RemoteWallet
 
-Lie = Callable[["LyingSeller", httpx.Request], httpx.Response]
+Lie = Callable[["LyingSeller", httpx2.Request], httpx2.Response]
 
 _FAILED: Final = SettleResponse(
     success=False, error_reason="insufficient_funds", error_message="no", transaction="", network="eip155:31337"
 )
 
 
-def says_402(seller: "LyingSeller", request: httpx.Request) -> httpx.Response:
+def says_402(seller: "LyingSeller", request: httpx2.Request) -> httpx2.Response:
     """402, as if nothing had been taken."""
     return seller.ask(request, "overloaded: come again")
 
 
-def says_no_ceiling(seller: "LyingSeller", request: httpx.Request) -> httpx.Response:
+def says_no_ceiling(seller: "LyingSeller", request: httpx2.Request) -> httpx2.Response:
     """402 for a reason after which wallets compare their books."""
     return seller.ask(request, "insufficient_ceiling: no")
 
 
-def says_nothing_charged(_seller: "LyingSeller", _request: httpx.Request) -> httpx.Response:
+def says_nothing_charged(_seller: "LyingSeller", _request: httpx2.Request) -> httpx2.Response:
     """A page with a receipt of nothing."""
-    return httpx.Response(200, headers={PAYMENT_RESPONSE_HEADER: receipt(0)}, text="page")
+    return httpx2.Response(200, headers={PAYMENT_RESPONSE_HEADER: receipt(0)}, text="page")
 
 
-def says_less(_seller: "LyingSeller", _request: httpx.Request) -> httpx.Response:
+def says_less(_seller: "LyingSeller", _request: httpx2.Request) -> httpx2.Response:
     """A page with a receipt of too little."""
-    return httpx.Response(200, headers={PAYMENT_RESPONSE_HEADER: receipt(1)}, text="page")
+    return httpx2.Response(200, headers={PAYMENT_RESPONSE_HEADER: receipt(1)}, text="page")
 
 
-def says_failed(_seller: "LyingSeller", _request: httpx.Request) -> httpx.Response:
+def says_failed(_seller: "LyingSeller", _request: httpx2.Request) -> httpx2.Response:
     """A receipt of a failure."""
-    return httpx.Response(500, headers={PAYMENT_RESPONSE_HEADER: encode_header(_FAILED)})
+    return httpx2.Response(500, headers={PAYMENT_RESPONSE_HEADER: encode_header(_FAILED)})
 
 
-def says_key_unknown(seller: "LyingSeller", request: httpx.Request) -> httpx.Response:
+def says_key_unknown(seller: "LyingSeller", request: httpx2.Request) -> httpx2.Response:
     """402 for a reason after which wallets register another spend key."""
     return seller.ask(request, "spend_key_unknown: no")
 
@@ -78,8 +78,8 @@ class LyingSeller(FakeSeller):
     hoard: list[tuple[DeferredPayment, int, bytes]] = field(default_factory=list)
 
     def _sell_deferred(
-        self, request: httpx.Request, message: PaymentPayload, price: int, body: bytes
-    ) -> httpx.Response:
+        self, request: httpx2.Request, message: PaymentPayload, price: int, body: bytes
+    ) -> httpx2.Response:
         payment = read_deferred(message)
         hashed = request_hash(request.method, normal_target(request.url.raw_path), body_digest(body))
         self.hoard.append((payment, price, hashed))
@@ -182,22 +182,22 @@ class _Site:
         headers = dict(scope["headers"])
         query = b"?" + scope["query_string"] if scope["query_string"] else b""
         url = f"http://{headers[b'host'].decode()}{(scope['raw_path'] + query).decode()}"
-        request = httpx.Request(scope["method"], url, headers=scope["headers"], content=body)
+        request = httpx2.Request(scope["method"], url, headers=scope["headers"], content=body)
         response = await self._seller.handle_async_request(request)
         await send({"type": "http.response.start", "status": response.status_code, "headers": response.headers.raw})
         await send({"type": "http.response.body", "body": await response.aread()})
 
 
-class ToServer(httpx.AsyncHTTPTransport):
+class ToServer(httpx2.AsyncHTTPTransport):
     """Connects to one server, whatever the host of the URL is."""
 
     def __init__(self, port: int) -> None:
         super().__init__()
         self._port = port
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         url = request.url.copy_with(host="127.0.0.1", port=self._port)
-        sent = httpx.Request(
+        sent = httpx2.Request(
             request.method, url, headers=request.headers, stream=request.stream, extensions=request.extensions
         )
         return await super().handle_async_request(sent)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import httpx
+import httpx2
 import pytest
 import uvicorn
 from payer_fakes import PRICE, FakeAggregator, FakeSeller
@@ -75,7 +75,7 @@ async def site(seller: FakeSeller) -> AsyncIterator[str]:
         message = await receive()
         path = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
         host = dict(scope["headers"])[b"host"].decode()
-        request = httpx.Request(
+        request = httpx2.Request(
             scope["method"], f"http://{host}{path.decode()}", headers=scope["headers"], content=message.get("body", b"")
         )
         response = await seller.handle_async_request(request)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import httpx
+import httpx2
 import pytest
 from payer_fakes import PRICE, FakeAggregator, FakeSeller, until
 from payer_fakes import Refusal as FakeRefusal
@@ -116,7 +116,7 @@ async def test_a_worker_that_leaves_returns_what_it_did_not_spend(fleet: Fleet) 
 async def test_a_worker_pays_over_http_like_any_wallet(fleet: Fleet, seller: FakeSeller) -> None:
     await fleet.serve()
     worker = await fleet.worker()
-    async with httpx.AsyncClient(transport=PayingTransport(worker, seller)) as http:
+    async with httpx2.AsyncClient(transport=PayingTransport(worker, seller)) as http:
         answers = await asyncio.gather(*(http.get(f"http://a.example/{n}") for n in range(40)))
     assert {answer.status_code for answer in answers} == {200}
     await worker.close()
@@ -126,7 +126,7 @@ async def test_a_worker_pays_over_http_like_any_wallet(fleet: Fleet, seller: Fak
 async def test_a_worker_pays_by_exact_through_the_wallet(fleet: Fleet, seller: FakeSeller) -> None:
     await fleet.serve(deposit=None, budgets=Budgets(total=2 * PRICE))
     worker = await fleet.worker()
-    async with httpx.AsyncClient(transport=PayingTransport(worker, seller)) as http:
+    async with httpx2.AsyncClient(transport=PayingTransport(worker, seller)) as http:
         for _ in range(2):
             assert (await http.get("http://a.example/1")).status_code == 200
         with pytest.raises(BudgetExceeded, match="total"):
@@ -231,7 +231,7 @@ async def test_a_worker_that_was_taken_for_dead_goes_on_with_new_grants(
     await asyncio.gather(worker._chores, return_exceptions=True)
     await until(lambda: any(key.revoked for key in aggregator.account.keys.values()))
     worker._chores = asyncio.create_task(worker._report_for_ever())
-    async with httpx.AsyncClient(transport=PayingTransport(worker, seller)) as http:
+    async with httpx2.AsyncClient(transport=PayingTransport(worker, seller)) as http:
         answers = await asyncio.gather(*(http.get(f"http://a.example/{n}") for n in range(20)))
     assert {answer.status_code for answer in answers} == {200}
     await worker.report()

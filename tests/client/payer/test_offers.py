@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -124,14 +124,14 @@ async def test_a_forged_402_makes_the_wallet_sign_nothing(
     name: str, wallet: Wallet, aggregator: FakeAggregator, operator: Operator
 ) -> None:
     assert operator.escrow == OPERATOR.escrow
-    sent: list[httpx.Request] = []
+    sent: list[httpx2.Request] = []
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def answer(request: httpx2.Request) -> httpx2.Response:
         sent.append(request)
         header = encode_header(PaymentRequired(accepts=[FORGED[name]]))
-        return httpx.Response(402, headers={PAYMENT_REQUIRED_HEADER: header})
+        return httpx2.Response(402, headers={PAYMENT_REQUIRED_HEADER: header})
 
-    async with httpx.AsyncClient(transport=PayingTransport(wallet, httpx.MockTransport(answer))) as http:
+    async with httpx2.AsyncClient(transport=PayingTransport(wallet, httpx2.MockTransport(answer))) as http:
         with pytest.raises(OfferNotAllowed):
             await http.get("http://a.example/1")
     assert len(sent) == 1
@@ -144,7 +144,7 @@ async def test_a_huge_amount_is_stopped_by_every_budget(
 ) -> None:
     seller.price = 2**127
     wallet = await open_wallet(budgets=Budgets(total="5"))
-    async with httpx.AsyncClient(transport=PayingTransport(wallet, seller)) as http:
+    async with httpx2.AsyncClient(transport=PayingTransport(wallet, seller)) as http:
         with pytest.raises(BudgetExceeded, match="total"):
             await http.get("http://a.example/1")
     assert not aggregator.calls

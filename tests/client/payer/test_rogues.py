@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from payer_fakes import PRICE, FakeSeller, make_operator, until
 from rogues import (
@@ -72,7 +72,7 @@ async def no_sleep(_seconds: float) -> None:
 async def crawl(wallet: Wallet, transport: ToServer, hosts: str, pages: int) -> int:
     """Read pages of these hosts in turn, whatever comes of it; how many were read."""
     read = 0
-    async with httpx.AsyncClient(transport=PayingTransport(wallet, transport, sleep=no_sleep)) as http:
+    async with httpx2.AsyncClient(transport=PayingTransport(wallet, transport, sleep=no_sleep)) as http:
         for number in range(pages):
             for host in hosts:
                 try:
@@ -179,7 +179,7 @@ async def test_w2_short_runs_do_not_use_up_the_accounts_keys(
 def assert_revoked_alike(wallet: Wallet, aggregator: LyingAggregator) -> None:
     """The book calls a key revoked only where the aggregator takes nothing more under it."""
     told = {id_: key.revoked for id_, key in aggregator.account.keys.items()}
-    assert {id_: row.revoked for id_, row in wallet.desk.store.book.spend_keys.items()} == told
+    assert {id_: row.revoked for id_, row in wallet.core.store.book.spend_keys.items()} == told
 
 
 async def test_w3_a_key_for_which_others_were_revoked_does_not_count_as_revoked_itself(

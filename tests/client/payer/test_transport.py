@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 
-import httpx
+import httpx2
 import pytest
 from msgspec import structs
 from payer_fakes import PRICE, FakeAggregator, FakeSeller, receipt, until
@@ -29,8 +29,8 @@ from tallystick_client.payer.errors import BalanceTooLow, BodyNotReplayable, Bud
 
 
 @pytest.fixture
-async def http(wallet: Wallet, seller: FakeSeller) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(transport=PayingTransport(wallet, seller, sleep=no_sleep)) as client:
+async def http(wallet: Wallet, seller: FakeSeller) -> AsyncIterator[httpx2.AsyncClient]:
+    async with httpx2.AsyncClient(transport=PayingTransport(wallet, seller, sleep=no_sleep)) as client:
         yield client
 
 
@@ -43,7 +43,7 @@ def payment_ids_of(seller: FakeSeller) -> list[bytes | None]:
     return [read_payment_id(decode_header(header, PaymentPayload, "h")) for header in headers]
 
 
-async def test_a_402_is_answered_with_a_payment(http: httpx.AsyncClient, seller: FakeSeller, wallet: Wallet) -> None:
+async def test_a_402_is_answered_with_a_payment(http: httpx2.AsyncClient, seller: FakeSeller, wallet: Wallet) -> None:
     response = await http.get("http://a.example/page?x=%2F1")
     assert (response.status_code, response.text) == (200, "page")
     (account,) = (await wallet.status()).accounts
@@ -52,7 +52,7 @@ async def test_a_402_is_answered_with_a_payment(http: httpx.AsyncClient, seller:
     assert seller.served == 1
 
 
-async def test_after_the_first_402_payments_are_sent_ahead(http: httpx.AsyncClient, seller: FakeSeller) -> None:
+async def test_after_the_first_402_payments_are_sent_ahead(http: httpx2.AsyncClient, seller: FakeSeller) -> None:
     await http.get("http://a.example/1")
     for page in range(2, 10):
         await http.get(f"http://a.example/{page}")
@@ -62,20 +62,20 @@ async def test_after_the_first_402_payments_are_sent_ahead(http: httpx.AsyncClie
 
 @pytest.mark.parametrize("page", ["?", "?#top", "%7ename", "a%2fb"])
 async def test_p19_a_url_that_servers_write_in_another_way_can_be_bought(
-    http: httpx.AsyncClient, seller: FakeSeller, page: str
+    http: httpx2.AsyncClient, seller: FakeSeller, page: str
 ) -> None:
     response = await http.get(f"http://a.example/{page}")
     assert (response.status_code, seller.served) == (200, 1)
 
 
-async def test_other_hosts_are_asked_first(http: httpx.AsyncClient, seller: FakeSeller) -> None:
+async def test_other_hosts_are_asked_first(http: httpx2.AsyncClient, seller: FakeSeller) -> None:
     await http.get("http://a.example/1")
     await http.get("http://b.example/1")
     assert PAYMENT_SIGNATURE_HEADER not in seller.requests[2].headers
 
 
 async def test_many_requests_at_once_need_one_deposit_and_are_never_refused(
-    http: httpx.AsyncClient, seller: FakeSeller, wallet: Wallet, aggregator: FakeAggregator
+    http: httpx2.AsyncClient, seller: FakeSeller, wallet: Wallet, aggregator: FakeAggregator
 ) -> None:
     seller.delay_s = 0.01
     aggregator.delay_s = 0.01
@@ -90,7 +90,7 @@ async def test_many_requests_at_once_need_one_deposit_and_are_never_refused(
 
 
 async def test_a_changed_price_is_answered_once_with_the_same_payment_id(
-    http: httpx.AsyncClient, seller: FakeSeller, wallet: Wallet
+    http: httpx2.AsyncClient, seller: FakeSeller, wallet: Wallet
 ) -> None:
     await http.get("http://a.example/1")
     seller.price = 2 * PRICE
@@ -101,8 +101,8 @@ async def test_a_changed_price_is_answered_once_with_the_same_payment_id(
     assert (await wallet.status()).accounts[0].charged == 3 * PRICE
 
 
-async def test_a_price_that_goes_on_rising_is_not_chased(http: httpx.AsyncClient, seller: FakeSeller) -> None:
-    def dearer(request: httpx.Request) -> httpx.Response:
+async def test_a_price_that_goes_on_rising_is_not_chased(http: httpx2.AsyncClient, seller: FakeSeller) -> None:
+    def dearer(request: httpx2.Request) -> httpx2.Response:
         seller.price += 1
         return seller.ask(request)
 
@@ -113,7 +113,7 @@ async def test_a_price_that_goes_on_rising_is_not_chased(http: httpx.AsyncClient
 
 
 async def test_a_lower_price_is_all_that_is_charged(
-    http: httpx.AsyncClient, seller: FakeSeller, wallet: Wallet
+    http: httpx2.AsyncClient, seller: FakeSeller, wallet: Wallet
 ) -> None:
     await http.get("http://a.example/1")
     seller.charge_less = 400
@@ -124,9 +124,9 @@ async def test_a_lower_price_is_all_that_is_charged(
 
 
 async def test_no_answer_makes_a_payment_cost_more_than_it_allowed(
-    http: httpx.AsyncClient, seller: FakeSeller, wallet: Wallet
+    http: httpx2.AsyncClient, seller: FakeSeller, wallet: Wallet
 ) -> None:
-    seller.after = [lambda _: httpx.Response(200, headers={PAYMENT_RESPONSE_HEADER: receipt(10**30)})]
+    seller.after = [lambda _: httpx2.Response(200, headers={PAYMENT_RESPONSE_HEADER: receipt(10**30)})]
     response = await http.get("http://a.example/1")
     assert response.extensions["payment"].charged == PRICE
     assert (await wallet.status()).accounts[0].charged == PRICE
@@ -143,19 +143,19 @@ async def test_no_answer_makes_a_payment_cost_more_than_it_allowed(
     ],
 )
 async def test_a_receipt_that_says_nothing_leaves_the_payment_unknown(
-    http: httpx.AsyncClient, seller: FakeSeller, wallet: Wallet, garbage: str
+    http: httpx2.AsyncClient, seller: FakeSeller, wallet: Wallet, garbage: str
 ) -> None:
-    seller.after = [lambda _: httpx.Response(200, headers={PAYMENT_RESPONSE_HEADER: garbage})]
+    seller.after = [lambda _: httpx2.Response(200, headers={PAYMENT_RESPONSE_HEADER: garbage})]
     assert (await http.get("http://a.example/1")).status_code == 200
     account = (await wallet.status()).accounts[0]
     assert (account.charged, account.unknown) == (0, PRICE)
 
 
 async def test_a_lost_answer_is_asked_for_again_with_the_same_payment(
-    http: httpx.AsyncClient, seller: FakeSeller, wallet: Wallet, aggregator: FakeAggregator
+    http: httpx2.AsyncClient, seller: FakeSeller, wallet: Wallet, aggregator: FakeAggregator
 ) -> None:
-    def lost(request: httpx.Request) -> httpx.Response:
-        raise httpx.ReadError("connection lost", request=request)
+    def lost(request: httpx2.Request) -> httpx2.Response:
+        raise httpx2.ReadError("connection lost", request=request)
 
     seller.after = [lost]
     response = await http.get("http://a.example/1")
@@ -169,10 +169,10 @@ async def test_a_lost_answer_is_asked_for_again_with_the_same_payment(
 
 
 async def test_a_request_that_never_arrived_is_sent_again_and_charged_once(
-    http: httpx.AsyncClient, seller: FakeSeller, wallet: Wallet, aggregator: FakeAggregator
+    http: httpx2.AsyncClient, seller: FakeSeller, wallet: Wallet, aggregator: FakeAggregator
 ) -> None:
-    def lost(request: httpx.Request) -> httpx.Response:
-        raise httpx.RemoteProtocolError("server disconnected", request=request)
+    def lost(request: httpx2.Request) -> httpx2.Response:
+        raise httpx2.RemoteProtocolError("server disconnected", request=request)
 
     seller.before = [lost, lost]
     assert (await http.get("http://a.example/1")).status_code == 200
@@ -181,46 +181,46 @@ async def test_a_request_that_never_arrived_is_sent_again_and_charged_once(
     assert (await wallet.status()).accounts[0].charged == PRICE
 
 
-async def test_a_payment_that_is_under_way_is_waited_for(http: httpx.AsyncClient, seller: FakeSeller) -> None:
-    def lost(request: httpx.Request) -> httpx.Response:
-        raise httpx.ReadTimeout("slow", request=request)
+async def test_a_payment_that_is_under_way_is_waited_for(http: httpx2.AsyncClient, seller: FakeSeller) -> None:
+    def lost(request: httpx2.Request) -> httpx2.Response:
+        raise httpx2.ReadTimeout("slow", request=request)
 
-    seller.before = [lost, lambda _: httpx.Response(409, headers={"retry-after": "1"})]
+    seller.before = [lost, lambda _: httpx2.Response(409, headers={"retry-after": "1"})]
     assert (await http.get("http://a.example/1")).status_code == 200
     assert len(set(payment_ids_of(seller))) == 1
 
 
 async def test_a_page_slower_than_the_clients_patience_is_a_timeout_and_costs_nothing(
-    http: httpx.AsyncClient, seller: FakeSeller, wallet: Wallet
+    http: httpx2.AsyncClient, seller: FakeSeller, wallet: Wallet
 ) -> None:
-    def slow(request: httpx.Request) -> httpx.Response:
-        raise httpx.ReadTimeout("slow", request=request)
+    def slow(request: httpx2.Request) -> httpx2.Response:
+        raise httpx2.ReadTimeout("slow", request=request)
 
     seller.before = [slow, lambda request: seller.ask(request, "reservation_released: This payment was released.")]
-    with pytest.raises(httpx.ReadTimeout):
+    with pytest.raises(httpx2.ReadTimeout):
         await http.get("http://a.example/1")
     account = (await wallet.status()).accounts[0]
     assert (len(seller.paid_requests), account.charged, account.unknown) == (2, 0, 0)
 
 
 async def test_a_402_that_does_not_say_why_is_the_callers_even_after_a_lost_answer(
-    http: httpx.AsyncClient, seller: FakeSeller
+    http: httpx2.AsyncClient, seller: FakeSeller
 ) -> None:
-    def lost(request: httpx.Request) -> httpx.Response:
-        raise httpx.ReadError("connection lost", request=request)
+    def lost(request: httpx2.Request) -> httpx2.Response:
+        raise httpx2.ReadError("connection lost", request=request)
 
-    seller.before = [lost, lambda _: httpx.Response(402, headers={"payment-required": "?"})]
+    seller.before = [lost, lambda _: httpx2.Response(402, headers={"payment-required": "?"})]
     assert (await http.get("http://a.example/1")).status_code == 402
 
 
 async def test_who_stays_lost_is_given_up_and_the_payment_is_unknown(
-    http: httpx.AsyncClient, seller: FakeSeller, wallet: Wallet
+    http: httpx2.AsyncClient, seller: FakeSeller, wallet: Wallet
 ) -> None:
-    def lost(request: httpx.Request) -> httpx.Response:
-        raise httpx.ReadTimeout("slow", request=request)
+    def lost(request: httpx2.Request) -> httpx2.Response:
+        raise httpx2.ReadTimeout("slow", request=request)
 
     seller.before = [lost] * 10
-    with pytest.raises(httpx.ReadTimeout):
+    with pytest.raises(httpx2.ReadTimeout):
         await http.get("http://a.example/1")
     assert len(seller.paid_requests) == 4
     account = (await wallet.status()).accounts[0]
@@ -228,20 +228,20 @@ async def test_who_stays_lost_is_given_up_and_the_payment_is_unknown(
 
 
 async def test_a_payment_that_could_not_be_sent_is_free_again(
-    http: httpx.AsyncClient, seller: FakeSeller, wallet: Wallet
+    http: httpx2.AsyncClient, seller: FakeSeller, wallet: Wallet
 ) -> None:
-    def refused(request: httpx.Request) -> httpx.Response:
-        raise httpx.ConnectError("refused", request=request)
+    def refused(request: httpx2.Request) -> httpx2.Response:
+        raise httpx2.ConnectError("refused", request=request)
 
     seller.before = [refused]
-    with pytest.raises(httpx.ConnectError):
+    with pytest.raises(httpx2.ConnectError):
         await http.get("http://a.example/1")
     account = (await wallet.status()).accounts[0]
     assert (account.charged, account.unknown) == (0, 0)
 
 
 async def test_a_cancelled_request_leaves_its_payment_unknown(
-    http: httpx.AsyncClient, seller: FakeSeller, wallet: Wallet
+    http: httpx2.AsyncClient, seller: FakeSeller, wallet: Wallet
 ) -> None:
     await http.get("http://a.example/1")
     seller.delay_s = 30
@@ -254,36 +254,36 @@ async def test_a_cancelled_request_leaves_its_payment_unknown(
     assert (account.charged, account.unknown) == (PRICE, PRICE)
 
 
-async def test_a_replayed_payment_is_told_as_it_is(http: httpx.AsyncClient, seller: FakeSeller) -> None:
-    seller.before = [lambda _: httpx.Response(409, json={"error": "payment_replayed"})]
+async def test_a_replayed_payment_is_told_as_it_is(http: httpx2.AsyncClient, seller: FakeSeller) -> None:
+    seller.before = [lambda _: httpx2.Response(409, json={"error": "payment_replayed"})]
     assert (await http.get("http://a.example/1")).status_code == 409
     assert len(seller.paid_requests) == 1
 
 
 @pytest.mark.parametrize("status", [500, 503, 404])
 async def test_an_error_without_receipt_leaves_the_payment_unknown(
-    http: httpx.AsyncClient, seller: FakeSeller, wallet: Wallet, status: int
+    http: httpx2.AsyncClient, seller: FakeSeller, wallet: Wallet, status: int
 ) -> None:
-    seller.before = [lambda _: httpx.Response(status, headers={"retry-after": "2"})] * 4
+    seller.before = [lambda _: httpx2.Response(status, headers={"retry-after": "2"})] * 4
     assert (await http.get("http://a.example/1")).status_code == status
     assert (await wallet.status()).accounts[0].unknown == PRICE
 
 
 async def test_an_error_whose_receipt_says_released_costs_nothing(
-    http: httpx.AsyncClient, seller: FakeSeller, wallet: Wallet
+    http: httpx2.AsyncClient, seller: FakeSeller, wallet: Wallet
 ) -> None:
-    seller.before = [lambda _: httpx.Response(500, headers={PAYMENT_RESPONSE_HEADER: receipt(0)})]
+    seller.before = [lambda _: httpx2.Response(500, headers={PAYMENT_RESPONSE_HEADER: receipt(0)})]
     assert (await http.get("http://a.example/1")).status_code == 500
     account = (await wallet.status()).accounts[0]
     assert (account.charged, account.unknown) == (0, 0)
 
 
 async def test_a_redirect_carries_no_payment_to_another_origin(
-    http: httpx.AsyncClient, seller: FakeSeller, wallet: Wallet
+    http: httpx2.AsyncClient, seller: FakeSeller, wallet: Wallet
 ) -> None:
     await http.get("http://a.example/1")
     moved = {"location": "http://b.example/2", PAYMENT_RESPONSE_HEADER: receipt(0)}
-    seller.before = [lambda _: httpx.Response(302, headers=moved)]
+    seller.before = [lambda _: httpx2.Response(302, headers=moved)]
     response = await http.get("http://a.example/2", follow_redirects=True)
     assert response.status_code == 200
     to_b = [request for request in seller.requests if request.url.host == "b.example"]
@@ -292,7 +292,7 @@ async def test_a_redirect_carries_no_payment_to_another_origin(
     assert len(receivers) == 2
 
 
-async def test_the_callers_own_request_never_carries_a_payment(http: httpx.AsyncClient, seller: FakeSeller) -> None:
+async def test_the_callers_own_request_never_carries_a_payment(http: httpx2.AsyncClient, seller: FakeSeller) -> None:
     request = http.build_request("GET", "http://a.example/1", headers={PAYMENT_SIGNATURE_HEADER: "stolen"})
     response = await http.send(request)
     assert response.status_code == 200
@@ -300,7 +300,7 @@ async def test_the_callers_own_request_never_carries_a_payment(http: httpx.Async
     assert PAYMENT_SIGNATURE_HEADER not in seller.requests[0].headers
 
 
-async def test_a_body_with_a_length_is_bound_and_sent_again(http: httpx.AsyncClient, seller: FakeSeller) -> None:
+async def test_a_body_with_a_length_is_bound_and_sent_again(http: httpx2.AsyncClient, seller: FakeSeller) -> None:
     response = await http.post("http://a.example/1", json={"question": 1})
     assert response.status_code == 200
     assert seller.served == 1
@@ -312,7 +312,7 @@ async def stream(*chunks: bytes) -> AsyncIterator[bytes]:
 
 
 async def test_a_streamed_body_is_paid_ahead_once_its_price_is_known(
-    http: httpx.AsyncClient, seller: FakeSeller, aggregator: FakeAggregator
+    http: httpx2.AsyncClient, seller: FakeSeller, aggregator: FakeAggregator
 ) -> None:
     with pytest.raises(BodyNotReplayable, match="price is known now"):
         await http.post("http://a.example/up", content=stream(b"a", b"b"))
@@ -322,25 +322,25 @@ async def test_a_streamed_body_is_paid_ahead_once_its_price_is_known(
     assert len(seller.paid_requests) == 1
 
 
-async def test_a_streamed_body_is_never_paid_for_twice(http: httpx.AsyncClient, seller: FakeSeller) -> None:
-    def lost(request: httpx.Request) -> httpx.Response:
-        raise httpx.ReadError("lost", request=request)
+async def test_a_streamed_body_is_never_paid_for_twice(http: httpx2.AsyncClient, seller: FakeSeller) -> None:
+    def lost(request: httpx2.Request) -> httpx2.Response:
+        raise httpx2.ReadError("lost", request=request)
 
     await http.get("http://a.example/1")
     seller.before = [lost]
-    with pytest.raises(httpx.ReadError):
+    with pytest.raises(httpx2.ReadError):
         await http.post("http://a.example/up", content=stream(b"a"))
     seller.price = 2 * PRICE
     assert (await http.post("http://a.example/up", content=stream(b"a"))).status_code == 402
     assert len(seller.paid_requests) == 3
 
 
-async def test_a_free_upload_streams_through(http: httpx.AsyncClient, seller: FakeSeller) -> None:
+async def test_a_free_upload_streams_through(http: httpx2.AsyncClient, seller: FakeSeller) -> None:
     seller.prices["/free"] = 0
     assert (await http.post("http://a.example/free", content=stream(b"a"))).text == "free"
 
 
-async def test_a_path_that_took_no_payment_is_not_paid_again(http: httpx.AsyncClient, seller: FakeSeller) -> None:
+async def test_a_path_that_took_no_payment_is_not_paid_again(http: httpx2.AsyncClient, seller: FakeSeller) -> None:
     seller.prices["/free"] = 0
     await http.get("http://a.example/1")
     for _ in range(3):
@@ -350,7 +350,7 @@ async def test_a_path_that_took_no_payment_is_not_paid_again(http: httpx.AsyncCl
 
 @pytest.mark.parametrize(("method", "path"), [("HEAD", "/1"), ("GET", "/robots.txt"), ("GET", "/.well-known/x")])
 async def test_what_is_free_everywhere_is_never_paid_ahead(
-    http: httpx.AsyncClient, seller: FakeSeller, method: str, path: str
+    http: httpx2.AsyncClient, seller: FakeSeller, method: str, path: str
 ) -> None:
     seller.prices = {"/robots.txt": 0, "/.well-known/x": 0}
     await http.get("http://a.example/0")
@@ -359,15 +359,15 @@ async def test_what_is_free_everywhere_is_never_paid_ahead(
 
 
 async def test_a_402_without_terms_is_the_callers(wallet: Wallet) -> None:
-    inner = httpx.MockTransport(lambda _: httpx.Response(402, json={"error": "pay by card"}))
-    async with httpx.AsyncClient(transport=PayingTransport(wallet, inner)) as other:
+    inner = httpx2.MockTransport(lambda _: httpx2.Response(402, json={"error": "pay by card"}))
+    async with httpx2.AsyncClient(transport=PayingTransport(wallet, inner)) as other:
         assert (await other.get("http://a.example/")).status_code == 402
 
 
 @pytest.mark.parametrize("header", ["", "not base64!", "e30=", "eA==", "A" * 20_000, "AAAA", "W10=", "é"])
 async def test_a_malformed_402_signs_nothing(wallet: Wallet, aggregator: FakeAggregator, header: str) -> None:
-    answer = httpx.Response(402, headers=[(PAYMENT_REQUIRED_HEADER.encode(), header.encode("latin-1"))])
-    async with httpx.AsyncClient(transport=PayingTransport(wallet, httpx.MockTransport(lambda _: answer))) as http:
+    answer = httpx2.Response(402, headers=[(PAYMENT_REQUIRED_HEADER.encode(), header.encode("latin-1"))])
+    async with httpx2.AsyncClient(transport=PayingTransport(wallet, httpx2.MockTransport(lambda _: answer))) as http:
         with pytest.raises(MalformedError, match="PAYMENT-REQUIRED"):
             await http.get("http://a.example/")
     assert not aggregator.calls
@@ -375,7 +375,7 @@ async def test_a_malformed_402_signs_nothing(wallet: Wallet, aggregator: FakeAgg
 
 async def test_exact_is_paid_where_there_is_no_deposit(open_wallet: object, seller: FakeSeller) -> None:
     wallet: Wallet = await open_wallet(deposit=None)  # type: ignore[operator]
-    async with httpx.AsyncClient(transport=PayingTransport(wallet, seller)) as http:
+    async with httpx2.AsyncClient(transport=PayingTransport(wallet, seller)) as http:
         for _ in range(2):
             response = await http.get("http://a.example/1")
             assert response.status_code == 200
@@ -389,12 +389,12 @@ async def test_exact_is_paid_where_there_is_no_deposit(open_wallet: object, sell
 async def test_an_exact_payment_whose_answer_is_lost_is_sent_again_as_it_is(
     open_wallet: object, seller: FakeSeller
 ) -> None:
-    def lost(request: httpx.Request) -> httpx.Response:
-        raise httpx.ReadError("lost", request=request)
+    def lost(request: httpx2.Request) -> httpx2.Response:
+        raise httpx2.ReadError("lost", request=request)
 
     wallet: Wallet = await open_wallet(deposit=None)  # type: ignore[operator]
     seller.before = [lost]
-    async with httpx.AsyncClient(transport=PayingTransport(wallet, seller, sleep=no_sleep)) as http:
+    async with httpx2.AsyncClient(transport=PayingTransport(wallet, seller, sleep=no_sleep)) as http:
         assert (await http.get("http://a.example/1")).status_code == 200
     headers = {request.headers[PAYMENT_SIGNATURE_HEADER] for request in seller.paid_requests}
     assert len(headers) == 1
@@ -403,7 +403,7 @@ async def test_an_exact_payment_whose_answer_is_lost_is_sent_again_as_it_is(
 
 async def test_a_price_above_the_budget_is_not_paid(open_wallet: object, seller: FakeSeller) -> None:
     wallet: Wallet = await open_wallet(budgets=Budgets(per_request="0.0009"))  # type: ignore[operator]
-    async with httpx.AsyncClient(transport=PayingTransport(wallet, seller)) as http:
+    async with httpx2.AsyncClient(transport=PayingTransport(wallet, seller)) as http:
         with pytest.raises(BudgetExceeded, match="per_request"):
             await http.get("http://a.example/1")
     assert not seller.paid_requests
@@ -417,7 +417,7 @@ async def test_w1_after_a_dear_page_every_other_page_is_read_and_paid_once(
 ) -> None:
     wallet: Wallet = await open_wallet(budgets=Budgets(per_request=PRICE))  # type: ignore[operator]
     seller.prices = {"/dear": 1_000 * PRICE} | {f"/free/{number}": 0 for number in range(20)}
-    async with httpx.AsyncClient(transport=PayingTransport(wallet, seller)) as http:
+    async with httpx2.AsyncClient(transport=PayingTransport(wallet, seller)) as http:
         assert (await http.get("http://a.example/first")).status_code == 200
         for _ in range(2):
             with pytest.raises(BudgetExceeded, match="per_request"):
@@ -432,7 +432,7 @@ async def test_w1_after_a_dear_page_every_other_page_is_read_and_paid_once(
 
 async def test_w1_a_price_that_is_refused_here_is_asked_for_again(open_wallet: object, seller: FakeSeller) -> None:
     wallet: Wallet = await open_wallet(budgets=Budgets(per_host=3 * PRICE))  # type: ignore[operator]
-    async with httpx.AsyncClient(transport=PayingTransport(wallet, seller)) as http:
+    async with httpx2.AsyncClient(transport=PayingTransport(wallet, seller)) as http:
         for number in range(3):
             assert (await http.get(f"http://a.example/{number}")).status_code == 200
         with pytest.raises(BudgetExceeded, match="per_host"):
@@ -443,7 +443,7 @@ async def test_w1_a_price_that_is_refused_here_is_asked_for_again(open_wallet: o
 
 async def test_w1_a_spike_of_the_price_is_forgotten(open_wallet: object, seller: FakeSeller) -> None:
     wallet: Wallet = await open_wallet(budgets=Budgets(per_request=PRICE))  # type: ignore[operator]
-    async with httpx.AsyncClient(transport=PayingTransport(wallet, seller)) as http:
+    async with httpx2.AsyncClient(transport=PayingTransport(wallet, seller)) as http:
         seller.price = 1_000 * PRICE
         with pytest.raises(BudgetExceeded):
             await http.get("http://a.example/1")
@@ -454,7 +454,7 @@ async def test_w1_a_spike_of_the_price_is_forgotten(open_wallet: object, seller:
 
 
 async def test_w6_nothing_is_paid_ahead_outside_of_what_the_seller_published(
-    http: httpx.AsyncClient, seller: FakeSeller
+    http: httpx2.AsyncClient, seller: FakeSeller
 ) -> None:
     seller.pattern = "/articles/*"
     await http.get("http://a.example/articles/1")
@@ -468,16 +468,16 @@ async def test_w6_nothing_is_paid_ahead_outside_of_what_the_seller_published(
 
 
 async def test_w6_two_sellers_on_one_origin_are_both_paid_though_one_publishes_a_price_for_all(
-    http: httpx.AsyncClient, seller: FakeSeller
+    http: httpx2.AsyncClient, seller: FakeSeller
 ) -> None:
-    def of_another_seller(request: httpx.Request) -> httpx.Response:
+    def of_another_seller(request: httpx2.Request) -> httpx2.Response:
         required = seller.required(request)
         accepts = [structs.replace(offer, pay_to="0x" + "77" * 20) for offer in required.accepts]
         header = request.headers.get(PAYMENT_SIGNATURE_HEADER)
         if header is None or decode_header(header, PaymentPayload, "h").accepted.pay_to != accepts[0].pay_to:
             asked = structs.replace(required, accepts=accepts, extensions=None)
-            return httpx.Response(402, headers={PAYMENT_REQUIRED_HEADER: encode_header(asked)})
-        return httpx.Response(200, headers={PAYMENT_RESPONSE_HEADER: receipt(PRICE)})
+            return httpx2.Response(402, headers={PAYMENT_REQUIRED_HEADER: encode_header(asked)})
+        return httpx2.Response(200, headers={PAYMENT_RESPONSE_HEADER: receipt(PRICE)})
 
     seller.others["/b/"] = of_another_seller
     pages = [f"http://a.example/{whose}/{number}" for number in range(6) for whose in "ab"]
@@ -488,12 +488,12 @@ async def test_w6_two_sellers_on_one_origin_are_both_paid_though_one_publishes_a
 
 @pytest.mark.parametrize("status", [200, 301, 404])
 async def test_p18_a_payment_that_was_not_needed_is_answered_as_free_and_not_sent_again(
-    http: httpx.AsyncClient, seller: FakeSeller, wallet: Wallet, status: int
+    http: httpx2.AsyncClient, seller: FakeSeller, wallet: Wallet, status: int
 ) -> None:
-    def free(request: httpx.Request) -> httpx.Response:
+    def free(request: httpx2.Request) -> httpx2.Response:
         if PAYMENT_SIGNATURE_HEADER not in request.headers:
-            return httpx.Response(status)
-        return httpx.Response(status, headers={PAYMENT_RESPONSE_HEADER: receipt(0)})
+            return httpx2.Response(status)
+        return httpx2.Response(status, headers={PAYMENT_RESPONSE_HEADER: receipt(0)})
 
     await http.get("http://a.example/1")
     seller.before = [free] * 300
@@ -511,12 +511,12 @@ async def test_p18_a_payment_that_was_not_needed_is_answered_as_free_and_not_sen
 
 
 async def test_w5_a_402_that_names_another_receiver_gets_no_second_payment(
-    http: httpx.AsyncClient, seller: FakeSeller, wallet: Wallet, aggregator: FakeAggregator
+    http: httpx2.AsyncClient, seller: FakeSeller, wallet: Wallet, aggregator: FakeAggregator
 ) -> None:
-    def charged_and_elsewhere(request: httpx.Request) -> httpx.Response:
+    def charged_and_elsewhere(request: httpx2.Request) -> httpx2.Response:
         required = seller.required(request, "amount_mismatch: no")
         offers = [structs.replace(offer, pay_to="0x" + "77" * 20) for offer in required.accepts]
-        return httpx.Response(
+        return httpx2.Response(
             402, headers={PAYMENT_REQUIRED_HEADER: encode_header(structs.replace(required, accepts=offers))}
         )
 
@@ -528,9 +528,9 @@ async def test_w5_a_402_that_names_another_receiver_gets_no_second_payment(
 
 
 async def test_x6_a_payment_is_sent_again_across_503_until_it_is_taken(
-    http: httpx.AsyncClient, seller: FakeSeller, wallet: Wallet, aggregator: FakeAggregator
+    http: httpx2.AsyncClient, seller: FakeSeller, wallet: Wallet, aggregator: FakeAggregator
 ) -> None:
-    seller.before = [lambda _: httpx.Response(503, headers={"retry-after": "1"})] * 2
+    seller.before = [lambda _: httpx2.Response(503, headers={"retry-after": "1"})] * 2
     assert (await http.get("http://a.example/1")).status_code == 200
     assert (len(seller.paid_requests), len(set(payment_ids_of(seller)))) == (3, 1)
     account = (await wallet.status()).accounts[0]
@@ -539,10 +539,10 @@ async def test_x6_a_payment_is_sent_again_across_503_until_it_is_taken(
 
 @pytest.mark.parametrize("charged", [False, True])
 async def test_x6_a_callers_next_try_sends_the_same_payment(
-    http: httpx.AsyncClient, seller: FakeSeller, wallet: Wallet, aggregator: FakeAggregator, *, charged: bool
+    http: httpx2.AsyncClient, seller: FakeSeller, wallet: Wallet, aggregator: FakeAggregator, *, charged: bool
 ) -> None:
     faults = seller.after if charged else seller.before
-    faults += [lambda _: httpx.Response(503)]
+    faults += [lambda _: httpx2.Response(503)]
     assert (await http.get("http://a.example/1")).status_code == 503
     assert (await http.get("http://a.example/1")).status_code == (409 if charged else 200)
     assert len(set(payment_ids_of(seller))) == 1
@@ -555,9 +555,9 @@ async def test_x6_a_callers_next_try_sends_the_same_payment(
 
 
 async def test_x6_a_try_after_the_key_was_revoked_is_paid_again_under_the_same_id(
-    http: httpx.AsyncClient, seller: FakeSeller, wallet: Wallet, aggregator: FakeAggregator
+    http: httpx2.AsyncClient, seller: FakeSeller, wallet: Wallet, aggregator: FakeAggregator
 ) -> None:
-    seller.before = [lambda _: httpx.Response(500)]
+    seller.before = [lambda _: httpx2.Response(500)]
     assert (await http.get("http://a.example/1")).status_code == 500
     await wallet.reconcile()
     assert (await wallet.status()).accounts[0].unknown == 0
@@ -567,8 +567,8 @@ async def test_x6_a_try_after_the_key_was_revoked_is_paid_again_under_the_same_i
     assert aggregator.account.committed == PRICE
 
 
-async def test_x6_another_request_gets_another_payment(http: httpx.AsyncClient, seller: FakeSeller) -> None:
-    seller.before = [lambda _: httpx.Response(503)]
+async def test_x6_another_request_gets_another_payment(http: httpx2.AsyncClient, seller: FakeSeller) -> None:
+    seller.before = [lambda _: httpx2.Response(503)]
     await http.post("http://a.example/1", content=b"one")
     assert (await http.post("http://a.example/1", content=b"two")).status_code == 200
     assert len(set(payment_ids_of(seller))) == 2
@@ -579,8 +579,8 @@ async def test_x6_the_payments_of_equal_requests_made_at_once_are_all_sent_again
     open_wallet: object, seller: FakeSeller, settings: dict[str, None]
 ) -> None:
     wallet: Wallet = await open_wallet(**settings)  # type: ignore[operator]
-    seller.before = [lambda _: httpx.Response(503)] * 3
-    async with httpx.AsyncClient(transport=PayingTransport(wallet, seller)) as http:
+    seller.before = [lambda _: httpx2.Response(503)] * 3
+    async with httpx2.AsyncClient(transport=PayingTransport(wallet, seller)) as http:
         for status in (503, 200):
             answers = await asyncio.gather(*(http.get("http://a.example/1") for _ in range(3)))
             assert [answer.status_code for answer in answers] == [status] * 3
@@ -606,10 +606,10 @@ async def test_x4_an_exact_payment_that_is_under_way_is_asked_for_until_its_time
     open_wallet: object, seller: FakeSeller, status: int
 ) -> None:
     wallet: Wallet = await open_wallet(deposit=None)  # type: ignore[operator]
-    pending = httpx.Response(status, headers={"retry-after": "2"}, json={"error": "payment_pending"})
+    pending = httpx2.Response(status, headers={"retry-after": "2"}, json={"error": "payment_pending"})
     clock = Pauses()
     transport = PayingTransport(wallet, seller, sleep=clock.sleep, monotonic=clock)
-    async with httpx.AsyncClient(transport=transport, timeout=5) as http:
+    async with httpx2.AsyncClient(transport=transport, timeout=5) as http:
         seller.before = [lambda _: pending] * 20
         assert (await http.get("http://a.example/1")).status_code == 200
         assert 40 <= clock.now_s < 60
@@ -627,7 +627,7 @@ async def test_x4_an_exact_payment_that_is_under_way_is_asked_for_until_its_time
 
 async def test_x4_an_exact_payment_names_itself(open_wallet: object, seller: FakeSeller) -> None:
     wallet: Wallet = await open_wallet(deposit=None)  # type: ignore[operator]
-    async with httpx.AsyncClient(transport=PayingTransport(wallet, seller)) as http:
+    async with httpx2.AsyncClient(transport=PayingTransport(wallet, seller)) as http:
         answers = [await http.get(f"http://a.example/{number}") for number in range(2)]
     ids = payment_ids_of(seller)
     assert None not in ids
@@ -643,9 +643,9 @@ async def test_x6_a_refused_exact_payment_is_not_followed_by_a_second_while_it_c
     wallet: Wallet = await open_wallet(deposit=None, clock=clock)  # type: ignore[operator]
     aggregator.clock = clock
     transport = PayingTransport(wallet, seller, sleep=clock.sleep, clock=clock, monotonic=clock)
-    async with httpx.AsyncClient(transport=transport) as http:
+    async with httpx2.AsyncClient(transport=transport) as http:
         seller.before = [
-            lambda request: seller.ask(request, "simulation_failed: no") if answer == 402 else httpx.Response(503)
+            lambda request: seller.ask(request, "simulation_failed: no") if answer == 402 else httpx2.Response(503)
         ] * 7
         for _ in range(5):
             assert (await http.get("http://a.example/1")).status_code == answer
@@ -666,7 +666,7 @@ async def test_x10_no_transfer_is_signed_beyond_the_payers_balance(
 ) -> None:
     wallet: Wallet = await open_wallet(deposit=None, budgets=Budgets(per_day=2 * PRICE))  # type: ignore[operator]
     aggregator.balance = 1
-    async with httpx.AsyncClient(transport=PayingTransport(wallet, seller)) as http:
+    async with httpx2.AsyncClient(transport=PayingTransport(wallet, seller)) as http:
         for _ in range(5):
             with pytest.raises(BalanceTooLow, match="nothing was signed"):
                 await http.get("http://a.example/1")
@@ -681,7 +681,7 @@ async def test_x10_transfers_at_once_are_not_signed_beyond_the_payers_balance_to
     wallet: Wallet = await open_wallet(deposit=None)  # type: ignore[operator]
     aggregator.balance = 2 * PRICE
     seller.before = [lambda request: seller.ask(request, "simulation_failed: no")] * 5
-    async with httpx.AsyncClient(transport=PayingTransport(wallet, seller)) as http:
+    async with httpx2.AsyncClient(transport=PayingTransport(wallet, seller)) as http:
         gets = (http.get(f"http://a.example/{number}") for number in range(5))
         answers = await asyncio.gather(*gets, return_exceptions=True)
     assert sum(isinstance(answer, BalanceTooLow) for answer in answers) == 3
@@ -692,7 +692,7 @@ async def test_x10_an_aggregator_that_tells_no_balance_stops_no_transfer(
     open_wallet: object, seller: FakeSeller, aggregator: FakeAggregator
 ) -> None:
     wallet: Wallet = await open_wallet(deposit=None)  # type: ignore[operator]
-    async with httpx.AsyncClient(transport=PayingTransport(wallet, seller)) as http:
+    async with httpx2.AsyncClient(transport=PayingTransport(wallet, seller)) as http:
         aggregator.balance = None
         assert (await http.get("http://a.example/1")).status_code == 200
         aggregator.refuse["GetBalance"] = Reason.OVERLOADED
@@ -710,7 +710,7 @@ async def test_x10_refused_transfers_are_free_again_once_they_cannot_land(
     wallet: Wallet = await open_wallet(**settings)  # type: ignore[operator]
     aggregator.clock, aggregator.tells_nonces = clock, tells
     transport = PayingTransport(wallet, seller, sleep=clock.sleep, clock=clock, monotonic=clock)
-    async with httpx.AsyncClient(transport=transport) as http:
+    async with httpx2.AsyncClient(transport=transport) as http:
         seller.before = [lambda request: seller.ask(request, "insufficient_balance: no")] * 5
         for number in range(5):
             assert (await http.get(f"http://a.example/{number}")).status_code == 402
@@ -736,7 +736,7 @@ async def test_x10_a_transfer_that_its_seller_confirmed_is_spent_whatever_the_ag
     clock = Pauses(time.time())
     wallet: Wallet = await open_wallet(deposit=None, clock=clock)  # type: ignore[operator]
     aggregator.clock = clock
-    async with httpx.AsyncClient(transport=PayingTransport(wallet, seller, clock=clock)) as http:
+    async with httpx2.AsyncClient(transport=PayingTransport(wallet, seller, clock=clock)) as http:
         assert (await http.get("http://a.example/1")).status_code == 200
     aggregator.landed.clear()
     clock.now_s += 3_600

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 sys.path.append(str(Path(__file__).parent))
@@ -52,7 +52,7 @@ OpenShop = Callable[..., Shop]
 @pytest.fixture
 async def open_shop(aggregator: Aggregator, buyer: Buyer) -> AsyncIterator[OpenShop]:
     """Opens shops: `open_shop(handler, rules=..., **settings)`. A handler is an ASGI application."""
-    clients: list[httpx.AsyncClient] = []
+    clients: list[httpx2.AsyncClient] = []
     shops: list[Shop] = []
 
     def open_(handler: Any = None, *, rules: Any = None, **settings: Any) -> Shop:
@@ -69,8 +69,8 @@ async def open_shop(aggregator: Aggregator, buyer: Buyer) -> AsyncIterator[OpenS
             rules=rules or [Rule(path="/articles/*", price="0.001 USDC")],
             **settings,
         )
-        client = httpx.AsyncClient(
-            transport=httpx.ASGITransport(paywall, raise_app_exceptions=False), base_url="http://shop.test"
+        client = httpx2.AsyncClient(
+            transport=httpx2.ASGITransport(paywall, raise_app_exceptions=False), base_url="http://shop.test"
         )
         clients.append(client)
         shops.append(Shop(paywall, client, buyer))

@@ -6,7 +6,7 @@ from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
+import httpx2
 from seller_fakes import ESCROW, OPERATOR, PAYER, PROVER, SELLER, TOKEN, FakeAggregator
 
 from tallystick import payment_ids, x402
@@ -43,17 +43,17 @@ class Buyer:
         self._nonces = itertools.count(1)
 
     @staticmethod
-    def terms(response: httpx.Response, scheme: str) -> x402.PaymentRequirements:
+    def terms(response: httpx2.Response, scheme: str) -> x402.PaymentRequirements:
         required = Buyer.required(response)
         return next(offer for offer in required.accepts if offer.scheme == scheme)
 
     @staticmethod
-    def required(response: httpx.Response) -> x402.PaymentRequired:
+    def required(response: httpx2.Response) -> x402.PaymentRequired:
         assert response.status_code == 402, response.text
         return x402.decode_header(response.headers["payment-required"], x402.PaymentRequired, "PAYMENT-REQUIRED")
 
     @staticmethod
-    def receipt(response: httpx.Response) -> x402.SettleResponse:
+    def receipt(response: httpx2.Response) -> x402.SettleResponse:
         return x402.decode_header(response.headers["payment-response"], x402.SettleResponse, "PAYMENT-RESPONSE")
 
     def deferred(
@@ -132,7 +132,7 @@ class Shop:
     """An application behind a paywall, and what its handler was asked."""
 
     paywall: Paywall
-    http: httpx.AsyncClient
+    http: httpx2.AsyncClient
     buyer: Buyer
     served: list[str] = field(default_factory=list)
 
@@ -140,10 +140,10 @@ class Shop:
         method = request.pop("method", "GET")
         return self.buyer.terms(await self.http.request(method, target, **request), scheme)
 
-    async def buy(self, target: str, **payment: Any) -> httpx.Response:
+    async def buy(self, target: str, **payment: Any) -> httpx2.Response:
         return await self.http.get(target, headers=self.buyer.deferred(await self.offer(target), target, **payment))
 
-    async def buy_exact(self, target: str, **payment: Any) -> httpx.Response:
+    async def buy_exact(self, target: str, **payment: Any) -> httpx2.Response:
         offer = await self.offer(target, "exact")
         return await self.http.get(target, headers=self.buyer.exact(offer, **payment))
 

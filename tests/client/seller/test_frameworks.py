@@ -8,7 +8,7 @@ from typing import Any
 
 import fastapi
 import grpc
-import httpx
+import httpx2
 import pytest
 import uvicorn
 from fastapi.responses import StreamingResponse
@@ -68,7 +68,7 @@ async def serve(app: Any, root_path: str = "") -> AsyncIterator[tuple[str, int]]
 
 
 async def test_fastapi_sells_and_gives_away(running: Any, buyer: Any, fake: Any) -> None:
-    async with serve(fastapi_app(running.client())) as (host, port), httpx.AsyncClient() as http:
+    async with serve(fastapi_app(running.client())) as (host, port), httpx2.AsyncClient() as http:
         site = f"http://{host}:{port}"
         assert (await http.get(f"{site}/free")).json() == "free"
         assert (await http.head(f"{site}/articles/7")).status_code == 405
@@ -91,7 +91,7 @@ async def test_p1_behind_a_prefix_of_the_server_pages_are_sold_as_clients_see_th
     rules = [Rule(path=pattern, price="0.001 USDC", methods=["GET"])]
     async with (
         serve(fastapi_app(running.client(), rules), root_path="/api") as (host, port),
-        httpx.AsyncClient(base_url=f"http://{host}:{port}") as http,
+        httpx2.AsyncClient(base_url=f"http://{host}:{port}") as http,
     ):
         # The proxy in front takes /api away; the server puts it back, and so the client's own path is hashed.
         asked = await http.get("/articles/7")
@@ -106,7 +106,7 @@ async def test_p1_behind_a_prefix_of_the_server_pages_are_sold_as_clients_see_th
 
 
 async def test_p19_a_bare_question_mark_is_sold_by_a_real_server(running: Any, buyer: Any) -> None:
-    async with serve(fastapi_app(running.client())) as (host, port), httpx.AsyncClient() as http:
+    async with serve(fastapi_app(running.client())) as (host, port), httpx2.AsyncClient() as http:
         page = f"http://{host}:{port}/articles/7?"
         payment = buyer.deferred(buyer.terms(await http.get(page), "deferred"), "/articles/7?")
         assert (await http.get(page, headers=payment)).status_code == 200
@@ -116,7 +116,7 @@ async def test_a_client_that_hangs_up_on_a_real_server_is_not_charged(
     running: Any, buyer: Any, fake: Any, until: Any
 ) -> None:
     app = fastapi_app(running.client())
-    async with serve(app) as (host, port), httpx.AsyncClient() as http:
+    async with serve(app) as (host, port), httpx2.AsyncClient() as http:
         asked = await http.get(f"http://{host}:{port}/articles/slow/7")
         payment = buyer.deferred(buyer.terms(asked, "deferred"), "/articles/slow/7")["PAYMENT-SIGNATURE"]
         _, writer = await asyncio.open_connection(host, port)
@@ -132,7 +132,7 @@ async def test_a_client_that_hangs_up_on_a_real_server_is_not_charged(
 
 async def test_a_stream_refused_at_its_first_byte_ends(running: Any, buyer: Any, fake: Any, refusal_of: Any) -> None:
     app = fastapi_app(running.client())
-    async with serve(app) as (host, port), httpx.AsyncClient() as http:
+    async with serve(app) as (host, port), httpx2.AsyncClient() as http:
         page = f"http://{host}:{port}/articles/stream/endless"
         payment = buyer.deferred(buyer.terms(await http.get(page), "deferred"), "/articles/stream/endless")
         fake.settle_trouble = [refusal_of("INSUFFICIENT_CEILING")]
@@ -142,7 +142,7 @@ async def test_a_stream_refused_at_its_first_byte_ends(running: Any, buyer: Any,
 
 
 async def test_a_stream_that_is_paid_flows(running: Any, buyer: Any, fake: Any) -> None:
-    async with serve(fastapi_app(running.client())) as (host, port), httpx.AsyncClient() as http:
+    async with serve(fastapi_app(running.client())) as (host, port), httpx2.AsyncClient() as http:
         page = f"http://{host}:{port}/articles/stream/endless"
         payment = buyer.deferred(buyer.terms(await http.get(page), "deferred"), "/articles/stream/endless")
         async with http.stream("GET", page, headers=payment) as response:
@@ -199,7 +199,7 @@ async def test_the_server_does_not_start_with_a_token_that_the_aggregator_reject
 
 async def test_an_aggregator_that_does_not_tell_whom_a_token_is_for_is_taken(running: Any, fake: Any) -> None:
     fake.receivers, fake.scopes = [], []
-    async with serve(fastapi_app(running.client())) as (host, port), httpx.AsyncClient() as http:
+    async with serve(fastapi_app(running.client())) as (host, port), httpx2.AsyncClient() as http:
         assert (await http.get(f"http://{host}:{port}/articles/1")).status_code == 402
 
 
@@ -212,7 +212,7 @@ async def test_nobody_is_asked_to_sign_what_cannot_be_charged(open_shop: Any, fa
 
 async def test_the_server_starts_though_the_aggregator_is_away(running: Any, caplog: Any) -> None:
     await running.stop()
-    async with serve(fastapi_app(running.client())) as (host, port), httpx.AsyncClient() as http:
+    async with serve(fastapi_app(running.client())) as (host, port), httpx2.AsyncClient() as http:
         assert (await http.get(f"http://{host}:{port}/free")).status_code == 200
         assert (await http.get(f"http://{host}:{port}/articles/1")).status_code == 503
     assert "prices are not checked" in caplog.text

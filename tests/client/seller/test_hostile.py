@@ -6,7 +6,7 @@ import copy
 import json
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -30,15 +30,15 @@ def ask(fake: Any) -> Any:
         app, aggregator=Unmoved(supported), pay_to="0x" + "5e" * 20, rules=[Rule(path="*", price="0.001 USDC")]
     )
 
-    async def send(headers: list[tuple[str, bytes]], **request: Any) -> httpx.Response:
-        transport = httpx.ASGITransport(paywall)
-        async with httpx.AsyncClient(transport=transport, base_url="http://shop.test") as http:
+    async def send(headers: list[tuple[str, bytes]], **request: Any) -> httpx2.Response:
+        transport = httpx2.ASGITransport(paywall)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://shop.test") as http:
             return await http.get(request.pop("target", PAGE), headers=headers, **request)
 
     return lambda *headers, **request: asyncio.run(send(list(headers), **request))
 
 
-def refused(response: httpx.Response) -> str:
+def refused(response: httpx2.Response) -> str:
     """The error of a proper 402."""
     assert response.status_code == 402
     required = x402.decode_header(response.headers["payment-required"], x402.PaymentRequired, "PAYMENT-REQUIRED")

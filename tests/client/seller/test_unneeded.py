@@ -4,7 +4,7 @@ from typing import Any
 
 import fastapi
 import grpc
-import httpx
+import httpx2
 import pytest
 from seller_shop import hello
 
@@ -14,7 +14,7 @@ SELLER = "0x" + "5e" * 20
 PAGE = "/articles/1"
 
 
-def charged(buyer: Any, response: httpx.Response) -> str:
+def charged(buyer: Any, response: httpx2.Response) -> str:
     receipt = buyer.receipt(response)
     assert (receipt.success, receipt.transaction, receipt.network) == (True, "", "eip155:31337")
     return str(receipt.extra["chargedAmount"])
@@ -163,8 +163,8 @@ async def test_p18_a_fastapi_application_says_it_too(aggregator: Any, open_shop:
         raise RuntimeError("broken")
 
     payment = buyer.deferred(await open_shop().offer(PAGE), "/articles/broken")
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://shop.test") as http:
+    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://shop.test") as http:
         assert charged(buyer, await http.get("/nowhere", headers=payment)) == "0"
         response = await http.get("/articles/broken", headers=payment)
         assert (response.status_code, charged(buyer, response)) == (500, "0")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-import httpx
+import httpx2
 
 from tallystick.errors import Described, MalformedError, TallystickError
 from tallystick.hexadecimal import checksum, to_hex
@@ -280,10 +280,10 @@ async def fetch(
         budgets=Budgets(per_request=max_price),
         deposit=DepositPolicy(low=0, high=deposit_) if deposit_ is not None else None,
     )
-    async with opened, httpx.AsyncClient(transport=PayingTransport(opened), follow_redirects=True) as http:
+    async with opened, httpx2.AsyncClient(transport=PayingTransport(opened), follow_redirects=True) as http:
         try:
             response = await http.request(method, url, content=data)
-        except httpx.InvalidURL as error:
+        except httpx2.InvalidURL as error:
             raise MalformedError("url", url, f"a URL of http or https ({error})") from None
     if verbose:
         click.echo(_cost(response), err=True)
@@ -296,7 +296,7 @@ async def fetch(
         sys.exit(EXIT_FAILED)
 
 
-def _cost(response: httpx.Response) -> str:
+def _cost(response: httpx2.Response) -> str:
     receipt = payment_of(response)
     if receipt is None:
         return "it cost nothing"

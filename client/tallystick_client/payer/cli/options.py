@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-import httpx
+import httpx2
 
 from tallystick.errors import Described, MalformedError, TallystickError
 from tallystick_client.cli import EXIT_CONFIGURATION, EXIT_FAILED
@@ -90,7 +90,7 @@ def run_to_end(work: Callable[[], Awaitable[None]]) -> None:
     except TallystickError as error:
         click.echo(f"tallystick: {error}", err=True)
         sys.exit(EXIT_CONFIGURATION if isinstance(error, MalformedError) else EXIT_FAILED)
-    except httpx.HTTPError as error:
+    except httpx2.HTTPError as error:
         click.echo(f"tallystick: the request failed: {error or type(error).__name__}", err=True)
         sys.exit(EXIT_FAILED)
     except ModuleNotFoundError as error:

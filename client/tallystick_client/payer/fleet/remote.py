@@ -1,7 +1,7 @@
 """A wallet that another process serves, in the hands of one worker. A transport uses it like a wallet of its own.
 
     wallet = await Wallet.connect("unix:/run/wallet.sock", token="env:WALLET_TOKEN")
-    async with wallet, httpx.AsyncClient(transport=PayingTransport(wallet)) as http: ...
+    async with wallet, httpx2.AsyncClient(transport=PayingTransport(wallet)) as http: ...
 
 The worker asks for grants, spends them by itself, and reports about once a second what became of them. Grants go on
 being spent while the wallet is away; if it has taken this worker for dead meanwhile, the worker learns so and asks for

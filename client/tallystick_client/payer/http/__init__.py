@@ -1,9 +1,10 @@
-"""The transport.
+"""The transports.
 
-transport    httpx's transport over a wallet
-purchases    one request that may be paid for; bodies whether its body can be sent twice
+purchase     how a request is paid for, without I/O; steps what it asks for, requests what it begins with
 price_cache  what is known of prices
 sending      the same payment, again, until it is decided
 unfinished   payments of a try that ended without an answer
 receipts     what an answer says about its payment
+adapter      carries the steps out, for both libraries; transport the classes for httpx2 (`tallystick_client.httpx`
+             has them for httpx); background a wallet on a thread of its own, for synchronous programs
 """

@@ -4,9 +4,9 @@ A seller is believed as little as possible. What it says it charged is at most t
 not charge pays for its own next page, and comes back to the budgets only after the aggregator was asked (`lines`).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-
-import httpx
+from typing import Any, NamedTuple, Protocol
 
 from tallystick.amounts import parse_amount
 from tallystick.errors import MalformedError
@@ -19,6 +19,22 @@ _PAYMENT_REQUIRED = 402
 _CONFLICT = 409
 _UNAVAILABLE = 503
 _ASK_LATER = frozenset({408, 425, 429})
+
+
+class Answer(NamedTuple):
+    """What a response begins with. `headers` finds names in any spelling, as HTTP libraries' own mappings do."""
+
+    status: int
+    headers: Mapping[str, str]
+
+
+class HasExtensions(Protocol):
+    """A response of httpx2 or httpx."""
+
+    @property
+    def extensions(self) -> Mapping[str, Any]:
+        """What transports note on a response."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,26 +52,26 @@ class Receipt:
     transaction: str = ""
 
 
-def payment_of(response: httpx.Response) -> Receipt | None:
+def payment_of(response: HasExtensions) -> Receipt | None:
     """What the request of this response cost; None where no payment was sent with it."""
     receipt = response.extensions.get("payment")
     return receipt if isinstance(receipt, Receipt) else None
 
 
-def read_receipt(response: httpx.Response) -> SettleResponse | None:
+def read_receipt(answer: Answer) -> SettleResponse | None:
     """The answer's PAYMENT-RESPONSE, None where it has none that can be read."""
-    header = response.headers.get(PAYMENT_RESPONSE_HEADER)
+    header = answer.headers.get(PAYMENT_RESPONSE_HEADER)
     try:
         return None if header is None else decode_header(header, SettleResponse, PAYMENT_RESPONSE_HEADER)
     except MalformedError:
         return None
 
 
-def told_charge(response: httpx.Response, amount: int) -> int | None:
+def told_charge(answer: Answer, amount: int) -> int | None:
     """What an answer says a payment of `amount` was charged, in atomic units; None where it does not say."""
-    receipt = read_receipt(response)
+    receipt = read_receipt(answer)
     if receipt is None:
-        return 0 if response.status_code == _PAYMENT_REQUIRED else None
+        return 0 if answer.status == _PAYMENT_REQUIRED else None
     if not receipt.success:
         return 0
     try:
@@ -65,9 +81,9 @@ def told_charge(response: httpx.Response, amount: int) -> int | None:
     return min(charged, amount)
 
 
-def end_payment(payment: Payment, response: httpx.Response) -> int | None:
+def end_payment(payment: Payment, answer: Answer) -> int | None:
     """Enter in the grant what the answer says about the payment; returns it, None where it does not say."""
-    charged = told_charge(response, payment.amount)
+    charged = told_charge(answer, payment.amount)
     if charged is None:
         payment.lose()
     else:
@@ -75,33 +91,33 @@ def end_payment(payment: Payment, response: httpx.Response) -> int | None:
     return charged
 
 
-def says_free(response: httpx.Response, charged: int | None) -> bool:
+def says_free(answer: Answer, charged: int | None) -> bool:
     """Whether the target took no payment: its answer says so, or is a page that says nothing.
 
     A failure says nothing about the price, and a 402 says the contrary.
     """
-    if response.status_code >= 500 or response.status_code == _PAYMENT_REQUIRED:
+    if answer.status >= 500 or answer.status == _PAYMENT_REQUIRED:
         return False
     if charged is None:
-        return response.is_success
-    receipt = read_receipt(response)
+        return 200 <= answer.status < 300
+    receipt = read_receipt(answer)
     return charged == 0 and receipt is not None and receipt.success
 
 
-def says_released(response: httpx.Response) -> bool:
+def says_released(answer: Answer) -> bool:
     """Whether a 402 says that this payment was given back."""
-    is_402 = response.status_code == _PAYMENT_REQUIRED
-    return is_402 and reason_in(told_error(response.headers)) is Reason.RESERVATION_RELEASED
+    is_402 = answer.status == _PAYMENT_REQUIRED
+    return is_402 and reason_in(told_error(answer.headers)) is Reason.RESERVATION_RELEASED
 
 
-def says_under_way(response: httpx.Response) -> bool:
+def says_under_way(answer: Answer) -> bool:
     """Whether the same payment is to be sent again soon: 409 or 503 with Retry-After, and nothing decided."""
-    is_later = response.status_code in {_CONFLICT, _UNAVAILABLE} and "retry-after" in response.headers
-    return is_later and read_receipt(response) is None
+    is_later = answer.status in {_CONFLICT, _UNAVAILABLE} and "retry-after" in answer.headers
+    return is_later and read_receipt(answer) is None
 
 
-def is_unfinished(response: httpx.Response) -> bool:
+def is_unfinished(answer: Answer) -> bool:
     """Whether the answer leaves open what became of the payment, and the page may still be had for it."""
-    if read_receipt(response) is not None:
+    if read_receipt(answer) is not None:
         return False
-    return response.status_code >= 500 or response.status_code in _ASK_LATER or says_under_way(response)
+    return answer.status >= 500 or answer.status in _ASK_LATER or says_under_way(answer)

@@ -19,7 +19,7 @@ from tallystick.x402 import (
     payment_identifier_extension,
 )
 from tallystick_client.payer.http.price_cache import Recent
-from tallystick_client.payer.http.purchases import Purchase, PurchaseKey
+from tallystick_client.payer.http.steps import PayableRequest
 from tallystick_client.payer.policy.offers import Offer
 from tallystick_client.payer.wallet.grants import Payment
 
@@ -82,30 +82,30 @@ class UnfinishedPayments:
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._kept: Recent[PurchaseKey, tuple[SentPayment, ...]] = Recent(UNFINISHED_MAX)
+        self._kept: Recent[tuple[str, str, bytes, bytes], tuple[SentPayment, ...]] = Recent(UNFINISHED_MAX)
 
-    def keep(self, purchase: Purchase, payment: SentPayment) -> None:
+    def keep(self, request: PayableRequest, payment: SentPayment) -> None:
         """Keep a payment for the next try. A body that is streamed up cannot be told from another: nothing is kept."""
-        if purchase.body.is_replayable:
-            kept = self._kept.get(purchase.key) or ()
-            self._kept.put(purchase.key, (*kept, payment)[-SAME_MAX:])
+        if request.is_replayable:
+            kept = self._kept.get(request.key) or ()
+            self._kept.put(request.key, (*kept, payment)[-SAME_MAX:])
 
-    def take(self, purchase: Purchase) -> SentPayment | None:
+    def take(self, request: PayableRequest) -> SentPayment | None:
         """The oldest payment to send again, which is nobody else's from now on."""
         if not len(self._kept):
             return None
         now_s = self._clock()
-        usable = [payment for payment in self._kept.remove(purchase.key) or () if now_s < payment.kept_until]
-        self._put(purchase, usable[1:])
+        usable = [payment for payment in self._kept.remove(request.key) or () if now_s < payment.kept_until]
+        self._put(request, usable[1:])
         return usable[0] if usable else None
 
-    def forget(self, purchase: Purchase, payment: SentPayment) -> None:
+    def forget(self, request: PayableRequest, payment: SentPayment) -> None:
         """Keep this one no longer."""
-        self._put(purchase, [kept for kept in self._kept.remove(purchase.key) or () if kept is not payment])
+        self._put(request, [kept for kept in self._kept.remove(request.key) or () if kept is not payment])
 
-    def _put(self, purchase: Purchase, payments: list[SentPayment]) -> None:
+    def _put(self, request: PayableRequest, payments: list[SentPayment]) -> None:
         if payments:
-            self._kept.put(purchase.key, tuple(payments))
+            self._kept.put(request.key, tuple(payments))
 
     def __len__(self) -> int:
         return len(self._kept)

@@ -4,7 +4,7 @@
     async with await Wallet.open("wallet.db", key="env:PAYER_KEY", operators=[operator],
                                  budgets=Budgets(per_request="0.01", per_day="5"),
                                  deposit=DepositPolicy(low="0.5", high="2")) as wallet:
-        async with httpx.AsyncClient(transport=PayingTransport(wallet)) as http:
+        async with httpx2.AsyncClient(transport=PayingTransport(wallet)) as http:
             page = await http.get("https://example.org/articles/1")
 
 It alone signs. What it may sign is bounded by its own book, its budgets and its allow-list; nothing that a server says

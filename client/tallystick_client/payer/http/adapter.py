@@ -1,0 +1,215 @@
+"""What the transports of httpx2 and httpx share: carrying out a purchase's steps, and copying the request.
+
+The two libraries have classes of the same names, so that one code serves both; `Library` names those that it needs.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from types import ModuleType, TracebackType
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
+
+from tallystick.x402 import PAYMENT_SIGNATURE_HEADER
+from tallystick_client.payer.http.background import WalletThread
+from tallystick_client.payer.http.purchase import Purchase, Purchases
+from tallystick_client.payer.http.requests import is_read_first, payable_request
+from tallystick_client.payer.http.steps import AskWallet, Done, PayableRequest, SendRequest, Step, Wait
+from tallystick_client.payer.port import Payer
+
+
+class Library(NamedTuple):
+    """What of an HTTP library the transports use."""
+
+    request: Callable[..., Any]
+    transport_error: type[Exception]
+    never_sent: tuple[type[Exception], ...]
+
+    @classmethod
+    def of(cls, module: ModuleType) -> "Library":
+        """Those of `httpx2` or `httpx`."""
+        names = ("ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "ProxyError")
+        return cls(module.Request, module.TransportError, tuple(getattr(module, name) for name in names))
+
+    def was_sent(self, error: Exception) -> bool:
+        """Whether a request that failed by this may have left."""
+        return not isinstance(error, self.never_sent)
+
+
+class HttpResponse(Protocol):
+    """A response of httpx2 or httpx."""
+
+    status_code: int
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Found in any spelling."""
+        ...
+
+
+async def until_io(purchase: Purchase, advance: Callable[[], Step]) -> Step:
+    """Advance a purchase to its next step that is not the wallet's; those are carried out here."""
+    step = advance()
+    while isinstance(step, AskWallet):
+        try:
+            result = await step.call()
+        except BaseException as error:  # noqa: BLE001 - the purchase ends what it has begun, and raises it again
+            step = purchase.failed(error)
+        else:
+            step = purchase.resume(result)
+    return step
+
+
+class AsyncAdapter:
+    """A transport for an asynchronous client. Closing it closes the inner transport, not the wallet."""
+
+    _library: ClassVar[Library]
+
+    def __init__(
+        self,
+        wallet: Payer,
+        inner: Any,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._inner = inner
+        self._sleep = sleep
+        self._purchases = Purchases(wallet, clock, monotonic)
+
+    async def buy(self, request: Any) -> Any:
+        """The response to a request, paid for if need be; raises what `Purchase` does, and the inner transport."""
+        body = await request.aread() if is_read_first(request.headers) else None
+        purchase = self._purchases.purchase(_payable(request, body))
+        response: Any = None
+        with contextlib.closing(purchase):
+            step = await until_io(purchase, purchase.start)
+            while not isinstance(step, Done):
+                advance: Callable[[], Step] = purchase.resume
+                if isinstance(step, SendRequest):
+                    try:
+                        response = await self._inner.handle_async_request(_with_payment(self._library, request, step))
+                    except self._library.transport_error as error:
+                        advance = partial(purchase.lost, error, was_sent=self._library.was_sent(error))
+                    else:
+                        advance = _received(purchase, response)
+                elif isinstance(step, Wait):
+                    await self._sleep(step.seconds)
+                else:
+                    await response.aclose()
+                step = await until_io(purchase, advance)
+        return _noted(response, step)
+
+    async def aclose(self) -> None:
+        """Close the inner transport."""
+        await self._inner.aclose()
+
+    async def __aenter__(self) -> Self:
+        """Enter the inner transport."""
+        await self._inner.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_value: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        """Leave the inner transport."""
+        await self._inner.__aexit__(exc_type, exc_value, traceback)
+
+
+class SyncAdapter:
+    """A transport for a synchronous client; the wallet, and every rule, is on its own thread.
+
+    Closing it closes the inner transport, not the wallet.
+    """
+
+    _library: ClassVar[Library]
+
+    def __init__(
+        self,
+        wallet: WalletThread[Any],
+        inner: Any,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._thread = wallet
+        self._inner = inner
+        self._sleep = sleep
+        self._purchases = Purchases(wallet.wallet, clock, monotonic)
+
+    def buy(self, request: Any) -> Any:
+        """The response to a request, paid for if need be; raises what `Purchase` does, and the inner transport."""
+        body = request.read() if is_read_first(request.headers) else None
+        purchase = self._purchases.purchase(_payable(request, body))
+        response: Any = None
+        try:
+            step = self._thread.run(until_io(purchase, purchase.start))
+            while not isinstance(step, Done):
+                advance: Callable[[], Step] = purchase.resume
+                if isinstance(step, SendRequest):
+                    try:
+                        response = self._inner.handle_request(_with_payment(self._library, request, step))
+                    except self._library.transport_error as error:
+                        advance = partial(purchase.lost, error, was_sent=self._library.was_sent(error))
+                    else:
+                        advance = _received(purchase, response)
+                elif isinstance(step, Wait):
+                    self._sleep(step.seconds)
+                else:
+                    response.close()
+                step = self._thread.run(until_io(purchase, advance))
+        except BaseException:
+            self._thread.call_soon(purchase.close)
+            raise
+        return _noted(response, step)
+
+    def close(self) -> None:
+        """Close the inner transport."""
+        self._inner.close()
+
+    def __enter__(self) -> Self:
+        """Enter the inner transport."""
+        self._inner.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_value: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        """Leave the inner transport."""
+        self._inner.__exit__(exc_type, exc_value, traceback)
+
+
+def _payable(request: Any, body: bytes | None) -> PayableRequest:
+    url = request.url
+    # What goes on the request line; httpcore lets the caller replace it.
+    target = request.extensions.get("target", url.raw_path)
+    return payable_request(request.method, url.scheme, url.netloc.decode("ascii"), target, request.headers, body)
+
+
+def _with_payment(library: Library, request: Any, step: SendRequest) -> Any:
+    """A copy of the request with this payment and no other: the caller's own request never carries one."""
+    headers = request.headers.copy()
+    headers.pop(PAYMENT_SIGNATURE_HEADER, None)
+    headers.update(step.headers)
+    extensions = dict(request.extensions)
+    timeout = extensions.get("timeout")
+    if step.read_s_min and timeout and timeout.get("read") is not None:
+        extensions["timeout"] = {**timeout, "read": max(timeout["read"], step.read_s_min)}
+    return library.request(request.method, request.url, headers=headers, stream=request.stream, extensions=extensions)
+
+
+def _received(purchase: Purchase, response: HttpResponse) -> Callable[[], Step]:
+    return partial(purchase.received, response.status_code, response.headers)
+
+
+def _noted(response: Any, step: Done) -> Any:
+    if step.receipt is not None:
+        response.extensions["payment"] = step.receipt
+    return response

@@ -1,0 +1,102 @@
+"""What a purchase asks its adapter to do next, and what the adapter tells it.
+
+An adapter carries one `Step` out and tells the purchase how it ended: that gives the next one (`purchase`).
+"""
+
+from collections.abc import Awaitable, Callable, Generator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+from tallystick.x402 import PAYMENT_SIGNATURE_HEADER
+from tallystick_client.payer.http.receipts import Receipt
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class SendRequest:
+    """Send the request; then `received` with its response, or `lost`.
+
+    `payment`: the value of its PAYMENT-SIGNATURE header; None: it goes without one, also where the caller set one.
+    `read_s_min`: wait for the response at least this long, also where the caller's read timeout is shorter.
+    """
+
+    payment: str | None
+    read_s_min: float = 0
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers to add to the request's own."""
+        return {} if self.payment is None else {PAYMENT_SIGNATURE_HEADER: self.payment}
+
+
+@dataclass(frozen=True, slots=True)
+class CloseResponse:
+    """Close the last response without reading its body; then `resume`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Wait this long; then `resume`."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class AskWallet:
+    """Await this call to the wallet; then `resume` with its result, or `failed` with its exception."""
+
+    call: Callable[[], Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Give the caller the last response. `receipt`: what it cost; None where no payment was sent with it."""
+
+    receipt: Receipt | None
+
+
+Step: TypeAlias = SendRequest | CloseResponse | Wait | AskWallet | Done
+
+
+class ConnectionLost(Exception):
+    """A request that got no response. `cause`: the HTTP library's error; `was_sent`: False, if it surely did not
+    leave.
+    """
+
+    def __init__(self, cause: Exception, *, was_sent: bool) -> None:
+        self.cause = cause
+        self.was_sent = was_sent
+
+
+class PayableRequest(NamedTuple):
+    """A request that may be paid for.
+
+    `target`: its path and query in their normal form. `request_hash`: what a payment for it is bound to.
+    `body_digest`, `is_replayable`: see `payable_request`; `is_payable`: False for a body with a declared length that
+    is too long to be hashed here, but that sellers hash.
+    """
+
+    method: str
+    origin: str
+    host: str
+    target: bytes
+    body_digest: bytes
+    request_hash: bytes
+    is_replayable: bool
+    is_payable: bool
+
+    @property
+    def key(self) -> tuple[str, str, bytes, bytes]:
+        """What this request has in common with another try of it."""
+        return self.method, self.origin, self.target, self.body_digest
+
+
+Flow: TypeAlias = Generator[Step, Any, T]
+"""Rules that yield the steps to carry out, are sent what came of each, and return their own result."""
+
+
+def ask_wallet(call: Callable[[], Awaitable[T]]) -> Flow[T]:
+    """The result of a call to the wallet."""
+    result: T = yield AskWallet(call)
+    return result
