@@ -73,6 +73,7 @@ class ChainTwin:
     def __init__(self, writer: Writer, outbox: Outbox) -> None:
         self.writer = writer
         self.now_s = 1_800_000_000
+        self._sending = asyncio.Lock()
         self.gas = GasMeter(lambda: self.now_s)
         self.gas_each = 90_000
         """What a transaction takes."""
@@ -156,6 +157,19 @@ class ChainTwin:
         gas_max: int = GAS_LIMIT_MAX,
     ) -> OutboundTransaction:
         del urgent
+        async with self._sending:  # as the real sender: a reference is sent once
+            return await self._send(kind, reference, call, rows, payouts, memo, gas_max)
+
+    async def _send(
+        self,
+        kind: TransactionKind,
+        reference: bytes,
+        call: Call,
+        rows: int,
+        payouts: tuple[Payout, ...],
+        memo: bytes,
+        gas_max: int,
+    ) -> OutboundTransaction:
         known = await self.outbox.by_reference(kind, reference)
         if known is not None and known.status is not TransactionStatus.SUPERSEDED:
             return known
