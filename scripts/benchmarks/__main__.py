@@ -1,10 +1,10 @@
-"""`python -m benchmarks batcher|gas|plot`: see scripts/bench."""
+"""`python -m benchmarks intake|gas|plot`: see scripts/bench."""
 
 import sys
 
-from benchmarks import batcher, gas, plot
+from benchmarks import gas, intake, plot
 
-COMMANDS = {"batcher": batcher.main, "gas": gas.main, "plot": plot.main}
+COMMANDS = {"intake": intake.main, "gas": gas.main, "plot": plot.main}
 
 if __name__ == "__main__":
     COMMANDS[sys.argv[1]](sys.argv[2:])

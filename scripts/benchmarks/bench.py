@@ -1,4 +1,4 @@
-"""One run of `scripts/bench batcher`, and what it can measure.
+"""One run of `scripts/bench intake`, and what it can measure.
 
 Every scenario has a server process of its own, on a store that was filled before, and a load process of its own.
 """

@@ -1,4 +1,4 @@
-"""`scripts/bench batcher`: what the aggregator's way of a charge can do, beside what people use today, in one run.
+"""`scripts/bench intake`: what the aggregator's way of a charge can do, beside what people use today, in one run.
 
 With --only, some scenarios alone; with --against, processor time a charge beside another checkout's.
 """
@@ -89,7 +89,7 @@ def choose(names: str, sizes: Sizes) -> list[Scenario]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write JSON if asked to."""
-    parser = argparse.ArgumentParser(prog="scripts/bench batcher", description=__doc__)
+    parser = argparse.ArgumentParser(prog="scripts/bench intake", description=__doc__)
     parser.add_argument("--only", metavar="NAMES", help="these scenarios alone, such as stream64,stream64_spend_key")
     parser.add_argument("--against", type=checkout, metavar="FOLDER", help="with --only: compare with this checkout")
     parser.add_argument("--pairs", type=int, default=5, help="with --against: so many interleaved pairs (default: 5)")

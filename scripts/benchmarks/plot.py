@@ -1,4 +1,4 @@
-"""`scripts/bench plot FILE.json`: docs/batcher.svg and the tables of docs/benchmarks.md, from the results of a run."""
+"""`scripts/bench plot FILE.json`: docs/intake.svg and the tables of docs/benchmarks.md, from the results of a run."""
 
 import argparse
 import datetime as dt
@@ -11,8 +11,8 @@ from typing import Any, Final
 from benchmarks.report import TARGETS, Raw, limits, rows
 
 DOCS: Final = Path(__file__).parents[2] / "docs"
-BEGIN: Final = "<!-- batcher: made by scripts/bench plot -->"
-END: Final = "<!-- batcher: end -->"
+BEGIN: Final = "<!-- intake: made by scripts/bench plot -->"
+END: Final = "<!-- intake: end -->"
 BATCHES: Final = (1, 16, 64, 256)
 OURS: Final = "#1f6f8b"
 OURS_BY_KEY: Final = "#7fb7be"
@@ -22,14 +22,14 @@ THEIRS: Final = "#c8553d"
 def main(arguments: Sequence[str] | None = None) -> None:
     """Draw and write."""
     parser = argparse.ArgumentParser(prog="scripts/bench plot", description=__doc__)
-    parser.add_argument("results", type=Path, metavar="FILE.json", help="what `scripts/bench batcher --json` wrote")
+    parser.add_argument("results", type=Path, metavar="FILE.json", help="what `scripts/bench intake --json` wrote")
     parser.add_argument("--docs", type=Path, default=DOCS, help="the folder to write to")
     options = parser.parse_args(arguments)
     try:
         result = json.loads(options.results.read_text())
     except (OSError, ValueError) as error:
         parser.error(f"FILE.json: {options.results} cannot be read: {error}")
-    draw(result, options.docs / "batcher.svg")
+    draw(result, options.docs / "intake.svg")
     page = options.docs / "benchmarks.md"
     page.write_text(with_tables(page.read_text(), result))
 
@@ -118,7 +118,7 @@ def tables(result: Raw) -> str:
         lines.append(f"| {target.title} | {result[target.key]:,.2f} | {bound} |")
     lines += [
         "",
-        "![throughput and latency](batcher.svg)",
+        "![throughput and latency](intake.svg)",
         "",
         "| | charges/s | p50 ms | p95 ms | p99 ms | server µs per charge | load µs per charge |",
         "|---|---|---|---|---|---|---|",

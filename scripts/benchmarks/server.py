@@ -18,9 +18,9 @@ from benchmarks import world
 from benchmarks.children import say, settings_of_child
 from tallystick_aggregator.api.grpc.charge import ChargeLimits, ChargeService, add_charge_service
 from tallystick_aggregator.api.grpc.concurrency_limits import ConcurrencyLimits
-from tallystick_aggregator.api.grpc.principals import Principals
 from tallystick_aggregator.api.grpc.server import CALLS_MAX, OPTIONS
 from tallystick_aggregator.auth.credentials import Credentials, Scope
+from tallystick_aggregator.auth.principals import Principals
 from tallystick_aggregator.charging import LedgerWriter, PaymentBatcher, maintenance
 from tallystick_aggregator.charging.maintenance import Maintenance
 from tallystick_aggregator.charging.signature_processes import SignatureProcesses

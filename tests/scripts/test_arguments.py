@@ -5,14 +5,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import chaos_runs.batcher
 import pytest
 
 import chaos_runs.fleet
+import chaos_runs.intake
 import chaos_runs.lies
 import demonstration.__main__ as demonstration
 from _arguments import output_file
-from benchmarks import batcher, gas
+from benchmarks import gas, intake
 from fuzzing import __main__ as fuzz
 
 
@@ -22,8 +22,8 @@ def demo(arguments: Sequence[str]) -> None:
 
 @pytest.mark.parametrize(
     "main",
-    [batcher.main, gas.main, chaos_runs.batcher.main, chaos_runs.fleet.main, chaos_runs.lies.main, fuzz.main, demo],
-    ids=["bench batcher", "bench gas", "chaos batcher", "chaos fleet", "chaos lies", "fuzz", "demo"],
+    [intake.main, gas.main, chaos_runs.intake.main, chaos_runs.fleet.main, chaos_runs.lies.main, fuzz.main, demo],
+    ids=["bench intake", "bench gas", "chaos intake", "chaos fleet", "chaos lies", "fuzz", "demo"],
 )
 def test_every_script_refuses_a_file_in_no_folder_at_once(
     main: Callable[[Sequence[str]], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -1,4 +1,4 @@
-"""`scripts/bench batcher` runs and counts right. The official package has an environment of its own and is left out."""
+"""`scripts/bench intake` runs and counts right. The official package has an environment of its own and is left out."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import batcher, http2, pairs, plot, pool, report, world
+from benchmarks import http2, intake, pairs, plot, pool, report, world
 from benchmarks import scenarios as scenarios_
 from benchmarks.bench import Bench
 from benchmarks.children import Children
@@ -61,14 +61,14 @@ async def test_two_checkouts_are_measured_in_turns(tmp_path: Path, capsys: pytes
 def test_scenarios_are_chosen_by_name_and_a_wrong_name_is_told_the_right_ones(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    chosen = batcher.choose("stream64_spend_key,stream64", QUICK)
+    chosen = intake.choose("stream64_spend_key,stream64", QUICK)
     assert [scenario.name for scenario in chosen] == ["stream64", "stream64_spend_key"]
 
     with pytest.raises(SystemExit):
-        batcher.main(["--only", "stream63"])
+        intake.main(["--only", "stream63"])
     assert "argument --only: got 'stream63', allowed unary, unary_spend_key, stream1," in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        batcher.main(["--against", "/"])
+        intake.main(["--against", "/"])
     assert "argument --against: got '/', allowed the folder of another checkout" in capsys.readouterr().err
 
 

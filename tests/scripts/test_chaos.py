@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from chaos_runs import batcher, fleet, lies
+from chaos_runs import fleet, intake, lies
 from chaos_runs.alarms import Alarms
 from chaos_runs.books import AccountBooks, ExactBooks, compare
 from chaos_runs.fast_clock import FastClock
@@ -13,7 +13,7 @@ from chaos_runs.fast_clock import FastClock
 
 @pytest.mark.parametrize("kills", ["0", "-3", "many"])
 def test_an_audit_after_no_kill_at_all_is_refused(kills: str, capsys: pytest.CaptureFixture[str]) -> None:
-    for chaos in (batcher, fleet):
+    for chaos in (intake, fleet):
         with pytest.raises(SystemExit, match="2"):
             chaos.main(["--kills", kills])
         assert f"got {kills!r}, allowed 1 and more" in capsys.readouterr().err
@@ -21,9 +21,9 @@ def test_an_audit_after_no_kill_at_all_is_refused(kills: str, capsys: pytest.Cap
 
 @pytest.mark.timeout(300)
 def test_an_aggregator_that_is_killed_under_load_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    report = tmp_path / "batcher.json"
+    report = tmp_path / "intake.json"
 
-    assert batcher.main(["--kills", "2", "--json", str(report)]) == 0
+    assert intake.main(["--kills", "2", "--json", str(report)]) == 0
 
     result = json.loads(report.read_text())
     assert result["kills"] == 2
@@ -66,8 +66,8 @@ CLEAN = {
     ],
 )
 def test_whatever_is_wrong_with_the_books_fails_the_run(wrong: dict[str, object]) -> None:
-    assert batcher.is_clean(CLEAN)
-    assert not batcher.is_clean(CLEAN | wrong)
+    assert intake.is_clean(CLEAN)
+    assert not intake.is_clean(CLEAN | wrong)
 
 
 @pytest.mark.parametrize("minutes", ["0", "-1", "nan", "soon", "1441"])
