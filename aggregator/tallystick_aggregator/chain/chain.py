@@ -289,10 +289,7 @@ class EvmChain:
 
     async def cost_wei(self, call: Call) -> int:
         """What sending this would cost now. Raises Reverted if it would fail."""
-        try:
-            gas = await self._node.estimate_gas(self._sender.address, call.to, call.data, gas_max=GAS_LIMIT_MAX)
-        except CallReverted as reverted:
-            raise as_reverted(reverted) from reverted
+        gas = await self._sender.estimate(call)
         fees = await self._node.fees()
         return gas * (fees.base_fee_per_gas_wei + fees.priority_fee_per_gas_wei)
 

@@ -169,13 +169,16 @@ class Sender:
             created_at=now,
         )
 
-    async def _gas_limit(self, call: Call, gas_max: int) -> int:
-        """What the call would take now, and a margin: the state may change before it is mined."""
+    async def estimate(self, call: Call, gas_max: int = GAS_LIMIT_MAX) -> int:
+        """The gas that the call would take now. Raises Reverted if it would revert, or take more than `gas_max`."""
         try:
-            gas = await self._node.estimate_gas(self.address, call.to, call.data, gas_max=gas_max)
+            return await self._node.estimate_gas(self.address, call.to, call.data, gas_max=gas_max)
         except CallReverted as reverted:
             raise as_reverted(reverted) from reverted
-        return limit_for(gas, gas_max)
+
+    async def _gas_limit(self, call: Call, gas_max: int) -> int:
+        """What the call would take now, and a margin: the state may change before it is mined."""
+        return limit_for(await self.estimate(call, gas_max), gas_max)
 
     async def _fill_gas_limit(self) -> int:
         """What it takes to send nothing: more than 21,000 on chains that charge for a transaction's bytes, too."""
