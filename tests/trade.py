@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 
 from anvil import NETWORK, Devnet, Payer
 from tallystick import eip712
-from tallystick.errors import Refused
+from tallystick.errors import RefusedError
 from tallystick.payment_ids import new_payment_id
 from tallystick.spend_keys import SpendKey, SpendProof, SpendProver
 from tallystick.x402 import ExactAuthorization, Network, PaymentTerms
@@ -23,7 +23,7 @@ from tallystick_client import Operator
 from tallystick_client.payer.policy.operators import Token
 from tallystick_client.payer.wallet.accounts import AccountClient, AccountState
 from tallystick_client.payer.wallet.rows import Deposit
-from tallystick_client.rpc import AggregatorUnavailable
+from tallystick_client.rpc import AggregatorUnavailableError
 from tallystick_client.seller.client.aggregator import Aggregator
 from tallystick_client.seller.client.messages import Charge, Charged, DeferredCharge, Settled, Verified
 
@@ -165,13 +165,13 @@ class Customer:
         self._key, self._prover = key, SpendProver(key.secret)
 
     async def refund(self, amount: int = 0) -> int:
-        """Ask for so much back, or for all that is available; what came, in atomic units. Raises Refused."""
+        """Ask for so much back, or for all that is available; what came, in atomic units. Raises RefusedError."""
         refunded = await self.account.refund(self.payer.account_id, self._random_bytes(32), amount)
         return refunded.amount
 
     # Payments.
 
-    async def pay(self, stall: Stall, amount: int, *, patience_s: float = 0.0) -> Charged | Refused:
+    async def pay(self, stall: Stall, amount: int, *, patience_s: float = 0.0) -> Charged | RefusedError:
         """Pay in one step, or by a reservation where the seller has not met this account yet."""
         if stall.receiver not in self._met:
             return await self.pay_in_two_steps(stall, amount, patience_s=patience_s)
@@ -183,12 +183,12 @@ class Customer:
 
     async def pay_in_two_steps(
         self, stall: Stall, amount: int, *, captured: int | None = None, patience_s: float = 0.0
-    ) -> Charged | Refused:
+    ) -> Charged | RefusedError:
         """Have the amount reserved, then captured, in full or less."""
         charge = await self._charge(stall, amount)
         captured = amount if captured is None else captured
         verified = await self._reserve(stall, charge, patience_s)
-        if isinstance(verified, Refused):
+        if isinstance(verified, RefusedError):
             self.book.refusals[verified.reason.code] += 1
             return verified
         self._met.add(stall.receiver)
@@ -214,9 +214,9 @@ class Customer:
         while sale.accepted is None:
             try:
                 await stall.aggregator.settle(terms, sale.authorization)
-            except AggregatorUnavailable:
+            except AggregatorUnavailableError:
                 sale.reason = "unanswered"
-            except Refused as refused:
+            except RefusedError as refused:
                 sale.reason = refused.reason.code
                 if refused.reason.code not in PASSING:
                     sale.accepted = False
@@ -229,17 +229,17 @@ class Customer:
 
     # Parts.
 
-    async def _reserve(self, stall: Stall, charge: Charge, patience_s: float) -> Verified | Refused:
+    async def _reserve(self, stall: Stall, charge: Charge, patience_s: float) -> Verified | RefusedError:
         """Have the charge's amount held. What was refused for a passing reason holds nothing, and is asked again."""
         payment = DeferredCharge(self.payer.config.channel(stall.receiver), charge)
         deadline = time.monotonic() + patience_s
         while True:
             try:
                 return await stall.aggregator.verify(stall.terms("deferred", charge.amount), payment)
-            except AggregatorUnavailable as error:  # something may be held; it expires, and nobody can capture it
+            except AggregatorUnavailableError as error:  # something may be held; it expires, and nobody can capture it
                 self.book.refusals["unanswered"] += 1
-                raise Unanswered from error
-            except Refused as refused:
+                raise UnansweredError from error
+            except RefusedError as refused:
                 if refused.reason.code not in PASSING or time.monotonic() >= deadline:
                     return refused
             await asyncio.sleep(_PAUSE_S)
@@ -248,7 +248,7 @@ class Customer:
         self.book.accepted[stall.receiver] += amount
         self.book.sales += 1
 
-    async def _outcome(self, call: Callable[[], Awaitable[Answer]], patience_s: float) -> Answer | Refused:
+    async def _outcome(self, call: Callable[[], Awaitable[Answer]], patience_s: float) -> Answer | RefusedError:
         """Repeat until there is an answer that stands: a refusal that may pass stands only where nothing is open."""
         self.book.payments += 1
         open_ = False
@@ -256,9 +256,9 @@ class Customer:
         while True:
             try:
                 return await call()
-            except AggregatorUnavailable:
+            except AggregatorUnavailableError:
                 open_ = True
-            except Refused as refused:
+            except RefusedError as refused:
                 passing = refused.reason.code in PASSING
                 if not passing or (not open_ and time.monotonic() >= deadline):
                     self.book.refusals[refused.reason.code] += 1
@@ -298,5 +298,5 @@ class Customer:
         return self._chance.randbytes(count)
 
 
-class Unanswered(Exception):
+class UnansweredError(Exception):
     """A call that must not be repeated was not answered; nothing was charged by it."""

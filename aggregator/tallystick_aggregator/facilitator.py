@@ -1,7 +1,7 @@
 """x402's verbs over all schemes, for every edge: who may ask, which scheme it is, and nothing else.
 
-Edges decode the call, ask here, and encode the answer. Raises Denied on a caller that may not, MalformedError on what
-cannot be read; refusals of money are answers.
+Edges decode the call, ask here, and encode the answer. Raises DeniedError on a caller that may not, MalformedError on
+what cannot be read; refusals of money are answers.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -32,7 +32,7 @@ class Facilitator:
         self._schemes = {scheme.name: scheme for scheme in schemes}
 
     def charger(self, token: str) -> Principal:
-        """Return whom this token stands for, if it may have payments verified and settled; raises Denied."""
+        """Return whom this token stands for, if it may have payments verified and settled; raises DeniedError."""
         return self._principals.require(token, Scope.CHARGE)
 
     async def supported(self, token: str) -> tuple[Principal, list[Kind]]:

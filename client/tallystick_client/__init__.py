@@ -8,17 +8,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from tallystick.errors import InvalidSignature, KeyReferenceError, MalformedError, Refused, TallystickError
+    from tallystick.errors import (
+        InvalidSignatureError,
+        KeyReferenceError,
+        MalformedError,
+        RefusedError,
+        TallystickError,
+    )
     from tallystick.signatures import Signer
     from tallystick_client.payer.errors import (
-        ApprovalRefused,
-        BalanceTooLow,
-        BodyNotReplayable,
-        BookUnavailable,
-        BudgetExceeded,
-        DepositNotAllowed,
-        NoHeadroom,
-        OfferNotAllowed,
+        ApprovalRefusedError,
+        BalanceTooLowError,
+        BodyNotReplayableError,
+        BookUnavailableError,
+        BudgetExceededError,
+        DepositNotAllowedError,
+        NoHeadroomError,
+        OfferNotAllowedError,
         WalletError,
     )
     from tallystick_client.payer.fleet.remote import RemoteWallet
@@ -29,7 +35,7 @@ if TYPE_CHECKING:
     from tallystick_client.payer.http.transport import PayingTransport, SyncPayingTransport
     from tallystick_client.payer.policy.budgets import Budgets, DepositPolicy
     from tallystick_client.payer.policy.operators import Operator
-    from tallystick_client.rpc import AggregatorError, AggregatorUnavailable, CallRejected
+    from tallystick_client.rpc import AggregatorError, AggregatorUnavailableError, CallRejectedError
     from tallystick_client.seller.client.aggregator import Aggregator
     from tallystick_client.seller.paywall.paid import PaidRequest
     from tallystick_client.seller.paywall.paywall import Paywall
@@ -38,21 +44,21 @@ if TYPE_CHECKING:
 __all__ = [
     "Aggregator",
     "AggregatorError",
-    "AggregatorUnavailable",
-    "ApprovalRefused",
-    "BalanceTooLow",
-    "BodyNotReplayable",
-    "BookUnavailable",
-    "BudgetExceeded",
+    "AggregatorUnavailableError",
+    "ApprovalRefusedError",
+    "BalanceTooLowError",
+    "BodyNotReplayableError",
+    "BookUnavailableError",
+    "BudgetExceededError",
     "Budgets",
-    "CallRejected",
-    "DepositNotAllowed",
+    "CallRejectedError",
+    "DepositNotAllowedError",
     "DepositPolicy",
-    "InvalidSignature",
+    "InvalidSignatureError",
     "KeyReferenceError",
     "MalformedError",
-    "NoHeadroom",
-    "OfferNotAllowed",
+    "NoHeadroomError",
+    "OfferNotAllowedError",
     "Operator",
     "PaidRequest",
     "PayingTransport",
@@ -60,7 +66,7 @@ __all__ = [
     "Purchase",
     "Purchases",
     "Receipt",
-    "Refused",
+    "RefusedError",
     "RemoteWallet",
     "RequestInfo",
     "Rule",
@@ -74,7 +80,13 @@ __all__ = [
 ]
 
 _ROOMS: Final = {
-    "tallystick.errors": ("InvalidSignature", "KeyReferenceError", "MalformedError", "Refused", "TallystickError"),
+    "tallystick.errors": (
+        "InvalidSignatureError",
+        "KeyReferenceError",
+        "MalformedError",
+        "RefusedError",
+        "TallystickError",
+    ),
     "tallystick.signatures": ("Signer",),
     "tallystick_client.payer.fleet.remote": ("RemoteWallet",),
     "tallystick_client.payer.fleet.wallet": ("Wallet",),
@@ -84,7 +96,7 @@ _ROOMS: Final = {
     "tallystick_client.payer.http.transport": ("PayingTransport", "SyncPayingTransport"),
     "tallystick_client.payer.policy.budgets": ("Budgets", "DepositPolicy"),
     "tallystick_client.payer.policy.operators": ("Operator",),
-    "tallystick_client.rpc": ("AggregatorError", "AggregatorUnavailable", "CallRejected"),
+    "tallystick_client.rpc": ("AggregatorError", "AggregatorUnavailableError", "CallRejectedError"),
     "tallystick_client.seller.client.aggregator": ("Aggregator",),
     "tallystick_client.seller.paywall.paid": ("PaidRequest",),
     "tallystick_client.seller.paywall.paywall": ("Paywall",),

@@ -1,10 +1,10 @@
 """How payers and sellers reach an aggregator: one gRPC channel each, with its transport security, and errors of ours.
 
-AggregatorError              below TallystickError; the call itself failed, nothing is known about money
-├── AggregatorUnavailable    try again later: not reachable, too slow, or overloaded. The call may have had its effect.
-└── CallRejected             trying again changes nothing: not authenticated, not permitted, malformed, not implemented
+AggregatorError                 below TallystickError; the call itself failed, nothing is known about money
+├── AggregatorUnavailableError  try again later: not reachable, too slow, or overloaded. It may have had effect.
+└── CallRejectedError           trying again changes nothing: not authenticated, malformed, not implemented
 
-A refusal of money is no failed call but an answer: `raise_refusal` turns it into `tallystick.errors.Refused`.
+A refusal of money is no failed call but an answer: `raise_refusal` turns it into `tallystick.errors.RefusedError`.
 """
 
 from collections.abc import Awaitable, Sequence
@@ -14,7 +14,7 @@ import grpc
 import grpc.aio
 
 from tallystick.amounts import decode_amount
-from tallystick.errors import MalformedError, Refused, TallystickError
+from tallystick.errors import MalformedError, RefusedError, TallystickError
 from tallystick.quantities import ChannelTotals
 from tallystick.reasons import Reason
 from tallystick.targets import check_target, is_loopback
@@ -65,11 +65,11 @@ class AggregatorError(TallystickError):
         super().__init__(message)
 
 
-class AggregatorUnavailable(AggregatorError):
+class AggregatorUnavailableError(AggregatorError):
     """The aggregator did not answer. The call may have had its effect: repeat it with the same ids."""
 
 
-class CallRejected(AggregatorError):
+class CallRejectedError(AggregatorError):
     """The aggregator does not take this call from this caller, however often it is repeated."""
 
 
@@ -117,7 +117,7 @@ async def call(
     timeout_s: float = CALL_TIMEOUT_S,
     metadata: Metadata = (),
 ) -> ResponseT:
-    """The answer of one unary call; raises AggregatorUnavailable or CallRejected."""
+    """The answer of one unary call; raises AggregatorUnavailableError or CallRejectedError."""
     try:
         return await method(request, timeout=timeout_s, metadata=metadata)
     except grpc.aio.AioRpcError as error:
@@ -128,23 +128,23 @@ def failure(error: grpc.aio.AioRpcError) -> AggregatorError:
     """A failed call as an error of ours."""
     status, details = error.code(), error.details() or "no details"
     if status in _PASSING:
-        return AggregatorUnavailable(f"the aggregator did not answer ({status.name}): {details}", status)
+        return AggregatorUnavailableError(f"the aggregator did not answer ({status.name}): {details}", status)
     if status is grpc.StatusCode.UNIMPLEMENTED:
-        return CallRejected(
+        return CallRejectedError(
             f"what answers there is no aggregator, or one of another version: it does not know this call ({details})",
             status,
         )
-    return CallRejected(f"the aggregator rejected the call ({status.name}): {details}", status)
+    return CallRejectedError(f"the aggregator rejected the call ({status.name}): {details}", status)
 
 
 def raise_refusal(refusal: pb.Refusal) -> NoReturn:
-    """Raise a refusal as Refused."""
+    """Raise a refusal as RefusedError."""
     raise refused(refusal)
 
 
-def refused(refusal: pb.Refusal) -> Refused:
+def refused(refusal: pb.Refusal) -> RefusedError:
     """A refusal as an exception; `state` are the channel's totals where it carries them."""
-    return Refused(
+    return RefusedError(
         Reason.from_wire(refusal.reason),
         refusal.message,
         refusal.field,

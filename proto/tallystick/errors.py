@@ -1,11 +1,11 @@
 """What goes wrong, and when to raise what.
 
-TallystickError               everything below; catch it at the outermost edge
-├── MalformedError            an input is not of the form that is allowed: bad hex, a fractional amount, a missing
-│   │                         field. Raised where the input enters. Also a ValueError.
-│   └── KeyReferenceError     a key reference of a configuration does not lead to a usable key (module `keys`)
-├── InvalidSignature          a well-formed signature that the chain would not take for this signer (I5)
-└── Refused                   a well-formed request that the rules say no to; carries one `Reason`
+TallystickError            everything below; catch it at the outermost edge
+├── MalformedError         an input is not of the form that is allowed: bad hex, a fractional amount, a missing
+│   │                      field. Raised where the input enters. Also a ValueError.
+│   └── KeyReferenceError  a key reference of a configuration does not lead to a usable key (module `keys`)
+├── InvalidSignatureError  a well-formed signature that the chain would not take for this signer (I5)
+└── RefusedError           a well-formed request that the rules say no to; carries one `Reason`
 
 Each says what it got and what would have been allowed. None ever holds a key, a secret or a signature in full.
 """
@@ -48,7 +48,7 @@ class KeyReferenceError(MalformedError):
     """A key reference that does not lead to a usable key; says why, and never holds the key."""
 
 
-class InvalidSignature(TallystickError):
+class InvalidSignatureError(TallystickError):
     """A signature that the chain would not take for this signer; `problem` says why."""
 
     def __init__(self, problem: str) -> None:
@@ -56,7 +56,7 @@ class InvalidSignature(TallystickError):
         super().__init__(f"invalid signature: {problem}")
 
 
-class Refused(TallystickError):
+class RefusedError(TallystickError):
     """A well-formed request that the rules say no to.
 
     `state` are the channel's totals where the reason tells the payer to sign higher or deposit more, and only for the

@@ -24,7 +24,7 @@ import coincurve
 from coincurve import _libsecp256k1  # pyright: ignore[reportAttributeAccessIssue, reportPrivateUsage, reportUnknownVariableType]
 from coincurve.context import GLOBAL_CONTEXT
 
-from tallystick.errors import Described, InvalidSignature, MalformedError
+from tallystick.errors import Described, InvalidSignatureError, MalformedError
 from tallystick.hashing import keccak256
 from tallystick.hexadecimal import checksum
 from tallystick.quantities import Address
@@ -92,7 +92,7 @@ class AuthorizerKey:
 
     @classmethod
     def recover(cls, digest: bytes, signature: bytes) -> Self:
-        """The key that made this signature, strictly (I5); raises InvalidSignature, which says what is wrong."""
+        """The key that made this signature, strictly (I5); raises InvalidSignatureError, which says what is wrong."""
         return cls(_recover_point(digest, signature))
 
     def verify(self, digest: bytes, signature: bytes) -> bool:
@@ -108,7 +108,10 @@ class AuthorizerKey:
 
 
 def recover(digest: bytes, signature: bytes) -> Address:
-    """The address whose 65-byte signature of the 32-byte digest this is, strictly (I5); raises InvalidSignature."""
+    """The address whose 65-byte signature of the 32-byte digest this is, strictly (I5).
+
+    Raises InvalidSignatureError.
+    """
     return _address(_recover_point(digest, signature))
 
 
@@ -147,13 +150,13 @@ def _has_form(digest: bytes, signature: bytes) -> bool:
 def _recover_point(digest: bytes, signature: bytes) -> Any:
     problem = _problem_of_form(digest, signature)
     if problem:
-        raise InvalidSignature(problem)
+        raise InvalidSignatureError(problem)
     parsed = _ffi.new("secp256k1_ecdsa_recoverable_signature *")
     point = _ffi.new("secp256k1_pubkey *")
     if not _parse_recoverable(_context, parsed, signature[:64], signature[64] - 27):
-        raise InvalidSignature("r is not below the order of the curve")
+        raise InvalidSignatureError("r is not below the order of the curve")
     if not _recover(_context, point, parsed, digest):
-        raise InvalidSignature("it recovers to no key")
+        raise InvalidSignatureError("it recovers to no key")
     return point
 
 

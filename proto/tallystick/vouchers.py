@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from msgspec import Struct
 
 from tallystick.eip712 import VOUCHER_TYPEHASH, Domain
-from tallystick.errors import InvalidSignature
+from tallystick.errors import InvalidSignatureError
 from tallystick.hashing import new_keccak256
 from tallystick.hexadecimal import checksum
 from tallystick.quantities import Bytes32
@@ -58,9 +58,12 @@ def sign_voucher(signer: Signer, domain: Domain, channel_id: bytes, amount: int)
 
 
 def check_voucher(domain: Domain, unchecked: UncheckedVoucher, authorizer: bytes) -> Voucher:
-    """The voucher, checked: signed by this address in a form that the chain takes (I5). Raises InvalidSignature."""
+    """The voucher, checked: signed by this address in a form that the chain takes (I5).
+
+    Raises InvalidSignatureError.
+    """
     digest = voucher_digest(domain.separator, unchecked.channel_id, unchecked.max_claimable_amount)
     signer = recover(digest, unchecked.signature)
     if signer != authorizer:
-        raise InvalidSignature(f"signed by {checksum(signer)}, not by {checksum(authorizer)}")
+        raise InvalidSignatureError(f"signed by {checksum(signer)}, not by {checksum(authorizer)}")
     return Voucher(unchecked.channel_id, unchecked.max_claimable_amount, unchecked.signature)

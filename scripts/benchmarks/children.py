@@ -19,7 +19,7 @@ STOP_TIMEOUT_S: Final = 20.0
 _LINE_BYTES_MAX: Final = 64 * 1024 * 1024
 
 
-class ChildFailed(Exception):
+class ChildFailedError(Exception):
     """A child ended, or was silent, when it should not have; the message holds the end of what it wrote."""
 
 
@@ -33,14 +33,14 @@ class Child:
         self._log = log
 
     async def read(self, timeout_s: float) -> dict[str, Any]:
-        """The next line that the child prints; raises ChildFailed if there is none in time."""
+        """The next line that the child prints; raises ChildFailedError if there is none in time."""
         assert self._process.stdout is not None
         try:
             line = await asyncio.wait_for(self._process.stdout.readline(), timeout_s)
         except TimeoutError:
-            raise ChildFailed(f"{self.name} said nothing for {timeout_s:.0f} s:\n{self._tail()}") from None
+            raise ChildFailedError(f"{self.name} said nothing for {timeout_s:.0f} s:\n{self._tail()}") from None
         if not line:
-            raise ChildFailed(f"{self.name} ended with {await self._process.wait()}:\n{self._tail()}")
+            raise ChildFailedError(f"{self.name} ended with {await self._process.wait()}:\n{self._tail()}")
         message: dict[str, Any] = json.loads(line)
         return message
 

@@ -26,7 +26,7 @@ _FIRST_DYNAMIC: Final = 62
 """Where the newest entry of the table of header fields is."""
 
 
-class CallFailed(Exception):
+class CallFailedError(Exception):
     """A call had no answer, or the connection ended."""
 
 
@@ -147,7 +147,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """Tell whoever waits."""
         if not self.lost.done():
-            self.lost.set_exception(error or CallFailed("the server ended the connection"))
+            self.lost.set_exception(error or CallFailedError("the server ended the connection"))
 
     # Frames.
 
@@ -164,12 +164,12 @@ class Connection(asyncio.Protocol):
         elif kind == WINDOW_UPDATE and stream == 0:
             self._room += int.from_bytes(payload, "big")
         elif kind in {RST_STREAM, GOAWAY}:
-            raise CallFailed(f"the server sent frame {kind} on stream {stream}: {payload!r}")
+            raise CallFailedError(f"the server sent frame {kind} on stream {stream}: {payload!r}")
 
     def _end(self, stream: int) -> None:
         body = self._bodies.pop(stream, b"")
         if len(body) < _PREFIX_BYTES:
-            raise CallFailed("a call ended without an answer: its status was not OK")
+            raise CallFailedError("a call ended without an answer: its status was not OK")
         self._answered(stream, body[_PREFIX_BYTES:])
 
     def _flush_soon(self) -> None:

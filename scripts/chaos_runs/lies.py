@@ -41,8 +41,8 @@ from chaos_runs.lives import Seat, Trade
 from demonstration.children import Children, python
 from rpc_faults import FaultProxy
 from site_files import add_seller, write_site
-from tallystick.errors import Refused
-from tallystick_client.rpc import AggregatorUnavailable
+from tallystick.errors import RefusedError
+from tallystick_client.rpc import AggregatorUnavailableError
 from trade import Customer, Stall, operator_of
 
 MINUTES: Final = 30.0
@@ -213,7 +213,7 @@ class Run:
     async def _settle(self, stall: Stall) -> None:
         try:
             await stall.aggregator.settle_now()
-        except (Refused, AggregatorUnavailable) as error:
+        except (RefusedError, AggregatorUnavailableError) as error:
             self.trade.counts[f"settle_now {type(error).__name__}"] += 1
 
     def _accounts(self, charged: Mapping[Customer, Mapping[bytes, int]]) -> list[AccountBooks]:

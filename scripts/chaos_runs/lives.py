@@ -15,10 +15,10 @@ from typing import Final
 from _anvil import RpcError
 from anvil import Devnet
 from chaos_runs.liar import Targets
-from tallystick.errors import Refused, TallystickError
+from tallystick.errors import RefusedError, TallystickError
 from tallystick.quantities import MAX_AMOUNT
 from tallystick_client import Operator
-from trade import Customer, Stall, Unanswered
+from trade import Customer, Stall, UnansweredError
 
 DEPOSIT: Final = (100_000, 500_000)
 MONEY: Final = 10_000_000
@@ -143,9 +143,9 @@ class Life:
                 outcome = await self._customer.pay_in_two_steps(stall, amount, captured=captured, patience_s=PATIENCE_S)
             else:
                 outcome = await self._customer.pay(stall, amount, patience_s=PATIENCE_S)
-        except Unanswered:
+        except UnansweredError:
             return
-        if isinstance(outcome, Refused) and not self._finalizes_at and self._chance.random() < 0.3:
+        if isinstance(outcome, RefusedError) and not self._finalizes_at and self._chance.random() < 0.3:
             await self._deposit()
 
     # What moves money in and out.
@@ -201,7 +201,7 @@ class Life:
         try:
             await ask()
         except TallystickError as error:
-            code = error.reason.code if isinstance(error, Refused) else type(error).__name__
+            code = error.reason.code if isinstance(error, RefusedError) else type(error).__name__
             self._trade.counts[f"{what} {code}"] += 1
             return False
         finally:

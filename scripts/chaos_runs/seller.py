@@ -13,14 +13,14 @@ from typing import Any, Final
 
 from benchmarks import world
 from benchmarks.children import hear, say, settings_of_child
-from tallystick.errors import Refused
+from tallystick.errors import RefusedError
 from tallystick.payment_ids import new
 from tallystick.signatures import Signer
 from tallystick.spend_keys import SpendProof, SpendProver
 from tallystick.v1 import charge_pb2_grpc
 from tallystick.vouchers import sign_voucher
 from tallystick_client import rpc
-from tallystick_client.rpc import AggregatorUnavailable
+from tallystick_client.rpc import AggregatorUnavailableError
 from tallystick_client.seller.client.aggregator import Aggregator
 from tallystick_client.seller.client.messages import Charge, Charged
 from tallystick_client.seller.client.stream import ChargeStream
@@ -92,14 +92,14 @@ class Shop:
             outcomes = await asyncio.gather(*(self._outcome(way, charge) for way in ways))
             self._note(charge, outcomes, wrong=wrong)
 
-    async def _outcome(self, way: Any, charge: Charge) -> Charged | Refused:
+    async def _outcome(self, way: Any, charge: Charge) -> Charged | RefusedError:
         """Send until there is an answer that stands."""
         while True:
             try:
                 answer: Charged = await way(charge)
-            except AggregatorUnavailable:
+            except AggregatorUnavailableError:
                 await asyncio.sleep(PAUSE_S)
-            except Refused as refused:
+            except RefusedError as refused:
                 if not refused.reason.retry:
                     return refused
                 await asyncio.sleep(PAUSE_S)
@@ -128,11 +128,11 @@ class Shop:
         voucher = sign_voucher(signer, world.DOMAIN, channel_id, ceiling)
         return Charge(channel_id, payment_id, amount, request_hash, ceiling, voucher.signature), wrong
 
-    def _note(self, charge: Charge, outcomes: list[Charged | Refused], *, wrong: bool) -> None:
+    def _note(self, charge: Charge, outcomes: list[Charged | RefusedError], *, wrong: bool) -> None:
         """Write down what came of a charge; anything that cannot be is a contradiction."""
         key = charge.payment_id.hex()
         totals = {outcome.charged for outcome in outcomes if isinstance(outcome, Charged)}
-        refusals = [outcome.reason.code for outcome in outcomes if isinstance(outcome, Refused)]
+        refusals = [outcome.reason.code for outcome in outcomes if isinstance(outcome, RefusedError)]
         first_answers = [outcome for outcome in outcomes if isinstance(outcome, Charged) and not outcome.replayed]
         if totals and refusals:
             self.contradictions.append(f"{key} was accepted and refused ({refusals})")

@@ -15,9 +15,9 @@ import httpx2
 
 from tallystick.errors import TallystickError
 from tallystick_client import PayingTransport, Wallet
-from tallystick_client.payer.errors import BudgetExceeded
+from tallystick_client.payer.errors import BudgetExceededError
 from tallystick_client.payer.fleet.remote import RemoteWallet
-from tallystick_client.rpc import AggregatorUnavailable
+from tallystick_client.rpc import AggregatorUnavailableError
 
 AT_ONCE: Final = 3
 PAUSE_S: Final = 0.2
@@ -63,10 +63,10 @@ class Worker:
             url = f"http://shop-{random.randrange(self._shops)}.example/pages/{random.randrange(10**9)}"  # noqa: S311
             try:
                 response = await self._http.get(url)
-            except BudgetExceeded:
+            except BudgetExceededError:
                 self.counts["budget"] += 1
                 await asyncio.sleep(PAUSE_S)
-            except (AggregatorUnavailable, httpx2.TransportError):
+            except (AggregatorUnavailableError, httpx2.TransportError):
                 self.counts["unavailable"] += 1
                 await asyncio.sleep(PAUSE_S)
             except TallystickError as error:
@@ -97,7 +97,7 @@ async def connect(wallet_target: str) -> RemoteWallet:
     while True:
         try:
             return await Wallet.connect(wallet_target, token="env:CHAOS_WALLET_TOKEN")
-        except AggregatorUnavailable:
+        except AggregatorUnavailableError:
             await asyncio.sleep(PAUSE_S)
 
 

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from _anvil import Anvil
 from _arguments import output_file
 from demonstration.chainside import ChainSide
-from demonstration.children import ChildFailed, Children, python
+from demonstration.children import ChildFailedError, Children, python
 from demonstration.report import Payer, Report, Seller, show
 from tallystick.hexadecimal import checksum
 from tallystick.signatures import Signer
@@ -255,7 +255,7 @@ def main(requests: int, json_path: Path | None) -> None:
     console = Console()
     try:
         report = asyncio.run(run(requests, console))
-    except* ChildFailed as failures:
+    except* ChildFailedError as failures:
         for failure in failures.exceptions:
             console.print(str(failure), style="red", markup=False)
         sys.exit(1)

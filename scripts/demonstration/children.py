@@ -13,7 +13,7 @@ from typing import Self
 STOP_TIMEOUT_S = 10
 
 
-class ChildFailed(Exception):
+class ChildFailedError(Exception):
     """A child ended as it should not have; the message holds the end of what it wrote."""
 
 
@@ -63,12 +63,12 @@ class Children:
             if process.returncode is not None:
                 break
             await asyncio.sleep(0.02)
-        raise ChildFailed(f"{name} did not say {text!r}:\n{self._tail(name)}")
+        raise ChildFailedError(f"{name} did not say {text!r}:\n{self._tail(name)}")
 
     async def lines(
         self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None
     ) -> AsyncIterator[str]:
-        """Run a child to its end and yield what it prints, line by line. Raises ChildFailed if it fails."""
+        """Run a child to its end and yield what it prints, line by line. Raises ChildFailedError if it fails."""
         log = self._log(name).open("ab")
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -84,7 +84,7 @@ class Children:
         async for line in process.stdout:
             yield line.decode().rstrip("\n")
         if await process.wait() != 0:
-            raise ChildFailed(f"{name} failed with {process.returncode}:\n{self._tail(name)}")
+            raise ChildFailedError(f"{name} failed with {process.returncode}:\n{self._tail(name)}")
 
     async def run(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
         """Run a child to its end and return what it printed."""

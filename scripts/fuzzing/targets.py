@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError, Message
 
 from fuzzing import seeds
 from tallystick.amounts import encode_amount, format_price, parse_amount, parse_price, parse_uint64
-from tallystick.errors import Described, MalformedError, Refused
+from tallystick.errors import Described, MalformedError, RefusedError
 from tallystick.hexadecimal import checksum, parse_address, parse_bytes_up_to, to_hex
 from tallystick.payment_ids import format_payment_id, parse_payment_id
 from tallystick.spend_keys import SpendProof
@@ -35,14 +35,14 @@ from tallystick.x402.messages import decode_json
 from tallystick.x402.terms import Network
 from tallystick_aggregator.api.grpc import codec
 from tallystick_aggregator.api.grpc.fast_codec import Incoming, read_batch
-from tallystick_aggregator.chain.port import ChainUnavailable
+from tallystick_aggregator.chain.port import ChainUnavailableError
 from tallystick_aggregator.chain.rpc import answers
 from tallystick_aggregator.charging import UncheckedPayment
 from tallystick_aggregator.charging import codec as charging_codec
 from tallystick_aggregator.schemes.deferred import codec as deferred_codec
 from tallystick_aggregator.schemes.exact import codec as exact_codec
 from tallystick_aggregator.store.events import VERSION, decode_entry, encode_entry
-from tallystick_aggregator.store.port import StoreDamaged
+from tallystick_aggregator.store.port import StoreDamagedError
 from tallystick_aggregator.store.rows import (
     decode_account,
     decode_channel,
@@ -57,7 +57,7 @@ from tallystick_aggregator.store.rows import (
     encode_reservation,
     encode_spend_key,
 )
-from tallystick_client.payer.errors import OfferNotAllowed
+from tallystick_client.payer.errors import OfferNotAllowedError
 from tallystick_client.payer.fleet import codec as wallet_codec
 from tallystick_client.payer.policy.offers import choose, read_offers
 from tallystick_client.seller.client.codec import write_charge
@@ -94,7 +94,7 @@ def grpc_request(data: bytes) -> None:
 def payment_header(data: bytes) -> None:
     """A payment as a shop gets it with a request: the header's own text, and any JSON inside a good one."""
     for header in (data[:HEADER_BYTES_MAX], b64encode(data)):
-        with suppress(MalformedError, Refused):
+        with suppress(MalformedError, RefusedError):
             read_payment([header], seeds.SHOP_OFFERS, bytes(32))
     payment = _taken(lambda: decode_json(data, PaymentPayload, "payment", HEADER_BYTES_MAX), MalformedError)
     if payment is None:
@@ -108,7 +108,7 @@ def payment_header(data: bytes) -> None:
 
 def payment_required(data: bytes) -> None:
     """A 402 as a payer gets it: nothing in it may crash the wallet or be taken without being allowed."""
-    with suppress(MalformedError, OfferNotAllowed):
+    with suppress(MalformedError, OfferNotAllowedError):
         required = read_offers(b64encode(data).decode())
         assert isinstance(required, PaymentRequired)
         offer = choose(required, [seeds.OPERATOR], can_defer=lambda _operator, _token: True)
@@ -135,23 +135,23 @@ def escrow_log(data: bytes) -> None:
 
 
 def rpc_answer(data: bytes) -> None:
-    """What an endpoint answers, in JSON; the first byte chooses to what. It is read, or it is ChainUnavailable."""
+    """What an endpoint answers, in JSON; the first byte chooses to what. It is read, or it is ChainUnavailableError."""
     if not data:
         return
     try:
         answer = json.loads(data[1:])
     except (ValueError, RecursionError):
         return
-    with suppress(ChainUnavailable):
+    with suppress(ChainUnavailableError):
         _ANSWERS[data[0] % len(_ANSWERS)](answer)
 
 
 def journal_entry(data: bytes) -> None:
     """An entry of the journal's log whose checksum is right, and one whose is not."""
     entry = bytes((VERSION,)) + crc32(data).to_bytes(4, "big") + data
-    if (events := _taken(lambda: decode_entry(entry), StoreDamaged)) is not None:
+    if (events := _taken(lambda: decode_entry(entry), StoreDamagedError)) is not None:
         assert encode_entry(events) == entry
-    with suppress(StoreDamaged):
+    with suppress(StoreDamagedError):
         decode_entry(data)
 
 
@@ -162,7 +162,7 @@ def journal_row(data: bytes) -> None:
     key_bytes, read, write = _ROWS[data[0] % len(_ROWS)]
     key = b"\x01" * key_bytes
     row = data[1:] + crc32(data[1:], crc32(key)).to_bytes(4, "big")
-    if (value := _taken(lambda: read(key, row), StoreDamaged)) is not None:
+    if (value := _taken(lambda: read(key, row), StoreDamagedError)) is not None:
         # Not the bytes: a row has few forms of one value, and the encoder chooses the shortest.
         assert read(key, write(key, value)) == value
 
@@ -191,7 +191,7 @@ def wallet_message(data: bytes) -> None:
     """What a served wallet and its workers tell each other; the first byte chooses what."""
     type_, read = _WALLET_MESSAGES[data[0] % len(_WALLET_MESSAGES)] if data else _WALLET_MESSAGES[0]
     if (message := _parsed(type_, data[1:])) is not None:
-        with suppress(MalformedError, OfferNotAllowed):
+        with suppress(MalformedError, OfferNotAllowedError):
             read(message)
 
 

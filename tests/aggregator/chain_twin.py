@@ -15,18 +15,18 @@ from doubles import DOMAIN, ESCROW, NETWORK, OPERATOR, TOKEN
 from tallystick import eip712
 from tallystick.channels import ChannelConfig, account_id, channel_id
 from tallystick.eip712 import Domain
-from tallystick.errors import InvalidSignature
+from tallystick.errors import InvalidSignatureError
 from tallystick.signatures import recover
 from tallystick_aggregator.chain.port import (
     GAS_LIMIT_MAX,
     Block,
     Call,
-    ChainUnavailable,
+    ChainUnavailableError,
     DepositAuthorization,
     EscrowAccount,
     Heard,
     Landing,
-    Reverted,
+    RevertedError,
     TransferAuthorization,
 )
 from tallystick_aggregator.chain.sending.gas_meter import GasMeter, MeteredOutbox
@@ -269,7 +269,7 @@ class ChainTwin:
         def effect() -> int:
             held = self.escrowed[self.account_id(account)]
             if held.refund_nonce != nonce:
-                raise Reverted("BadNonce")
+                raise RevertedError("BadNonce")
             held.refund_nonce += 1
             paid = min(amount, held.balance)
             held.balance -= paid
@@ -333,7 +333,7 @@ class ChainTwin:
         return Call(to, data)
 
     def _try(self, call: Call, gas_max: int) -> None:
-        """Run a call and take it back: raises Reverted if it would revert."""
+        """Run a call and take it back: raises RevertedError if it would revert."""
         self._gas_left = gas_max
         before = self.balances, self.used, self.escrowed, self.landed, self.refunded
         self.balances, self.used = dict(self.balances), set(self.used)
@@ -352,7 +352,7 @@ class ChainTwin:
                 try:
                     moved = self._effects[outbound.data]()
                     payouts = (Payout(self.address, TOKEN, moved),)
-                except Reverted:
+                except RevertedError:
                     status = TransactionStatus.REVERTED
             outbound = replace(
                 outbound,
@@ -371,11 +371,11 @@ class ChainTwin:
     def _spend(self, holder: bytes, nonce: bytes, struct: bytes, signature: bytes, amount: int) -> None:
         """Use up an ERC-3009 authorization."""
         if (holder, nonce) in self.used:
-            raise Reverted("authorization is used or canceled")
+            raise RevertedError("authorization is used or canceled")
         if not self._signed(holder, eip712.digest(TOKEN_DOMAIN, struct), signature):
-            raise Reverted("invalid signature")
+            raise RevertedError("invalid signature")
         if self.balances.get(holder, 0) < amount:
-            raise Reverted("transfer amount exceeds balance")
+            raise RevertedError("transfer amount exceeds balance")
         self.used.add((holder, nonce))
         self.balances[holder] -= amount
 
@@ -385,12 +385,12 @@ class ChainTwin:
             return self.wallet_gas.get(holder, 0) <= self._gas_left and signature == CONTRACT_WALLET_SIGNATURE
         try:
             return recover(digest, signature) == holder
-        except InvalidSignature:
+        except InvalidSignatureError:
             return False
 
     def _answer(self) -> None:
         if self.down:
-            raise ChainUnavailable("no endpoint answers")
+            raise ChainUnavailableError("no endpoint answers")
 
 
 class TokenTwin:

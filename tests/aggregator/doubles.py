@@ -34,7 +34,7 @@ from tallystick_aggregator.ledger.state import (
     payment_key,
     reservation_handle,
 )
-from tallystick_aggregator.store.port import StoreUnavailable
+from tallystick_aggregator.store.port import StoreUnavailableError
 
 Answer = TypeVar("Answer")
 
@@ -316,7 +316,7 @@ class ScriptedJournal:
         self.recalled: list[tuple[bytes, bytes]] = []
         self.refusals = 0
         """How many of the next appends are refused."""
-        self.error: Exception = StoreUnavailable("disk full")
+        self.error: Exception = StoreUnavailableError("disk full")
         self.appending = asyncio.Event()
         """Set while an append has begun."""
         self._gate = asyncio.Event()

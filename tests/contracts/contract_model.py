@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from tallystick import eip712
 from tallystick.eip712 import Domain
-from tallystick.errors import InvalidSignature
+from tallystick.errors import InvalidSignatureError
 from tallystick.signatures import recover
 from tallystick_contracts.claim_batch import AccountClaim, ClaimBatch, ClaimRow
 from tallystick_contracts.events import (
@@ -38,7 +38,7 @@ DELAY_MAX_S: Final = 30 * 86_400
 TOKEN_REFUSED: Final = "the token's own"
 
 
-class Reverted(Exception):
+class RevertedError(Exception):
     """The call has no effect. `name` is IEscrow's error, `words` its arguments as integers."""
 
     def __init__(self, name: str, *arguments: int | bytes) -> None:
@@ -164,7 +164,7 @@ class EscrowModel:
     def deposit(self, caller: bytes, config: Config, amount: int) -> list[Event]:
         token = self._valid(config, amount)
         if not token.move(caller, self.address, amount):
-            raise Reverted(TOKEN_REFUSED)
+            raise RevertedError(TOKEN_REFUSED)
         return self._book(config, amount)
 
     def deposit_with_authorization(
@@ -189,7 +189,7 @@ class EscrowModel:
             and _signed(config.payer, eip712.digest(token.domain, struct), signature)
             and token.move(config.payer, self.address, amount)
         ):
-            raise Reverted(TOKEN_REFUSED)
+            raise RevertedError(TOKEN_REFUSED)
         token.used.add((config.payer, nonce))
         return self._book(config, amount)
 
@@ -197,13 +197,13 @@ class EscrowModel:
 
     def claim(self, caller: bytes, batch: ClaimBatch) -> list[Event]:
         if caller != batch.operator and (batch.operator, caller) not in self.senders:
-            raise Reverted("NotOperatorOrSender", caller, batch.operator)
+            raise RevertedError("NotOperatorOrSender", caller, batch.operator)
         return self._claim(batch)
 
     def claim_with_signature(self, batch: ClaimBatch, signature: bytes) -> list[Event]:
         digest = self.batch_digest(batch)
         if not _signed(batch.operator, digest, signature):
-            raise Reverted("BadSignature", batch.operator, digest)
+            raise RevertedError("BadSignature", batch.operator, digest)
         return self._claim(batch)
 
     def set_sender(self, caller: bytes, sender: bytes, allowed: bool) -> list[Event]:
@@ -213,9 +213,9 @@ class EscrowModel:
     def collect(self, to: bytes, token: bytes) -> list[Event]:
         amount = self.owed.get((to, token), 0)
         if amount == 0:
-            raise Reverted("NothingOwed", to, token)
+            raise RevertedError("NothingOwed", to, token)
         if not self.tokens[token].move(self.address, to, amount):
-            raise Reverted(TOKEN_REFUSED)
+            raise RevertedError(TOKEN_REFUSED)
         del self.owed[to, token]
         return [Collected(to, token, amount)]
 
@@ -242,9 +242,9 @@ class EscrowModel:
         account_id = self.account_id(config)
         account = self.account(account_id)
         if not account.withdrawable_at:
-            raise Reverted("NoWithdrawPending", account_id)
+            raise RevertedError("NoWithdrawPending", account_id)
         if now_s < account.withdrawable_at:
-            raise Reverted("WithdrawTooEarly", account.withdrawable_at, now_s)
+            raise RevertedError("WithdrawTooEarly", account.withdrawable_at, now_s)
         paid = min(account.withdraw_amount, account.balance)
         account.balance -= paid
         account.end_withdrawal()
@@ -254,12 +254,12 @@ class EscrowModel:
         account_id = self.account_id(config)
         digest = self.refund_digest(account_id, nonce, amount)
         if not _signed(config.operator, digest, signature):
-            raise Reverted("BadSignature", config.operator, digest)
+            raise RevertedError("BadSignature", config.operator, digest)
         account = self.account(account_id)
         if not account.opened:
-            raise Reverted("AccountUnknown", account_id)
+            raise RevertedError("AccountUnknown", account_id)
         if nonce != account.refund_nonce:
-            raise Reverted("BadNonce", nonce, account.refund_nonce)
+            raise RevertedError("BadNonce", nonce, account.refund_nonce)
         account.refund_nonce += 1
         paid = min(amount, account.balance)
         account.balance -= paid
@@ -273,23 +273,23 @@ class EscrowModel:
 
     def _valid(self, config: Config, amount: int) -> TokenModel:
         if amount == 0:
-            raise Reverted("ZeroAmount")
+            raise RevertedError("ZeroAmount")
         if config.payer in {ZERO, self.address, config.token}:
-            raise Reverted("BadAddress", b"payer".ljust(32, b"\0"), config.payer)
+            raise RevertedError("BadAddress", b"payer".ljust(32, b"\0"), config.payer)
         for name, address in ((b"payerAuthorizer", config.payer_authorizer), (b"receiverAuthorizer", config.operator)):
             if address == ZERO:
-                raise Reverted("BadAddress", name.ljust(32, b"\0"), ZERO)
+                raise RevertedError("BadAddress", name.ljust(32, b"\0"), ZERO)
         if not DELAY_MIN_S <= config.withdraw_delay_s <= DELAY_MAX_S:
-            raise Reverted("WithdrawDelayOutOfRange", config.withdraw_delay_s, DELAY_MIN_S, DELAY_MAX_S)
+            raise RevertedError("WithdrawDelayOutOfRange", config.withdraw_delay_s, DELAY_MIN_S, DELAY_MAX_S)
         if config.token not in self.tokens:
-            raise Reverted("NotAToken", config.token)
+            raise RevertedError("NotAToken", config.token)
         return self.tokens[config.token]
 
     def _book(self, config: Config, amount: int) -> list[Event]:
         account_id = self.account_id(config)
         account = self.account(account_id)
         if account.balance + amount > AMOUNT_MAX:
-            raise Reverted("Panic", 0x11)
+            raise RevertedError("Panic", 0x11)
         account.balance += amount
         if account.opened:
             return [Deposited(account_id, amount, account.balance)]
@@ -370,11 +370,11 @@ class EscrowModel:
         account_id = self.account_id(config)
         account = self.account(account_id)
         if amount == 0:
-            raise Reverted("ZeroAmount")
+            raise RevertedError("ZeroAmount")
         if account.withdrawable_at and not (by_payer and not account.withdraw_by_payer):
-            raise Reverted("WithdrawPending", account_id, account.withdraw_amount, account.withdrawable_at)
+            raise RevertedError("WithdrawPending", account_id, account.withdraw_amount, account.withdrawable_at)
         if account.balance == 0:
-            raise Reverted("AccountEmpty", account_id)
+            raise RevertedError("AccountEmpty", account_id)
         account.withdraw_amount, account.withdrawable_at = amount, now_s + config.withdraw_delay_s
         account.withdraw_by_payer = by_payer
         nonce = account.use_nonce(by_payer)
@@ -384,9 +384,9 @@ class EscrowModel:
         account_id = self.account_id(config)
         account = self.account(account_id)
         if not account.withdrawable_at:
-            raise Reverted("NoWithdrawPending", account_id)
+            raise RevertedError("NoWithdrawPending", account_id)
         if account.withdraw_by_payer and not by_payer:
-            raise Reverted("WithdrawOfPayer", account_id)
+            raise RevertedError("WithdrawOfPayer", account_id)
         account.end_withdrawal()
         return [WithdrawCancelled(account_id, account.use_nonce(by_payer), by_payer)]
 
@@ -395,25 +395,25 @@ class EscrowModel:
     ) -> bool:
         account_id = self.account_id(config)
         if now_s > deadline_s:
-            raise Reverted("DeadlinePassed", deadline_s, now_s)
+            raise RevertedError("DeadlinePassed", deadline_s, now_s)
         digest = self.withdraw_digest(account_id, amount, nonce, deadline_s)
         by_payer = _signed(config.payer, digest, signature)
         if not by_payer and not _signed(config.payer_authorizer, digest, signature):
-            raise Reverted("BadSignature", config.payer, digest)
+            raise RevertedError("BadSignature", config.payer, digest)
         expected = self.account(account_id).nonce_of(by_payer)
         if nonce != expected:
-            raise Reverted("BadNonce", nonce, expected)
+            raise RevertedError("BadNonce", nonce, expected)
         return by_payer
 
     def _digest(self, struct_hash: bytes) -> bytes:
         return eip712.digest(self.domain, struct_hash)
 
-    def attempt(self, act: Callable[["EscrowModel"], list[Event]]) -> list[Event] | Reverted:
+    def attempt(self, act: Callable[["EscrowModel"], list[Event]]) -> list[Event] | RevertedError:
         """What an operation emits, or its revert, which leaves no trace."""
         before = deepcopy((self.tokens, self.accounts, self.claimed, self.owed, self.senders))
         try:
             return act(self)
-        except Reverted as reverted:
+        except RevertedError as reverted:
             self.tokens, self.accounts, self.claimed, self.owed, self.senders = before
             return reverted
 
@@ -434,12 +434,12 @@ def account_of(batch: ClaimBatch, claim: AccountClaim) -> Config:
 def _signed(signer: bytes, digest: bytes, signature: bytes) -> bool:
     try:
         return recover(digest, signature) == signer
-    except InvalidSignature:
+    except InvalidSignatureError:
         return False
 
 
 def _is_payer(caller: bytes, config: Config) -> bool:
     """Whether it is the payer, rather than the payerAuthorizer."""
     if caller not in {config.payer, config.payer_authorizer}:
-        raise Reverted("NotPayer", caller, config.payer, config.payer_authorizer)
+        raise RevertedError("NotPayer", caller, config.payer, config.payer_authorizer)
     return caller == config.payer

@@ -12,7 +12,7 @@ from hashlib import sha256
 from random import Random
 from typing import Any, Final, NamedTuple
 
-from contract_model import AMOUNT_MAX, TOKEN_REFUSED, ZERO, Config, EscrowModel, Reverted, TokenModel
+from contract_model import AMOUNT_MAX, TOKEN_REFUSED, ZERO, Config, EscrowModel, RevertedError, TokenModel
 from eth_abi.abi import encode
 
 from _anvil import DEV_KEYS, Anvil, function, hexed
@@ -149,7 +149,7 @@ class World:
     def expect(self, caller: bytes, step: Step) -> Outcome:
         """What the model does."""
         result = self.model.attempt(lambda model: step.act(model, caller, self.now_s))
-        return Outcome((), result.name, result.words) if isinstance(result, Reverted) else Outcome(tuple(result))
+        return Outcome((), result.name, result.words) if isinstance(result, RevertedError) else Outcome(tuple(result))
 
     def send(self, caller: bytes, data: bytes, to: bytes | None = None) -> Outcome:
         """What the contract does, in a block at this very second."""

@@ -9,7 +9,7 @@ import pytest
 from market import PRICE, Market
 
 from tallystick_client import Budgets, PayingTransport
-from tallystick_client.payer.errors import BudgetExceeded
+from tallystick_client.payer.errors import BudgetExceededError
 
 AT_ONCE = 16
 
@@ -23,7 +23,7 @@ async def test_w1_a_crawl_reads_every_page_but_the_dear_one_and_pays_each_once(
     names = [*cheap, *free]
     random.Random(pages).shuffle(names)
     names.insert(pages // 2, "dear")
-    refused: list[BudgetExceeded] = []
+    refused: list[BudgetExceededError] = []
     turn = asyncio.Semaphore(AT_ONCE)
 
     async with shopper(budgets=Budgets(per_request="0.01"), name=f"crawl-{pages}") as payer:
@@ -32,7 +32,7 @@ async def test_w1_a_crawl_reads_every_page_but_the_dear_one_and_pays_each_once(
             async with turn:
                 try:
                     answer = await payer.http.get(f"/site/{name}")
-                except BudgetExceeded as error:
+                except BudgetExceededError as error:
                     assert name == "dear"
                     refused.append(error)
                     return

@@ -24,7 +24,7 @@ from tallystick.x402 import (
     encode_header,
     exact_payload,
 )
-from tallystick_client.payer.errors import BalanceTooLow
+from tallystick_client.payer.errors import BalanceTooLowError
 
 
 async def test_who_has_no_deposit_pays_by_one_transfer_a_request(market: Market, shopper: Any) -> None:
@@ -56,7 +56,7 @@ async def test_the_same_payment_presented_often_is_sent_once(market: Market, sho
 
 async def test_an_empty_purse_pays_nothing(market: Market, shopper: Any) -> None:
     async with shopper(signer=market.payer(money=PRICE - 1), deposit=None) as payer:
-        with pytest.raises(BalanceTooLow, match="nothing was signed"):
+        with pytest.raises(BalanceTooLowError, match="nothing was signed"):
             await payer.http.get("/paid/page/exact-poor")
         assert not payer.payments
     assert market.handled("page exact-poor") == 0

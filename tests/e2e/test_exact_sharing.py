@@ -16,7 +16,7 @@ from marketplace import EXACT_TERMS, OFFERS, Marketplace, marketplace, transfer_
 from seller_shop import Exchange
 
 from tallystick import x402
-from tallystick.errors import Refused
+from tallystick.errors import RefusedError
 from tallystick.hexadecimal import checksum
 from tallystick.x402 import ExactAuthorization, PaymentTerms
 from tallystick_aggregator.chain.port import TransferAuthorization
@@ -25,7 +25,7 @@ from tallystick_aggregator.schemes.exact import ExactPayments
 from tallystick_aggregator.schemes.port import Caller
 from tallystick_aggregator.schemes.port import Settled as Paid
 from tallystick_client import Paywall, Rule
-from tallystick_client.rpc import AggregatorUnavailable
+from tallystick_client.rpc import AggregatorUnavailableError
 from tallystick_client.seller.client.messages import Asset, Attempt, Kind, Limits, Settled, Supported, Verified
 
 ALICE = Payer("alice")
@@ -154,9 +154,9 @@ class Direct:
     async def _call(self, call: Coroutine[Any, Any, Any]) -> Any:
         answer = await call
         if self._lost and self._lost.pop(0):
-            raise AggregatorUnavailable("lost", grpc.StatusCode.UNAVAILABLE)
+            raise AggregatorUnavailableError("lost", grpc.StatusCode.UNAVAILABLE)
         if isinstance(answer, Refusal):
-            raise Refused(answer.reason, answer.message, answer.field, answer.got, answer.allowed)
+            raise RefusedError(answer.reason, answer.message, answer.field, answer.got, answer.allowed)
         return answer
 
 

@@ -8,7 +8,7 @@ import pytest
 from market import PRICE, Market, tallystick
 
 from tallystick.x402 import PAYMENT_REQUIRED_HEADER, PAYMENT_RESPONSE_HEADER, SettleResponse, decode_header
-from tallystick_client.payer.errors import DepositNotAllowed
+from tallystick_client.payer.errors import DepositNotAllowedError
 
 
 async def account_of(shopper: Any) -> Any:
@@ -54,7 +54,7 @@ async def test_a_wallet_deposits_no_more_than_its_payer_holds(market: Market, sh
         assert (await account_of(payer)).deposited == 200_000
         assert market.anvil.token_balance(market.token, payer.signer.address) == 0
     async with shopper(market.payer(0), "nothing") as payer:
-        with pytest.raises(DepositNotAllowed, match=r"allowed at most 0 USDC"):
+        with pytest.raises(DepositNotAllowedError, match=r"allowed at most 0 USDC"):
             await payer.http.get("/paid/page/nothing-to-pay-with")
         account = await account_of(payer)
         assert (account.deposits, account.deposits_under_way) == (0, [])

@@ -13,7 +13,7 @@ from market import PRICE, Market
 
 from tallystick import payment_ids
 from tallystick.channels import channel_id
-from tallystick.errors import Refused
+from tallystick.errors import RefusedError
 from tallystick.reasons import Reason
 from tallystick.requests import request_hash
 from tallystick.signatures import Signer
@@ -60,7 +60,7 @@ class Till:
 
     async def refusal(self, charge: Charge) -> Reason:
         """Why the aggregator refuses this charge."""
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(RefusedError) as refused:
             await self.aggregator.charge(charge)
         return refused.value.reason
 
@@ -147,7 +147,7 @@ async def test_a_malformed_voucher_over_http_is_refused_by_the_fields_name(
 async def test_another_sellers_token_charges_nothing_and_learns_nothing(till: Till, market: Market) -> None:
     token = market.add_seller(f"other-{secrets.token_hex(4)}", [secrets.token_bytes(20)], "charge")
     async with Aggregator(market.aggregator, token=token) as other:
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(RefusedError) as refused:
             await other.charge(till.charge(5 * PRICE))
     assert refused.value.reason is Reason.CHANNEL_UNKNOWN
     assert refused.value.state is None

@@ -14,11 +14,11 @@ import pytest
 from anvil import DELAY_S, Devnet, receiver
 from rpc_faults import FaultProxy, Rule
 from site_files import add_seller, write_site
-from tallystick.errors import Refused
+from tallystick.errors import RefusedError
 from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.runtime.app import running
 from tallystick_aggregator.runtime.config.file import Config
-from tallystick_client.rpc import AggregatorUnavailable
+from tallystick_client.rpc import AggregatorUnavailableError
 from tallystick_client.seller.client.messages import Settlement
 from trade import Customer, Stall, operator_of
 
@@ -101,11 +101,11 @@ class House:
             got = self.devnet.balance(stall.receiver) - self.before[stall.receiver]
             assert got == earned[stall.receiver]
 
-    async def settle(self, stall: Stall) -> list[Settlement] | Refused | AggregatorUnavailable:
+    async def settle(self, stall: Stall) -> list[Settlement] | RefusedError | AggregatorUnavailableError:
         """Have the seller's channels settled; what it was told, refusals included."""
         try:
             return await stall.aggregator.settle_now()
-        except (Refused, AggregatorUnavailable) as error:
+        except (RefusedError, AggregatorUnavailableError) as error:
             return error
 
 

@@ -10,7 +10,19 @@ import pytest
 
 from _anvil import RpcError
 from anvil import Devnet, receiver
-from rpc_faults import UNCHANGED, Delay, Drop, Duplicate, Falsify, FaultProxy, NodeRefused, Question, Rule, lies, limits
+from rpc_faults import (
+    UNCHANGED,
+    Delay,
+    Drop,
+    Duplicate,
+    Falsify,
+    FaultProxy,
+    NodeRefusedError,
+    Question,
+    Rule,
+    lies,
+    limits,
+)
 from tallystick.hexadecimal import to_hex
 from tallystick_aggregator.chain import escrow_calls as calls
 
@@ -240,5 +252,5 @@ async def test_a_lie_for_ever_goes_on(devnet: Devnet, proxy: FaultProxy, ask: An
 
 
 async def test_the_nodes_own_refusals_are_told_as_such(proxy: FaultProxy) -> None:
-    with pytest.raises(NodeRefused):
+    with pytest.raises(NodeRefusedError):
         await proxy.ask("eth_noSuchMethod")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tallystick.errors import InvalidSignature, MalformedError, Refused, TallystickError
+from tallystick.errors import InvalidSignatureError, MalformedError, RefusedError, TallystickError
 from tallystick.quantities import ChannelTotals
 from tallystick.reasons import Reason
 from tallystick.v1 import common_pb2
@@ -48,7 +48,7 @@ def test_state_that_passes_is_worth_a_retry_and_what_was_decided_is_final() -> N
 
 
 def test_every_error_is_one_of_ours_and_malformed_is_a_value_error() -> None:
-    for error in (MalformedError("f", "g", "a"), InvalidSignature("p"), Refused(Reason.VOUCHER_USED, "m")):
+    for error in (MalformedError("f", "g", "a"), InvalidSignatureError("p"), RefusedError(Reason.VOUCHER_USED, "m")):
         assert isinstance(error, TallystickError)
     assert isinstance(MalformedError("f", "g", "a"), ValueError)
 
@@ -84,7 +84,7 @@ def test_a_key_or_signature_is_never_shown_in_full() -> None:
 
 def test_a_refusal_carries_its_reason_and_the_state_that_the_client_needs() -> None:
     state = ChannelTotals(b"\1" * 32, b"\2" * 20, ceiling=10, charged=8, reserved=1, claimed=0)
-    refused = Refused(
+    refused = RefusedError(
         Reason.INSUFFICIENT_CEILING, "too low", field="ceiling", got="10", allowed="at least 12", state=state
     )
     assert refused.retry

@@ -11,7 +11,7 @@ from eth_keys.datatypes import PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tallystick.errors import InvalidSignature, MalformedError
+from tallystick.errors import InvalidSignatureError, MalformedError
 from tallystick.signatures import (
     ORDER,
     AuthorizerKey,
@@ -68,9 +68,9 @@ def test_signatures_are_those_of_eth_account(key: int, digest: bytes) -> None:
 
 @pytest.mark.parametrize(("signature", "problem"), BAD_FORMS.values(), ids=BAD_FORMS)
 def test_recover_refuses_what_the_chain_refuses_and_says_why(signature: bytes, problem: str) -> None:
-    with pytest.raises(InvalidSignature, match=problem):
+    with pytest.raises(InvalidSignatureError, match=problem):
         recover(DIGEST, signature)
-    with pytest.raises(InvalidSignature, match=problem):
+    with pytest.raises(InvalidSignatureError, match=problem):
         AuthorizerKey.recover(DIGEST, signature)
 
 
@@ -109,7 +109,7 @@ def test_verify_takes_the_right_key_and_digest_only() -> None:
 
 @pytest.mark.parametrize("digest", [b"", bytes(31), bytes(33)])
 def test_a_digest_of_another_length_is_refused_before_the_library_reads_it(digest: bytes) -> None:
-    with pytest.raises(InvalidSignature, match="the digest has"):
+    with pytest.raises(InvalidSignatureError, match="the digest has"):
         recover(digest, SIGNATURE)
     assert not AUTHORIZER.verify(digest, SIGNATURE)
     assert not AUTHORIZER.verify_authorship(digest, SIGNATURE)
@@ -125,7 +125,7 @@ def test_any_flipped_bit_fails(bit: int, index: int) -> None:
 @given(st.binary(max_size=70), st.binary(min_size=30, max_size=34))
 def test_junk_raises_nothing_but_invalid_signature(signature: bytes, digest: bytes) -> None:
     assert not AUTHORIZER.verify(digest, signature)
-    with contextlib.suppress(InvalidSignature):
+    with contextlib.suppress(InvalidSignatureError):
         assert recover(digest, signature) != SIGNER.address
 
 

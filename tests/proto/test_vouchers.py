@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tallystick.eip712 import digest, escrow_domain, hash_voucher
-from tallystick.errors import InvalidSignature
+from tallystick.errors import InvalidSignatureError
 from tallystick.signatures import Signer
 from tallystick.vouchers import UncheckedVoucher, Voucher, check_voucher, sign_voucher, voucher_digest
 
@@ -37,7 +37,7 @@ def test_a_signed_voucher_checks(amount: int) -> None:
 
 def test_a_voucher_of_somebody_else_is_refused_and_both_are_named() -> None:
     voucher = sign_voucher(Signer(b"\2" * 32), DOMAIN, CHANNEL, 5)
-    with pytest.raises(InvalidSignature, match=r"signed by 0x\w{40}, not by 0x\w{40}"):
+    with pytest.raises(InvalidSignatureError, match=r"signed by 0x\w{40}, not by 0x\w{40}"):
         check_voucher(DOMAIN, unchecked(voucher), SIGNER.address)
 
 
@@ -46,14 +46,14 @@ def test_a_voucher_of_somebody_else_is_refused_and_both_are_named() -> None:
 )
 def test_a_changed_voucher_is_refused(change: dict[str, object]) -> None:
     voucher = unchecked(sign_voucher(SIGNER, DOMAIN, CHANNEL, 5))
-    with pytest.raises(InvalidSignature):
+    with pytest.raises(InvalidSignatureError):
         check_voucher(DOMAIN, replace(voucher, **change), SIGNER.address)
 
 
 def test_a_voucher_means_nothing_on_another_chain_or_contract() -> None:
     voucher = unchecked(sign_voucher(SIGNER, DOMAIN, CHANNEL, 5))
     for domain in (escrow_domain(1, b"\7" * 20), escrow_domain(31337, b"\x17" * 20)):
-        with pytest.raises(InvalidSignature):
+        with pytest.raises(InvalidSignatureError):
             check_voucher(domain, voucher, SIGNER.address)
 
 

@@ -6,7 +6,7 @@ Two proxies with different rules over one node are two endpoints that disagree.
 """
 
 from rpc_faults.proxy import FaultProxy, Made
-from rpc_faults.rules import UNCHANGED, Delay, Drop, Duplicate, Falsify, NodeRefused, Question, Refuse, Rule
+from rpc_faults.rules import UNCHANGED, Delay, Drop, Duplicate, Falsify, NodeRefusedError, Question, Refuse, Rule
 
 __all__ = [
     "UNCHANGED",
@@ -16,7 +16,7 @@ __all__ = [
     "Falsify",
     "FaultProxy",
     "Made",
-    "NodeRefused",
+    "NodeRefusedError",
     "Question",
     "Refuse",
     "Rule",

@@ -20,7 +20,7 @@ from rpc_faults.rules import (
     Drop,
     Duplicate,
     Falsify,
-    NodeRefused,
+    NodeRefusedError,
     Question,
     Refuse,
     Rule,
@@ -150,13 +150,13 @@ class FaultProxy:
         self._rules = []
 
     async def ask(self, method: str, *params: Any) -> Any:
-        """The node's own result. Raises NodeRefused."""
+        """The node's own result. Raises NodeRefusedError."""
         assert self._session is not None
         request = {"jsonrpc": "2.0", "id": next(self._numbers), "method": method, "params": params}
         async with self._session.post(self._node_url, json=request) as response:
             answer = await response.json(content_type=None)
         if answer.get("error") is not None:
-            raise NodeRefused(answer["error"])
+            raise NodeRefusedError(answer["error"])
         return answer["result"]
 
     # One request.
@@ -243,7 +243,7 @@ class FaultProxy:
     async def _true(self, question: Question) -> dict[str, Any]:
         try:
             return {"result": await self.ask(question.method, *question.params)}
-        except NodeRefused as refused:
+        except NodeRefusedError as refused:
             return {"error": refused.error}
 
     async def _pause(self, seconds: float) -> None:

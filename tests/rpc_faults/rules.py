@@ -13,7 +13,7 @@ class Question(NamedTuple):
     params: Sequence[Any]
 
 
-class NodeRefused(Exception):
+class NodeRefusedError(Exception):
     """The node's own error answer to a question; `error` is its JSON."""
 
     def __init__(self, error: dict[str, Any]) -> None:
@@ -22,7 +22,7 @@ class NodeRefused(Exception):
 
 
 Ask = Callable[..., Awaitable[Any]]
-"""Asks the node itself: `await ask(method, *params)` is the true result. Raises NodeRefused."""
+"""Asks the node itself: `await ask(method, *params)` is the true result. Raises NodeRefusedError."""
 Change = Callable[[Question, Any, Ask], Awaitable[Any]]
 """Makes a false result of a true one; UNCHANGED where there is nothing to lie about."""
 UNCHANGED: Final = object()

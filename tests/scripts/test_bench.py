@@ -82,7 +82,7 @@ async def test_a_call_that_fails_fails_the_run(bench: Bench, tmp_path: Path) -> 
     )
     connection.call(b"")
 
-    with pytest.raises(http2.CallFailed, match="without an answer"):
+    with pytest.raises(http2.CallFailedError, match="without an answer"):
         await asyncio.wait_for(connection.lost, 30)
     assert answers == []
 

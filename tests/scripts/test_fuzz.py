@@ -14,7 +14,7 @@ from fuzzing import __main__ as fuzz
 from fuzzing import targets
 from fuzzing.targets import TARGETS
 from tallystick_aggregator.api.grpc.fast_codec import Incoming
-from tallystick_aggregator.store.port import StoreDamaged
+from tallystick_aggregator.store.port import StoreDamagedError
 from tallystick_contracts import claim_batch
 
 CHANGES = 300
@@ -84,7 +84,7 @@ def test_an_encoder_whose_output_is_refused_is_found(monkeypatch: pytest.MonkeyP
     damaged = tuple((length, read, lambda *_: b"") for length, read, _ in targets._ROWS)
     monkeypatch.setattr(targets, "_ROWS", damaged)
 
-    with pytest.raises(StoreDamaged):
+    with pytest.raises(StoreDamagedError):
         _run_all("journal_row")
 
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from tallystick import eip712
 from tallystick.channels import ChannelConfig
-from tallystick.errors import InvalidSignature
+from tallystick.errors import InvalidSignatureError
 from tallystick.hashing import keccak256
 from tallystick.hexadecimal import checksum
 from tallystick.quantities import MAX_AMOUNT
@@ -32,8 +32,8 @@ from tallystick_aggregator.chain.port import (
     Chain,
     DepositAuthorization,
     Landing,
-    OutOfGas,
-    Reverted,
+    OutOfGasError,
+    RevertedError,
     Token,
 )
 from tallystick_aggregator.charging.port import Writer
@@ -206,9 +206,9 @@ class Deposits:
             try:
                 call = chain.escrow.deposit_call(deposit)
                 return await chain.send(TransactionKind.DEPOSIT, reference, call, gas_max=DEPOSIT_GAS_MAX)
-            except OutOfGas:
+            except OutOfGasError:
                 return await _too_much_gas(chain, deposit, head)
-            except Reverted as error:
+            except RevertedError as error:
                 return Refusal(
                     Reason.DEPOSIT_AUTHORIZATION, f"The deposit would fail on chain: {error.reason}.", "signature"
                 )
@@ -305,7 +305,7 @@ def _why_unproven(chain: Chain, deposit: DepositAuthorization) -> str | None:
     try:
         if recover(deposit_digest(chain, deposit), deposit.signature) == deposit.account.payer:
             return None
-    except InvalidSignature as error:
+    except InvalidSignatureError as error:
         return f"The deposit's signature is not one that counts: {error.problem}"
     return "The payer did not sign this deposit"
 

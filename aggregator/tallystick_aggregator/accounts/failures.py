@@ -4,9 +4,9 @@ from collections.abc import Awaitable
 from typing import TypeVar
 
 from tallystick.reasons import Reason
-from tallystick_aggregator.chain.port import ChainUnavailable
+from tallystick_aggregator.chain.port import ChainUnavailableError
 from tallystick_aggregator.ledger.answers import Refusal
-from tallystick_aggregator.store.port import StoreUnavailable, StoreUncertain
+from tallystick_aggregator.store.port import StoreUnavailableError, StoreUncertainError
 
 Answer = TypeVar("Answer")
 
@@ -14,15 +14,15 @@ Answer = TypeVar("Answer")
 async def unless_unavailable(answer: Awaitable[Answer]) -> Answer | Refusal:
     """Await an answer; where the store or the chain cannot be had, refuse instead. Nothing has changed then.
 
-    Where the store cannot tell whether something has changed, there is no answer: StoreUncertain goes on.
+    Where the store cannot tell whether something has changed, there is no answer: StoreUncertainError goes on.
     """
     try:
         return await answer
-    except StoreUncertain:
+    except StoreUncertainError:
         raise
-    except StoreUnavailable as error:
+    except StoreUnavailableError as error:
         return Refusal(Reason.STORE_UNAVAILABLE, f"The store cannot take this now: {error}. Nothing was changed.")
-    except ChainUnavailable as error:
+    except ChainUnavailableError as error:
         return Refusal(Reason.CHAIN_UNAVAILABLE, f"The chain cannot be reached now: {error}.")
 
 

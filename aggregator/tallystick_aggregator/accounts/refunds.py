@@ -31,7 +31,7 @@ from tallystick_aggregator.accounts.signed_calls import SignedCall
 from tallystick_aggregator.auth.gas_budgets import GasBudget, has_paid
 from tallystick_aggregator.auth.rate_limits import RateLimit
 from tallystick_aggregator.chain.confirmed import read_account
-from tallystick_aggregator.chain.port import Chain, ChainUnavailable, Reverted
+from tallystick_aggregator.chain.port import Chain, ChainUnavailableError, RevertedError
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger import events as ev
@@ -42,7 +42,7 @@ from tallystick_aggregator.ledger.state import Account, Ledger
 from tallystick_aggregator.store.port import (
     OutboundTransaction,
     Outbox,
-    StoreUnavailable,
+    StoreUnavailableError,
     TransactionKind,
     TransactionStatus,
 )
@@ -143,7 +143,7 @@ class Refunds:
         for account in started:
             try:
                 await self._send(account.id)
-            except (ChainUnavailable, StoreUnavailable, Reverted) as error:
+            except (ChainUnavailableError, StoreUnavailableError, RevertedError) as error:
                 log.warning("a refund is still to be sent", extra={"account": account.id.hex(), "error": str(error)})
 
     async def keep_resuming(self) -> None:
@@ -179,7 +179,7 @@ class Refunds:
                     return problem
             try:
                 return await self._send(account_id, refund_id) or sent or transaction_pending("refund")
-            except Reverted as error:
+            except RevertedError as error:
                 return Refusal(Reason.SIMULATION_FAILED, f"The refund would fail on chain now: {error.reason}.")
 
     def _hold(self, account: Account) -> AbstractContextManager[Refusal | None]:

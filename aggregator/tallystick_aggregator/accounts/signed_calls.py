@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from tallystick import eip712
 from tallystick.eip712 import Domain
-from tallystick.errors import InvalidSignature
+from tallystick.errors import InvalidSignatureError
 from tallystick.hexadecimal import checksum
 from tallystick.reasons import Reason
 from tallystick.signatures import recover
@@ -48,7 +48,7 @@ def signature_is(authorizer: bytes, digest: bytes, signature: bytes, field: str)
     """Check that `authorizer` signed this digest, strictly (I5)."""
     try:
         signer = recover(digest, signature)
-    except InvalidSignature as error:
+    except InvalidSignatureError as error:
         return Refusal(
             Reason.CALL_SIGNATURE, f"The signature is not one that counts: {error.problem}.", field, "", "r, s, v"
         )

@@ -9,7 +9,7 @@ from tallystick.hexadecimal import checksum
 from tallystick_aggregator.auth.credentials import Principal, Scope
 
 
-class Denied(Exception):
+class DeniedError(Exception):
     """A call that is not taken from this caller; one sentence says why."""
 
     def __init__(self, message: str) -> None:
@@ -17,11 +17,11 @@ class Denied(Exception):
         self.message = message
 
 
-class Unauthenticated(Denied):
+class UnauthenticatedError(DeniedError):
     """Nobody is known by what the caller showed."""
 
 
-class Forbidden(Denied):
+class ForbiddenError(DeniedError):
     """The caller is known, and may not do this."""
 
 
@@ -33,16 +33,16 @@ class Principals:
         self._lookup = lookup
 
     def require(self, token: str, scope: Scope | None = None) -> Principal:
-        """Return the principal of a token, which has the scope; raises Denied."""
+        """Return the principal of a token, which has the scope; raises DeniedError."""
         principal = self._lookup(token)
         if principal is None:
-            raise Unauthenticated("the token is not known here, or was revoked")
+            raise UnauthenticatedError("the token is not known here, or was revoked")
         if scope is not None and scope not in principal.scopes:
-            raise Forbidden(f"the token of {principal.name!r} lacks the scope {scope.value!r}")
+            raise ForbiddenError(f"the token of {principal.name!r} lacks the scope {scope.value!r}")
         return principal
 
 
 def require_receiver(principal: Principal, receiver: bytes) -> None:
-    """Check that the principal acts for this receiver; raises Denied."""
+    """Check that the principal acts for this receiver; raises DeniedError."""
     if receiver not in principal.receivers:
-        raise Forbidden(f"the token of {principal.name!r} is not for the receiver {checksum(receiver)}")
+        raise ForbiddenError(f"the token of {principal.name!r} is not for the receiver {checksum(receiver)}")

@@ -11,13 +11,13 @@ from tallystick.hashing import keccak256
 from tallystick.hexadecimal import checksum
 from tallystick_aggregator.chain import escrow_calls, landings
 from tallystick_aggregator.chain.deferred_escrow import DeferredEscrow
-from tallystick_aggregator.chain.node import CallReverted, Node, Receipt
+from tallystick_aggregator.chain.node import CallRevertedError, Node, Receipt
 from tallystick_aggregator.chain.periodic import PeriodicTask
 from tallystick_aggregator.chain.port import (
     GAS_LIMIT_MAX,
     Block,
     Call,
-    ChainUnavailable,
+    ChainUnavailableError,
     DepositAuthorization,
     Landing,
     Stake,
@@ -34,7 +34,7 @@ from tallystick_aggregator.store.port import (
     OutboundTransaction,
     Outbox,
     Payout,
-    StoreUnavailable,
+    StoreUnavailableError,
     TransactionKind,
 )
 from tallystick_contracts import claim_batch
@@ -72,7 +72,7 @@ class EvmChain:
         self._watcher = Watcher(
             settings, self._node, self._escrow, writer, on_withdrawal=self._withdrawal_seen, clock=clock
         )
-        passing = (ChainUnavailable, StoreUnavailable)
+        passing = (ChainUnavailableError, StoreUnavailableError)
         self._looking = PeriodicTask(
             f"watching {settings.network}", self._watcher.look, settings.poll_s, passing=passing
         )
@@ -83,7 +83,7 @@ class EvmChain:
     async def start(self) -> None:
         """Check the configuration, take up what the outbox holds, read all accounts, then go on by itself.
 
-        The ledger's writer must be serving. Raises ConfigurationError, and ChainUnavailable if nobody answers.
+        The ledger's writer must be serving. Raises ConfigurationError, and ChainUnavailableError if nobody answers.
         """
         try:
             await self.check()
@@ -128,8 +128,8 @@ class EvmChain:
     async def _domain_separator(self, head: Block) -> bytes:
         try:
             return await self._escrow.domain_separator(head)
-        except ChainUnavailable as error:
-            if isinstance(error.__cause__, CallReverted):
+        except ChainUnavailableError as error:
+            if isinstance(error.__cause__, CallRevertedError):
                 return b""
             raise
 
@@ -145,7 +145,7 @@ class EvmChain:
         try:
             # As the escrow: Operator.sol answers none but its verifiers.
             answer = await self._node.call(settings.operator, question, head, from_=settings.escrow)
-        except CallReverted:
+        except CallRevertedError:
             answer = b""
         if answer[:4] != _ERC1271_MAGIC:
             raise ConfigurationError(
@@ -177,7 +177,7 @@ class EvmChain:
         head = await self._node.head()
         block = await self._node.block(max(0, head.number - self.settings.confirmations))
         if block is None:
-            raise ChainUnavailable(f"the newest final block of {self.network} is not there")
+            raise ChainUnavailableError(f"the newest final block of {self.network} is not there")
         return block
 
     async def code(self, address: bytes, block: Block) -> bytes:
@@ -189,7 +189,7 @@ class EvmChain:
     async def simulate(self, call: Call, block: Block, *, gas_max: int) -> None:
         try:
             await self._node.call(call.to, call.data, block, from_=self._sender.address, gas=gas_max)
-        except CallReverted as reverted:
+        except CallRevertedError as reverted:
             raise as_reverted(reverted) from reverted
 
     async def send(
@@ -288,7 +288,7 @@ class EvmChain:
         return {token.address: token for token in self.settings.tokens}
 
     async def cost_wei(self, call: Call) -> int:
-        """What sending this would cost now. Raises Reverted if it would fail."""
+        """What sending this would cost now. Raises RevertedError if it would fail."""
         gas = await self._sender.estimate(call)
         fees = await self._node.fees()
         return gas * (fees.base_fee_per_gas_wei + fees.priority_fee_per_gas_wei)

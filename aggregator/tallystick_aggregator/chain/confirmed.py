@@ -5,13 +5,13 @@ from typing import TypeVar
 
 from tallystick.hexadecimal import to_hex
 from tallystick_aggregator.chain.contradictions import Answer, contradicted
-from tallystick_aggregator.chain.port import Block, ChainUnavailable, EscrowAccount, EscrowBinding, Heard
+from tallystick_aggregator.chain.port import Block, ChainUnavailableError, EscrowAccount, EscrowBinding, Heard
 
 T = TypeVar("T")
 
 
 async def read_claimed(escrow: EscrowBinding, channel_id: bytes, block: Block) -> int:
-    """What a channel was paid. Raises ChainUnavailable, also where no two answers agree."""
+    """What a channel was paid. Raises ChainUnavailableError, also where no two answers agree."""
 
     async def ask(heard: Heard) -> int:
         return (await escrow.claimed([channel_id], block, heard))[0]
@@ -20,7 +20,7 @@ async def read_claimed(escrow: EscrowBinding, channel_id: bytes, block: Block) -
 
 
 async def read_account(escrow: EscrowBinding, account_id: bytes, block: Block) -> EscrowAccount:
-    """An account. Raises ChainUnavailable, also where no two answers agree."""
+    """An account. Raises ChainUnavailableError, also where no two answers agree."""
 
     async def ask(heard: Heard) -> EscrowAccount:
         return (await escrow.accounts([account_id], block, heard))[0]
@@ -34,7 +34,7 @@ async def _twice(ask: Callable[[Heard], Awaitable[T]], what: str) -> T:
     others = heard.again()
     try:
         second = await ask(others)
-    except ChainUnavailable:  # nobody else answers now: the same one again, in a call of its own
+    except ChainUnavailableError:  # nobody else answers now: the same one again, in a call of its own
         others = Heard()
         second = await ask(others)
     if first == second:
@@ -44,5 +44,5 @@ async def _twice(ask: Callable[[Heard], Awaitable[T]], what: str) -> T:
         if answer != third:
             contradicted(Answer.STATE, str(who), f"{what}: {answer}, but {third} when asked again")
     if third not in (first, second):
-        raise ChainUnavailable(f"no two answers agree on {what}")
+        raise ChainUnavailableError(f"no two answers agree on {what}")
     return third

@@ -9,11 +9,11 @@ from tallystick.eip712 import Domain
 from tallystick.signatures import Signer
 from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain.contradictions import Answer, contradicted
-from tallystick_aggregator.chain.node import CallReverted, Log, Node, Refused
+from tallystick_aggregator.chain.node import CallRevertedError, Log, Node, RefusedError
 from tallystick_aggregator.chain.port import (
     Block,
     Call,
-    ChainUnavailable,
+    ChainUnavailableError,
     DepositAuthorization,
     EscrowAccount,
     Heard,
@@ -155,8 +155,8 @@ class DeferredEscrow:
             portion = ids[len(found) : len(found) + items]
             try:
                 answer = await self._read(calls.words_query(function, portion), block, heard)
-            except ChainUnavailable as error:
-                is_refused = isinstance(error, Refused) or isinstance(error.__cause__, CallReverted)
+            except ChainUnavailableError as error:
+                is_refused = isinstance(error, RefusedError) or isinstance(error.__cause__, CallRevertedError)
                 if not is_refused or len(portion) <= ITEMS_PER_READ_MIN:
                     raise
                 items = len(portion) // 2
@@ -169,11 +169,11 @@ class DeferredEscrow:
         """What a view returns; nothing for a block before the escrow's deployment."""
         try:
             answer = await self._node.call(self._address, data, block, heard=heard)
-        except CallReverted as reverted:
+        except CallRevertedError as reverted:
             # A view of ours never reverts: what answered is not the escrow, or it is starved of gas.
-            raise ChainUnavailable(f"the escrow cannot be read: {describe(reverted)}") from reverted
+            raise ChainUnavailableError(f"the escrow cannot be read: {describe(reverted)}") from reverted
         if not answer and await self._node.code(self._address, block):
-            raise ChainUnavailable(f"an endpoint answers nothing for the escrow at block {block.number}")
+            raise ChainUnavailableError(f"an endpoint answers nothing for the escrow at block {block.number}")
         return answer
 
 

@@ -10,8 +10,8 @@ from typing import Any, Final
 from tallystick.hashing import keccak256
 from tallystick.hexadecimal import checksum, to_hex
 from tallystick.signatures import Signer
-from tallystick_aggregator.chain.node import Rejected
-from tallystick_aggregator.chain.port import ChainUnavailable
+from tallystick_aggregator.chain.node import RejectedError
+from tallystick_aggregator.chain.port import ChainUnavailableError
 from tallystick_aggregator.chain.rpc.answers import RpcError
 from tallystick_aggregator.chain.rpc.endpoint import Endpoint
 from tallystick_aggregator.chain.rpc.node import RpcNode
@@ -63,7 +63,7 @@ class Deployer:
         """The chain's id. Raises ConfigurationError if nobody answers there."""
         try:
             return await self._node.chain_id()
-        except ChainUnavailable as error:
+        except ChainUnavailableError as error:
             raise ConfigurationError(f"--rpc: nothing answers at {self._endpoint.name}: {error}") from None
 
     async def describe(self, token: bytes) -> DeployedToken:
@@ -81,7 +81,7 @@ class Deployer:
                 f"--token: {checksum(token)} does not answer name(), symbol(), version() and decimals();"
                 " it is no ERC-20 with ERC-3009"
             ) from None
-        except ChainUnavailable as error:
+        except ChainUnavailableError as error:
             raise self._unanswered(error) from None
 
     async def check_gas(
@@ -92,7 +92,7 @@ class Deployer:
             balance = await self._node.balance(signer.address)
             max_fee = (await self._bid()).max_fee
             limits = [await self._gas_limit(signer.address, b"", load(name).bytecode) for name in creations]
-        except (RpcError, ChainUnavailable) as error:
+        except (RpcError, ChainUnavailableError) as error:
             raise self._failure(signer, error) from None
         gas = sum(limits) + calls * CALL_GAS_MAX
         if balance < gas * max_fee:
@@ -136,7 +136,7 @@ class Deployer:
             signed = sign(signer, Unsigned(chain_id, nonce, gas_limit, to, data), await self._bid(), int(time.time()))
             await self._node.send(signed.raw)
             return await self._receipt(signed.transaction_hash)
-        except (RpcError, Rejected, ChainUnavailable) as error:
+        except (RpcError, RejectedError, ChainUnavailableError) as error:
             raise self._failure(signer, error) from None
 
     async def _gas_limit(self, sender: bytes, to: bytes, data: bytes) -> int:
@@ -147,19 +147,21 @@ class Deployer:
         return bid(await self._node.fees(), FeeSettings())
 
     def _failure(self, signer: Signer, error: Exception) -> ConfigurationError:
-        if isinstance(error, ChainUnavailable):
+        if isinstance(error, ChainUnavailableError):
             return self._unanswered(error)
-        refused = str(error) if isinstance(error, Rejected) else f"{self._endpoint.name}: {error}"
+        refused = str(error) if isinstance(error, RejectedError) else f"{self._endpoint.name}: {error}"
         return ConfigurationError(f"{checksum(signer.address)} cannot send to {refused}")
 
-    def _unanswered(self, error: ChainUnavailable) -> ConfigurationError:
+    def _unanswered(self, error: ChainUnavailableError) -> ConfigurationError:
         return ConfigurationError(f"{self._endpoint.name} does not answer: {error}")
 
     async def _receipt(self, transaction_hash: bytes) -> dict[str, Any]:
         deadline, pause_s = time.monotonic() + RECEIPT_TIMEOUT_S, 0.05
         while time.monotonic() < deadline:
             receipt = None
-            with suppress(RpcError, ChainUnavailable):  # it is sent and paid for: an endpoint's trouble is no answer
+            with suppress(
+                RpcError, ChainUnavailableError
+            ):  # it is sent and paid for: an endpoint's trouble is no answer
                 receipt = await self._endpoint.ask("eth_getTransactionReceipt", to_hex(transaction_hash))
             if receipt is not None:
                 if receipt["status"] != "0x1":

@@ -14,7 +14,7 @@ from tallystick.errors import MalformedError
 from tallystick.hashing import keccak256
 from tallystick.quantities import ZERO_ADDRESS
 from tallystick_aggregator.chain.node import Log
-from tallystick_aggregator.chain.port import ChainUnavailable, DepositAuthorization, EscrowAccount
+from tallystick_aggregator.chain.port import ChainUnavailableError, DepositAuthorization, EscrowAccount
 
 CONFIG_TYPE: Final = "(address,address,address,address,address,uint40,bytes32)"
 
@@ -241,7 +241,7 @@ def config_tuple(config: ChannelConfig) -> tuple[bytes, bytes, bytes, bytes, byt
 def _array(answer: bytes, count: int, words_each: int) -> list[int]:
     """The words of a dynamic array of static items."""
     if len(answer) != 32 * (2 + count * words_each) or answer[32:64] != _uint(count):
-        raise ChainUnavailable(f"the escrow answered with {len(answer)} bytes for {count} items")
+        raise ChainUnavailableError(f"the escrow answered with {len(answer)} bytes for {count} items")
     return [int.from_bytes(answer[at : at + 32], "big") for at in range(64, len(answer), 32)]
 
 

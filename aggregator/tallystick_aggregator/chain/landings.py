@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain.node import Log, Node
-from tallystick_aggregator.chain.port import Block, ChainUnavailable, Landing
+from tallystick_aggregator.chain.port import Block, ChainUnavailableError, Landing
 from tallystick_aggregator.chain.token import AUTHORIZATION_USED_TOPIC
 
 
@@ -62,7 +62,7 @@ async def find_deposit(
         log = logs[-1]
         receipt = await node.receipt(log.transaction_hash)
         if receipt is None:
-            raise ChainUnavailable(f"the receipt of transaction 0x{log.transaction_hash.hex()} is not there")
+            raise ChainUnavailableError(f"the receipt of transaction 0x{log.transaction_hash.hex()} is not there")
         done = log.topics[0] == AUTHORIZATION_USED_TOPIC and any(
             source == escrow and event.topics[1] == account_id and _deposited(event) == amount
             for source, event in receipt.logs

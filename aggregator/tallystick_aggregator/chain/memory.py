@@ -18,14 +18,14 @@ from tallystick_aggregator.chain.memory_contracts import Contracts
 from tallystick_aggregator.chain.memory_world import World
 from tallystick_aggregator.chain.node import (
     BlockTransaction,
-    CallReverted,
+    CallRevertedError,
     Header,
     Log,
     MarketFees,
     Receipt,
-    Rejected,
+    RejectedError,
 )
-from tallystick_aggregator.chain.port import Block, ChainUnavailable, Heard
+from tallystick_aggregator.chain.port import Block, ChainUnavailableError, Heard
 from tallystick_aggregator.chain.rpc.bloom import bloom_of
 
 GWEI: Final = 10**9
@@ -113,7 +113,7 @@ class MemoryNode:
                     self.pool.setdefault((transaction.sender, transaction.nonce), transaction)
 
     def execute(self, sender: bytes, to: bytes, data: bytes) -> None:
-        """Mine a block with this call alone, from anyone, for free. Raises CallReverted."""
+        """Mine a block with this call alone, from anyone, for free. Raises CallRevertedError."""
         self.timestamp += BLOCK_S
         world = self.world.copy()
         _, logs = self.contracts.run(world, sender, to, data, self.timestamp)
@@ -147,7 +147,7 @@ class MemoryNode:
     async def header(self, number: int, known: Block | None = None) -> Header:
         block = await self.block(number)
         if block is None or known not in (None, block):
-            raise ChainUnavailable(f"block {number} is not there")
+            raise ChainUnavailableError(f"block {number} is not there")
         items = (item for source, log in self._blocks[number].logs for item in (source, *log.topics))
         return Header(block, bloom_of(items))
 
@@ -156,7 +156,7 @@ class MemoryNode:
     ) -> bytes:
         del heard
         if gas and _GAS_FIXED + _GAS_PER_BYTE * len(data) > gas:
-            raise CallReverted(b"", "out of gas")
+            raise CallRevertedError(b"", "out of gas")
         world = self._at(block).world.copy()
         return self.contracts.run(world, from_ or bytes(20), to, data, block.timestamp)[0]
 
@@ -164,7 +164,7 @@ class MemoryNode:
         self._answer()
         gas = _GAS_FIXED + _GAS_PER_BYTE * len(data)
         if gas > gas_max:
-            raise CallReverted(b"", f"gas required exceeds allowance ({gas_max})")
+            raise CallRevertedError(b"", f"gas required exceeds allowance ({gas_max})")
         self.contracts.run(self.world.copy(), from_, to, data, self.timestamp + BLOCK_S)
         return gas
 
@@ -199,10 +199,10 @@ class MemoryNode:
     async def send(self, raw: bytes) -> None:
         self._answer()
         if self.faults.losing_sends:
-            raise ChainUnavailable("the transaction was lost")
+            raise ChainUnavailableError("the transaction was lost")
         self._take(_parse(raw))
         if self.faults.losing_replies:
-            raise ChainUnavailable("the reply was lost")
+            raise ChainUnavailableError("the reply was lost")
 
     async def receipt(self, transaction_hash: bytes) -> Receipt | None:
         self._answer()
@@ -222,24 +222,24 @@ class MemoryNode:
 
     def _answer(self) -> None:
         if self.faults.down:
-            raise ChainUnavailable("no endpoint answers")
+            raise ChainUnavailableError("no endpoint answers")
 
     def _at(self, block: Block) -> _Mined:
         self._answer()
         mined = self._blocks[block.number] if block.number < len(self._blocks) else None
         if mined is None or mined.block != block:
-            raise ChainUnavailable(f"block {block.number} is not there")
+            raise ChainUnavailableError(f"block {block.number} is not there")
         return mined
 
     def _take(self, transaction: Transaction) -> None:
         if transaction.nonce < self.world.nonces.get(transaction.sender, 0):
-            raise Rejected("nonce too low")
+            raise RejectedError("nonce too low")
         key = (transaction.sender, transaction.nonce)
         known = self.pool.get(key)
         if known is not None and known.hash != transaction.hash:
             enough = transaction.max_fee * 10 >= known.max_fee * 11
             if not enough or transaction.priority_fee * 10 < known.priority_fee * 11:
-                raise Rejected("replacement transaction underpriced")
+                raise RejectedError("replacement transaction underpriced")
         self.pool[key] = transaction
 
     def _mine(self) -> None:
@@ -256,7 +256,7 @@ class MemoryNode:
                 )
                 emitted = _of_transaction(emitted, transaction.hash)
                 world, succeeded = after, True
-            except CallReverted:
+            except CallRevertedError:
                 emitted, succeeded = [], False
             mined.append(transaction)
             logs += emitted
@@ -296,7 +296,7 @@ def _of_transaction(logs: list[tuple[bytes, Log]], transaction_hash: bytes) -> l
 
 def _parse(raw: bytes) -> Transaction:
     if raw[:1] != b"\x02":
-        raise Rejected("only transactions of type 2 are taken")
+        raise RejectedError("only transactions of type 2 are taken")
     fields = cast("list[Any]", cast("Any", rlp).decode(raw[1:]))
     _, nonce, priority_fee, max_fee, _, to, _, data, _, parity, r, s = fields
     unsigned = keccak256(b"\x02" + cast("bytes", cast("Any", rlp).encode(fields[:9])))

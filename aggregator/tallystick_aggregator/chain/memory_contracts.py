@@ -18,7 +18,7 @@ from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain import token as token_calls
 from tallystick_aggregator.chain.escrow_calls import CONFIG_TYPE, selector
 from tallystick_aggregator.chain.memory_world import Frame, HeldAccount, Logs, World, require, signer_of, word
-from tallystick_aggregator.chain.node import CallReverted
+from tallystick_aggregator.chain.node import CallRevertedError
 from tallystick_contracts import claim_batch
 from tallystick_contracts.claim_batch import AccountClaim, ClaimBatch, ClaimBatchError, ClaimRow
 
@@ -64,17 +64,17 @@ class Contracts:
         }
 
     def run(self, world: World, sender: bytes, to: bytes, data: bytes, timestamp: int) -> tuple[bytes, Logs]:
-        """Execute a call; raises CallReverted, and then the world is to be thrown away."""
+        """Execute a call; raises CallRevertedError, and then the world is to be thrown away."""
         if to not in {self.escrow, self.token}:
             return b"", []
         function = self._functions.get((to, data[:4]))
         if function is None:
-            raise CallReverted(b"", "execution reverted: no such function")
+            raise CallRevertedError(b"", "execution reverted: no such function")
         frame = Frame(self, world, sender, timestamp)
         try:
             answer = function(frame, data[4:])
         except (DecodingError, ValueError) as error:
-            raise CallReverted(b"", f"execution reverted: {error}") from error
+            raise CallRevertedError(b"", f"execution reverted: {error}") from error
         return answer, frame.logs
 
 
@@ -114,7 +114,7 @@ def _claim(frame: Frame, data: bytes) -> bytes:
     try:
         batch = claim_batch.decode(bytes(decode(["bytes"], data)[0]))
     except ClaimBatchError as error:
-        raise CallReverted(b"", f"execution reverted: {error}") from error
+        raise CallRevertedError(b"", f"execution reverted: {error}") from error
     allowed = frame.sender == batch.operator or (batch.operator, frame.sender) in frame.world.senders
     require(allowed, "NotOperatorOrSender(address,address)", frame.sender, batch.operator)
     payouts: dict[bytes, int] = {}

@@ -10,13 +10,13 @@ from eth_abi.abi import encode
 from tallystick import channels, eip712
 from tallystick.channels import ChannelConfig
 from tallystick.eip712 import Domain
-from tallystick.errors import InvalidSignature
+from tallystick.errors import InvalidSignatureError
 from tallystick.hashing import keccak256
 from tallystick.signatures import recover
 from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain import token as token_calls
 from tallystick_aggregator.chain.escrow_calls import topic
-from tallystick_aggregator.chain.node import CallReverted, Log
+from tallystick_aggregator.chain.node import CallRevertedError, Log
 
 Logs = list[tuple[bytes, Log]]
 
@@ -95,7 +95,7 @@ class Frame:
         self.logs.append((self.contracts.escrow, Log(topics, encode(types, values), 0)))
 
     def move(self, from_: bytes, to: bytes, amount: int) -> None:
-        """Move tokens; raises CallReverted where the token would."""
+        """Move tokens; raises CallRevertedError where the token would."""
         require({from_, to}.isdisjoint(self.world.blacklist), "Blacklistable: account is blacklisted")
         balances = self.world.balances
         require(balances.get(from_, 0) >= amount, "ERC20: transfer amount exceeds balance")
@@ -108,7 +108,7 @@ class Frame:
         """Pay out of the escrow, or keep it for `to`."""
         try:
             self.move(self.contracts.escrow, to, amount)
-        except CallReverted:
+        except CallRevertedError:
             self.world.owed[to] = self.world.owed.get(to, 0) + amount
             self.emit(calls.OWED, [to, self.contracts.token], ["uint256", "uint256"], [amount, self.world.owed[to]])
 
@@ -133,7 +133,7 @@ def signer_of(digest: bytes, signature: bytes) -> bytes:
     """Who signed; empty if nobody can have."""
     try:
         return recover(digest, signature)
-    except InvalidSignature:
+    except InvalidSignatureError:
         return b""
 
 
@@ -143,8 +143,10 @@ def require(holds: bool, error: str, *words: bytes | int) -> None:
         return
     if error.endswith(")"):
         arguments = b"".join(word(item) if isinstance(item, int) else item.rjust(32, b"\0") for item in words)
-        raise CallReverted(keccak256(error.encode())[:4] + arguments, "execution reverted: custom error")
-    raise CallReverted(keccak256(b"Error(string)")[:4] + encode(["string"], [error]), f"execution reverted: {error}")
+        raise CallRevertedError(keccak256(error.encode())[:4] + arguments, "execution reverted: custom error")
+    raise CallRevertedError(
+        keccak256(b"Error(string)")[:4] + encode(["string"], [error]), f"execution reverted: {error}"
+    )
 
 
 def word(value: int) -> bytes:

@@ -1,15 +1,15 @@
 """What is asked of an Ethereum node. `rpc` speaks it over JSON-RPC, `memory_node` is the twin for tests and simulation.
 
-Whatever cannot be answered raises ChainUnavailable: "not found" is an answer, silence is none.
+Whatever cannot be answered raises ChainUnavailableError: "not found" is an answer, silence is none.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from tallystick_aggregator.chain.port import Block, ChainUnavailable, Heard
+from tallystick_aggregator.chain.port import Block, ChainUnavailableError, Heard
 
 
-class CallReverted(Exception):
+class CallRevertedError(Exception):
     """An eth_call or an estimate would revert. `data` is what the contract returned, `message` the node's words."""
 
     def __init__(self, data: bytes, message: str) -> None:
@@ -25,11 +25,11 @@ def says_out_of_gas(message: str) -> bool:
     return "out of gas" in text or "outofgas" in text or "gas required exceeds" in text
 
 
-class Rejected(Exception):
+class RejectedError(Exception):
     """Every node that answered refused to take a transaction into its pool. It may still be in a block already."""
 
 
-class Refused(ChainUnavailable):
+class RefusedError(ChainUnavailableError):
     """Every endpoint was there and answered with an error; a smaller question may get an answer."""
 
 
@@ -102,14 +102,14 @@ class Node(Protocol):
         self, to: bytes, data: bytes, block: Block, *, from_: bytes = b"", gas: int = 0, heard: Heard | None = None
     ) -> bytes:
         """Run a call on the state after this very block, with so much gas (0: the node's own limit). Raises
-        CallReverted.
+        CallRevertedError.
 
         `heard` notes who answered, and keeps those from being asked again that it excludes.
         """
         ...
 
     async def estimate_gas(self, from_: bytes, to: bytes, data: bytes, *, gas_max: int) -> int:
-        """Gas that the transaction would need now. Raises CallReverted, also when `gas_max` does not suffice."""
+        """Gas that the transaction would need now. Raises CallRevertedError, also when `gas_max` does not suffice."""
         ...
 
     async def logs(self, address: bytes, first: int, last: Block, topics: Sequence[bytes | None] = ()) -> Sequence[Log]:
@@ -135,7 +135,7 @@ class Node(Protocol):
         ...
 
     async def send(self, raw: bytes) -> None:
-        """Give signed bytes to the pool; one that has them already is content. Raises Rejected."""
+        """Give signed bytes to the pool; one that has them already is content. Raises RejectedError."""
         ...
 
     async def receipt(self, transaction_hash: bytes) -> Receipt | None:

@@ -1,7 +1,7 @@
 """What schemes and settlement ask of a chain. `chain.memory` is the twin for tests and simulation.
 
 One `Chain` per `[[chain]]` of the configuration. Reads are pinned to blocks; whatever cannot be read raises
-`ChainUnavailable`, which is never taken for an answer.
+`ChainUnavailableError`, which is never taken for an answer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,11 +18,11 @@ GAS_LIMIT_MAX: Final = 16_777_216
 """Gas of one transaction at most (EIP-7825)."""
 
 
-class ChainUnavailable(Exception):
+class ChainUnavailableError(Exception):
     """No endpoint answered, or they lag; retryable."""
 
 
-class Reverted(Exception):
+class RevertedError(Exception):
     """A simulated call would revert. `reason` names the contract's error, for people.
 
     `by_contract`: the escrow or the operator's contract refuses it with an error of its own, so it will do so again.
@@ -36,7 +36,7 @@ class Reverted(Exception):
         self.by_contract = by_contract
 
 
-class OutOfGas(Reverted):
+class OutOfGasError(RevertedError):
     """A call that would take more gas than it was given."""
 
 
@@ -229,7 +229,7 @@ class Chain(Protocol):
         ...
 
     async def simulate(self, call: Call, block: Block, *, gas_max: int) -> None:
-        """Call as the sender would, with so much gas; raise Reverted if it would revert."""
+        """Call as the sender would, with so much gas; raise RevertedError if it would revert."""
         ...
 
     async def send(
@@ -248,8 +248,8 @@ class Chain(Protocol):
         that one that was SUPERSEDED is sent anew. `urgent` bids more for the next block. `gas_max` bounds what it may
         burn: where a stranger's contract has a say in that, it must be named.
 
-        Raises Reverted if it would revert now and ChainUnavailable if nobody answers; then nothing was journaled.
-        Once it is journaled it returns, whatever becomes of the sending: that is the outbox's business.
+        Raises RevertedError if it would revert now and ChainUnavailableError if nobody answers; then nothing was
+        journaled. Once it is journaled it returns, whatever becomes of the sending: that is the outbox's business.
         """
         ...
 

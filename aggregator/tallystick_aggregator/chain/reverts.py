@@ -7,8 +7,8 @@ from eth_abi.abi import decode
 from eth_abi.exceptions import DecodingError
 
 from tallystick.hashing import keccak256
-from tallystick_aggregator.chain.node import CallReverted, says_out_of_gas
-from tallystick_aggregator.chain.port import OutOfGas, Reverted
+from tallystick_aggregator.chain.node import CallRevertedError, says_out_of_gas
+from tallystick_aggregator.chain.port import OutOfGasError, RevertedError
 from tallystick_contracts import load
 
 _ERROR: Final = bytes.fromhex("08c379a0")  # Error(string)
@@ -17,14 +17,14 @@ _TEXT_MAX: Final = 200
 _INSUFFICIENT_GAS: Final = "InsufficientGas"
 
 
-def describe(reverted: CallReverted) -> str:
+def describe(reverted: CallRevertedError) -> str:
     """One sentence: the error's name and arguments if it is known, else the node's own words."""
     return describe_data(reverted.data) or reverted.message[:_TEXT_MAX] or "reverted without a reason"
 
 
-def as_reverted(reverted: CallReverted) -> Reverted:
+def as_reverted(reverted: CallRevertedError) -> RevertedError:
     """What the chain's callers are told: that the call would revert, or that its gas does not suffice."""
-    kind = OutOfGas if not reverted.data and says_out_of_gas(reverted.message) else Reverted
+    kind = OutOfGasError if not reverted.data and says_out_of_gas(reverted.message) else RevertedError
     return kind(describe(reverted), by_contract=by_contract(reverted))
 
 
@@ -52,7 +52,7 @@ def name_of(data: bytes) -> str:
     return known[0] if known else ""
 
 
-def by_contract(reverted: CallReverted) -> bool:
+def by_contract(reverted: CallRevertedError) -> bool:
     """Whether the escrow or the operator's contract refused a call with an error of its own, other than that it was
     given too little gas: that is the node's limit, or a batch's size.
     """

@@ -13,8 +13,8 @@ from tallystick.eip712 import Domain
 from tallystick.hexadecimal import checksum
 from tallystick.quantities import ZERO_ADDRESS
 from tallystick_aggregator.chain.escrow_calls import selector, topic
-from tallystick_aggregator.chain.node import CallReverted, Log, Node
-from tallystick_aggregator.chain.port import Block, Call, ChainUnavailable, Heard, TransferAuthorization
+from tallystick_aggregator.chain.node import CallRevertedError, Log, Node
+from tallystick_aggregator.chain.port import Block, Call, ChainUnavailableError, Heard, TransferAuthorization
 from tallystick_aggregator.chain.reverts import describe
 from tallystick_aggregator.chain.settings import ConfigurationError, TokenSettings
 
@@ -87,18 +87,18 @@ class Erc3009Token:
     async def _read(self, data: bytes, block: Block) -> bytes:
         try:
             answer = await self.node.call(self.address, data, block)
-        except CallReverted as reverted:
-            raise ChainUnavailable(f"{self.settings.symbol} cannot be read: {describe(reverted)}") from reverted
+        except CallRevertedError as reverted:
+            raise ChainUnavailableError(f"{self.settings.symbol} cannot be read: {describe(reverted)}") from reverted
         if len(answer) != 32:
-            raise ChainUnavailable(f"{self.settings.symbol} answered with {len(answer)} bytes instead of 32")
+            raise ChainUnavailableError(f"{self.settings.symbol} answered with {len(answer)} bytes instead of 32")
         return answer
 
 
 async def balance_of(node: Node, token: bytes, holder: bytes, block: Block, heard: Heard) -> int:
-    """What an address holds of a token after a block, in atomic units. Raises ChainUnavailable."""
+    """What an address holds of a token after a block, in atomic units. Raises ChainUnavailableError."""
     answer = await node.call(token, selector(BALANCE_OF) + encode(["address"], [holder]), block, heard=heard)
     if len(answer) != 32:
-        raise ChainUnavailable(f"token {checksum(token)} answered with {len(answer)} bytes instead of 32")
+        raise ChainUnavailableError(f"token {checksum(token)} answered with {len(answer)} bytes instead of 32")
     return int.from_bytes(answer, "big")
 
 
@@ -108,7 +108,7 @@ def read_transfer(log: Log) -> tuple[bytes, bytes, int]:
 
 
 async def open_token(node: Node, chain_id: int, settings: TokenSettings, block: Block) -> Erc3009Token:
-    """The token, compared with its contract. Raises ConfigurationError, and ChainUnavailable if nobody answers."""
+    """The token, compared with its contract. Raises ConfigurationError, and ChainUnavailableError if nobody answers."""
     domain = Domain(settings.name, settings.version, chain_id, settings.address)
     where = f"token {settings.symbol} at {checksum(settings.address)}"
     if not await node.code(settings.address):
@@ -137,7 +137,7 @@ _NOTHING: Final = (ZERO_ADDRESS, ZERO_ADDRESS, 0, 0, 0, _ZERO)
 async def _word(node: Node, address: bytes, function: str, block: Block) -> bytes | None:
     try:
         answer = await node.call(address, selector(function), block)
-    except CallReverted:
+    except CallRevertedError:
         return None
     return answer if len(answer) == 32 else None
 
@@ -148,6 +148,6 @@ async def _has(node: Node, address: bytes, function: str, arguments: bytes, bloc
     """
     try:
         await node.call(address, selector(function) + arguments, block)
-    except CallReverted as reverted:
+    except CallRevertedError as reverted:
         return bool(reverted.data)
     return True

@@ -1,6 +1,6 @@
 """What edges and schemes call to take payments: batches in, answers out, each durable before it is given.
 
-Where the journal cannot tell whether it has a charge, StoreUncertain passes through: no answer is the right one.
+Where the journal cannot tell whether it has a charge, StoreUncertainError passes through: no answer is the right one.
 Bounded at every step (threat 28): at most `waiting_max` payments are inside; beyond that they are refused as
 `overloaded`, and a stream is simply not read. If checkpoints keep failing, about `writer.BACKLOG_MAX` events may wait
 for one; beyond that new payments are refused as `store_unavailable`. Up to `SCREENINGS_MAX` batches have their
@@ -26,7 +26,7 @@ from tallystick_aggregator.ledger.batch import charge_all
 from tallystick_aggregator.ledger.commands import DecisionContext, ProvenPayment, Rules
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Account, Ledger, payment_of_handle, reservation_handle
-from tallystick_aggregator.store.port import StoreUnavailable, StoreUncertain
+from tallystick_aggregator.store.port import StoreUnavailableError, StoreUncertainError
 
 WAITING_MAX: Final = 16_384
 """Payments inside at once."""
@@ -89,7 +89,7 @@ class _Turn:
 
 
 class PaymentBatcher:
-    """The one way in for payments of a channel. Every method may raise StoreUncertain."""
+    """The one way in for payments of a channel. Every method may raise StoreUncertainError."""
 
     def __init__(
         self,
@@ -291,9 +291,9 @@ class PaymentBatcher:
         answers: Sequence[ChargeAnswer]
         try:
             answers = await decided
-        except StoreUncertain:
+        except StoreUncertainError:
             raise
-        except StoreUnavailable as error:
+        except StoreUnavailableError as error:
             answers = [_store_unavailable(error)] * len(proven)
         if len(answers) == len(outcomes):
             return answers
@@ -325,9 +325,9 @@ class PaymentBatcher:
     async def _decided(self, answer: asyncio.Future[Answer | Refusal]) -> Answer | Refusal:
         try:
             return await answer
-        except StoreUncertain:
+        except StoreUncertainError:
             raise
-        except StoreUnavailable as error:
+        except StoreUnavailableError as error:
             return _store_unavailable(error)
 
 
@@ -345,5 +345,5 @@ def _overloaded(waiting_max: int) -> Refusal:
     )
 
 
-def _store_unavailable(error: StoreUnavailable) -> Refusal:
+def _store_unavailable(error: StoreUnavailableError) -> Refusal:
     return Refusal(Reason.STORE_UNAVAILABLE, f"The payment could not be stored: {error}. Send the same again.")

@@ -17,7 +17,7 @@ from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.commands import DecisionContext, Rules
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger, Reservation
-from tallystick_aggregator.store.port import Journal, StoreUnavailable
+from tallystick_aggregator.store.port import Journal, StoreUnavailableError
 
 EXPIRY_EVERY_S: Final = 1.0
 EXPIRED_PER_COMMIT_MAX: Final = 256
@@ -70,7 +70,7 @@ class Maintenance:
             if backlog >= CHECKPOINT_BACKLOG or (backlog and age_s >= CHECKPOINT_EVERY_S):
                 try:
                     await self._journal.checkpoint(self._writer.moment().now_ms)
-                except StoreUnavailable as error:
+                except StoreUnavailableError as error:
                     self._failures += 1
                     log.warning("a checkpoint failed, the %d. in a row: %s", self._failures, error)
                     continue
@@ -112,6 +112,6 @@ async def _patiently(writer: LedgerWriter, decision: Decision[None]) -> bool:
     """Run a decision; False if the store cannot take it now: the timer comes round again."""
     try:
         await writer.run(decision)
-    except StoreUnavailable:
+    except StoreUnavailableError:
         return False
     return True

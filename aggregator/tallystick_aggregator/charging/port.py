@@ -24,6 +24,6 @@ class Writer(Protocol):
     async def run(self, decision: Decision[Answer]) -> Answer:
         """Run a decision; when this returns, its events are on disk and in memory.
 
-        Raises StoreUnavailable if the journal cannot take them: then nothing has changed.
+        Raises StoreUnavailableError if the journal cannot take them: then nothing has changed.
         """
         ...

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol
 
-from tallystick.errors import InvalidSignature
+from tallystick.errors import InvalidSignatureError
 from tallystick.signatures import AuthorizerKey, verify_authorship_many, verify_many
 from tallystick.vouchers import voucher_digest
 from tallystick_aggregator.ledger.values import State
@@ -87,7 +87,7 @@ def check_signatures(checks: Sequence[SignatureCheck], keys: AuthorizerKeys) -> 
 def _recover(digest: bytes, check: SignatureCheck, keys: AuthorizerKeys) -> bool:
     try:
         key = AuthorizerKey.recover(digest, check.signature)
-    except InvalidSignature:
+    except InvalidSignatureError:
         return False
     if key.address != check.authorizer:
         return False

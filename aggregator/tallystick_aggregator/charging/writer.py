@@ -17,7 +17,7 @@ from tallystick_aggregator.ledger.commands import DecisionContext
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.payments import PackedPayment
 from tallystick_aggregator.ledger.state import Ledger, payment_key
-from tallystick_aggregator.store.port import Journal, StoreUnavailable, StoreUncertain
+from tallystick_aggregator.store.port import Journal, StoreUnavailableError, StoreUncertainError
 
 Answer = TypeVar("Answer")
 
@@ -142,7 +142,7 @@ class LedgerWriter:
         finally:
             self._closed = True
             while self._waiting:
-                _fail(self._waiting.popleft(), StoreUnavailable("the ledger's writer has stopped"))
+                _fail(self._waiting.popleft(), StoreUnavailableError("the ledger's writer has stopped"))
 
     def stop(self) -> None:
         """Take nothing new; `serve` returns when everything that waits is answered."""
@@ -168,14 +168,14 @@ class LedgerWriter:
                 await self._journal.append(draft.events)
                 draft.adopt()
                 self.available = True
-        except StoreUnavailable as error:
+        except StoreUnavailableError as error:
             self.available = False
             for item in items:
                 _fail(item, error)
             return
         except BaseException as error:
             for item in items:
-                _fail(item, StoreUncertain(f"the ledger's writer stopped: {type(error).__name__}"))
+                _fail(item, StoreUncertainError(f"the ledger's writer stopped: {type(error).__name__}"))
             raise
         for item, answer in zip(items, answers, strict=True):
             if item.done.done():
@@ -213,14 +213,14 @@ class LedgerWriter:
 
     async def _recall_all(self, items: list[_Item[Any]]) -> "tuple[list[_Recalled], dict[int, _Failure]]":
         """What the decisions look up, and those, by index, for which it cannot be read: they fail alone."""
-        with suppress(StoreUnavailable):
+        with suppress(StoreUnavailableError):
             return await self._recall(items), {}
         recalled: list[_Recalled] = []
         failed: dict[int, _Failure] = {}
         for index, item in enumerate(items):
             try:
                 recalled += await self._recall([item])
-            except StoreUnavailable as error:
+            except StoreUnavailableError as error:
                 failed[index] = _Failure(error)
         return recalled, failed
 
@@ -244,7 +244,7 @@ class _Failure:
 
 def _refused(why: str) -> asyncio.Future[Any]:
     refused: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    refused.set_exception(StoreUnavailable(why))
+    refused.set_exception(StoreUnavailableError(why))
     return refused
 
 

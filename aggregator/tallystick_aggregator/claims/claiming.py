@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from tallystick.hexadecimal import to_hex
-from tallystick_aggregator.chain.port import Chain, ChainUnavailable, Reverted
+from tallystick_aggregator.chain.port import Chain, ChainUnavailableError, RevertedError
 from tallystick_aggregator.claims.gas_scale import GasScale
 from tallystick_aggregator.claims.planner import Batch, Group
 from tallystick_aggregator.ledger.state import Account, Channel
@@ -90,7 +90,7 @@ class Claiming:
         return ""
 
     async def send(self, batch: Batch, run: Run) -> None:
-        """Send a batch; if it would revert, its halves. Raises ChainUnavailable."""
+        """Send a batch; if it would revert, its halves. Raises ChainUnavailableError."""
         if run.passing >= PASSING_MAX and not run.settled:
             self._leave_out(batch.groups, run, "not tried, because others fail for a passing reason")
             return
@@ -99,10 +99,10 @@ class Claiming:
             outbound = await self._chain.send(
                 TransactionKind.CLAIM, os.urandom(32), call, rows=batch.rows, payouts=batch.payouts, urgent=run.urgent
             )
-        except Reverted as reverted:
+        except RevertedError as reverted:
             if reverted.reason.startswith(_WHOLE_BATCH):
                 _alarm.critical("no claim can be sent: %s", reverted.reason)
-                raise ChainUnavailable(f"no claim can be sent: {reverted.reason}") from reverted
+                raise ChainUnavailableError(f"no claim can be sent: {reverted.reason}") from reverted
             _log.warning("a batch of %d claims would revert: %s", batch.rows, reverted.reason)
             halves = batch.halves()
             if halves is None:
@@ -118,7 +118,7 @@ class Claiming:
         run.settled.append(outbound)
         run.accounts.update(group.account.id for group in batch.groups)
 
-    def _refused(self, group: Group, reverted: Reverted, run: Run) -> None:
+    def _refused(self, group: Group, reverted: RevertedError, run: Run) -> None:
         """A row that would revert by itself, or an approval."""
         account = to_hex(group.account.id)
         if not reverted.by_contract:

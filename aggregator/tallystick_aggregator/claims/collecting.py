@@ -21,10 +21,10 @@ from typing import Final, NamedTuple, Protocol
 
 from tallystick.hexadecimal import checksum
 from tallystick_aggregator.chain.periodic import PeriodicTask
-from tallystick_aggregator.chain.port import Block, Call, Chain, ChainUnavailable, EscrowBinding, Reverted
+from tallystick_aggregator.chain.port import Block, Call, Chain, ChainUnavailableError, EscrowBinding, RevertedError
 from tallystick_aggregator.chain.settings import TokenSettings
 from tallystick_aggregator.charging.port import Writer
-from tallystick_aggregator.store.port import Outbox, StoreUnavailable, TransactionKind
+from tallystick_aggregator.store.port import Outbox, StoreUnavailableError, TransactionKind
 
 CHECK_S: Final = 60.0
 READS_PER_CHECK: Final = 50
@@ -68,7 +68,7 @@ class CollectingChain(Chain, Protocol):
         ...
 
     async def cost_wei(self, call: Call) -> int:
-        """What sending this would cost now. Raises Reverted if it would fail, and ChainUnavailable."""
+        """What sending this would cost now. Raises RevertedError if it would fail, and ChainUnavailableError."""
         ...
 
 
@@ -113,7 +113,10 @@ class Collecting:
         self._to_look_up: deque[Creditor] = deque()
         self._sweep_at = 0.0
         self._checking = PeriodicTask(
-            f"collecting on {chain.network}", self.check, CHECK_S, passing=(ChainUnavailable, StoreUnavailable)
+            f"collecting on {chain.network}",
+            self.check,
+            CHECK_S,
+            passing=(ChainUnavailableError, StoreUnavailableError),
         )
         chain.on_owed(self._owed_seen)
 
@@ -134,7 +137,10 @@ class Collecting:
         return found
 
     async def check(self) -> None:
-        """Look up some who may be owed, and collect what can be paid. Raises ChainUnavailable, StoreUnavailable."""
+        """Look up some who may be owed, and collect what can be paid.
+
+        Raises ChainUnavailableError, StoreUnavailableError.
+        """
         now = self._clock()
         if not self._to_look_up and now >= self._sweep_at:
             self._to_look_up.extend(await self._everybody())
@@ -199,7 +205,7 @@ class Collecting:
                 debt.due_at = self._clock() + PAUSE_S_MAX
                 return False
             outbound = await self._chain.send(TransactionKind.COLLECT, os.urandom(32), call)
-        except Reverted as reverted:
+        except RevertedError as reverted:
             self._blocked(creditor, debt, amount, reverted.reason)
             return False
         self._debts[creditor] = _Debt(due_at=self._clock() + PAUSE_S)

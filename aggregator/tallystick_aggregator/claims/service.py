@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 from tallystick.hexadecimal import to_hex
 from tallystick_aggregator.chain.periodic import PeriodicTask
-from tallystick_aggregator.chain.port import Chain, ChainUnavailable, Stake
+from tallystick_aggregator.chain.port import Chain, ChainUnavailableError, Stake
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.claims.claiming import Claimed, Claiming, LeftOut, Run
 from tallystick_aggregator.claims.planner import (
@@ -33,7 +33,7 @@ from tallystick_aggregator.ledger.state import Account, Channel
 from tallystick_aggregator.store.port import (
     OutboundTransaction,
     Outbox,
-    StoreUnavailable,
+    StoreUnavailableError,
     TransactionKind,
     TransactionStatus,
 )
@@ -110,7 +110,7 @@ class ClaimService:
             f"settlement on {chain.network}",
             self._check,
             check_s,
-            passing=(ChainUnavailable, StoreUnavailable),
+            passing=(ChainUnavailableError, StoreUnavailableError),
         )
         chain.on_withdrawal(self._withdrawal_seen)
 
@@ -142,7 +142,7 @@ class ClaimService:
         """Claim all that is owed to these receivers (None: to all), and wait until it is in a block.
 
         Returns the transactions, those that were under way before included; one that has not been mined in time comes
-        back as it is; and what was left out. Raises ChainUnavailable and StoreUnavailable.
+        back as it is; and what was left out. Raises ChainUnavailableError and StoreUnavailableError.
         """
         wanted = None if receivers is None else frozenset(receivers)
         run = self._waiting.get(wanted)
@@ -359,7 +359,9 @@ class ClaimService:
         try:
             await self._chain.mirrored(head.number, MIRROR_WAIT_S)
         except TimeoutError:
-            raise ChainUnavailable(f"the mirror of {self._chain.network} does not reach block {head.number}") from None
+            raise ChainUnavailableError(
+                f"the mirror of {self._chain.network} does not reach block {head.number}"
+            ) from None
         return claims
 
     async def _journaled_claims(self) -> list[OutboundTransaction]:

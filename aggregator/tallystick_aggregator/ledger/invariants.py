@@ -7,12 +7,12 @@ from tallystick_aggregator.ledger.payments import PaymentStatus, status_of
 from tallystick_aggregator.ledger.state import Account, Channel, Ledger, exposure_key
 
 
-class InvariantViolated(AssertionError):
+class InvariantError(AssertionError):
     """The ledger contradicts itself: a bug, or a damaged store. Nothing may be served from it."""
 
 
 def check_invariants(ledger: Ledger) -> None:
-    """Check I1, the sums behind I2, and that reservations and payments agree; raise InvariantViolated."""
+    """Check I1, the sums behind I2, and that reservations and payments agree; raise InvariantError."""
     held, reservations = _held(ledger)
     opened = Counter(reservations)
     for channel_id, count in reservations.items():
@@ -41,7 +41,7 @@ def short_accounts(ledger: Ledger, account_ids: Iterable[bytes]) -> dict[bytes, 
     """Return those of these accounts on which I11 does not hold, with `committed` and `funds`, in atomic units.
 
     The ledger is not wrong then: the chain says less than it said when the charges were accepted. So it is no
-    InvariantViolated; the watcher raises an alarm at every look, and nothing is charged or captured on the account.
+    InvariantError; the watcher raises an alarm at every look, and nothing is charged or captured on the account.
     """
     accounts = (ledger.accounts[account_id] for account_id in account_ids if account_id in ledger.accounts)
     return {account.id: (account.committed, account.funds) for account in accounts if account.is_short}
@@ -83,4 +83,4 @@ def _held(ledger: Ledger) -> tuple[Counter[bytes], Counter[bytes]]:
 
 def _require(holds: bool, what: str) -> None:
     if not holds:
-        raise InvariantViolated(what)
+        raise InvariantError(what)

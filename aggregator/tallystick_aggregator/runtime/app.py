@@ -28,7 +28,7 @@ from tallystick_aggregator.auth.credentials import Credentials, CredentialsError
 from tallystick_aggregator.auth.gas_budgets import GasBudget
 from tallystick_aggregator.auth.principals import Principals
 from tallystick_aggregator.chain.chain import EvmChain
-from tallystick_aggregator.chain.port import ChainUnavailable
+from tallystick_aggregator.chain.port import ChainUnavailableError
 from tallystick_aggregator.chain.settings import ChainSettings, ConfigurationError
 from tallystick_aggregator.charging import LedgerWriter, PaymentBatcher
 from tallystick_aggregator.charging.maintenance import Maintenance
@@ -39,7 +39,7 @@ from tallystick_aggregator.claims.planner import Policy
 from tallystick_aggregator.claims.service import SettlementSettings
 from tallystick_aggregator.claims.settlements import Settlements
 from tallystick_aggregator.facilitator import Facilitator
-from tallystick_aggregator.ledger.invariants import InvariantViolated, check_invariants
+from tallystick_aggregator.ledger.invariants import InvariantError, check_invariants
 from tallystick_aggregator.ledger.state import Ledger
 from tallystick_aggregator.runtime.config.chains import describe
 from tallystick_aggregator.runtime.config.file import Config
@@ -51,7 +51,7 @@ from tallystick_aggregator.schemes.port import Scheme
 from tallystick_aggregator.store.opening import open_store
 from tallystick_aggregator.store.port import Store, StoreError
 
-StartError: Final = (ConfigurationError, StoreError, CredentialsError, InvariantViolated)
+StartError: Final = (ConfigurationError, StoreError, CredentialsError, InvariantError)
 """What may keep the aggregator from starting; each says why in one sentence."""
 
 log = logging.getLogger(__name__)
@@ -269,7 +269,7 @@ async def _start_chains(
         stack.push_async_callback(chain.stop)
         try:
             await chain.start()
-        except ChainUnavailable as error:
+        except ChainUnavailableError as error:
             raise ConfigurationError(f"{settings.network}: its endpoints do not answer: {error}") from error
         chains[settings.network] = chain
 

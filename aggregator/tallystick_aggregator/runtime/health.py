@@ -16,7 +16,7 @@ from tallystick_aggregator.ledger.commands import DecisionContext
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.events import PaymentsForgotten
 from tallystick_aggregator.ledger.state import Ledger
-from tallystick_aggregator.store.port import StoreUnavailable
+from tallystick_aggregator.store.port import StoreUnavailableError
 
 LOOK_EVERY_S: Final = 1.0
 PROBE_EVERY_S: Final = 2.0
@@ -104,7 +104,7 @@ async def keep_probing(writer: LedgerWriter) -> None:
     while True:
         await asyncio.sleep(PROBE_EVERY_S)
         if not writer.available:
-            with contextlib.suppress(StoreUnavailable):
+            with contextlib.suppress(StoreUnavailableError):
                 await writer.run(_change_nothing)
 
 

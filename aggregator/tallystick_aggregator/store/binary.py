@@ -6,38 +6,38 @@ made, so that a damaged store is found out instead of being believed.
 
 from typing import Final
 
-from tallystick_aggregator.store.port import StoreDamaged
+from tallystick_aggregator.store.port import StoreDamagedError
 
 AMOUNT_BYTES: Final = 16
 _WHOLE_BYTES_MAX: Final = 32
 _BLOB_BYTES_MAX: Final = 2**32 - 1
 
 
-class Unstorable(ValueError):
+class UnstorableError(ValueError):
     """A value that has no stored form: a bug of whoever made it. Names no value, which may be a secret."""
 
 
 def fixed(value: bytes, length: int) -> bytes:
     """Bytes whose length goes without saying."""
     if len(value) != length:
-        raise Unstorable(f"a field of {length} bytes has {len(value)}")
+        raise UnstorableError(f"a field of {length} bytes has {len(value)}")
     return value
 
 
 def whole(value: int) -> bytes:
     """A number 0 <= x < 2**256: its length in bytes, then the bytes, big-endian."""
     if value < 0:
-        raise Unstorable("a number is negative")
+        raise UnstorableError("a number is negative")
     length = (value.bit_length() + 7) // 8
     if length > _WHOLE_BYTES_MAX:
-        raise Unstorable(f"a number has {value.bit_length()} bits")
+        raise UnstorableError(f"a number has {value.bit_length()} bits")
     return bytes((length,)) + value.to_bytes(length, "big")
 
 
 def blob(value: bytes) -> bytes:
     """Bytes of any length: four bytes of length, then the bytes."""
     if len(value) > _BLOB_BYTES_MAX:
-        raise Unstorable(f"a field has {len(value)} bytes")
+        raise UnstorableError(f"a field has {len(value)} bytes")
     return len(value).to_bytes(4, "big") + value
 
 
@@ -52,7 +52,7 @@ def flag(value: bool) -> bytes:
 
 
 class Reader:
-    """Reads what the functions above wrote, strictly; raises StoreDamaged, which names `what` is read."""
+    """Reads what the functions above wrote, strictly; raises StoreDamagedError, which names `what` is read."""
 
     __slots__ = ("_data", "_end", "_what", "position")
 
@@ -128,6 +128,6 @@ class Reader:
         if self.position != self._end:
             raise self.damaged(f"has {self._end - self.position} bytes too many")
 
-    def damaged(self, problem: str) -> StoreDamaged:
+    def damaged(self, problem: str) -> StoreDamagedError:
         """Return the error to raise: `what` is read, and its problem."""
-        return StoreDamaged(f"{self._what} {problem}")
+        return StoreDamagedError(f"{self._what} {problem}")

@@ -17,8 +17,8 @@ from zlib import crc32
 from tallystick.channels import ChannelConfig
 from tallystick.errors import MalformedError
 from tallystick_aggregator.ledger import events as ev
-from tallystick_aggregator.store.binary import Reader, Unstorable, blob, fixed, text, whole
-from tallystick_aggregator.store.port import StoreDamaged
+from tallystick_aggregator.store.binary import Reader, UnstorableError, blob, fixed, text, whole
+from tallystick_aggregator.store.port import StoreDamagedError
 
 VERSION: Final = 1
 _KNOWN_ADDRESSES_MAX: Final = 65_536
@@ -30,24 +30,27 @@ Take = Callable[[Reader], Any]
 
 
 def encode_entry(events: Sequence[ev.Event]) -> bytes:
-    """The stored form of the events of one commit. Raises Unstorable on a value that no field can hold."""
+    """The stored form of the events of one commit. Raises UnstorableError on a value that no field can hold."""
     encoders = _ENCODERS
     try:
         body = b"".join([encoders[type(event)](event) for event in events])
     except (OverflowError, struct.error) as error:
-        raise Unstorable("an amount is negative or has more than 128 bits") from error
+        raise UnstorableError("an amount is negative or has more than 128 bits") from error
     return _HEADER.pack(VERSION, crc32(body)) + body
 
 
 def decode_entry(entry: bytes, what: str = "a journal entry") -> list[ev.Event]:
-    """The events of one commit. Raises StoreDamaged on all that `encode_entry` cannot make; `what` names the entry."""
+    """The events of one commit.
+
+    Raises StoreDamagedError on all that `encode_entry` cannot make; `what` names the entry.
+    """
     if len(entry) < _HEADER.size:
-        raise StoreDamaged(f"{what} has {len(entry)} bytes; {_HEADER.size} is the least")
+        raise StoreDamagedError(f"{what} has {len(entry)} bytes; {_HEADER.size} is the least")
     version, checksum = _HEADER.unpack_from(entry)
     if version != VERSION:
-        raise StoreDamaged(f"{what} has layout version {version}; {VERSION} is known")
+        raise StoreDamagedError(f"{what} has layout version {version}; {VERSION} is known")
     if crc32(memoryview(entry)[_HEADER.size :]) != checksum:
-        raise StoreDamaged(f"{what} does not match its checksum")
+        raise StoreDamagedError(f"{what} does not match its checksum")
     events: list[ev.Event] = []
     position, end = _HEADER.size, len(entry)
     try:
@@ -55,11 +58,11 @@ def decode_entry(entry: bytes, what: str = "a journal entry") -> list[ev.Event]:
             event, position = _DECODERS[entry[position]](entry, position + 1, what)
             events.append(event)
     except KeyError:
-        raise StoreDamaged(f"{what} holds an event of the unknown kind {entry[position]}") from None
+        raise StoreDamagedError(f"{what} holds an event of the unknown kind {entry[position]}") from None
     except struct.error:
-        raise StoreDamaged(f"{what} ends after {end} bytes, in the middle of an event") from None
+        raise StoreDamagedError(f"{what} ends after {end} bytes, in the middle of an event") from None
     except MalformedError as error:
-        raise StoreDamaged(f"{what} holds an account that cannot be: {error}") from error
+        raise StoreDamagedError(f"{what} holds an account that cannot be: {error}") from error
     return events
 
 
@@ -84,13 +87,13 @@ def _encode_charged(event: ev.Charged) -> bytes:
     used_ceiling, key_id = event.used_ceiling, event.key_id
     # What is too short or too long would move into its neighbour's bytes.
     if len(channel_id) != 32 or len(payment_id) != 16 or len(request_hash) != 32:
-        raise Unstorable("a charge has a channel id of 32 bytes, a payment id of 16 and a request hash of 32")
+        raise UnstorableError("a charge has a channel id of 32 bytes, a payment id of 16 and a request hash of 32")
     amount = event.amount.to_bytes(16, "big")
     if not key_id:
         ceiling = used_ceiling.to_bytes(16, "big")
         return b"".join((_TAG_CHARGED_BY_VOUCHER, channel_id, payment_id, request_hash, amount, ceiling))
     if len(key_id) != 32 or used_ceiling:
-        raise Unstorable("a charge by spend key has a key id of 32 bytes and uses no ceiling")
+        raise UnstorableError("a charge by spend key has a key id of 32 bytes and uses no ceiling")
     return b"".join((_TAG_CHARGED_BY_KEY, channel_id, payment_id, request_hash, amount, key_id))
 
 
@@ -111,7 +114,7 @@ def _decode_charged_by_key(data: bytes, position: int, _: str) -> Decoded:
 def _encode_ceiling_raised(event: ev.CeilingRaised) -> bytes:
     channel_id, signature = event.channel_id, event.signature
     if len(channel_id) != 32 or len(signature) != 65:
-        raise Unstorable("a raised ceiling has a channel id of 32 bytes and a signature of 65")
+        raise UnstorableError("a raised ceiling has a channel id of 32 bytes and a signature of 65")
     return _TAG_CEILING_RAISED + channel_id + event.ceiling.to_bytes(16, "big") + signature
 
 

@@ -19,8 +19,8 @@ from tallystick_aggregator.store.events import decode_entry, encode_entry
 from tallystick_aggregator.store.eviction import HOT_AGE_MS_MAX, HOT_PAYMENTS_MAX, RecentPayments
 from tallystick_aggregator.store.port import (
     OutboundTransaction,
-    StoreLocked,
-    StoreUnavailable,
+    StoreLockedError,
+    StoreUnavailableError,
     TransactionKind,
     TransactionStatus,
 )
@@ -41,14 +41,14 @@ class Fault(Enum):
 
     NONE = auto()
     REFUSED = auto()
-    """Nothing is stored; StoreUnavailable is raised."""
+    """Nothing is stored; StoreUnavailableError is raised."""
     CRASH_BEFORE = auto()
-    """Nothing is stored; Crashed is raised."""
+    """Nothing is stored; CrashedError is raised."""
     CRASH_AFTER = auto()
-    """It is stored, but nobody hears of it; Crashed is raised."""
+    """It is stored, but nobody hears of it; CrashedError is raised."""
 
 
-class Crashed(Exception):
+class CrashedError(Exception):
     """The process would be dead now. Only what is on the MemoryDisk may be used from here on."""
 
 
@@ -70,12 +70,12 @@ class MemoryDisk:
         """Store something, unless the plan has it otherwise."""
         fault = self.plan(operation)
         if fault is Fault.REFUSED:
-            raise StoreUnavailable(f"{operation.name.lower()}: refused by the test's plan")
+            raise StoreUnavailableError(f"{operation.name.lower()}: refused by the test's plan")
         if fault is Fault.CRASH_BEFORE:
-            raise Crashed(f"before {operation.name.lower()}")
+            raise CrashedError(f"before {operation.name.lower()}")
         store()
         if fault is Fault.CRASH_AFTER:
-            raise Crashed(f"after {operation.name.lower()}")
+            raise CrashedError(f"after {operation.name.lower()}")
 
 
 class MemoryJournal:
@@ -180,9 +180,9 @@ class MemoryJournal:
 
     def _open(self) -> None:
         if self._closed:
-            raise StoreUnavailable("the store is closed")
+            raise StoreUnavailableError("the store is closed")
         if self.epoch != self.disk.epoch:
-            raise StoreLocked("another process has taken over the store")
+            raise StoreLockedError("another process has taken over the store")
 
 
 class MemoryOutbox:
@@ -246,12 +246,12 @@ class MemoryOutbox:
 
     def _all(self) -> list[OutboundTransaction]:
         if self.closed:
-            raise StoreUnavailable("the store is closed")
+            raise StoreUnavailableError("the store is closed")
         return [decode_outgoing(id_, body) for id_, body in sorted(self.disk.outbound.items())]
 
     def _write(self, outbound: OutboundTransaction) -> None:
         if self.closed:
-            raise StoreUnavailable("the store is closed")
+            raise StoreUnavailableError("the store is closed")
         body = encode_outgoing(outbound)
         self.disk.write(Operation.OUTBOX, lambda: self.disk.outbound.__setitem__(outbound.id, body))
 

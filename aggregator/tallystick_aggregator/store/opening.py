@@ -8,15 +8,18 @@ from typing import Final
 from urllib.parse import quote, unquote, urlsplit
 
 from tallystick_aggregator.store.memory import MemoryStore
-from tallystick_aggregator.store.port import OpenStore, Store, StoreUnusable
+from tallystick_aggregator.store.port import OpenStore, Store, StoreUnusableError
 from tallystick_aggregator.store.sqlite.store import SqliteStore
 
 
 async def open_store(url: str) -> Store:
-    """Open or create the store with this URL; raises StoreLocked, StoreUnusable or StoreUnavailable in one sentence."""
+    """Open or create the store with this URL.
+
+    Raises StoreLockedError, StoreUnusableError or StoreUnavailableError in one sentence.
+    """
     scheme = url.partition(":")[0]  # of an unknown URL no more is told: there may be a password in it
     if scheme not in SCHEMES:
-        raise StoreUnusable(f"the store's URL begins with {scheme!r}; allowed {allowed_urls()}")
+        raise StoreUnusableError(f"the store's URL begins with {scheme!r}; allowed {allowed_urls()}")
     return await SCHEMES[scheme](url)
 
 
@@ -31,11 +34,11 @@ def sqlite_url(path: Path) -> str:
 
 
 def sqlite_path(url: str) -> Path:
-    """Return the absolute path that a `sqlite:` URL names; raises StoreUnusable."""
+    """Return the absolute path that a `sqlite:` URL names; raises StoreUnusableError."""
     parts = urlsplit(url)
     path = Path(unquote(parts.path))
     if parts.netloc or parts.query or parts.fragment or not path.is_absolute() or path.name == "":
-        raise StoreUnusable(f"the store's URL is {url!r}; allowed sqlite:///PATH with an absolute path")
+        raise StoreUnusableError(f"the store's URL is {url!r}; allowed sqlite:///PATH with an absolute path")
     return path
 
 
@@ -45,7 +48,7 @@ async def _open_sqlite(url: str) -> Store:
 
 async def _open_memory(url: str) -> Store:
     if url != "memory:":
-        raise StoreUnusable(f"the store's URL is {url!r}; allowed memory: with nothing after it")
+        raise StoreUnusableError(f"the store's URL is {url!r}; allowed memory: with nothing after it")
     return MemoryStore()
 
 

@@ -4,14 +4,14 @@ A `Store` holds a `Journal` and an `Outbox`; module `opening` opens one by its U
 change while the store is locked for the server alone (`auth.credentials`).
 
 Two promises hold for every method that writes: when it returns, what was written is on disk (I3); when it raises
-`StoreUnavailable`, nothing was written that anyone may rely on, and the caller has to refuse (fail closed).
+`StoreUnavailableError`, nothing was written that anyone may rely on, and the caller has to refuse (fail closed).
 
-StoreError                    everything below
-├── StoreUnavailable          the store cannot take this now; the same call may work later
-│   ├── StoreLocked           another process has the store
-│   └── StoreUncertain        ... and nobody can tell before the next start whether it was written: answer nothing
-└── StoreUnusable             this file cannot serve: no database, somebody else's, a newer version's
-    └── StoreDamaged          it holds what cannot have been written by us
+StoreError                   everything below
+├── StoreUnavailableError    the store cannot take this now; the same call may work later
+│   ├── StoreLockedError     another process has the store
+│   └── StoreUncertainError  ... and nobody can tell before the next start whether it was written: answer nothing
+└── StoreUnusableError       this file cannot serve: no database, somebody else's, a newer version's
+    └── StoreDamagedError    it holds what cannot have been written by us
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -28,15 +28,15 @@ class StoreError(Exception):
     """The root of the store's errors."""
 
 
-class StoreUnavailable(StoreError):
+class StoreUnavailableError(StoreError):
     """The store cannot take this now: disk full, I/O error, locked, closed. Retryable for the caller's caller."""
 
 
-class StoreLocked(StoreUnavailable):
+class StoreLockedError(StoreUnavailableError):
     """Another process has the store."""
 
 
-class StoreUncertain(StoreUnavailable):
+class StoreUncertainError(StoreUnavailableError):
     """The disk failed in the middle, and then would not tell what it has: the write may be there after a restart.
 
     Nothing of it is in memory, and it is undone before the next write. Whoever asked must not be told that it was
@@ -44,11 +44,11 @@ class StoreUncertain(StoreUnavailable):
     """
 
 
-class StoreUnusable(StoreError):
+class StoreUnusableError(StoreError):
     """This file cannot serve as the store, now or later: one sentence says why. For the start only."""
 
 
-class StoreDamaged(StoreUnusable):
+class StoreDamagedError(StoreUnusableError):
     """The store holds something that cannot have been written by this program."""
 
 
@@ -68,7 +68,7 @@ class Journal(Protocol):
     async def load(self) -> Ledger:
         """The ledger as of the last commit: the newest checkpoint and the events after it, replayed.
 
-        Raises StoreDamaged if what is there cannot be read.
+        Raises StoreDamagedError if what is there cannot be read.
         """
         ...
 
@@ -83,7 +83,7 @@ class Journal(Protocol):
     async def recall(self, payments: Sequence[tuple[bytes, bytes]]) -> Mapping[PaymentKey, PackedPayment]:
         """Look up (channel id, payment id) pairs that are no longer in memory; keyed by `state.payment_key`.
 
-        Ids from before `Ledger.payments_forgotten_ms` may or may not be found. Raises StoreUnavailable.
+        Ids from before `Ledger.payments_forgotten_ms` may or may not be found. Raises StoreUnavailableError.
         """
         ...
 
@@ -91,7 +91,7 @@ class Journal(Protocol):
         """Write down the state that the events so far led to, and drop those events and the forgotten payments.
 
         To be called from time to time, by `backlog` and by age; never twice at once. Appends go on meanwhile. If it
-        raises StoreUnavailable, nothing is lost; call it again. `now_ms` bounds the age of payments in memory.
+        raises StoreUnavailableError, nothing is lost; call it again. `now_ms` bounds the age of payments in memory.
         """
         ...
 
@@ -246,9 +246,12 @@ class Store(Protocol):
         ...
 
     async def close(self) -> None:
-        """Release the store; idempotent. What is asked of it afterwards raises StoreUnavailable."""
+        """Release the store; idempotent. What is asked of it afterwards raises StoreUnavailableError."""
         ...
 
 
 OpenStore = Callable[[str], Awaitable[Store]]
-"""Opens or creates the store with this URL; raises StoreLocked, StoreUnusable or StoreUnavailable in one sentence."""
+"""Opens or creates the store with this URL.
+
+Raises StoreLockedError, StoreUnusableError or StoreUnavailableError in one sentence.
+"""

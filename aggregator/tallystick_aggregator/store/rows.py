@@ -28,9 +28,9 @@ from tallystick_aggregator.ledger.state import (
     SpendKey,
 )
 from tallystick_aggregator.ledger.used_ceilings import CEILING_BYTES, NO_CEILING, UsedCeilings
-from tallystick_aggregator.store.binary import Reader, Unstorable, blob, fixed, flag, text, whole
+from tallystick_aggregator.store.binary import Reader, UnstorableError, blob, fixed, flag, text, whole
 from tallystick_aggregator.store.events import put_config, put_totals, take_config, take_totals
-from tallystick_aggregator.store.port import StoreDamaged
+from tallystick_aggregator.store.port import StoreDamagedError
 
 _CHECKSUM_BYTES: Final = 4
 
@@ -41,10 +41,10 @@ def seal(key: bytes, body: bytes) -> bytes:
 
 
 def unseal(key: bytes, row: bytes, what: str) -> bytes:
-    """The body of the row for this key; raises StoreDamaged."""
+    """The body of the row for this key; raises StoreDamagedError."""
     body = row[:-_CHECKSUM_BYTES]
     if crc32(body, crc32(key)) != int.from_bytes(row[-_CHECKSUM_BYTES:], "big") or len(row) < _CHECKSUM_BYTES:
-        raise StoreDamaged(f"the stored {what} {key.hex()} does not match its checksum")
+        raise StoreDamagedError(f"the stored {what} {key.hex()} does not match its checksum")
     return body
 
 
@@ -62,17 +62,19 @@ def encode_keyed_payment(key: PaymentKey, payment: PackedPayment) -> bytes:
     """The key and the row of a payment: checkpoints write hundreds of thousands of them."""
     body = key + payment
     if len(body) != PAYMENT_KEY_BYTES + PACKED_PAYMENT_BYTES:
-        raise Unstorable(f"a payment has a key of {PAYMENT_KEY_BYTES} bytes and is packed into {PACKED_PAYMENT_BYTES}")
+        raise UnstorableError(
+            f"a payment has a key of {PAYMENT_KEY_BYTES} bytes and is packed into {PACKED_PAYMENT_BYTES}"
+        )
     return body + crc32(body).to_bytes(_CHECKSUM_BYTES, "big")
 
 
 def decode_payment(key: PaymentKey, row: bytes) -> PackedPayment:
-    """The payment in this row; raises StoreDamaged."""
+    """The payment in this row; raises StoreDamagedError."""
     if len(row) != PAYMENT_ROW_BYTES:
-        raise StoreDamaged(f"the stored payment {key.hex()} has {len(row)} bytes instead of {PAYMENT_ROW_BYTES}")
+        raise StoreDamagedError(f"the stored payment {key.hex()} has {len(row)} bytes instead of {PAYMENT_ROW_BYTES}")
     payment = unseal(key, row, "payment")
     if status_of(payment) is None:
-        raise StoreDamaged(f"the stored payment {key.hex()} has no status that is known")
+        raise StoreDamagedError(f"the stored payment {key.hex()} has no status that is known")
     return payment
 
 
@@ -109,12 +111,12 @@ def encode_channel(channel: Channel) -> bytes:
 
 
 def decode_channel(key: bytes, row: bytes) -> Channel:
-    """The channel in this row; raises StoreDamaged."""
+    """The channel in this row; raises StoreDamagedError."""
     body = unseal(key, row, "channel")
     try:
         account_id, receiver, ceiling, charged, reserved, claimed, signed, width, count = _CHANNEL.unpack_from(body)
     except struct.error:
-        raise StoreDamaged(f"the stored channel {key.hex()} has only {len(body)} bytes") from None
+        raise StoreDamagedError(f"the stored channel {key.hex()} has only {len(body)} bytes") from None
     number = int.from_bytes
     channel = Channel(
         ChannelId(key),
@@ -187,7 +189,7 @@ def encode_account(account: Account) -> bytes:
 
 
 def decode_account(key: bytes, row: bytes) -> Account:
-    """The account in this row; raises StoreDamaged."""
+    """The account in this row; raises StoreDamagedError."""
     reader = Reader(unseal(key, row, "account"), f"the stored account {key.hex()}")
     try:
         account = Account(AccountId(key), sys.intern(reader.text()), take_config(reader))
@@ -213,7 +215,7 @@ def encode_spend_key(name: bytes, key: SpendKey) -> bytes:
 
 
 def decode_spend_key(name: bytes, row: bytes) -> SpendKey:
-    """The spend key in this row; raises StoreDamaged."""
+    """The spend key in this row; raises StoreDamagedError."""
     reader = Reader(unseal(name, row, "spend key"), "a stored spend key")
     secret, cap, expires_at, spent = reader.fixed(32), reader.whole(), reader.whole(), reader.whole()
     key = SpendKey(AccountId(name[:32]), name[32:], secret, cap, expires_at, spent, reader.flag())
@@ -230,7 +232,7 @@ def encode_reservation(reservation: Reservation, payment: PackedPayment) -> byte
 
 
 def decode_reservation(handle: bytes, row: bytes) -> tuple[Reservation, PackedPayment]:
-    """The reservation in this row, and its payment; raises StoreDamaged."""
+    """The reservation in this row, and its payment; raises StoreDamagedError."""
     reader = Reader(unseal(handle, row, "reservation"), "a stored reservation")
     amount, expires_at, key_id = reader.whole(), reader.whole(), reader.blob()
     key = handle[:PAYMENT_KEY_BYTES]
@@ -245,7 +247,7 @@ def encode_head(network: str, head: ChainHead) -> bytes:
 
 
 def decode_head(network: str, row: bytes) -> ChainHead:
-    """The head in this row; raises StoreDamaged."""
+    """The head in this row; raises StoreDamagedError."""
     reader = Reader(unseal(network.encode(), row, "head"), f"the stored head of {network}")
     head = ChainHead(reader.whole(), reader.fixed(32))
     reader.done()

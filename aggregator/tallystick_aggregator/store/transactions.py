@@ -37,7 +37,7 @@ def encode_outgoing(outbound: OutboundTransaction) -> bytes:
 
 
 def decode_outgoing(id_: int, body: bytes) -> OutboundTransaction:
-    """The transaction with this id; raises StoreDamaged."""
+    """The transaction with this id; raises StoreDamagedError."""
     reader = Reader(body, f"the stored transaction {id_}")
     version, kind, status = reader.byte(), reader.byte(), reader.byte()
     if version != VERSION:

@@ -1,15 +1,15 @@
 """What the wallet says no to, and when.
 
-WalletError               below TallystickError; nothing was signed for what it speaks of
-├── BookUnavailable       the wallet's file is in use, of another payer or version, or cannot be written
-├── BudgetExceeded        the payment would exceed a budget, or what a deposit may hold
-├── OfferNotAllowed       a 402 makes no offer that the allow-list takes
-├── DepositNotAllowed     the account is empty and the wallet was not told to deposit, or not that much, or the payer's
-│                         address does not hold that much
-├── BalanceTooLow         the payer's address holds less than a transfer would move
-├── ApprovalRefused       the aggregator's totals are above the wallet's own book
-├── NoHeadroom            a grant has too little left for a payment: the wallet has to extend it first
-└── BodyNotReplayable     a request body that can be sent once only, where it may have to be sent twice
+WalletError                 below TallystickError; nothing was signed for what it speaks of
+├── BookUnavailableError    the wallet's file is in use, of another payer or version, or cannot be written
+├── BudgetExceededError     the payment would exceed a budget, or what a deposit may hold
+├── OfferNotAllowedError    a 402 makes no offer that the allow-list takes
+├── DepositNotAllowedError  the account is empty and the wallet was not told to deposit, or not that much, or the
+│                           payer's address does not hold that much
+├── BalanceTooLowError      the payer's address holds less than a transfer would move
+├── ApprovalRefusedError    the aggregator's totals are above the wallet's own book
+├── NoHeadroomError         a grant has too little left for a payment: the wallet has to extend it first
+└── BodyNotReplayableError  a request body that can be sent once only, where it may have to be sent twice
 """
 
 from tallystick.errors import TallystickError
@@ -20,11 +20,11 @@ class WalletError(TallystickError):
     """The wallet refuses, or cannot; nothing was signed for what it speaks of."""
 
 
-class BookUnavailable(WalletError):
+class BookUnavailableError(WalletError):
     """The wallet's file is in use, belongs to another payer or version, or cannot be written."""
 
 
-class BudgetExceeded(WalletError):
+class BudgetExceededError(WalletError):
     """A payment would exceed a budget. `budget` is its name; `got` and `allowed` are in atomic units of the token."""
 
     def __init__(self, budget: str, got: int, allowed: int, decimals: int, symbol: str) -> None:
@@ -38,7 +38,7 @@ class BudgetExceeded(WalletError):
         )
 
 
-class OfferNotAllowed(WalletError):
+class OfferNotAllowedError(WalletError):
     """A 402 makes no offer that the wallet may take; `problems` says why for each, in their order."""
 
     def __init__(self, problems: list[str]) -> None:
@@ -46,17 +46,17 @@ class OfferNotAllowed(WalletError):
         super().__init__("no offer of the 402 may be taken: " + ("; ".join(problems) or "it makes none"))
 
 
-class DepositNotAllowed(WalletError):
+class DepositNotAllowedError(WalletError):
     """The account does not cover a payment and cannot be filled up: the wallet's deposit policy does not let it
     deposit that much, or the payer's address does not hold it.
     """
 
 
-class BalanceTooLow(WalletError):
+class BalanceTooLowError(WalletError):
     """The payer's address holds less of the token than a transfer would move, as far as the aggregator can see."""
 
 
-class ApprovalRefused(WalletError):
+class ApprovalRefusedError(WalletError):
     """A total that the aggregator wants approved is above the wallet's book; amounts in atomic units."""
 
     def __init__(self, receiver: str, total: int, book: int) -> None:
@@ -68,12 +68,12 @@ class ApprovalRefused(WalletError):
         )
 
 
-class NoHeadroom(WalletError):
+class NoHeadroomError(WalletError):
     """A grant has too little headroom for a payment, or its time has come: ask the wallet for more."""
 
     def __init__(self) -> None:
         super().__init__("the grant has no headroom for this payment; ask the wallet for more")
 
 
-class BodyNotReplayable(WalletError):
+class BodyNotReplayableError(WalletError):
     """A request body that can be sent once only, where the request may have to be sent twice."""

@@ -13,7 +13,7 @@ class Payer(Protocol):
     """What a transport needs of a wallet, in this process or in another."""
 
     def choose(self, required: PaymentRequired) -> Offer:
-        """The offer to take; raises OfferNotAllowed."""
+        """The offer to take; raises OfferNotAllowedError."""
         ...
 
     async def pay(self, offer: Offer, host: str, request_hash: bytes, payment_id: PaymentId | None = None) -> Payment:

@@ -19,13 +19,13 @@ from tallystick.reasons import Reason
 from tallystick.spend_keys import key_hash
 from tallystick.v1 import account_pb2, charge_pb2, common_pb2, facilitator_pb2
 from tallystick_aggregator.auth.gas_budgets import GasLimits
-from tallystick_aggregator.chain.port import DepositAuthorization, Reverted, TransferAuthorization
+from tallystick_aggregator.chain.port import DepositAuthorization, RevertedError, TransferAuthorization
 from tallystick_aggregator.charging import UncheckedPayment
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.commands import Rules
 from tallystick_aggregator.ledger.state import SpendKey
 from tallystick_aggregator.schemes.exact.gas import TRANSFER_GAS_MAX
-from tallystick_aggregator.store.port import StoreUnavailable, TransactionStatus
+from tallystick_aggregator.store.port import StoreUnavailableError, TransactionStatus
 
 DAY_MS = 86_400_000
 FUNDS = 10_000
@@ -343,7 +343,7 @@ async def _(edge: Edge) -> common_pb2.Refusal:
     await funded(edge)
 
     async def disk_full(_draft: object) -> None:
-        raise StoreUnavailable("the disk is full")
+        raise StoreUnavailableError("the disk is full")
 
     edge.market.writer._journal.append = disk_full  # type: ignore[method-assign]
     return await charge(edge, voucher_payment())
@@ -460,7 +460,7 @@ async def _(edge: Edge) -> common_pb2.Refusal:
 @reaches(Reason.SIMULATION_FAILED)
 async def _(edge: Edge) -> common_pb2.Refusal:
     async def blacklisted(*_: object, **__: object) -> None:
-        raise Reverted("the account is blacklisted")
+        raise RevertedError("the account is blacklisted")
 
     edge.market.chain.simulate = blacklisted  # type: ignore[method-assign]
     return await verify_exact(edge, transfer_of(ALICE))

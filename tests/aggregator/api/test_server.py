@@ -21,7 +21,7 @@ from tallystick.v1 import account_pb2, charge_pb2, facilitator_pb2, settlement_p
 from tallystick_aggregator.accounts.signed_calls import SignedCall
 from tallystick_aggregator.api.grpc.server import SERVICE_NAMES, GrpcServer
 from tallystick_aggregator.api.grpc.settlement import SETTLE_NOW_BURST
-from tallystick_aggregator.chain.port import ChainUnavailable
+from tallystick_aggregator.chain.port import ChainUnavailableError
 from tallystick_aggregator.chain.settings import ConfigurationError
 from tallystick_aggregator.claims.claiming import LeftOut
 from tallystick_aggregator.runtime.health import Health
@@ -29,7 +29,7 @@ from tallystick_aggregator.store.port import (
     Attempt,
     OutboundTransaction,
     Payout,
-    StoreUncertain,
+    StoreUncertainError,
     TransactionKind,
     TransactionStatus,
 )
@@ -360,7 +360,7 @@ async def test_settle_now_is_for_the_callers_receivers_only(edge: Edge) -> None:
     assert edge.settlement.asked == [frozenset({MUSIC})]
     assert answer.settlements[0].status == settlement_pb2.SETTLEMENT_STATUS_MINED
     assert [payout.receiver for payout in answer.settlements[0].payouts] == [MUSIC]
-    edge.settlement.answer = ChainUnavailable("no endpoint answers")
+    edge.settlement.answer = ChainUnavailableError("no endpoint answers")
     answer = await edge.settlements.SettleNow(settlement_pb2.SettleNowRequest(), metadata=edge.music)
     assert answer.refusal.reason == Reason.CHAIN_UNAVAILABLE
 
@@ -515,7 +515,7 @@ async def test_what_is_unexpected_leaks_nothing_and_is_logged_under_its_number(
 
 async def test_an_outcome_that_is_not_known_is_no_refusal(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
     async def fail(*_: object) -> None:
-        raise StoreUncertain("the disk failed in the middle")
+        raise StoreUncertainError("the disk failed in the middle")
 
     monkeypatch.setattr(edge.market.batcher, "start", fail)
     await edge.market.fund(ALICE, 10_000, NEWS)

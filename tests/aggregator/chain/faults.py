@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tallystick_aggregator.chain.node import Node
-from tallystick_aggregator.chain.port import ChainUnavailable
+from tallystick_aggregator.chain.port import ChainUnavailableError
 
 
 class FaultyNode:
@@ -29,27 +29,27 @@ class FaultyNode:
 
         async def passed_on(*args: Any, **kwargs: Any) -> Any:
             if self.down and name != "close":
-                raise ChainUnavailable("the test took the endpoint down")
+                raise ChainUnavailableError("the test took the endpoint down")
             return await method(*args, **kwargs)
 
         return passed_on
 
     async def send(self, raw: bytes) -> None:
         if self.down or self.losing_sends:
-            raise ChainUnavailable("the test lost the transaction")
+            raise ChainUnavailableError("the test lost the transaction")
         self.sent.append(raw)
         await self._node.send(raw)
         if self.losing_replies:
-            raise ChainUnavailable("the test lost the reply")
+            raise ChainUnavailableError("the test lost the reply")
 
     async def receipt(self, transaction_hash: bytes) -> Any:
         if self.down:
-            raise ChainUnavailable("the test took the endpoint down")
+            raise ChainUnavailableError("the test took the endpoint down")
         return None if self.blind else await self._node.receipt(transaction_hash)
 
     async def nonce_at(self, sender: bytes, block_number: int) -> int:
         if self.down or (self.forgetful and block_number < (await self._node.head()).number):
-            raise ChainUnavailable("missing trie node")
+            raise ChainUnavailableError("missing trie node")
         return await self._node.nonce_at(sender, block_number)
 
 

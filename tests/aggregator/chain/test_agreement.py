@@ -12,7 +12,7 @@ from _anvil import RpcError, function
 from anvil import DELAY_S, Devnet, receiver
 from tallystick.hexadecimal import to_hex
 from tallystick_aggregator.chain import escrow_calls as calls
-from tallystick_aggregator.chain.port import Call, ChainUnavailable, Heard
+from tallystick_aggregator.chain.port import Call, ChainUnavailableError, Heard
 from tallystick_aggregator.chain.rpc.agreement import SIDELINED_S, STANDS_STILL_S
 from tallystick_aggregator.chain.rpc.node import RpcNode
 from tallystick_aggregator.chain.watching import credit
@@ -121,7 +121,7 @@ async def test_r10_a_head_that_is_told_once_and_is_not_there_is_not_believed(
     truth = devnet.anvil.block_number
     for by in (10_000, 5, 0):
         only.lie(ahead(by))
-        with pytest.raises(ChainUnavailable, match="no endpoint has"):
+        with pytest.raises(ChainUnavailableError, match="no endpoint has"):
             await node.head()
         assert (await node.head()).number == truth
     assert len(alarms(caplog, "contradicted answer (head): http://127.0.0.1")) == 3
@@ -206,7 +206,7 @@ async def test_r10_endpoints_on_two_chains_are_followed_by_preference_and_told(
     second.lie(fork, times=None)
     node = await nodes(first, second)
     final = devnet.anvil.block_number - 2
-    with pytest.raises(ChainUnavailable, match="disagree on block"):
+    with pytest.raises(ChainUnavailableError, match="disagree on block"):
         await node.block(final)
     block = await node.block(final)
     assert block is not None
@@ -327,7 +327,7 @@ async def test_r9_a_wrong_receipt_that_nobody_could_be_asked_about_is_told_once_
         return truth | {"status": "0x0", "logs": []}
 
     liar.lie(once_and_then_down)
-    with pytest.raises(ChainUnavailable):
+    with pytest.raises(ChainUnavailableError):
         await node.receipt(transaction_hash)
     assert not alarms(caplog, "contradicted answer (receipt)")
     liar.down = False
@@ -424,7 +424,7 @@ async def test_r9_a_nonce_that_cannot_be_is_no_answer(devnet: Devnet, nodes: Any
             lambda method, _params, truth: hex(2**64 - 1) if method == "eth_getTransactionCount" else truth, times=None
         )
         call = Call(devnet.token, function("mint(address,uint256)", HOLDER, 5))
-        with pytest.raises(ChainUnavailable, match="that cannot be"):
+        with pytest.raises(ChainUnavailableError, match="that cannot be"):
             await side.chain.send(TransactionKind.EXACT, b"1", call)
         assert not side.disk.outbound
 

@@ -14,8 +14,8 @@ from _anvil import Anvil, hexed
 from anvil import Devnet
 from tallystick.signatures import Signer
 from tallystick_aggregator.chain.deferred_escrow import DeferredEscrow
-from tallystick_aggregator.chain.node import CallReverted
-from tallystick_aggregator.chain.port import Block, ChainUnavailable
+from tallystick_aggregator.chain.node import CallRevertedError
+from tallystick_aggregator.chain.port import Block, ChainUnavailableError
 from tallystick_aggregator.chain.rpc.endpoint import LEARNED_S, LIMITED_S_MAX, read_retry_after
 from tallystick_aggregator.chain.rpc.log_range import LogRange
 from tallystick_aggregator.chain.rpc.node import RpcNode
@@ -126,7 +126,7 @@ async def test_r1_a_refusal_that_is_about_no_range_teaches_nothing(nodes: Any) -
     clock = Clock()
     plan = Plan(0, {"code": -32000, "message": "missing trie node"})
     node = await nodes(plan, logs_range_blocks_max=1_999, **clock.keywords)
-    with pytest.raises(ChainUnavailable, match="missing trie node"):
+    with pytest.raises(ChainUnavailableError, match="missing trie node"):
         await numbers(node)
     plan.most = 10_000
     assert await numbers(node) == list(range(3_001))
@@ -145,7 +145,7 @@ async def test_r1_a_search_that_was_interrupted_goes_on_where_it_was(nodes: Any)
         return plan(method, params)
 
     node = await nodes(answer, **clock.keywords)
-    with pytest.raises(ChainUnavailable):
+    with pytest.raises(ChainUnavailableError):
         await numbers(node)
     assert sum(clock.pauses) > 10, "it waits a while for a passing trouble"
     failing[0], plan.most = False, 20
@@ -236,7 +236,7 @@ async def test_r1_what_a_contract_says_when_it_reverts_is_no_rate_limit(nodes: A
         return "0x2a"
 
     node = await nodes(reverted, **clock.keywords)
-    with pytest.raises(CallReverted, match="quota"):
+    with pytest.raises(CallRevertedError, match="quota"):
         await node.estimate_gas(bytes(20), bytes(20), b"", gas_max=100_000)
     assert await node.balance(bytes(20)) == 42
     assert clock.pauses == [], "a contract's words kept the endpoint from being asked"
@@ -245,10 +245,10 @@ async def test_r1_what_a_contract_says_when_it_reverts_is_no_rate_limit(nodes: A
 async def test_r1_a_limit_that_outlasts_the_patience_is_an_unavailable_chain(nodes: Any) -> None:
     clock = Clock()
     node = await nodes(lambda _m, _p: Status(429, "retry-after: 3600\r\n"), **clock.keywords)
-    with pytest.raises(ChainUnavailable, match="429"):
+    with pytest.raises(ChainUnavailableError, match="429"):
         await node.balance(bytes(20))
     clock.now += LIMITED_S_MAX - 1
-    with pytest.raises(ChainUnavailable, match="rate limited for another 1 s"):
+    with pytest.raises(ChainUnavailableError, match="rate limited for another 1 s"):
         await node.balance(bytes(20))
 
 
@@ -404,7 +404,7 @@ async def test_r4_a_read_is_of_its_block_whether_or_not_hashes_are_understood(no
         assert await node.call(bytes(20), b"", BLOCK) == b"\x05"
         assert await node.code(bytes(20), BLOCK) == b"\x05"
     state.revert = True
-    with pytest.raises(CallReverted) as reverted:
+    with pytest.raises(CallRevertedError) as reverted:
         await node.call(bytes(20), b"", BLOCK)
     assert reverted.value.data == b"\x01\x02"
     by_hash = [at for at in state.asked if isinstance(at, dict)]
@@ -414,9 +414,9 @@ async def test_r4_a_read_is_of_its_block_whether_or_not_hashes_are_understood(no
 @pytest.mark.parametrize("hashes", ["obeyed", "refused", "ignored"])
 async def test_r4_a_block_that_is_not_there_is_never_read_by_another(nodes: Any, hashes: str) -> None:
     node = await nodes(State(hashes, b"\x06" * 32))
-    with pytest.raises(ChainUnavailable):
+    with pytest.raises(ChainUnavailableError):
         await node.call(bytes(20), b"", BLOCK)
-    with pytest.raises(ChainUnavailable):
+    with pytest.raises(ChainUnavailableError):
         await node.code(bytes(20), BLOCK)
 
 
@@ -426,7 +426,7 @@ async def test_r4_a_block_that_is_reorganised_during_the_read_is_no_answer(nodes
     state.known = [BLOCK.block_hash, b"\x06" * 32]
     state.revert = revert
     node = await nodes(state)
-    with pytest.raises(ChainUnavailable):
+    with pytest.raises(ChainUnavailableError):
         await node.call(bytes(20), b"", BLOCK)
 
 

@@ -15,7 +15,7 @@ from tallystick.hexadecimal import checksum
 from tallystick.reasons import Reason
 from tallystick.x402 import SCHEME_EXACT, Network, PaymentTerms
 from tallystick_aggregator.accounts.offers import NetworkOffer, TokenOffer
-from tallystick_aggregator.chain.port import OutOfGas, TransferAuthorization
+from tallystick_aggregator.chain.port import OutOfGasError, TransferAuthorization
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.schemes.exact import ExactPayments
 from tallystick_aggregator.schemes.exact.gas import TRANSFER_GAS_MAX
@@ -119,7 +119,7 @@ async def test_x2_a_call_that_needs_more_than_its_gas_is_told_from_one_that_fail
     async with chain_side(devnet) as side:
         call = side.chain.tokens[devnet.token].transfer_call(transfer_of(devnet, payer))
         await side.chain.simulate(call, await side.chain.head(), gas_max=TRANSFER_GAS_MAX)
-        with pytest.raises(OutOfGas):
+        with pytest.raises(OutOfGasError):
             await side.chain.simulate(call, await side.chain.head(), gas_max=40_000)
 
 

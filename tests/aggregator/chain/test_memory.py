@@ -15,7 +15,7 @@ from tallystick import eip712
 from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain import memory_contracts as model
 from tallystick_aggregator.chain.memory import MemoryNode
-from tallystick_aggregator.chain.node import CallReverted
+from tallystick_aggregator.chain.node import CallRevertedError
 from tallystick_aggregator.chain.port import TransferAuthorization
 from tallystick_aggregator.chain.reverts import name_of
 from tallystick_aggregator.chain.token import open_token
@@ -47,7 +47,7 @@ class Both:
 def _events(node: MemoryNode, sender: bytes, to: bytes, data: bytes) -> Any:
     try:
         node.execute(sender, to, data)
-    except CallReverted as reverted:
+    except CallRevertedError as reverted:
         return name_of(reverted.data) or "reverted"
     return sorted((source, log.topics, _comparable(log.topics[0], log.data)) for source, log in node._blocks[-1].logs)
 

@@ -8,8 +8,8 @@ from rpc_servers import Answer, JsonRpcError
 
 from _anvil import function
 from anvil import Devnet, receiver
-from tallystick_aggregator.chain.node import CallReverted, Rejected
-from tallystick_aggregator.chain.port import Block, ChainUnavailable
+from tallystick_aggregator.chain.node import CallRevertedError, RejectedError
+from tallystick_aggregator.chain.port import Block, ChainUnavailableError
 from tallystick_aggregator.chain.reverts import describe
 from tallystick_aggregator.chain.rpc.node import RpcNode
 
@@ -38,7 +38,7 @@ async def test_the_next_endpoint_answers_where_the_first_does_not(nodes: Any) ->
 
 async def test_nobody_answers(nodes: Any) -> None:
     node = await nodes(down, limited)
-    with pytest.raises(ChainUnavailable, match="rate limited"):
+    with pytest.raises(ChainUnavailableError, match="rate limited"):
         await node.balance(bytes(20))
 
 
@@ -49,7 +49,7 @@ async def test_neither_errors_nor_logs_show_the_path_of_an_endpoint(
     node = await nodes(lambda _m, _p: "0x2a")
     await node.balance(bytes(20))
     node = await nodes(limited)
-    with pytest.raises(ChainUnavailable) as error:
+    with pytest.raises(ChainUnavailableError) as error:
         await node.balance(bytes(20))
     assert "secret-key" not in str(error.value) + caplog.text
 
@@ -61,13 +61,13 @@ async def test_the_head_is_the_highest(nodes: Any) -> None:
 
 async def test_endpoints_of_different_chains_are_refused(nodes: Any) -> None:
     node = await nodes(lambda _m, _p: "0x1", lambda _m, _p: "0x2")
-    with pytest.raises(ChainUnavailable, match="different chains"):
+    with pytest.raises(ChainUnavailableError, match="different chains"):
         await node.chain_id()
 
 
 async def test_endpoints_that_disagree_on_a_block_are_not_believed(nodes: Any) -> None:
     node = await nodes(at(5), at(5, "0x" + "06" * 32))
-    with pytest.raises(ChainUnavailable, match="disagree on block 5"):
+    with pytest.raises(ChainUnavailableError, match="disagree on block 5"):
         await node.block(5)
 
 
@@ -101,9 +101,9 @@ async def test_a_wide_range_of_blocks_is_asked_in_parts(nodes: Any) -> None:
 @pytest.mark.parametrize("answer", [b"<html>", b'{"jsonrpc": "2.0", "id": 1}', "zz", None, {"number": "0x1"}, [1]])
 async def test_answers_that_make_no_sense_are_no_answers(nodes: Any, answer: Any) -> None:
     node = await nodes(lambda _m, _p: answer)
-    with pytest.raises(ChainUnavailable):
+    with pytest.raises(ChainUnavailableError):
         await node.balance(bytes(20))
-    with pytest.raises(ChainUnavailable):
+    with pytest.raises(ChainUnavailableError):
         await node.head()
 
 
@@ -126,9 +126,9 @@ async def test_a_transaction_that_all_refuse_is_rejected_and_one_that_nobody_hea
     def refuses(_method: str, _params: list[Any]) -> Any:
         raise JsonRpcError({"code": -32000, "message": "nonce too low"})
 
-    with pytest.raises(Rejected, match="nonce too low"):
+    with pytest.raises(RejectedError, match="nonce too low"):
         await (await nodes(down, refuses)).send(b"\x02")
-    with pytest.raises(ChainUnavailable):
+    with pytest.raises(ChainUnavailableError):
         await (await nodes(down)).send(b"\x02")
 
 
@@ -141,10 +141,10 @@ async def real(devnet: Devnet) -> AsyncIterator[RpcNode]:
 
 async def test_reverts_are_told_by_the_names_of_the_contracts_errors(devnet: Devnet, real: RpcNode) -> None:
     head, collect = await real.head(), function("collect(address,address)", receiver(1), devnet.token)
-    with pytest.raises(CallReverted) as reverted:
+    with pytest.raises(CallRevertedError) as reverted:
         await real.call(devnet.escrow, collect, head)
     assert describe(reverted.value).startswith("NothingOwed(to=0x")
-    with pytest.raises(CallReverted) as reverted:
+    with pytest.raises(CallRevertedError) as reverted:
         await real.estimate_gas(receiver(1), devnet.token, bytes(4), gas_max=10**6)
     assert describe(reverted.value)
 
@@ -153,5 +153,5 @@ async def test_a_read_that_is_pinned_to_a_lost_block_is_refused(devnet: Devnet, 
     devnet.anvil.mint(devnet.token, receiver(1), 5)  # an empty block might come again, with the same hash
     lost = await real.head()
     devnet.anvil.reorg(1)
-    with pytest.raises(ChainUnavailable):
+    with pytest.raises(ChainUnavailableError):
         await real.call(devnet.token, function("decimals()"), lost)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tallystick_aggregator.chain.node import BlockTransaction, Log, Receipt
-from tallystick_aggregator.chain.port import Block, ChainUnavailable
+from tallystick_aggregator.chain.port import Block, ChainUnavailableError
 from tallystick_aggregator.chain.rpc.answers import (
     RpcError,
     optional,
@@ -52,20 +52,20 @@ def test_what_is_of_its_form_is_read() -> None:
 
 @pytest.mark.parametrize("text", [None, 5, "", "0x", "-0x5", "0x-5", " 0x5", "0x5 ", "0x1_0", "5", "0x" + "f" * 65, []])
 def test_a_number_is_hex_of_at_most_256_bits_and_nothing_else(text: Any) -> None:
-    with pytest.raises(ChainUnavailable):
+    with pytest.raises(ChainUnavailableError):
         read_integer(text)
 
 
 @pytest.mark.parametrize("text", [None, b"", "", "0x0", "00", "0x0g", "0x00\n", {}])
 def test_bytes_are_whole_and_hex(text: Any) -> None:
-    with pytest.raises(ChainUnavailable):
+    with pytest.raises(ChainUnavailableError):
         read_bytes(text)
 
 
 @pytest.mark.parametrize("field", ["number", "hash", "timestamp"])
 @pytest.mark.parametrize("value", [None, "0x", "0x" + "00" * 33, 7])
 def test_a_block_that_lacks_something_is_none(field: str, value: Any) -> None:
-    with pytest.raises(ChainUnavailable):
+    with pytest.raises(ChainUnavailableError):
         read_block(BLOCK | {field: value})
 
 
@@ -73,7 +73,7 @@ def test_a_block_that_lacks_something_is_none(field: str, value: Any) -> None:
     "answer", [None, "0x", {}, [None], [LOG | {"topics": None}], [LOG | {"topics": ["0x00"]}], [LOG | {"topics": []}]]
 )
 def test_events_are_a_list_of_events(answer: Any) -> None:
-    with pytest.raises(ChainUnavailable):
+    with pytest.raises(ChainUnavailableError):
         read_logs(answer)
 
 
@@ -84,19 +84,19 @@ def test_r7_a_header_without_a_filter_rules_no_event_out(header: dict[str, Any])
 
 @pytest.mark.parametrize("bloom", [5, "0x", "0x" + "00" * 255])
 def test_a_filter_has_its_length(bloom: Any) -> None:
-    with pytest.raises(ChainUnavailable):
+    with pytest.raises(ChainUnavailableError):
         read_header(BLOCK | {"logsBloom": bloom})
 
 
 @pytest.mark.parametrize("rewards", [None, [[]], [None], ["0x1"], [[None]], [["1"]]])
 def test_tips_that_are_missing_or_odd_are_no_answer(rewards: Any) -> None:
-    with pytest.raises(ChainUnavailable):
+    with pytest.raises(ChainUnavailableError):
         read_rewards({"gasUsedRatio": [0.5], "reward": rewards})
 
 
 @pytest.mark.parametrize("change", [{"status": None}, {"logs": 5}, {"logs": [LOG | {"address": "0x00"}]}])
 def test_a_receipt_says_how_it_ended_and_what_was_logged(change: dict[str, Any]) -> None:
-    with pytest.raises(ChainUnavailable):
+    with pytest.raises(ChainUnavailableError):
         read_receipt(RECEIPT | change)
 
 

@@ -13,10 +13,10 @@ from harness import Side, chain_side, until
 from _anvil import Anvil, function, hexed
 from anvil import Devnet
 from tallystick.hashing import keccak256
-from tallystick_aggregator.chain.port import Call, Reverted
+from tallystick_aggregator.chain.port import Call, RevertedError
 from tallystick_aggregator.chain.rpc.node import RpcNode
 from tallystick_aggregator.chain.settings import FeeSettings
-from tallystick_aggregator.store.memory import Crashed, Fault, MemoryDisk, Operation
+from tallystick_aggregator.store.memory import CrashedError, Fault, MemoryDisk, Operation
 from tallystick_aggregator.store.port import OutboundTransaction, TransactionKind, TransactionStatus
 from tallystick_aggregator.store.transactions import decode_outgoing
 
@@ -75,7 +75,7 @@ async def test_the_same_reference_is_sent_once(devnet: Devnet) -> None:
 async def test_what_would_revert_is_not_journaled(devnet: Devnet) -> None:
     async with chain_side(devnet) as side:
         bad = Call(devnet.escrow, function("collect(address,address)", HOLDER, devnet.token))
-        with pytest.raises(Reverted, match="NothingOwed"):
+        with pytest.raises(RevertedError, match="NothingOwed"):
             await side.chain.send(TransactionKind.EXACT, b"bad", bad)
         assert side.disk.outbound == {}
 
@@ -105,7 +105,7 @@ async def test_a_crash_between_journaling_and_sending_is_made_good(devnet: Devne
     disk = MemoryDisk()
     async with chain_side(devnet, disk=disk) as side:
         disk.plan = lambda operation: Fault.CRASH_AFTER if operation is Operation.OUTBOX else Fault.NONE
-        with pytest.raises(Crashed):
+        with pytest.raises(CrashedError):
             await send(side)
     assert devnet.balance(HOLDER) == 0
     disk.plan = lambda _: Fault.NONE
@@ -120,7 +120,7 @@ async def test_a_crash_before_journaling_sends_nothing(devnet: Devnet) -> None:
     async with chain_side(devnet, disk=disk) as side:
         before = mined_nonce(side)
         disk.plan = lambda operation: Fault.CRASH_BEFORE if operation is Operation.OUTBOX else Fault.NONE
-        with pytest.raises(Crashed):
+        with pytest.raises(CrashedError):
             await send(side)
         assert mined_nonce(side) == before
         assert devnet.balance(HOLDER) == 0

@@ -24,8 +24,8 @@ from tallystick_aggregator.chain import memory_contracts as model
 from tallystick_aggregator.chain.confirmed import read_account
 from tallystick_aggregator.chain.memory import GWEI, MemoryNode
 from tallystick_aggregator.chain.memory_world import HeldAccount
-from tallystick_aggregator.chain.node import CallReverted, MarketFees
-from tallystick_aggregator.chain.port import ChainUnavailable, DepositAuthorization, Reverted
+from tallystick_aggregator.chain.node import CallRevertedError, MarketFees
+from tallystick_aggregator.chain.port import ChainUnavailableError, DepositAuthorization, RevertedError
 from tallystick_aggregator.chain.sending.bidding import bid
 from tallystick_aggregator.chain.sending.transactions import Unsigned, sign
 from tallystick_aggregator.claims.planner import EVERYTHING
@@ -37,8 +37,8 @@ from tallystick_aggregator.ledger.commands import DecisionContext
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.invariants import check_invariants
 from tallystick_aggregator.ledger.state import Ledger
-from tallystick_aggregator.store.memory import Crashed, Fault, MemoryDisk, Operation
-from tallystick_aggregator.store.port import StoreUnavailable, TransactionKind, TransactionStatus
+from tallystick_aggregator.store.memory import CrashedError, Fault, MemoryDisk, Operation
+from tallystick_aggregator.store.port import StoreUnavailableError, TransactionKind, TransactionStatus
 from tallystick_aggregator.store.transactions import decode_outgoing
 
 CONFIRMATIONS = 3
@@ -87,7 +87,7 @@ class Simulation:
     async def run(self) -> None:
         steps = STEPS
         while steps > 0:
-            with contextlib.suppress(Crashed):
+            with contextlib.suppress(CrashedError):
                 async with self._aggregator() as side:
                     settlement = self._settlement(side)
                     life = self.rng.randrange(20, 80)
@@ -138,7 +138,7 @@ class Simulation:
                 case "refund":
                     await self._refund(side, payer)
                 case "settle":
-                    with contextlib.suppress(ChainUnavailable, StoreUnavailable):
+                    with contextlib.suppress(ChainUnavailableError, StoreUnavailableError):
                         async with settlement._one:
                             await settlement._settle(EVERYTHING)
                 case "approve":
@@ -159,7 +159,7 @@ class Simulation:
                 case _:
                     self._use_key_elsewhere()
             await self._poll(side, settlement)
-        except Crashed:
+        except CrashedError:
             self.trouble.add("crash")
             raise
         check_invariants(side.ledger)
@@ -173,7 +173,7 @@ class Simulation:
             if self.rng.random() < 0.7:
                 try:
                     await poll()
-                except (ChainUnavailable, StoreUnavailable) as error:
+                except (ChainUnavailableError, StoreUnavailableError) as error:
                     self.trouble.add(type(error).__name__)
 
     # What payers, sellers and strangers do.
@@ -200,7 +200,7 @@ class Simulation:
         authorization = self._authorization(payer)
         call = side.chain.escrow.deposit_call(authorization)
         reference = side.chain.escrow.deposit_token_nonce(authorization)
-        with contextlib.suppress(ChainUnavailable, Reverted, StoreUnavailable):
+        with contextlib.suppress(ChainUnavailableError, RevertedError, StoreUnavailableError):
             await side.chain.send(TransactionKind.DEPOSIT, reference, call)
 
     async def _charge(self, side: Side, payer: Payer, seller: bytes) -> None:
@@ -222,7 +222,7 @@ class Simulation:
     def _call(self, payer: Payer, signature: str, *amounts: int) -> None:
         types = [calls.CONFIG_TYPE, *["uint128"] * len(amounts)]
         data = calls.selector(signature) + encode(types, [calls.config_tuple(payer.config), *amounts])
-        with contextlib.suppress(CallReverted):
+        with contextlib.suppress(CallRevertedError):
             self.node.execute(payer.signer.address, self.devnet.escrow, data)
 
     async def _finalize(self, side: Side, settlement: ClaimService, payer: Payer) -> None:
@@ -248,7 +248,7 @@ class Simulation:
             return
         try:
             state = await read_account(side.chain.escrow, payer.account_id, await side.chain.final())
-        except ChainUnavailable:
+        except ChainUnavailableError:
             return
         refund_id = self.rng.randbytes(32)
         amount = self.rng.randrange(1, account.available + 1)
@@ -265,7 +265,7 @@ class Simulation:
             if account.refund is None:
                 continue
             call = side.chain.escrow.refund_call(account.config, account.refund.amount, account.refund.nonce)
-            with contextlib.suppress(ChainUnavailable, Reverted, StoreUnavailable):
+            with contextlib.suppress(ChainUnavailableError, RevertedError, StoreUnavailableError):
                 await side.chain.send(TransactionKind.REFUND, account.refund.refund_id, call)
 
     def _fault(self) -> None:

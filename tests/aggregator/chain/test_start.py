@@ -10,7 +10,7 @@ from harness import chain_side
 from _anvil import function
 from anvil import Devnet
 from tallystick.signatures import Signer
-from tallystick_aggregator.chain.port import ChainUnavailable
+from tallystick_aggregator.chain.port import ChainUnavailableError
 from tallystick_aggregator.chain.settings import ConfigurationError, FeeSettings
 
 STRANGER = Signer(b"\x07" * 32)
@@ -70,7 +70,7 @@ async def test_a_token_without_a_domain(devnet: Devnet) -> None:
 
 
 async def test_endpoints_that_do_not_answer_are_no_configuration_error(devnet: Devnet) -> None:
-    with pytest.raises(ChainUnavailable):
+    with pytest.raises(ChainUnavailableError):
         async with chain_side(devnet, rpc_urls=("http://127.0.0.1:9",)):
             pass
 

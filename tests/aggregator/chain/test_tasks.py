@@ -6,11 +6,11 @@ import pytest
 from harness import until
 
 from tallystick_aggregator.chain.periodic import PeriodicTask
-from tallystick_aggregator.chain.port import ChainUnavailable
+from tallystick_aggregator.chain.port import ChainUnavailableError
 
 
 async def test_a_failing_action_is_told_repeated_and_forgiven(caplog: pytest.LogCaptureFixture) -> None:
-    failures: list[Exception] = [ValueError("a bug"), ChainUnavailable("down")]
+    failures: list[Exception] = [ValueError("a bug"), ChainUnavailableError("down")]
     runs: list[int] = []
 
     async def action() -> None:
@@ -18,7 +18,7 @@ async def test_a_failing_action_is_told_repeated_and_forgiven(caplog: pytest.Log
         if failures:
             raise failures.pop(0)
 
-    task = PeriodicTask("work", action, 0.01, passing=(ChainUnavailable,))
+    task = PeriodicTask("work", action, 0.01, passing=(ChainUnavailableError,))
     task.start()
     await until(lambda: "a bug" in task.problem)
     await until(lambda: "down" in task.problem)
@@ -28,7 +28,7 @@ async def test_a_failing_action_is_told_repeated_and_forgiven(caplog: pytest.Log
     await task.stop()
     assert not task.alive
     assert "Traceback" in caplog.text
-    assert "work: ChainUnavailable: down" in caplog.text
+    assert "work: ChainUnavailableError: down" in caplog.text
 
 
 async def test_waking_does_not_wait_for_the_interval() -> None:

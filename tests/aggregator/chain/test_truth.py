@@ -16,7 +16,7 @@ from anvil import DELAY_S, Devnet, receiver
 from tallystick.reasons import Reason
 from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain.node import Header, Log
-from tallystick_aggregator.chain.port import Block, ChainUnavailable, Heard
+from tallystick_aggregator.chain.port import Block, ChainUnavailableError, Heard
 from tallystick_aggregator.chain.rpc.bloom import BLOOM_BYTES, bloom_of, may_hold
 from tallystick_aggregator.chain.rpc.node import RpcNode
 from tallystick_aggregator.chain.watching import credit
@@ -111,7 +111,7 @@ async def test_r7_an_empty_answer_that_nobody_could_be_asked_about_is_told_once_
             if not truth or asked > 3:
                 return truth
             if asked > 1:
-                raise ChainUnavailable("nobody answers")
+                raise ChainUnavailableError("nobody answers")
             return nothing(truth)
 
         node.always["block_logs"] = nothing_then_silence
@@ -401,7 +401,7 @@ async def test_r8_events_that_cannot_be_had_hold_up_the_traced_account_alone(
         held_up.set()
         if slow:
             await asyncio.sleep(3_600)
-        raise ChainUnavailable("the history was pruned")
+        raise ChainUnavailableError("the history was pruned")
 
     async with chain_side(devnet, node=node, clock=lambda: now[0]) as side:
         await side.fund(payer, 1_000_000, SELLER)

@@ -15,7 +15,7 @@ from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
 from tallystick_aggregator.ledger.commands import DecisionContext
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger
-from tallystick_aggregator.store.port import StoreUnavailable, StoreUncertain
+from tallystick_aggregator.store.port import StoreUnavailableError, StoreUncertainError
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ async def test_an_uncertain_store_gives_no_answer_and_the_retry_finds_out(shop: 
     held = await shop.batcher.reserve(payment_of(alice, 50))
     assert isinstance(held, Held)
     before = deepcopy(shop.ledger)
-    shop.journal.error = StoreUncertain("the disk fell silent")
+    shop.journal.error = StoreUncertainError("the disk fell silent")
     for asking in (
         shop.batcher.charge([payment_of(alice)]),
         shop.batcher.reserve(payment_of(alice, 2)),
@@ -175,7 +175,7 @@ async def test_an_uncertain_store_gives_no_answer_and_the_retry_finds_out(shop: 
         shop.batcher.release(held.handle),
     ):
         shop.journal.refusals = 1
-        with pytest.raises(StoreUncertain):
+        with pytest.raises(StoreUncertainError):
             await asking
     assert shop.ledger == before
 
@@ -197,11 +197,11 @@ async def test_a_writer_that_broke_refuses_everybody_then_and_later(alice: Payer
     journal.let_go()
 
     for asked in (caught, waiting):
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(StoreUnavailableError):
             await asked
     with pytest.raises(RuntimeError, match="a bug"):
         await serving
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(StoreUnavailableError):
         await broken.submit(forget)
     assert books.ledger.payments_forgotten_ms == 0
 
@@ -347,7 +347,7 @@ async def test_stopping_answers_all_that_waits_and_takes_nothing_new(alice: Paye
     waiting = stopping.submit(forget)
 
     stopping.stop()
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(StoreUnavailableError):
         await stopping.submit(forget)
     journal.let_go()
     assert (await stored, await waiting) == ("done", "done")

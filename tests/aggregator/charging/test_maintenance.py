@@ -13,7 +13,7 @@ from tallystick_aggregator.charging.maintenance import Maintenance
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Accepted, Held, Refusal
 from tallystick_aggregator.ledger.commands import Rules
-from tallystick_aggregator.store.port import StoreUnavailable
+from tallystick_aggregator.store.port import StoreUnavailableError
 
 RULES = Rules()
 
@@ -115,7 +115,7 @@ async def test_the_journal_is_checkpointed_by_backlog_and_a_failure_is_tried_aga
     async def checkpoint(now_ms: int) -> None:
         asked.append(now_ms)
         if len(asked) == 1:
-            raise StoreUnavailable("disk full")
+            raise StoreUnavailableError("disk full")
         shop.journal.backlog = 0
 
     monkeypatch.setattr(shop.journal, "checkpoint", checkpoint)
@@ -138,7 +138,7 @@ async def test_checkpoints_that_always_fail_are_told_and_tried_less_and_less_oft
     async def checkpoint(_now_ms: int) -> None:
         asked.append(asyncio.get_running_loop().time())
         if len(asked) < 6:
-            raise StoreUnavailable("a page is damaged")
+            raise StoreUnavailableError("a page is damaged")
         shop.journal.backlog = 0
 
     monkeypatch.setattr(shop.journal, "checkpoint", checkpoint)
@@ -185,7 +185,7 @@ async def test_the_journal_is_checkpointed_by_age_and_a_failure_does_not_make_it
     async def checkpoint(now_ms: int) -> None:
         asked.append(now_ms)
         if len(asked) == 1:
-            raise StoreUnavailable("disk full")
+            raise StoreUnavailableError("disk full")
         shop.journal.backlog = 0
 
     monkeypatch.setattr(shop.journal, "checkpoint", checkpoint)

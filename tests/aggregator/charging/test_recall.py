@@ -13,7 +13,7 @@ from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
 from tallystick_aggregator.ledger.commands import Rules
 from tallystick_aggregator.ledger.payments import PackedPayment, PaymentKey
-from tallystick_aggregator.store.port import StoreUnavailable
+from tallystick_aggregator.store.port import StoreUnavailableError
 
 RULES = Rules()
 LATER_MS = NOW_MS + 3_600_000
@@ -172,7 +172,7 @@ async def test_a_payment_that_cannot_be_looked_up_fails_alone(
 
     async def failing(payments: Sequence[tuple[bytes, bytes]]) -> Mapping[PaymentKey, PackedPayment]:
         if any(payment_id == damaged for _, payment_id in payments):
-            raise StoreUnavailable("a row is damaged")
+            raise StoreUnavailableError("a row is damaged")
         return await recall(payments)
 
     monkeypatch.setattr(shop.journal, "recall", failing)
@@ -199,7 +199,7 @@ async def test_what_cannot_be_looked_up_is_refused_and_may_be_sent_again(
     an_hour_later(shop)
 
     async def failing(_payments: Sequence[tuple[bytes, bytes]]) -> Mapping[PaymentKey, PackedPayment]:
-        raise StoreUnavailable("the disk fell silent")
+        raise StoreUnavailableError("the disk fell silent")
 
     with monkeypatch.context() as patched:
         patched.setattr(shop.journal, "recall", failing)

@@ -13,7 +13,7 @@ from harness import Side, chain_side
 
 from _anvil import function
 from anvil import Devnet, Payer, receiver
-from tallystick_aggregator.chain.port import ChainUnavailable
+from tallystick_aggregator.chain.port import ChainUnavailableError
 from tallystick_aggregator.chain.rpc.node import RpcNode
 from tallystick_aggregator.claims.collecting import PAUSE_S, PAUSE_S_MAX, READS_PER_CHECK, SWEEP_S, Collecting
 from tallystick_aggregator.claims.service import ClaimService, SettlementSettings
@@ -241,11 +241,11 @@ async def test_c1_a_look_at_everybody_takes_a_few_at_a_time_and_an_outage_leaves
             looked_up.append(to)
             if to in failing:
                 failing.clear()
-                raise ChainUnavailable("the test took the endpoint down")
+                raise ChainUnavailableError("the test took the endpoint down")
             return await real(to, token, block)
 
         side.chain.escrow.owed = counted  # type: ignore[method-assign]
-        with pytest.raises(ChainUnavailable):
+        with pytest.raises(ChainUnavailableError):
             await collector.check()
         before = len(looked_up)
         await collector.check()

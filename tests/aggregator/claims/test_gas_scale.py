@@ -7,7 +7,7 @@ from harness import chain_side
 from anvil import Devnet, receiver
 from tallystick.channels import ChannelConfig
 from tallystick.quantities import AccountId
-from tallystick_aggregator.chain.node import CallReverted, Node
+from tallystick_aggregator.chain.node import CallRevertedError, Node
 from tallystick_aggregator.chain.port import GAS_LIMIT_MAX
 from tallystick_aggregator.chain.rpc.node import RpcNode
 from tallystick_aggregator.chain.sending.gas_limits import estimate_of, limit_for
@@ -48,7 +48,7 @@ class DearNode(FaultyNode):
         estimate = gas.RESERVE_GAS + self.times * max(0, real - gas.RESERVE_GAS)
         if estimate > gas_max:
             self.too_much += 1
-            raise CallReverted(b"", f"gas required exceeds allowance ({gas_max})")
+            raise CallRevertedError(b"", f"gas required exceeds allowance ({gas_max})")
         return estimate
 
 

@@ -13,8 +13,8 @@ from harness import Side, chain_side, until
 from _anvil import function
 from anvil import DELAY_S, Devnet, Payer, receiver
 from tallystick.hashing import keccak256
-from tallystick_aggregator.chain.node import CallReverted
-from tallystick_aggregator.chain.port import ChainUnavailable
+from tallystick_aggregator.chain.node import CallRevertedError
+from tallystick_aggregator.chain.port import ChainUnavailableError
 from tallystick_aggregator.chain.rpc.node import RpcNode
 from tallystick_aggregator.chain.settings import FeeSettings
 from tallystick_aggregator.claims.planner import Due, Policy
@@ -146,13 +146,13 @@ async def test_a_settlement_that_failed_is_no_longer_joined_and_one_that_stops_l
         in_flight = settlement._in_flight
 
         async def fail() -> dict[bytes, int]:
-            raise ChainUnavailable("nobody answers")
+            raise ChainUnavailableError("nobody answers")
 
         monkeypatch.setattr(settlement, "_in_flight", fail)
         for outcome in await asyncio.gather(
             *(settlement.settle_now([FIRST]) for _ in range(3)), return_exceptions=True
         ):
-            assert isinstance(outcome, ChainUnavailable)
+            assert isinstance(outcome, ChainUnavailableError)
         monkeypatch.setattr(settlement, "_in_flight", in_flight)
         await settlement.settle_now([FIRST])
         assert devnet.balance(FIRST) == 5
@@ -381,7 +381,7 @@ def _outgoing(side: Side) -> list[OutboundTransaction]:
 class Estimates(FaultyNode):
     """Estimates fail as `trouble` says; what is asked for them is counted."""
 
-    trouble: CallReverted | None = None
+    trouble: CallRevertedError | None = None
     asked = 0
 
     async def estimate_gas(self, from_: bytes, to: bytes, data: bytes, *, gas_max: int) -> int:
@@ -392,12 +392,12 @@ class Estimates(FaultyNode):
 
 
 PASSING = [
-    CallReverted(b"", "gas required exceeds allowance (0)"),
-    CallReverted(b"", "out of gas"),
-    CallReverted(b"", "execution reverted"),
-    CallReverted(keccak256(b"InsufficientGas(uint256,uint256)")[:4] + bytes(64), "execution reverted"),
+    CallRevertedError(b"", "gas required exceeds allowance (0)"),
+    CallRevertedError(b"", "out of gas"),
+    CallRevertedError(b"", "execution reverted"),
+    CallRevertedError(keccak256(b"InsufficientGas(uint256,uint256)")[:4] + bytes(64), "execution reverted"),
 ]
-OWN = CallReverted(keccak256(b"ZeroAmount()")[:4], "execution reverted")
+OWN = CallRevertedError(keccak256(b"ZeroAmount()")[:4], "execution reverted")
 
 
 @contextlib.asynccontextmanager
@@ -416,7 +416,7 @@ HOURLY = SettlementSettings(interval_s=3_600)
 
 
 @pytest.mark.parametrize("trouble", PASSING, ids=lambda trouble: trouble.message)
-async def test_r12_a_passing_refusal_sets_nothing_aside_and_is_told(devnet: Devnet, trouble: CallReverted) -> None:
+async def test_r12_a_passing_refusal_sets_nothing_aside_and_is_told(devnet: Devnet, trouble: CallRevertedError) -> None:
     payer = devnet.payer()
     async with estimating(devnet) as (side, settlement, node, _):
         await side.fund(payer, 1_000_000, FIRST, SECOND)
@@ -602,7 +602,7 @@ async def test_r13_the_alarm_is_out_although_no_settlement_goes_through(
         node.down = True
         settlement._next_at = 0.0
         for _ in range(2):
-            with pytest.raises(ChainUnavailable):
+            with pytest.raises(ChainUnavailableError):
                 await settlement._check()
             assert ("is charged but not claimed" in caplog.text) is bool(settlement.problems())
             now[0] += LANDING_S

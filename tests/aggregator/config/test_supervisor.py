@@ -9,7 +9,7 @@ from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.runtime.health import Health, keep_probing
 from tallystick_aggregator.runtime.supervisor import Supervisor
 from tallystick_aggregator.store.memory import Fault, MemoryDisk, MemoryJournal
-from tallystick_aggregator.store.port import StoreUnavailable
+from tallystick_aggregator.store.port import StoreUnavailableError
 
 
 async def until(condition: object, timeout_s: float = 5) -> None:
@@ -121,7 +121,7 @@ async def test_a_store_that_works_again_is_found_without_traffic(monkeypatch: py
     writer = LedgerWriter(await journal.load(), journal)
     serving = asyncio.create_task(writer.serve())
     probing = asyncio.create_task(keep_probing(writer))
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(StoreUnavailableError):
         await writer.run(lambda draft, _l, _m: draft.record(ev.ChainAdvanced("eip155:1", 1, bytes(32))))
     assert not writer.available
     await asyncio.sleep(0.05)

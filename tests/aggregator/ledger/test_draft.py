@@ -10,7 +10,7 @@ from doubles import MUSIC, NEWS, NOW_S, Payer, PureLedger, by_key, by_voucher, h
 from tallystick_aggregator.ledger import accounts, decide
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.draft import Draft
-from tallystick_aggregator.ledger.invariants import InvariantViolated, check_invariants
+from tallystick_aggregator.ledger.invariants import InvariantError, check_invariants
 from tallystick_aggregator.ledger.payments import Payment, PaymentStatus, pack_payment
 from tallystick_aggregator.ledger.state import Ledger, payment_key
 
@@ -167,5 +167,5 @@ def test_damage_is_noticed(busy: PureLedger, alice: Payer, damage: Callable[[Led
     check_invariants(busy.ledger)
     damage(busy.ledger, alice)
 
-    with pytest.raises(InvariantViolated):
+    with pytest.raises(InvariantError):
         check_invariants(busy.ledger)

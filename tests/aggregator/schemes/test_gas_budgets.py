@@ -15,7 +15,7 @@ from tallystick.reasons import Reason
 from tallystick_aggregator.accounts.deposits import Deposited
 from tallystick_aggregator.accounts.refunds import Refunded
 from tallystick_aggregator.auth.gas_budgets import STRANGERS_PERCENT, GasLimits
-from tallystick_aggregator.chain.port import ChainUnavailable
+from tallystick_aggregator.chain.port import ChainUnavailableError
 from tallystick_aggregator.chain.sending.gas_meter import HOUR_S, GasMeter
 from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger.answers import Refusal
@@ -196,7 +196,7 @@ async def test_g1_what_was_journaled_is_sent_whatever_the_budget_says(monkeypatc
     """A refund that was started counts as `refunding` until it lands: leaving it would lock the payer's money."""
 
     async def unavailable(*_arguments: object, **_keywords: object) -> None:
-        raise ChainUnavailable("no endpoint answers")
+        raise ChainUnavailableError("no endpoint answers")
 
     async with marketplace(gas=GasLimits(refund_gas_per_hour_max=150_000)) as market:
         await paid(market)

@@ -10,7 +10,7 @@ from tallystick.reasons import Reason
 from tallystick_aggregator.accounts.refunds import REFUND_BURST, Refunded
 from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger.answers import Refusal
-from tallystick_aggregator.store.memory import Crashed, Fault, MemoryDisk, Operation
+from tallystick_aggregator.store.memory import CrashedError, Fault, MemoryDisk, Operation
 from tallystick_aggregator.store.port import TransactionStatus
 
 ALICE = Payer("alice")
@@ -166,7 +166,7 @@ async def test_a_refund_that_was_started_and_not_sent_is_sent_after_a_restart() 
         await market.fund(ALICE, FUNDS)
         escrowed = market.chain.escrowed
         fault = Fault.CRASH_BEFORE
-        with pytest.raises(Crashed):
+        with pytest.raises(CrashedError):
             await refund(market, 4_000)
     fault = Fault.NONE
     async with marketplace(disk) as market:

@@ -30,8 +30,8 @@ from tallystick_aggregator.ledger.answers import Accepted, Held, Refusal
 from tallystick_aggregator.ledger.commands import DecisionContext, Rules
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger, SpendKey
-from tallystick_aggregator.store.memory import Crashed, Fault, MemoryDisk, MemoryJournal, Operation
-from tallystick_aggregator.store.port import StoreUnavailable, StoreUncertain
+from tallystick_aggregator.store.memory import CrashedError, Fault, MemoryDisk, MemoryJournal, Operation
+from tallystick_aggregator.store.port import StoreUnavailableError, StoreUncertainError
 
 Answer = TypeVar("Answer")
 
@@ -99,7 +99,7 @@ class World:
         self.run.writer.stop()
         await asyncio.wait([self.serving])
         error = self.serving.exception()
-        assert error is None or isinstance(error, Crashed), error
+        assert error is None or isinstance(error, CrashedError), error
         self.run.batcher.close()
 
     def _fault(self, operation: Operation) -> Fault:
@@ -196,7 +196,7 @@ class World:
             return None
         try:
             answer = await task
-        except StoreUncertain:
+        except StoreUncertainError:
             assert self.dead, "only a dead writer leaves a caller without an answer"
             return None
         if self.dead or (not self.calm and self.random.random() < 0.05):
@@ -210,7 +210,7 @@ class World:
             return None
         try:
             answer = await self.run.writer.run(decision)
-        except StoreUnavailable:
+        except StoreUnavailableError:
             return None
         return None if self.dead else answer
 
@@ -445,9 +445,9 @@ class World:
         if not self.dead:
             try:
                 await self.journal.checkpoint(self.now_ms)
-            except StoreUnavailable:
+            except StoreUnavailableError:
                 self.count("checkpoint refused")
-            except Crashed:
+            except CrashedError:
                 assert self.dead
 
     async def change_key(self, customer: Customer) -> None:

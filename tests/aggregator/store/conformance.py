@@ -26,8 +26,8 @@ from tallystick_aggregator.store.port import (
     Outbox,
     Payout,
     Store,
-    StoreLocked,
-    StoreUnavailable,
+    StoreLockedError,
+    StoreUnavailableError,
     TransactionKind,
     TransactionStatus,
 )
@@ -213,7 +213,7 @@ class JournalConformance:
         driven = await drive(store)
         await driven.commit(BEGINNING)
         async with site.refusing(store):
-            with pytest.raises(StoreUnavailable):
+            with pytest.raises(StoreUnavailableError):
                 await store.journal.append([ev.ChainAdvanced("eip155:9", 9, bytes(32))])
         assert await holds(site.crashed(), driven.model)
         await driven.commit([Advance(0, 1)])
@@ -225,7 +225,7 @@ class JournalConformance:
             await driven.commit(commit)
         backlog = store.journal.backlog
         async with site.refusing(store):
-            with pytest.raises(StoreUnavailable):
+            with pytest.raises(StoreUnavailableError):
                 await store.journal.checkpoint(NOW_MS)
         assert store.journal.backlog == backlog
         assert await holds(site.crashed(), driven.model)
@@ -238,11 +238,11 @@ class JournalConformance:
         await driven.commit(BEGINNING)
         try:
             other = await site.open()
-        except StoreLocked:
+        except StoreLockedError:
             await driven.commit([Advance(0, 1)])
             return
         assert other.journal.epoch > store.journal.epoch
-        with pytest.raises(StoreLocked):
+        with pytest.raises(StoreLockedError):
             await store.journal.append([ev.ChainAdvanced("eip155:9", 9, bytes(32))])
         await other.close()
         assert await holds(site.crashed(), driven.model)
@@ -260,9 +260,9 @@ class JournalConformance:
         await drive(store)
         await store.close()
         await store.close()
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(StoreUnavailableError):
             await store.journal.append([ev.ChainAdvanced("eip155:9", 9, bytes(32))])
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(StoreUnavailableError):
             await store.outbox.add(outbound(0))
 
 
@@ -376,10 +376,10 @@ class OutboxConformance:
     async def test_a_refused_write_leaves_nothing(self, site: Site, store: Store) -> None:
         added = await store.outbox.add(outbound(0))
         async with site.refusing(store):
-            with pytest.raises(StoreUnavailable):
+            with pytest.raises(StoreUnavailableError):
                 await store.outbox.add(outbound(1))
         async with site.refusing(store):
-            with pytest.raises(StoreUnavailable):
+            with pytest.raises(StoreUnavailableError):
                 await store.outbox.update(replace(added, status=TransactionStatus.FINAL))
         assert await store.outbox.open(NETWORK) == [added]
         second = await store.outbox.add(outbound(1))

@@ -18,8 +18,8 @@ from tallystick_aggregator.ledger.state import Changes, Ledger, payment_key
 from tallystick_aggregator.store.events import decode_entry, encode_entry
 from tallystick_aggregator.store.port import (
     OutboundTransaction,
-    StoreLocked,
-    StoreUnavailable,
+    StoreLockedError,
+    StoreUnavailableError,
     TransactionKind,
     TransactionStatus,
 )
@@ -50,10 +50,10 @@ class FileStore:
     def write(self, kind: str, value: bytes) -> None:
         """Append a row and fsync it. A row that is cut is none."""
         if self.closed or self.refuses:
-            raise StoreUnavailable("the store is closed" if self.closed else "the store was told to refuse")
+            raise StoreUnavailableError("the store is closed" if self.closed else "the store was told to refuse")
         known = self.path.stat().st_size
         if known != self._size:
-            raise StoreLocked("another process has taken over the store")
+            raise StoreLockedError("another process has taken over the store")
         row = msgspec.msgpack.encode((kind, value))
         with self.path.open("ab") as file:
             file.write(len(row).to_bytes(4, "big") + row)

@@ -16,7 +16,7 @@ from file_store import FileStore
 from tallystick_aggregator.store import opening
 from tallystick_aggregator.store.memory import Fault, MemoryDisk, MemoryStore
 from tallystick_aggregator.store.opening import open_store, sqlite_path, sqlite_url
-from tallystick_aggregator.store.port import Store, StoreUnusable
+from tallystick_aggregator.store.port import Store, StoreUnusableError
 from tallystick_aggregator.store.sqlite.store import SqliteStore
 
 __all__ = ["outbox", "store"]
@@ -147,7 +147,7 @@ async def test_another_store_is_opened_by_the_scheme_that_it_registers(
         await asyncio.sleep(0)
         return FileStore(Path(url.removeprefix("rows:")))
 
-    with pytest.raises(StoreUnusable, match="begins with 'rows'; allowed sqlite:, memory:"):
+    with pytest.raises(StoreUnusableError, match="begins with 'rows'; allowed sqlite:, memory:"):
         await open_store("rows:/x")
     monkeypatch.setitem(opening.SCHEMES, "rows", open_rows)
     assert isinstance(await open_store(f"rows:{tmp_path}/rows"), FileStore)
@@ -165,11 +165,11 @@ async def test_a_url_is_opened_as_what_it_says(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["sqlite:", "sqlite:///", "sqlite://host/a.db", "sqlite:a.db", "sqlite:///a.db?x=1"])
 async def test_a_url_that_names_no_absolute_path_is_refused(url: str) -> None:
-    with pytest.raises(StoreUnusable, match="allowed sqlite:///PATH with an absolute path"):
+    with pytest.raises(StoreUnusableError, match="allowed sqlite:///PATH with an absolute path"):
         await open_store(url)
 
 
 @pytest.mark.parametrize("url", ["memory:x", "memory://", "postgresql://host", "store.db", ""])
 async def test_a_url_of_no_known_form_is_refused(url: str) -> None:
-    with pytest.raises(StoreUnusable, match="allowed"):
+    with pytest.raises(StoreUnusableError, match="allowed"):
         await open_store(url)

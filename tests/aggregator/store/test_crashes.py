@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tallystick_aggregator.ledger.state import Ledger
-from tallystick_aggregator.store.port import StoreUnavailable
+from tallystick_aggregator.store.port import StoreUnavailableError
 from tallystick_aggregator.store.sqlite.database import Database
 
 HERE = Path(__file__).parent
@@ -116,7 +116,7 @@ async def _fail_once_in_checkpoints(history: History, directory: Path, failing: 
             writes += 1
             if writes == failing + 1:
                 await _check_copy(copy_store(path, directory, "failing.db"), deepcopy(driven.model))
-                raise StoreUnavailable("injected")
+                raise StoreUnavailableError("injected")
             rows = await write(sql, parameters)
             if failing < writes <= failing + 12:  # a crash in the checkpoint that makes good what the failed one left
                 await _check_copy(copy_store(path, directory, "crashed.db"), deepcopy(driven.model))
@@ -128,7 +128,7 @@ async def _fail_once_in_checkpoints(history: History, directory: Path, failing: 
                 patches.setattr(database, "write", fail_once)
                 try:
                     await store.journal.checkpoint(NOW_MS)
-                except StoreUnavailable:
+                except StoreUnavailableError:
                     assert writes == failing + 1
             store.journal.trim()
             await driven.check()
@@ -140,7 +140,7 @@ CHARGES = [
 ]  # each adds to the same rows: whatever is applied twice or not at all shows
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """The process would be dead here."""
 
 
@@ -154,8 +154,8 @@ async def test_a_crash_in_a_checkpoint_after_one_that_failed_loses_nothing(tmp_p
             await driven.commit([*BEGINNING, CHARGES[0]])
             await store.journal.checkpoint(NOW_MS)
             for charge, point, error in (
-                (CHARGES[1], failing, StoreUnavailable),
-                (CHARGES[2], stopping, Stopped),
+                (CHARGES[1], failing, StoreUnavailableError),
+                (CHARGES[2], stopping, StoppedError),
             ):
                 await driven.commit([charge])
                 with pytest.MonkeyPatch.context() as patches:

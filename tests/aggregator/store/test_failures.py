@@ -14,7 +14,7 @@ from histories import BEGINNING, Advance, same_state
 
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.store.events import encode_entry
-from tallystick_aggregator.store.port import StoreUnavailable, StoreUncertain
+from tallystick_aggregator.store.port import StoreUnavailableError, StoreUncertainError
 from tallystick_aggregator.store.sqlite.store import SqliteStore
 
 HERE = Path(__file__).parent
@@ -24,7 +24,7 @@ FULL = """
 import asyncio, resource, sys
 sys.path[:0] = [{tests!r}, {here!r}]
 from pathlib import Path
-from tallystick_aggregator.store.port import StoreUnavailable, StoreUncertain
+from tallystick_aggregator.store.port import StoreUnavailableError, StoreUncertainError
 from tallystick_aggregator.store.sqlite.store import SqliteStore
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger import events as ev
@@ -48,9 +48,9 @@ async def main():
         try:
             await append(store, ledger, number + 1)
             number += 1
-        except StoreUncertain:
+        except StoreUncertainError:
             raise
-        except StoreUnavailable as error:
+        except StoreUnavailableError as error:
             refused += 1
             print("refused", error)
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
@@ -83,9 +83,9 @@ async def test_a_database_at_its_limit_refuses_and_works_again_with_more_room(tm
         ((pages,),) = await writer.execute_fetchall("PRAGMA page_count")
         await writer.execute(f"PRAGMA max_page_count = {pages}")
         large = [ev.ChainAdvanced("eip155:1", number, bytes(32)) for number in range(400)]
-        with pytest.raises(StoreUnavailable, match="the disk is full"):
+        with pytest.raises(StoreUnavailableError, match="the disk is full"):
             await store.journal.append(large)
-        with pytest.raises(StoreUnavailable, match="the disk is full"):
+        with pytest.raises(StoreUnavailableError, match="the disk is full"):
             await store.journal.append(large)
         await writer.execute("PRAGMA max_page_count = 1073741823")
         await driven.commit([Advance(0, 7)])
@@ -102,12 +102,12 @@ async def test_a_store_that_turns_read_only_refuses_and_recovers(tmp_path: Path)
         writer = store.journal._database._writer
         await writer.execute("PRAGMA query_only = ON")
         _, draft = await driven.decide([Advance(0, 1)])
-        with pytest.raises(StoreUnavailable, match="it cannot be written to"):
+        with pytest.raises(StoreUnavailableError, match="it cannot be written to"):
             await store.journal.append(draft.events)
         await writer.execute("PRAGMA query_only = OFF")
         await driven.commit([Advance(0, 2)])
         await driven.check()
-    with pytest.raises(StoreUnavailable, match="is closed"):
+    with pytest.raises(StoreUnavailableError, match="is closed"):
         await store.journal.append(draft.events)
 
 
@@ -187,9 +187,9 @@ async def test_a_failed_fsync_is_settled_before_anybody_is_refused(tmp_path: Pat
         with pytest.MonkeyPatch.context() as patches:
             FailingFsync(store, path, patches, frames, code)
             _, draft = await driven.decide([Advance(0, 1)])
-            with pytest.raises(StoreUnavailable, match=told) as raised:
+            with pytest.raises(StoreUnavailableError, match=told) as raised:
                 await store.journal.append(draft.events)
-        assert type(raised.value) is StoreUnavailable, "the outcome is known"
+        assert type(raised.value) is StoreUnavailableError, "the outcome is known"
         copy = copy_store(path, tmp_path, "crashed.db")
         await driven.commit([Advance(0, 2)])
     assert same_state(await loaded_from(path), driven.model)
@@ -205,7 +205,7 @@ async def test_a_failed_fsync_that_cannot_be_settled_is_uncertain_until_the_next
         with pytest.MonkeyPatch.context() as patches:
             FailingFsync(store, path, patches, frames).failures = 2
             _, draft = await driven.decide([Advance(0, 1)])
-            with pytest.raises(StoreUncertain, match="what it holds of the last write is unknown"):
+            with pytest.raises(StoreUncertainError, match="what it holds of the last write is unknown"):
                 await store.journal.append(draft.events)
         await driven.commit([Advance(0, 2)])
         copy = copy_store(path, tmp_path, "crashed.db")

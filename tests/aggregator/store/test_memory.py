@@ -5,8 +5,8 @@ from driven import Driven
 from histories import BEGINNING, NOW_MS, Advance, same_state
 
 from tallystick_aggregator.ledger import events as ev
-from tallystick_aggregator.store.memory import Crashed, Fault, MemoryDisk, MemoryJournal, Operation
-from tallystick_aggregator.store.port import StoreLocked, StoreUnavailable
+from tallystick_aggregator.store.memory import CrashedError, Fault, MemoryDisk, MemoryJournal, Operation
+from tallystick_aggregator.store.port import StoreLockedError, StoreUnavailableError
 
 
 class Plan:
@@ -34,7 +34,7 @@ async def started() -> tuple[Plan, MemoryDisk, Driven]:
 async def test_a_refused_append_leaves_nothing_and_the_next_one_works() -> None:
     plan, disk, driven = await started()
     plan.next = Fault.REFUSED
-    with pytest.raises(StoreUnavailable, match="append: refused"):
+    with pytest.raises(StoreUnavailableError, match="append: refused"):
         await driven.journal.append([ev.PaymentsForgotten(5)])
     await driven.commit([Advance(0, 1)])
     assert same_state(await MemoryJournal(disk).load(), driven.model)
@@ -47,7 +47,7 @@ async def test_a_crash_keeps_what_was_written_before_it(fault: Fault, number: in
     await driven.commit([Advance(0, 1)])
     plan.next = fault
     _, draft = await driven.decide([Advance(0, 2)])
-    with pytest.raises(Crashed):
+    with pytest.raises(CrashedError):
         await driven.journal.append(draft.events)
     assert (await MemoryJournal(disk).load()).heads["eip155:0"].number == number
 
@@ -56,7 +56,7 @@ async def test_a_crash_keeps_what_was_written_before_it(fault: Fault, number: in
 async def test_a_checkpoint_that_goes_wrong_loses_nothing(fault: Fault) -> None:
     plan, disk, driven = await started()
     plan.next = fault
-    with pytest.raises((StoreUnavailable, Crashed)):
+    with pytest.raises((StoreUnavailableError, CrashedError)):
         await driven.journal.checkpoint(NOW_MS)
     assert driven.journal.backlog > 0
     assert same_state(await MemoryJournal(disk).load(), driven.model)
@@ -66,8 +66,8 @@ async def test_a_second_opening_takes_over_and_a_closed_one_takes_nothing() -> N
     _, disk, driven = await started()
     taken_over = MemoryJournal(disk)
     assert taken_over.epoch == driven.journal.epoch + 1
-    with pytest.raises(StoreLocked):
+    with pytest.raises(StoreLockedError):
         await driven.journal.append([ev.PaymentsForgotten(5)])
     await taken_over.close()
-    with pytest.raises(StoreUnavailable, match="is closed"):
+    with pytest.raises(StoreUnavailableError, match="is closed"):
         await taken_over.load()

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_stored_events import AMOUNT, BYTES20, BYTES32, TIME
 
-from tallystick_aggregator.store.memory import Crashed, Fault, MemoryDisk, MemoryOutbox
+from tallystick_aggregator.store.memory import CrashedError, Fault, MemoryDisk, MemoryOutbox
 from tallystick_aggregator.store.port import (
     Attempt,
     OutboundTransaction,
     Payout,
-    StoreDamaged,
-    StoreUnavailable,
+    StoreDamagedError,
+    StoreUnavailableError,
     TransactionKind,
     TransactionStatus,
 )
@@ -36,11 +36,11 @@ async def test_the_outbox_is_there_after_a_restart(tmp_path: Path) -> None:
 async def test_a_refused_write_to_the_twin_leaves_nothing_and_a_crash_leaves_what_was_written() -> None:
     faults = iter([Fault.REFUSED, Fault.CRASH_BEFORE, Fault.CRASH_AFTER])
     disk = MemoryDisk(plan=lambda _: next(faults, Fault.NONE))
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(StoreUnavailableError):
         await MemoryOutbox(disk).add(outbound(0))
-    with pytest.raises(Crashed):
+    with pytest.raises(CrashedError):
         await MemoryOutbox(disk).add(outbound(1))
-    with pytest.raises(Crashed):
+    with pytest.raises(CrashedError):
         await MemoryOutbox(disk).add(outbound(2))
     assert [transaction.nonce for transaction in await MemoryOutbox(disk).open(NETWORK)] == [2]
 
@@ -81,11 +81,11 @@ def test_a_transaction_comes_back_as_it_went(transaction: OutboundTransaction) -
 @given(OUTGOING, st.data())
 def test_a_cut_transaction_is_never_believed(transaction: OutboundTransaction, data: st.DataObject) -> None:
     body = encode_outgoing(transaction)
-    with pytest.raises(StoreDamaged):
+    with pytest.raises(StoreDamagedError):
         decode_outgoing(3, body[: data.draw(st.integers(0, len(body) - 1))])
-    with pytest.raises(StoreDamaged):
+    with pytest.raises(StoreDamagedError):
         decode_outgoing(3, body + b"\0")
-    with pytest.raises(StoreDamaged):
+    with pytest.raises(StoreDamagedError):
         decode_outgoing(3, b"\xff" + body[1:])
-    with pytest.raises(StoreDamaged):
+    with pytest.raises(StoreDamagedError):
         decode_outgoing(3, body[:1] + b"\xff" + body[2:])

@@ -27,7 +27,7 @@ from tallystick_aggregator.ledger.payments import (
 )
 from tallystick_aggregator.ledger.state import Ledger, payment_key
 from tallystick_aggregator.store.eviction import TRIMMED_AT_ONCE_MAX, RecentPayments
-from tallystick_aggregator.store.port import StoreUnavailable
+from tallystick_aggregator.store.port import StoreUnavailableError
 from tallystick_aggregator.store.sqlite import checkpoint
 from tallystick_aggregator.store.sqlite import store as sqlite_store
 from tallystick_aggregator.store.sqlite.schema import ENDING_TABLES, PARTITION_MS
@@ -91,7 +91,7 @@ async def test_a_damaged_payment_is_never_believed(tmp_path: Path) -> None:
         await settle_down(store)
         (table,) = await _partitions(store)
         await store.journal._database.write(f"UPDATE {table} SET row = zeroblob(length(row))")
-        with pytest.raises(StoreUnavailable, match="does not match its checksum"):
+        with pytest.raises(StoreUnavailableError, match="does not match its checksum"):
             await store.journal.recall([(CHANNEL, id_at(NOW_MS))])
 
 

@@ -26,8 +26,8 @@ from tallystick_aggregator.ledger.state import (
     SpendKey,
 )
 from tallystick_aggregator.ledger.used_ceilings import NO_CEILING, UsedCeilings
-from tallystick_aggregator.store.binary import Unstorable
-from tallystick_aggregator.store.port import StoreDamaged
+from tallystick_aggregator.store.binary import UnstorableError
+from tallystick_aggregator.store.port import StoreDamagedError
 from tallystick_aggregator.store.rows import (
     PAYMENT_ROW_BYTES,
     decode_account,
@@ -173,14 +173,14 @@ ROWS: dict[str, tuple[bytes, bytes, Callable[[bytes, bytes], Any]]] = {
 def test_a_row_that_was_cut_flipped_or_moved_is_never_believed(kind: str) -> None:
     key, row, decode = ROWS[kind]
     for length in range(len(row)):
-        with pytest.raises(StoreDamaged):
+        with pytest.raises(StoreDamagedError):
             decode(key, row[:length])
     for bit in range(8 * len(row)):
         flipped = bytearray(row)
         flipped[bit // 8] ^= 1 << bit % 8
-        with pytest.raises(StoreDamaged):
+        with pytest.raises(StoreDamagedError):
             decode(key, bytes(flipped))
-    with pytest.raises(StoreDamaged):
+    with pytest.raises(StoreDamagedError):
         decode(key[:-1] + b"?", row)
 
 
@@ -189,24 +189,24 @@ def test_used_ceilings_of_another_width_are_damage(width: int) -> None:
     body = bytearray(encode_channel(Channel(b"k" * 32, b"a" * 32, b"r" * 20))[:-4])  # type: ignore[arg-type]
     body[-3] = width
     body[-1] = 1
-    with pytest.raises(StoreDamaged, match=f"used ceilings of {width} bytes"):
+    with pytest.raises(StoreDamagedError, match=f"used ceilings of {width} bytes"):
         decode_channel(b"k" * 32, seal(b"k" * 32, bytes(body) + bytes(width)))
 
 
 @pytest.mark.parametrize("key", [b"k" * 47, b"k" * 49])
 def test_a_payment_under_a_key_of_another_length_has_no_form(key: bytes) -> None:
-    with pytest.raises(Unstorable):
+    with pytest.raises(UnstorableError):
         encode_payment(key, pack_charged(1, bytes(32), 1))
 
 
 def test_a_payment_of_no_known_status_is_damage() -> None:
     nothing = bytes(PACKED_PAYMENT_BYTES)
-    with pytest.raises(StoreDamaged, match="no status"):
+    with pytest.raises(StoreDamagedError, match="no status"):
         decode_payment(b"k" * 48, encode_payment(b"k" * 48, nothing))
 
 
 def test_no_error_tells_a_secret() -> None:
     key, row, _ = ROWS["spend key"]
-    with pytest.raises(StoreDamaged) as raised:
+    with pytest.raises(StoreDamagedError) as raised:
         decode_spend_key(key, row[:-1] + b"?")
     assert row[:32].hex() not in str(raised.value)

@@ -14,7 +14,12 @@ from histories import BEGINNING, NOW_MS, Advance, same_state
 
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.store.events import encode_entry
-from tallystick_aggregator.store.port import StoreDamaged, StoreLocked, StoreUnavailable, StoreUnusable
+from tallystick_aggregator.store.port import (
+    StoreDamagedError,
+    StoreLockedError,
+    StoreUnavailableError,
+    StoreUnusableError,
+)
 from tallystick_aggregator.store.sqlite.schema import APPLICATION_ID, MIGRATIONS, STATE_TABLES
 from tallystick_aggregator.store.sqlite.store import SqliteStore
 
@@ -38,11 +43,11 @@ async def test_commits_are_fsynced_and_the_log_is_written_ahead(tmp_path: Path) 
 async def test_a_second_opening_in_the_same_process_is_locked_out(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     async with opened(path):
-        with pytest.raises(StoreLocked, match=rf"{path} is in use by another process \(process {os.getpid()}\)"):
+        with pytest.raises(StoreLockedError, match=rf"{path} is in use by another process \(process {os.getpid()}\)"):
             await SqliteStore.open(path)
         alias = tmp_path / "alias.db"
         alias.symlink_to(path)
-        with pytest.raises(StoreLocked):
+        with pytest.raises(StoreLockedError):
             await SqliteStore.open(alias)
     async with opened(path) as store:
         assert store.journal.epoch == 2
@@ -68,7 +73,7 @@ async def test_a_killed_process_lets_go_of_the_store(tmp_path: Path) -> None:
     )
     assert process.stdout is not None
     assert await process.stdout.readline() == b"open\n"
-    with pytest.raises(StoreLocked, match=f"process {process.pid}"):
+    with pytest.raises(StoreLockedError, match=f"process {process.pid}"):
         await SqliteStore.open(path)
     process.send_signal(signal.SIGKILL)
     await process.wait()
@@ -83,9 +88,9 @@ async def test_a_store_that_was_taken_over_all_the_same_takes_nothing_more(tmp_p
         await asyncio.to_thread((tmp_path / "store.db.lock").unlink)
         async with opened(path) as other:
             assert other.journal.epoch == 2
-            with pytest.raises(StoreLocked, match="was taken over by another process"):
+            with pytest.raises(StoreLockedError, match="was taken over by another process"):
                 await store.journal.append([ev.PaymentsForgotten(2)])
-            with pytest.raises(StoreLocked):
+            with pytest.raises(StoreLockedError):
                 await store.journal.checkpoint(NOW_MS)
             ledger = await other.journal.load()
             assert ledger.payments_forgotten_ms == 1
@@ -113,7 +118,7 @@ async def test_closing_twice_is_closing_once(tmp_path: Path) -> None:
     await store.journal.close()
     await store.close()
     for refused in (store.journal.append([]), store.journal.checkpoint(0), store.outbox.next_nonce("x", b"")):
-        with pytest.raises(StoreUnavailable, match="is closed"):
+        with pytest.raises(StoreUnavailableError, match="is closed"):
             await refused
 
 
@@ -121,7 +126,7 @@ async def test_what_is_written_while_the_store_closes_has_no_outcome(tmp_path: P
     store = await SqliteStore.open(tmp_path / "store.db")
     closing = asyncio.create_task(store.journal._database._writer.close())
     await asyncio.sleep(0)  # the writer's thread has been told
-    with pytest.raises(StoreUnavailable, match="closed"):
+    with pytest.raises(StoreUnavailableError, match="closed"):
         await store.journal.append([])
     await closing
     await store.close()
@@ -140,7 +145,7 @@ async def _refused(path: Path, kind: type[Exception], match: str) -> None:
 async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     path.write_bytes(b"to whom it may concern: " * 99)
-    await _refused(path, StoreUnusable, "is not a database")
+    await _refused(path, StoreUnusableError, "is not a database")
 
 
 async def test_another_programs_database_is_refused_and_left_alone(tmp_path: Path) -> None:
@@ -148,7 +153,7 @@ async def test_another_programs_database_is_refused_and_left_alone(tmp_path: Pat
     connection = sqlite3.connect(path)
     connection.execute("CREATE TABLE songs (title TEXT)")
     connection.close()
-    await _refused(path, StoreUnusable, "is a database of another program")
+    await _refused(path, StoreUnusableError, "is a database of another program")
     connection = sqlite3.connect(path)
     assert connection.execute("SELECT name FROM sqlite_schema").fetchall() == [("songs",)]
     connection.close()
@@ -161,13 +166,13 @@ async def test_a_newer_versions_store_is_refused(tmp_path: Path) -> None:
     connection = sqlite3.connect(path)
     connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
     connection.close()
-    await _refused(path, StoreUnusable, f"format {len(MIGRATIONS) + 1}; this one knows {len(MIGRATIONS)}")
+    await _refused(path, StoreUnusableError, f"format {len(MIGRATIONS) + 1}; this one knows {len(MIGRATIONS)}")
 
 
 async def test_a_place_where_no_store_can_be_is_refused(tmp_path: Path) -> None:
-    await _refused(tmp_path / "no" / "store.db", StoreUnusable, "there is no directory")
-    await _refused(tmp_path, StoreUnusable, "is a directory")
-    await _refused(Path("/proc/store.db"), StoreUnavailable, "cannot be made")
+    await _refused(tmp_path / "no" / "store.db", StoreUnusableError, "there is no directory")
+    await _refused(tmp_path, StoreUnusableError, "is a directory")
+    await _refused(Path("/proc/store.db"), StoreUnavailableError, "cannot be made")
 
 
 async def test_a_store_whose_making_was_cut_short_is_made_anew(tmp_path: Path) -> None:
@@ -191,7 +196,7 @@ async def _damage(path: Path, sql: str, *parameters: object) -> None:
     assert connection.execute(sql, parameters).rowcount == 1
     connection.close()
     async with opened(path) as store:
-        with pytest.raises(StoreDamaged):
+        with pytest.raises(StoreDamagedError):
             await store.journal.load()
 
 
@@ -249,7 +254,7 @@ async def test_damaged_pages_are_found_at_the_start(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[(page - 1) * 4096 : (page - 1) * 4096 + 100] = b"\xff" * 100
     path.write_bytes(bytes(content))
-    await _refused(path, StoreDamaged, "is damaged")
+    await _refused(path, StoreDamagedError, "is damaged")
 
 
 async def test_a_checkpoint_shortens_the_log_and_changes_nothing(tmp_path: Path) -> None:

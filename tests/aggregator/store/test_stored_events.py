@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from tallystick.channels import WITHDRAW_DELAY_S_MAX, WITHDRAW_DELAY_S_MIN, ChannelConfig
 from tallystick_aggregator.ledger import events as ev
-from tallystick_aggregator.store.binary import Unstorable
+from tallystick_aggregator.store.binary import UnstorableError
 from tallystick_aggregator.store.events import decode_entry, encode_entry
-from tallystick_aggregator.store.port import StoreDamaged
+from tallystick_aggregator.store.port import StoreDamagedError
 
 BYTES16 = st.binary(min_size=16, max_size=16)
 BYTES20 = st.binary(min_size=20, max_size=20)
@@ -90,12 +90,12 @@ def test_an_entry_keeps_its_events_in_order(events: list[ev.Event]) -> None:
 def test_a_cut_or_flipped_entry_is_never_believed(events: list[ev.Event], data: st.DataObject) -> None:
     entry = encode_entry(events)
     cut = data.draw(st.integers(0, len(entry) - 1))
-    with pytest.raises(StoreDamaged):
+    with pytest.raises(StoreDamagedError):
         decode_entry(entry[:cut])
     bit = data.draw(st.integers(0, 8 * len(entry) - 1))
     flipped = bytearray(entry)
     flipped[bit // 8] ^= 1 << bit % 8
-    with pytest.raises(StoreDamaged):
+    with pytest.raises(StoreDamagedError):
         decode_entry(bytes(flipped))
 
 
@@ -106,15 +106,15 @@ def test_garbage_under_a_right_checksum_is_damage_and_nothing_else(body: bytes) 
     entry = b"\x01" + zlib.crc32(body).to_bytes(4, "big") + body
     try:
         events = decode_entry(entry)
-    except StoreDamaged:
+    except StoreDamagedError:
         return
     assert encode_entry(events) == entry, "what is read is what would be written"
 
 
 def test_damage_is_told_in_one_sentence() -> None:
-    with pytest.raises(StoreDamaged, match="log entry 7 has layout version 9; 1 is known"):
+    with pytest.raises(StoreDamagedError, match="log entry 7 has layout version 9; 1 is known"):
         decode_entry(b"\x09\0\0\0\0", "log entry 7")
-    with pytest.raises(StoreDamaged, match="log entry 7 does not match its checksum"):
+    with pytest.raises(StoreDamagedError, match="log entry 7 does not match its checksum"):
         decode_entry(b"\x01\0\0\0\1", "log entry 7")
 
 
@@ -136,5 +136,5 @@ def test_damage_is_told_in_one_sentence() -> None:
     ids=repr,
 )
 def test_what_no_field_can_hold_is_refused_instead_of_bent(event: ev.Event) -> None:
-    with pytest.raises(Unstorable):
+    with pytest.raises(UnstorableError):
         encode_entry([event])

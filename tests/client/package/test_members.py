@@ -88,4 +88,4 @@ def test_the_help_says_of_each_command_what_the_command_says(name: str) -> None:
 def test_an_error_is_caught_by_the_name_it_is_exported_under() -> None:
     module = import_module("tallystick_client.payer.errors")
     with pytest.raises(tallystick_client.TallystickError):
-        raise module.NoHeadroom
+        raise module.NoHeadroomError

@@ -67,7 +67,7 @@ def make_operator(target: str) -> Operator:
     return Operator(Network(CHAIN_ID), target, OPERATOR, ESCROW, DELAY_S, (token,), insecure=True)
 
 
-class Refusal(Exception):
+class RefusalError(Exception):
     def __init__(self, reason: Reason, message: str = "no") -> None:
         self.reason = reason
         super().__init__(message)
@@ -155,10 +155,13 @@ class FakeAggregator(account_pb2_grpc.AccountServiceServicer):
     # What sellers ask.
 
     def charge(self, payment: DeferredPayment, amount: int, request: bytes) -> int:
-        """What the payment was charged; raises Refusal. The same payment again is Refusal(PAYMENT_ID_REUSED)."""
+        """What the payment was charged.
+
+        Raises RefusalError. The same payment again is RefusalError(PAYMENT_ID_REUSED).
+        """
         account, channel = self._channel(payment)
         if payment.payment_id in channel.payments:
-            raise Refusal(Reason.PAYMENT_ID_REUSED)
+            raise RefusalError(Reason.PAYMENT_ID_REUSED)
         self._prove(account, channel, payment, amount, request)
         ceiling = channel.ceiling
         if payment.ceiling > ceiling:
@@ -169,9 +172,9 @@ class FakeAggregator(account_pb2_grpc.AccountServiceServicer):
             )
             ceiling = payment.ceiling
         if channel.charged + channel.reserved + amount > ceiling:
-            raise Refusal(Reason.INSUFFICIENT_CEILING)
+            raise RefusalError(Reason.INSUFFICIENT_CEILING)
         if account.committed + amount > account.funds:
-            raise Refusal(Reason.INSUFFICIENT_FUNDS)
+            raise RefusalError(Reason.INSUFFICIENT_FUNDS)
         channel.ceiling = ceiling
         channel.charged += amount
         channel.payments[payment.payment_id] = (amount, request)
@@ -185,33 +188,33 @@ class FakeAggregator(account_pb2_grpc.AccountServiceServicer):
         assert payment.channel_id == channel_id(DOMAIN, payment.config)
         account = self.accounts.get(account_id(DOMAIN, payment.config))
         if account is None:
-            raise Refusal(Reason.ACCOUNT_UNKNOWN)
+            raise RefusalError(Reason.ACCOUNT_UNKNOWN)
         return account, account.channels.setdefault(payment.channel_id, Channel(payment.config))
 
     def _prove(self, account: Account, channel: Channel, payment: DeferredPayment, amount: int, request: bytes) -> None:
         if payment.spend is None:
             if account.keys:
-                raise Refusal(Reason.SPEND_KEY_REQUIRED)
+                raise RefusalError(Reason.SPEND_KEY_REQUIRED)
             voucher = UncheckedVoucher(payment.channel_id, payment.ceiling, payment.signature)
             check_voucher(DOMAIN, voucher, payment.config.payer_authorizer)
             if payment.ceiling in channel.used:
-                raise Refusal(Reason.VOUCHER_USED)
+                raise RefusalError(Reason.VOUCHER_USED)
             return
         key = account.keys.get(payment.spend.key_id)
         if key is None:
-            raise Refusal(Reason.SPEND_KEY_UNKNOWN)
+            raise RefusalError(Reason.SPEND_KEY_UNKNOWN)
         if key.revoked:
-            raise Refusal(Reason.SPEND_KEY_REVOKED)
+            raise RefusalError(Reason.SPEND_KEY_REVOKED)
         if self.clock() >= key.expires_at:
-            raise Refusal(Reason.SPEND_KEY_EXPIRED)
+            raise RefusalError(Reason.SPEND_KEY_EXPIRED)
         if not SpendProver(key.secret).check(
             payment.channel_id, payment.payment_id, payment.spend.max_amount, request, payment.spend.mac
         ):
-            raise Refusal(Reason.SPEND_KEY_PROOF)
+            raise RefusalError(Reason.SPEND_KEY_PROOF)
         if amount > payment.spend.max_amount:
-            raise Refusal(Reason.AMOUNT_ABOVE_AGREED)
+            raise RefusalError(Reason.AMOUNT_ABOVE_AGREED)
         if key.spent + amount > key.cap:
-            raise Refusal(Reason.SPEND_KEY_EXHAUSTED)
+            raise RefusalError(Reason.SPEND_KEY_EXHAUSTED)
 
     # What payers ask.
 
@@ -559,7 +562,7 @@ class FakeSeller(httpx2.AsyncBaseTransport):
         try:
             target = normal_target(request.url.raw_path)
             charged = self.aggregator.charge(payment, price, request_hash(request.method, target, digest))
-        except Refusal as refusal:
+        except RefusalError as refusal:
             if refusal.reason is Reason.PAYMENT_ID_REUSED:
                 return httpx2.Response(409, json={"error": "payment_replayed"})
             return self.ask(request, f"{refusal.reason.code}: no")

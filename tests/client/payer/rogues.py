@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import httpx2
 import uvicorn
-from payer_fakes import PRICE, FakeAggregator, FakeSeller, Key, Refusal, receipt
+from payer_fakes import PRICE, FakeAggregator, FakeSeller, Key, RefusalError, receipt
 
 from tallystick.amounts import encode_amount
 from tallystick.requests import body_digest, normal_target, request_hash
@@ -92,7 +92,7 @@ class LyingSeller(FakeSeller):
         for payment, price, hashed in self.hoard:
             try:
                 self.aggregator.charge(payment, price, hashed)
-            except Refusal:
+            except RefusalError:
                 continue
         if not self.hoards:
             self.hoard.clear()
@@ -162,7 +162,7 @@ class RogueWorker:
         for proof in self.proofs:
             try:
                 taken += bool(aggregator.charge(proof, PRICE, request))
-            except Refusal:
+            except RefusalError:
                 continue
         return taken
 

@@ -16,7 +16,7 @@ from payer_fakes import PRICE, FakeAggregator, FakeSeller
 
 from tallystick.x402 import PaymentRequired
 from tallystick_client import Budgets, DepositPolicy, Wallet
-from tallystick_client.payer.errors import BookUnavailable, BudgetExceeded
+from tallystick_client.payer.errors import BookUnavailableError, BudgetExceededError
 from tallystick_client.payer.wallet.grants import Payment
 from tallystick_client.payer.wallet.store import Statement
 
@@ -25,7 +25,7 @@ REQUEST = bytes([0x52] * 32)
 BUDGET = 60 * PRICE
 
 
-class Crash(Exception):
+class CrashError(Exception):
     pass
 
 
@@ -60,10 +60,10 @@ class World:
             self.writes += 1
             crash_at, committed = self.crash_at or (0, False)
             if self.writes == crash_at and not committed:
-                raise Crash
+                raise CrashError
             await real_write(statements)
             if self.writes == crash_at:
-                raise Crash
+                raise CrashError
 
         store.write = write
 
@@ -129,7 +129,7 @@ async def survive(world: World, work: Callable[[World], Any]) -> None:
     """Do the work; if it crashes, start again on the same file."""
     try:
         await work(world)
-    except (Crash, BookUnavailable):
+    except (CrashError, BookUnavailableError):
         await world.die()
         await world.start()
 
@@ -202,7 +202,7 @@ async def test_no_history_of_crashes_promises_anything_twice(
             world.crash_at = (world.writes + chance.randrange(1, 4), chance.random() < 0.5)
         try:
             await survive(world, turn)
-        except BudgetExceeded:
+        except BudgetExceededError:
             break
     await world.check()
 
@@ -219,8 +219,8 @@ async def test_a_disk_that_is_full_stops_all_promises(
 
     world.wallet._store.write = full
     for _ in range(2):
-        with pytest.raises(BookUnavailable, match="could not be written"):
+        with pytest.raises(BookUnavailableError, match="could not be written"):
             await world.pay("b")
     assert len(aggregator.account.channels) == 0
-    with pytest.raises(BookUnavailable):
+    with pytest.raises(BookUnavailableError):
         await world.wallet.flush()

@@ -9,14 +9,14 @@ import pytest
 from payer_buyer import Buyer, account_of
 from payer_fakes import PRICE, FakeAggregator, FakeSeller, make_operator, until
 
-from tallystick.errors import Refused
+from tallystick.errors import RefusedError
 from tallystick.hexadecimal import checksum
 from tallystick.reasons import Reason
 from tallystick_client import DepositPolicy
-from tallystick_client.payer.errors import DepositNotAllowed
+from tallystick_client.payer.errors import DepositNotAllowedError
 from tallystick_client.payer.wallet import deposits
 from tallystick_client.payer.wallet.rows import DEPOSIT_LATE_S
-from tallystick_client.rpc import AggregatorUnavailable
+from tallystick_client.rpc import AggregatorUnavailableError
 
 OpenWallet = Callable[..., Any]
 
@@ -35,7 +35,7 @@ async def test_a_deposit_whose_answer_was_lost_is_sent_again_not_made_again(
     monkeypatch.setattr("tallystick_client.payer.wallet.deposits.RETRY_PAUSES_S", (0.01,))
     aggregator.lose_answers["Deposit"] = 2
     buyer = Buyer(await open_wallet(), seller)
-    with pytest.raises(AggregatorUnavailable):
+    with pytest.raises(AggregatorUnavailableError):
         await buyer.buy()
     assert len((await account_of(buyer.wallet)).deposits_under_way) == 1
     await buyer.wallet.close()
@@ -64,14 +64,14 @@ async def test_a_payment_above_the_policy_is_not_deposited_for(
     open_wallet: OpenWallet, seller: FakeSeller, aggregator: FakeAggregator
 ) -> None:
     buyer = Buyer(await open_wallet(deposit=DepositPolicy(low="0", high="0.0005")), seller)
-    with pytest.raises(DepositNotAllowed, match=r"deposit\.high: got 0.0005 USDC, allowed at least 0.001 USDC"):
+    with pytest.raises(DepositNotAllowedError, match=r"deposit\.high: got 0.0005 USDC, allowed at least 0.001 USDC"):
         await buyer.buy()
     assert "Deposit" not in aggregator.calls
 
 
 async def test_a_refused_deposit_is_told_and_not_repeated_for_ever(buyer: Buyer, aggregator: FakeAggregator) -> None:
     aggregator.refuse["Deposit"] = Reason.DEPOSIT_AUTHORIZATION
-    with pytest.raises(Refused, match="deposit_authorization"):
+    with pytest.raises(RefusedError, match="deposit_authorization"):
         await buyer.buy()
     assert aggregator.calls.count("Deposit") == 1
     del aggregator.refuse["Deposit"]
@@ -87,14 +87,14 @@ async def test_no_second_deposit_is_signed_while_a_refused_one_may_still_be_land
     aggregator.refuse["Deposit"] = Reason.DEPOSIT_AUTHORIZATION
     buyer = Buyer(await open_wallet(clock=lambda: now[0]), seller)
     for _ in range(3):
-        with pytest.raises(Refused, match=r"signs no other before 2027-01-15T09:10:00\+00:00") as caught:
+        with pytest.raises(RefusedError, match=r"signs no other before 2027-01-15T09:10:00\+00:00") as caught:
             await buyer.buy()
         assert caught.value.reason is Reason.DEPOSIT_AUTHORIZATION
     await buyer.wallet.close()
     buyer = Buyer(await open_wallet(clock=lambda: now[0]), seller)
     for ask in (buyer.buy, buyer.wallet.deposit):
         now[0] += 1_800
-        with pytest.raises(Refused, match="signs no other"):
+        with pytest.raises(RefusedError, match="signs no other"):
             await ask()
     assert len(aggregator.salts) == 1
     assert len((await account_of(buyer.wallet)).deposits_under_way) == 1
@@ -104,7 +104,7 @@ async def test_a_refused_deposit_that_is_credited_after_all_is_paid_from(
     buyer: Buyer, aggregator: FakeAggregator
 ) -> None:
     aggregator.refuse["Deposit"] = Reason.DEPOSIT_AUTHORIZATION
-    with pytest.raises(Refused):
+    with pytest.raises(RefusedError):
         await buyer.buy()
     del aggregator.refuse["Deposit"]
     await buyer.buy()
@@ -120,10 +120,10 @@ async def test_a_refused_deposit_that_nobody_can_land_any_more_is_followed_by_an
     aggregator.clock = lambda: now[0]
     aggregator.refuse["Deposit"] = Reason.DEPOSIT_AUTHORIZATION
     buyer = Buyer(await open_wallet(clock=lambda: now[0]), seller)
-    with pytest.raises(Refused):
+    with pytest.raises(RefusedError):
         await buyer.buy()
     now[0] += 3_600 + 600
-    with pytest.raises(Refused):
+    with pytest.raises(RefusedError):
         await buyer.buy()
     assert len(aggregator.salts) == 2
     del aggregator.refuse["Deposit"]
@@ -139,7 +139,7 @@ async def test_a_refused_top_up_does_not_keep_the_books_from_being_compared(
     await buyer.buy()
     (await buyer.pay()).lose()
     aggregator.refuse["Deposit"] = Reason.DEPOSIT_AUTHORIZATION
-    with pytest.raises(Refused):
+    with pytest.raises(RefusedError):
         await buyer.buy()
     assert len((await account_of(wallet)).deposits_under_way) == 1
     assert (await wallet.reconcile()).freed == PRICE
@@ -148,7 +148,7 @@ async def test_a_refused_top_up_does_not_keep_the_books_from_being_compared(
 async def test_a_deposit_beyond_the_payers_balance_is_not_signed(buyer: Buyer, aggregator: FakeAggregator) -> None:
     aggregator.balance = PRICE - 1
     for _ in range(2):
-        with pytest.raises(DepositNotAllowed) as caught:
+        with pytest.raises(DepositNotAllowedError) as caught:
             await buyer.buy()
         assert str(caught.value) == (
             "deposit: got 0.001 USDC, allowed at most 0.000999 USDC; the aggregator sees 0.000999 USDC at "
@@ -172,7 +172,7 @@ async def test_what_the_payer_holds_is_deposited_where_it_is_enough_for_the_paym
 
 async def test_a_balance_below_the_minimum_deposit_is_not_deposited(buyer: Buyer, aggregator: FakeAggregator) -> None:
     aggregator.balance = 99
-    with pytest.raises(DepositNotAllowed, match=r"got 0\.0001 USDC, allowed at most 0\.000099 USDC"):
+    with pytest.raises(DepositNotAllowedError, match=r"got 0\.0001 USDC, allowed at most 0\.000099 USDC"):
         await buyer.buy(amount=50)
     assert not aggregator.salts
 
@@ -181,7 +181,7 @@ async def test_a_deposit_that_a_person_asks_for_is_made_in_full_or_not_at_all(
     buyer: Buyer, aggregator: FakeAggregator
 ) -> None:
     aggregator.balance = 999_999
-    with pytest.raises(DepositNotAllowed, match=r"got 1 USDC, allowed at most 0\.999999 USDC"):
+    with pytest.raises(DepositNotAllowedError, match=r"got 1 USDC, allowed at most 0\.999999 USDC"):
         await buyer.wallet.deposit()
     assert not aggregator.salts
     aggregator.balance = 1_000_000
@@ -227,7 +227,7 @@ async def test_an_aggregator_that_is_asked_for_too_many_balances_is_asked_again_
 
 async def test_nothing_is_signed_while_the_balance_cannot_be_read(buyer: Buyer, aggregator: FakeAggregator) -> None:
     aggregator.refuse["GetBalance"] = Reason.CHAIN_UNAVAILABLE
-    with pytest.raises(Refused, match="chain_unavailable") as caught:
+    with pytest.raises(RefusedError, match="chain_unavailable") as caught:
         await buyer.buy()
     assert caught.value.retry
     assert (aggregator.salts, (await account_of(buyer.wallet)).deposits_under_way) == (set(), [])
@@ -239,7 +239,7 @@ async def test_what_the_policy_forbids_is_refused_without_a_look_at_the_balance(
     open_wallet: OpenWallet, seller: FakeSeller, aggregator: FakeAggregator
 ) -> None:
     buyer = Buyer(await open_wallet(deposit=DepositPolicy(low="0", high="0.0005")), seller)
-    with pytest.raises(DepositNotAllowed):
+    with pytest.raises(DepositNotAllowedError):
         await buyer.buy()
     assert "GetBalance" not in aggregator.calls
 
@@ -250,7 +250,7 @@ async def test_a_payer_whose_balance_is_spent_meanwhile_keeps_its_authorization_
     aggregator.refuse["Deposit"] = Reason.INSUFFICIENT_BALANCE
     for _ in range(2):
         with pytest.raises(
-            Refused, match="insufficient_balance: no The deposit of 1 USDC may still be landed"
+            RefusedError, match="insufficient_balance: no The deposit of 1 USDC may still be landed"
         ) as caught:
             await buyer.buy()
         assert caught.value.retry
@@ -295,7 +295,7 @@ async def test_a_burst_of_an_empty_payer_asks_once_and_signs_nothing(
     monkeypatch.setattr(deposits, "RETRY_PAUSES_S", ())
     aggregator.balance, aggregator.delay_s = 0, 0.01
     results = await asyncio.gather(*(buyer.buy(f"{n}.example") for n in range(50)), return_exceptions=True)
-    assert all(isinstance(result, DepositNotAllowed) for result in results)
+    assert all(isinstance(result, DepositNotAllowedError) for result in results)
     assert (aggregator.calls.count("GetBalance"), aggregator.salts) == (1, set())
     aggregator.balance = 1_000_000
     await buyer.buy()
@@ -306,7 +306,7 @@ async def test_who_needs_less_than_what_failed_is_asked_for(buyer: Buyer, aggreg
     dear, cheap = await asyncio.gather(
         buyer.buy("dear.example", 2 * PRICE), buyer.buy("cheap.example"), return_exceptions=True
     )
-    assert isinstance(dear, DepositNotAllowed)
+    assert isinstance(dear, DepositNotAllowedError)
     assert not isinstance(cheap, BaseException)
 
 
@@ -315,7 +315,7 @@ async def test_a_dear_page_does_not_keep_a_host_from_selling_cheap_ones(
 ) -> None:
     aggregator.balance = PRICE
     dear, cheap = await asyncio.gather(buyer.buy(amount=2 * PRICE), buyer.buy(), return_exceptions=True)
-    assert isinstance(dear, DepositNotAllowed)
+    assert isinstance(dear, DepositNotAllowedError)
     assert not isinstance(cheap, BaseException)
 
 
@@ -323,7 +323,7 @@ async def test_a_fresh_wallet_asks_once_for_all_who_wait_too(buyer: Buyer, aggre
     aggregator.refuse["GetAccount"] = Reason.STORE_UNAVAILABLE
     aggregator.delay_s = 0.01
     results = await asyncio.gather(*(buyer.buy(f"{n}.example") for n in range(20)), return_exceptions=True)
-    assert all(isinstance(result, Refused) for result in results)
+    assert all(isinstance(result, RefusedError) for result in results)
     assert aggregator.calls.count("GetAccount") == 1
     del aggregator.refuse["GetAccount"]
     await buyer.buy()
@@ -371,7 +371,7 @@ async def test_all_who_wait_hear_at_once_of_an_aggregator_that_does_not_answer(
     aggregator.lose_answers["GetBalance"] = 1_000
     payments = (buyer.buy(f"{n}.example", PRICE * n) for n in range(20, 0, -1))
     results = await asyncio.gather(*payments, return_exceptions=True)
-    assert all(isinstance(result, AggregatorUnavailable) for result in results)
+    assert all(isinstance(result, AggregatorUnavailableError) for result in results)
     assert aggregator.calls.count("GetBalance") - asked == 2
 
 
@@ -426,10 +426,11 @@ async def test_one_balance_is_not_promised_to_two_operators(
         wallet = await open_wallet(operators=[seller.operator, other], clock=lambda: now[0])
         aggregator.balance = second.balance = 1_500_000
         aggregator.refuse["Deposit"] = Reason.INSUFFICIENT_BALANCE  # it stays under way
-        with pytest.raises(Refused):
+        with pytest.raises(RefusedError):
             await Buyer(wallet, seller).buy()
         with pytest.raises(
-            DepositNotAllowed, match=r"allowed at most 0\.5 USDC.* 1 USDC of it for deposits and transfers under way"
+            DepositNotAllowedError,
+            match=r"allowed at most 0\.5 USDC.* 1 USDC of it for deposits and transfers under way",
         ):
             await Buyer(wallet, FakeSeller(second, other)).buy(amount=600_000)
         assert not second.salts

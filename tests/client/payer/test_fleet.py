@@ -10,20 +10,20 @@ import grpc
 import httpx2
 import pytest
 from payer_fakes import PRICE, FakeAggregator, FakeSeller, until
-from payer_fakes import Refusal as FakeRefusal
+from payer_fakes import RefusalError as FakeRefusal
 
-from tallystick.errors import MalformedError, Refused
+from tallystick.errors import MalformedError, RefusedError
 from tallystick.reasons import Reason
 from tallystick.v1 import wallet_pb2 as pb
 from tallystick.v1 import wallet_pb2_grpc
 from tallystick.x402 import PaymentRequired
 from tallystick_client import Budgets, DepositPolicy, PayingTransport, Wallet
-from tallystick_client.payer.errors import BudgetExceeded, DepositNotAllowed, OfferNotAllowed
+from tallystick_client.payer.errors import BudgetExceededError, DepositNotAllowedError, OfferNotAllowedError
 from tallystick_client.payer.fleet.remote import RemoteWallet
 from tallystick_client.payer.fleet.serving import WalletServer
 from tallystick_client.payer.wallet.accounts import AccountClient
 from tallystick_client.payer.wallet.grants import Payment
-from tallystick_client.rpc import AggregatorUnavailable, CallRejected, bearer
+from tallystick_client.rpc import AggregatorUnavailableError, CallRejectedError, bearer
 
 OpenWallet = Callable[..., Any]
 REQUEST = bytes([0x52] * 32)
@@ -129,7 +129,7 @@ async def test_a_worker_pays_by_exact_through_the_wallet(fleet: Fleet, seller: F
     async with httpx2.AsyncClient(transport=PayingTransport(worker, seller)) as http:
         for _ in range(2):
             assert (await http.get("http://a.example/1")).status_code == 200
-        with pytest.raises(BudgetExceeded, match="total"):
+        with pytest.raises(BudgetExceededError, match="total"):
             await http.get("http://a.example/1")
     assert len(seller.exact) == 2
     await worker.report()
@@ -143,7 +143,7 @@ async def test_no_budget_is_exceeded_by_all_workers_together(fleet: Fleet, aggre
         *(fleet.buy(worker, host) for worker in workers for host in "ab" for _ in range(10)), return_exceptions=True
     )
     refused = [result for result in results if result is not None]
-    assert all(isinstance(result, BudgetExceeded) for result in refused)
+    assert all(isinstance(result, BudgetExceededError) for result in refused)
     assert aggregator.account.committed == 60 * PRICE
     assert len(refused) == 60
 
@@ -156,13 +156,13 @@ async def test_idle_headroom_is_called_back_for_who_needs_it(fleet: Fleet) -> No
     assert (await fleet.account()).granted > 0
     for _ in range(16):
         await fleet.buy(poor)
-    with pytest.raises(BudgetExceeded):
+    with pytest.raises(BudgetExceededError):
         await fleet.buy(poor)
 
 
 async def test_a_price_above_the_budget_is_stopped_in_the_worker(fleet: Fleet, aggregator: FakeAggregator) -> None:
     await fleet.serve(budgets=Budgets(per_request=PRICE))
-    with pytest.raises(BudgetExceeded, match="per_request"):
+    with pytest.raises(BudgetExceededError, match="per_request"):
         await fleet.pay(await fleet.worker(), amount=PRICE + 1)
     assert not aggregator.calls
 
@@ -276,7 +276,7 @@ async def test_a_wallet_that_stays_away_is_told(fleet: Fleet, monkeypatch: pytes
     await fleet.serve()
     worker = await fleet.worker()
     await fleet.stop()
-    with pytest.raises(AggregatorUnavailable):
+    with pytest.raises(AggregatorUnavailableError):
         await fleet.buy(worker)
 
 
@@ -334,7 +334,7 @@ async def test_books_are_equal_whoever_is_killed(fleet: Fleet, aggregator: FakeA
 
 async def test_a_wrong_token_is_turned_away(fleet: Fleet) -> None:
     await fleet.serve()
-    with pytest.raises(CallRejected, match="UNAUTHENTICATED"):
+    with pytest.raises(CallRejectedError, match="UNAUTHENTICATED"):
         await Wallet.connect(fleet.socket, token="guess")
 
 
@@ -438,13 +438,13 @@ async def test_a_report_of_more_than_was_given_is_refused(fleet: Fleet, report: 
 async def test_problems_reach_the_worker_as_they_are(fleet: Fleet, aggregator: FakeAggregator) -> None:
     await fleet.serve(deposit=DepositPolicy(low="0", high="0.0005"))
     worker = await fleet.worker()
-    with pytest.raises(DepositNotAllowed, match=r"deposit\.high"):
+    with pytest.raises(DepositNotAllowedError, match=r"deposit\.high"):
         await fleet.pay(worker)
     aggregator.refuse["Deposit"] = Reason.DEPOSIT_AUTHORIZATION
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RefusedError) as caught:
         await fleet.pay(worker, amount=400)
     assert caught.value.reason is Reason.DEPOSIT_AUTHORIZATION
-    with pytest.raises(OfferNotAllowed):
+    with pytest.raises(OfferNotAllowedError):
         worker.choose(PaymentRequired(accepts=[]))
 
 

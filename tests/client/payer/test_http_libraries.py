@@ -17,8 +17,8 @@ from tallystick.requests import normal_target
 from tallystick.signatures import Signer
 from tallystick.x402 import PAYMENT_RESPONSE_HEADER, PAYMENT_SIGNATURE_HEADER
 from tallystick_client import (
-    BookUnavailable,
-    BudgetExceeded,
+    BookUnavailableError,
+    BudgetExceededError,
     Budgets,
     DepositPolicy,
     Operator,
@@ -140,7 +140,7 @@ async def test_a_synchronous_client_pays_from_a_wallet_on_a_thread_of_its_own(
                 lost.append(library.ReadError("the connection is gone"))
                 pages.append(http.get(URL))
                 seller.prices["/dear"] = 3_000
-                with pytest.raises(BudgetExceeded):
+                with pytest.raises(BudgetExceededError):
                     http.get("http://other.example/dear")
             return pages, thread.run(thread.wallet.status())
 
@@ -190,7 +190,7 @@ async def test_a_synchronous_client_that_is_interrupted_leaves_its_payment_to_th
 
 def test_a_wallet_that_cannot_be_opened_ends_its_thread(tmp_path: Path, signer: Signer) -> None:
     opening = Wallet.open(tmp_path / "missing" / "wallet.db", key=signer, operators=[], budgets=Budgets())
-    with pytest.raises(BookUnavailable, match="cannot be opened"):
+    with pytest.raises(BookUnavailableError, match="cannot be opened"):
         WalletThread(opening)
     assert not [thread for thread in threading.enumerate() if thread.name == "tallystick-wallet"]
 

@@ -21,7 +21,7 @@ from tallystick.x402 import (
     encode_header,
 )
 from tallystick_client import Budgets, Operator, PayingTransport, Wallet
-from tallystick_client.payer.errors import BudgetExceeded, OfferNotAllowed
+from tallystick_client.payer.errors import BudgetExceededError, OfferNotAllowedError
 from tallystick_client.payer.policy.offers import choose, read_offers
 
 THIEF = checksum(bytes([0xBA] * 20))
@@ -86,7 +86,7 @@ FORGED: dict[str, PaymentRequirements] = {
 
 @pytest.mark.parametrize("name", FORGED)
 def test_a_forged_offer_is_not_taken(name: str) -> None:
-    with pytest.raises(OfferNotAllowed, match=r"accepts\[0\]"):
+    with pytest.raises(OfferNotAllowedError, match=r"accepts\[0\]"):
         take(FORGED[name])
 
 
@@ -105,12 +105,12 @@ def test_deferred_comes_before_exact_in_any_order() -> None:
 
 def test_exact_is_taken_where_there_is_no_deposit() -> None:
     assert not take(deferred(), exact(), can_defer=False).is_deferred
-    with pytest.raises(OfferNotAllowed, match="does not pay by exact"):
+    with pytest.raises(OfferNotAllowedError, match="does not pay by exact"):
         take(deferred(), exact(), can_defer=False, allow_exact=False)
 
 
 def test_no_offers_at_all_are_refused() -> None:
-    with pytest.raises(OfferNotAllowed, match="it makes none"):
+    with pytest.raises(OfferNotAllowedError, match="it makes none"):
         take()
 
 
@@ -132,7 +132,7 @@ async def test_a_forged_402_makes_the_wallet_sign_nothing(
         return httpx2.Response(402, headers={PAYMENT_REQUIRED_HEADER: header})
 
     async with httpx2.AsyncClient(transport=PayingTransport(wallet, httpx2.MockTransport(answer))) as http:
-        with pytest.raises(OfferNotAllowed):
+        with pytest.raises(OfferNotAllowedError):
             await http.get("http://a.example/1")
     assert len(sent) == 1
     assert not aggregator.calls
@@ -145,7 +145,7 @@ async def test_a_huge_amount_is_stopped_by_every_budget(
     seller.price = 2**127
     wallet = await open_wallet(budgets=Budgets(total="5"))
     async with httpx2.AsyncClient(transport=PayingTransport(wallet, seller)) as http:
-        with pytest.raises(BudgetExceeded, match="total"):
+        with pytest.raises(BudgetExceededError, match="total"):
             await http.get("http://a.example/1")
     assert not aggregator.calls
     assert not seller.paid_requests
@@ -168,7 +168,7 @@ extras = st.dictionaries(
 @given(extra=extras, scheme=st.sampled_from([SCHEME_DEFERRED, SCHEME_EXACT]) | st.text(max_size=10))
 def test_no_extra_makes_a_forged_offer_good(extra: dict[str, Any], scheme: str) -> None:
     offer = deferred(scheme=scheme, extra={**deferred().extra, "escrow": THIEF, **extra})
-    with pytest.raises(OfferNotAllowed):
+    with pytest.raises(OfferNotAllowedError):
         take(offer)
 
 

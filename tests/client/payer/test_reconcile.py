@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from payer_buyer import Buyer, account_of
 from payer_fakes import PRICE, Account, FakeAggregator, FakeSeller, Steps, until
-from payer_fakes import Refusal as FakeRefusal
+from payer_fakes import RefusalError as FakeRefusal
 
-from tallystick.errors import Refused
+from tallystick.errors import RefusedError
 from tallystick.reasons import Reason
 from tallystick.signatures import Signer
 from tallystick_client import Budgets, Wallet
-from tallystick_client.payer.errors import ApprovalRefused, BudgetExceeded
+from tallystick_client.payer.errors import ApprovalRefusedError, BudgetExceededError
 from tallystick_client.payer.wallet.reconcile import judge
 
 OpenWallet = Callable[..., Any]
@@ -144,7 +144,7 @@ async def test_a_seller_that_lies_about_releases_is_found_out_and_stopped_by_the
     for _ in range(50):
         try:
             await cheat()
-        except BudgetExceeded:
+        except BudgetExceededError:
             break
         except FakeRefusal as refusal:
             if not await wallet.recover_from(buyer.offer(), refusal.reason):
@@ -299,7 +299,7 @@ async def test_a_total_above_the_book_is_refused_by_name(
         return [(receiver, total + beyond * (receiver == seller.receiver("a"))) for receiver, total in totals]
 
     aggregator.propose = inflate
-    with pytest.raises(ApprovalRefused, match=f"got {4 * PRICE + beyond}, allowed {4 * PRICE}"):
+    with pytest.raises(ApprovalRefusedError, match=f"got {4 * PRICE + beyond}, allowed {4 * PRICE}"):
         await wallet.approve_totals()
     assert "ApproveTotals" not in aggregator.calls
 
@@ -310,7 +310,7 @@ async def test_a_total_for_a_stranger_is_refused(
 ) -> None:
     await Buyer(wallet, seller).buy()
     aggregator.propose = lambda _: [(receiver, 1)]
-    with pytest.raises(ApprovalRefused, match="got 1, allowed 0"):
+    with pytest.raises(ApprovalRefusedError, match="got 1, allowed 0"):
         await wallet.approve_totals()
 
 
@@ -324,7 +324,7 @@ async def test_what_is_disputed_is_never_approved(
     channel.charged += PRICE // 2
     await wallet.reconcile()
     assert (await account_of(wallet)).disputed == PRICE // 2
-    with pytest.raises(ApprovalRefused):
+    with pytest.raises(ApprovalRefusedError):
         await wallet.approve_totals()
 
 
@@ -339,5 +339,5 @@ async def test_totals_are_approved_from_time_to_time(
 async def test_a_refusal_to_reconcile_is_told(wallet: Wallet, seller: FakeSeller, aggregator: FakeAggregator) -> None:
     await Buyer(wallet, seller).buy()
     aggregator.refuse["GetAccount"] = Reason.CALL_SIGNATURE
-    with pytest.raises(Refused, match="call_signature"):
+    with pytest.raises(RefusedError, match="call_signature"):
         await wallet.reconcile()

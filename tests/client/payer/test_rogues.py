@@ -23,7 +23,7 @@ from rogues import (
 from tallystick.errors import TallystickError
 from tallystick.x402 import PaymentRequired
 from tallystick_client import Budgets, DepositPolicy, Operator, PayingTransport, Wallet
-from tallystick_client.payer.errors import BudgetExceeded
+from tallystick_client.payer.errors import BudgetExceededError
 from tallystick_client.payer.fleet.remote import RemoteWallet
 from tallystick_client.payer.fleet.serving import WalletServer
 from tallystick_client.payer.wallet.grants import Payment
@@ -293,7 +293,7 @@ async def test_w4_what_a_rogue_worker_returned_and_kept_is_not_spent_twice(
         rogues.append(rogue)
         try:
             await rogue.take(fleet.payer(f"{number}.example"), 20)
-        except BudgetExceeded:
+        except BudgetExceededError:
             assert spends_first
         if spends_first:
             rogue.spend(aggregator, REQUEST)

@@ -7,14 +7,14 @@ import grpc
 import pytest
 from payer_fakes import FakeAggregator
 
-from tallystick.errors import MalformedError, Refused
+from tallystick.errors import MalformedError, RefusedError
 from tallystick.reasons import Reason
 from tallystick.v1 import account_pb2, account_pb2_grpc, common_pb2
 from tallystick_client import Wallet
 from tallystick_client.payer.fleet.serving import ServerCredentials, WalletServer
 from tallystick_client.rpc import (
-    AggregatorUnavailable,
-    CallRejected,
+    AggregatorUnavailableError,
+    CallRejectedError,
     bearer,
     call,
     failure,
@@ -53,14 +53,14 @@ async def test_beyond_this_machine_nothing_is_sent_in_the_clear(
 @pytest.mark.parametrize(
     ("status", "error"),
     [
-        (grpc.StatusCode.UNAVAILABLE, AggregatorUnavailable),
-        (grpc.StatusCode.DEADLINE_EXCEEDED, AggregatorUnavailable),
-        (grpc.StatusCode.RESOURCE_EXHAUSTED, AggregatorUnavailable),
-        (grpc.StatusCode.INTERNAL, AggregatorUnavailable),
-        (grpc.StatusCode.UNAUTHENTICATED, CallRejected),
-        (grpc.StatusCode.PERMISSION_DENIED, CallRejected),
-        (grpc.StatusCode.INVALID_ARGUMENT, CallRejected),
-        (grpc.StatusCode.UNIMPLEMENTED, CallRejected),
+        (grpc.StatusCode.UNAVAILABLE, AggregatorUnavailableError),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, AggregatorUnavailableError),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, AggregatorUnavailableError),
+        (grpc.StatusCode.INTERNAL, AggregatorUnavailableError),
+        (grpc.StatusCode.UNAUTHENTICATED, CallRejectedError),
+        (grpc.StatusCode.PERMISSION_DENIED, CallRejectedError),
+        (grpc.StatusCode.INVALID_ARGUMENT, CallRejectedError),
+        (grpc.StatusCode.UNIMPLEMENTED, CallRejectedError),
     ],
 )
 def test_a_failed_call_says_whether_to_try_again(status: grpc.StatusCode, error: type[Exception]) -> None:
@@ -74,7 +74,7 @@ def test_a_failed_call_says_whether_to_try_again(status: grpc.StatusCode, error:
 async def test_an_aggregator_that_is_not_there_is_unavailable() -> None:
     async with open_channel("127.0.0.1:1") as channel:
         stub = account_pb2_grpc.AccountServiceStub(channel)
-        with pytest.raises(AggregatorUnavailable):
+        with pytest.raises(AggregatorUnavailableError):
             await call(stub.Deposit, account_pb2.DepositRequest(), timeout_s=2)
 
 
@@ -90,7 +90,7 @@ def test_a_refusal_becomes_an_exception_with_the_channels_totals() -> None:
             totals=totals,
         )
     )
-    assert isinstance(error, Refused)
+    assert isinstance(error, RefusedError)
     assert (error.reason, error.field, error.got, error.allowed) == (
         Reason.INSUFFICIENT_CEILING,
         "ceiling",
@@ -112,7 +112,7 @@ async def test_a_wallet_is_served_over_mutual_tls(open_wallet: Any) -> None:
         async with worker:
             assert worker.address == wallet.address
         for settings in ({"root_certificates": CA}, {"insecure": True}):
-            with pytest.raises(AggregatorUnavailable):
+            with pytest.raises(AggregatorUnavailableError):
                 await impatient(server.target, settings)
 
 

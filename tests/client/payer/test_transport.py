@@ -25,7 +25,7 @@ from tallystick.x402 import (
     read_payment_id,
 )
 from tallystick_client import Budgets, PayingTransport, Wallet
-from tallystick_client.payer.errors import BalanceTooLow, BodyNotReplayable, BudgetExceeded
+from tallystick_client.payer.errors import BalanceTooLowError, BodyNotReplayableError, BudgetExceededError
 
 
 @pytest.fixture
@@ -314,7 +314,7 @@ async def stream(*chunks: bytes) -> AsyncIterator[bytes]:
 async def test_a_streamed_body_is_paid_ahead_once_its_price_is_known(
     http: httpx2.AsyncClient, seller: FakeSeller, aggregator: FakeAggregator
 ) -> None:
-    with pytest.raises(BodyNotReplayable, match="price is known now"):
+    with pytest.raises(BodyNotReplayableError, match="price is known now"):
         await http.post("http://a.example/up", content=stream(b"a", b"b"))
     assert not aggregator.accounts
     response = await http.post("http://a.example/up", content=stream(b"a", b"b"))
@@ -404,7 +404,7 @@ async def test_an_exact_payment_whose_answer_is_lost_is_sent_again_as_it_is(
 async def test_a_price_above_the_budget_is_not_paid(open_wallet: object, seller: FakeSeller) -> None:
     wallet: Wallet = await open_wallet(budgets=Budgets(per_request="0.0009"))  # type: ignore[operator]
     async with httpx2.AsyncClient(transport=PayingTransport(wallet, seller)) as http:
-        with pytest.raises(BudgetExceeded, match="per_request"):
+        with pytest.raises(BudgetExceededError, match="per_request"):
             await http.get("http://a.example/1")
     assert not seller.paid_requests
 
@@ -420,7 +420,7 @@ async def test_w1_after_a_dear_page_every_other_page_is_read_and_paid_once(
     async with httpx2.AsyncClient(transport=PayingTransport(wallet, seller)) as http:
         assert (await http.get("http://a.example/first")).status_code == 200
         for _ in range(2):
-            with pytest.raises(BudgetExceeded, match="per_request"):
+            with pytest.raises(BudgetExceededError, match="per_request"):
                 await http.get("http://a.example/dear")
         for number in range(20):
             assert (await http.get(f"http://a.example/cheap/{number}")).text == "page"
@@ -435,7 +435,7 @@ async def test_w1_a_price_that_is_refused_here_is_asked_for_again(open_wallet: o
     async with httpx2.AsyncClient(transport=PayingTransport(wallet, seller)) as http:
         for number in range(3):
             assert (await http.get(f"http://a.example/{number}")).status_code == 200
-        with pytest.raises(BudgetExceeded, match="per_host"):
+        with pytest.raises(BudgetExceededError, match="per_host"):
             await http.get("http://a.example/3")
         seller.prices["/4"] = 0
         assert (await http.get("http://a.example/4")).text == "free"
@@ -445,7 +445,7 @@ async def test_w1_a_spike_of_the_price_is_forgotten(open_wallet: object, seller:
     wallet: Wallet = await open_wallet(budgets=Budgets(per_request=PRICE))  # type: ignore[operator]
     async with httpx2.AsyncClient(transport=PayingTransport(wallet, seller)) as http:
         seller.price = 1_000 * PRICE
-        with pytest.raises(BudgetExceeded):
+        with pytest.raises(BudgetExceededError):
             await http.get("http://a.example/1")
         seller.price = PRICE
         for number in (1, 2, 3):
@@ -668,7 +668,7 @@ async def test_x10_no_transfer_is_signed_beyond_the_payers_balance(
     aggregator.balance = 1
     async with httpx2.AsyncClient(transport=PayingTransport(wallet, seller)) as http:
         for _ in range(5):
-            with pytest.raises(BalanceTooLow, match="nothing was signed"):
+            with pytest.raises(BalanceTooLowError, match="nothing was signed"):
                 await http.get("http://a.example/1")
         aggregator.balance = PRICE
         assert (await http.get("http://a.example/1")).status_code == 200
@@ -684,7 +684,7 @@ async def test_x10_transfers_at_once_are_not_signed_beyond_the_payers_balance_to
     async with httpx2.AsyncClient(transport=PayingTransport(wallet, seller)) as http:
         gets = (http.get(f"http://a.example/{number}") for number in range(5))
         answers = await asyncio.gather(*gets, return_exceptions=True)
-    assert sum(isinstance(answer, BalanceTooLow) for answer in answers) == 3
+    assert sum(isinstance(answer, BalanceTooLowError) for answer in answers) == 3
     assert (await wallet.status()).exact[0].paid == 2 * PRICE
 
 
@@ -720,7 +720,7 @@ async def test_x10_refused_transfers_are_free_again_once_they_cannot_land(
         aggregator.landed.add(read_exact(refused).nonce)
         await wallet.reconcile()
         assert (await wallet.status()).exact[0].paid == 6 * PRICE, "they can be landed still"
-        with pytest.raises(BudgetExceeded):
+        with pytest.raises(BudgetExceededError):
             await http.get("http://a.example/more")
         clock.now_s += 61
         await wallet.close()

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 from payer_buyer import REQUEST, Buyer, account_of
 from payer_fakes import DOMAIN, PRICE, FakeAggregator, FakeSeller, make_operator
-from payer_fakes import Refusal as FakeRefusal
+from payer_fakes import RefusalError as FakeRefusal
 
 from tallystick.errors import KeyReferenceError, MalformedError
 from tallystick.reasons import Reason
 from tallystick.signatures import Signer, recover
 from tallystick.vouchers import voucher_digest
 from tallystick_client import Budgets, DepositPolicy, Operator, Wallet
-from tallystick_client.payer.errors import BookUnavailable, BudgetExceeded
+from tallystick_client.payer.errors import BookUnavailableError, BudgetExceededError
 from tallystick_client.payer.wallet.grants import Payment
-from tallystick_client.rpc import AggregatorUnavailable
+from tallystick_client.rpc import AggregatorUnavailableError
 
 OpenWallet = Callable[..., Any]
 
@@ -134,8 +134,8 @@ async def test_no_budget_is_exceeded(
     buyer = Buyer(await open_wallet(budgets=budgets), seller)
     results = await asyncio.gather(*(buyer.buy() for _ in range(30)), return_exceptions=True)
     assert sum(isinstance(result, Payment) for result in results) == 10
-    assert all(isinstance(result, Payment | BudgetExceeded) for result in results)
-    with pytest.raises(BudgetExceeded, match=name):
+    assert all(isinstance(result, Payment | BudgetExceededError) for result in results)
+    with pytest.raises(BudgetExceededError, match=name):
         await buyer.buy()
     assert aggregator.account.committed == 10_000
     assert max(channel.ceiling for channel in (await account_of(buyer.wallet)).channels) == 10_000
@@ -148,7 +148,7 @@ async def test_a_budget_counts_over_hosts_and_calls_idle_headroom_back(
     for host in "abcdefghij":
         await buyer.buy(host)
         await buyer.buy(host)
-    with pytest.raises(BudgetExceeded):
+    with pytest.raises(BudgetExceededError):
         await buyer.buy("k")
     assert aggregator.account.committed == 20 * PRICE
 
@@ -156,7 +156,7 @@ async def test_a_budget_counts_over_hosts_and_calls_idle_headroom_back(
 async def test_a_host_over_its_budget_does_not_stop_others(open_wallet: OpenWallet, seller: FakeSeller) -> None:
     buyer = Buyer(await open_wallet(budgets=Budgets(per_host="0.001")), seller)
     await buyer.buy("a")
-    with pytest.raises(BudgetExceeded):
+    with pytest.raises(BudgetExceededError):
         await buyer.buy("a")
     await buyer.buy("b")
 
@@ -164,7 +164,7 @@ async def test_a_host_over_its_budget_does_not_stop_others(open_wallet: OpenWall
 async def test_who_asks_for_less_is_served_where_more_is_refused(open_wallet: OpenWallet, seller: FakeSeller) -> None:
     buyer = Buyer(await open_wallet(budgets=Budgets(total="0.0015")), seller)
     dear, cheap = await asyncio.gather(buyer.buy(amount=2_000), buyer.buy(amount=1_000), return_exceptions=True)
-    assert isinstance(dear, BudgetExceeded)
+    assert isinstance(dear, BudgetExceededError)
     assert isinstance(cheap, Payment)
 
 
@@ -176,12 +176,12 @@ async def test_a_new_day_has_a_new_budget(
     buyer = Buyer(await open_wallet(budgets=Budgets(per_day="0.002"), clock=lambda: now[0]), seller)
     for _ in range(2):
         await buyer.buy()
-    with pytest.raises(BudgetExceeded, match="per_day"):
+    with pytest.raises(BudgetExceededError, match="per_day"):
         await buyer.buy()
     now[0] += 86_400
     for _ in range(2):
         await buyer.buy()
-    with pytest.raises(BudgetExceeded, match="per_day"):
+    with pytest.raises(BudgetExceededError, match="per_day"):
         await buyer.buy()
 
 
@@ -301,7 +301,7 @@ async def test_a_refund_whose_answer_was_lost_is_asked_for_again_not_twice(
     wallet = await open_wallet()
     await Buyer(wallet, seller).buy()
     aggregator.lose_answers["RequestRefund"] = 1
-    with pytest.raises(AggregatorUnavailable):
+    with pytest.raises(AggregatorUnavailableError):
         await wallet.refund()
     await wallet.close()
     wallet = await open_wallet()
@@ -339,7 +339,7 @@ async def test_an_account_that_was_emptied_is_not_filled_again_by_itself(
 
 async def test_a_second_process_is_refused_in_one_sentence(open_wallet: OpenWallet, wallet: Wallet) -> None:
     assert wallet.address
-    with pytest.raises(BookUnavailable, match=r"wallet\.db is in use by another process; only one may open it$"):
+    with pytest.raises(BookUnavailableError, match=r"wallet\.db is in use by another process; only one may open it$"):
         await open_wallet()
 
 
@@ -350,15 +350,15 @@ async def test_the_file_can_be_opened_again_after_it_was_closed(open_wallet: Ope
 
 async def test_a_wallet_of_another_payer_is_refused(open_wallet: OpenWallet, wallet: Wallet) -> None:
     await wallet.close()
-    with pytest.raises(BookUnavailable, match="its payer is 0x"):
+    with pytest.raises(BookUnavailableError, match="its payer is 0x"):
         await open_wallet(key=Signer(bytes([0x12] * 32)))
 
 
 async def test_a_file_that_is_no_wallet_is_refused(open_wallet: OpenWallet, tmp_path: Any) -> None:
     (tmp_path / "letter.db").write_text("Dear Sir or Madam, " * 100)
-    with pytest.raises(BookUnavailable, match="cannot be used"):
+    with pytest.raises(BookUnavailableError, match="cannot be used"):
         await open_wallet(path=tmp_path / "letter.db")
-    with pytest.raises(BookUnavailable, match="cannot be opened"):
+    with pytest.raises(BookUnavailableError, match="cannot be opened"):
         await open_wallet(path=tmp_path)
 
 
@@ -398,5 +398,5 @@ async def test_an_aggregator_that_is_away_is_told_and_waited_for_no_longer_than_
 ) -> None:
     monkeypatch.setattr("tallystick_client.payer.wallet.deposits.RETRY_PAUSES_S", (0.01, 0.01))
     wallet = await open_wallet(operators=[make_operator("127.0.0.1:1")])
-    with pytest.raises(AggregatorUnavailable):
+    with pytest.raises(AggregatorUnavailableError):
         await Buyer(wallet, seller).buy()

@@ -5,7 +5,7 @@ import pytest
 from tallystick.errors import MalformedError
 from tallystick.v1 import facilitator_pb2
 from tallystick.v1 import wallet_pb2 as pb
-from tallystick_client.payer.errors import BudgetExceeded
+from tallystick_client.payer.errors import BudgetExceededError
 from tallystick_client.payer.fleet.codec import read_problem, read_terms, write_problem
 
 
@@ -36,16 +36,16 @@ def test_more_or_fewer_limits_than_tokens_are_malformed(limits: list[bytes]) -> 
 
 
 def test_an_exceeded_budget_is_told_to_a_worker_as_it_is() -> None:
-    error = BudgetExceeded("per_day", 1_000_000, 1, 6, "USDC")
+    error = BudgetExceededError("per_day", 1_000_000, 1, 6, "USDC")
 
     told = read_problem(write_problem(error))
 
-    assert isinstance(told, BudgetExceeded)
+    assert isinstance(told, BudgetExceededError)
     assert str(told) == str(error) == "budget per_day: got 1 USDC, allowed 0.000001 USDC"
 
 
 def test_a_token_of_more_decimals_than_there_are_is_malformed() -> None:
-    problem = write_problem(BudgetExceeded("per_day", 2, 1, 6, "USDC"))
+    problem = write_problem(BudgetExceededError("per_day", 2, 1, 6, "USDC"))
     problem.decimals = 2**32 - 1
 
     with pytest.raises(MalformedError, match=r"problem\.decimals: got 4294967295, allowed from 0 to 36"):

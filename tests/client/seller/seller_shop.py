@@ -12,7 +12,7 @@ from seller_fakes import ESCROW, OPERATOR, PAYER, PROVER, SELLER, TOKEN, FakeAgg
 from tallystick import payment_ids, x402
 from tallystick.channels import ChannelConfig, channel_id
 from tallystick.eip712 import escrow_domain
-from tallystick.errors import Refused
+from tallystick.errors import RefusedError
 from tallystick.reasons import Reason
 from tallystick.requests import body_digest, normal_target, request_hash
 from tallystick.spend_keys import SpendProof
@@ -119,7 +119,7 @@ class Unmoved(Aggregator):
         return self._known
 
     async def verify(self, terms: Any, payment: Any, attempt: Any = None) -> Verified:  # noqa: ARG002
-        raise Refused(Reason.SPEND_KEY_PROOF, "No.")
+        raise RefusedError(Reason.SPEND_KEY_PROOF, "No.")
 
 
 def supported_by(fake: FakeAggregator) -> Supported:

@@ -9,11 +9,11 @@ import pytest
 
 from tallystick import payment_ids
 from tallystick.amounts import encode_amount
-from tallystick.errors import MalformedError, Refused
+from tallystick.errors import MalformedError, RefusedError
 from tallystick.reasons import Reason
 from tallystick.v1 import settlement_pb2
 from tallystick_client import Aggregator
-from tallystick_client.rpc import AggregatorUnavailable, CallRejected
+from tallystick_client.rpc import AggregatorUnavailableError, CallRejectedError
 from tallystick_client.seller import Charge, Charged, LeftOut, SettlementStatus
 from tallystick_client.seller.client import aggregator as module
 
@@ -39,12 +39,12 @@ def test_it_works_on_one_event_loop_after_another() -> None:
     client = Aggregator("127.0.0.1:1", token="t", timeout_s=0.5)
 
     async def ask() -> None:
-        with pytest.raises(AggregatorUnavailable):
+        with pytest.raises(AggregatorUnavailableError):
             await client.supported()
         await client.close()
 
     async def ask_and_leave_open() -> None:
-        with pytest.raises(AggregatorUnavailable):
+        with pytest.raises(AggregatorUnavailableError):
             await client.charge(charge())
 
     asyncio.run(ask_and_leave_open())
@@ -88,7 +88,7 @@ async def test_a_charge_is_taken_once_however_often_it_is_sent(aggregator: Any, 
 
 
 async def test_a_refused_charge_raises_its_reason(aggregator: Any) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RefusedError) as caught:
         await aggregator.charge(charge(666))
     assert caught.value.reason is Reason.INSUFFICIENT_FUNDS
 
@@ -96,7 +96,7 @@ async def test_a_refused_charge_raises_its_reason(aggregator: Any) -> None:
 async def test_an_aggregator_that_does_not_answer_in_time_is_unavailable(running: Any, fake: Any) -> None:
     fake.stream_gate = asyncio.Event()
     async with running.client(timeout_s=0.05) as client:
-        with pytest.raises(AggregatorUnavailable) as caught:
+        with pytest.raises(AggregatorUnavailableError) as caught:
             await client.list_settlements()
     assert caught.value.status is grpc.StatusCode.DEADLINE_EXCEEDED
 
@@ -126,7 +126,7 @@ async def test_a_status_of_a_newer_aggregator_is_unspecified(aggregator: Any, fa
 
 
 async def test_settling_now_answers_settlements_or_raises(aggregator: Any, fake: Any) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RefusedError) as caught:
         await aggregator.settle_now()
     assert caught.value.reason is Reason.CHAIN_UNAVAILABLE
     fake.settlements = [settlement(1)]
@@ -147,7 +147,7 @@ async def test_r12_what_a_settlement_left_out_is_told(aggregator: Any, fake: Any
 
 async def test_calls_without_permission_are_rejected(aggregator: Any, fake: Any) -> None:
     fake.settle_trouble = [grpc.StatusCode.PERMISSION_DENIED]
-    with pytest.raises(CallRejected, match="scope settle is needed"):
+    with pytest.raises(CallRejectedError, match="scope settle is needed"):
         await aggregator.settle_now()
 
 

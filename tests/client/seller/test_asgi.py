@@ -8,10 +8,10 @@ import pytest
 from tallystick.errors import MalformedError
 from tallystick_client.seller.paywall.asgi import (
     Backpressure,
-    ClientGone,
+    ClientGoneError,
     Incoming,
     Outgoing,
-    ResponseRefused,
+    ResponseRefusedError,
     content_length,
     make_private,
     request_target,
@@ -56,7 +56,7 @@ async def test_a_body_that_grows_too_large_is_not_read_to_its_end() -> None:
 
 async def test_a_client_that_leaves_while_its_body_is_read_is_noticed() -> None:
     request, _ = incoming(chunk(b"a", more=True), GONE)
-    with pytest.raises(ClientGone):
+    with pytest.raises(ClientGoneError):
         await request.read_ahead(10)
 
 
@@ -137,7 +137,7 @@ async def test_a_refused_response_stays_inside_and_stops_its_sender() -> None:
     response = Outgoing(send, decide)
     await response.send({"type": "http.response.start", "status": 200})
     await response.send({"type": "http.response.body", "body": b"secret", "more_body": True})
-    with pytest.raises(ResponseRefused):
+    with pytest.raises(ResponseRefusedError):
         await response.send({"type": "http.response.body", "body": b"secret"})
     assert (sent, response.is_refused) == ([], True)
 

@@ -7,7 +7,7 @@ import pytest
 
 from tallystick.errors import MalformedError
 from tallystick_client import Rule
-from tallystick_client.seller.paywall.asgi import Backpressure, Incoming, RoomFull
+from tallystick_client.seller.paywall.asgi import Backpressure, Incoming, RoomFullError
 
 PAGE = "/articles/1"
 
@@ -102,7 +102,7 @@ async def test_p4_what_a_body_takes_is_given_back(ends: str) -> None:
     queue.put_nowait(chunk(b"defg", more=False))
     await request.read_ahead(100)
     assert room.bytes_taken == 7
-    with pytest.raises(RoomFull):
+    with pytest.raises(RoomFullError):
         room.take(4)
     if ends == "hand-over":
         assert (await request.receive())["body"] == b"abcdefg"

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from tallystick import payment_ids
-from tallystick.errors import MalformedError, Refused
-from tallystick_client.rpc import AggregatorUnavailable, CallRejected
+from tallystick.errors import MalformedError, RefusedError
+from tallystick_client.rpc import AggregatorUnavailableError, CallRejectedError
 from tallystick_client.seller import Charge, Charged, ChargeStream
 from tallystick_client.seller.client import stream as module
 
@@ -31,7 +31,7 @@ async def test_each_charge_gets_its_own_answer(aggregator: Any) -> None:
         results = await asyncio.gather(
             stream.charge(charge(666)), stream.charge(once), stream.charge(once), return_exceptions=True
         )
-    assert isinstance(results[0], Refused)
+    assert isinstance(results[0], RefusedError)
     assert results[1:] == [Charged(7, replayed=False), Charged(7, replayed=True)]
 
 
@@ -109,9 +109,9 @@ async def test_patience_ends(running: Any, monkeypatch: Any) -> None:
         await running.stop()
         whole = client.stream_charges()
         async with ChargeStream(whole._open_stream, whole._limits, timeout_s=0.2, patience_s=0.2) as stream:
-            with pytest.raises(AggregatorUnavailable):
+            with pytest.raises(AggregatorUnavailableError):
                 await stream.charge(charge())
-            with pytest.raises(AggregatorUnavailable):
+            with pytest.raises(AggregatorUnavailableError):
                 await stream.charge(charge())
 
 
@@ -124,8 +124,8 @@ async def test_what_cannot_get_better_ends_the_stream(aggregator: Any, fake: Any
     async with aggregator.stream_charges() as stream:
         calls = [asyncio.create_task(stream.charge(charge())) for _ in range(10)]
         results = await asyncio.gather(*calls, return_exceptions=True)
-        assert all(isinstance(result, CallRejected) and message in str(result) for result in results)
-        with pytest.raises(CallRejected):
+        assert all(isinstance(result, CallRejectedError) and message in str(result) for result in results)
+        with pytest.raises(CallRejectedError):
             await stream.charge(charge())
 
 
@@ -159,7 +159,7 @@ async def test_closing_fails_what_waits(aggregator: Any, fake: Any, until: Any) 
         calls = [asyncio.create_task(stream.charge(charge())) for _ in range(10)]
         await until(lambda: fake.batches)
     results = await asyncio.gather(*calls, return_exceptions=True)
-    assert all(isinstance(result, AggregatorUnavailable) for result in results)
-    with pytest.raises(AggregatorUnavailable, match="closed"):
+    assert all(isinstance(result, AggregatorUnavailableError) for result in results)
+    with pytest.raises(AggregatorUnavailableError, match="closed"):
         await stream.charge(charge())
     fake.stream_gate.set()

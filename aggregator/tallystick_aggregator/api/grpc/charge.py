@@ -22,7 +22,7 @@ from tallystick.v1 import charge_pb2, charge_pb2_grpc
 from tallystick_aggregator.api.grpc.backpressure import Backpressure
 from tallystick_aggregator.api.grpc.errors import guarded
 from tallystick_aggregator.api.grpc.fast_codec import read_batch, write_batch
-from tallystick_aggregator.api.grpc.principals import Rejected, ServicerContext, token_of
+from tallystick_aggregator.api.grpc.principals import RejectedError, ServicerContext, token_of
 from tallystick_aggregator.api.grpc.responses import write_charge_result
 from tallystick_aggregator.auth.credentials import Principal, Scope
 from tallystick_aggregator.auth.principals import Principals
@@ -126,11 +126,11 @@ class ChargeService(charge_pb2_grpc.ChargeServiceServicer):
     def _counted(self, name: str) -> Generator[None, None, None]:
         limits = self._limits
         if self._streams[name] >= limits.streams_per_principal_max:
-            raise Rejected(
+            raise RejectedError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED, f"at most {limits.streams_per_principal_max} streams per token"
             )
         if self._streams.total() >= limits.streams_max:
-            raise Rejected(grpc.StatusCode.RESOURCE_EXHAUSTED, f"at most {limits.streams_max} streams in all")
+            raise RejectedError(grpc.StatusCode.RESOURCE_EXHAUSTED, f"at most {limits.streams_max} streams in all")
         self._streams[name] += 1
         try:
             yield
@@ -171,7 +171,9 @@ class _Stream:
         """Read no more; the caller learns that it has to open another stream."""
         self._reader.cancel()
         self._under_way.put_nowait(
-            Rejected(grpc.StatusCode.UNAVAILABLE, "the aggregator is stopping; send what was not answered again later")
+            RejectedError(
+                grpc.StatusCode.UNAVAILABLE, "the aggregator is stopping; send what was not answered again later"
+            )
         )
 
     async def run(self) -> None:
@@ -207,7 +209,7 @@ class _Stream:
             async with asyncio.timeout(self._limits.stream_idle_s):
                 data = await self._context.read()
         except TimeoutError:
-            raise Rejected(
+            raise RejectedError(
                 grpc.StatusCode.UNAVAILABLE, f"the stream was idle for {self._limits.stream_idle_s:g} s"
             ) from None
         return None if data is grpc.aio.EOF else data

@@ -17,8 +17,8 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 
-from tallystick_aggregator.api.grpc.principals import Rejected, status_of, token_in
-from tallystick_aggregator.auth.principals import Denied, Principals
+from tallystick_aggregator.api.grpc.principals import RejectedError, status_of, token_in
+from tallystick_aggregator.auth.principals import DeniedError, Principals
 
 STRANGERS_MAX: Final = 2_048
 """Calls without a good token at once: payers, who prove theirs by signatures."""
@@ -87,7 +87,7 @@ class ConcurrencyLimits(grpc.aio.ServerInterceptor):
     def _seller(self, metadata: Sequence[tuple[str, str | bytes]] | None) -> str | None:
         try:
             return self._principals.require(token_in(metadata)).name
-        except Denied:
+        except DeniedError:
             return None
 
 
@@ -101,9 +101,9 @@ class _Pool:
 
     @contextmanager
     def seat(self) -> Generator[None, None, None]:
-        """Sit down; raises Denied where all seats are taken."""
+        """Sit down; raises DeniedError where all seats are taken."""
         if self._taken >= self._size:
-            raise Rejected(grpc.StatusCode.RESOURCE_EXHAUSTED, f"at most {self._size} {self._what} at once")
+            raise RejectedError(grpc.StatusCode.RESOURCE_EXHAUSTED, f"at most {self._size} {self._what} at once")
         self._taken += 1
         try:
             yield
@@ -132,7 +132,7 @@ def _seated(handler: Handler, pool: _Pool, limit_s: float | None) -> Handler:
             with pool.seat():
                 request = requests if handler.request_streaming else await _first(requests)
                 return await _within(limit_s, _answer(behaviour(request, context), context))
-        except Denied as denied:
+        except DeniedError as denied:
             await context.abort(status_of(denied), denied.message)
 
     make: Any = (
@@ -146,9 +146,9 @@ async def _first(requests: AsyncIterator[Any]) -> Any:
         async with asyncio.timeout(REQUEST_S_MAX):
             return await anext(requests)
     except TimeoutError:
-        raise Rejected(grpc.StatusCode.DEADLINE_EXCEEDED, f"no request came within {REQUEST_S_MAX:g} s") from None
+        raise RejectedError(grpc.StatusCode.DEADLINE_EXCEEDED, f"no request came within {REQUEST_S_MAX:g} s") from None
     except StopAsyncIteration:
-        raise Rejected(grpc.StatusCode.INVALID_ARGUMENT, "the call ended without a request") from None
+        raise RejectedError(grpc.StatusCode.INVALID_ARGUMENT, "the call ended without a request") from None
 
 
 async def _answer(outcome: Any, context: Any) -> Any:
@@ -168,6 +168,6 @@ async def _within(limit_s: float | None, answer: Awaitable[Any]) -> Any:
     except TimeoutError:
         if not limit.expired():
             raise
-        raise Rejected(
+        raise RejectedError(
             grpc.StatusCode.UNAVAILABLE, f"a call of this kind lasts at most {limit_s:g} s; call again"
         ) from None

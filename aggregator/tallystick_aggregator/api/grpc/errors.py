@@ -11,8 +11,8 @@ import grpc.aio
 
 from tallystick.errors import MalformedError
 from tallystick_aggregator.api.grpc.principals import ServicerContext, status_of
-from tallystick_aggregator.auth.principals import Denied
-from tallystick_aggregator.store.port import StoreUnavailable
+from tallystick_aggregator.auth.principals import DeniedError
+from tallystick_aggregator.store.port import StoreUnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,9 @@ Method = TypeVar("Method", bound=Callable[..., Awaitable[Any]])
 
 
 def guarded(method: Method) -> Method:
-    """Make a method's errors statuses: malformed is INVALID_ARGUMENT, Denied as it says, the unexpected INTERNAL."""
+    """Make a method's errors statuses: malformed is INVALID_ARGUMENT, DeniedError as it says, the unexpected
+    INTERNAL.
+    """
 
     @functools.wraps(method)
     async def call(self: object, request: object, context: ServicerContext) -> Any:
@@ -37,9 +39,9 @@ def guarded(method: Method) -> Method:
 async def _abort(context: Any, method: str, error: Exception) -> NoReturn:
     if isinstance(error, MalformedError):
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-    if isinstance(error, Denied):
+    if isinstance(error, DeniedError):
         await context.abort(status_of(error), error.message)
-    if isinstance(error, StoreUnavailable):
+    if isinstance(error, StoreUnavailableError):
         # Not a refusal: whether it was stored is not known. The same call with the same ids finds out.
         await context.abort(grpc.StatusCode.UNAVAILABLE, f"{error}; send the same call again to learn its outcome")
     # The caller gets a number to quote; what happened stands in the log under it.

@@ -70,7 +70,7 @@ class Incoming(NamedTuple):
     payments: Sequence[UncheckedPayment]
 
 
-class _NotUniform(Exception):
+class _NotUniformError(Exception):
     """Not the encoding that is read here, or charges of several shapes."""
 
 
@@ -78,7 +78,7 @@ def read_batch(data: bytes, count_max: int) -> Incoming:
     """Read a StreamChargesRequest; raises MalformedError, which names the field."""
     try:
         incoming = _read_uniform(data, count_max)
-    except (_NotUniform, IndexError):
+    except (_NotUniformError, IndexError):
         incoming = _read_any(data, count_max)
     if not incoming.payments:
         raise MalformedError("charges", Described("none"), "at least one charge")
@@ -144,7 +144,7 @@ def _shape(amount_bytes: int, proof_tag: int, proof_bytes: int) -> _Shape:
         most = _number(_TAG_MAX_AMOUNT, proof_bytes - _SPEND_PROOF_BYTES)
         proof = _Field(bytes((_TAG_SPEND_PROOF, proof_bytes)), 0), _Field(_TAG_KEY, 32), most, _Field(_TAG_MAC, 32)
     else:
-        raise _NotUniform
+        raise _NotUniformError
     amount = _number(_TAG_AMOUNT, amount_bytes)
     charge = _Field(_TAG_CHANNEL, 32), _Field(_TAG_PAYMENT, 16), amount, _Field(_TAG_HASH, 32), *proof
     length = sum(len(field.tag) + field.size for field in charge)
@@ -163,7 +163,7 @@ def _shape(amount_bytes: int, proof_tag: int, proof_bytes: int) -> _Shape:
 
 def _number(tag: int, size: int) -> _Field:
     if not 0 < size <= AMOUNT_BYTES_MAX:
-        raise _NotUniform
+        raise _NotUniformError
     return _Field(bytes((tag, size)), size, is_number=True)
 
 
@@ -176,16 +176,16 @@ def _read_uniform(data: bytes, count_max: int) -> Incoming:
     table, size = data[position:], shape.row.size
     count, rest = divmod(len(table), size)
     if rest or count > count_max:
-        raise _NotUniform
+        raise _NotUniformError
     for at, byte in shape.constant:
         if table[at::size] != byte * count:
-            raise _NotUniform
+            raise _NotUniformError
     if (
         any(0 in table[at::size] for at in shape.numbers)
         or table[_ID_VERSION_AT::size].translate(None, _ID_VERSIONS)
         or table[_ID_VARIANT_AT::size].translate(None, _ID_VARIANTS)
     ):
-        raise _NotUniform
+        raise _NotUniformError
     rows = shape.row.iter_unpack(table)
     return Incoming(seq, (_with_vouchers if data[proof_at] == _TAG_CEILING else _with_spend_proofs)(rows))
 
@@ -232,7 +232,7 @@ def _read_seq(data: bytes) -> tuple[int, int]:
         if byte < 0x80:
             # Zero is not sent, a number has no byte that says nothing, and no more than 64 bits.
             if byte == 0 or seq >> 64:
-                raise _NotUniform
+                raise _NotUniformError
             return seq, position + 1
         shift += 7
-    raise _NotUniform
+    raise _NotUniformError

@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol, TypeVar
 from tallystick.hexadecimal import to_hex
 from tallystick_aggregator.chain.contradictions import Answer, contradicted
 from tallystick_aggregator.chain.node import Receipt
-from tallystick_aggregator.chain.port import Block, ChainUnavailable
+from tallystick_aggregator.chain.port import Block, ChainUnavailableError
 from tallystick_aggregator.chain.rpc.answers import (
     RpcError,
     optional,
@@ -25,7 +25,7 @@ from tallystick_aggregator.chain.rpc.answers import (
     read_receipt,
     read_transaction_hashes,
 )
-from tallystick_aggregator.chain.rpc.endpoint import Limited
+from tallystick_aggregator.chain.rpc.endpoint import LimitedError
 
 GRACE_S: Final = 1.0
 """For so long further endpoints are waited for once one has answered."""
@@ -93,7 +93,7 @@ class Agreement:
         order = sorted(told, key=lambda pair: -pair[1].number)
         real = [pair for pair in order if await self._is_real(*pair, told)]
         if not real:
-            raise ChainUnavailable("no endpoint has the newest block that it tells")
+            raise ChainUnavailableError("no endpoint has the newest block that it tells")
         self._head = await self._highest_confirmed(real)
         return self._head
 
@@ -148,7 +148,10 @@ class Agreement:
     # Blocks.
 
     async def block(self, number: int) -> Block | None:
-        """See `node.Node.block`. Raises ChainUnavailable where the endpoints disagree, and leaves one of them out."""
+        """See `node.Node.block`.
+
+        Raises ChainUnavailableError where the endpoints disagree, and leaves one of them out.
+        """
         ask = _asking(optional(read_block), "eth_getBlockByNumber", hex(number), False)
         first = await answers(self.believed(), ask)
         if len(blocks := _distinct(first)) <= 1:
@@ -158,7 +161,7 @@ class Agreement:
         if len(blocks) > 1:
             block = self._majority(told)
             if block is None:
-                raise ChainUnavailable(f"the endpoints disagree on block {number}")
+                raise ChainUnavailableError(f"the endpoints disagree on block {number}")
             return block
         for endpoint, before in first:
             if before is not None and before not in blocks:
@@ -192,7 +195,7 @@ class Agreement:
             return self._keep(found[0])
         try:
             second = dict(await answers([one for one, _ in first], ask))
-        except ChainUnavailable:
+        except ChainUnavailableError:
             _bounded(self._doubted, transaction_hash, [*self._doubted.get(transaction_hash, ()), *first])
             raise
         receipt = await self._confirmed(second)
@@ -235,7 +238,7 @@ async def answers(
     *,
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> list[tuple[E, T]]:
-    """The answers of all that answer while the quickest and GRACE_S last; at least one. Raises ChainUnavailable.
+    """The answers of all that answer while the quickest and GRACE_S last; at least one. Raises ChainUnavailableError.
 
     Where rate limits leave none, they are asked again when one has passed, for `PATIENCE_S` at most.
     """
@@ -243,7 +246,7 @@ async def answers(
     while True:
         try:
             return await _answers_now(endpoints, ask)
-        except Limited as limited:
+        except LimitedError as limited:
             patience_s -= limited.wait_s
             if patience_s < 0:
                 raise
@@ -263,8 +266,8 @@ async def _answers_now(endpoints: Sequence[E], ask: Callable[[E], Awaitable[T]])
             return found
         errors = [error for task in tasks if task.done() and (error := task.exception()) is not None]
         problem = "; ".join(map(str, errors))
-        waits_s = [error.wait_s for error in errors if isinstance(error, Limited)]
-        raise Limited(problem, min(waits_s)) if waits_s else ChainUnavailable(problem)
+        waits_s = [error.wait_s for error in errors if isinstance(error, LimitedError)]
+        raise LimitedError(problem, min(waits_s)) if waits_s else ChainUnavailableError(problem)
     finally:
         for task in tasks:
             task.cancel()
@@ -280,7 +283,7 @@ def _asking(decode: Callable[[Any], T], method: str, *params: Any) -> Callable[[
         try:
             return decode(await endpoint.ask(method, *params))
         except RpcError as error:
-            raise ChainUnavailable(f"{endpoint.name}: {error}") from error
+            raise ChainUnavailableError(f"{endpoint.name}: {error}") from error
 
     return ask
 
@@ -292,7 +295,7 @@ async def _has(endpoint: Endpoint, block: Block) -> bool | None:
             await _asking(optional(read_block), "eth_getBlockByHash", to_hex(block.block_hash), False)(endpoint)
             == block
         )
-    except ChainUnavailable:
+    except ChainUnavailableError:
         return None
 
 
@@ -301,7 +304,7 @@ async def _holds(endpoint: Endpoint, receipt: Receipt) -> bool | None:
     ask = _asking(optional(read_transaction_hashes), "eth_getBlockByNumber", hex(receipt.block_number), False)
     try:
         found = await ask(endpoint)
-    except ChainUnavailable:
+    except ChainUnavailableError:
         return None
     if found is None:
         return None

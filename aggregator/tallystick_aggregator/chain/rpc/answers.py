@@ -1,6 +1,6 @@
 """What JSON-RPC endpoints answer, read strictly: an answer that is not of its form is no answer (threat 16).
 
-Every function takes parsed JSON and raises ChainUnavailable, which never shows what came: it may be long.
+Every function takes parsed JSON and raises ChainUnavailableError, which never shows what came: it may be long.
 """
 
 import re
@@ -9,7 +9,7 @@ from functools import wraps
 from typing import Any, Final, TypeVar, cast
 
 from tallystick_aggregator.chain.node import BlockTransaction, Header, Log, Receipt, says_out_of_gas
-from tallystick_aggregator.chain.port import Block, ChainUnavailable
+from tallystick_aggregator.chain.port import Block, ChainUnavailableError
 from tallystick_aggregator.chain.rpc.bloom import BLOOM_BYTES
 
 _QUANTITY: Final = re.compile(r"0[xX][0-9a-fA-F]{1,64}")
@@ -36,7 +36,7 @@ def _strict(decode: Callable[[Any], Answer]) -> Callable[[Any], Answer]:
         try:
             return decode(answer)
         except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise ChainUnavailable(f"an endpoint's answer is malformed: {type(error).__name__}") from error
+            raise ChainUnavailableError(f"an endpoint's answer is malformed: {type(error).__name__}") from error
 
     return checked
 

@@ -4,7 +4,7 @@ from typing import Final
 
 from tallystick.hexadecimal import to_hex
 from tallystick_aggregator.chain.node import Log
-from tallystick_aggregator.chain.port import Block, ChainUnavailable
+from tallystick_aggregator.chain.port import Block, ChainUnavailableError
 from tallystick_aggregator.chain.rpc.answers import RpcError, optional, read_block, read_logs
 from tallystick_aggregator.chain.rpc.endpoint import Endpoint
 
@@ -12,7 +12,7 @@ _ABILITY: Final = "eth_getLogs by block hash"
 
 
 async def events_of_block(endpoint: Endpoint, address: bytes, block: Block) -> list[Log]:
-    """All events of a contract in this very block. Raises RpcError and ChainUnavailable."""
+    """All events of a contract in this very block. Raises RpcError and ChainUnavailableError."""
     if endpoint.learned(_ABILITY) is not False:
         try:
             answer = await endpoint.ask(
@@ -32,6 +32,6 @@ async def _by_number(endpoint: Endpoint, address: bytes, block: Block, refused: 
     number = hex(block.number)
     known = optional(read_block)(await endpoint.ask("eth_getBlockByNumber", number, False))
     if known is None or known.block_hash != block.block_hash:
-        raise refused or ChainUnavailable(f"{endpoint.name}: block {block.number} is not there, or another one is")
+        raise refused or ChainUnavailableError(f"{endpoint.name}: block {block.number} is not there, or another one is")
     wanted = {"address": to_hex(address), "fromBlock": number, "toBlock": number}
     return read_logs(await endpoint.ask("eth_getLogs", wanted))

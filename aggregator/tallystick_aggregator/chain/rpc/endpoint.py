@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 
 import httpx
 
-from tallystick_aggregator.chain.port import ChainUnavailable
+from tallystick_aggregator.chain.port import ChainUnavailableError
 from tallystick_aggregator.chain.rpc.answers import RpcError, is_revert, read_error
 from tallystick_aggregator.chain.rpc.log_range import LogRange
 from tallystick_aggregator.chain.settings import LOGS_RANGE_BLOCKS
@@ -41,7 +41,7 @@ _LIMIT_WORDS: Final = (
 )  # fmt: skip
 
 
-class Limited(ChainUnavailable):
+class LimitedError(ChainUnavailableError):
     """An endpoint was asked too often. `wait_s`: for so long it is not asked."""
 
     def __init__(self, message: str, wait_s: float) -> None:
@@ -74,12 +74,12 @@ class Endpoint:
     async def ask(self, method: str, *params: Any) -> Any:
         """The result of a method.
 
-        Raises RpcError, Limited if the endpoint was asked too often, and ChainUnavailable if there is no sensible
-        answer in time.
+        Raises RpcError, LimitedError if the endpoint was asked too often, and ChainUnavailableError if there is no
+        sensible answer in time.
         """
         wait_s = self._limited_until - self._clock()
         if wait_s > 0:
-            raise Limited(f"{self.name}: {method}: rate limited for another {wait_s:.0f} s", wait_s)
+            raise LimitedError(f"{self.name}: {method}: rate limited for another {wait_s:.0f} s", wait_s)
         request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -103,7 +103,7 @@ class Endpoint:
         if not isinstance(body, dict) or response.is_error:
             raise self._failed(f"{method}: no JSON-RPC response (status {response.status_code})")
         if "result" not in body:
-            raise ChainUnavailable(f"{self.name}: {method}: no result")
+            raise ChainUnavailableError(f"{self.name}: {method}: no result")
         self._limited_in_a_row = 0
         return cast("dict[str, Any]", body)["result"]
 
@@ -124,11 +124,11 @@ class Endpoint:
         """Be asked last for a while."""
         self.rests_until = max(self.rests_until, self._clock() + REST_S)
 
-    def _failed(self, problem: str) -> ChainUnavailable:
+    def _failed(self, problem: str) -> ChainUnavailableError:
         self.rest()
-        return ChainUnavailable(f"{self.name}: {problem}")
+        return ChainUnavailableError(f"{self.name}: {problem}")
 
-    def _limited(self, problem: str, retry_after: str) -> Limited:
+    def _limited(self, problem: str, retry_after: str) -> LimitedError:
         wait_s = read_retry_after(retry_after, time.time())
         if wait_s is None:
             wait_s = LIMITED_S_MIN * 2 ** min(self._limited_in_a_row, 16)
@@ -136,7 +136,7 @@ class Endpoint:
         self._limited_in_a_row += 1
         self._limited_until = self._clock() + wait_s
         self.rests_until = max(self.rests_until, self._limited_until)
-        return Limited(f"{self.name}: {problem}", wait_s)
+        return LimitedError(f"{self.name}: {problem}", wait_s)
 
 
 def read_retry_after(header: str, now: float) -> float | None:

@@ -12,9 +12,9 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from tallystick.hexadecimal import to_hex
 from tallystick_aggregator.chain.node import Log
-from tallystick_aggregator.chain.port import Block, ChainUnavailable
+from tallystick_aggregator.chain.port import Block, ChainUnavailableError
 from tallystick_aggregator.chain.rpc.answers import RpcError, read_logs
-from tallystick_aggregator.chain.rpc.endpoint import Endpoint, Limited
+from tallystick_aggregator.chain.rpc.endpoint import Endpoint, LimitedError
 
 TELL_EVERY_S: Final = 10.0
 """How often a long search tells how far it is."""
@@ -61,7 +61,7 @@ class LogSearch:
         """By what was searched: from which block, up to which, and what was found."""
 
     async def find(self, wanted: Wanted, first: int, last: Block) -> list[Log]:
-        """All events from block `first` to `last`. Raises ChainUnavailable."""
+        """All events from block `first` to `last`. Raises ChainUnavailableError."""
         start, found = self._resume(wanted, first)
         shown: set[Endpoint] = set()
         began = start
@@ -94,7 +94,7 @@ class LogSearch:
         for retry in range(retries + 1):
             try:
                 return await self._try_each(ask, patience_s=60.0)
-            except ChainUnavailable as error:
+            except ChainUnavailableError as error:
                 if retry == retries:
                     raise
                 _log.warning("reading events waits at block %d: %s", start, error)
@@ -113,9 +113,9 @@ async def _search_at(endpoint: Endpoint, wanted: Wanted, start: int, last: Block
             shown.add(endpoint)
         try:
             answer = await endpoint.ask("eth_getLogs", _filter(wanted, start, end))
-        except Limited:
+        except LimitedError:
             raise
-        except (RpcError, ChainUnavailable):
+        except (RpcError, ChainUnavailableError):
             if endpoint.logs.refused(blocks):
                 continue
             endpoint.logs.forget(before)
@@ -134,7 +134,7 @@ async def _search_at(endpoint: Endpoint, wanted: Wanted, start: int, last: Block
 async def _must_have(endpoint: Endpoint, last: Block) -> None:
     """One that lags would leave out the newest events without a word."""
     if await endpoint.ask("eth_getBlockByHash", to_hex(last.block_hash), False) is None:
-        raise ChainUnavailable(f"{endpoint.name}: block {last.number} is not there")
+        raise ChainUnavailableError(f"{endpoint.name}: block {last.number} is not there")
 
 
 def _filter(wanted: Wanted, start: int, end: int) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from tallystick_aggregator.chain.node import MarketFees
-from tallystick_aggregator.chain.port import ChainUnavailable
+from tallystick_aggregator.chain.port import ChainUnavailableError
 from tallystick_aggregator.chain.rpc.answers import RpcError, read_base_fee, read_integer, read_rewards
 from tallystick_aggregator.chain.rpc.endpoint import Endpoint, is_unknown_method
 
@@ -15,7 +15,10 @@ _PERCENTILE: Final = 50
 
 
 async def market_fees(endpoint: Endpoint) -> MarketFees:
-    """The newest block's base fee, and a usual tip. Raises RpcError if there is no newest block, ChainUnavailable."""
+    """The newest block's base fee, and a usual tip.
+
+    Raises RpcError if there is no newest block, ChainUnavailableError.
+    """
     base_fee = read_base_fee(await endpoint.ask("eth_getBlockByNumber", "latest", False))
     return MarketFees(base_fee, await _usual_tip(endpoint, base_fee))
 
@@ -37,14 +40,14 @@ async def _usual_tip(endpoint: Endpoint, base_fee: int) -> int:
             continue
         try:
             return read(answer)
-        except ChainUnavailable:  # malformed: the next method may make sense
+        except ChainUnavailableError:  # malformed: the next method may make sense
             continue
     return min(FALLBACK_TIP_WEI, base_fee) or FALLBACK_TIP_WEI
 
 
 def _median(history: Any) -> int:
-    """The median of what the blocks' transactions gave; raises ChainUnavailable if the blocks were empty."""
+    """The median of what the blocks' transactions gave; raises ChainUnavailableError if the blocks were empty."""
     rewards = sorted(read_rewards(history))
     if not rewards:
-        raise ChainUnavailable("no block of the history holds a transaction")
+        raise ChainUnavailableError("no block of the history holds a transaction")
     return rewards[len(rewards) // 2]

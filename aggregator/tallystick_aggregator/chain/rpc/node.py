@@ -26,15 +26,15 @@ from tallystick.hexadecimal import to_hex
 from tallystick_aggregator.chain.contradictions import Answer, contradicted
 from tallystick_aggregator.chain.node import (
     BlockTransaction,
-    CallReverted,
+    CallRevertedError,
     Header,
     Log,
     MarketFees,
     Receipt,
-    Refused,
-    Rejected,
+    RefusedError,
+    RejectedError,
 )
-from tallystick_aggregator.chain.port import Block, ChainUnavailable, Heard
+from tallystick_aggregator.chain.port import Block, ChainUnavailableError, Heard
 from tallystick_aggregator.chain.rpc.agreement import Agreement, answers
 from tallystick_aggregator.chain.rpc.answers import (
     RpcError,
@@ -46,7 +46,7 @@ from tallystick_aggregator.chain.rpc.answers import (
     read_transactions,
 )
 from tallystick_aggregator.chain.rpc.block_events import events_of_block
-from tallystick_aggregator.chain.rpc.endpoint import Endpoint, Limited
+from tallystick_aggregator.chain.rpc.endpoint import Endpoint, LimitedError
 from tallystick_aggregator.chain.rpc.log_search import LogSearch, Wanted
 from tallystick_aggregator.chain.rpc.market_fees import market_fees
 from tallystick_aggregator.chain.rpc.pinned_reads import ask_at
@@ -84,7 +84,7 @@ class RpcNode:
     async def chain_id(self) -> int:
         ids = set(await self._all(read_integer, "eth_chainId"))
         if len(ids) != 1:
-            raise ChainUnavailable(f"the endpoints are of different chains: {', '.join(map(str, sorted(ids)))}")
+            raise ChainUnavailableError(f"the endpoints are of different chains: {', '.join(map(str, sorted(ids)))}")
         return ids.pop()
 
     async def head(self) -> Block:
@@ -97,7 +97,7 @@ class RpcNode:
         async def ask(endpoint: Endpoint) -> Header:
             header = optional(read_header)(await endpoint.ask("eth_getBlockByNumber", hex(number), False))
             if header is None or (known is not None and header.block != known):
-                raise ChainUnavailable(f"{endpoint.name}: block {number} is not there, or another one is")
+                raise ChainUnavailableError(f"{endpoint.name}: block {number} is not there, or another one is")
             return header
 
         return await self._try_each(ask)
@@ -124,22 +124,22 @@ class RpcNode:
         first = await self._estimate(transaction, heard)
         try:
             again = await self._estimate(transaction, heard.again())
-        except ChainUnavailable:  # nobody else answers now
+        except ChainUnavailableError:  # nobody else answers now
             again = await self._estimate(transaction, Heard())
-        if isinstance(first, CallReverted) and isinstance(again, CallReverted):
+        if isinstance(first, CallRevertedError) and isinstance(again, CallRevertedError):
             raise first
         sums = [gas for gas in (first, again) if isinstance(gas, int)]
         if len(sums) < 2 or min(sums) * 2 < max(sums):
             contradicted(Answer.GAS, str(heard), f"the transaction takes {first}, and when asked again {again}")
         return max(sums)
 
-    async def _estimate(self, transaction: dict[str, Any], heard: Heard) -> int | CallReverted:
+    async def _estimate(self, transaction: dict[str, Any], heard: Heard) -> int | CallRevertedError:
         def ask(endpoint: Endpoint) -> Awaitable[Any]:
             return endpoint.ask("eth_estimateGas", transaction)
 
         try:
             return read_integer(await self._try_each(ask, heard=heard))
-        except CallReverted as reverted:
+        except CallRevertedError as reverted:
             return reverted
 
     async def logs(self, address: bytes, first: int, last: Block, topics: Sequence[bytes | None] = ()) -> Sequence[Log]:
@@ -165,7 +165,7 @@ class RpcNode:
         errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
         if len(errors) < len(outcomes):
             return
-        rejections = [error for error in errors if isinstance(error, Rejected)]
+        rejections = [error for error in errors if isinstance(error, RejectedError)]
         raise rejections[0] if rejections else errors[0]
 
     async def receipt(self, transaction_hash: bytes) -> Receipt | None:
@@ -230,22 +230,22 @@ class RpcNode:
                 except RpcError as error:
                     if is_revert(error):
                         self._note(heard, endpoint)
-                        raise CallReverted(error.data, error.message) from None
+                        raise CallRevertedError(error.data, error.message) from None
                     problems.append(f"{endpoint.name}: {error}")
                     refusals += 1
-                except ChainUnavailable as error:
+                except ChainUnavailableError as error:
                     problems.append(str(error))
-                    if isinstance(error, Limited):
+                    if isinstance(error, LimitedError):
                         waits_s.append(error.wait_s)
                 else:
                     self._note(heard, endpoint)
                     return answer
             if not problems:
-                raise ChainUnavailable("no other endpoint answers now")
+                raise ChainUnavailableError("no other endpoint answers now")
             if heard is not None and heard.excluded and len(self._endpoints) > 1:
                 waits_s.clear()
             if not waits_s or self._clock() + min(waits_s) > until:
-                raise (Refused if refusals == len(problems) else ChainUnavailable)("; ".join(problems))
+                raise (RefusedError if refusals == len(problems) else ChainUnavailableError)("; ".join(problems))
             await self._pause(min(waits_s))
 
     async def _all(self, decode: Callable[[Any], Answered], method: str, *params: Any) -> list[Answered]:
@@ -263,7 +263,7 @@ async def _decoded(
     try:
         return decode(await endpoint.ask(method, *params))
     except RpcError as error:
-        raise ChainUnavailable(f"{endpoint.name}: {error}") from error
+        raise ChainUnavailableError(f"{endpoint.name}: {error}") from error
 
 
 async def _next_nonce(endpoint: Endpoint, sender: bytes) -> int:
@@ -281,4 +281,4 @@ async def _send(endpoint: Endpoint, raw: bytes) -> None:
     except RpcError as error:
         text = error.message.lower()
         if "already known" not in text and "already imported" not in text and "known transaction" not in text:
-            raise Rejected(f"{endpoint.name}: {error.message}") from None
+            raise RejectedError(f"{endpoint.name}: {error.message}") from None

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from tallystick.hashing import keccak256
 from tallystick.hexadecimal import to_hex
-from tallystick_aggregator.chain.port import Block, ChainUnavailable
+from tallystick_aggregator.chain.port import Block, ChainUnavailableError
 from tallystick_aggregator.chain.rpc.answers import RpcError, is_revert, optional, read_block
 from tallystick_aggregator.chain.rpc.endpoint import Endpoint
 
@@ -20,7 +20,7 @@ _NO_BLOCK: Final = keccak256(b"Tallystick asks whether this endpoint obeys block
 
 
 async def ask_at(endpoint: Endpoint, block: Block, method: str, *params: Any) -> Any:
-    """The result of a method whose last parameter is a block. Raises RpcError and ChainUnavailable."""
+    """The result of a method whose last parameter is a block. Raises RpcError and ChainUnavailableError."""
     ability = f"{method} by block hash"
     obeys = endpoint.learned(ability)
     if obeys is None and await _answers_for_no_block(endpoint, method, params):
@@ -73,7 +73,7 @@ async def _by_number(endpoint: Endpoint, block: Block, method: str, params: tupl
 async def _must_be(endpoint: Endpoint, block: Block) -> None:
     known = optional(read_block)(await endpoint.ask("eth_getBlockByNumber", hex(block.number), False))
     if known is None or known.block_hash != block.block_hash:
-        raise ChainUnavailable(f"{endpoint.name}: block {block.number} is not there, or another one is")
+        raise ChainUnavailableError(f"{endpoint.name}: block {block.number} is not there, or another one is")
 
 
 def _by_hash(block_hash: bytes) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Final
 from tallystick.hexadecimal import to_hex
 from tallystick_aggregator.chain.contradictions import Answer, contradicted
 from tallystick_aggregator.chain.node import Node
-from tallystick_aggregator.chain.port import ChainUnavailable
+from tallystick_aggregator.chain.port import ChainUnavailableError
 
 GAP_MAX: Final = 64
 """Nonces that may wait in pools and not be known to the outbox; so many are filled in a tick at most."""
@@ -16,7 +16,7 @@ _NONCE_MAX: Final = 2**63 - 1
 
 
 async def free_nonce(node: Node, sender: bytes, stored: int) -> int:
-    """The next nonce; `stored` is what the outbox, which knows our own, says of it. Raises ChainUnavailable.
+    """The next nonce; `stored` is what the outbox, which knows our own, says of it. Raises ChainUnavailableError.
 
     A node that tells of more is asked again: a nonce that is too high leaves a gap, and filling that costs gas.
     """
@@ -32,7 +32,7 @@ async def free_nonce(node: Node, sender: bytes, stored: int) -> int:
             contradicted(Answer.NONCE, "the node", f"the sender's next nonce is {told}, but blocks hold {mined}")
             told = mined
     if told > _NONCE_MAX:
-        raise ChainUnavailable(f"the endpoints tell of {told} transactions of the sender: that cannot be")
+        raise ChainUnavailableError(f"the endpoints tell of {told} transactions of the sender: that cannot be")
     return max(stored, told)
 
 
@@ -41,7 +41,7 @@ async def surely_used_by(node: Node, sender: bytes, nonce: int, up_to: int) -> b
     found = await user_of_nonce(node, sender, nonce, up_to)
     if found and found != await user_of_nonce(node, sender, nonce, up_to):
         contradicted(Answer.NONCE, "the node", f"nonce {nonce} was used by {to_hex(found)}, and not when asked again")
-        raise ChainUnavailable(f"it is not certain who used nonce {nonce}")
+        raise ChainUnavailableError(f"it is not certain who used nonce {nonce}")
     return found
 
 
@@ -49,7 +49,7 @@ async def user_of_nonce(node: Node, sender: bytes, nonce: int, up_to: int) -> by
     """The hash of the transaction that used a nonce in a block up to this one; empty if it is not to be found.
 
     Steps back from `up_to` in doubled steps, then bisects: recent uses are found with recent state, which every node
-    has. Raises ChainUnavailable where nodes have dropped the state of the blocks in question.
+    has. Raises ChainUnavailableError where nodes have dropped the state of the blocks in question.
     """
     low, high, step = up_to, up_to, 1
     while low > 0 and await node.nonce_at(sender, low) > nonce:

@@ -33,8 +33,8 @@ from dataclasses import replace
 from typing import Final
 
 from tallystick.hashing import keccak256
-from tallystick_aggregator.chain.node import CallReverted, Node, Receipt, Rejected
-from tallystick_aggregator.chain.port import GAS_LIMIT_MAX, Block, Call, ChainUnavailable, Reverted
+from tallystick_aggregator.chain.node import CallRevertedError, Node, Receipt, RejectedError
+from tallystick_aggregator.chain.port import GAS_LIMIT_MAX, Block, Call, ChainUnavailableError, RevertedError
 from tallystick_aggregator.chain.reverts import as_reverted
 from tallystick_aggregator.chain.sending.bidding import Bid, bid, bid_of, raises
 from tallystick_aggregator.chain.sending.gas_limits import limit_for
@@ -153,7 +153,7 @@ class Sender:
         unsigned = Unsigned(self._settings.chain_id, nonce, gas_limit, call.to, call.data)
         attempt = sign(self._signer, unsigned, offer, now)
         if len(attempt.raw) > TRANSACTION_BYTES_MAX:
-            raise Reverted(f"the transaction has {len(attempt.raw)} bytes, allowed {TRANSACTION_BYTES_MAX}")
+            raise RevertedError(f"the transaction has {len(attempt.raw)} bytes, allowed {TRANSACTION_BYTES_MAX}")
         return OutboundTransaction(
             id=0,
             network=self._settings.network,
@@ -170,10 +170,13 @@ class Sender:
         )
 
     async def estimate(self, call: Call, gas_max: int = GAS_LIMIT_MAX) -> int:
-        """The gas that the call would take now. Raises Reverted if it would revert, or take more than `gas_max`."""
+        """The gas that the call would take now.
+
+        Raises RevertedError if it would revert, or take more than `gas_max`.
+        """
         try:
             return await self._node.estimate_gas(self.address, call.to, call.data, gas_max=gas_max)
-        except CallReverted as reverted:
+        except CallRevertedError as reverted:
             raise as_reverted(reverted) from reverted
 
     async def _gas_limit(self, call: Call, gas_max: int) -> int:
@@ -184,7 +187,7 @@ class Sender:
         """What it takes to send nothing: more than 21,000 on chains that charge for a transaction's bytes, too."""
         try:
             return max(_FILL_GAS, await self._gas_limit(Call(self.address, b""), GAS_LIMIT_MAX))
-        except Reverted:
+        except RevertedError:
             return _FILL_GAS
 
     async def gas_affordable(self) -> int:
@@ -215,7 +218,7 @@ class Sender:
     # What time asks for.
 
     async def tick(self, head: Block) -> None:
-        """Look up what became of every open transaction, and push on those that wait. Raises ChainUnavailable."""
+        """Look up what became of every open transaction, and push on those that wait. Raises ChainUnavailableError."""
         final_number = head.number - self._settings.confirmations
         waiting: list[OutboundTransaction] = []
 
@@ -302,7 +305,7 @@ class Sender:
         since = self._passed_since.setdefault(outbound.id, self._clock())
         try:
             other = await surely_used_by(self._node, outbound.sender, outbound.nonce, final_number)
-        except ChainUnavailable as error:
+        except ChainUnavailableError as error:
             _log.warning("who used nonce %d cannot be looked up: %s", outbound.nonce, error)
             other = b""
         if other:
@@ -400,7 +403,7 @@ class Sender:
         self._offered_at[outbound.id] = self._clock()
         try:
             await self._node.send(outbound.attempts[-1].raw)
-        except (Rejected, ChainUnavailable) as error:
+        except (RejectedError, ChainUnavailableError) as error:
             if outbound.nonce == self._first_waiting[0]:
                 self.problem = f"{outbound.kind.name} {outbound.id} waits: {error}"
             _log.warning("%s %d waits in the outbox: %s", outbound.kind.name, outbound.id, error)

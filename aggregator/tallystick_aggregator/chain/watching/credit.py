@@ -13,7 +13,7 @@ from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain.contradictions import Answer, contradicted
 from tallystick_aggregator.chain.deferred_escrow import DeferredEscrow
 from tallystick_aggregator.chain.node import Log, Node
-from tallystick_aggregator.chain.port import Block, ChainUnavailable, Heard
+from tallystick_aggregator.chain.port import Block, ChainUnavailableError, Heard
 from tallystick_aggregator.chain.settings import ChainSettings
 from tallystick_aggregator.chain.token import balance_of
 from tallystick_aggregator.chain.watching.explained import Anchor, Explained, funds_moved
@@ -86,7 +86,7 @@ class Credit:
     async def weigh(
         self, ledger: Ledger, seen: Mapping[bytes, AccountSnapshot], final: Block
     ) -> dict[bytes, AccountSnapshot]:
-        """The same with what their events explain. Raises ChainUnavailable."""
+        """The same with what their events explain. Raises ChainUnavailableError."""
         weighed = {
             id_: one._replace(explained=self._explained.funds(id_, [*ledger.channels_of(id_)]))
             for id_, one in seen.items()
@@ -183,7 +183,7 @@ class Credit:
         try:
             async with asyncio.timeout(TRACE_S_MAX):
                 await trace.go_on(self._node, self._escrow, self._settings.logs_range_blocks_max)
-        except (ChainUnavailable, TimeoutError) as error:
+        except (ChainUnavailableError, TimeoutError) as error:
             self._traces[id_] = self._traces.pop(id_)  # the next look goes on with another account
             _log.info("the events of account %s cannot be had now: %s", to_hex(id_), error or "they take too long")
             return

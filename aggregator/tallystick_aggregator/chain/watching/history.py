@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from tallystick_aggregator.chain.node import Node
-from tallystick_aggregator.chain.port import Block, ChainUnavailable
+from tallystick_aggregator.chain.port import Block, ChainUnavailableError
 from tallystick_aggregator.chain.settings import ChainSettings
 from tallystick_aggregator.ledger.state import Ledger
 
@@ -51,11 +51,11 @@ class History:
         return max(self._settings.escrow_block, known.number - self._settings.reorg_depth), True
 
     async def read_on(self, head: Block) -> ReadOn:
-        """Where to read on after what was taken in. Raises ChainUnavailable where the endpoints lag."""
+        """Where to read on after what was taken in. Raises ChainUnavailableError where the endpoints lag."""
         last = self.taken_in
         assert last is not None, "the first look comes first"
         if head.number < last.number and self._heads.get(head.number) == head.block_hash:
-            raise ChainUnavailable(f"the endpoints lag: they are at block {head.number}, were at {last.number}")
+            raise ChainUnavailableError(f"the endpoints lag: they are at block {head.number}, were at {last.number}")
         if head.number >= last.number:
             block = head if head.number == last.number else await self._node.block(last.number)
             if block is not None and block.block_hash == last.block_hash:

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from tallystick.hexadecimal import to_hex
 from tallystick_aggregator.chain.contradictions import Answer, contradicted
 from tallystick_aggregator.chain.deferred_escrow import DeferredEscrow
-from tallystick_aggregator.chain.port import Block, ChainUnavailable, EscrowAccount, Heard
+from tallystick_aggregator.chain.port import Block, ChainUnavailableError, EscrowAccount, Heard
 from tallystick_aggregator.chain.watching.mirror import cautious
 
 _NOTHING_PAID: Final[Mapping[bytes, int]] = {}
@@ -62,7 +62,7 @@ class AccountReader:
     async def read(
         self, channels: Mapping[bytes, Sequence[bytes]], final: Block, head: Block, asked: Asked
     ) -> dict[bytes, Read]:
-        """One answer for each account. Raises ChainUnavailable."""
+        """One answer for each account. Raises ChainUnavailableError."""
         if final == head:
             at_head = at_final = await self._at(channels, final, asked.final)
         else:
@@ -144,12 +144,12 @@ class AccountReader:
         others = asked.again()
         try:
             at_final = await self._at(channels, final, others.final)
-        except ChainUnavailable as error:
+        except ChainUnavailableError as error:
             self.unconfirmed = str(error)
             return None, others
         at_head = at_final if final == head else None
         if at_head is None:
-            with suppress(ChainUnavailable):
+            with suppress(ChainUnavailableError):
                 at_head = await self._at(channels, head, others.head)
         read = {id_: Read(at_final[id_], at_head[id_] if at_head else told[id_].head) for id_ in channels}
         return read, others

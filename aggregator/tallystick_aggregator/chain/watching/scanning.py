@@ -14,7 +14,7 @@ from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain.contradictions import Answer, contradicted
 from tallystick_aggregator.chain.deferred_escrow import DeferredEscrow
 from tallystick_aggregator.chain.node import Header, Log, Node
-from tallystick_aggregator.chain.port import Block, ChainUnavailable, Heard
+from tallystick_aggregator.chain.port import Block, ChainUnavailableError, Heard
 from tallystick_aggregator.chain.rpc.bloom import may_hold
 
 NEWEST_BLOCKS: Final = 8
@@ -126,7 +126,7 @@ class Scanner:
             return known
         block = await self._node.block(number)
         if block is None:
-            raise ChainUnavailable(f"block {number} is not there")
+            raise ChainUnavailableError(f"block {number} is not there")
         return block
 
     async def _of_block(self, header: Header) -> list[Log]:
@@ -136,7 +136,7 @@ class Scanner:
         if not self._agrees(header.logs_bloom, logs):
             try:
                 other, second = await self._ask(block, heard.again())
-            except ChainUnavailable:
+            except ChainUnavailableError:
                 if len(self._doubted) < DOUBTED_MAX:
                     self._doubted[block.block_hash] = (heard, frozenset(logs))
                 raise
@@ -160,7 +160,7 @@ class Scanner:
         """A block's events from somebody else; where nobody else answers, in a call of its own."""
         try:
             return await self._escrow.block_logs(block, heard), heard
-        except ChainUnavailable:
+        except ChainUnavailableError:
             if not heard.excluded:
                 raise
             heard = Heard()

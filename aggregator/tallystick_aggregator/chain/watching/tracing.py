@@ -11,7 +11,7 @@ from typing import Final
 from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain.deferred_escrow import DeferredEscrow
 from tallystick_aggregator.chain.node import Node
-from tallystick_aggregator.chain.port import Block, ChainUnavailable
+from tallystick_aggregator.chain.port import Block, ChainUnavailableError
 from tallystick_aggregator.chain.watching.explained import Anchor, funds_moved
 
 RANGES_PER_LOOK: Final = 4
@@ -38,7 +38,7 @@ class Trace:
         return self.moved is not None or self.funds is not None or self._next < self._first
 
     async def go_on(self, node: Node, escrow: DeferredEscrow, range_blocks: int) -> None:
-        """Ask for some more. Raises ChainUnavailable; then go on later."""
+        """Ask for some more. Raises ChainUnavailableError; then go on later."""
         for _ in range(RANGES_PER_LOOK):
             if self.ended:
                 return
@@ -48,7 +48,7 @@ class Trace:
                 first = since
             last = self.final if self._next == self.final.number else await node.block(self._next)
             if last is None:
-                raise ChainUnavailable(f"block {self._next} is not there")
+                raise ChainUnavailableError(f"block {self._next} is not there")
             logs = await escrow.of_account(self.account_id, first, last)
             self._sum += funds_moved(logs, self.account_id)
             self._next = first - 1

@@ -27,7 +27,7 @@ from tallystick.hexadecimal import checksum, to_hex
 from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain.deferred_escrow import DeferredEscrow
 from tallystick_aggregator.chain.node import Log, Node
-from tallystick_aggregator.chain.port import Block, ChainUnavailable
+from tallystick_aggregator.chain.port import Block, ChainUnavailableError
 from tallystick_aggregator.chain.settings import ChainSettings
 from tallystick_aggregator.chain.watching.credit import Credit
 from tallystick_aggregator.chain.watching.history import History
@@ -134,7 +134,7 @@ class Watcher:
     # One look.
 
     async def look(self) -> None:
-        """Take in everything up to the head. Raises ChainUnavailable or StoreUnavailable; then look again."""
+        """Take in everything up to the head. Raises ChainUnavailableError or StoreUnavailableError; then look again."""
         async with self._one:
             await self._look()
 
@@ -214,7 +214,7 @@ class Watcher:
         number = max(0, head.number - self._settings.confirmations)
         final = head if number == head.number else await self._node.block(number)
         if final is None:
-            raise ChainUnavailable(f"block {number} is not there, although {head.number} is")
+            raise ChainUnavailableError(f"block {number} is not there, although {head.number} is")
         return final
 
     def _is_ours(self, config: ChannelConfig) -> bool:

@@ -41,7 +41,7 @@ from tallystick_aggregator.runtime.config.errors import SECONDS_MAX, between, wh
 from tallystick_aggregator.runtime.config.gas import GasSection
 from tallystick_aggregator.runtime.logs import LEVELS
 from tallystick_aggregator.store.opening import SCHEMES, allowed_urls, sqlite_path, sqlite_url
-from tallystick_aggregator.store.port import StoreUnusable
+from tallystick_aggregator.store.port import StoreUnusableError
 
 DEFAULT_LISTEN: Final = "127.0.0.1:7402"
 DEFAULT_STORE_PATH: Final = "tallystick.db"
@@ -128,7 +128,7 @@ class StoreSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         if scheme == "sqlite":
             try:
                 file = sqlite_path(url)
-            except StoreUnusable as error:
+            except StoreUnusableError as error:
                 raise ConfigurationError(f"store.url: {error}") from None
         if self.credentials_path:
             return url, folder / self.credentials_path

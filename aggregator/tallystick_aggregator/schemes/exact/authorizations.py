@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Final
 
 from tallystick import eip712
-from tallystick.errors import InvalidSignature
+from tallystick.errors import InvalidSignatureError
 from tallystick.hashing import keccak256
 from tallystick.hexadecimal import checksum
 from tallystick.reasons import Reason
@@ -49,7 +49,7 @@ def is_signed_by_key(token: Token, payment: TransferAuthorization) -> bool:
     """Whether the payer's own key signed it, in the form that tokens take."""
     try:
         return recover(transfer_digest(token, payment), payment.signature) == payment.from_
-    except InvalidSignature:
+    except InvalidSignatureError:
         return False
 
 
@@ -94,7 +94,7 @@ def not_by_the_key(token: Token, payment: TransferAuthorization) -> Refusal:
     try:
         signer = recover(transfer_digest(token, payment), payment.signature)
         got = f"one by {checksum(signer)}"
-    except InvalidSignature as error:
+    except InvalidSignatureError as error:
         got = f"one that does not count: {error.problem}"
     return Refusal(
         Reason.EXACT_SIGNATURE,

@@ -31,7 +31,7 @@ class GasMoney:
         self._gas = 0
 
     async def suffices(self) -> bool:
-        """Return whether it can. Raises ChainUnavailable."""
+        """Return whether it can. Raises ChainUnavailableError."""
         async with self._reading:
             if self._read_at is None or self._clock() - self._read_at >= FRESH_S:
                 self._gas = await self._chain.gas_affordable()

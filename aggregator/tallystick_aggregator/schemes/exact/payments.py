@@ -26,9 +26,9 @@ from tallystick_aggregator.auth.rate_limits import RateLimit
 from tallystick_aggregator.chain.port import (
     Block,
     Chain,
-    ChainUnavailable,
-    OutOfGas,
-    Reverted,
+    ChainUnavailableError,
+    OutOfGasError,
+    RevertedError,
     Token,
     TransferAuthorization,
 )
@@ -130,7 +130,7 @@ class ExactPayments:
             return False
         try:
             return await self._gas_money[network].suffices()
-        except ChainUnavailable:
+        except ChainUnavailableError:
             return True
 
     async def verify(
@@ -245,7 +245,7 @@ class ExactPayments:
                 return await case.chain.send(
                     TransactionKind.EXACT, case.slot, call, memo=memo, gas_max=TRANSFER_GAS_MAX
                 )
-            except Reverted as error:
+            except RevertedError as error:
                 return await self._why_it_reverts(case, error)
 
     async def _release(self, case: _Case) -> Settled | Refusal:
@@ -320,7 +320,7 @@ class ExactPayments:
                 return overloaded("payments that only the payer's contract can check", UNPROVEN_BURST)
         try:
             await case.chain.simulate(token.transfer_call(payment), block, gas_max=TRANSFER_GAS_MAX)
-        except Reverted as error:
+        except RevertedError as error:
             return await self._why_simulation_fails(case, block, error, signed_by_key=signed_by_key)
         return None
 
@@ -343,7 +343,7 @@ class ExactPayments:
         return None
 
     async def _why_simulation_fails(
-        self, case: _Case, block: Block, error: Reverted, *, signed_by_key: bool
+        self, case: _Case, block: Block, error: RevertedError, *, signed_by_key: bool
     ) -> Refusal:
         """Tell a payer's contract that asks for too much gas, or says no, from other failures."""
         payer = case.payment.from_
@@ -352,7 +352,7 @@ class ExactPayments:
             return _simulation_failed(error)
         contract = describe_code(payer, code)
         # The token takes a contract that runs out of gas for one that says no.
-        if isinstance(error, OutOfGas) or await self._passes_with_more_gas(case, block):
+        if isinstance(error, OutOfGasError) or await self._passes_with_more_gas(case, block):
             return _too_much_gas(contract)
         if signed_by_key:
             return _simulation_failed(error)
@@ -367,15 +367,15 @@ class ExactPayments:
             return False
         try:
             await case.chain.simulate(case.token.transfer_call(case.payment), block, gas_max=PROBE_GAS_MAX)
-        except Reverted:
+        except RevertedError:
             return False
         return True
 
-    async def _why_it_reverts(self, case: _Case, error: Reverted) -> Refusal:
+    async def _why_it_reverts(self, case: _Case, error: RevertedError) -> Refusal:
         """Tell an authorization that was spent elsewhere in the meantime from other failures."""
         block = await case.chain.head()
         refusal = await self._chain_state_allows(case, block)
-        if refusal is None and isinstance(error, OutOfGas):
+        if refusal is None and isinstance(error, OutOfGasError):
             code = await case.chain.code(case.payment.from_, block)
             return _too_much_gas(describe_code(case.payment.from_, code) if code else "the token")
         return refusal or _simulation_failed(error)
@@ -396,5 +396,5 @@ def _too_much_gas(whose: str) -> Refusal:
     )
 
 
-def _simulation_failed(error: Reverted) -> Refusal:
+def _simulation_failed(error: RevertedError) -> Refusal:
     return Refusal(Reason.SIMULATION_FAILED, f"The transfer would fail on chain: {error.reason}.")

@@ -7,7 +7,7 @@ could be left open. Reads have a connection of their own and see what was commit
 When a write fails, SQLite has rolled it back, and what is not written is not there. Some failures are different: if the
 fsync fails, or what comes after it, the frames of the commit may stand in the log file although SQLite has gone back
 behind them, and would be found by a recovery after a crash. The next commit overwrites them; so `settle` makes one at
-once, and only if that fails as well is the outcome unknown (StoreUncertain).
+once, and only if that fails as well is the outcome unknown (StoreUncertainError).
 """
 
 import asyncio
@@ -21,12 +21,12 @@ from typing import Any, Final, Self
 import aiosqlite
 
 from tallystick_aggregator.store.port import (
-    StoreDamaged,
+    StoreDamagedError,
     StoreError,
-    StoreLocked,
-    StoreUnavailable,
-    StoreUncertain,
-    StoreUnusable,
+    StoreLockedError,
+    StoreUnavailableError,
+    StoreUncertainError,
+    StoreUnusableError,
 )
 from tallystick_aggregator.store.sqlite.lock import FileLock
 from tallystick_aggregator.store.sqlite.schema import ENDING_TABLES, check_integrity, make_current
@@ -85,7 +85,7 @@ class Database:
     async def open(cls, path: str | os.PathLike[str]) -> Self:
         """Open or create the store, take its lock, bring its tables up to date, begin a new epoch.
 
-        Raises StoreLocked, StoreUnusable or StoreUnavailable, each in one sentence that names the path.
+        Raises StoreLockedError, StoreUnusableError or StoreUnavailableError, each in one sentence that names the path.
         """
         warn_of_version(sqlite3.sqlite_version_info)
         file = await asyncio.to_thread(_resolve, path)
@@ -114,7 +114,7 @@ class Database:
     async def write(self, sql: str, parameters: Parameters = ()) -> int:
         """Run one statement; when this returns, it is on disk. Returns how many rows it wrote.
 
-        Raises StoreUncertain if its outcome cannot be known, else StoreUnavailable: then it has none.
+        Raises StoreUncertainError if its outcome cannot be known, else StoreUnavailableError: then it has none.
         """
         try:
             cursor = await self._writer.execute(sql, parameters)
@@ -122,7 +122,7 @@ class Database:
             await self._settle(error)
             raise self._unavailable(error) from error
         except ValueError:
-            raise StoreUnavailable(f"{self.path} is closed") from None
+            raise StoreUnavailableError(f"{self.path} is closed") from None
         return cursor.rowcount
 
     async def write_returning(self, sql: str, parameters: Parameters = ()) -> Rows:
@@ -133,20 +133,20 @@ class Database:
             await self._settle(error)
             raise self._unavailable(error) from error
         except ValueError:
-            raise StoreUnavailable(f"{self.path} is closed") from None
+            raise StoreUnavailableError(f"{self.path} is closed") from None
 
     async def read(self, sql: str, parameters: Parameters = ()) -> Rows:
-        """Run one query on what is committed; raises StoreUnavailable."""
+        """Run one query on what is committed; raises StoreUnavailableError."""
         try:
             return [tuple(row) for row in await self._reader.execute_fetchall(sql, parameters)]
         except sqlite3.Error as error:
             raise self._unavailable(error) from error
         except ValueError:
-            raise StoreUnavailable(f"{self.path} is closed") from None
+            raise StoreUnavailableError(f"{self.path} is closed") from None
 
-    def taken_over(self) -> StoreLocked:
+    def taken_over(self) -> StoreLockedError:
         """Return the error for a store whose epoch is no longer ours, although we hold the lock."""
-        return StoreLocked(f"{self.path} was taken over by another process; this one must stop")
+        return StoreLockedError(f"{self.path} was taken over by another process; this one must stop")
 
     async def close(self) -> None:
         """Close the file and let the lock go; idempotent."""
@@ -159,10 +159,10 @@ class Database:
         finally:
             self._lock.release()
 
-    def _unavailable(self, error: sqlite3.Error) -> StoreUnavailable:
+    def _unavailable(self, error: sqlite3.Error) -> StoreUnavailableError:
         """Return the error for a statement that failed. Even damage is fail-closed here, and told at the next start."""
         told = explain(error, self.path)
-        return told if isinstance(told, StoreUnavailable) else StoreUnavailable(str(told))
+        return told if isinstance(told, StoreUnavailableError) else StoreUnavailableError(str(told))
 
     async def _settle(self, error: sqlite3.Error) -> None:
         """Make sure that a failed write is not found by a recovery, unless its failure says so already."""
@@ -173,7 +173,9 @@ class Database:
         try:
             await self._writer.execute("UPDATE store SET settled = settled + 1")
         except (sqlite3.Error, ValueError):
-            raise StoreUncertain(f"{explain(error, self.path)}; what it holds of the last write is unknown") from error
+            raise StoreUncertainError(
+                f"{explain(error, self.path)}; what it holds of the last write is unknown"
+            ) from error
 
 
 def can_lose_commits(version: tuple[int, ...]) -> bool:
@@ -200,11 +202,11 @@ def explain(error: sqlite3.Error, path: Path) -> StoreError:
     """The error to raise in the place of one of SQLite's."""
     code = _code(error) & 0xFF
     if code == sqlite3.SQLITE_NOTADB:
-        return StoreUnusable(f"{path} is not a database")
+        return StoreUnusableError(f"{path} is not a database")
     if code == sqlite3.SQLITE_CORRUPT:
-        return StoreDamaged(f"{path} is damaged: {error}")
+        return StoreDamagedError(f"{path} is damaged: {error}")
     problem = _PROBLEMS.get(code, str(error))
-    return StoreUnavailable(f"{path}: {problem} ({getattr(error, 'sqlite_errorname', type(error).__name__)})")
+    return StoreUnavailableError(f"{path}: {problem} ({getattr(error, 'sqlite_errorname', type(error).__name__)})")
 
 
 def _code(error: sqlite3.Error) -> int:
@@ -215,9 +217,9 @@ def _code(error: sqlite3.Error) -> int:
 def _resolve(path: str | os.PathLike[str]) -> Path:
     file = Path(path).resolve()
     if not file.parent.is_dir():
-        raise StoreUnusable(f"{file} cannot be made: there is no directory {file.parent}")
+        raise StoreUnusableError(f"{file} cannot be made: there is no directory {file.parent}")
     if file.is_dir():
-        raise StoreUnusable(f"{file} is a directory, not a store")
+        raise StoreUnusableError(f"{file} is a directory, not a store")
     return file
 
 
@@ -227,12 +229,12 @@ def _prepare(path: Path, lock: FileLock) -> tuple[int, int]:
         # It holds the secrets of spend keys: for its owner only, like all that SQLite puts beside it.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as error:
-        raise StoreUnavailable(f"{path} cannot be opened for writing: {error.strerror}") from error
+        raise StoreUnavailableError(f"{path} cannot be opened for writing: {error.strerror}") from error
     connection = sqlite3.connect(path, timeout=BUSY_MS / 1000, isolation_level=None)
     try:
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
-            raise StoreUnusable(f"{path} is on a file system without shared memory, which a store needs")
+            raise StoreUnusableError(f"{path} is on a file system without shared memory, which a store needs")
         connection.execute("PRAGMA synchronous = FULL")
         make_current(connection, str(path))
         check_integrity(connection, str(path))

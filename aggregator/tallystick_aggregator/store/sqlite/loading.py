@@ -12,7 +12,7 @@ from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.payments import PaymentStatus, status_of
 from tallystick_aggregator.ledger.state import Ledger, exposure_key, payment_key
 from tallystick_aggregator.store.events import decode_entry
-from tallystick_aggregator.store.port import StoreDamaged
+from tallystick_aggregator.store.port import StoreDamagedError
 from tallystick_aggregator.store.rows import (
     decode_account,
     decode_channel,
@@ -44,7 +44,7 @@ class Loaded:
 def load(path: str, hot_payments_max: int) -> Loaded:
     """Read the store with this path; at most so many payments, besides those of the log, come into memory.
 
-    Raises StoreDamaged, and sqlite3.Error.
+    Raises StoreDamagedError, and sqlite3.Error.
     """
     connection = sqlite3.connect(path, isolation_level=None)
     try:
@@ -94,7 +94,7 @@ class _Loader:
         for channel_id, channel in self._rows("channels", decode_channel):
             account = ledger.accounts.get(channel.account_id)
             if account is None:
-                raise StoreDamaged(f"the stored channel {channel_id.hex()} has no account")
+                raise StoreDamagedError(f"the stored channel {channel_id.hex()} has no account")
             # What many channels share is kept in memory once.
             channel.account_id = account.id
             channel.receiver = receivers.setdefault(channel.receiver, channel.receiver)
@@ -141,7 +141,7 @@ class _Loader:
     def _count_open(self, channel_id: bytes) -> None:
         channel, counts = self._ledger.channels.get(channel_id), self._ledger.open_reservations
         if channel is None:
-            raise StoreDamaged(f"a stored reservation is of channel {channel_id.hex()}, which is not stored")
+            raise StoreDamagedError(f"a stored reservation is of channel {channel_id.hex()}, which is not stored")
         for of in (channel.id, channel.receiver):
             counts[of] = counts.get(of, 0) + 1
 
@@ -151,7 +151,7 @@ class _Loader:
         log = self._connection.execute("SELECT seq, entries FROM log WHERE seq > ? ORDER BY seq", (self._folded,))
         for number, entries in log:
             if number != seq + 1:
-                raise StoreDamaged(f"the log goes from entry {seq} to {number}")
+                raise StoreDamagedError(f"the log goes from entry {seq} to {number}")
             seq = number
             events = decode_entry(entries, f"log entry {number}")
             draft.replay(events)

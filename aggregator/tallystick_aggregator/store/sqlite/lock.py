@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
 
-from tallystick_aggregator.store.port import StoreLocked, StoreUnavailable
+from tallystick_aggregator.store.port import StoreLockedError, StoreUnavailableError
 
 _TEXT_BYTES_MAX: Final = 64
 
@@ -26,18 +26,21 @@ class FileLock:
 
     @classmethod
     def take(cls, store: Path) -> Self:
-        """Take the lock of the store with this path; raises StoreLocked, or StoreUnavailable if it cannot be made."""
+        """Take the lock of the store with this path.
+
+        Raises StoreLockedError, or StoreUnavailableError if it cannot be made.
+        """
         path = store.with_name(store.name + ".lock")
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise StoreUnavailable(f"the lock {path} cannot be made: {error.strerror}") from error
+            raise StoreUnavailableError(f"the lock {path} cannot be made: {error.strerror}") from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             holder = _read(handle)[1]
             os.close(handle)
-            raise StoreLocked(f"{store} is in use by another process{holder and f' ({holder})'}") from None
+            raise StoreLockedError(f"{store} is in use by another process{holder and f' ({holder})'}") from None
         return cls(handle, _read(handle)[0])
 
     def remember(self, epoch: int) -> None:

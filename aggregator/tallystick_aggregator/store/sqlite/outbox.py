@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from tallystick_aggregator.store.binary import Unstorable
+from tallystick_aggregator.store.binary import UnstorableError
 from tallystick_aggregator.store.port import OutboundTransaction, TransactionKind
 from tallystick_aggregator.store.sqlite.database import Database, Rows
 from tallystick_aggregator.store.sqlite.schema import ORDINALS
@@ -85,7 +85,7 @@ def _columns(outbound: OutboundTransaction) -> tuple[object, ...]:
     if outbound.kind is TransactionKind.CLAIM:
         receivers = sorted({payout.receiver for payout in outbound.payouts})
     if len(receivers) > ORDINALS:
-        raise Unstorable(f"a claim pays {len(receivers)} receivers; at most {ORDINALS} fit")
+        raise UnstorableError(f"a claim pays {len(receivers)} receivers; at most {ORDINALS} fit")
     return (
         outbound.network,
         outbound.kind,

@@ -12,7 +12,7 @@ goes by. They need no earlier form: a payment's row is final, or its reservation
 import sqlite3
 from typing import Final
 
-from tallystick_aggregator.store.port import StoreDamaged, StoreUnusable
+from tallystick_aggregator.store.port import StoreDamagedError, StoreUnusableError
 
 APPLICATION_ID: Final = 0x54414C59
 """In the header of the file ("TALY"): tells it from other programs' databases."""
@@ -119,14 +119,14 @@ def partitions(connection: sqlite3.Connection) -> set[int]:
 def make_current(connection: sqlite3.Connection, path: str) -> None:
     """Make the tables of a new file, or bring those of an older version up to date, in one transaction.
 
-    Raises StoreUnusable if the file is another program's or a newer version's.
+    Raises StoreUnusableError if the file is another program's or a newer version's.
     """
     application_id = _pragma(connection, "application_id")
     version = _pragma(connection, "user_version")
     if application_id != APPLICATION_ID and not _is_empty(connection, application_id, version):
-        raise StoreUnusable(f"{path} is a database of another program (application id {application_id:#010x})")
+        raise StoreUnusableError(f"{path} is a database of another program (application id {application_id:#010x})")
     if version > len(MIGRATIONS):
-        raise StoreUnusable(
+        raise StoreUnusableError(
             f"{path} was written by a newer version (format {version}; this one knows {len(MIGRATIONS)})"
         )
     if version == len(MIGRATIONS):
@@ -146,7 +146,7 @@ def make_current(connection: sqlite3.Connection, path: str) -> None:
 
 
 def check_integrity(connection: sqlite3.Connection, path: str) -> None:
-    """Check the structure of what is read in full at every start; raises StoreDamaged.
+    """Check the structure of what is read in full at every start; raises StoreDamagedError.
 
     Rows carry checksums of their own. The partitions are left out: they may hold tens of millions of payments, and
     charges must not wait for that.
@@ -154,7 +154,7 @@ def check_integrity(connection: sqlite3.Connection, path: str) -> None:
     for table in ("store", "log", *STATE_TABLES, "outbox"):
         (verdict,) = connection.execute(f"PRAGMA quick_check('{table}')").fetchone()
         if verdict != "ok":
-            raise StoreDamaged(f"{path} is damaged: {verdict}")
+            raise StoreDamagedError(f"{path} is damaged: {verdict}")
 
 
 def _is_empty(connection: sqlite3.Connection, application_id: int, version: int) -> bool:

@@ -18,7 +18,7 @@ from tallystick_aggregator.ledger.state import ChainHead, Changes, Ledger, payme
 from tallystick_aggregator.store.backlog import Backlog
 from tallystick_aggregator.store.events import encode_entry
 from tallystick_aggregator.store.eviction import HOT_AGE_MS_MAX, HOT_PAYMENTS_MAX, RecentPayments
-from tallystick_aggregator.store.port import StoreDamaged, StoreUnavailable
+from tallystick_aggregator.store.port import StoreDamagedError, StoreUnavailableError
 from tallystick_aggregator.store.rows import decode_payment
 from tallystick_aggregator.store.sqlite.checkpoint import (
     DROP_ENDED,
@@ -66,7 +66,8 @@ class SqliteStore:
         hot_payments_max: int = HOT_PAYMENTS_MAX,
         hot_age_ms_max: int = HOT_AGE_MS_MAX,
     ) -> Self:
-        """Open or create the store; raises StoreLocked, StoreUnusable or StoreUnavailable in one sentence.
+        """Open or create the store; raises StoreLockedError, StoreUnusableError or StoreUnavailableError in one
+        sentence.
 
         `hot_payments_max` and `hot_age_ms_max` bound the payments that the ledger keeps in memory (module `eviction`).
         """
@@ -256,9 +257,9 @@ class SqliteJournal:
 def _decoded(rows: Rows) -> list[tuple[PaymentKey, PackedPayment]]:
     try:
         return [(key, decode_payment(key, row)) for key, row in rows]
-    except StoreDamaged as error:
+    except StoreDamagedError as error:
         # One damaged row must not stop the ledger's writer: whoever asks for it is refused, and it is told.
-        raise StoreUnavailable(str(error)) from error
+        raise StoreUnavailableError(str(error)) from error
 
 
 class _Cut(NamedTuple):

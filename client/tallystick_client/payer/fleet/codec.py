@@ -7,34 +7,34 @@ import grpc
 
 from tallystick.amounts import decode_amount, encode_amount
 from tallystick.channels import ChannelConfig
-from tallystick.errors import Described, MalformedError, Refused, TallystickError
+from tallystick.errors import Described, MalformedError, RefusedError, TallystickError
 from tallystick.reasons import Reason
 from tallystick.v1 import common_pb2
 from tallystick.v1 import facilitator_pb2 as facilitator
 from tallystick.v1 import wallet_pb2 as pb
 from tallystick.x402 import ExactAuthorization, Network
 from tallystick_client.payer.errors import (
-    BalanceTooLow,
-    BookUnavailable,
-    BudgetExceeded,
-    DepositNotAllowed,
-    OfferNotAllowed,
+    BalanceTooLowError,
+    BookUnavailableError,
+    BudgetExceededError,
+    DepositNotAllowedError,
+    OfferNotAllowedError,
     WalletError,
 )
 from tallystick_client.payer.policy.offers import Seller
 from tallystick_client.payer.policy.operators import DECIMALS_MAX, Operator, Token
-from tallystick_client.rpc import AggregatorUnavailable, refused
+from tallystick_client.rpc import AggregatorUnavailableError, refused
 
 HOST_CHARS_MAX: Final = 255
 
 _KINDS: Final[tuple[tuple[type[TallystickError], pb.WalletProblemKind.ValueType], ...]] = (
-    (BudgetExceeded, pb.WALLET_PROBLEM_KIND_BUDGET_EXCEEDED),
-    (DepositNotAllowed, pb.WALLET_PROBLEM_KIND_DEPOSIT_NOT_ALLOWED),
-    (BalanceTooLow, pb.WALLET_PROBLEM_KIND_BALANCE_TOO_LOW),
-    (Refused, pb.WALLET_PROBLEM_KIND_AGGREGATOR_REFUSED),
-    (AggregatorUnavailable, pb.WALLET_PROBLEM_KIND_AGGREGATOR_UNAVAILABLE),
-    (BookUnavailable, pb.WALLET_PROBLEM_KIND_BOOK_UNAVAILABLE),
-    (OfferNotAllowed, pb.WALLET_PROBLEM_KIND_OFFER_NOT_ALLOWED),
+    (BudgetExceededError, pb.WALLET_PROBLEM_KIND_BUDGET_EXCEEDED),
+    (DepositNotAllowedError, pb.WALLET_PROBLEM_KIND_DEPOSIT_NOT_ALLOWED),
+    (BalanceTooLowError, pb.WALLET_PROBLEM_KIND_BALANCE_TOO_LOW),
+    (RefusedError, pb.WALLET_PROBLEM_KIND_AGGREGATOR_REFUSED),
+    (AggregatorUnavailableError, pb.WALLET_PROBLEM_KIND_AGGREGATOR_UNAVAILABLE),
+    (BookUnavailableError, pb.WALLET_PROBLEM_KIND_BOOK_UNAVAILABLE),
+    (OfferNotAllowedError, pb.WALLET_PROBLEM_KIND_OFFER_NOT_ALLOWED),
 )
 
 
@@ -54,10 +54,10 @@ def write_problem(error: TallystickError) -> pb.WalletProblem:
     """An error as a worker is told of it."""
     kind = next((kind for type_, kind in _KINDS if isinstance(error, type_)), pb.WALLET_PROBLEM_KIND_UNSPECIFIED)
     problem = pb.WalletProblem(kind=kind, message=str(error))
-    if isinstance(error, BudgetExceeded):
+    if isinstance(error, BudgetExceededError):
         problem.budget, problem.decimals, problem.symbol = error.budget, error.decimals, error.symbol
         problem.got, problem.allowed = encode_amount(error.got), encode_amount(error.allowed)
-    if isinstance(error, Refused):
+    if isinstance(error, RefusedError):
         problem.refusal.CopyFrom(
             common_pb2.Refusal(
                 reason=int(error.reason),  # type: ignore[arg-type]
@@ -79,19 +79,19 @@ def read_problem(problem: pb.WalletProblem) -> TallystickError:
             allowed = decode_amount(problem.allowed, "problem.allowed")
             if problem.decimals > DECIMALS_MAX:
                 raise MalformedError("problem.decimals", problem.decimals, f"from 0 to {DECIMALS_MAX}")
-            return BudgetExceeded(problem.budget, got, allowed, problem.decimals, problem.symbol)
+            return BudgetExceededError(problem.budget, got, allowed, problem.decimals, problem.symbol)
         case pb.WALLET_PROBLEM_KIND_DEPOSIT_NOT_ALLOWED:
-            return DepositNotAllowed(problem.message)
+            return DepositNotAllowedError(problem.message)
         case pb.WALLET_PROBLEM_KIND_BALANCE_TOO_LOW:
-            return BalanceTooLow(problem.message)
+            return BalanceTooLowError(problem.message)
         case pb.WALLET_PROBLEM_KIND_AGGREGATOR_REFUSED:
             return refused(problem.refusal)
         case pb.WALLET_PROBLEM_KIND_AGGREGATOR_UNAVAILABLE:
-            return AggregatorUnavailable(problem.message, grpc.StatusCode.UNAVAILABLE)
+            return AggregatorUnavailableError(problem.message, grpc.StatusCode.UNAVAILABLE)
         case pb.WALLET_PROBLEM_KIND_BOOK_UNAVAILABLE:
-            return BookUnavailable(problem.message)
+            return BookUnavailableError(problem.message)
         case pb.WALLET_PROBLEM_KIND_OFFER_NOT_ALLOWED:
-            return OfferNotAllowed([problem.message])
+            return OfferNotAllowedError([problem.message])
         case _:
             return WalletError(problem.message)
 
@@ -110,7 +110,7 @@ def write_payee(seller: Seller) -> pb.Payee:
 
 
 def read_payee(payee: pb.Payee, operators: tuple[Operator, ...]) -> Seller:
-    """The same, on this wallet's allow-list; raises OfferNotAllowed, and MalformedError on another form."""
+    """The same, on this wallet's allow-list; raises OfferNotAllowedError, and MalformedError on another form."""
     if len(payee.receiver) != 20 or not any(payee.receiver):
         raise MalformedError("payee.receiver", payee.receiver, "20 bytes that are not all zero")
     if not 0 < len(payee.host) <= HOST_CHARS_MAX:
@@ -120,7 +120,7 @@ def read_payee(payee: pb.Payee, operators: tuple[Operator, ...]) -> Seller:
         token = operator.token(payee.token)
         if token is not None and same == (payee.network, payee.operator, payee.escrow):
             return Seller(operator, token, payee.receiver, payee.host)
-    raise OfferNotAllowed(["payee: its operator or token is not on the allow-list of the wallet that is served"])
+    raise OfferNotAllowedError(["payee: its operator or token is not on the allow-list of the wallet that is served"])
 
 
 def write_operator(operator: Operator, deferred: list[bytes], per_request: list[int]) -> pb.PayerTerms:

@@ -29,13 +29,13 @@ from tallystick.v1 import wallet_pb2 as pb
 from tallystick.v1 import wallet_pb2_grpc
 from tallystick.vouchers import UncheckedVoucher, check_voucher
 from tallystick.x402 import ExactAuthorization, PaymentRequired
-from tallystick_client.payer.errors import BudgetExceeded
+from tallystick_client.payer.errors import BudgetExceededError
 from tallystick_client.payer.fleet import codec
 from tallystick_client.payer.policy.offers import Offer, Seller, choose
 from tallystick_client.payer.policy.operators import Operator, Token
 from tallystick_client.payer.wallet.grant_queue import GrantQueue
 from tallystick_client.payer.wallet.grants import Clock, Payment, SpendKeyGrant
-from tallystick_client.rpc import CHAIN_TIMEOUT_S, AggregatorUnavailable, bearer, call, open_channel
+from tallystick_client.rpc import CHAIN_TIMEOUT_S, AggregatorUnavailableError, bearer, call, open_channel
 
 RETRY_PAUSES_S: Final = (0.2, 0.5, 1.0, 2.0, 4.0)
 """Between attempts while the wallet does not answer; it may be starting again."""
@@ -132,7 +132,8 @@ class RemoteWallet:
         """Connect to a wallet at host:port or unix:path.
 
         `token`: "env:NAME", "file:PATH", or the token itself. TLS unless the target is this machine or `insecure`.
-        Raises MalformedError, AggregatorUnavailable where nobody answers, CallRejected where the token is not the one.
+        Raises MalformedError, AggregatorUnavailableError where nobody answers, CallRejectedError where the token is not
+        the one.
         """
         secret = codec.read_token(token)
         metadata = bearer(secret)
@@ -154,7 +155,7 @@ class RemoteWallet:
     # What a transport asks.
 
     def choose(self, required: PaymentRequired) -> Offer:
-        """The offer of a 402 to take; raises OfferNotAllowed."""
+        """The offer of a 402 to take; raises OfferNotAllowedError."""
         return choose(required, self.operators, can_defer=self._can_defer, allow_exact=self._terms.allows_exact)
 
     async def pay(self, offer: Offer, host: str, request_hash: bytes, payment_id: PaymentId | None = None) -> Payment:
@@ -162,7 +163,7 @@ class RemoteWallet:
         seller, amount = offer.seller(host), offer.terms.amount
         per_request = self._terms.per_request[offer.operator, offer.token.token]
         if amount > per_request:
-            raise BudgetExceeded("per_request", amount, per_request, offer.token.decimals, offer.token.symbol)
+            raise BudgetExceededError("per_request", amount, per_request, offer.token.decimals, offer.token.symbol)
         line = self._lines.get(seller)
         if line is None:
             line = self._lines[seller] = _RemoteQueue(self, seller, self._terms.max_headroom)
@@ -379,7 +380,7 @@ async def _insist(attempt: Callable[[], Awaitable[ResponseT]]) -> ResponseT:
     for pause_s in RETRY_PAUSES_S:
         try:
             return await attempt()
-        except AggregatorUnavailable:
+        except AggregatorUnavailableError:
             await asyncio.sleep(pause_s)
     return await attempt()
 

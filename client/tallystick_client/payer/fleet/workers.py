@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from tallystick.errors import MalformedError, TallystickError
 from tallystick.reasons import Reason
-from tallystick_client.payer.errors import BudgetExceeded, DepositNotAllowed
+from tallystick_client.payer.errors import BudgetExceededError, DepositNotAllowedError
 from tallystick_client.payer.policy.offers import Seller
 from tallystick_client.payer.policy.operators import Asset
 from tallystick_client.payer.wallet.allocator import Allotment
@@ -174,7 +174,7 @@ class Workers:
                 row = None
             try:
                 allotment = await self._core.allocator.allot(seller, holder, row, need, want)
-            except (BudgetExceeded, DepositNotAllowed):
+            except (BudgetExceededError, DepositNotAllowedError):
                 # Workers may hold what nobody is using: they are asked for it with their next report.
                 if self._monotonic() >= give_up_at or not self._is_held_elsewhere(grant_id, seller.asset):
                     raise

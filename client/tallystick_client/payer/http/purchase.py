@@ -22,7 +22,8 @@ How a request is paid, and what is done about each answer:
 - The connection is lost, or the answer is 409 or 503 with Retry-After: **the same payment** is sent again (`sending`).
 - No answer says what became of a payment: it counts as spent until reconciled, and the caller's next try of the same
   request sends the same payment again (`unfinished`).
-- A body that is streamed up can be sent once. If its price is not known yet, the 402 is answered by BodyNotReplayable:
+- A body that is streamed up can be sent once. If its price is not known yet, the 402 is answered by
+BodyNotReplayableError:
   the price is remembered, and the caller's next attempt is paid for ahead.
 - Redirects: the payment is added to a copy of the request, so none ever travels to another origin.
 """
@@ -37,7 +38,7 @@ from tallystick.errors import TallystickError
 from tallystick.payment_ids import format_payment_id, new_payment_id
 from tallystick.quantities import PaymentId
 from tallystick.x402 import PAYMENT_REQUIRED_HEADER, SCHEME_DEFERRED, SCHEME_EXACT, PaymentRequired, read_pay_ahead
-from tallystick_client.payer.errors import BodyNotReplayable, BookUnavailable, WalletError
+from tallystick_client.payer.errors import BodyNotReplayableError, BookUnavailableError, WalletError
 from tallystick_client.payer.http.price_cache import Prices
 from tallystick_client.payer.http.receipts import (
     Answer,
@@ -54,7 +55,7 @@ from tallystick_client.payer.http.sending import NotTakenError, ask, send
 from tallystick_client.payer.http.steps import (
     AskWallet,
     CloseResponse,
-    ConnectionLost,
+    ConnectionLostError,
     Done,
     Flow,
     PayableRequest,
@@ -113,9 +114,10 @@ class Purchase:
     """One request, and all that is sent for it.
 
     Each method returns the next step. Each raises the HTTP library's error where the request has failed;
-    OfferNotAllowed and MalformedError on a 402 that may not be answered, BodyNotReplayable on one to a body that is
-    gone; BudgetExceeded, DepositNotAllowed, BalanceTooLow, Refused or AggregatorUnavailable where the payment cannot be
-    made. It is over then.
+    OfferNotAllowedError and MalformedError on a 402 that may not be answered, BodyNotReplayableError on one to a body
+    that is
+    gone; BudgetExceededError, DepositNotAllowedError, BalanceTooLowError, RefusedError or AggregatorUnavailableError
+    where the payment cannot be made. It is over then.
     """
 
     def __init__(self, shared: Purchases, request: PayableRequest) -> None:
@@ -140,7 +142,7 @@ class Purchase:
         """No response came, for this error of the HTTP library. `was_sent`: False, if the request surely did not
         leave.
         """
-        return self._advance(partial(self._flow.throw, ConnectionLost(error, was_sent=was_sent)))
+        return self._advance(partial(self._flow.throw, ConnectionLostError(error, was_sent=was_sent)))
 
     def resume(self, result: Any = None) -> Step:
         """The step was carried out; `result` is the wallet's, if it was asked."""
@@ -194,7 +196,7 @@ class Purchase:
             return None, None
         try:
             return offer, (yield from self._pay(offer))
-        except BookUnavailable:
+        except BookUnavailableError:
             raise
         except WalletError:
             self._ask_next()
@@ -215,7 +217,7 @@ class Purchase:
         self._learn(offer, required)
         request = self._request
         if not request.is_replayable:
-            raise BodyNotReplayable(
+            raise BodyNotReplayableError(
                 f"{request.origin}{request.target.decode('latin-1')} asks for payment and its body "
                 "can be sent only once; "
                 + ("send it again: the price is known now" if request.is_payable else "send it in pieces")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from tallystick_client.payer.http.receipts import Answer, says_released, says_under_way
-from tallystick_client.payer.http.steps import CloseResponse, ConnectionLost, Flow, SendRequest, Wait
+from tallystick_client.payer.http.steps import CloseResponse, ConnectionLostError, Flow, SendRequest, Wait
 
 RESEND_PAUSES_S: Final = (0.2, 1.0, 2.0)
 """Before a payment is sent again."""
@@ -34,7 +34,7 @@ def ask() -> Flow[Answer]:
     """The answer without a payment."""
     try:
         answer: Answer = yield SendRequest(None)
-    except ConnectionLost as lost:
+    except ConnectionLostError as lost:
         raise lost.cause from None
     return answer
 
@@ -60,7 +60,7 @@ def send(
     while True:
         try:
             answer: Answer = yield request
-        except ConnectionLost as failure:
+        except ConnectionLostError as failure:
             if failure.was_sent:
                 was_sent, lost = True, failure.cause
             elif not was_sent:

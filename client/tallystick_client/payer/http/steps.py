@@ -59,7 +59,7 @@ class Done:
 Step: TypeAlias = SendRequest | CloseResponse | Wait | AskWallet | Done
 
 
-class ConnectionLost(Exception):
+class ConnectionLostError(Exception):
     """A request that got no response. `cause`: the HTTP library's error; `was_sent`: False, if it surely did not
     leave.
     """

@@ -30,7 +30,7 @@ from tallystick.x402 import (
     read_terms,
 )
 from tallystick.x402.terms import ASSET_TRANSFER_EIP3009, VOUCHER_MANAGER_FACILITATOR
-from tallystick_client.payer.errors import OfferNotAllowed
+from tallystick_client.payer.errors import OfferNotAllowedError
 from tallystick_client.payer.policy.operators import Asset, Operator, Token
 
 OFFERS_MAX: Final = 64
@@ -106,7 +106,7 @@ def choose(
 ) -> Offer:
     """The offer to take: `deferred` where the wallet has or may open an account, else `exact`.
 
-    Raises OfferNotAllowed, which says for each offer why it is not taken.
+    Raises OfferNotAllowedError, which says for each offer why it is not taken.
     """
     allowed: list[Offer] = []
     problems: list[str] = []
@@ -124,7 +124,7 @@ def choose(
         if offer.is_deferred:
             return offer
     if not allowed:
-        raise OfferNotAllowed(problems)
+        raise OfferNotAllowedError(problems)
     return allowed[0]
 
 

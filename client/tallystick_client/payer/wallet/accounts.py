@@ -24,7 +24,7 @@ from tallystick.v1 import account_pb2_grpc, common_pb2
 from tallystick_client.payer.policy.operators import Operator
 from tallystick_client.payer.wallet.grants import Clock
 from tallystick_client.payer.wallet.rows import Deposit
-from tallystick_client.rpc import CHAIN_TIMEOUT_S, CallRejected, call, open_channel, raise_refusal, read_totals
+from tallystick_client.rpc import CHAIN_TIMEOUT_S, CallRejectedError, call, open_channel, raise_refusal, read_totals
 
 CALL_VALID_S: Final = 120
 """How long a signed call may be used; the aggregator takes at most 300 s."""
@@ -133,7 +133,7 @@ class AccountClient:
         """What the account's payer holds of its token outside of the escrow; the account need not be known yet.
 
         `nonces`: of the payer's transfers, at most NONCES_MAX. None where the aggregator is of a version that does not
-        tell. Raises Refused, with a reason to retry where it cannot reach the chain or has too much to do.
+        tell. Raises RefusedError, with a reason to retry where it cannot reach the chain or has too much to do.
         """
         id_ = channels.account_id(self._domain, account)
         request = pb.GetBalanceRequest(
@@ -144,7 +144,7 @@ class AccountClient:
         )
         try:
             response = await call(self._service().GetBalance, request)
-        except CallRejected as error:
+        except CallRejectedError as error:
             if error.status is grpc.StatusCode.UNIMPLEMENTED:
                 return None
             raise

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from tallystick.channels import channel_id
-from tallystick.errors import Refused, TallystickError
+from tallystick.errors import RefusedError, TallystickError
 from tallystick.reasons import Reason
 from tallystick.signatures import Signer
 from tallystick.vouchers import Voucher, sign_voucher
-from tallystick_client.payer.errors import BudgetExceeded
+from tallystick_client.payer.errors import BudgetExceededError
 from tallystick_client.payer.policy.budgets import DAY_S, Budgets
 from tallystick_client.payer.policy.offers import Seller
 from tallystick_client.payer.policy.operators import Asset, Operator, Token
@@ -92,10 +92,10 @@ class Allocator:
         self._reclaimers.append(reclaim)
 
     def check_request(self, seller: Seller, amount: int) -> None:
-        """Raises BudgetExceeded if one request may not cost this much."""
+        """Raises BudgetExceededError if one request may not cost this much."""
         allowed = self._budgets.limits(seller.token.decimals).per_request
         if amount > allowed:
-            raise BudgetExceeded("per_request", amount, allowed, seller.token.decimals, seller.token.symbol)
+            raise BudgetExceededError("per_request", amount, allowed, seller.token.decimals, seller.token.symbol)
 
     async def allot(self, seller: Seller, holder: str, row: GrantRow | None, need: int, want: int) -> Allotment:
         """Between `need` and `want` atomic units for this holder at this seller; on disk when this returns.
@@ -124,7 +124,7 @@ class Allocator:
                 break
             keys_left -= 1
             if not keys_left:
-                raise Refused(Reason.SPEND_KEY_CONFLICT, "The aggregator takes no spend key of this worker.")
+                raise RefusedError(Reason.SPEND_KEY_CONFLICT, "The aggregator takes no spend key of this worker.")
         self._deposits.paid_from(account)
         self.look_after(account, operator, token)
         return allotment
@@ -159,7 +159,7 @@ class Allocator:
         return sign_voucher(self._signer, allotment.operator.domain, allotment.channel.id, allotment.ceiling)
 
     def check_budgets(self, seller: Seller, amount: int) -> None:
-        """Raises BudgetExceeded unless every budget allows `amount`, if need be after idle headroom is back."""
+        """Raises BudgetExceededError unless every budget allows `amount`, if need be after idle headroom is back."""
         limits = self._budgets.limits(seller.token.decimals)
         today = self.today()
         if self._book.affordable(seller.asset, seller.host, today, limits) < amount:
@@ -167,7 +167,7 @@ class Allocator:
             exceeded = self._book.exceeded(seller.asset, seller.host, today, limits, amount)
             if exceeded is not None:
                 budget, allowed = exceeded
-                raise BudgetExceeded(budget, amount, allowed, seller.token.decimals, seller.token.symbol)
+                raise BudgetExceededError(budget, amount, allowed, seller.token.decimals, seller.token.symbol)
 
     def give_back(self, row: GrantRow, amount: int, key: LiveKey | None) -> None:
         """Take unspent headroom back."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from tallystick.channels import channel_id
 from tallystick.hexadecimal import checksum, to_hex
-from tallystick_client.payer.errors import ApprovalRefused
+from tallystick_client.payer.errors import ApprovalRefusedError
 from tallystick_client.payer.policy.operators import Operator
 from tallystick_client.payer.wallet.accounts import AccountClient
 from tallystick_client.payer.wallet.book import Book
@@ -28,7 +28,7 @@ class Approver:
     async def approve(self, account: Account, operator: Operator) -> int:
         """Approve the totals that the aggregator proposes; returns how many, 0 where there is nothing to approve.
 
-        Raises ApprovalRefused on the first total above the book; nothing is signed then.
+        Raises ApprovalRefusedError on the first total above the book; nothing is signed then.
         """
         client = self._clients[operator]
         totals = await client.totals_to_approve(account.id)
@@ -42,7 +42,7 @@ class Approver:
             allowed = channel.committed - channel.disputed - activity[channel.id].unspent if channel else 0
             if total > allowed:
                 shown = checksum(receiver) if len(receiver) == 20 else to_hex(receiver[:20])
-                raise ApprovalRefused(shown, total, allowed)
+                raise ApprovalRefusedError(shown, total, allowed)
         await client.approve(account.id, totals)
         return len(totals)
 

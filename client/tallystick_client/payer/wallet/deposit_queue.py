@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from tallystick.errors import TallystickError
-from tallystick_client.payer.errors import DepositNotAllowed
+from tallystick_client.payer.errors import DepositNotAllowedError
 
 
 class _Failure(NamedTuple):
@@ -36,6 +36,6 @@ class DepositQueue:
         try:
             yield
         except TallystickError as error:
-            self.failure = _Failure(lack() if isinstance(error, DepositNotAllowed) else 0, error)
+            self.failure = _Failure(lack() if isinstance(error, DepositNotAllowedError) else 0, error)
             raise
         self.failure = None

@@ -27,11 +27,11 @@ from typing import Final, TypeVar
 
 from tallystick import eip712
 from tallystick.channels import account_id
-from tallystick.errors import Refused
+from tallystick.errors import RefusedError
 from tallystick.hexadecimal import checksum
 from tallystick.reasons import Reason
 from tallystick.signatures import Signer
-from tallystick_client.payer.errors import DepositNotAllowed
+from tallystick_client.payer.errors import DepositNotAllowedError
 from tallystick_client.payer.policy.budgets import DepositPolicy
 from tallystick_client.payer.policy.operators import Asset, Operator, Token
 from tallystick_client.payer.texts import show, show_time
@@ -40,7 +40,7 @@ from tallystick_client.payer.wallet.deposit_queue import DepositQueue
 from tallystick_client.payer.wallet.grants import Clock
 from tallystick_client.payer.wallet.rows import Account, Deposit, Refund
 from tallystick_client.payer.wallet.store import Store
-from tallystick_client.rpc import AggregatorUnavailable
+from tallystick_client.rpc import AggregatorUnavailableError
 
 DEPOSIT_VALID_S: Final = 3_600
 """How long an authorization may be landed."""
@@ -114,8 +114,8 @@ class Deposits:
     async def fund(self, account: Account, operator: Operator, token: Token, need: int) -> None:
         """Return when the account has `need` atomic units free, after deposits if it must be.
 
-        Raises DepositNotAllowed where the policy or the payer's balance does not allow it, Refused where the aggregator
-        does not take it.
+        Raises DepositNotAllowedError where the policy or the payer's balance does not allow it, RefusedError where the
+        aggregator does not take it.
         """
 
         def lack() -> int:
@@ -131,11 +131,11 @@ class Deposits:
     async def fill(self, account: Account, operator: Operator, token: Token) -> None:
         """Deposit up to the policy's high mark, if less than that is left: all of it, or nothing.
 
-        Raises DepositNotAllowed where the payer's balance does not cover that, Refused.
+        Raises DepositNotAllowedError where the payer's balance does not cover that, RefusedError.
         """
         policy = self._policy
         if policy is None:
-            raise DepositNotAllowed("this wallet has no deposit policy")
+            raise DepositNotAllowedError("this wallet has no deposit policy")
 
         def lack() -> int:
             high = policy.marks(token.decimals)[1]
@@ -185,7 +185,7 @@ class Deposits:
             if deposit is not None:
                 try:
                     await self._land(account, operator, token, deposit)
-                except Refused as refused:
+                except RefusedError as refused:
                     # It stays under way; what the account holds already can be looked after meanwhile.
                     _log.warning("the deposit at %s is not credited: %s", operator.aggregator, refused)
         if self._pending_refund(account) is not None:
@@ -204,7 +204,7 @@ class Deposits:
         client = self._clients[operator]
         try:
             refunded = await self._retry(lambda: client.refund(account.id, refund.refund_id, refund.amount))
-        except Refused as refused:
+        except RefusedError as refused:
             if refused.reason not in {Reason.REFUND_EXCEEDS_AVAILABLE, Reason.ACCOUNT_UNKNOWN}:
                 raise
             await self._end_refund(account, refund, 0, "refused")
@@ -236,7 +236,7 @@ class Deposits:
             await self._store.commit()
             if account.active:
                 return account
-        raise DepositNotAllowed(f"the aggregator tells of {ACCOUNTS_MAX} used accounts that are not in this book")
+        raise DepositNotAllowedError(f"the aggregator tells of {ACCOUNTS_MAX} used accounts that are not in this book")
 
     def _pending(self, account: Account) -> Deposit | None:
         deposits = self._book.deposits.values()
@@ -272,7 +272,7 @@ class Deposits:
             if there_is < least:
                 sees = f"{_show(balance, token)} at {checksum(self._signer.address)} on {operator.network}"
                 under_way = f", {_show(promised, token)} of it for deposits and transfers under way" if promised else ""
-                raise DepositNotAllowed(
+                raise DepositNotAllowedError(
                     f"deposit: got {_show(least, token)}, allowed at most {_show(there_is, token)}; the aggregator "
                     f"sees {sees}{under_way}; nothing was signed"
                 )
@@ -291,14 +291,16 @@ class Deposits:
     def _deposit_amount(self, account: Account, token: Token, lack: int) -> int:
         """How much the policy deposits where so much is lacking at least."""
         if self._policy is None:
-            raise DepositNotAllowed(
+            raise DepositNotAllowedError(
                 f"the account lacks {_show(lack, token)} and this wallet makes no deposits; give it a deposit "
                 "policy, or let sellers that take `exact` be paid so"
             )
         _, high = self._policy.marks(token.decimals)
         wanted = max(lack, token.min_deposit)
         if wanted > high:
-            raise DepositNotAllowed(f"deposit.high: got {_show(high, token)}, allowed at least {_show(wanted, token)}")
+            raise DepositNotAllowedError(
+                f"deposit.high: got {_show(high, token)}, allowed at least {_show(wanted, token)}"
+            )
         amount = min(high, high - account.unspent)
         if amount < lack:  # the rest is under way with other payments: not a transaction for each of them
             amount = high
@@ -309,7 +311,7 @@ class Deposits:
         client = self._clients[operator]
         try:
             balance = await self._retry(lambda: client.balance(account.config))
-        except Refused as refused:
+        except RefusedError as refused:
             if refused.reason is not Reason.OVERLOADED:
                 raise
             return None  # strangers who ask for balances must not keep others from depositing
@@ -319,7 +321,7 @@ class Deposits:
         client = self._clients[operator]
         try:
             await self._retry(lambda: client.deposit(account.config, deposit))
-        except Refused as refused:
+        except RefusedError as refused:
             if refused.retry and refused.reason is not Reason.INSUFFICIENT_BALANCE:
                 raise
             if self._clock() < deposit.landable_until:
@@ -340,9 +342,9 @@ class Deposits:
         for pause_s in RETRY_PAUSES_S:
             try:
                 return await attempt()
-            except AggregatorUnavailable:
+            except AggregatorUnavailableError:
                 pass
-            except Refused as refused:
+            except RefusedError as refused:
                 if refused.reason is not Reason.OVERLOADED:
                     raise
             await self._sleep(pause_s)
@@ -360,14 +362,14 @@ def _was_used(state: AccountState | None) -> bool:
     return state is not None and any(c.ceiling or c.charged or c.reserved for c in state.channels)
 
 
-def _under_way(refused: Refused, deposit: Deposit, token: Token) -> Refused:
+def _under_way(refused: RefusedError, deposit: Deposit, token: Token) -> RefusedError:
     """The refusal of a deposit that may be landed nevertheless, and what the wallet makes of it."""
     message = (
         f"{refused.message} The deposit of {_show(deposit.amount, token)} may still be landed by others; this wallet "
         "sends the same one again when it needs it, and signs no other before "
         f"{show_time(deposit.landable_until)} unless this one is credited."
     )
-    return Refused(refused.reason, message, refused.field, refused.got, refused.allowed, refused.state)
+    return RefusedError(refused.reason, message, refused.field, refused.got, refused.allowed, refused.state)
 
 
 def _show(amount: int, token: Token) -> str:

@@ -19,7 +19,7 @@ from tallystick.errors import TallystickError
 from tallystick.hexadecimal import checksum
 from tallystick.signatures import Signer
 from tallystick.x402 import ExactAuthorization
-from tallystick_client.payer.errors import BalanceTooLow
+from tallystick_client.payer.errors import BalanceTooLowError
 from tallystick_client.payer.policy.offers import Seller
 from tallystick_client.payer.policy.operators import Asset, Operator, Token
 from tallystick_client.payer.texts import show
@@ -56,7 +56,7 @@ class ExactPayer:
     async def pay(self, seller: Seller, amount: int, max_timeout_s: int) -> ExactAuthorization:
         """A signed transfer of `amount` atomic units, counted and on disk.
 
-        Raises BudgetExceeded, BalanceTooLow, BookUnavailable.
+        Raises BudgetExceededError, BalanceTooLowError, BookUnavailableError.
         """
         self._allocator.check_request(seller, amount)
         self._allocator.check_budgets(seller, amount)
@@ -78,7 +78,7 @@ class ExactPayer:
     async def free_unlanded(self) -> int:
         """Give the budgets back what can no longer land; returns it in atomic units, of all tokens together.
 
-        Raises AggregatorUnavailable, and Refused where the aggregator cannot tell now.
+        Raises AggregatorUnavailableError, and RefusedError where the aggregator cannot tell now.
         """
         freed = 0
         for operator, client in self._clients.items():
@@ -118,7 +118,7 @@ class ExactPayer:
             return
         there_is = show(max(0, balance.amount - promised), token.decimals, token.symbol)
         asked = show(amount, token.decimals, token.symbol)
-        raise BalanceTooLow(
+        raise BalanceTooLowError(
             f"transfer: got {asked}, allowed at most {there_is}, which {checksum(self._signer.address)} holds on "
             f"{operator.network} beyond deposits and transfers under way; nothing was signed"
         )

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from tallystick.errors import TallystickError
 from tallystick.quantities import PaymentId
-from tallystick_client.payer.errors import BookUnavailable, BudgetExceeded, DepositNotAllowed
+from tallystick_client.payer.errors import BookUnavailableError, BudgetExceededError, DepositNotAllowedError
 from tallystick_client.payer.wallet.grants import Grant, Payment
 
 
@@ -67,8 +67,8 @@ class GrantQueue(ABC):
     async def extend(self, need: int, want: int) -> None:
         """Give the grant between `need` and `want` more, or put a new grant in its place.
 
-        Raises TallystickError; BudgetExceeded and DepositNotAllowed fail only those who ask for `need` or more. To
-        return without a change is allowed: it is called again.
+        Raises TallystickError; BudgetExceededError and DepositNotAllowedError fail only those who ask for `need` or
+        more. To return without a change is allowed: it is called again.
         """
 
     async def _serve(self) -> None:
@@ -84,7 +84,7 @@ class GrantQueue(ABC):
                     await self._extend(first.amount)
         except BaseException as error:
             # Cancelled, or a fault: whoever would wait for ever is told.
-            closed = BookUnavailable("the wallet was closed while a payment waited for headroom")
+            closed = BookUnavailableError("the wallet was closed while a payment waited for headroom")
             self._fail(error if isinstance(error, Exception) else closed, at_least=0)
             if not isinstance(error, Exception):
                 raise
@@ -95,7 +95,7 @@ class GrantQueue(ABC):
         in_line = sum(waiting.amount for waiting in self._waiting if not waiting.payment.done())
         try:
             await self.extend(need, max(in_line, self._requests * need))
-        except (BudgetExceeded, DepositNotAllowed) as error:
+        except (BudgetExceededError, DepositNotAllowedError) as error:
             # Who asks for less may still be served.
             self._fail(error, at_least=need)
         except (TallystickError, OverflowError) as error:

@@ -23,7 +23,7 @@ from tallystick.signatures import Signer
 from tallystick.spend_keys import SpendKey, SpendProof, SpendProver
 from tallystick.vouchers import Voucher, sign_voucher
 from tallystick.x402 import DeferredPayment
-from tallystick_client.payer.errors import NoHeadroom
+from tallystick_client.payer.errors import NoHeadroomError
 
 Clock = Callable[[], float]
 """Seconds since the epoch."""
@@ -113,10 +113,10 @@ class Grant(ABC):
     def pay(self, amount: int, request_hash: bytes, payment_id: PaymentId | None = None) -> Payment:
         """A payment of at most `amount` atomic units for this request (`tallystick.requests`).
 
-        Raises NoHeadroom. An id is given only where an earlier payment of the same request was refused.
+        Raises NoHeadroomError. An id is given only where an earlier payment of the same request was refused.
         """
         if not self.can_pay(amount):
-            raise NoHeadroom
+            raise NoHeadroomError
         proof = self._prove(amount, request_hash, payment_id or payment_ids.new())
         self.headroom -= amount
         self.in_flight += amount

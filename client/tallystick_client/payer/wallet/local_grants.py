@@ -93,7 +93,7 @@ class LocalGrants:
     ) -> Payment:
         """A payment of at most `amount` atomic units; see Grant.pay.
 
-        Raises BudgetExceeded, DepositNotAllowed, BookUnavailable, or what the aggregator answered.
+        Raises BudgetExceededError, DepositNotAllowedError, BookUnavailableError, or what the aggregator answered.
         """
         self._allocator.check_request(seller, amount)
         line = self._lines.get(seller)

@@ -94,7 +94,7 @@ class Reconciler:
         `rotate`: replace the keys under which something is unknown, so that it can be settled; without it the totals
         are only compared. `spare_s`: workers' keys that are younger go on.
 
-        Raises AggregatorUnavailable, and Refused where the aggregator does not take the calls.
+        Raises AggregatorUnavailableError, and RefusedError where the aggregator does not take the calls.
         """
         async with self._locks.setdefault(account.id, asyncio.Lock()):
             return await self._reconcile(account, self._clients[operator], rotate=rotate, spare_s=spare_s)

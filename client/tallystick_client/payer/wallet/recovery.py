@@ -90,8 +90,8 @@ class Remedies:
     async def recover_from(self, seller: Seller, holder: str, reason: Reason, key_id: bytes, amount: int) -> bool:
         """Do what can be done about the refusal of a payment of `amount` atomic units that `key_id` proved.
 
-        Returns whether it is worth another try. Raises AggregatorUnavailable, and Refused where the aggregator does not
-        take the calls.
+        Returns whether it is worth another try. Raises AggregatorUnavailableError, and RefusedError where the
+        aggregator does not take the calls.
         """
         account = self._deposits.known_account(seller.operator, seller.token)
         if account is None:

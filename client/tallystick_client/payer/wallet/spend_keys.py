@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from tallystick.errors import MalformedError, Refused
+from tallystick.errors import MalformedError, RefusedError
 from tallystick.reasons import Reason
 from tallystick.spend_keys import SpendKey
 from tallystick_client.payer.wallet.accounts import AccountClient
@@ -114,7 +114,7 @@ class SpendKeys:
             cap = live.allotted
             try:
                 await self._send(account, client, live.key, cap, live.expires_at)
-            except Refused as refused:
+            except RefusedError as refused:
                 if refused.reason not in _ANOTHER_KEY:
                     raise
                 if refused.reason is Reason.SPEND_KEY_CONFLICT:
@@ -203,7 +203,7 @@ class SpendKeys:
             await self._store.commit()
             try:
                 await client.register_spend_key(account.id, key, cap, expires_at)
-            except Refused as refused:
+            except RefusedError as refused:
                 if refused.reason is not Reason.SPEND_KEY_LIMIT:
                     raise
                 if not await self.revoke_unused(account, client, REVOKED_AT_ONCE):

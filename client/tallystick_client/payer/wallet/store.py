@@ -19,7 +19,7 @@ import aiosqlite
 
 from tallystick.channels import ChannelConfig
 from tallystick.hexadecimal import checksum
-from tallystick_client.payer.errors import BookUnavailable
+from tallystick_client.payer.errors import BookUnavailableError
 from tallystick_client.payer.policy.operators import Asset
 from tallystick_client.payer.wallet.book import Book
 from tallystick_client.payer.wallet.rows import (
@@ -93,14 +93,14 @@ class Store:
     async def open(cls, path: str | os.PathLike[str], payer: bytes) -> Self:
         """Open or create the file of this payer and read its book.
 
-        Raises BookUnavailable where another process has it, it is of another payer or format, or cannot be used.
+        Raises BookUnavailableError where another process has it, it is of another payer or format, or cannot be used.
         """
         file = Path(path)
         try:
             _make_private(file)
             connection = await aiosqlite.connect(file, isolation_level=None, timeout=0)
         except (OSError, sqlite3.Error) as error:
-            raise BookUnavailable(f"the wallet {file} cannot be opened: {error}") from None
+            raise BookUnavailableError(f"the wallet {file} cannot be opened: {error}") from None
         try:
             await _prepare(connection, file, payer)
             return cls(connection, await _read(connection), str(file))
@@ -108,8 +108,10 @@ class Store:
             await connection.close()
             # SQLITE_BUSY or SQLITE_LOCKED, with any extension.
             if getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
-                raise BookUnavailable(f"the wallet {file} is in use by another process; only one may open it") from None
-            raise BookUnavailable(f"the wallet {file} cannot be used: {error}") from None
+                raise BookUnavailableError(
+                    f"the wallet {file} is in use by another process; only one may open it"
+                ) from None
+            raise BookUnavailableError(f"the wallet {file} cannot be used: {error}") from None
         except BaseException:
             await connection.close()
             raise
@@ -118,7 +120,7 @@ class Store:
         """Return when everything that was changed in the book before this call is on disk.
 
         Callers that come while a transaction is being written share the next one. After a failed write the file's state
-        is unknown, so nothing is promised any more: this and every later call raises BookUnavailable.
+        is unknown, so nothing is promised any more: this and every later call raises BookUnavailableError.
         """
         # A caller that is cancelled does not take the transaction with it.
         await asyncio.shield(self._commit())
@@ -126,7 +128,7 @@ class Store:
     async def _commit(self) -> None:
         async with self._writing:
             if self._failure:
-                raise BookUnavailable(self._failure)
+                raise BookUnavailableError(self._failure)
             changes = self.book.take_changes()
             if not changes:
                 return
@@ -139,7 +141,7 @@ class Store:
             except BaseException as error:
                 self._failure = f"the wallet {self._path} could not be written ({error}); open it again"
                 if isinstance(error, sqlite3.Error):
-                    raise BookUnavailable(self._failure) from error
+                    raise BookUnavailableError(self._failure) from error
                 raise
 
     async def write(self, statements: list[Statement]) -> None:
@@ -183,7 +185,7 @@ async def _prepare(connection: aiosqlite.Connection, file: Path, payer: bytes) -
         found["format"] = _FORMAT
     for name, value in expected.items():
         if found[name] != value:
-            raise BookUnavailable(f"the wallet {file} cannot be used: its {name} is {found[name]}, here {value}")
+            raise BookUnavailableError(f"the wallet {file} cannot be used: its {name} is {found[name]}, here {value}")
 
 
 async def _add_status(connection: aiosqlite.Connection) -> None:

@@ -27,7 +27,7 @@ from tallystick.quantities import PaymentId
 from tallystick.reasons import Reason
 from tallystick.signatures import Signer
 from tallystick.x402 import ExactAuthorization, PaymentRequired
-from tallystick_client.payer.errors import BookUnavailable
+from tallystick_client.payer.errors import BookUnavailableError
 from tallystick_client.payer.policy.budgets import Budgets, DepositPolicy
 from tallystick_client.payer.policy.offers import Offer, choose
 from tallystick_client.payer.policy.operators import Operator, Token
@@ -167,7 +167,7 @@ class LocalWallet:
         are in seconds, 0 for never. What a former run left open is reconciled in the background. `keep_workers`: the
         workers of a wallet that was served are still there, and will report.
 
-        Raises MalformedError on a setting that cannot work, KeyReferenceError, BookUnavailable.
+        Raises MalformedError on a setting that cannot work, KeyReferenceError, BookUnavailableError.
         """
         signer = await asyncio.to_thread(load_signer, key, "key") if isinstance(key, str) else key
         store = await Store.open(path, signer.address)
@@ -195,7 +195,7 @@ class LocalWallet:
     def choose(self, required: PaymentRequired) -> Offer:
         """The offer of a 402 to take: `deferred` where there is or may be a deposit, else `exact`.
 
-        Raises OfferNotAllowed.
+        Raises OfferNotAllowedError.
         """
         return choose(required, self.operators, can_defer=self.core.can_defer, allow_exact=self._allow_exact)
 
@@ -204,12 +204,13 @@ class LocalWallet:
 
         `payment_id`: of an earlier payment of the same request that was refused, so that both together are charged once
         at most. The caller ends the payment: `settle`, `release` or `lose`.
-        Raises BudgetExceeded, DepositNotAllowed, BookUnavailable, Refused, AggregatorUnavailable.
+        Raises BudgetExceededError, DepositNotAllowedError, BookUnavailableError, RefusedError,
+        AggregatorUnavailableError.
         """
         return await self._lines.pay(offer.seller(host), offer.terms.amount, request_hash, payment_id)
 
     async def pay_exact(self, offer: Offer, host: str) -> ExactAuthorization:
-        """A transfer of the offer's amount. Raises BudgetExceeded, BalanceTooLow, BookUnavailable."""
+        """A transfer of the offer's amount. Raises BudgetExceededError, BalanceTooLowError, BookUnavailableError."""
         return await self._exact.pay(offer.seller(host), offer.terms.amount, offer.accepted.max_timeout_seconds)
 
     def note_exact(self, nonce: bytes) -> None:
@@ -284,7 +285,7 @@ class LocalWallet:
     async def approve_totals(self) -> int:
         """Approve what the aggregators are about to claim; returns how many totals were approved.
 
-        Raises ApprovalRefused where a total is above this wallet's own book of charges.
+        Raises ApprovalRefusedError where a total is above this wallet's own book of charges.
         """
         return sum([await self._approver.approve(account, operator) for account, operator, _ in self.accounts()])
 
@@ -359,7 +360,7 @@ class LocalWallet:
             while True:
                 try:
                     await work()
-                except BookUnavailable:
+                except BookUnavailableError:
                     _log.exception("%s has stopped", work.__name__)
                     return
                 except TallystickError as error:

@@ -1,7 +1,7 @@
 """The seller's typed client of an aggregator.
 
-Money is answered by return values and `tallystick.errors.Refused`; a call that failed as a call raises
-AggregatorUnavailable (repeat it with the same ids) or CallRejected (repeating changes nothing), see `rpc`.
+Money is answered by return values and `tallystick.errors.RefusedError`; a call that failed as a call raises
+AggregatorUnavailableError (repeat it with the same ids) or CallRejectedError (repeating changes nothing), see `rpc`.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 import grpc.aio
 
-from tallystick.errors import Described, MalformedError, Refused
+from tallystick.errors import Described, MalformedError, RefusedError
 from tallystick.targets import check_target
 from tallystick.v1 import (
     charge_pb2,
@@ -139,7 +139,7 @@ class Aggregator:
         payment: DeferredCharge | ExactAuthorization | OtherPayment,
         attempt: Attempt | None = None,
     ) -> Verified:
-        """Check a payment and reserve its amount (`deferred`), or hold it for an attempt (others). Raises Refused.
+        """Check a payment and reserve its amount (`deferred`), or hold it for an attempt (others). Raises RefusedError.
 
         A `deferred` one is not to be verified again blindly: the answer that is lost holds the reservation's handle.
         """
@@ -154,8 +154,8 @@ class Aggregator:
         self, terms: PaymentTerms, payment: bytes | ExactAuthorization | OtherPayment, attempt: Attempt | None = None
     ) -> Settled:
         """Take the payment: capture `terms.amount` of the reservation with this handle, or send the exact transfer and
-        wait for it. Raises Refused. May be repeated: the same settlement gets the same answer, for an exact one if it
-        is for the same attempt. Without an attempt serve no answer that is `replayed`: it may be another's.
+        wait for it. Raises RefusedError. May be repeated: the same settlement gets the same answer, for an exact one if
+        it is for the same attempt. Without an attempt serve no answer that is `replayed`: it may be another's.
         """
         request = facilitator_pb2.SettleRequest(terms=codec.write_terms(terms))
         if isinstance(payment, bytes):
@@ -171,7 +171,7 @@ class Aggregator:
     ) -> Settled:
         """Give a reservation back; final. Or what an attempt holds of an exact payment: if it was sent already, the
         answer is `replayed`, the transfer goes on, and what it pays for is another attempt's to deliver, for the same
-        request. Raises Refused, for instance where it was captured already.
+        request. Raises RefusedError, for instance where it was captured already.
         """
         request = facilitator_pb2.SettleRequest(terms=codec.write_terms(terms), release=True)
         if isinstance(payment, bytes):
@@ -181,11 +181,11 @@ class Aggregator:
         return codec.read_settled(await self._call(self._connection().facilitator.Settle, request))
 
     async def charge(self, charge: Charge) -> Charged:
-        """Take one payment at once. Raises Refused. May be repeated: a payment id is charged once."""
+        """Take one payment at once. Raises RefusedError. May be repeated: a payment id is charged once."""
         request = charge_pb2.ChargeRequest(charge=codec.write_charge(charge))
         response = await self._call(self._connection().charges.Charge, request)
         result = codec.read_charged(response.result)
-        if isinstance(result, Refused):
+        if isinstance(result, RefusedError):
             raise result
         return result
 
@@ -211,7 +211,7 @@ class Aggregator:
     async def settle_now(self) -> SettledNow:
         """Have all that is owed to this seller's receivers claimed, and wait for it. Needs scope `settle`.
 
-        What could not be claimed is in the answer's `left_out`. Raises Refused.
+        What could not be claimed is in the answer's `left_out`. Raises RefusedError.
         """
         request = settlement_pb2.SettleNowRequest()
         response = await self._call(self._connection().settlements.SettleNow, request, self._chain_timeout_s)

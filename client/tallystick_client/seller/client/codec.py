@@ -8,7 +8,7 @@ from typing import Any
 
 from tallystick.amounts import decode_amount, encode_amount
 from tallystick.channels import ChannelConfig
-from tallystick.errors import Refused
+from tallystick.errors import RefusedError
 from tallystick.v1 import charge_pb2, common_pb2, facilitator_pb2, settlement_pb2
 from tallystick.x402 import HEADER_BYTES_MAX, ExactAuthorization, PaymentTerms, decode_json
 from tallystick_client.rpc import raise_refusal, refused
@@ -120,7 +120,7 @@ def read_supported(message: facilitator_pb2.SupportedResponse) -> Supported:
 
 
 def read_verified(message: facilitator_pb2.VerifyResponse) -> Verified:
-    """A payment that is valid; raises Refused for one that is not."""
+    """A payment that is valid; raises RefusedError for one that is not."""
     if not message.valid:
         raise_refusal(message.refusal)
     return Verified(
@@ -132,7 +132,7 @@ def read_verified(message: facilitator_pb2.VerifyResponse) -> Verified:
 
 
 def read_settled(message: facilitator_pb2.SettleResponse) -> Settled:
-    """A payment that was settled; raises Refused for one that was not."""
+    """A payment that was settled; raises RefusedError for one that was not."""
     if not message.success:
         raise_refusal(message.refusal)
     return Settled(
@@ -144,7 +144,7 @@ def read_settled(message: facilitator_pb2.SettleResponse) -> Settled:
     )
 
 
-def read_charged(message: charge_pb2.ChargeResult) -> Charged | Refused:
+def read_charged(message: charge_pb2.ChargeResult) -> Charged | RefusedError:
     """What became of one charge; a refusal is returned, because it may stand in the midst of a batch."""
     if not message.accepted:
         return refused(message.refusal)

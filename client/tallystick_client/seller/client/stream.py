@@ -16,9 +16,9 @@ from typing import Final, NamedTuple, Self
 import grpc
 import grpc.aio
 
-from tallystick.errors import MalformedError, Refused
+from tallystick.errors import MalformedError, RefusedError
 from tallystick.v1 import charge_pb2
-from tallystick_client.rpc import AggregatorError, AggregatorUnavailable, CallRejected, failure
+from tallystick_client.rpc import AggregatorError, AggregatorUnavailableError, CallRejectedError, failure
 from tallystick_client.seller.client import codec
 from tallystick_client.seller.client.messages import Charge, Charged
 
@@ -90,7 +90,7 @@ class ChargeStream:
         await self.close()
 
     async def charge(self, charge: Charge) -> Charged:
-        """Take one payment. Raises Refused, AggregatorUnavailable or CallRejected.
+        """Take one payment. Raises RefusedError, AggregatorUnavailableError or CallRejectedError.
 
         Waits while the stream is full.
         """
@@ -103,8 +103,11 @@ class ChargeStream:
             return await done
 
     async def close(self) -> None:
-        """End the stream; charges that wait for an answer fail with AggregatorUnavailable, their outcome unknown."""
-        self._fail(AggregatorUnavailable("the stream was closed", grpc.StatusCode.CANCELLED), for_good=True)
+        """End the stream.
+
+        Charges that wait for an answer fail with AggregatorUnavailableError, their outcome unknown.
+        """
+        self._fail(AggregatorUnavailableError("the stream was closed", grpc.StatusCode.CANCELLED), for_good=True)
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -114,7 +117,7 @@ class ChargeStream:
         error = None if task.cancelled() else task.exception()
         if error is not None:
             _log.error("the stream of charges ended", exc_info=error)
-            self._fail(CallRejected(f"the stream ended: {error}", grpc.StatusCode.INTERNAL), for_good=True)
+            self._fail(CallRejectedError(f"the stream ended: {error}", grpc.StatusCode.INTERNAL), for_good=True)
 
     async def _run(self) -> None:
         """Keep a stream open until closed, and fail the waiting charges when patience is at its end."""
@@ -129,7 +132,7 @@ class ChargeStream:
             error = await self._stream_once()
             if attempts == 0 or self._answered != answered_before:
                 attempts, broken_since = 0, loop.time()
-            if isinstance(error, CallRejected):
+            if isinstance(error, CallRejectedError):
                 self._fail(error, for_good=True)
             elif loop.time() - broken_since >= self._patience_s:
                 self._fail(error)
@@ -154,14 +157,14 @@ class ChargeStream:
             return error
         except TimeoutError:
             message = f"a batch of charges was not answered within {self._timeout_s:g} s"
-            return AggregatorUnavailable(message, grpc.StatusCode.DEADLINE_EXCEEDED)
+            return AggregatorUnavailableError(message, grpc.StatusCode.DEADLINE_EXCEEDED)
         finally:
             if writer is not None:
                 writer.cancel()
                 await asyncio.wait([writer])
             if call is not None:
                 call.cancel()
-        return AggregatorUnavailable("the aggregator ended the stream", grpc.StatusCode.UNAVAILABLE)
+        return AggregatorUnavailableError("the aggregator ended the stream", grpc.StatusCode.UNAVAILABLE)
 
     async def _write(self, call: _Call, deadline: asyncio.Timeout, batch_max: int, unanswered_max: int) -> None:
         for seq, batch in list(self._unanswered.items()):
@@ -201,7 +204,7 @@ class ChargeStream:
             batch = self._unanswered.get(response.seq)
             if batch is None or len(response.results) != len(batch.charges):
                 what = "a batch that was not sent" if batch is None else "fewer or more charges than were sent"
-                raise CallRejected(f"the aggregator answered {what}", grpc.StatusCode.INTERNAL)
+                raise CallRejectedError(f"the aggregator answered {what}", grpc.StatusCode.INTERNAL)
             del self._unanswered[response.seq]
             self._answered += 1
             for waiting, result in zip(batch.charges, response.results, strict=True):
@@ -233,7 +236,7 @@ def _answer(done: asyncio.Future[Charged], result: charge_pb2.ChargeResult, *, r
     except MalformedError as error:
         done.set_exception(error)
         return
-    if isinstance(charged, Refused):
+    if isinstance(charged, RefusedError):
         done.set_exception(charged)
     else:
         done.set_result(Charged(charged.charged, charged.replayed, resent))

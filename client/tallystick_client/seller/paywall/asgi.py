@@ -29,23 +29,23 @@ _AHEAD_OF_RESPONSE: Final = frozenset({"http.response.push", "http.response.earl
 """Messages that carry nothing of the page."""
 
 
-class BodyNotRead(Exception):
+class BodyNotReadError(Exception):
     """A request's body could not be read ahead."""
 
 
-class ClientGone(BodyNotRead):
+class ClientGoneError(BodyNotReadError):
     """The client left before its request was complete."""
 
 
-class BodyTooLarge(BodyNotRead):
+class BodyTooLargeError(BodyNotReadError):
     """The request's body is larger than what is read ahead."""
 
 
-class RoomFull(BodyNotRead):
+class RoomFullError(BodyNotReadError):
     """The bodies of other requests take all the memory there is for them."""
 
 
-class ResponseRefused(OSError):
+class ResponseRefusedError(OSError):
     """What the application gets when it goes on sending a response that is not delivered.
 
     An OSError, as ASGI demands of `send` to a client that is gone: frameworks stop at it quietly.
@@ -108,9 +108,9 @@ class Backpressure:
         self.bytes_taken = 0
 
     def take(self, size: int) -> None:
-        """Take some of it; raises RoomFull."""
+        """Take some of it; raises RoomFullError."""
         if self.bytes_taken + size > self._bytes_max:
-            raise RoomFull
+            raise RoomFullError
         self.bytes_taken += size
 
     def give_back(self, size: int) -> None:
@@ -132,7 +132,7 @@ class Incoming:
     async def read_ahead(self, bytes_max: int) -> bytes | None:
         """The whole body, or None as soon as it is longer; the application gets it in either case.
 
-        Raises ClientGone or RoomFull.
+        Raises ClientGoneError or RoomFullError.
         """
         if self._body is not None:
             return self._body
@@ -140,7 +140,7 @@ class Incoming:
         while more and size <= bytes_max:
             message = await self._receive()
             if message["type"] == "http.disconnect":
-                raise ClientGone
+                raise ClientGoneError
             chunk = message.get("body", b"")
             self._room.take(len(chunk))
             self._taken += len(chunk)
@@ -239,7 +239,7 @@ class Outgoing:
         if self._stage is _Stage.PASSING or message["type"] in _AHEAD_OF_RESPONSE:
             await self._send(message)
         elif self._stage is _Stage.REFUSED:
-            raise ResponseRefused("the response is not delivered: it was not paid for")
+            raise ResponseRefusedError("the response is not delivered: it was not paid for")
         elif message["type"] == START:
             self._start = message
         else:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from tallystick_client.seller.paywall.asgi import (
     Backpressure,
-    BodyNotRead,
-    BodyTooLarge,
+    BodyNotReadError,
+    BodyTooLargeError,
     Incoming,
     Scope,
     content_length,
@@ -14,7 +14,7 @@ from tallystick_client.seller.paywall.asgi import (
 )
 
 
-class BodyTooSlow(BodyNotRead):
+class BodyTooSlowError(BodyNotReadError):
     """The request's body did not come in time."""
 
 
@@ -30,7 +30,8 @@ class BodyLimits:
 class BodyReader:
     """Reads the body of one request, when it must be known.
 
-    Raises BodyTooLarge, BodyTooSlow, RoomFull and ClientGone; when made, MalformedError on a wrong Content-Length.
+    Raises BodyTooLargeError, BodyTooSlowError, RoomFullError and ClientGoneError; when made, MalformedError on a wrong
+    Content-Length.
     """
 
     def __init__(self, scope: Scope, incoming: Incoming, limits: BodyLimits) -> None:
@@ -55,10 +56,10 @@ class BodyReader:
         if not self._length:
             return b""
         if self._length > self._limits.bytes_max:
-            raise BodyTooLarge
+            raise BodyTooLargeError
         body = await self.read_ahead()
         if body is None:
-            raise BodyTooLarge
+            raise BodyTooLargeError
         return body
 
     async def read_ahead(self) -> bytes | None:
@@ -67,4 +68,4 @@ class BodyReader:
             async with asyncio.timeout(self._limits.patience_s):
                 return await self._incoming.read_ahead(self._limits.bytes_max)
         except TimeoutError:
-            raise BodyTooSlow from None
+            raise BodyTooSlowError from None

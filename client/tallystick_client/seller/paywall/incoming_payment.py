@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-from tallystick.errors import Described, MalformedError, Refused, describe
+from tallystick.errors import Described, MalformedError, RefusedError, describe
 from tallystick.hexadecimal import to_hex
 from tallystick.payment_ids import format_payment_id
 from tallystick.reasons import Reason
@@ -103,7 +103,8 @@ class Accepted:
     def meet(self, offers: Sequence[Offer]) -> "Unbound":
         """The payment with the offer that it meets.
 
-        Raises MalformedError, which names the field, on what is no payment, and Refused on one that meets no offer.
+        Raises MalformedError, which names the field, on what is no payment, and RefusedError on one that meets no
+        offer.
         """
         offer = _matching(offers, self.terms)
         if offer.terms.scheme == SCHEME_EXACT:
@@ -153,7 +154,7 @@ def read_accepted(headers: Sequence[bytes]) -> Accepted:
 def read_payment(headers: Sequence[bytes], offers: Sequence[Offer], request_hash: bytes) -> IncomingPayment:
     """The payment in the values of the PAYMENT-SIGNATURE headers, of which there must be one.
 
-    Raises MalformedError, which names the field, on what is no payment, and Refused on one that meets no offer.
+    Raises MalformedError, which names the field, on what is no payment, and RefusedError on one that meets no offer.
     """
     return read_accepted(headers).meet(offers).bind(request_hash)
 
@@ -182,5 +183,5 @@ def _matching(offers: Sequence[Offer], accepted: PaymentTerms) -> Offer:
     return offer
 
 
-def _refused(reason: Reason, field: str, got: str, allowed: str) -> Refused:
-    return Refused(reason, reason.advice, field, describe(got), allowed)
+def _refused(reason: Reason, field: str, got: str, allowed: str) -> RefusedError:
+    return RefusedError(reason, reason.advice, field, describe(got), allowed)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tallystick.amounts import parse_price
-from tallystick.errors import Described, MalformedError, Refused
+from tallystick.errors import Described, MalformedError, RefusedError
 from tallystick.hexadecimal import checksum, to_hex
 from tallystick.quantities import ChannelTotals
 from tallystick.x402 import (
@@ -88,7 +88,7 @@ def payment_required(
     )
 
 
-def error_text(error: MalformedError | Refused) -> str:
+def error_text(error: MalformedError | RefusedError) -> str:
     """The `error` of a 402: the reason's code, then what was wrong and what would be right."""
     if isinstance(error, MalformedError):
         return f"payload_invalid: {error}"

@@ -27,10 +27,10 @@ from typing import Final
 
 import grpc
 
-from tallystick.errors import MalformedError, Refused
+from tallystick.errors import MalformedError, RefusedError
 from tallystick.reasons import Reason
 from tallystick.x402 import PAYMENT_RESPONSE_HEADER
-from tallystick_client.rpc import AggregatorUnavailable, CallRejected
+from tallystick_client.rpc import AggregatorUnavailableError, CallRejectedError
 from tallystick_client.seller.client.messages import Attempt, DeferredCharge, Settled, Verified
 from tallystick_client.seller.paywall import responses
 from tallystick_client.seller.paywall.asgi import (
@@ -57,10 +57,10 @@ _PAUSES_S: Final = (0.1, 0.2, 0.5, 1.0)
 
 _log = logging.getLogger("tallystick.seller")
 
-Refuse = Callable[[MalformedError | Refused, str | None], Awaitable[None]]
+Refuse = Callable[[MalformedError | RefusedError, str | None], Awaitable[None]]
 
 
-class OutcomeUnknown(Exception):
+class OutcomeUnknownError(Exception):
     """A payment may or may not have been taken; `reason` is the aggregator's, where it said so itself."""
 
     def __init__(self, message: str, reason: Reason | None = None) -> None:
@@ -135,16 +135,16 @@ class Sale:
             self._attempt = Attempt(os.urandom(16), self._presented.attempt_hash())
         try:
             verified = await self._state.aggregator.verify(self._terms, self._presented.payment, self._attempt)
-        except Refused as refused:
+        except RefusedError as refused:
             await self._say_refused(refused)
             return False
-        except CallRejected as error:
+        except CallRejectedError as error:
             if error.status is grpc.StatusCode.INVALID_ARGUMENT:
-                await self._refuse(Refused(Reason.PAYLOAD_INVALID, str(error)), None)
+                await self._refuse(RefusedError(Reason.PAYLOAD_INVALID, str(error)), None)
             else:
                 await self._trouble(error)
             return False
-        except (AggregatorUnavailable, MalformedError) as error:
+        except (AggregatorUnavailableError, MalformedError) as error:
             if self._is_exact:
                 self._release_later()  # it may be held; nobody else would get it until that ends
             await self._trouble(error)
@@ -165,7 +165,7 @@ class Sale:
                 return False
         return not verified.replayed
 
-    async def _say_refused(self, refused: Refused, receipt: str | None = None) -> None:
+    async def _say_refused(self, refused: RefusedError, receipt: str | None = None) -> None:
         """Answer what the aggregator refused: 503 or 409 where the payment may be sent again or is spent, else 402."""
         if refused.reason is Reason.PAYMENT_PENDING:
             await responses.say_pending(self._send)
@@ -238,14 +238,14 @@ class Sale:
     async def _settled_or_answered(self, answer: Answer) -> str | None:
         try:
             settled = await self._settle(answer)
-        except Refused as refused:
+        except RefusedError as refused:
             if refused.reason is not Reason.PAYMENT_USED:
                 # What is still held would only wait for its expiry; given back, "not charged" is final.
                 self._release_later()
             self._forget()
             await self._say_refused(refused, responses.receipt_of_refusal(self._presented, refused))
             return None
-        except OutcomeUnknown as error:
+        except OutcomeUnknownError as error:
             await self._put_off(answer, error)
             return None
         if self._is_exact and settled.replayed:
@@ -266,7 +266,7 @@ class Sale:
         self._is_followed = True
         self._state.follow(self._presented, answer, self._request)
 
-    async def _put_off(self, answer: Answer, error: OutcomeUnknown) -> None:
+    async def _put_off(self, answer: Answer, error: OutcomeUnknownError) -> None:
         """Tell the client to ask again, and see that the money is not lost meanwhile."""
         if self._is_exact:
             self._follow(answer)
@@ -278,7 +278,7 @@ class Sale:
             await self._trouble(error)
 
     async def _settle(self, answer: Answer) -> Settled:
-        """What was settled. Raises Refused or OutcomeUnknown."""
+        """What was settled. Raises RefusedError or OutcomeUnknownError."""
         patience_s = self._state.settle_patience_s
         if self._is_exact:
             patience_s = max(patience_s, self._presented.offer.requirements.max_timeout_seconds)
@@ -288,21 +288,21 @@ class Sale:
             reason = None
             try:
                 return await self._state.aggregator.settle(answer.terms, answer.payment, answer.attempt)
-            except Refused as refused:
+            except RefusedError as refused:
                 undecided = responses.UNDECIDED_REASONS if self._is_exact else responses.PASSING_REASONS
                 if refused.reason not in undecided:
                     raise
                 error: Exception = refused
                 reason = refused.reason
-            except AggregatorUnavailable as unavailable:
+            except AggregatorUnavailableError as unavailable:
                 error = unavailable
-            except (CallRejected, MalformedError) as rejected:
-                raise OutcomeUnknown(str(rejected)) from rejected
+            except (CallRejectedError, MalformedError) as rejected:
+                raise OutcomeUnknownError(str(rejected)) from rejected
             pause_s = _PAUSES_S[min(attempts, len(_PAUSES_S) - 1)]
             attempts += 1
             late = self._state.clock() + pause_s > give_up_at
             if late or (self._is_exact and await self._incoming.is_client_gone()):
-                raise OutcomeUnknown(str(error), reason) from error
+                raise OutcomeUnknownError(str(error), reason) from error
             await self._state.pause(pause_s)
 
     # Answers that are sent again.
@@ -348,7 +348,7 @@ class Sale:
         try:
             async with asyncio.timeout(self._state.release_wait_s):
                 await self._state.aggregator.release(self._terms, self._payment, self._attempt)
-        except (AggregatorUnavailable, CallRejected, MalformedError, Refused, TimeoutError) as error:
+        except (AggregatorUnavailableError, CallRejectedError, MalformedError, RefusedError, TimeoutError) as error:
             _log.warning("a payment could not be given back, what is held of it will expire: %s", error)
             return None
         return None if self._is_exact else responses.receipt_of_release(self._presented)

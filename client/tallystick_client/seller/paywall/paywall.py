@@ -9,24 +9,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from tallystick.errors import Described, MalformedError, Refused
+from tallystick.errors import Described, MalformedError, RefusedError
 from tallystick.hexadecimal import parse_address
 from tallystick.quantities import ZERO_ADDRESS
 from tallystick.requests import body_digest, normal_target, request_hash
 from tallystick.x402 import PAYMENT_SIGNATURE_HEADER, Network, ResourceInfo
-from tallystick_client.rpc import AggregatorError, CallRejected
+from tallystick_client.rpc import AggregatorError, CallRejectedError
 from tallystick_client.seller.client.aggregator import Aggregator
 from tallystick_client.seller.paywall import responses, unneeded
 from tallystick_client.seller.paywall.asgi import (
     App,
     Backpressure,
-    BodyNotRead,
-    BodyTooLarge,
-    ClientGone,
+    BodyNotReadError,
+    BodyTooLargeError,
+    ClientGoneError,
     Incoming,
     Message,
     Receive,
-    RoomFull,
+    RoomFullError,
     Scope,
     Send,
     header,
@@ -34,7 +34,7 @@ from tallystick_client.seller.paywall.asgi import (
     request_target,
     url,
 )
-from tallystick_client.seller.paywall.bodies import BodyLimits, BodyReader, BodyTooSlow
+from tallystick_client.seller.paywall.bodies import BodyLimits, BodyReader, BodyTooSlowError
 from tallystick_client.seller.paywall.offers import Offer
 from tallystick_client.seller.paywall.paths import Roots, find_roots, read_paths
 from tallystick_client.seller.paywall.payment_flow import PaywallState, Sale
@@ -141,13 +141,13 @@ class Paywall:
         visit = _Visit(scope, incoming, body, send, came, receipt)
         try:
             await self._priced(matches, visit)
-        except ClientGone:
+        except ClientGoneError:
             _log.debug("a client left before its request was complete")
-        except BodyTooLarge:
+        except BodyTooLargeError:
             await responses.say_too_large(send, self._bodies.bytes_max, receipt)
-        except BodyTooSlow:
+        except BodyTooSlowError:
             await responses.say_too_slow(send)
-        except RoomFull:
+        except RoomFullError:
             await responses.say_crowded(send)
         finally:
             await incoming.close()
@@ -160,9 +160,9 @@ class Paywall:
             return
         try:
             quote = await self._quote(matches, visit)
-        except BodyNotRead:
+        except BodyNotReadError:
             raise
-        except _PricesUnknown as error:
+        except _PricesUnknownError as error:
             _log.warning("the aggregator does not say what it supports: %s", error)
             await responses.say_unavailable(visit.send, "Prices are not known now.")
             return
@@ -178,7 +178,7 @@ class Paywall:
     async def _quote(self, matches: Sequence[Match], visit: "_Visit") -> tuple[Match, Sequence[Offer]] | None:
         """The first rule that asks for money, and the ways to pay it; None where the request is free.
 
-        Raises BodyNotRead, _PricesUnknown, and what a price function raises.
+        Raises BodyNotReadError, _PricesUnknownError, and what a price function raises.
         """
         is_blind = False
         for match in matches:
@@ -188,7 +188,7 @@ class Paywall:
             if offers:
                 return match, offers
         if is_blind:
-            raise BodyTooLarge
+            raise BodyTooLargeError
         return None
 
     async def _offers_for(self, price: Price, match: Match) -> Sequence[Offer]:
@@ -197,7 +197,7 @@ class Paywall:
         try:
             supported = await self._aggregator.supported()
         except (AggregatorError, MalformedError) as error:
-            raise _PricesUnknown(str(error)) from error
+            raise _PricesUnknownError(str(error)) from error
         return self._book.offers_for(supported, price.text, match.rule)
 
     async def _give(self, scope: Scope, receive: Receive, send: Send, receipt: str | None) -> None:
@@ -212,7 +212,7 @@ class Paywall:
         scope, rule = visit.scope, match.rule
         resource = ResourceInfo(url=url(scope), description=rule.description, mime_type=rule.mime_type)
 
-        async def refuse(error: MalformedError | Refused | str, receipt: str | None = None) -> None:
+        async def refuse(error: MalformedError | RefusedError | str, receipt: str | None = None) -> None:
             ahead = pay_ahead_of(match, scope)
             await responses.ask_for_payment(visit.send, offers, resource, error, receipt, ahead)
 
@@ -224,7 +224,7 @@ class Paywall:
             unbound = visit.came.accepted.meet(offers)
             digest = body_digest(await visit.body.read_bound())
             bound_to = request_hash(scope["method"], normal_target(request_target(scope)), digest)
-        except (MalformedError, Refused) as error:
+        except (MalformedError, RefusedError) as error:
             await refuse(error)
             return
         await Sale(self._state, unbound.bind(bound_to), visit.incoming, visit.send, refuse).run(self.app, scope)
@@ -259,29 +259,29 @@ class Paywall:
 
         try:
             await self.app(scope, receive_checked, send_closing)
-        except _StartupFailed as error:
+        except _StartupFailedError as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
 
     async def _check_settings(self) -> None:
-        """Raise _StartupFailed if the aggregator does not take the token, or a static price cannot be asked for."""
+        """Raise _StartupFailedError if the token is not taken, or a static price cannot be asked for."""
         try:
             supported = await self._aggregator.supported()
-        except CallRejected as error:
-            raise _StartupFailed(str(error)) from error
+        except CallRejectedError as error:
+            raise _StartupFailedError(str(error)) from error
         except (AggregatorError, MalformedError) as error:
             _log.warning("prices are not checked: the aggregator does not say what it supports: %s", error)
             return
         try:
             self._book.check(supported, self._rules)
         except MalformedError as error:
-            raise _StartupFailed(str(error)) from error
+            raise _StartupFailedError(str(error)) from error
 
 
-class _StartupFailed(Exception):
+class _StartupFailedError(Exception):
     """The paywall's settings do not fit the aggregator's."""
 
 
-class _PricesUnknown(Exception):
+class _PricesUnknownError(Exception):
     """The aggregator does not say what it supports."""
 
 

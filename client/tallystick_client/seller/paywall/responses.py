@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from tallystick.errors import MalformedError, Refused
+from tallystick.errors import MalformedError, RefusedError
 from tallystick.hexadecimal import to_hex
 from tallystick.reasons import Reason
 from tallystick.x402 import (
@@ -39,12 +39,12 @@ async def ask_for_payment(
     send: Send,
     offers: Sequence[Offer],
     resource: ResourceInfo,
-    error: MalformedError | Refused | str,
+    error: MalformedError | RefusedError | str,
     receipt: str | None = None,
     extensions: Mapping[str, Any] | None = None,
 ) -> None:
     """402 with the terms, and why the payment that came was not taken."""
-    totals = error.state if isinstance(error, Refused) else None
+    totals = error.state if isinstance(error, RefusedError) else None
     text = error if isinstance(error, str) else error_text(error)
     headers = [(PAYMENT_REQUIRED_HEADER, encode_header(payment_required(offers, resource, text, totals, extensions)))]
     if receipt is not None:
@@ -142,7 +142,7 @@ def receipt_of_nothing(network: str) -> str:
     return encode_header(SettleResponse(success=True, transaction="", network=network, amount="0", extra=extra))
 
 
-def receipt_of_refusal(presented: IncomingPayment, refused: Refused) -> str:
+def receipt_of_refusal(presented: IncomingPayment, refused: RefusedError) -> str:
     """PAYMENT-RESPONSE for a payment that could not be taken after its request was served: nothing was charged."""
     return encode_header(
         SettleResponse(

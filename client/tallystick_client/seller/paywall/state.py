@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from tallystick.errors import MalformedError, Refused
+from tallystick.errors import MalformedError, RefusedError
 from tallystick.hexadecimal import checksum, to_hex
-from tallystick_client.rpc import AggregatorUnavailable, CallRejected
+from tallystick_client.rpc import AggregatorUnavailableError, CallRejectedError
 from tallystick_client.seller.client.aggregator import Aggregator
 from tallystick_client.seller.client.messages import Settled
 from tallystick_client.seller.paywall import responses
@@ -112,13 +112,13 @@ class PaywallState:
                         # Sends nothing: it was sent. Tells when it has landed.
                         settled = await self.aggregator.settle(answer.terms, answer.payment, answer.attempt)
                         self.note_unserved(presented, settled, request)
-                except Refused as refused:
+                except RefusedError as refused:
                     if refused.reason not in responses.PASSING_REASONS:
                         return  # it is somebody else's, or nobody's: it did not land
-                except (CallRejected, MalformedError) as error:
+                except (CallRejectedError, MalformedError) as error:
                     _log.warning("what became of a transfer for %s cannot be learned: %s", request, error)
                     return
-                except AggregatorUnavailable as error:
+                except AggregatorUnavailableError as error:
                     _log.debug("the aggregator is away: %s", error)
                 else:
                     return
