@@ -1,4 +1,4 @@
-"""What schemes and settlement ask of a chain. `chain.memory` is the twin for tests and simulation.
+"""What schemes and settlement ask of a chain.
 
 One `Chain` per `[[chain]]` of the configuration. Reads are pinned to blocks; whatever cannot be read raises
 `ChainUnavailableError`, which is never taken for an answer.

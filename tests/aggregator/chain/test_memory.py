@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 from eth_abi.abi import encode
+from memory_chain import contracts as model
+from memory_chain.node import MemoryNode
 
 from _anvil import Anvil, RpcError, function
 from anvil import DELAY_S, Devnet, Payer, receiver
 from tallystick import eip712
 from tallystick_aggregator.chain import escrow_calls as calls
-from tallystick_aggregator.chain import memory_contracts as model
-from tallystick_aggregator.chain.memory import MemoryNode
 from tallystick_aggregator.chain.node import CallRevertedError
 from tallystick_aggregator.chain.port import TransferAuthorization
 from tallystick_aggregator.chain.reverts import name_of

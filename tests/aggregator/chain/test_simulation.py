@@ -15,15 +15,15 @@ import pytest
 from eth_abi.abi import encode
 from faults import LyingNode
 from harness import Side, chain_side
+from memory_chain import contracts as model
+from memory_chain.node import GWEI, MemoryNode
+from memory_chain.world import HeldAccount
 
 from anvil import FOR_EVER, Payer, receiver
 from tallystick import eip712
 from tallystick.signatures import Signer
 from tallystick_aggregator.chain import escrow_calls as calls
-from tallystick_aggregator.chain import memory_contracts as model
 from tallystick_aggregator.chain.confirmed import read_account
-from tallystick_aggregator.chain.memory import GWEI, MemoryNode
-from tallystick_aggregator.chain.memory_world import HeldAccount
 from tallystick_aggregator.chain.node import CallRevertedError, MarketFees
 from tallystick_aggregator.chain.port import ChainUnavailableError, DepositAuthorization, RevertedError
 from tallystick_aggregator.chain.sending.bidding import bid
@@ -358,7 +358,7 @@ class Simulation:
 
 
 def _parsed(raw: bytes):  # type: ignore[no-untyped-def]  # noqa: ANN202
-    from tallystick_aggregator.chain.memory import _parse  # noqa: PLC0415
+    from memory_chain.node import _parse  # noqa: PLC0415
 
     return _parse(raw)
 

@@ -5,11 +5,11 @@ from eth_account.typed_transactions import TypedTransaction
 from hexbytes import HexBytes
 from hypothesis import given
 from hypothesis import strategies as st
+from memory_chain.contracts import Contracts
+from memory_chain.node import MemoryNode
 
 from tallystick.hexadecimal import checksum
 from tallystick.signatures import Signer
-from tallystick_aggregator.chain.memory import MemoryNode
-from tallystick_aggregator.chain.memory_contracts import Contracts
 from tallystick_aggregator.chain.node import MarketFees
 from tallystick_aggregator.chain.sending.bidding import Bid, bid, bump, usual_caps
 from tallystick_aggregator.chain.sending.nonces import user_of_nonce

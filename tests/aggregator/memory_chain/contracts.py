@@ -10,6 +10,7 @@ from typing import Any, Final
 from eth_abi.abi import decode, encode
 from eth_abi.exceptions import DecodingError
 
+from memory_chain.world import Frame, HeldAccount, Logs, World, require, signer_of, word
 from tallystick import channels, eip712
 from tallystick.channels import ChannelConfig
 from tallystick.eip712 import Domain
@@ -17,13 +18,12 @@ from tallystick.quantities import ZERO_ADDRESS
 from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain import token as token_calls
 from tallystick_aggregator.chain.escrow_calls import CONFIG_TYPE, selector
-from tallystick_aggregator.chain.memory_world import Frame, HeldAccount, Logs, World, require, signer_of, word
 from tallystick_aggregator.chain.node import CallRevertedError
 from tallystick_contracts import claim_batch
 from tallystick_contracts.claim_batch import AccountClaim, ClaimBatch, ClaimBatchError, ClaimRow
 
-TOKEN_NAME: Final = "USD Coin"  # noqa: S105 - no password
-TOKEN_VERSION: Final = "2"  # noqa: S105
+TOKEN_NAME: Final = "USD Coin"
+TOKEN_VERSION: Final = "2"
 MINT: Final = "mint(address,uint256)"
 SET_SENDER: Final = "setSender(address,bool)"
 INITIATE_WITHDRAW: Final = f"initiateWithdraw({CONFIG_TYPE},uint128)"

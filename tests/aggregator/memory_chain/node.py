@@ -12,10 +12,10 @@ from typing import Any, Final, cast
 
 import rlp  # type: ignore[import-untyped]  # it has none
 
+from memory_chain.contracts import Contracts
+from memory_chain.world import World
 from tallystick.hashing import keccak256
 from tallystick.signatures import recover
-from tallystick_aggregator.chain.memory_contracts import Contracts
-from tallystick_aggregator.chain.memory_world import World
 from tallystick_aggregator.chain.node import (
     BlockTransaction,
     CallRevertedError,
