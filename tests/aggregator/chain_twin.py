@@ -27,6 +27,7 @@ from tallystick_aggregator.chain.port import (
     Heard,
     Landing,
     RevertedError,
+    Send,
     TransferAuthorization,
 )
 from tallystick_aggregator.chain.sending.gas_meter import GasMeter, MeteredOutbox
@@ -40,7 +41,6 @@ from tallystick_aggregator.store.port import (
     OutboundTransaction,
     Outbox,
     Payout,
-    TransactionKind,
     TransactionStatus,
 )
 
@@ -144,55 +144,34 @@ class ChainTwin:
         self.simulated += 1
         self._try(call, gas_max)
 
-    async def send(
-        self,
-        kind: TransactionKind,
-        reference: bytes,
-        call: Call,
-        *,
-        rows: int = 0,
-        payouts: tuple[Payout, ...] = (),
-        memo: bytes = b"",
-        urgent: bool = False,
-        gas_max: int = GAS_LIMIT_MAX,
-    ) -> OutboundTransaction:
-        del urgent
+    async def send(self, send: Send) -> OutboundTransaction:
         async with self._sending:  # as the real sender: a reference is sent once
-            return await self._send(kind, reference, call, rows, payouts, memo, gas_max)
+            return await self._send(send)
 
-    async def _send(
-        self,
-        kind: TransactionKind,
-        reference: bytes,
-        call: Call,
-        rows: int,
-        payouts: tuple[Payout, ...],
-        memo: bytes,
-        gas_max: int,
-    ) -> OutboundTransaction:
-        known = await self.outbox.by_reference(kind, reference)
+    async def _send(self, send: Send) -> OutboundTransaction:
+        known = await self.outbox.by_reference(send.kind, send.reference)
         if known is not None and known.status is not TransactionStatus.SUPERSEDED:
             return known
         self._answer()
-        self._try(call, gas_max)
+        self._try(send.call, send.gas_max)
         nonce = len(self.sent)
         attempt = Attempt(sha256(b"transaction %d" % nonce).digest(), b"raw", 1, 1, 1_800_000_000)
         draft = OutboundTransaction(
             id=0 if known is None else known.id,
             network=NETWORK,
-            kind=kind,
-            reference=reference,
+            kind=send.kind,
+            reference=send.reference,
             sender=SENDER,
             nonce=nonce,
-            to=call.to,
-            data=call.data,
-            gas_limit=min(100_000, gas_max),
+            to=send.call.to,
+            data=send.call.data,
+            gas_limit=min(100_000, send.gas_max),
             attempts=(attempt,),
             status=TransactionStatus.PENDING,
             created_at=self.now_s,
-            rows=rows,
-            payouts=payouts,
-            memo=memo,
+            rows=send.rows,
+            payouts=send.payouts,
+            memo=send.memo,
         )
         if known is None:
             outbound = await self.outbox.add(draft)

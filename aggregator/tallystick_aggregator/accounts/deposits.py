@@ -34,6 +34,7 @@ from tallystick_aggregator.chain.port import (
     Landing,
     OutOfGasError,
     RevertedError,
+    Send,
     Token,
 )
 from tallystick_aggregator.charging.port import Writer
@@ -205,7 +206,7 @@ class Deposits:
                 return refusal
             try:
                 call = chain.escrow.deposit_call(deposit)
-                return await chain.send(TransactionKind.DEPOSIT, reference, call, gas_max=DEPOSIT_GAS_MAX)
+                return await chain.send(Send(TransactionKind.DEPOSIT, reference, call, gas_max=DEPOSIT_GAS_MAX))
             except OutOfGasError:
                 return await _too_much_gas(chain, deposit, head)
             except RevertedError as error:

@@ -31,7 +31,7 @@ from tallystick_aggregator.accounts.signed_calls import SignedCall
 from tallystick_aggregator.auth.gas_budgets import GasBudget, has_paid
 from tallystick_aggregator.auth.rate_limits import RateLimit
 from tallystick_aggregator.chain.confirmed import read_account
-from tallystick_aggregator.chain.port import Chain, ChainUnavailableError, RevertedError
+from tallystick_aggregator.chain.port import Chain, ChainUnavailableError, RevertedError, Send
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger import events as ev
@@ -238,7 +238,7 @@ class Refunds:
         chain = self._chains[account.network]
         call = chain.escrow.refund_call(account.config, refund.amount, refund.nonce)
         memo = RefundMemo(refund.amount, refund.nonce).to_bytes()
-        return await chain.send(TransactionKind.REFUND, reference, call, memo=memo, gas_max=REFUND_GAS_MAX)
+        return await chain.send(Send(TransactionKind.REFUND, reference, call, memo=memo, gas_max=REFUND_GAS_MAX))
 
     async def _newest(self, reference: bytes) -> tuple[OutboundTransaction | None, bytes]:
         """Return the refund's newest transaction, and the reference that the next one would go under."""

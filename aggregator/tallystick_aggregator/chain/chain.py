@@ -14,12 +14,12 @@ from tallystick_aggregator.chain.deferred_escrow import DeferredEscrow
 from tallystick_aggregator.chain.node import CallRevertedError, Node, Receipt
 from tallystick_aggregator.chain.periodic import PeriodicTask
 from tallystick_aggregator.chain.port import (
-    GAS_LIMIT_MAX,
     Block,
     Call,
     ChainUnavailableError,
     DepositAuthorization,
     Landing,
+    Send,
     Stake,
 )
 from tallystick_aggregator.chain.reverts import as_reverted
@@ -192,21 +192,8 @@ class EvmChain:
         except CallRevertedError as reverted:
             raise as_reverted(reverted) from reverted
 
-    async def send(
-        self,
-        kind: TransactionKind,
-        reference: bytes,
-        call: Call,
-        *,
-        rows: int = 0,
-        payouts: tuple[Payout, ...] = (),
-        memo: bytes = b"",
-        urgent: bool = False,
-        gas_max: int = GAS_LIMIT_MAX,
-    ) -> OutboundTransaction:
-        outbound = await self._sender.send(
-            kind, reference, call, rows=rows, payouts=payouts, memo=memo, urgent=urgent, gas_max=gas_max
-        )
+    async def send(self, send: Send) -> OutboundTransaction:
+        outbound = await self._sender.send(send)
         self._sending.wake()
         return outbound
 

@@ -118,6 +118,25 @@ class Call:
     data: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Send:
+    """A call to send, and what the outbox journals with it. (kind, reference) names it: it is sent once.
+
+    `rows` and `payouts`: the claims in it, and what they pay to whom. `memo`: what its service keeps with it. `urgent`
+    bids more for the next block. `gas_max` bounds what it may burn: where a stranger's contract has a say in that, it
+    must be named.
+    """
+
+    kind: TransactionKind
+    reference: bytes
+    call: Call
+    rows: int = 0
+    payouts: tuple[Payout, ...] = ()
+    memo: bytes = b""
+    urgent: bool = False
+    gas_max: int = GAS_LIMIT_MAX
+
+
 class Landing(NamedTuple):
     """The transaction that landed a deposit or a refund, whoever sent it, and what it moved in atomic units."""
 
@@ -232,21 +251,9 @@ class Chain(Protocol):
         """Call as the sender would, with so much gas; raise RevertedError if it would revert."""
         ...
 
-    async def send(
-        self,
-        kind: TransactionKind,
-        reference: bytes,
-        call: Call,
-        *,
-        rows: int = 0,
-        payouts: tuple[Payout, ...] = (),
-        memo: bytes = b"",
-        urgent: bool = False,
-        gas_max: int = GAS_LIMIT_MAX,
-    ) -> OutboundTransaction:
+    async def send(self, send: Send) -> OutboundTransaction:
         """Journal a transaction, then send it. The same (kind, reference) again returns the one that is there, except
-        that one that was SUPERSEDED is sent anew. `urgent` bids more for the next block. `gas_max` bounds what it may
-        burn: where a stranger's contract has a say in that, it must be named.
+        that one that was SUPERSEDED is sent anew.
 
         Raises RevertedError if it would revert now and ChainUnavailableError if nobody answers; then nothing was
         journaled. Once it is journaled it returns, whatever becomes of the sending: that is the outbox's business.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from tallystick.hexadecimal import to_hex
-from tallystick_aggregator.chain.port import Chain, ChainUnavailableError, RevertedError
+from tallystick_aggregator.chain.port import Chain, ChainUnavailableError, RevertedError, Send
 from tallystick_aggregator.claims.gas_scale import GasScale
 from tallystick_aggregator.claims.planner import Batch, Group
 from tallystick_aggregator.ledger.state import Account, Channel
@@ -97,7 +97,7 @@ class Claiming:
         call = self._chain.escrow.claim_call(batch.token, batch.claims)
         try:
             outbound = await self._chain.send(
-                TransactionKind.CLAIM, os.urandom(32), call, rows=batch.rows, payouts=batch.payouts, urgent=run.urgent
+                Send(TransactionKind.CLAIM, os.urandom(32), call, batch.rows, batch.payouts, urgent=run.urgent)
             )
         except RevertedError as reverted:
             if reverted.reason.startswith(_WHOLE_BATCH):

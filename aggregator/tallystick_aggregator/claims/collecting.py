@@ -21,7 +21,15 @@ from typing import Final, NamedTuple, Protocol
 
 from tallystick.hexadecimal import checksum
 from tallystick_aggregator.chain.periodic import PeriodicTask
-from tallystick_aggregator.chain.port import Block, Call, Chain, ChainUnavailableError, EscrowBinding, RevertedError
+from tallystick_aggregator.chain.port import (
+    Block,
+    Call,
+    Chain,
+    ChainUnavailableError,
+    EscrowBinding,
+    RevertedError,
+    Send,
+)
 from tallystick_aggregator.chain.settings import TokenSettings
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.store.port import Outbox, StoreUnavailableError, TransactionKind
@@ -204,7 +212,7 @@ class Collecting:
             if not self._is_worth(creditor.token, amount, cost_wei):
                 debt.due_at = self._clock() + PAUSE_S_MAX
                 return False
-            outbound = await self._chain.send(TransactionKind.COLLECT, os.urandom(32), call)
+            outbound = await self._chain.send(Send(TransactionKind.COLLECT, os.urandom(32), call))
         except RevertedError as reverted:
             self._blocked(creditor, debt, amount, reverted.reason)
             return False

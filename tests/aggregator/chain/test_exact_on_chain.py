@@ -15,7 +15,7 @@ from tallystick.hexadecimal import checksum
 from tallystick.reasons import Reason
 from tallystick.x402 import SCHEME_EXACT, Network, PaymentTerms
 from tallystick_aggregator.accounts.offers import NetworkOffer, TokenOffer
-from tallystick_aggregator.chain.port import OutOfGasError, TransferAuthorization
+from tallystick_aggregator.chain.port import OutOfGasError, Send, TransferAuthorization
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.schemes.exact import ExactPayments
 from tallystick_aggregator.schemes.exact.gas import TRANSFER_GAS_MAX
@@ -133,7 +133,7 @@ async def test_x5_the_gas_that_a_sender_can_pay_for_counts_what_it_has_sent(devn
         devnet.anvil.automine(on=False)
         await exact.verify(terms_of(devnet), transfer_of(devnet, payer), CALLER)
         call = side.chain.tokens[devnet.token].transfer_call(transfer_of(devnet, payer))
-        sent = await side.chain.send(TransactionKind.EXACT, bytes(32), call, gas_max=TRANSFER_GAS_MAX)
+        sent = await side.chain.send(Send(TransactionKind.EXACT, bytes(32), call, gas_max=TRANSFER_GAS_MAX))
         assert plenty - await side.chain.gas_affordable() >= sent.gas_limit
         devnet.anvil.automine(on=True)
         devnet.anvil.rpc("evm_mine")

@@ -12,7 +12,7 @@ from tallystick import eip712
 from tallystick.hashing import keccak256
 from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain.landings import Reach, find_deposit
-from tallystick_aggregator.chain.port import DepositAuthorization, TransferAuthorization
+from tallystick_aggregator.chain.port import DepositAuthorization, Send, TransferAuthorization
 from tallystick_aggregator.chain.rpc.node import RpcNode
 from tallystick_aggregator.store.port import OutboundTransaction, Payout, TransactionKind, TransactionStatus
 
@@ -49,7 +49,7 @@ def pay_elsewhere(side: Side, payer: Payer, nonce: bytes) -> None:
 
 async def sent(side: Side, deposit: DepositAuthorization, reference: bytes = b"deposit") -> OutboundTransaction:
     """The deposit, landed by the aggregator."""
-    outbound = await side.chain.send(TransactionKind.DEPOSIT, reference, side.chain.escrow.deposit_call(deposit))
+    outbound = await side.chain.send(Send(TransactionKind.DEPOSIT, reference, side.chain.escrow.deposit_call(deposit)))
     return await side.chain.wait(outbound, final=True, timeout_s=10)
 
 
@@ -121,7 +121,7 @@ async def test_a8_one_answer_that_leaves_the_deposit_out_does_not_deny_it(devnet
 
 async def refund(side: Side, payer: Payer, amount: int, nonce: int = 0) -> OutboundTransaction:
     call = side.chain.escrow.refund_call(payer.config, amount, nonce)
-    outbound = await side.chain.send(TransactionKind.REFUND, b"%d" % nonce, call)
+    outbound = await side.chain.send(Send(TransactionKind.REFUND, b"%d" % nonce, call))
     return await side.chain.wait(outbound, final=True, timeout_s=10)
 
 

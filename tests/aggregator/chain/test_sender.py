@@ -13,7 +13,7 @@ from harness import Side, chain_side, until
 from _anvil import Anvil, function, hexed
 from anvil import Devnet
 from tallystick.hashing import keccak256
-from tallystick_aggregator.chain.port import Call, RevertedError
+from tallystick_aggregator.chain.port import Call, RevertedError, Send
 from tallystick_aggregator.chain.rpc.node import RpcNode
 from tallystick_aggregator.chain.settings import FeeSettings
 from tallystick_aggregator.store.memory import CrashedError, Fault, MemoryDisk, Operation
@@ -41,7 +41,7 @@ def mint(devnet: Devnet, amount: int = 5) -> Call:
 
 
 async def send(side: Side, reference: bytes = b"one", amount: int = 5) -> OutboundTransaction:
-    return await side.chain.send(TransactionKind.EXACT, reference, mint(side.devnet, amount))
+    return await side.chain.send(Send(TransactionKind.EXACT, reference, mint(side.devnet, amount)))
 
 
 async def ended(side: Side, outbound: OutboundTransaction) -> OutboundTransaction:
@@ -76,7 +76,7 @@ async def test_what_would_revert_is_not_journaled(devnet: Devnet) -> None:
     async with chain_side(devnet) as side:
         bad = Call(devnet.escrow, function("collect(address,address)", HOLDER, devnet.token))
         with pytest.raises(RevertedError, match="NothingOwed"):
-            await side.chain.send(TransactionKind.EXACT, b"bad", bad)
+            await side.chain.send(Send(TransactionKind.EXACT, b"bad", bad))
         assert side.disk.outbound == {}
 
 
@@ -289,7 +289,7 @@ async def test_a_revert_is_believed_when_it_is_final(devnet: Devnet, node: Fault
     transfer = Call(devnet.token, function("transfer(address,uint256)", HOLDER, 5))
     async with chain_side(devnet, node=node, confirmations=2) as side:
         node.losing_sends = True
-        outbound = await side.chain.send(TransactionKind.EXACT, b"poor", transfer)
+        outbound = await side.chain.send(Send(TransactionKind.EXACT, b"poor", transfer))
         devnet.anvil.rpc(
             "anvil_setStorageAt", hexed(devnet.token), _balance_slot(devnet.sender.address), hexed(bytes(32))
         )

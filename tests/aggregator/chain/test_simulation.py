@@ -25,7 +25,7 @@ from tallystick.signatures import Signer
 from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain.confirmed import read_account
 from tallystick_aggregator.chain.node import CallRevertedError, MarketFees
-from tallystick_aggregator.chain.port import ChainUnavailableError, DepositAuthorization, RevertedError
+from tallystick_aggregator.chain.port import ChainUnavailableError, DepositAuthorization, RevertedError, Send
 from tallystick_aggregator.chain.sending.bidding import bid
 from tallystick_aggregator.chain.sending.transactions import Unsigned, sign
 from tallystick_aggregator.claims.planner import EVERYTHING
@@ -201,7 +201,7 @@ class Simulation:
         call = side.chain.escrow.deposit_call(authorization)
         reference = side.chain.escrow.deposit_token_nonce(authorization)
         with contextlib.suppress(ChainUnavailableError, RevertedError, StoreUnavailableError):
-            await side.chain.send(TransactionKind.DEPOSIT, reference, call)
+            await side.chain.send(Send(TransactionKind.DEPOSIT, reference, call))
 
     async def _charge(self, side: Side, payer: Payer, seller: bytes) -> None:
         if payer.account_id not in side.ledger.accounts:
@@ -266,7 +266,7 @@ class Simulation:
                 continue
             call = side.chain.escrow.refund_call(account.config, account.refund.amount, account.refund.nonce)
             with contextlib.suppress(ChainUnavailableError, RevertedError, StoreUnavailableError):
-                await side.chain.send(TransactionKind.REFUND, account.refund.refund_id, call)
+                await side.chain.send(Send(TransactionKind.REFUND, account.refund.refund_id, call))
 
     def _fault(self) -> None:
         faults = self.node.faults

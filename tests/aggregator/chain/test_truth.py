@@ -16,7 +16,7 @@ from anvil import DELAY_S, Devnet, receiver
 from tallystick.reasons import Reason
 from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain.node import Header, Log
-from tallystick_aggregator.chain.port import Block, ChainUnavailableError, Heard
+from tallystick_aggregator.chain.port import Block, ChainUnavailableError, Heard, Send
 from tallystick_aggregator.chain.rpc.bloom import BLOOM_BYTES, bloom_of, may_hold
 from tallystick_aggregator.chain.rpc.node import RpcNode
 from tallystick_aggregator.chain.watching import credit
@@ -363,7 +363,7 @@ async def test_r8_one_inflated_refund_nonce_ends_no_refund(devnet: Devnet, node:
         assert "call" in node.told
         assert side.account(payer).refunding == 2_000
         call = side.chain.escrow.refund_call(payer.config, 2_000, 0)
-        await side.chain.wait(await side.chain.send(TransactionKind.REFUND, b"r", call), timeout_s=10)
+        await side.chain.wait(await side.chain.send(Send(TransactionKind.REFUND, b"r", call)), timeout_s=10)
         await side.mirrored()
         await until(lambda: side.account(payer).refunding == 0)
 

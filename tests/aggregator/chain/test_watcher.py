@@ -8,6 +8,7 @@ from harness import chain_side, until
 from _anvil import function
 from anvil import DELAY_S, Devnet, receiver
 from tallystick.reasons import Reason
+from tallystick_aggregator.chain.port import Send
 from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
 from tallystick_aggregator.ledger.commands import DecisionContext
@@ -176,7 +177,7 @@ async def test_a_refund_counts_until_its_nonce_has_passed_in_a_final_block(devne
         await side.writer.run(start)
         assert side.account(payer).available == 3_000_000
         call = side.chain.escrow.refund_call(payer.config, 2_000_000, 0)
-        sent = await side.chain.send(TransactionKind.REFUND, b"\x01" * 32, call)
+        sent = await side.chain.send(Send(TransactionKind.REFUND, b"\x01" * 32, call))
         await side.chain.wait(sent, timeout_s=10)
         await side.mirrored()
         account = side.account(payer)
@@ -197,7 +198,7 @@ async def test_a_gasless_deposit_lands_once_whoever_sends_it(devnet: Devnet) -> 
         nonce = side.chain.escrow.deposit_token_nonce(authorization)
         devnet.anvil.set_ether(receiver(9), 10**18)
         devnet.anvil.send(receiver(9), devnet.escrow, call.data)  # a stranger is first
-        sent = await side.chain.send(TransactionKind.DEPOSIT, nonce, call)
+        sent = await side.chain.send(Send(TransactionKind.DEPOSIT, nonce, call))
         assert (await side.chain.wait(sent, final=True, timeout_s=10)).status is TransactionStatus.FINAL
         await side.mirrored()
         assert side.account(payer).funds == 4_000_000
@@ -228,7 +229,7 @@ async def test_a_token_transfer_that_fails_is_told_loudly(devnet: Devnet, caplog
         await side.fund(payer, 1_000_000, SELLER)
         devnet.anvil.send(devnet.sender.address, devnet.token, function("blacklist(address)", payer.signer.address))
         call = side.chain.escrow.refund_call(payer.config, 5, 0)
-        await side.chain.wait(await side.chain.send(TransactionKind.REFUND, b"r", call), timeout_s=10)
+        await side.chain.wait(await side.chain.send(Send(TransactionKind.REFUND, b"r", call)), timeout_s=10)
         await side.mirrored()
     assert "the escrow keeps what it is owed" in caplog.text
 

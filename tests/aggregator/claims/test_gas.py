@@ -4,6 +4,7 @@ import pytest
 from harness import chain_side
 
 from anvil import Devnet, receiver
+from tallystick_aggregator.chain.port import Send
 from tallystick_aggregator.claims import gas
 from tallystick_aggregator.claims.planner import EVERYTHING, Batch, pack, plan_account
 from tallystick_aggregator.store.port import TransactionKind
@@ -37,7 +38,7 @@ async def test_the_plan_is_near_the_truth(devnet: Devnet, payers: int, sellers: 
             )
             assert {group.approval is not None for group in batch.groups} == {by_approval}
             call = side.chain.escrow.claim_call(devnet.token, batch.claims)
-            sent = await side.chain.send(TransactionKind.CLAIM, b"%d" % claim_number, call, rows=batch.rows)
+            sent = await side.chain.send(Send(TransactionKind.CLAIM, b"%d" % claim_number, call, rows=batch.rows))
             mined = await side.chain.wait(sent, final=True, timeout_s=10)
             await side.mirrored()
             assert_near(batch, mined.gas_used)

@@ -34,7 +34,7 @@ from typing import Final
 
 from tallystick.hashing import keccak256
 from tallystick_aggregator.chain.node import CallRevertedError, Node, Receipt, RejectedError
-from tallystick_aggregator.chain.port import GAS_LIMIT_MAX, Block, Call, ChainUnavailableError, RevertedError
+from tallystick_aggregator.chain.port import GAS_LIMIT_MAX, Block, Call, ChainUnavailableError, RevertedError, Send
 from tallystick_aggregator.chain.reverts import as_reverted
 from tallystick_aggregator.chain.sending.bidding import Bid, bid, bid_of, raises
 from tallystick_aggregator.chain.sending.gas_limits import limit_for
@@ -105,30 +105,18 @@ class Sender:
         """Who pays for gas."""
         return self._signer.address
 
-    async def send(
-        self,
-        kind: TransactionKind,
-        reference: bytes,
-        call: Call,
-        *,
-        rows: int = 0,
-        payouts: tuple[Payout, ...] = (),
-        memo: bytes = b"",
-        urgent: bool = False,
-        gas_max: int = GAS_LIMIT_MAX,
-    ) -> OutboundTransaction:
+    async def send(self, send: Send) -> OutboundTransaction:
         """See `port.Chain.send`."""
-        known = await self._outbox.by_reference(kind, reference)
+        known = await self._outbox.by_reference(send.kind, send.reference)
         if known is not None and known.status is not TransactionStatus.SUPERSEDED:
             return known
-        gas_limit = await self._gas_limit(call, gas_max)
-        offer = bid(await self._node.fees(), self._settings.fees, urgent=urgent)
+        gas_limit = await self._gas_limit(send.call, send.gas_max)
+        offer = bid(await self._node.fees(), self._settings.fees, urgent=send.urgent)
         async with self._nonces:
-            known = await self._outbox.by_reference(kind, reference)
+            known = await self._outbox.by_reference(send.kind, send.reference)
             if known is not None and known.status is not TransactionStatus.SUPERSEDED:
                 return known
-            draft = await self._draft(kind, reference, call, gas_limit, offer)
-            draft = replace(draft, rows=rows, payouts=payouts, memo=memo)
+            draft = await self._draft(send, gas_limit, offer)
             if known is None:
                 outbound = await self._outbox.add(draft)
             else:
@@ -143,30 +131,31 @@ class Sender:
         self._stakes = dict(stakes)
         return is_new
 
-    async def _draft(
-        self, kind: TransactionKind, reference: bytes, call: Call, gas_limit: int, offer: Bid, nonce: int | None = None
-    ) -> OutboundTransaction:
+    async def _draft(self, send: Send, gas_limit: int, offer: Bid, nonce: int | None = None) -> OutboundTransaction:
         if nonce is None:
             stored = await self._outbox.next_nonce(self._settings.network, self.address)
             nonce = await free_nonce(self._node, self.address, stored)
         now = int(self._clock())
-        unsigned = Unsigned(self._settings.chain_id, nonce, gas_limit, call.to, call.data)
+        unsigned = Unsigned(self._settings.chain_id, nonce, gas_limit, send.call.to, send.call.data)
         attempt = sign(self._signer, unsigned, offer, now)
         if len(attempt.raw) > TRANSACTION_BYTES_MAX:
             raise RevertedError(f"the transaction has {len(attempt.raw)} bytes, allowed {TRANSACTION_BYTES_MAX}")
         return OutboundTransaction(
             id=0,
             network=self._settings.network,
-            kind=kind,
-            reference=reference,
+            kind=send.kind,
+            reference=send.reference,
             sender=self.address,
             nonce=nonce,
-            to=call.to,
-            data=call.data,
+            to=send.call.to,
+            data=send.call.data,
             gas_limit=gas_limit,
             attempts=(attempt,),
             status=TransactionStatus.PENDING,
             created_at=now,
+            rows=send.rows,
+            payouts=send.payouts,
+            memo=send.memo,
         )
 
     async def estimate(self, call: Call, gas_max: int = GAS_LIMIT_MAX) -> int:
@@ -326,11 +315,8 @@ class Sender:
         for nonce in sorted(missing)[:GAP_MAX]:
             _log.warning("nonce %d is missing: it is filled, so that %d transactions can go on", nonce, len(waiting))
             gap = f"{self._settings.network} {self.address.hex()} {nonce} {self._clock()}"
-            reference = keccak256(gap.encode())
-            fill = await self._draft(
-                TransactionKind.NONCE_FILLER, reference, Call(self.address, b""), gas_limit, offer, nonce=nonce
-            )
-            await self._offer(await self._outbox.add(fill))
+            fill = Send(TransactionKind.NONCE_FILLER, keccak256(gap.encode()), Call(self.address, b""))
+            await self._offer(await self._outbox.add(await self._draft(fill, gas_limit, offer, nonce)))
 
     async def _push(self, waiting: Sequence[OutboundTransaction]) -> None:
         """Bid more where that is needed; offer again what waits."""

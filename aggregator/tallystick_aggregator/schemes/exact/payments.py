@@ -29,6 +29,7 @@ from tallystick_aggregator.chain.port import (
     ChainUnavailableError,
     OutOfGasError,
     RevertedError,
+    Send,
     Token,
     TransferAuthorization,
 )
@@ -243,7 +244,7 @@ class ExactPayments:
                 return spent
             try:
                 return await case.chain.send(
-                    TransactionKind.EXACT, case.slot, call, memo=memo, gas_max=TRANSFER_GAS_MAX
+                    Send(TransactionKind.EXACT, case.slot, call, memo=memo, gas_max=TRANSFER_GAS_MAX)
                 )
             except RevertedError as error:
                 return await self._why_it_reverts(case, error)
