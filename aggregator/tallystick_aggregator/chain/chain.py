@@ -200,7 +200,7 @@ class EvmChain:
     async def wait(
         self, outbound: OutboundTransaction, *, final: bool = False, timeout_s: float
     ) -> OutboundTransaction:
-        return await self._sender.wait(outbound, final=final, timeout_s=timeout_s)
+        return await self._sender.waiters.wait(outbound, final=final, timeout_s=timeout_s)
 
     async def deposit_landing(self, deposit: DepositAuthorization) -> Landing | None:
         escrow, account = self._escrow, deposit.account

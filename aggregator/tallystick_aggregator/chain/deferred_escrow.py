@@ -18,7 +18,7 @@ from tallystick_aggregator.chain.port import (
     EscrowAccount,
     Heard,
 )
-from tallystick_aggregator.chain.reverts import describe
+from tallystick_chain.reverts import describe
 from tallystick_contracts import claim_batch
 from tallystick_contracts.claim_batch import AccountClaim, ClaimBatch
 

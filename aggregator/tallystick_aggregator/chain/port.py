@@ -12,14 +12,14 @@ from tallystick.channels import ChannelConfig
 from tallystick.eip712 import Domain
 from tallystick_aggregator.chain.sending.gas_meter import GasMeter
 from tallystick_aggregator.store.port import OutboundTransaction, Payout, TransactionKind
+from tallystick_chain import errors
 from tallystick_contracts.claim_batch import AccountClaim
 
 GAS_LIMIT_MAX: Final = 16_777_216
 """Gas of one transaction at most (EIP-7825)."""
 
 
-class ChainUnavailableError(Exception):
-    """No endpoint answered, or they lag; retryable."""
+ChainUnavailableError = errors.ChainUnavailableError
 
 
 class RevertedError(Exception):

@@ -15,8 +15,8 @@ from tallystick.quantities import ZERO_ADDRESS
 from tallystick_aggregator.chain.escrow_calls import selector, topic
 from tallystick_aggregator.chain.node import CallRevertedError, Log, Node
 from tallystick_aggregator.chain.port import Block, Call, ChainUnavailableError, Heard, TransferAuthorization
-from tallystick_aggregator.chain.reverts import describe
 from tallystick_aggregator.chain.settings import ConfigurationError, TokenSettings
+from tallystick_chain.reverts import describe
 
 BALANCE_OF: Final = "balanceOf(address)"
 DECIMALS: Final = "decimals()"

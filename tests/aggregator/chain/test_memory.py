@@ -17,8 +17,8 @@ from tallystick import eip712
 from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain.node import CallRevertedError
 from tallystick_aggregator.chain.port import TransferAuthorization
-from tallystick_aggregator.chain.reverts import name_of
 from tallystick_aggregator.chain.token import open_token
+from tallystick_chain.reverts import name_of
 from tallystick_contracts import claim_batch
 from tallystick_contracts.claim_batch import AccountClaim, ClaimBatch, ClaimRow
 

@@ -10,8 +10,8 @@ from _anvil import function
 from anvil import Devnet, receiver
 from tallystick_aggregator.chain.node import CallRevertedError, RejectedError
 from tallystick_aggregator.chain.port import Block, ChainUnavailableError
-from tallystick_aggregator.chain.reverts import describe
 from tallystick_aggregator.chain.rpc.node import RpcNode
+from tallystick_chain.reverts import describe
 
 HEAD = {"number": "0x5", "hash": "0x" + "05" * 32, "timestamp": "0x10", "baseFeePerGas": "0x1"}
 

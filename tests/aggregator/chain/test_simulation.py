@@ -24,10 +24,9 @@ from tallystick import eip712
 from tallystick.signatures import Signer
 from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain.confirmed import read_account
-from tallystick_aggregator.chain.node import CallRevertedError, MarketFees
+from tallystick_aggregator.chain.node import CallRevertedError
 from tallystick_aggregator.chain.port import ChainUnavailableError, DepositAuthorization, RevertedError, Send
 from tallystick_aggregator.chain.sending.bidding import bid
-from tallystick_aggregator.chain.sending.transactions import Unsigned, sign
 from tallystick_aggregator.claims.planner import EVERYTHING
 from tallystick_aggregator.claims.service import ClaimService, SettlementSettings
 from tallystick_aggregator.ledger import accounts
@@ -40,6 +39,8 @@ from tallystick_aggregator.ledger.state import Ledger
 from tallystick_aggregator.store.memory import CrashedError, Fault, MemoryDisk, Operation
 from tallystick_aggregator.store.port import StoreUnavailableError, TransactionKind, TransactionStatus
 from tallystick_aggregator.store.transactions import decode_outgoing
+from tallystick_chain.fees import MarketFees
+from tallystick_chain.transactions import Unsigned, sign
 
 CONFIRMATIONS = 3
 SELLERS = [receiver(number) for number in range(4)]
@@ -314,7 +315,7 @@ class Simulation:
         sender = self.devnet.sender
         fees = bid(MarketFees(5_000 * GWEI, 100 * GWEI), self.devnet.settings().fees)
         nonce = self.node.world.nonces.get(sender.address, 0)
-        attempt = sign(sender, Unsigned(31337, nonce, 21_000, SELLERS[0], b""), fees, 0)
+        attempt = sign(sender, Unsigned(31337, nonce, 21_000, SELLERS[0], b""), fees)
         self.node.pool.pop((sender.address, nonce), None)
         self.node._take(_parsed(attempt.raw))
         self.node.mine()

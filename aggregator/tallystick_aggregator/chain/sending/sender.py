@@ -36,18 +36,21 @@ from tallystick.hashing import keccak256
 from tallystick_aggregator.chain.node import CallRevertedError, Node, Receipt, RejectedError
 from tallystick_aggregator.chain.port import GAS_LIMIT_MAX, Block, Call, ChainUnavailableError, RevertedError, Send
 from tallystick_aggregator.chain.reverts import as_reverted
-from tallystick_aggregator.chain.sending.bidding import Bid, bid, bid_of, raises
+from tallystick_aggregator.chain.sending.bidding import bid, bid_of, raises
 from tallystick_aggregator.chain.sending.gas_limits import limit_for
 from tallystick_aggregator.chain.sending.nonces import GAP_MAX, free_nonce, surely_used_by
-from tallystick_aggregator.chain.sending.transactions import Unsigned, sign
+from tallystick_aggregator.chain.sending.waiters import ENDED, Waiters
 from tallystick_aggregator.chain.settings import TRANSACTION_BYTES_MAX, ChainSettings
 from tallystick_aggregator.store.port import (
+    Attempt,
     OutboundTransaction,
     Outbox,
     Payout,
     TransactionKind,
     TransactionStatus,
 )
+from tallystick_chain.fees import Bid
+from tallystick_chain.transactions import Unsigned, sign
 
 LOOKUPS_AT_ONCE: Final = 16
 OFFER_AGAIN_S: Final = 15.0
@@ -60,9 +63,6 @@ _GWEI: Final = 10**9
 
 _log = logging.getLogger(__name__)
 _alarm = logging.getLogger("tallystick.alarm")
-_ENDED: Final = frozenset({TransactionStatus.FINAL, TransactionStatus.REVERTED, TransactionStatus.SUPERSEDED})
-_SETTLED: Final = _ENDED | {TransactionStatus.MINED}
-
 _MOVING: Final = frozenset({TransactionKind.CLAIM, TransactionKind.DEPOSIT, TransactionKind.REFUND})
 
 PayoutsOf = Callable[[OutboundTransaction, Receipt], tuple[Payout, ...]]
@@ -91,7 +91,7 @@ class Sender:
         self._offered_at: dict[int, float] = {}
         self._passed_since: dict[int, float] = {}
         self._first_waiting: tuple[int, float] = (-1, 0.0)
-        self._waiters: dict[int, list[tuple[bool, asyncio.Future[OutboundTransaction]]]] = {}
+        self.waiters = Waiters(outbox)
         self.problem = ""
         """Why the first waiting transaction is not taken, in a node's words; empty if it is."""
         self.capped = ""
@@ -137,7 +137,7 @@ class Sender:
             nonce = await free_nonce(self._node, self.address, stored)
         now = int(self._clock())
         unsigned = Unsigned(self._settings.chain_id, nonce, gas_limit, send.call.to, send.call.data)
-        attempt = sign(self._signer, unsigned, offer, now)
+        attempt = self._signed(unsigned, offer, now)
         if len(attempt.raw) > TRANSACTION_BYTES_MAX:
             raise RevertedError(f"the transaction has {len(attempt.raw)} bytes, allowed {TRANSACTION_BYTES_MAX}")
         return OutboundTransaction(
@@ -157,6 +157,10 @@ class Sender:
             payouts=send.payouts,
             memo=send.memo,
         )
+
+    def _signed(self, unsigned: Unsigned, offer: Bid, now: int) -> Attempt:
+        signed = sign(self._signer, unsigned, offer)
+        return Attempt(signed.transaction_hash, signed.raw, offer.max_fee, offer.priority_fee, now)
 
     async def estimate(self, call: Call, gas_max: int = GAS_LIMIT_MAX) -> int:
         """The gas that the call would take now.
@@ -186,23 +190,6 @@ class Sender:
             if outbound.status is TransactionStatus.PENDING and outbound.sender == self.address:
                 balance -= outbound.gas_limit * outbound.attempts[-1].max_fee_per_gas_wei
         return max(0, balance) // max(1, bid(fees, self._settings.fees).max_fee)
-
-    async def wait(self, outbound: OutboundTransaction, *, final: bool, timeout_s: float) -> OutboundTransaction:
-        """See `port.Chain.wait`."""
-        future: asyncio.Future[OutboundTransaction] = asyncio.get_running_loop().create_future()
-        waiters = self._waiters.setdefault(outbound.id, [])
-        waiters.append((final, future))
-        try:
-            # Only now, so that no news is missed in between.
-            present = await self._outbox.by_reference(outbound.kind, outbound.reference)
-            if present is not None and present.status in (_ENDED if final else _SETTLED):
-                return present
-            async with asyncio.timeout(timeout_s):
-                return await future
-        finally:
-            waiters.remove((final, future))
-            if not waiters:
-                self._waiters.pop(outbound.id, None)
 
     # What time asks for.
 
@@ -353,7 +340,7 @@ class Sender:
     async def _raise_bid(self, outbound: OutboundTransaction, offer: Bid) -> OutboundTransaction:
         """The transaction with one more signed form, journaled."""
         unsigned = Unsigned(self._settings.chain_id, outbound.nonce, outbound.gas_limit, outbound.to, outbound.data)
-        attempt = sign(self._signer, unsigned, offer, int(self._clock()))
+        attempt = self._signed(unsigned, offer, int(self._clock()))
         raised = replace(outbound, attempts=(*outbound.attempts, attempt))
         await self._store(raised)
         _log.info("%s %d bids %d wei per gas now", outbound.kind.name, outbound.id, offer.max_fee)
@@ -396,12 +383,10 @@ class Sender:
 
     async def _store(self, outbound: OutboundTransaction) -> None:
         await self._outbox.update(outbound)
-        if outbound.status in _ENDED:
+        if outbound.status in ENDED:
             self._offered_at.pop(outbound.id, None)
             self._passed_since.pop(outbound.id, None)
-        for final, future in self._waiters.get(outbound.id, ()):
-            if outbound.status in (_ENDED if final else _SETTLED) and not future.done():
-                future.set_result(outbound)
+        self.waiters.tell(outbound)
 
 
 async def _each(items: Sequence[OutboundTransaction], work: Callable[[OutboundTransaction], Awaitable[None]]) -> None:
