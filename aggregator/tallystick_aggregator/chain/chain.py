@@ -27,7 +27,7 @@ from tallystick_aggregator.chain.rpc.node import RpcNode
 from tallystick_aggregator.chain.sending.gas_meter import GasMeter, MeteredOutbox, payer_of
 from tallystick_aggregator.chain.sending.sender import Sender
 from tallystick_aggregator.chain.settings import ChainSettings, ConfigurationError, TokenSettings
-from tallystick_aggregator.chain.token import TRANSFER_TOPIC, Erc3009Token, open_token, read_transfer
+from tallystick_aggregator.chain.token import Erc3009Token, open_token, read_transfer
 from tallystick_aggregator.chain.watching.watcher import Watcher
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.store.port import (
@@ -38,6 +38,7 @@ from tallystick_aggregator.store.port import (
     TransactionKind,
 )
 from tallystick_contracts import claim_batch
+from tallystick_contracts.events import Owed
 
 _ERC1271_MAGIC: Final = bytes.fromhex("1626ba7e")
 _PROBE: Final = keccak256(b"Tallystick asks whether this key signs for the operator")
@@ -302,13 +303,12 @@ class EvmChain:
         token = claim_batch.decode(escrow_calls.batch_of_claim(outbound.data)).token
         paid: Counter[bytes] = Counter()
         for address, log in receipt.logs:
-            if address == token and log.topics[0] == TRANSFER_TOPIC:
-                payer, receiver, amount = read_transfer(log)
+            if address == token and (transfer := read_transfer(log)) is not None:
+                payer, receiver, amount = transfer
                 if payer == self._escrow.address:
                     paid[receiver] += amount
-            elif address == self._escrow.address and log.topics[0] == escrow_calls.OWED_TOPIC:
-                receiver, owed_in, amount = escrow_calls.read_owed(log)
-                paid[receiver] += amount
+            elif address == self._escrow.address and isinstance(event := escrow_calls.read_event(log), Owed):
+                paid[event.to] += event.amount
                 for listener in self._owed_listeners:
-                    listener(receiver, owed_in)
+                    listener(event.to, event.token)
         return tuple(Payout(receiver, token, amount) for receiver, amount in paid.items())

@@ -6,13 +6,14 @@ our own transaction's receipt (`credited`, `refunded`), or of the transaction th
 `find_refund`), which is looked for from the newest final block backwards.
 """
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain.node import Log, Node
 from tallystick_aggregator.chain.port import Block, ChainUnavailableError, Landing
 from tallystick_aggregator.chain.token import AUTHORIZATION_USED_TOPIC
+from tallystick_contracts.events import AccountOpened, Deposited, Event, Refunded
 
 
 class Reach(NamedTuple):
@@ -30,14 +31,12 @@ Emitted = Iterable[tuple[bytes, Log]]
 
 def credited(logs: Emitted, escrow: bytes) -> int:
     """Return what a deposit's own transaction credited; 0 if it did nothing."""
-    return sum(amount for source, log in logs if source == escrow and (amount := _deposited(log)))
+    return sum(event.amount for event in _events(logs, escrow) if isinstance(event, AccountOpened | Deposited))
 
 
 def refunded(logs: Emitted, escrow: bytes) -> int:
     """Return what a refund's own transaction gave back: what it named, or what was left."""
-    return sum(
-        calls.read_left(log) for source, log in logs if source == escrow and log.topics[0] == calls.REFUNDED_TOPIC
-    )
+    return sum(event.amount for event in _events(logs, escrow) if isinstance(event, Refunded))
 
 
 async def find_deposit(
@@ -64,8 +63,8 @@ async def find_deposit(
         if receipt is None:
             raise ChainUnavailableError(f"the receipt of transaction 0x{log.transaction_hash.hex()} is not there")
         done = log.topics[0] == AUTHORIZATION_USED_TOPIC and any(
-            source == escrow and event.topics[1] == account_id and _deposited(event) == amount
-            for source, event in receipt.logs
+            isinstance(event, AccountOpened | Deposited) and (event.account_id, event.amount) == (account_id, amount)
+            for event in _events(receipt.logs, escrow)
         )
         return Landing(log.transaction_hash, log.block_number, amount if done else 0)
     return None
@@ -77,16 +76,15 @@ async def find_refund(
     """Find the transaction that landed the account's refund with this nonce, and what it paid; None as above."""
     async for logs in _backwards(node, escrow, last, (calls.REFUNDED_TOPIC, account_id), reach):
         for log in logs:
-            if int.from_bytes(log.data[64:96], "big") == nonce:
-                return Landing(log.transaction_hash, log.block_number, calls.read_left(log))
+            event = calls.read_event(log)
+            if isinstance(event, Refunded) and (event.account_id, event.nonce) == (account_id, nonce):
+                return Landing(log.transaction_hash, log.block_number, event.amount)
     return None
 
 
-def _deposited(log: Log) -> int:
-    """Return what an event says was deposited; 0 if it is about something else."""
-    if log.topics[0] == calls.ACCOUNT_OPENED_TOPIC:
-        return int.from_bytes(log.data[-32:], "big")
-    return int.from_bytes(log.data[:32], "big") if log.topics[0] == calls.DEPOSITED_TOPIC else 0
+def _events(logs: Emitted, escrow: bytes) -> Iterator[Event]:
+    """Yield the escrow's events. Raises ChainUnavailableError for one that it cannot have emitted."""
+    return (calls.read_event(log) for source, log in logs if source == escrow)
 
 
 async def _backwards(

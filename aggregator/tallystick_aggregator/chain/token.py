@@ -102,9 +102,16 @@ async def balance_of(node: Node, token: bytes, holder: bytes, block: Block, hear
     return int.from_bytes(answer, "big")
 
 
-def read_transfer(log: Log) -> tuple[bytes, bytes, int]:
-    """An ERC-20 Transfer event: from whom, to whom, how much."""
-    return log.topics[1][12:], log.topics[2][12:], int.from_bytes(log.data[:32], "big")
+def read_transfer(log: Log) -> tuple[bytes, bytes, int] | None:
+    """An ERC-20 Transfer event: from whom, to whom, how much; None for another event of the token.
+
+    Raises ChainUnavailableError for one that is malformed: the answer is unreadable.
+    """
+    if log.topics[:1] != (TRANSFER_TOPIC,):
+        return None
+    if len(log.topics) != 3 or len(log.data) != 32:
+        raise ChainUnavailableError(f"a Transfer event has {len(log.topics)} topics and {len(log.data)} bytes")
+    return log.topics[1][12:], log.topics[2][12:], int.from_bytes(log.data, "big")
 
 
 async def open_token(node: Node, chain_id: int, settings: TokenSettings, block: Block) -> Erc3009Token:

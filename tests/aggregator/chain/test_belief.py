@@ -27,7 +27,8 @@ def event(topic: bytes, amount: int, block_number: int = 5) -> Log:
     topics = (topic, ALICE.account_id, bytes(32), OPERATOR.rjust(32, b"\0"))
     if topic == calls.ACCOUNT_OPENED_TOPIC:
         return Log(topics, bytes(128) + amount.to_bytes(32, "big"), block_number)
-    return Log(topics[:2], amount.to_bytes(32, "big") + bytes(32), block_number)
+    words = 4 if topic == calls.REFUNDED_TOPIC else 2
+    return Log(topics[:2], amount.to_bytes(32, "big") + bytes(32 * (words - 1)), block_number)
 
 
 def test_r8_of_two_answers_the_worse_counts() -> None:

@@ -12,8 +12,10 @@ from tallystick import eip712
 from tallystick.hashing import keccak256
 from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain.landings import Reach, find_deposit
-from tallystick_aggregator.chain.port import DepositAuthorization, Send, TransferAuthorization
+from tallystick_aggregator.chain.node import Log, Receipt
+from tallystick_aggregator.chain.port import ChainUnavailableError, DepositAuthorization, Send, TransferAuthorization
 from tallystick_aggregator.chain.rpc.node import RpcNode
+from tallystick_aggregator.chain.token import TRANSFER_TOPIC, read_transfer
 from tallystick_aggregator.store.port import OutboundTransaction, Payout, TransactionKind, TransactionStatus
 
 AMOUNT = 5_000_000
@@ -161,3 +163,49 @@ async def test_g1_gas_is_counted_from_the_outbox_after_a_restart_too(devnet: Dev
         now += 3_600
         assert side.chain.gas.spent(TransactionKind.DEPOSIT) == 0
         assert side.chain.gas.count(TransactionKind.DEPOSIT, payer.signer.address) == 0
+
+
+class ShortTopics(RpcNode):
+    """Its receipts have events without the topics that such events have."""
+
+    source, kept = b"", 0
+
+    async def receipt(self, transaction_hash: bytes) -> Receipt | None:
+        receipt = await super().receipt(transaction_hash)
+        if receipt is None:
+            return None
+        logs = [
+            (source, log._replace(topics=log.topics[: self.kept]) if source == self.source else log)
+            for source, log in receipt.logs
+        ]
+        return receipt._replace(logs=tuple(logs))
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+async def test_an_event_that_lacks_topics_is_an_unreadable_answer(devnet: Devnet, kept: int) -> None:
+    """It neither stops the sender for good nor counts as nothing moved: the next answer is read."""
+    _, deposit = funded(devnet)
+    node = ShortTopics([devnet.anvil.url])
+    node.source, node.kept = devnet.escrow, kept
+    async with chain_side(devnet, node=node) as side:
+        call = side.chain.escrow.deposit_call(deposit)
+        outbound = await side.chain.send(Send(TransactionKind.DEPOSIT, b"deposit", call))
+        with pytest.raises(ChainUnavailableError, match="malformed"):
+            await side.chain._tick()
+        node.source = b""
+        landed = await side.chain.wait(outbound, final=True, timeout_s=10)
+        assert landed.payouts == (Payout(devnet.escrow, devnet.token, AMOUNT),)
+        node.source = devnet.escrow
+        with pytest.raises(ChainUnavailableError, match="malformed"):
+            await side.chain.deposit_landing(deposit)
+
+
+@pytest.mark.parametrize("topics", [1, 2, 4])
+def test_a_transfer_without_its_topics_is_an_unreadable_answer(topics: int) -> None:
+    with pytest.raises(ChainUnavailableError, match="Transfer"):
+        read_transfer(Log((TRANSFER_TOPIC, *[bytes(32)] * (topics - 1)), bytes(32), 1))
+
+
+def test_other_events_of_a_token_are_none_of_ours() -> None:
+    assert read_transfer(Log((), b"", 1)) is None
+    assert read_transfer(Log((bytes(32),), b"", 1)) is None

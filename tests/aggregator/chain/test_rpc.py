@@ -65,6 +65,19 @@ async def test_endpoints_of_different_chains_are_refused(nodes: Any) -> None:
         await node.chain_id()
 
 
+async def test_one_wrong_chain_id_is_asked_for_again(nodes: Any) -> None:
+    told = iter(["0x1", "0x2"])
+    node = await nodes(lambda _m, _p: next(told), lambda _m, _p: "0x2")
+    assert await node.chain_id() == 2
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b'{"result": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"])
+async def test_an_answer_that_is_nested_too_deeply_is_no_answer(nodes: Any, body: bytes) -> None:
+    node = await nodes(lambda _m, _p: body)
+    with pytest.raises(ChainUnavailableError):
+        await node.balance(bytes(20))
+
+
 async def test_endpoints_that_disagree_on_a_block_are_not_believed(nodes: Any) -> None:
     node = await nodes(at(5), at(5, "0x" + "06" * 32))
     with pytest.raises(ChainUnavailableError, match="disagree on block 5"):
