@@ -5,6 +5,7 @@ Needs the extra `chain` (web3), and some of the chain's coin for gas. Nothing el
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import astuple
 from typing import Any, NamedTuple
 
 from tallystick.channels import ChannelConfig, account_id
@@ -80,21 +81,21 @@ class EscrowCaller:
 
         By the payer it replaces a withdrawal that the payerAuthorizer has started, and the delay begins anew.
         """
-        return (await self._send("initiateWithdraw", _fields(config), amount)).transaction_hash
+        return (await self._send("initiateWithdraw", astuple(config), amount)).transaction_hash
 
     async def cancel(self, config: ChannelConfig) -> bytes:
         """Give up the pending withdrawal; the payerAuthorizer only what it has started itself."""
-        return (await self._send("cancelWithdraw", _fields(config))).transaction_hash
+        return (await self._send("cancelWithdraw", astuple(config))).transaction_hash
 
     async def finalize(self, config: ChannelConfig) -> tuple[int, bytes]:
         """End the pending withdrawal after the delay: what came back, in atomic units, and the transaction's hash."""
-        mined = await self._send("finalizeWithdraw", _fields(config))
+        mined = await self._send("finalizeWithdraw", astuple(config))
         events = [decode(event) for event in mined.events if event.address == self._operator.escrow]
         returned = sum(event.amount for event in events if isinstance(event, WithdrawFinalized))
         return returned, mined.transaction_hash
 
     async def _send(self, function: str, *arguments: Any) -> Mined:
-        with _told(function):
+        with _told(function):  # a ChannelConfig has its fields in the order of the ABI
             data = self._caller.encode("Escrow", function, *arguments)
             return await self._caller.send(self._signer, self._operator.escrow, data)
 
@@ -109,16 +110,3 @@ def _told(function: str) -> Generator[None]:
         raise ChainError(f"{refused}: {describe(error)}") from error
     except (ChainUnavailableError, TransactionFailedError, ValueError) as error:
         raise ChainError(f"{function} could not be sent: {error}") from error
-
-
-def _fields(config: ChannelConfig) -> tuple[Any, ...]:
-    """As the ABI takes it."""
-    return (
-        config.payer,
-        config.payer_authorizer,
-        config.receiver,
-        config.receiver_authorizer,
-        config.token,
-        config.withdraw_delay_s,
-        config.salt,
-    )
