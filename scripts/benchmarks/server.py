@@ -25,6 +25,7 @@ from tallystick_aggregator.charging import LedgerWriter, PaymentBatcher, mainten
 from tallystick_aggregator.charging.maintenance import Maintenance
 from tallystick_aggregator.charging.signature_processes import SignatureProcesses
 from tallystick_aggregator.ledger.commands import Rules
+from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.runtime.serve import tune
 from tallystick_aggregator.store.sqlite.store import SqliteStore
 
@@ -36,7 +37,8 @@ async def serve(settings: dict[str, Any]) -> None:
     writer, rules = LedgerWriter(ledger, store.journal), Rules()
     signatures = SignatureProcesses(settings["processes"])
     await signatures.start()
-    batcher = PaymentBatcher(writer, {world.NETWORK: world.DOMAIN.separator}, rules, signatures=signatures)
+    separators = {EscrowRef(world.NETWORK, world.DOMAIN.verifying_contract): world.DOMAIN.separator}
+    batcher = PaymentBatcher(writer, separators, rules, signatures=signatures)
     keeper = Maintenance(writer, store.journal, rules)
     maintenance.CHECKPOINT_BACKLOG = settings.get("checkpoint_backlog", maintenance.CHECKPOINT_BACKLOG)  # type: ignore[misc]
     credentials = Credentials.open(settings["store"] + ".credentials")

@@ -23,8 +23,10 @@ from tallystick.vouchers import sign_voucher
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger
+from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.store.sqlite.store import SqliteStore
 
+ESCROW: Final = EscrowRef(world.NETWORK, world.DOMAIN.verifying_contract)
 EVENTS_AT_ONCE: Final = 4_096
 CHECKPOINT_AFTER: Final = 200_000
 EXPIRES_AT: Final = 2**40
@@ -81,7 +83,7 @@ async def fill(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def opened(payer: world.Payer, *, spend_keys: bool) -> Iterator[ev.Event]:
-    yield ev.AccountOpened(payer.account_id, world.NETWORK, world.config_of(payer.private_key))
+    yield ev.AccountOpened(payer.account_id, ESCROW, world.config_of(payer.private_key))
     yield ev.ChannelOpened(payer.channel_id, payer.account_id, world.RECEIVER, 0)
     yield ev.AccountMirrored(payer.account_id, world.FUNDS, 0, 0)
     if spend_keys:

@@ -38,6 +38,7 @@ from tallystick_aggregator.ledger.state import (
     SpendKey,
 )
 from tallystick_aggregator.ledger.used_ceilings import UsedCeilings
+from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.store.events import encode_entry
 from tallystick_aggregator.store.rows import (
     encode_account,
@@ -203,7 +204,7 @@ def journal_entries() -> list[bytes]:
     """Events of most kinds, without the header, which is put before them."""
     handle = _ID + _WORD[1] + bytes(16)
     events: list[ev.Event] = [
-        ev.AccountOpened(_WORD[1], str(_NETWORK), _ACCOUNT),
+        ev.AccountOpened(_WORD[1], EscrowRef(str(_NETWORK), _ADDRESS[5]), _ACCOUNT),
         ev.AccountMirrored(_WORD[1], 10**6, 0, 0),
         ev.ChannelOpened(_WORD[2], _WORD[1], _ADDRESS[3], 0),
         ev.CeilingRaised(_WORD[2], 2_000, _SIGNATURE),
@@ -213,7 +214,7 @@ def journal_entries() -> list[bytes]:
         ev.Released(handle),
         ev.SpendKeyRegistered(_WORD[1], _WORD[4], _WORD[5], 10**6, 2_000_000_000),
         ev.TotalsApproved(_WORD[1], ((_ADDRESS[3], 1_000),), _SIGNATURE),
-        ev.ChainAdvanced(str(_NETWORK), 7, _WORD[6]),
+        ev.ChainAdvanced(EscrowRef(str(_NETWORK), _ADDRESS[5]), 7, _WORD[6]),
         ev.PaymentsForgotten(1_800_000_000_000),
     ]
     return [encode_entry([event])[5:] for event in events] + [encode_entry(events)[5:]]

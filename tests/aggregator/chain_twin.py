@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Final
 
-from doubles import DOMAIN, ESCROW, NETWORK, OPERATOR, TOKEN
+from doubles import DOMAIN, ESCROW, ESCROW_REF, NETWORK, OPERATOR, TOKEN
 
 from tallystick import eip712
 from tallystick.channels import ChannelConfig, account_id, channel_id
@@ -68,6 +68,7 @@ class ChainTwin:
     chain_id = 31337
     domain = DOMAIN
     address = ESCROW
+    ref = ESCROW_REF
     operator = OPERATOR
 
     def __init__(self, writer: Writer, outbox: Outbox) -> None:
@@ -303,7 +304,7 @@ class ChainTwin:
             for account, held in self.escrowed.items():
                 if not self.finds_accounts and account not in map(self.account_id, self.tracked):
                     continue
-                accounts.open_account(draft, account, NETWORK, held.config)
+                accounts.open_account(draft, account, ESCROW_REF, held.config)
                 at = accounts.AccountAtBlock(held.balance, dict(self.paid))
                 accounts.mirror(draft, ledger, accounts.AccountOnChain(account, at, at, 0, 0, 0, self.confirming))
 

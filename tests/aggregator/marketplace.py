@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import Final
 
 from chain_twin import TOKEN_DOMAIN, ChainTwin
-from doubles import DOMAIN, ESCROW, NETWORK, NEWS, NOW_MS, NOW_S, OPERATOR, SEPARATORS, TOKEN, Payer
+from doubles import DOMAIN, ESCROW, ESCROW_REF, NETWORK, NEWS, NOW_MS, NOW_S, OPERATOR, SEPARATORS, TOKEN, Payer
 
 from tallystick import eip712
 from tallystick.eip712 import ESCROW_NAME, ESCROW_VERSION
@@ -16,7 +16,7 @@ from tallystick.x402 import SCHEME_DEFERRED, SCHEME_EXACT, Network, PaymentTerms
 from tallystick_aggregator.accounts.accounts import Accounts
 from tallystick_aggregator.accounts.channels import Channels
 from tallystick_aggregator.accounts.deposits import Deposits
-from tallystick_aggregator.accounts.offers import NetworkOffer, TokenOffer
+from tallystick_aggregator.accounts.offers import EscrowOffer, TokenOffer
 from tallystick_aggregator.accounts.refunds import Refunds
 from tallystick_aggregator.accounts.signed_calls import SignedCall
 from tallystick_aggregator.auth.gas_budgets import NO_LIMITS, GasBudget, GasLimits
@@ -33,7 +33,7 @@ from tallystick_aggregator.store.sqlite.store import SqliteStore
 
 MIN_DEPOSIT: Final = 1_000
 PRICE: Final = 100
-OFFER: Final = NetworkOffer(
+OFFER: Final = EscrowOffer(
     network=NETWORK,
     escrow=ESCROW,
     escrow_name=ESCROW_NAME,
@@ -44,7 +44,7 @@ OFFER: Final = NetworkOffer(
     withdraw_delay_s_max=30 * 86_400,
     withdraw_delay_s=86_400,
 )
-OFFERS: Final = {NETWORK: OFFER}
+OFFERS: Final = {ESCROW_REF: OFFER}
 TERMS: Final = PaymentTerms(SCHEME_DEFERRED, Network(31337), PRICE, TOKEN, NEWS)
 EXACT_TERMS: Final = replace(TERMS, scheme=SCHEME_EXACT)
 
@@ -85,7 +85,7 @@ class Marketplace:
         """Give the payer a deposit, and channels to the receivers."""
         await self.chain.fund(payer.config, amount)
         for receiver in receivers:
-            assert await self.channels.open(NETWORK, payer.config.channel(receiver)) is None
+            assert await self.channels.open(ESCROW_REF, payer.config.channel(receiver)) is None
 
     async def charge(self, payer: Payer, amount: int, ceiling: int, number: int = 900, receiver: bytes = NEWS) -> None:
         """Charge by a voucher."""
@@ -108,13 +108,13 @@ async def marketplace(
     journal, outbox = (store.journal, store.outbox) if store else (MemoryJournal(disk), MemoryOutbox(disk))
     stale: set[str] = set()
     writer = LedgerWriter(
-        await journal.load(), journal, stale_networks=lambda: frozenset(stale), clock_ms=lambda: NOW_MS
+        await journal.load(), journal, stale_escrows=lambda: frozenset(stale), clock_ms=lambda: NOW_MS
     )
     writing = asyncio.create_task(writer.serve())
     batcher = PaymentBatcher(writer, SEPARATORS, rules, signatures=SignatureThreads(1))
     chain = ChainTwin(writer, outbox)
     await chain.gas.load(outbox, NETWORK)
-    chains = {NETWORK: chain}
+    chains = {ESCROW_REF: chain}
     channels = Channels(chains, OFFERS, writer, rules)
     accounts = Accounts(chains, OFFERS, channels, writer, rules, lambda: NOW_S)
     try:

@@ -29,9 +29,9 @@ class Running:
         self.ledger = ledger
         self.journal = journal
         self.now_ms = NOW_MS
-        self.stale_networks: frozenset[str] = frozenset()
+        self.stale_escrows: frozenset[str] = frozenset()
         self.writer = LedgerWriter(
-            ledger, journal, stale_networks=lambda: self.stale_networks, clock_ms=lambda: self.now_ms
+            ledger, journal, stale_escrows=lambda: self.stale_escrows, clock_ms=lambda: self.now_ms
         )
         self.batcher = PaymentBatcher(self.writer, separators, rules, waiting_max=waiting_max)
 

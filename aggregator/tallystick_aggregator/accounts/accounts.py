@@ -14,7 +14,7 @@ from tallystick.reasons import Reason
 from tallystick.spend_keys import key_hash
 from tallystick_aggregator.accounts.channels import Channels
 from tallystick_aggregator.accounts.failures import unless_unavailable
-from tallystick_aggregator.accounts.offers import Offers, find_network
+from tallystick_aggregator.accounts.offers import Offers, find_offer
 from tallystick_aggregator.accounts.signed_calls import SignedCall, call_is_signed, signature_is
 from tallystick_aggregator.chain.port import Chain
 from tallystick_aggregator.charging.port import Writer
@@ -25,6 +25,7 @@ from tallystick_aggregator.ledger.commands import DecisionContext, Rules
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.rules import totals_of
 from tallystick_aggregator.ledger.state import Account, Ledger, SpendKey
+from tallystick_aggregator.ledger.values import EscrowRef
 
 CHANNELS_PER_PAGE: Final = 1_000
 APPROVAL_ROWS_MAX: Final = 250
@@ -47,7 +48,7 @@ class Accounts:
 
     def __init__(
         self,
-        chains: Mapping[str, Chain],
+        chains: Mapping[EscrowRef, Chain],
         offers: Offers,
         channels: Channels,
         writer: Writer,
@@ -66,13 +67,13 @@ class Accounts:
         account = self._writer.ledger.account(account_id)
         if account is None:
             return unknown_account()
-        domain = self._chains[account.network].escrow.domain
+        domain = self._chains[account.escrow].escrow.domain
         refusal = call_is_signed(domain, struct_hash, call, account.config.payer_authorizer, self._clock_s())
         return refusal or account
 
     def min_deposit(self, account: Account) -> int:
         """Return the least that is worth a transaction of ours in the account's token, in atomic units."""
-        return self._offers[account.network].tokens[account.config.token].min_deposit
+        return self._offers[account.escrow].tokens[account.config.token].min_deposit
 
     def read(self, account_id: bytes, call: SignedCall, after_channel_id: bytes = b"") -> AccountPage | Refusal:
         """Return the account and its channels after that one; from the first if it is empty."""
@@ -92,20 +93,23 @@ class Accounts:
         )
 
     async def open_channel(
-        self, network: str, config: ChannelConfig, call: SignedCall | None
+        self, network: str, config: ChannelConfig, call: SignedCall | None, escrow: bytes = b""
     ) -> ChannelTotals | Refusal:
-        """Make a channel known. `call` None: the caller holds the credential of the channel's receiver."""
-        offer = find_network(self._offers, network)
+        """Make a channel known. `call` None: the caller holds the credential of the channel's receiver.
+
+        `escrow` empty: the network's first.
+        """
+        offer = find_offer(self._offers, network, escrow)
         if isinstance(offer, Refusal):
             return offer
-        channel_id = self._channels.id_of(network, config)
+        channel_id = self._channels.id_of(offer.ref, config)
         if call is not None:
             struct_hash = eip712.hash_open_channel(channel_id, call.deadline)
-            domain = self._chains[network].escrow.domain
+            domain = self._chains[offer.ref].escrow.domain
             refusal = call_is_signed(domain, struct_hash, call, config.payer_authorizer, self._clock_s())
             if refusal is not None:
                 return refusal
-        refusal = await self._channels.open(network, config)
+        refusal = await self._channels.open(offer.ref, config)
         return refusal or totals_of(self._writer.ledger.known_channel(channel_id))
 
     async def register_spend_key(
@@ -164,7 +168,7 @@ class Accounts:
                 f"1 to {APPROVAL_ROWS_MAX}",
             )
         digest = eip712.digest(
-            self._chains[account.network].escrow.domain, eip712.hash_totals_approval(account_id, totals)
+            self._chains[account.escrow].escrow.domain, eip712.hash_totals_approval(account_id, totals)
         )
         refusal = signature_is(account.config.payer_authorizer, digest, signature, "signature")
         if refusal is not None:

@@ -21,7 +21,7 @@ from tallystick.quantities import MAX_AMOUNT
 from tallystick.reasons import Reason
 from tallystick.signatures import recover
 from tallystick_aggregator.accounts.failures import overloaded, transaction_pending, unless_unavailable
-from tallystick_aggregator.accounts.offers import NetworkOffer, Offers, find_network, find_token
+from tallystick_aggregator.accounts.offers import EscrowOffer, Offers, find_offer, find_token
 from tallystick_aggregator.accounts.sending import find_sent, wait_until_mined
 from tallystick_aggregator.accounts.signed_calls import SignedCall, call_is_signed
 from tallystick_aggregator.accounts.terms import config_is_served
@@ -38,6 +38,7 @@ from tallystick_aggregator.chain.port import (
 )
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.ledger.answers import Refusal
+from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.store.port import OutboundTransaction, Outbox, TransactionKind
 
 DEPOSITS_MAX: Final = 64
@@ -78,7 +79,7 @@ class Deposits:
 
     def __init__(
         self,
-        chains: Mapping[str, Chain],
+        chains: Mapping[EscrowRef, Chain],
         offers: Offers,
         writer: Writer,
         outbox: Outbox,
@@ -101,15 +102,18 @@ class Deposits:
         self._landings = RateLimit(LANDINGS_PER_S, LANDINGS_BURST)
         self._budget = budget or GasBudget()
 
-    async def balance(self, network: str, account: ChannelConfig, call: SignedCall) -> int | Refusal:
+    async def balance(
+        self, network: str, account: ChannelConfig, call: SignedCall, escrow: bytes = b""
+    ) -> int | Refusal:
         """Return what the account's payer holds of its token at the head, in atomic units; at most MAX_AMOUNT.
 
         The call is signed by the account's payerAuthorizer; the account need not be known yet.
+        `escrow` empty: the network's first.
         """
-        offer = find_network(self._offers, network)
+        offer = find_offer(self._offers, network, escrow)
         if isinstance(offer, Refusal):
             return offer
-        chain = self._chains[network]
+        chain = self._chains[offer.ref]
         struct_hash = eip712.hash_read_account(chain.escrow.account_id(account), call.deadline)
         refusal = config_is_served(offer, account) or call_is_signed(
             chain.escrow.domain, struct_hash, call, account.payer_authorizer, self._clock_s()
@@ -121,7 +125,7 @@ class Deposits:
         return await unless_unavailable(self._balance(chain, account))
 
     async def nonces_used(
-        self, network: str, account: ChannelConfig, nonces: Sequence[bytes]
+        self, network: str, account: ChannelConfig, nonces: Sequence[bytes], escrow: bytes = b""
     ) -> tuple[list[bool], int] | Refusal:
         """Return which of these nonces the account's payer has used or cancelled in the account's token, and when that
         was so: at the newest final block, whose time is in seconds since the epoch.
@@ -129,9 +133,13 @@ class Deposits:
         That one is unused is asked for twice: its payer takes the money for free again. The caller has passed
         `balance`, which checks its signature.
         """
+        offer = find_offer(self._offers, network, escrow)
+        if isinstance(offer, Refusal):
+            return offer
+        chain = self._chains[offer.ref]
 
         async def read() -> tuple[list[bool], int]:
-            block, token = await self._chains[network].final(), self._chains[network].tokens[account.token]
+            block, token = await chain.final(), chain.tokens[account.token]
             used = [
                 await token.authorization_used(account.payer, nonce, block)
                 or await token.authorization_used(account.payer, nonce, block)
@@ -144,21 +152,22 @@ class Deposits:
     async def _balance(self, chain: Chain, account: ChannelConfig) -> int:
         return min(MAX_AMOUNT, await chain.tokens[account.token].balance(account.payer, await chain.head()))
 
-    async def deposit(self, network: str, deposit: DepositAuthorization) -> Deposited | Refusal:
-        """Land a deposit and wait until it is credited."""
-        offer = find_network(self._offers, network)
+    async def deposit(self, network: str, deposit: DepositAuthorization, escrow: bytes = b"") -> Deposited | Refusal:
+        """Land a deposit and wait until it is credited. `escrow` empty: the network's first."""
+        offer = find_offer(self._offers, network, escrow)
         if isinstance(offer, Refusal):
             return offer
+        chain = self._chains[offer.ref]
         refusal = config_is_served(offer, deposit.account) or deposit_is_large_enough(offer, deposit)
         if refusal is not None:
             return refusal
-        reference = deposit_reference(self._chains[network], deposit)
+        reference = deposit_reference(chain, deposit)
         task = self._under_way.get(reference)
         if task is None:
-            refusal = self._is_worth_a_try(self._chains[network], deposit)
+            refusal = self._is_worth_a_try(chain, deposit)
             if refusal is not None:
                 return refusal
-            task = asyncio.create_task(unless_unavailable(self._land(self._chains[network], deposit, reference)))
+            task = asyncio.create_task(unless_unavailable(self._land(chain, deposit, reference)))
             self._under_way[reference] = task
             task.add_done_callback(lambda _: self._under_way.pop(reference))
         return await asyncio.shield(task)
@@ -310,7 +319,7 @@ def _why_unproven(chain: Chain, deposit: DepositAuthorization) -> str | None:
     return "The payer did not sign this deposit"
 
 
-def deposit_is_large_enough(offer: NetworkOffer, deposit: DepositAuthorization) -> Refusal | None:
+def deposit_is_large_enough(offer: EscrowOffer, deposit: DepositAuthorization) -> Refusal | None:
     """Refuse dust (threat 18)."""
     token = find_token(offer, deposit.account.token)
     if isinstance(token, Refusal):

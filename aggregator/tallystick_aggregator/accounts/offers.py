@@ -1,4 +1,4 @@
-"""What this aggregator accepts: networks, escrows, tokens, delays. Everything else is refused by name (threat 15)."""
+"""What this aggregator accepts: escrows of networks, tokens, delays. Everything else is refused by name (threat 15)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from tallystick.hexadecimal import checksum
 from tallystick.reasons import Reason
 from tallystick_aggregator.ledger.answers import Refusal
+from tallystick_aggregator.ledger.values import EscrowRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +22,8 @@ class TokenOffer:
 
 
 @dataclass(frozen=True, slots=True)
-class NetworkOffer:
-    """One network: its escrow's domain, the operator, the tokens by address, and the withdraw delays in seconds.
+class EscrowOffer:
+    """One escrow: its network, its domain, the operator, the tokens by address, and the withdraw delays in seconds.
 
     `withdraw_delay_s` is what is proposed to payers that name none of their own.
     """
@@ -37,26 +38,40 @@ class NetworkOffer:
     withdraw_delay_s_max: int
     withdraw_delay_s: int
 
+    @property
+    def ref(self) -> EscrowRef:
+        """The escrow as the ledger names it."""
+        return EscrowRef(self.network, self.escrow)
 
-Offers = Mapping[str, NetworkOffer]
-"""By the network's CAIP-2 name."""
+
+Offers = Mapping[EscrowRef, EscrowOffer]
+"""By escrow; the first one of a network is meant where a caller names the network alone."""
 
 
-def find_network(offers: Offers, network: str) -> NetworkOffer | Refusal:
-    """Return the offer for a network, or the refusal of it."""
-    offer = offers.get(network)
-    if offer is None:
+def find_offer(offers: Offers, network: str, escrow: bytes = b"") -> EscrowOffer | Refusal:
+    """Return the offer of an escrow, of the network's first one if `escrow` is empty, or the refusal of it."""
+    of_network = [offer for ref, offer in offers.items() if ref.network == network]
+    if not of_network:
         return Refusal(
             Reason.NETWORK_UNSUPPORTED,
             "The aggregator does not serve this network.",
             "network",
             repr(network[:64]),
-            " or ".join(offers),
+            " or ".join(dict.fromkeys(ref.network for ref in offers)),
         )
-    return offer
+    for offer in of_network:
+        if escrow in {b"", offer.escrow}:
+            return offer
+    return Refusal(
+        Reason.NETWORK_UNSUPPORTED,
+        f"The aggregator does not serve this escrow on {network}.",
+        "escrow",
+        checksum(escrow),
+        " or ".join(checksum(offer.escrow) for offer in of_network),
+    )
 
 
-def find_token(offer: NetworkOffer, token: bytes) -> TokenOffer | Refusal:
+def find_token(offer: EscrowOffer, token: bytes) -> TokenOffer | Refusal:
     """Return the offer for a token, or the refusal of it."""
     known = offer.tokens.get(token)
     if known is None:

@@ -39,6 +39,7 @@ from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.commands import DecisionContext
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Account, Ledger
+from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.store.port import (
     OutboundTransaction,
     Outbox,
@@ -101,7 +102,7 @@ class Refunds:
 
     def __init__(
         self,
-        chains: Mapping[str, Chain],
+        chains: Mapping[EscrowRef, Chain],
         payers: Accounts,
         writer: Writer,
         outbox: Outbox,
@@ -185,7 +186,7 @@ class Refunds:
     def _hold(self, account: Account) -> AbstractContextManager[Refusal | None]:
         if not self._budget.limits.refunds_unpaid and not has_paid(account):
             return nullcontext(_never_paid())
-        chain, payer = self._chains[account.network], account.config.payer
+        chain, payer = self._chains[account.escrow], account.config.payer
         return self._budget.hold(chain, TransactionKind.REFUND, payer, has_paid=True)
 
     async def _start(self, account_id: bytes, refund_id: bytes, amount: int) -> Refusal | None:
@@ -211,7 +212,7 @@ class Refunds:
 
     async def _journal(self, account: Account, refund_id: bytes, amount: int) -> ev.RefundStarted | Refusal:
         account_id = account.id
-        chain = self._chains[account.network]
+        chain = self._chains[account.escrow]
         on_chain = await read_account(chain.escrow, account_id, await chain.head())
 
         def decision(draft: Draft, _: Ledger, moment: DecisionContext) -> ev.RefundStarted | Refusal:
@@ -235,7 +236,7 @@ class Refunds:
         newest, reference = await self._newest(refund_reference(account_id, refund.refund_id))
         if newest is not None and newest.status not in _NEVER_HAPPENED:
             return newest
-        chain = self._chains[account.network]
+        chain = self._chains[account.escrow]
         call = chain.escrow.refund_call(account.config, refund.amount, refund.nonce)
         memo = RefundMemo(refund.amount, refund.nonce).to_bytes()
         return await chain.send(TransactionKind.REFUND, reference, call, memo=memo, gas_max=REFUND_GAS_MAX)
@@ -255,7 +256,7 @@ class Refunds:
 
     async def _landed(self, account_id: bytes, sent: OutboundTransaction) -> Refunded | Refusal:
         account = self._writer.ledger.known_account(account_id)
-        chain = self._chains[account.network]
+        chain = self._chains[account.escrow]
         memo = RefundMemo.from_bytes(sent.memo)
         mined = await wait_until_mined(chain, sent, "refund", self._refund_timeout_s)
         if isinstance(mined, Refusal):
@@ -277,7 +278,7 @@ class Refunds:
         """Tell what the refund paid; where our own transaction does not know it, by the event of whoever landed it."""
         account = self._writer.ledger.known_account(account_id)
         if paid is None:
-            landing = await self._chains[account.network].refund_landing(account_id, memo.nonce)
+            landing = await self._chains[account.escrow].refund_landing(account_id, memo.nonce)
             if landing is None:
                 return _landed_long_ago()
             paid = landing.amount

@@ -4,11 +4,11 @@ from tallystick.channels import ChannelConfig
 from tallystick.hexadecimal import checksum, to_hex
 from tallystick.reasons import Reason
 from tallystick.x402 import PaymentTerms
-from tallystick_aggregator.accounts.offers import NetworkOffer, find_token
+from tallystick_aggregator.accounts.offers import EscrowOffer, find_token
 from tallystick_aggregator.ledger.answers import Refusal
 
 
-def config_is_served(offer: NetworkOffer, config: ChannelConfig) -> Refusal | None:
+def config_is_served(offer: EscrowOffer, config: ChannelConfig) -> Refusal | None:
     """Check that a channel's or account's operator is ours, its token on the allow-list, its delay within limits."""
     if config.receiver_authorizer != offer.operator:
         return Refusal(
@@ -77,10 +77,8 @@ def amount_is(terms: PaymentTerms, amount: int) -> Refusal | None:
     )
 
 
-def channel_id_is(claimed: bytes, computed: bytes) -> Refusal | None:
-    """Check that the channel id is the hash of the config under our escrow's domain."""
-    if claimed == computed:
-        return None
+def channel_id_mismatch(claimed: bytes, computed: bytes) -> Refusal:
+    """Refuse a channel id that is not the hash of the config under the domain of an escrow of ours."""
     return Refusal(
         Reason.CHANNEL_ID_MISMATCH,
         "The channel id is not the hash of the ChannelConfig under this escrow's domain.",

@@ -13,6 +13,7 @@ from tallystick.channels import ChannelConfig
 from tallystick.errors import MalformedError
 from tallystick.hashing import keccak256
 from tallystick.quantities import ZERO_ADDRESS
+from tallystick_aggregator.chain.escrow_events import EscrowEvent, Owed
 from tallystick_aggregator.chain.node import Log
 from tallystick_aggregator.chain.port import ChainUnavailableError, DepositAuthorization, EscrowAccount
 
@@ -202,27 +203,27 @@ def read_opened(log: Log) -> OpenedAccount:
     return OpenedAccount(log.topics[1], config)
 
 
-def read_deposit(log: Log) -> int:
-    """What an AccountOpened or a Deposited event says was deposited, in atomic units; 0 for any other event."""
-    if log.topics[0] == ACCOUNT_OPENED_TOPIC:
-        return int.from_bytes(log.data[128:160], "big")
-    return int.from_bytes(log.data[:32], "big") if log.topics[0] == DEPOSITED_TOPIC else 0
-
-
-def read_owed(log: Log) -> tuple[bytes, bytes, int]:
-    """An Owed event: to whom, which token, how much more than before."""
-    return log.topics[1][12:], log.topics[2][12:], int.from_bytes(log.data[:32], "big")
-
-
-def read_left(log: Log) -> int:
-    """What an event of LEFT_TOPICS says went back to the payer, in atomic units."""
-    return int.from_bytes(log.data[:32], "big")
-
-
-def read_skip_reason(log: Log) -> str:
-    """Why a RowSkipped event says that a row was left out."""
-    number = log.data[-1] if log.data else 0
-    return SKIP_REASONS[number] if number < len(SKIP_REASONS) else str(number)
+def read_event(log: Log) -> EscrowEvent:
+    """See `port.EscrowBinding.read_event`."""
+    kind, at = log.topics[0], log.block_number
+    account_id = log.topics[1] if len(log.topics) > 1 else b""
+    if kind == ACCOUNT_OPENED_TOPIC:
+        try:
+            opened = read_opened(log).config
+        except MalformedError:
+            opened = None  # nobody can have charged an account that cannot be named
+        return EscrowEvent(at, account_id, int.from_bytes(log.data[128:160], "big"), opened)
+    if kind == OWED_TOPIC:
+        return EscrowEvent(at, owed=Owed(log.topics[1][12:], log.topics[2][12:], _word(log, 0)))
+    if kind == ROW_SKIPPED_TOPIC:
+        number = log.data[-1] if log.data else 0
+        return EscrowEvent(at, account_id, skipped=SKIP_REASONS[number] if number < len(SKIP_REASONS) else str(number))
+    if kind == DEPOSITED_TOPIC:
+        return EscrowEvent(at, account_id, _word(log, 0))
+    if kind in LEFT_TOPICS:
+        nonce = _word(log, 2) if kind == REFUNDED_TOPIC else None
+        return EscrowEvent(at, account_id, -_word(log, 0), refund_nonce=nonce)
+    return EscrowEvent(at, account_id)
 
 
 def config_tuple(config: ChannelConfig) -> tuple[bytes, bytes, bytes, bytes, bytes, int, bytes]:
@@ -243,6 +244,10 @@ def _array(answer: bytes, count: int, words_each: int) -> list[int]:
     if len(answer) != 32 * (2 + count * words_each) or answer[32:64] != _uint(count):
         raise ChainUnavailableError(f"the escrow answered with {len(answer)} bytes for {count} items")
     return [int.from_bytes(answer[at : at + 32], "big") for at in range(64, len(answer), 32)]
+
+
+def _word(log: Log, number: int) -> int:
+    return int.from_bytes(log.data[32 * number : 32 * number + 32], "big")
 
 
 def _uint(value: int) -> bytes:

@@ -1,5 +1,5 @@
-"""What a chain is configured with: one `ChainSettings` per `[[chain]]` of the configuration, checked as far as can be
-without asking the chain. `EvmChain.start` checks the rest. Units are in the names.
+"""What a chain is configured with: one `ChainSettings` for each escrow of a `[[chain]]` of the configuration, checked
+as far as can be without asking the chain. `EvmChain.start` checks the rest. Units are in the names.
 """
 
 from dataclasses import dataclass, field
@@ -7,6 +7,7 @@ from typing import Final
 
 from tallystick.channels import WITHDRAW_DELAY_S_MAX, WITHDRAW_DELAY_S_MIN
 from tallystick.signatures import Signer
+from tallystick_aggregator.ledger.values import EscrowRef
 
 TRANSACTION_BYTES_MAX: Final = 126_000
 """Signed bytes of one transaction at most: nodes do not relay more than 131,072 (threat 40)."""
@@ -71,7 +72,7 @@ class FeeSettings:
 
 @dataclass(frozen=True, slots=True)
 class ChainSettings:
-    """One network with its escrow, tokens and keys.
+    """One escrow on its network, with tokens and keys. The settings of a network's escrows differ in the escrow only.
 
     `operator` may be a contract (contracts/src/Operator.sol); `operator_signer` is then one of its signers, else the
     operator's own key. `sender` pays for gas. A block is final when `confirmations` blocks follow it. `escrow_block` is
@@ -139,6 +140,11 @@ class ChainSettings:
         """The EIP-155 chain id that the CAIP-2 name holds; 0 if it holds none."""
         namespace, _, reference = self.network.partition(":")
         return int(reference) if namespace == "eip155" and reference.isascii() and reference.isdecimal() else 0
+
+    @property
+    def escrow_ref(self) -> EscrowRef:
+        """The escrow as the ledger names it."""
+        return EscrowRef(self.network, self.escrow)
 
     @property
     def stale_after_s(self) -> float:

@@ -26,6 +26,7 @@ from tallystick_aggregator.ledger.batch import charge_all
 from tallystick_aggregator.ledger.commands import DecisionContext, ProvenPayment, Rules
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Account, Ledger, payment_of_handle, reservation_handle
+from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.store.port import StoreUnavailableError, StoreUncertainError
 
 WAITING_MAX: Final = 16_384
@@ -94,13 +95,13 @@ class PaymentBatcher:
     def __init__(
         self,
         writer: LedgerWriter,
-        domain_separators: Mapping[str, bytes],
+        domain_separators: Mapping[EscrowRef, bytes],
         rules: Rules,
         *,
         signatures: SignatureChecker | None = None,
         waiting_max: int = WAITING_MAX,
     ) -> None:
-        """`domain_separators`: of the escrow of each network, by CAIP-2 name.
+        """`domain_separators`: of each escrow.
 
         `signatures` checks the vouchers' and is closed by `close`; this process does it unless told otherwise.
         """

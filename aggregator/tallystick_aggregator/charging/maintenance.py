@@ -83,7 +83,7 @@ class Maintenance:
         return [f"{self._failures} checkpoints in a row failed; {self._journal.backlog} events wait for one"]
 
     def _forget(self, draft: Draft, ledger: Ledger, moment: DecisionContext) -> None:
-        if moment.stale_networks and moment.stale_networks >= ledger.heads.keys():
+        if moment.stale_escrows and moment.stale_escrows >= ledger.heads.keys():
             return  # perhaps it is our clock that is ahead, and what is forgotten is gone for good
         before_ms = moment.now_ms - self._rules.payment_id_retention_s * 1000
         if before_ms > ledger.payments_forgotten_ms:

@@ -30,6 +30,7 @@ from tallystick_aggregator.ledger.rules import (
     voucher_may_prove,
 )
 from tallystick_aggregator.ledger.state import Account, Channel, Ledger, spend_key_name
+from tallystick_aggregator.ledger.values import EscrowRef
 
 PROVERS_MAX: Final = 65_536
 
@@ -65,7 +66,7 @@ class Screening:
         ledger: Ledger,
         payments: Sequence[UncheckedPayment],
         provers: Provers,
-        domain_separators: Mapping[str, bytes],
+        domain_separators: Mapping[EscrowRef, bytes],
         replay: Replay,
     ) -> None:
         self._ledger = ledger
@@ -253,7 +254,7 @@ class Screening:
     def _check_of(self, position: int, payment: UncheckedPayment, account: Account, *, kept: bool) -> SignatureCheck:
         return SignatureCheck(
             position,
-            self._separators[account.network],
+            self._separators[account.escrow],
             payment.channel_id,
             payment.ceiling,
             payment.signature,
@@ -267,7 +268,7 @@ def screen_first(
     account: Account,
     payment: UncheckedPayment,
     provers: Provers,
-    domain_separators: Mapping[str, bytes],
+    domain_separators: Mapping[EscrowRef, bytes],
     moment: DecisionContext,
 ) -> Refusal | SignatureCheck | None:
     """Check whether the account's payer meant a payment on a channel that is not known yet.
@@ -279,7 +280,7 @@ def screen_first(
         unopened = Channel(ChannelId(payment.channel_id), account.id, ZERO_ADDRESS)
         return _voucher_is_hopeless(payment, account, unopened) or SignatureCheck(
             0,
-            domain_separators[account.network],
+            domain_separators[account.escrow],
             payment.channel_id,
             payment.ceiling,
             payment.signature,

@@ -17,6 +17,7 @@ from tallystick_aggregator.ledger.commands import DecisionContext
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.payments import PackedPayment
 from tallystick_aggregator.ledger.state import Ledger, payment_key
+from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.store.port import Journal, StoreUnavailableError, StoreUncertainError
 
 Answer = TypeVar("Answer")
@@ -79,13 +80,13 @@ class LedgerWriter:
         ledger: Ledger,
         journal: Journal,
         *,
-        stale_networks: Callable[[], frozenset[str]] = frozenset,
+        stale_escrows: Callable[[], frozenset[EscrowRef]] = frozenset,
         clock_ms: Callable[[], int] = system_clock_ms,
     ) -> None:
-        """`stale_networks` tells at each commit which mirrors may not be relied on (I9)."""
+        """`stale_escrows` tells at each commit which mirrors may not be relied on (I9)."""
         self._ledger = ledger
         self._journal = journal
-        self._stale_networks = stale_networks
+        self._stale_escrows = stale_escrows
         self._clock_ms = clock_ms
         self._waiting: deque[_Item[Any]] = deque()
         self._wakeup = asyncio.Event()
@@ -105,7 +106,7 @@ class LedgerWriter:
 
     def moment(self) -> DecisionContext:
         """The present, as decisions see it."""
-        return DecisionContext(self._clock_ms(), self._stale_networks())
+        return DecisionContext(self._clock_ms(), self._stale_escrows())
 
     async def run(self, decision: Decision[Answer]) -> Answer:
         """Run one decision durably; see `batcher.port.Writer.run`."""

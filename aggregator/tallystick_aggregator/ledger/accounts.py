@@ -12,6 +12,7 @@ from tallystick_aggregator.ledger.commands import DecisionContext, Rules
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.rules import spend_key_unknown
 from tallystick_aggregator.ledger.state import Channel, Ledger, SpendKey
+from tallystick_aggregator.ledger.values import EscrowRef
 
 SPEND_KEYS_KEPT: Final = 8
 """For each spend key that an account may have, so many are kept: expired ones prove payments that are sent again."""
@@ -52,10 +53,10 @@ class Overclaim(NamedTuple):
     claimed: int
 
 
-def open_account(draft: Draft, account_id: bytes, network: str, config: ChannelConfig) -> None:
+def open_account(draft: Draft, account_id: bytes, escrow: EscrowRef, config: ChannelConfig) -> None:
     """Make an account known; does nothing where it is."""
     if draft.account(account_id) is None:
-        draft.record(ev.AccountOpened(account_id, network, config))
+        draft.record(ev.AccountOpened(account_id, escrow, config))
 
 
 def mirror(draft: Draft, ledger: Ledger, seen: AccountOnChain) -> list[Overclaim]:
@@ -217,7 +218,7 @@ def start_refund(
         return Refusal(Reason.ACCOUNT_UNKNOWN, "The account is not known here.", "account_id")
     if account.refund is not None:
         return Refusal(Reason.REFUND_PENDING, "Another refund of the account is under way; wait for it.", "refund_id")
-    if account.network in moment.stale_networks:
+    if account.escrow in moment.stale_escrows:
         return Refusal(Reason.CHAIN_STALE, f"The view of {account.network} is not up to date; try again soon.")
     amount = amount or account.available
     if amount == 0 or amount > account.available:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from tallystick.vouchers import Voucher
-from tallystick_aggregator.ledger.values import Value
+from tallystick_aggregator.ledger.values import EscrowRef, Value
 
 
 class VoucherProof(Value, frozen=True, gc=False):
@@ -41,10 +41,10 @@ class ProvenPayment(Value, frozen=True, gc=False):
 
 
 class DecisionContext(NamedTuple):
-    """When a decision is taken, and which networks' mirrors may not be relied on (I9)."""
+    """When a decision is taken, and which escrows' mirrors may not be relied on (I9)."""
 
     now_ms: int
-    stale_networks: frozenset[str] = frozenset()
+    stale_escrows: frozenset[EscrowRef] = frozenset()
 
     @property
     def now_s(self) -> int:

@@ -34,6 +34,7 @@ from tallystick_aggregator.ledger.state import (
     payment_key,
     spend_key_name,
 )
+from tallystick_aggregator.ledger.values import EscrowRef
 
 
 class Draft:
@@ -51,7 +52,7 @@ class Draft:
         self._reservations: dict[bytes, Reservation | None] = {}
         self._exposure: dict[bytes, int] = {}
         self._open_reservations: dict[bytes, int] = {}
-        self._heads: dict[str, ChainHead] = {}
+        self._heads: dict[EscrowRef, ChainHead] = {}
         self.payments_forgotten_ms = ledger.payments_forgotten_ms
         """Payment ids from before this time are refused as expired."""
 
@@ -234,7 +235,7 @@ class Draft:
     # What each event does.
 
     def _account_opened(self, event: ev.AccountOpened) -> None:
-        self._accounts[event.account_id] = Account(event.account_id, event.network, event.config)  # type: ignore[arg-type]
+        self._accounts[event.account_id] = Account(event.account_id, event.escrow, event.config)  # type: ignore[arg-type]
 
     def _account_mirrored(self, event: ev.AccountMirrored) -> None:
         account = self._own_account(event.account_id)
@@ -381,7 +382,7 @@ class Draft:
         self._own_account(event.account_id).approval = Approval(event.totals, event.signature)  # type: ignore[arg-type]
 
     def _chain_advanced(self, event: ev.ChainAdvanced) -> None:
-        self._heads[event.network] = ChainHead(event.number, event.block_hash)
+        self._heads[event.escrow] = ChainHead(event.number, event.block_hash)
 
     def _payments_forgotten(self, event: ev.PaymentsForgotten) -> None:
         self.payments_forgotten_ms = event.before_ms

@@ -129,7 +129,7 @@ def ceiling_allows(channel: Channel, ceiling: int, amount: int) -> Refusal | Non
 
 def mirror_is_fresh(account: Account, moment: DecisionContext) -> Refusal | None:
     """I9: no charge on a mirror that has not reached the chain's head, or not for too long."""
-    if account.network not in moment.stale_networks:
+    if not moment.stale_escrows or account.escrow not in moment.stale_escrows:
         return None
     return Refusal(Reason.CHAIN_STALE, f"The view of {account.network} is not up to date; try again soon.")
 

@@ -3,10 +3,41 @@
 Tens of thousands of charges a second make half a dozen values each; what they cost to make decides how many there are.
 """
 
-from typing import TYPE_CHECKING, Any, Self
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from msgspec import Struct
 from msgspec.structs import replace
+
+from tallystick.errors import MalformedError
+from tallystick.hexadecimal import to_hex
+
+
+class EscrowRef(NamedTuple):
+    """The escrow contract that an account is in: its network's CAIP-2 name and its address on it.
+
+    `address` is empty in what was stored before accounts named their escrow, see `Ledger.name_escrows`.
+    """
+
+    network: str
+    address: bytes
+
+    def __str__(self) -> str:
+        """As CAIP-10 writes it: eip155:8453:0x..., in lower case; the network alone where there is no address."""
+        return f"{self.network}:{to_hex(self.address)}" if self.address else self.network
+
+
+@lru_cache(maxsize=1_024)
+def parse_escrow(text: str) -> EscrowRef:
+    """Read what `str` makes of an EscrowRef. Raises MalformedError. Equal texts give one shared object."""
+    network, separator, digits = text.rpartition(":0x")
+    try:
+        escrow = EscrowRef(network, bytes.fromhex(digits)) if separator else EscrowRef(text, b"")
+    except ValueError:
+        raise MalformedError("escrow", text, "a CAIP-10 name") from None
+    if str(escrow) != text or len(escrow.address) not in {0, 20}:
+        raise MalformedError("escrow", text, "a CAIP-10 name")
+    return escrow
 
 
 class Value(Struct, frozen=True, gc=False):

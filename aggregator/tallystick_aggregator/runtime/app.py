@@ -6,7 +6,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,7 +17,7 @@ from tallystick.hexadecimal import checksum, to_hex
 from tallystick_aggregator.accounts.accounts import Accounts
 from tallystick_aggregator.accounts.channels import Channels
 from tallystick_aggregator.accounts.deposits import Deposits
-from tallystick_aggregator.accounts.offers import NetworkOffer, Offers, TokenOffer
+from tallystick_aggregator.accounts.offers import EscrowOffer, Offers, TokenOffer
 from tallystick_aggregator.accounts.refunds import Refunds
 from tallystick_aggregator.api.grpc.account import AccountService
 from tallystick_aggregator.api.grpc.charge import ChargeService
@@ -28,6 +28,7 @@ from tallystick_aggregator.auth.credentials import Credentials, CredentialsError
 from tallystick_aggregator.auth.gas_budgets import GasBudget
 from tallystick_aggregator.auth.principals import Principals
 from tallystick_aggregator.chain.chain import EvmChain
+from tallystick_aggregator.chain.network import EvmNetwork
 from tallystick_aggregator.chain.port import ChainUnavailableError
 from tallystick_aggregator.chain.settings import ChainSettings, ConfigurationError
 from tallystick_aggregator.charging import LedgerWriter, PaymentBatcher
@@ -40,7 +41,8 @@ from tallystick_aggregator.claims.service import SettlementSettings
 from tallystick_aggregator.claims.settlements import Settlements
 from tallystick_aggregator.facilitator import Facilitator
 from tallystick_aggregator.ledger.invariants import InvariantError, check_invariants
-from tallystick_aggregator.ledger.state import Ledger
+from tallystick_aggregator.ledger.state import Account, Ledger
+from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.runtime.config.chains import describe
 from tallystick_aggregator.runtime.config.file import Config
 from tallystick_aggregator.runtime.health import Health, keep_probing
@@ -77,7 +79,7 @@ async def running(config: Config, *, clock: Callable[[], float] = time.time) -> 
         credentials = Credentials.open(config.credentials_path)
         stack.callback(credentials.close)
         dead = asyncio.Event()
-        chains: dict[str, EvmChain] = {}
+        chains: dict[EscrowRef, EvmChain] = {}
         writer = await _start_writer(stack, config, store, chains, dead, clock)
         await _start_chains(stack, config, store, writer, chains, clock)
         offers = make_offers(config)
@@ -98,13 +100,13 @@ async def running(config: Config, *, clock: Callable[[], float] = time.time) -> 
             ],
             server.tell_health,
             [
-                lambda: [problem for chain in chains.values() for problem in chain.problems()],
+                lambda: _each_once(problem for chain in chains.values() for problem in chain.problems()),
                 settlements.problems,
                 parts.budget.problems,
                 *(one.problems for one in collecting),
             ],
             settlement=[
-                lambda: [problem for chain in chains.values() for problem in chain.sending_problems()],
+                lambda: _each_once(problem for chain in chains.values() for problem in chain.sending_problems()),
                 settlements.problems,
             ],
             tell_settling=server.tell_settling,
@@ -119,9 +121,9 @@ async def running(config: Config, *, clock: Callable[[], float] = time.time) -> 
 
 
 def make_offers(config: Config) -> Offers:
-    """Return what the configuration accepts, by network."""
+    """Return what the configuration accepts, by escrow."""
     return {
-        chain.network: NetworkOffer(
+        chain.escrow_ref: EscrowOffer(
             network=chain.network,
             escrow=chain.escrow,
             escrow_name=ESCROW_NAME,
@@ -149,7 +151,7 @@ class _Parts:
         config: Config,
         store: Store,
         writer: LedgerWriter,
-        chains: Mapping[str, EvmChain],
+        chains: Mapping[EscrowRef, EvmChain],
         offers: Offers,
         signatures: SignatureChecker,
         clock: Callable[[], float],
@@ -161,7 +163,7 @@ class _Parts:
             return int(clock())
 
         rules, outbox = config.rules, store.outbox
-        separators = {network: chain.escrow.domain.separator for network, chain in chains.items()}
+        separators = {escrow: chain.escrow.domain.separator for escrow, chain in chains.items()}
         self.batcher = PaymentBatcher(writer, separators, rules, signatures=signatures)
         self.maintenance = Maintenance(writer, store.journal, rules)
         channels = Channels(chains, offers, writer, rules)
@@ -199,7 +201,7 @@ async def _start_writer(
     stack: AsyncExitStack,
     config: Config,
     store: Store,
-    chains: Mapping[str, EvmChain],
+    chains: Mapping[EscrowRef, EvmChain],
     dead: asyncio.Event,
     clock: Callable[[], float],
 ) -> LedgerWriter:
@@ -210,7 +212,7 @@ async def _start_writer(
     writer = LedgerWriter(
         ledger,
         store.journal,
-        stale_networks=lambda: frozenset(network for network, chain in chains.items() if chain.stale()),
+        stale_escrows=lambda: frozenset(escrow for escrow, chain in chains.items() if chain.stale()),
         clock_ms=lambda: int(clock() * 1_000),
     )
     task = asyncio.create_task(writer.serve(), name="ledger writer")
@@ -241,18 +243,33 @@ async def _start_signatures(stack: AsyncExitStack, config: Config) -> SignatureC
 def refuse_foreign_accounts(ledger: Ledger, chains: Sequence[ChainSettings], store: str) -> None:
     """An account that no configured operator can claim must not be charged either: it would never be paid out.
 
-    Raises ConfigurationError.
+    Names the escrow of accounts that were stored before they named it. Raises ConfigurationError.
     """
-    served = {chain.network: (chain.operator, escrow_domain(chain.chain_id, chain.escrow)) for chain in chains}
+    ledger.name_escrows(lambda account: escrow_of(account, chains, store))
     for account in ledger.every_account():
-        operator, domain = served.get(account.network, (None, None))
-        is_served = account.config.receiver_authorizer == operator
-        if not is_served or domain is None or account_id(domain, account.config) != account.id:
-            raise ConfigurationError(
-                f"the store {store} holds account {to_hex(account.id)} of {account.network}, operator"
-                f" {checksum(account.config.receiver_authorizer)}, which the configuration does not serve; start with"
-                " the network, escrow and operator that the store was made with, or with another store"
-            )
+        if escrow_of(account, chains, store) != account.escrow:
+            raise _foreign(account, store)
+
+
+def escrow_of(account: Account, chains: Sequence[ChainSettings], store: str) -> EscrowRef:
+    """Find the configured escrow under whose domain the account has its id, which names it for certain.
+
+    Raises ConfigurationError where there is none, and where the account is another operator's.
+    """
+    for chain in chains:
+        if (chain.network, chain.operator) == (account.network, account.config.receiver_authorizer):
+            domain = escrow_domain(chain.chain_id, chain.escrow)
+            if account_id(domain, account.config) == account.id:
+                return EscrowRef(chain.network, chain.escrow)
+    raise _foreign(account, store)
+
+
+def _foreign(account: Account, store: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"the store {store} holds account {to_hex(account.id)} of {account.network}, operator"
+        f" {checksum(account.config.receiver_authorizer)}, which the configuration does not serve; start with"
+        " the networks, escrows and operators that the store was made with, or with another store"
+    )
 
 
 async def _start_chains(
@@ -260,18 +277,21 @@ async def _start_chains(
     config: Config,
     store: Store,
     writer: LedgerWriter,
-    chains: dict[str, EvmChain],
+    chains: dict[EscrowRef, EvmChain],
     clock: Callable[[], float],
 ) -> None:
+    networks: dict[str, EvmNetwork] = {}
     for settings in config.chains:
         log.info("%s", describe(settings))
-        chain = EvmChain(settings, store.outbox, writer, clock=clock)
+        if settings.network not in networks:
+            networks[settings.network] = EvmNetwork(settings, store.outbox, clock=clock)
+        chain = EvmChain(settings, store.outbox, writer, network=networks[settings.network], clock=clock)
         stack.push_async_callback(chain.stop)
         try:
             await chain.start()
         except ChainUnavailableError as error:
             raise ConfigurationError(f"{settings.network}: its endpoints do not answer: {error}") from error
-        chains[settings.network] = chain
+        chains[settings.escrow_ref] = chain
 
 
 async def _start_settlements(stack: AsyncExitStack, parts: _Parts) -> Settlements:
@@ -322,5 +342,10 @@ def _store_problems(writer: LedgerWriter) -> Sequence[str]:
     return ["too much waits for a checkpoint"] if writer.backed_up else []
 
 
-def _stale(chains: Mapping[str, EvmChain]) -> Sequence[str]:
-    return [f"the mirror of {network} is stale" for network, chain in chains.items() if chain.stale()]
+def _stale(chains: Mapping[EscrowRef, EvmChain]) -> Sequence[str]:
+    return _each_once(f"the mirror of {escrow.network} is stale" for escrow, chain in chains.items() if chain.stale())
+
+
+def _each_once(problems: Iterable[str]) -> Sequence[str]:
+    """The escrows of a network share its problems."""
+    return list(dict.fromkeys(problems))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from tallystick.x402 import PaymentTerms
-from tallystick_aggregator.accounts.offers import NetworkOffer, TokenOffer
+from tallystick_aggregator.accounts.offers import EscrowOffer, TokenOffer
 from tallystick_aggregator.ledger.answers import Refusal
 
 PAYLOAD: Final = "payload"
@@ -75,7 +75,7 @@ class Kind:
     scheme: str
     network: str
     tokens: Sequence[TokenOffer]
-    deposit: NetworkOffer | None = None
+    deposit: EscrowOffer | None = None
     extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 

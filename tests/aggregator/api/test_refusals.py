@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from chain_twin import CONTRACT_WALLET_SIGNATURE
-from doubles import DOMAIN, MUSIC, NETWORK, NEWS, NOW_MS, NOW_S, OTHER_PAGE, Payer
+from doubles import DOMAIN, ESCROW_REF, MUSIC, NETWORK, NEWS, NOW_MS, NOW_S, OTHER_PAGE, Payer
 from marketplace import MIN_DEPOSIT, PRICE, deposit_of, signed, transfer_of
 from serving_twin import Edge, charge_of, serving
 from wire import ALICE, authorization_of, config_of, exact_of, terms_of, verify_request
@@ -334,7 +334,7 @@ async def _(edge: Edge) -> common_pb2.Refusal:
 @reaches(Reason.CHAIN_STALE)
 async def _(edge: Edge) -> common_pb2.Refusal:
     await funded(edge)
-    edge.market.stale.add(NETWORK)
+    edge.market.stale.add(ESCROW_REF)
     return await charge(edge, voucher_payment())
 
 

@@ -14,7 +14,7 @@ from tallystick.eip712 import ESCROW_NAME, ESCROW_VERSION
 from tallystick.hexadecimal import checksum
 from tallystick.reasons import Reason
 from tallystick.x402 import SCHEME_EXACT, Network, PaymentTerms
-from tallystick_aggregator.accounts.offers import NetworkOffer, TokenOffer
+from tallystick_aggregator.accounts.offers import EscrowOffer, TokenOffer
 from tallystick_aggregator.chain.port import OutOfGasError, TransferAuthorization
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.schemes.exact import ExactPayments
@@ -41,10 +41,10 @@ def burning(gas: int) -> bytes:
 def exact_over(side: Side, devnet: Devnet) -> ExactPayments:
     token = devnet.token_settings
     offered = {token.address: TokenOffer(token.address, token.symbol, token.decimals, token.name, token.version, 0)}
-    offer = NetworkOffer(
+    offer = EscrowOffer(
         NETWORK, devnet.escrow, ESCROW_NAME, ESCROW_VERSION, devnet.operator.address, offered, 900, 2**20, 86_400
     )
-    return ExactPayments({NETWORK: side.chain}, {NETWORK: offer}, side.outbox, lambda: int(time.time()))
+    return ExactPayments({offer.ref: side.chain}, {offer.ref: offer}, side.outbox, lambda: int(time.time()))
 
 
 def terms_of(devnet: Devnet) -> PaymentTerms:

@@ -94,14 +94,13 @@ async def test_a8_a_nonce_that_made_no_deposit_is_told_apart(devnet: Devnet, how
 async def test_a8_a_landing_is_looked_for_in_steps_and_not_for_ever(
     devnet: Devnet,
 ) -> None:
-    payer, deposit = funded(devnet)
+    _, deposit = funded(devnet)
     async with chain_side(devnet) as side:
         outbound = await sent(side, deposit)
         devnet.anvil.mine(10)
         last, escrow = await side.chain.final(), side.chain.escrow
-        what = (escrow.address, devnet.token, payer.signer.address, escrow.deposit_token_nonce(deposit))
         for reach, is_found in ((Reach(50, 3), True), (Reach(10, 3), True), (Reach(9, 3), False)):
-            landing = await find_deposit(side.chain._node, *what, payer.account_id, AMOUNT, last, reach)
+            landing = await find_deposit(side.chain._node, escrow, deposit, last, reach)
             assert (landing is not None) == is_found
             assert landing is None or landing.block_number == outbound.block_number
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from copy import deepcopy
 
 import pytest
-from doubles import MUSIC, NETWORK, NEWS, NOW_MS, Payer, PureLedger, ScriptedJournal
+from doubles import ESCROW_REF, MUSIC, NEWS, NOW_MS, Payer, PureLedger, ScriptedJournal
 from running import Scripted, running
 
 from tallystick.reasons import Reason
@@ -286,7 +286,7 @@ async def test_a_decision_is_taken_at_the_moment_of_its_commit(shop: Scripted, a
     await shop.journal.appending.wait()
     second = asyncio.create_task(shop.batcher.charge([payment_of(alice, 2)]))
     await shop.settle_down()
-    shop.stale_networks = frozenset({NETWORK})
+    shop.stale_escrows = frozenset({ESCROW_REF})
     shop.journal.let_go()
 
     assert await first == [Accepted(10, 10, replayed=False)]
@@ -327,7 +327,7 @@ async def test_others_have_their_turn_while_a_large_commit_is_decided(
     def deciding(draft: Draft, _ledger: Ledger, moment: DecisionContext) -> None:
         order.append("decided")
         asyncio.get_running_loop().call_soon(order.append, "another")
-        draft.record(ev.ChainAdvanced(NETWORK, moment.now_ms, bytes(32)))
+        draft.record(ev.ChainAdvanced(ESCROW_REF, moment.now_ms, bytes(32)))
 
     await asyncio.gather(*(shop.writer.submit(deciding) for _ in range(4)))
 

@@ -13,6 +13,7 @@ from tallystick_aggregator.charging.maintenance import Maintenance
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Accepted, Held, Refusal
 from tallystick_aggregator.ledger.commands import Rules
+from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.store.port import StoreUnavailableError
 
 RULES = Rules()
@@ -163,15 +164,17 @@ async def test_checkpoints_that_always_fail_are_told_and_tried_less_and_less_oft
 
 async def test_nothing_is_forgotten_while_every_mirror_looks_stale(shop: Scripted, timers: Maintenance) -> None:
     """A clock that is far ahead makes every block look old, and what is forgotten is gone for good."""
-    await shop.writer.run(lambda draft, _, __: draft.record(ev.ChainAdvanced("eip155:1", 7, bytes(32))))
-    await shop.writer.run(lambda draft, _, __: draft.record(ev.ChainAdvanced("eip155:2", 7, bytes(32))))
+    mirrors = [EscrowRef("eip155:1", bytes(20)), EscrowRef("eip155:2", bytes(20))]
+    for mirror in mirrors:
+        advanced = ev.ChainAdvanced(mirror, 7, bytes(32))
+        await shop.writer.run(lambda draft, _, __, advanced=advanced: draft.record(advanced))
     shop.now_ms += 10**10
-    shop.stale_networks = frozenset({"eip155:1", "eip155:2"})
+    shop.stale_escrows = frozenset(mirrors)
     forgetting = asyncio.create_task(timers.forget_payments())
     await asyncio.sleep(0.02)
     assert shop.ledger.payments_forgotten_ms == 0
 
-    shop.stale_networks = frozenset({"eip155:2"})
+    shop.stale_escrows = frozenset(mirrors[1:])
     await asyncio.sleep(0.02)
     forgetting.cancel()
     assert shop.ledger.payments_forgotten_ms == shop.now_ms - RULES.payment_id_retention_s * 1000

@@ -13,6 +13,7 @@ from harness import Side, chain_side, until
 from _anvil import function
 from anvil import DELAY_S, Devnet, Payer, receiver
 from tallystick.hashing import keccak256
+from tallystick_aggregator.chain.deferred_escrow import CLAIM_COSTS
 from tallystick_aggregator.chain.node import CallRevertedError
 from tallystick_aggregator.chain.port import ChainUnavailableError
 from tallystick_aggregator.chain.rpc.node import RpcNode
@@ -325,13 +326,12 @@ async def test_an_approval_replaces_the_vouchers(devnet: Devnet) -> None:
         assert devnet.balance(sellers[0]) == 101
 
 
-async def test_a_batch_that_is_too_big_is_split(devnet: Devnet, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_batch_that_is_too_big_is_split(devnet: Devnet) -> None:
     """The planner believes that any batch fits; the node's estimate says otherwise."""
-    for name in ("VOUCHER_ROW_GAS", "FIRST_CLAIM_GAS", "RECEIVER_GAS", "ACCOUNT_GAS"):
-        monkeypatch.setattr(f"tallystick_aggregator.claims.gas.{name}", 1)
+    costs = replace(CLAIM_COSTS, voucher_row_gas=1, first_claim_gas=1, receiver_gas=1, account_gas=1)
     payer = devnet.payer()
     sellers = [receiver(1_000 + number) for number in range(400)]
-    async with settling(devnet) as (side, settlement):
+    async with settling(devnet, claim_costs=costs) as (side, settlement):
         await side.fund(payer, 1_000_000_000, *sellers)
         for seller in sellers:
             await side.must_charge(payer, seller, 9)

@@ -6,6 +6,7 @@ import pytest
 
 from tallystick_aggregator.charging import LedgerWriter
 from tallystick_aggregator.ledger import events as ev
+from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.runtime.health import Health, keep_probing
 from tallystick_aggregator.runtime.supervisor import Supervisor
 from tallystick_aggregator.store.memory import Fault, MemoryDisk, MemoryJournal
@@ -122,7 +123,9 @@ async def test_a_store_that_works_again_is_found_without_traffic(monkeypatch: py
     serving = asyncio.create_task(writer.serve())
     probing = asyncio.create_task(keep_probing(writer))
     with pytest.raises(StoreUnavailableError):
-        await writer.run(lambda draft, _l, _m: draft.record(ev.ChainAdvanced("eip155:1", 1, bytes(32))))
+        await writer.run(
+            lambda draft, _l, _m: draft.record(ev.ChainAdvanced(EscrowRef("eip155:1", bytes(20)), 1, bytes(32)))
+        )
     assert not writer.available
     await asyncio.sleep(0.05)
     assert not writer.available

@@ -2,7 +2,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from doubles import MUSIC, NETWORK, NEWS, NOW_MS, OTHER_PAGE, Payer
+from doubles import ESCROW_REF, MUSIC, NEWS, NOW_MS, OTHER_PAGE, Payer
 from marketplace import PRICE, TERMS, Marketplace, marketplace
 
 from tallystick.reasons import Reason
@@ -122,7 +122,7 @@ async def test_verify_refuses_a_channel_id_that_is_not_the_configs(market: Marke
 async def test_open_refuses_what_is_not_served(market: Marketplace, changes: dict[str, object], reason: Reason) -> None:
     config = replace(ALICE.config.channel(NEWS), **changes)  # type: ignore[arg-type]
     await market.chain.fund(config, 10_000)
-    answer = await market.channels.open(NETWORK, config)
+    answer = await market.channels.open(ESCROW_REF, config)
     assert answer is not None
     assert answer.reason is reason
     assert answer.allowed
@@ -154,8 +154,8 @@ async def test_fifty_payments_at_once_open_their_channel_once(market: Marketplac
 async def test_one_who_goes_away_does_not_take_the_others_channel_along(market: Marketplace) -> None:
     await market.fund(ALICE, 100_000)
     config = ALICE.config.channel(NEWS)
-    first = asyncio.create_task(market.channels.open(NETWORK, config))
-    second = asyncio.create_task(market.channels.open(NETWORK, config))
+    first = asyncio.create_task(market.channels.open(ESCROW_REF, config))
+    second = asyncio.create_task(market.channels.open(ESCROW_REF, config))
     await asyncio.sleep(0)
     first.cancel()
     assert await second is None
@@ -184,7 +184,7 @@ async def test_a_chain_that_cannot_be_reached_refuses_new_channels_and_serves_kn
     await market.fund(ALICE, 10_000, NEWS)
     market.chain.down = True
     assert isinstance(await verify(market), Verified)
-    answer = await market.channels.open(NETWORK, ALICE.config.channel(MUSIC))
+    answer = await market.channels.open(ESCROW_REF, ALICE.config.channel(MUSIC))
     assert answer is not None
     assert (answer.reason, answer.reason.retry) == (Reason.CHAIN_UNAVAILABLE, True)
 
@@ -198,7 +198,7 @@ async def test_a_store_that_cannot_be_written_refuses_and_holds_nothing() -> Non
         answer = await verify(market)
         assert isinstance(answer, Refusal)
         assert (answer.reason, answer.reason.retry) == (Reason.STORE_UNAVAILABLE, True)
-        opened = await market.channels.open(NETWORK, ALICE.config.channel(MUSIC))
+        opened = await market.channels.open(ESCROW_REF, ALICE.config.channel(MUSIC))
         assert opened is not None
         assert opened.reason is Reason.STORE_UNAVAILABLE
         broken = False
@@ -209,7 +209,7 @@ async def test_a_store_that_cannot_be_written_refuses_and_holds_nothing() -> Non
 async def test_openings_beyond_the_rate_are_put_off(market: Marketplace) -> None:
     await market.fund(ALICE, 10_000)
     configs = [ALICE.config.channel(number.to_bytes(20, "big")) for number in range(1, 400)]
-    answers = await asyncio.gather(*(market.channels.open(NETWORK, config) for config in configs))
+    answers = await asyncio.gather(*(market.channels.open(ESCROW_REF, config) for config in configs))
     refused = [answer for answer in answers if answer is not None]
     assert {answer.reason for answer in refused} == {Reason.OVERLOADED}
     assert 0 < len(refused) < 399

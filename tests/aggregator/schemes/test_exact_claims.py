@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from doubles import MUSIC, NETWORK, NOW_S, TOKEN, Payer
+from doubles import ESCROW_REF, MUSIC, NOW_S, TOKEN, Payer
 from marketplace import EXACT_TERMS, OFFERS, PRICE, Marketplace, marketplace, transfer_of
 
 from tallystick.errors import MalformedError
@@ -170,7 +170,7 @@ async def test_x1_a_transfer_from_before_claims_were_written_pays_nobody_anew(
     await market.exact.settle(EXACT_TERMS, transfer)
     (sent,) = market.chain.sent
     await market.outbox.update(replace(sent, status=TransactionStatus.MINED, memo=b""))
-    later = ExactPayments({NETWORK: market.chain}, OFFERS, market.outbox, lambda: NOW_S)
+    later = ExactPayments({ESCROW_REF: market.chain}, OFFERS, market.outbox, lambda: NOW_S)
     # The twin's calldata is a label; the token's is the authorization itself.
     monkeypatch.setattr(market.chain.token, "transfer_call", lambda _: Call(TOKEN, sent.data))
     assert reason_of(await later.settle(EXACT_TERMS, transfer, FIRST)) is Reason.PAYMENT_USED

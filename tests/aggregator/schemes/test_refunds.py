@@ -2,7 +2,7 @@ import asyncio
 from hashlib import sha256
 
 import pytest
-from doubles import NETWORK, NEWS, NOW_S, Payer
+from doubles import ESCROW_REF, NEWS, NOW_S, Payer
 from marketplace import MIN_DEPOSIT, Marketplace, marketplace, signed
 
 from tallystick import eip712
@@ -220,7 +220,7 @@ async def test_what_is_being_refunded_cannot_be_spent(market: Marketplace) -> No
 async def test_an_unknown_account_and_a_stale_mirror_get_no_refund(market: Marketplace) -> None:
     assert reason_of(await refund(market)) is Reason.ACCOUNT_UNKNOWN
     await market.fund(ALICE, FUNDS)
-    market.stale.add(NETWORK)
+    market.stale.add(ESCROW_REF)
     assert reason_of(await refund(market)) is Reason.CHAIN_STALE
 
 

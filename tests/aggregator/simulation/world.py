@@ -12,13 +12,14 @@ from unittest.mock import patch
 
 from auditor import Auditor
 from customers import Customer, Purchase, strange_payments
-from doubles import DOMAIN, MUSIC, NETWORK, NEWS, NOW_MS, Payer, refund_id_of
+from doubles import DOMAIN, ESCROW_REF, MUSIC, NEWS, NOW_MS, Payer, refund_id_of
 from escrow_model import EscrowModel
 from running import Running
 
 from tallystick.payment_ids import payment_id_ms
 from tallystick.signatures import recover
 from tallystick.vouchers import voucher_digest
+from tallystick_aggregator.chain.deferred_escrow import CLAIM_COSTS
 from tallystick_aggregator.charging import PaymentBatcher, UncheckedPayment, maintenance
 from tallystick_aggregator.charging import batcher as intake_module
 from tallystick_aggregator.charging import signatures as signatures_module
@@ -169,7 +170,7 @@ class World:
         """Time passes."""
         self.now_ms += ms
         self.run.now_ms = self.now_ms
-        self.run.stale_networks = frozenset() if self.seen_head else frozenset({NETWORK})
+        self.run.stale_escrows = frozenset() if self.seen_head else frozenset({ESCROW_REF})
 
     @property
     def now_s(self) -> int:
@@ -331,7 +332,7 @@ class World:
             for account_id, (refund, nonce, _) in pending.items():
                 if final[account_id] > nonce:
                     accounts.end_refund(draft, account_id, refund_id_of(refund))
-            draft.record(ev.ChainAdvanced(NETWORK, number, number.to_bytes(32, "big")))
+            draft.record(ev.ChainAdvanced(ESCROW_REF, number, number.to_bytes(32, "big")))
             return True
 
         if await self.decide(decision):
@@ -349,7 +350,7 @@ class World:
         self.auditor.read()
         ledger = self.run.ledger
         for account in list(ledger.accounts.values()):
-            for group in plan_account(account, ledger.channels_of(account.id), {}, EVERYTHING):
+            for group in plan_account(account, ledger.channels_of(account.id), {}, EVERYTHING, CLAIM_COSTS):
                 for row in group.rows:
                     digest = voucher_digest(DOMAIN.separator, row.channel_id, row.ceiling)
                     assert recover(digest, row.signature) == account.config.payer_authorizer, "I5"
@@ -478,7 +479,7 @@ class World:
             self.escrow.deposit(payer.account_id, 500)
 
             def opening(draft: Draft, _ledger: Ledger, _moment: DecisionContext, payer: Payer = payer) -> bool:
-                accounts.open_account(draft, payer.account_id, NETWORK, payer.config)
+                accounts.open_account(draft, payer.account_id, ESCROW_REF, payer.config)
                 for seller in SELLERS:
                     accounts.open_channel(draft, payer.account_id, payer.channel_id(seller), seller, 0, RULES)
                 return True

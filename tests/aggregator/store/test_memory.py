@@ -5,6 +5,7 @@ from driven import Driven
 from histories import BEGINNING, NOW_MS, Advance, same_state
 
 from tallystick_aggregator.ledger import events as ev
+from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.store.memory import CrashedError, Fault, MemoryDisk, MemoryJournal, Operation
 from tallystick_aggregator.store.port import StoreLockedError, StoreUnavailableError
 
@@ -49,7 +50,7 @@ async def test_a_crash_keeps_what_was_written_before_it(fault: Fault, number: in
     _, draft = await driven.decide([Advance(0, 2)])
     with pytest.raises(CrashedError):
         await driven.journal.append(draft.events)
-    assert (await MemoryJournal(disk).load()).heads["eip155:0"].number == number
+    assert (await MemoryJournal(disk).load()).heads[EscrowRef("eip155:0", ESCROW_REF.address)].number == number
 
 
 @pytest.mark.parametrize("fault", [Fault.REFUSED, Fault.CRASH_BEFORE, Fault.CRASH_AFTER])

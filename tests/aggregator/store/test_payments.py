@@ -26,6 +26,7 @@ from tallystick_aggregator.ledger.payments import (
     unpack_payment,
 )
 from tallystick_aggregator.ledger.state import Ledger, payment_key
+from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.store.eviction import TRIMMED_AT_ONCE_MAX, RecentPayments
 from tallystick_aggregator.store.port import StoreUnavailableError
 from tallystick_aggregator.store.sqlite import checkpoint
@@ -38,7 +39,7 @@ HOUR_MS = 3_600_000
 ACCOUNT, CHANNEL, KEY, PAGE = b"a" * 32, b"c" * 32, b"k" * 32, b"p" * 32
 CONFIG = ChannelConfig(b"p" * 20, b"q" * 20, ZERO_ADDRESS, b"o" * 20, b"t" * 20, 86_400, bytes(32))
 OPENED: list[ev.Event] = [
-    ev.AccountOpened(ACCOUNT, "eip155:1", CONFIG),
+    ev.AccountOpened(ACCOUNT, EscrowRef("eip155:1", bytes(20)), CONFIG),
     ev.AccountMirrored(ACCOUNT, 10**9, 0, 0),
     ev.ChannelOpened(CHANNEL, ACCOUNT, b"r" * 20, 0),
     ev.CeilingRaised(CHANNEL, 10**9, b"s" * 65),
@@ -468,7 +469,7 @@ async def test_a_checkpoint_beside_charges_on_a_channel_each_leaves_a_smaller_ba
             for number in islice(numbers, customers):
                 account, channel = number.to_bytes(32, "big"), number.to_bytes(32, "little")
                 opened = (
-                    ev.AccountOpened(account, "eip155:1", CONFIG),
+                    ev.AccountOpened(account, EscrowRef("eip155:1", bytes(20)), CONFIG),
                     ev.ChannelOpened(channel, account, b"r" * 20, 0),
                     ev.Charged(channel, id_at(NOW_MS, number), 1, PAGE, 1, b""),
                 )

@@ -12,6 +12,7 @@ from tallystick_aggregator.api.grpc.codec import (
     read_account,
     read_call,
     read_deposit,
+    read_escrow,
     read_network,
     read_totals,
 )
@@ -49,7 +50,9 @@ class AccountService(account_pb2_grpc.AccountServiceServicer):
     ) -> account_pb2.DepositResponse:
         """Land a payer's deposit; answer when it is credited."""
         del context  # proven by the authorization
-        answer = await self._deposits.deposit(read_network(request.network), read_deposit(request))
+        answer = await self._deposits.deposit(
+            read_network(request.network), read_deposit(request), read_escrow(request.escrow)
+        )
         if isinstance(answer, Refusal):
             return account_pb2.DepositResponse(refusal=write_refusal(answer))
         return account_pb2.DepositResponse(transaction=answer.transaction)
@@ -61,16 +64,17 @@ class AccountService(account_pb2_grpc.AccountServiceServicer):
         """Tell what a payer could deposit, and which of its authorizations were used."""
         del context  # proven by the signed call
         network, account = read_network(request.network), read_account(request.account, "account")
+        escrow = read_escrow(request.escrow)
         nonces = [fixed(nonce, 32, "nonces") for nonce in request.nonces]
         if len(nonces) > NONCES_MAX:
             raise MalformedError("nonces", Described(f"{len(nonces)} nonces"), f"at most {NONCES_MAX}")
         call = read_call(request.authorization, present=request.HasField("authorization"))
-        balance = await self._deposits.balance(network, account, call)
+        balance = await self._deposits.balance(network, account, call, escrow)
         if isinstance(balance, Refusal):
             return account_pb2.GetBalanceResponse(refusal=write_refusal(balance))
         response = account_pb2.GetBalanceResponse(balance=encode_amount(balance))
         if nonces:
-            told = await self._deposits.nonces_used(network, account, nonces)
+            told = await self._deposits.nonces_used(network, account, nonces, escrow)
             if isinstance(told, Refusal):
                 return account_pb2.GetBalanceResponse(refusal=write_refusal(told))
             used, response.nonces_at = told
@@ -95,6 +99,7 @@ class AccountService(account_pb2_grpc.AccountServiceServicer):
             account=write_account_totals(page.account),
             config=write_config(page.account.config),
             network=page.account.network,
+            escrow=page.account.escrow.address,
             channels=[write_channel_totals(totals) for totals in page.channels],
             more=page.more,
             spend_keys=[write_spend_key(key) for key in page.spend_keys],
@@ -112,7 +117,7 @@ class AccountService(account_pb2_grpc.AccountServiceServicer):
             call = read_call(request.authorization, present=request.HasField("authorization"))
         else:
             require_receiver(self._principals.require(token_of(context), Scope.CHARGE), config.receiver)
-        answer = await self._accounts.open_channel(network, config, call)
+        answer = await self._accounts.open_channel(network, config, call, read_escrow(request.escrow))
         if isinstance(answer, Refusal):
             return account_pb2.OpenChannelResponse(refusal=write_refusal(answer))
         return account_pb2.OpenChannelResponse(channel=write_channel_totals(answer))

@@ -67,6 +67,11 @@ def read_network(network: str) -> str:
     return str(Network.parse(network[: _NETWORK_CHARS_MAX + 1], "network"))
 
 
+def read_escrow(address: bytes) -> bytes:
+    """Read an escrow's address; empty where the caller leaves it out."""
+    return address and fixed(address, 20, "escrow")
+
+
 def read_account(message: common_pb2.ChannelConfig, field: str) -> ChannelConfig:
     """Read what names an account: the receiver is zero or left out."""
     config = read_config(message, message.receiver or ZERO_ADDRESS, field)

@@ -13,8 +13,7 @@ from typing import Final, NamedTuple
 
 from tallystick.hexadecimal import to_hex
 from tallystick_aggregator.chain.contradictions import Answer, contradicted
-from tallystick_aggregator.chain.deferred_escrow import DeferredEscrow
-from tallystick_aggregator.chain.port import Block, ChainUnavailableError, EscrowAccount, Heard
+from tallystick_aggregator.chain.port import Block, ChainUnavailableError, EscrowAccount, EscrowBinding, Heard
 from tallystick_aggregator.chain.watching.mirror import cautious
 
 _NOTHING_PAID: Final[Mapping[bytes, int]] = {}
@@ -54,7 +53,7 @@ class Asked:
 class AccountReader:
     """Reads accounts of one escrow; `channels` are the accounts' known channels, by account."""
 
-    def __init__(self, escrow: DeferredEscrow) -> None:
+    def __init__(self, escrow: EscrowBinding) -> None:
         self._escrow = escrow
         self.unconfirmed = ""
         """Why the last reading could not be confirmed, in a node's words; empty if it was, or needed not to be."""

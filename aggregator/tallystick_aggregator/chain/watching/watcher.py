@@ -22,12 +22,10 @@ from functools import partial
 from typing import Final
 
 from tallystick.channels import ChannelConfig
-from tallystick.errors import MalformedError
 from tallystick.hexadecimal import checksum, to_hex
-from tallystick_aggregator.chain import escrow_calls as calls
-from tallystick_aggregator.chain.deferred_escrow import DeferredEscrow
+from tallystick_aggregator.chain.escrow_events import EscrowEvent
 from tallystick_aggregator.chain.node import Log, Node
-from tallystick_aggregator.chain.port import Block, ChainUnavailableError
+from tallystick_aggregator.chain.port import Block, ChainUnavailableError, EscrowBinding
 from tallystick_aggregator.chain.settings import ChainSettings
 from tallystick_aggregator.chain.watching.credit import Credit
 from tallystick_aggregator.chain.watching.history import History
@@ -57,7 +55,7 @@ class Watcher:
         self,
         settings: ChainSettings,
         node: Node,
-        escrow: DeferredEscrow,
+        escrow: EscrowBinding,
         writer: Writer,
         *,
         on_withdrawal: Callable[[], None] = lambda: None,
@@ -163,9 +161,9 @@ class Watcher:
         else:
             logs, changed, final = await self._new_events(head)
             await self._credit.trace(self._writer.ledger)
-        logs = [*logs, *self._missed]
-        found = self._read_logs(logs) | {id_: config for id_, config in tracked.items() if self._is_ours(config)}
-        urgent = found.keys() | self._touched(logs) | set(self._credit.due())
+        events = [*map(self._escrow.read_event, [*logs, *self._missed])]
+        found = self._read_events(events) | {id_: config for id_, config in tracked.items() if self._is_ours(config)}
+        urgent = found.keys() | self._touched(events) | set(self._credit.due())
         # An account that two blocks tell differently, or that changed and may be reorganised, is never left alone.
         changed = changed | self._unsettled | urgent
         read = changed | self._due
@@ -199,7 +197,7 @@ class Watcher:
         logs = await self._scanner.look(first, head)
         if reorganised and await self._node.block(before.number) != before:
             self._scanner.settle(final)
-            self._credit.forget(changed | self._touched(logs))
+            self._credit.forget(changed | self._touched([*map(self._escrow.read_event, logs)]))
             self._final = final
         elif final.number > before.number:
             settled, missed = await self._scanner.again(before.number + 1, final)
@@ -225,26 +223,21 @@ class Watcher:
             and self._settings.withdraw_delay_s_min <= config.withdraw_delay_s <= self._settings.withdraw_delay_s_max
         )
 
-    def _read_logs(self, logs: Sequence[Log]) -> dict[bytes, ChannelConfig]:
+    def _read_events(self, events: Sequence[EscrowEvent]) -> dict[bytes, ChannelConfig]:
         """Accounts of ours that were opened; what sellers and operators should know is logged by the way."""
         found: dict[bytes, ChannelConfig] = {}
-        for log in logs:
-            if log.topics[0] == calls.ACCOUNT_OPENED_TOPIC:
-                try:
-                    opened = calls.read_opened(log)
-                except MalformedError:
-                    continue  # nobody can have charged an account that cannot be named
-                if self._is_ours(opened.config):
-                    found[opened.account_id] = opened.config
-            elif log.topics[0] == calls.OWED_TOPIC and log.topics[2][12:] in self._min_deposits:
-                _alarm.error("a transfer to %s failed: the escrow keeps what it is owed", checksum(log.topics[1][12:]))
-            elif log.topics[0] == calls.ROW_SKIPPED_TOPIC and self._writer.ledger.account(log.topics[1]):
-                reason = calls.read_skip_reason(log)
-                _log.warning("a claim on account %s was skipped: %s", to_hex(log.topics[1]), reason)
+        for event in events:
+            if event.opened is not None:
+                if self._is_ours(event.opened):
+                    found[event.account_id] = event.opened
+            elif event.owed is not None and event.owed.token in self._min_deposits:
+                _alarm.error("a transfer to %s failed: the escrow keeps what it is owed", checksum(event.owed.to))
+            elif event.skipped and self._writer.ledger.account(event.account_id):
+                _log.warning("a claim on account %s was skipped: %s", to_hex(event.account_id), event.skipped)
         return found
 
-    def _touched(self, logs: Sequence[Log]) -> set[bytes]:
-        ids = {log.topics[1] for log in logs if len(log.topics) > 1}
+    def _touched(self, events: Sequence[EscrowEvent]) -> set[bytes]:
+        ids = {event.account_id for event in events}
         known = self._writer.ledger.account
         return {id_ for id_ in ids if known(id_) or id_ in self._small}
 
@@ -281,9 +274,9 @@ class Watcher:
         """These accounts as they are; also those of which somebody else was asked, because they would change."""
         ledger = self._writer.ledger
         left: dict[bytes, int] = {}
-        for log in self._scanner.since(final.number):
-            if log.topics[0] in calls.LEFT_TOPICS:
-                left[log.topics[1]] = left.get(log.topics[1], 0) + calls.read_left(log)
+        for event in map(self._escrow.read_event, self._scanner.since(final.number)):
+            if event.moved < 0:
+                left[event.account_id] = left.get(event.account_id, 0) - event.moved
         channels = {id_: [channel.id for channel in ledger.channels_of(id_)] for id_ in sorted(ids)}
         told_by = Asked()
 
@@ -317,9 +310,9 @@ class Watcher:
         return kept
 
     async def _write(self, seen: Sequence[AccountSnapshot], reached: Block | None) -> Applied:
-        network = self._settings.network
+        escrow = self._settings.escrow_ref
 
         def decision(draft: Draft, ledger: Ledger, _: DecisionContext) -> Applied:
-            return apply_snapshots(draft, ledger, network, seen, reached)
+            return apply_snapshots(draft, ledger, escrow, seen, reached)
 
         return await self._writer.run(decision)

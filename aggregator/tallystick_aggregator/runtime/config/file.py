@@ -276,9 +276,10 @@ class Config:
             charge_limits=charge_limits,
             gas_limits=file.gas.limits(),
             chains=tuple(
-                chain_settings(section, index, folder, load_key)
+                settings
                 for index, section in enumerate(file.chain)
                 if load_key is not None
+                for settings in chain_settings(section, index, folder, load_key)
             ),
             withdraw_delays_s={section.network: section.withdraw_delay_s for section in file.chain},
         )

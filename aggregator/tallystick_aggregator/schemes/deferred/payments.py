@@ -9,10 +9,9 @@ from typing import Any
 from tallystick.reasons import Reason
 from tallystick.x402 import SCHEME_DEFERRED, PaymentTerms
 from tallystick_aggregator.accounts.channels import Channels
-from tallystick_aggregator.accounts.offers import Offers, find_network
+from tallystick_aggregator.accounts.offers import Offers, find_offer
 from tallystick_aggregator.accounts.terms import (
     amount_is,
-    channel_id_is,
     config_meets_terms,
     receiver_is,
     token_is,
@@ -40,8 +39,8 @@ class DeferredPayments:
         self._writer = writer
 
     async def kinds(self) -> Sequence[Kind]:
-        """Return every network, with its escrow."""
-        return [Kind(self.name, network, list(offer.tokens.values()), offer) for network, offer in self._offers.items()]
+        """Return every escrow."""
+        return [Kind(self.name, offer.network, list(offer.tokens.values()), offer) for offer in self._offers.values()]
 
     def payer_of(self, payment: ChannelPayment) -> bytes:
         """Return the channel's payer."""
@@ -57,21 +56,22 @@ class DeferredPayments:
         del caller  # the payment id tells whose it is
         config, payment = channel_payment
         network = str(terms.network)
-        offer = find_network(self._offers, network)
+        offer = find_offer(self._offers, network)
         if isinstance(offer, Refusal):
             return offer
-        refusal = (
-            config_meets_terms(terms, config)
-            or amount_is(terms, payment.amount)
-            or channel_id_is(payment.channel_id, self._channels.id_of(network, config))
-        )
-        if refusal is None and self._writer.ledger.channel(payment.channel_id) is None:
-            account = self._channels.account_of(network, config)
-            if isinstance(account, Refusal):
-                return account
-            refusal = await self._batcher.prove(account, payment) or await self._channels.open(network, config)
+        refusal = config_meets_terms(terms, config) or amount_is(terms, payment.amount)
         if refusal is not None:
             return refusal
+        escrow = self._channels.escrow_of(network, config, payment.channel_id)
+        if isinstance(escrow, Refusal):
+            return escrow
+        if self._writer.ledger.channel(payment.channel_id) is None:
+            account = self._channels.account_of(escrow, config)
+            if isinstance(account, Refusal):
+                return account
+            refusal = await self._batcher.prove(account, payment) or await self._channels.open(escrow, config)
+            if refusal is not None:
+                return refusal
         answer = await self._batcher.reserve(payment)
         if isinstance(answer, Refusal):
             return answer

@@ -18,7 +18,7 @@ from tallystick.errors import Described, MalformedError
 from tallystick.reasons import Reason
 from tallystick.x402 import SCHEME_EXACT, PaymentTerms
 from tallystick_aggregator.accounts.failures import overloaded, unless_unavailable
-from tallystick_aggregator.accounts.offers import Offers, find_network, find_token
+from tallystick_aggregator.accounts.offers import Offers, find_offer, find_token
 from tallystick_aggregator.accounts.sending import wait_until_mined
 from tallystick_aggregator.accounts.terms import amount_is, receiver_is
 from tallystick_aggregator.auth.gas_budgets import GasBudget
@@ -33,6 +33,7 @@ from tallystick_aggregator.chain.port import (
     TransferAuthorization,
 )
 from tallystick_aggregator.ledger.answers import Refusal
+from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.schemes.exact.authorizations import (
     describe_code,
     is_signed_by_key,
@@ -90,7 +91,7 @@ class ExactPayments:
 
     def __init__(
         self,
-        chains: Mapping[str, Chain],
+        chains: Mapping[EscrowRef, Chain],
         offers: Offers,
         outbox: Outbox,
         clock_s: Callable[[], int],
@@ -99,7 +100,10 @@ class ExactPayments:
         budget: GasBudget | None = None,
     ) -> None:
         """`budget` bounds what transfers cost in gas; without one there is no bound."""
-        self._chains = chains
+        self._chains: dict[str, Chain] = {}
+        """By network; transfers involve no escrow, and tokens and sender are the network's."""
+        for chain in chains.values():
+            self._chains.setdefault(chain.network, chain)
         self._offers = offers
         self._outbox = outbox
         self._clock_s = clock_s
@@ -109,13 +113,13 @@ class ExactPayments:
         self._verifying = 0
         self._budget = budget or GasBudget()
         self._unproven = RateLimit(UNPROVEN_PER_S, UNPROVEN_BURST)
-        self._gas_money = {network: GasMoney(chain) for network, chain in chains.items()}
+        self._gas_money = {chain.network: GasMoney(chain) for chain in self._chains.values()}
 
     async def kinds(self) -> Sequence[Kind]:
         """Return the networks on which transfers can be sent."""
         return [
-            Kind(self.name, network, list(offer.tokens.values()))
-            for network, offer in self._offers.items()
+            Kind(self.name, network, list(self._offers[chain.escrow.ref].tokens.values()))
+            for network, chain in self._chains.items()
             if await self.is_offered(network)
         ]
 
@@ -276,7 +280,7 @@ class ExactPayments:
 
     def _case(self, terms: PaymentTerms, payment: TransferAuthorization, caller: Caller) -> _Case | Refusal:
         """Check what needs no chain and no clock: where, in what, to whom, how much."""
-        offer = find_network(self._offers, str(terms.network))
+        offer = find_offer(self._offers, str(terms.network))
         if isinstance(offer, Refusal):
             return offer
         known = find_token(offer, terms.asset)

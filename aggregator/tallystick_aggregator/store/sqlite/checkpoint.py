@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from tallystick.payment_ids import payment_id_ms
 from tallystick_aggregator.ledger.payments import PAYMENT_KEY_BYTES, PackedPayment, PaymentKey
 from tallystick_aggregator.ledger.state import ChainHead, Changes, Reservation, SpendKey
+from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.store.rows import (
     PAYMENT_ROW_BYTES,
     encode_account,
@@ -156,7 +157,7 @@ def _by_partition(rows: list[bytes]) -> Iterable[tuple[int, list[bytes]]]:
 
 
 def state_portions(
-    changes: Changes, heads: Mapping[str, ChainHead], stored_reservations: set[bytes], seq: int, pace: Pace
+    changes: Changes, heads: Mapping[EscrowRef, ChainHead], stored_reservations: set[bytes], seq: int, pace: Pace
 ) -> Iterator[Portion]:
     """The rows of all state that has changed, as of commit `seq`."""
     yield from _upserts("accounts", seq, changes.accounts.items(), lambda _, account: encode_account(account), pace)
@@ -172,8 +173,8 @@ def state_portions(
         return None if held is None else encode_reservation(held, changes.reserved[handle[:PAYMENT_KEY_BYTES]])
 
     yield from _upserts("reservations", seq, reservations, encode_held, pace)
-    named_heads = ((network.encode(), head) for network, head in heads.items())
-    yield from _upserts("heads", seq, named_heads, lambda name, head: encode_head(name.decode(), head), pace)
+    named_heads = ((str(escrow).encode(), head) for escrow, head in heads.items())
+    yield from _upserts("heads", seq, named_heads, encode_head, pace)
 
 
 def forget_some(number: int) -> str:

@@ -15,6 +15,7 @@ from tallystick.payment_ids import payment_id_ms
 from tallystick_aggregator.ledger.events import Event
 from tallystick_aggregator.ledger.payments import PackedPayment, PaymentKey
 from tallystick_aggregator.ledger.state import ChainHead, Changes, Ledger, payment_key
+from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.store.backlog import Backlog
 from tallystick_aggregator.store.events import encode_entry
 from tallystick_aggregator.store.eviction import HOT_AGE_MS_MAX, HOT_PAYMENTS_MAX, RecentPayments
@@ -267,5 +268,5 @@ class _Cut(NamedTuple):
 
     seq: int
     changes: Changes
-    heads: Mapping[str, ChainHead]
+    heads: Mapping[EscrowRef, ChainHead]
     forgotten_ms: int
