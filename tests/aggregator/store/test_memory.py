@@ -2,7 +2,7 @@
 
 import pytest
 from driven import Driven
-from histories import BEGINNING, NOW_MS, Advance, same_state
+from histories import BEGINNING, ESCROW_REF, NOW_MS, Advance, same_state
 
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.values import EscrowRef
