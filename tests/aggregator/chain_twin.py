@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Final
 
-from doubles import DOMAIN, ESCROW, ESCROW_REF, NETWORK, OPERATOR, TOKEN
+from doubles import ESCROW, NETWORK, OPERATOR, TOKEN
 
 from tallystick import eip712
 from tallystick.channels import ChannelConfig, account_id, channel_id
-from tallystick.eip712 import Domain
+from tallystick.eip712 import Domain, escrow_domain
 from tallystick.errors import InvalidSignatureError
 from tallystick.signatures import recover
 from tallystick_aggregator.chain.port import (
@@ -35,6 +35,7 @@ from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger.commands import DecisionContext
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger
+from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.store.port import (
     Attempt,
     OutboundTransaction,
@@ -66,12 +67,12 @@ class ChainTwin:
 
     network = NETWORK
     chain_id = 31337
-    domain = DOMAIN
-    address = ESCROW
-    ref = ESCROW_REF
     operator = OPERATOR
 
-    def __init__(self, writer: Writer, outbox: Outbox) -> None:
+    def __init__(self, writer: Writer, outbox: Outbox, escrow: bytes = ESCROW) -> None:
+        self.address = escrow
+        self.domain = escrow_domain(31337, escrow)
+        self.ref = EscrowRef(NETWORK, escrow)
         self.writer = writer
         self.now_s = 1_800_000_000
         self._sending = asyncio.Lock()
@@ -242,10 +243,10 @@ class ChainTwin:
     # The escrow binding.
 
     def account_id(self, config: ChannelConfig) -> bytes:
-        return account_id(DOMAIN, config)
+        return account_id(self.domain, config)
 
     def channel_id(self, config: ChannelConfig) -> bytes:
-        return channel_id(DOMAIN, config)
+        return channel_id(self.domain, config)
 
     def deposit_token_nonce(self, deposit: DepositAuthorization) -> bytes:
         return eip712.deposit_nonce(self.account_id(deposit.account), deposit.salt)
@@ -254,7 +255,7 @@ class ChainTwin:
         nonce = self.deposit_token_nonce(deposit)
         payer = deposit.account.payer
         struct = eip712.hash_receive_with_authorization(
-            payer, ESCROW, deposit.amount, deposit.valid_after, deposit.valid_before, nonce
+            payer, self.address, deposit.amount, deposit.valid_after, deposit.valid_before, nonce
         )
 
         def effect() -> int:
@@ -264,7 +265,7 @@ class ChainTwin:
             self._book(deposit)
             return deposit.amount
 
-        return self._call(ESCROW, effect, payer)
+        return self._call(self.address, effect, payer)
 
     def refund_call(self, account: ChannelConfig, amount: int, nonce: int) -> Call:
         def effect() -> int:
@@ -278,7 +279,7 @@ class ChainTwin:
             self.refunded[self.account_id(account), nonce] = paid
             return paid
 
-        return self._call(ESCROW, effect, account.payer)
+        return self._call(self.address, effect, account.payer)
 
     async def accounts(
         self, account_ids: Sequence[bytes], block: Block, heard: Heard | None = None
@@ -304,7 +305,7 @@ class ChainTwin:
             for account, held in self.escrowed.items():
                 if not self.finds_accounts and account not in map(self.account_id, self.tracked):
                     continue
-                accounts.open_account(draft, account, ESCROW_REF, held.config)
+                accounts.open_account(draft, account, self.ref, held.config)
                 at = accounts.AccountAtBlock(held.balance, dict(self.paid))
                 accounts.mirror(draft, ledger, accounts.AccountOnChain(account, at, at, 0, 0, 0, self.confirming))
 

@@ -1,14 +1,14 @@
 """All schemes over a chain in memory: one network, one token, sellers NEWS and MUSIC, and whoever comes to pay."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Final
 
 from chain_twin import TOKEN_DOMAIN, ChainTwin
-from doubles import DOMAIN, ESCROW, ESCROW_REF, NETWORK, NEWS, NOW_MS, NOW_S, OPERATOR, SEPARATORS, TOKEN, Payer
+from doubles import DOMAIN, ESCROW, ESCROW_REF, NETWORK, NEWS, NOW_MS, NOW_S, OPERATOR, TOKEN, Payer
 
 from tallystick import eip712
 from tallystick.eip712 import ESCROW_NAME, ESCROW_VERSION
@@ -25,6 +25,7 @@ from tallystick_aggregator.charging import LedgerWriter, PaymentBatcher
 from tallystick_aggregator.charging.signatures import SignatureThreads
 from tallystick_aggregator.ledger.commands import Rules
 from tallystick_aggregator.ledger.state import Account, Channel, Ledger
+from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.schemes.deferred.payments import DeferredPayments
 from tallystick_aggregator.schemes.exact import ExactPayments
 from tallystick_aggregator.store.memory import MemoryDisk, MemoryJournal, MemoryOutbox
@@ -57,6 +58,7 @@ class Marketplace:
     writer: LedgerWriter
     outbox: Outbox
     chain: ChainTwin
+    chains: Mapping[EscrowRef, ChainTwin]
     batcher: PaymentBatcher
     rules: Rules
     channels: Channels
@@ -101,8 +103,9 @@ async def marketplace(
     rules: Rules | None = None,
     store: SqliteStore | None = None,
     gas: GasLimits = NO_LIMITS,
+    more_escrows: Sequence[bytes] = (),
 ) -> AsyncIterator[Marketplace]:
-    """Open a market on this disk, or in this store; the escrow and the token are new."""
+    """Open a market on this disk, or in this store; the escrows and the token are new."""
     budget = GasBudget(gas)
     disk, rules = disk or MemoryDisk(), rules or Rules()
     journal, outbox = (store.journal, store.outbox) if store else (MemoryJournal(disk), MemoryOutbox(disk))
@@ -111,25 +114,28 @@ async def marketplace(
         await journal.load(), journal, stale_escrows=lambda: frozenset(stale), clock_ms=lambda: NOW_MS
     )
     writing = asyncio.create_task(writer.serve())
-    batcher = PaymentBatcher(writer, SEPARATORS, rules, signatures=SignatureThreads(1))
     chain = ChainTwin(writer, outbox)
+    chains = {one.ref: one for one in (chain, *(ChainTwin(writer, outbox, escrow) for escrow in more_escrows))}
+    offers = {escrow: replace(OFFER, escrow=escrow.address) for escrow in chains}
+    separators = {escrow: one.domain.separator for escrow, one in chains.items()}
+    batcher = PaymentBatcher(writer, separators, rules, signatures=SignatureThreads(1))
     await chain.gas.load(outbox, NETWORK)
-    chains = {ESCROW_REF: chain}
-    channels = Channels(chains, OFFERS, writer, rules)
-    accounts = Accounts(chains, OFFERS, channels, writer, rules, lambda: NOW_S)
+    channels = Channels(chains, offers, writer, rules)
+    accounts = Accounts(chains, offers, channels, writer, rules, lambda: NOW_S)
     try:
         yield Marketplace(
             disk,
             writer,
             outbox,
             chain,
+            chains,
             batcher,
             rules,
             channels,
-            DeferredPayments(OFFERS, channels, batcher, writer),
-            ExactPayments(chains, OFFERS, outbox, lambda: NOW_S, settle_timeout_s=0.2, budget=budget),
+            DeferredPayments(offers, channels, batcher, writer),
+            ExactPayments(chains, offers, outbox, lambda: NOW_S, settle_timeout_s=0.2, budget=budget),
             accounts,
-            Deposits(chains, OFFERS, writer, outbox, lambda: NOW_S, credit_timeout_s=0.2, budget=budget),
+            Deposits(chains, offers, writer, outbox, lambda: NOW_S, credit_timeout_s=0.2, budget=budget),
             Refunds(chains, accounts, writer, outbox, refund_timeout_s=0.2, budget=budget),
             stale,
             budget,

@@ -112,6 +112,7 @@ class AccountClient:
             valid_before=deposit.valid_before,
             salt=deposit.salt,
             signature=deposit.signature,
+            escrow=self.operator.escrow,
         )
         _check(await call(self._service().Deposit, request, timeout_s=CHAIN_TIMEOUT_S))
 
@@ -141,6 +142,7 @@ class AccountClient:
             account=_config(account),
             authorization=self._authorize(lambda deadline: eip712.hash_read_account(id_, deadline)),
             nonces=nonces,
+            escrow=self.operator.escrow,
         )
         try:
             response = await call(self._service().GetBalance, request)
