@@ -206,6 +206,8 @@ def read_opened(log: Log) -> OpenedAccount:
 def read_event(log: Log) -> EscrowEvent:
     """See `port.EscrowBinding.read_event`."""
     kind, at = log.topics[0], log.block_number
+    if kind == OWED_TOPIC:
+        return EscrowEvent(at, owed=Owed(log.topics[1][12:], log.topics[2][12:], _word(log, 0)))
     account_id = log.topics[1] if len(log.topics) > 1 else b""
     if kind == ACCOUNT_OPENED_TOPIC:
         try:
@@ -213,8 +215,6 @@ def read_event(log: Log) -> EscrowEvent:
         except MalformedError:
             opened = None  # nobody can have charged an account that cannot be named
         return EscrowEvent(at, account_id, int.from_bytes(log.data[128:160], "big"), opened)
-    if kind == OWED_TOPIC:
-        return EscrowEvent(at, owed=Owed(log.topics[1][12:], log.topics[2][12:], _word(log, 0)))
     if kind == ROW_SKIPPED_TOPIC:
         number = log.data[-1] if log.data else 0
         return EscrowEvent(at, account_id, skipped=SKIP_REASONS[number] if number < len(SKIP_REASONS) else str(number))
