@@ -84,5 +84,5 @@ class EvmNetwork:
 
     def _payouts_of(self, outbound: OutboundTransaction, receipt: Receipt) -> tuple[Payout, ...]:
         payouts_of = self._escrows.get(outbound.to)
-        # None: its escrow is no longer configured, or not yet at this point of the start.
+        # None: its escrow is no longer configured.
         return outbound.payouts if payouts_of is None else payouts_of(outbound, receipt)

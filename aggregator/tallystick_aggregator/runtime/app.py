@@ -281,17 +281,20 @@ async def _start_chains(
     clock: Callable[[], float],
 ) -> None:
     networks: dict[str, EvmNetwork] = {}
+    made: list[EvmChain] = []
     for settings in config.chains:
         log.info("%s", describe(settings))
         if settings.network not in networks:
             networks[settings.network] = EvmNetwork(settings, store.outbox, clock=clock)
-        chain = EvmChain(settings, store.outbox, writer, network=networks[settings.network], clock=clock)
-        stack.push_async_callback(chain.stop)
+        made.append(EvmChain(settings, store.outbox, writer, network=networks[settings.network], clock=clock))
+        stack.push_async_callback(made[-1].stop)
+    # Only now: the outbox is taken up with the first escrow of a network, and may hold transactions to all of them.
+    for chain in made:
         try:
             await chain.start()
         except ChainUnavailableError as error:
-            raise ConfigurationError(f"{settings.network}: its endpoints do not answer: {error}") from error
-        chains[settings.escrow_ref] = chain
+            raise ConfigurationError(f"{chain.network}: its endpoints do not answer: {error}") from error
+        chains[chain.escrow.ref] = chain
 
 
 async def _start_settlements(stack: AsyncExitStack, parts: _Parts) -> Settlements:
