@@ -100,10 +100,8 @@ class ExactPayments:
         budget: GasBudget | None = None,
     ) -> None:
         """`budget` bounds what transfers cost in gas; without one there is no bound."""
-        self._chains: dict[str, Chain] = {}
-        """By network; transfers involve no escrow, and tokens and sender are the network's."""
-        for chain in chains.values():
-            self._chains.setdefault(chain.network, chain)
+        # Transfers involve no escrow: whichever is the network's first, its tokens and its sender are the network's.
+        self._chains = {chain.network: chain for chain in reversed([*chains.values()])}
         self._offers = offers
         self._outbox = outbox
         self._clock_s = clock_s
@@ -117,11 +115,8 @@ class ExactPayments:
 
     async def kinds(self) -> Sequence[Kind]:
         """Return the networks on which transfers can be sent."""
-        return [
-            Kind(self.name, network, list(self._offers[chain.escrow.ref].tokens.values()))
-            for network, chain in self._chains.items()
-            if await self.is_offered(network)
-        ]
+        offered = [chain for network, chain in self._chains.items() if await self.is_offered(network)]
+        return [Kind(self.name, one.network, list(self._offers[one.escrow.ref].tokens.values())) for one in offered]
 
     def payer_of(self, payment: TransferAuthorization) -> bytes:
         """Return whose tokens are transferred."""
