@@ -60,6 +60,9 @@ from tallystick_aggregator.store.rows import (
 from tallystick_client.payer.errors import OfferNotAllowedError
 from tallystick_client.payer.fleet import codec as wallet_codec
 from tallystick_client.payer.policy.offers import choose, read_offers
+from tallystick_client.payer.policy.operators import Operator, Token
+from tallystick_client.payer.wallet.schemes.port import by_name
+from tallystick_client.payer.wallet.schemes.standard import STANDARD_SCHEMES
 from tallystick_client.seller.client.codec import write_charge
 from tallystick_client.seller.client.messages import Charge
 from tallystick_client.seller.paywall.incoming_payment import read_payment
@@ -106,12 +109,24 @@ def payment_header(data: bytes) -> None:
         assert read_exact(_with_payload(payment, exact_payload(exact))) == exact
 
 
+class _Paying:
+    """What a wallet with the seeds' operator can pay with."""
+
+    operators = (seeds.OPERATOR,)
+    schemes = by_name(STANDARD_SCHEMES)
+    allows_exact = True
+
+    def can_defer(self, operator: Operator, token: Token) -> bool:
+        del operator, token
+        return True
+
+
 def payment_required(data: bytes) -> None:
     """A 402 as a payer gets it: nothing in it may crash the wallet or be taken without being allowed."""
     with suppress(MalformedError, OfferNotAllowedError):
         required = read_offers(b64encode(data).decode())
         assert isinstance(required, PaymentRequired)
-        offer = choose(required, [seeds.OPERATOR], can_defer=lambda _operator, _token: True)
+        offer = choose(required, _Paying())
         assert offer.operator == seeds.OPERATOR
         assert offer.terms.amount > 0
 

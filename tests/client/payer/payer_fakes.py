@@ -51,6 +51,8 @@ from tallystick.x402 import (
 )
 from tallystick_client import Operator
 from tallystick_client.payer.policy.operators import Token
+from tallystick_client.payer.wallet.schemes.port import by_name
+from tallystick_client.payer.wallet.schemes.standard import STANDARD_SCHEMES
 
 CHAIN_ID: Final = 31_337
 OPERATOR: Final = bytes([0x09] * 20)
@@ -65,6 +67,20 @@ TOKEN_DOMAIN: Final = eip712.Domain("USD Coin", "2", CHAIN_ID, USDC)
 def make_operator(target: str) -> Operator:
     token = Token(USDC, "USDC", 6, "USD Coin", "2", min_deposit=100)
     return Operator(Network(CHAIN_ID), target, OPERATOR, ESCROW, DELAY_S, (token,), insecure=True)
+
+
+class Paying:
+    """What a wallet with this allow-list can pay with."""
+
+    def __init__(self, *operators: Operator, has_deposit: bool = True, allows_exact: bool = True) -> None:
+        self.operators = operators
+        self.schemes = by_name(STANDARD_SCHEMES)
+        self.allows_exact = allows_exact
+        self.has_deposit = has_deposit
+
+    def can_defer(self, operator: Operator, token: Token) -> bool:
+        del operator, token
+        return self.has_deposit
 
 
 class RefusalError(Exception):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import structs
-from payer_fakes import PRICE, FakeAggregator, FakeSeller, make_operator
+from payer_fakes import PRICE, FakeAggregator, FakeSeller, Paying, make_operator
 
 from tallystick.errors import MalformedError
 from tallystick.hexadecimal import checksum
@@ -47,7 +47,7 @@ def without_extra(offer: PaymentRequirements, name: str) -> PaymentRequirements:
 
 def take(*offers: PaymentRequirements, can_defer: bool = True, allow_exact: bool = True) -> Any:
     required = PaymentRequired(accepts=list(offers))
-    return choose(required, [OPERATOR], can_defer=lambda *_: can_defer, allow_exact=allow_exact)
+    return choose(required, Paying(OPERATOR, has_deposit=can_defer, allows_exact=allow_exact))
 
 
 FORGED: dict[str, PaymentRequirements] = {
@@ -91,8 +91,8 @@ def test_a_forged_offer_is_not_taken(name: str) -> None:
 
 
 def test_the_offers_that_the_forgeries_start_from_are_taken() -> None:
-    assert take(deferred()).is_deferred
-    assert not take(exact()).is_deferred
+    assert take(deferred()).terms.scheme == SCHEME_DEFERRED
+    assert take(exact()).terms.scheme == SCHEME_EXACT
 
 
 def test_one_good_offer_among_forged_ones_is_taken() -> None:
@@ -100,11 +100,11 @@ def test_one_good_offer_among_forged_ones_is_taken() -> None:
 
 
 def test_deferred_comes_before_exact_in_any_order() -> None:
-    assert take(exact(), deferred()).is_deferred
+    assert take(exact(), deferred()).terms.scheme == SCHEME_DEFERRED
 
 
 def test_exact_is_taken_where_there_is_no_deposit() -> None:
-    assert not take(deferred(), exact(), can_defer=False).is_deferred
+    assert take(deferred(), exact(), can_defer=False).terms.scheme == SCHEME_EXACT
     with pytest.raises(OfferNotAllowedError, match="does not pay by exact"):
         take(deferred(), exact(), can_defer=False, allow_exact=False)
 

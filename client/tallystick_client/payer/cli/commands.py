@@ -22,8 +22,8 @@ from tallystick_client.payer.cli.withdrawals import Step, withdraw_all
 from tallystick_client.payer.fleet.wallet import Wallet
 from tallystick_client.payer.http.receipts import payment_of
 from tallystick_client.payer.http.transport import PayingTransport
+from tallystick_client.payer.policy.answers import told_error
 from tallystick_client.payer.policy.budgets import Budgets, DepositPolicy
-from tallystick_client.payer.policy.offers import told_error
 from tallystick_client.payer.texts import show
 from tallystick_client.payer.wallet.wallet import RECONCILE_EVERY_S
 

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Literal, Protocol, Self, TypeVar
@@ -29,12 +29,14 @@ from tallystick.v1 import wallet_pb2 as pb
 from tallystick.v1 import wallet_pb2_grpc
 from tallystick.vouchers import UncheckedVoucher, check_voucher
 from tallystick.x402 import ExactAuthorization, PaymentRequired
-from tallystick_client.payer.errors import BudgetExceededError
+from tallystick_client.payer.errors import BudgetExceededError, WalletError
 from tallystick_client.payer.fleet import codec
 from tallystick_client.payer.policy.offers import Offer, Seller, choose
 from tallystick_client.payer.policy.operators import Operator, Token
 from tallystick_client.payer.wallet.grant_queue import GrantQueue
 from tallystick_client.payer.wallet.grants import Clock, Payment, SpendKeyGrant
+from tallystick_client.payer.wallet.schemes.port import Scheme, by_name
+from tallystick_client.payer.wallet.schemes.standard import STANDARD_SCHEMES
 from tallystick_client.rpc import CHAIN_TIMEOUT_S, AggregatorUnavailableError, bearer, call, open_channel
 
 RETRY_PAUSES_S: Final = (0.2, 0.5, 1.0, 2.0, 4.0)
@@ -99,11 +101,14 @@ class RemoteWallet:
         stub: "wallet_pb2_grpc.WalletServiceAsyncStub",
         token: str,
         terms: codec.WalletTerms,
+        schemes: Sequence[Scheme],
         clock: Clock,
     ) -> None:
         """Use `connect`."""
         self.address = terms.payer
         self.operators = terms.operators
+        self.schemes = by_name(schemes)
+        self.allows_exact = terms.allows_exact
         self.worker_id = os.urandom(16)
         self._channel = channel
         self._stub = stub
@@ -127,6 +132,7 @@ class RemoteWallet:
         root_certificates: bytes | None = None,
         certificate_chain: bytes | None = None,
         private_key: bytes | None = None,
+        schemes: Sequence[Scheme] = STANDARD_SCHEMES,
         clock: Clock = time.time,
     ) -> Self:
         """Connect to a wallet at host:port or unix:path.
@@ -147,16 +153,20 @@ class RemoteWallet:
         stub = wallet_pb2_grpc.WalletServiceStub(channel)
         try:
             described = await _insist(lambda: call(stub.Describe, pb.DescribeRequest(), metadata=metadata))
-            return cls(channel, stub, secret, codec.read_terms(described), clock)
+            return cls(channel, stub, secret, codec.read_terms(described), schemes, clock)
         except BaseException:
             await channel.close()
             raise
 
     # What a transport asks.
 
+    def can_defer(self, operator: Operator, token: Token) -> bool:
+        """Whether there is, or may be, a deposit to pay from."""
+        return (operator, token.token) in self._terms.deferred
+
     def choose(self, required: PaymentRequired) -> Offer:
         """The offer of a 402 to take; raises OfferNotAllowedError."""
-        return choose(required, self.operators, can_defer=self._can_defer, allow_exact=self._terms.allows_exact)
+        return choose(required, self)
 
     async def pay(self, offer: Offer, host: str, request_hash: bytes, payment_id: PaymentId | None = None) -> Payment:
         """A payment of the offer's amount; see Wallet.pay."""
@@ -184,6 +194,11 @@ class RemoteWallet:
     def note_exact(self, nonce: bytes) -> None:
         """A seller says that the transfer of this nonce was made: the wallet hears of it with the next report."""
         self._transferred.append(nonce)
+
+    async def spend(self, offer: Offer, host: str) -> None:
+        """Raises WalletError: only the process that opened the wallet counts for schemes that pay by themselves."""
+        del host
+        raise WalletError(f"scheme {offer.terms.scheme}: a wallet that another process serves does not pay by it")
 
     async def recover_from(self, offer: Offer, reason: Reason, host: str = "", key_id: bytes = b"") -> bool:
         """Do what can be done about a refusal; see Wallet.recover_from."""
@@ -370,9 +385,6 @@ class RemoteWallet:
     ) -> None:
         """Close."""
         await self.close()
-
-    def _can_defer(self, operator: Operator, token: Token) -> bool:
-        return (operator, token.token) in self._terms.deferred
 
 
 async def _insist(attempt: Callable[[], Awaitable[ResponseT]]) -> ResponseT:

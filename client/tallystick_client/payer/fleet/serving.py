@@ -143,12 +143,12 @@ class _Service(wallet_pb2_grpc.WalletServiceServicer):
             operators=[
                 codec.write_operator(
                     operator,
-                    [token.token for token in operator.tokens if core.can_defer(operator, token)],
+                    [token.token for token in operator.tokens if self._wallet.can_defer(operator, token)],
                     [core.budgets.limits(token.decimals).per_request for token in operator.tokens],
                 )
                 for operator in core.operators
             ],
-            allows_exact=core.allow_exact,
+            allows_exact=self._wallet.allows_exact,
             max_headroom=core.max_headroom,
             report_every_ms=self._report_every_ms,
             lease_ms=self._lease_ms,
@@ -200,7 +200,7 @@ class _Service(wallet_pb2_grpc.WalletServiceServicer):
         async def pay() -> pb.PayExactResponse:
             seller = codec.read_payee(request.payee, self._core.operators)
             amount = decode_amount(request.amount, "amount")
-            if not self._core.allow_exact:
+            if not self._wallet.allows_exact:
                 raise WalletError("this wallet does not pay by exact")
             payment = await self._core.exact.pay(seller, amount, request.max_timeout_s)
             return pb.PayExactResponse(payment=codec.write_exact(payment))

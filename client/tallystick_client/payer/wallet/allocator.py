@@ -97,6 +97,13 @@ class Allocator:
         if amount > allowed:
             raise BudgetExceededError("per_request", amount, allowed, seller.token.decimals, seller.token.symbol)
 
+    async def spend(self, seller: Seller, amount: int) -> None:
+        """Count a payment that is made from nothing here; on disk when this returns. Raises BudgetExceededError."""
+        self.check_request(seller, amount)
+        self.check_budgets(seller, amount)
+        self._book.spend(seller.asset, seller.host, self.today(), amount)
+        await self._store.commit()
+
     async def allot(self, seller: Seller, holder: str, row: GrantRow | None, need: int, want: int) -> Allotment:
         """Between `need` and `want` atomic units for this holder at this seller; on disk when this returns.
 

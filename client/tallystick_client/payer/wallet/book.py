@@ -190,7 +190,11 @@ class Book:
             self._count(self.accounts[channel.account_id].asset, channel.host, day, more)
             self.changed(channel)
 
-    # Exact payments.
+    # Payments without a deposit.
+
+    def spend(self, asset: Asset, host: str, day: int, amount: int) -> None:
+        """Count in the budgets what a scheme pays by itself."""
+        self._count(asset, host, day, amount)
 
     def spend_exact(self, payment: ExactPayment) -> None:
         """Count a payment that is about to be signed."""
@@ -227,7 +231,7 @@ class Book:
         return {counter.kind: self.counters.get(counter, 0) for counter in _counters(asset, host, day)}
 
     def spent_by_exact(self, asset: Asset) -> int:
-        """What was signed for exact payments, in all: budgets count that, and what accounts committed."""
+        """What was signed for payments without a deposit, in all: budgets count that, and what accounts committed."""
         committed = sum(account.committed for account in self.accounts.values() if account.asset == asset)
         return self.counters.get(Counter(asset, "total", ""), 0) - committed
 

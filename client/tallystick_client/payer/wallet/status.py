@@ -83,14 +83,13 @@ class WalletStatus:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: the accounts, beside them all channels, each with its account's id, and exact payments."""
-        accounts = [asdict(account) for account in self.accounts]
-        channels = [
+        status = asdict(self)
+        status["channels"] = [
             {"account_id": account["account_id"], **channel}
-            for account in accounts
+            for account in status["accounts"]
             for channel in account.pop("channels")
         ]
-        exact = [asdict(spent) for spent in self.exact]
-        return {"payer": self.payer, "accounts": accounts, "channels": channels, "exact": exact}
+        return status
 
 
 def read_status(

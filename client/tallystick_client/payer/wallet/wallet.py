@@ -41,6 +41,8 @@ from tallystick_client.payer.wallet.local_grants import LocalGrants
 from tallystick_client.payer.wallet.reconcile import Reconciled, Reconciler
 from tallystick_client.payer.wallet.recovery import Remedies
 from tallystick_client.payer.wallet.rows import Account
+from tallystick_client.payer.wallet.schemes.port import Scheme, by_name
+from tallystick_client.payer.wallet.schemes.standard import STANDARD_SCHEMES
 from tallystick_client.payer.wallet.spend_keys import KEY_TTL_S, SELF, SpendKeys
 from tallystick_client.payer.wallet.status import WalletStatus, read_status
 from tallystick_client.payer.wallet.store import Store
@@ -70,13 +72,7 @@ class WalletCore:
     reconciler: Reconciler
     remedies: Remedies
     budgets: Budgets
-    allow_exact: bool
     max_headroom: int
-
-    def can_defer(self, operator: Operator, token: Token) -> bool:
-        """Whether there is, or may be, a deposit to pay from."""
-        account = self.deposits.known_account(operator, token)
-        return self.deposits.may_open() or (account is not None and account.unspent > 0)
 
 
 class RefundedAccount(NamedTuple):
@@ -102,6 +98,7 @@ class LocalWallet:
         proof: Proof,
         key_ttl_s: int,
         allow_exact: bool,
+        schemes: Sequence[Scheme],
         clock: Clock,
     ) -> None:
         _check_settings(operators, budgets, deposit, proof)
@@ -110,7 +107,8 @@ class LocalWallet:
         self.operators = tuple(operators)
         self._store = store
         self._book = store.book
-        self._allow_exact = allow_exact
+        self.schemes = by_name(schemes)
+        self.allows_exact = allow_exact
         self._clock = clock
         self._clients = {operator: AccountClient(operator, signer, clock) for operator in operators}
         self._keys = SpendKeys(store, key_ttl_s, clock)
@@ -135,7 +133,6 @@ class LocalWallet:
             reconciler=self._reconciler,
             remedies=self._remedies,
             budgets=budgets,
-            allow_exact=allow_exact,
             max_headroom=max_headroom,
         )
         self._tasks: list[asyncio.Task[None]] = []
@@ -154,6 +151,7 @@ class LocalWallet:
         proof: Proof = "spend_key",
         key_ttl_s: int = KEY_TTL_S,
         allow_exact: bool = True,
+        schemes: Sequence[Scheme] = STANDARD_SCHEMES,
         approve_every_s: float = 0,
         reconcile_every_s: float = RECONCILE_EVERY_S,
         keep_workers: bool = False,
@@ -163,9 +161,10 @@ class LocalWallet:
 
         `key`: a signer, or a key reference (`tallystick.keys`). `operators`: the allow-list. `deposit`: None means that
         the wallet makes no deposits, and pays by exact where it has none. `max_headroom`: how many requests' worth a
-        seller gets signed in advance. `proof`: how charges are proven; "voucher" signs one per request. The intervals
-        are in seconds, 0 for never. What a former run left open is reconciled in the background. `keep_workers`: the
-        workers of a wallet that was served are still there, and will report.
+        seller gets signed in advance. `proof`: how charges are proven; "voucher" signs one per request. `schemes`: how
+        it pays, the preferred one first. The intervals are in seconds, 0 for never. What a former run left open is
+        reconciled in the background. `keep_workers`: the workers of a wallet that was served are still there, and will
+        report.
 
         Raises MalformedError on a setting that cannot work, KeyReferenceError, BookUnavailableError.
         """
@@ -182,6 +181,7 @@ class LocalWallet:
                 proof=proof,
                 key_ttl_s=key_ttl_s,
                 allow_exact=allow_exact,
+                schemes=schemes,
                 clock=clock,
             )
             await wallet._start(approve_every_s, reconcile_every_s, keep_workers=keep_workers)
@@ -192,12 +192,14 @@ class LocalWallet:
 
     # What a transport asks.
 
-    def choose(self, required: PaymentRequired) -> Offer:
-        """The offer of a 402 to take: `deferred` where there is or may be a deposit, else `exact`.
+    def can_defer(self, operator: Operator, token: Token) -> bool:
+        """Whether there is, or may be, a deposit to pay from."""
+        account = self._deposits.known_account(operator, token)
+        return self._deposits.may_open() or (account is not None and account.unspent > 0)
 
-        Raises OfferNotAllowedError.
-        """
-        return choose(required, self.operators, can_defer=self.core.can_defer, allow_exact=self._allow_exact)
+    def choose(self, required: PaymentRequired) -> Offer:
+        """The offer of a 402 to take; raises OfferNotAllowedError."""
+        return choose(required, self)
 
     async def pay(self, offer: Offer, host: str, request_hash: bytes, payment_id: PaymentId | None = None) -> Payment:
         """A payment of the offer's amount from the deposit, for this request at this host.
@@ -216,6 +218,13 @@ class LocalWallet:
     def note_exact(self, nonce: bytes) -> None:
         """A seller says that the transfer of this nonce was made: it is spent for good."""
         self._book.exact_is_spent(nonce)
+
+    async def spend(self, offer: Offer, host: str) -> None:
+        """Count the offer's amount as spent, for a scheme that pays by itself; on disk when this returns.
+
+        Raises BudgetExceededError, BookUnavailableError.
+        """
+        await self._allocator.spend(offer.seller(host), offer.terms.amount)
 
     async def recover_from(self, offer: Offer, reason: Reason, host: str = "", key_id: bytes = b"") -> bool:
         """Do what can be done about a refusal at this host: a new spend key where the aggregator does not take the one
