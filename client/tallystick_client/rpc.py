@@ -151,6 +151,7 @@ def refused(refusal: pb.Refusal) -> RefusedError:
         refusal.got,
         refusal.allowed,
         read_totals(refusal.totals) if refusal.HasField("totals") else None,
+        refusal.retry_after_s,
     )
 
 

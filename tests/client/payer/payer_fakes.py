@@ -139,6 +139,7 @@ class FakeAggregator(account_pb2_grpc.AccountServiceServicer):
         self.salts: set[bytes] = set()
         self.lose_answers: dict[str, int] = {}
         self.refuse: dict[str, Reason] = {}
+        self.retry_after_s = 0
         self.hold: dict[str, asyncio.Event] = {}
         self.delay_s: float = 0
         self.retention_s = 172_800
@@ -404,7 +405,7 @@ class FakeAggregator(account_pb2_grpc.AccountServiceServicer):
         if name in self.hold:
             await self.hold[name].wait()
         reason = self.refuse.get(name)
-        return refuse(reason) if reason is not None else None
+        return refuse(reason, self.retry_after_s) if reason is not None else None
 
     async def _leave(self, name: str, context: Any) -> None:
         if self.lose_answers.get(name, 0):
@@ -445,8 +446,9 @@ def propose_charged(account: Account) -> list[tuple[bytes, int]]:
     return [(channel.config.receiver, channel.charged) for channel in account.channels.values()]
 
 
-def refuse(reason: Reason) -> common_pb2.Refusal:
-    return common_pb2.Refusal(reason=int(reason), retry=reason.retry, message="no")  # type: ignore[arg-type]
+def refuse(reason: Reason, retry_after_s: int = 0) -> common_pb2.Refusal:
+    number: Any = int(reason)
+    return common_pb2.Refusal(reason=number, retry=reason.retry, message="no", retry_after_s=retry_after_s)
 
 
 def read_config(config: common_pb2.ChannelConfig) -> ChannelConfig:

@@ -55,8 +55,8 @@ class Fleet:
             self.server = None
             await self.wallet.close()
 
-    async def worker(self) -> RemoteWallet:
-        worker = await Wallet.connect(self.socket, token=TOKEN)
+    async def worker(self, **settings: Any) -> RemoteWallet:
+        worker = await Wallet.connect(self.socket, token=TOKEN, **settings)
         self.workers.append(worker)
         return worker
 
@@ -271,10 +271,9 @@ async def test_who_waits_while_the_wallet_is_away_is_served_when_it_is_back(flee
     await task
 
 
-async def test_a_wallet_that_stays_away_is_told(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tallystick_client.payer.fleet.remote.RETRY_PAUSES_S", (0.01,))
+async def test_a_wallet_that_stays_away_is_told(fleet: Fleet) -> None:
     await fleet.serve()
-    worker = await fleet.worker()
+    worker = await fleet.worker(retry_pauses_s=(0.01,))
     await fleet.stop()
     with pytest.raises(AggregatorUnavailableError):
         await fleet.buy(worker)

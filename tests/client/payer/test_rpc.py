@@ -113,10 +113,4 @@ async def test_a_wallet_is_served_over_mutual_tls(open_wallet: Any) -> None:
             assert worker.address == wallet.address
         for settings in ({"root_certificates": CA}, {"insecure": True}):
             with pytest.raises(AggregatorUnavailableError):
-                await impatient(server.target, settings)
-
-
-async def impatient(target: str, settings: dict[str, Any]) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tallystick_client.payer.fleet.remote.RETRY_PAUSES_S", ())
-        await Wallet.connect(target, token="token", **settings)
+                await Wallet.connect(server.target, token="token", retry_pauses_s=(), **settings)

@@ -34,6 +34,9 @@ async def http(wallet: Wallet, seller: FakeSeller) -> AsyncIterator[httpx2.Async
         yield client
 
 
+NOTHING_CHARGED = {PAYMENT_RESPONSE_HEADER: receipt(0)}
+
+
 async def no_sleep(_seconds: float) -> None:
     await asyncio.sleep(0)
 
@@ -552,6 +555,27 @@ async def test_x6_a_callers_next_try_sends_the_same_payment(
     # What was charged and not served pays for nothing new; the try after it is another purchase.
     assert (await http.get("http://a.example/1")).status_code == 200
     assert len(set(payment_ids_of(seller))) == 2
+
+
+async def test_what_the_callers_next_try_is_told_is_entered_at_once(
+    http: httpx2.AsyncClient, seller: FakeSeller, wallet: Wallet
+) -> None:
+    seller.before = [lambda _: httpx2.Response(503)]
+    for status, charged, unknown in ((503, 0, PRICE), (200, PRICE, 0)):
+        assert (await http.get("http://a.example/1")).status_code == status
+        account = (await wallet.status()).accounts[0]
+        assert (account.charged, account.unknown) == (charged, unknown)
+    wallet._book.check()
+
+
+async def test_a_next_try_that_is_told_of_no_charge_frees_nothing(
+    http: httpx2.AsyncClient, seller: FakeSeller, wallet: Wallet
+) -> None:
+    seller.before = [lambda _: httpx2.Response(503), lambda _: httpx2.Response(200, headers=NOTHING_CHARGED)]
+    for status in (503, 200):
+        assert (await http.get("http://a.example/1")).status_code == status
+        account = (await wallet.status()).accounts[0]
+        assert (account.charged, account.unknown) == (0, PRICE)
 
 
 async def test_x6_a_try_after_the_key_was_revoked_is_paid_again_under_the_same_id(

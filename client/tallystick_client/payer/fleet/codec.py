@@ -66,6 +66,7 @@ def write_problem(error: TallystickError) -> pb.WalletProblem:
                 field=error.field,
                 got=error.got,
                 allowed=error.allowed,
+                retry_after_s=error.retry_after_s,
             )
         )
     return problem

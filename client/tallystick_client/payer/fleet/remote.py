@@ -12,10 +12,11 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
-from typing import Final, Literal, Protocol, Self, TypeVar
+from typing import Final, Literal, Protocol, Self
 
 import grpc.aio
 
@@ -33,11 +34,12 @@ from tallystick_client.payer.errors import BudgetExceededError, WalletError
 from tallystick_client.payer.fleet import codec
 from tallystick_client.payer.policy.offers import Offer, Seller, choose
 from tallystick_client.payer.policy.operators import Operator, Token
+from tallystick_client.payer.retries import retried
 from tallystick_client.payer.wallet.grant_queue import GrantQueue
 from tallystick_client.payer.wallet.grants import Clock, Payment, SpendKeyGrant
 from tallystick_client.payer.wallet.schemes.port import Scheme, by_name
 from tallystick_client.payer.wallet.schemes.standard import STANDARD_SCHEMES
-from tallystick_client.rpc import CHAIN_TIMEOUT_S, AggregatorUnavailableError, bearer, call, open_channel
+from tallystick_client.rpc import CHAIN_TIMEOUT_S, Method, RequestT, ResponseT, bearer, call, open_channel
 
 RETRY_PAUSES_S: Final = (0.2, 0.5, 1.0, 2.0, 4.0)
 """Between attempts while the wallet does not answer; it may be starting again."""
@@ -45,8 +47,6 @@ IDLE_S: Final = 30.0
 """After so long without a payment a seller's headroom goes back."""
 
 _log = logging.getLogger("tallystick.payer")
-
-ResponseT = TypeVar("ResponseT")
 
 
 @dataclass(slots=True, eq=False)
@@ -102,6 +102,7 @@ class RemoteWallet:
         token: str,
         terms: codec.WalletTerms,
         schemes: Sequence[Scheme],
+        retry_pauses_s: tuple[float, ...],
         clock: Clock,
     ) -> None:
         """Use `connect`."""
@@ -114,6 +115,7 @@ class RemoteWallet:
         self._stub = stub
         self._metadata = bearer(token)
         self._terms = terms
+        self._retry_pauses_s = retry_pauses_s
         self._clock = clock
         self._lines: dict[Seller, _RemoteQueue] = {}
         self._leaving: list[_Held] = []
@@ -133,6 +135,7 @@ class RemoteWallet:
         certificate_chain: bytes | None = None,
         private_key: bytes | None = None,
         schemes: Sequence[Scheme] = STANDARD_SCHEMES,
+        retry_pauses_s: tuple[float, ...] = RETRY_PAUSES_S,
         clock: Clock = time.time,
     ) -> Self:
         """Connect to a wallet at host:port or unix:path.
@@ -152,8 +155,9 @@ class RemoteWallet:
         )
         stub = wallet_pb2_grpc.WalletServiceStub(channel)
         try:
-            described = await _insist(lambda: call(stub.Describe, pb.DescribeRequest(), metadata=metadata))
-            return cls(channel, stub, secret, codec.read_terms(described), schemes, clock)
+            describe = partial(call, stub.Describe, pb.DescribeRequest(), metadata=metadata)
+            described = await retried(describe, retry_pauses_s)
+            return cls(channel, stub, secret, codec.read_terms(described), schemes, retry_pauses_s, clock)
         except BaseException:
             await channel.close()
             raise
@@ -211,9 +215,7 @@ class RemoteWallet:
                 key_id=key_id,
                 amount=encode_amount(offer.terms.amount),
             )
-            response = await _insist(
-                lambda: call(self._stub.Remedy, request, timeout_s=CHAIN_TIMEOUT_S, metadata=self._metadata)
-            )
+            response = await self._insist(self._stub.Remedy, request)
         _check(response)
         if response.may_retry:
             self._retire(offer.operator, offer.token)
@@ -253,11 +255,14 @@ class RemoteWallet:
 
     async def _extend(self, request: pb.ExtendGrantRequest) -> pb.ExtendGrantResponse:
         """The answer to one request, asked for again where it was lost: the request id makes it the same answer."""
-        response = await _insist(
-            lambda: call(self._stub.ExtendGrant, request, timeout_s=CHAIN_TIMEOUT_S, metadata=self._metadata)
-        )
+        response = await self._insist(self._stub.ExtendGrant, request)
         _check(response)
         return response
+
+    async def _insist(self, method: Method[RequestT, ResponseT], request: RequestT) -> ResponseT:
+        """The answer to what changes nothing when it is repeated, asked for while the wallet does not answer."""
+        attempt = partial(call, method, request, timeout_s=CHAIN_TIMEOUT_S, metadata=self._metadata)
+        return await retried(attempt, self._retry_pauses_s)
 
     def _new_grant(self, response: pb.ExtendGrantResponse, seller: Seller) -> SpendKeyGrant:
         config = codec.read_config(response.config)
@@ -385,16 +390,6 @@ class RemoteWallet:
     ) -> None:
         """Close."""
         await self.close()
-
-
-async def _insist(attempt: Callable[[], Awaitable[ResponseT]]) -> ResponseT:
-    """The answer of a call that changes nothing when it is repeated, tried again while the wallet does not answer."""
-    for pause_s in RETRY_PAUSES_S:
-        try:
-            return await attempt()
-        except AggregatorUnavailableError:
-            await asyncio.sleep(pause_s)
-    return await attempt()
 
 
 class _Answer(Protocol):

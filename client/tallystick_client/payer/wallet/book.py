@@ -122,9 +122,12 @@ class Book:
         return ceiling
 
     def report(self, row: GrantRow, charged: int, unknown: int) -> None:
-        """Take over a grant's own totals; raises ValueError where they fall or exceed what the grant was given."""
+        """Take over a grant's own totals; raises ValueError where they fall or exceed what the grant was given.
+
+        What was unknown may turn out to be charged: no less is spent then.
+        """
         more_charged, more_unknown = charged - row.charged, unknown - row.unknown
-        if more_charged < 0 or more_unknown < 0 or more_charged + more_unknown > row.open:
+        if more_charged < 0 or not 0 <= more_charged + more_unknown <= row.open:
             raise ValueError(f"grant {row.id}: charged {charged} and unknown {unknown} do not fit {row.open} open")
         if not more_charged and not more_unknown:
             return

@@ -46,13 +46,9 @@ from tallystick_client.payer.wallet.schemes.standard import STANDARD_SCHEMES
 from tallystick_client.payer.wallet.spend_keys import KEY_TTL_S, SELF, SpendKeys
 from tallystick_client.payer.wallet.status import WalletStatus, read_status
 from tallystick_client.payer.wallet.store import Store
+from tallystick_client.payer.wallet.timing import TIMING, Timing
 
-FLUSH_EVERY_S: Final = 1.0
-"""How often the book on disk is brought up to date with what was charged; until then it counts as granted."""
 RECONCILE_EVERY_S: Final = 600.0
-
-FORGET_KEYS_S: Final = 3.0
-"""How long closing waits for the aggregators to revoke the wallet's own keys."""
 WORKER_KEY_SPARED_S: Final = 3_600.0
 """How old a worker's key has to be to be replaced for what the worker returned, where nobody lacks it."""
 
@@ -99,6 +95,7 @@ class LocalWallet:
         key_ttl_s: int,
         allow_exact: bool,
         schemes: Sequence[Scheme],
+        timing: Timing,
         clock: Clock,
     ) -> None:
         _check_settings(operators, budgets, deposit, proof)
@@ -109,16 +106,19 @@ class LocalWallet:
         self._book = store.book
         self.schemes = by_name(schemes)
         self.allows_exact = allow_exact
+        self._timing = timing
         self._clock = clock
         self._clients = {operator: AccountClient(operator, signer, clock) for operator in operators}
         self._keys = SpendKeys(store, key_ttl_s, clock)
-        self._deposits = Deposits(store, signer, self._clients, deposit, clock)
+        self._deposits = Deposits(store, signer, self._clients, deposit, clock, retry_pauses_s=timing.retry_pauses_s)
         self._allocator = Allocator(
             store, signer, self._clients, self._deposits, self._keys, budgets, proof=proof, clock=clock
         )
         self._lines = LocalGrants(self._book, self._allocator, signer, max_headroom, clock)
         self._exact = ExactPayer(store, signer, self._clients, self._allocator, clock)
-        self._reconciler = Reconciler(store, self._clients, self._keys, self._lines, self._allocator, clock)
+        self._reconciler = Reconciler(
+            store, self._clients, self._keys, self._lines, self._allocator, clock, timing.drain_s
+        )
         self._remedies = Remedies(
             self._clients, self._deposits, self._keys, self._reconciler, self._lines.retire, clock
         )
@@ -155,6 +155,7 @@ class LocalWallet:
         approve_every_s: float = 0,
         reconcile_every_s: float = RECONCILE_EVERY_S,
         keep_workers: bool = False,
+        timing: Timing = TIMING,
         clock: Clock = time.time,
     ) -> Self:
         """Open or create the wallet file of this key; no other process can open it meanwhile.
@@ -164,7 +165,7 @@ class LocalWallet:
         seller gets signed in advance. `proof`: how charges are proven; "voucher" signs one per request. `schemes`: how
         it pays, the preferred one first. The intervals are in seconds, 0 for never. What a former run left open is
         reconciled in the background. `keep_workers`: the workers of a wallet that was served are still there, and will
-        report.
+        report. `timing`: how long it waits for what.
 
         Raises MalformedError on a setting that cannot work, KeyReferenceError, BookUnavailableError.
         """
@@ -182,6 +183,7 @@ class LocalWallet:
                 key_ttl_s=key_ttl_s,
                 allow_exact=allow_exact,
                 schemes=schemes,
+                timing=timing,
                 clock=clock,
             )
             await wallet._start(approve_every_s, reconcile_every_s, keep_workers=keep_workers)
@@ -324,7 +326,7 @@ class LocalWallet:
         """Revoke this run's own keys, so that they do not count against the account's limit until they expire."""
         clients = {account.id: self._clients[operator] for account, operator, _ in self.accounts()}
         try:
-            async with asyncio.timeout(FORGET_KEYS_S):
+            async with asyncio.timeout(self._timing.forget_keys_s):
                 await self._keys.forget_own(clients)
         except (TallystickError, TimeoutError) as error:
             _log.info("spend keys of this run are not revoked, the next one does it: %s", error)
@@ -348,7 +350,7 @@ class LocalWallet:
                 self._book.close(row, now_s)
         self._book.check()
         await self._store.commit()
-        self._run_every(FLUSH_EVERY_S, self.flush)
+        self._run_every(self._timing.flush_every_s, self.flush)
         if approve_every_s:
             self._run_every(approve_every_s, self.approve_totals)
         if reconcile_every_s:

@@ -43,7 +43,7 @@ def _with_aggregator(command: Command, none: str) -> Callable[..., None]:
         "--json", "as_json", is_flag=True, help="Print data instead of a table; addresses and hashes in full."
     )
     @functools.wraps(command)
-    def run(target: str, token: str, insecure: bool, as_json: bool, **options: Any) -> None:
+    def run(target: str, token: str, insecure: bool, as_json: bool, **options: object) -> None:
         async def connect_and_run() -> Sequence[Settlement]:
             async with Aggregator(target, token=token, insecure=insecure) as aggregator:
                 return await command(aggregator, **options)

@@ -1,7 +1,6 @@
 """The payer's half: lines of a tab, each counted in the wallet's budgets before it leaves."""
 
 from dataclasses import dataclass
-from typing import Final
 
 from tallystick.hexadecimal import to_hex
 from tallystick.payment_ids import new
@@ -18,9 +17,9 @@ class PayByTab:
     payer: bytes
     secret: str
     lines: int = 0
-    name: Final = "tab"
-    is_paid_ahead: Final = True
-    charges_once: Final = False
+    name = "tab"
+    is_paid_ahead = True
+    charges_once = False
 
     def problem(self, requirements: PaymentRequirements, field: str, operator: Operator, token: Token) -> str:
         del field, operator, token

@@ -1,7 +1,6 @@
 """`deferred`: payments from the wallet's deposit, out of the grants that it holds."""
 
 from dataclasses import dataclass
-from typing import Final
 
 from tallystick.hexadecimal import checksum
 from tallystick.quantities import PaymentId
@@ -18,9 +17,9 @@ from tallystick_client.payer.wallet.schemes.port import KEPT_S, Order, Outcome, 
 class DeferredScheme:
     """See the module. The escrow and its terms are the allow-list's, to the letter."""
 
-    name: Final = SCHEME_DEFERRED
-    is_paid_ahead: Final = True
-    charges_once: Final = True
+    name = SCHEME_DEFERRED
+    is_paid_ahead = True
+    charges_once = True
 
     def problem(self, requirements: PaymentRequirements, field: str, operator: Operator, token: Token) -> str:
         """Why this is not the escrow, operator or delay of the allow-list."""
@@ -66,11 +65,12 @@ class _FromDeposit(OutgoingPayment):
 
     def answered(self, answer: Answer) -> Outcome:
         charged = told_charge(answer, self.amount)
-        if not self.payment.ended:
-            if charged is None:
-                self.payment.lose()
-            else:
-                self.payment.settle(charged)
+        if self.payment.ended:
+            self.payment.found_charged(charged or 0)
+        elif charged is None:
+            self.payment.lose()
+        else:
+            self.payment.settle(charged)
         return Outcome(charged, is_unfinished(answer))
 
     async def recover(self, payer: Payer, reason: Reason, host: str) -> bool:

@@ -24,9 +24,9 @@ PATIENCE_S_MIN: Final = 1.0
 class ExactScheme:
     """See the module. The token and its EIP-712 domain are the allow-list's, to the letter."""
 
-    name: Final = SCHEME_EXACT
-    is_paid_ahead: Final = False
-    charges_once: Final = False
+    name = SCHEME_EXACT
+    is_paid_ahead = False
+    charges_once = False
 
     def problem(self, requirements: PaymentRequirements, field: str, operator: Operator, token: Token) -> str:
         """Why this is not the token of the allow-list, or another way to move it."""
