@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         BodyNotReplayableError,
         BookUnavailableError,
         BudgetExceededError,
+        ChainError,
         DepositNotAllowedError,
         NoHeadroomError,
         OfferNotAllowedError,
@@ -52,6 +53,7 @@ __all__ = [
     "BudgetExceededError",
     "Budgets",
     "CallRejectedError",
+    "ChainError",
     "DepositNotAllowedError",
     "DepositPolicy",
     "InvalidSignatureError",
@@ -103,7 +105,7 @@ _ROOMS: Final = {
     "tallystick_client.seller.paywall.rules": ("RequestInfo", "Rule"),
 }
 _MODULES: Final = {name: module for module, names in _ROOMS.items() for name in names}
-"""The module of each name; the wallet's errors, the rest of `__all__`, share one."""
+"""The module of each name; the payer's errors, the rest of `__all__`, share one."""
 
 
 def __getattr__(name: str) -> Any:

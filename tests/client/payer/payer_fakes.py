@@ -7,7 +7,8 @@ is concerned, and as unreliable as a test asks for.
 import asyncio
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Final, Self
@@ -15,6 +16,7 @@ from typing import Any, Final, Self
 import grpc
 import grpc.aio
 import httpx2
+import uvicorn
 
 from tallystick import eip712
 from tallystick.amounts import decode_amount, encode_amount
@@ -614,8 +616,47 @@ def receipt(charged: int) -> str:
     return encode_header(settled)
 
 
+async def no_sleep(_seconds: float) -> None:
+    """For those who would wait: others get their turn, no time passes."""
+    await asyncio.sleep(0)
+
+
 async def until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
     """Wait until something is so."""
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110 - whatever a test looks at has no event
             await asyncio.sleep(0.002)
+
+
+class _Site:
+    """A seller as an ASGI application."""
+
+    def __init__(self, seller: FakeSeller) -> None:
+        self._seller = seller
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+        headers = dict(scope["headers"])
+        query = b"?" + scope["query_string"] if scope["query_string"] else b""
+        url = f"http://{headers[b'host'].decode()}{(scope['raw_path'] + query).decode()}"
+        request = httpx2.Request(scope["method"], url, headers=scope["headers"], content=body)
+        response = await self._seller.handle_async_request(request)
+        await send({"type": "http.response.start", "status": response.status_code, "headers": response.headers.raw})
+        await send({"type": "http.response.body", "body": await response.aread()})
+
+
+@asynccontextmanager
+async def served(seller: FakeSeller) -> AsyncIterator[int]:
+    """The seller on a port of its own, over HTTP."""
+    server = uvicorn.Server(uvicorn.Config(_Site(seller), port=0, log_level="error", lifespan="off"))
+    task = asyncio.create_task(server.serve())
+    await until(lambda: server.started)
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        await task

@@ -23,10 +23,10 @@ from tallystick_client.payer.http.price_cache import (
     PATTERNS_MAX,
     TARGETS_MAX,
     Prices,
-    Recent,
 )
 from tallystick_client.payer.policy.offers import Offer, choose
 from tallystick_client.payer.policy.operators import Asset
+from tallystick_client.payer.recent import Recent
 from tallystick_client.payer.wallet.book import Book
 from tallystick_client.payer.wallet.rows import Account, Channel, ExactPayment, GrantRow
 from tallystick_client.payer.wallet.store import Store

@@ -10,10 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import httpx2
 import pytest
-import uvicorn
-from payer_fakes import PRICE, FakeAggregator, FakeSeller
+from payer_buyer import OpenWallet
+from payer_fakes import PRICE, FakeAggregator, FakeSeller, served
 
 from tallystick.reasons import Reason
 from tallystick.x402 import PaymentRequired
@@ -30,7 +29,6 @@ class Result(NamedTuple):
 
 
 Run = Callable[..., Awaitable[Result]]
-OpenWallet = Callable[..., Any]
 
 
 @pytest.fixture
@@ -70,27 +68,8 @@ def run(tmp_path: Path, operator: Operator) -> Run:
 @pytest.fixture
 async def site(seller: FakeSeller) -> AsyncIterator[str]:
     """The fake seller on a port of its own."""
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        message = await receive()
-        path = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
-        host = dict(scope["headers"])[b"host"].decode()
-        request = httpx2.Request(
-            scope["method"], f"http://{host}{path.decode()}", headers=scope["headers"], content=message.get("body", b"")
-        )
-        response = await seller.handle_async_request(request)
-        headers = [(name.lower(), value) for name, value in response.headers.raw]
-        await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
-        await send({"type": "http.response.body", "body": response.content})
-
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="off"))
-    task = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110 - it has no event
-        await asyncio.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    await task
+    async with served(seller) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 async def test_a_page_is_fetched_and_paid_for(run: Run, site: str, aggregator: FakeAggregator) -> None:

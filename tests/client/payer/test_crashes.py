@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from payer_buyer import REQUEST, OpenWallet
 from payer_fakes import PRICE, FakeAggregator, FakeSeller
 
 from tallystick.x402 import PaymentRequired
@@ -21,8 +22,6 @@ from tallystick_client.payer.wallet.grants import Payment
 from tallystick_client.payer.wallet.store import Statement
 from tallystick_client.payer.wallet.timing import Timing
 
-OpenWallet = Callable[..., Any]
-REQUEST = bytes([0x52] * 32)
 BUDGET = 60 * PRICE
 
 

@@ -2,11 +2,10 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from payer_buyer import Buyer, account_of
+from payer_buyer import Buyer, OpenWallet, account_of
 from payer_fakes import PRICE, FakeAggregator, FakeSeller, make_operator, until
 
 from tallystick.errors import RefusedError
@@ -19,8 +18,6 @@ from tallystick_client.payer.wallet.deposits import DEPOSIT_VALID_S
 from tallystick_client.payer.wallet.rows import DEPOSIT_LATE_S
 from tallystick_client.payer.wallet.timing import Timing
 from tallystick_client.rpc import AggregatorUnavailableError
-
-OpenWallet = Callable[..., Any]
 
 
 async def test_a_deposit_is_made_once_however_many_ask(buyer: Buyer, aggregator: FakeAggregator) -> None:
@@ -368,7 +365,7 @@ async def test_a_person_gets_one_deposit_while_payments_go_on(
     async def go_on() -> None:
         while True:
             await buyer.buy()
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0)
 
     paying = asyncio.create_task(go_on())
     try:
@@ -430,7 +427,7 @@ async def test_an_account_that_is_emptied_while_its_top_up_asks_for_the_balance_
     await until(lambda: aggregator.calls.count("GetBalance") > asked)
     await wallet.refund()
     aggregator.hold["GetBalance"].set()
-    await asyncio.sleep(0.05)
+    await asyncio.gather(*wallet._allocator._top_ups.values())
     assert len(aggregator.salts) == 1
 
 

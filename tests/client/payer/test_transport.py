@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import httpx2
 import pytest
 from msgspec import structs
-from payer_fakes import PRICE, FakeAggregator, FakeSeller, receipt, until
+from payer_fakes import PRICE, FakeAggregator, FakeSeller, no_sleep, receipt, until
 
 from tallystick.errors import MalformedError
 from tallystick.payment_ids import format_payment_id
@@ -35,10 +35,6 @@ async def http(wallet: Wallet, seller: FakeSeller) -> AsyncIterator[httpx2.Async
 
 
 NOTHING_CHARGED = {PAYMENT_RESPONSE_HEADER: receipt(0)}
-
-
-async def no_sleep(_seconds: float) -> None:
-    await asyncio.sleep(0)
 
 
 def payment_ids_of(seller: FakeSeller) -> list[bytes | None]:

@@ -2,12 +2,11 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from payer_buyer import REQUEST, Buyer, account_of
-from payer_fakes import DOMAIN, PRICE, FakeAggregator, FakeSeller, make_operator
+from payer_buyer import REQUEST, Buyer, OpenWallet, account_of
+from payer_fakes import DOMAIN, PRICE, FakeAggregator, FakeSeller, make_operator, until
 from payer_fakes import RefusalError as FakeRefusal
 
 from tallystick.errors import KeyReferenceError, MalformedError
@@ -19,9 +18,6 @@ from tallystick_client.payer.errors import BookUnavailableError, BudgetExceededE
 from tallystick_client.payer.wallet.grants import Payment
 from tallystick_client.payer.wallet.timing import Timing
 from tallystick_client.rpc import AggregatorUnavailableError
-
-OpenWallet = Callable[..., Any]
-
 
 # Grants.
 
@@ -81,7 +77,7 @@ async def test_the_order_in_which_payments_arrive_does_not_matter(buyer: Buyer, 
 async def test_a_payment_whose_buyer_went_away_in_line_is_not_lost(buyer: Buyer, aggregator: FakeAggregator) -> None:
     aggregator.delay_s = 0.02
     tasks = [asyncio.create_task(buyer.pay()) for _ in range(10)]
-    await asyncio.sleep(0.01)
+    await until(lambda: bool(aggregator.calls))
     for task in tasks[:5]:
         task.cancel()
     results = await asyncio.gather(*tasks, return_exceptions=True)

@@ -13,11 +13,11 @@ from web3.exceptions import ContractCustomError, ContractLogicError, Web3Excepti
 from web3.types import TxReceipt
 
 from tallystick.channels import ChannelConfig, account_id
-from tallystick.errors import TallystickError
 from tallystick.hashing import keccak256
 from tallystick.hexadecimal import checksum
 from tallystick.quantities import MAX_AMOUNT
 from tallystick.signatures import Signer
+from tallystick_client.payer.errors import ChainError
 from tallystick_client.payer.policy.operators import Operator
 from tallystick_contracts import load
 
@@ -25,10 +25,6 @@ _TYPE: Final = b"\x02"
 _GAS_MARGIN: Final = 1.2
 _FINALIZED_TOPIC: Final = keccak256(b"WithdrawFinalized(bytes32,uint128,uint128)")
 RECEIPT_TIMEOUT_S: Final = 180.0
-
-
-class ChainError(TallystickError):
-    """The chain cannot be reached, or the escrow refuses; says which."""
 
 
 class OnChainAccount(NamedTuple):

@@ -238,7 +238,9 @@ class RemoteWallet:
             want=encode_amount(want),
             reports=[held.report()] if held is not None else [],
         )
-        response = await self._extend(request)
+        # Where the answer is lost, the request id makes the next one the same.
+        response = await self._insist(self._stub.ExtendGrant, request)
+        _check(response)
         if held is not None and line.held is not held and response.grant_id == held.grant.id:
             # The grant was retired in the meantime: its final report gives this back with the rest.
             return
@@ -252,12 +254,6 @@ class RemoteWallet:
             self.address,
         )
         held.grant.extend(decode_amount(response.amount, "amount"), voucher)
-
-    async def _extend(self, request: pb.ExtendGrantRequest) -> pb.ExtendGrantResponse:
-        """The answer to one request, asked for again where it was lost: the request id makes it the same answer."""
-        response = await self._insist(self._stub.ExtendGrant, request)
-        _check(response)
-        return response
 
     async def _insist(self, method: Method[RequestT, ResponseT], request: RequestT) -> ResponseT:
         """The answer to what changes nothing when it is repeated, asked for while the wallet does not answer."""

@@ -40,7 +40,6 @@ from tallystick.x402 import PAYMENT_REQUIRED_HEADER, PaymentRequired, read_pay_a
 from tallystick_client.payer.errors import BodyNotReplayableError, BookUnavailableError, WalletError
 from tallystick_client.payer.http.price_cache import Prices
 from tallystick_client.payer.http.receipts import Receipt
-from tallystick_client.payer.http.requests import is_read_first, payable_request
 from tallystick_client.payer.http.sending import NotTakenError, ask, send
 from tallystick_client.payer.http.steps import (
     AskWallet,
@@ -53,6 +52,8 @@ from tallystick_client.payer.http.steps import (
     Step,
     Wait,
     ask_wallet,
+    is_read_first,
+    payable_request,
 )
 from tallystick_client.payer.http.unfinished import UnfinishedPayments
 from tallystick_client.payer.policy.answers import Answer, is_refused, reason_in, says_free
