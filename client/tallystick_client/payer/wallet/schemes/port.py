@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
 
+from tallystick.errors import Described, MalformedError
 from tallystick.quantities import PaymentId
 from tallystick.reasons import Reason
 from tallystick.x402 import ExactAuthorization, PaymentPayload, encode_header, payment_identifier_extension
@@ -156,5 +157,9 @@ def payment_header(offer: Offer, payload: dict[str, Any], payment_id: bytes) -> 
 
 
 def by_name(schemes: Sequence[Scheme]) -> dict[str, Scheme]:
-    """The schemes as a wallet has them."""
-    return {scheme.name: scheme for scheme in schemes}
+    """The schemes as a wallet has them. Raises MalformedError where two have one name, or there is none."""
+    found = {scheme.name: scheme for scheme in schemes}
+    if not found or len(found) != len(schemes):
+        names = Described(", ".join(scheme.name for scheme in schemes) or "none")
+        raise MalformedError("schemes", names, "at least one, each with a name of its own")
+    return found
