@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from tallystick_client.payer.policy.operators import Operator
     from tallystick_client.rpc import AggregatorError, AggregatorUnavailableError, CallRejectedError
     from tallystick_client.seller.client.aggregator import Aggregator
+    from tallystick_client.seller.paywall.asgi import Paywall
     from tallystick_client.seller.paywall.paid import PaidRequest
-    from tallystick_client.seller.paywall.paywall import Paywall
     from tallystick_client.seller.paywall.rules import RequestInfo, Rule
 
 __all__ = [
@@ -99,7 +99,7 @@ _ROOMS: Final = {
     "tallystick_client.rpc": ("AggregatorError", "AggregatorUnavailableError", "CallRejectedError"),
     "tallystick_client.seller.client.aggregator": ("Aggregator",),
     "tallystick_client.seller.paywall.paid": ("PaidRequest",),
-    "tallystick_client.seller.paywall.paywall": ("Paywall",),
+    "tallystick_client.seller.paywall.asgi": ("Paywall",),
     "tallystick_client.seller.paywall.rules": ("RequestInfo", "Rule"),
 }
 _MODULES: Final = {name: module for module, names in _ROOMS.items() for name in names}

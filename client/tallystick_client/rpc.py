@@ -1,10 +1,7 @@
 """How payers and sellers reach an aggregator: one gRPC channel each, with its transport security, and errors of ours.
 
-AggregatorError                 below TallystickError; the call itself failed, nothing is known about money
-├── AggregatorUnavailableError  try again later: not reachable, too slow, or overloaded. It may have had effect.
-└── CallRejectedError           trying again changes nothing: not authenticated, malformed, not implemented
-
-A refusal of money is no failed call but an answer: `raise_refusal` turns it into `tallystick.errors.RefusedError`.
+A call that fails as a call raises an AggregatorError (`errors`). A refusal of money is no failed call but an answer:
+`raise_refusal` turns it into `tallystick.errors.RefusedError`.
 """
 
 from collections.abc import Awaitable, Sequence
@@ -14,11 +11,31 @@ import grpc
 import grpc.aio
 
 from tallystick.amounts import decode_amount
-from tallystick.errors import MalformedError, RefusedError, TallystickError
+from tallystick.errors import MalformedError, RefusedError
 from tallystick.quantities import ChannelTotals
 from tallystick.reasons import Reason
 from tallystick.targets import check_target, is_loopback
 from tallystick.v1 import common_pb2 as pb
+from tallystick_client.errors import AggregatorError, AggregatorUnavailableError, CallRejectedError
+
+__all__ = [
+    "CALL_TIMEOUT_S",
+    "CHAIN_TIMEOUT_S",
+    "AggregatorError",
+    "AggregatorUnavailableError",
+    "CallRejectedError",
+    "Metadata",
+    "Method",
+    "RequestT",
+    "ResponseT",
+    "bearer",
+    "call",
+    "failure",
+    "open_channel",
+    "raise_refusal",
+    "read_totals",
+    "refused",
+]
 
 CALL_TIMEOUT_S: Final = 10.0
 """For calls that the aggregator answers by itself."""
@@ -55,22 +72,6 @@ RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
 RequestT_contra = TypeVar("RequestT_contra", contravariant=True)
 ResponseT_co = TypeVar("ResponseT_co", covariant=True)
-
-
-class AggregatorError(TallystickError):
-    """A call to the aggregator failed as a call; `status` is gRPC's."""
-
-    def __init__(self, message: str, status: grpc.StatusCode) -> None:
-        self.status = status
-        super().__init__(message)
-
-
-class AggregatorUnavailableError(AggregatorError):
-    """The aggregator did not answer. The call may have had its effect: repeat it with the same ids."""
-
-
-class CallRejectedError(AggregatorError):
-    """The aggregator does not take this call from this caller, however often it is repeated."""
 
 
 class Method(Protocol[RequestT_contra, ResponseT_co]):

@@ -50,7 +50,8 @@ from tallystick_aggregator.store.rows import (
 from tallystick_client.payer.fleet.codec import write_config
 from tallystick_client.payer.policy.operators import Operator, Token
 from tallystick_client.seller.client.messages import Asset
-from tallystick_client.seller.paywall.offers import Offer
+from tallystick_client.seller.paywall.schemes import scheme_of
+from tallystick_client.seller.paywall.schemes.port import Offer
 from tallystick_contracts.claim_batch import AccountClaim, ClaimBatch, ClaimRow, encode
 from tallystick_contracts.events import SIGNATURES
 
@@ -96,6 +97,7 @@ def _requirements(scheme: str, extra: dict[str, Any]) -> PaymentRequirements:
 _OFFERED: Final = [_requirements("deferred", _DEFERRED.extra()), _requirements("exact", _EXACT.extra())]
 SHOP_OFFERS: Final = [
     Offer(
+        scheme_of(offered.scheme),
         PaymentTerms(offered.scheme, _NETWORK, 1_000, _ADDRESS[5], _ADDRESS[3]),
         offered,
         Asset(_ADDRESS[5], "USDC", 6, "USD Coin", "2", 0),

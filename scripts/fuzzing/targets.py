@@ -62,7 +62,7 @@ from tallystick_client.payer.fleet import codec as wallet_codec
 from tallystick_client.payer.policy.offers import choose, read_offers
 from tallystick_client.seller.client.codec import write_charge
 from tallystick_client.seller.client.messages import Charge
-from tallystick_client.seller.paywall.incoming_payment import read_payment
+from tallystick_client.seller.paywall.offers import read_payment
 from tallystick_contracts import claim_batch
 from tallystick_contracts.events import LogError
 from tallystick_contracts.events import decode as decode_log

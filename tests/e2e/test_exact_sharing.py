@@ -170,10 +170,15 @@ class Worker:
     def __init__(self, name: str, aggregator: Direct, receiver: bytes) -> None:
         self.name, self.runs = name, 0
         rules = [Rule(path="*", price="0.0001 USDC")]
-        self.paywall = Paywall(self._app, aggregator=aggregator, pay_to=checksum(receiver), rules=rules)  # type: ignore[arg-type]
         self._now = 0.0
-        self.paywall._state.clock = lambda: self._now
-        self.paywall._state.pause = self._pause
+        self.paywall = Paywall(
+            self._app,
+            aggregator=aggregator,  # type: ignore[arg-type]
+            pay_to=checksum(receiver),
+            rules=rules,
+            clock=lambda: self._now,
+            sleep=self._pause,
+        )
 
     async def _pause(self, seconds: float) -> None:
         self._now += seconds
@@ -250,7 +255,7 @@ def test_x1_random_requests_to_the_workers_of_several_sellers_sell_one_page(
 
             await asyncio.gather(chain(), *(ask(*one) for one in requests))
             for worker in workers:
-                await worker.paywall._state.finish()
+                await worker.paywall.finish()
             assert len(pages) <= 1, pages
             assert len(market.chain.sent) <= 1
             assert MUSIC not in market.chain.balances

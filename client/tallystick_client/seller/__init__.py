@@ -19,10 +19,10 @@ from tallystick_client.seller.client.messages import (
     Verified,
 )
 from tallystick_client.seller.client.stream import ChargeStream
+from tallystick_client.seller.paywall.asgi import Paywall
 from tallystick_client.seller.paywall.paid import PaidRequest
-from tallystick_client.seller.paywall.paywall import Paywall
 from tallystick_client.seller.paywall.rules import PriceFunction, RequestInfo, Rule
-from tallystick_client.seller.paywall.unserved import Unserved
+from tallystick_client.seller.paywall.state import Unserved
 
 __all__ = [
     "Aggregator",

@@ -78,7 +78,7 @@ async def open_shop(aggregator: Aggregator, buyer: Buyer) -> AsyncIterator[OpenS
 
     yield open_
     for shop in shops:
-        await shop.paywall._state.finish()
+        await shop.paywall.finish()
     for client in clients:
         await client.aclose()
 

@@ -115,7 +115,7 @@ async def test_a_payment_that_another_process_settled_meanwhile_delivers_nothing
     shop = open_shop(handler)
     response = await shop.buy_exact(PAGE, nonce=77)
     assert (response.status_code, response.json()["error"]) == (409, "payment_used")
-    assert len(shop.paywall._state.kept) == 0
+    assert len(shop.paywall.flows.state.kept) == 0
 
 
 async def test_x1_what_is_replayed_is_never_served(open_shop: Any, fake: Any) -> None:

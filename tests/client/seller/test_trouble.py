@@ -111,8 +111,8 @@ async def test_a_kept_page_whose_capture_is_refused_at_last_is_402(
     payment = buyer.deferred(await shop.offer(PAGE), PAGE)
     assert (await shop.http.get(PAGE, headers=payment)).status_code == 503
     assert buyer.required(await shop.http.get(PAGE, headers=payment)).error.startswith("insufficient_funds: ")
-    assert len(shop.paywall._state.kept) == 0
-    await shop.paywall._state.finish()
+    assert len(shop.paywall.flows.state.kept) == 0
+    await shop.paywall.finish()
     assert fake.statuses() == ["released"]
 
 
@@ -128,7 +128,7 @@ async def test_where_nothing_is_kept_an_uncertain_capture_is_given_back(
     fake.settle_trouble = [DOWN]
     payment = buyer.deferred(await shop.offer(PAGE), PAGE)
     assert (await shop.http.get(PAGE, headers=payment)).status_code == 503
-    await shop.paywall._state.finish()
+    await shop.paywall.finish()
     assert fake.statuses() == ["released"]
     again = await shop.http.get(PAGE, headers=payment)
     assert buyer.required(again).error.startswith("reservation_released: ")
