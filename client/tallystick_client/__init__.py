@@ -37,8 +37,9 @@ if TYPE_CHECKING:
     from tallystick_client.payer.policy.operators import Operator
     from tallystick_client.rpc import AggregatorError, AggregatorUnavailableError, CallRejectedError
     from tallystick_client.seller.client.aggregator import Aggregator
-    from tallystick_client.seller.paywall.asgi import Paywall
+    from tallystick_client.seller.paywall.asgi import Paywall, ResponseRefusedError
     from tallystick_client.seller.paywall.paid import PaidRequest
+    from tallystick_client.seller.paywall.payment_flow import PaymentFlow, PaymentFlows
     from tallystick_client.seller.paywall.rules import RequestInfo, Rule
 
 __all__ = [
@@ -62,6 +63,8 @@ __all__ = [
     "Operator",
     "PaidRequest",
     "PayingTransport",
+    "PaymentFlow",
+    "PaymentFlows",
     "Paywall",
     "Purchase",
     "Purchases",
@@ -69,6 +72,7 @@ __all__ = [
     "RefusedError",
     "RemoteWallet",
     "RequestInfo",
+    "ResponseRefusedError",
     "Rule",
     "Signer",
     "SyncPayingTransport",
@@ -99,7 +103,8 @@ _ROOMS: Final = {
     "tallystick_client.rpc": ("AggregatorError", "AggregatorUnavailableError", "CallRejectedError"),
     "tallystick_client.seller.client.aggregator": ("Aggregator",),
     "tallystick_client.seller.paywall.paid": ("PaidRequest",),
-    "tallystick_client.seller.paywall.asgi": ("Paywall",),
+    "tallystick_client.seller.paywall.payment_flow": ("PaymentFlow", "PaymentFlows"),
+    "tallystick_client.seller.paywall.asgi": ("Paywall", "ResponseRefusedError"),
     "tallystick_client.seller.paywall.rules": ("RequestInfo", "Rule"),
 }
 _MODULES: Final = {name: module for module, names in _ROOMS.items() for name in names}

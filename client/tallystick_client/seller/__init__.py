@@ -1,4 +1,4 @@
-"""For sellers: a typed client of the aggregator, and an ASGI paywall over it."""
+"""For sellers: a typed client of the aggregator, an ASGI paywall over it, and the flow for other integrations."""
 
 from tallystick_client.seller.client.aggregator import Aggregator
 from tallystick_client.seller.client.messages import (
@@ -19,8 +19,10 @@ from tallystick_client.seller.client.messages import (
     Verified,
 )
 from tallystick_client.seller.client.stream import ChargeStream
-from tallystick_client.seller.paywall.asgi import Paywall
+from tallystick_client.seller.paywall.asgi import Paywall, ResponseRefusedError
+from tallystick_client.seller.paywall.offers import make_offers, read_payment
 from tallystick_client.seller.paywall.paid import PaidRequest
+from tallystick_client.seller.paywall.payment_flow import PaymentFlow, PaymentFlows, RequestHead
 from tallystick_client.seller.paywall.rules import PriceFunction, RequestInfo, Rule
 from tallystick_client.seller.paywall.state import Unserved
 
@@ -36,10 +38,14 @@ __all__ = [
     "LeftOut",
     "Limits",
     "PaidRequest",
+    "PaymentFlow",
+    "PaymentFlows",
     "Payout",
     "Paywall",
     "PriceFunction",
+    "RequestHead",
     "RequestInfo",
+    "ResponseRefusedError",
     "Rule",
     "Settled",
     "SettledNow",
@@ -48,4 +54,6 @@ __all__ = [
     "Supported",
     "Unserved",
     "Verified",
+    "make_offers",
+    "read_payment",
 ]
