@@ -16,26 +16,9 @@ from tallystick.quantities import ChannelTotals
 from tallystick.reasons import Reason
 from tallystick.targets import check_target, is_loopback
 from tallystick.v1 import common_pb2 as pb
-from tallystick_client.errors import AggregatorError, AggregatorUnavailableError, CallRejectedError
-
-__all__ = [
-    "CALL_TIMEOUT_S",
-    "CHAIN_TIMEOUT_S",
-    "AggregatorError",
-    "AggregatorUnavailableError",
-    "CallRejectedError",
-    "Metadata",
-    "Method",
-    "RequestT",
-    "ResponseT",
-    "bearer",
-    "call",
-    "failure",
-    "open_channel",
-    "raise_refusal",
-    "read_totals",
-    "refused",
-]
+from tallystick_client.errors import AggregatorError as AggregatorError  # noqa: PLC0414 - re-exported
+from tallystick_client.errors import AggregatorUnavailableError as AggregatorUnavailableError  # noqa: PLC0414
+from tallystick_client.errors import CallRejectedError as CallRejectedError  # noqa: PLC0414
 
 CALL_TIMEOUT_S: Final = 10.0
 """For calls that the aggregator answers by itself."""

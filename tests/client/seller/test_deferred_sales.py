@@ -103,7 +103,7 @@ async def test_a_handler_that_is_cancelled_gives_the_money_back(open_shop: Any, 
 
     async def handler(_scope: Any, _receive: Any, _send: Any) -> None:
         started.set()
-        await asyncio.sleep(3600)
+        await asyncio.Event().wait()
 
     shop = open_shop(handler)
     one = exchange(shop.paywall, PAGE, shop.buyer.deferred(await shop.offer(PAGE), PAGE))

@@ -253,7 +253,7 @@ async def test_x5_a_paywall_that_stops_says_what_it_did_not_learn(
     async def pause(seconds: float) -> None:
         time.now += seconds
         if time.now > 2:
-            await asyncio.sleep(3600)
+            await asyncio.Event().wait()
 
     shop = open_shop(max_timeout_s=1, settle_patience_s=0.0, release_wait_s=0.01, clock=time, sleep=pause)
     answer = await shop.http.get(PAGE, headers=buyer.exact(await shop.offer(PAGE, "exact")))

@@ -74,6 +74,7 @@ from tallystick_client.seller.paywall.steps import (
 )
 
 __all__ = [
+    "OF_THE_APP",
     "AskAggregator",
     "AwaitPrice",
     "AwaitWork",
@@ -86,7 +87,6 @@ __all__ = [
     "ContinueApp",
     "Deliver",
     "Done",
-    "OF_THE_APP",
     "Headers",
     "PaymentFlow",
     "PaymentFlows",
