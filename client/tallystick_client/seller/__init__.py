@@ -22,9 +22,10 @@ from tallystick_client.seller.client.stream import ChargeStream
 from tallystick_client.seller.paywall.asgi import Paywall, ResponseRefusedError
 from tallystick_client.seller.paywall.offers import make_offers, read_payment
 from tallystick_client.seller.paywall.paid import PaidRequest
-from tallystick_client.seller.paywall.payment_flow import PaymentFlow, PaymentFlows, RequestHead
+from tallystick_client.seller.paywall.payment_flow import PaymentFlow, PaymentFlows
 from tallystick_client.seller.paywall.rules import PriceFunction, RequestInfo, Rule
 from tallystick_client.seller.paywall.state import Unserved
+from tallystick_client.seller.paywall.steps import RequestHead
 
 __all__ = [
     "Aggregator",

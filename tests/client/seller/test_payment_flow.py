@@ -12,7 +12,9 @@ from tallystick.errors import RefusedError
 from tallystick.reasons import Reason
 from tallystick_client.errors import AggregatorUnavailableError
 from tallystick_client.seller.client.messages import Settled, Verified
-from tallystick_client.seller.paywall.payment_flow import (
+from tallystick_client.seller.paywall.payment_flow import PaymentFlow, PaymentFlows
+from tallystick_client.seller.paywall.rules import Rule
+from tallystick_client.seller.paywall.steps import (
     AskAggregator,
     AwaitPrice,
     AwaitWork,
@@ -24,8 +26,6 @@ from tallystick_client.seller.paywall.payment_flow import (
     ContinueApp,
     Deliver,
     Done,
-    PaymentFlow,
-    PaymentFlows,
     ReadBody,
     RequestHead,
     RoomFullError,
@@ -34,7 +34,6 @@ from tallystick_client.seller.paywall.payment_flow import (
     StopApp,
     Wait,
 )
-from tallystick_client.seller.paywall.rules import Rule
 
 PAGE = "/articles/1"
 ID = "a-payment-id-of-mine"

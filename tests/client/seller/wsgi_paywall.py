@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from tallystick_client import Aggregator, PaymentFlow, PaymentFlows
-from tallystick_client.seller.paywall import payment_flow as steps
+from tallystick_client.seller.paywall import steps
 
 
 class WsgiPaywall:

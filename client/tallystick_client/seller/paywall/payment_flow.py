@@ -27,8 +27,7 @@ from typing import Any, Final
 from tallystick.errors import Described, MalformedError, RefusedError
 from tallystick.hexadecimal import parse_address
 from tallystick.quantities import ZERO_ADDRESS
-from tallystick.requests import body_digest, request_hash
-from tallystick.requests import normal_target as normal
+from tallystick.requests import body_digest, normal_target, request_hash
 from tallystick.x402 import PAYMENT_RESPONSE_HEADER, PAYMENT_SIGNATURE_HEADER, Network, ResourceInfo
 from tallystick_client.errors import AggregatorError
 from tallystick_client.seller.client.messages import Supported
@@ -44,61 +43,24 @@ from tallystick_client.seller.paywall.schemes import SCHEMES
 from tallystick_client.seller.paywall.schemes.port import Offer, Scheme
 from tallystick_client.seller.paywall.state import PaywallState, Unserved
 from tallystick_client.seller.paywall.steps import (
-    OF_THE_APP,
     AppResponse,
     AskAggregator,
-    AwaitPrice,
-    AwaitWork,
-    Background,
     BodyNotReadError,
     BodyTooLargeError,
     BodyTooSlowError,
     CallApp,
-    CheckClient,
     ClientGoneError,
     ContinueApp,
     Deliver,
-    Done,
     Flow,
     Headers,
     Part,
-    ReadBody,
     RequestHead,
     RoomFullError,
     SendResponse,
     Step,
     Steps,
-    StopApp,
-    Wait,
-    Work,
 )
-
-__all__ = [
-    "OF_THE_APP",
-    "AskAggregator",
-    "AwaitPrice",
-    "AwaitWork",
-    "Background",
-    "BodyNotReadError",
-    "BodyTooSlowError",
-    "CallApp",
-    "CheckClient",
-    "ClientGoneError",
-    "ContinueApp",
-    "Deliver",
-    "Done",
-    "Headers",
-    "PaymentFlow",
-    "PaymentFlows",
-    "ReadBody",
-    "RequestHead",
-    "RoomFullError",
-    "SendResponse",
-    "Step",
-    "StopApp",
-    "Wait",
-    "Work",
-]
 
 BODY_BYTES_MAX: Final = 1024 * 1024
 KEPT_BYTES_MAX: Final = 8 * 1024 * 1024
@@ -310,7 +272,7 @@ class PaymentFlow(Steps):
                 raise self._accepted
             bind = self._accepted.meet(offers)
             digest = body_digest((yield from body.read_bound()))
-            payment = bind(request_hash(self._head.method, normal(self._head.target), digest))
+            payment = bind(request_hash(self._head.method, normal_target(self._head.target), digest))
         except (MalformedError, RefusedError) as error:
             yield self._ask(match, offers, error)
             return

@@ -4,14 +4,7 @@ from functools import partial
 from typing import Any
 
 from tallystick.hexadecimal import to_hex
-from tallystick.x402 import (
-    SCHEME_EXACT,
-    ExactAuthorization,
-    ExactTerms,
-    PaymentPayload,
-    read_exact,
-    read_identifier,
-)
+from tallystick.x402 import SCHEME_EXACT, ExactTerms, PaymentPayload, read_exact, read_identifier
 from tallystick_client.seller.client.messages import Asset, Kind
 from tallystick_client.seller.paywall.schemes.port import Bind, IncomingPayment, Offer, Scheme
 
@@ -28,20 +21,14 @@ class ExactScheme(Scheme):
 
     def read(self, message: PaymentPayload, offer: Offer) -> Bind:
         """An ERC-3009 authorization."""
-        return partial(_bound, offer, read_exact(message), read_identifier(message))
-
-
-def _bound(
-    offer: Offer, authorization: ExactAuthorization, identifier: str | None, request_hash: bytes
-) -> IncomingPayment:
-    terms = offer.terms
-    return IncomingPayment(
-        offer,
-        request_hash,
-        authorization,
-        payer=authorization.from_,
-        payment_id=to_hex(authorization.nonce),
-        money_key=(SCHEME_EXACT, terms.network, terms.asset, authorization.from_, authorization.nonce),
-        proof=None if identifier is None else (authorization.signature, identifier),
-        identifier=identifier,
-    )
+        terms, authorization, identifier = offer.terms, read_exact(message), read_identifier(message)
+        return partial(
+            IncomingPayment,
+            offer,
+            payment=authorization,
+            payer=authorization.from_,
+            payment_id=to_hex(authorization.nonce),
+            money_key=(SCHEME_EXACT, terms.network, terms.asset, authorization.from_, authorization.nonce),
+            proof=None if identifier is None else (authorization.signature, identifier),
+            identifier=identifier,
+        )

@@ -28,18 +28,14 @@ class OtherScheme(Scheme):
 
     def read(self, message: PaymentPayload, offer: Offer) -> Bind:
         """The whole payload."""
-        return partial(_bound, offer, encode_json(message), read_identifier(message))
-
-
-def _bound(offer: Offer, payload: bytes, identifier: str | None, request_hash: bytes) -> IncomingPayment:
-    terms = offer.terms
-    return IncomingPayment(
-        offer,
-        request_hash,
-        OtherPayment(payload),
-        payer=b"",
-        payment_id=to_hex(sha256(payload).digest()),
-        money_key=(terms.scheme, terms.network, terms.asset, payload),
-        proof=None if identifier is None else (payload, identifier),
-        identifier=identifier,
-    )
+        terms, payload, identifier = offer.terms, encode_json(message), read_identifier(message)
+        return partial(
+            IncomingPayment,
+            offer,
+            payment=OtherPayment(payload),
+            payer=b"",
+            payment_id=to_hex(sha256(payload).digest()),
+            money_key=(terms.scheme, terms.network, terms.asset, payload),
+            proof=None if identifier is None else (payload, identifier),
+            identifier=identifier,
+        )
