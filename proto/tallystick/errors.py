@@ -43,6 +43,10 @@ class MalformedError(TallystickError, ValueError):
         self.allowed = allowed
         super().__init__(f"{field}: got {self.got}, allowed {allowed}")
 
+    def within(self, field: str) -> "MalformedError":
+        """The same, its field named as a part of this one."""
+        return MalformedError(f"{field}.{self.field}", Described(self.got), self.allowed)
+
 
 class KeyReferenceError(MalformedError):
     """A key reference that does not lead to a usable key; says why, and never holds the key."""
@@ -82,7 +86,7 @@ class RefusedError(TallystickError):
 
     @property
     def retry(self) -> bool:
-        """Whether the same call may succeed later, unchanged or after the recover_from that the reason advises."""
+        """Whether the same call may succeed later, unchanged or after the step that the reason advises."""
         return self.reason.retry
 
 

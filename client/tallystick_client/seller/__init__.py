@@ -1,23 +1,11 @@
 """For sellers: a typed client of the aggregator, and an ASGI paywall over it."""
 
+from tallystick.charges import Charge, Charged, DeferredCharge
+from tallystick.facilitator import Attempt, Kind, Limits, Settled, Supported, Verified
+from tallystick.settlements import LeftOut, Payout, Settlement, SettlementStatus
+from tallystick.tokens import Token
 from tallystick_client.seller.client.aggregator import Aggregator
-from tallystick_client.seller.client.messages import (
-    Asset,
-    Attempt,
-    Charge,
-    Charged,
-    DeferredCharge,
-    Kind,
-    LeftOut,
-    Limits,
-    Payout,
-    Settled,
-    SettledNow,
-    Settlement,
-    SettlementStatus,
-    Supported,
-    Verified,
-)
+from tallystick_client.seller.client.messages import SettledNow
 from tallystick_client.seller.client.stream import ChargeStream
 from tallystick_client.seller.paywall.paid import PaidRequest
 from tallystick_client.seller.paywall.paywall import Paywall
@@ -26,7 +14,6 @@ from tallystick_client.seller.paywall.unserved import Unserved
 
 __all__ = [
     "Aggregator",
-    "Asset",
     "Attempt",
     "Charge",
     "ChargeStream",
@@ -46,6 +33,7 @@ __all__ = [
     "Settlement",
     "SettlementStatus",
     "Supported",
+    "Token",
     "Unserved",
     "Verified",
 ]

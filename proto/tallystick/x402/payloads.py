@@ -11,7 +11,7 @@ import msgspec
 
 from tallystick.amounts import parse_amount, parse_uint64
 from tallystick.channels import ChannelConfig
-from tallystick.errors import Described, MalformedError
+from tallystick.errors import MalformedError
 from tallystick.hexadecimal import checksum, parse_address, parse_bytes, parse_bytes_up_to, to_hex
 from tallystick.spend_keys import SpendProof
 from tallystick.x402.identifier import PAYMENT_IDENTIFIER, read_payment_id
@@ -192,7 +192,7 @@ def read_channel_config(message: ChannelConfigMessage, field: str) -> ChannelCon
             salt=salt,
         )
     except MalformedError as error:
-        raise MalformedError(f"{field}.{error.field}", Described(error.got), error.allowed) from None
+        raise error.within(field) from None
 
 
 def write_channel_config(config: ChannelConfig) -> ChannelConfigMessage:

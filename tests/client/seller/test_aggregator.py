@@ -137,12 +137,17 @@ async def test_r12_what_a_settlement_left_out_is_told(aggregator: Any, fake: Any
     fake.settlements = [settlement(1)]
     fake.left_out = [
         settlement_pb2.LeftOut(
-            network="eip155:1", channel_id=b"c", receiver=b"r", token=b"t", amount=b"\x05", reason="ZeroAmount()"
+            network="eip155:1",
+            channel_id=b"c" * 32,
+            receiver=b"r" * 20,
+            token=b"t" * 20,
+            amount=b"\x05",
+            reason="ZeroAmount()",
         )
     ]
     settled = await aggregator.settle_now()
     assert [one.id for one in settled] == [1]
-    assert settled.left_out == [LeftOut("eip155:1", b"c", b"r", b"t", 5, "ZeroAmount()")]
+    assert settled.left_out == [LeftOut("eip155:1", b"c" * 32, b"r" * 20, b"t" * 20, 5, "ZeroAmount()")]
 
 
 async def test_calls_without_permission_are_rejected(aggregator: Any, fake: Any) -> None:

@@ -16,11 +16,11 @@ from typing import Final, NamedTuple, Self
 import grpc
 import grpc.aio
 
+from tallystick.charges import Charge, Charged
+from tallystick.codec.charge import read_charge_result, write_charge
 from tallystick.errors import MalformedError, RefusedError
 from tallystick.v1 import charge_pb2
 from tallystick_client.rpc import AggregatorError, AggregatorUnavailableError, CallRejectedError, failure
-from tallystick_client.seller.client import codec
-from tallystick_client.seller.client.messages import Charge, Charged
 
 WAITING_MAX: Final = 4_096
 """Charges inside at once, answered ones not counted."""
@@ -98,7 +98,7 @@ class ChargeStream:
             if self._closed is not None:
                 raise self._closed
             done: asyncio.Future[Charged] = asyncio.get_running_loop().create_future()
-            self._waiting.append(_Waiting(codec.write_charge(charge), done))
+            self._waiting.append(_Waiting(write_charge(charge), done))
             self._changed.set()
             return await done
 
@@ -232,7 +232,7 @@ def _answer(done: asyncio.Future[Charged], result: charge_pb2.ChargeResult, *, r
     if done.done():
         return
     try:
-        charged = codec.read_charged(result)
+        charged = read_charge_result(result)
     except MalformedError as error:
         done.set_exception(error)
         return

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
+from tallystick.charges import Charge, DeferredCharge
 from tallystick.errors import Described, MalformedError, RefusedError, describe
 from tallystick.hexadecimal import to_hex
 from tallystick.payment_ids import format_payment_id
@@ -24,7 +25,7 @@ from tallystick.x402 import (
     read_identifier,
     read_terms,
 )
-from tallystick_client.seller.client.messages import Charge, DeferredCharge, OtherPayment
+from tallystick_client.seller.client.messages import OtherPayment
 from tallystick_client.seller.paywall.offers import Offer
 
 

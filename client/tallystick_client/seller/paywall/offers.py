@@ -10,8 +10,10 @@ from typing import Any, Final
 
 from tallystick.amounts import parse_price
 from tallystick.errors import Described, MalformedError, RefusedError
+from tallystick.facilitator import Kind, Supported
 from tallystick.hexadecimal import checksum, to_hex
 from tallystick.quantities import ChannelTotals
+from tallystick.tokens import Token
 from tallystick.x402 import (
     PAYMENT_IDENTIFIER,
     SCHEME_DEFERRED,
@@ -25,7 +27,6 @@ from tallystick.x402 import (
     ResourceInfo,
     payment_identifier_declaration,
 )
-from tallystick_client.seller.client.messages import Asset, Kind, Supported
 from tallystick_client.seller.paywall.rules import symbol_of
 
 _SCHEMES: Final = (SCHEME_DEFERRED, SCHEME_EXACT)
@@ -37,7 +38,7 @@ class Offer:
 
     terms: PaymentTerms
     requirements: PaymentRequirements
-    asset: Asset
+    asset: Token
 
 
 def make_offers(
@@ -96,14 +97,14 @@ def error_text(error: MalformedError | RefusedError) -> str:
     return f"{error.reason.code}: {error.message}{detail}"
 
 
-def _offer(kind: Kind, asset: Asset, price: str, pay_to: bytes, timeout_s: int, field: str) -> Offer:
+def _offer(kind: Kind, asset: Token, price: str, pay_to: bytes, timeout_s: int, field: str) -> Offer:
     amount = parse_price(price, asset.decimals, field).amount
-    terms = PaymentTerms(kind.scheme, Network.parse(kind.network, "network"), amount, asset.token, pay_to)
+    terms = PaymentTerms(kind.scheme, Network.parse(kind.network, "network"), amount, asset.address, pay_to)
     requirements = PaymentRequirements(
         scheme=kind.scheme,
         network=kind.network,
         amount=str(amount),
-        asset=checksum(asset.token),
+        asset=checksum(asset.address),
         pay_to=checksum(pay_to),
         max_timeout_seconds=timeout_s,
         extra=_extra(kind, asset),
@@ -119,7 +120,7 @@ def _rank(kind: Kind) -> int:
     return _SCHEMES.index(kind.scheme) if kind.scheme in _SCHEMES else len(_SCHEMES)
 
 
-def _extra(kind: Kind, asset: Asset) -> dict[str, Any]:
+def _extra(kind: Kind, asset: Token) -> dict[str, Any]:
     if kind.scheme not in _SCHEMES:
         return dict(kind.extra)
     if kind.scheme == SCHEME_EXACT:

@@ -3,10 +3,10 @@
 from typing import Final
 
 from tallystick.amounts import parse_price
+from tallystick.charges import DeferredCharge
 from tallystick.errors import MalformedError
 from tallystick.hexadecimal import checksum
 from tallystick.quantities import Amount
-from tallystick_client.seller.client.messages import DeferredCharge
 from tallystick_client.seller.paywall.incoming_payment import IncomingPayment
 
 SCOPE_KEY: Final = "tallystick"

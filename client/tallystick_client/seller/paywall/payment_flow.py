@@ -27,11 +27,12 @@ from typing import Final
 
 import grpc
 
+from tallystick.charges import DeferredCharge
 from tallystick.errors import MalformedError, RefusedError
+from tallystick.facilitator import Attempt, Settled, Verified
 from tallystick.reasons import Reason
 from tallystick.x402 import PAYMENT_RESPONSE_HEADER
 from tallystick_client.rpc import AggregatorUnavailableError, CallRejectedError
-from tallystick_client.seller.client.messages import Attempt, DeferredCharge, Settled, Verified
 from tallystick_client.seller.paywall import responses
 from tallystick_client.seller.paywall.asgi import (
     BODY,

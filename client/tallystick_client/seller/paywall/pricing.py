@@ -12,10 +12,10 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from tallystick.errors import Described, MalformedError
+from tallystick.facilitator import Supported
 from tallystick.hexadecimal import checksum
 from tallystick.patterns import PATTERN_CHARS_MAX
 from tallystick.x402 import pay_ahead_extension
-from tallystick_client.seller.client.messages import Supported
 from tallystick_client.seller.paywall.asgi import Scope
 from tallystick_client.seller.paywall.bodies import BodyReader
 from tallystick_client.seller.paywall.offers import Offer, make_offers

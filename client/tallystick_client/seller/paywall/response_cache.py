@@ -13,8 +13,9 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Final
 
+from tallystick.facilitator import Attempt
 from tallystick.x402 import ExactAuthorization, PaymentTerms
-from tallystick_client.seller.client.messages import Attempt, OtherPayment
+from tallystick_client.seller.client.messages import OtherPayment
 from tallystick_client.seller.paywall.asgi import BODY, Headers, Message
 
 AGE_S: Final = 300.0

@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from tallystick.charges import DeferredCharge
 from tallystick.errors import MalformedError, RefusedError
+from tallystick.facilitator import Settled
 from tallystick.hexadecimal import to_hex
 from tallystick.reasons import Reason
 from tallystick.x402 import (
@@ -13,7 +15,6 @@ from tallystick.x402 import (
     SettleResponse,
     encode_header,
 )
-from tallystick_client.seller.client.messages import DeferredCharge, Settled
 from tallystick_client.seller.paywall.asgi import Send, respond
 from tallystick_client.seller.paywall.incoming_payment import IncomingPayment
 from tallystick_client.seller.paywall.offers import Offer, error_text, payment_required

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tallystick.errors import MalformedError, RefusedError
+from tallystick.facilitator import Settled
 from tallystick.hexadecimal import checksum, to_hex
 from tallystick_client.rpc import AggregatorUnavailableError, CallRejectedError
 from tallystick_client.seller.client.aggregator import Aggregator
-from tallystick_client.seller.client.messages import Settled
 from tallystick_client.seller.paywall import responses
 from tallystick_client.seller.paywall.incoming_payment import IncomingPayment
 from tallystick_client.seller.paywall.response_cache import Answer, ResponseCache
