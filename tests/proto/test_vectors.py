@@ -20,7 +20,8 @@ from tallystick.eip712 import (
 from tallystick.hexadecimal import parse_address, parse_bytes
 from tallystick.signatures import AuthorizerKey, Signer, recover
 from tallystick.vouchers import UncheckedVoucher, check_voucher, sign_voucher, voucher_digest
-from tallystick.x402 import ChannelConfigMessage, Network, decode_json, read_channel_config, write_channel_config
+from tallystick.x402 import Network, decode_json
+from tallystick.x402.payloads import ChannelConfigMessage, read_channel_config, write_channel_config
 
 FILE = json.loads((Path(__file__).parent / "vectors/batch_settlement.json").read_text())
 VECTORS: list[dict[str, Any]] = FILE["vectors"]

@@ -15,7 +15,6 @@ from msgspec import Meta, Struct, field
 
 from tallystick.errors import Described, MalformedError
 
-X402_VERSION: Final = 2
 PAYMENT_REQUIRED_HEADER: Final = "PAYMENT-REQUIRED"
 PAYMENT_SIGNATURE_HEADER: Final = "PAYMENT-SIGNATURE"
 PAYMENT_RESPONSE_HEADER: Final = "PAYMENT-RESPONSE"
