@@ -64,7 +64,8 @@ class RefusedError(TallystickError):
     """A well-formed request that the rules say no to.
 
     `state` are the channel's totals where the reason tells the payer to sign higher or deposit more, and only for the
-    channel's own parties.
+    channel's own parties. `retry_after_s`: after how many seconds the same call may do better; 0 where that is not
+    known.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class RefusedError(TallystickError):
         got: str = "",
         allowed: str = "",
         state: ChannelTotals | None = None,
+        retry_after_s: int = 0,
     ) -> None:
         self.reason = reason
         self.message = message
@@ -82,6 +84,7 @@ class RefusedError(TallystickError):
         self.got = got
         self.allowed = allowed
         self.state = state
+        self.retry_after_s = retry_after_s
         super().__init__(f"{reason.code}: {message}")
 
     @property

@@ -119,6 +119,7 @@ def read_refusal(message: common_pb2.Refusal) -> RefusedError:
         message.got,
         message.allowed,
         read_channel_totals(message.totals, "refusal.totals") if message.HasField("totals") else None,
+        message.retry_after_s,
     )
 
 

@@ -175,21 +175,15 @@ def exact_payload(authorization: ExactAuthorization) -> dict[str, Any]:
 
 def read_channel_config(message: ChannelConfigMessage, field: str) -> ChannelConfig:
     """The ChannelConfig as bytes and integers, its fields below `field`."""
-    payer = parse_address(message.payer, f"{field}.payer")
-    payer_authorizer = parse_address(message.payer_authorizer, f"{field}.payerAuthorizer")
-    receiver = parse_address(message.receiver, f"{field}.receiver")
-    receiver_authorizer = parse_address(message.receiver_authorizer, f"{field}.receiverAuthorizer")
-    token = parse_address(message.token, f"{field}.token")
-    salt = parse_bytes(message.salt, 32, f"{field}.salt")
     try:
         return ChannelConfig(
-            payer=payer,
-            payer_authorizer=payer_authorizer,
-            receiver=receiver,
-            receiver_authorizer=receiver_authorizer,
-            token=token,
+            payer=parse_address(message.payer, "payer"),
+            payer_authorizer=parse_address(message.payer_authorizer, "payerAuthorizer"),
+            receiver=parse_address(message.receiver, "receiver"),
+            receiver_authorizer=parse_address(message.receiver_authorizer, "receiverAuthorizer"),
+            token=parse_address(message.token, "token"),
             withdraw_delay_s=message.withdraw_delay,
-            salt=salt,
+            salt=parse_bytes(message.salt, 32, "salt"),
         )
     except MalformedError as error:
         raise error.within(field) from None

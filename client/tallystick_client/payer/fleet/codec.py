@@ -55,8 +55,8 @@ def write_problem(error: TallystickError) -> pb.WalletProblem:
         problem.budget, problem.decimals, problem.symbol = error.budget, error.decimals, error.symbol
         problem.got, problem.allowed = encode_amount(error.got), encode_amount(error.allowed)
     if isinstance(error, RefusedError):
-        refusal = write_refusal(error.reason, error.message, error.field, error.got, error.allowed)
-        problem.refusal.CopyFrom(refusal)
+        told = error.reason, error.message, error.field, error.got, error.allowed, None, error.retry_after_s
+        problem.refusal.CopyFrom(write_refusal(*told))
     return problem
 
 
