@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tallystick.channels import ChannelConfig, account_id, channel_id
@@ -53,7 +54,8 @@ def test_channel_id(vector: dict[str, Any]) -> None:
 
 def test_channel_config_is_written_as_it_was_read(vector: dict[str, Any]) -> None:
     _, config = read(vector)
-    assert read_channel_config(write_channel_config(config), "channelConfig") == config
+    written = msgspec.convert(write_channel_config(config), ChannelConfigMessage)
+    assert read_channel_config(written, "channelConfig") == config
 
 
 def test_voucher_is_theirs_bit_for_bit(vector: dict[str, Any]) -> None:

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from tallystick.v1.settlement_pb2_grpc import SettlementServiceAsyncStub
 
 SUPPORTED_REFRESH_S: Final = 300.0
-"""How old the answer of Supported may be before it is asked for again."""
 SUPPORTED_RETRY_S: Final = 10.0
 """How long an old answer serves after asking again failed."""
 
@@ -64,7 +63,8 @@ class Aggregator:
     It connects when it is first used, and again when it is used after `close` or on another event loop. `target` is
     "host:port"; `token` the seller's token itself or, better, where it is: "env:NAME" or "file:PATH". TLS is used
     unless the target is loopback or `insecure` is set; `root_certificates`, `certificate_chain` and `private_key` are
-    PEM. Times are seconds: `chain_timeout_s` is for calls that wait for a transaction. Raises MalformedError.
+    PEM. Times are seconds: `chain_timeout_s` is for calls that wait for a transaction, `supported_refresh_s` is how
+    old the answer of Supported may be before it is asked for again. Raises MalformedError.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class Aggregator:
         private_key: bytes | None = None,
         timeout_s: float = rpc.CALL_TIMEOUT_S,
         chain_timeout_s: float = rpc.CHAIN_TIMEOUT_S,
+        supported_refresh_s: float = SUPPORTED_REFRESH_S,
     ) -> None:
         check_target(target, "aggregator")
         self.target = target
@@ -86,6 +87,7 @@ class Aggregator:
         self._certificates = (root_certificates, certificate_chain, private_key)
         self._timeout_s = timeout_s
         self._chain_timeout_s = chain_timeout_s
+        self._supported_refresh_s = supported_refresh_s
         self._connected: _Connection | None = None
         self._supported: Supported | None = None
         self._supported_until = 0.0
@@ -248,7 +250,7 @@ class Aggregator:
         finally:
             connection.refreshing = None
         self._supported = supported = facilitator.read_supported(response)
-        self._supported_until = connection.loop.time() + SUPPORTED_REFRESH_S
+        self._supported_until = connection.loop.time() + self._supported_refresh_s
         return supported
 
 

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
@@ -62,14 +62,16 @@ class ChargeStream:
         timeout_s: float,
         patience_s: float = PATIENCE_S,
         waiting_max: int = WAITING_MAX,
+        backoff_s: Sequence[float] = BACKOFF_S,
     ) -> None:
         """`limits` tells the charges per batch and the unanswered batches that the aggregator allows; `timeout_s` is
-        how long a batch may be unanswered before the stream counts as broken.
+        how long a batch may be unanswered before the stream counts as broken. See the module for the rest.
         """
         self._open_stream = open_stream
         self._limits = limits
         self._timeout_s = timeout_s
         self._patience_s = patience_s
+        self._backoff_s = backoff_s
         self._room = asyncio.Semaphore(waiting_max)
         self._waiting: deque[_Waiting] = deque()
         self._unanswered: dict[int, _Batch] = {}
@@ -138,7 +140,7 @@ class ChargeStream:
                 self._fail(error)
             else:
                 _log.info("the stream of charges broke and is opened again: %s", error)
-                await asyncio.sleep(BACKOFF_S[min(attempts, len(BACKOFF_S) - 1)])
+                await asyncio.sleep(self._backoff_s[min(attempts, len(self._backoff_s) - 1)])
                 attempts += 1
 
     async def _stream_once(self) -> AggregatorError:
