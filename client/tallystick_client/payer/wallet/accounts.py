@@ -14,7 +14,7 @@ import grpc.aio
 from tallystick import channels, eip712, spend_keys
 from tallystick.amounts import decode_amount, encode_amount
 from tallystick.channels import ChannelConfig
-from tallystick.codec.account import read_totals, write_totals
+from tallystick.codec.account import write_totals
 from tallystick.codec.common import read_channel_totals, read_refusal, write_config
 from tallystick.errors import Described, MalformedError
 from tallystick.quantities import ChannelTotals
@@ -193,13 +193,14 @@ class AccountClient:
         _check(response)
         return Refunded(decode_amount(response.amount, "amount"), response.transaction)
 
-    async def totals_to_approve(self, account_id: bytes) -> tuple[tuple[bytes, int], ...]:
+    async def totals_to_approve(self, account_id: bytes) -> list[tuple[bytes, int]]:
         """The (receiver, total) pairs that the next claim would carry."""
         authorization = self._authorize(lambda deadline: eip712.hash_read_account(account_id, deadline))
         request = pb.GetTotalsToApproveRequest(account_id=account_id, authorization=authorization)
         response = await call(self._service().GetTotalsToApprove, request)
         _check(response)
-        return read_totals(response.totals, len(response.totals))
+        # Whoever is no seller of ours is refused by the book, whatever its form.
+        return [(total.receiver, decode_amount(total.total, "totals.total")) for total in response.totals]
 
     async def approve(self, account_id: bytes, totals: Sequence[tuple[bytes, int]]) -> None:
         """Sign these totals and hand the signature in. The caller has compared them with its book."""
