@@ -15,17 +15,18 @@ from typing import Final, TypeVar
 
 from anvil import NETWORK, Devnet, Payer
 from tallystick import eip712
+from tallystick.charges import Charge, Charged, DeferredCharge
 from tallystick.errors import RefusedError
+from tallystick.facilitator import Settled, Verified
 from tallystick.payment_ids import new_payment_id
 from tallystick.spend_keys import SpendKey, SpendProof, SpendProver
+from tallystick.tokens import Token
 from tallystick.x402 import ExactAuthorization, Network, PaymentTerms
 from tallystick_client import Operator
-from tallystick_client.payer.policy.operators import Token
 from tallystick_client.payer.wallet.accounts import AccountClient, AccountState
 from tallystick_client.payer.wallet.rows import Deposit
 from tallystick_client.rpc import AggregatorUnavailableError
 from tallystick_client.seller.client.aggregator import Aggregator
-from tallystick_client.seller.client.messages import Charge, Charged, DeferredCharge, Settled, Verified
 
 HEADROOM: Final = 50_000
 """What a payer with a spend key signs at a time, beyond what it has spent, in atomic units."""

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from tallystick.errors import MalformedError
+from tallystick.facilitator import Kind, Settled, Verified
 from tallystick.reasons import Reason
 from tallystick.x402 import PaymentPayload, PaymentTerms
 from tallystick_aggregator.auth.credentials import Principal, Scope
 from tallystick_aggregator.auth.principals import Principals, require_receiver
 from tallystick_aggregator.ledger.answers import Refusal
-from tallystick_aggregator.schemes.port import Caller, EncodedPayment, Kind, Scheme, Settled, Verified
+from tallystick_aggregator.schemes.port import Caller, EncodedPayment, Scheme
 
 
 class Verdict(NamedTuple):

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from benchmarks import world
 from benchmarks.children import hear, say, settings_of_child
+from tallystick.charges import Charge, Charged
 from tallystick.errors import RefusedError
 from tallystick.payment_ids import new
 from tallystick.signatures import Signer
@@ -22,7 +23,6 @@ from tallystick.vouchers import sign_voucher
 from tallystick_client import rpc
 from tallystick_client.rpc import AggregatorUnavailableError
 from tallystick_client.seller.client.aggregator import Aggregator
-from tallystick_client.seller.client.messages import Charge, Charged
 from tallystick_client.seller.client.stream import ChargeStream
 
 CALL_TIMEOUT_S: Final = 3.0

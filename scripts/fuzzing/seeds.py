@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from tallystick.channels import ChannelConfig
+from tallystick.codec.common import write_config
 from tallystick.eip712 import escrow_domain
 from tallystick.hashing import keccak256
 from tallystick.hexadecimal import checksum
 from tallystick.payment_ids import format_payment_id, new_payment_id
 from tallystick.spend_keys import SpendProof
+from tallystick.tokens import Token
 from tallystick.v1 import account_pb2, charge_pb2, common_pb2, facilitator_pb2, wallet_pb2
 from tallystick.x402 import (
     DeferredPayment,
@@ -47,9 +49,7 @@ from tallystick_aggregator.store.rows import (
     encode_reservation,
     encode_spend_key,
 )
-from tallystick_client.payer.fleet.codec import write_config
-from tallystick_client.payer.policy.operators import Operator, Token
-from tallystick_client.seller.client.messages import Asset
+from tallystick_client.payer.policy.operators import Operator
 from tallystick_client.seller.paywall.schemes import scheme_of
 from tallystick_client.seller.paywall.schemes.port import Offer
 from tallystick_contracts.claim_batch import AccountClaim, ClaimBatch, ClaimRow, encode
@@ -100,7 +100,7 @@ SHOP_OFFERS: Final = [
         scheme_of(offered.scheme),
         PaymentTerms(offered.scheme, _NETWORK, 1_000, _ADDRESS[5], _ADDRESS[3]),
         offered,
-        Asset(_ADDRESS[5], "USDC", 6, "USD Coin", "2", 0),
+        Token(_ADDRESS[5], "USDC", 6, "USD Coin", "2", 0),
     )
     for offered in _OFFERED
 ]

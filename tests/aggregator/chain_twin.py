@@ -17,6 +17,7 @@ from tallystick.channels import ChannelConfig, account_id, channel_id
 from tallystick.eip712 import Domain
 from tallystick.errors import InvalidSignatureError
 from tallystick.signatures import recover
+from tallystick.x402 import ExactAuthorization
 from tallystick_aggregator.chain.port import (
     GAS_LIMIT_MAX,
     Block,
@@ -27,7 +28,6 @@ from tallystick_aggregator.chain.port import (
     Heard,
     Landing,
     RevertedError,
-    TransferAuthorization,
 )
 from tallystick_aggregator.chain.sending.gas_meter import GasMeter, MeteredOutbox
 from tallystick_aggregator.charging.port import Writer
@@ -412,7 +412,7 @@ class TokenTwin:
         self._chain._answer()
         return (authorizer, nonce) in self._chain.used
 
-    def transfer_call(self, authorization: TransferAuthorization) -> Call:
+    def transfer_call(self, authorization: ExactAuthorization) -> Call:
         a, chain = authorization, self._chain
         struct = eip712.hash_transfer_with_authorization(a.from_, a.to, a.value, a.valid_after, a.valid_before, a.nonce)
 

@@ -12,15 +12,16 @@ from doubles import DOMAIN, ESCROW, NETWORK, NEWS, NOW_MS, NOW_S, OPERATOR, SEPA
 
 from tallystick import eip712
 from tallystick.eip712 import ESCROW_NAME, ESCROW_VERSION
-from tallystick.x402 import SCHEME_DEFERRED, SCHEME_EXACT, Network, PaymentTerms
+from tallystick.tokens import Token
+from tallystick.x402 import SCHEME_DEFERRED, SCHEME_EXACT, ExactAuthorization, Network, PaymentTerms
 from tallystick_aggregator.accounts.accounts import Accounts
 from tallystick_aggregator.accounts.channels import Channels
 from tallystick_aggregator.accounts.deposits import Deposits
-from tallystick_aggregator.accounts.offers import NetworkOffer, TokenOffer
+from tallystick_aggregator.accounts.offers import NetworkOffer
 from tallystick_aggregator.accounts.refunds import Refunds
 from tallystick_aggregator.accounts.signed_calls import SignedCall
 from tallystick_aggregator.auth.gas_budgets import NO_LIMITS, GasBudget, GasLimits
-from tallystick_aggregator.chain.port import DepositAuthorization, TransferAuthorization
+from tallystick_aggregator.chain.port import DepositAuthorization
 from tallystick_aggregator.charging import LedgerWriter, PaymentBatcher
 from tallystick_aggregator.charging.signatures import SignatureThreads
 from tallystick_aggregator.ledger.commands import Rules
@@ -39,7 +40,7 @@ OFFER: Final = NetworkOffer(
     escrow_name=ESCROW_NAME,
     escrow_version=ESCROW_VERSION,
     operator=OPERATOR,
-    tokens={TOKEN: TokenOffer(TOKEN, "USDC", 6, "USD Coin", "2", MIN_DEPOSIT)},
+    tokens={TOKEN: Token(TOKEN, "USDC", 6, "USD Coin", "2", MIN_DEPOSIT)},
     withdraw_delay_s_min=10_800,
     withdraw_delay_s_max=30 * 86_400,
     withdraw_delay_s=86_400,
@@ -162,9 +163,9 @@ def deposit_of(payer: Payer, amount: int, number: int = 0, **changes: object) ->
     return replace(deposit, signature=payer.signer.sign(eip712.digest(TOKEN_DOMAIN, struct)))
 
 
-def transfer_of(payer: Payer, number: int = 0, **changes: object) -> TransferAuthorization:
+def transfer_of(payer: Payer, number: int = 0, **changes: object) -> ExactAuthorization:
     """The payer's signed transfer of PRICE to NEWS with this number; `changes` are made before it is signed."""
-    transfer = TransferAuthorization(
+    transfer = ExactAuthorization(
         from_=payer.signer.address,
         to=NEWS,
         value=PRICE,

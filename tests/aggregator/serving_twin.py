@@ -14,6 +14,7 @@ from doubles import MUSIC, NEWS
 from marketplace import Marketplace, marketplace
 
 from tallystick.amounts import encode_amount
+from tallystick.settlements import LeftOut
 from tallystick.v1 import (
     account_pb2_grpc,
     charge_pb2,
@@ -29,7 +30,7 @@ from tallystick_aggregator.api.grpc.settlement import SettlementService
 from tallystick_aggregator.auth.credentials import Credentials, Scope
 from tallystick_aggregator.auth.principals import Principals
 from tallystick_aggregator.charging import UncheckedPayment
-from tallystick_aggregator.claims.claiming import Claimed, LeftOut
+from tallystick_aggregator.claims.claiming import Claimed
 from tallystick_aggregator.facilitator import Facilitator
 from tallystick_aggregator.ledger.commands import Rules
 from tallystick_aggregator.schemes.port import Scheme

@@ -15,11 +15,11 @@ from anvil import DELAY_S, Devnet, receiver
 from rpc_faults import FaultProxy, Rule
 from site_files import add_seller, write_site
 from tallystick.errors import RefusedError
+from tallystick.settlements import Settlement
 from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.runtime.app import running
 from tallystick_aggregator.runtime.config.file import Config
 from tallystick_client.rpc import AggregatorUnavailableError
-from tallystick_client.seller.client.messages import Settlement
 from trade import Customer, Stall, operator_of
 
 ALARM = "tallystick.alarm"

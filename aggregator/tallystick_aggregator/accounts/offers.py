@@ -5,19 +5,8 @@ from dataclasses import dataclass
 
 from tallystick.hexadecimal import checksum
 from tallystick.reasons import Reason
+from tallystick.tokens import Token
 from tallystick_aggregator.ledger.answers import Refusal
-
-
-@dataclass(frozen=True, slots=True)
-class TokenOffer:
-    """A token that is accepted; `name` and `version` are its EIP-712 domain's, `min_deposit` is in atomic units."""
-
-    address: bytes
-    symbol: str
-    decimals: int
-    name: str
-    version: str
-    min_deposit: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +21,7 @@ class NetworkOffer:
     escrow_name: str
     escrow_version: str
     operator: bytes
-    tokens: Mapping[bytes, TokenOffer]
+    tokens: Mapping[bytes, Token]
     withdraw_delay_s_min: int
     withdraw_delay_s_max: int
     withdraw_delay_s: int
@@ -56,7 +45,7 @@ def find_network(offers: Offers, network: str) -> NetworkOffer | Refusal:
     return offer
 
 
-def find_token(offer: NetworkOffer, token: bytes) -> TokenOffer | Refusal:
+def find_token(offer: NetworkOffer, token: bytes) -> Token | Refusal:
     """Return the offer for a token, or the refusal of it."""
     known = offer.tokens.get(token)
     if known is None:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from tallystick.hashing import keccak256
 from tallystick.hexadecimal import checksum, to_hex
 from tallystick.signatures import Signer
+from tallystick.tokens import Token
 from tallystick_aggregator.chain.node import RejectedError
 from tallystick_aggregator.chain.port import ChainUnavailableError
 from tallystick_aggregator.chain.rpc.answers import RpcError
@@ -29,17 +30,6 @@ Under EIP-8037 each of the two storage slots that a mint fills takes some 98,000
 
 
 @dataclass(frozen=True, slots=True)
-class DeployedToken:
-    """The token that deposits will be in, as it describes itself."""
-
-    address: bytes
-    symbol: str
-    decimals: int
-    name: str
-    version: str
-
-
-@dataclass(frozen=True, slots=True)
 class Deployment:
     """What is on the chain now."""
 
@@ -47,7 +37,7 @@ class Deployment:
     escrow: bytes
     escrow_block: int
     operator: bytes
-    token: DeployedToken
+    token: Token
 
 
 class Deployer:
@@ -66,10 +56,10 @@ class Deployer:
         except ChainUnavailableError as error:
             raise ConfigurationError(f"--rpc: nothing answers at {self._endpoint.name}: {error}") from None
 
-    async def describe(self, token: bytes) -> DeployedToken:
+    async def describe(self, token: bytes) -> Token:
         """What a token says of itself. Raises ConfigurationError if it is none that deposits can be in."""
         try:
-            return DeployedToken(
+            return Token(
                 address=token,
                 symbol=_string(await self._ask_token(token, "symbol()")),
                 decimals=int.from_bytes(await self._ask_token(token, "decimals()"), "big"),
@@ -101,7 +91,7 @@ class Deployer:
                 f" with {gas * max_fee} or more: up to {gas} gas at up to {max_fee} wei"
             )
 
-    async def deploy(self, sender: Signer, operator: Signer, token: DeployedToken | None) -> Deployment:
+    async def deploy(self, sender: Signer, operator: Signer, token: Token | None) -> Deployment:
         """Deploy the escrow (and a test token if `token` is None), and let the sender claim for the operator."""
         chain_id = await self.chain_id()
         if token is None:

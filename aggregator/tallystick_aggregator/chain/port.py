@@ -10,6 +10,7 @@ from typing import Final, NamedTuple, Protocol
 
 from tallystick.channels import ChannelConfig
 from tallystick.eip712 import Domain
+from tallystick.x402 import ExactAuthorization
 from tallystick_aggregator.chain.sending.gas_meter import GasMeter
 from tallystick_aggregator.store.port import OutboundTransaction, Payout, TransactionKind
 from tallystick_contracts.claim_batch import AccountClaim
@@ -98,19 +99,6 @@ class DepositAuthorization:
 
 
 @dataclass(frozen=True, slots=True)
-class TransferAuthorization:
-    """An ERC-3009 TransferWithAuthorization (x402 `exact`)."""
-
-    from_: bytes
-    to: bytes
-    value: int
-    valid_after: int
-    valid_before: int
-    nonce: bytes
-    signature: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class Call:
     """A transaction to be: its target and calldata."""
 
@@ -189,7 +177,7 @@ class Token(Protocol):
 
     async def authorization_used(self, authorizer: bytes, nonce: bytes, block: Block) -> bool: ...
 
-    def transfer_call(self, authorization: TransferAuthorization) -> Call: ...
+    def transfer_call(self, authorization: ExactAuthorization) -> Call: ...
 
 
 class Chain(Protocol):

@@ -7,6 +7,7 @@ from typing import Final
 
 from tallystick.channels import WITHDRAW_DELAY_S_MAX, WITHDRAW_DELAY_S_MIN
 from tallystick.signatures import Signer
+from tallystick.tokens import Token
 
 TRANSACTION_BYTES_MAX: Final = 126_000
 """Signed bytes of one transaction at most: nodes do not relay more than 131,072 (threat 40)."""
@@ -28,18 +29,9 @@ class ConfigurationError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class TokenSettings:
-    """A token on the allow-list. `name` and `version` are of its EIP-712 domain, `min_deposit` in atomic units.
+class TokenSettings(Token):
+    """A token on the allow-list. `worth_gwei`: roughly what a whole one is worth in the chain's coin; 0: not told."""
 
-    `worth_gwei`: roughly what a whole token is worth in the chain's coin; 0: not told.
-    """
-
-    address: bytes
-    symbol: str
-    decimals: int
-    name: str
-    version: str
-    min_deposit: int = 0
     worth_gwei: float = 0.0
 
     def worth_wei(self, amount: int) -> int | None:

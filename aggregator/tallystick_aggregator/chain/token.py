@@ -12,9 +12,10 @@ from eth_abi.abi import encode
 from tallystick.eip712 import Domain
 from tallystick.hexadecimal import checksum
 from tallystick.quantities import ZERO_ADDRESS
+from tallystick.x402 import ExactAuthorization
 from tallystick_aggregator.chain.escrow_calls import selector, topic
 from tallystick_aggregator.chain.node import CallRevertedError, Log, Node
-from tallystick_aggregator.chain.port import Block, Call, ChainUnavailableError, Heard, TransferAuthorization
+from tallystick_aggregator.chain.port import Block, Call, ChainUnavailableError, Heard
 from tallystick_aggregator.chain.reverts import describe
 from tallystick_aggregator.chain.settings import ConfigurationError, TokenSettings
 
@@ -66,7 +67,7 @@ class Erc3009Token:
         )
         return int.from_bytes(answer, "big") != 0
 
-    def transfer_call(self, authorization: TransferAuthorization) -> Call:
+    def transfer_call(self, authorization: ExactAuthorization) -> Call:
         """The transfer, in a form that the token has: `v, r, s` where that is possible, as every ERC-3009 token has it;
         `bytes` for the signatures of contract wallets, which are of any length.
         """

@@ -9,9 +9,10 @@ import logging
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
 from tallystick.hexadecimal import to_hex
+from tallystick.settlements import LeftOut
 from tallystick_aggregator.chain.port import Chain, ChainUnavailableError, RevertedError
 from tallystick_aggregator.claims.gas_scale import GasScale
 from tallystick_aggregator.claims.planner import Batch, Group
@@ -25,17 +26,6 @@ _log = logging.getLogger(__name__)
 _alarm = logging.getLogger("tallystick.alarm")
 _WHOLE_BATCH: Final = ("NotOperatorOrSender",)
 """Reverts that are about the sender, not about rows: to split the batch would help nobody."""
-
-
-class LeftOut(NamedTuple):
-    """What a settlement could not claim for a seller, in atomic units, and why."""
-
-    network: str
-    token: bytes
-    channel_id: bytes
-    receiver: bytes
-    amount: int
-    reason: str
 
 
 class Claimed(list[OutboundTransaction]):
@@ -138,7 +128,7 @@ class Claiming:
 
     def _leave_out(self, groups: Iterable[Group], run: Run, reason: str) -> None:
         run.settled.left_out += [
-            LeftOut(self._chain.network, group.account.config.token, row.channel_id, row.receiver, row.amount, reason)
+            LeftOut(self._chain.network, row.channel_id, row.receiver, group.account.config.token, row.amount, reason)
             for group in groups
             for row in group.rows
             if row.amount

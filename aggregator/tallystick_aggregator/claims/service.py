@@ -15,10 +15,11 @@ from functools import partial
 from typing import Final, Protocol
 
 from tallystick.hexadecimal import to_hex
+from tallystick.settlements import LeftOut
 from tallystick_aggregator.chain.periodic import PeriodicTask
 from tallystick_aggregator.chain.port import Chain, ChainUnavailableError, Stake
 from tallystick_aggregator.charging.port import Writer
-from tallystick_aggregator.claims.claiming import Claimed, Claiming, LeftOut, Run
+from tallystick_aggregator.claims.claiming import Claimed, Claiming, Run
 from tallystick_aggregator.claims.planner import (
     EVERYTHING,
     NO_POLICY,
@@ -312,7 +313,7 @@ class ClaimService:
                 why = "the deposit is used up; it is claimed when the payer deposits again"
             else:
                 why = "no voucher of the payer covers what was charged"
-            yield LeftOut(self._chain.network, account.config.token, channel.id, channel.receiver, amount, why)
+            yield LeftOut(self._chain.network, channel.id, channel.receiver, account.config.token, amount, why)
 
     def _note_waiting(self, waiting: list[bytes], planned: set[bytes], now: float) -> None:
         for channel_id in planned:

@@ -1,12 +1,12 @@
 """What is asked of the ledger about a payment. Commands carry proofs that were checked already: an unchecked payment is
-another type (`batcher.proofs.UncheckedPayment`), so the wrong one does not type-check.
+another type (`charging.UncheckedPayment`), so the wrong one does not type-check.
 """
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from tallystick.values import Value
 from tallystick.vouchers import Voucher
-from tallystick_aggregator.ledger.values import Value
 
 
 class VoucherProof(Value, frozen=True, gc=False):

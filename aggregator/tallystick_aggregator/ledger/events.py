@@ -7,7 +7,7 @@ which the journal's codec goes through. Every field is a plain integer, string, 
 from typing import NamedTuple
 
 from tallystick.channels import ChannelConfig
-from tallystick_aggregator.ledger.values import Value
+from tallystick.values import Value
 
 
 class AccountOpened(NamedTuple):

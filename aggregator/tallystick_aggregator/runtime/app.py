@@ -17,7 +17,7 @@ from tallystick.hexadecimal import checksum, to_hex
 from tallystick_aggregator.accounts.accounts import Accounts
 from tallystick_aggregator.accounts.channels import Channels
 from tallystick_aggregator.accounts.deposits import Deposits
-from tallystick_aggregator.accounts.offers import NetworkOffer, Offers, TokenOffer
+from tallystick_aggregator.accounts.offers import NetworkOffer, Offers
 from tallystick_aggregator.accounts.refunds import Refunds
 from tallystick_aggregator.api.grpc.account import AccountService
 from tallystick_aggregator.api.grpc.charge import ChargeService
@@ -127,12 +127,7 @@ def make_offers(config: Config) -> Offers:
             escrow_name=ESCROW_NAME,
             escrow_version=ESCROW_VERSION,
             operator=chain.operator,
-            tokens={
-                token.address: TokenOffer(
-                    token.address, token.symbol, token.decimals, token.name, token.version, token.min_deposit
-                )
-                for token in chain.tokens
-            },
+            tokens={token.address: token for token in chain.tokens},
             withdraw_delay_s_min=chain.withdraw_delay_s_min,
             withdraw_delay_s_max=chain.withdraw_delay_s_max,
             withdraw_delay_s=config.withdraw_delays_s[chain.network],

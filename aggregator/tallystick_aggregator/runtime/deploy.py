@@ -23,7 +23,8 @@ from tallystick.hexadecimal import checksum, parse_address
 from tallystick.keys import load_signer, with_paths
 from tallystick.signatures import Signer
 from tallystick.targets import check_target, is_loopback, is_wildcard
-from tallystick_aggregator.chain.deployer import DeployedToken, Deployer, Deployment
+from tallystick.tokens import Token
+from tallystick_aggregator.chain.deployer import Deployer, Deployment
 from tallystick_aggregator.chain.settings import DEV_CHAIN_IDS, ConfigurationError
 from tallystick_aggregator.runtime.config.chains import DEFAULT_WITHDRAW_DELAY_S_MIN, read_endpoint, shortest_delay_s
 from tallystick_aggregator.runtime.config.file import Config
@@ -51,7 +52,7 @@ refunds_per_payer_hour_max = 0
 refunds_unpaid = true
 """
 _STAND_IN: Final = b"\x01" * 20
-_TEST_TOKEN: Final = DeployedToken(_STAND_IN, "USDC", 6, "USD Coin", "2")
+_TEST_TOKEN: Final = Token(_STAND_IN, "USDC", 6, "USD Coin", "2")
 _OPTIONS: Final = {
     "server.listen": "--listen",
     "server.tls_certificate": "--tls-certificate",
@@ -204,7 +205,7 @@ def _check_keys(plan: Plan, chain_id: int) -> None:
         )
 
 
-def _check_settings(plan: Plan, chain_id: int, token: DeployedToken) -> None:
+def _check_settings(plan: Plan, chain_id: int, token: Token) -> None:
     """Read the configuration as `serve` will; raises ConfigurationError, which names the option."""
     shortest_s = shortest_delay_s(plan.interval_s)
     if shortest_s <= WITHDRAW_DELAY_S_MAX < plan.withdraw_delay_s:
@@ -289,7 +290,7 @@ min_deposit = "{_min_deposit(plan, token)}"
 {_DEV_GAS if plan.dev else ""}"""
 
 
-def _min_deposit(plan: Plan, token: DeployedToken) -> int:
+def _min_deposit(plan: Plan, token: Token) -> int:
     """What a deposit must be at least to be worth its transactions, in atomic units."""
     if plan.min_deposit is not None:
         return plan.min_deposit

@@ -1,23 +1,11 @@
 """For sellers: a typed client of the aggregator, an ASGI paywall over it, and the flow for other integrations."""
 
+from tallystick.charges import Charge, Charged, DeferredCharge
+from tallystick.facilitator import Attempt, Kind, Limits, Settled, Supported, Verified
+from tallystick.settlements import LeftOut, Payout, Settlement, SettlementStatus
+from tallystick.tokens import Token
 from tallystick_client.seller.client.aggregator import Aggregator
-from tallystick_client.seller.client.messages import (
-    Asset,
-    Attempt,
-    Charge,
-    Charged,
-    DeferredCharge,
-    Kind,
-    LeftOut,
-    Limits,
-    Payout,
-    Settled,
-    SettledNow,
-    Settlement,
-    SettlementStatus,
-    Supported,
-    Verified,
-)
+from tallystick_client.seller.client.messages import SettledNow
 from tallystick_client.seller.client.stream import ChargeStream
 from tallystick_client.seller.paywall.asgi import Paywall, ResponseRefusedError
 from tallystick_client.seller.paywall.offers import make_offers, read_payment
@@ -29,7 +17,6 @@ from tallystick_client.seller.paywall.steps import RequestHead
 
 __all__ = [
     "Aggregator",
-    "Asset",
     "Attempt",
     "Charge",
     "ChargeStream",
@@ -53,6 +40,7 @@ __all__ = [
     "Settlement",
     "SettlementStatus",
     "Supported",
+    "Token",
     "Unserved",
     "Verified",
     "make_offers",

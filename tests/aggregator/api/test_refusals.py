@@ -18,8 +18,9 @@ from tallystick.channels import channel_id
 from tallystick.reasons import Reason
 from tallystick.spend_keys import key_hash
 from tallystick.v1 import account_pb2, charge_pb2, common_pb2, facilitator_pb2
+from tallystick.x402 import ExactAuthorization
 from tallystick_aggregator.auth.gas_budgets import GasLimits
-from tallystick_aggregator.chain.port import DepositAuthorization, RevertedError, TransferAuthorization
+from tallystick_aggregator.chain.port import DepositAuthorization, RevertedError
 from tallystick_aggregator.charging import UncheckedPayment
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.commands import Rules
@@ -101,7 +102,7 @@ async def settle(edge: Edge, handle: bytes, *, release: bool = False) -> common_
     return (await edge.facilitator.Settle(request, metadata=edge.news)).refusal
 
 
-async def verify_exact(edge: Edge, transfer: TransferAuthorization, money: int = FUNDS) -> common_pb2.Refusal:
+async def verify_exact(edge: Edge, transfer: ExactAuthorization, money: int = FUNDS) -> common_pb2.Refusal:
     edge.market.chain.balances[ALICE.signer.address] = money
     return await verify(edge, facilitator_pb2.VerifyRequest(terms=terms_of("exact"), exact=exact_of(transfer)))
 

@@ -10,9 +10,10 @@ from harness import Side, chain_side
 from anvil import FOR_EVER, Devnet, Payer, receiver
 from tallystick import eip712
 from tallystick.hashing import keccak256
+from tallystick.x402 import ExactAuthorization
 from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain.landings import Reach, find_deposit
-from tallystick_aggregator.chain.port import DepositAuthorization, TransferAuthorization
+from tallystick_aggregator.chain.port import DepositAuthorization
 from tallystick_aggregator.chain.rpc.node import RpcNode
 from tallystick_aggregator.store.port import OutboundTransaction, Payout, TransactionKind, TransactionStatus
 
@@ -40,7 +41,7 @@ def cancel(devnet: Devnet, payer: Payer, nonce: bytes) -> None:
 
 def pay_elsewhere(side: Side, payer: Payer, nonce: bytes) -> None:
     """A transfer to somebody else under the deposit's nonce."""
-    transfer = TransferAuthorization(payer.signer.address, receiver(9), 7, 0, FOR_EVER, nonce, b"")
+    transfer = ExactAuthorization(payer.signer.address, receiver(9), 7, 0, FOR_EVER, nonce, b"")
     struct = eip712.hash_transfer_with_authorization(payer.signer.address, receiver(9), 7, 0, FOR_EVER, nonce)
     signature = payer.signer.sign(eip712.digest(side.devnet.token_domain, struct))
     call = side.chain.tokens[side.devnet.token].transfer_call(replace(transfer, signature=signature))

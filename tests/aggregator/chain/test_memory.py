@@ -14,9 +14,9 @@ from memory_chain.node import MemoryNode
 from _anvil import Anvil, RpcError, function
 from anvil import DELAY_S, Devnet, Payer, receiver
 from tallystick import eip712
+from tallystick.x402 import ExactAuthorization
 from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain.node import CallRevertedError
-from tallystick_aggregator.chain.port import TransferAuthorization
 from tallystick_aggregator.chain.reverts import name_of
 from tallystick_aggregator.chain.token import open_token
 from tallystick_contracts import claim_batch
@@ -209,9 +209,7 @@ async def test_exact_transfers_are_told_alike(devnet: Devnet) -> None:
         )
         signature = payer.signer.sign(eip712.digest(devnet.token_domain, struct))
         call = token.transfer_call(
-            TransferAuthorization(
-                payer.signer.address, SELLERS[0], value, 0, 2**48, value.to_bytes(32, "big"), signature
-            )
+            ExactAuthorization(payer.signer.address, SELLERS[0], value, 0, 2**48, value.to_bytes(32, "big"), signature)
         )
         both.call(devnet.sender.address, call.to, call.data)
     assert devnet.balance(SELLERS[0]) == 100

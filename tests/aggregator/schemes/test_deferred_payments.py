@@ -5,13 +5,13 @@ import pytest
 from doubles import MUSIC, NETWORK, NEWS, NOW_MS, OTHER_PAGE, Payer
 from marketplace import PRICE, TERMS, Marketplace, marketplace
 
+from tallystick.charges import DeferredCharge
+from tallystick.facilitator import Settled, Verified
 from tallystick.reasons import Reason
 from tallystick.x402 import Network
 from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.commands import Rules
-from tallystick_aggregator.schemes.deferred.codec import ChannelPayment
-from tallystick_aggregator.schemes.port import Settled, Verified
 from tallystick_aggregator.store.memory import Fault, MemoryDisk, Operation
 
 ALICE = Payer("alice")
@@ -20,7 +20,7 @@ ALICE = Payer("alice")
 async def verify(market: Marketplace, payer: Payer = ALICE, number: int = 1, **changes: object) -> Verified | Refusal:
     """Verify a payment of PRICE to NEWS by a voucher of its own; `changes` are made to the payment."""
     payment = payer.payment(number, PRICE, ceiling=PRICE * number)._replace(**changes)  # type: ignore[arg-type]
-    return await market.deferred.verify(TERMS, ChannelPayment(payer.config.channel(NEWS), payment))
+    return await market.deferred.verify(TERMS, DeferredCharge(payer.config.channel(NEWS), payment))
 
 
 async def held(market: Marketplace, number: int = 1) -> Verified:
@@ -98,7 +98,7 @@ async def test_verify_refuses_a_payment_that_does_not_meet_the_terms(
 ) -> None:
     await market.fund(ALICE, 10_000)
     payment = ALICE.payment(1, PRICE, ceiling=PRICE)
-    answer = await market.deferred.verify(terms, ChannelPayment(ALICE.config.channel(NEWS), payment))  # type: ignore[arg-type]
+    answer = await market.deferred.verify(terms, DeferredCharge(ALICE.config.channel(NEWS), payment))  # type: ignore[arg-type]
     assert isinstance(answer, Refusal)
     assert (answer.reason, answer.field) == (reason, field)
     assert not market.ledger.channels
@@ -145,7 +145,7 @@ async def test_fifty_payments_at_once_open_their_channel_once(market: Marketplac
     payments = [ALICE.payment(number, PRICE, ceiling=PRICE * number) for number in ceilings]
     config = ALICE.config.channel(NEWS)
     answers = await asyncio.gather(
-        *(market.deferred.verify(TERMS, ChannelPayment(config, payment)) for payment in payments)
+        *(market.deferred.verify(TERMS, DeferredCharge(config, payment)) for payment in payments)
     )
     assert all(isinstance(answer, Verified) for answer in answers)
     assert market.chain.claimed_reads == 2, "one baseline for all of them, in two answers"
@@ -289,8 +289,8 @@ async def test_a2_an_account_with_spend_keys_opens_channels_by_live_keys_only(ma
         (unknown, Reason.SPEND_KEY_UNKNOWN),
         (forged, Reason.SPEND_KEY_PROOF),
     ):
-        answer = await market.deferred.verify(TERMS, ChannelPayment(config, payment))
+        answer = await market.deferred.verify(TERMS, DeferredCharge(config, payment))
         assert isinstance(answer, Refusal)
         assert answer.reason is reason
     assert not market.ledger.channels
-    assert isinstance(await market.deferred.verify(TERMS, ChannelPayment(config, good)), Verified)
+    assert isinstance(await market.deferred.verify(TERMS, DeferredCharge(config, good)), Verified)

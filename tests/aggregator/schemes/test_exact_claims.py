@@ -9,12 +9,14 @@ from doubles import MUSIC, NETWORK, NOW_S, TOKEN, Payer
 from marketplace import EXACT_TERMS, OFFERS, PRICE, Marketplace, marketplace, transfer_of
 
 from tallystick.errors import MalformedError
+from tallystick.facilitator import Settled, Verified
 from tallystick.reasons import Reason
-from tallystick_aggregator.chain.port import Call, TransferAuthorization
+from tallystick.x402 import ExactAuthorization
+from tallystick_aggregator.chain.port import Call
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.schemes.exact import ExactPayments
 from tallystick_aggregator.schemes.exact.claims import HOLD_S_MAX, Claims, claim_of
-from tallystick_aggregator.schemes.port import Caller, Settled, Verified
+from tallystick_aggregator.schemes.port import Caller
 from tallystick_aggregator.store.port import TransactionStatus
 
 ALICE = Payer("alice")
@@ -49,7 +51,7 @@ def reason_of(answer: object) -> Reason:
     ],
 )
 async def test_x1_an_authorization_pays_one_receiver_and_what_else_has_its_nonce_is_refused(
-    market: Marketplace, landed: bool, change: Callable[[TransferAuthorization], TransferAuthorization]
+    market: Marketplace, landed: bool, change: Callable[[ExactAuthorization], ExactAuthorization]
 ) -> None:
     market.chain.held = not landed
     paid = transfer_of(ALICE)

@@ -11,6 +11,7 @@ from doubles import NETWORK, NEWS, NOW_S, Payer
 from marketplace import EXACT_TERMS, Marketplace, deposit_of, marketplace, signed, transfer_of
 
 from tallystick import eip712
+from tallystick.facilitator import Settled, Verified
 from tallystick.reasons import Reason
 from tallystick_aggregator.accounts.deposits import Deposited
 from tallystick_aggregator.accounts.refunds import Refunded
@@ -22,7 +23,6 @@ from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.commands import DecisionContext
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger
-from tallystick_aggregator.schemes.port import Settled, Verified
 from tallystick_aggregator.store.port import TransactionKind
 
 ALICE = Payer("alice")

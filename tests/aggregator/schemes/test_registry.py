@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import tallystick_aggregator
-from tallystick.x402 import SCHEME_BATCH_SETTLEMENT, SCHEME_DEFERRED, SCHEME_EXACT
+from tallystick.x402 import SCHEME_DEFERRED, SCHEME_EXACT
+from tallystick.x402.terms import SCHEME_BATCH_SETTLEMENT
 
 ROOT = Path(tallystick_aggregator.__file__).parent
 NAMES = {SCHEME_DEFERRED, SCHEME_EXACT, SCHEME_BATCH_SETTLEMENT}

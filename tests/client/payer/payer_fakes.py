@@ -24,6 +24,7 @@ from tallystick.reasons import Reason
 from tallystick.requests import body_digest, normal_target, request_hash
 from tallystick.signatures import recover
 from tallystick.spend_keys import SpendProver, key_hash
+from tallystick.tokens import Token
 from tallystick.v1 import account_pb2 as pb
 from tallystick.v1 import account_pb2_grpc, common_pb2
 from tallystick.vouchers import UncheckedVoucher, check_voucher
@@ -50,7 +51,6 @@ from tallystick.x402 import (
     read_exact,
 )
 from tallystick_client import Operator
-from tallystick_client.payer.policy.operators import Token
 
 CHAIN_ID: Final = 31_337
 OPERATOR: Final = bytes([0x09] * 20)
@@ -524,7 +524,7 @@ class FakeSeller(httpx2.AsyncBaseTransport):
             scheme=scheme,
             network=str(operator.network),
             amount=str(amount),
-            asset=checksum(token.token),
+            asset=checksum(token.address),
             pay_to=checksum(self.receiver(host)),
             max_timeout_seconds=60,
             extra=deferred.extra() if scheme == SCHEME_DEFERRED else ExactTerms(token.name, token.version).extra(),

@@ -32,7 +32,7 @@ from tallystick_client.payer.wallet.rows import Account, Channel, ExactPayment, 
 from tallystick_client.payer.wallet.store import Store
 
 OPERATOR = make_operator("127.0.0.1:1")
-ASSET = Asset(str(OPERATOR.network), OPERATOR.tokens[0].token)
+ASSET = Asset(str(OPERATOR.network), OPERATOR.tokens[0].address)
 CONFIG = OPERATOR.account(bytes([1] * 20), ASSET.token, bytes(32))
 amounts = st.integers(0, 50)
 

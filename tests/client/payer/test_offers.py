@@ -65,7 +65,7 @@ FORGED: dict[str, PaymentRequirements] = {
     "scheme": deferred(scheme="batch-settlement"),
     "payTo zero": deferred(pay_to=checksum(bytes(20))),
     "payTo escrow": deferred(pay_to=checksum(OPERATOR.escrow)),
-    "payTo token": deferred(pay_to=checksum(OPERATOR.tokens[0].token)),
+    "payTo token": deferred(pay_to=checksum(OPERATOR.tokens[0].address)),
     "payTo checksum": deferred(pay_to="0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAeD"[:-1] + "E"),
     "amount zero": deferred(amount="0"),
     "amount negative": deferred(amount="-1"),
@@ -80,7 +80,7 @@ FORGED: dict[str, PaymentRequirements] = {
     "exact version": with_extra(exact(), version="1"),
     "exact permit2": with_extra(exact(), assetTransferMethod="permit2"),
     "exact network": exact(network="eip155:8453"),
-    "exact payTo token": exact(pay_to=checksum(OPERATOR.tokens[0].token)),
+    "exact payTo token": exact(pay_to=checksum(OPERATOR.tokens[0].address)),
 }
 
 

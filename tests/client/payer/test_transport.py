@@ -22,8 +22,8 @@ from tallystick.x402 import (
     decode_header,
     encode_header,
     read_exact,
-    read_payment_id,
 )
+from tallystick.x402.identifier import read_payment_id
 from tallystick_client import Budgets, PayingTransport, Wallet
 from tallystick_client.payer.errors import BalanceTooLowError, BodyNotReplayableError, BudgetExceededError
 

@@ -9,9 +9,9 @@ from seller_shop import Buyer, supported_by
 
 from tallystick import x402
 from tallystick.errors import RefusedError
+from tallystick.facilitator import Settled, Verified
 from tallystick.reasons import Reason
 from tallystick_client.errors import AggregatorUnavailableError
-from tallystick_client.seller.client.messages import Settled, Verified
 from tallystick_client.seller.paywall.payment_flow import PaymentFlow, PaymentFlows
 from tallystick_client.seller.paywall.rules import Rule
 from tallystick_client.seller.paywall.steps import (
@@ -39,8 +39,8 @@ PAGE = "/articles/1"
 ID = "a-payment-id-of-mine"
 SUPPORTED = supported_by(FakeAggregator())
 HELD = Verified(PAYER, b"handle", 2_000_000_000, replayed=False)
-CHARGED = Settled(PAYER, 1_000, b"", 1_000, replayed=False)
-SENT = Settled(PAYER, 1_000, TRANSACTION, 0, replayed=False)
+CHARGED = Settled(PAYER, 1_000, charged=1_000)
+SENT = Settled(PAYER, 1_000, transaction=TRANSACTION)
 AWAY = AggregatorUnavailableError("away", grpc.StatusCode.UNAVAILABLE)
 PENDING = RefusedError(Reason.TRANSACTION_PENDING, "Not yet.")
 TEXT = [(b"content-type", b"text/plain")]
@@ -374,7 +374,7 @@ def test_a_late_transfer_that_names_itself_is_given_back_and_its_kept_page_sent_
     assert step == AwaitWork(work, 2.0)
     assert error_of(again.resume()) == (409, "payment_pending")
     assert again.resume() == Done()
-    assert work.resume(Settled(PAYER, 0, b"", 0, replayed=True)) == Done()
+    assert work.resume(Settled(PAYER, 0, replayed=True)) == Done()
     again, step = begun(flows, named)
     assert asks(step, "settle")
     assert again.resume(SENT) == CheckClient()
@@ -389,7 +389,7 @@ def test_a_late_transfer_without_a_name_is_listed_when_it_has_landed(
     _, background = late(flows, exact, clock)
     work = background.work
     work.start()
-    assert asks(work.resume(Settled(PAYER, 0, b"", 0, replayed=True)), "settle")
+    assert asks(work.resume(Settled(PAYER, 0, replayed=True)), "settle")
     assert work.failed(PENDING) == Wait(0.2)
     assert asks(work.resume(), "settle")
     assert work.resume(SENT) == Done()

@@ -8,15 +8,16 @@ from typing import Any
 import pytest
 
 import tallystick_client.seller
-from tallystick.x402 import SCHEME_BATCH_SETTLEMENT, SCHEME_DEFERRED, SCHEME_EXACT
-from tallystick_client.seller.client.messages import Asset, Kind, Limits, Supported
+from tallystick.facilitator import Kind, Limits, Supported
+from tallystick.tokens import Token
+from tallystick.x402 import SCHEME_DEFERRED, SCHEME_EXACT
 from tallystick_client.seller.paywall.offers import make_offers
 from tallystick_client.seller.paywall.schemes import SCHEMES, scheme_of
 from tallystick_client.seller.paywall.schemes.exact import ExactScheme
 
 ROOT = Path(tallystick_client.seller.__file__).parent
 PLACES = "paywall/schemes/"
-NAMES = {SCHEME_DEFERRED, SCHEME_EXACT, SCHEME_BATCH_SETTLEMENT}
+NAMES = {SCHEME_DEFERRED, SCHEME_EXACT, "batch-settlement"}
 PAYMENTS = {"DeferredCharge", "ExactAuthorization", "OtherPayment"}
 """What schemes' payments are made of; `client` sends them."""
 OPEN = {"tallystick_client.seller.paywall.schemes", "tallystick_client.seller.paywall.schemes.port"}
@@ -64,11 +65,11 @@ def test_offers_come_in_the_order_of_the_schemes_that_are_registered() -> None:
     class Barter(ExactScheme):
         name = "barter"
 
-        def offer_extra(self, kind: Kind, asset: Asset) -> dict[str, Any]:  # noqa: ARG002
+        def offer_extra(self, kind: Kind, asset: Token) -> dict[str, Any]:  # noqa: ARG002
             return {"for": "eggs"}
 
     def offered(schemes: Sequence[Any]) -> list[tuple[str, dict[str, Any]]]:
-        asset = Asset(bytes(20), "USDC", 6, "USD Coin", "2", 0)
+        asset = Token(bytes(20), "USDC", 6, "USD Coin", "2", 0)
         kinds = [Kind(name, "eip155:1", (asset,), bytes(20), "", "", bytes(20), 0) for name in ("barter", "exact")]
         supported = Supported(tuple(kinds), Limits(1, 1, 1, 1), frozenset(), frozenset())
         offers = make_offers(

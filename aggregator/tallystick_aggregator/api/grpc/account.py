@@ -3,31 +3,27 @@
 from typing import Final
 
 from tallystick.amounts import decode_amount, encode_amount
+from tallystick.codec.account import read_totals, write_totals
+from tallystick.codec.common import (
+    SIGNATURE_BYTES,
+    fixed,
+    read_account,
+    read_channel,
+    read_network,
+    write_channel_totals,
+    write_config,
+)
 from tallystick.errors import Described, MalformedError
 from tallystick.v1 import account_pb2, account_pb2_grpc
 from tallystick_aggregator.accounts.accounts import APPROVAL_ROWS_MAX, Accounts
 from tallystick_aggregator.accounts.deposits import Deposits
 from tallystick_aggregator.accounts.refunds import Refunds
-from tallystick_aggregator.api.grpc.codec import (
-    read_account,
-    read_call,
-    read_deposit,
-    read_network,
-    read_totals,
-)
+from tallystick_aggregator.api.grpc.codec import read_call, read_deposit
 from tallystick_aggregator.api.grpc.errors import guarded
 from tallystick_aggregator.api.grpc.principals import ServicerContext, has_token, token_of
-from tallystick_aggregator.api.grpc.responses import (
-    write_account_totals,
-    write_channel_totals,
-    write_config,
-    write_refusal,
-    write_spend_key,
-    write_totals,
-)
+from tallystick_aggregator.api.grpc.responses import write_account_totals, write_refusal, write_spend_key
 from tallystick_aggregator.auth.credentials import Scope
 from tallystick_aggregator.auth.principals import Principals, require_receiver
-from tallystick_aggregator.charging.codec import SIGNATURE_BYTES, fixed, read_channel
 from tallystick_aggregator.ledger.answers import Refusal
 
 NONCES_MAX: Final = 16
@@ -49,7 +45,7 @@ class AccountService(account_pb2_grpc.AccountServiceServicer):
     ) -> account_pb2.DepositResponse:
         """Land a payer's deposit; answer when it is credited."""
         del context  # proven by the authorization
-        answer = await self._deposits.deposit(read_network(request.network), read_deposit(request))
+        answer = await self._deposits.deposit(str(read_network(request.network)), read_deposit(request))
         if isinstance(answer, Refusal):
             return account_pb2.DepositResponse(refusal=write_refusal(answer))
         return account_pb2.DepositResponse(transaction=answer.transaction)
@@ -60,7 +56,7 @@ class AccountService(account_pb2_grpc.AccountServiceServicer):
     ) -> account_pb2.GetBalanceResponse:
         """Tell what a payer could deposit, and which of its authorizations were used."""
         del context  # proven by the signed call
-        network, account = read_network(request.network), read_account(request.account, "account")
+        network, account = str(read_network(request.network)), read_account(request.account, "account")
         nonces = [fixed(nonce, 32, "nonces") for nonce in request.nonces]
         if len(nonces) > NONCES_MAX:
             raise MalformedError("nonces", Described(f"{len(nonces)} nonces"), f"at most {NONCES_MAX}")
@@ -106,7 +102,7 @@ class AccountService(account_pb2_grpc.AccountServiceServicer):
         self, request: account_pb2.OpenChannelRequest, context: ServicerContext
     ) -> account_pb2.OpenChannelResponse:
         """Make a channel known; for its seller by token, for its payer by signature."""
-        network, config = read_network(request.network), read_channel(request.config, "config")
+        network, config = str(read_network(request.network)), read_channel(request.config, "config")
         call = None
         if request.HasField("authorization") or not has_token(context):
             call = read_call(request.authorization, present=request.HasField("authorization"))

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 import grpc
 import grpc.aio
 
+from tallystick.codec.charge import read_charge
 from tallystick.errors import MalformedError
 from tallystick.reasons import Reason
 from tallystick.v1 import charge_pb2, charge_pb2_grpc
@@ -27,7 +28,6 @@ from tallystick_aggregator.api.grpc.responses import write_charge_result
 from tallystick_aggregator.auth.credentials import Principal, Scope
 from tallystick_aggregator.auth.principals import Principals
 from tallystick_aggregator.charging import PaymentBatcher, UncheckedPayment
-from tallystick_aggregator.charging.codec import read_charge
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
 

@@ -6,6 +6,9 @@ What may be charged is the ledger's to say; here the terms, the channel and the 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from tallystick.charges import DeferredCharge
+from tallystick.codec.facilitator import read_deferred, read_handle
+from tallystick.facilitator import Kind, Settled, Verified
 from tallystick.reasons import Reason
 from tallystick.x402 import SCHEME_DEFERRED, PaymentTerms
 from tallystick_aggregator.accounts.channels import Channels
@@ -21,8 +24,7 @@ from tallystick_aggregator.charging.batcher import PaymentBatcher
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.ledger.answers import Held, Refusal
 from tallystick_aggregator.ledger.state import payment_of_handle
-from tallystick_aggregator.schemes.deferred.codec import ChannelPayment, read_deferred, read_handle
-from tallystick_aggregator.schemes.port import NOBODY, Caller, Kind, Settled, Verified
+from tallystick_aggregator.schemes.port import NOBODY, Caller
 
 
 class DeferredPayments:
@@ -30,7 +32,7 @@ class DeferredPayments:
 
     name = SCHEME_DEFERRED
     is_settled_by_bearer = True
-    verify_forms: Mapping[str, Callable[[Any], ChannelPayment]] = {"deferred": read_deferred}
+    verify_forms: Mapping[str, Callable[[Any], DeferredCharge]] = {"deferred": read_deferred}
     settle_forms: Mapping[str, Callable[[Any], bytes]] = {"handle": read_handle}
 
     def __init__(self, offers: Offers, channels: Channels, batcher: PaymentBatcher, writer: Writer) -> None:
@@ -41,14 +43,28 @@ class DeferredPayments:
 
     async def kinds(self) -> Sequence[Kind]:
         """Return every network, with its escrow."""
-        return [Kind(self.name, network, list(offer.tokens.values()), offer) for network, offer in self._offers.items()]
+        return [
+            Kind(
+                self.name,
+                network,
+                list(offer.tokens.values()),
+                escrow=offer.escrow,
+                escrow_name=offer.escrow_name,
+                escrow_version=offer.escrow_version,
+                operator=offer.operator,
+                withdraw_delay_s=offer.withdraw_delay_s,
+                withdraw_delay_s_min=offer.withdraw_delay_s_min,
+                withdraw_delay_s_max=offer.withdraw_delay_s_max,
+            )
+            for network, offer in self._offers.items()
+        ]
 
-    def payer_of(self, payment: ChannelPayment) -> bytes:
+    def payer_of(self, payment: DeferredCharge) -> bytes:
         """Return the channel's payer."""
         return payment.config.payer
 
     async def verify(
-        self, terms: PaymentTerms, channel_payment: ChannelPayment, caller: Caller = NOBODY
+        self, terms: PaymentTerms, channel_payment: DeferredCharge, caller: Caller = NOBODY
     ) -> Verified | Refusal:
         """Hold the payment's amount until it is settled; the channel is opened if it is not known yet.
 

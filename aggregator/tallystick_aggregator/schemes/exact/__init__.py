@@ -2,7 +2,6 @@
 
 payments        verify, settle and release
 claims          whose a payment is: one receiver, one request, one attempt
-codec           how a payment is read
 authorizations  what the payer signed, and what of it needs no chain to check
 gas             what a transfer may burn, and whether the sender can pay for it
 """

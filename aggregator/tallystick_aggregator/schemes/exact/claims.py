@@ -20,8 +20,8 @@ from typing import Final
 
 from tallystick.hashing import keccak256
 from tallystick.reasons import Reason
+from tallystick.x402 import ExactAuthorization
 from tallystick_aggregator.accounts.failures import overloaded, transaction_failed
-from tallystick_aggregator.chain.port import TransferAuthorization
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.schemes.port import Caller
 from tallystick_aggregator.store.port import OutboundTransaction, TransactionStatus
@@ -58,7 +58,7 @@ class Claim:
         return _VERSION + self.authorization + self.principal + self.request + self.attempt
 
 
-def claim_of(digest: bytes, payment: TransferAuthorization, caller: Caller) -> Claim:
+def claim_of(digest: bytes, payment: ExactAuthorization, caller: Caller) -> Claim:
     """Return the claim of a caller on a payment; `digest` is what the payer signed, and names token and chain."""
     return Claim(
         keccak256(digest + payment.from_ + keccak256(payment.signature)),

@@ -14,24 +14,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from tallystick.codec.facilitator import read_exact
 from tallystick.errors import Described, MalformedError
+from tallystick.facilitator import Kind, Settled, Verified
 from tallystick.reasons import Reason
-from tallystick.x402 import SCHEME_EXACT, PaymentTerms
+from tallystick.x402 import SCHEME_EXACT, ExactAuthorization, PaymentTerms
 from tallystick_aggregator.accounts.failures import overloaded, unless_unavailable
 from tallystick_aggregator.accounts.offers import Offers, find_network, find_token
 from tallystick_aggregator.accounts.sending import wait_until_mined
 from tallystick_aggregator.accounts.terms import amount_is, receiver_is
 from tallystick_aggregator.auth.gas_budgets import GasBudget
 from tallystick_aggregator.auth.rate_limits import RateLimit
-from tallystick_aggregator.chain.port import (
-    Block,
-    Chain,
-    ChainUnavailableError,
-    OutOfGasError,
-    RevertedError,
-    Token,
-    TransferAuthorization,
-)
+from tallystick_aggregator.chain.port import Block, Chain, ChainUnavailableError, OutOfGasError, RevertedError, Token
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.schemes.exact.authorizations import (
     describe_code,
@@ -53,9 +47,8 @@ from tallystick_aggregator.schemes.exact.claims import (
     owner_of,
     pending,
 )
-from tallystick_aggregator.schemes.exact.codec import read_exact
 from tallystick_aggregator.schemes.exact.gas import PROBE_GAS_MAX, TRANSFER_GAS_MAX, GasMoney
-from tallystick_aggregator.schemes.port import NOBODY, Caller, Kind, Settled, Verified
+from tallystick_aggregator.schemes.port import NOBODY, Caller
 from tallystick_aggregator.store.port import OutboundTransaction, Outbox, TransactionKind, TransactionStatus
 
 SETTLEMENTS_MAX: Final = 256
@@ -75,7 +68,7 @@ class _Case:
 
     chain: Chain
     token: Token
-    payment: TransferAuthorization
+    payment: ExactAuthorization
     slot: bytes
     mine: Claim
 
@@ -85,7 +78,7 @@ class ExactPayments:
 
     name = SCHEME_EXACT
     is_settled_by_bearer = False
-    verify_forms: Mapping[str, Callable[[Any], TransferAuthorization]] = {"exact": read_exact}
+    verify_forms: Mapping[str, Callable[[Any], ExactAuthorization]] = {"exact": read_exact}
     settle_forms = verify_forms
 
     def __init__(
@@ -119,7 +112,7 @@ class ExactPayments:
             if await self.is_offered(network)
         ]
 
-    def payer_of(self, payment: TransferAuthorization) -> bytes:
+    def payer_of(self, payment: ExactAuthorization) -> bytes:
         """Return whose tokens are transferred."""
         return payment.from_
 
@@ -134,20 +127,20 @@ class ExactPayments:
             return True
 
     async def verify(
-        self, terms: PaymentTerms, payment: TransferAuthorization, caller: Caller = NOBODY
+        self, terms: PaymentTerms, payment: ExactAuthorization, caller: Caller = NOBODY
     ) -> Verified | Refusal:
         """Check that the payment would settle now, and hold it for the caller's attempt, if it names one."""
         case = self._case(terms, payment, caller)
         return case if isinstance(case, Refusal) else await unless_unavailable(self._verify(case))
 
     async def settle(
-        self, terms: PaymentTerms, payment: TransferAuthorization, caller: Caller = NOBODY
+        self, terms: PaymentTerms, payment: ExactAuthorization, caller: Caller = NOBODY
     ) -> Settled | Refusal:
         """Send the transfer for the caller's attempt, and wait until it is in a block."""
         case = self._case(terms, payment, caller)
         return case if isinstance(case, Refusal) else await unless_unavailable(self._settle(case))
 
-    async def release(self, terms: PaymentTerms, payment: TransferAuthorization, caller: Caller) -> Settled | Refusal:
+    async def release(self, terms: PaymentTerms, payment: ExactAuthorization, caller: Caller) -> Settled | Refusal:
         """Let go of what the caller's attempt holds. What was sent goes on, for other attempts of the same request; the
         answer is `replayed` then.
 
@@ -274,7 +267,7 @@ class ExactPayments:
 
     # The preconditions, the same for verify and settle.
 
-    def _case(self, terms: PaymentTerms, payment: TransferAuthorization, caller: Caller) -> _Case | Refusal:
+    def _case(self, terms: PaymentTerms, payment: ExactAuthorization, caller: Caller) -> _Case | Refusal:
         """Check what needs no chain and no clock: where, in what, to whom, how much."""
         offer = find_network(self._offers, str(terms.network))
         if isinstance(offer, Refusal):

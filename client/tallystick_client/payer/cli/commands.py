@@ -117,7 +117,7 @@ async def refund(open_wallet: Callable[..., Awaitable[Wallet]], as_json: bool) -
         refunds = await opened.refund()
     if as_json:
         rows = [
-            {"token": checksum(r.token.token), "amount": r.amount, "transaction": to_hex(r.transaction)}
+            {"token": checksum(r.token.address), "amount": r.amount, "transaction": to_hex(r.transaction)}
             for r in refunds
         ]
         click.echo(json.dumps(rows, indent=2))
@@ -218,8 +218,8 @@ async def serve(open_wallet: Callable[..., Awaitable[Wallet]], **options: Any) -
     \b
     tallystick wallet serve --listen unix:wallet.sock --per-day 5 --deposit-high 10
     """
-    from tallystick_client.payer.fleet.codec import read_token  # noqa: PLC0415
     from tallystick_client.payer.fleet.serving import ServerCredentials, WalletServer  # noqa: PLC0415
+    from tallystick_client.rpc import read_token  # noqa: PLC0415
 
     chain, key = _file(options["tls_cert"]), _file(options["tls_key"])
     if (chain is None) != (key is None):

@@ -21,10 +21,13 @@ import grpc.aio
 
 from tallystick.amounts import decode_amount, encode_amount
 from tallystick.channels import channel_id
+from tallystick.codec.common import read_channel
+from tallystick.codec.facilitator import read_exact
 from tallystick.errors import TallystickError
 from tallystick.quantities import PaymentId
 from tallystick.reasons import Reason
 from tallystick.spend_keys import SpendKey
+from tallystick.tokens import Token
 from tallystick.v1 import wallet_pb2 as pb
 from tallystick.v1 import wallet_pb2_grpc
 from tallystick.vouchers import UncheckedVoucher, check_voucher
@@ -32,10 +35,10 @@ from tallystick.x402 import ExactAuthorization, PaymentRequired
 from tallystick_client.payer.errors import BudgetExceededError
 from tallystick_client.payer.fleet import codec
 from tallystick_client.payer.policy.offers import Offer, Seller, choose
-from tallystick_client.payer.policy.operators import Operator, Token
+from tallystick_client.payer.policy.operators import Operator
 from tallystick_client.payer.wallet.grant_queue import GrantQueue
 from tallystick_client.payer.wallet.grants import Clock, Payment, SpendKeyGrant
-from tallystick_client.rpc import CHAIN_TIMEOUT_S, AggregatorUnavailableError, bearer, call, open_channel
+from tallystick_client.rpc import CHAIN_TIMEOUT_S, AggregatorUnavailableError, bearer, call, open_channel, read_token
 
 RETRY_PAUSES_S: Final = (0.2, 0.5, 1.0, 2.0, 4.0)
 """Between attempts while the wallet does not answer; it may be starting again."""
@@ -135,7 +138,7 @@ class RemoteWallet:
         Raises MalformedError, AggregatorUnavailableError where nobody answers, CallRejectedError where the token is not
         the one.
         """
-        secret = codec.read_token(token)
+        secret = read_token(token)
         metadata = bearer(secret)
         channel = open_channel(
             target,
@@ -161,7 +164,7 @@ class RemoteWallet:
     async def pay(self, offer: Offer, host: str, request_hash: bytes, payment_id: PaymentId | None = None) -> Payment:
         """A payment of the offer's amount; see Wallet.pay."""
         seller, amount = offer.seller(host), offer.terms.amount
-        per_request = self._terms.per_request[offer.operator, offer.token.token]
+        per_request = self._terms.per_request[offer.operator, offer.token.address]
         if amount > per_request:
             raise BudgetExceededError("per_request", amount, per_request, offer.token.decimals, offer.token.symbol)
         line = self._lines.get(seller)
@@ -179,7 +182,7 @@ class RemoteWallet:
         # Not repeated where the answer is lost: each is another transfer.
         response = await call(self._stub.PayExact, request, metadata=self._metadata)
         _check(response)
-        return codec.read_exact(response.payment)
+        return read_exact(response.payment)
 
     def note_exact(self, nonce: bytes) -> None:
         """A seller says that the transfer of this nonce was made: the wallet hears of it with the next report."""
@@ -245,7 +248,7 @@ class RemoteWallet:
         return response
 
     def _new_grant(self, response: pb.ExtendGrantResponse, seller: Seller) -> SpendKeyGrant:
-        config = codec.read_config(response.config)
+        config = read_channel(response.config, "config")
         return SpendKeyGrant(
             response.grant_id,
             channel_id(seller.operator.domain, config),
@@ -372,7 +375,7 @@ class RemoteWallet:
         await self.close()
 
     def _can_defer(self, operator: Operator, token: Token) -> bool:
-        return (operator, token.token) in self._terms.deferred
+        return (operator, token.address) in self._terms.deferred
 
 
 async def _insist(attempt: Callable[[], Awaitable[ResponseT]]) -> ResponseT:

@@ -15,6 +15,7 @@ from tallystick.errors import MalformedError, describe
 from tallystick.hexadecimal import checksum
 from tallystick.quantities import ZERO_ADDRESS
 from tallystick.reasons import Reason
+from tallystick.tokens import Token
 from tallystick.x402 import (
     PAYMENT_REQUIRED_HEADER,
     SCHEME_DEFERRED,
@@ -31,7 +32,7 @@ from tallystick.x402 import (
 )
 from tallystick.x402.terms import ASSET_TRANSFER_EIP3009, VOUCHER_MANAGER_FACILITATOR
 from tallystick_client.payer.errors import OfferNotAllowedError
-from tallystick_client.payer.policy.operators import Asset, Operator, Token
+from tallystick_client.payer.policy.operators import Asset, Operator
 
 OFFERS_MAX: Final = 64
 """A 402 with more offers than this is not read to its end."""
@@ -49,7 +50,7 @@ class Seller(NamedTuple):
     @property
     def asset(self) -> Asset:
         """What it is paid in."""
-        return Asset(str(self.operator.network), self.token.token)
+        return Asset(str(self.operator.network), self.token.address)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,12 @@ from tallystick.channels import channel_id
 from tallystick.errors import RefusedError, TallystickError
 from tallystick.reasons import Reason
 from tallystick.signatures import Signer
+from tallystick.tokens import Token
 from tallystick.vouchers import Voucher, sign_voucher
 from tallystick_client.payer.errors import BudgetExceededError
 from tallystick_client.payer.policy.budgets import DAY_S, Budgets
 from tallystick_client.payer.policy.offers import Seller
-from tallystick_client.payer.policy.operators import Asset, Operator, Token
+from tallystick_client.payer.policy.operators import Asset, Operator
 from tallystick_client.payer.wallet.accounts import AccountClient
 from tallystick_client.payer.wallet.deposits import Deposits
 from tallystick_client.payer.wallet.grants import Clock

@@ -31,9 +31,10 @@ from tallystick.errors import RefusedError
 from tallystick.hexadecimal import checksum
 from tallystick.reasons import Reason
 from tallystick.signatures import Signer
+from tallystick.tokens import Token
 from tallystick_client.payer.errors import DepositNotAllowedError
 from tallystick_client.payer.policy.budgets import DepositPolicy
-from tallystick_client.payer.policy.operators import Asset, Operator, Token
+from tallystick_client.payer.policy.operators import Asset, Operator
 from tallystick_client.payer.texts import show, show_time
 from tallystick_client.payer.wallet.accounts import AccountClient, AccountState, Refunded
 from tallystick_client.payer.wallet.deposit_queue import DepositQueue
@@ -78,7 +79,7 @@ class Deposits:
 
     def known_account(self, operator: Operator, token: Token) -> Account | None:
         """The account that is paid from, None where it is not opened yet."""
-        asset = Asset(str(operator.network), token.token)
+        asset = Asset(str(operator.network), token.address)
         for account in self._book.accounts.values():
             if account.active and account.asset == asset and self.operator_of(account) is operator:
                 return account
@@ -223,9 +224,9 @@ class Deposits:
 
     async def _open(self, operator: Operator, token: Token) -> Account:
         client = self._clients[operator]
-        asset = Asset(str(operator.network), token.token)
+        asset = Asset(str(operator.network), token.address)
         for index in range(ACCOUNTS_MAX):
-            config = operator.account(self._signer.address, token.token, _salt(index))
+            config = operator.account(self._signer.address, token.address, _salt(index))
             id_ = account_id(operator.domain, config)
             if id_ in self._book.accounts:
                 continue
@@ -282,7 +283,7 @@ class Deposits:
         struct_hash = eip712.hash_receive_with_authorization(
             self._signer.address, operator.escrow, amount, 0, valid_before, eip712.deposit_nonce(account.id, salt)
         )
-        signature = self._signer.sign(eip712.digest(operator.token_domain(token), struct_hash))
+        signature = self._signer.sign(eip712.digest(token.domain(operator.network.chain_id), struct_hash))
         deposit = Deposit(salt, account.id, amount, 0, valid_before, signature)
         self._book.add(deposit)
         await self._store.commit()
@@ -351,7 +352,7 @@ class Deposits:
         return await attempt()
 
     def _queue(self, operator: Operator, token: Token) -> DepositQueue:
-        return self._queues.setdefault((operator, token.token), DepositQueue())
+        return self._queues.setdefault((operator, token.address), DepositQueue())
 
 
 def _salt(index: int) -> bytes:

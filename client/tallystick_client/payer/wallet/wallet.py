@@ -26,11 +26,12 @@ from tallystick.keys import load_signer
 from tallystick.quantities import PaymentId
 from tallystick.reasons import Reason
 from tallystick.signatures import Signer
+from tallystick.tokens import Token
 from tallystick.x402 import ExactAuthorization, PaymentRequired
 from tallystick_client.payer.errors import BookUnavailableError
 from tallystick_client.payer.policy.budgets import Budgets, DepositPolicy
 from tallystick_client.payer.policy.offers import Offer, choose
-from tallystick_client.payer.policy.operators import Operator, Token
+from tallystick_client.payer.policy.operators import Operator
 from tallystick_client.payer.wallet.accounts import AccountClient, Refunded
 from tallystick_client.payer.wallet.allocator import Allocator, Proof
 from tallystick_client.payer.wallet.approvals import Approver

@@ -14,10 +14,11 @@ from rich.table import Table
 
 from tallystick.errors import MalformedError, TallystickError
 from tallystick.hexadecimal import checksum, shorten, to_hex
+from tallystick.settlements import LeftOut, Settlement
 from tallystick_client.cli import EXIT_CONFIGURATION, EXIT_FAILED
 from tallystick_client.rpc import AggregatorError
 from tallystick_client.seller.client.aggregator import Aggregator
-from tallystick_client.seller.client.messages import LeftOut, SettledNow, Settlement
+from tallystick_client.seller.client.messages import SettledNow
 
 Command = Callable[..., Awaitable[Sequence[Settlement]]]
 

@@ -161,6 +161,8 @@ class Paywall:
     async def carry_out(self, step: Step) -> Any:
         """The result of a step."""
         if isinstance(step, AskAggregator):
+            if step.within_s is None:
+                return await step.call(self.aggregator)
             async with asyncio.timeout(step.within_s):
                 return await step.call(self.aggregator)
         if isinstance(step, AwaitPrice):

@@ -12,9 +12,11 @@ from msgspec import structs
 
 from tallystick.amounts import parse_price
 from tallystick.errors import Described, MalformedError, RefusedError, describe
+from tallystick.facilitator import Kind, Supported
 from tallystick.hexadecimal import checksum, to_hex
 from tallystick.quantities import ChannelTotals
 from tallystick.reasons import Reason
+from tallystick.tokens import Token
 from tallystick.x402 import (
     PAYMENT_IDENTIFIER,
     PAYMENT_SIGNATURE_HEADER,
@@ -28,7 +30,6 @@ from tallystick.x402 import (
     payment_identifier_declaration,
     read_terms,
 )
-from tallystick_client.seller.client.messages import Asset, Kind, Supported
 from tallystick_client.seller.paywall.rules import Rule, symbol_of
 from tallystick_client.seller.paywall.schemes import SCHEMES, scheme_of
 from tallystick_client.seller.paywall.schemes.port import Bind, IncomingPayment, Offer, Scheme
@@ -103,14 +104,14 @@ def error_text(error: MalformedError | RefusedError) -> str:
     return f"{error.reason.code}: {error.message}{detail}"
 
 
-def _offer(scheme: Scheme, kind: Kind, asset: Asset, price: str, pay_to: bytes, timeout_s: int, field: str) -> Offer:
+def _offer(scheme: Scheme, kind: Kind, asset: Token, price: str, pay_to: bytes, timeout_s: int, field: str) -> Offer:
     amount = parse_price(price, asset.decimals, field).amount
-    terms = PaymentTerms(kind.scheme, Network.parse(kind.network, "network"), amount, asset.token, pay_to)
+    terms = PaymentTerms(kind.scheme, Network.parse(kind.network, "network"), amount, asset.address, pay_to)
     requirements = PaymentRequirements(
         scheme=kind.scheme,
         network=kind.network,
         amount=str(amount),
-        asset=checksum(asset.token),
+        asset=checksum(asset.address),
         pay_to=checksum(pay_to),
         max_timeout_seconds=timeout_s,
         extra=scheme.offer_extra(kind, asset),

@@ -25,12 +25,12 @@ from functools import partial
 from typing import Any, Final
 
 from tallystick.errors import Described, MalformedError, RefusedError
+from tallystick.facilitator import Supported
 from tallystick.hexadecimal import parse_address
 from tallystick.quantities import ZERO_ADDRESS
 from tallystick.requests import body_digest, normal_target, request_hash
 from tallystick.x402 import PAYMENT_RESPONSE_HEADER, PAYMENT_SIGNATURE_HEADER, Network, ResourceInfo
 from tallystick_client.errors import AggregatorError
-from tallystick_client.seller.client.messages import Supported
 from tallystick_client.seller.paywall import responses
 from tallystick_client.seller.paywall.offers import Accepted, OfferBook, read_accepted
 from tallystick_client.seller.paywall.paid import SCOPE_KEY

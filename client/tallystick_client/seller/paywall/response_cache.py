@@ -13,8 +13,8 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Final
 
+from tallystick.facilitator import Attempt
 from tallystick.x402 import PaymentTerms
-from tallystick_client.seller.client.messages import Attempt
 from tallystick_client.seller.paywall.schemes.port import Held
 from tallystick_client.seller.paywall.steps import Headers, Part
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 import msgspec
 
 from tallystick.errors import MalformedError, RefusedError
+from tallystick.facilitator import Settled
 from tallystick.hexadecimal import to_hex
 from tallystick.reasons import Reason
 from tallystick.x402 import (
@@ -15,7 +16,6 @@ from tallystick.x402 import (
     SettleResponse,
     encode_header,
 )
-from tallystick_client.seller.client.messages import Settled
 from tallystick_client.seller.paywall.offers import error_text, payment_required
 from tallystick_client.seller.paywall.schemes.port import IncomingPayment, Offer
 from tallystick_client.seller.paywall.steps import Headers, SendResponse

@@ -25,9 +25,9 @@ from dataclasses import replace
 from typing import Final
 
 from tallystick.errors import MalformedError, RefusedError
+from tallystick.facilitator import Attempt, Settled, Verified
 from tallystick.reasons import Reason
 from tallystick_client.errors import AggregatorUnavailableError, CallRejectedError
-from tallystick_client.seller.client.messages import Attempt, Settled, Verified
 from tallystick_client.seller.paywall import responses
 from tallystick_client.seller.paywall.paid import SCOPE_KEY, PaidRequest
 from tallystick_client.seller.paywall.response_cache import Answer, Recording, is_logged_in, keepable

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from tallystick.errors import MalformedError, RefusedError
+from tallystick.facilitator import Settled
 from tallystick.hexadecimal import checksum, to_hex
 from tallystick_client.errors import AggregatorUnavailableError, CallRejectedError
-from tallystick_client.seller.client.messages import Settled
 from tallystick_client.seller.paywall import responses
 from tallystick_client.seller.paywall.response_cache import Answer, ResponseCache
 from tallystick_client.seller.paywall.schemes.port import IncomingPayment

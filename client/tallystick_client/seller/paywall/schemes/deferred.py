@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from tallystick.charges import Charge, DeferredCharge
+from tallystick.facilitator import Kind, Settled
 from tallystick.hexadecimal import to_hex
 from tallystick.payment_ids import format_payment_id
 from tallystick.quantities import ChannelTotals
+from tallystick.tokens import Token
 from tallystick.x402 import SCHEME_DEFERRED, DeferredPayment, DeferredTerms, PaymentPayload, read_deferred
-from tallystick_client.seller.client.messages import Asset, Charge, DeferredCharge, Kind, Settled
 from tallystick_client.seller.paywall.schemes.port import Bind, IncomingPayment, Offer, Scheme
 
 
@@ -18,7 +20,7 @@ class DeferredScheme(Scheme):
     name = SCHEME_DEFERRED
     is_reserved = True
 
-    def offer_extra(self, kind: Kind, asset: Asset) -> dict[str, Any]:
+    def offer_extra(self, kind: Kind, asset: Token) -> dict[str, Any]:
         """The escrow, who authorizes for the receiver, and how long a withdrawal takes."""
         return DeferredTerms(
             escrow=kind.escrow,

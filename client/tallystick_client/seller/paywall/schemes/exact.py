@@ -3,9 +3,10 @@
 from functools import partial
 from typing import Any
 
+from tallystick.facilitator import Kind
 from tallystick.hexadecimal import to_hex
+from tallystick.tokens import Token
 from tallystick.x402 import SCHEME_EXACT, ExactTerms, PaymentPayload, read_exact, read_identifier
-from tallystick_client.seller.client.messages import Asset, Kind
 from tallystick_client.seller.paywall.schemes.port import Bind, IncomingPayment, Offer, Scheme
 
 
@@ -15,7 +16,7 @@ class ExactScheme(Scheme):
     name = SCHEME_EXACT
     is_reserved = False
 
-    def offer_extra(self, kind: Kind, asset: Asset) -> dict[str, Any]:  # noqa: ARG002 - the port's
+    def offer_extra(self, kind: Kind, asset: Token) -> dict[str, Any]:  # noqa: ARG002 - the port's
         """The token's own EIP-712 domain."""
         return ExactTerms(asset.name, asset.version).extra()
 

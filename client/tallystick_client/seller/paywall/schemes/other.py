@@ -4,9 +4,11 @@ from functools import partial
 from hashlib import sha256
 from typing import Any
 
+from tallystick.facilitator import Kind
 from tallystick.hexadecimal import to_hex
+from tallystick.tokens import Token
 from tallystick.x402 import PaymentPayload, encode_json, read_identifier
-from tallystick_client.seller.client.messages import Asset, Kind, OtherPayment
+from tallystick_client.seller.client.messages import OtherPayment
 from tallystick_client.seller.paywall.schemes.port import Bind, IncomingPayment, Offer, Scheme
 
 
@@ -22,7 +24,7 @@ class OtherScheme(Scheme):
         """Only where the aggregator says what its offers carry."""
         return bool(kind.extra)
 
-    def offer_extra(self, kind: Kind, asset: Asset) -> dict[str, Any]:  # noqa: ARG002 - the port's
+    def offer_extra(self, kind: Kind, asset: Token) -> dict[str, Any]:  # noqa: ARG002 - the port's
         """What the aggregator says."""
         return dict(kind.extra)
 

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Protocol, TypeAlias
 
+from tallystick.charges import DeferredCharge
+from tallystick.facilitator import Kind, Settled
 from tallystick.quantities import ChannelTotals
+from tallystick.tokens import Token
 from tallystick.x402 import ExactAuthorization, PaymentPayload, PaymentRequirements, PaymentTerms
-from tallystick_client.seller.client.messages import Asset, DeferredCharge, Kind, OtherPayment, Settled
+from tallystick_client.seller.client.messages import OtherPayment
 
 Held: TypeAlias = bytes | ExactAuthorization | OtherPayment
 """What money is taken from: a reservation's handle, or the payment itself."""
@@ -21,7 +24,7 @@ class Offer:
     scheme: "Scheme"
     terms: PaymentTerms
     requirements: PaymentRequirements
-    asset: Asset
+    asset: Token
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,7 @@ class Scheme(Protocol):
         """Whether payments of this kind can be asked for: whenever the aggregator supports it, if not overridden."""
         return True
 
-    def offer_extra(self, kind: Kind, asset: Asset) -> dict[str, Any]:
+    def offer_extra(self, kind: Kind, asset: Token) -> dict[str, Any]:
         """What its offers say beside price, token and receiver."""
         ...
 
