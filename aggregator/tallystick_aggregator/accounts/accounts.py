@@ -10,7 +10,6 @@ from typing import Final
 from tallystick import eip712
 from tallystick.channels import ChannelConfig
 from tallystick.quantities import AccountId, ChannelTotals
-from tallystick.reasons import Reason
 from tallystick.spend_keys import key_hash
 from tallystick_aggregator.accounts.channels import Channels
 from tallystick_aggregator.accounts.failures import unless_unavailable
@@ -23,6 +22,7 @@ from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.approvals import Totals
 from tallystick_aggregator.ledger.commands import DecisionContext, Rules
 from tallystick_aggregator.ledger.draft import Draft
+from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.ledger.rules import totals_of
 from tallystick_aggregator.ledger.state import Account, Ledger, SpendKey
 
@@ -65,7 +65,7 @@ class Accounts:
         """Return the account whose payerAuthorizer signed this call, or the refusal."""
         account = self._writer.ledger.account(account_id)
         if account is None:
-            return unknown_account()
+            return refuse(Why.ACCOUNT_UNKNOWN)
         domain = self._chains[account.network].escrow.domain
         refusal = call_is_signed(domain, struct_hash, call, account.config.payer_authorizer, self._clock_s())
         return refusal or account
@@ -82,7 +82,7 @@ class Accounts:
         ledger = self._writer.ledger
         channels = ledger.channels_after(account_id, after_channel_id, CHANNELS_PER_PAGE + 1)
         if channels is None:
-            return Refusal(Reason.CHANNEL_UNKNOWN, "The account has no channel to continue after.", "after_channel_id")
+            return refuse(Why.PAGE_UNKNOWN)
         return AccountPage(
             account,
             [totals_of(channel) for channel in channels[:CHANNELS_PER_PAGE]],
@@ -154,15 +154,9 @@ class Accounts:
         """Keep a payer's approval. Its signature is its own proof; it may approve nothing that was not charged."""
         account = self._writer.ledger.account(account_id)
         if account is None:
-            return unknown_account()
+            return refuse(Why.ACCOUNT_UNKNOWN)
         if not 0 < len(totals) <= APPROVAL_ROWS_MAX:
-            return Refusal(
-                Reason.PAYLOAD_INVALID,
-                "An approval has to fit into one transaction.",
-                "totals",
-                f"{len(totals)} totals",
-                f"1 to {APPROVAL_ROWS_MAX}",
-            )
+            return refuse(Why.APPROVAL_SIZE, f"{len(totals)} totals", f"1 to {APPROVAL_ROWS_MAX}")
         digest = eip712.digest(
             self._chains[account.network].escrow.domain, eip712.hash_totals_approval(account_id, totals)
         )
@@ -174,8 +168,3 @@ class Accounts:
             return approvals.approve_totals(draft, ledger, account_id, totals, signature)
 
         return await unless_unavailable(self._writer.run(decision))
-
-
-def unknown_account() -> Refusal:
-    """Refuse a call for an account that nobody deposited into."""
-    return Refusal(Reason.ACCOUNT_UNKNOWN, "The account is not known here; make a deposit first.", "account_id")

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Final
 
 from tallystick.channels import ChannelConfig
-from tallystick.reasons import Reason
 from tallystick_aggregator.accounts.failures import overloaded, unless_unavailable
 from tallystick_aggregator.accounts.offers import Offers, find_network
 from tallystick_aggregator.accounts.terms import config_is_served
@@ -22,6 +21,7 @@ from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.commands import DecisionContext, Rules
 from tallystick_aggregator.ledger.draft import Draft
+from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.ledger.state import Account, Ledger
 
 OPENINGS_MAX: Final = 256
@@ -51,11 +51,9 @@ class Channels:
             return refusal
         account = self._writer.ledger.account(self._chains[network].escrow.account_id(config))
         if account is None:
-            return Refusal(Reason.ACCOUNT_UNKNOWN, "The account is not known here; make a deposit first.", "config")
+            return refuse(Why.ACCOUNT_UNKNOWN, field="config")
         if account.funds == 0:
-            return Refusal(
-                Reason.INSUFFICIENT_FUNDS, "The account holds nothing; top it up.", "config", "0", "more than 0"
-            )
+            return refuse(Why.ACCOUNT_EMPTY, "0", "more than 0")
         return account
 
     async def open(self, network: str, config: ChannelConfig) -> Refusal | None:

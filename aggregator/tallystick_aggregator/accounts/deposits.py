@@ -18,7 +18,6 @@ from tallystick.errors import InvalidSignatureError
 from tallystick.hashing import keccak256
 from tallystick.hexadecimal import checksum
 from tallystick.quantities import MAX_AMOUNT
-from tallystick.reasons import Reason
 from tallystick.signatures import recover
 from tallystick_aggregator.accounts.failures import overloaded, transaction_pending, unless_unavailable
 from tallystick_aggregator.accounts.offers import NetworkOffer, Offers, find_network, find_token
@@ -31,13 +30,13 @@ from tallystick_aggregator.chain.port import (
     Block,
     Chain,
     DepositAuthorization,
-    Landing,
     OutOfGasError,
     RevertedError,
     Token,
 )
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.ledger.answers import Refusal
+from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.store.port import OutboundTransaction, Outbox, TransactionKind
 
 DEPOSITS_MAX: Final = 64
@@ -175,13 +174,7 @@ class Deposits:
                 return refusal
             balance = await token.balance(deposit.account.payer, head)
             if balance < deposit.amount:
-                return Refusal(
-                    Reason.INSUFFICIENT_BALANCE,
-                    "The payer holds less than it wants to deposit.",
-                    "amount",
-                    str(deposit.amount),
-                    f"at most {balance}",
-                )
+                return refuse(Why.DEPOSIT_ABOVE_BALANCE, deposit.amount, f"at most {balance}")
             outcome = await self._send(chain, deposit, reference, head)
             if isinstance(outcome, Refusal):
                 return outcome
@@ -209,9 +202,7 @@ class Deposits:
             except OutOfGasError:
                 return await _too_much_gas(chain, deposit, head)
             except RevertedError as error:
-                return Refusal(
-                    Reason.DEPOSIT_AUTHORIZATION, f"The deposit would fail on chain: {error.reason}.", "signature"
-                )
+                return refuse(Why.DEPOSIT_WOULD_FAIL, error=error.reason)
 
     async def _landed_otherwise(
         self, chain: Chain, token: Token, deposit: DepositAuthorization, nonce: bytes
@@ -225,8 +216,10 @@ class Deposits:
         if not self._landings.take():
             return overloaded("deposits being looked for", LANDINGS_BURST)
         landing = await chain.deposit_landing(deposit)
-        if landing is None or not landing.amount:
-            return _not_deposited(landing)
+        if landing is None:
+            return refuse(Why.DEPOSIT_NOT_FOUND)
+        if not landing.amount:
+            return refuse(Why.DEPOSIT_USED_OTHERWISE, transaction=landing.transaction_hash.hex())
         return await self._credited(chain, deposit, b"")
 
     async def _credited(self, chain: Chain, deposit: DepositAuthorization, transaction: bytes) -> Deposited | Refusal:
@@ -242,11 +235,9 @@ class Deposits:
                 # The watcher once found it too small to keep; its owner names it now, and its money stays in sight.
                 chain.track(deposit.account)
                 return transaction_pending("deposit")
-            return Refusal(
-                Reason.DEPOSIT_AUTHORIZATION, "The deposit was made, and has left the account again.", "salt"
-            )
+            return refuse(Why.DEPOSIT_LEFT_AGAIN)
         if chain.is_held_back(account_id):
-            return _not_confirmed()
+            return refuse(Why.DEPOSIT_UNCONFIRMED)
         return Deposited(transaction)
 
     def _is_worth_a_try(self, chain: Chain, deposit: DepositAuthorization) -> Refusal | None:
@@ -262,42 +253,13 @@ class Deposits:
             return None if self._rate.take() else overloaded("deposits", DEPOSITS_MAX)
         if self._unproven.take():
             return None
-        return Refusal(Reason.OVERLOADED, f"{problem}, and too many such are being tried; wait a moment.", "signature")
-
-
-def _not_confirmed() -> Refusal:
-    return Refusal(
-        Reason.TRANSACTION_PENDING,
-        "The deposit is in a final block, and is credited as soon as another answer of the chain confirms it; send the"
-        " same call again.",
-    )
-
-
-def _not_deposited(landing: Landing | None) -> Refusal:
-    """Refuse an authorization that is used up, by what its events tell."""
-    if landing is None:
-        problem = (
-            "The authorization is used up, and no transaction of late is found that deposited it: read from the account"
-            " what it holds"
-        )
-    else:
-        problem = (
-            "The authorization was cancelled or used for something else, in transaction"
-            f" 0x{landing.transaction_hash.hex()}: nothing was deposited by it"
-        )
-    return Refusal(Reason.DEPOSIT_AUTHORIZATION, f"{problem}. Sign another with a new salt.", "salt")
+        return refuse(Why.DEPOSIT_UNPROVEN, problem=problem)
 
 
 async def _too_much_gas(chain: Chain, deposit: DepositAuthorization, head: Block) -> Refusal:
     payer = deposit.account.payer
     whose = f"the contract at {checksum(payer)}" if await chain.code(payer, head) else "the token"
-    return Refusal(
-        Reason.DEPOSIT_AUTHORIZATION,
-        f"The deposit takes more gas than is paid for here: {whose} uses it up.",
-        "gas",
-        f"more than {DEPOSIT_GAS_MAX}",
-        f"at most {DEPOSIT_GAS_MAX}",
-    )
+    return refuse(Why.DEPOSIT_GAS, f"more than {DEPOSIT_GAS_MAX}", f"at most {DEPOSIT_GAS_MAX}", whose=whose)
 
 
 def _why_unproven(chain: Chain, deposit: DepositAuthorization) -> str | None:
@@ -317,33 +279,15 @@ def deposit_is_large_enough(offer: NetworkOffer, deposit: DepositAuthorization) 
         return token
     if deposit.amount >= max(1, token.min_deposit):
         return None
-    return Refusal(
-        Reason.DEPOSIT_BELOW_MINIMUM,
-        "The deposit is too small.",
-        "amount",
-        str(deposit.amount),
-        f"at least {max(1, token.min_deposit)}",
-    )
+    return refuse(Why.DEPOSIT_TOO_SMALL, deposit.amount, f"at least {max(1, token.min_deposit)}")
 
 
 def window_is_open(deposit: DepositAuthorization, now_s: int) -> Refusal | None:
     """Refuse an authorization that is not valid yet, or would hardly be when its transaction is mined."""
     if deposit.valid_after >= now_s:
-        return Refusal(
-            Reason.DEPOSIT_AUTHORIZATION,
-            "The authorization is not valid yet.",
-            "valid_after",
-            str(deposit.valid_after),
-            f"before {now_s}",
-        )
+        return refuse(Why.DEPOSIT_TOO_EARLY, deposit.valid_after, f"before {now_s}")
     if deposit.valid_before <= now_s + WINDOW_MARGIN_S:
-        return Refusal(
-            Reason.DEPOSIT_AUTHORIZATION,
-            "The authorization has expired, or is about to.",
-            "valid_before",
-            str(deposit.valid_before),
-            f"after {now_s + WINDOW_MARGIN_S}",
-        )
+        return refuse(Why.DEPOSIT_TOO_LATE, deposit.valid_before, f"after {now_s + WINDOW_MARGIN_S}")
     return None
 
 

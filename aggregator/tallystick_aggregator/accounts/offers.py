@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tallystick.hexadecimal import checksum
-from tallystick.reasons import Reason
 from tallystick_aggregator.ledger.answers import Refusal
+from tallystick_aggregator.ledger.refusals import Why, refuse
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +46,7 @@ def find_network(offers: Offers, network: str) -> NetworkOffer | Refusal:
     """Return the offer for a network, or the refusal of it."""
     offer = offers.get(network)
     if offer is None:
-        return Refusal(
-            Reason.NETWORK_UNSUPPORTED,
-            "The aggregator does not serve this network.",
-            "network",
-            repr(network[:64]),
-            " or ".join(offers),
-        )
+        return refuse(Why.NETWORK_UNSUPPORTED, repr(network[:64]), " or ".join(offers))
     return offer
 
 
@@ -60,11 +54,10 @@ def find_token(offer: NetworkOffer, token: bytes) -> TokenOffer | Refusal:
     """Return the offer for a token, or the refusal of it."""
     known = offer.tokens.get(token)
     if known is None:
-        return Refusal(
-            Reason.TOKEN_UNSUPPORTED,
-            f"The aggregator does not take this token on {offer.network}.",
-            "token",
+        return refuse(
+            Why.TOKEN_UNSUPPORTED,
             checksum(token),
             " or ".join(checksum(address) for address in offer.tokens),
+            network=offer.network,
         )
     return known

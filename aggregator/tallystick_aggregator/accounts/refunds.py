@@ -24,7 +24,7 @@ from typing import Final, Self
 from tallystick import eip712
 from tallystick.hashing import keccak256
 from tallystick.reasons import Reason
-from tallystick_aggregator.accounts.accounts import Accounts, unknown_account
+from tallystick_aggregator.accounts.accounts import Accounts
 from tallystick_aggregator.accounts.failures import overloaded, transaction_pending, unless_unavailable
 from tallystick_aggregator.accounts.sending import wait_until_mined
 from tallystick_aggregator.accounts.signed_calls import SignedCall
@@ -38,6 +38,7 @@ from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.commands import DecisionContext
 from tallystick_aggregator.ledger.draft import Draft
+from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.ledger.state import Account, Ledger
 from tallystick_aggregator.store.port import (
     OutboundTransaction,
@@ -167,7 +168,7 @@ class Refunds:
         """Start and send a refund, or send one again that never happened, if the operator still pays for it."""
         account = self._writer.ledger.account(account_id)
         if account is None:
-            return unknown_account()
+            return refuse(Why.ACCOUNT_UNKNOWN)
         is_started = account.refund is not None and account.refund.refund_id == refund_id
         with self._hold(account) as refusal:
             # What is journaled and was not sent yet has its place in the budget since it was started.
@@ -180,11 +181,11 @@ class Refunds:
             try:
                 return await self._send(account_id, refund_id) or sent or transaction_pending("refund")
             except RevertedError as error:
-                return Refusal(Reason.SIMULATION_FAILED, f"The refund would fail on chain now: {error.reason}.")
+                return refuse(Why.REFUND_WOULD_FAIL, error=error.reason)
 
     def _hold(self, account: Account) -> AbstractContextManager[Refusal | None]:
         if not self._budget.limits.refunds_unpaid and not has_paid(account):
-            return nullcontext(_never_paid())
+            return nullcontext(refuse(Why.NEVER_PAID, "charged 0", "more than 0"))
         chain, payer = self._chains[account.network], account.config.payer
         return self._budget.hold(chain, TransactionKind.REFUND, payer, has_paid=True)
 
@@ -192,15 +193,19 @@ class Refunds:
         """Journal the refund (step 1), unless this very one was started before."""
         account = self._writer.ledger.account(account_id)
         if account is None:
-            return unknown_account()
+            return refuse(Why.ACCOUNT_UNKNOWN)
         if account.refund is not None:
-            return None if account.refund.refund_id == refund_id else _another_is_under_way()
+            return None if account.refund.refund_id == refund_id else refuse(Why.REFUND_PENDING)
         refusal = _is_large_enough(account, amount, self._payers.min_deposit(account))
         if refusal is not None:
             return refusal
         rate = self._rate_of(account_id)
         if not rate.take():
-            return _refunded_too_often()
+            return refuse(
+                Why.REFUNDED_TOO_OFTEN,
+                f"more than {REFUND_BURST} refunds in a short while",
+                f"{REFUND_BURST} at once, then one every {REFUND_EVERY_S:g} s",
+            )
         started: ev.RefundStarted | Refusal | None = None
         try:
             started = await self._journal(account, refund_id, amount)
@@ -279,7 +284,7 @@ class Refunds:
         if paid is None:
             landing = await self._chains[account.network].refund_landing(account_id, memo.nonce)
             if landing is None:
-                return _landed_long_ago()
+                return refuse(Why.REFUND_LANDED_LONG_AGO)
             paid = landing.amount
         return Refunded(transaction, memo.amount, paid, account)
 
@@ -293,55 +298,10 @@ def _is_large_enough(account: Account, amount: int, least: int) -> Refusal | Non
     """Refuse dust, unless it is the account's rest: 0 and all that is available empty it."""
     if amount == 0 or amount >= min(least, account.available):
         return None
-    return Refusal(
-        Reason.PAYLOAD_INVALID,
-        "The refund is too small to be worth its transaction.",
-        "amount",
-        str(amount),
-        f"0 for all that is available, or at least {least}",
-    )
-
-
-def _refunded_too_often() -> Refusal:
-    return Refusal(
-        Reason.OVERLOADED,
-        "The account was refunded too often; what is left stays available and can be refunded later.",
-        "refund_id",
-        f"more than {REFUND_BURST} refunds in a short while",
-        f"{REFUND_BURST} at once, then one every {REFUND_EVERY_S:g} s",
-    )
-
-
-def _never_paid() -> Refusal:
-    return Refusal(
-        Reason.REFUND_WITHOUT_PAYMENT,
-        "Nothing was ever charged on the account, so the operator pays for no refund of it. Withdraw on chain: call the"
-        " escrow's initiateWithdraw, and finalizeWithdraw after the account's delay.",
-        "account_id",
-        "charged 0",
-        "more than 0",
-    )
-
-
-def _landed_long_ago() -> Refusal:
-    return Refusal(
-        Reason.TRANSACTION_FAILED,
-        "Somebody else landed this refund, too long ago for its transaction to be found here; what it paid is in the"
-        " escrow's Refunded event.",
-    )
-
-
-def _another_is_under_way() -> Refusal:
-    return Refusal(Reason.REFUND_PENDING, "Another refund of the account is under way; wait for it.", "refund_id")
+    return refuse(Why.REFUND_TOO_SMALL, amount, f"0 for all that is available, or at least {least}")
 
 
 def _of_amount(refunded: Refunded, amount: int) -> Refunded | Refusal:
     if amount in (0, refunded.asked):
         return refunded
-    return Refusal(
-        Reason.AMOUNT_MISMATCH,
-        "This refund id stands for a refund of another amount.",
-        "amount",
-        str(amount),
-        str(refunded.asked),
-    )
+    return refuse(Why.REFUND_OF_ANOTHER_AMOUNT, amount, refunded.asked)

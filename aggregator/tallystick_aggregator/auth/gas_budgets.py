@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-from tallystick.reasons import Reason
 from tallystick_aggregator.chain.port import Chain
 from tallystick_aggregator.ledger.answers import Refusal
+from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.ledger.state import Account
 from tallystick_aggregator.store.port import TransactionKind
 
@@ -122,14 +122,14 @@ class GasBudget:
         if not most or sent + held < most:
             return None
         wait_s = chain.gas.wait_s(kind, 1, payer) if sent >= most else SOON_S
-        return Refusal(
-            Reason.GAS_BUDGET_SPENT,
-            f"The payer has had as many {_NAMES[kind]}s at the operator's expense as it may in an hour; the next in"
-            f" {wait_s} s, or send it yourself.",
-            f"{kind.name.lower()}s",
+        return refuse(
+            Why.PAYERS_GAS_SPENT,
             f"{sent + held + 1} in an hour",
             f"at most {most} for each payer",
+            field=f"{kind.name.lower()}s",
             retry_after_s=wait_s,
+            what=_NAMES[kind],
+            wait_s=wait_s,
         )
 
     def _budget(self, chain: Chain, kind: TransactionKind, *, has_paid: bool) -> Refusal | None:
@@ -145,14 +145,15 @@ class GasBudget:
         if over > 0:
             self._alarm(chain, kind)
         wait_s = chain.gas.wait_s(kind, over) if over > 0 else SOON_S
-        return Refusal(
-            Reason.GAS_BUDGET_SPENT,
-            f"What the operator pays an hour for {_NAMES[kind]}s on {chain.network} is spent; ask again in {wait_s} s,"
-            " or send it yourself.",
-            f"{kind.name.lower()}_gas",
+        return refuse(
+            Why.GAS_SPENT,
             f"{spent + needed} in an hour",
             f"at most {allowed}" + ("" if has_paid else " for accounts that have not paid yet"),
+            field=f"{kind.name.lower()}_gas",
             retry_after_s=wait_s,
+            what=_NAMES[kind],
+            network=chain.network,
+            wait_s=wait_s,
         )
 
     def _alarm(self, chain: Chain, kind: TransactionKind) -> None:

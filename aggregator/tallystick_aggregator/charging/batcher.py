@@ -15,16 +15,16 @@ from operator import attrgetter
 from typing import Final, TypeVar
 
 from tallystick.payment_ids import payment_ids_from
-from tallystick.reasons import Reason
 from tallystick_aggregator.charging.payments import UncheckedPayment
 from tallystick_aggregator.charging.signatures import SignatureCheck, SignatureChecker, SignatureThreads
-from tallystick_aggregator.charging.verification import Provers, Replay, Screening, bad_voucher, screen_first
+from tallystick_aggregator.charging.verification import Provers, Replay, Screening, screen_first
 from tallystick_aggregator.charging.writer import LedgerWriter, lookup_of
 from tallystick_aggregator.ledger import decide
 from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
 from tallystick_aggregator.ledger.batch import charge_all
 from tallystick_aggregator.ledger.commands import DecisionContext, ProvenPayment, Rules
 from tallystick_aggregator.ledger.draft import Draft
+from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.ledger.state import Account, Ledger, payment_of_handle, reservation_handle
 from tallystick_aggregator.store.port import StoreUnavailableError, StoreUncertainError
 
@@ -143,7 +143,7 @@ class PaymentBatcher:
         done: asyncio.Future[list[ChargeAnswer]] = asyncio.get_running_loop().create_future()
         if self._inside + len(payments) > self._waiting_max:
             released()
-            done.set_result([_overloaded(self._waiting_max)] * len(payments))
+            done.set_result([self._overloaded()] * len(payments))
             return done
         self._inside += len(payments)
         self._gathering += len(payments)
@@ -161,12 +161,12 @@ class PaymentBatcher:
         if not isinstance(check, SignatureCheck):
             return check
         (good,) = await self._signatures.check([check])
-        return None if good else bad_voucher()
+        return None if good else refuse(Why.VOUCHER_SIGNATURE)
 
     async def reserve(self, payment: UncheckedPayment) -> ReserveAnswer:
         """Hold the payment's amount until `capture` or `release`."""
         if self._inside >= self._waiting_max:
-            return _overloaded(self._waiting_max)
+            return self._overloaded()
         self._inside += 1
         try:
             # What a spend key proves uses no voucher up, so its order means nothing.
@@ -184,6 +184,10 @@ class PaymentBatcher:
             return await self._decided(decided)
         finally:
             self._inside -= 1
+
+    def _overloaded(self) -> Refusal:
+        most = self._waiting_max
+        return refuse(Why.TOO_MANY_PAYMENTS, f"more than {most} waiting", f"at most {most}")
 
     def _submit_reservation(self, proven: ProvenPayment) -> "asyncio.Future[ReserveAnswer]":
         handle = reservation_handle(proven.channel_id, proven.payment_id, secrets.token_bytes(16))
@@ -294,7 +298,7 @@ class PaymentBatcher:
         except StoreUncertainError:
             raise
         except StoreUnavailableError as error:
-            answers = [_store_unavailable(error)] * len(proven)
+            answers = [refuse(Why.PAYMENT_NOT_STORED, error=error)] * len(proven)
         if len(answers) == len(outcomes):
             return answers
         rest = iter(answers)
@@ -328,22 +332,8 @@ class PaymentBatcher:
         except StoreUncertainError:
             raise
         except StoreUnavailableError as error:
-            return _store_unavailable(error)
+            return refuse(Why.PAYMENT_NOT_STORED, error=error)
 
 
 def _count(gathered: list[_Waiting]) -> int:
     return sum(len(waiting.payments) for waiting in gathered)
-
-
-def _overloaded(waiting_max: int) -> Refusal:
-    return Refusal(
-        Reason.OVERLOADED,
-        "The aggregator has all it can take; wait a moment and send it again.",
-        "payments",
-        f"more than {waiting_max} waiting",
-        f"at most {waiting_max}",
-    )
-
-
-def _store_unavailable(error: StoreUnavailableError) -> Refusal:
-    return Refusal(Reason.STORE_UNAVAILABLE, f"The payment could not be stored: {error}. Send the same again.")

@@ -14,7 +14,6 @@ from typing import Final
 
 from tallystick.payment_ids import payment_ids_from
 from tallystick.quantities import ZERO_ADDRESS, ChannelId
-from tallystick.reasons import Reason
 from tallystick.spend_keys import SpendProver
 from tallystick.vouchers import Voucher
 from tallystick_aggregator.charging.payments import UncheckedPayment
@@ -22,11 +21,10 @@ from tallystick_aggregator.charging.signatures import SignatureCheck
 from tallystick_aggregator.ledger.answers import Accepted, Held, Refusal
 from tallystick_aggregator.ledger.commands import DecisionContext, ProvenPayment, SpendProof, VoucherProof
 from tallystick_aggregator.ledger.payments import Payment, PaymentKey, unpack_payment
+from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.ledger.rules import (
     ceiling_allows,
-    channel_unknown,
     key_is_live,
-    spend_key_unknown,
     voucher_may_prove,
 )
 from tallystick_aggregator.ledger.state import Account, Channel, Ledger, spend_key_name
@@ -112,7 +110,7 @@ class Screening:
             elif self._payments[check.position].spend is not None:
                 self._bad_raisers.add(check.position)
             else:
-                self.outcomes[check.position] = bad_voucher()
+                self.outcomes[check.position] = refuse(Why.VOUCHER_SIGNATURE)
                 if check.kept:
                     self._fallen.add(check.channel_id)
 
@@ -148,7 +146,7 @@ class Screening:
             return None
         channel, raised = self._ledger.channels[payment.channel_id], self._raised.get(payment.channel_id)
         ceiling = max(channel.ceiling, raised.max_claimable_amount if raised else 0)
-        return bad_voucher() if ceiling_allows(channel, ceiling, payment.amount) else None
+        return refuse(Why.VOUCHER_SIGNATURE) if ceiling_allows(channel, ceiling, payment.amount) else None
 
     def _screen(self) -> list[Accepted | Held | Refusal | None]:
         """Answer what needs no proof, check HMACs, note signatures to check.
@@ -165,7 +163,7 @@ class Screening:
                 account = ledger.accounts[channel.account_id] if channel is not None else None
                 key_id = b""
             if channel is None or account is None:
-                outcomes.append(channel_unknown())
+                outcomes.append(refuse(Why.CHANNEL_UNKNOWN))
             elif known and (first := known.get(payment.payment_id + channel_id)) is not None:
                 outcomes.append(self._replay(first, payment.amount, payment.request_hash))
             elif (spend := payment.spend) is not None:
@@ -175,11 +173,11 @@ class Screening:
                 # Here and not in a function of its own: of all that a charge costs this is the most frequent part.
                 refusal = None
                 if prover is None:
-                    refusal = spend_key_unknown()
+                    refusal = refuse(Why.SPEND_KEY_UNKNOWN)
                 elif not prover.check(
                     channel_id, payment.payment_id, spend.max_amount, payment.request_hash, spend.mac
                 ):
-                    refusal = _bad_spend_proof()
+                    refusal = refuse(Why.SPEND_PROOF)
                 elif payment.ceiling > channel.ceiling:
                     raiser = self._check_of(position, payment, account, kept=True)
                     self._raisers.setdefault(channel_id, []).append(raiser)
@@ -288,31 +286,20 @@ def screen_first(
         )
     key = ledger.spend_keys.get(spend_key_name(account.id, spend.key_id))
     if key is None:
-        return spend_key_unknown()
+        return refuse(Why.SPEND_KEY_UNKNOWN)
     prover = provers.of(key.secret)
     if not prover.check(payment.channel_id, payment.payment_id, spend.max_amount, payment.request_hash, spend.mac):
-        return _bad_spend_proof()
+        return refuse(Why.SPEND_PROOF)
     return key_is_live(key, moment)
-
-
-def bad_voucher() -> Refusal:
-    """Of a voucher that its payer did not sign."""
-    return Refusal(Reason.VOUCHER_SIGNATURE, "The voucher is not signed by the channel's payerAuthorizer.", "signature")
 
 
 def _voucher_is_hopeless(payment: UncheckedPayment, account: Account, channel: Channel) -> Refusal | None:
     """What refuses a voucher without looking at its signature. The rules run again when it is decided."""
     if not payment.signature and not account.takes_spend_proofs_only:
-        return Refusal(
-            Reason.VOUCHER_SIGNATURE, "The payment carries neither a voucher nor a spend proof.", "signature"
-        )
+        return refuse(Why.NO_PROOF)
     return voucher_may_prove(account, channel, payment.ceiling) or ceiling_allows(
         channel, max(channel.ceiling, payment.ceiling), payment.amount
     )
-
-
-def _bad_spend_proof() -> Refusal:
-    return Refusal(Reason.SPEND_KEY_PROOF, "The spend proof is not this key's for this payment and request.", "mac")
 
 
 def _ceiling_of(check: SignatureCheck) -> int:

@@ -17,7 +17,6 @@ import grpc
 import grpc.aio
 
 from tallystick.errors import MalformedError
-from tallystick.reasons import Reason
 from tallystick.v1 import charge_pb2, charge_pb2_grpc
 from tallystick_aggregator.api.grpc.backpressure import Backpressure
 from tallystick_aggregator.api.grpc.errors import guarded
@@ -30,15 +29,12 @@ from tallystick_aggregator.charging import PaymentBatcher, UncheckedPayment
 from tallystick_aggregator.charging.codec import read_charge
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
+from tallystick_aggregator.ledger.refusals import Why, refuse
 
 Answer = Accepted | Refusal
 
 _channel_of: Final = attrgetter("channel_id")
-_NOT_YOURS: Final = Refusal(
-    Reason.CHANNEL_UNKNOWN,
-    "No channel of this id is known here that this token may charge; open it, or use its receiver's token.",
-    "channel_id",
-)
+_NOT_YOURS: Final = refuse(Why.CHANNEL_NOT_YOURS)
 """The same whether it is unknown or another seller's: what others have is nobody's business."""
 
 

@@ -4,7 +4,6 @@ from collections.abc import Collection
 from typing import Final, Protocol
 
 from tallystick.errors import MalformedError
-from tallystick.reasons import Reason
 from tallystick.v1 import settlement_pb2, settlement_pb2_grpc
 from tallystick_aggregator.accounts.failures import unless_unavailable
 from tallystick_aggregator.api.grpc.errors import guarded
@@ -15,6 +14,7 @@ from tallystick_aggregator.auth.principals import Principals
 from tallystick_aggregator.auth.rate_limits import RateLimit
 from tallystick_aggregator.claims.claiming import Claimed
 from tallystick_aggregator.ledger.answers import Refusal
+from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.store.port import Outbox
 
 LIMIT_DEFAULT: Final = 100
@@ -62,7 +62,12 @@ class SettlementService(settlement_pb2_grpc.SettlementServiceServicer):
         principal = self._principals.require(token_of(context), Scope.SETTLE)
         rate = self._rates.setdefault(principal.name, RateLimit(1 / SETTLE_NOW_EVERY_S, SETTLE_NOW_BURST))
         if not rate.take():
-            return settlement_pb2.SettleNowResponse(refusal=write_refusal(_settled_too_often()))
+            refused = refuse(
+                Why.SETTLED_TOO_OFTEN,
+                f"more than {SETTLE_NOW_BURST} in a short while",
+                f"{SETTLE_NOW_BURST} at once, then one every {SETTLE_NOW_EVERY_S:g} s",
+            )
+            return settlement_pb2.SettleNowResponse(refusal=write_refusal(refused))
         answer = await unless_unavailable(self._settlement.settle_now(principal.receivers))
         if isinstance(answer, Refusal):
             return settlement_pb2.SettleNowResponse(refusal=write_refusal(answer))
@@ -70,13 +75,3 @@ class SettlementService(settlement_pb2_grpc.SettlementServiceServicer):
             settlements=write_settlements(answer, principal.receivers),
             left_out=write_left_out(answer.left_out, principal.receivers),
         )
-
-
-def _settled_too_often() -> Refusal:
-    return Refusal(
-        Reason.OVERLOADED,
-        "This token settled too often; what was charged is settled on the timer in any case.",
-        "SettleNow",
-        f"more than {SETTLE_NOW_BURST} in a short while",
-        f"{SETTLE_NOW_BURST} at once, then one every {SETTLE_NOW_EVERY_S:g} s",
-    )

@@ -6,7 +6,6 @@ What may be charged is the ledger's to say; here the terms, the channel and the 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tallystick.reasons import Reason
 from tallystick.x402 import SCHEME_DEFERRED, PaymentTerms
 from tallystick_aggregator.accounts.channels import Channels
 from tallystick_aggregator.accounts.offers import Offers, find_network
@@ -20,6 +19,7 @@ from tallystick_aggregator.accounts.terms import (
 from tallystick_aggregator.charging.batcher import PaymentBatcher
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.ledger.answers import Held, Refusal
+from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.ledger.state import payment_of_handle
 from tallystick_aggregator.schemes.deferred.codec import ChannelPayment, read_deferred, read_handle
 from tallystick_aggregator.schemes.port import NOBODY, Caller, Kind, Settled, Verified
@@ -103,7 +103,7 @@ class DeferredPayments:
         """Whose reservation it is; refuses one that is not on these terms."""
         channel = self._writer.ledger.channel(payment_of_handle(handle)[0])
         if channel is None:
-            return Refusal(Reason.RESERVATION_UNKNOWN, "No reservation has this handle.", "handle")
+            return refuse(Why.RESERVATION_UNKNOWN)
         account = self._writer.ledger.known_account(channel.account_id)
         refusal = (
             _network_is(terms, account.network)
@@ -116,10 +116,4 @@ class DeferredPayments:
 def _network_is(terms: PaymentTerms, network: str) -> Refusal | None:
     if str(terms.network) == network:
         return None
-    return Refusal(
-        Reason.NETWORK_UNSUPPORTED,
-        "The reservation is on another network than the terms name.",
-        "network",
-        str(terms.network),
-        network,
-    )
+    return refuse(Why.NETWORK_OF_ANOTHER_RESERVATION, terms.network, network)

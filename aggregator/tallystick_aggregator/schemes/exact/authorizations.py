@@ -7,10 +7,10 @@ from tallystick import eip712
 from tallystick.errors import InvalidSignatureError
 from tallystick.hashing import keccak256
 from tallystick.hexadecimal import checksum
-from tallystick.reasons import Reason
 from tallystick.signatures import recover
 from tallystick_aggregator.chain.port import Token, TransferAuthorization
 from tallystick_aggregator.ledger.answers import Refusal
+from tallystick_aggregator.ledger.refusals import Why, refuse
 
 WINDOW_MARGIN_S: Final = 6
 """How long an authorization must still be valid to be sent, in seconds: as the official facilitator has it."""
@@ -56,36 +56,18 @@ def is_signed_by_key(token: Token, payment: TransferAuthorization) -> bool:
 def window_is_open(payment: TransferAuthorization, now_s: int) -> Refusal | None:
     """Check that the authorization is valid now and for long enough to be mined."""
     if payment.valid_after > now_s:
-        return Refusal(
-            Reason.EXACT_NOT_YET_VALID,
-            "The authorization is not valid yet.",
-            "valid_after",
-            str(payment.valid_after),
-            f"at most {now_s}",
-        )
+        return refuse(Why.EXACT_TOO_EARLY, payment.valid_after, f"at most {now_s}")
     if payment.valid_before < now_s + WINDOW_MARGIN_S:
-        return Refusal(
-            Reason.EXACT_EXPIRED,
-            "The authorization has expired, or is about to.",
-            "valid_before",
-            str(payment.valid_before),
-            f"at least {now_s + WINDOW_MARGIN_S}",
-        )
+        return refuse(Why.EXACT_TOO_LATE, payment.valid_before, f"at least {now_s + WINDOW_MARGIN_S}")
     return None
 
 
 def signature_may_count(payment: TransferAuthorization) -> Refusal | None:
     """Refuse what no token takes from anybody."""
     if not payment.signature:
-        return Refusal(Reason.EXACT_SIGNATURE, "The payment is not signed.", "signature", "nothing", "a signature")
+        return refuse(Why.EXACT_UNSIGNED, "nothing", "a signature")
     if payment.signature.endswith(ERC6492_SUFFIX):
-        return Refusal(
-            Reason.EXACT_SIGNATURE,
-            "A wallet that is not deployed yet cannot pay here.",
-            "signature",
-            "an ERC-6492 wrapper",
-            "a key's signature, or a deployed contract wallet's",
-        )
+        return refuse(Why.EXACT_UNDEPLOYED, "an ERC-6492 wrapper", "a key's signature, or a deployed contract wallet's")
     return None
 
 
@@ -96,12 +78,11 @@ def not_by_the_key(token: Token, payment: TransferAuthorization) -> Refusal:
         got = f"one by {checksum(signer)}"
     except InvalidSignatureError as error:
         got = f"one that does not count: {error.problem}"
-    return Refusal(
-        Reason.EXACT_SIGNATURE,
-        f"The payer's key did not sign this transfer, and there is no contract at {checksum(payment.from_)}.",
-        "signature",
+    return refuse(
+        Why.EXACT_SIGNED_BY_ANOTHER,
         got,
         "65 bytes (r, s, v) of the payer's key, s in the lower half",
+        payer=checksum(payment.from_),
     )
 
 

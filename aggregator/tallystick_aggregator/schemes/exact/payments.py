@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tallystick.errors import Described, MalformedError
-from tallystick.reasons import Reason
 from tallystick.x402 import SCHEME_EXACT, PaymentTerms
 from tallystick_aggregator.accounts.failures import overloaded, unless_unavailable
 from tallystick_aggregator.accounts.offers import Offers, find_network, find_token
@@ -33,6 +32,7 @@ from tallystick_aggregator.chain.port import (
     TransferAuthorization,
 )
 from tallystick_aggregator.ledger.answers import Refusal
+from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.schemes.exact.authorizations import (
     describe_code,
     is_signed_by_key,
@@ -49,9 +49,7 @@ from tallystick_aggregator.schemes.exact.claims import (
     Claim,
     Claims,
     claim_of,
-    nonce_used,
     owner_of,
-    pending,
 )
 from tallystick_aggregator.schemes.exact.codec import read_exact
 from tallystick_aggregator.schemes.exact.gas import PROBE_GAS_MAX, TRANSFER_GAS_MAX, GasMoney
@@ -211,7 +209,7 @@ class ExactPayments:
                 self._claims.drop(case.slot, case.mine)  # the outbox tells whose it is from now on
         elif self._claims.holds(case.slot) or owner != case.mine:
             # It was given back meanwhile, and another attempt may deliver what it pays for.
-            return self._claims.conflict(case.slot, case.mine, landed, None) or pending()
+            return self._claims.conflict(case.slot, case.mine, landed, None) or refuse(Why.PAYMENT_PENDING)
         replayed = not case.mine.attempt and (running is not None or (sent is not None and _is_sent(sent)))
         return Settled(answer.payer, answer.amount, transaction=answer.transaction, replayed=replayed)
 
@@ -301,10 +299,7 @@ class ExactPayments:
         if refusal is not None:
             return refusal
         if not await self._gas_money[case.chain.network].suffices():
-            return Refusal(
-                Reason.EXACT_UNAVAILABLE,
-                f"The aggregator cannot pay for the gas of transfers on {case.chain.network} now. Nothing was sent.",
-            )
+            return refuse(Why.EXACT_UNAVAILABLE, network=case.chain.network)
         refusal = self._budget.refusal(case.chain, TransactionKind.EXACT, payment.from_, has_paid=True)
         if refusal is not None:
             return refusal
@@ -331,15 +326,9 @@ class ExactPayments:
             case.token.balance(payment.from_, block),
         )
         if used:
-            return nonce_used("The authorization was used or cancelled already, not by this aggregator.")
+            return refuse(Why.EXACT_NONCE_USED)
         if balance < payment.value:
-            return Refusal(
-                Reason.INSUFFICIENT_BALANCE,
-                "The payer holds less than the payment.",
-                "value",
-                str(payment.value),
-                f"at most {balance}",
-            )
+            return refuse(Why.EXACT_ABOVE_BALANCE, payment.value, f"at most {balance}")
         return None
 
     async def _why_simulation_fails(
@@ -349,18 +338,14 @@ class ExactPayments:
         payer = case.payment.from_
         code = await case.chain.code(payer, block)
         if not code:
-            return _simulation_failed(error)
+            return refuse(Why.EXACT_WOULD_FAIL, error=error.reason)
         contract = describe_code(payer, code)
         # The token takes a contract that runs out of gas for one that says no.
         if isinstance(error, OutOfGasError) or await self._passes_with_more_gas(case, block):
             return _too_much_gas(contract)
         if signed_by_key:
-            return _simulation_failed(error)
-        return Refusal(
-            Reason.EXACT_SIGNATURE,
-            f"Neither the payer's key nor {contract} signed this transfer: {error.reason}.",
-            "signature",
-        )
+            return refuse(Why.EXACT_WOULD_FAIL, error=error.reason)
+        return refuse(Why.EXACT_SIGNED_BY_NOBODY, whose=contract, error=error.reason)
 
     async def _passes_with_more_gas(self, case: _Case, block: Block) -> bool:
         if not self._unproven.take():
@@ -378,7 +363,7 @@ class ExactPayments:
         if refusal is None and isinstance(error, OutOfGasError):
             code = await case.chain.code(case.payment.from_, block)
             return _too_much_gas(describe_code(case.payment.from_, code) if code else "the token")
-        return refusal or _simulation_failed(error)
+        return refusal or refuse(Why.EXACT_WOULD_FAIL, error=error.reason)
 
 
 def _is_sent(outbound: OutboundTransaction) -> bool:
@@ -387,14 +372,4 @@ def _is_sent(outbound: OutboundTransaction) -> bool:
 
 
 def _too_much_gas(whose: str) -> Refusal:
-    return Refusal(
-        Reason.EXACT_GAS,
-        f"The transfer takes more gas than is paid for here: {whose} uses it up.",
-        "gas",
-        f"more than {TRANSFER_GAS_MAX}",
-        f"at most {TRANSFER_GAS_MAX}",
-    )
-
-
-def _simulation_failed(error: RevertedError) -> Refusal:
-    return Refusal(Reason.SIMULATION_FAILED, f"The transfer would fail on chain: {error.reason}.")
+    return refuse(Why.EXACT_GAS, f"more than {TRANSFER_GAS_MAX}", f"at most {TRANSFER_GAS_MAX}", whose=whose)
