@@ -5,7 +5,6 @@ number and in rate, and happens only for accounts that are known and funded, and
 proved to be: nobody opens channels for free, or in somebody else's account.
 """
 
-import asyncio
 from collections.abc import Mapping
 from typing import Final
 
@@ -23,6 +22,7 @@ from tallystick_aggregator.ledger.commands import DecisionContext, Rules
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.ledger.state import Account, Ledger
+from tallystick_aggregator.tasks import SingleFlight
 
 OPENINGS_MAX: Final = 256
 """Channels being opened at once."""
@@ -37,7 +37,7 @@ class Channels:
         self._offers = offers
         self._writer = writer
         self._rules = rules
-        self._opening: dict[bytes, asyncio.Task[Refusal | None]] = {}
+        self._opening = SingleFlight[bytes, Refusal | None]()
         self._rate = RateLimit(OPENINGS_PER_S, OPENINGS_MAX)
 
     def id_of(self, network: str, config: ChannelConfig) -> bytes:
@@ -64,17 +64,12 @@ class Channels:
         channel_id = self.id_of(network, config)
         if self._writer.ledger.channel(channel_id) is not None:
             return None
-        task = self._opening.get(channel_id)
-        if task is None:
+        if channel_id not in self._opening:
             account = self.account_of(network, config)
             refusal = account if isinstance(account, Refusal) else self._has_room()
             if refusal is not None:
                 return refusal
-            task = asyncio.create_task(unless_unavailable(self._open(network, config, channel_id)))
-            self._opening[channel_id] = task
-            task.add_done_callback(lambda _: self._opening.pop(channel_id))
-        # Whoever goes away does not take the others' channel along.
-        return await asyncio.shield(task)
+        return await self._opening.run(channel_id, lambda: unless_unavailable(self._open(network, config, channel_id)))
 
     def _is_served(self, network: str, config: ChannelConfig) -> Refusal | None:
         offer = find_network(self._offers, network)

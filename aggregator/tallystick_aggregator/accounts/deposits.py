@@ -38,6 +38,7 @@ from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.store.port import OutboundTransaction, Outbox, TransactionKind
+from tallystick_aggregator.tasks import SingleFlight
 
 DEPOSITS_MAX: Final = 64
 """Deposits under way at once."""
@@ -93,7 +94,7 @@ class Deposits:
         self._outbox = outbox
         self._clock_s = clock_s
         self._credit_timeout_s = credit_timeout_s
-        self._under_way: dict[bytes, asyncio.Task[Deposited | Refusal]] = {}
+        self._under_way = SingleFlight[bytes, Deposited | Refusal]()
         self._rate = RateLimit(DEPOSITS_PER_S, DEPOSITS_MAX)
         self._unproven = RateLimit(UNPROVEN_PER_S, UNPROVEN_BURST)
         self._balances = RateLimit(BALANCES_PER_S, BALANCES_BURST)
@@ -151,16 +152,13 @@ class Deposits:
         refusal = config_is_served(offer, deposit.account) or deposit_is_large_enough(offer, deposit)
         if refusal is not None:
             return refusal
-        reference = deposit_reference(self._chains[network], deposit)
-        task = self._under_way.get(reference)
-        if task is None:
-            refusal = self._is_worth_a_try(self._chains[network], deposit)
+        chain = self._chains[network]
+        reference = deposit_reference(chain, deposit)
+        if reference not in self._under_way:
+            refusal = self._is_worth_a_try(chain, deposit)
             if refusal is not None:
                 return refusal
-            task = asyncio.create_task(unless_unavailable(self._land(self._chains[network], deposit, reference)))
-            self._under_way[reference] = task
-            task.add_done_callback(lambda _: self._under_way.pop(reference))
-        return await asyncio.shield(task)
+        return await self._under_way.run(reference, lambda: unless_unavailable(self._land(chain, deposit, reference)))
 
     async def _land(self, chain: Chain, deposit: DepositAuthorization, reference: bytes) -> Deposited | Refusal:
         sent = await find_sent(self._outbox, TransactionKind.DEPOSIT, reference)

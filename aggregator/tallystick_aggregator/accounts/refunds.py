@@ -13,7 +13,6 @@ is spent: before step 1, for what was journaled must be sent. The payer can then
 What is told is what the escrow paid, by its own event: it pays what the refund names, or what the account still holds.
 """
 
-import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -47,6 +46,7 @@ from tallystick_aggregator.store.port import (
     TransactionKind,
     TransactionStatus,
 )
+from tallystick_aggregator.tasks import SingleFlight
 
 REFUNDS_MAX: Final = 64
 """Refunds that are waited for at once."""
@@ -116,7 +116,7 @@ class Refunds:
         self._writer = writer
         self._outbox = outbox
         self._refund_timeout_s = refund_timeout_s
-        self._under_way: dict[bytes, asyncio.Task[Refunded | Refusal]] = {}
+        self._under_way = SingleFlight[bytes, Refunded | Refusal]()
         self._rates: OrderedDict[bytes, RateLimit] = OrderedDict()
         self._budget = budget or GasBudget()
 
@@ -127,31 +127,25 @@ class Refunds:
         if isinstance(account, Refusal):
             return account
         reference = refund_reference(account_id, refund_id)
-        task = self._under_way.get(reference)
-        if task is None:
-            if len(self._under_way) >= REFUNDS_MAX:
-                return overloaded("refunds", REFUNDS_MAX)
-            task = asyncio.create_task(unless_unavailable(self._refund(account_id, refund_id, amount)))
-            self._under_way[reference] = task
-            task.add_done_callback(lambda _: self._under_way.pop(reference))
-        answer = await asyncio.shield(task)
+        if reference not in self._under_way and len(self._under_way) >= REFUNDS_MAX:
+            return overloaded("refunds", REFUNDS_MAX)
+        answer = await self._under_way.run(
+            reference, lambda: unless_unavailable(self._refund(account_id, refund_id, amount))
+        )
         # Another call with this id may have asked for another amount.
         return _of_amount(answer, amount) if isinstance(answer, Refunded) else answer
 
     async def resume(self) -> None:
-        """Send what was started and not sent. What cannot be sent now is tried again next time."""
+        """Send what was started and not sent: no refund waits for somebody to ask again.
+
+        What cannot be sent now is tried again next time.
+        """
         started = [account for account in self._writer.ledger.every_account() if account.refund is not None]
         for account in started:
             try:
                 await self._send(account.id)
             except (ChainUnavailableError, StoreUnavailableError, RevertedError) as error:
                 log.warning("a refund is still to be sent", extra={"account": account.id.hex(), "error": str(error)})
-
-    async def keep_resuming(self) -> None:
-        """Resume at once and from a timer, until cancelled: no refund waits for somebody to ask again."""
-        while True:
-            await self.resume()
-            await asyncio.sleep(RESUME_EVERY_S)
 
     async def _refund(self, account_id: bytes, refund_id: bytes, amount: int) -> Refunded | Refusal:
         sent, _ = await self._newest(refund_reference(account_id, refund_id))

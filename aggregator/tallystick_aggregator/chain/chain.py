@@ -12,7 +12,6 @@ from tallystick.hexadecimal import checksum
 from tallystick_aggregator.chain import escrow_calls, landings
 from tallystick_aggregator.chain.deferred_escrow import DeferredEscrow
 from tallystick_aggregator.chain.node import CallRevertedError, Node, Receipt
-from tallystick_aggregator.chain.periodic import PeriodicTask
 from tallystick_aggregator.chain.port import (
     GAS_LIMIT_MAX,
     Block,
@@ -37,6 +36,7 @@ from tallystick_aggregator.store.port import (
     StoreUnavailableError,
     TransactionKind,
 )
+from tallystick_aggregator.tasks import PeriodicTask
 from tallystick_contracts import claim_batch
 
 _ERC1271_MAGIC: Final = bytes.fromhex("1626ba7e")

@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
 from tallystick.hexadecimal import checksum
-from tallystick_aggregator.chain.periodic import PeriodicTask
 from tallystick_aggregator.chain.port import Block, Call, Chain, ChainUnavailableError, EscrowBinding, RevertedError
 from tallystick_aggregator.chain.settings import TokenSettings
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.store.port import Outbox, StoreUnavailableError, TransactionKind
+from tallystick_aggregator.tasks import PeriodicTask
 
 CHECK_S: Final = 60.0
 READS_PER_CHECK: Final = 50

@@ -15,7 +15,6 @@ from functools import partial
 from typing import Final, Protocol
 
 from tallystick.hexadecimal import to_hex
-from tallystick_aggregator.chain.periodic import PeriodicTask
 from tallystick_aggregator.chain.port import Chain, ChainUnavailableError, Stake
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.claims.claiming import Claimed, Claiming, LeftOut, Run
@@ -37,6 +36,7 @@ from tallystick_aggregator.store.port import (
     TransactionKind,
     TransactionStatus,
 )
+from tallystick_aggregator.tasks import PeriodicTask
 
 INTERVAL_S: Final = 3_600.0
 CHECK_S_MAX: Final = 5.0

@@ -18,7 +18,7 @@ from tallystick_aggregator.accounts.accounts import Accounts
 from tallystick_aggregator.accounts.channels import Channels
 from tallystick_aggregator.accounts.deposits import Deposits
 from tallystick_aggregator.accounts.offers import NetworkOffer, Offers, TokenOffer
-from tallystick_aggregator.accounts.refunds import Refunds
+from tallystick_aggregator.accounts.refunds import RESUME_EVERY_S, Refunds
 from tallystick_aggregator.api.grpc.account import AccountService
 from tallystick_aggregator.api.grpc.charge import ChargeService
 from tallystick_aggregator.api.grpc.facilitator import FacilitatorService
@@ -43,13 +43,13 @@ from tallystick_aggregator.ledger.invariants import InvariantError, check_invari
 from tallystick_aggregator.ledger.state import Ledger
 from tallystick_aggregator.runtime.config.chains import describe
 from tallystick_aggregator.runtime.config.file import Config
-from tallystick_aggregator.runtime.health import Health, keep_probing
-from tallystick_aggregator.runtime.supervisor import Supervisor
+from tallystick_aggregator.runtime.health import LOOK_EVERY_S, PROBE_EVERY_S, Health, probe
 from tallystick_aggregator.schemes.deferred.payments import DeferredPayments
 from tallystick_aggregator.schemes.exact import ExactPayments
 from tallystick_aggregator.schemes.port import Scheme
 from tallystick_aggregator.store.opening import open_store
 from tallystick_aggregator.store.port import Store, StoreError
+from tallystick_aggregator.tasks import PeriodicTask
 
 StartError: Final = (ConfigurationError, StoreError, CredentialsError, InvariantError)
 """What may keep the aggregator from starting; each says why in one sentence."""
@@ -85,15 +85,14 @@ async def running(config: Config, *, clock: Callable[[], float] = time.time) -> 
         stack.callback(parts.batcher.close)
         settlements = await _start_settlements(stack, parts)
         collecting = await _start_collecting(stack, parts)
-        supervisor = Supervisor()
-        stack.push_async_callback(supervisor.stop)
+        timers: list[PeriodicTask] = []
         services = parts.services(Principals(credentials.lookup), settlements)
         server = GrpcServer(services, config.server.listen, config.tls)
         health = Health(
             [
                 lambda: _store_problems(writer),
                 parts.maintenance.problems,
-                lambda: supervisor.problems,
+                lambda: [timer.problem for timer in timers if timer.problem],
                 lambda: _stale(chains),
             ],
             server.tell_health,
@@ -109,7 +108,7 @@ async def running(config: Config, *, clock: Callable[[], float] = time.time) -> 
             ],
             tell_settling=server.tell_settling,
         )
-        _start_background(supervisor, parts, health)
+        timers += _start_timers(stack, parts, health)
         await health.look()
         await server.start()
         stack.push_async_callback(_stop_serving, services.charge, server, float(config.server.stop_grace_s))
@@ -299,13 +298,18 @@ async def _start_collecting(stack: AsyncExitStack, parts: _Parts) -> Sequence[Co
     return each
 
 
-def _start_background(supervisor: Supervisor, parts: _Parts, health: Health) -> None:
-    supervisor.start("expiring reservations", parts.maintenance.expire_reservations)
-    supervisor.start("forgetting payment ids", parts.maintenance.forget_payments)
-    supervisor.start("checkpoints", parts.maintenance.checkpoint)
-    supervisor.start("refunds", parts.refunds.keep_resuming)
-    supervisor.start("store probe", lambda: keep_probing(parts.writer))
-    supervisor.start("health", health.watch)
+def _start_timers(stack: AsyncExitStack, parts: _Parts, health: Health) -> Sequence[PeriodicTask]:
+    timers = (
+        *parts.maintenance.timers(),
+        PeriodicTask("refunds", parts.refunds.resume, RESUME_EVERY_S),
+        PeriodicTask("store probe", lambda: probe(parts.writer), PROBE_EVERY_S),
+        PeriodicTask("health", health.look, LOOK_EVERY_S),
+    )
+    for timer in timers:
+        stack.push_async_callback(timer.stop)
+        timer.start()
+        timer.wake()
+    return timers
 
 
 async def _stop_serving(charges: ChargeService, server: GrpcServer, grace_s: float) -> None:

@@ -55,6 +55,7 @@ from tallystick_aggregator.schemes.exact.codec import read_exact
 from tallystick_aggregator.schemes.exact.gas import PROBE_GAS_MAX, TRANSFER_GAS_MAX, GasMoney
 from tallystick_aggregator.schemes.port import NOBODY, Caller, Kind, Settled, Verified
 from tallystick_aggregator.store.port import OutboundTransaction, Outbox, TransactionKind, TransactionStatus
+from tallystick_aggregator.tasks import SingleFlight
 
 SETTLEMENTS_MAX: Final = 256
 """Exact payments being settled at once."""
@@ -103,7 +104,7 @@ class ExactPayments:
         self._clock_s = clock_s
         self._settle_timeout_s = settle_timeout_s
         self._claims = Claims(clock_s)
-        self._settling: dict[bytes, asyncio.Task[Settled | Refusal]] = {}
+        self._settling = SingleFlight[bytes, Settled | Refusal]()
         self._verifying = 0
         self._budget = budget or GasBudget()
         self._unproven = RateLimit(UNPROVEN_PER_S, UNPROVEN_BURST)
@@ -188,18 +189,14 @@ class ExactPayments:
     async def _settle(self, case: _Case) -> Settled | Refusal:
         sent = await self._sent(case)
         # From here until the claim is taken nothing is awaited.
-        running = self._settling.get(case.slot)
-        if running is None and len(self._settling) >= SETTLEMENTS_MAX:
+        is_running = case.slot in self._settling
+        if not is_running and len(self._settling) >= SETTLEMENTS_MAX:
             return overloaded("exact payments being settled", SETTLEMENTS_MAX)
         until_s = self._clock_s() + CLAIM_S
         refusal = self._claims.take(case.slot, case.mine, sent, self._owner(case, sent), until_s)
         if refusal is not None:
             return refusal
-        task = running
-        if task is None:
-            task = self._settling[case.slot] = asyncio.create_task(unless_unavailable(self._transfer(case)))
-            task.add_done_callback(lambda _: self._settling.pop(case.slot))
-        answer = await asyncio.shield(task)  # a caller that goes away does not stop it
+        answer = await self._settling.run(case.slot, lambda: unless_unavailable(self._transfer(case)))
         if isinstance(answer, Refusal):
             return answer
         landed = await self._sent(case)
@@ -210,7 +207,7 @@ class ExactPayments:
         elif self._claims.holds(case.slot) or owner != case.mine:
             # It was given back meanwhile, and another attempt may deliver what it pays for.
             return self._claims.conflict(case.slot, case.mine, landed, None) or refuse(Why.PAYMENT_PENDING)
-        replayed = not case.mine.attempt and (running is not None or (sent is not None and _is_sent(sent)))
+        replayed = not case.mine.attempt and (is_running or (sent is not None and _is_sent(sent)))
         return Settled(answer.payer, answer.amount, transaction=answer.transaction, replayed=replayed)
 
     async def _transfer(self, case: _Case) -> Settled | Refusal:
