@@ -3,10 +3,16 @@
 Tens of thousands of charges a second make half a dozen values each; what they cost to make decides how many there are.
 """
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 from msgspec.structs import replace
+
+SECONDS_MAX: Final = 10 * 365 * 24 * 3_600
+"""The longest time that can be configured."""
+COUNT_MAX: Final = 2**31 - 1
+Count = Annotated[int, Meta(ge=1, le=COUNT_MAX)]
+"""How many of something there may be at most."""
 
 
 class Value(Struct, frozen=True, gc=False):

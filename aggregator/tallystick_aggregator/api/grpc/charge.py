@@ -11,10 +11,11 @@ from collections.abc import Callable, Generator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 
 import grpc
 import grpc.aio
+from msgspec import Meta
 
 from tallystick.errors import MalformedError
 from tallystick.v1 import charge_pb2, charge_pb2_grpc
@@ -26,10 +27,12 @@ from tallystick_aggregator.api.grpc.responses import write_charge_result
 from tallystick_aggregator.auth.credentials import Principal, Scope
 from tallystick_aggregator.auth.principals import Principals
 from tallystick_aggregator.charging import PaymentBatcher, UncheckedPayment
+from tallystick_aggregator.charging.batcher import BATCH_MAX
 from tallystick_aggregator.charging.codec import read_charge
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse
+from tallystick_aggregator.ledger.values import SECONDS_MAX, Count
 
 Answer = Accepted | Refusal
 
@@ -42,11 +45,11 @@ _NOT_YOURS: Final = refuse(Why.CHANNEL_NOT_YOURS)
 class ChargeLimits:
     """What streams are held to; `Supported` tells the first two to callers."""
 
-    charges_per_batch_max: int = 256
-    unanswered_batches_max: int = 8
-    streams_per_principal_max: int = 64
-    streams_max: int = 1_024
-    stream_idle_s: float = 900.0
+    charges_per_batch_max: Annotated[int, Meta(ge=1, le=BATCH_MAX)] = 256
+    unanswered_batches_max: Annotated[int, Meta(ge=1, le=1_024)] = 8
+    streams_per_seller_max: Count = 64
+    streams_max: Count = 1_024
+    stream_idle_s: Annotated[float, Meta(ge=1, le=SECONDS_MAX)] = 900
     """A stream that says nothing for so long is closed."""
 
 
@@ -121,9 +124,9 @@ class ChargeService(charge_pb2_grpc.ChargeServiceServicer):
     @contextmanager
     def _counted(self, name: str) -> Generator[None, None, None]:
         limits = self._limits
-        if self._streams[name] >= limits.streams_per_principal_max:
+        if self._streams[name] >= limits.streams_per_seller_max:
             raise RejectedError(
-                grpc.StatusCode.RESOURCE_EXHAUSTED, f"at most {limits.streams_per_principal_max} streams per token"
+                grpc.StatusCode.RESOURCE_EXHAUSTED, f"at most {limits.streams_per_seller_max} streams per token"
             )
         if self._streams.total() >= limits.streams_max:
             raise RejectedError(grpc.StatusCode.RESOURCE_EXHAUSTED, f"at most {limits.streams_max} streams in all")

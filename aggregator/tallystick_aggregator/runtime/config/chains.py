@@ -22,7 +22,8 @@ from tallystick_aggregator.chain.settings import (
     FeeSettings,
     TokenSettings,
 )
-from tallystick_aggregator.runtime.config.errors import SECONDS_MAX, between
+from tallystick_aggregator.ledger.values import SECONDS_MAX
+from tallystick_aggregator.runtime.config.errors import between
 
 SETTLEMENT_MARGIN_S: Final = 600
 """What a claim may take from its planning to its block; added to two settlement intervals (I9)."""
