@@ -23,6 +23,7 @@ from tallystick.v1 import (
 )
 from tallystick_aggregator.api.grpc.account import AccountService
 from tallystick_aggregator.api.grpc.charge import ChargeLimits, ChargeService
+from tallystick_aggregator.api.grpc.concurrency_limits import CallLimits
 from tallystick_aggregator.api.grpc.facilitator import FacilitatorService
 from tallystick_aggregator.api.grpc.server import GrpcServer, Services, Tls
 from tallystick_aggregator.api.grpc.settlement import SettlementService
@@ -97,6 +98,7 @@ async def serving(
     tls: Tls | None = None,
     rules: Rules | None = None,
     schemes: Sequence[Scheme[Any, Any]] = (),
+    call_limits: CallLimits | None = None,
 ) -> AsyncIterator[Edge]:
     """Serve a market from a store in this folder; `schemes` are those beside `deferred` and `exact`."""
     store = await SqliteStore.open(folder / "store.db")
@@ -112,7 +114,7 @@ async def serving(
                 AccountService(principals, market.accounts, market.deposits, market.refunds),
                 SettlementService(principals, market.outbox, settlement),
             )
-            server = GrpcServer(services, "127.0.0.1:0", tls)
+            server = GrpcServer(services, "127.0.0.1:0", tls, call_limits)
             await server.start()
             await server.tell_health(serving=True)
             try:

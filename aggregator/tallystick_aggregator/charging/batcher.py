@@ -2,8 +2,8 @@
 
 Where the journal cannot tell whether it has a charge, StoreUncertainError passes through: no answer is the right one.
 Bounded at every step (threat 28): at most `waiting_max` payments are inside; beyond that they are refused as
-`overloaded`, and a stream is simply not read. If checkpoints keep failing, about `writer.BACKLOG_MAX` events may wait
-for one; beyond that new payments are refused as `store_unavailable`. Up to `SCREENINGS_MAX` batches have their
+`overloaded`, and a stream is simply not read. If checkpoints keep failing, about `WriterSettings.backlog_max` events
+may wait for one; beyond that new payments are refused as `store_unavailable`. Up to `screenings_max` batches have their
 signatures checked at once while the one before them is committed.
 """
 
@@ -11,8 +11,9 @@ import asyncio
 import secrets
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from operator import attrgetter
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from tallystick.payment_ids import payment_ids_from
 from tallystick_aggregator.charging.payments import UncheckedPayment
@@ -28,14 +29,22 @@ from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.ledger.state import Account, Ledger, payment_of_handle, reservation_handle
 from tallystick_aggregator.store.port import StoreUnavailableError, StoreUncertainError
 
-WAITING_MAX: Final = 16_384
-"""Payments inside at once."""
-SCREENINGS_MAX: Final = 8
-"""Batches between their first check and their answer at once; while so many are, those that wait grow together."""
 BATCH_MAX: Final = 512
 """Payments screened together at most: bounds how long the event loop is held."""
 
 _payment_id_of: Final = attrgetter("payment_id")
+
+
+@dataclass(frozen=True, slots=True)
+class BatcherSettings:
+    """How much is worked on at once."""
+
+    waiting_max: int = 16_384
+    """Payments inside at once."""
+    screenings_max: int = 8
+    """Batches between their first check and their answer at once; with this many, those that wait grow together."""
+    batch_max: int = BATCH_MAX
+
 
 Answer = TypeVar("Answer")
 ChargeAnswer = Accepted | Refusal
@@ -46,20 +55,12 @@ def _nobody_counts() -> None:
     """For callers that are counted by the batcher alone."""
 
 
-class _Waiting:
+class _Waiting(NamedTuple):
     """Payments of one caller that wait to be screened."""
 
-    __slots__ = ("done", "payments", "released")
-
-    def __init__(
-        self,
-        payments: Sequence[UncheckedPayment],
-        done: asyncio.Future[list[ChargeAnswer]],
-        released: Callable[[], None],
-    ) -> None:
-        self.payments = payments
-        self.done = done
-        self.released = released
+    payments: Sequence[UncheckedPayment]
+    done: "asyncio.Future[list[ChargeAnswer]]"
+    released: Callable[[], None]
 
 
 class _Turn:
@@ -98,7 +99,7 @@ class PaymentBatcher:
         rules: Rules,
         *,
         signatures: SignatureChecker | None = None,
-        waiting_max: int = WAITING_MAX,
+        settings: BatcherSettings | None = None,
     ) -> None:
         """`domain_separators`: of the escrow of each network, by CAIP-2 name.
 
@@ -116,7 +117,7 @@ class PaymentBatcher:
         """How many payments are in batches between their first check and their answer."""
         self._inside = 0
         """Both, and reservations."""
-        self._waiting_max = waiting_max
+        self._settings = settings or BatcherSettings()
         self._screenings: set[asyncio.Task[None]] = set()
         self._last_turn: asyncio.Future[None] | None = None
 
@@ -141,7 +142,7 @@ class PaymentBatcher:
         `released` is called once, when the payments are no longer inside: that may be after the answer was cancelled.
         """
         done: asyncio.Future[list[ChargeAnswer]] = asyncio.get_running_loop().create_future()
-        if self._inside + len(payments) > self._waiting_max:
+        if self._inside + len(payments) > self._settings.waiting_max:
             released()
             done.set_result([self._overloaded()] * len(payments))
             return done
@@ -165,7 +166,7 @@ class PaymentBatcher:
 
     async def reserve(self, payment: UncheckedPayment) -> ReserveAnswer:
         """Hold the payment's amount until `capture` or `release`."""
-        if self._inside >= self._waiting_max:
+        if self._inside >= self._settings.waiting_max:
             return self._overloaded()
         self._inside += 1
         try:
@@ -186,7 +187,7 @@ class PaymentBatcher:
             self._inside -= 1
 
     def _overloaded(self) -> Refusal:
-        most = self._waiting_max
+        most = self._settings.waiting_max
         return refuse(Why.TOO_MANY_PAYMENTS, f"more than {most} waiting", f"at most {most}")
 
     def _submit_reservation(self, proven: ProvenPayment) -> "asyncio.Future[ReserveAnswer]":
@@ -237,9 +238,9 @@ class PaymentBatcher:
         """
         if not self._screenings:
             return True
-        worth_it = BATCH_MAX // 4
-        enough = min(max(self._under_way, worth_it), BATCH_MAX)
-        return len(self._screenings) < SCREENINGS_MAX and self._gathering >= enough
+        most = self._settings.batch_max
+        enough = min(max(self._under_way, most // 4), most)
+        return len(self._screenings) < self._settings.screenings_max and self._gathering >= enough
 
     def _screening_done(self, task: asyncio.Task[None]) -> None:
         self._screenings.discard(task)
@@ -247,8 +248,8 @@ class PaymentBatcher:
 
     def _gather(self) -> list[_Waiting]:
         gathered: list[_Waiting] = []
-        taken = 0
-        while self._waiting and (not gathered or taken + len(self._waiting[0].payments) <= BATCH_MAX):
+        taken, most = 0, self._settings.batch_max
+        while self._waiting and (not gathered or taken + len(self._waiting[0].payments) <= most):
             waiting = self._waiting.popleft()
             self._gathering -= len(waiting.payments)
             if waiting.done.cancelled():

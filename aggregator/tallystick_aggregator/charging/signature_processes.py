@@ -39,7 +39,8 @@ Owed = tuple[Sequence[SignatureCheck], "asyncio.Future[Sequence[bool]]"]
 class SignatureProcesses:
     """Checks in child processes. To be started on the event loop that uses it."""
 
-    def __init__(self, processes: int) -> None:
+    def __init__(self, processes: int, *, restart_after_s: float = RESTART_AFTER_S) -> None:
+        self._restart_after_s = restart_after_s
         self._workers = [_Worker() for _ in range(processes)]
         self._keeping: list[asyncio.Task[None]] = []
         self._here = SignatureThreads()
@@ -96,7 +97,7 @@ class SignatureProcesses:
     async def _restart(self, worker: "_Worker") -> None:
         """Start a child in the dead one's place, once the machine has room for it."""
         while not worker.alive:
-            await asyncio.sleep(RESTART_AFTER_S)
+            await asyncio.sleep(self._restart_after_s)
             try:
                 await worker.start()
             except OSError as error:

@@ -38,7 +38,8 @@ Replay = Callable[[Payment, int, bytes], Accepted | Held | Refusal]
 class Provers:
     """Keyed HMAC states by secret, on which alone they depend; bounded, the oldest go first."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = PROVERS_MAX) -> None:
+        self._most = most
         self._provers: dict[bytes, SpendProver] = {}
 
     def of(self, secret: bytes) -> SpendProver:
@@ -46,7 +47,7 @@ class Provers:
         prover = self._provers.get(secret)
         if prover is None:
             prover = self._provers[secret] = SpendProver(secret)
-            if len(self._provers) > PROVERS_MAX:
+            if len(self._provers) > self._most:
                 del self._provers[next(iter(self._provers))]
         return prover
 

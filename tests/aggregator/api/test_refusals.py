@@ -21,6 +21,7 @@ from tallystick.v1 import account_pb2, charge_pb2, common_pb2, facilitator_pb2
 from tallystick_aggregator.auth.gas_budgets import GasLimits
 from tallystick_aggregator.chain.port import DepositAuthorization, RevertedError, TransferAuthorization
 from tallystick_aggregator.charging import UncheckedPayment
+from tallystick_aggregator.charging.batcher import BatcherSettings
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.commands import Rules
 from tallystick_aggregator.ledger.state import SpendKey
@@ -352,7 +353,7 @@ async def _(edge: Edge) -> common_pb2.Refusal:
 @reaches(Reason.OVERLOADED)
 async def _(edge: Edge) -> common_pb2.Refusal:
     await funded(edge)
-    edge.market.batcher._waiting_max = 0
+    edge.market.batcher._settings = BatcherSettings(waiting_max=0)
     return await charge(edge, voucher_payment())
 
 

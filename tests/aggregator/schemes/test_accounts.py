@@ -80,9 +80,9 @@ async def test_an_account_is_read_by_its_own_payer_only(market: Marketplace) -> 
     assert reason_of(market.accounts.read(ALICE.account_id, read_call(MALLORY))) is Reason.CALL_SIGNATURE
 
 
-async def test_channels_come_in_pages(market: Marketplace, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_channels_come_in_pages(market: Marketplace) -> None:
     assert CHANNELS_PER_PAGE == 1_000
-    monkeypatch.setattr("tallystick_aggregator.accounts.accounts.CHANNELS_PER_PAGE", 2)
+    market.accounts._per_page = 2
     receivers = [number.to_bytes(20, "big") for number in range(1, 6)]
     await market.fund(ALICE, 1_000, *receivers)
     seen: list[ChannelTotals] = []

@@ -22,6 +22,7 @@ from tallystick.vouchers import voucher_digest
 from tallystick_aggregator.charging import PaymentBatcher, UncheckedPayment, maintenance
 from tallystick_aggregator.charging import batcher as intake_module
 from tallystick_aggregator.charging import signatures as signatures_module
+from tallystick_aggregator.charging.batcher import BatcherSettings
 from tallystick_aggregator.charging.maintenance import Maintenance
 from tallystick_aggregator.claims.planner import EVERYTHING, plan_account
 from tallystick_aggregator.ledger import accounts
@@ -88,7 +89,7 @@ class World:
         """A process begins on what is on disk."""
         self.dead = self.seen_head = False
         self.journal = MemoryJournal(self.disk, hot_payments_max=HOT_PAYMENTS, hot_age_ms_max=HOT_AGE_MS)
-        self.run = Running(await self.journal.load(), self.journal, RULES, waiting_max=25)
+        self.run = Running(await self.journal.load(), self.journal, RULES, BatcherSettings(waiting_max=25))
         self.tick(0)
         self.maintenance = Maintenance(self.run.writer, self.journal, RULES)
         self.serving = asyncio.create_task(self.run.writer.serve())

@@ -4,9 +4,9 @@ import asyncio
 from collections import deque
 from typing import Final
 
-from tallystick_aggregator.charging.batcher import WAITING_MAX
+from tallystick_aggregator.charging.batcher import BatcherSettings
 
-STREAMS_SHARE: Final = WAITING_MAX * 3 // 4
+STREAMS_SHARE: Final = BatcherSettings().waiting_max * 3 // 4
 """Payments of streams at once; the rest of what the batcher takes is left to single calls."""
 
 
