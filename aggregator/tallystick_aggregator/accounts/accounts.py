@@ -12,8 +12,8 @@ from tallystick.channels import ChannelConfig
 from tallystick.quantities import AccountId, ChannelTotals
 from tallystick.spend_keys import key_hash
 from tallystick_aggregator.accounts.channels import Channels
-from tallystick_aggregator.accounts.failures import unless_unavailable
 from tallystick_aggregator.accounts.offers import Offers, find_network
+from tallystick_aggregator.accounts.outcomes import unless_unavailable
 from tallystick_aggregator.accounts.signed_calls import SignedCall, call_is_signed, signature_is
 from tallystick_aggregator.chain.port import Chain
 from tallystick_aggregator.charging.port import Writer

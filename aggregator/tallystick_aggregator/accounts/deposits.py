@@ -19,11 +19,9 @@ from tallystick.hashing import keccak256
 from tallystick.hexadecimal import checksum
 from tallystick.quantities import MAX_AMOUNT
 from tallystick.signatures import recover
-from tallystick_aggregator.accounts.failures import overloaded, transaction_pending, unless_unavailable
-from tallystick_aggregator.accounts.offers import NetworkOffer, Offers, find_network, find_token
-from tallystick_aggregator.accounts.sending import find_sent, wait_until_mined
+from tallystick_aggregator.accounts.offers import NetworkOffer, Offers, config_is_served, find_network, find_token
+from tallystick_aggregator.accounts.outcomes import find_sent, overloaded, unless_unavailable, wait_until_mined
 from tallystick_aggregator.accounts.signed_calls import SignedCall, call_is_signed
-from tallystick_aggregator.accounts.terms import config_is_served
 from tallystick_aggregator.auth.gas_budgets import GasBudget, has_paid
 from tallystick_aggregator.auth.rate_limits import RateLimit
 from tallystick_aggregator.chain.port import (
@@ -209,7 +207,7 @@ class Deposits:
         deadline = asyncio.get_running_loop().time() + self._credit_timeout_s
         while not await token.authorization_used(deposit.account.payer, nonce, await chain.final()):
             if asyncio.get_running_loop().time() >= deadline:
-                return transaction_pending("deposit")
+                return refuse(Why.TRANSACTION_PENDING, what="deposit")
             await asyncio.sleep(POLL_S)
         if not self._landings.take():
             return overloaded("deposits being looked for", LANDINGS_BURST)
@@ -225,14 +223,14 @@ class Deposits:
         try:
             await chain.mirrored(head.number, self._credit_timeout_s)
         except TimeoutError:
-            return transaction_pending("deposit")
+            return refuse(Why.TRANSACTION_PENDING, what="deposit")
         account_id = chain.escrow.account_id(deposit.account)
         if self._writer.ledger.account(account_id) is None:
             (held,) = await chain.escrow.accounts([account_id], head)
             if held.balance:
                 # The watcher once found it too small to keep; its owner names it now, and its money stays in sight.
                 chain.track(deposit.account)
-                return transaction_pending("deposit")
+                return refuse(Why.TRANSACTION_PENDING, what="deposit")
             return refuse(Why.DEPOSIT_LEFT_AGAIN)
         if chain.is_held_back(account_id):
             return refuse(Why.DEPOSIT_UNCONFIRMED)

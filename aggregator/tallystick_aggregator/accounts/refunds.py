@@ -24,8 +24,7 @@ from tallystick import eip712
 from tallystick.hashing import keccak256
 from tallystick.reasons import Reason
 from tallystick_aggregator.accounts.accounts import Accounts
-from tallystick_aggregator.accounts.failures import overloaded, transaction_pending, unless_unavailable
-from tallystick_aggregator.accounts.sending import wait_until_mined
+from tallystick_aggregator.accounts.outcomes import overloaded, unless_unavailable, wait_until_mined
 from tallystick_aggregator.accounts.signed_calls import SignedCall
 from tallystick_aggregator.auth.gas_budgets import GasBudget, has_paid
 from tallystick_aggregator.auth.rate_limits import RateLimit
@@ -173,7 +172,7 @@ class Refunds:
                 if problem is not None:
                     return problem
             try:
-                return await self._send(account_id, refund_id) or sent or transaction_pending("refund")
+                return await self._send(account_id, refund_id) or sent or refuse(Why.TRANSACTION_PENDING, what="refund")
             except RevertedError as error:
                 return refuse(Why.REFUND_WOULD_FAIL, error=error.reason)
 
@@ -266,7 +265,7 @@ class Refunds:
         try:
             await chain.mirrored(mined.block_number, self._refund_timeout_s)
         except TimeoutError:
-            return transaction_pending("refund")
+            return refuse(Why.TRANSACTION_PENDING, what="refund")
         paid = mined.payouts[0].amount if mined.payouts else None
         return await self._told(account_id, memo, mined.transaction_hash, paid)
 

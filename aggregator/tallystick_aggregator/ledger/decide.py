@@ -97,8 +97,7 @@ def capture(draft: Draft, handle: bytes, amount: int, moment: DecisionContext, r
     if payment.status is PaymentStatus.EXPIRED:
         refusal = _room_after_expiry(draft, channel, reservation.key_id, amount, moment, rules)
     else:  # what is held has its room, unless the receiver claimed it by itself meanwhile (I1, threat 36)
-        account = draft.account(channel.account_id)
-        assert account is not None, "a channel has an account"
+        account = draft.account_of(channel)
         refusal = account_is_not_short(account) or ceiling_allows(channel, channel.ceiling, amount - reservation.amount)
     if refusal is not None:
         return refusal
@@ -162,8 +161,7 @@ def _accept(
     channel = draft.channel(payment.channel_id)
     if channel is None:
         return refuse(Why.CHANNEL_UNKNOWN)
-    account = draft.account(channel.account_id)
-    assert account is not None, "a channel has an account"
+    account = draft.account_of(channel)
     proof = payment.proof
     if isinstance(proof, VoucherProof):
         refusal = voucher_may_prove(account, channel, proof.ceiling)
@@ -196,8 +194,7 @@ def _accept(
 def _room_after_expiry(
     draft: Draft, channel: Channel, key_id: bytes, amount: int, moment: DecisionContext, rules: Rules
 ) -> Refusal | None:
-    account = draft.account(channel.account_id)
-    assert account is not None, "a channel has an account"
+    account = draft.account_of(channel)
     return (
         mirror_is_fresh(account, moment)
         or (key_may_spend(draft, account, key_id, amount, moment) if key_id else None)

@@ -61,6 +61,10 @@ class Draft:
         """Return the account as this draft leaves it."""
         return self._accounts.get(account_id) or self._ledger.accounts.get(account_id)
 
+    def account_of(self, channel: Channel) -> Account:
+        """Return the account that a channel draws on, as this draft leaves it."""
+        return self._accounts.get(channel.account_id) or self._ledger.accounts[channel.account_id]
+
     def channel(self, channel_id: bytes) -> Channel | None:
         """Return the channel as this draft leaves it."""
         return self._channels.get(channel_id) or self._ledger.channels.get(channel_id)

@@ -138,8 +138,7 @@ def reservations_allow(draft: Draft, channel: Channel, amount: int, rules: Rules
 
     A seller's own share is a small part of the account's: one that verifies and never settles blocks itself alone.
     """
-    account = draft.account(channel.account_id)
-    assert account is not None, "a channel has an account"
+    account = draft.account_of(channel)
     for what, held, most in (
         ("of this account for this seller", draft.open_reservations(channel.id), rules.reservations_per_channel_max),
         ("for this seller", draft.open_reservations(channel.receiver), rules.reservations_per_receiver_max),

@@ -16,7 +16,7 @@ from tallystick_aggregator.chain.port import TransferAuthorization
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.schemes.exact.authorizations import describe_code
 from tallystick_aggregator.schemes.exact.gas import FRESH_S, PROBE_GAS_MAX, TRANSFER_GAS_MAX, GasMoney
-from tallystick_aggregator.schemes.exact.payments import UNPROVEN_BURST
+from tallystick_aggregator.schemes.exact.preconditions import UNPROVEN_BURST
 from tallystick_aggregator.schemes.port import Caller, Settled, Verified
 
 ALICE = Payer("alice")

@@ -1,22 +1,46 @@
-"""The outermost layer of every method: what goes wrong becomes a gRPC status, and nothing of the inside leaks."""
+"""The outermost layer of every method: a refusal becomes its response, what goes wrong becomes a gRPC status, and
+nothing of the inside leaks.
+"""
 
 import functools
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, NoReturn, ParamSpec, TypeVar, cast
 
 import grpc
 import grpc.aio
 
 from tallystick.errors import MalformedError
 from tallystick_aggregator.api.grpc.principals import ServicerContext, status_of
+from tallystick_aggregator.api.grpc.responses import write_refusal
 from tallystick_aggregator.auth.principals import DeniedError
+from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.store.port import StoreUnavailableError
 
 log = logging.getLogger(__name__)
 
 Method = TypeVar("Method", bound=Callable[..., Awaitable[Any]])
+
+
+P = ParamSpec("P")
+Response = TypeVar("Response")
+
+
+def refusing(
+    response: Callable[..., Response],
+) -> Callable[[Callable[P, Awaitable[Response | Refusal]]], Callable[P, Awaitable[Response]]]:
+    """Make a method's refusal the response that carries it; errors are `guarded` too."""
+
+    def wrap(method: Callable[P, Awaitable[Response | Refusal]]) -> Callable[P, Awaitable[Response]]:
+        @functools.wraps(method)
+        async def call(*arguments: P.args, **keywords: P.kwargs) -> Response:
+            answer = await method(*arguments, **keywords)
+            return response(refusal=write_refusal(answer)) if isinstance(answer, Refusal) else answer
+
+        return guarded(call)
+
+    return wrap
 
 
 def guarded(method: Method) -> Method:

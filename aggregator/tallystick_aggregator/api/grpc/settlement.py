@@ -5,10 +5,10 @@ from typing import Final, Protocol
 
 from tallystick.errors import MalformedError
 from tallystick.v1 import settlement_pb2, settlement_pb2_grpc
-from tallystick_aggregator.accounts.failures import unless_unavailable
-from tallystick_aggregator.api.grpc.errors import guarded
+from tallystick_aggregator.accounts.outcomes import unless_unavailable
+from tallystick_aggregator.api.grpc.errors import guarded, refusing
 from tallystick_aggregator.api.grpc.principals import ServicerContext, token_of
-from tallystick_aggregator.api.grpc.responses import write_left_out, write_refusal, write_settlements
+from tallystick_aggregator.api.grpc.responses import write_left_out, write_settlements
 from tallystick_aggregator.auth.credentials import Scope
 from tallystick_aggregator.auth.principals import Principals
 from tallystick_aggregator.auth.rate_limits import RateLimit
@@ -53,24 +53,23 @@ class SettlementService(settlement_pb2_grpc.SettlementServiceServicer):
         claims = await self._outbox.claims(sorted(principal.receivers), request.before_id, limit)
         return settlement_pb2.ListSettlementsResponse(settlements=write_settlements(claims, principal.receivers))
 
-    @guarded
+    @refusing(settlement_pb2.SettleNowResponse)
     async def SettleNow(  # noqa: N802 - the .proto's name
         self, request: settlement_pb2.SettleNowRequest, context: ServicerContext
-    ) -> settlement_pb2.SettleNowResponse:
+    ) -> settlement_pb2.SettleNowResponse | Refusal:
         """Claim now what is owed to the caller, and wait until it is on chain; tell what was left out."""
         del request  # empty
         principal = self._principals.require(token_of(context), Scope.SETTLE)
         rate = self._rates.setdefault(principal.name, RateLimit(1 / SETTLE_NOW_EVERY_S, SETTLE_NOW_BURST))
         if not rate.take():
-            refused = refuse(
+            return refuse(
                 Why.SETTLED_TOO_OFTEN,
                 f"more than {SETTLE_NOW_BURST} in a short while",
                 f"{SETTLE_NOW_BURST} at once, then one every {SETTLE_NOW_EVERY_S:g} s",
             )
-            return settlement_pb2.SettleNowResponse(refusal=write_refusal(refused))
         answer = await unless_unavailable(self._settlement.settle_now(principal.receivers))
         if isinstance(answer, Refusal):
-            return settlement_pb2.SettleNowResponse(refusal=write_refusal(answer))
+            return answer
         return settlement_pb2.SettleNowResponse(
             settlements=write_settlements(answer, principal.receivers),
             left_out=write_left_out(answer.left_out, principal.receivers),

@@ -32,7 +32,7 @@ from tallystick_aggregator.chain.settings import ChainSettings
 from tallystick_aggregator.chain.watching.credit import Credit
 from tallystick_aggregator.chain.watching.history import History
 from tallystick_aggregator.chain.watching.mirror import AccountSnapshot, Applied, apply_snapshots, is_news
-from tallystick_aggregator.chain.watching.reading import AccountReader, Asked, Read
+from tallystick_aggregator.chain.watching.reading import AccountReader, Question, Read
 from tallystick_aggregator.chain.watching.rereading import Rereads
 from tallystick_aggregator.chain.watching.scanning import Scanner
 from tallystick_aggregator.chain.watching.shortfalls import Shortfalls
@@ -285,18 +285,18 @@ class Watcher:
             if log.topics[0] in calls.LEFT_TOPICS:
                 left[log.topics[1]] = left.get(log.topics[1], 0) + calls.read_left(log)
         channels = {id_: [channel.id for channel in ledger.channels_of(id_)] for id_ in sorted(ids)}
-        told_by = Asked()
+        question = Question(channels, final, head)
 
         def seen(id_: bytes, read: Read) -> AccountSnapshot:
             config = found.get(id_) or self._small.get(id_)
             return AccountSnapshot(id_, config, *read.final, *read.head, left.get(id_, 0), read.confirmed)
 
-        first = await self._reader.read(channels, final, head, told_by)
-        told = {id_: seen(id_, first[id_]) for id_ in channels}
+        first = await self._reader.read(question)
+        told = {id_: seen(id_, first.read[id_]) for id_ in channels}
         asked = {id_ for id_, one in told.items() if id_ in urgent or is_news(ledger, one)}
         if asked:
-            doubtful = {id_: channels[id_] for id_ in channels if id_ in asked}
-            confirmed = await self._reader.confirm(doubtful, first, told_by, final, head)
+            doubtful = question.about(id_ for id_ in channels if id_ in asked)
+            confirmed = await self._reader.confirm(doubtful, first)
             told |= {id_: seen(id_, read) for id_, read in confirmed.items()}
         return told, asked
 

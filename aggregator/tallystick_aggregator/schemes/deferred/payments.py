@@ -8,11 +8,12 @@ from typing import Any
 
 from tallystick.x402 import SCHEME_DEFERRED, PaymentTerms
 from tallystick_aggregator.accounts.channels import Channels
-from tallystick_aggregator.accounts.offers import Offers, find_network
-from tallystick_aggregator.accounts.terms import (
+from tallystick_aggregator.accounts.offers import (
+    Offers,
     amount_is,
     channel_id_is,
     config_meets_terms,
+    find_network,
     receiver_is,
     token_is,
 )
