@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from typing import Final
 
 from tallystick.channels import ChannelConfig
-from tallystick_aggregator.accounts.offers import Offers, config_is_served, find_network
+from tallystick_aggregator.accounts.offers import Offers, find_network
 from tallystick_aggregator.accounts.outcomes import overloaded, unless_unavailable
+from tallystick_aggregator.accounts.terms import config_is_served
 from tallystick_aggregator.auth.rate_limits import RateLimit
 from tallystick_aggregator.chain.confirmed import read_claimed
 from tallystick_aggregator.chain.port import Chain

@@ -19,7 +19,7 @@ from running import Running
 from tallystick.payment_ids import payment_id_ms
 from tallystick.signatures import recover
 from tallystick.vouchers import voucher_digest
-from tallystick_aggregator.charging import PaymentBatcher, UncheckedPayment, maintenance
+from tallystick_aggregator.charging import PaymentBatcher, UncheckedPayment
 from tallystick_aggregator.charging import batcher as intake_module
 from tallystick_aggregator.charging import signatures as signatures_module
 from tallystick_aggregator.charging.batcher import BatcherSettings
@@ -435,7 +435,7 @@ class World:
 
     async def expire(self) -> None:
         """Reservations whose time is over."""
-        await self.decide(maintenance._expire)
+        await self.decide(self.maintenance._expire)
 
     async def forget(self) -> None:
         """Payment ids whose retention is over."""

@@ -8,15 +8,8 @@ from typing import Any
 
 from tallystick.x402 import SCHEME_DEFERRED, PaymentTerms
 from tallystick_aggregator.accounts.channels import Channels
-from tallystick_aggregator.accounts.offers import (
-    Offers,
-    amount_is,
-    channel_id_is,
-    config_meets_terms,
-    find_network,
-    receiver_is,
-    token_is,
-)
+from tallystick_aggregator.accounts.offers import Offers, find_network
+from tallystick_aggregator.accounts.terms import amount_is, channel_id_is, config_meets_terms, receiver_is, token_is
 from tallystick_aggregator.charging.batcher import PaymentBatcher
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.ledger.answers import Held, Refusal

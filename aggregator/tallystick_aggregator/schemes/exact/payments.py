@@ -13,8 +13,9 @@ from typing import Any, Final
 
 from tallystick.errors import Described, MalformedError
 from tallystick.x402 import SCHEME_EXACT, PaymentTerms
-from tallystick_aggregator.accounts.offers import Offers, amount_is, find_network, find_token, receiver_is
+from tallystick_aggregator.accounts.offers import Offers, find_network, find_token
 from tallystick_aggregator.accounts.outcomes import overloaded, unless_unavailable, wait_until_mined
+from tallystick_aggregator.accounts.terms import amount_is, receiver_is
 from tallystick_aggregator.auth.gas_budgets import GasBudget
 from tallystick_aggregator.chain.port import (
     Chain,

@@ -8,7 +8,8 @@ from tallystick.errors import MalformedError
 from tallystick.hexadecimal import parse_address
 from tallystick.reasons import Reason
 from tallystick.x402 import PaymentPayload, PaymentTerms
-from tallystick_aggregator.accounts.offers import TokenOffer, amount_is
+from tallystick_aggregator.accounts.offers import TokenOffer
+from tallystick_aggregator.accounts.terms import amount_is
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.schemes.port import PAYLOAD, Caller, Kind, Settled, Verified
 
