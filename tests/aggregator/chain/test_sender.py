@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from failing_disk import CrashedError, Fault, MemoryDisk, Operation
 from faults import FaultyNode
 from harness import Side, chain_side, until
 
@@ -16,7 +17,6 @@ from tallystick.hashing import keccak256
 from tallystick_aggregator.chain.port import Call, RevertedError
 from tallystick_aggregator.chain.rpc.node import RpcNode
 from tallystick_aggregator.chain.settings import FeeSettings
-from tallystick_aggregator.store.memory import CrashedError, Fault, MemoryDisk, Operation
 from tallystick_aggregator.store.port import OutboundTransaction, TransactionKind, TransactionStatus
 from tallystick_aggregator.store.transactions import decode_outgoing
 

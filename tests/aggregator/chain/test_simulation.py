@@ -13,6 +13,7 @@ from hashlib import sha256
 
 import pytest
 from eth_abi.abi import encode
+from failing_disk import CrashedError, Fault, MemoryDisk, Operation
 from faults import LyingNode
 from harness import Side, chain_side
 from memory_chain import contracts as model
@@ -37,7 +38,6 @@ from tallystick_aggregator.ledger.commands import DecisionContext
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.invariants import check_invariants
 from tallystick_aggregator.ledger.state import Ledger
-from tallystick_aggregator.store.memory import CrashedError, Fault, MemoryDisk, Operation
 from tallystick_aggregator.store.port import StoreUnavailableError, TransactionKind, TransactionStatus
 from tallystick_aggregator.store.transactions import decode_outgoing
 

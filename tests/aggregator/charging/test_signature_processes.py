@@ -11,8 +11,7 @@ import pytest
 from doubles import DOMAIN, Payer
 from msgspec.structs import replace
 
-from tallystick_aggregator.charging.signature_process import pack, unpack, work
-from tallystick_aggregator.charging.signature_processes import CHUNK_MIN, SignatureProcesses
+from tallystick_aggregator.charging.signature_processes import CHUNK_MIN, SignatureProcesses, pack, unpack, work
 from tallystick_aggregator.charging.signatures import AuthorizerKeys, SignatureCheck, check_signatures
 
 

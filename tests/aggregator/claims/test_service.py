@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from failing_disk import Fault as DiskFault
+from failing_disk import MemoryDisk, Operation
 from faults import FaultyNode
 from harness import Side, chain_side, until
 
@@ -24,8 +26,6 @@ from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.commands import DecisionContext
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger
-from tallystick_aggregator.store.memory import Fault as DiskFault
-from tallystick_aggregator.store.memory import MemoryDisk, Operation
 from tallystick_aggregator.store.port import OutboundTransaction, Payout, TransactionKind, TransactionStatus
 from tallystick_aggregator.store.transactions import decode_outgoing
 

@@ -3,11 +3,12 @@
 import asyncio
 
 import pytest
+from failing_disk import Fault, MemoryDisk
 
 from tallystick_aggregator.charging import LedgerWriter
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.runtime.health import Health, probe
-from tallystick_aggregator.store.memory import Fault, MemoryDisk, MemoryJournal
+from tallystick_aggregator.store.memory import MemoryJournal
 from tallystick_aggregator.store.port import StoreUnavailableError
 
 

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 from doubles import MUSIC, NETWORK, NEWS, NOW_MS, OTHER_PAGE, Payer
+from failing_disk import Fault, MemoryDisk, Operation
 from marketplace import PRICE, TERMS, Marketplace, marketplace
 
 from tallystick.reasons import Reason
@@ -12,7 +13,6 @@ from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.commands import Rules
 from tallystick_aggregator.schemes.deferred.codec import ChannelPayment
 from tallystick_aggregator.schemes.port import Settled, Verified
-from tallystick_aggregator.store.memory import Fault, MemoryDisk, Operation
 
 ALICE = Payer("alice")
 

@@ -3,6 +3,7 @@ from hashlib import sha256
 
 import pytest
 from doubles import NETWORK, NEWS, NOW_S, Payer
+from failing_disk import CrashedError, Fault, MemoryDisk, Operation
 from marketplace import MIN_DEPOSIT, Marketplace, marketplace, signed
 
 from tallystick import eip712
@@ -10,7 +11,6 @@ from tallystick.reasons import Reason
 from tallystick_aggregator.accounts.refunds import REFUND_BURST, Refunded
 from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger.answers import Refusal
-from tallystick_aggregator.store.memory import CrashedError, Fault, MemoryDisk, Operation
 from tallystick_aggregator.store.port import TransactionStatus
 
 ALICE = Payer("alice")

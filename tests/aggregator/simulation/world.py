@@ -14,6 +14,7 @@ from auditor import Auditor
 from customers import Customer, Purchase, strange_payments
 from doubles import DOMAIN, MUSIC, NETWORK, NEWS, NOW_MS, Payer, refund_id_of
 from escrow_model import EscrowModel
+from failing_disk import CrashedError, Fault, MemoryDisk, Operation
 from running import Running
 
 from tallystick.payment_ids import payment_id_ms
@@ -31,7 +32,7 @@ from tallystick_aggregator.ledger.answers import Accepted, Held, Refusal
 from tallystick_aggregator.ledger.commands import DecisionContext, Rules
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger, SpendKey
-from tallystick_aggregator.store.memory import CrashedError, Fault, MemoryDisk, MemoryJournal, Operation
+from tallystick_aggregator.store.memory import MemoryJournal
 from tallystick_aggregator.store.port import StoreUnavailableError, StoreUncertainError
 
 Answer = TypeVar("Answer")

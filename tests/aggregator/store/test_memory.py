@@ -2,10 +2,11 @@
 
 import pytest
 from driven import Driven
+from failing_disk import CrashedError, Fault, MemoryDisk, Operation
 from histories import BEGINNING, NOW_MS, Advance, same_state
 
 from tallystick_aggregator.ledger import events as ev
-from tallystick_aggregator.store.memory import CrashedError, Fault, MemoryDisk, MemoryJournal, Operation
+from tallystick_aggregator.store.memory import MemoryJournal
 from tallystick_aggregator.store.port import StoreLockedError, StoreUnavailableError
 
 

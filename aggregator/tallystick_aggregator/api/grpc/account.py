@@ -9,6 +9,7 @@ from tallystick_aggregator.accounts.accounts import APPROVAL_ROWS_MAX, Accounts
 from tallystick_aggregator.accounts.deposits import Deposits
 from tallystick_aggregator.accounts.refunds import Refunds
 from tallystick_aggregator.accounts.signed_calls import SignedCall
+from tallystick_aggregator.api.grpc.calls import ServicerContext, guarded, has_token, refusing, token_of
 from tallystick_aggregator.api.grpc.codec import (
     read_account,
     read_call,
@@ -16,8 +17,6 @@ from tallystick_aggregator.api.grpc.codec import (
     read_network,
     read_totals,
 )
-from tallystick_aggregator.api.grpc.errors import guarded, refusing
-from tallystick_aggregator.api.grpc.principals import ServicerContext, has_token, token_of
 from tallystick_aggregator.api.grpc.responses import (
     write_account_totals,
     write_channel_totals,

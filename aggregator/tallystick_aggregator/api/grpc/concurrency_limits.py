@@ -18,7 +18,7 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 
-from tallystick_aggregator.api.grpc.principals import RejectedError, status_of, token_in
+from tallystick_aggregator.api.grpc.calls import RejectedError, status_of, token_in
 from tallystick_aggregator.auth.principals import DeniedError, Principals
 
 

@@ -1,10 +1,9 @@
 """FacilitatorService: x402's verbs for every scheme. Decodes, asks the Facilitator, encodes."""
 
 from tallystick.v1 import facilitator_pb2, facilitator_pb2_grpc
+from tallystick_aggregator.api.grpc.calls import ServicerContext, guarded, token_of
 from tallystick_aggregator.api.grpc.charge import ChargeLimits
 from tallystick_aggregator.api.grpc.codec import read_caller, read_payment, read_terms
-from tallystick_aggregator.api.grpc.errors import guarded
-from tallystick_aggregator.api.grpc.principals import ServicerContext, token_of
 from tallystick_aggregator.api.grpc.responses import write_kind, write_settled, write_verified
 from tallystick_aggregator.facilitator import Facilitator
 from tallystick_aggregator.ledger.commands import Rules

@@ -6,8 +6,7 @@ from typing import Final, Protocol
 from tallystick.errors import MalformedError
 from tallystick.v1 import settlement_pb2, settlement_pb2_grpc
 from tallystick_aggregator.accounts.outcomes import unless_unavailable
-from tallystick_aggregator.api.grpc.errors import guarded, refusing
-from tallystick_aggregator.api.grpc.principals import ServicerContext, token_of
+from tallystick_aggregator.api.grpc.calls import ServicerContext, guarded, refusing, token_of
 from tallystick_aggregator.api.grpc.responses import write_left_out, write_settlements
 from tallystick_aggregator.auth.credentials import Scope
 from tallystick_aggregator.auth.principals import Principals
