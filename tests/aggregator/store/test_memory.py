@@ -25,7 +25,7 @@ class Plan:
 
 async def started() -> tuple[Plan, MemoryDisk, Driven]:
     plan = Plan()
-    disk = MemoryDisk(plan)
+    disk = MemoryDisk(plan=plan)
     journal = MemoryJournal(disk)
     driven = Driven(journal, await journal.load())
     await driven.commit(BEGINNING)
