@@ -234,7 +234,7 @@ def deploy(dev: bool, listen: str, public: str | None, **options: Any) -> None:
 
     try:
         options |= {"listen": listen, "public": payers_reach(listen, public)}
-        plan = Plan.of_dev_chain(**options) if dev else Plan.of_options(**options)
+        plan = Plan.of_options(dev=dev, **options)
         asyncio.run(carry_out(plan, click.echo))
     except (ConfigurationError, MalformedError) as error:
         fail(error)

@@ -99,6 +99,7 @@ class Plan:
     def of_options(
         cls,
         *,
+        dev: bool,
         out: Path,
         sender_key: str | None,
         operator_key: str | None,
@@ -106,43 +107,30 @@ class Plan:
         min_deposit: str | None,
         **rest: Any,
     ) -> Self:
-        """From the command line. Raises ConfigurationError and MalformedError, which name the option."""
-        if not (sender_key and operator_key and token):
+        """From the command line; `dev`: with a test token and the development keys.
+
+        Raises ConfigurationError and MalformedError, which name the option.
+        """
+        if dev and (sender_key or operator_key or token):
+            raise ConfigurationError("--dev brings its own keys and token: leave --sender-key and the like out")
+        if not dev and not (sender_key and operator_key and token):
             raise ConfigurationError("--sender-key, --operator-key and --token are needed (or --dev)")
-        seen_from_out = partial(_seen_from, out)
+
+        def key_of(reference: str | None, name: str) -> tuple[Signer, str]:
+            if dev or reference is None:
+                return _dev_signer(name), f"file:{name}.key"
+            return load_signer(reference, f"--{name}-key"), with_paths(reference, partial(_seen_from, out))
+
+        operator, sender = key_of(operator_key, "operator"), key_of(sender_key, "sender")
         return cls(
             out=out,
-            operator=load_signer(operator_key, "--operator-key"),
-            operator_key=with_paths(operator_key, seen_from_out),
-            sender=load_signer(sender_key, "--sender-key"),
-            sender_key=with_paths(sender_key, seen_from_out),
-            token=parse_address(token, "--token"),
+            operator=operator[0],
+            operator_key=operator[1],
+            sender=sender[0],
+            sender_key=sender[1],
+            token=None if dev or token is None else parse_address(token, "--token"),
             min_deposit=None if min_deposit is None else parse_amount(min_deposit, "--min-deposit"),
-            dev=False,
-            **rest,
-        )
-
-    @classmethod
-    def of_dev_chain(
-        cls,
-        *,
-        sender_key: str | None,
-        operator_key: str | None,
-        token: str | None,
-        min_deposit: str | None,
-        **rest: Any,
-    ) -> Self:
-        """The same with a test token and the development keys."""
-        if sender_key or operator_key or token:
-            raise ConfigurationError("--dev brings its own keys and token: leave --sender-key and the like out")
-        return cls(
-            operator=_dev_signer("operator"),
-            operator_key="file:operator.key",
-            sender=_dev_signer("sender"),
-            sender_key="file:sender.key",
-            token=None,
-            min_deposit=None if min_deposit is None else parse_amount(min_deposit, "--min-deposit"),
-            dev=True,
+            dev=dev,
             **rest,
         )
 

@@ -67,7 +67,9 @@ class MemorySite:
     def crashed(self) -> Site:
         """See `Site`."""
         disk = self.disk
-        return MemorySite(MemoryDisk(*deepcopy((disk.entries, disk.payments, disk.outbound, disk.epoch)), plan=disk.plan))
+        return MemorySite(
+            MemoryDisk(*deepcopy((disk.entries, disk.payments, disk.outbound, disk.epoch)), plan=disk.plan)
+        )
 
     @asynccontextmanager
     async def refusing(self, _store: Store) -> AsyncGenerator[None]:
