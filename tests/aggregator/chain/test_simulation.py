@@ -12,12 +12,10 @@ import random
 from hashlib import sha256
 
 import pytest
-from eth_abi.abi import encode
 from faults import LyingNode
 from harness import Side, chain_side
-from memory_chain import contracts as model
+from memory_chain.contracts import Contracts, call_data
 from memory_chain.node import GWEI, MemoryNode
-from memory_chain.world import HeldAccount
 
 from anvil import FOR_EVER, Payer, receiver
 from tallystick import eip712
@@ -54,11 +52,11 @@ class MemoryDevnet:
     def __init__(self) -> None:
         from anvil import Devnet  # noqa: PLC0415
 
-        self.contracts = model.Contracts(31337, b"\xe5" * 20, b"\x70" * 20)
+        self.contracts = Contracts(31337, b"\xe5" * 20, b"\x70" * 20)
         self.node = MemoryNode(self.contracts)
         operator, sender = (Signer(sha256(name).digest()) for name in (b"operator", b"sender"))
         self.devnet = Devnet(_NoAnvil(), self.contracts.escrow, self.contracts.token, operator, sender, 0)  # type: ignore[arg-type]
-        data = calls.selector(model.SET_SENDER) + encode(["address", "bool"], [sender.address, True])
+        data = call_data("Escrow", "setSender", sender.address, True)
         self.node.execute(operator.address, self.contracts.escrow, data)
         self.node.mine(CONFIRMATIONS)
 
@@ -130,9 +128,9 @@ class Simulation:
                 case "charge":
                     await self._charge(side, payer, seller)
                 case "withdraw":
-                    self._call(payer, model.INITIATE_WITHDRAW, rng.randrange(1, 50_000))
+                    self._call(payer, "initiateWithdraw", rng.randrange(1, 50_000))
                 case "cancel":
-                    self._call(payer, model.CANCEL_WITHDRAW)
+                    self._call(payer, "cancelWithdraw")
                 case "finalize":
                     await self._finalize(side, settlement, payer)
                 case "refund":
@@ -182,7 +180,7 @@ class Simulation:
         amount = self.rng.randrange(1_000, 100_000)
         self.deposits += 1
         self.minted += amount
-        mint = calls.selector(model.MINT) + encode(["address", "uint256"], [payer.signer.address, amount])
+        mint = call_data("TestUSDC", "mint", payer.signer.address, amount)
         self.node.execute(payer.signer.address, self.devnet.token, mint)
         salt = sha256(b"deposit %d" % self.deposits).digest()
         nonce = eip712.deposit_nonce(payer.account_id, salt)
@@ -219,15 +217,14 @@ class Simulation:
         if known:
             await side.approve(payer, known)
 
-    def _call(self, payer: Payer, signature: str, *amounts: int) -> None:
-        types = [calls.CONFIG_TYPE, *["uint128"] * len(amounts)]
-        data = calls.selector(signature) + encode(types, [calls.config_tuple(payer.config), *amounts])
+    def _call(self, payer: Payer, function: str, *amounts: int) -> None:
+        data = call_data("Escrow", function, payer.config, *amounts)
         with contextlib.suppress(CallRevertedError):
             self.node.execute(payer.signer.address, self.devnet.escrow, data)
 
     async def _finalize(self, side: Side, settlement: ClaimService, payer: Payer) -> None:
         """The payer takes its money as soon as it may. The aggregator has had a healthy day to see it coming (I9)."""
-        held = self.node.world.accounts.get(payer.account_id)
+        held = self.node.world.escrow.accounts.get(payer.account_id)
         if held is None or not held.withdrawable_at:
             return
         self._heal()
@@ -240,7 +237,7 @@ class Simulation:
         if account.withdraw_finalizes_at:
             assert account.exposure == 0
             self.node.timestamp = max(self.node.timestamp, account.withdraw_finalizes_at)
-            self._call(payer, model.FINALIZE_WITHDRAW)
+            self._call(payer, "finalizeWithdraw")
 
     async def _refund(self, side: Side, payer: Payer) -> None:
         account = side.ledger.accounts.get(payer.account_id)
@@ -324,8 +321,8 @@ class Simulation:
     def _check_paid(self) -> None:
         world = self.node.world
         for seller in SELLERS:
-            assert world.balances.get(seller, 0) + world.owed.get(seller, 0) <= self.charged[seller]
-        held = sum(account.balance for account in world.accounts.values()) + sum(world.owed.values())
+            assert world.balances.get(seller, 0) + world.owed(seller) <= self.charged[seller]
+        held = sum(account.balance for account in world.escrow.accounts.values()) + sum(world.escrow.owed.values())
         assert world.balances.get(self.devnet.escrow, 0) == held  # I7
 
     async def _come_to_rest(self) -> None:
@@ -341,10 +338,10 @@ class Simulation:
                 async with settlement._one:
                     await settlement._settle(EVERYTHING)
             world = self.node.world
-            paid = {seller: world.balances.get(seller, 0) + world.owed.get(seller, 0) for seller in SELLERS}
+            paid = {seller: world.balances.get(seller, 0) + world.owed(seller) for seller in SELLERS}
             assert paid == self.charged
             for account in side.ledger.accounts.values():
-                state = world.accounts.get(account.id, HeldAccount())
+                state = world.escrow.account(account.id)
                 assert account.exposure == 0
                 assert account.refund is None
                 assert account.funds - account.claimed == state.balance

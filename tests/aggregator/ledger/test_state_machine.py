@@ -26,11 +26,11 @@ from doubles import (
     payment_id_of,
     refund_id_of,
 )
-from escrow_model import EscrowModel
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from escrow_model import EscrowModel
 from tallystick.payment_ids import payment_id_ms
 from tallystick.reasons import Reason
 from tallystick_aggregator.ledger import accounts

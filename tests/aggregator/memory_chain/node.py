@@ -12,8 +12,7 @@ from typing import Any, Final, cast
 
 import rlp  # type: ignore[import-untyped]  # it has none
 
-from memory_chain.contracts import Contracts
-from memory_chain.world import World
+from memory_chain.contracts import Contracts, World
 from tallystick.hashing import keccak256
 from tallystick.signatures import recover
 from tallystick_aggregator.chain.node import (
@@ -85,7 +84,7 @@ class MemoryNode:
     _forks: int = 0
 
     def __post_init__(self) -> None:
-        self._append(World(), [], {}, [])
+        self._append(self.contracts.genesis(), [], {}, [])
 
     # What a test does.
 

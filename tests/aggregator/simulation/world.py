@@ -13,9 +13,9 @@ from unittest.mock import patch
 from auditor import Auditor
 from customers import Customer, Purchase, strange_payments
 from doubles import DOMAIN, MUSIC, NETWORK, NEWS, NOW_MS, Payer, refund_id_of
-from escrow_model import EscrowModel
 from running import Running
 
+from escrow_model import EscrowModel
 from tallystick.payment_ids import payment_id_ms
 from tallystick.signatures import recover
 from tallystick.vouchers import voucher_digest

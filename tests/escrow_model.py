@@ -3,12 +3,15 @@
 It takes the same arguments as the contract, checks the same signatures over digests of its own making, and answers with
 the events that the contract has to emit, or with the error that it has to revert with. Only what the token does inside
 is left to a few lines. Amounts in atomic units, times in Unix seconds.
+
+tests/contracts/test_differential.py holds it against Escrow.sol on Anvil. Whatever else in the tests needs an escrow
+stands on it: the network in memory below EvmChain (aggregator/memory_chain), the twin of the chain's port
+(aggregator/chain_twin.py), and the blocks that the ledger is held against (aggregator/escrow_blocks.py).
 """
 
 from collections.abc import Callable, Iterable
-from copy import deepcopy
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple, TypeAlias
 
 from tallystick import eip712
 from tallystick.eip712 import Domain
@@ -45,6 +48,26 @@ class RevertedError(Exception):
         super().__init__(name, *arguments)
         self.name = name
         self.words = tuple(a if isinstance(a, int) else int.from_bytes(a, "big") for a in arguments)
+
+
+class TokenRevertedError(RevertedError):
+    """The token refused, with a text of its own."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(TOKEN_REFUSED)
+        self.text = text
+
+
+Signed: TypeAlias = Callable[[bytes, bytes, bytes], bool]
+"""Whether an address signed a digest with a signature."""
+
+
+def signed(signer: bytes, digest: bytes, signature: bytes) -> bool:
+    """Whether it did, by its key. Wallets that are contracts are no part of the model."""
+    try:
+        return recover(digest, signature) == signer
+    except InvalidSignatureError:
+        return False
 
 
 class Config(NamedTuple):
@@ -91,23 +114,108 @@ class Account:
         self.withdraw_by_payer = False
 
 
+class Transfer(NamedTuple):
+    """The token's event of the same name."""
+
+    from_: bytes
+    to: bytes
+    amount: int
+
+
+class AuthorizationUsed(NamedTuple):
+    """The token's event of the same name."""
+
+    authorizer: bytes
+    nonce: bytes
+
+
 @dataclass
 class TokenModel:
-    """A token like USDC: balances, a blacklist, ERC-3009."""
+    """A token like USDC: balances, a blacklist, ERC-3009. `events` are what it has emitted."""
 
     address: bytes
     domain: Domain
     balances: dict[bytes, int] = field(default_factory=dict[bytes, int])
     blacklist: set[bytes] = field(default_factory=set[bytes])
     used: set[tuple[bytes, bytes]] = field(default_factory=set[tuple[bytes, bytes]])
+    events: list[Transfer | AuthorizationUsed] = field(default_factory=list[Transfer | AuthorizationUsed])
+    signed: Signed = signed
+
+    def copy(self) -> "TokenModel":
+        """An independent one in the same state, that has emitted nothing yet."""
+        return replace(
+            self, balances=dict(self.balances), blacklist=set(self.blacklist), used=set(self.used), events=[]
+        )
+
+    def transfer(self, from_: bytes, to: bytes, amount: int) -> None:
+        if self.blacklist & {from_, to}:
+            raise TokenRevertedError("Blacklistable: account is blacklisted")
+        if self.balances.get(from_, 0) < amount:
+            raise TokenRevertedError("ERC20: transfer amount exceeds balance")
+        self.balances[from_] = self.balances.get(from_, 0) - amount
+        self.balances[to] = self.balances.get(to, 0) + amount
+        self.events.append(Transfer(from_, to, amount))
 
     def move(self, from_: bytes, to: bytes, amount: int) -> bool:
         """Whether a transfer succeeds."""
-        if self.blacklist & {from_, to} or self.balances.get(from_, 0) < amount:
+        try:
+            self.transfer(from_, to, amount)
+        except TokenRevertedError:
             return False
-        self.balances[from_] = self.balances.get(from_, 0) - amount
-        self.balances[to] = self.balances.get(to, 0) + amount
         return True
+
+    def transfer_with_authorization(
+        self,
+        from_: bytes,
+        to: bytes,
+        amount: int,
+        valid_after_s: int,
+        valid_before_s: int,
+        nonce: bytes,
+        signature: bytes,
+        now_s: int,
+    ) -> None:
+        struct = eip712.hash_transfer_with_authorization(from_, to, amount, valid_after_s, valid_before_s, nonce)
+        self._authorized(struct, from_, to, amount, valid_after_s, valid_before_s, nonce, signature, now_s)
+
+    def receive_with_authorization(
+        self,
+        from_: bytes,
+        to: bytes,
+        amount: int,
+        valid_after_s: int,
+        valid_before_s: int,
+        nonce: bytes,
+        signature: bytes,
+        now_s: int,
+    ) -> None:
+        """As `to` calls it."""
+        struct = eip712.hash_receive_with_authorization(from_, to, amount, valid_after_s, valid_before_s, nonce)
+        self._authorized(struct, from_, to, amount, valid_after_s, valid_before_s, nonce, signature, now_s)
+
+    def _authorized(
+        self,
+        struct: bytes,
+        from_: bytes,
+        to: bytes,
+        amount: int,
+        valid_after_s: int,
+        valid_before_s: int,
+        nonce: bytes,
+        signature: bytes,
+        now_s: int,
+    ) -> None:
+        if now_s <= valid_after_s:
+            raise TokenRevertedError("FiatTokenV2: authorization is not yet valid")
+        if now_s >= valid_before_s:
+            raise TokenRevertedError("FiatTokenV2: authorization is expired")
+        if (from_, nonce) in self.used:
+            raise TokenRevertedError("FiatTokenV2: authorization is used or canceled")
+        if not self.signed(from_, eip712.digest(self.domain, struct), signature):
+            raise TokenRevertedError("FiatTokenV2: invalid signature")
+        self.transfer(from_, to, amount)
+        self.used.add((from_, nonce))
+        self.events.append(AuthorizationUsed(from_, nonce))
 
 
 @dataclass
@@ -121,6 +229,18 @@ class EscrowModel:
     claimed: dict[bytes, int] = field(default_factory=dict[bytes, int])
     owed: dict[tuple[bytes, bytes], int] = field(default_factory=dict[tuple[bytes, bytes], int])
     senders: set[tuple[bytes, bytes]] = field(default_factory=set[tuple[bytes, bytes]])
+    signed: Signed = signed
+
+    def copy(self) -> "EscrowModel":
+        """An independent one in the same state."""
+        return replace(
+            self,
+            tokens={address: token.copy() for address, token in self.tokens.items()},
+            accounts={account_id: replace(account) for account_id, account in self.accounts.items()},
+            claimed=dict(self.claimed),
+            owed=dict(self.owed),
+            senders=set(self.senders),
+        )
 
     # Ids and digests.
 
@@ -163,8 +283,7 @@ class EscrowModel:
 
     def deposit(self, caller: bytes, config: Config, amount: int) -> list[Event]:
         token = self._valid(config, amount)
-        if not token.move(caller, self.address, amount):
-            raise RevertedError(TOKEN_REFUSED)
+        token.transfer(caller, self.address, amount)
         return self._book(config, amount)
 
     def deposit_with_authorization(
@@ -181,16 +300,9 @@ class EscrowModel:
         nonce = eip712.deposit_nonce(self.account_id(config), salt)
         if (config.payer, nonce) in token.used:
             return []
-        struct = eip712.hash_receive_with_authorization(
-            config.payer, self.address, amount, valid_after_s, valid_before_s, nonce
+        token.receive_with_authorization(
+            config.payer, self.address, amount, valid_after_s, valid_before_s, nonce, signature, now_s
         )
-        if not (
-            valid_after_s < now_s < valid_before_s
-            and _signed(config.payer, eip712.digest(token.domain, struct), signature)
-            and token.move(config.payer, self.address, amount)
-        ):
-            raise RevertedError(TOKEN_REFUSED)
-        token.used.add((config.payer, nonce))
         return self._book(config, amount)
 
     # Claims.
@@ -202,7 +314,7 @@ class EscrowModel:
 
     def claim_with_signature(self, batch: ClaimBatch, signature: bytes) -> list[Event]:
         digest = self.batch_digest(batch)
-        if not _signed(batch.operator, digest, signature):
+        if not self.signed(batch.operator, digest, signature):
             raise RevertedError("BadSignature", batch.operator, digest)
         return self._claim(batch)
 
@@ -214,8 +326,7 @@ class EscrowModel:
         amount = self.owed.get((to, token), 0)
         if amount == 0:
             raise RevertedError("NothingOwed", to, token)
-        if not self.tokens[token].move(self.address, to, amount):
-            raise RevertedError(TOKEN_REFUSED)
+        self.tokens[token].transfer(self.address, to, amount)
         del self.owed[to, token]
         return [Collected(to, token, amount)]
 
@@ -253,7 +364,7 @@ class EscrowModel:
     def refund_with_signature(self, config: Config, amount: int, nonce: int, signature: bytes) -> list[Event]:
         account_id = self.account_id(config)
         digest = self.refund_digest(account_id, nonce, amount)
-        if not _signed(config.operator, digest, signature):
+        if not self.signed(config.operator, digest, signature):
             raise RevertedError("BadSignature", config.operator, digest)
         account = self.account(account_id)
         if not account.opened:
@@ -320,7 +431,7 @@ class EscrowModel:
         config = account_of(batch, claim)
         account_id = self.account_id(config)
         account = self.account(account_id)
-        approved = claim.approval is not None and _signed(
+        approved = claim.approval is not None and self.signed(
             claim.payer_authorizer,
             self.approval_digest(account_id, [(row.receiver, row.total_claimed) for row in claim.rows]),
             claim.approval,
@@ -358,7 +469,9 @@ class EscrowModel:
         if row.total_claimed > row.max_claimable_amount:
             return SkipReason.ABOVE_CEILING
         digest = self.voucher_digest(channel_id, row.max_claimable_amount)
-        return SkipReason.NONE if _signed(config.payer_authorizer, digest, row.signature) else SkipReason.BAD_SIGNATURE
+        return (
+            SkipReason.NONE if self.signed(config.payer_authorizer, digest, row.signature) else SkipReason.BAD_SIGNATURE
+        )
 
     def _pay(self, token: bytes, to: bytes, amount: int) -> list[Event]:
         if amount == 0 or self.tokens[token].move(self.address, to, amount):
@@ -397,8 +510,8 @@ class EscrowModel:
         if now_s > deadline_s:
             raise RevertedError("DeadlinePassed", deadline_s, now_s)
         digest = self.withdraw_digest(account_id, amount, nonce, deadline_s)
-        by_payer = _signed(config.payer, digest, signature)
-        if not by_payer and not _signed(config.payer_authorizer, digest, signature):
+        by_payer = self.signed(config.payer, digest, signature)
+        if not by_payer and not self.signed(config.payer_authorizer, digest, signature):
             raise RevertedError("BadSignature", config.payer, digest)
         expected = self.account(account_id).nonce_of(by_payer)
         if nonce != expected:
@@ -410,11 +523,12 @@ class EscrowModel:
 
     def attempt(self, act: Callable[["EscrowModel"], list[Event]]) -> list[Event] | RevertedError:
         """What an operation emits, or its revert, which leaves no trace."""
-        before = deepcopy((self.tokens, self.accounts, self.claimed, self.owed, self.senders))
+        before = self.copy()
         try:
             return act(self)
         except RevertedError as reverted:
-            self.tokens, self.accounts, self.claimed, self.owed, self.senders = before
+            self.tokens, self.accounts, self.claimed = before.tokens, before.accounts, before.claimed
+            self.owed, self.senders = before.owed, before.senders
             return reverted
 
 
@@ -429,13 +543,6 @@ def account_of(batch: ClaimBatch, claim: AccountClaim) -> Config:
         claim.withdraw_delay_s,
         claim.salt,
     )
-
-
-def _signed(signer: bytes, digest: bytes, signature: bytes) -> bool:
-    try:
-        return recover(digest, signature) == signer
-    except InvalidSignatureError:
-        return False
 
 
 def _is_payer(caller: bytes, config: Config) -> bool:
