@@ -65,7 +65,7 @@ def payment_id_of(number: int, ms: int = NOW_MS) -> bytes:
 class Payer:
     """Somebody who signs: an account, its channels, vouchers and spend proofs."""
 
-    def __init__(self, name: str, domain: Domain = DOMAIN) -> None:
+    def __init__(self, name: str, domain: Domain = DOMAIN, withdraw_delay_s: int = 86_400) -> None:
         self.name = name
         self.domain = domain
         self.signer = Signer(sha256(b"payer " + name.encode()).digest())
@@ -75,7 +75,7 @@ class Payer:
             receiver=ZERO_ADDRESS,
             receiver_authorizer=OPERATOR,
             token=TOKEN,
-            withdraw_delay_s=86_400,
+            withdraw_delay_s=withdraw_delay_s,
             salt=sha256(b"salt " + name.encode()).digest(),
         )
         self.account_id = account_id(domain, self.config)

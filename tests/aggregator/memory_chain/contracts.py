@@ -24,9 +24,11 @@ from escrow_model import (
     Config,
     EscrowModel,
     RevertedError,
+    Signed,
     TokenModel,
     TokenRevertedError,
     Transfer,
+    signed,
 )
 from tallystick import eip712
 from tallystick.channels import ChannelConfig
@@ -93,11 +95,12 @@ class _Call:
 class Contracts:
     """One escrow and one token at fixed addresses; `run` executes a call on a world and changes it."""
 
-    def __init__(self, chain_id: int, escrow: bytes, token: bytes) -> None:
+    def __init__(self, chain_id: int, escrow: bytes, token: bytes, signed: Signed = signed) -> None:
         self.escrow = escrow
         self.token = token
         self.escrow_domain = eip712.escrow_domain(chain_id, escrow)
         self.token_domain = Domain("USD Coin", "2", chain_id, token)
+        self._signed = signed
         self._functions: dict[tuple[bytes, bytes], tuple[Callable[..., Any], dict[str, Any]]] = {}
         for address, contract, functions in ((escrow, "Escrow", _OF_ESCROW), (token, "TestUSDC", _OF_TOKEN)):
             for entry in _entries(contract, "function"):
@@ -107,8 +110,9 @@ class Contracts:
 
     def genesis(self) -> World:
         """The state before anything happened."""
-        token = TokenModel(self.token, self.token_domain)
-        return World(EscrowModel(self.escrow, self.escrow_domain, {self.token: token}), self.token)
+        token = TokenModel(self.token, self.token_domain, signed=self._signed)
+        escrow = EscrowModel(self.escrow, self.escrow_domain, {self.token: token}, signed=self._signed)
+        return World(escrow, self.token)
 
     def run(self, world: World, sender: bytes, to: bytes, data: bytes, timestamp: int) -> tuple[bytes, Logs]:
         """Execute a call; raises CallRevertedError, and then the world is to be thrown away."""

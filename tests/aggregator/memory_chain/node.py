@@ -5,13 +5,14 @@ sender, watcher and bindings as in production, on blocks that a test mines, reor
 between an aggregator and a node goes wrong when `faults` says so.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final, cast
 
 import rlp  # type: ignore[import-untyped]  # it has none
 
+from escrow_model import EscrowModel
 from memory_chain.contracts import Contracts, World
 from tallystick.hashing import keccak256
 from tallystick.signatures import recover
@@ -26,6 +27,7 @@ from tallystick_aggregator.chain.node import (
 )
 from tallystick_aggregator.chain.port import Block, ChainUnavailableError, Heard
 from tallystick_aggregator.chain.rpc.bloom import bloom_of
+from tallystick_contracts.events import Event
 
 GWEI: Final = 10**9
 BLOCK_S: Final = 12
@@ -93,6 +95,15 @@ class MemoryNode:
         """The state after the newest block. To be read; `change` writes."""
         return self._blocks[-1].world
 
+    @property
+    def height(self) -> int:
+        """The number of the newest block."""
+        return len(self._blocks) - 1
+
+    def world_at(self, number: int) -> World:
+        """The state after this block."""
+        return self._blocks[number].world
+
     def mine(self, blocks: int = 1, *, seconds: int = BLOCK_S) -> None:
         """Make blocks of what waits in the pool and pays the base fee, `seconds` apart."""
         for _ in range(blocks):
@@ -118,6 +129,14 @@ class MemoryNode:
         _, logs = self.contracts.run(world, sender, to, data, self.timestamp)
         hash_ = keccak256(len(self._blocks).to_bytes(8, "big") + sender + data)
         self._append(world, [], {}, _of_transaction(logs, hash_))
+
+    def act(self, act: Callable[[EscrowModel, int], list[Event]]) -> list[Event]:
+        """Mine a block in which this was done to the escrow (it, and the time). Raises escrow_model.RevertedError."""
+        world = self.world.copy()
+        events = act(world.escrow, self.timestamp + BLOCK_S)
+        self.timestamp += BLOCK_S
+        self._append(world, [], {}, [])
+        return events
 
     # What node.Node asks for.
 

@@ -12,10 +12,11 @@ from unittest.mock import patch
 
 from auditor import Auditor
 from customers import Customer, Purchase, strange_payments
-from doubles import DOMAIN, MUSIC, NETWORK, NEWS, NOW_MS, Payer, refund_id_of
+from doubles import DOMAIN, MUSIC, NETWORK, NEWS, NOW_MS, OPERATOR, Payer, refund_id_of
+from escrow_blocks import EscrowBlocks
 from running import Running
 
-from escrow_model import EscrowModel
+from escrow_model import signed
 from tallystick.payment_ids import payment_id_ms
 from tallystick.signatures import recover
 from tallystick.vouchers import voucher_digest
@@ -32,6 +33,8 @@ from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger, SpendKey
 from tallystick_aggregator.store.memory import CrashedError, Fault, MemoryDisk, MemoryJournal, Operation
 from tallystick_aggregator.store.port import StoreUnavailableError, StoreUncertainError
+from tallystick_contracts.claim_batch import ClaimRow
+from tallystick_contracts.events import RowSkipped, SkipReason
 
 Answer = TypeVar("Answer")
 
@@ -43,6 +46,7 @@ RULES: Final = Rules(
     exposure_per_account_max=150,
     exposure_per_receiver_max=250,
 )
+_UNSIGNED: Final = (SkipReason.BAD_SIGNATURE, SkipReason.ABOVE_CEILING)
 HOT_PAYMENTS: Final = 12
 HOT_AGE_MS: Final = 3_000_000
 
@@ -55,11 +59,13 @@ class World:
         self.calm = True
         self.disk = MemoryDisk(plan=self._fault)
         self.auditor = Auditor(self.disk)
-        self.escrow = EscrowModel(WITHDRAW_DELAY_S)
+        # The operator's signatures need not be real here, the payers' are.
+        self.escrow = EscrowBlocks(lambda who, digest, signature: who == OPERATOR or signed(who, digest, signature))
         self.customers = [
-            Customer(Payer(name), uses_keys, Random(self.random.random()))
+            Customer(Payer(name, withdraw_delay_s=WITHDRAW_DELAY_S), uses_keys, Random(self.random.random()))
             for name, uses_keys in (("ann", False), ("ben", True), ("cat", False), ("dan", True))
         ]
+        self.payers = {customer.payer.account_id: customer.payer for customer in self.customers}
         self.refunds: dict[bytes, tuple[int, int, int]] = {}
         self.refund_number = 0
         self.now_ms = NOW_MS
@@ -320,10 +326,10 @@ class World:
 
     async def watch(self) -> None:
         """The watcher takes over what the chain says of every account, and ends refunds whose nonce is final."""
-        seen = [self.escrow.observe(customer.payer.account_id) for customer in self.customers]
-        final = {account_id: self.escrow.at_final(account_id).refund_nonce for account_id in self.refunds}
+        seen = [self.escrow.observe(customer.payer) for customer in self.customers]
+        final = {account_id: self.escrow.at_final(self.payers[account_id]).refund_nonce for account_id in self.refunds}
         pending = dict(self.refunds)
-        number = self.escrow.head.number
+        number = self.escrow.head
 
         def decision(draft: Draft, ledger: Ledger, _moment: DecisionContext) -> bool:
             for account in seen:
@@ -354,21 +360,22 @@ class World:
                     digest = voucher_digest(DOMAIN.separator, row.channel_id, row.ceiling)
                     assert recover(digest, row.signature) == account.config.payer_authorizer, "I5"
                     assert row.total == self.auditor.ledger.channels[row.channel_id].charged <= row.ceiling, "I6"
-                self.escrow.claim(account.id, [(row.channel_id, row.total) for row in group.rows])
+                rows = [ClaimRow(row.receiver, row.total, row.ceiling, row.signature) for row in group.rows]
+                events = self.escrow.claim(self.payers[account.id], rows)
+                assert not [event for event in events if isinstance(event, RowSkipped) and event.reason in _UNSIGNED]
                 self.count("claim")
 
     async def deposit(self, customer: Customer) -> None:
         """More money."""
-        self.escrow.deposit(customer.payer.account_id, self.random.randrange(50, 400))
+        self.escrow.deposit(customer.payer, self.random.randrange(50, 400))
         self.count("deposit")
 
     async def withdraw(self, customer: Customer) -> None:
         """The timed way out is begun, or given up."""
-        account_id = customer.payer.account_id
-        if self.escrow.at_head(account_id).withdrawable_at:
-            self.escrow.cancel_withdraw(account_id)
+        if self.escrow.at_head(customer.payer).withdrawable_at:
+            self.escrow.cancel_withdraw(customer.payer)
         else:
-            self.escrow.initiate_withdraw(account_id, self.random.randrange(1, 300), self.now_s)
+            self.escrow.initiate_withdraw(customer.payer, self.random.randrange(1, 300), self.now_s)
             self.count("withdrawal")
 
     async def finalize_a_withdrawal(self) -> None:
@@ -376,13 +383,13 @@ class World:
         due = [
             customer.payer.account_id
             for customer in self.customers
-            if self.escrow.at_head(customer.payer.account_id).withdrawable_at
+            if self.escrow.at_head(customer.payer).withdrawable_at
         ]
         if not due or self.dead:
             return
         account_id = self.random.choice(due)
         await self.at_once([self.watch()])
-        at = self.escrow.at_head(account_id).withdrawable_at
+        at = self.escrow.at_head(self.payers[account_id]).withdrawable_at
         if self.run.ledger.accounts[account_id].withdraw_finalizes_at != at or self.dead:
             return  # the store would not take it; the watcher comes again long before the delay is over
         self.tick((max(0, at - self.now_s) + RULES.reservation_s + 1) * 1000)
@@ -391,7 +398,7 @@ class World:
         if self.dead:
             return  # it starts again long before the delay is over
         await self.claim()
-        self.escrow.finalize_withdraw(account_id, self.now_s)
+        self.escrow.finalize_withdraw(self.payers[account_id], self.now_s)
         self.count("withdrawn")
         await self.at_once([self.watch()])
 
@@ -399,7 +406,7 @@ class World:
         """The payer asks for some of it back; the operator signs only what was journaled as started."""
         account_id = customer.payer.account_id
         self.refund_number += 1
-        number, nonce = self.refund_number, self.escrow.at_head(account_id).refund_nonce
+        number, nonce = self.refund_number, self.escrow.at_head(customer.payer).refund_nonce
         amount = self.random.choice((0, self.random.randrange(1, 200)))
         if account_id in self.refunds:
             return
@@ -421,7 +428,7 @@ class World:
         if self.refunds:
             account_id = self.random.choice(sorted(self.refunds))
             _, nonce, amount = self.refunds[account_id]
-            if self.escrow.refund(account_id, nonce, amount):
+            if self.escrow.refund(self.payers[account_id], nonce, amount):
                 self.count("refunded")
 
     async def reorg(self) -> None:
@@ -475,7 +482,7 @@ class World:
         """Everybody deposits and knows every seller."""
         for customer in self.customers:
             payer = customer.payer
-            self.escrow.deposit(payer.account_id, 500)
+            self.escrow.deposit(payer, 500)
 
             def opening(draft: Draft, _ledger: Ledger, _moment: DecisionContext, payer: Payer = payer) -> bool:
                 accounts.open_account(draft, payer.account_id, NETWORK, payer.config)
@@ -520,7 +527,7 @@ class World:
     def compare_books(self) -> None:
         """For each channel: charged by the ledger, paid by the customer's own book, received on chain."""
         for customer in self.customers:
-            on_chain = self.escrow.at_head(customer.payer.account_id).claimed
+            on_chain = self.escrow.at_head(customer.payer).claimed
             for seller in SELLERS:
                 channel = self.run.ledger.channels[customer.payer.channel_id(seller)]
                 assert channel.reserved == 0
@@ -537,7 +544,7 @@ class World:
     def check_solvency(self) -> None:
         """The escrow can pay every seller all that was charged, whatever payers have got back."""
         for customer in self.customers:
-            account = self.escrow.at_head(customer.payer.account_id)
+            account = self.escrow.at_head(customer.payer)
             channels = self.auditor.ledger.channels_of(customer.payer.account_id)
             owed = sum(channel.charged for channel in channels)
             assert account.balance + sum(account.claimed.values()) >= owed
