@@ -202,7 +202,7 @@ async def test_after_a_claim_the_next_approval_names_only_what_is_owed_again(mar
     await market.charge(ALICE, 30, ceiling=30, number=1)
     await market.charge(ALICE, 50, ceiling=50, number=2, receiver=MUSIC)
     assert await approve(market, await offered(market)) is None
-    market.chain.paid = {ALICE.channel_id(NEWS): 30, ALICE.channel_id(MUSIC): 50}
+    market.chain.paid.update({ALICE.channel_id(NEWS): 30, ALICE.channel_id(MUSIC): 50})
     market.chain.escrowed[ALICE.account_id].balance -= 80
     await market.chain.look()
     await market.charge(ALICE, 5, ceiling=35, number=3)

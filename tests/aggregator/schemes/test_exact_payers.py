@@ -27,7 +27,7 @@ CALLER = Caller("news", bytes(16), bytes(32))
 
 @pytest.fixture(autouse=True)
 def _money(market: Marketplace) -> None:
-    market.chain.balances |= {ADDRESS: 1_000, CONTRACT: 10_000}
+    market.chain.balances.update({ADDRESS: 1_000, CONTRACT: 10_000})
     market.chain.contract_wallets.add(CONTRACT)
 
 
@@ -187,7 +187,7 @@ async def test_x7_the_signature_of_a_contract_is_not_touched(market: Marketplace
 
 
 async def test_x10_an_empty_purse_is_told_so_before_anything_is_counted(market: Marketplace) -> None:
-    market.chain.balances |= {ADDRESS: 1, CONTRACT: 1}
+    market.chain.balances.update({ADDRESS: 1, CONTRACT: 1})
     for number in range(UNPROVEN_BURST + 10):
         for transfer in (transfer_of(ALICE, number), by_contract(number)):
             refusal = refused(await market.exact.verify(EXACT_TERMS, transfer, CALLER))
