@@ -26,6 +26,7 @@ from tallystick_client.payer.wallet.rows import Deposit
 from tallystick_client.rpc import AggregatorUnavailableError
 from tallystick_client.seller.client.aggregator import Aggregator
 from tallystick_client.seller.client.messages import Charge, Charged, DeferredCharge, Settled, Verified
+from waiting import until
 
 HEADROOM: Final = 50_000
 """What a payer with a spend key signs at a time, beyond what it has spent, in atomic units."""
@@ -151,12 +152,14 @@ class Customer:
 
     async def funded(self, amount: int, timeout_s: float = 30) -> AccountState:
         """Wait until the aggregator has credited so much in all."""
-        async with asyncio.timeout(timeout_s):
-            while True:
-                state = await self.state()
-                if state is not None and state.funds >= amount:
-                    return state
-                await asyncio.sleep(0.05)
+
+        async def state() -> AccountState | None:
+            known = await self.state()
+            return known if known is not None and known.funds >= amount else None
+
+        found = await until(state, timeout_s)
+        assert found is not None
+        return found
 
     async def register_key(self) -> None:
         """From now on the account takes spend proofs only."""

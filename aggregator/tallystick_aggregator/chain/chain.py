@@ -61,7 +61,12 @@ class EvmChain:
             settings.rpc_urls, timeout_s=settings.rpc_timeout_s, logs_range_blocks_max=settings.logs_range_blocks_max
         )
         self._escrow = DeferredEscrow(
-            self._node, settings.chain_id, settings.escrow, settings.operator, settings.operator_signer
+            self._node,
+            settings.chain_id,
+            settings.escrow,
+            settings.operator,
+            settings.operator_signer,
+            items_per_read=settings.limits.items_per_read,
         )
         self._tokens: dict[bytes, Erc3009Token] = {}
         self.gas = GasMeter(clock)

@@ -19,13 +19,11 @@ from tallystick_aggregator.chain.port import (
     Heard,
 )
 from tallystick_aggregator.chain.reverts import describe
+from tallystick_aggregator.chain.settings import ChainLimits
 from tallystick_contracts import claim_batch
 from tallystick_contracts.claim_batch import AccountClaim, ClaimBatch
 
 _NO_ACCOUNT: Final = EscrowAccount(0, 0, 0, 0, 0)
-ITEMS_PER_READ: Final = 1_000
-"""Accounts or channels per eth_call: some 5 million gas, a tenth of what most nodes allow. Halved where one allows less
-gas, or shorter questions and answers."""
 ITEMS_PER_READ_MIN: Final = 8
 
 Item = TypeVar("Item")
@@ -34,13 +32,22 @@ Item = TypeVar("Item")
 class DeferredEscrow:
     """Implements `port.EscrowBinding` for Escrow.sol."""
 
-    def __init__(self, node: Node, chain_id: int, address: bytes, operator: bytes, operator_signer: Signer) -> None:
+    def __init__(
+        self,
+        node: Node,
+        chain_id: int,
+        address: bytes,
+        operator: bytes,
+        operator_signer: Signer,
+        *,
+        items_per_read: int = ChainLimits().items_per_read,
+    ) -> None:
         self._node = node
         self._address = address
         self._operator = operator
         self._signer = operator_signer
         self._domain = eip712.escrow_domain(chain_id, address)
-        self._items_per_read = ITEMS_PER_READ
+        self._items_per_read = items_per_read
 
     @property
     def address(self) -> bytes:

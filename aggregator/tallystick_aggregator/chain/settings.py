@@ -70,6 +70,25 @@ class FeeSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ChainLimits:
+    """How much is read at once, and how long is waited. Nobody configures them; tests vary them."""
+
+    offer_again_s: float = 15.0
+    """How often the bytes of a waiting transaction are offered again to pools that may have dropped it."""
+    unproven_s: float = 600.0
+    """For so long a receipt may be late after a nonce was used in a final block, if nobody can tell by whom."""
+    trace_s_max: float = 3.0
+    """For so long a look waits for the events of an account that is traced; what was found by then is kept."""
+    waiting_per_look: int = 1_000
+    """Accounts at most that are read again in a look because something of them is held back."""
+    accounts_per_decision: int = 500
+    """Accounts taken in together at most: bounds how long the ledger's writer is held."""
+    items_per_read: int = 1_000
+    """Accounts or channels per eth_call: some 5 million gas, a tenth of what most nodes allow. Halved where one allows
+    less gas, or shorter questions and answers."""
+
+
+@dataclass(frozen=True, slots=True)
 class ChainSettings:
     """One network with its escrow, tokens and keys.
 
@@ -98,6 +117,7 @@ class ChainSettings:
     head_age_s_max: int | None = None
     """None: HEAD_AGE_S_MAX, and no limit on chains for development. 0: no limit."""
     fees: FeeSettings = FeeSettings()
+    limits: ChainLimits = ChainLimits()
 
     def __post_init__(self) -> None:
         """Check what needs no chain. Raises ConfigurationError."""

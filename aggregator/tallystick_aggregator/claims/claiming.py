@@ -61,13 +61,13 @@ class Run:
 class Claiming:
     """Sends the claims of one network, and remembers what is of no use to send."""
 
-    def __init__(self, chain: Chain, clock: Callable[[], float], set_aside_s: float) -> None:
+    def __init__(self, chain: Chain, clock: Callable[[], float], set_aside_s: float, gas_scale: GasScale) -> None:
         self._chain = chain
         self._clock = clock
         self._set_aside_s = set_aside_s
         self._set_aside: dict[bytes, tuple[float, str]] = {}
         self._distrusted: set[bytes] = set()
-        self._gas_scale = GasScale()
+        self._gas_scale = gas_scale
 
     @property
     def planned_gas_max(self) -> int:

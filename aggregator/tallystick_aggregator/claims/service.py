@@ -19,6 +19,7 @@ from tallystick_aggregator.chain.periodic import PeriodicTask
 from tallystick_aggregator.chain.port import Chain, ChainUnavailableError, Stake
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.claims.claiming import Claimed, Claiming, LeftOut, Run
+from tallystick_aggregator.claims.gas_scale import GasScale
 from tallystick_aggregator.claims.planner import (
     EVERYTHING,
     NO_POLICY,
@@ -43,7 +44,6 @@ CHECK_S_MAX: Final = 5.0
 """How often pending withdrawals are looked at, at least."""
 ACCOUNTS_PER_SLICE: Final = 100
 """Accounts planned before others get their turn: keeps the event loop free."""
-MIRROR_WAIT_S: Final = 5.0
 SETTLE_NOW_TIMEOUT_S: Final = 60.0
 
 _log = logging.getLogger(__name__)
@@ -71,6 +71,8 @@ class SettlementSettings:
     interval_s: float = INTERVAL_S
     policy: Policy = NO_POLICY
     withdraw_margin_s: int = 3_600
+    mirror_wait_s: float = 5.0
+    """For so long a settlement waits until the mirror has reached the head."""
 
 
 class ClaimService:
@@ -84,7 +86,9 @@ class ClaimService:
         settings: SettlementSettings | None = None,
         *,
         clock: Callable[[], float] = time.time,
+        gas_scale: GasScale | None = None,
     ) -> None:
+        """`gas_scale`: what is known already of what this chain charges; it learns."""
         self._chain = chain
         self._writer = writer
         self._outbox = outbox
@@ -99,7 +103,7 @@ class ClaimService:
         self._waiting_since: dict[bytes, float] = {}
         self._withdrawals = Withdrawals(self._settings.withdraw_margin_s)
         self._scan_withdrawals = True
-        self._claiming = Claiming(chain, clock, self._settings.interval_s)
+        self._claiming = Claiming(chain, clock, self._settings.interval_s, gas_scale or GasScale())
         self._totals_in_flight: OrderedDict[int, Mapping[bytes, int]] = OrderedDict()
         self._followed: dict[int, OutboundTransaction] = {}
         """Claims that were not final when they were last looked at, each as it was when it was sent."""
@@ -357,7 +361,7 @@ class ClaimService:
         claims = await self._journaled_claims()
         head = await self._chain.head()
         try:
-            await self._chain.mirrored(head.number, MIRROR_WAIT_S)
+            await self._chain.mirrored(head.number, self._settings.mirror_wait_s)
         except TimeoutError:
             raise ChainUnavailableError(
                 f"the mirror of {self._chain.network} does not reach block {head.number}"

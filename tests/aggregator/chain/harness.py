@@ -134,10 +134,3 @@ async def chain_side(
         serving.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await serving
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
-    """Wait for something to become true."""
-    async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 - whatever it looks at has no event to wait for
-            await asyncio.sleep(0.01)

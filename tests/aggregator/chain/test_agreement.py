@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from harness import chain_side, until
+from harness import chain_side
 from rpc_servers import JsonRpcError
 
 from _anvil import RpcError, function
@@ -15,9 +15,10 @@ from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain.port import Call, ChainUnavailableError, Heard
 from tallystick_aggregator.chain.rpc.agreement import SIDELINED_S, STANDS_STILL_S
 from tallystick_aggregator.chain.rpc.node import RpcNode
-from tallystick_aggregator.chain.watching import credit
+from tallystick_aggregator.chain.settings import ChainLimits
 from tallystick_aggregator.claims.service import ClaimService, SettlementSettings
 from tallystick_aggregator.store.port import TransactionKind, TransactionStatus
+from waiting import until
 
 SELLER = receiver(1)
 HOLDER = b"\x11" * 20
@@ -607,10 +608,9 @@ async def test_r8_accounts_that_wait_for_a_second_answer_are_read_a_few_at_a_tim
     devnet: Devnet, nodes: Any, pair: tuple[Through, Through], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After an hour without the second endpoint nearly every account waits; a look must not take longer by that."""
-    monkeypatch.setattr(credit, "WAITING_PER_LOOK", 2)
     payers = [devnet.payer() for _ in range(5)]
     node = await nodes(*pair)
-    async with chain_side(devnet, node=node, poll_s=3_600) as side:
+    async with chain_side(devnet, node=node, poll_s=3_600, limits=ChainLimits(waiting_per_look=2)) as side:
         pair[1].down = True
         for payer in payers:
             payer.deposit(1_000_000)

@@ -108,7 +108,7 @@ class Simulation:
             yield side
 
     def _settlement(self, side: Side) -> ClaimService:
-        settings = SettlementSettings(interval_s=300)
+        settings = SettlementSettings(interval_s=300, mirror_wait_s=0.0)
         return ClaimService(side.chain, side.writer, side.outbox, settings, clock=lambda: float(self.node.timestamp))
 
     async def _step(self, side: Side, settlement: ClaimService) -> None:
@@ -313,7 +313,7 @@ class Simulation:
         nonce = self.node.world.nonces.get(sender.address, 0)
         attempt = sign(sender, Unsigned(31337, nonce, 21_000, SELLERS[0], b""), fees, 0)
         self.node.pool.pop((sender.address, nonce), None)
-        self.node._take(_parsed(attempt.raw))
+        self.node.take(attempt.raw)
         self.node.mine()
 
     # What must hold.
@@ -352,17 +352,6 @@ class Simulation:
             ours = {attempt.transaction_hash for outbound in stored for attempt in outbound.attempts}
             superseded = [outbound for outbound in stored if outbound.status is TransactionStatus.SUPERSEDED]
             assert ours.isdisjoint(outbound.transaction_hash for outbound in superseded)
-
-
-def _parsed(raw: bytes):  # type: ignore[no-untyped-def]  # noqa: ANN202
-    from memory_chain.node import _parse  # noqa: PLC0415
-
-    return _parse(raw)
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tallystick_aggregator.claims.service.MIRROR_WAIT_S", 0.0)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

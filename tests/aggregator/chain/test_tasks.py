@@ -3,10 +3,10 @@
 import asyncio
 
 import pytest
-from harness import until
 
 from tallystick_aggregator.chain.periodic import PeriodicTask
 from tallystick_aggregator.chain.port import ChainUnavailableError
+from waiting import until
 
 
 async def test_a_failing_action_is_told_repeated_and_forgiven(caplog: pytest.LogCaptureFixture) -> None:

@@ -3,11 +3,12 @@
 from dataclasses import replace
 
 import pytest
-from harness import chain_side, until
+from harness import chain_side
 
 from _anvil import function
 from anvil import DELAY_S, Devnet, receiver
 from tallystick.reasons import Reason
+from tallystick_aggregator.chain.settings import ChainLimits
 from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
 from tallystick_aggregator.ledger.commands import DecisionContext
@@ -15,6 +16,7 @@ from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.invariants import check_invariants
 from tallystick_aggregator.ledger.state import Ledger
 from tallystick_aggregator.store.port import TransactionKind, TransactionStatus
+from waiting import until
 
 SELLER = receiver(1)
 
@@ -258,12 +260,10 @@ async def test_an_introduced_account_is_read_although_its_opening_was_never_seen
         assert side.account(payer).funds == 1_000_000
 
 
-async def test_many_accounts_are_taken_in_and_balance(devnet: Devnet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tallystick_aggregator.chain.watching.watcher.ACCOUNTS_PER_DECISION", 4)
-    monkeypatch.setattr("tallystick_aggregator.chain.deferred_escrow.ITEMS_PER_READ", 3)
+async def test_many_accounts_are_taken_in_and_balance(devnet: Devnet) -> None:
     payers = [devnet.payer() for _ in range(11)]
     for number, payer in enumerate(payers):
         payer.deposit(10_000 + number)
-    async with chain_side(devnet) as side:
+    async with chain_side(devnet, limits=ChainLimits(accounts_per_decision=4, items_per_read=3)) as side:
         assert {side.account(payer).funds - number for number, payer in enumerate(payers)} == {10_000}
         check_invariants(side.ledger)

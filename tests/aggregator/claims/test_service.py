@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from faults import FaultyNode
-from harness import Side, chain_side, until
+from harness import Side, chain_side
 
 from _anvil import function
 from anvil import DELAY_S, Devnet, Payer, receiver
@@ -17,6 +17,7 @@ from tallystick_aggregator.chain.node import CallRevertedError
 from tallystick_aggregator.chain.port import ChainUnavailableError
 from tallystick_aggregator.chain.rpc.node import RpcNode
 from tallystick_aggregator.chain.settings import FeeSettings
+from tallystick_aggregator.claims.gas_scale import GasScale
 from tallystick_aggregator.claims.planner import Due, Policy
 from tallystick_aggregator.claims.service import ClaimService, SettlementSettings
 from tallystick_aggregator.claims.withdrawals import LANDING_S, URGENT_PAUSE_S
@@ -28,6 +29,7 @@ from tallystick_aggregator.store.memory import Fault as DiskFault
 from tallystick_aggregator.store.memory import MemoryDisk, Operation
 from tallystick_aggregator.store.port import OutboundTransaction, Payout, TransactionKind, TransactionStatus
 from tallystick_aggregator.store.transactions import decode_outgoing
+from waiting import until
 
 GWEI = 10**9
 NEVER = SettlementSettings(interval_s=10**9)
@@ -36,10 +38,10 @@ FIRST, SECOND, THIRD = (receiver(number) for number in range(3))
 
 @contextlib.asynccontextmanager
 async def settling(
-    devnet: Devnet, settings: SettlementSettings = NEVER, **keywords: Any
+    devnet: Devnet, settings: SettlementSettings = NEVER, gas_scale: GasScale | None = None, **keywords: Any
 ) -> AsyncIterator[tuple[Side, ClaimService]]:
     async with chain_side(devnet, **keywords) as side:
-        settlement = ClaimService(side.chain, side.writer, side.outbox, settings)
+        settlement = ClaimService(side.chain, side.writer, side.outbox, settings, gas_scale=gas_scale)
         try:
             yield side, settlement
         finally:
@@ -100,7 +102,7 @@ async def test_those_who_ask_while_they_wait_for_their_turn_share_one_settlement
         await side.must_charge(payer, FIRST, 2)  # the first run may have planned already: this is for the next
         asking += [asyncio.create_task(settlement.settle_now([FIRST])) for _ in range(50)]
         asking += [asyncio.create_task(settlement.settle_now([SECOND])) for _ in range(50)]
-        await asyncio.sleep(0.05)
+        await until(lambda: set(settlement._waiting) == {frozenset([FIRST]), frozenset([SECOND])})
         may_plan.set()
         await asyncio.gather(*asking)
         assert settled == [{FIRST}, {FIRST}, {SECOND}]
@@ -129,7 +131,7 @@ async def test_a_withdrawals_claim_passes_those_who_ask_for_settlements(
         payer.initiate_withdraw(1_000_000)
         await side.mirrored()
         checking = asyncio.create_task(settlement._check())
-        await asyncio.sleep(0.05)
+        await until(lambda: len(settlement._one._waiters or ()) == 1)  # it stands in line for the network
         may_go.set()
         await asyncio.gather(checking, *asking)
         assert order[:3] == ["asked", "urgent", "asked"]
@@ -325,13 +327,15 @@ async def test_an_approval_replaces_the_vouchers(devnet: Devnet) -> None:
         assert devnet.balance(sellers[0]) == 101
 
 
-async def test_a_batch_that_is_too_big_is_split(devnet: Devnet, monkeypatch: pytest.MonkeyPatch) -> None:
+class AnythingFits(GasScale):
+    planned_max = 10**12
+
+
+async def test_a_batch_that_is_too_big_is_split(devnet: Devnet) -> None:
     """The planner believes that any batch fits; the node's estimate says otherwise."""
-    for name in ("VOUCHER_ROW_GAS", "FIRST_CLAIM_GAS", "RECEIVER_GAS", "ACCOUNT_GAS"):
-        monkeypatch.setattr(f"tallystick_aggregator.claims.gas.{name}", 1)
     payer = devnet.payer()
     sellers = [receiver(1_000 + number) for number in range(400)]
-    async with settling(devnet) as (side, settlement):
+    async with settling(devnet, gas_scale=AnythingFits()) as (side, settlement):
         await side.fund(payer, 1_000_000_000, *sellers)
         for seller in sellers:
             await side.must_charge(payer, seller, 9)

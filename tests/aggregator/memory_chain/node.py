@@ -130,6 +130,19 @@ class MemoryNode:
         hash_ = keccak256(len(self._blocks).to_bytes(8, "big") + sender + data)
         self._append(world, [], {}, _of_transaction(logs, hash_))
 
+    def take(self, raw: bytes) -> None:
+        """Put a signed transaction into the pool. Raises RejectedError."""
+        transaction = _parse(raw)
+        if transaction.nonce < self.world.nonces.get(transaction.sender, 0):
+            raise RejectedError("nonce too low")
+        key = (transaction.sender, transaction.nonce)
+        known = self.pool.get(key)
+        if known is not None and known.hash != transaction.hash:
+            enough = transaction.max_fee * 10 >= known.max_fee * 11
+            if not enough or transaction.priority_fee * 10 < known.priority_fee * 11:
+                raise RejectedError("replacement transaction underpriced")
+        self.pool[key] = transaction
+
     def act(self, act: Callable[[EscrowModel, int], list[Event]]) -> list[Event]:
         """Mine a block in which this was done to the escrow (it, and the time). Raises escrow_model.RevertedError."""
         world = self.world.copy()
@@ -218,7 +231,7 @@ class MemoryNode:
         self._answer()
         if self.faults.losing_sends:
             raise ChainUnavailableError("the transaction was lost")
-        self._take(_parse(raw))
+        self.take(raw)
         if self.faults.losing_replies:
             raise ChainUnavailableError("the reply was lost")
 
@@ -248,17 +261,6 @@ class MemoryNode:
         if mined is None or mined.block != block:
             raise ChainUnavailableError(f"block {block.number} is not there")
         return mined
-
-    def _take(self, transaction: Transaction) -> None:
-        if transaction.nonce < self.world.nonces.get(transaction.sender, 0):
-            raise RejectedError("nonce too low")
-        key = (transaction.sender, transaction.nonce)
-        known = self.pool.get(key)
-        if known is not None and known.hash != transaction.hash:
-            enough = transaction.max_fee * 10 >= known.max_fee * 11
-            if not enough or transaction.priority_fee * 10 < known.priority_fee * 11:
-                raise RejectedError("replacement transaction underpriced")
-        self.pool[key] = transaction
 
     def _mine(self) -> None:
         world, logs = self.world.copy(), list[tuple[bytes, Log]]()

@@ -50,10 +50,6 @@ from tallystick_aggregator.store.port import (
 )
 
 LOOKUPS_AT_ONCE: Final = 16
-OFFER_AGAIN_S: Final = 15.0
-"""How often the bytes of a waiting transaction are offered again to pools that may have dropped it."""
-UNPROVEN_S: Final = 600.0
-"""For so long a receipt may be late after a nonce was used in a final block, if nobody can tell by whom."""
 _FILL_GAS: Final = 21_000
 
 _GWEI: Final = 10**9
@@ -310,7 +306,7 @@ class Sender:
             other = b""
         if other:
             return None if any(attempt.transaction_hash == other for attempt in outbound.attempts) else other
-        return b"" if self._clock() - since >= UNPROVEN_S else None
+        return b"" if self._clock() - since >= self._settings.limits.unproven_s else None
 
     async def _fill_gaps(self, waiting: Sequence[OutboundTransaction], head: Block) -> None:
         """Send nothing, to ourselves, under nonces that neither the chain, the pools nor the outbox know."""
@@ -346,7 +342,7 @@ class Sender:
         for outbound in waiting:
             if outbound.id in raised:
                 await self._offer(raised[outbound.id])
-            elif now - self._offered_at.get(outbound.id, 0.0) >= OFFER_AGAIN_S:
+            elif now - self._offered_at.get(outbound.id, 0.0) >= self._settings.limits.offer_again_s:
                 await self._offer(outbound)
 
     async def _raise_bids(self, own: Sequence[OutboundTransaction], now: float) -> dict[int, OutboundTransaction]:

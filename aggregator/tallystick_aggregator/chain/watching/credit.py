@@ -24,12 +24,6 @@ from tallystick_aggregator.ledger.state import Ledger
 _log = logging.getLogger(__name__)
 _alarm = logging.getLogger("tallystick.alarm")
 
-TRACE_S_MAX: Final = 3.0
-"""For so long a look waits for the events of an account that is traced; what was found by then is kept."""
-
-WAITING_PER_LOOK: Final = 1_000
-"""Accounts at most that are read again in a look because something of them is held back."""
-
 _UNCONFIRMED: Final = "unconfirmed deposit"
 
 
@@ -170,7 +164,7 @@ class Credit:
         """Return those that wait and are to be read at this look. While an endpoint is down they are many: whatever
         claims pay waits too.
         """
-        return list(islice(self.waiting, WAITING_PER_LOOK))
+        return list(islice(self.waiting, self._settings.limits.waiting_per_look))
 
     async def trace(self, ledger: Ledger) -> None:
         """Go on looking for the deposits of one account that has more than its events explain.
@@ -181,7 +175,7 @@ class Credit:
             return
         id_, trace = next(iter(self._traces.items()))
         try:
-            async with asyncio.timeout(TRACE_S_MAX):
+            async with asyncio.timeout(self._settings.limits.trace_s_max):
                 await trace.go_on(self._node, self._escrow, self._settings.logs_range_blocks_max)
         except (ChainUnavailableError, TimeoutError) as error:
             self._traces[id_] = self._traces.pop(id_)  # the next look goes on with another account

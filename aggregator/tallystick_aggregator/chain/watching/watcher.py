@@ -41,8 +41,6 @@ from tallystick_aggregator.ledger.commands import DecisionContext
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger
 
-ACCOUNTS_PER_DECISION: Final = 500
-"""Accounts taken in together at most: bounds how long the ledger's writer is held."""
 SMALL_ACCOUNTS_MAX: Final = 10_000
 """Accounts below the minimum deposit that are remembered until they grow (threat 18)."""
 
@@ -258,7 +256,8 @@ class Watcher:
         seen, asked = await self._read(read, urgent, found, final, head)
         weighed = await self._credit.weigh(ledger, {id_: seen[id_] for id_ in seen if id_ in asked}, final)
         kept = self._sift([*weighed.values()])  # of the others the ledger has all
-        chunks = [kept[at : at + ACCOUNTS_PER_DECISION] for at in range(0, len(kept), ACCOUNTS_PER_DECISION)]
+        most = self._settings.limits.accounts_per_decision
+        chunks = [kept[at : at + most] for at in range(0, len(kept), most)]
         for number, chunk in enumerate(chunks or [[]], start=1):
             taken = await self._write(chunk, head if number >= len(chunks) else None)
             if taken.withdrawals:
