@@ -1,6 +1,7 @@
 """The settlements of all networks as one: what edges call."""
 
 import asyncio
+import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from tallystick_aggregator.charging.port import Writer
@@ -19,10 +20,9 @@ class Settlements:
         outbox: Outbox,
         settings: SettlementSettings | None = None,
         *,
-        clock: Callable[[], float] | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        keywords = {} if clock is None else {"clock": clock}
-        self._each = [ClaimService(chain, writer, outbox, settings, **keywords) for chain in chains]
+        self._each = [ClaimService(chain, writer, outbox, settings, clock=clock) for chain in chains]
 
     def start(self) -> None:
         """Settle from now on."""
