@@ -26,6 +26,8 @@ from tallystick.x402 import (
 )
 from tallystick_client import Budgets, PayingTransport, Wallet
 from tallystick_client.payer.errors import BalanceTooLowError, BodyNotReplayableError, BudgetExceededError
+from tallystick_client.payer.http.purchase import PAID_AGAIN_MAX
+from tallystick_client.rpc import AggregatorUnavailableError
 
 
 @pytest.fixture
@@ -525,6 +527,52 @@ async def test_w5_a_402_that_names_another_receiver_gets_no_second_payment(
     assert (response.status_code, len(seller.paid_requests)) == (402, 1)
     assert aggregator.account.committed == PRICE
     assert len((await wallet.status()).accounts[0].channels) == 1
+
+
+@pytest.mark.parametrize("times", [1, 2, PAID_AGAIN_MAX])
+async def test_a_page_is_bought_however_often_its_key_is_revoked_under_way(
+    http: httpx2.AsyncClient, seller: FakeSeller, aggregator: FakeAggregator, times: int
+) -> None:
+    """As a served wallet does it to a worker whose lease has run out, or while others lack headroom."""
+    seller.before = [lambda _: revoke_keys(aggregator)] * times
+    assert (await http.get("http://a.example/1")).status_code == 200
+    assert (len(seller.paid_requests), len(set(payment_ids_of(seller)))) == (times + 1, 1)
+    assert aggregator.account.committed == PRICE
+
+
+async def test_keys_that_are_always_revoked_end_in_the_callers_402(
+    http: httpx2.AsyncClient, seller: FakeSeller, aggregator: FakeAggregator
+) -> None:
+    seller.before = [lambda _: revoke_keys(aggregator)] * 100
+    assert (await http.get("http://a.example/1")).status_code == 402
+    assert (len(seller.paid_requests), len(set(payment_ids_of(seller)))) == (PAID_AGAIN_MAX + 1, 1)
+    assert aggregator.account.committed == 0
+
+
+@pytest.mark.parametrize("error", ["insufficient_ceiling: no", "insufficient_funds: no"])
+async def test_books_that_differ_are_compared_once_a_request(
+    http: httpx2.AsyncClient, seller: FakeSeller, error: str
+) -> None:
+    seller.before = [lambda request: seller.ask(request, error)] * 100
+    assert (await http.get("http://a.example/1")).status_code == 402
+    assert len(seller.paid_requests) == 2
+
+
+async def test_a_refusal_that_cannot_be_mended_now_is_no_402(
+    http: httpx2.AsyncClient, seller: FakeSeller, aggregator: FakeAggregator
+) -> None:
+    seller.before = [lambda _: revoke_keys(aggregator)]
+    aggregator.lose_answers["GetAccount"] = 100
+    with pytest.raises(AggregatorUnavailableError):
+        await http.get("http://a.example/1")
+    aggregator.lose_answers.clear()
+    assert (await http.get("http://a.example/1")).status_code == 200
+    assert aggregator.account.committed == PRICE
+
+
+def revoke_keys(aggregator: FakeAggregator) -> None:
+    for key in aggregator.account.keys.values():
+        key.revoked = True
 
 
 async def test_x6_a_payment_is_sent_again_across_503_until_it_is_taken(

@@ -16,9 +16,10 @@ How a request is paid, and what is done about each answer:
   are sent ahead for this target, and inside a pattern that the seller published (`price_cache`). A remembered price
   that the wallet refuses is not paid: the request is asked unpaid again, and may turn out to be free or cheaper.
 - 402 to a payment at other terms (a changed price): answered once, within the budgets. 402 for a reason that the wallet
-  can mend (a spend key that the aggregator does not know any more, books that differ): mended, and tried once more. The
-  second payment goes to **the same receiver under the same payment id**, so that both together are charged once at most
-  even if the refusal was a lie. Every other 402 is given to the caller, one that names another receiver too.
+  can mend (a spend key that the aggregator does not take any more, books that differ): mended, and tried once more;
+  after a replaced spend key a few times, because a served wallet revokes keys while its workers pay under them. Every
+  further payment goes to **the same receiver under the same payment id**, so that all together are charged once at most
+  even if a refusal was a lie. Every other 402 is given to the caller, one that names another receiver too.
 - The connection is lost, or the answer is 409 or 503 with Retry-After: **the same payment** is sent again (`sending`).
 - No answer says what became of a payment: it counts as spent until reconciled, and the caller's next try of the same
   request sends the same payment again (`unfinished`).
@@ -68,6 +69,8 @@ from tallystick_client.payer.http.unfinished import SentPayment, UnfinishedPayme
 from tallystick_client.payer.policy.offers import Offer, read_offers, reason_in
 from tallystick_client.payer.port import Payer
 from tallystick_client.payer.wallet.grants import Payment
+from tallystick_client.payer.wallet.recovery import REGISTER_AGAIN
+from tallystick_client.rpc import AggregatorUnavailableError
 
 __all__ = [
     "AskWallet",
@@ -84,6 +87,8 @@ __all__ = [
     "payable_request",
 ]
 
+PAID_AGAIN_MAX: Final = 5
+"""How often a request is paid again while its payments are refused for their spend keys."""
 _PAYMENT_REQUIRED: Final = 402
 
 
@@ -178,9 +183,7 @@ class Purchase:
             payment = yield from self._pay(offer)
         answer = yield from self._present(offer, payment)
         if answer.status == _PAYMENT_REQUIRED:
-            proof = payment.proof
-            key_id = proof.spend.key_id if proof.spend is not None else b""
-            yield from self._pay_again(offer, PaymentId(proof.payment_id), key_id, answer)
+            yield from self._pay_again(offer, PaymentId(payment.proof.payment_id), _key_id(payment), answer)
 
     # What to pay.
 
@@ -224,8 +227,12 @@ class Purchase:
             )
         return offer
 
-    def _asked_again(self, offer: Offer, key_id: bytes, answer: Answer) -> Flow[Offer | None]:
-        """The offer for a second payment after a 402 to the first; None where the 402 is the caller's to see."""
+    def _asked_again(self, offer: Offer, key_id: bytes, answer: Answer, *, times: int) -> Flow[Offer | None]:
+        """The offer for another payment after a 402 to one; None where the 402 is the caller's to see.
+
+        `times`: how often it was paid again already. Raises AggregatorUnavailableError where the wallet or its
+        aggregator is away: then nobody has refused for good.
+        """
         header = answer.headers.get(PAYMENT_REQUIRED_HEADER)
         if header is None or not self._request.is_replayable:
             return None
@@ -236,11 +243,15 @@ class Purchase:
                 # The refused payment may have been charged all the same: another one of this request would be a second.
                 self._prices.forget(self._request.origin)
                 return None
+            reason, host = reason_in(required.error or ""), self._request.host
+            if times and (better.terms != offer.terms or reason not in REGISTER_AGAIN):
+                return None
             if better.terms == offer.terms:
-                reason, host = reason_in(required.error or ""), self._request.host
                 recover = partial(self._wallet.recover_from, offer, reason, host, key_id)
                 if not (yield from ask_wallet(recover)):
                     return None
+        except AggregatorUnavailableError:
+            raise
         except TallystickError:
             # The first 402 was in order; that this one is not, or cannot be mended, the caller sees by the 402 itself.
             return None
@@ -289,11 +300,16 @@ class Purchase:
         return answer
 
     def _pay_again(self, offer: Offer, payment_id: PaymentId, key_id: bytes, answer: Answer) -> Flow[None]:
-        """Pay a second time with the same id, unless the caller is to see the 402 that refused the first."""
-        better = yield from self._asked_again(offer, key_id, answer)
-        if better is not None:
+        """Pay again with the same id, unless the caller is to see the 402 that refused the payment before."""
+        for times in range(PAID_AGAIN_MAX):
+            better = yield from self._asked_again(offer, key_id, answer, times=times)
+            if better is None:
+                return
             payment = yield from self._pay(better, payment_id)
-            yield from self._present(better, payment)
+            answer = yield from self._present(better, payment)
+            if answer.status != _PAYMENT_REQUIRED:
+                return
+            offer, key_id = better, _key_id(payment)
 
     def _buy_exact(self, offer: Offer) -> Flow[None]:
         """Pay with a transfer of its own."""
@@ -371,3 +387,9 @@ class Purchase:
             format_payment_id(sent.payment_id),
             receipt.transaction if receipt is not None and sent.valid_before else "",
         )
+
+
+def _key_id(payment: Payment) -> bytes:
+    """The spend key that proves a payment; empty for a voucher's."""
+    spend = payment.proof.spend
+    return spend.key_id if spend is not None else b""
