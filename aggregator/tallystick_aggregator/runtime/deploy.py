@@ -188,7 +188,7 @@ async def carry_out(plan: Plan, say: Callable[[str], None]) -> None:
     for name, key in DEV_KEYS.items() if plan.dev else ():
         _write_new(out / f"{name}.key", key + "\n", mode=0o600)
         written.append(out / f"{name}.key")
-    say("wrote      " + ", ".join(str(path) for path in written))
+    say("wrote      " + "\n           ".join(str(path) for path in written))
     if plan.tls_certificate and is_loopback(plan.public):
         say(f'to do      set "ca_file" in {OPERATOR_NAME}: on loopback, wallets speak TLS only with it')
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import httpx2
 import pytest
@@ -40,7 +40,7 @@ def run(tmp_path: Path, operator: Operator) -> Run:
     (tmp_path / "payer.key").write_text(KEY)
     (tmp_path / "payer.key").chmod(0o600)
 
-    async def run_(*arguments: str, **environment: str) -> Result:
+    async def run_(*arguments: str, stdout: int | IO[bytes] = asyncio.subprocess.PIPE, **environment: str) -> Result:
         settings = {
             "TALLYSTICK_WALLET": str(tmp_path / "wallet.db"),
             "TALLYSTICK_KEY": f"file:{tmp_path / 'payer.key'}",
@@ -56,10 +56,11 @@ def run(tmp_path: Path, operator: Operator) -> Run:
             env=os.environ | settings,
             cwd=tmp_path,
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
+            stdout=stdout,
             stderr=asyncio.subprocess.PIPE,
         )
         out, err = await asyncio.wait_for(process.communicate(), 60)
+        out = out or b""
         assert "Traceback" not in err.decode()
         assert KEY not in out.decode() + err.decode()
         return Result(process.returncode or 0, out.decode(), err.decode())
@@ -105,6 +106,14 @@ async def test_a_page_is_fetched_and_paid_for(run: Run, site: str, aggregator: F
     shown = (await run("wallet", "status")).out
     assert "on eip155:31337, in USDC\n  deposited 1, returned 0, charged 0.001, free 0.999\n" in shown
     assert f"{channel['receiver'][:6]}…{channel['receiver'][-4:]}" in shown
+
+
+async def test_in_a_terminal_a_page_ends_its_line(run: Run, site: str) -> None:
+    terminal, screen = os.openpty()
+    with os.fdopen(screen, "wb") as out:
+        result = await run("fetch", f"{site}/page", stdout=out)
+    assert (result.code, os.read(terminal, 1_000)) == (0, b"page\r\n")
+    os.close(terminal)
 
 
 async def test_a_page_is_paid_by_exact_without_a_deposit(run: Run, site: str, seller: FakeSeller) -> None:

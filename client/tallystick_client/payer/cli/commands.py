@@ -151,7 +151,9 @@ async def reconcile(open_wallet: Callable[..., Awaitable[Wallet]], as_json: bool
 
 
 @wallet.command()
-@click.option("--rpc", required=True, envvar="TALLYSTICK_RPC", metavar="URL", help="A node of the chain.")
+@click.option(
+    "--rpc", required=True, envvar="TALLYSTICK_RPC", show_envvar=True, metavar="URL", help="A node of the chain."
+)
 @click.option("--finalize", is_flag=True, help="Take the money, after the delay.")
 @click.option("--cancel", is_flag=True, help="Give the withdrawal up.")
 @JSON
@@ -288,8 +290,10 @@ async def fetch(
     if verbose:
         click.echo(_cost(response), err=True)
     sys.stdout.buffer.write(response.content)
-    if response.is_error:
+    ends_open = not response.content.endswith(b"\n") and sys.stdout.isatty()
+    if response.is_error or ends_open:
         sys.stdout.buffer.write(b"\n")
+    if response.is_error:
         sys.stdout.flush()
         why = told_error(response.headers)
         click.echo(f"tallystick: {url} answered {response.status_code}{': ' if why else ''}{why}", err=True)
