@@ -19,9 +19,9 @@ import grpc
 import grpc.aio
 import uvloop
 
+from _children import hear, say, settings_of_child
 from benchmarks import http2, pool
-from benchmarks.children import hear, say, settings_of_child
-from benchmarks.measure import cpu_s, percentile
+from benchmarks.measure import cpu_s, latencies
 from tallystick.v1 import charge_pb2
 
 _STREAM: Final = "/tallystick.v1.ChargeService/StreamCharges"
@@ -256,7 +256,6 @@ async def run(settings: dict[str, Any], messages: list[bytes], wait: Callable[[]
 def report(load: Load, client_cpu_s: float) -> dict[str, Any]:
     """The figures of this process."""
     tally, schedule = load.tally, load.schedule
-    ordered = sorted(tally.latencies_s)
     elapsed_s = tally.last_answer_at - schedule.start - schedule.warm_up_s
     return {
         "accepted": tally.accepted,
@@ -266,10 +265,7 @@ def report(load: Load, client_cpu_s: float) -> dict[str, Any]:
         "charges_per_s": tally.accepted / elapsed_s,
         "client_cpu_s": client_cpu_s,
         "ran_out": load.exhausted,
-        "p50_ms": percentile(ordered, 50) * 1000,
-        "p95_ms": percentile(ordered, 95) * 1000,
-        "p99_ms": percentile(ordered, 99) * 1000,
-        "max_ms": ordered[-1] * 1000,
+        **latencies(tally.latencies_s),
     }
 
 

@@ -14,8 +14,8 @@ import grpc
 import grpc.aio
 import uvloop
 
+from _children import say, settings_of_child
 from benchmarks import world
-from benchmarks.children import say, settings_of_child
 from tallystick_aggregator.api.grpc.charge import ChargeLimits, ChargeService, add_charge_service
 from tallystick_aggregator.api.grpc.concurrency_limits import ConcurrencyLimits
 from tallystick_aggregator.api.grpc.server import CALLS_MAX, OPTIONS

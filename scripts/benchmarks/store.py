@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from _children import say, settings_of_child
 from benchmarks import world
-from benchmarks.children import say, settings_of_child
 from benchmarks.measure import resident_bytes
 from benchmarks.pool import REQUEST_HASH
 from tallystick.payment_ids import new_payment_id
@@ -59,7 +59,9 @@ class Filler:
     async def checkpoint(self) -> None:
         """Write down the state, and let memory go of what need not be in it."""
         await self._journal.checkpoint(time.time_ns() // 1_000_000)
-        while self._ledger.payments and self._journal._hot.leaving:  # noqa: SLF001 - a running aggregator trims in time
+        before = -1
+        while len(self._ledger.payments) != before:
+            before = len(self._ledger.payments)
             self._journal.trim()
 
 

@@ -11,8 +11,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
+from _children import hear, say, settings_of_child
 from benchmarks import world
-from benchmarks.children import hear, say, settings_of_child
 from tallystick.errors import RefusedError
 from tallystick.payment_ids import new
 from tallystick.signatures import Signer

@@ -6,7 +6,7 @@ read, written and read again it is the same. Anything else, any other exception 
 
 import json
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple, TypeVar
 from zlib import crc32
@@ -68,6 +68,9 @@ from tallystick_contracts.events import LogError
 from tallystick_contracts.events import decode as decode_log
 
 T = TypeVar("T")
+
+Table = tuple[int, Callable[[bytes, bytes], Any], Callable[[bytes, Any], bytes]]
+"""Of the store: how long its keys are, what reads a row and what writes it."""
 
 BATCH_MAX: Final = 8
 TOTALS_MAX: Final = 16
@@ -155,11 +158,12 @@ def journal_entry(data: bytes) -> None:
         decode_entry(data)
 
 
-def journal_row(data: bytes) -> None:
+def journal_row(data: bytes, tables: Sequence[Table] | None = None) -> None:
     """A row of the store whose checksum is right; the first byte chooses the table."""
     if not data:
         return
-    key_bytes, read, write = _ROWS[data[0] % len(_ROWS)]
+    tables = TABLES if tables is None else tables
+    key_bytes, read, write = tables[data[0] % len(tables)]
     key = b"\x01" * key_bytes
     row = data[1:] + crc32(data[1:], crc32(key)).to_bytes(4, "big")
     if (value := _taken(lambda: read(key, row), StoreDamagedError)) is not None:
@@ -293,7 +297,7 @@ _ANSWERS: Final[tuple[Callable[[Any], object], ...]] = (
     answers.optional(answers.read_block),
 )
 
-_ROWS: Final[tuple[tuple[int, Callable[[bytes, bytes], Any], Callable[[bytes, Any], bytes]], ...]] = (
+TABLES: Final[tuple[Table, ...]] = (
     (48, decode_payment, encode_payment),
     (32, decode_channel, lambda _, channel: encode_channel(channel)),
     (32, decode_account, lambda _, account: encode_account(account)),
