@@ -1,7 +1,7 @@
 """Gas of settlements, deposits, refunds and exact transfers on a local chain, sellers' payouts included.
 
 Whole transactions are measured: intrinsic gas, calldata, refunds and all. Claims are in steady state: every account,
-channel and seller has been paid before. `python -m benchmarks.gas --json FILE`, or `scripts/bench gas`.
+channel and seller has been paid before.
 """
 
 import argparse

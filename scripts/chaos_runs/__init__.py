@@ -7,6 +7,7 @@ import argparse
 import asyncio
 import json
 import tempfile
+import textwrap
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,14 @@ from _figures import write
 
 
 def parser_of(name: str, description: str | None, quick: str) -> argparse.ArgumentParser:
-    """The command line of `scripts/chaos <name>`, with what all runs have; `quick` says what --quick does."""
+    """The command line of `scripts/chaos <name>`, with what all runs have; `quick` says what --quick does.
+
+    Of the description, paragraphs that are indented keep their lines.
+    """
+    paragraphs = (description or "").split("\n\n")
     parser = argparse.ArgumentParser(
         prog=f"scripts/chaos {name}",
-        description=description,
+        description="\n\n".join(text if text.startswith(" ") else textwrap.fill(text, 79) for text in paragraphs),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of all that is left to chance (1)")
