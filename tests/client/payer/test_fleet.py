@@ -102,6 +102,25 @@ async def test_workers_share_one_deposit_and_one_book(fleet: Fleet, aggregator: 
     assert aggregator.account.committed == 150 * PRICE
 
 
+async def test_a_worker_taken_for_dead_again_and_again_gets_its_page(
+    fleet: Fleet, seller: FakeSeller, aggregator: FakeAggregator
+) -> None:
+    """Its lease runs out, and its key is revoked, each time while a payment is under way."""
+    await fleet.serve()
+    worker = await fleet.worker()
+
+    def bury(_: httpx2.Request) -> None:
+        assert fleet.server is not None
+        fleet.server._workers._bury(worker.worker_id.hex())
+        for key in aggregator.account.keys.values():
+            key.revoked = True
+
+    seller.before = [bury] * 3
+    async with httpx2.AsyncClient(transport=PayingTransport(worker, seller)) as http:
+        assert (await http.get("http://a.example/1")).status_code == 200
+    assert (len(seller.paid_requests), aggregator.account.committed) == (4, PRICE)
+
+
 async def test_a_worker_that_leaves_returns_what_it_did_not_spend(fleet: Fleet) -> None:
     await fleet.serve()
     worker = await fleet.worker()
