@@ -6,6 +6,7 @@ The package cannot be named as the command is: both stand in scripts/.
 import argparse
 import asyncio
 import json
+import sys
 import tempfile
 import textwrap
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -45,7 +46,10 @@ def carry_out(
     run: Callable[[Path], Awaitable[Mapping[str, Any]]],
     is_clean: Callable[[Mapping[str, Any]], bool],
 ) -> int:
-    """Run in a folder of its own, print the figures, write them if asked to; 0 if all is as it must be."""
+    """Run in a folder of its own, print the figures, write them if asked to; 0 if all is as it must be.
+
+    Standard output has the figures alone, as JSON.
+    """
 
     async def ended(folder: str) -> Mapping[str, Any]:
         return await run(Path(folder))
@@ -54,7 +58,9 @@ def carry_out(
         result = asyncio.run(ended(folder))
     print(json.dumps(result, indent=2))
     write(options.json, result)
-    return 0 if is_clean(result) else 1
+    clean = is_clean(result)
+    print("All is as it must be." if clean else "WRONG: not all is as it must be; see the figures.", file=sys.stderr)
+    return 0 if clean else 1
 
 
 def is_true_of(result: Mapping[str, Any], none: Sequence[str], some: Sequence[str]) -> bool:
