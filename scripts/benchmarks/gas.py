@@ -206,7 +206,3 @@ def rendered(result: dict[str, Any]) -> str:
         f"{CANONICAL_ROW_BYTES} bytes of calldata a row. Sent in: transactions by voucher / by approval."
     )
     return "\n\n".join((about, table(settled), table(single)))
-
-
-if __name__ == "__main__":
-    main()
