@@ -72,8 +72,10 @@ class Child:
         await self._process.stdin.drain()
 
     async def lines(self) -> AsyncIterator[str]:
-        """What it prints, line by line, until it ends; raises ChildFailedError if it fails then."""
+        """What it prints, line by line, until it ends; it is told nothing. Raises ChildFailedError if it fails then."""
+        assert self._process.stdin is not None
         assert self._process.stdout is not None
+        self._process.stdin.close()
         async for line in self._process.stdout:
             yield line.decode().rstrip("\n")
         if await self._process.wait() != 0:
