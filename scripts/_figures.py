@@ -21,5 +21,5 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
     """The same as a table in Markdown."""
-    head, *body = (f"| {' | '.join(row)} |".replace("|  |", "| |") for row in rows)
+    head, *body = (f"|{'|'.join(f' {cell} ' if cell else ' ' for cell in row)}|" for row in rows)
     return "\n".join([head, "|---" * len(rows[0]) + "|", *body])
