@@ -99,13 +99,14 @@ class Fleet:
         self._workers[victim] = await self._start_worker()
 
     async def spend_the_rest(self) -> None:
-        """Let the workers buy until nothing is left of the budget, which shows in that nobody buys any more."""
+        """Let the workers buy until nothing is left of the budget: it has refused some, and nobody buys any more."""
         deadline = time.monotonic() + SPEND_TIMEOUT_S
         paid = -1
         while time.monotonic() < deadline:
             await asyncio.sleep(2 * LEASE_S)
-            before, paid = paid, self.said_by_workers()[0]["paid"]
-            if paid == before:
+            counts, _ = self.said_by_workers()
+            before, paid = paid, counts["paid"]
+            if paid == before and counts["budget"]:
                 return
 
     async def close(self) -> None:
