@@ -24,3 +24,8 @@ def checkout(text: str) -> Path:
     if not (path / "scripts" / "benchmarks").is_dir():
         raise argparse.ArgumentTypeError(f"got {text!r}, allowed the folder of another checkout of this project")
     return path
+
+
+def add_json_option(parser: argparse.ArgumentParser) -> None:
+    """Add --json FILE; see `_figures.write`."""
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the figures here")

@@ -22,6 +22,7 @@ from tallystick.vouchers import Voucher, sign_voucher
 from tallystick_aggregator.chain.escrow_calls import CONFIG_TYPE, config_tuple, selector
 from tallystick_aggregator.chain.port import DepositAuthorization
 from tallystick_aggregator.chain.settings import ChainSettings, TokenSettings
+from tallystick_aggregator.ledger.values import EscrowRef
 
 CHAIN_ID: Final = 31337
 NETWORK: Final = f"eip155:{CHAIN_ID}"
@@ -98,6 +99,10 @@ class Devnet:
     operator: Signer
     sender: Signer
     escrow_block: int
+
+    @property
+    def escrow_ref(self) -> EscrowRef:
+        return EscrowRef(NETWORK, self.escrow)
 
     @property
     def domain(self) -> Domain:

@@ -15,17 +15,19 @@ from typing import Final, TypeVar
 
 from anvil import NETWORK, Devnet, Payer
 from tallystick import eip712
+from tallystick.charges import Charge, Charged, DeferredCharge
 from tallystick.errors import RefusedError
+from tallystick.facilitator import Settled, Verified
 from tallystick.payment_ids import new_payment_id
 from tallystick.spend_keys import SpendKey, SpendProof, SpendProver
+from tallystick.tokens import Token
 from tallystick.x402 import ExactAuthorization, Network, PaymentTerms
 from tallystick_client import Operator
-from tallystick_client.payer.policy.operators import Token
 from tallystick_client.payer.wallet.accounts import AccountClient, AccountState
 from tallystick_client.payer.wallet.rows import Deposit
 from tallystick_client.rpc import AggregatorUnavailableError
 from tallystick_client.seller.client.aggregator import Aggregator
-from tallystick_client.seller.client.messages import Charge, Charged, DeferredCharge, Settled, Verified
+from waiting import until
 
 HEADROOM: Final = 50_000
 """What a payer with a spend key signs at a time, beyond what it has spent, in atomic units."""
@@ -151,12 +153,14 @@ class Customer:
 
     async def funded(self, amount: int, timeout_s: float = 30) -> AccountState:
         """Wait until the aggregator has credited so much in all."""
-        async with asyncio.timeout(timeout_s):
-            while True:
-                state = await self.state()
-                if state is not None and state.funds >= amount:
-                    return state
-                await asyncio.sleep(0.05)
+
+        async def state() -> AccountState | None:
+            known = await self.state()
+            return known if known is not None and known.funds >= amount else None
+
+        found = await until(state, timeout_s)
+        assert found is not None
+        return found
 
     async def register_key(self) -> None:
         """From now on the account takes spend proofs only."""

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from tallystick.errors import MalformedError
-from tallystick.reasons import Reason
+from tallystick.facilitator import Kind, Settled, Verified
 from tallystick.x402 import PaymentPayload, PaymentTerms
 from tallystick_aggregator.auth.credentials import Principal, Scope
 from tallystick_aggregator.auth.principals import Principals, require_receiver
 from tallystick_aggregator.ledger.answers import Refusal
-from tallystick_aggregator.schemes.port import Caller, EncodedPayment, Kind, Scheme, Settled, Verified
+from tallystick_aggregator.ledger.refusals import Why, refuse
+from tallystick_aggregator.schemes.port import Caller, EncodedPayment, Scheme
 
 
 class Verdict(NamedTuple):
@@ -70,12 +71,8 @@ class Facilitator:
         return await (scheme.release if release else scheme.settle)(terms, read, caller)
 
     def _find(self, terms: PaymentTerms) -> Scheme[Any, Any] | Refusal:
-        return self._schemes.get(terms.scheme) or Refusal(
-            Reason.SCHEME_UNSUPPORTED,
-            "The aggregator does not know this scheme.",
-            "terms.scheme",
-            repr(terms.scheme),
-            " or ".join(self._schemes),
+        return self._schemes.get(terms.scheme) or refuse(
+            Why.SCHEME_UNSUPPORTED, repr(terms.scheme), " or ".join(self._schemes)
         )
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         BodyNotReplayableError,
         BookUnavailableError,
         BudgetExceededError,
+        ChainError,
         DepositNotAllowedError,
         NoHeadroomError,
         OfferNotAllowedError,
@@ -37,8 +38,9 @@ if TYPE_CHECKING:
     from tallystick_client.payer.policy.operators import Operator
     from tallystick_client.rpc import AggregatorError, AggregatorUnavailableError, CallRejectedError
     from tallystick_client.seller.client.aggregator import Aggregator
+    from tallystick_client.seller.paywall.asgi import Paywall, ResponseRefusedError
     from tallystick_client.seller.paywall.paid import PaidRequest
-    from tallystick_client.seller.paywall.paywall import Paywall
+    from tallystick_client.seller.paywall.payment_flow import PaymentFlow, PaymentFlows
     from tallystick_client.seller.paywall.rules import RequestInfo, Rule
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "BudgetExceededError",
     "Budgets",
     "CallRejectedError",
+    "ChainError",
     "DepositNotAllowedError",
     "DepositPolicy",
     "InvalidSignatureError",
@@ -62,6 +65,8 @@ __all__ = [
     "Operator",
     "PaidRequest",
     "PayingTransport",
+    "PaymentFlow",
+    "PaymentFlows",
     "Paywall",
     "Purchase",
     "Purchases",
@@ -69,6 +74,7 @@ __all__ = [
     "RefusedError",
     "RemoteWallet",
     "RequestInfo",
+    "ResponseRefusedError",
     "Rule",
     "Signer",
     "SyncPayingTransport",
@@ -99,11 +105,12 @@ _ROOMS: Final = {
     "tallystick_client.rpc": ("AggregatorError", "AggregatorUnavailableError", "CallRejectedError"),
     "tallystick_client.seller.client.aggregator": ("Aggregator",),
     "tallystick_client.seller.paywall.paid": ("PaidRequest",),
-    "tallystick_client.seller.paywall.paywall": ("Paywall",),
+    "tallystick_client.seller.paywall.payment_flow": ("PaymentFlow", "PaymentFlows"),
+    "tallystick_client.seller.paywall.asgi": ("Paywall", "ResponseRefusedError"),
     "tallystick_client.seller.paywall.rules": ("RequestInfo", "Rule"),
 }
 _MODULES: Final = {name: module for module, names in _ROOMS.items() for name in names}
-"""The module of each name; the wallet's errors, the rest of `__all__`, share one."""
+"""The module of each name; the payer's errors, the rest of `__all__`, share one."""
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,7 @@ import httpx
 
 from tallystick_client.payer.http.adapter import AsyncAdapter, Library, SyncAdapter
 from tallystick_client.payer.http.background import WalletThread
-from tallystick_client.payer.port import Payer
+from tallystick_client.payer.wallet.schemes.port import Payer
 
 __all__ = ["PayingTransport", "SyncPayingTransport"]
 

@@ -1,24 +1,22 @@
 """How payers and sellers reach an aggregator: one gRPC channel each, with its transport security, and errors of ours.
 
-AggregatorError                 below TallystickError; the call itself failed, nothing is known about money
-├── AggregatorUnavailableError  try again later: not reachable, too slow, or overloaded. It may have had effect.
-└── CallRejectedError           trying again changes nothing: not authenticated, malformed, not implemented
-
-A refusal of money is no failed call but an answer: `raise_refusal` turns it into `tallystick.errors.RefusedError`.
+A call that fails as a call raises an AggregatorError (`errors`). A refusal of money is no failed call but an answer,
+read as `tallystick.errors.RefusedError`.
 """
 
+import os
 from collections.abc import Awaitable, Sequence
-from typing import Any, Final, NoReturn, Protocol, TypeVar
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeVar
 
 import grpc
 import grpc.aio
 
-from tallystick.amounts import decode_amount
-from tallystick.errors import MalformedError, RefusedError, TallystickError
-from tallystick.quantities import ChannelTotals
-from tallystick.reasons import Reason
+from tallystick.errors import Described, MalformedError
 from tallystick.targets import check_target, is_loopback
-from tallystick.v1 import common_pb2 as pb
+from tallystick_client.errors import AggregatorError as AggregatorError  # noqa: PLC0414 - re-exported
+from tallystick_client.errors import AggregatorUnavailableError as AggregatorUnavailableError  # noqa: PLC0414
+from tallystick_client.errors import CallRejectedError as CallRejectedError  # noqa: PLC0414
 
 CALL_TIMEOUT_S: Final = 10.0
 """For calls that the aggregator answers by itself."""
@@ -55,22 +53,6 @@ RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
 RequestT_contra = TypeVar("RequestT_contra", contravariant=True)
 ResponseT_co = TypeVar("ResponseT_co", covariant=True)
-
-
-class AggregatorError(TallystickError):
-    """A call to the aggregator failed as a call; `status` is gRPC's."""
-
-    def __init__(self, message: str, status: grpc.StatusCode) -> None:
-        self.status = status
-        super().__init__(message)
-
-
-class AggregatorUnavailableError(AggregatorError):
-    """The aggregator did not answer. The call may have had its effect: repeat it with the same ids."""
-
-
-class CallRejectedError(AggregatorError):
-    """The aggregator does not take this call from this caller, however often it is repeated."""
 
 
 class Method(Protocol[RequestT_contra, ResponseT_co]):
@@ -110,6 +92,26 @@ def bearer(token: str) -> Metadata:
     return (("authorization", f"Bearer {token}"),)
 
 
+def read_token(reference: str) -> str:
+    """The token that "env:NAME" or "file:PATH" leads to; anything else is the token itself.
+
+    Raises MalformedError, which never shows it.
+    """
+    kind, _, name = reference.partition(":")
+    if kind == "env":
+        token = os.environ.get(name, "")
+        if not token:
+            raise MalformedError("token", Described(f"the variable {name!a}, which is not set"), "a variable that is")
+        return token.strip()
+    if kind == "file":
+        try:
+            return Path(name).read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            got = Described(f"the file {name!a}, which cannot be read: {type(error).__name__}")
+            raise MalformedError("token", got, "a file that holds the token and nothing else") from None
+    return reference
+
+
 async def call(
     method: Method[RequestT, ResponseT],
     request: RequestT,
@@ -135,32 +137,3 @@ def failure(error: grpc.aio.AioRpcError) -> AggregatorError:
             status,
         )
     return CallRejectedError(f"the aggregator rejected the call ({status.name}): {details}", status)
-
-
-def raise_refusal(refusal: pb.Refusal) -> NoReturn:
-    """Raise a refusal as RefusedError."""
-    raise refused(refusal)
-
-
-def refused(refusal: pb.Refusal) -> RefusedError:
-    """A refusal as an exception; `state` are the channel's totals where it carries them."""
-    return RefusedError(
-        Reason.from_wire(refusal.reason),
-        refusal.message,
-        refusal.field,
-        refusal.got,
-        refusal.allowed,
-        read_totals(refusal.totals) if refusal.HasField("totals") else None,
-    )
-
-
-def read_totals(totals: pb.ChannelTotals) -> ChannelTotals:
-    """A channel's totals as bytes and integers. Raises MalformedError."""
-    return ChannelTotals(
-        totals.channel_id,
-        totals.receiver,
-        decode_amount(totals.ceiling, "totals.ceiling"),
-        decode_amount(totals.charged, "totals.charged"),
-        decode_amount(totals.reserved, "totals.reserved"),
-        decode_amount(totals.claimed, "totals.claimed"),
-    )

@@ -78,7 +78,7 @@ class Domain:
             DOMAIN_TYPEHASH
             + keccak256(self.name.encode())
             + keccak256(self.version.encode())
-            + _uint256(self.chain_id)
+            + _uint(256, self.chain_id)
             + _address(self.verifying_contract)
         )
         object.__setattr__(self, "separator", Bytes32(separator))
@@ -96,7 +96,7 @@ def batch_settlement_domain(chain_id: int) -> Domain:
 
 def digest(domain: Domain, struct_hash: bytes) -> Bytes32:
     """The 32 bytes that are signed: keccak256(0x1901 || domain separator || struct hash)."""
-    return Bytes32(keccak256(b"\x19\x01" + domain.separator + _bytes32(struct_hash)))
+    return _hash(b"\x19\x01", domain.separator, _bytes32(struct_hash))
 
 
 def hash_channel_config(
@@ -109,51 +109,47 @@ def hash_channel_config(
     salt: bytes,
 ) -> Bytes32:
     """The struct hash of a ChannelConfig; its digest under the escrow's domain is the channel id."""
-    return Bytes32(
-        keccak256(
-            CHANNEL_CONFIG_TYPEHASH
-            + _address(payer)
-            + _address(payer_authorizer)
-            + _address(receiver)
-            + _address(receiver_authorizer)
-            + _address(token)
-            + _uint40(withdraw_delay_s)
-            + _bytes32(salt)
-        )
+    return _hash(
+        CHANNEL_CONFIG_TYPEHASH,
+        _address(payer),
+        _address(payer_authorizer),
+        _address(receiver),
+        _address(receiver_authorizer),
+        _address(token),
+        _uint(40, withdraw_delay_s),
+        _bytes32(salt),
     )
 
 
 def hash_voucher(channel_id: bytes, max_claimable_amount: int) -> Bytes32:
     """The struct hash of a Voucher. `vouchers.voucher_digest` is the same and the digest in one step."""
-    return Bytes32(keccak256(VOUCHER_TYPEHASH + _bytes32(channel_id) + _uint128(max_claimable_amount)))
+    return _hash(VOUCHER_TYPEHASH, _bytes32(channel_id), _uint(128, max_claimable_amount))
 
 
 def hash_refund(channel_id: bytes, nonce: int, amount: int) -> Bytes32:
     """The struct hash of a Refund; `channel_id` is the account's id on our escrow."""
-    return Bytes32(keccak256(REFUND_TYPEHASH + _bytes32(channel_id) + _uint256(nonce) + _uint128(amount)))
+    return _hash(REFUND_TYPEHASH, _bytes32(channel_id), _uint(256, nonce), _uint(128, amount))
 
 
 def hash_claim_entry(channel_id: bytes, max_claimable_amount: int, total_claimed: int) -> Bytes32:
     """The struct hash of one ClaimEntry."""
-    return Bytes32(
-        keccak256(
-            CLAIM_ENTRY_TYPEHASH + _bytes32(channel_id) + _uint128(max_claimable_amount) + _uint128(total_claimed)
-        )
+    return _hash(
+        CLAIM_ENTRY_TYPEHASH, _bytes32(channel_id), _uint(128, max_claimable_amount), _uint(128, total_claimed)
     )
 
 
 def hash_claim_batch(entries: Iterable[tuple[bytes, int, int]]) -> Bytes32:
     """The struct hash of a ClaimBatch of entries (channel id, maxClaimableAmount, totalClaimed), in their order."""
     hashes = b"".join(hash_claim_entry(*entry) for entry in entries)
-    return Bytes32(keccak256(CLAIM_BATCH_TYPEHASH + keccak256(hashes)))
+    return _hash(CLAIM_BATCH_TYPEHASH, keccak256(hashes))
 
 
 def hash_totals_approval(account_id: bytes, totals: Iterable[tuple[bytes, int]]) -> Bytes32:
     """The struct hash of a TotalsApproval of totals (receiver, total), in their order."""
     hashes = b"".join(
-        keccak256(RECEIVER_TOTAL_TYPEHASH + _address(receiver) + _uint128(total)) for receiver, total in totals
+        keccak256(RECEIVER_TOTAL_TYPEHASH + _address(receiver) + _uint(128, total)) for receiver, total in totals
     )
-    return Bytes32(keccak256(TOTALS_APPROVAL_TYPEHASH + _bytes32(account_id) + keccak256(hashes)))
+    return _hash(TOTALS_APPROVAL_TYPEHASH, _bytes32(account_id), keccak256(hashes))
 
 
 def hash_withdraw(account_id: bytes, amount: int, nonce: int, deadline: int) -> Bytes32:
@@ -161,9 +157,7 @@ def hash_withdraw(account_id: bytes, amount: int, nonce: int, deadline: int) -> 
 
     `nonce` is the account's `withdrawNonce` if the payer signs, its `authorizerNonce` if the payerAuthorizer does.
     """
-    return Bytes32(
-        keccak256(WITHDRAW_TYPEHASH + _bytes32(account_id) + _uint128(amount) + _uint256(nonce) + _uint256(deadline))
-    )
+    return _hash(WITHDRAW_TYPEHASH, _bytes32(account_id), _uint(128, amount), _uint(256, nonce), _uint(256, deadline))
 
 
 def hash_transfer_with_authorization(
@@ -182,48 +176,44 @@ def hash_receive_with_authorization(
 
 def hash_cancel_authorization(authorizer: bytes, nonce: bytes) -> Bytes32:
     """The struct hash of ERC-3009's CancelAuthorization (domain: the token's)."""
-    return Bytes32(keccak256(CANCEL_AUTHORIZATION_TYPEHASH + _address(authorizer) + _bytes32(nonce)))
+    return _hash(CANCEL_AUTHORIZATION_TYPEHASH, _address(authorizer), _bytes32(nonce))
 
 
 def hash_register_spend_key(
     account_id: bytes, key_id: bytes, key_hash: bytes, cap: int, expires_at: int, deadline: int
 ) -> Bytes32:
     """The struct hash of RegisterSpendKey; `key_hash` is `spend_keys.key_hash(secret)`, times are in seconds."""
-    return Bytes32(
-        keccak256(
-            REGISTER_SPEND_KEY_TYPEHASH
-            + _bytes32(account_id)
-            + _bytes32(key_id)
-            + _bytes32(key_hash)
-            + _uint128(cap)
-            + _uint64(expires_at)
-            + _uint64(deadline)
-        )
+    return _hash(
+        REGISTER_SPEND_KEY_TYPEHASH,
+        _bytes32(account_id),
+        _bytes32(key_id),
+        _bytes32(key_hash),
+        _uint(128, cap),
+        _uint(64, expires_at),
+        _uint(64, deadline),
     )
 
 
 def hash_revoke_spend_key(account_id: bytes, key_id: bytes, deadline: int) -> Bytes32:
     """The struct hash of RevokeSpendKey."""
-    return Bytes32(keccak256(REVOKE_SPEND_KEY_TYPEHASH + _bytes32(account_id) + _bytes32(key_id) + _uint64(deadline)))
+    return _hash(REVOKE_SPEND_KEY_TYPEHASH, _bytes32(account_id), _bytes32(key_id), _uint(64, deadline))
 
 
 def hash_request_refund(account_id: bytes, refund_id: bytes, amount: int, deadline: int) -> Bytes32:
     """The struct hash of RequestRefund; an amount of zero asks for all that is available."""
-    return Bytes32(
-        keccak256(
-            REQUEST_REFUND_TYPEHASH + _bytes32(account_id) + _bytes32(refund_id) + _uint128(amount) + _uint64(deadline)
-        )
+    return _hash(
+        REQUEST_REFUND_TYPEHASH, _bytes32(account_id), _bytes32(refund_id), _uint(128, amount), _uint(64, deadline)
     )
 
 
 def hash_read_account(account_id: bytes, deadline: int) -> Bytes32:
     """The struct hash of ReadAccount."""
-    return Bytes32(keccak256(READ_ACCOUNT_TYPEHASH + _bytes32(account_id) + _uint64(deadline)))
+    return _hash(READ_ACCOUNT_TYPEHASH, _bytes32(account_id), _uint(64, deadline))
 
 
 def hash_open_channel(channel_id: bytes, deadline: int) -> Bytes32:
     """The struct hash of OpenChannel."""
-    return Bytes32(keccak256(OPEN_CHANNEL_TYPEHASH + _bytes32(channel_id) + _uint64(deadline)))
+    return _hash(OPEN_CHANNEL_TYPEHASH, _bytes32(channel_id), _uint(64, deadline))
 
 
 def deposit_nonce(account_id: bytes, salt: bytes) -> Bytes32:
@@ -232,42 +222,33 @@ def deposit_nonce(account_id: bytes, salt: bytes) -> Bytes32:
     It binds the authorization to one account, so that whoever lands it can credit no other. On the canonical contract
     the channel's id takes the account's place.
     """
-    return Bytes32(keccak256(_bytes32(account_id) + _bytes32(salt)))
+    return _hash(_bytes32(account_id), _bytes32(salt))
+
+
+def _hash(*words: bytes) -> Bytes32:
+    return Bytes32(keccak256(b"".join(words)))
 
 
 def _hash_authorization(
     typehash: bytes, from_: bytes, to: bytes, value: int, valid_after: int, valid_before: int, nonce: bytes
 ) -> Bytes32:
-    return Bytes32(
-        keccak256(
-            typehash
-            + _address(from_)
-            + _address(to)
-            + _uint256(value)
-            + _uint256(valid_after)
-            + _uint256(valid_before)
-            + _bytes32(nonce)
-        )
+    return _hash(
+        typehash,
+        _address(from_),
+        _address(to),
+        _uint(256, value),
+        _uint(256, valid_after),
+        _uint(256, valid_before),
+        _bytes32(nonce),
     )
 
 
-# Each encodes one 32-byte word. `int.to_bytes` with the type's own width raises OverflowError outside of the type.
+# Each encodes one 32-byte word.
 
 
-def _uint40(value: int) -> bytes:
-    return bytes(27) + value.to_bytes(5, "big")
-
-
-def _uint64(value: int) -> bytes:
-    return bytes(24) + value.to_bytes(8, "big")
-
-
-def _uint128(value: int) -> bytes:
-    return bytes(16) + value.to_bytes(16, "big")
-
-
-def _uint256(value: int) -> bytes:
-    return value.to_bytes(32, "big")
+def _uint(bits: int, value: int) -> bytes:
+    # With the type's own width: raises OverflowError outside of the type.
+    return value.to_bytes(bits // 8, "big").rjust(32, b"\0")
 
 
 def _address(address: bytes) -> bytes:

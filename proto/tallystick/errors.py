@@ -43,6 +43,10 @@ class MalformedError(TallystickError, ValueError):
         self.allowed = allowed
         super().__init__(f"{field}: got {self.got}, allowed {allowed}")
 
+    def within(self, field: str) -> "MalformedError":
+        """The same, its field named as a part of this one."""
+        return MalformedError(f"{field}.{self.field}", Described(self.got), self.allowed)
+
 
 class KeyReferenceError(MalformedError):
     """A key reference that does not lead to a usable key; says why, and never holds the key."""
@@ -60,7 +64,8 @@ class RefusedError(TallystickError):
     """A well-formed request that the rules say no to.
 
     `state` are the channel's totals where the reason tells the payer to sign higher or deposit more, and only for the
-    channel's own parties.
+    channel's own parties. `retry_after_s`: after how many seconds the same call may do better; 0 where that is not
+    known.
     """
 
     def __init__(
@@ -71,6 +76,7 @@ class RefusedError(TallystickError):
         got: str = "",
         allowed: str = "",
         state: ChannelTotals | None = None,
+        retry_after_s: int = 0,
     ) -> None:
         self.reason = reason
         self.message = message
@@ -78,11 +84,12 @@ class RefusedError(TallystickError):
         self.got = got
         self.allowed = allowed
         self.state = state
+        self.retry_after_s = retry_after_s
         super().__init__(f"{reason.code}: {message}")
 
     @property
     def retry(self) -> bool:
-        """Whether the same call may succeed later, unchanged or after the recover_from that the reason advises."""
+        """Whether the same call may succeed later, unchanged or after the step that the reason advises."""
         return self.reason.retry
 
 

@@ -60,13 +60,14 @@ def parse_payment_id(value: object, field: str) -> PaymentId:
     else:
         raise MalformedError(field, value, _ALLOWED)
     if data[6] >> 4 != 7 or data[8] >> 6 != 0b10:
-        raise MalformedError(field, _hyphenate(data), "version 7, variant 10 (UUIDv7)")
+        raise MalformedError(field, format_payment_id(data), "version 7, variant 10 (UUIDv7)")
     return PaymentId(data)
 
 
 def format_payment_id(payment_id: bytes) -> str:
     """The text form: lower-case hex with hyphens."""
-    return _hyphenate(payment_id)
+    digits = payment_id.hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 class _Generator:
@@ -100,11 +101,6 @@ def _pack(ms: int, counter: int, random8: bytes) -> PaymentId:
         raise OverflowError("a payment id takes a time of 48 bits in milliseconds and 8 random bytes after the counter")
     tail = int.from_bytes(random8, "big") & (2**62 - 1)
     return PaymentId((ms << 80 | 7 << 76 | counter << 64 | 0b10 << 62 | tail).to_bytes(16, "big"))
-
-
-def _hyphenate(data: bytes) -> str:
-    digits = data.hex()
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 _generator: Final = _Generator()

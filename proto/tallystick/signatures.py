@@ -95,14 +95,6 @@ class AuthorizerKey:
         """The key that made this signature, strictly (I5); raises InvalidSignatureError, which says what is wrong."""
         return cls(_recover_point(digest, signature))
 
-    def verify(self, digest: bytes, signature: bytes) -> bool:
-        """Whether the chain will take this 65-byte signature of a 32-byte digest as this key's (I5), v included."""
-        return verify_many(((self, digest, signature),))[0]
-
-    def verify_authorship(self, digest: bytes, signature: bytes) -> bool:
-        """Whether this key signed the digest; v may be wrong, so the signature must not be kept for the chain."""
-        return verify_authorship_many(((self, digest, signature),))[0]
-
     def __repr__(self) -> str:
         return f"AuthorizerKey({checksum(self.address)})"
 

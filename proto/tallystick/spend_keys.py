@@ -19,6 +19,7 @@ from typing import Final
 
 from tallystick.errors import MalformedError
 from tallystick.quantities import Bytes32
+from tallystick.values import Value
 
 _BLOCK_BYTES: Final = 64
 _INNER_PAD: Final = bytes(b ^ 0x36 for b in range(256))
@@ -40,13 +41,16 @@ class SpendKey:
             raise MalformedError("spend key secret", self.secret, "32 bytes")
 
 
-@dataclass(frozen=True, slots=True)
-class SpendProof:
+class SpendProof(Value, frozen=True, gc=False):
     """A proof as it travels: the key's id, the most that may be charged in atomic units, and 32 bytes of MAC."""
 
     key_id: bytes
     max_amount: int
-    mac: bytes = field(repr=False)
+    mac: bytes
+
+    def __repr__(self) -> str:
+        """Without the MAC."""
+        return f"SpendProof(key_id={self.key_id!r}, max_amount={self.max_amount})"
 
 
 class SpendProver:

@@ -9,8 +9,8 @@ import shutil
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import pool, world
-from benchmarks.children import Child, Children
+from _children import Child, Children
+from benchmarks import pool, report, world
 from benchmarks.measure import cpu_s, resident_bytes
 from benchmarks.scenarios import CALLERS, CHANNELS, SPEND_KEY, Scenario
 from benchmarks.sizes import Sizes
@@ -27,16 +27,13 @@ YARDSTICK_S: Final = 3.0
 class Bench:
     """One run: its folder, its children, what was prepared so far."""
 
-    def __init__(
-        self, folder: Path, children: Children, sizes: Sizes, cores: int, *, stores: Path | None = None
-    ) -> None:
+    def __init__(self, folder: Path, children: Children, sizes: Sizes, *, stores: Path | None = None) -> None:
         """Payers and signatures lie in `folder`; `stores`, if others than there, take what one tree's code fills."""
         self._folder = folder
         self._stores = stores or folder
         self._children = children
-        self._sizes = sizes
-        self._cores = cores
-        self._started = 0
+        self.sizes = sizes
+        self._cores = len(os.sched_getaffinity(0))
         self._payers = folder / "payers"
         self.results: dict[str, Any] = {}
 
@@ -44,7 +41,7 @@ class Bench:
 
     async def yardstick(self) -> dict[str, float]:
         """Signature checks a second on all cores at once, by kind."""
-        settings = {"duration_s": min(YARDSTICK_S, self._sizes.duration_s)}
+        settings = {"duration_s": min(YARDSTICK_S, self.sizes.duration_s)}
         children = [await self._start("benchmarks.yardstick", settings) for _ in range(self._cores)]
         for child in children:
             await child.read(PREPARE_TIMEOUT_S)
@@ -61,8 +58,8 @@ class Bench:
 
     async def official_in_process(self) -> dict[str, Any]:
         """The official package verifying and settling in its own process, memory store."""
-        per_channel = int(OFFICIAL_PER_CHANNEL * min(1, self._sizes.duration_s))
-        settings = {"mode": "in_process", "channels": self._sizes.official_channels, "per_channel": per_channel}
+        per_channel = int(OFFICIAL_PER_CHANNEL * min(1, self.sizes.duration_s))
+        settings = {"mode": "in_process", "channels": self.sizes.official_channels, "per_channel": per_channel}
         child = await self._start("benchmarks.official", settings)
         await child.read(PREPARE_TIMEOUT_S)
         await child.tell({})
@@ -72,7 +69,7 @@ class Bench:
 
     async def official_http(self) -> dict[str, Any]:
         """The official middleware on FastAPI and uvicorn, one worker, paid from one channel per connection."""
-        sizes = self._sizes
+        sizes = self.sizes
         connections = sizes.official_channels
         server = await self._start("benchmarks.official", {"mode": "serve", "channels": connections})
         port = (await server.read(PREPARE_TIMEOUT_S))["port"]
@@ -92,7 +89,7 @@ class Bench:
 
     async def prepare(self, payers: int = 0) -> None:
         """Make the payers that every scenario shares; as many as the largest needs if no number is given."""
-        most = payers or max(CHANNELS, self._sizes.channels_many, self._sizes.replay_channels)
+        most = payers or max(CHANNELS, self.sizes.channels_many, self.sizes.replay_channels)
         await asyncio.to_thread(world.write_payers, self._payers, most, self._cores)
 
     async def run(self, scenario: Scenario) -> dict[str, Any]:
@@ -102,7 +99,7 @@ class Bench:
         server = await self._start("benchmarks.server", {"store": str(store), "processes": self._cores, "tls": tls})
         ready = await server.read(PREPARE_TIMEOUT_S)
         half_of = self.results.get(scenario.half_of, {}).get("charges_per_s", 0.0)
-        sizes = self._sizes.open_loop() if half_of else self._sizes
+        sizes = self.sizes.open_loop() if half_of else self.sizes
         charges = self._pool_size(scenario)
         if half_of:
             charges = min(charges, sizes.charges(int(half_of / 2 * 1.1)) + 2 * scenario.batch)
@@ -135,15 +132,21 @@ class Bench:
             raise AssertionError(f"{scenario.name}: charges were refused: {result['refused']}")
         return result
 
+    async def run_and_tell(self, scenario: Scenario) -> None:
+        """Measure one scenario, keep its result and print it."""
+        print(f"{scenario.name}: ", end="", flush=True)
+        self.results[scenario.name] = {"title": scenario.title, **await self.run(scenario)}
+        print(report.line(self.results[scenario.name]), flush=True)
+
     async def memory_and_replay(self) -> dict[str, Any]:
         """What a loaded ledger occupies, and how long the start-up of a big one takes."""
-        sizes, store = self._sizes, self._stores / "replay"
+        sizes, store = self.sizes, self._stores / "replay"
         common = {"mode": "fill", "payers": str(self._payers), "store": str(store), "spend_keys": False}
-        await self._child("benchmarks.store", {**common, "channels": sizes.replay_channels, "checkpoint": True})
-        idle = await self._child("benchmarks.store", {"mode": "measure", "store": str(store)})
+        await self._child({**common, "channels": sizes.replay_channels, "checkpoint": True})
+        idle = await self._child({"mode": "measure", "store": str(store)})
         past = {"payment_ids": sizes.replay_ids, "age_s": sizes.payment_ids_age_s, "checkpoint": False}
-        await self._child("benchmarks.store", {**common, **past})
-        full = await self._child("benchmarks.store", {"mode": "measure", "store": str(store)})
+        await self._child({**common, **past})
+        full = await self._child({"mode": "measure", "store": str(store)})
         for file in self._stores.glob("replay*"):
             file.unlink()
         return {"idle": idle, "full": full, "bytes_per_idle_channel": idle["resident_bytes"] / idle["channels"]}
@@ -164,7 +167,7 @@ class Bench:
         return result
 
     def _pool_size(self, scenario: Scenario) -> int:
-        sizes = self._sizes
+        sizes = self.sizes
         if scenario.batch <= 1:
             return sizes.charges(sizes.stream1_per_s_max if scenario.batch else sizes.unary_per_s_max)
         return sizes.charges(sizes.spend_key_per_s_max if scenario.proof == SPEND_KEY else sizes.voucher_per_s_max)
@@ -172,7 +175,7 @@ class Bench:
     async def _signatures(self, scenario: Scenario) -> Path:
         path = self._folder / f"signatures-{scenario.channels}-{scenario.burst}"
         if not path.exists():
-            charges = self._sizes.charges(self._sizes.voucher_per_s_max)
+            charges = self.sizes.charges(self.sizes.voucher_per_s_max)
             order = pool.Order(scenario.channels, scenario.burst)
             await asyncio.to_thread(pool.write_signatures, path, self._payers, order, charges, self._cores)
         return path
@@ -189,22 +192,19 @@ class Bench:
                 "channels": scenario.channels,
                 "spend_keys": spend_keys,
                 "payment_ids": scenario.payment_ids,
-                "age_s": self._sizes.payment_ids_age_s,
+                "age_s": self.sizes.payment_ids_age_s,
                 "checkpoint": True,
             }
-            await self._child("benchmarks.store", settings)
+            await self._child(settings)
         running = self._stores / "running"
         await asyncio.to_thread(_copy, filled, running)
         return running
 
     async def _start(self, module: str, settings: dict[str, Any]) -> Child:
-        self._started += 1
-        environment = {"GRPC_EXPERIMENTS": "-event_engine_listener"}
-        return await self._children.start(module, settings, environment, self._started)
+        return await self._children.start_with(module, settings, {"GRPC_EXPERIMENTS": "-event_engine_listener"})
 
-    async def _child(self, module: str, settings: dict[str, Any]) -> dict[str, Any]:
-        self._started += 1
-        return await self._children.run(module, settings, FILL_TIMEOUT_S, self._started)
+    async def _child(self, settings: dict[str, Any]) -> dict[str, Any]:
+        return await self._children.ask("benchmarks.store", settings, FILL_TIMEOUT_S)
 
 
 def _copy(filled: Path, running: Path) -> None:

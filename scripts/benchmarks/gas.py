@@ -1,18 +1,18 @@
 """Gas of settlements, deposits, refunds and exact transfers on a local chain, sellers' payouts included.
 
 Whole transactions are measured: intrinsic gas, calldata, refunds and all. Claims are in steady state: every account,
-channel and seller has been paid before. `python -m benchmarks.gas --json FILE`, or `scripts/bench gas`.
+channel and seller has been paid before.
 """
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from eth_abi.abi import encode
 
 from _anvil import Anvil
-from _arguments import output_file
+from _arguments import add_json_option
+from _figures import table, write
 from benchmarks.gas_world import DELAY_S, DEPOSIT, FOR_EVER, Cost, GasWorld, payer, seller
 from tallystick import eip712
 from tallystick.channels import account_id
@@ -25,6 +25,8 @@ TENTH: Final = 0.1
 FIRST_TOTAL: Final = 1_000_000
 SECOND_TOTAL: Final = 2_345_678
 THIRD_TOTAL: Final = 3_456_789
+
+_BY: Final = ("voucher", "approval")
 
 CANONICAL_ROW_GAS: Final = 21_414
 """x402BatchSettlement: a claim of 100 rows in the authorizer's own transaction, per row."""
@@ -56,13 +58,12 @@ class Row(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write JSON if asked to."""
     parser = argparse.ArgumentParser(prog="scripts/bench gas", description=__doc__)
-    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the figures here")
+    add_json_option(parser)
     parser.add_argument("--quick", action="store_true", help="small shapes only: shows that it works")
     options = parser.parse_args(arguments)
     result = measure(QUICK_SHAPES if options.quick else SHAPES)
     print(rendered(result))
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write(options.json, result)
 
 
 def measure(shapes: Sequence[tuple[int, int]]) -> dict[str, Any]:
@@ -177,31 +178,31 @@ def canonical_row_gas(payers: int, sellers: int, changed: float) -> float:
 
 def rendered(result: dict[str, Any]) -> str:
     """The figures as tables, beside those of the canonical contract."""
-    lines = [
-        "Gas per row of a settlement, sellers' payouts included (canonical: x402BatchSettlement, minimal token)",
-        "",
-    ]
-    titles = f"{'payers x sellers':>16} {'changed':>8} {'token':>8} {'voucher':>9} {'approval':>9} {'canonical':>10}"
-    lines.append(f"{titles} {'bytes: voucher':>15} {'approval':>9}   transactions")
     by_case: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
     for row in result["rows"]:
         case = row["payers"], row["sellers"], row["changed"], row["token"]
         by_case.setdefault(case, {})[row["by"]] = row
+    settled = [("payers x sellers", "changed", "token", *_BY, "canonical", *(f"bytes, {by}" for by in _BY), "sent in")]
     for (payers, sellers, changed, token), by in by_case.items():
-        voucher, approval = by["voucher"], by["approval"]
-        lines.append(
-            f"{f'{payers} x {sellers}':>16} {changed:>8.0%} {token:>8} {voucher['gas_per_row']:>9,.0f}"
-            f" {approval['gas_per_row']:>9,.0f} {canonical_row_gas(payers, sellers, changed):>10,.0f}"
-            f" {voucher['calldata_bytes_per_row']:>15.0f} {approval['calldata_bytes_per_row']:>9.0f}"
-            f"   {voucher['transactions']} / {approval['transactions']}"
+        both = [by[name] for name in _BY]
+        settled.append(
+            (
+                f"{payers} x {sellers}",
+                f"{changed:.0%}",
+                token,
+                *(f"{row['gas_per_row']:,.0f}" for row in both),
+                f"{canonical_row_gas(payers, sellers, changed):,.0f}",
+                *(f"{row['calldata_bytes_per_row']:.0f}" for row in both),
+                " / ".join(str(row["transactions"]) for row in both),
+            )
         )
-    lines += ["", f"{'one transaction':>34} {'minimal':>9} {'proxied':>9} {'canonical':>10} {'bytes':>6}"]
+    single = [("one transaction", "minimal", "proxied", "canonical", "bytes")]
     for name, gas in result["proxied"].items():
         canonical = f"{CANONICAL[name]:,}" if name in CANONICAL else "-"
-        lines.append(f"{name:>34} {result[name]:>9,} {gas:>9,} {canonical:>10} {result['calldata_bytes'][name]:>6}")
-    lines.append(f"\nA row of the canonical contract has {CANONICAL_ROW_BYTES} bytes of calldata.")
-    return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    main()
+        size = str(result["calldata_bytes"][name])
+        single.append((name.replace("_", " "), f"{result[name]:,}", f"{gas:,}", canonical, size))
+    about = (
+        "Gas per row of a settlement, sellers' payouts included. Canonical: x402BatchSettlement, minimal token,\n"
+        f"{CANONICAL_ROW_BYTES} bytes of calldata a row. Sent in: transactions by voucher / by approval."
+    )
+    return "\n\n".join((about, table(settled), table(single)))

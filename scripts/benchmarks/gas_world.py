@@ -18,10 +18,13 @@ from tallystick.hashing import keccak256
 from tallystick.quantities import ZERO_ADDRESS
 from tallystick.signatures import Signer
 from tallystick.vouchers import sign_voucher
+from tallystick_aggregator.chain.claim_plan import Group, PlannedRow
+from tallystick_aggregator.chain.deferred_escrow import CLAIM_COSTS as COSTS
+from tallystick_aggregator.chain.deferred_escrow import account_claim
 from tallystick_aggregator.chain.escrow_calls import CONFIG_TYPE, config_tuple, selector
-from tallystick_aggregator.claims import gas
-from tallystick_aggregator.claims.planner import Batch, Group, PlannedRow, pack
+from tallystick_aggregator.claims.planner import Batch, pack
 from tallystick_aggregator.ledger.state import Account
+from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_contracts.claim_batch import ClaimBatch
 from tallystick_contracts.claim_batch import encode as encode_batch
 
@@ -132,7 +135,7 @@ class GasWorld:
     def settle(self, totals: "Totals", *, by_approval: bool) -> tuple[Cost, int]:
         """Claim these totals as the settler would; returns the cost and the number of transactions."""
         groups = self._groups_by_approval(totals) if by_approval else self._groups_by_voucher(totals)
-        batches = pack(self.token, groups)
+        batches = pack(self.token, groups, COSTS)
         cost = NOTHING
         for batch in batches:
             cost += self._claim(batch)
@@ -140,7 +143,7 @@ class GasWorld:
         return cost, len(batches)
 
     def _claim(self, batch: Batch) -> Cost:
-        data = encode_batch(ClaimBatch(self.operator.address, self.token, batch.claims))
+        data = encode_batch(ClaimBatch(self.operator.address, self.token, tuple(map(account_claim, batch.groups))))
         return self.send(self.operator.address, self.escrow, selector("claim(bytes)") + encode(["bytes"], [data]))
 
     def _groups_by_voucher(self, totals: "Totals") -> list[Group]:
@@ -169,7 +172,7 @@ class GasWorld:
 
     def _account(self, payer: Signer) -> Account:
         config = self.config(payer)
-        return Account(account_id(self.domain, config), f"eip155:{CHAIN_ID}", config)
+        return Account(account_id(self.domain, config), EscrowRef(f"eip155:{CHAIN_ID}", self.escrow), config)
 
 
 Wanted = Sequence[tuple[bytes, int]]
@@ -179,8 +182,8 @@ Totals = Sequence[tuple[Signer, Wanted]]
 
 def _approvals(wanted: Wanted, *, first: bool) -> Iterator[Wanted]:
     """An approval cannot be parted, so a payer of very many sellers signs one for each transaction."""
-    row_gas = gas.APPROVAL_ROW_GAS + gas.RECEIVER_GAS + gas.FIRST_CLAIM_GAS * first
-    rows_max = (gas.BATCH_GAS_MAX - gas.FIXED_GAS - gas.ACCOUNT_GAS - gas.APPROVAL_GAS) // row_gas
+    row_gas = COSTS.approval_row_gas + COSTS.receiver_gas + COSTS.first_claim_gas * first
+    rows_max = (COSTS.batch_gas_max - COSTS.fixed_gas - COSTS.account_gas - COSTS.approval_gas) // row_gas
     for at in range(0, len(wanted), rows_max):
         yield wanted[at : at + rows_max]
 

@@ -5,7 +5,6 @@ With --only, some scenarios alone; with --against, processor time a charge besid
 
 import argparse
 import asyncio
-import json
 import tempfile
 import time
 from collections.abc import Sequence
@@ -13,44 +12,35 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from _arguments import checkout, output_file
+from _arguments import add_json_option, checkout
+from _children import Children
+from _figures import write
 from benchmarks import pairs, report
 from benchmarks.bench import Bench
-from benchmarks.children import Children
 from benchmarks.measure import commit, load_average, machine
 from benchmarks.scenarios import REPEATS, UNARY_REPEATS, Scenario, scenarios
 from benchmarks.sizes import FULL, QUICK, Sizes
 
 
-async def measure(sizes: Sizes, folder: Path) -> dict[str, Any]:
+async def measure(bench: Bench) -> dict[str, Any]:
     """Everything, in order; says on the way what it does."""
-    about, measured = machine(), commit()
-    cores = int(about["cores"])
-    started = time.time()
-    load_before = load_average()
-    async with Children(folder) as children:
-        bench = Bench(folder, children, sizes, cores)
-        yardsticks: list[dict[str, float]] = []
-        official_http: list[dict[str, Any]] = []
-        print("the official package in process ...", flush=True)
-        official_in_process = await bench.official_in_process()
-        print("payers and their signatures ...", flush=True)
-        await bench.prepare()
-        for scenario in scenarios(sizes.payment_ids, sizes.channels_many):
-            if scenario.name in REPEATS:
-                yardsticks.append(await bench.yardstick())
-            if scenario.name in UNARY_REPEATS:
-                official_http.append(await bench.official_http())
-                print(f"the official package over HTTP: {report.line(official_http[-1])}", flush=True)
-            print(f"{scenario.name}: ", end="", flush=True)
-            result = await bench.run(scenario)
-            bench.results[scenario.name] = {"title": scenario.title, **result}
-            print(report.line(result), flush=True)
-        print("memory and replay ...", flush=True)
-        replay = await bench.memory_and_replay()
-    return {
-        "machine": about,
-        "commit": measured,
+    started, load_before = time.time(), load_average()
+    yardsticks: list[dict[str, float]] = []
+    official_http: list[dict[str, Any]] = []
+    print("the official package in process ...", flush=True)
+    official_in_process = await bench.official_in_process()
+    print("payers and their signatures ...", flush=True)
+    await bench.prepare()
+    for scenario in scenarios(bench.sizes.payment_ids, bench.sizes.channels_many):
+        if scenario.name in REPEATS:
+            yardsticks.append(await bench.yardstick())
+        if scenario.name in UNARY_REPEATS:
+            official_http.append(await bench.official_http())
+            print(f"the official package over HTTP: {report.line(official_http[-1])}", flush=True)
+        await bench.run_and_tell(scenario)
+    print("memory and replay ...", flush=True)
+    replay = await bench.memory_and_replay()
+    raw = {
         "started_at": int(started),
         "took_s": time.time() - started,
         "load_average": {"before": load_before, "after": load_average()},
@@ -59,19 +49,23 @@ async def measure(sizes: Sizes, folder: Path) -> dict[str, Any]:
         "scenarios": bench.results,
         "replay": replay,
     }
+    return {**report.figures(raw), **raw}
 
 
-async def measure_only(chosen: Sequence[Scenario], sizes: Sizes, folder: Path) -> dict[str, Any]:
+async def measure_only(bench: Bench, chosen: Sequence[Scenario]) -> dict[str, Any]:
     """These scenarios alone."""
-    about = machine()
+    await bench.prepare(max(scenario.channels for scenario in chosen))
+    for scenario in chosen:
+        await bench.run_and_tell(scenario)
+    return {"scenarios": bench.results}
+
+
+async def run(chosen: Sequence[Scenario], sizes: Sizes, folder: Path) -> dict[str, Any]:
+    """The chosen scenarios, or everything."""
+    about = {"machine": machine(), "commit": commit()}
     async with Children(folder) as children:
-        bench = Bench(folder, children, sizes, int(about["cores"]))
-        await bench.prepare(max(scenario.channels for scenario in chosen))
-        for scenario in chosen:
-            result = await bench.run(scenario)
-            bench.results[scenario.name] = {"title": scenario.title, **result}
-            print(f"{scenario.name}: {report.line(result)}", flush=True)
-    return {"machine": about, "commit": commit(), "scenarios": bench.results}
+        bench = Bench(folder, children, sizes)
+        return about | (await measure_only(bench, chosen) if chosen else await measure(bench))
 
 
 def choose(names: str, sizes: Sizes) -> list[Scenario]:
@@ -93,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", metavar="NAMES", help="these scenarios alone, such as stream64,stream64_spend_key")
     parser.add_argument("--against", type=checkout, metavar="FOLDER", help="with --only: compare with this checkout")
     parser.add_argument("--pairs", type=int, default=5, help="with --against: so many interleaved pairs (default: 5)")
-    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the figures and all raw results here")
+    add_json_option(parser)
     parser.add_argument("--quick", action="store_true", help="a minute only: shows that it works; figures mean nothing")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="work here, and leave stores and logs behind")
     options = parser.parse_args(arguments)
@@ -111,16 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if options.against:
             result = asyncio.run(pairs.measure(chosen, sizes, folder, options.against, options.pairs))
-        elif chosen:
-            result = asyncio.run(measure_only(chosen, sizes, folder))
         else:
-            raw = asyncio.run(measure(sizes, folder))
-            result = {**report.figures(raw), **raw}
-            print(report.table(result))
-    result = {**result, "quick": options.quick}
-    if options.json is not None:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+            result = asyncio.run(run(chosen, sizes, folder))
+    if not chosen:
+        print(report.text(result))
+    write(options.json, {**result, "quick": options.quick})

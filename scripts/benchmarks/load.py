@@ -9,6 +9,7 @@ import asyncio
 import os
 import ssl
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import count, islice
@@ -19,73 +20,15 @@ import grpc
 import grpc.aio
 import uvloop
 
+from _children import hear, say, settings_of_child
 from benchmarks import http2, pool
-from benchmarks.children import hear, say, settings_of_child
-from benchmarks.measure import cpu_s, percentile
+from benchmarks.measure import cpu_s, latencies
 from tallystick.v1 import charge_pb2
 
 _STREAM: Final = "/tallystick.v1.ChargeService/StreamCharges"
 _UNARY: Final = "/tallystick.v1.ChargeService/Charge"
 CONNECTIONS: Final = 4
 """Of unary calls: sellers with a few servers each."""
-
-
-class Tally:
-    """What came of it. What is answered before the warm-up's end is counted apart."""
-
-    def __init__(self, schedule: "Schedule") -> None:
-        self._schedule = schedule
-        self.accepted = 0
-        self.warming_up = 0
-        self.refused: dict[str, int] = {}
-        self.latencies_s: list[float] = []
-        """One for each message after the warm-up."""
-        self.last_answer_at = 0.0
-
-    def take(self, results: Iterable[charge_pb2.ChargeResult], meant_at: float) -> None:
-        """Count the results of one message."""
-        accepted = 0
-        for result in results:
-            if result.accepted:
-                accepted += 1
-            else:
-                reason = result.refusal.message
-                self.refused[reason] = self.refused.get(reason, 0) + 1
-        self.last_answer_at = now = time.perf_counter()
-        if now < self._schedule.start + self._schedule.warm_up_s:
-            self.warming_up += accepted
-            return
-        self.accepted += accepted
-        self.latencies_s.append(now - meant_at)
-
-
-class Schedule:
-    """When messages are meant to be sent: at once (closed loop), or evenly spaced (open loop)."""
-
-    def __init__(self, messages_per_s: float, warm_up_s: float, duration_s: float) -> None:
-        """`messages_per_s` 0: as fast as it goes. The duration comes after the warm-up."""
-        self._every_s = 1 / messages_per_s if messages_per_s else 0.0
-        self._duration_s = warm_up_s + duration_s
-        self.warm_up_s = warm_up_s
-        self._number = 0
-        self.start = 0.0
-
-    def begin(self) -> None:
-        """Start the clock."""
-        self.start = time.perf_counter()
-
-    async def next(self) -> float | None:
-        """Wait for the next message's time and return it; None when the time is over."""
-        now = time.perf_counter()
-        if not self._every_s:
-            return now if now < self.start + self._duration_s else None
-        meant_at = self.start + self._number * self._every_s
-        if meant_at >= self.start + self._duration_s:
-            return None
-        self._number += 1
-        if meant_at > now:
-            await asyncio.sleep(meant_at - now)
-        return meant_at
 
 
 def batches(charges: Iterator[charge_pb2.Charge], size: int) -> Iterator[bytes]:
@@ -101,24 +44,72 @@ def singles(charges: Iterator[charge_pb2.Charge]) -> Iterator[bytes]:
 
 
 class Load:
-    """What is sent, when, and what came of it; shared by all senders."""
+    """What is sent, when, and what came of it; shared by all senders.
 
-    def __init__(self, messages: list[bytes], schedule: Schedule) -> None:
+    Messages are due at once (closed loop), or evenly spaced (open loop). What is answered before the warm-up's end is
+    counted apart.
+    """
+
+    def __init__(self, messages: list[bytes], messages_per_s: float, warm_up_s: float, duration_s: float) -> None:
+        """`messages_per_s` 0: as fast as it goes. The duration comes after the warm-up."""
         self._messages = iter(messages)
-        self.schedule = schedule
-        self.tally = Tally(schedule)
-        self.exhausted = False
+        self._every_s = 1 / messages_per_s if messages_per_s else 0.0
+        self._warm_up_s = warm_up_s
+        self._ends_after_s = warm_up_s + duration_s
+        self._number = 0
+        self._start = self._last_answer_at = 0.0
+        self._exhausted = False
+        self._accepted = 0
+        self._warming_up = 0
+        self._refused: Counter[str] = Counter()
+        self._latencies_s: list[float] = []
+        """One for each message after the warm-up."""
+
+    def begin(self) -> None:
+        """Start the clock."""
+        self._start = time.perf_counter()
 
     async def next(self) -> tuple[float, bytes] | None:
         """Wait until the next message is due; None when time or messages are over."""
-        meant_at = await self.schedule.next()
-        if meant_at is None:
+        now = time.perf_counter()
+        meant_at = self._start + self._number * self._every_s if self._every_s else now
+        if meant_at >= self._start + self._ends_after_s:
             return None
+        self._number += 1
+        if meant_at > now:
+            await asyncio.sleep(meant_at - now)
         message = next(self._messages, None)
-        if message is None:
-            self.exhausted = True
-            return None
-        return meant_at, message
+        self._exhausted = message is None
+        return None if message is None else (meant_at, message)
+
+    def take(self, results: Iterable[charge_pb2.ChargeResult], meant_at: float) -> None:
+        """Count the results of one message."""
+        accepted = 0
+        for result in results:
+            if result.accepted:
+                accepted += 1
+            else:
+                self._refused[result.refusal.message] += 1
+        self._last_answer_at = now = time.perf_counter()
+        if now < self._start + self._warm_up_s:
+            self._warming_up += accepted
+            return
+        self._accepted += accepted
+        self._latencies_s.append(now - meant_at)
+
+    def report(self, client_cpu_s: float) -> dict[str, Any]:
+        """The figures of this process."""
+        elapsed_s = self._last_answer_at - self._start - self._warm_up_s
+        return {
+            "accepted": self._accepted,
+            "accepted_in_all": self._accepted + self._warming_up,
+            "refused": self._refused,
+            "elapsed_s": elapsed_s,
+            "charges_per_s": self._accepted / elapsed_s,
+            "client_cpu_s": client_cpu_s,
+            "ran_out": self._exhausted,
+            **latencies(self._latencies_s),
+        }
 
 
 class Streams:
@@ -159,7 +150,7 @@ class Streams:
         async def receive() -> None:
             answered = 0
             while (response := await call.read()) is not grpc.aio.EOF:
-                load.tally.take(response.results, meant[answered])
+                load.take(response.results, meant[answered])
                 answered += 1
                 slots.release()
 
@@ -221,7 +212,7 @@ class Calls:
 
     def _answered(self, number: int, stream: int, body: bytes) -> None:
         result = charge_pb2.ChargeResponse.FromString(body).result
-        self._load.tally.take((result,), self._meant.pop((number, stream)))
+        self._load.take((result,), self._meant.pop((number, stream)))
         self._callers.release()
 
 
@@ -240,37 +231,17 @@ def messages_of(settings: dict[str, Any]) -> list[bytes]:
 async def run(settings: dict[str, Any], messages: list[bytes], wait: Callable[[], Any]) -> dict[str, Any]:
     """Connect, wait for the word, send, report."""
     batch = settings["batch"]
-    schedule = Schedule(settings["charges_per_s"] / max(1, batch), settings["warm_up_s"], settings["duration_s"])
-    load = Load(messages, schedule)
+    per_s = settings["charges_per_s"] / max(1, batch)
+    load = Load(messages, per_s, settings["warm_up_s"], settings["duration_s"])
     senders = Streams(load, settings) if batch else Calls(load, settings)
     await senders.connect()
     await asyncio.to_thread(wait)
     cpu_before = cpu_s(os.getpid())
-    schedule.begin()
+    load.begin()
     await senders.send()
     client_cpu_s = cpu_s(os.getpid()) - cpu_before
     await senders.close()
-    return report(load, client_cpu_s)
-
-
-def report(load: Load, client_cpu_s: float) -> dict[str, Any]:
-    """The figures of this process."""
-    tally, schedule = load.tally, load.schedule
-    ordered = sorted(tally.latencies_s)
-    elapsed_s = tally.last_answer_at - schedule.start - schedule.warm_up_s
-    return {
-        "accepted": tally.accepted,
-        "accepted_in_all": tally.accepted + tally.warming_up,
-        "refused": tally.refused,
-        "elapsed_s": elapsed_s,
-        "charges_per_s": tally.accepted / elapsed_s,
-        "client_cpu_s": client_cpu_s,
-        "ran_out": load.exhausted,
-        "p50_ms": percentile(ordered, 50) * 1000,
-        "p95_ms": percentile(ordered, 95) * 1000,
-        "p99_ms": percentile(ordered, 99) * 1000,
-        "max_ms": ordered[-1] * 1000,
-    }
+    return load.report(client_cpu_s)
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +40,13 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
         return 0.0
     rank = max(0, -(-len(ordered) * percent // 100) - 1)
     return ordered[min(len(ordered) - 1, int(rank))]
+
+
+def latencies(seconds: Iterable[float]) -> dict[str, float]:
+    """Percentiles of latencies, in milliseconds, by their names; `max_ms` is the longest."""
+    ordered = sorted(seconds)
+    named = ((f"p{percent}_ms", percent) for percent in (50, 95, 99))
+    return {name: percentile(ordered, percent) * 1000 for name, percent in (*named, ("max_ms", 100))}
 
 
 def load_average() -> float:

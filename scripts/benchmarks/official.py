@@ -28,8 +28,8 @@ from x402.mechanisms.evm.batch_settlement.server import (
 )
 from x402.schemas import AssetAmount, PaymentPayload, PaymentRequirements, SupportedKind, SupportedResponse
 
+from _children import hear, say, settings_of_child
 from benchmarks import official_world as world
-from benchmarks.children import hear, say, settings_of_child
 from tallystick.hexadecimal import checksum
 
 STATE_FRESH_MS = 86_400_000

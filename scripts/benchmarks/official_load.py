@@ -13,9 +13,9 @@ from typing import Any
 
 import uvloop
 
+from _children import hear, say, settings_of_child
 from benchmarks import official_world as world
-from benchmarks.children import hear, say, settings_of_child
-from benchmarks.measure import cpu_s, percentile
+from benchmarks.measure import cpu_s, latencies
 
 
 async def offered(port: int) -> dict[str, Any]:
@@ -84,22 +84,19 @@ async def main() -> None:
     work = [prepared(number, settings["requests_per_connection"], accepted) for number in range(connections)]
     say({"ready": True})
     hear()
-    latencies: list[float] = []
+    taken: list[float] = []
     start, cpu_before = time.perf_counter(), cpu_s(os.getpid())
     count_from = start + settings["warm_up_s"]
     stop_at = count_from + settings["duration_s"]
-    before = await asyncio.gather(*(buy(port, requests, count_from, stop_at, latencies) for requests in work))
+    before = await asyncio.gather(*(buy(port, requests, count_from, stop_at, taken) for requests in work))
     elapsed_s = time.perf_counter() - count_from
-    ordered = sorted(latencies)
     say(
         {
-            "accepted": len(ordered),
-            "accepted_in_all": len(ordered) + sum(before),
-            "charges_per_s": len(ordered) / elapsed_s,
+            "accepted": len(taken),
+            "accepted_in_all": len(taken) + sum(before),
+            "charges_per_s": len(taken) / elapsed_s,
             "client_cpu_s": cpu_s(os.getpid()) - cpu_before,
-            "p50_ms": percentile(ordered, 50) * 1000,
-            "p95_ms": percentile(ordered, 95) * 1000,
-            "p99_ms": percentile(ordered, 99) * 1000,
+            **latencies(taken),
         }
     )
 

@@ -13,8 +13,10 @@ from x402.mechanisms.evm.batch_settlement.types import ChannelConfig as Official
 from tallystick.channels import ChannelConfig, channel_id
 from tallystick.eip712 import batch_settlement_domain
 from tallystick.hexadecimal import checksum
+from tallystick.quantities import PaymentId
 from tallystick.signatures import Signer
 from tallystick.vouchers import sign_voucher
+from tallystick.x402 import DeferredPayment, deferred_payload
 
 NETWORK: Final = "eip155:84532"
 DOMAIN: Final = batch_settlement_domain(84_532)
@@ -24,6 +26,8 @@ RECEIVER_AUTHORIZER: Final = Signer(sha256(b"tallystick benchmark operator").dig
 PRICE: Final = 1_000
 WITHDRAW_DELAY_S: Final = 86_400
 BALANCE: Final = 10**15
+ANY_ID: Final = PaymentId(bytes(16))
+"""The package has none in a payload."""
 
 
 class OfficialChannel:
@@ -42,24 +46,11 @@ class OfficialChannel:
         )
         self.id = channel_id(DOMAIN, self.config)
 
-    def official_config(self) -> OfficialConfig:
-        """The ChannelConfig as the package has it."""
-        config = self.config
-        return OfficialConfig(
-            payer=checksum(config.payer),
-            payer_authorizer=checksum(config.payer_authorizer),
-            receiver=checksum(config.receiver),
-            receiver_authorizer=checksum(config.receiver_authorizer),
-            token=checksum(config.token),
-            withdraw_delay=config.withdraw_delay_s,
-            salt="0x" + config.salt.hex(),
-        )
-
     def stored(self, now_ms: int) -> Channel:
         """The channel as the package's store holds it after a deposit: it need not ask a chain again for a while."""
         return Channel(
             channel_id="0x" + self.id.hex(),
-            channel_config=self.official_config(),
+            channel_config=OfficialConfig.from_dict(self.payload(0)["channelConfig"]),
             balance=str(BALANCE),
             onchain_synced_at=now_ms,
         )
@@ -67,15 +58,9 @@ class OfficialChannel:
     def payload(self, ordinal: int) -> dict[str, Any]:
         """The payload of the channel's payment with this ordinal, from 0: the package takes them in order only."""
         voucher = sign_voucher(self.signer, DOMAIN, self.id, (ordinal + 1) * PRICE)
-        return {
-            "type": "voucher",
-            "channelConfig": self.official_config().to_dict(),
-            "voucher": {
-                "channelId": "0x" + self.id.hex(),
-                "maxClaimableAmount": str(voucher.max_claimable_amount),
-                "signature": "0x" + voucher.signature.hex(),
-            },
-        }
+        return deferred_payload(
+            DeferredPayment(self.config, ANY_ID, voucher.max_claimable_amount, voucher.signature, None, self.id)
+        )
 
 
 def requirements() -> dict[str, Any]:

@@ -10,8 +10,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
+from _children import Children
 from benchmarks.bench import Bench
-from benchmarks.children import Children
 from benchmarks.measure import commit, machine
 from benchmarks.scenarios import Scenario
 from benchmarks.sizes import Sizes
@@ -31,10 +31,9 @@ async def measure(
         path.mkdir(exist_ok=True)
     rounds: list[dict[str, Any]] = []
     async with Children(stores[BEFORE], before) as others, Children(stores[AFTER], HERE) as ours:
-        cores = int(about["cores"])
         benches = {
-            BEFORE: Bench(folder, others, sizes, cores, stores=stores[BEFORE]),
-            AFTER: Bench(folder, ours, sizes, cores, stores=stores[AFTER]),
+            BEFORE: Bench(folder, others, sizes, stores=stores[BEFORE]),
+            AFTER: Bench(folder, ours, sizes, stores=stores[AFTER]),
         }
         await benches[AFTER].prepare(max(scenario.channels for scenario in scenarios))
         for number in range(pairs):

@@ -8,7 +8,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from benchmarks.report import TARGETS, Raw, limits, rows
+from _figures import markdown
+from benchmarks.report import Raw, goals, limits, rows
 
 DOCS: Final = Path(__file__).parents[2] / "docs"
 BEGIN: Final = "<!-- intake: made by scripts/bench plot -->"
@@ -107,25 +108,5 @@ def tables(result: Raw) -> str:
         f"for server, signature checks and load together, {about['memory_mib'] // 1024} GiB, {about['system']}, "
         f"Python {about['python']}; load average before the run {load['before']:.1f}. {limits(result)}"
     )
-    lines = [
-        measured,
-        "",
-        "| figure | is | must be |",
-        "|---|---|---|",
-    ]
-    for target in TARGETS:
-        bound = f"{'at least' if target.at_least else 'at most'} {target.bound:g}"
-        lines.append(f"| {target.title} | {result[target.key]:,.2f} | {bound} |")
-    lines += [
-        "",
-        "![throughput and latency](intake.svg)",
-        "",
-        "| | charges/s | p50 ms | p95 ms | p99 ms | server µs per charge | load µs per charge |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    lines += ["| " + " | ".join(row) + " |" for row in rows(result)]
-    return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    main()
+    figures = markdown([row[:3] for row in goals(result)])
+    return "\n\n".join([measured, figures, "![throughput and latency](intake.svg)", markdown(rows(result))])

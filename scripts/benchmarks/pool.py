@@ -6,11 +6,11 @@ on a store of its own. Payment ids and spend proofs do, and are made by the load
 """
 
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from functools import cache, partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from benchmarks.world import DOMAIN, PRICE, read_payers, spend_secret
+from benchmarks.world import DOMAIN, PRICE, read_payers, spend_secret, write_in_parts
 from tallystick.amounts import encode_amount
 from tallystick.payment_ids import new
 from tallystick.signatures import Signer
@@ -41,11 +41,7 @@ class Order(NamedTuple):
 
 def write_signatures(path: Path, payers_path: Path, order: Order, charges: int, processes: int) -> None:
     """Sign the vouchers of the first `charges` charges of a pool."""
-    size = max(1, -(-charges // (processes * 8)))
-    parts = [(payers_path, order, start, min(charges, start + size)) for start in range(0, charges, size)]
-    with ProcessPoolExecutor(processes) as pool, path.open("wb") as file:
-        for part in pool.map(_sign, parts):
-            file.write(part)
+    write_in_parts(path, partial(_sign, payers_path, order), charges, processes)
 
 
 def by_voucher(
@@ -88,16 +84,12 @@ def by_spend_key(payers_path: Path, order: Order, start: int, stop: int) -> Iter
         )
 
 
-def _sign(part: tuple[Path, Order, int, int]) -> bytes:
-    payers_path, order, start, stop = part
+def _sign(payers_path: Path, order: Order, start: int, stop: int) -> bytes:
     payers = read_payers(payers_path, count=order.channels)
-    signers: dict[int, Signer] = {}
-    signatures: list[bytes] = []
-    for number in range(start, stop):
-        position = order.payer(number)
-        signer = signers.get(position)
-        if signer is None:
-            signer = signers[position] = Signer(payers[position].private_key)
-        voucher = sign_voucher(signer, DOMAIN, payers[position].channel_id, order.ceiling(number))
-        signatures.append(voucher.signature)
-    return b"".join(signatures)
+    signer_of = cache(lambda position: Signer(payers[position].private_key))
+    return b"".join(
+        sign_voucher(
+            signer_of(order.payer(number)), DOMAIN, payers[order.payer(number)].channel_id, order.ceiling(number)
+        ).signature
+        for number in range(start, stop)
+    )

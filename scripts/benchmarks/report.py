@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, Final, NamedTuple
 
+from _figures import table
 from benchmarks.scenarios import BY_KEY, REPEATS, UNARY_REPEATS
 
 Raw = Mapping[str, Any]
@@ -71,27 +72,30 @@ def line(result: Raw) -> str:
 
 
 def rows(result: Raw) -> list[Sequence[str]]:
-    """The scenarios as rows: what, charges/s, p50, p95, p99 (ms), server and load processor time per charge (µs)."""
+    """The scenarios as rows, with their names: charges/s, latency, processor time of server and load a charge."""
     official = result["official"]
     in_process = f"{official['in_process']['charges_per_s']:,.0f}"
-    table: list[Sequence[str]] = [
+    return [
+        ("", "charges/s", "p50 ms", "p95 ms", "p99 ms", "server µs per charge", "load µs per charge"),
         *(_row("official package over HTTP (FastAPI, uvicorn, memory store)", one) for one in official["http"]),
-        ("official package in process, verify and settle", in_process, "", "", "", "", ""),
+        ("official package in process, verify and settle", in_process, *[""] * 5),
+        *(_row(one["title"], one) for one in result["scenarios"].values()),
     ]
-    return table + [_row(one["title"], one) for one in result["scenarios"].values()]
 
 
-def table(result: Raw) -> str:
-    """All results as text."""
-    header = ("", "charges/s", "p50 ms", "p95 ms", "p99 ms", "server µs", "load µs")
-    lines = _columns([header, *rows(result)])
-    lines += ["", limits(result), ""]
-    goals = [("figure", "is", "must be", "")]
+def goals(result: Raw) -> list[Sequence[str]]:
+    """The figures that count as rows, with their names: what each is, what it must be, and whether it is missed."""
+    found: list[Sequence[str]] = [("figure", "is", "must be", "")]
     for target in TARGETS:
-        value = result[target.key]
         bound = f"{'at least' if target.at_least else 'at most'} {target.bound:g}"
-        goals.append((target.title, f"{value:,.2f}", bound, "" if target.met(value) else "MISSED"))
-    return "\n".join(lines + _columns(goals))
+        missed = "" if target.met(result[target.key]) else "MISSED"
+        found.append((target.title, f"{result[target.key]:,.2f}", bound, missed))
+    return found
+
+
+def text(result: Raw) -> str:
+    """All results as text."""
+    return "\n\n".join([table(rows(result)), limits(result), table(goals(result))])
 
 
 def limits(result: Raw) -> str:
@@ -102,23 +106,6 @@ def limits(result: Raw) -> str:
 
 
 def _row(title: str, result: Raw) -> Sequence[str]:
-    return (
-        title,
-        f"{result['charges_per_s']:,.0f}",
-        f"{result['p50_ms']:.1f}",
-        f"{result['p95_ms']:.1f}",
-        f"{result['p99_ms']:.1f}",
-        f"{result['server_cpu_us_per_charge']:.1f}",
-        f"{result['client_cpu_us_per_charge']:.1f}",
-    )
-
-
-def _columns(table: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    return [
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in table
-    ]
+    latencies = (f"{result[f'p{percent}_ms']:.1f}" for percent in (50, 95, 99))
+    costs = (f"{result[f'{side}_cpu_us_per_charge']:.1f}" for side in ("server", "client"))
+    return (title, f"{result['charges_per_s']:,.0f}", *latencies, *costs)

@@ -7,6 +7,7 @@ is there: authentication by a seller's token, TLS if asked for, fsync before eve
 import asyncio
 import gc
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,18 @@ import grpc
 import grpc.aio
 import uvloop
 
+from _children import say, settings_of_child
 from benchmarks import world
-from benchmarks.children import say, settings_of_child
 from tallystick_aggregator.api.grpc.charge import ChargeLimits, ChargeService, add_charge_service
 from tallystick_aggregator.api.grpc.concurrency_limits import ConcurrencyLimits
 from tallystick_aggregator.api.grpc.server import CALLS_MAX, OPTIONS
 from tallystick_aggregator.auth.credentials import Credentials, Scope
 from tallystick_aggregator.auth.principals import Principals
-from tallystick_aggregator.charging import LedgerWriter, PaymentBatcher, maintenance
-from tallystick_aggregator.charging.maintenance import Maintenance
+from tallystick_aggregator.charging import LedgerWriter, PaymentBatcher
+from tallystick_aggregator.charging.maintenance import Maintenance, MaintenanceSettings
 from tallystick_aggregator.charging.signature_processes import SignatureProcesses
 from tallystick_aggregator.ledger.commands import Rules
+from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.runtime.serve import tune
 from tallystick_aggregator.store.sqlite.store import SqliteStore
 
@@ -36,9 +38,11 @@ async def serve(settings: dict[str, Any]) -> None:
     writer, rules = LedgerWriter(ledger, store.journal), Rules()
     signatures = SignatureProcesses(settings["processes"])
     await signatures.start()
-    batcher = PaymentBatcher(writer, {world.NETWORK: world.DOMAIN.separator}, rules, signatures=signatures)
-    keeper = Maintenance(writer, store.journal, rules)
-    maintenance.CHECKPOINT_BACKLOG = settings.get("checkpoint_backlog", maintenance.CHECKPOINT_BACKLOG)  # type: ignore[misc]
+    separators = {EscrowRef(world.NETWORK, world.DOMAIN.verifying_contract): world.DOMAIN.separator}
+    batcher = PaymentBatcher(writer, separators, rules, signatures=signatures)
+    usual = MaintenanceSettings()
+    backlog = settings.get("checkpoint_backlog", usual.checkpoint_backlog)
+    keeper = Maintenance(writer, store.journal, rules, replace(usual, checkpoint_backlog=backlog))
     credentials = Credentials.open(settings["store"] + ".credentials")
     token = settings.get("token") or credentials.add("seller", [world.RECEIVER], [Scope.CHARGE])
     charges = ChargeService(Principals(credentials.lookup), batcher, writer, ChargeLimits())
@@ -48,10 +52,9 @@ async def serve(settings: dict[str, Any]) -> None:
     add_charge_service(charges, server)
     port = listen(server, settings)
     writing = asyncio.create_task(writer.serve())
-    timers = [
-        asyncio.create_task(timer())
-        for timer in (keeper.checkpoint, keeper.forget_payments, keeper.expire_reservations)
-    ]
+    timers = keeper.timers()
+    for timer in timers:
+        timer.start()
     await server.start()
     gc.collect()
     gc.freeze()
@@ -61,7 +64,7 @@ async def serve(settings: dict[str, Any]) -> None:
     await stop.wait()
     await server.stop(1)
     for timer in timers:
-        timer.cancel()
+        await timer.stop()
     writer.stop()
     await writing
     batcher.close()

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from _children import say, settings_of_child
 from benchmarks import world
-from benchmarks.children import say, settings_of_child
 from benchmarks.measure import resident_bytes
 from benchmarks.pool import REQUEST_HASH
 from tallystick.payment_ids import new_payment_id
@@ -23,8 +23,10 @@ from tallystick.vouchers import sign_voucher
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger
+from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.store.sqlite.store import SqliteStore
 
+ESCROW: Final = EscrowRef(world.NETWORK, world.DOMAIN.verifying_contract)
 EVENTS_AT_ONCE: Final = 4_096
 CHECKPOINT_AFTER: Final = 200_000
 EXPIRES_AT: Final = 2**40
@@ -59,7 +61,9 @@ class Filler:
     async def checkpoint(self) -> None:
         """Write down the state, and let memory go of what need not be in it."""
         await self._journal.checkpoint(time.time_ns() // 1_000_000)
-        while self._ledger.payments and self._journal._hot.leaving:  # noqa: SLF001 - a running aggregator trims in time
+        before = -1
+        while len(self._ledger.payments) != before:
+            before = len(self._ledger.payments)
             self._journal.trim()
 
 
@@ -81,7 +85,7 @@ async def fill(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def opened(payer: world.Payer, *, spend_keys: bool) -> Iterator[ev.Event]:
-    yield ev.AccountOpened(payer.account_id, world.NETWORK, world.config_of(payer.private_key))
+    yield ev.AccountOpened(payer.account_id, ESCROW, world.config_of(payer.private_key))
     yield ev.ChannelOpened(payer.channel_id, payer.account_id, world.RECEIVER, 0)
     yield ev.AccountMirrored(payer.account_id, world.FUNDS, 0, 0)
     if spend_keys:

@@ -5,7 +5,7 @@ mix for whoever has to check signatures. A table of what the payers have in comm
 and kept in a file: 32 bytes of key, 32 of account id, 32 of channel id each.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from hashlib import sha256
 from pathlib import Path
@@ -75,11 +75,15 @@ def make_payer(number: int) -> Payer:
 
 def write_payers(path: Path, count: int, processes: int) -> None:
     """Make the table of the first `count` payers."""
-    size = max(1, -(-count // (processes * 4)))
-    ranges = [(start, min(count, start + size)) for start in range(0, count, size)]
-    with ProcessPoolExecutor(processes) as pool, path.open("wb") as file:
-        for part in pool.map(_rows, ranges):
-            file.write(part)
+    write_in_parts(path, _rows, count, processes)
+
+
+def write_in_parts(path: Path, make: Callable[[int, int], bytes], count: int, processes: int) -> None:
+    """Write what `make` makes of the numbers from `start` to `stop`, for parts of `count`, in these many processes."""
+    size = max(1, -(-count // (processes * 8)))
+    starts = range(0, count, size)
+    with ProcessPoolExecutor(processes) as workers, path.open("wb") as file:
+        file.writelines(workers.map(make, starts, (min(count, start + size) for start in starts)))
 
 
 def read_payers(path: Path, numbers: Sequence[int] | None = None, count: int | None = None) -> list[Payer]:
@@ -101,5 +105,5 @@ def _payer(row: bytes) -> Payer:
     return Payer(row[:32], row[32:64], row[64:])
 
 
-def _rows(numbers: tuple[int, int]) -> bytes:
-    return b"".join(b"".join(make_payer(number)) for number in range(*numbers))
+def _rows(start: int, stop: int) -> bytes:
+    return b"".join(b"".join(make_payer(number)) for number in range(start, stop))

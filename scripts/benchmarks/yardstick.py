@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import Final
 
-from benchmarks.children import hear, say, settings_of_child
+from _children import hear, say, settings_of_child
 from tallystick.signatures import AuthorizerKey, Signer, verify_authorship_many, verify_many
 
 SIGNATURES: Final = 4_096

@@ -1,10 +1,28 @@
-"""`tallystick serve` by a fast clock: python -m chaos_runs.fast_server CONFIG STARTED SHOWN SPEED."""
+"""`tallystick serve` by a clock that runs faster than the wall's, for everybody in a run alike.
+
+python -m chaos_runs.fast_server CONFIG STARTED SHOWN SPEED
+"""
 
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
-from chaos_runs.fast_clock import FastClock
 from tallystick_aggregator.runtime import serve
+
+
+class FastClock(NamedTuple):
+    """Tells `shown` at `started` (both in seconds since the epoch), and from then on `speed` seconds a second."""
+
+    started: float
+    shown: float
+    speed: float
+    wall: Callable[[], float] = time.time
+
+    def __call__(self) -> float:
+        """The time now, in seconds since the epoch."""
+        return self.shown + (self.wall() - self.started) * self.speed
 
 
 def main(config: str, started: str, shown: str, speed: str) -> int:

@@ -5,23 +5,20 @@ the wallet are ended by SIGKILL and started again. Nobody may be refused but by 
 end and never exceeded; and once what the dead left behind is reconciled, the wallet's book equals the aggregator's.
 """
 
-import argparse
 import asyncio
 import json
 import random
 import secrets
-import tempfile
 import time
-from asyncio.subprocess import Process
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from _anvil import Anvil
-from _arguments import output_file
-from chaos_runs import kill_count
-from demonstration.children import Children, python
+from _children import Child, Children
+from _site import Site, key_file
+from chaos_runs import carry_out, is_true_of, kill_count, parser_of
 from tallystick.hexadecimal import checksum
 from tallystick.signatures import Signer
 from tallystick_aggregator.store.sqlite.store import SqliteStore
@@ -64,41 +61,26 @@ class Fleet:
         self._folder = folder
         self._anvil = anvil
         self._children = children
-        self._site = folder / "site"
-        self._key = folder / "payer.key"
-        self._receivers = [Signer(secrets.token_bytes(32)).address for _ in range(size.sellers)]
-        self._workers: list[Process] = []
-        self._started: Counter[str] = Counter()
+        self._site = Site(folder, anvil, children)
+        self._workers: list[Child] = []
         self.kills: Counter[str] = Counter()
 
     async def open(self) -> None:
         """Chain, contracts, aggregator, shops, wallet, workers."""
-        rpc, config = self._anvil.url, self._site / "aggregator.toml"
-        where = ("--listen", "127.0.0.1:0", "--public", "127.0.0.1:7402")  # the port that there is comes below
-        await self._run("deploy", "--dev", "--rpc", rpc, "--out", str(self._site), *where)
-        self._aggregator = await self._start("aggregator", "serve", "--config", str(config))
-        address = await self._said("aggregator", "listening on ")
-        terms = json.loads((self._site / "operator.json").read_text()) | {"aggregator": address}
-        (self._site / "operator.json").write_text(json.dumps(terms))
-        payer = Signer(key := secrets.token_bytes(32))
-        self._key.touch(mode=0o600)
-        self._key.write_text(key.hex())
-        self._anvil.mint(bytes.fromhex(terms["tokens"][0]["token"][2:]), payer.address, MONEY)
-        receivers = [part for receiver in self._receivers for part in ("--receiver", checksum(receiver))]
-        added = await self._run(
-            "seller", "add", "shops", "--config", str(config), "--json", *receivers, "--scope", "charge"
-        )
-        await self._children.start(
+        site = self._site
+        await site.deploy()
+        await site.serve()
+        self._anvil.mint(site.token, key_file(self._folder / "payer.key").address, MONEY)
+        receivers = [Signer(secrets.token_bytes(32)).address for _ in range(self._size.sellers)]
+        url = await site.start_seller(
             "shops",
-            python("-m", "uvicorn", "chaos_runs.shops:app", "--port", "0", "--no-access-log"),
-            {
-                "CHAOS_AGGREGATOR": address,
-                "CHAOS_TOKEN": json.loads(added)["token"],
-                "CHAOS_RECEIVERS": ",".join(map(checksum, self._receivers)),
-                "CHAOS_PRICE": PRICE_TEXT,
-            },
+            "chaos_runs.shops:app",
+            CHAOS_AGGREGATOR=site.address,
+            CHAOS_TOKEN=await site.seller_token("shops", receivers, ["charge"]),
+            CHAOS_RECEIVERS=",".join(map(checksum, receivers)),
+            CHAOS_PRICE=PRICE_TEXT,
         )
-        self._port = (await self._said("shops", "running on ")).rpartition(":")[2]
+        self._port = url.rpartition(":")[2]
         await self._serve_wallet()
         for _ in range(self._size.workers):
             self._workers.append(await self._start_worker())
@@ -107,41 +89,38 @@ class Fleet:
         """End somebody without a word, and put another in its place."""
         await asyncio.sleep(self._chance.uniform(*BETWEEN_S))
         if self._chance.random() < WALLET_SHARE:
-            await _end(self._wallet)
+            await self._wallet.kill()
             self.kills["wallet"] += 1
             await self._serve_wallet()
             return
         victim = self._chance.randrange(len(self._workers))
-        await _end(self._workers[victim])
+        await self._workers[victim].kill()
         self.kills["worker"] += 1
         self._workers[victim] = await self._start_worker()
 
     async def spend_the_rest(self) -> None:
-        """Let the workers buy until nothing is left of the budget, which shows in that nobody buys any more."""
+        """Let the workers buy until nothing is left of the budget: it has refused some, and nobody buys any more."""
         deadline = time.monotonic() + SPEND_TIMEOUT_S
         paid = -1
         while time.monotonic() < deadline:
             await asyncio.sleep(2 * LEASE_S)
-            before, paid = paid, self.said_by_workers()[0]["paid"]
-            if paid == before:
+            counts, _ = self.said_by_workers()
+            before, paid = paid, counts["paid"]
+            if paid == before and counts["budget"]:
                 return
 
     async def close(self) -> None:
         """End workers and wallet in good order."""
-        for worker in self._workers:
-            worker.terminate()
-        for worker in self._workers:
-            await worker.wait()
+        await asyncio.gather(*(worker.end() for worker in self._workers))
         await asyncio.sleep(2 * LEASE_S)
-        self._wallet.terminate()
-        await self._wallet.wait()
+        await self._wallet.end()
 
     async def reconcile(self) -> dict[str, Any]:
         """Compare the book with the aggregator until it knows what became of every payment."""
         deadline = time.monotonic() + RECONCILE_TIMEOUT_S
         while True:
-            await self._run("wallet", "reconcile", *self._wallet_options)
-            status = json.loads(await self._run("wallet", "status", "--json", *self._wallet_options))
+            await self._site.tallystick("wallet", "reconcile", *self._wallet_options)
+            status = json.loads(await self._site.tallystick("wallet", "status", "--json", *self._wallet_options))
             (account,) = status["accounts"]
             if not account["unknown"] or time.monotonic() > deadline:
                 return {**account, "channels": status["channels"]}
@@ -149,9 +128,8 @@ class Fleet:
 
     async def charged(self) -> dict[str, int]:
         """What the aggregator's store says was charged, by channel; it is stopped for that."""
-        self._aggregator.terminate()
-        await self._aggregator.wait()
-        (path,) = self._site.rglob("*.db")
+        await self._site.aggregator.end()
+        (path,) = self._site.folder.rglob("*.db")
         store = await SqliteStore.open(path)
         ledger = await store.journal.load()
         await store.close()
@@ -177,52 +155,25 @@ class Fleet:
 
     @property
     def _wallet_options(self) -> tuple[str, ...]:
-        book, operator = self._folder / "wallet.db", self._site / "operator.json"
-        return ("--wallet", str(book), "--key", f"file:{self._key}", "--operator", str(operator))
+        book, key = self._folder / "wallet.db", self._folder / "payer.key"
+        return ("--wallet", str(book), "--key", f"file:{key}", "--operator", str(self._site.operator))
 
     async def _serve_wallet(self) -> None:
         budget = f"{self._size.budget * PRICE / 10**6:.6f}"
-        options = (
-            "--total",
-            budget,
-            "--deposit-high",
-            budget,
-            "--max-headroom",
-            str(HEADROOM_MAX),
-            "--lease",
-            str(LEASE_S),
-        )
-        listen = ("--listen", f"unix:{self._folder / 'wallet.sock'}", "--token", "env:CHAOS_WALLET_TOKEN")
-        name = self._name("wallet")
-        self._wallet = await self._start(name, "wallet", "serve", *listen, *options, *self._wallet_options)
-        await self._said(name, "listening on ")
+        options = ("--listen", self._socket, "--token", "env:CHAOS_WALLET_TOKEN", "--total", budget)
+        options += ("--deposit-high", budget, "--max-headroom", str(HEADROOM_MAX), "--lease", str(LEASE_S))
+        command = ("wallet", "serve", *options, *self._wallet_options)
+        self._wallet = await self._site.start("wallet", *command, CHAOS_WALLET_TOKEN=TOKEN)
+        await self._wallet.said("listening on ")
 
-    async def _start_worker(self) -> Process:
-        target = f"unix:{self._folder / 'wallet.sock'}"
-        command = python("-m", "chaos_runs.worker", target, self._port, str(self._size.sellers))
-        return await self._children.start(self._name("worker"), command, {"CHAOS_WALLET_TOKEN": TOKEN})
+    async def _start_worker(self) -> Child:
+        arguments = (self._socket, self._port, str(self._size.sellers))
+        environment = {"CHAOS_WALLET_TOKEN": TOKEN}
+        return await self._children.start("worker", "chaos_runs.worker", *arguments, environment=environment)
 
-    def _name(self, kind: str) -> str:
-        self._started[kind] += 1
-        return f"{kind}-{self._started[kind]}"
-
-    async def _start(self, name: str, *arguments: str) -> Process:
-        command = python("-m", "tallystick_client.cli", *arguments)
-        return await self._children.start(name, command, {"CHAOS_WALLET_TOKEN": TOKEN})
-
-    async def _said(self, name: str, text: str) -> str:
-        line = await self._children.wait_for_line(name, text)
-        return line.partition(text)[2].split()[0]
-
-    async def _run(self, *arguments: str) -> str:
-        return await self._children.run("tallystick", python("-m", "tallystick_client.cli", *arguments))
-
-
-async def _end(process: Process) -> None:
-    # Nobody ends but by us: a worker whose wallet is gone waits for it.
-    assert process.returncode is None, f"process {process.pid} ended by itself with {process.returncode}"
-    process.kill()
-    await process.wait()
+    @property
+    def _socket(self) -> str:
+        return f"unix:{self._folder / 'wallet.sock'}"
 
 
 async def run(size: Size, seed: int, folder: Path) -> dict[str, Any]:
@@ -268,23 +219,15 @@ async def run(size: Size, seed: int, folder: Path) -> dict[str, Any]:
 
 def is_clean(result: Mapping[str, Any]) -> bool:
     """Whether nobody was refused for no reason, no budget was exceeded, and the books are equal."""
-    bad = ("refused", "exceeded", "channels_that_differ", "unknown", "disputed")
+    none = ("refused", "exceeded", "channels_that_differ", "unknown", "disputed")
     paid_for = result["charged"] >= result["pages_that_workers_saw_paid"] * PRICE
-    return not any(result[key] for key in bad) and paid_for and bool(result["charged"])
+    return paid_for and is_true_of(result, none, ["charged"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run, print, write JSON if asked to; 0 if all is as it must be."""
-    parser = argparse.ArgumentParser(prog="scripts/chaos fleet", description=__doc__)
+    parser = parser_of("fleet", __doc__, "a small fleet and four kills only")
     parser.add_argument("--kills", type=kill_count, default=FULL.kills, metavar="N", help=f"how often ({FULL.kills})")
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the victims and the moments (1)")
-    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the figures here")
-    parser.add_argument("--quick", action="store_true", help="a small fleet and four kills only")
     options = parser.parse_args(arguments)
     size = QUICK if options.quick else FULL._replace(kills=options.kills)
-    with tempfile.TemporaryDirectory(prefix="tallystick-fleet-") as folder:
-        result = asyncio.run(run(size, options.seed, Path(folder)))
-    print(json.dumps(result, indent=2))
-    if options.json is not None:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
-    return 0 if is_clean(result) else 1
+    return carry_out(options, lambda folder: run(size, options.seed, folder), is_clean)

@@ -6,22 +6,17 @@ charge that a seller saw accepted must be in the ledger once, no refused one may
 the sum of its seller's book.
 """
 
-import argparse
 import asyncio
-import json
 import random
-import signal
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from _arguments import output_file
+from _children import Child, Children
 from benchmarks import world
-from benchmarks.children import Child, Children
-from chaos_runs import kill_count
+from chaos_runs import carry_out, is_true_of, kill_count, parser_of
 from tallystick_aggregator.ledger.invariants import check_invariants
 from tallystick_aggregator.ledger.payments import Payment, unpack_payment
 from tallystick_aggregator.ledger.state import Ledger, payment_key
@@ -47,14 +42,14 @@ async def run(kills: int, seed: int, folder: Path) -> dict[str, Any]:
     await asyncio.to_thread(world.write_payers, payers, SELLERS * PAYERS_PER_SELLER, 1)
     async with Children(folder) as children:
         await _fill(children, folder, payers)
-        server, ready = await _start_server(children, folder, 0, {})
+        server, ready = await _start_server(children, folder, {})
         sellers = [await _start_seller(children, payers, number, ready, seed) for number in range(SELLERS)]
         for seller in sellers:
             await seller.tell({})
-        for number in range(kills):
+        for _ in range(kills):
             await asyncio.sleep(chance.uniform(*ALIVE_S))
-            await server.end(signal.SIGKILL)
-            server, _ = await _start_server(children, folder, number + 1, ready)
+            await server.kill()
+            server, _ = await _start_server(children, folder, ready)
         for seller in sellers:
             await seller.tell({})
         books = [await seller.read(START_TIMEOUT_S) for seller in sellers]
@@ -67,14 +62,12 @@ async def _fill(children: Children, folder: Path, payers: Path) -> None:
     """Open the accounts: those of the first half pay by voucher, the others by spend key."""
     total = SELLERS * PAYERS_PER_SELLER
     common = {"mode": "fill", "payers": str(payers), "store": str(folder / "store"), "checkpoint": False}
-    await children.run(
+    await children.ask(
         "benchmarks.store", {**common, "channels": total, "spend_keys": False, "spend_keys_from": total // 2}, 60
     )
 
 
-async def _start_server(
-    children: Children, folder: Path, number: int, ready: Mapping[str, Any]
-) -> tuple[Child, dict[str, Any]]:
+async def _start_server(children: Children, folder: Path, ready: Mapping[str, Any]) -> tuple[Child, dict[str, Any]]:
     settings = {
         "store": str(folder / "store"),
         "processes": 1,
@@ -82,7 +75,7 @@ async def _start_server(
         "token": ready.get("token", ""),
         "checkpoint_backlog": CHECKPOINT_BACKLOG,
     }
-    server = await children.start("benchmarks.server", settings, number=number)
+    server = await children.start_with("benchmarks.server", settings)
     return server, await server.read(START_TIMEOUT_S)
 
 
@@ -98,7 +91,7 @@ async def _start_seller(children: Children, payers: Path, number: int, ready: Ma
         "seed": seed * 1_000 + number,
         "at_once": AT_ONCE,
     }
-    seller = await children.start("chaos_runs.seller", settings, number=number)
+    seller = await children.start_with("chaos_runs.seller", settings)
     await seller.read(START_TIMEOUT_S)
     return seller
 
@@ -162,22 +155,14 @@ async def _payments(store: SqliteStore, ledger: Ledger, entries: Mapping[str, Ma
 
 def is_clean(result: Mapping[str, Any]) -> bool:
     """Whether no money was lost, taken twice, or taken from somebody who was told otherwise."""
-    bad = ("lost", "doubled", "charged_though_refused", "wrong_totals")
-    return not any(result[key] for key in bad) and not result["contradictions"] and bool(result["accepted"])
+    none = ("lost", "doubled", "charged_though_refused", "wrong_totals", "contradictions")
+    return is_true_of(result, none, ["accepted"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run, print, write JSON if asked to; 0 if the books agree."""
-    parser = argparse.ArgumentParser(prog="scripts/chaos intake", description=__doc__)
+    parser = parser_of("intake", __doc__, "three kills only")
     parser.add_argument("--kills", type=kill_count, default=KILLS, metavar="N", help=f"how often ({KILLS})")
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the moments and of the sellers (1)")
-    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the figures here")
-    parser.add_argument("--quick", action="store_true", help="three kills only")
     options = parser.parse_args(arguments)
     kills = 3 if options.quick else options.kills
-    with tempfile.TemporaryDirectory(prefix="tallystick-chaos-") as folder:
-        result = asyncio.run(run(kills, options.seed, Path(folder)))
-    print(json.dumps(result, indent=2))
-    if options.json is not None:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
-    return 0 if is_clean(result) else 1
+    return carry_out(options, lambda folder: run(kills, options.seed, folder), is_clean)

@@ -18,10 +18,8 @@ The exit status is 0 only if all four are 0.
 
 import argparse
 import asyncio
-import json
 import random
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -30,15 +28,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from _anvil import Anvil, DevChain
-from _arguments import output_file
+from _children import Children
 from anvil import deploy, receiver
-from chaos_runs import chain_book
+from chaos_runs import carry_out, chain_book, is_true_of, parser_of
 from chaos_runs.alarms import Alarms
 from chaos_runs.books import AccountBooks, ExactBooks, Verdict, compare
-from chaos_runs.fast_clock import FastClock
+from chaos_runs.fast_server import FastClock
 from chaos_runs.liar import Liar, Targets
 from chaos_runs.lives import Seat, Trade
-from demonstration.children import Children, python
 from rpc_faults import FaultProxy
 from site_files import add_seller, write_site
 from tallystick.errors import RefusedError
@@ -85,7 +82,6 @@ class Run:
         self.clock = FastClock(now, max(now, int(head["timestamp"], 16) + 1.0), SPEED)
         self._mining = anvil.another()
         self._mining.automine(on=False)
-        self.alarms = Alarms(folder / "aggregator.log")
 
     async def open(self, stack: AsyncExitStack) -> None:
         """Endpoints, aggregator, sellers, and somebody who mines."""
@@ -100,11 +96,10 @@ class Run:
         config = write_site(self._folder, self._devnet, **{**_SETTINGS, "chain": chain})
         receivers = [receiver(700 + number) for number in range(SELLERS)]
         tokens = [add_seller(config, f"seller-{number}", [address]) for number, address in enumerate(receivers)]
-        started, shown, speed, _ = self.clock
-        command = python("-m", "chaos_runs.fast_server", str(config), str(started), str(shown), str(speed))
-        self._server = await self._children.start("aggregator", command)
-        said = await self._children.wait_for_line("aggregator", "listening on ")
-        target = said.partition("listening on ")[2].split()[0]
+        clock = map(str, self.clock[:3])
+        self._server = await self._children.start("aggregator", "chaos_runs.fast_server", str(config), *clock)
+        target = await self._server.said("listening on ")
+        self.alarms = Alarms(self._server.log)
         stalls = [Stall(self._devnet, target, token, address) for token, address in zip(tokens, receivers, strict=True)]
         for stall in stalls:
             stack.push_async_callback(stall.aggregator.close)
@@ -159,9 +154,8 @@ class Run:
         verdict = compare(self._accounts(charged), exact, received)
         for customer in self.trade.customers:
             await customer.close()
-        self._server.terminate()
-        if await self._server.wait() != 0:
-            verdict.details.append(f"the aggregator ended with {self._server.returncode}")
+        if (exit_code := await self._server.end()) != 0:
+            verdict.details.append(f"the aggregator ended with {exit_code}")
         return verdict
 
     def report(self, verdict: Verdict) -> dict[str, Any]:
@@ -278,8 +272,7 @@ async def run(minutes: float, seed: int, folder: Path) -> dict[str, Any]:
 
 def is_clean(result: Mapping[str, Any]) -> bool:
     """Whether nothing was lost, taken twice, left unpaid or unnoticed, and something happened at all."""
-    bad = ("lost", "doubled", "unsettled", "unnoticed")
-    return not any(result[key] for key in bad) and bool(result["accepted"]) and bool(result["lies"])
+    return is_true_of(result, ["lost", "doubled", "unsettled", "unnoticed"], ["accepted", "lies"])
 
 
 def _minutes(text: str) -> float:
@@ -294,18 +287,8 @@ def _minutes(text: str) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run, print, write JSON if asked to; 0 if the books agree and no lie that mattered went unnoticed."""
-    parser = argparse.ArgumentParser(
-        prog="scripts/chaos lies", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("lies", __doc__, f"{MINUTES_QUICK * 60:g} seconds of trade only")
     parser.add_argument("--minutes", type=_minutes, default=MINUTES, metavar="N", help=f"of trade ({MINUTES:g})")
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the lies, the payers and the moments (1)")
-    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the figures here")
-    parser.add_argument("--quick", action="store_true", help=f"{MINUTES_QUICK * 60:g} seconds of trade only")
     options = parser.parse_args(arguments)
     minutes = MINUTES_QUICK if options.quick else options.minutes
-    with tempfile.TemporaryDirectory(prefix="tallystick-lies-") as folder:
-        result = asyncio.run(run(minutes, options.seed, Path(folder)))
-    print(json.dumps(result, indent=2))
-    if options.json is not None:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
-    return 0 if is_clean(result) else 1
+    return carry_out(options, lambda folder: run(minutes, options.seed, folder), is_clean)

@@ -11,8 +11,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
+from _children import hear, say, settings_of_child
 from benchmarks import world
-from benchmarks.children import hear, say, settings_of_child
+from tallystick.charges import Charge, Charged
 from tallystick.errors import RefusedError
 from tallystick.payment_ids import new
 from tallystick.signatures import Signer
@@ -22,7 +23,6 @@ from tallystick.vouchers import sign_voucher
 from tallystick_client import rpc
 from tallystick_client.rpc import AggregatorUnavailableError
 from tallystick_client.seller.client.aggregator import Aggregator
-from tallystick_client.seller.client.messages import Charge, Charged
 from tallystick_client.seller.client.stream import ChargeStream
 
 CALL_TIMEOUT_S: Final = 3.0

@@ -6,7 +6,8 @@ Run by uvicorn and configured by the environment. Every shop has an address of i
 import os
 
 from tallystick_client import Aggregator, Paywall, Rule
-from tallystick_client.seller.paywall.asgi import Receive, Scope, Send, header
+from tallystick_client.seller.paywall.asgi import Scope, Send
+from tallystick_client.seller.paywall.bodies import Receive
 
 PRICE_TEXT = os.environ["CHAOS_PRICE"]
 RECEIVERS = os.environ["CHAOS_RECEIVERS"].split(",")
@@ -33,4 +34,5 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] != "http":
         await _SHOPS[b"shop-0.example"](scope, receive, send)
         return
-    await _SHOPS[header(scope, b"host") or b""](scope, receive, send)
+    host = dict(scope["headers"]).get(b"host", b"")
+    await _SHOPS[host](scope, receive, send)

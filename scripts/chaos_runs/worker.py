@@ -4,15 +4,15 @@ Prints a line of JSON for everything that should not happen, and its counts twic
 """
 
 import asyncio
-import json
 import random
 import signal
 import sys
 from collections import Counter
-from typing import Any, Final
+from typing import Final
 
 import httpx2
 
+from _children import say
 from tallystick.errors import TallystickError
 from tallystick_client import PayingTransport, Wallet
 from tallystick_client.payer.errors import BudgetExceededError
@@ -85,11 +85,6 @@ class Worker:
     def _tell(self, what: str, detail: str) -> None:
         self.counts[what] += 1
         say({"problem": what, "detail": detail})
-
-
-def say(line: dict[str, Any]) -> None:
-    """One line for the parent."""
-    print(json.dumps(line), flush=True)
 
 
 async def connect(wallet_target: str) -> RemoteWallet:

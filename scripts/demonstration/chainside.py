@@ -1,9 +1,10 @@
 """What the demo reads from the chain itself, so that no figure rests on the word of the software that it shows."""
 
 from collections import Counter
-from typing import Any
 
-from _anvil import Anvil
+from eth_utils.abi import function_abi_to_4byte_selector
+
+from _anvil import Anvil, hexed
 from tallystick.hashing import keccak256
 from tallystick_contracts import load
 
@@ -48,7 +49,7 @@ class ChainSide:
     def gas(self) -> tuple[Counter[str], Counter[str]]:
         """Transactions and gas, by what they are for."""
         kinds = {
-            keccak256(f"{item['name']}({','.join(map(_type, item['inputs']))})".encode())[:4]: KINDS[item["name"]]
+            function_abi_to_4byte_selector(item): KINDS[item["name"]]
             for artifact in ("Escrow", "TestUSDC")
             for item in load(artifact).abi
             if item["type"] == "function" and item["name"] in KINDS
@@ -66,19 +67,12 @@ class ChainSide:
 
     def _transfers(self, sender: bytes, receiver: bytes) -> list[int]:
         asked = {
-            "address": "0x" + self._token.hex(),
+            "address": hexed(self._token),
             "fromBlock": hex(self._first),
-            "topics": ["0x" + keccak256(b"Transfer(address,address,uint256)").hex(), _topic(sender), _topic(receiver)],
+            "topics": [hexed(keccak256(b"Transfer(address,address,uint256)")), *map(_topic, (sender, receiver))],
         }
         return [int(log["data"], 16) for log in self._anvil.rpc("eth_getLogs", asked)]
 
 
-def _type(parameter: dict[str, Any]) -> str:
-    if not parameter["type"].startswith("tuple"):
-        return str(parameter["type"])
-    inner = ",".join(map(_type, parameter["components"]))
-    return f"({inner}){parameter['type'].removeprefix('tuple')}"
-
-
 def _topic(address: bytes) -> str:
-    return "0x" + address.rjust(32, b"\0").hex()
+    return hexed(address.rjust(32, b"\0"))

@@ -4,32 +4,31 @@ Prints a line of JSON whenever it has fetched some more pages, and one with its 
 """
 
 import asyncio
-import json
 import time
 from collections import Counter
 from itertools import cycle, islice
-from typing import Any
+from typing import Any, Final
 
-import click
 import httpx2
 
+from _children import say, settings_of_child
 from tallystick_client import Budgets, DepositPolicy, Operator, PayingTransport, Wallet
 
-PROGRESS_EVERY = 25
+PROGRESS_EVERY: Final = 25
+IN_FLIGHT_MAX: Final = 75
 
 
 class Crawl:
     """What a crawler does and what it saw."""
 
-    def __init__(self, http: httpx2.AsyncClient, sellers: list[str], in_flight_max: int) -> None:
+    def __init__(self, http: httpx2.AsyncClient, sellers: list[str]) -> None:
         self._http = http
         self._sellers = sellers
-        self._slots = asyncio.Semaphore(in_flight_max)
+        self._slots = asyncio.Semaphore(IN_FLIGHT_MAX)
         self._in_flight: Counter[str] = Counter()
         self.most_in_flight = 0
         self.latencies_ms: list[float] = []
         self.statuses: Counter[int] = Counter()
-        self.schemes: Counter[str] = Counter()
 
     async def run(self, requests: int) -> None:
         """Fetch so many pages, from the sellers in turn."""
@@ -50,26 +49,19 @@ class Crawl:
             say({"fetched": len(self.latencies_ms)})
 
 
-def say(line: dict[str, Any]) -> None:
-    """One line for the parent process."""
-    print(json.dumps(line), flush=True)
-
-
-async def crawl(
-    book: str, key: str, operator: str, sellers: list[str], requests: int, in_flight: int, deposit: str
-) -> None:
+async def crawl(settings: dict[str, Any]) -> None:
     """Crawl with a wallet; without a deposit it pays by exact."""
-    policy = DepositPolicy(low="0.05", high=deposit) if deposit else None
+    deposit = settings["deposit"]
     wallet = await Wallet.open(
-        book,
-        key=key,
-        operators=[Operator.load(operator)],
+        settings["book"],
+        key=settings["key"],
+        operators=[Operator.load(settings["operator"])],
         budgets=Budgets(per_request="0.01", per_day="100"),
-        deposit=policy,
+        deposit=DepositPolicy(low="0.05", high=deposit) if deposit else None,
     )
     async with wallet, httpx2.AsyncClient(transport=PayingTransport(wallet), timeout=60) as http:
-        crawl = Crawl(http, sellers, in_flight)
-        await crawl.run(requests)
+        crawl = Crawl(http, settings["sellers"])
+        await crawl.run(settings["requests"])
     say(
         {
             "fetched": len(crawl.latencies_ms),
@@ -80,20 +72,5 @@ async def crawl(
     )
 
 
-@click.command()
-@click.option("--book", required=True)
-@click.option("--key", required=True)
-@click.option("--operator", required=True)
-@click.option("--seller", "sellers", multiple=True, required=True)
-@click.option("--requests", type=int, required=True)
-@click.option("--in-flight", type=int, default=75)
-@click.option("--deposit", default="")
-def main(
-    book: str, key: str, operator: str, sellers: tuple[str, ...], requests: int, in_flight: int, deposit: str
-) -> None:
-    """Crawl; see the module's docstring."""
-    asyncio.run(crawl(book, key, operator, list(sellers), requests, in_flight, deposit))
-
-
 if __name__ == "__main__":
-    main()
+    asyncio.run(crawl(settings_of_child()))

@@ -1,6 +1,6 @@
 """What the demo found, as data and as a table."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
@@ -17,9 +17,9 @@ class Seller:
     name: str
     address: str
     price: str
-    charged: int = 0
-    charged_exact: int = 0
-    received_onchain: int = 0
+    charged: int
+    charged_exact: int
+    received_onchain: int
 
 
 @dataclass
@@ -45,19 +45,19 @@ class Report:
     payers: list[Payer]
     """Those who deposited."""
     exact_payer: Payer
-    charges: int = 0
-    refused: int = 0
-    max_in_flight: int = 0
-    exact_payments: int = 0
-    transactions: int = 0
-    transactions_by_kind: dict[str, int] = field(default_factory=dict[str, int])
-    gas_by_kind: dict[str, int] = field(default_factory=dict[str, int])
-    gas_used: int = 0
-    gas_per_charge: float = 0
-    exact_gas: int = 0
-    times_cheaper: float = 0
-    charges_per_s: float = 0
-    latency_ms: dict[str, float] = field(default_factory=dict[str, float])
+    charges: int
+    refused: int
+    max_in_flight: int
+    exact_payments: int
+    transactions: int
+    transactions_by_kind: dict[str, int]
+    gas_by_kind: dict[str, int]
+    gas_used: int
+    gas_per_charge: float
+    exact_gas: int
+    times_cheaper: float
+    charges_per_s: float
+    latency_ms: dict[str, float]
 
     def as_json(self) -> dict[str, Any]:
         """The same as data."""

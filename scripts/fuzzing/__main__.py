@@ -1,7 +1,6 @@
 """`scripts/fuzz`: runs the targets, as many at once as there are cores, and says what came of each."""
 
 import argparse
-import json
 import os
 import re
 import subprocess
@@ -11,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
-from _arguments import output_file
+from _arguments import add_json_option
+from _figures import write
 from fuzzing.targets import TARGETS
 
 FOLDER: Final = Path(__file__).parents[2] / ".fuzz"
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="scripts/fuzz", description="Fuzz the decoders, guided by coverage.")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="which decoders (default: all)")
     parser.add_argument("--minutes", type=float, default=MINUTES, metavar="N", help="for each (default: %(default)g)")
-    parser.add_argument("--json", type=output_file, metavar="FILE", help="write what came of each here")
+    add_json_option(parser)
     parser.add_argument("--list", action="store_true", help="name the targets and what each reads")
     parser.add_argument(
         "--replay", type=Path, metavar="FILE", help="give this input to the one target and show what it does"
@@ -121,8 +121,7 @@ def run(names: Sequence[str], minutes: float, report: Path | None) -> int:
         for result in pool.map(lambda name: fuzz(name, minutes), names):
             results.append(result)
             print(line(result), flush=True)
-    if report is not None:
-        report.write_text(json.dumps({"targets": results}, indent=2) + "\n", encoding="utf-8")
+    write(report, {"targets": results})
     return 0 if all(result["ok"] for result in results) else 1
 
 

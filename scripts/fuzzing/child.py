@@ -5,7 +5,14 @@ import sys
 import atheris
 
 with atheris.instrument_imports(
-    include=["tallystick", "tallystick_aggregator", "tallystick_client", "tallystick_contracts", "fuzzing.targets"]
+    include=[
+        "tallystick",
+        "tallystick_aggregator",
+        "tallystick_chain",
+        "tallystick_client",
+        "tallystick_contracts",
+        "fuzzing.targets",
+    ]
 ):
     from fuzzing.targets import TARGETS
 

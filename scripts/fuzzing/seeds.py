@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from tallystick.channels import ChannelConfig
+from tallystick.codec.common import write_config
 from tallystick.eip712 import escrow_domain
 from tallystick.hashing import keccak256
 from tallystick.hexadecimal import checksum
 from tallystick.payment_ids import format_payment_id, new_payment_id
 from tallystick.spend_keys import SpendProof
+from tallystick.tokens import Token
 from tallystick.v1 import account_pb2, charge_pb2, common_pb2, facilitator_pb2, wallet_pb2
 from tallystick.x402 import (
     DeferredPayment,
@@ -38,6 +40,7 @@ from tallystick_aggregator.ledger.state import (
     SpendKey,
 )
 from tallystick_aggregator.ledger.used_ceilings import UsedCeilings
+from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.store.events import encode_entry
 from tallystick_aggregator.store.rows import (
     encode_account,
@@ -47,10 +50,9 @@ from tallystick_aggregator.store.rows import (
     encode_reservation,
     encode_spend_key,
 )
-from tallystick_client.payer.fleet.codec import write_config
-from tallystick_client.payer.policy.operators import Operator, Token
-from tallystick_client.seller.client.messages import Asset
-from tallystick_client.seller.paywall.offers import Offer
+from tallystick_client.payer.policy.operators import Operator
+from tallystick_client.seller.paywall.schemes import scheme_of
+from tallystick_client.seller.paywall.schemes.port import Offer
 from tallystick_contracts.claim_batch import AccountClaim, ClaimBatch, ClaimRow, encode
 from tallystick_contracts.events import SIGNATURES
 
@@ -96,9 +98,10 @@ def _requirements(scheme: str, extra: dict[str, Any]) -> PaymentRequirements:
 _OFFERED: Final = [_requirements("deferred", _DEFERRED.extra()), _requirements("exact", _EXACT.extra())]
 SHOP_OFFERS: Final = [
     Offer(
+        scheme_of(offered.scheme),
         PaymentTerms(offered.scheme, _NETWORK, 1_000, _ADDRESS[5], _ADDRESS[3]),
         offered,
-        Asset(_ADDRESS[5], "USDC", 6, "USD Coin", "2", 0),
+        Token(_ADDRESS[5], "USDC", 6, "USD Coin", "2", 0),
     )
     for offered in _OFFERED
 ]
@@ -203,7 +206,7 @@ def journal_entries() -> list[bytes]:
     """Events of most kinds, without the header, which is put before them."""
     handle = _ID + _WORD[1] + bytes(16)
     events: list[ev.Event] = [
-        ev.AccountOpened(_WORD[1], str(_NETWORK), _ACCOUNT),
+        ev.AccountOpened(_WORD[1], EscrowRef(str(_NETWORK), _ADDRESS[5]), _ACCOUNT),
         ev.AccountMirrored(_WORD[1], 10**6, 0, 0),
         ev.ChannelOpened(_WORD[2], _WORD[1], _ADDRESS[3], 0),
         ev.CeilingRaised(_WORD[2], 2_000, _SIGNATURE),
@@ -213,7 +216,7 @@ def journal_entries() -> list[bytes]:
         ev.Released(handle),
         ev.SpendKeyRegistered(_WORD[1], _WORD[4], _WORD[5], 10**6, 2_000_000_000),
         ev.TotalsApproved(_WORD[1], ((_ADDRESS[3], 1_000),), _SIGNATURE),
-        ev.ChainAdvanced(str(_NETWORK), 7, _WORD[6]),
+        ev.ChainAdvanced(EscrowRef(str(_NETWORK), _ADDRESS[5]), 7, _WORD[6]),
         ev.PaymentsForgotten(1_800_000_000_000),
     ]
     return [encode_entry([event])[5:] for event in events] + [encode_entry(events)[5:]]

@@ -6,7 +6,7 @@ read, written and read again it is the same. Anything else, any other exception 
 
 import json
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple, TypeVar
 from zlib import crc32
@@ -14,11 +14,15 @@ from zlib import crc32
 from google.protobuf.message import DecodeError, Message
 
 from fuzzing import seeds
-from tallystick.amounts import encode_amount, format_price, parse_amount, parse_price, parse_uint64
+from tallystick.amounts import decode_amount, encode_amount, format_price, parse_amount, parse_price, parse_uint64
+from tallystick.codec import facilitator as facilitator_codec
+from tallystick.codec.account import read_totals
+from tallystick.codec.charge import read_charge, read_charges, write_charge
+from tallystick.codec.common import fixed, read_channel
 from tallystick.errors import Described, MalformedError, RefusedError
 from tallystick.hexadecimal import checksum, parse_address, parse_bytes_up_to, to_hex
 from tallystick.payment_ids import format_payment_id, parse_payment_id
-from tallystick.spend_keys import SpendProof
+from tallystick.tokens import Token
 from tallystick.v1 import account_pb2, charge_pb2, facilitator_pb2, wallet_pb2
 from tallystick.x402 import (
     HEADER_BYTES_MAX,
@@ -37,10 +41,6 @@ from tallystick_aggregator.api.grpc import codec
 from tallystick_aggregator.api.grpc.fast_codec import Incoming, read_batch
 from tallystick_aggregator.chain.port import ChainUnavailableError
 from tallystick_aggregator.chain.rpc import answers
-from tallystick_aggregator.charging import UncheckedPayment
-from tallystick_aggregator.charging import codec as charging_codec
-from tallystick_aggregator.schemes.deferred import codec as deferred_codec
-from tallystick_aggregator.schemes.exact import codec as exact_codec
 from tallystick_aggregator.store.events import VERSION, decode_entry, encode_entry
 from tallystick_aggregator.store.port import StoreDamagedError
 from tallystick_aggregator.store.rows import (
@@ -60,14 +60,18 @@ from tallystick_aggregator.store.rows import (
 from tallystick_client.payer.errors import OfferNotAllowedError
 from tallystick_client.payer.fleet import codec as wallet_codec
 from tallystick_client.payer.policy.offers import choose, read_offers
-from tallystick_client.seller.client.codec import write_charge
-from tallystick_client.seller.client.messages import Charge
-from tallystick_client.seller.paywall.incoming_payment import read_payment
+from tallystick_client.payer.policy.operators import Operator
+from tallystick_client.payer.wallet.schemes.port import by_name
+from tallystick_client.payer.wallet.schemes.standard import STANDARD_SCHEMES
+from tallystick_client.seller.paywall.offers import read_payment
 from tallystick_contracts import claim_batch
 from tallystick_contracts.events import LogError
 from tallystick_contracts.events import decode as decode_log
 
 T = TypeVar("T")
+
+Table = tuple[int, Callable[[bytes, bytes], Any], Callable[[bytes, Any], bytes]]
+"""Of the store: how long its keys are, what reads a row and what writes it."""
 
 BATCH_MAX: Final = 8
 TOTALS_MAX: Final = 16
@@ -79,7 +83,7 @@ def stream_batch(data: bytes) -> None:
     got = _outcome(lambda: read_batch(data, BATCH_MAX))
     assert got == expected, f"read {got}, by protobuf {expected}"
     if isinstance(got, Incoming):
-        again = charge_pb2.StreamChargesRequest(seq=got.seq, charges=[_write_charge(one) for one in got.payments])
+        again = charge_pb2.StreamChargesRequest(seq=got.seq, charges=[write_charge(one) for one in got.payments])
         assert read_batch(again.SerializeToString(), BATCH_MAX) == got
 
 
@@ -106,12 +110,24 @@ def payment_header(data: bytes) -> None:
         assert read_exact(_with_payload(payment, exact_payload(exact))) == exact
 
 
+class _Paying:
+    """What a wallet with the seeds' operator can pay with."""
+
+    operators = (seeds.OPERATOR,)
+    schemes = by_name(STANDARD_SCHEMES)
+    allows_exact = True
+
+    def can_defer(self, operator: Operator, token: Token) -> bool:
+        del operator, token
+        return True
+
+
 def payment_required(data: bytes) -> None:
     """A 402 as a payer gets it: nothing in it may crash the wallet or be taken without being allowed."""
     with suppress(MalformedError, OfferNotAllowedError):
         required = read_offers(b64encode(data).decode())
         assert isinstance(required, PaymentRequired)
-        offer = choose(required, [seeds.OPERATOR], can_defer=lambda _operator, _token: True)
+        offer = choose(required, _Paying())
         assert offer.operator == seeds.OPERATOR
         assert offer.terms.amount > 0
 
@@ -155,11 +171,12 @@ def journal_entry(data: bytes) -> None:
         decode_entry(data)
 
 
-def journal_row(data: bytes) -> None:
+def journal_row(data: bytes, tables: Sequence[Table] | None = None) -> None:
     """A row of the store whose checksum is right; the first byte chooses the table."""
     if not data:
         return
-    key_bytes, read, write = _ROWS[data[0] % len(_ROWS)]
+    tables = TABLES if tables is None else tables
+    key_bytes, read, write = tables[data[0] % len(tables)]
     key = b"\x01" * key_bytes
     row = data[1:] + crc32(data[1:], crc32(key)).to_bytes(4, "big")
     if (value := _taken(lambda: read(key, row), StoreDamagedError)) is not None:
@@ -172,7 +189,7 @@ def text(data: bytes) -> None:
     value = data.decode("utf-8", "replace")
     if (amount := _taken(lambda: parse_amount(value, "amount"), MalformedError)) is not None:
         assert str(amount) == value
-        assert codec.decode_amount(encode_amount(amount), "amount") == amount
+        assert decode_amount(encode_amount(amount), "amount") == amount
     if (time := _taken(lambda: parse_uint64(value, "time"), MalformedError)) is not None:
         assert str(time) == value
     if (price := _taken(lambda: parse_price(value), MalformedError)) is not None:
@@ -210,7 +227,7 @@ def _by_protobuf(data: bytes) -> Incoming:
     request = _parsed(charge_pb2.StreamChargesRequest, data)
     if request is None:
         raise MalformedError("request", Described(f"{len(data)} bytes"), "a StreamChargesRequest")
-    payments = charging_codec.read_charges(request.charges, BATCH_MAX)
+    payments = read_charges(request.charges, BATCH_MAX)
     if not payments:
         raise MalformedError("charges", Described("none"), "at least one charge")
     return Incoming(request.seq, payments)
@@ -230,55 +247,39 @@ def _parsed(type_: type[Message], data: bytes) -> Any:
         return None
 
 
-def _write_charge(payment: UncheckedPayment) -> charge_pb2.Charge:
-    """As a seller's client writes it."""
-    spend = payment.spend
-    return write_charge(
-        Charge(
-            channel_id=payment.channel_id,
-            payment_id=payment.payment_id,
-            amount=payment.amount,
-            request_hash=payment.request_hash,
-            ceiling=payment.ceiling,
-            signature=payment.signature,
-            spend=None if spend is None else SpendProof(spend.key_id, spend.max_amount, spend.mac),
-        )
-    )
-
-
 def _with_payload(payment: PaymentPayload, payload: dict[str, Any]) -> PaymentPayload:
     return PaymentPayload(payload=payload, accepted=payment.accepted, extensions=payment.extensions)
 
 
 def _read_verify(request: facilitator_pb2.VerifyRequest) -> None:
     with suppress(MalformedError):
-        codec.read_terms(request)
+        facilitator_codec.read_terms(request)
     with suppress(MalformedError):
-        deferred_codec.read_deferred(request.deferred)
-    exact_codec.read_exact(request.exact)
+        facilitator_codec.read_deferred(request.deferred)
+    facilitator_codec.read_exact(request.exact)
 
 
 def _read_call(request: account_pb2.GetAccountRequest) -> None:
     with suppress(MalformedError):
-        charging_codec.fixed(request.account_id, 32, "account_id")
+        fixed(request.account_id, 32, "account_id")
     codec.read_call(request.authorization, present=request.HasField("authorization"))
 
 
 _REQUESTS: Final[tuple[tuple[type[Message], Callable[[Any], object]], ...]] = (
-    (charge_pb2.ChargeRequest, lambda request: charging_codec.read_charge(request.charge)),
+    (charge_pb2.ChargeRequest, lambda request: read_charge(request.charge)),
     (facilitator_pb2.VerifyRequest, _read_verify),
-    (facilitator_pb2.SettleRequest, lambda request: deferred_codec.read_handle(request.handle)),
+    (facilitator_pb2.SettleRequest, lambda request: facilitator_codec.read_handle(request.handle)),
     (account_pb2.DepositRequest, codec.read_deposit),
     (account_pb2.GetAccountRequest, _read_call),
-    (account_pb2.ApproveTotalsRequest, lambda request: codec.read_totals(request.totals, TOTALS_MAX)),
-    (account_pb2.OpenChannelRequest, lambda request: charging_codec.read_channel(request.config, "config")),
+    (account_pb2.ApproveTotalsRequest, lambda request: read_totals(request.totals, TOTALS_MAX)),
+    (account_pb2.OpenChannelRequest, lambda request: read_channel(request.config, "config")),
 )
 
 _WALLET_MESSAGES: Final[tuple[tuple[type[Message], Callable[[Any], object]], ...]] = (
     (wallet_pb2.WalletProblem, wallet_codec.read_problem),
     (wallet_pb2.DescribeResponse, wallet_codec.read_terms),
     (wallet_pb2.Payee, lambda payee: wallet_codec.read_payee(payee, (seeds.OPERATOR,))),
-    (facilitator_pb2.ExactPayment, exact_codec.read_exact),
+    (facilitator_pb2.ExactPayment, facilitator_codec.read_exact),
 )
 
 _ANSWERS: Final[tuple[Callable[[Any], object], ...]] = (
@@ -293,7 +294,7 @@ _ANSWERS: Final[tuple[Callable[[Any], object], ...]] = (
     answers.optional(answers.read_block),
 )
 
-_ROWS: Final[tuple[tuple[int, Callable[[bytes, bytes], Any], Callable[[bytes, Any], bytes]], ...]] = (
+TABLES: Final[tuple[Table, ...]] = (
     (48, decode_payment, encode_payment),
     (32, decode_channel, lambda _, channel: encode_channel(channel)),
     (32, decode_account, lambda _, account: encode_account(account)),

@@ -1,22 +1,24 @@
-"""A chain in memory that does what a test tells it: an escrow, a token, a sender with an outbox, and a mirror.
+"""A chain that does what a test tells it: the port with an escrow, a token, a sender with an outbox, and a mirror.
 
-Signatures are checked as the real token does; calldata is a label under which the twin remembers what to do. It mines
-at once unless told to hold, and a block is final at once unless `confirmations` says otherwise.
+The escrow and the token are those of the network in memory; calldata is a label under which the twin remembers what to
+do to them. It mines at once unless told to hold, and a block is final at once unless `confirmations` says otherwise.
 """
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, replace
 from hashlib import sha256
 from typing import Final
 
-from doubles import DOMAIN, ESCROW, NETWORK, OPERATOR, TOKEN
+from doubles import ESCROW, NETWORK, NOW_S, OPERATOR, TOKEN
+from memory_chain.contracts import Contracts
 
+import escrow_model
+from escrow_model import Account, Config, EscrowModel, TokenModel
 from tallystick import eip712
 from tallystick.channels import ChannelConfig, account_id, channel_id
-from tallystick.eip712 import Domain
-from tallystick.errors import InvalidSignatureError
-from tallystick.signatures import recover
+from tallystick.eip712 import Domain, escrow_domain
+from tallystick.x402 import ExactAuthorization
 from tallystick_aggregator.chain.port import (
     GAS_LIMIT_MAX,
     Block,
@@ -27,7 +29,7 @@ from tallystick_aggregator.chain.port import (
     Heard,
     Landing,
     RevertedError,
-    TransferAuthorization,
+    Send,
 )
 from tallystick_aggregator.chain.sending.gas_meter import GasMeter, MeteredOutbox
 from tallystick_aggregator.charging.port import Writer
@@ -35,30 +37,23 @@ from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger.commands import DecisionContext
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger
+from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.store.port import (
     Attempt,
     OutboundTransaction,
     Outbox,
     Payout,
-    TransactionKind,
     TransactionStatus,
 )
+from tallystick_contracts.events import Refunded
 
 TOKEN_DOMAIN: Final = Domain("USD Coin", "2", 31337, TOKEN)
 SENDER: Final = bytes.fromhex("5e" * 20)
 CONTRACT_WALLET_SIGNATURE: Final = b"the contract says yes"
 """What `ChainTwin.contract_wallets` sign with."""
 
+_BANK: Final = bytes.fromhex("ba" * 20)
 _ENDED: Final = (TransactionStatus.FINAL, TransactionStatus.REVERTED, TransactionStatus.SUPERSEDED)
-
-
-@dataclass
-class Held:
-    """An account in the escrow."""
-
-    config: ChannelConfig
-    balance: int = 0
-    refund_nonce: int = 0
 
 
 class ChainTwin:
@@ -66,11 +61,12 @@ class ChainTwin:
 
     network = NETWORK
     chain_id = 31337
-    domain = DOMAIN
-    address = ESCROW
     operator = OPERATOR
 
-    def __init__(self, writer: Writer, outbox: Outbox) -> None:
+    def __init__(self, writer: Writer, outbox: Outbox, escrow: bytes = ESCROW) -> None:
+        self.address = escrow
+        self.domain = escrow_domain(31337, escrow)
+        self.ref = EscrowRef(NETWORK, escrow)
         self.writer = writer
         self.now_s = 1_800_000_000
         self._sending = asyncio.Lock()
@@ -84,16 +80,14 @@ class ChainTwin:
         self.held = False
         self.fate = TransactionStatus.MINED
         """What becomes of the next transactions that are mined."""
-        self.balances: dict[bytes, int] = {}
-        self.used: set[tuple[bytes, bytes]] = set()
+        self.world = Contracts(self.chain_id, ESCROW, TOKEN, self._signed).genesis()
         self.contract_wallets: set[bytes] = set()
         self.wallet_gas: dict[bytes, int] = {}
         """What the contract of a wallet burns to check a signature."""
         self.gas_money = 10**9
         """The gas that the sender can pay for."""
         self._gas_left = GAS_LIMIT_MAX
-        self.escrowed: dict[bytes, Held] = {}
-        self.paid: dict[bytes, int] = {}
+        self._configs: dict[bytes, ChannelConfig] = {}
         self.landed: dict[tuple[bytes, bytes], int] = {}
         """By payer and token nonce: what was deposited by it."""
         self.refunded: dict[tuple[bytes, int], int] = {}
@@ -123,7 +117,7 @@ class ChainTwin:
 
     async def head(self) -> Block:
         self._answer()
-        return Block(self.number, sha256(b"block %d" % self.number).digest(), 1_800_000_000)
+        return Block(self.number, sha256(b"block %d" % self.number).digest(), NOW_S)
 
     async def final(self) -> Block:
         head = await self.head()
@@ -144,55 +138,34 @@ class ChainTwin:
         self.simulated += 1
         self._try(call, gas_max)
 
-    async def send(
-        self,
-        kind: TransactionKind,
-        reference: bytes,
-        call: Call,
-        *,
-        rows: int = 0,
-        payouts: tuple[Payout, ...] = (),
-        memo: bytes = b"",
-        urgent: bool = False,
-        gas_max: int = GAS_LIMIT_MAX,
-    ) -> OutboundTransaction:
-        del urgent
+    async def send(self, send: Send) -> OutboundTransaction:
         async with self._sending:  # as the real sender: a reference is sent once
-            return await self._send(kind, reference, call, rows, payouts, memo, gas_max)
+            return await self._send(send)
 
-    async def _send(
-        self,
-        kind: TransactionKind,
-        reference: bytes,
-        call: Call,
-        rows: int,
-        payouts: tuple[Payout, ...],
-        memo: bytes,
-        gas_max: int,
-    ) -> OutboundTransaction:
-        known = await self.outbox.by_reference(kind, reference)
+    async def _send(self, send: Send) -> OutboundTransaction:
+        known = await self.outbox.by_reference(send.kind, send.reference)
         if known is not None and known.status is not TransactionStatus.SUPERSEDED:
             return known
         self._answer()
-        self._try(call, gas_max)
+        self._try(send.call, send.gas_max)
         nonce = len(self.sent)
         attempt = Attempt(sha256(b"transaction %d" % nonce).digest(), b"raw", 1, 1, 1_800_000_000)
         draft = OutboundTransaction(
             id=0 if known is None else known.id,
             network=NETWORK,
-            kind=kind,
-            reference=reference,
+            kind=send.kind,
+            reference=send.reference,
             sender=SENDER,
             nonce=nonce,
-            to=call.to,
-            data=call.data,
-            gas_limit=min(100_000, gas_max),
+            to=send.call.to,
+            data=send.call.data,
+            gas_limit=min(100_000, send.gas_max),
             attempts=(attempt,),
             status=TransactionStatus.PENDING,
             created_at=self.now_s,
-            rows=rows,
-            payouts=payouts,
-            memo=memo,
+            rows=send.rows,
+            payouts=send.payouts,
+            memo=send.memo,
         )
         if known is None:
             outbound = await self.outbox.add(draft)
@@ -241,51 +214,46 @@ class ChainTwin:
     # The escrow binding.
 
     def account_id(self, config: ChannelConfig) -> bytes:
-        return account_id(DOMAIN, config)
+        return account_id(self.domain, config)
 
     def channel_id(self, config: ChannelConfig) -> bytes:
-        return channel_id(DOMAIN, config)
+        return channel_id(self.domain, config)
 
     def deposit_token_nonce(self, deposit: DepositAuthorization) -> bytes:
         return eip712.deposit_nonce(self.account_id(deposit.account), deposit.salt)
 
     def deposit_call(self, deposit: DepositAuthorization) -> Call:
-        nonce = self.deposit_token_nonce(deposit)
-        payer = deposit.account.payer
-        struct = eip712.hash_receive_with_authorization(
-            payer, ESCROW, deposit.amount, deposit.valid_after, deposit.valid_before, nonce
-        )
+        payer, nonce = deposit.account.payer, self.deposit_token_nonce(deposit)
+        terms = (deposit.amount, deposit.valid_after, deposit.valid_before, deposit.salt, deposit.signature)
 
         def effect() -> int:
-            if (payer, nonce) in self.used:
+            config = self._config(deposit.account)
+            if not self.model.deposit_with_authorization(config, *terms, now_s=NOW_S):
                 return 0  # landed or cancelled before: no error, and no credit
-            self._spend(payer, nonce, struct, deposit.signature, deposit.amount)
-            self._book(deposit)
+            self.landed[payer, nonce] = deposit.amount
             return deposit.amount
 
-        return self._call(ESCROW, effect, payer)
+        return self._call(self.address, effect, payer)
 
     def refund_call(self, account: ChannelConfig, amount: int, nonce: int) -> Call:
         def effect() -> int:
-            held = self.escrowed[self.account_id(account)]
-            if held.refund_nonce != nonce:
-                raise RevertedError("BadNonce")
-            held.refund_nonce += 1
-            paid = min(amount, held.balance)
-            held.balance -= paid
-            self.balances[account.payer] = self.balances.get(account.payer, 0) + paid
-            self.refunded[self.account_id(account), nonce] = paid
-            return paid
+            refunded, *_ = self.model.refund_with_signature(self._config(account), amount, nonce, b"")
+            assert isinstance(refunded, Refunded)
+            self.refunded[refunded.account_id, nonce] = refunded.amount
+            return refunded.amount
 
-        return self._call(ESCROW, effect, account.payer)
+        return self._call(self.address, effect, account.payer)
 
     async def accounts(
         self, account_ids: Sequence[bytes], block: Block, heard: Heard | None = None
     ) -> Sequence[EscrowAccount]:
         del block, heard
         self._answer()
-        found = [self.escrowed.get(one) for one in account_ids]
-        return [EscrowAccount(h.balance, h.refund_nonce, 0, 0, 0) if h else EscrowAccount(0, 0, 0, 0, 0) for h in found]
+        found = [self.escrowed.get(one, Account()) for one in account_ids]
+        return [
+            EscrowAccount(a.balance, a.refund_nonce, a.withdraw_nonce, a.withdraw_amount, a.withdrawable_at)
+            for a in found
+        ]
 
     async def claimed(self, channel_ids: Sequence[bytes], block: Block, heard: Heard | None = None) -> Sequence[int]:
         del block, heard
@@ -301,48 +269,80 @@ class ChainTwin:
 
         def decision(draft: Draft, ledger: Ledger, _: DecisionContext) -> None:
             for account, held in self.escrowed.items():
+                if not held.opened:
+                    continue
                 if not self.finds_accounts and account not in map(self.account_id, self.tracked):
                     continue
-                accounts.open_account(draft, account, NETWORK, held.config)
+                accounts.open_account(draft, account, self.ref, self._configs[account])
                 at = accounts.AccountAtBlock(held.balance, dict(self.paid))
                 accounts.mirror(draft, ledger, accounts.AccountOnChain(account, at, at, 0, 0, 0, self.confirming))
 
         await self.writer.run(decision)
 
     async def fund(self, config: ChannelConfig, amount: int) -> None:
-        """Deposit by some other way, and mirror it."""
-        held = self.escrowed.setdefault(self.account_id(config), Held(config.account()))
-        held.balance += amount
+        """Deposit by some other way, in whatever token, and mirror it. An account that gets 0 is open and empty."""
+        token = self.model.tokens.setdefault(config.token, TokenModel(config.token, TOKEN_DOMAIN))
+        token.balances[_BANK] = amount or 1
+        self.model.deposit(_BANK, self._config(config), amount or 1)
+        if amount == 0:
+            self.escrowed[self.account_id(config)].balance = 0
         await self.look()
 
     def land(self, deposit: DepositAuthorization) -> None:
         """Have somebody else land a deposit."""
         payer, nonce = deposit.account.payer, self.deposit_token_nonce(deposit)
+        self.model.deposit(payer, self._config(deposit.account), deposit.amount)
         self.used.add((payer, nonce))
-        self.balances[payer] -= deposit.amount
-        self._book(deposit)
+        self.landed[payer, nonce] = deposit.amount
 
-    def _book(self, deposit: DepositAuthorization) -> None:
-        held = self.escrowed.setdefault(self.account_id(deposit.account), Held(deposit.account.account()))
-        held.balance += deposit.amount
-        self.landed[deposit.account.payer, self.deposit_token_nonce(deposit)] = deposit.amount
+    def continue_from(self, other: "ChainTwin") -> None:
+        """Be the same chain as another twin, whose aggregator has ended."""
+        self.world, self.number, self._configs = other.world, other.number, other._configs
+
+    @property
+    def model(self) -> EscrowModel:
+        """The escrow and its token."""
+        return self.world.escrow
+
+    @property
+    def balances(self) -> dict[bytes, int]:
+        """Of the token."""
+        return self.world.balances
+
+    @property
+    def used(self) -> set[tuple[bytes, bytes]]:
+        """The token's authorizations that were used, by signer and nonce."""
+        return self.model.tokens[TOKEN].used
+
+    @property
+    def escrowed(self) -> dict[bytes, Account]:
+        """The escrow's accounts."""
+        return self.model.accounts
+
+    @property
+    def paid(self) -> dict[bytes, int]:
+        """What the escrow says was claimed, by channel."""
+        return self.model.claimed
+
+    def _config(self, account: ChannelConfig) -> Config:
+        """As the escrow takes it; the mirror remembers it."""
+        self._configs[self.account_id(account)] = account.account()
+        return Config(*astuple(account))
 
     def _call(self, to: bytes, effect: Callable[[], int], payer: bytes) -> Call:
         data = b"call" + payer.rjust(32, b"\0") + b"%d" % len(self._effects)
-        self._effects[data] = effect
+        self._effects[data] = _as_node(effect)
         return Call(to, data)
 
     def _try(self, call: Call, gas_max: int) -> None:
         """Run a call and take it back: raises RevertedError if it would revert."""
         self._gas_left = gas_max
-        before = self.balances, self.used, self.escrowed, self.landed, self.refunded
-        self.balances, self.used = dict(self.balances), set(self.used)
-        self.landed, self.refunded = dict(self.landed), dict(self.refunded)
-        self.escrowed = {id_: replace(held) for id_, held in self.escrowed.items()}
+        before = self.world, self.landed, self.refunded
+        self.world, self.landed, self.refunded = self.world.copy(), dict(self.landed), dict(self.refunded)
         try:
             self._effects[call.data]()
         finally:
-            self.balances, self.used, self.escrowed, self.landed, self.refunded = before
+            self.world, self.landed, self.refunded = before
 
     async def _step(self, outbound: OutboundTransaction) -> OutboundTransaction:
         if outbound.status is TransactionStatus.PENDING and not self.held:
@@ -368,29 +368,31 @@ class ChainTwin:
             await self.outbox.update(outbound)
         return outbound
 
-    def _spend(self, holder: bytes, nonce: bytes, struct: bytes, signature: bytes, amount: int) -> None:
-        """Use up an ERC-3009 authorization."""
-        if (holder, nonce) in self.used:
-            raise RevertedError("authorization is used or canceled")
-        if not self._signed(holder, eip712.digest(TOKEN_DOMAIN, struct), signature):
-            raise RevertedError("invalid signature")
-        if self.balances.get(holder, 0) < amount:
-            raise RevertedError("transfer amount exceeds balance")
-        self.used.add((holder, nonce))
-        self.balances[holder] -= amount
-
-    def _signed(self, holder: bytes, digest: bytes, signature: bytes) -> bool:
-        if holder in self.contract_wallets:
+    def _signed(self, signer: bytes, digest: bytes, signature: bytes) -> bool:
+        if signer == OPERATOR:
+            return True  # the twin is its binding, too: it makes no signatures of the operator's
+        if signer in self.contract_wallets:
             # A token takes a wallet that runs out of gas for one that says no.
-            return self.wallet_gas.get(holder, 0) <= self._gas_left and signature == CONTRACT_WALLET_SIGNATURE
-        try:
-            return recover(digest, signature) == holder
-        except InvalidSignatureError:
-            return False
+            return self.wallet_gas.get(signer, 0) <= self._gas_left and signature == CONTRACT_WALLET_SIGNATURE
+        return escrow_model.signed(signer, digest, signature)
 
     def _answer(self) -> None:
         if self.down:
             raise ChainUnavailableError("no endpoint answers")
+
+
+def _as_node(effect: Callable[[], int]) -> Callable[[], int]:
+    """The same, with the port's error for what reverts."""
+
+    def told() -> int:
+        try:
+            return effect()
+        except escrow_model.TokenRevertedError as reverted:
+            raise RevertedError(reverted.text) from reverted
+        except escrow_model.RevertedError as reverted:
+            raise RevertedError(reverted.name) from reverted
+
+    return told
 
 
 class TokenTwin:
@@ -412,13 +414,13 @@ class TokenTwin:
         self._chain._answer()
         return (authorizer, nonce) in self._chain.used
 
-    def transfer_call(self, authorization: TransferAuthorization) -> Call:
+    def transfer_call(self, authorization: ExactAuthorization) -> Call:
         a, chain = authorization, self._chain
-        struct = eip712.hash_transfer_with_authorization(a.from_, a.to, a.value, a.valid_after, a.valid_before, a.nonce)
 
         def effect() -> int:
-            chain._spend(a.from_, a.nonce, struct, a.signature, a.value)
-            chain.balances[a.to] = chain.balances.get(a.to, 0) + a.value
+            chain.model.tokens[TOKEN].transfer_with_authorization(
+                a.from_, a.to, a.value, a.valid_after, a.valid_before, a.nonce, a.signature, NOW_S
+            )
             return a.value
 
         return chain._call(TOKEN, effect, a.from_)

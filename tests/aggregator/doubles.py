@@ -34,6 +34,7 @@ from tallystick_aggregator.ledger.state import (
     payment_key,
     reservation_handle,
 )
+from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.store.port import StoreUnavailableError
 
 Answer = TypeVar("Answer")
@@ -45,7 +46,8 @@ ESCROW: Final = bytes.fromhex("e5" * 20)
 TOKEN: Final = bytes.fromhex("70" * 20)
 OPERATOR: Final = bytes.fromhex("09" * 20)
 DOMAIN: Final = escrow_domain(31337, ESCROW)
-SEPARATORS: Final = {NETWORK: DOMAIN.separator}
+ESCROW_REF: Final = EscrowRef(NETWORK, ESCROW)
+SEPARATORS: Final = {ESCROW_REF: DOMAIN.separator}
 
 NEWS: Final = bytes.fromhex("aa" * 20)
 """A seller."""
@@ -65,7 +67,7 @@ def payment_id_of(number: int, ms: int = NOW_MS) -> bytes:
 class Payer:
     """Somebody who signs: an account, its channels, vouchers and spend proofs."""
 
-    def __init__(self, name: str, domain: Domain = DOMAIN) -> None:
+    def __init__(self, name: str, domain: Domain = DOMAIN, withdraw_delay_s: int = 86_400) -> None:
         self.name = name
         self.domain = domain
         self.signer = Signer(sha256(b"payer " + name.encode()).digest())
@@ -75,7 +77,7 @@ class Payer:
             receiver=ZERO_ADDRESS,
             receiver_authorizer=OPERATOR,
             token=TOKEN,
-            withdraw_delay_s=86_400,
+            withdraw_delay_s=withdraw_delay_s,
             salt=sha256(b"salt " + name.encode()).digest(),
         )
         self.account_id = account_id(domain, self.config)
@@ -124,12 +126,12 @@ class PureLedger:
         self.ledger = Ledger()
         self.events: list[ev.Event] = []
         self.now_ms = NOW_MS
-        self.stale_networks: frozenset[str] = frozenset()
+        self.stale_escrows: frozenset[EscrowRef] = frozenset()
 
     @property
     def moment(self) -> DecisionContext:
         """The present."""
-        return DecisionContext(self.now_ms, self.stale_networks)
+        return DecisionContext(self.now_ms, self.stale_escrows)
 
     def run(self, decision: Decision[Answer]) -> Answer:
         """Take a decision, adopt it, check the invariants."""
@@ -148,7 +150,9 @@ class PureLedger:
 
     def fund(self, payer: Payer, funds: int, *receivers: bytes) -> None:
         """Give the payer an account with these funds, and channels to the receivers (the news, if none is named)."""
-        self.run(lambda draft, _ledger, _moment: accounts.open_account(draft, payer.account_id, NETWORK, payer.config))
+        self.run(
+            lambda draft, _ledger, _moment: accounts.open_account(draft, payer.account_id, ESCROW_REF, payer.config)
+        )
         for receiver in receivers or (NEWS,):
             assert self.open_channel(payer, receiver) is None
         self.mirror(payer, balance=funds)

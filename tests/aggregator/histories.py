@@ -30,11 +30,12 @@ from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.commands import DecisionContext, ProvenPayment, Rules, SpendProof, VoucherProof
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger, SpendKey, payment_key, reservation_handle
+from tallystick_aggregator.ledger.values import EscrowRef
 
 NOW_MS: Final = 1_800_000_000_000
 NOW: Final = DecisionContext(NOW_MS)
 RULES: Final = Rules(payment_id_retention_s=3_600, payment_id_skew_s=60, reservations_per_account_max=4)
-NETWORK: Final = "eip155:31337"
+ESCROW_REF: Final = EscrowRef("eip155:31337", bytes.fromhex("e5" * 20))
 
 ACCOUNTS: Final = 2
 RECEIVERS: Final = 2
@@ -214,7 +215,7 @@ def do(command: Command, draft: Draft, ledger: Ledger, moment: DecisionContext) 
 def _do(command: Command, draft: Draft, ledger: Ledger, moment: DecisionContext) -> object:
     match command:
         case Open(account, receiver, claimed):
-            accounts.open_account(draft, account_id(account), NETWORK, config(account))
+            accounts.open_account(draft, account_id(account), ESCROW_REF, config(account))
             return accounts.open_channel(
                 draft,
                 account_id(account),
@@ -243,7 +244,9 @@ def _do(command: Command, draft: Draft, ledger: Ledger, moment: DecisionContext)
         case Approve(account, more):
             return _approve(account, more, draft, ledger)
         case Advance(network, number):
-            return draft.record(ev.ChainAdvanced(f"eip155:{network}", number, _hash("block", number)))
+            return draft.record(
+                ev.ChainAdvanced(EscrowRef(f"eip155:{network}", ESCROW_REF.address), number, _hash("block", number))
+            )
         case Forget(age_s):
             before_ms = max(draft.payments_forgotten_ms, moment.now_ms - age_s * 1_000)
             return draft.record(ev.PaymentsForgotten(before_ms))

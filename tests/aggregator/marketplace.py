@@ -1,30 +1,32 @@
 """All schemes over a chain in memory: one network, one token, sellers NEWS and MUSIC, and whoever comes to pay."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Final
 
 from chain_twin import TOKEN_DOMAIN, ChainTwin
-from doubles import DOMAIN, ESCROW, NETWORK, NEWS, NOW_MS, NOW_S, OPERATOR, SEPARATORS, TOKEN, Payer
+from doubles import DOMAIN, ESCROW, ESCROW_REF, NETWORK, NEWS, NOW_MS, NOW_S, OPERATOR, TOKEN, Payer
 
 from tallystick import eip712
 from tallystick.eip712 import ESCROW_NAME, ESCROW_VERSION
-from tallystick.x402 import SCHEME_DEFERRED, SCHEME_EXACT, Network, PaymentTerms
+from tallystick.tokens import Token
+from tallystick.x402 import SCHEME_DEFERRED, SCHEME_EXACT, ExactAuthorization, Network, PaymentTerms
 from tallystick_aggregator.accounts.accounts import Accounts
 from tallystick_aggregator.accounts.channels import Channels
 from tallystick_aggregator.accounts.deposits import Deposits
-from tallystick_aggregator.accounts.offers import NetworkOffer, TokenOffer
+from tallystick_aggregator.accounts.offers import EscrowOffer
 from tallystick_aggregator.accounts.refunds import Refunds
 from tallystick_aggregator.accounts.signed_calls import SignedCall
 from tallystick_aggregator.auth.gas_budgets import NO_LIMITS, GasBudget, GasLimits
-from tallystick_aggregator.chain.port import DepositAuthorization, TransferAuthorization
+from tallystick_aggregator.chain.port import DepositAuthorization
 from tallystick_aggregator.charging import LedgerWriter, PaymentBatcher
 from tallystick_aggregator.charging.signatures import SignatureThreads
 from tallystick_aggregator.ledger.commands import Rules
 from tallystick_aggregator.ledger.state import Account, Channel, Ledger
+from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.schemes.deferred.payments import DeferredPayments
 from tallystick_aggregator.schemes.exact import ExactPayments
 from tallystick_aggregator.store.memory import MemoryDisk, MemoryJournal, MemoryOutbox
@@ -33,18 +35,18 @@ from tallystick_aggregator.store.sqlite.store import SqliteStore
 
 MIN_DEPOSIT: Final = 1_000
 PRICE: Final = 100
-OFFER: Final = NetworkOffer(
+OFFER: Final = EscrowOffer(
     network=NETWORK,
     escrow=ESCROW,
     escrow_name=ESCROW_NAME,
     escrow_version=ESCROW_VERSION,
     operator=OPERATOR,
-    tokens={TOKEN: TokenOffer(TOKEN, "USDC", 6, "USD Coin", "2", MIN_DEPOSIT)},
+    tokens={TOKEN: Token(TOKEN, "USDC", 6, "USD Coin", "2", MIN_DEPOSIT)},
     withdraw_delay_s_min=10_800,
     withdraw_delay_s_max=30 * 86_400,
     withdraw_delay_s=86_400,
 )
-OFFERS: Final = {NETWORK: OFFER}
+OFFERS: Final = {ESCROW_REF: OFFER}
 TERMS: Final = PaymentTerms(SCHEME_DEFERRED, Network(31337), PRICE, TOKEN, NEWS)
 EXACT_TERMS: Final = replace(TERMS, scheme=SCHEME_EXACT)
 
@@ -57,6 +59,7 @@ class Marketplace:
     writer: LedgerWriter
     outbox: Outbox
     chain: ChainTwin
+    chains: Mapping[EscrowRef, ChainTwin]
     batcher: PaymentBatcher
     rules: Rules
     channels: Channels
@@ -85,7 +88,7 @@ class Marketplace:
         """Give the payer a deposit, and channels to the receivers."""
         await self.chain.fund(payer.config, amount)
         for receiver in receivers:
-            assert await self.channels.open(NETWORK, payer.config.channel(receiver)) is None
+            assert await self.channels.open(ESCROW_REF, payer.config.channel(receiver)) is None
 
     async def charge(self, payer: Payer, amount: int, ceiling: int, number: int = 900, receiver: bytes = NEWS) -> None:
         """Charge by a voucher."""
@@ -101,35 +104,39 @@ async def marketplace(
     rules: Rules | None = None,
     store: SqliteStore | None = None,
     gas: GasLimits = NO_LIMITS,
+    more_escrows: Sequence[bytes] = (),
 ) -> AsyncIterator[Marketplace]:
-    """Open a market on this disk, or in this store; the escrow and the token are new."""
+    """Open a market on this disk, or in this store; the escrows and the token are new."""
     budget = GasBudget(gas)
     disk, rules = disk or MemoryDisk(), rules or Rules()
     journal, outbox = (store.journal, store.outbox) if store else (MemoryJournal(disk), MemoryOutbox(disk))
     stale: set[str] = set()
     writer = LedgerWriter(
-        await journal.load(), journal, stale_networks=lambda: frozenset(stale), clock_ms=lambda: NOW_MS
+        await journal.load(), journal, stale_escrows=lambda: frozenset(stale), clock_ms=lambda: NOW_MS
     )
     writing = asyncio.create_task(writer.serve())
-    batcher = PaymentBatcher(writer, SEPARATORS, rules, signatures=SignatureThreads(1))
     chain = ChainTwin(writer, outbox)
+    chains = {one.ref: one for one in (chain, *(ChainTwin(writer, outbox, escrow) for escrow in more_escrows))}
+    offers = {escrow: replace(OFFER, escrow=escrow.address) for escrow in chains}
+    separators = {escrow: one.domain.separator for escrow, one in chains.items()}
+    batcher = PaymentBatcher(writer, separators, rules, signatures=SignatureThreads(1))
     await chain.gas.load(outbox, NETWORK)
-    chains = {NETWORK: chain}
-    channels = Channels(chains, OFFERS, writer, rules)
-    accounts = Accounts(chains, OFFERS, channels, writer, rules, lambda: NOW_S)
+    channels = Channels(chains, offers, writer, rules)
+    accounts = Accounts(chains, offers, channels, writer, rules, lambda: NOW_S)
     try:
         yield Marketplace(
             disk,
             writer,
             outbox,
             chain,
+            chains,
             batcher,
             rules,
             channels,
-            DeferredPayments(OFFERS, channels, batcher, writer),
-            ExactPayments(chains, OFFERS, outbox, lambda: NOW_S, settle_timeout_s=0.2, budget=budget),
+            DeferredPayments(offers, channels, batcher, writer),
+            ExactPayments(chains, offers, outbox, lambda: NOW_S, settle_timeout_s=0.2, budget=budget),
             accounts,
-            Deposits(chains, OFFERS, writer, outbox, lambda: NOW_S, credit_timeout_s=0.2, budget=budget),
+            Deposits(chains, offers, writer, outbox, lambda: NOW_S, credit_timeout_s=0.2, budget=budget),
             Refunds(chains, accounts, writer, outbox, refund_timeout_s=0.2, budget=budget),
             stale,
             budget,
@@ -162,9 +169,9 @@ def deposit_of(payer: Payer, amount: int, number: int = 0, **changes: object) ->
     return replace(deposit, signature=payer.signer.sign(eip712.digest(TOKEN_DOMAIN, struct)))
 
 
-def transfer_of(payer: Payer, number: int = 0, **changes: object) -> TransferAuthorization:
+def transfer_of(payer: Payer, number: int = 0, **changes: object) -> ExactAuthorization:
     """The payer's signed transfer of PRICE to NEWS with this number; `changes` are made before it is signed."""
-    transfer = TransferAuthorization(
+    transfer = ExactAuthorization(
         from_=payer.signer.address,
         to=NEWS,
         value=PRICE,

@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 from doubles import NOW_MS, SEPARATORS, PureLedger, ScriptedJournal
 
 from tallystick_aggregator.charging import LedgerWriter, PaymentBatcher
-from tallystick_aggregator.charging.batcher import WAITING_MAX
+from tallystick_aggregator.charging.batcher import BatcherSettings
+from tallystick_aggregator.charging.writer import WriterSettings
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.commands import Rules
 from tallystick_aggregator.ledger.invariants import check_invariants
@@ -23,17 +24,22 @@ class Running:
         ledger: Ledger,
         journal: Journal,
         rules: Rules,
-        waiting_max: int = WAITING_MAX,
+        batching: BatcherSettings | None = None,
         separators: Mapping[str, bytes] = SEPARATORS,
+        writing: WriterSettings | None = None,
     ) -> None:
         self.ledger = ledger
         self.journal = journal
         self.now_ms = NOW_MS
-        self.stale_networks: frozenset[str] = frozenset()
+        self.stale_escrows: frozenset[str] = frozenset()
         self.writer = LedgerWriter(
-            ledger, journal, stale_networks=lambda: self.stale_networks, clock_ms=lambda: self.now_ms
+            ledger,
+            journal,
+            stale_escrows=lambda: self.stale_escrows,
+            clock_ms=lambda: self.now_ms,
+            settings=writing,
         )
-        self.batcher = PaymentBatcher(self.writer, separators, rules, waiting_max=waiting_max)
+        self.batcher = PaymentBatcher(self.writer, separators, rules, settings=batching)
 
     async def settle_down(self) -> None:
         """Let everything run that can run without anybody's help."""
@@ -53,12 +59,14 @@ class Scripted(Running):
 
 
 @asynccontextmanager
-async def running(books: PureLedger, *, waiting_max: int = WAITING_MAX) -> AsyncIterator[Scripted]:
+async def running(
+    books: PureLedger, batching: BatcherSettings | None = None, writing: WriterSettings | None = None
+) -> AsyncIterator[Scripted]:
     """Go on from these books; at the end everything was answered and memory is what the journal replays to."""
     journal = ScriptedJournal()
     if books.events:
         journal.commits.append(tuple(books.events))
-    shop = Scripted(books.ledger, journal, books.rules, waiting_max)
+    shop = Scripted(books.ledger, journal, books.rules, batching, writing=writing)
     serving = asyncio.create_task(shop.writer.serve())
     try:
         yield shop

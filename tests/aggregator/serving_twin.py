@@ -14,6 +14,7 @@ from doubles import MUSIC, NEWS
 from marketplace import Marketplace, marketplace
 
 from tallystick.amounts import encode_amount
+from tallystick.settlements import LeftOut
 from tallystick.v1 import (
     account_pb2_grpc,
     charge_pb2,
@@ -23,13 +24,14 @@ from tallystick.v1 import (
 )
 from tallystick_aggregator.api.grpc.account import AccountService
 from tallystick_aggregator.api.grpc.charge import ChargeLimits, ChargeService
+from tallystick_aggregator.api.grpc.concurrency_limits import CallLimits
 from tallystick_aggregator.api.grpc.facilitator import FacilitatorService
 from tallystick_aggregator.api.grpc.server import GrpcServer, Services, Tls
 from tallystick_aggregator.api.grpc.settlement import SettlementService
 from tallystick_aggregator.auth.credentials import Credentials, Scope
 from tallystick_aggregator.auth.principals import Principals
 from tallystick_aggregator.charging import UncheckedPayment
-from tallystick_aggregator.claims.claiming import Claimed, LeftOut
+from tallystick_aggregator.claims.claiming import Claimed
 from tallystick_aggregator.facilitator import Facilitator
 from tallystick_aggregator.ledger.commands import Rules
 from tallystick_aggregator.schemes.port import Scheme
@@ -97,6 +99,7 @@ async def serving(
     tls: Tls | None = None,
     rules: Rules | None = None,
     schemes: Sequence[Scheme[Any, Any]] = (),
+    call_limits: CallLimits | None = None,
 ) -> AsyncIterator[Edge]:
     """Serve a market from a store in this folder; `schemes` are those beside `deferred` and `exact`."""
     store = await SqliteStore.open(folder / "store.db")
@@ -112,7 +115,7 @@ async def serving(
                 AccountService(principals, market.accounts, market.deposits, market.refunds),
                 SettlementService(principals, market.outbox, settlement),
             )
-            server = GrpcServer(services, "127.0.0.1:0", tls)
+            server = GrpcServer(services, "127.0.0.1:0", tls, call_limits)
             await server.start()
             await server.tell_health(serving=True)
             try:

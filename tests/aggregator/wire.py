@@ -7,8 +7,8 @@ from serving_twin import charge_of
 from tallystick.amounts import encode_amount
 from tallystick.channels import ChannelConfig
 from tallystick.v1 import account_pb2, common_pb2, facilitator_pb2
+from tallystick.x402 import ExactAuthorization
 from tallystick_aggregator.accounts.signed_calls import SignedCall
-from tallystick_aggregator.chain.port import TransferAuthorization
 from tallystick_aggregator.charging import UncheckedPayment
 
 ALICE = Payer("alice")
@@ -37,7 +37,7 @@ def verify_request(payment: UncheckedPayment) -> facilitator_pb2.VerifyRequest:
     return facilitator_pb2.VerifyRequest(terms=terms_of("deferred"), deferred=deferred)
 
 
-def exact_of(transfer: TransferAuthorization) -> facilitator_pb2.ExactPayment:
+def exact_of(transfer: ExactAuthorization) -> facilitator_pb2.ExactPayment:
     return facilitator_pb2.ExactPayment(
         **{"from": transfer.from_},  # type: ignore[arg-type]
         to=transfer.to,

@@ -12,10 +12,10 @@ from hashlib import sha256
 from random import Random
 from typing import Any, Final, NamedTuple
 
-from contract_model import AMOUNT_MAX, TOKEN_REFUSED, ZERO, Config, EscrowModel, RevertedError, TokenModel
 from eth_abi.abi import encode
 
 from _anvil import DEV_KEYS, Anvil, function, hexed
+from escrow_model import AMOUNT_MAX, TOKEN_REFUSED, ZERO, Config, EscrowModel, RevertedError, TokenModel
 from tallystick import eip712
 from tallystick.eip712 import Domain
 from tallystick.hashing import keccak256

@@ -11,7 +11,7 @@ import pytest
 from fork_evm import GAS_MAX, ForkEvm, Town
 
 from _anvil import function
-from tallystick_aggregator.chain.reverts import describe_data
+from tallystick_chain.reverts import describe_data
 
 NEW_SLOT_GAS = 97_920
 TOKENS = ("TestUSDC", "MinimalToken", "proxied")

@@ -7,12 +7,13 @@ import re
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
 import pytest
+
+from waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text().partition("## Try it yourself")[2].partition("\n## ")[0]
@@ -69,10 +70,7 @@ class Shell:
 
     def wait_for(self, text: str, since: int) -> None:
         """Wait until the terminal shows this after its first `since` characters."""
-        deadline = time.monotonic() + STEP_TIMEOUT_S
-        while text not in self.output[since:]:
-            assert time.monotonic() < deadline, f"no {text!r} in:\n{self.output}"
-            time.sleep(0.05)
+        wait_until(lambda: text in self.output[since:], STEP_TIMEOUT_S, lambda: f"no {text!r} in:\n{self.output}")
 
     @property
     def output(self) -> str:
@@ -80,19 +78,21 @@ class Shell:
 
     def close(self) -> None:
         os.killpg(self._bash.pid, signal.SIGTERM)
-        deadline = time.monotonic() + 15
-        while time.monotonic() < deadline:
-            self._bash.poll()
-            try:
-                os.killpg(self._bash.pid, 0)
-            except ProcessLookupError:
-                break
-            time.sleep(0.05)
-        else:
+        try:
+            wait_until(self._all_ended, 15, lambda: "what the snippets left running does not end")
+        except AssertionError:
             os.killpg(self._bash.pid, signal.SIGKILL)
         assert self._bash.stdin is not None
         self._bash.stdin.close()
         self._bash.wait()
+
+    def _all_ended(self) -> bool:
+        self._bash.poll()
+        try:
+            os.killpg(self._bash.pid, 0)
+        except ProcessLookupError:
+            return True
+        return False
 
 
 @pytest.fixture
@@ -163,13 +163,11 @@ def wait_for_background(shell: Shell, command: str, ports: dict[str, str], since
 
 
 def wait_for_port(port: str) -> None:
-    deadline = time.monotonic() + STEP_TIMEOUT_S
-    while time.monotonic() < deadline:
+    def listens() -> bool:
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", int(port))) == 0:
-                return
-        time.sleep(0.05)
-    raise AssertionError(f"nothing listens on {port}")
+            return probe.connect_ex(("127.0.0.1", int(port))) == 0
+
+    wait_until(listens, STEP_TIMEOUT_S, lambda: f"nothing listens on {port}")
 
 
 @pytest.mark.timeout(400)

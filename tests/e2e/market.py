@@ -5,7 +5,6 @@ import os
 import secrets
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -14,6 +13,7 @@ from _anvil import Anvil
 from tallystick.hexadecimal import checksum
 from tallystick.signatures import Signer
 from tallystick_client import Operator
+from waiting import wait_until
 
 START_TIMEOUT_S = 60
 PRICE = 1_000
@@ -34,14 +34,14 @@ class Process:
 
     def wait_for(self, text: str, times: int = 1) -> str:
         """What follows this text in the output, up to a space, once it stands there so many times."""
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while time.monotonic() < deadline:
+
+        def found() -> list[str]:
             lines = [line for line in self.log.read_text().splitlines() if text in line]
-            if len(lines) >= times:
-                return lines[0].partition(text)[2].strip().partition(" ")[0]
-            assert self.popen.poll() is None, self.log.read_text()
-            time.sleep(0.02)
-        raise AssertionError(f"no {text!r} in:\n{self.log.read_text()}")
+            assert len(lines) >= times or self.popen.poll() is None, self.log.read_text()
+            return lines if len(lines) >= times else []
+
+        lines = wait_until(found, START_TIMEOUT_S, lambda: f"no {text!r} in:\n{self.log.read_text()}")
+        return lines[0].partition(text)[2].strip().partition(" ")[0]
 
     def kill(self) -> None:
         """End it at once, as a power cut would."""

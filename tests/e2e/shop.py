@@ -1,6 +1,5 @@
 """The shop of the end-to-end tests: FastAPI behind the paywall, with handlers that behave in every way."""
 
-import asyncio
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -69,13 +68,6 @@ async def missing() -> str:
 async def broken() -> str:
     note("broken")
     raise HTTPException(500)
-
-
-@app.get("/paid/slow/{name}")
-async def slow(name: str) -> str:
-    note(f"slow {name}")
-    await asyncio.sleep(0.5)
-    return f"slow {name}"
 
 
 @app.get("/paid/stream")

@@ -1,6 +1,7 @@
 """exact end to end: one ERC-3009 transfer a request, sent once."""
 
 import asyncio
+import itertools
 import secrets
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from tallystick.x402 import (
     exact_payload,
 )
 from tallystick_client.payer.errors import BalanceTooLowError
+from waiting import until
 
 
 async def test_who_has_no_deposit_pays_by_one_transfer_a_request(market: Market, shopper: Any) -> None:
@@ -78,18 +80,20 @@ def payment_of(market: Market, required: PaymentRequired, identifier: str) -> di
 async def ask_until_decided(url: str, payment: dict[str, str], mine: Callable[[], object]) -> list[httpx2.Response]:
     """The answers to a client that waits for a second at a time and opens a new connection each time."""
     answers: list[httpx2.Response] = []
-    for attempt in range(60):
-        if attempt == 4:
+    attempts = itertools.count()
+
+    async def decided() -> bool:
+        if next(attempts) == 4:
             mine()
         try:
             async with httpx2.AsyncClient(timeout=1) as http:
                 answers.append(await http.get(url, headers=payment))
         except httpx2.ReadTimeout:
-            continue
-        if "retry-after" not in answers[-1].headers:
-            return answers
-        await asyncio.sleep(0.1)
-    raise AssertionError([answer.text for answer in answers])
+            return False
+        return "retry-after" not in answers[-1].headers
+
+    await until(decided, 60)
+    return answers
 
 
 @pytest.mark.parametrize("identifier", ["a-payment-id-of-mine", ""])

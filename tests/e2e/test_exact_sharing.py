@@ -17,16 +17,15 @@ from seller_shop import Exchange
 
 from tallystick import x402
 from tallystick.errors import RefusedError
+from tallystick.facilitator import Attempt, Kind, Limits, Settled, Supported, Verified
 from tallystick.hexadecimal import checksum
+from tallystick.tokens import Token
 from tallystick.x402 import ExactAuthorization, PaymentTerms
-from tallystick_aggregator.chain.port import TransferAuthorization
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.schemes.exact import ExactPayments
 from tallystick_aggregator.schemes.port import Caller
-from tallystick_aggregator.schemes.port import Settled as Paid
 from tallystick_client import Paywall, Rule
 from tallystick_client.rpc import AggregatorUnavailableError
-from tallystick_client.seller.client.messages import Asset, Attempt, Kind, Limits, Settled, Supported, Verified
 
 ALICE = Payer("alice")
 ADDRESS = ALICE.signer.address
@@ -39,7 +38,7 @@ def exact_over(market: Marketplace) -> ExactPayments:
 
 # The aggregator's calls.
 
-VARIANTS: list[Callable[[], TransferAuthorization]] = [
+VARIANTS: list[Callable[[], ExactAuthorization]] = [
     lambda: transfer_of(ALICE),
     lambda: transfer_of(ALICE, to=MUSIC),
     lambda: transfer_of(ALICE, value=200),
@@ -56,7 +55,7 @@ WORKERS = st.tuples(
 class Seen:
     """What was delivered, and what happened that may matter."""
 
-    delivered: list[tuple[TransferAuthorization, str, bytes]] = field(default_factory=list)
+    delivered: list[tuple[ExactAuthorization, str, bytes]] = field(default_factory=list)
 
 
 async def work(
@@ -79,7 +78,7 @@ async def work(
             await exact[-1].release(terms, payment, caller)
         elif step == "settle":
             answer = await exact[-1].settle(terms, payment, caller)
-            if isinstance(answer, Paid) and not answer.replayed:
+            if isinstance(answer, Settled) and not answer.replayed:
                 assert answer.amount == payment.value
                 seen.delivered.append((payment, principal, caller.request_hash))
                 return
@@ -126,8 +125,8 @@ class Direct:
 
     def __init__(self, exact: ExactPayments, principal: str, lost: list[bool]) -> None:
         self._exact, self._principal, self._lost = exact, principal, lost
-        asset = Asset(TOKEN, "USDC", 6, "USD Coin", "2", 0)
-        kind = Kind("exact", NETWORK, (asset,), b"", "", "", b"", 0)
+        asset = Token(TOKEN, "USDC", 6, "USD Coin", "2", 0)
+        kind = Kind("exact", NETWORK, (asset,))
         self._supported = Supported((kind,), Limits(64, 8, 300, 172_800), frozenset(), frozenset())
 
     async def supported(self) -> Supported:
@@ -137,16 +136,13 @@ class Direct:
         """Nothing to close."""
 
     async def verify(self, terms: PaymentTerms, payment: ExactAuthorization, attempt: Attempt) -> Verified:
-        answer = await self._call(self._exact.verify(terms, _transfer(payment), self._caller(attempt)))
-        return Verified(answer.payer, answer.handle, answer.expires_at, answer.replayed)
+        return await self._call(self._exact.verify(terms, payment, self._caller(attempt)))
 
     async def settle(self, terms: PaymentTerms, payment: ExactAuthorization, attempt: Attempt) -> Settled:
-        answer = await self._call(self._exact.settle(terms, _transfer(payment), self._caller(attempt)))
-        return Settled(answer.payer, answer.amount, answer.transaction, 0, answer.replayed)
+        return await self._call(self._exact.settle(terms, payment, self._caller(attempt)))
 
     async def release(self, terms: PaymentTerms, payment: ExactAuthorization, attempt: Attempt) -> Settled:
-        answer = await self._call(self._exact.release(terms, _transfer(payment), self._caller(attempt)))
-        return Settled(answer.payer, answer.amount, b"", 0, answer.replayed)
+        return await self._call(self._exact.release(terms, payment, self._caller(attempt)))
 
     def _caller(self, attempt: Attempt) -> Caller:
         return Caller(self._principal, attempt.id, attempt.request_hash)
@@ -160,20 +156,21 @@ class Direct:
         return answer
 
 
-def _transfer(a: ExactAuthorization) -> TransferAuthorization:
-    return TransferAuthorization(a.from_, a.to, a.value, a.valid_after, a.valid_before, a.nonce, a.signature)
-
-
 class Worker:
     """One process of a seller: a paywall whose handler makes a page that no other run makes."""
 
     def __init__(self, name: str, aggregator: Direct, receiver: bytes) -> None:
         self.name, self.runs = name, 0
         rules = [Rule(path="*", price="0.0001 USDC")]
-        self.paywall = Paywall(self._app, aggregator=aggregator, pay_to=checksum(receiver), rules=rules)  # type: ignore[arg-type]
         self._now = 0.0
-        self.paywall._state.clock = lambda: self._now
-        self.paywall._state.pause = self._pause
+        self.paywall = Paywall(
+            self._app,
+            aggregator=aggregator,  # type: ignore[arg-type]
+            pay_to=checksum(receiver),
+            rules=rules,
+            clock=lambda: self._now,
+            sleep=self._pause,
+        )
 
     async def _pause(self, seconds: float) -> None:
         self._now += seconds
@@ -187,7 +184,7 @@ class Worker:
         await send({"type": "http.response.body", "body": page})
 
 
-def header_of(payment: TransferAuthorization, identifier: str) -> bytes:
+def header_of(payment: ExactAuthorization, identifier: str) -> bytes:
     """The PAYMENT-SIGNATURE of this payment."""
     a = payment
     authorization = ExactAuthorization(a.from_, a.to, a.value, a.valid_after, a.valid_before, a.nonce, a.signature)
@@ -250,7 +247,7 @@ def test_x1_random_requests_to_the_workers_of_several_sellers_sell_one_page(
 
             await asyncio.gather(chain(), *(ask(*one) for one in requests))
             for worker in workers:
-                await worker.paywall._state.finish()
+                await worker.paywall.finish()
             assert len(pages) <= 1, pages
             assert len(market.chain.sent) <= 1
             assert MUSIC not in market.chain.balances

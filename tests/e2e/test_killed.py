@@ -9,6 +9,7 @@ import pytest
 from market import PRICE, Market, tallystick
 
 from tallystick_client import DepositPolicy, PayingTransport, Wallet
+from waiting import until
 
 
 @pytest.mark.timeout(180)
@@ -38,11 +39,11 @@ async def test_what_was_accepted_before_a_kill_is_settled_after_it(tmp_path: Pat
 async def fetch(http: httpx2.AsyncClient, name: str, pages: int) -> int:
     """Fetch so many pages at once; all must be served, the aggregator's return awaited."""
     answers: list[Any] = []
-    for _ in range(50):
-        probe = await http.get(f"/paid/page/{name}-probe")
-        if probe.status_code == 200:
-            break
-        await asyncio.sleep(0.2)
+
+    async def is_back() -> bool:
+        return (await http.get(f"/paid/page/{name}-probe")).status_code == 200
+
+    await until(is_back, 20)
     answers = await asyncio.gather(*(http.get(f"/paid/page/{name}-{number}") for number in range(pages)))
     assert {answer.status_code for answer in answers} == {200}
     return pages + 1

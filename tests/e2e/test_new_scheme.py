@@ -1,11 +1,13 @@
-"""A scheme that only its own folder knows sells through the paywall of a real client."""
+"""A scheme that only its own folder knows sells through a real paywall and buys through a real transport."""
 
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
+import httpx2
 import pytest
 from doubles import NETWORK, NEWS
 from marketplace import OFFER
@@ -13,11 +15,25 @@ from seller_shop import Buyer
 from serving_twin import serving
 
 from tallystick.hexadecimal import to_hex
-from tallystick.x402 import PaymentRequirements
-from tallystick_client import Aggregator, Paywall, Rule
+from tallystick.signatures import Signer
+from tallystick.tokens import Token
+from tallystick.x402 import Network, PaymentRequirements
+from tallystick_client import (
+    Aggregator,
+    BudgetExceededError,
+    Budgets,
+    OfferNotAllowedError,
+    Operator,
+    PayingTransport,
+    Paywall,
+    Rule,
+    Wallet,
+    payment_of,
+)
 
 sys.path.append(str(Path(__file__).parents[1] / "aggregator" / "schemes"))
 
+from toy_scheme.payer import PayByTab
 from toy_scheme.tab import TabScheme
 
 PAYER = bytes([7]) * 20
@@ -33,6 +49,7 @@ class Shop:
         self.status = 200
         rules = [Rule(path="/articles/*", price="0.0001 USDC")]
         paywall = Paywall(self.page, pay_to=to_hex(NEWS), rules=rules, aggregator=aggregator)
+        self.paywall = paywall
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(paywall), base_url="http://shop.test")
 
     async def page(self, scope: Any, receive: Any, send: Any) -> None:
@@ -51,6 +68,28 @@ class Shop:
         payload = {"payer": to_hex(PAYER), "number": number, "amount": int(offer.amount), "secret": secret}
         named = {"payment-identifier": {"info": {"required": False, "id": identifier}}} if identifier else None
         return await self.http.get(PAGE, headers=Buyer.header(offer, payload, named))
+
+
+class Watched(httpx2.ASGITransport):
+    """The way to the shop; remembers what came back."""
+
+    def __init__(self, shop: Shop) -> None:
+        super().__init__(shop.paywall)
+        self.statuses: list[int] = []
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        response = await super().handle_async_request(request)
+        self.statuses.append(response.status_code)
+        return response
+
+
+class Crawler(NamedTuple):
+    """A wallet, and a client that pays from it."""
+
+    wallet: Wallet
+    http: httpx2.AsyncClient
+    statuses: list[int]
+    """Of all responses, those that the transport answered by itself too."""
 
 
 @pytest.fixture
@@ -93,3 +132,58 @@ async def test_its_refusals_are_told_by_a_402(shop: Shop) -> None:
     response = await shop.buy(1, secret="guess")
     assert "call_signature" in str(Buyer.required(response).error)
     assert not shop.payers
+
+
+@asynccontextmanager
+async def crawler(folder: Path, shop: Shop, secret: str = "open sesame", **budgets: str) -> AsyncIterator[Crawler]:
+    """A client that pays from a wallet which has the new scheme, and no deposit."""
+    token = next(iter(OFFER.tokens.values()))
+    told = Token(token.address, token.symbol, token.decimals, token.name, token.version)
+    operator = Operator(
+        Network.parse(NETWORK, "network"), "127.0.0.1:1", OFFER.operator, OFFER.escrow, OFFER.withdraw_delay_s, (told,)
+    )
+    wallet = await Wallet.open(
+        folder / "wallet.db",
+        key=Signer(bytes([7]) * 32),
+        operators=[operator],
+        budgets=Budgets(**budgets),
+        schemes=[PayByTab(PAYER, secret)],
+    )
+    way = Watched(shop)
+    transport = PayingTransport(wallet, way)
+    async with wallet, httpx2.AsyncClient(transport=transport, base_url="http://shop.test") as http:
+        yield Crawler(wallet, http, way.statuses)
+
+
+async def test_a_crawler_buys_by_it_through_the_transport_and_pays_ahead(tmp_path: Path, shop: Shop) -> None:
+    async with crawler(tmp_path, shop) as buyer:
+        pages = [await buyer.http.get(PAGE) for _ in range(2)]
+        assert [(page.status_code, page.text) for page in pages] == [(200, "news")] * 2
+        receipts = [payment_of(page) for page in pages]
+        assert [(receipt.scheme, receipt.charged) for receipt in receipts if receipt] == [("tab", 100)] * 2
+        assert shop.tab.spent == {PAYER: 200}
+        assert buyer.statuses == [402, 200, 200], "the second page is paid for ahead"
+        assert [each.paid for each in (await buyer.wallet.status()).exact] == [200]
+
+
+async def test_its_payments_count_in_the_wallets_budgets(tmp_path: Path, shop: Shop) -> None:
+    async with crawler(tmp_path, shop, total="0.0001") as buyer:
+        assert (await buyer.http.get(PAGE)).status_code == 200
+        with pytest.raises(BudgetExceededError):
+            await buyer.http.get("/articles/2")
+    assert shop.tab.spent == {PAYER: 100}
+
+
+async def test_what_it_is_refused_is_the_callers_to_see_and_is_not_paid_twice(tmp_path: Path, shop: Shop) -> None:
+    async with crawler(tmp_path, shop, secret="guess") as buyer:
+        page = await buyer.http.get(PAGE)
+    receipt = payment_of(page)
+    assert (page.status_code, receipt and receipt.charged) == (402, 0)
+    assert (shop.tab.spent, shop.payers) == ({}, [])
+
+
+async def test_its_own_rules_say_which_offers_are_taken(tmp_path: Path, shop: Shop) -> None:
+    shop.tab.limit = 50
+    async with crawler(tmp_path, shop) as buyer:
+        with pytest.raises(OfferNotAllowedError, match="the tab is too small"):
+            await buyer.http.get(PAGE)

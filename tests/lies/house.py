@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +15,13 @@ from anvil import DELAY_S, Devnet, receiver
 from rpc_faults import FaultProxy, Rule
 from site_files import add_seller, write_site
 from tallystick.errors import RefusedError
+from tallystick.settlements import Settlement
 from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.runtime.app import running
 from tallystick_aggregator.runtime.config.file import Config
 from tallystick_client.rpc import AggregatorUnavailableError
-from tallystick_client.seller.client.messages import Settlement
 from trade import Customer, Stall, operator_of
+from waiting import until
 
 ALARM = "tallystick.alarm"
 
@@ -76,15 +77,19 @@ class House:
 
     async def books_agree(self, timeout_s: float = 30) -> None:
         """Have everything settled, and find the same figures in the sellers' books, in the ledger and on chain."""
-        async with asyncio.timeout(timeout_s):
-            while not all(
+
+        async def settled() -> bool:
+            if all(
                 self.claimed(customer, stall) >= customer.book.accepted[stall.receiver]
                 for customer in self.customers
                 for stall in self.stalls
             ):
-                for stall in self.stalls:
-                    await self.settle(stall)
-                await asyncio.sleep(0.1)
+                return True
+            for stall in self.stalls:
+                await self.settle(stall)
+            return False
+
+        await until(settled, timeout_s)
         earned: Counter[bytes] = Counter()
         for customer in self.customers:
             state = await customer.state()
@@ -142,10 +147,3 @@ async def house(
                 await stall.aggregator.close()
             for customer in home.customers:
                 await customer.close()
-
-
-async def eventually(condition: Callable[[], Awaitable[bool]], timeout_s: float = 10) -> None:
-    """Wait for something to become true."""
-    async with asyncio.timeout(timeout_s):
-        while not await condition():  # noqa: ASYNC110 - whatever it looks at has no event to wait for
-            await asyncio.sleep(0.05)

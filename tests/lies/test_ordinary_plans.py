@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from house import House, eventually, house
+from house import House, house
 
 from anvil import DELAY_S, Devnet, Payer
 from rpc_faults import Delay, Drop, Duplicate, Rule, limits
 from tallystick.hexadecimal import to_hex
 from trade import Customer
+from waiting import until
 
 DEPOSIT = 1_000_000
 PRICE = 10_000
@@ -139,7 +140,7 @@ async def test_r12_a_passing_gas_error_delays_no_withdrawals_claim(
         async def paid() -> bool:
             return home.claimed(customer, home.stall) == PRICE
 
-        await eventually(paid, timeout_s=20)
+        await until(paid, timeout_s=20)
         devnet.anvil.advance(DELAY_S + 1)
         customer.payer.finalize_withdraw()
         await home.books_agree()

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from house import House, eventually, house
+from house import House, house
 
 from anvil import DELAY_S, Devnet
 from rpc_faults import Drop, Rule, lies
 from trade import Customer, Stall
+from waiting import until
 
 DEPOSIT = 1_000_000
 PRICE = 100_000
@@ -44,7 +45,7 @@ async def test_r7_events_left_out_once_hide_no_withdrawal(
         customer.payer.initiate_withdraw(DEPOSIT - PRICE)
         await home.told(rule)
         devnet.anvil.mine(confirmations + 1)  # the chain goes on
-        await eventually(lambda: knows_withdrawal(customer))
+        await until(lambda: knows_withdrawal(customer))
         assert home.alarmed(), "an answer that left events out is told loudly"
         assert await spend(customer, home.stall, DEPOSIT) == 0, "what is being withdrawn is not charged"
         await home.books_agree()
@@ -100,7 +101,7 @@ async def test_r8_a_withdrawal_missing_from_one_reading_is_found_by_the_next(
         rule = home.lie(lies.hidden_withdrawal(devnet.escrow, [customer.payer.account_id]))
         customer.payer.initiate_withdraw(DEPOSIT)
         await home.told(rule)
-        await eventually(lambda: knows_withdrawal(customer))
+        await until(lambda: knows_withdrawal(customer))
         assert await spend(customer, home.stall, DEPOSIT) == 0
         assert home.alarmed()
         await home.books_agree()
@@ -116,7 +117,7 @@ async def test_r8_a_withdrawal_missing_from_the_only_answer_that_there_is_counts
         await home.books_agree()
         if known:
             customer.payer.initiate_withdraw(DEPOSIT)
-            await eventually(lambda: knows_withdrawal(customer))
+            await until(lambda: knows_withdrawal(customer))
         down = home.lie(Rule("down", Drop()), home.proxies[1])
         rule = home.lie(lies.hidden_withdrawal(devnet.escrow, [customer.payer.account_id]), home.proxies[0])
         if known:
@@ -124,7 +125,7 @@ async def test_r8_a_withdrawal_missing_from_the_only_answer_that_there_is_counts
         else:
             customer.payer.initiate_withdraw(DEPOSIT)
         await home.told(rule)
-        await eventually(lambda: knows_withdrawal(customer))
+        await until(lambda: knows_withdrawal(customer))
         home.proxies[1].remove(down)
         assert await spend(customer, home.stall, DEPOSIT) <= (PRICE if known else 0)
         await home.books_agree()
@@ -141,7 +142,7 @@ async def test_r9_a_receipt_of_what_was_never_mined_pays_for_nothing(
         devnet.anvil.automine(on=False)
         paying = asyncio.create_task(customer.pay_exact(home.stall, PRICE))
         await home.told(rule)
-        await eventually(lambda: alarmed(home))
+        await until(lambda: alarmed(home))
         assert not paying.done(), "nothing has reached the seller yet"
         devnet.anvil.automine(on=True)
         devnet.anvil.mine()
@@ -189,7 +190,7 @@ async def test_r10_an_endpoint_on_another_chain_stops_nothing_and_is_named(
         customer = await home.depositor(DEPOSIT)
         assert await spend(customer, home.stall, 2 * PRICE) == 2 * PRICE
         await home.books_agree()
-        await eventually(lambda: named(home.alarmed(), home.proxies[liar].url))
+        await until(lambda: named(home.alarmed(), home.proxies[liar].url))
 
 
 async def knows_withdrawal(customer: Customer) -> bool:

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tallystick.patterns import Pattern
-from tallystick.x402 import PAY_AHEAD, PayAhead, pay_ahead_extension, read_pay_ahead
+from tallystick.x402 import PayAhead, pay_ahead_extension, read_pay_ahead
+from tallystick.x402.pay_ahead import PAY_AHEAD
 
 
 def read(info: Any) -> PayAhead | None:

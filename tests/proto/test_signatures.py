@@ -27,6 +27,15 @@ DIGEST = bytes(range(32))
 SIGNATURE = SIGNER.sign(DIGEST)
 AUTHORIZER = AuthorizerKey.recover(DIGEST, SIGNATURE)
 
+
+def verified(key: AuthorizerKey, digest: bytes, signature: bytes) -> bool:
+    return verify_many(((key, digest, signature),))[0]
+
+
+def wrote(key: AuthorizerKey, digest: bytes, signature: bytes) -> bool:
+    return verify_authorship_many(((key, digest, signature),))[0]
+
+
 R, S, V = SIGNATURE[:32], SIGNATURE[32:64], SIGNATURE[64]
 HIGH_S = (ORDER - int.from_bytes(S, "big")).to_bytes(32, "big")
 ZERO = bytes(32)
@@ -76,34 +85,34 @@ def test_recover_refuses_what_the_chain_refuses_and_says_why(signature: bytes, p
 
 @pytest.mark.parametrize("signature", [form for form, _ in BAD_FORMS.values()], ids=BAD_FORMS)
 def test_verify_refuses_what_the_chain_refuses(signature: bytes) -> None:
-    assert not AUTHORIZER.verify(DIGEST, signature)
-    assert not AUTHORIZER.verify_authorship(DIGEST, signature)
+    assert not verified(AUTHORIZER, DIGEST, signature)
+    assert not wrote(AUTHORIZER, DIGEST, signature)
 
 
 def test_the_high_s_twin_is_valid_ecdsa_and_still_refused() -> None:
     # Without the rule it would recover to the signer: the test would otherwise prove nothing.
     twin = R + HIGH_S + OTHER_V
     assert Account._recover_hash(DIGEST, signature=twin).lower() == "0x" + SIGNER.address.hex()
-    assert not AUTHORIZER.verify(DIGEST, twin)
+    assert not verified(AUTHORIZER, DIGEST, twin)
 
 
 def test_a_wrong_v_recovers_to_another_address_and_fails_verify() -> None:
     wrong = R + S + OTHER_V
     assert recover(DIGEST, wrong) != SIGNER.address
-    assert not AUTHORIZER.verify(DIGEST, wrong)
+    assert not verified(AUTHORIZER, DIGEST, wrong)
 
 
 def test_authorship_says_nothing_about_v_and_everything_about_the_signer() -> None:
-    assert AUTHORIZER.verify_authorship(DIGEST, R + S + OTHER_V)
-    assert not AUTHORIZER.verify_authorship(bytes(32), SIGNATURE)
-    assert not AuthorizerKey.recover(DIGEST, Signer(b"\1" * 32).sign(DIGEST)).verify_authorship(DIGEST, SIGNATURE)
+    assert wrote(AUTHORIZER, DIGEST, R + S + OTHER_V)
+    assert not wrote(AUTHORIZER, bytes(32), SIGNATURE)
+    assert not wrote(AuthorizerKey.recover(DIGEST, Signer(b"\1" * 32).sign(DIGEST)), DIGEST, SIGNATURE)
 
 
 def test_verify_takes_the_right_key_and_digest_only() -> None:
     other = Signer(b"\1" * 32)
-    assert AUTHORIZER.verify(DIGEST, SIGNATURE)
-    assert not AUTHORIZER.verify(bytes(32), SIGNATURE)
-    assert not AUTHORIZER.verify(DIGEST, other.sign(DIGEST))
+    assert verified(AUTHORIZER, DIGEST, SIGNATURE)
+    assert not verified(AUTHORIZER, bytes(32), SIGNATURE)
+    assert not verified(AUTHORIZER, DIGEST, other.sign(DIGEST))
     assert AUTHORIZER.address == SIGNER.address
 
 
@@ -111,20 +120,20 @@ def test_verify_takes_the_right_key_and_digest_only() -> None:
 def test_a_digest_of_another_length_is_refused_before_the_library_reads_it(digest: bytes) -> None:
     with pytest.raises(InvalidSignatureError, match="the digest has"):
         recover(digest, SIGNATURE)
-    assert not AUTHORIZER.verify(digest, SIGNATURE)
-    assert not AUTHORIZER.verify_authorship(digest, SIGNATURE)
+    assert not verified(AUTHORIZER, digest, SIGNATURE)
+    assert not wrote(AUTHORIZER, digest, SIGNATURE)
 
 
 @given(st.integers(0, 519), st.integers(0, 64))
 def test_any_flipped_bit_fails(bit: int, index: int) -> None:
     flipped = (int.from_bytes(SIGNATURE, "big") ^ (1 << bit)).to_bytes(65, "big")
-    assert not AUTHORIZER.verify(DIGEST, flipped)
-    assert not AUTHORIZER.verify(DIGEST, SIGNATURE[:index])
+    assert not verified(AUTHORIZER, DIGEST, flipped)
+    assert not verified(AUTHORIZER, DIGEST, SIGNATURE[:index])
 
 
 @given(st.binary(max_size=70), st.binary(min_size=30, max_size=34))
 def test_junk_raises_nothing_but_invalid_signature(signature: bytes, digest: bytes) -> None:
-    assert not AUTHORIZER.verify(digest, signature)
+    assert not verified(AUTHORIZER, digest, signature)
     with contextlib.suppress(InvalidSignatureError):
         assert recover(digest, signature) != SIGNER.address
 

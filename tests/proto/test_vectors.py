@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tallystick.channels import ChannelConfig, account_id, channel_id
@@ -20,7 +21,8 @@ from tallystick.eip712 import (
 from tallystick.hexadecimal import parse_address, parse_bytes
 from tallystick.signatures import AuthorizerKey, Signer, recover
 from tallystick.vouchers import UncheckedVoucher, check_voucher, sign_voucher, voucher_digest
-from tallystick.x402 import ChannelConfigMessage, Network, decode_json, read_channel_config, write_channel_config
+from tallystick.x402 import Network, decode_json
+from tallystick.x402.payloads import ChannelConfigMessage, read_channel_config, write_channel_config
 
 FILE = json.loads((Path(__file__).parent / "vectors/batch_settlement.json").read_text())
 VECTORS: list[dict[str, Any]] = FILE["vectors"]
@@ -52,7 +54,8 @@ def test_channel_id(vector: dict[str, Any]) -> None:
 
 def test_channel_config_is_written_as_it_was_read(vector: dict[str, Any]) -> None:
     _, config = read(vector)
-    assert read_channel_config(write_channel_config(config), "channelConfig") == config
+    written = msgspec.convert(write_channel_config(config), ChannelConfigMessage)
+    assert read_channel_config(written, "channelConfig") == config
 
 
 def test_voucher_is_theirs_bit_for_bit(vector: dict[str, Any]) -> None:

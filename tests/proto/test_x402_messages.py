@@ -19,18 +19,20 @@ from tallystick.x402 import (
     PaymentRequired,
     PaymentRequirements,
     ResourceInfo,
-    SettleRequest,
     SettleResponse,
-    SupportedKind,
-    SupportedResponse,
-    VerifyRequest,
-    VerifyResponse,
     decode_header,
     decode_json,
     encode_header,
     encode_json,
 )
-from tallystick.x402.messages import Message
+from tallystick.x402.messages import (
+    Message,
+    SettleRequest,
+    SupportedKind,
+    SupportedResponse,
+    VerifyRequest,
+    VerifyResponse,
+)
 
 OFFICIAL: dict[str, Any] = json.loads((Path(__file__).parent / "vectors/x402_messages.json").read_text())
 MESSAGE_TYPES: list[type[Message]] = [

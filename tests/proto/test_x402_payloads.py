@@ -36,10 +36,9 @@ from tallystick.x402 import (
     read_deferred_terms,
     read_exact,
     read_exact_terms,
-    read_payment_id,
     read_terms,
-    requires_payment_id,
 )
+from tallystick.x402.identifier import read_payment_id, requires_payment_id
 
 OFFICIAL: dict[str, Any] = json.loads((Path(__file__).parent / "vectors/x402_messages.json").read_text())
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from _children import Children
 from benchmarks import http2, intake, pairs, plot, pool, report, world
 from benchmarks import scenarios as scenarios_
 from benchmarks.bench import Bench
-from benchmarks.children import Children
 from benchmarks.measure import percentile
 from benchmarks.scenarios import SPEND_KEY, Scenario, scenarios
 from benchmarks.sizes import QUICK
@@ -20,7 +20,7 @@ TINY = QUICK._replace(duration_s=0.3, warm_up_s=0.1, channels_many=20, replay_ch
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     async with Children(tmp_path) as children:
-        bench = Bench(tmp_path, children, TINY, cores=2)
+        bench = Bench(tmp_path, children, TINY)
         await bench.prepare()
         yield bench
 
@@ -178,7 +178,7 @@ def test_a_figure_beyond_its_bound_is_called_missed(target: report.Target) -> No
     beyond = target.bound * (0.99 if target.at_least else 1.01)
     result = {**report.figures(raw()), **raw(), target.key: beyond}
 
-    assert report.table(result).count("MISSED") == 1
+    assert report.text(result).count("MISSED") == 1
 
 
 def test_the_page_gets_its_tables_and_keeps_its_text() -> None:

@@ -8,7 +8,7 @@ import pytest
 from chaos_runs import fleet, intake, lies
 from chaos_runs.alarms import Alarms
 from chaos_runs.books import AccountBooks, ExactBooks, compare
-from chaos_runs.fast_clock import FastClock
+from chaos_runs.fast_server import FastClock
 
 
 @pytest.mark.parametrize("kills", ["0", "-3", "many"])

@@ -7,6 +7,5 @@ channels      make channels known, each with its baseline from the chain
 signed_calls  what payers sign to be heard
 offers        the networks, escrows, tokens and delays that are served
 terms         rules that need no I/O
-sending       find and follow a transaction in the outbox
-failures      refusals that speak of the aggregator's own state
+outcomes      what becomes of a call that needs the store, the chain or a transaction
 """

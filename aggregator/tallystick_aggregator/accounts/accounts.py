@@ -10,11 +10,10 @@ from typing import Final
 from tallystick import eip712
 from tallystick.channels import ChannelConfig
 from tallystick.quantities import AccountId, ChannelTotals
-from tallystick.reasons import Reason
 from tallystick.spend_keys import key_hash
 from tallystick_aggregator.accounts.channels import Channels
-from tallystick_aggregator.accounts.failures import unless_unavailable
-from tallystick_aggregator.accounts.offers import Offers, find_network
+from tallystick_aggregator.accounts.offers import Offers, find_offer
+from tallystick_aggregator.accounts.outcomes import unless_unavailable
 from tallystick_aggregator.accounts.signed_calls import SignedCall, call_is_signed, signature_is
 from tallystick_aggregator.chain.port import Chain
 from tallystick_aggregator.charging.port import Writer
@@ -23,8 +22,10 @@ from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.approvals import Totals
 from tallystick_aggregator.ledger.commands import DecisionContext, Rules
 from tallystick_aggregator.ledger.draft import Draft
+from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.ledger.rules import totals_of
 from tallystick_aggregator.ledger.state import Account, Ledger, SpendKey
+from tallystick_aggregator.ledger.values import EscrowRef
 
 CHANNELS_PER_PAGE: Final = 1_000
 APPROVAL_ROWS_MAX: Final = 250
@@ -47,12 +48,14 @@ class Accounts:
 
     def __init__(
         self,
-        chains: Mapping[str, Chain],
+        chains: Mapping[EscrowRef, Chain],
         offers: Offers,
         channels: Channels,
         writer: Writer,
         rules: Rules,
         clock_s: Callable[[], int],
+        *,
+        channels_per_page: int = CHANNELS_PER_PAGE,
     ) -> None:
         self._chains = chains
         self._offers = offers
@@ -60,19 +63,20 @@ class Accounts:
         self._writer = writer
         self._rules = rules
         self._clock_s = clock_s
+        self._per_page = channels_per_page
 
     def signed(self, account_id: bytes, struct_hash: bytes, call: SignedCall) -> Account | Refusal:
         """Return the account whose payerAuthorizer signed this call, or the refusal."""
         account = self._writer.ledger.account(account_id)
         if account is None:
-            return unknown_account()
-        domain = self._chains[account.network].escrow.domain
+            return refuse(Why.ACCOUNT_UNKNOWN)
+        domain = self._chains[account.escrow].escrow.domain
         refusal = call_is_signed(domain, struct_hash, call, account.config.payer_authorizer, self._clock_s())
         return refusal or account
 
     def min_deposit(self, account: Account) -> int:
         """Return the least that is worth a transaction of ours in the account's token, in atomic units."""
-        return self._offers[account.network].tokens[account.config.token].min_deposit
+        return self._offers[account.escrow].tokens[account.config.token].min_deposit
 
     def read(self, account_id: bytes, call: SignedCall, after_channel_id: bytes = b"") -> AccountPage | Refusal:
         """Return the account and its channels after that one; from the first if it is empty."""
@@ -80,32 +84,35 @@ class Accounts:
         if isinstance(account, Refusal):
             return account
         ledger = self._writer.ledger
-        channels = ledger.channels_after(account_id, after_channel_id, CHANNELS_PER_PAGE + 1)
+        channels = ledger.channels_after(account_id, after_channel_id, self._per_page + 1)
         if channels is None:
-            return Refusal(Reason.CHANNEL_UNKNOWN, "The account has no channel to continue after.", "after_channel_id")
+            return refuse(Why.PAGE_UNKNOWN)
         return AccountPage(
             account,
-            [totals_of(channel) for channel in channels[:CHANNELS_PER_PAGE]],
-            len(channels) > CHANNELS_PER_PAGE,
+            [totals_of(channel) for channel in channels[: self._per_page]],
+            len(channels) > self._per_page,
             list(ledger.spend_keys_of(account_id)),
             self._rules.payment_id_retention_s,
         )
 
     async def open_channel(
-        self, network: str, config: ChannelConfig, call: SignedCall | None
+        self, network: str, config: ChannelConfig, call: SignedCall | None, escrow: bytes = b""
     ) -> ChannelTotals | Refusal:
-        """Make a channel known. `call` None: the caller holds the credential of the channel's receiver."""
-        offer = find_network(self._offers, network)
+        """Make a channel known. `call` None: the caller holds the credential of the channel's receiver.
+
+        `escrow` empty: the network's first.
+        """
+        offer = find_offer(self._offers, network, escrow)
         if isinstance(offer, Refusal):
             return offer
-        channel_id = self._channels.id_of(network, config)
+        channel_id = self._channels.id_of(offer.ref, config)
         if call is not None:
             struct_hash = eip712.hash_open_channel(channel_id, call.deadline)
-            domain = self._chains[network].escrow.domain
+            domain = self._chains[offer.ref].escrow.domain
             refusal = call_is_signed(domain, struct_hash, call, config.payer_authorizer, self._clock_s())
             if refusal is not None:
                 return refusal
-        refusal = await self._channels.open(network, config)
+        refusal = await self._channels.open(offer.ref, config)
         return refusal or totals_of(self._writer.ledger.known_channel(channel_id))
 
     async def register_spend_key(
@@ -154,17 +161,11 @@ class Accounts:
         """Keep a payer's approval. Its signature is its own proof; it may approve nothing that was not charged."""
         account = self._writer.ledger.account(account_id)
         if account is None:
-            return unknown_account()
+            return refuse(Why.ACCOUNT_UNKNOWN)
         if not 0 < len(totals) <= APPROVAL_ROWS_MAX:
-            return Refusal(
-                Reason.PAYLOAD_INVALID,
-                "An approval has to fit into one transaction.",
-                "totals",
-                f"{len(totals)} totals",
-                f"1 to {APPROVAL_ROWS_MAX}",
-            )
+            return refuse(Why.APPROVAL_SIZE, f"{len(totals)} totals", f"1 to {APPROVAL_ROWS_MAX}")
         digest = eip712.digest(
-            self._chains[account.network].escrow.domain, eip712.hash_totals_approval(account_id, totals)
+            self._chains[account.escrow].escrow.domain, eip712.hash_totals_approval(account_id, totals)
         )
         refusal = signature_is(account.config.payer_authorizer, digest, signature, "signature")
         if refusal is not None:
@@ -174,8 +175,3 @@ class Accounts:
             return approvals.approve_totals(draft, ledger, account_id, totals, signature)
 
         return await unless_unavailable(self._writer.run(decision))
-
-
-def unknown_account() -> Refusal:
-    """Refuse a call for an account that nobody deposited into."""
-    return Refusal(Reason.ACCOUNT_UNKNOWN, "The account is not known here; make a deposit first.", "account_id")

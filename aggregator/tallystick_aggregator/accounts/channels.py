@@ -5,15 +5,13 @@ number and in rate, and happens only for accounts that are known and funded, and
 proved to be: nobody opens channels for free, or in somebody else's account.
 """
 
-import asyncio
 from collections.abc import Mapping
 from typing import Final
 
 from tallystick.channels import ChannelConfig
-from tallystick.reasons import Reason
-from tallystick_aggregator.accounts.failures import overloaded, unless_unavailable
-from tallystick_aggregator.accounts.offers import Offers, find_network
-from tallystick_aggregator.accounts.terms import config_is_served
+from tallystick_aggregator.accounts.offers import Offers, find_offer
+from tallystick_aggregator.accounts.outcomes import overloaded, unless_unavailable
+from tallystick_aggregator.accounts.terms import channel_id_mismatch, config_is_served
 from tallystick_aggregator.auth.rate_limits import RateLimit
 from tallystick_aggregator.chain.confirmed import read_claimed
 from tallystick_aggregator.chain.port import Chain
@@ -22,7 +20,10 @@ from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.commands import DecisionContext, Rules
 from tallystick_aggregator.ledger.draft import Draft
+from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.ledger.state import Account, Ledger
+from tallystick_aggregator.ledger.values import EscrowRef
+from tallystick_aggregator.tasks import SingleFlight
 
 OPENINGS_MAX: Final = 256
 """Channels being opened at once."""
@@ -32,54 +33,55 @@ OPENINGS_PER_S: Final = 200.0
 class Channels:
     """The one place where channels become known."""
 
-    def __init__(self, chains: Mapping[str, Chain], offers: Offers, writer: Writer, rules: Rules) -> None:
+    def __init__(self, chains: Mapping[EscrowRef, Chain], offers: Offers, writer: Writer, rules: Rules) -> None:
         self._chains = chains
         self._offers = offers
         self._writer = writer
         self._rules = rules
-        self._opening: dict[bytes, asyncio.Task[Refusal | None]] = {}
+        self._opening = SingleFlight[bytes, Refusal | None]()
         self._rate = RateLimit(OPENINGS_PER_S, OPENINGS_MAX)
 
-    def id_of(self, network: str, config: ChannelConfig) -> bytes:
-        """Return the channel's id on a network that is served."""
-        return self._chains[network].escrow.channel_id(config)
+    def id_of(self, escrow: EscrowRef, config: ChannelConfig) -> bytes:
+        """Return the channel's id in an escrow that is served."""
+        return self._chains[escrow].escrow.channel_id(config)
 
-    def account_of(self, network: str, config: ChannelConfig) -> Account | Refusal:
+    def escrow_of(self, network: str, config: ChannelConfig, channel_id: bytes) -> EscrowRef | Refusal:
+        """Return the network's escrow in which the channel has this id, or why there is none."""
+        offer = find_offer(self._offers, network)
+        if isinstance(offer, Refusal):
+            return offer
+        ids = {self.id_of(escrow, config): escrow for escrow in self._offers if escrow.network == network}
+        return ids.get(channel_id) or channel_id_mismatch(channel_id, self.id_of(offer.ref, config))
+
+    def account_of(self, escrow: EscrowRef, config: ChannelConfig) -> Account | Refusal:
         """Return the account that a channel draws on, or why it opens none: it must be known and funded."""
-        refusal = self._is_served(network, config)
+        refusal = self._is_served(escrow, config)
         if refusal is not None:
             return refusal
-        account = self._writer.ledger.account(self._chains[network].escrow.account_id(config))
+        account = self._writer.ledger.account(self._chains[escrow].escrow.account_id(config))
         if account is None:
-            return Refusal(Reason.ACCOUNT_UNKNOWN, "The account is not known here; make a deposit first.", "config")
+            return refuse(Why.ACCOUNT_UNKNOWN, field="config")
         if account.funds == 0:
-            return Refusal(
-                Reason.INSUFFICIENT_FUNDS, "The account holds nothing; top it up.", "config", "0", "more than 0"
-            )
+            return refuse(Why.ACCOUNT_EMPTY, "0", "more than 0")
         return account
 
-    async def open(self, network: str, config: ChannelConfig) -> Refusal | None:
+    async def open(self, escrow: EscrowRef, config: ChannelConfig) -> Refusal | None:
         """Make a channel known; None where it is, now or before. Its config has a receiver."""
-        refusal = self._is_served(network, config)
+        refusal = self._is_served(escrow, config)
         if refusal is not None:
             return refusal
-        channel_id = self.id_of(network, config)
+        channel_id = self.id_of(escrow, config)
         if self._writer.ledger.channel(channel_id) is not None:
             return None
-        task = self._opening.get(channel_id)
-        if task is None:
-            account = self.account_of(network, config)
+        if channel_id not in self._opening:
+            account = self.account_of(escrow, config)
             refusal = account if isinstance(account, Refusal) else self._has_room()
             if refusal is not None:
                 return refusal
-            task = asyncio.create_task(unless_unavailable(self._open(network, config, channel_id)))
-            self._opening[channel_id] = task
-            task.add_done_callback(lambda _: self._opening.pop(channel_id))
-        # Whoever goes away does not take the others' channel along.
-        return await asyncio.shield(task)
+        return await self._opening.run(channel_id, lambda: unless_unavailable(self._open(escrow, config, channel_id)))
 
-    def _is_served(self, network: str, config: ChannelConfig) -> Refusal | None:
-        offer = find_network(self._offers, network)
+    def _is_served(self, escrow: EscrowRef, config: ChannelConfig) -> Refusal | None:
+        offer = find_offer(self._offers, *escrow)
         return offer if isinstance(offer, Refusal) else config_is_served(offer, config)
 
     def _has_room(self) -> Refusal | None:
@@ -87,8 +89,8 @@ class Channels:
             return overloaded("channels being opened", OPENINGS_MAX)
         return None
 
-    async def _open(self, network: str, config: ChannelConfig, channel_id: bytes) -> Refusal | None:
-        chain = self._chains[network]
+    async def _open(self, escrow: EscrowRef, config: ChannelConfig, channel_id: bytes) -> Refusal | None:
+        chain = self._chains[escrow]
         block = await chain.final()
         claimed = await read_claimed(chain.escrow, channel_id, block)
         account_id = chain.escrow.account_id(config)

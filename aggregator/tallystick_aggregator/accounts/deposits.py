@@ -18,11 +18,9 @@ from tallystick.errors import InvalidSignatureError
 from tallystick.hashing import keccak256
 from tallystick.hexadecimal import checksum
 from tallystick.quantities import MAX_AMOUNT
-from tallystick.reasons import Reason
 from tallystick.signatures import recover
-from tallystick_aggregator.accounts.failures import overloaded, transaction_pending, unless_unavailable
-from tallystick_aggregator.accounts.offers import NetworkOffer, Offers, find_network, find_token
-from tallystick_aggregator.accounts.sending import find_sent, wait_until_mined
+from tallystick_aggregator.accounts.offers import EscrowOffer, Offers, find_offer, find_token
+from tallystick_aggregator.accounts.outcomes import find_sent, overloaded, unless_unavailable, wait_until_mined
 from tallystick_aggregator.accounts.signed_calls import SignedCall, call_is_signed
 from tallystick_aggregator.accounts.terms import config_is_served
 from tallystick_aggregator.auth.gas_budgets import GasBudget, has_paid
@@ -31,14 +29,17 @@ from tallystick_aggregator.chain.port import (
     Block,
     Chain,
     DepositAuthorization,
-    Landing,
     OutOfGasError,
     RevertedError,
+    Send,
     Token,
 )
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.ledger.answers import Refusal
+from tallystick_aggregator.ledger.refusals import Why, refuse
+from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.store.port import OutboundTransaction, Outbox, TransactionKind
+from tallystick_aggregator.tasks import SingleFlight
 
 DEPOSITS_MAX: Final = 64
 """Deposits under way at once."""
@@ -78,7 +79,7 @@ class Deposits:
 
     def __init__(
         self,
-        chains: Mapping[str, Chain],
+        chains: Mapping[EscrowRef, Chain],
         offers: Offers,
         writer: Writer,
         outbox: Outbox,
@@ -94,22 +95,25 @@ class Deposits:
         self._outbox = outbox
         self._clock_s = clock_s
         self._credit_timeout_s = credit_timeout_s
-        self._under_way: dict[bytes, asyncio.Task[Deposited | Refusal]] = {}
+        self._under_way = SingleFlight[bytes, Deposited | Refusal]()
         self._rate = RateLimit(DEPOSITS_PER_S, DEPOSITS_MAX)
         self._unproven = RateLimit(UNPROVEN_PER_S, UNPROVEN_BURST)
         self._balances = RateLimit(BALANCES_PER_S, BALANCES_BURST)
         self._landings = RateLimit(LANDINGS_PER_S, LANDINGS_BURST)
         self._budget = budget or GasBudget()
 
-    async def balance(self, network: str, account: ChannelConfig, call: SignedCall) -> int | Refusal:
+    async def balance(
+        self, network: str, account: ChannelConfig, call: SignedCall, escrow: bytes = b""
+    ) -> int | Refusal:
         """Return what the account's payer holds of its token at the head, in atomic units; at most MAX_AMOUNT.
 
         The call is signed by the account's payerAuthorizer; the account need not be known yet.
+        `escrow` empty: the network's first.
         """
-        offer = find_network(self._offers, network)
+        offer = find_offer(self._offers, network, escrow)
         if isinstance(offer, Refusal):
             return offer
-        chain = self._chains[network]
+        chain = self._chains[offer.ref]
         struct_hash = eip712.hash_read_account(chain.escrow.account_id(account), call.deadline)
         refusal = config_is_served(offer, account) or call_is_signed(
             chain.escrow.domain, struct_hash, call, account.payer_authorizer, self._clock_s()
@@ -121,7 +125,7 @@ class Deposits:
         return await unless_unavailable(self._balance(chain, account))
 
     async def nonces_used(
-        self, network: str, account: ChannelConfig, nonces: Sequence[bytes]
+        self, network: str, account: ChannelConfig, nonces: Sequence[bytes], escrow: bytes = b""
     ) -> tuple[list[bool], int] | Refusal:
         """Return which of these nonces the account's payer has used or cancelled in the account's token, and when that
         was so: at the newest final block, whose time is in seconds since the epoch.
@@ -129,9 +133,13 @@ class Deposits:
         That one is unused is asked for twice: its payer takes the money for free again. The caller has passed
         `balance`, which checks its signature.
         """
+        offer = find_offer(self._offers, network, escrow)
+        if isinstance(offer, Refusal):
+            return offer
+        chain = self._chains[offer.ref]
 
         async def read() -> tuple[list[bool], int]:
-            block, token = await self._chains[network].final(), self._chains[network].tokens[account.token]
+            block, token = await chain.final(), chain.tokens[account.token]
             used = [
                 await token.authorization_used(account.payer, nonce, block)
                 or await token.authorization_used(account.payer, nonce, block)
@@ -144,24 +152,21 @@ class Deposits:
     async def _balance(self, chain: Chain, account: ChannelConfig) -> int:
         return min(MAX_AMOUNT, await chain.tokens[account.token].balance(account.payer, await chain.head()))
 
-    async def deposit(self, network: str, deposit: DepositAuthorization) -> Deposited | Refusal:
-        """Land a deposit and wait until it is credited."""
-        offer = find_network(self._offers, network)
+    async def deposit(self, network: str, deposit: DepositAuthorization, escrow: bytes = b"") -> Deposited | Refusal:
+        """Land a deposit and wait until it is credited. `escrow` empty: the network's first."""
+        offer = find_offer(self._offers, network, escrow)
         if isinstance(offer, Refusal):
             return offer
+        chain = self._chains[offer.ref]
         refusal = config_is_served(offer, deposit.account) or deposit_is_large_enough(offer, deposit)
         if refusal is not None:
             return refusal
-        reference = deposit_reference(self._chains[network], deposit)
-        task = self._under_way.get(reference)
-        if task is None:
-            refusal = self._is_worth_a_try(self._chains[network], deposit)
+        reference = deposit_reference(chain, deposit)
+        if reference not in self._under_way:
+            refusal = self._is_worth_a_try(chain, deposit)
             if refusal is not None:
                 return refusal
-            task = asyncio.create_task(unless_unavailable(self._land(self._chains[network], deposit, reference)))
-            self._under_way[reference] = task
-            task.add_done_callback(lambda _: self._under_way.pop(reference))
-        return await asyncio.shield(task)
+        return await self._under_way.run(reference, lambda: unless_unavailable(self._land(chain, deposit, reference)))
 
     async def _land(self, chain: Chain, deposit: DepositAuthorization, reference: bytes) -> Deposited | Refusal:
         sent = await find_sent(self._outbox, TransactionKind.DEPOSIT, reference)
@@ -175,13 +180,7 @@ class Deposits:
                 return refusal
             balance = await token.balance(deposit.account.payer, head)
             if balance < deposit.amount:
-                return Refusal(
-                    Reason.INSUFFICIENT_BALANCE,
-                    "The payer holds less than it wants to deposit.",
-                    "amount",
-                    str(deposit.amount),
-                    f"at most {balance}",
-                )
+                return refuse(Why.DEPOSIT_ABOVE_BALANCE, deposit.amount, f"at most {balance}")
             outcome = await self._send(chain, deposit, reference, head)
             if isinstance(outcome, Refusal):
                 return outcome
@@ -205,13 +204,11 @@ class Deposits:
                 return refusal
             try:
                 call = chain.escrow.deposit_call(deposit)
-                return await chain.send(TransactionKind.DEPOSIT, reference, call, gas_max=DEPOSIT_GAS_MAX)
+                return await chain.send(Send(TransactionKind.DEPOSIT, reference, call, gas_max=DEPOSIT_GAS_MAX))
             except OutOfGasError:
                 return await _too_much_gas(chain, deposit, head)
             except RevertedError as error:
-                return Refusal(
-                    Reason.DEPOSIT_AUTHORIZATION, f"The deposit would fail on chain: {error.reason}.", "signature"
-                )
+                return refuse(Why.DEPOSIT_WOULD_FAIL, error=error.reason)
 
     async def _landed_otherwise(
         self, chain: Chain, token: Token, deposit: DepositAuthorization, nonce: bytes
@@ -220,13 +217,15 @@ class Deposits:
         deadline = asyncio.get_running_loop().time() + self._credit_timeout_s
         while not await token.authorization_used(deposit.account.payer, nonce, await chain.final()):
             if asyncio.get_running_loop().time() >= deadline:
-                return transaction_pending("deposit")
+                return refuse(Why.TRANSACTION_PENDING, what="deposit")
             await asyncio.sleep(POLL_S)
         if not self._landings.take():
             return overloaded("deposits being looked for", LANDINGS_BURST)
         landing = await chain.deposit_landing(deposit)
-        if landing is None or not landing.amount:
-            return _not_deposited(landing)
+        if landing is None:
+            return refuse(Why.DEPOSIT_NOT_FOUND)
+        if not landing.amount:
+            return refuse(Why.DEPOSIT_USED_OTHERWISE, transaction=landing.transaction_hash.hex())
         return await self._credited(chain, deposit, b"")
 
     async def _credited(self, chain: Chain, deposit: DepositAuthorization, transaction: bytes) -> Deposited | Refusal:
@@ -234,19 +233,17 @@ class Deposits:
         try:
             await chain.mirrored(head.number, self._credit_timeout_s)
         except TimeoutError:
-            return transaction_pending("deposit")
+            return refuse(Why.TRANSACTION_PENDING, what="deposit")
         account_id = chain.escrow.account_id(deposit.account)
         if self._writer.ledger.account(account_id) is None:
             (held,) = await chain.escrow.accounts([account_id], head)
             if held.balance:
                 # The watcher once found it too small to keep; its owner names it now, and its money stays in sight.
                 chain.track(deposit.account)
-                return transaction_pending("deposit")
-            return Refusal(
-                Reason.DEPOSIT_AUTHORIZATION, "The deposit was made, and has left the account again.", "salt"
-            )
+                return refuse(Why.TRANSACTION_PENDING, what="deposit")
+            return refuse(Why.DEPOSIT_LEFT_AGAIN)
         if chain.is_held_back(account_id):
-            return _not_confirmed()
+            return refuse(Why.DEPOSIT_UNCONFIRMED)
         return Deposited(transaction)
 
     def _is_worth_a_try(self, chain: Chain, deposit: DepositAuthorization) -> Refusal | None:
@@ -262,42 +259,13 @@ class Deposits:
             return None if self._rate.take() else overloaded("deposits", DEPOSITS_MAX)
         if self._unproven.take():
             return None
-        return Refusal(Reason.OVERLOADED, f"{problem}, and too many such are being tried; wait a moment.", "signature")
-
-
-def _not_confirmed() -> Refusal:
-    return Refusal(
-        Reason.TRANSACTION_PENDING,
-        "The deposit is in a final block, and is credited as soon as another answer of the chain confirms it; send the"
-        " same call again.",
-    )
-
-
-def _not_deposited(landing: Landing | None) -> Refusal:
-    """Refuse an authorization that is used up, by what its events tell."""
-    if landing is None:
-        problem = (
-            "The authorization is used up, and no transaction of late is found that deposited it: read from the account"
-            " what it holds"
-        )
-    else:
-        problem = (
-            "The authorization was cancelled or used for something else, in transaction"
-            f" 0x{landing.transaction_hash.hex()}: nothing was deposited by it"
-        )
-    return Refusal(Reason.DEPOSIT_AUTHORIZATION, f"{problem}. Sign another with a new salt.", "salt")
+        return refuse(Why.DEPOSIT_UNPROVEN, problem=problem)
 
 
 async def _too_much_gas(chain: Chain, deposit: DepositAuthorization, head: Block) -> Refusal:
     payer = deposit.account.payer
     whose = f"the contract at {checksum(payer)}" if await chain.code(payer, head) else "the token"
-    return Refusal(
-        Reason.DEPOSIT_AUTHORIZATION,
-        f"The deposit takes more gas than is paid for here: {whose} uses it up.",
-        "gas",
-        f"more than {DEPOSIT_GAS_MAX}",
-        f"at most {DEPOSIT_GAS_MAX}",
-    )
+    return refuse(Why.DEPOSIT_GAS, f"more than {DEPOSIT_GAS_MAX}", f"at most {DEPOSIT_GAS_MAX}", whose=whose)
 
 
 def _why_unproven(chain: Chain, deposit: DepositAuthorization) -> str | None:
@@ -310,40 +278,22 @@ def _why_unproven(chain: Chain, deposit: DepositAuthorization) -> str | None:
     return "The payer did not sign this deposit"
 
 
-def deposit_is_large_enough(offer: NetworkOffer, deposit: DepositAuthorization) -> Refusal | None:
+def deposit_is_large_enough(offer: EscrowOffer, deposit: DepositAuthorization) -> Refusal | None:
     """Refuse dust (threat 18)."""
     token = find_token(offer, deposit.account.token)
     if isinstance(token, Refusal):
         return token
     if deposit.amount >= max(1, token.min_deposit):
         return None
-    return Refusal(
-        Reason.DEPOSIT_BELOW_MINIMUM,
-        "The deposit is too small.",
-        "amount",
-        str(deposit.amount),
-        f"at least {max(1, token.min_deposit)}",
-    )
+    return refuse(Why.DEPOSIT_TOO_SMALL, deposit.amount, f"at least {max(1, token.min_deposit)}")
 
 
 def window_is_open(deposit: DepositAuthorization, now_s: int) -> Refusal | None:
     """Refuse an authorization that is not valid yet, or would hardly be when its transaction is mined."""
     if deposit.valid_after >= now_s:
-        return Refusal(
-            Reason.DEPOSIT_AUTHORIZATION,
-            "The authorization is not valid yet.",
-            "valid_after",
-            str(deposit.valid_after),
-            f"before {now_s}",
-        )
+        return refuse(Why.DEPOSIT_TOO_EARLY, deposit.valid_after, f"before {now_s}")
     if deposit.valid_before <= now_s + WINDOW_MARGIN_S:
-        return Refusal(
-            Reason.DEPOSIT_AUTHORIZATION,
-            "The authorization has expired, or is about to.",
-            "valid_before",
-            str(deposit.valid_before),
-            f"after {now_s + WINDOW_MARGIN_S}",
-        )
+        return refuse(Why.DEPOSIT_TOO_LATE, deposit.valid_before, f"after {now_s + WINDOW_MARGIN_S}")
     return None
 
 

@@ -1,28 +1,18 @@
-"""What this aggregator accepts: networks, escrows, tokens, delays. Everything else is refused by name (threat 15)."""
+"""What this aggregator accepts: escrows of networks, tokens, delays. Everything else is refused by name (threat 15)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tallystick.hexadecimal import checksum
-from tallystick.reasons import Reason
+from tallystick.tokens import Token
 from tallystick_aggregator.ledger.answers import Refusal
+from tallystick_aggregator.ledger.refusals import Why, refuse
+from tallystick_aggregator.ledger.values import EscrowRef
 
 
 @dataclass(frozen=True, slots=True)
-class TokenOffer:
-    """A token that is accepted; `name` and `version` are its EIP-712 domain's, `min_deposit` is in atomic units."""
-
-    address: bytes
-    symbol: str
-    decimals: int
-    name: str
-    version: str
-    min_deposit: int
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkOffer:
-    """One network: its escrow's domain, the operator, the tokens by address, and the withdraw delays in seconds.
+class EscrowOffer:
+    """One escrow: its network, its domain, the operator, the tokens by address, and the withdraw delays in seconds.
 
     `withdraw_delay_s` is what is proposed to payers that name none of their own.
     """
@@ -32,39 +22,42 @@ class NetworkOffer:
     escrow_name: str
     escrow_version: str
     operator: bytes
-    tokens: Mapping[bytes, TokenOffer]
+    tokens: Mapping[bytes, Token]
     withdraw_delay_s_min: int
     withdraw_delay_s_max: int
     withdraw_delay_s: int
 
-
-Offers = Mapping[str, NetworkOffer]
-"""By the network's CAIP-2 name."""
-
-
-def find_network(offers: Offers, network: str) -> NetworkOffer | Refusal:
-    """Return the offer for a network, or the refusal of it."""
-    offer = offers.get(network)
-    if offer is None:
-        return Refusal(
-            Reason.NETWORK_UNSUPPORTED,
-            "The aggregator does not serve this network.",
-            "network",
-            repr(network[:64]),
-            " or ".join(offers),
-        )
-    return offer
+    @property
+    def ref(self) -> EscrowRef:
+        """The escrow as the ledger names it."""
+        return EscrowRef(self.network, self.escrow)
 
 
-def find_token(offer: NetworkOffer, token: bytes) -> TokenOffer | Refusal:
+Offers = Mapping[EscrowRef, EscrowOffer]
+"""By escrow; the first one of a network is meant where a caller names the network alone."""
+
+
+def find_offer(offers: Offers, network: str, escrow: bytes = b"") -> EscrowOffer | Refusal:
+    """Return the offer of an escrow, of the network's first one if `escrow` is empty, or the refusal of it."""
+    of_network = [offer for ref, offer in offers.items() if ref.network == network]
+    if not of_network:
+        served = " or ".join(dict.fromkeys(ref.network for ref in offers))
+        return refuse(Why.NETWORK_UNSUPPORTED, repr(network[:64]), served)
+    for offer in of_network:
+        if escrow in {b"", offer.escrow}:
+            return offer
+    served = " or ".join(checksum(offer.escrow) for offer in of_network)
+    return refuse(Why.ESCROW_UNSUPPORTED, checksum(escrow), served, network=network)
+
+
+def find_token(offer: EscrowOffer, token: bytes) -> Token | Refusal:
     """Return the offer for a token, or the refusal of it."""
     known = offer.tokens.get(token)
     if known is None:
-        return Refusal(
-            Reason.TOKEN_UNSUPPORTED,
-            f"The aggregator does not take this token on {offer.network}.",
-            "token",
+        return refuse(
+            Why.TOKEN_UNSUPPORTED,
             checksum(token),
             " or ".join(checksum(address) for address in offer.tokens),
+            network=offer.network,
         )
     return known

@@ -13,7 +13,6 @@ is spent: before step 1, for what was journaled must be sent. The payer can then
 What is told is what the escrow paid, by its own event: it pays what the refund names, or what the account still holds.
 """
 
-import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -24,21 +23,22 @@ from typing import Final, Self
 from tallystick import eip712
 from tallystick.hashing import keccak256
 from tallystick.reasons import Reason
-from tallystick_aggregator.accounts.accounts import Accounts, unknown_account
-from tallystick_aggregator.accounts.failures import overloaded, transaction_pending, unless_unavailable
-from tallystick_aggregator.accounts.sending import wait_until_mined
+from tallystick_aggregator.accounts.accounts import Accounts
+from tallystick_aggregator.accounts.outcomes import overloaded, unless_unavailable, wait_until_mined
 from tallystick_aggregator.accounts.signed_calls import SignedCall
 from tallystick_aggregator.auth.gas_budgets import GasBudget, has_paid
 from tallystick_aggregator.auth.rate_limits import RateLimit
 from tallystick_aggregator.chain.confirmed import read_account
-from tallystick_aggregator.chain.port import Chain, ChainUnavailableError, RevertedError
+from tallystick_aggregator.chain.port import Chain, ChainUnavailableError, RevertedError, Send
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.commands import DecisionContext
 from tallystick_aggregator.ledger.draft import Draft
+from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.ledger.state import Account, Ledger
+from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.store.port import (
     OutboundTransaction,
     Outbox,
@@ -46,6 +46,7 @@ from tallystick_aggregator.store.port import (
     TransactionKind,
     TransactionStatus,
 )
+from tallystick_aggregator.tasks import SingleFlight
 
 REFUNDS_MAX: Final = 64
 """Refunds that are waited for at once."""
@@ -101,7 +102,7 @@ class Refunds:
 
     def __init__(
         self,
-        chains: Mapping[str, Chain],
+        chains: Mapping[EscrowRef, Chain],
         payers: Accounts,
         writer: Writer,
         outbox: Outbox,
@@ -115,7 +116,7 @@ class Refunds:
         self._writer = writer
         self._outbox = outbox
         self._refund_timeout_s = refund_timeout_s
-        self._under_way: dict[bytes, asyncio.Task[Refunded | Refusal]] = {}
+        self._under_way = SingleFlight[bytes, Refunded | Refusal]()
         self._rates: OrderedDict[bytes, RateLimit] = OrderedDict()
         self._budget = budget or GasBudget()
 
@@ -126,31 +127,25 @@ class Refunds:
         if isinstance(account, Refusal):
             return account
         reference = refund_reference(account_id, refund_id)
-        task = self._under_way.get(reference)
-        if task is None:
-            if len(self._under_way) >= REFUNDS_MAX:
-                return overloaded("refunds", REFUNDS_MAX)
-            task = asyncio.create_task(unless_unavailable(self._refund(account_id, refund_id, amount)))
-            self._under_way[reference] = task
-            task.add_done_callback(lambda _: self._under_way.pop(reference))
-        answer = await asyncio.shield(task)
+        if reference not in self._under_way and len(self._under_way) >= REFUNDS_MAX:
+            return overloaded("refunds", REFUNDS_MAX)
+        answer = await self._under_way.run(
+            reference, lambda: unless_unavailable(self._refund(account_id, refund_id, amount))
+        )
         # Another call with this id may have asked for another amount.
         return _of_amount(answer, amount) if isinstance(answer, Refunded) else answer
 
     async def resume(self) -> None:
-        """Send what was started and not sent. What cannot be sent now is tried again next time."""
+        """Send what was started and not sent: no refund waits for somebody to ask again.
+
+        What cannot be sent now is tried again next time.
+        """
         started = [account for account in self._writer.ledger.every_account() if account.refund is not None]
         for account in started:
             try:
                 await self._send(account.id)
             except (ChainUnavailableError, StoreUnavailableError, RevertedError) as error:
                 log.warning("a refund is still to be sent", extra={"account": account.id.hex(), "error": str(error)})
-
-    async def keep_resuming(self) -> None:
-        """Resume at once and from a timer, until cancelled: no refund waits for somebody to ask again."""
-        while True:
-            await self.resume()
-            await asyncio.sleep(RESUME_EVERY_S)
 
     async def _refund(self, account_id: bytes, refund_id: bytes, amount: int) -> Refunded | Refusal:
         sent, _ = await self._newest(refund_reference(account_id, refund_id))
@@ -167,7 +162,7 @@ class Refunds:
         """Start and send a refund, or send one again that never happened, if the operator still pays for it."""
         account = self._writer.ledger.account(account_id)
         if account is None:
-            return unknown_account()
+            return refuse(Why.ACCOUNT_UNKNOWN)
         is_started = account.refund is not None and account.refund.refund_id == refund_id
         with self._hold(account) as refusal:
             # What is journaled and was not sent yet has its place in the budget since it was started.
@@ -178,29 +173,33 @@ class Refunds:
                 if problem is not None:
                     return problem
             try:
-                return await self._send(account_id, refund_id) or sent or transaction_pending("refund")
+                return await self._send(account_id, refund_id) or sent or refuse(Why.TRANSACTION_PENDING, what="refund")
             except RevertedError as error:
-                return Refusal(Reason.SIMULATION_FAILED, f"The refund would fail on chain now: {error.reason}.")
+                return refuse(Why.REFUND_WOULD_FAIL, error=error.reason)
 
     def _hold(self, account: Account) -> AbstractContextManager[Refusal | None]:
         if not self._budget.limits.refunds_unpaid and not has_paid(account):
-            return nullcontext(_never_paid())
-        chain, payer = self._chains[account.network], account.config.payer
+            return nullcontext(refuse(Why.NEVER_PAID, "charged 0", "more than 0"))
+        chain, payer = self._chains[account.escrow], account.config.payer
         return self._budget.hold(chain, TransactionKind.REFUND, payer, has_paid=True)
 
     async def _start(self, account_id: bytes, refund_id: bytes, amount: int) -> Refusal | None:
         """Journal the refund (step 1), unless this very one was started before."""
         account = self._writer.ledger.account(account_id)
         if account is None:
-            return unknown_account()
+            return refuse(Why.ACCOUNT_UNKNOWN)
         if account.refund is not None:
-            return None if account.refund.refund_id == refund_id else _another_is_under_way()
+            return None if account.refund.refund_id == refund_id else refuse(Why.REFUND_PENDING)
         refusal = _is_large_enough(account, amount, self._payers.min_deposit(account))
         if refusal is not None:
             return refusal
         rate = self._rate_of(account_id)
         if not rate.take():
-            return _refunded_too_often()
+            return refuse(
+                Why.REFUNDED_TOO_OFTEN,
+                f"more than {REFUND_BURST} refunds in a short while",
+                f"{REFUND_BURST} at once, then one every {REFUND_EVERY_S:g} s",
+            )
         started: ev.RefundStarted | Refusal | None = None
         try:
             started = await self._journal(account, refund_id, amount)
@@ -211,7 +210,7 @@ class Refunds:
 
     async def _journal(self, account: Account, refund_id: bytes, amount: int) -> ev.RefundStarted | Refusal:
         account_id = account.id
-        chain = self._chains[account.network]
+        chain = self._chains[account.escrow]
         on_chain = await read_account(chain.escrow, account_id, await chain.head())
 
         def decision(draft: Draft, _: Ledger, moment: DecisionContext) -> ev.RefundStarted | Refusal:
@@ -235,10 +234,10 @@ class Refunds:
         newest, reference = await self._newest(refund_reference(account_id, refund.refund_id))
         if newest is not None and newest.status not in _NEVER_HAPPENED:
             return newest
-        chain = self._chains[account.network]
+        chain = self._chains[account.escrow]
         call = chain.escrow.refund_call(account.config, refund.amount, refund.nonce)
         memo = RefundMemo(refund.amount, refund.nonce).to_bytes()
-        return await chain.send(TransactionKind.REFUND, reference, call, memo=memo, gas_max=REFUND_GAS_MAX)
+        return await chain.send(Send(TransactionKind.REFUND, reference, call, memo=memo, gas_max=REFUND_GAS_MAX))
 
     async def _newest(self, reference: bytes) -> tuple[OutboundTransaction | None, bytes]:
         """Return the refund's newest transaction, and the reference that the next one would go under."""
@@ -255,7 +254,7 @@ class Refunds:
 
     async def _landed(self, account_id: bytes, sent: OutboundTransaction) -> Refunded | Refusal:
         account = self._writer.ledger.known_account(account_id)
-        chain = self._chains[account.network]
+        chain = self._chains[account.escrow]
         memo = RefundMemo.from_bytes(sent.memo)
         mined = await wait_until_mined(chain, sent, "refund", self._refund_timeout_s)
         if isinstance(mined, Refusal):
@@ -267,7 +266,7 @@ class Refunds:
         try:
             await chain.mirrored(mined.block_number, self._refund_timeout_s)
         except TimeoutError:
-            return transaction_pending("refund")
+            return refuse(Why.TRANSACTION_PENDING, what="refund")
         paid = mined.payouts[0].amount if mined.payouts else None
         return await self._told(account_id, memo, mined.transaction_hash, paid)
 
@@ -277,9 +276,9 @@ class Refunds:
         """Tell what the refund paid; where our own transaction does not know it, by the event of whoever landed it."""
         account = self._writer.ledger.known_account(account_id)
         if paid is None:
-            landing = await self._chains[account.network].refund_landing(account_id, memo.nonce)
+            landing = await self._chains[account.escrow].refund_landing(account_id, memo.nonce)
             if landing is None:
-                return _landed_long_ago()
+                return refuse(Why.REFUND_LANDED_LONG_AGO)
             paid = landing.amount
         return Refunded(transaction, memo.amount, paid, account)
 
@@ -293,55 +292,10 @@ def _is_large_enough(account: Account, amount: int, least: int) -> Refusal | Non
     """Refuse dust, unless it is the account's rest: 0 and all that is available empty it."""
     if amount == 0 or amount >= min(least, account.available):
         return None
-    return Refusal(
-        Reason.PAYLOAD_INVALID,
-        "The refund is too small to be worth its transaction.",
-        "amount",
-        str(amount),
-        f"0 for all that is available, or at least {least}",
-    )
-
-
-def _refunded_too_often() -> Refusal:
-    return Refusal(
-        Reason.OVERLOADED,
-        "The account was refunded too often; what is left stays available and can be refunded later.",
-        "refund_id",
-        f"more than {REFUND_BURST} refunds in a short while",
-        f"{REFUND_BURST} at once, then one every {REFUND_EVERY_S:g} s",
-    )
-
-
-def _never_paid() -> Refusal:
-    return Refusal(
-        Reason.REFUND_WITHOUT_PAYMENT,
-        "Nothing was ever charged on the account, so the operator pays for no refund of it. Withdraw on chain: call the"
-        " escrow's initiateWithdraw, and finalizeWithdraw after the account's delay.",
-        "account_id",
-        "charged 0",
-        "more than 0",
-    )
-
-
-def _landed_long_ago() -> Refusal:
-    return Refusal(
-        Reason.TRANSACTION_FAILED,
-        "Somebody else landed this refund, too long ago for its transaction to be found here; what it paid is in the"
-        " escrow's Refunded event.",
-    )
-
-
-def _another_is_under_way() -> Refusal:
-    return Refusal(Reason.REFUND_PENDING, "Another refund of the account is under way; wait for it.", "refund_id")
+    return refuse(Why.REFUND_TOO_SMALL, amount, f"0 for all that is available, or at least {least}")
 
 
 def _of_amount(refunded: Refunded, amount: int) -> Refunded | Refusal:
     if amount in (0, refunded.asked):
         return refunded
-    return Refusal(
-        Reason.AMOUNT_MISMATCH,
-        "This refund id stands for a refund of another amount.",
-        "amount",
-        str(amount),
-        str(refunded.asked),
-    )
+    return refuse(Why.REFUND_OF_ANOTHER_AMOUNT, amount, refunded.asked)

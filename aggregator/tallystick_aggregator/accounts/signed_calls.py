@@ -10,9 +10,9 @@ from tallystick import eip712
 from tallystick.eip712 import Domain
 from tallystick.errors import InvalidSignatureError
 from tallystick.hexadecimal import checksum
-from tallystick.reasons import Reason
 from tallystick.signatures import recover
 from tallystick_aggregator.ledger.answers import Refusal
+from tallystick_aggregator.ledger.refusals import Why, refuse
 
 CALL_LIFETIME_S_MAX: Final = 300
 """How far ahead a call's deadline may lie, in seconds."""
@@ -34,12 +34,11 @@ def call_is_signed(
     latest = now_s + CALL_LIFETIME_S_MAX + CLOCK_SKEW_S_MAX
     if not now_s < call.deadline <= latest:
         problem = "has passed" if call.deadline <= now_s else "is too far ahead"
-        return Refusal(
-            Reason.CALL_EXPIRED,
-            f"The deadline of the signed call {problem}.",
-            "authorization.deadline",
-            str(call.deadline),
+        return refuse(
+            Why.CALL_OUT_OF_TIME,
+            call.deadline,
             f"after {now_s}, at most {now_s + CALL_LIFETIME_S_MAX}",
+            problem=problem,
         )
     return signature_is(authorizer, eip712.digest(domain, struct_hash), call.signature, "authorization.signature")
 
@@ -49,15 +48,12 @@ def signature_is(authorizer: bytes, digest: bytes, signature: bytes, field: str)
     try:
         signer = recover(digest, signature)
     except InvalidSignatureError as error:
-        return Refusal(
-            Reason.CALL_SIGNATURE, f"The signature is not one that counts: {error.problem}.", field, "", "r, s, v"
-        )
+        return refuse(Why.CALL_SIGNATURE, "", "r, s, v", field=field, problem=error.problem)
     if signer != authorizer:
-        return Refusal(
-            Reason.CALL_SIGNATURE,
-            "The account's payerAuthorizer did not sign these arguments.",
-            field,
+        return refuse(
+            Why.CALL_SIGNED_BY_ANOTHER,
             f"a signature of {checksum(signer)}",
             f"one of {checksum(authorizer)}",
+            field=field,
         )
     return None

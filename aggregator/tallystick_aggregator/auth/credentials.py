@@ -12,7 +12,8 @@ import re
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from hashlib import sha256
 from pathlib import Path
@@ -90,18 +91,30 @@ class CredentialsError(Exception):
 class Credentials:
     """The open file. Not for several threads."""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path, clock_s: Callable[[], float]) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, path: Path, clock_s: Callable[[], float], monotonic_s: Callable[[], float]
+    ) -> None:
         self._connection = connection
         self._path = path
         self._clock_s = clock_s
+        self._monotonic_s = monotonic_s
         self._principals: dict[bytes, tuple[Principal, float]] = {}
         self._data_version = -1
         self._polled_at = float("-inf")
         self._refresh()
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, clock_s: Callable[[], float] = time.time) -> Self:
-        """Open or create the file, readable by its owner only; raises CredentialsError."""
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        clock_s: Callable[[], float] = time.time,
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> Self:
+        """Open or create the file, readable by its owner only; raises CredentialsError.
+
+        `clock_s` tells the time since the epoch, by which tokens expire, `monotonic_s` when to look at the file again.
+        """
         file = Path(path)
         try:
             os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -110,7 +123,7 @@ class Credentials:
             raise CredentialsError(f"{file} cannot be opened: {error}") from error
         try:
             _make_current(connection, file)
-            return cls(connection, file, clock_s)
+            return cls(connection, file, clock_s, monotonic_s)
         except sqlite3.Error as error:
             connection.close()
             raise CredentialsError(f"{file} cannot be used: {error}") from error
@@ -133,7 +146,7 @@ class Credentials:
             " ".join(sorted(scope.value for scope in principal.scopes)),
             int(self._clock_s()),
         )
-        with _Transaction(self._connection, self._path):
+        with _transaction(self._connection, self._path):
             if self._connection.execute("SELECT 1 FROM principals WHERE name = ?", (name,)).fetchone():
                 raise CredentialsError(
                     f"name: there is a seller {name!r} already; rotate its token or choose another name"
@@ -148,7 +161,7 @@ class Credentials:
         if grace_s < 0:
             raise CredentialsError(f"grace: got {grace_s} s, allowed 0 or more")
         token, now = _new_token(), self._clock_s()
-        with _Transaction(self._connection, self._path):
+        with _transaction(self._connection, self._path):
             self._require(name)
             self._connection.execute("DELETE FROM tokens WHERE expires_at <= ?", (now,))
             self._connection.execute(
@@ -161,7 +174,7 @@ class Credentials:
 
     def revoke(self, name: str) -> None:
         """End all tokens of a principal, for good: its name is not given again."""
-        with _Transaction(self._connection, self._path):
+        with _transaction(self._connection, self._path):
             self._require(name)
             self._connection.execute("DELETE FROM tokens WHERE name = ?", (name,))
             self._connection.execute(
@@ -186,7 +199,7 @@ class Credentials:
 
     def lookup(self, token: str) -> Principal | None:
         """Who this token stands for; None if it is unknown, expired or revoked. Microseconds, from memory."""
-        since_poll_s = time.monotonic() - self._polled_at
+        since_poll_s = self._monotonic_s() - self._polled_at
         if since_poll_s >= POLL_S:
             self._poll()
         digest = sha256(token.encode(errors="surrogatepass")).digest()
@@ -199,7 +212,7 @@ class Credentials:
         return known[0]
 
     def _poll(self) -> None:
-        self._polled_at = time.monotonic()
+        self._polled_at = self._monotonic_s()
         try:
             (version,) = self._connection.execute("PRAGMA data_version").fetchone()
             if version != self._data_version:
@@ -229,29 +242,18 @@ class Credentials:
         self._connection.execute("INSERT INTO tokens VALUES (?, ?, NULL)", (sha256(token.encode()).digest(), name))
 
 
-class _Transaction:
+@contextmanager
+def _transaction(connection: sqlite3.Connection, path: Path) -> Generator[None]:
     """All or nothing; failures of the file become CredentialsError."""
-
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
-        self._connection = connection
-        self._path = path
-
-    def __enter__(self) -> None:
-        try:
-            self._connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.Error as error:
-            raise CredentialsError(f"{self._path} cannot be written to: {error}") from error
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        try:
-            if error is None:
-                self._connection.execute("COMMIT")
-        except sqlite3.Error as failure:
-            error = failure
-        if self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
-        if isinstance(error, sqlite3.Error):
-            raise CredentialsError(f"{self._path} cannot be written to: {error}") from error
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+        connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        raise CredentialsError(f"{path} cannot be written to: {error}") from error
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
 
 
 def _make_current(connection: sqlite3.Connection, path: Path) -> None:

@@ -12,11 +12,13 @@ from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Annotated, Final
 
-from tallystick.reasons import Reason
+from msgspec import Meta
+
 from tallystick_aggregator.chain.port import Chain
 from tallystick_aggregator.ledger.answers import Refusal
+from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.ledger.state import Account
 from tallystick_aggregator.store.port import TransactionKind
 
@@ -34,6 +36,11 @@ _NAMES: Final = {
 _alarm = logging.getLogger("tallystick.alarm")
 
 
+_GAS_MAX: Final = 10**12
+_Gas = Annotated[int, Meta(ge=0, le=_GAS_MAX)]
+_PerPayer = Annotated[int, Meta(ge=0, le=1_000_000)]
+
+
 @dataclass(frozen=True, slots=True)
 class GasLimits:
     """What the operator pays for on each network in any hour; 0: no limit.
@@ -42,30 +49,30 @@ class GasLimits:
     refund some 90,000, an exact payment some 80,000.
     """
 
-    deposit_gas_per_hour_max: int = 12_000_000
-    refund_gas_per_hour_max: int = 6_000_000
-    exact_gas_per_hour_max: int = 100_000_000
-    deposits_per_payer_hour_max: int = 12
-    refunds_per_payer_hour_max: int = 6
+    deposit_gas_per_hour_max: _Gas = 12_000_000
+    refund_gas_per_hour_max: _Gas = 6_000_000
+    exact_gas_per_hour_max: _Gas = 100_000_000
+    deposits_per_payer_hour_max: _PerPayer = 12
+    refunds_per_payer_hour_max: _PerPayer = 6
     refunds_unpaid: bool = False
     """Whether accounts that have never paid anybody are refunded too: the payer can withdraw on chain instead."""
 
     def gas_max(self, kind: TransactionKind) -> int:
         """Return the hourly budget of a kind; 0 for none."""
-        budgets = {
-            TransactionKind.DEPOSIT: self.deposit_gas_per_hour_max,
-            TransactionKind.REFUND: self.refund_gas_per_hour_max,
-            TransactionKind.EXACT: self.exact_gas_per_hour_max,
-        }
-        return budgets.get(kind, 0)
+        return int(getattr(self, f"{kind.name.lower()}_gas_per_hour_max", 0))
 
     def per_payer_max(self, kind: TransactionKind) -> int:
         """Return how many of a kind one payer's address may bring about in an hour; 0: any number."""
-        per_payer = {
-            TransactionKind.DEPOSIT: self.deposits_per_payer_hour_max,
-            TransactionKind.REFUND: self.refunds_per_payer_hour_max,
-        }
-        return per_payer.get(kind, 0)
+        return int(getattr(self, f"{kind.name.lower()}s_per_payer_hour_max", 0))
+
+    def problem(self) -> str:
+        """Say which budget has no room for one transaction of a payer that has never paid: none would ever begin."""
+        for kind, typical in GAS_TYPICAL.items():
+            value, least = self.gas_max(kind), -(-typical * 100 // STRANGERS_PERCENT)
+            if 0 < value < least:
+                name = f"{kind.name.lower()}_gas_per_hour_max"
+                return f"{name}: got {value}, allowed {least} to {_GAS_MAX}, or 0 for no limit"
+        return ""
 
 
 NO_LIMITS: Final = GasLimits(0, 0, 0, 0, 0, refunds_unpaid=True)
@@ -122,14 +129,14 @@ class GasBudget:
         if not most or sent + held < most:
             return None
         wait_s = chain.gas.wait_s(kind, 1, payer) if sent >= most else SOON_S
-        return Refusal(
-            Reason.GAS_BUDGET_SPENT,
-            f"The payer has had as many {_NAMES[kind]}s at the operator's expense as it may in an hour; the next in"
-            f" {wait_s} s, or send it yourself.",
-            f"{kind.name.lower()}s",
+        return refuse(
+            Why.PAYERS_GAS_SPENT,
             f"{sent + held + 1} in an hour",
             f"at most {most} for each payer",
+            field=f"{kind.name.lower()}s",
             retry_after_s=wait_s,
+            what=_NAMES[kind],
+            wait_s=wait_s,
         )
 
     def _budget(self, chain: Chain, kind: TransactionKind, *, has_paid: bool) -> Refusal | None:
@@ -145,14 +152,15 @@ class GasBudget:
         if over > 0:
             self._alarm(chain, kind)
         wait_s = chain.gas.wait_s(kind, over) if over > 0 else SOON_S
-        return Refusal(
-            Reason.GAS_BUDGET_SPENT,
-            f"What the operator pays an hour for {_NAMES[kind]}s on {chain.network} is spent; ask again in {wait_s} s,"
-            " or send it yourself.",
-            f"{kind.name.lower()}_gas",
+        return refuse(
+            Why.GAS_SPENT,
             f"{spent + needed} in an hour",
             f"at most {allowed}" + ("" if has_paid else " for accounts that have not paid yet"),
+            field=f"{kind.name.lower()}_gas",
             retry_after_s=wait_s,
+            what=_NAMES[kind],
+            network=chain.network,
+            wait_s=wait_s,
         )
 
     def _alarm(self, chain: Chain, kind: TransactionKind) -> None:

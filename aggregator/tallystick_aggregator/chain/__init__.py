@@ -1,15 +1,18 @@
-"""One network: reads what the escrow holds into the ledger, and sends what the aggregator has to send.
+"""Networks and their escrows: reads what the escrow holds into the ledger, and sends what the aggregator has to send.
 
-port             what the rest asks of a chain; chain puts it together, settings is what it is configured with
+port             what the rest asks of a chain, and of an escrow's binding; settings is what it is configured with
+chain            one escrow on its network, put together; network what the escrows of a network share
 rpc              a network through its JSON-RPC endpoints
 watching         the mirror of the escrow, and what of it is believed
 sending          the one sender, its bids, nonces and gas
-deferred_escrow  the escrow's binding; escrow_calls its calldata and events
+deferred_escrow  the binding of Escrow.sol; escrow_calls its calldata and events
+escrow_events    what an event means to the ledger
+claim_plan       what planner and binding tell each other: rows to claim, and what they cost (pure)
 token            the ERC-20 with ERC-3009
 landings         what became of somebody else's transactions, by their events
 confirmed        reads that two answers agree on
 contradictions   one phrase for each kind of wrong answer
-reverts          sentences of what contracts return
+reverts          what callers are told of a call that would revert
 periodic         background work that cannot die silently
 deployer         puts the escrow on a chain
 node, memory     what is asked of a node, and a chain in memory

@@ -1,14 +1,19 @@
 """The binding of the scheme `deferred`: Escrow.sol, one account for any number of receivers (docs/design.md §3, §4)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, TypeVar
 
 from tallystick import channels, eip712
 from tallystick.channels import ChannelConfig
 from tallystick.eip712 import Domain
+from tallystick.hashing import keccak256
+from tallystick.hexadecimal import checksum
 from tallystick.signatures import Signer
 from tallystick_aggregator.chain import escrow_calls as calls
+from tallystick_aggregator.chain.claim_plan import ClaimCosts, Group
 from tallystick_aggregator.chain.contradictions import Answer, contradicted
+from tallystick_aggregator.chain.escrow_events import EscrowEvent
 from tallystick_aggregator.chain.node import CallRevertedError, Log, Node, RefusedError
 from tallystick_aggregator.chain.port import (
     Block,
@@ -17,15 +22,42 @@ from tallystick_aggregator.chain.port import (
     DepositAuthorization,
     EscrowAccount,
     Heard,
+    RevertedError,
 )
-from tallystick_aggregator.chain.reverts import describe
+from tallystick_aggregator.chain.sending.gas_meter import payer_of
+from tallystick_aggregator.chain.settings import ChainLimits, ConfigurationError
+from tallystick_aggregator.chain.token import read_transfer
+from tallystick_aggregator.ledger.values import EscrowRef
+from tallystick_aggregator.store.port import OutboundTransaction, Payout, TransactionKind
+from tallystick_chain.reverts import describe
 from tallystick_contracts import claim_batch
-from tallystick_contracts.claim_batch import AccountClaim, ClaimBatch
+from tallystick_contracts.claim_batch import AccountClaim, ClaimBatch, ClaimRow
+
+CLAIM_COSTS: Final = ClaimCosts(
+    batch_gas_max=16_500_000,  # of the 16,777,216: a further one costs 21,000 and a transfer for each seller
+    batch_bytes_max=125_700,  # the envelope takes less than 250 of the 126,000 (threat 40)
+    fixed_gas=355_000,
+    fixed_bytes=claim_batch.HEADER_BYTES + claim_batch.COUNT_BYTES,
+    account_gas=9_000,
+    account_bytes=claim_batch.ACCOUNT_BYTES,
+    voucher_row_gas=11_700,
+    voucher_row_bytes=claim_batch.VOUCHER_ROW_BYTES,
+    first_claim_gas=17_100,  # a storage slot that was zero
+    receiver_gas=30_000,
+    receiver_bytes=claim_batch.RECEIVER_BYTES,
+    reserve_gas=325_000,  # the escrow insists on 320,000 being left before each transfer
+    takes_approvals=True,
+    approval_gas=6_000,
+    approval_bytes=claim_batch.APPROVAL_BYTES,
+    approval_row_gas=7_900,
+    approval_row_bytes=claim_batch.APPROVAL_ROW_BYTES,
+    stale_row_gas=6_000,
+)
+"""With a token like USDC behind its proxy, by today's rules of Ethereum. A test holds them against Anvil."""
 
 _NO_ACCOUNT: Final = EscrowAccount(0, 0, 0, 0, 0)
-ITEMS_PER_READ: Final = 1_000
-"""Accounts or channels per eth_call: some 5 million gas, a tenth of what most nodes allow. Halved where one allows less
-gas, or shorter questions and answers."""
+_ERC1271_MAGIC: Final = bytes.fromhex("1626ba7e")
+_PROBE: Final = keccak256(b"Tallystick asks whether this key signs for the operator")
 ITEMS_PER_READ_MIN: Final = 8
 
 Item = TypeVar("Item")
@@ -34,13 +66,29 @@ Item = TypeVar("Item")
 class DeferredEscrow:
     """Implements `port.EscrowBinding` for Escrow.sol."""
 
-    def __init__(self, node: Node, chain_id: int, address: bytes, operator: bytes, operator_signer: Signer) -> None:
+    def __init__(
+        self,
+        node: Node,
+        chain_id: int,
+        address: bytes,
+        operator: bytes,
+        operator_signer: Signer,
+        claim_costs: ClaimCosts = CLAIM_COSTS,
+        *,
+        items_per_read: int = ChainLimits().items_per_read,
+    ) -> None:
         self._node = node
+        self.claim_costs = claim_costs
         self._address = address
         self._operator = operator
         self._signer = operator_signer
         self._domain = eip712.escrow_domain(chain_id, address)
-        self._items_per_read = ITEMS_PER_READ
+        self._ref = EscrowRef(f"eip155:{chain_id}", address)
+        self._items_per_read = items_per_read
+
+    @property
+    def ref(self) -> EscrowRef:
+        return self._ref
 
     @property
     def address(self) -> bytes:
@@ -72,12 +120,11 @@ class DeferredEscrow:
         digest = eip712.digest(self._domain, eip712.hash_refund(self.account_id(account), nonce, amount))
         return Call(self._address, calls.refund_with_signature(account, amount, nonce, self._signer.sign(digest)))
 
-    def claim_call(self, token: bytes, accounts: Sequence[AccountClaim]) -> Call:
-        batch = ClaimBatch(self._operator, token, tuple(accounts))
+    def claim_call(self, token: bytes, groups: Sequence[Group]) -> Call:
+        batch = ClaimBatch(self._operator, token, tuple(map(account_claim, groups)))
         return Call(self._address, calls.claim(claim_batch.encode(batch)))
 
     def collect_call(self, to: bytes, token: bytes) -> Call:
-        """Pay out what a failed transfer has left owed to `to`."""
         return Call(self._address, calls.collect(to, token))
 
     def claim_totals(self, call_data: bytes) -> Mapping[bytes, int]:
@@ -98,6 +145,30 @@ class DeferredEscrow:
                 totals[channel_id] = max(row.total_claimed, totals.get(channel_id, 0))
         return totals
 
+    def blames_sender(self, reverted: RevertedError) -> bool:
+        return reverted.reason.startswith("NotOperatorOrSender")
+
+    def payouts(self, outbound: OutboundTransaction, logs: Iterable[tuple[bytes, Log]]) -> tuple[Payout, ...]:
+        mine = [self.read_event(log) for source, log in logs if source == self._address]
+        if outbound.kind is TransactionKind.DEPOSIT:
+            credited = sum(event.moved for event in mine if event.moved > 0)
+            return (Payout(self._address, calls.token_of(outbound.data), credited),)
+        if outbound.kind is TransactionKind.REFUND:
+            refunded = -sum(event.moved for event in mine if event.refund_nonce is not None)
+            return (Payout(payer_of(outbound), calls.token_of(outbound.data), refunded),)
+        # Rows may have been skipped or paid in part: the transfers tell, and what failed transfers have left.
+        token = claim_batch.decode(calls.batch_of_claim(outbound.data)).token
+        paid: Counter[bytes] = Counter()
+        for source, log in logs:
+            if source == token and (transfer := read_transfer(log)) is not None:
+                payer, receiver, amount = transfer
+                if payer == self._address:
+                    paid[receiver] += amount
+        for event in mine:
+            if event.owed is not None:
+                paid[event.owed.to] += event.owed.amount
+        return tuple(Payout(receiver, token, amount) for receiver, amount in paid.items())
+
     # What is read.
 
     async def accounts(
@@ -109,35 +180,70 @@ class DeferredEscrow:
         return await self._read_each(calls.CLAIMED, channel_ids, block, calls.read_claimed, 0, heard)
 
     async def block_logs(self, block: Block, heard: Heard) -> Sequence[Log]:
-        """All events of the escrow in this very block."""
         return _emitted(await self._node.block_logs(self._address, block, heard), str(heard))
 
     async def owed(self, to: bytes, token: bytes, block: Block) -> int:
-        """What failed transfers have left owed to `to`, in atomic units."""
         return int.from_bytes(await self._read(calls.owed_to(to, token), block), "big")
 
     async def logs(self, first: int, last: Block) -> Sequence[Log]:
-        """All events of the escrow in these blocks."""
         return _emitted(await self._node.logs(self._address, first, last))
 
     async def opened(self, first: int, last: Block) -> Sequence[Log]:
-        """The AccountOpened events of our operator's accounts in these blocks."""
         topics = [calls.ACCOUNT_OPENED_TOPIC, None, None, self._operator.rjust(32, b"\0")]
         return _emitted(await self._node.logs(self._address, first, last, topics))
 
     async def of_account(self, account_id: bytes, first: int, last: Block) -> Sequence[Log]:
-        """All events of one account in these blocks."""
         return _emitted(await self._node.logs(self._address, first, last, [None, account_id]))
 
-    async def may_claim(self, sender: bytes, block: Block) -> bool:
-        """Whether this address may land the operator's claims."""
-        if sender == self._operator:
-            return True
+    async def check(self, sender: bytes, block: Block) -> None:
+        where = f"escrow {checksum(self._address)} on {self._ref.network}"
+        if not await self._node.code(self._address):
+            raise ConfigurationError(f"{where}: there is no contract at this address")
+        if await self._domain_separator(block) != self._domain.separator:
+            raise ConfigurationError(f"{where}: the contract at this address is not a Tallystick escrow")
+        await self._check_operator(block)
+        if sender != self._operator and not await self._is_sender(sender, block):
+            raise ConfigurationError(
+                f"{where}: sender {checksum(sender)} may not claim for operator {checksum(self._operator)};"
+                " let the operator call setSender first"
+            )
+
+    async def _domain_separator(self, block: Block) -> bytes:
+        """What the contract itself thinks its domain is; empty where it has none."""
+        try:
+            return await self._read(calls.selector(calls.DOMAIN_SEPARATOR), block)
+        except ChainUnavailableError as error:
+            if isinstance(error.__cause__, CallRevertedError):
+                return b""
+            raise
+
+    async def _is_sender(self, sender: bytes, block: Block) -> bool:
         return int.from_bytes(await self._read(calls.is_sender(self._operator, sender), block), "big") == 1
 
-    async def domain_separator(self, block: Block) -> bytes:
-        """What the contract itself thinks its domain is."""
-        return await self._read(calls.selector(calls.DOMAIN_SEPARATOR), block)
+    async def _check_operator(self, block: Block) -> None:
+        """The signer must be able to sign for the operator: refunds and sellers' exit kits rest on it."""
+        who = f"operator_key: {checksum(self._signer.address)}"
+        if self._operator == self._signer.address:
+            return
+        if not await self._node.code(self._operator):
+            raise ConfigurationError(f"{who} is not the key of operator {checksum(self._operator)}")
+        question = calls.is_valid_signature(_PROBE, self._signer.sign(_PROBE))
+        try:
+            # As the escrow: Operator.sol answers none but its verifiers.
+            answer = await self._node.call(self._operator, question, block, from_=self._address)
+        except CallRevertedError:
+            answer = b""
+        if answer[:4] != _ERC1271_MAGIC:
+            raise ConfigurationError(f"{who} is not an active signer of operator contract {checksum(self._operator)}")
+
+    # Events.
+
+    @property
+    def event_topics(self) -> Sequence[bytes]:
+        return calls.TOPICS
+
+    def read_event(self, log: Log) -> EscrowEvent:
+        return calls.read_event(log)
 
     async def _read_each(
         self,
@@ -175,6 +281,17 @@ class DeferredEscrow:
         if not answer and await self._node.code(self._address, block):
             raise ChainUnavailableError(f"an endpoint answers nothing for the escrow at block {block.number}")
         return answer
+
+
+def account_claim(group: Group) -> AccountClaim:
+    """A group as the encoding takes it."""
+    config, by_approval = group.account.config, group.approval is not None
+    rows = tuple(
+        ClaimRow(row.receiver, row.total, row.ceiling, None if by_approval else row.signature) for row in group.rows
+    )
+    return AccountClaim(
+        config.payer, config.payer_authorizer, config.withdraw_delay_s, config.salt, rows, group.approval
+    )
 
 
 def _emitted(logs: Sequence[Log], who: str = "the node") -> Sequence[Log]:

@@ -2,16 +2,21 @@
 
 A token's nonce is used by a deposit, by a transfer elsewhere or by a cancellation alike, and the escrow's deposit call
 does nothing where it was used before. A refund pays what it names or what is left. So the answer is in the events: of
-our own transaction's receipt (`credited`, `refunded`), or of the transaction that somebody else sent (`find_deposit`,
+our own transaction's receipt (`EscrowBinding.payouts`), or of the transaction that somebody else sent (`find_deposit`,
 `find_refund`), which is looked for from the newest final block backwards.
 """
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final, NamedTuple
 
-from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain.node import Log, Node
-from tallystick_aggregator.chain.port import Block, ChainUnavailableError, Landing
+from tallystick_aggregator.chain.port import (
+    Block,
+    ChainUnavailableError,
+    DepositAuthorization,
+    EscrowBinding,
+    Landing,
+)
 from tallystick_aggregator.chain.token import AUTHORIZATION_USED_TOPIC
 
 
@@ -24,32 +29,12 @@ class Reach(NamedTuple):
 
 
 _REACH: Final = Reach()
-Emitted = Iterable[tuple[bytes, Log]]
-"""Events with the contracts that they came from, as in a receipt."""
-
-
-def credited(logs: Emitted, escrow: bytes) -> int:
-    """Return what a deposit's own transaction credited; 0 if it did nothing."""
-    return sum(amount for source, log in logs if source == escrow and (amount := _deposited(log)))
-
-
-def refunded(logs: Emitted, escrow: bytes) -> int:
-    """Return what a refund's own transaction gave back: what it named, or what was left."""
-    return sum(
-        calls.read_left(log) for source, log in logs if source == escrow and log.topics[0] == calls.REFUNDED_TOPIC
-    )
+Read = Callable[[int, Block], Awaitable[Sequence[Log]]]
+"""Reads events of the blocks from one to another."""
 
 
 async def find_deposit(
-    node: Node,
-    escrow: bytes,
-    token: bytes,
-    payer: bytes,
-    nonce: bytes,
-    account_id: bytes,
-    amount: int,
-    last: Block,
-    reach: Reach = _REACH,
+    node: Node, escrow: EscrowBinding, deposit: DepositAuthorization, last: Block, reach: Reach = _REACH
 ) -> Landing | None:
     """Find the transaction that used a deposit's token nonce, and whether it made the deposit.
 
@@ -57,47 +42,41 @@ async def find_deposit(
     `amount` of the answer is the deposit's, or 0 where the authorization was cancelled or used for something else. None
     if no block within reach has it.
     """
-    topics = (None, payer.rjust(32, b"\0"), nonce)  # AuthorizationUsed and AuthorizationCanceled alike
-    async for logs in _backwards(node, token, last, topics, reach):
+    token, account_id = deposit.account.token, escrow.account_id(deposit.account)
+    # AuthorizationUsed and AuthorizationCanceled alike:
+    topics = (None, deposit.account.payer.rjust(32, b"\0"), escrow.deposit_token_nonce(deposit))
+    async for logs in _backwards(node, lambda first, end: node.logs(token, first, end, topics), last, reach):
         log = logs[-1]
         receipt = await node.receipt(log.transaction_hash)
         if receipt is None:
             raise ChainUnavailableError(f"the receipt of transaction 0x{log.transaction_hash.hex()} is not there")
+        made = [escrow.read_event(event) for source, event in receipt.logs if source == escrow.address]
         done = log.topics[0] == AUTHORIZATION_USED_TOPIC and any(
-            source == escrow and event.topics[1] == account_id and _deposited(event) == amount
-            for source, event in receipt.logs
+            (event.account_id, event.moved) == (account_id, deposit.amount) for event in made
         )
-        return Landing(log.transaction_hash, log.block_number, amount if done else 0)
+        return Landing(log.transaction_hash, log.block_number, deposit.amount if done else 0)
     return None
 
 
 async def find_refund(
-    node: Node, escrow: bytes, account_id: bytes, nonce: int, last: Block, reach: Reach = _REACH
+    node: Node, escrow: EscrowBinding, account_id: bytes, nonce: int, last: Block, reach: Reach = _REACH
 ) -> Landing | None:
     """Find the transaction that landed the account's refund with this nonce, and what it paid; None as above."""
-    async for logs in _backwards(node, escrow, last, (calls.REFUNDED_TOPIC, account_id), reach):
+    async for logs in _backwards(node, lambda first, end: escrow.of_account(account_id, first, end), last, reach):
         for log in logs:
-            if int.from_bytes(log.data[64:96], "big") == nonce:
-                return Landing(log.transaction_hash, log.block_number, calls.read_left(log))
+            event = escrow.read_event(log)
+            if event.refund_nonce == nonce:
+                return Landing(log.transaction_hash, log.block_number, -event.moved)
     return None
 
 
-def _deposited(log: Log) -> int:
-    """Return what an event says was deposited; 0 if it is about something else."""
-    if log.topics[0] == calls.ACCOUNT_OPENED_TOPIC:
-        return int.from_bytes(log.data[-32:], "big")
-    return int.from_bytes(log.data[:32], "big") if log.topics[0] == calls.DEPOSITED_TOPIC else 0
-
-
-async def _backwards(
-    node: Node, address: bytes, last: Block, topics: Sequence[bytes | None], reach: Reach
-) -> AsyncIterator[Sequence[Log]]:
-    """Yield a contract's events, the newest blocks' first."""
+async def _backwards(node: Node, read: Read, last: Block, reach: Reach) -> AsyncIterator[Sequence[Log]]:
+    """Yield the events that `read` finds, the newest blocks' first."""
     end: Block | None = last
     oldest = max(0, last.number - reach.blocks_max)
     while end is not None:
         first = max(oldest, end.number - reach.step_blocks + 1)
-        logs = await node.logs(address, first, end, topics)
+        logs = await read(first, end)
         if logs:
             yield logs
         end = await node.block(first - 1) if first > oldest else None

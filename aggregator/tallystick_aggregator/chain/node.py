@@ -7,22 +7,10 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from tallystick_aggregator.chain.port import Block, ChainUnavailableError, Heard
+from tallystick_chain import errors
+from tallystick_chain.fees import MarketFees
 
-
-class CallRevertedError(Exception):
-    """An eth_call or an estimate would revert. `data` is what the contract returned, `message` the node's words."""
-
-    def __init__(self, data: bytes, message: str) -> None:
-        """Keep both; `reverts.describe` makes a sentence of them."""
-        super().__init__(message)
-        self.data = data
-        self.message = message
-
-
-def says_out_of_gas(message: str) -> bool:
-    """Whether a node's words mean that a call's gas did not suffice: each kind of node has its own."""
-    text = message.lower()
-    return "out of gas" in text or "outofgas" in text or "gas required exceeds" in text
+CallRevertedError = errors.CallRevertedError
 
 
 class RejectedError(Exception):
@@ -60,13 +48,6 @@ class Receipt(NamedTuple):
     effective_gas_price_wei: int
     logs: tuple[tuple[bytes, Log], ...]
     """With the address that each event came from."""
-
-
-class MarketFees(NamedTuple):
-    """What blocks cost now, in wei per gas."""
-
-    base_fee_per_gas_wei: int
-    priority_fee_per_gas_wei: int
 
 
 class BlockTransaction(NamedTuple):

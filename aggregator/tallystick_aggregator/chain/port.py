@@ -1,25 +1,31 @@
 """What schemes and settlement ask of a chain.
 
-One `Chain` per `[[chain]]` of the configuration. Reads are pinned to blocks; whatever cannot be read raises
-`ChainUnavailableError`, which is never taken for an answer.
+One `Chain` for each escrow of each `[[chain]]` of the configuration. Reads are pinned to blocks; whatever cannot be
+read raises `ChainUnavailableError`, which is never taken for an answer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from tallystick.channels import ChannelConfig
 from tallystick.eip712 import Domain
+from tallystick.x402 import ExactAuthorization
+from tallystick_aggregator.chain.claim_plan import ClaimCosts, Group
+from tallystick_aggregator.chain.escrow_events import EscrowEvent
 from tallystick_aggregator.chain.sending.gas_meter import GasMeter
+from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.store.port import OutboundTransaction, Payout, TransactionKind
-from tallystick_contracts.claim_batch import AccountClaim
+from tallystick_chain import errors
+
+if TYPE_CHECKING:
+    from tallystick_aggregator.chain.node import Log
 
 GAS_LIMIT_MAX: Final = 16_777_216
 """Gas of one transaction at most (EIP-7825)."""
 
 
-class ChainUnavailableError(Exception):
-    """No endpoint answered, or they lag; retryable."""
+ChainUnavailableError = errors.ChainUnavailableError
 
 
 class RevertedError(Exception):
@@ -98,24 +104,30 @@ class DepositAuthorization:
 
 
 @dataclass(frozen=True, slots=True)
-class TransferAuthorization:
-    """An ERC-3009 TransferWithAuthorization (x402 `exact`)."""
-
-    from_: bytes
-    to: bytes
-    value: int
-    valid_after: int
-    valid_before: int
-    nonce: bytes
-    signature: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class Call:
     """A transaction to be: its target and calldata."""
 
     to: bytes
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """A call to send, and what the outbox journals with it. (kind, reference) names it: it is sent once.
+
+    `rows` and `payouts`: the claims in it, and what they pay to whom. `memo`: what its service keeps with it. `urgent`
+    bids more for the next block. `gas_max` bounds what it may burn: where a stranger's contract has a say in that, it
+    must be named.
+    """
+
+    kind: TransactionKind
+    reference: bytes
+    call: Call
+    rows: int = 0
+    payouts: tuple[Payout, ...] = ()
+    memo: bytes = b""
+    urgent: bool = False
+    gas_max: int = GAS_LIMIT_MAX
 
 
 class Landing(NamedTuple):
@@ -135,7 +147,17 @@ class Stake:
 
 
 class EscrowBinding(Protocol):
-    """One escrow contract: its domain, how things are encoded for it and read back (docs/design.md §3)."""
+    """All that is particular to one kind of escrow contract (docs/design.md §3); nobody else knows its encoding.
+
+    Made for `deferred` (Escrow.sol: one account, many receivers) so that the standard's `batch-settlement` contract
+    fits too. What is asked of that one is said where it differs: its channel is an account with one receiver, so both
+    ids are the channel's; vouchers are its only authorization; and paying out is a call of its own.
+    """
+
+    @property
+    def ref(self) -> EscrowRef:
+        """How the ledger names it."""
+        ...
 
     @property
     def address(self) -> bytes: ...
@@ -150,6 +172,8 @@ class EscrowBinding(Protocol):
 
     def channel_id(self, config: ChannelConfig) -> bytes: ...
 
+    # What is sent.
+
     def deposit_call(self, deposit: DepositAuthorization) -> Call: ...
 
     def deposit_token_nonce(self, deposit: DepositAuthorization) -> bytes:
@@ -160,13 +184,43 @@ class EscrowBinding(Protocol):
         """The refund, signed by the operator."""
         ...
 
-    def claim_call(self, token: bytes, accounts: Sequence[AccountClaim]) -> Call:
-        """A batch of claims in one token. Raises ClaimBatchError for rows that the encoding cannot hold."""
+    @property
+    def claim_costs(self) -> ClaimCosts:
+        """What a batch costs and weighs; how large it may be."""
+        ...
+
+    def claim_call(self, token: bytes, groups: Sequence[Group]) -> Call:
+        """A batch of claims in one token. Raises ValueError for rows that the encoding cannot hold.
+
+        A row that the chain does not take pays less or nothing, and its event says why (`EscrowEvent.skipped`); or it
+        reverts the whole batch, which is then halved until the row is found. Both are planned again.
+        """
         ...
 
     def claim_totals(self, call_data: bytes) -> Mapping[bytes, int]:
         """What a claim's calldata would raise `claimed` to, by channel id."""
         ...
+
+    def blames_sender(self, reverted: RevertedError) -> bool:
+        """Whether a claim was refused because of who sends it, so that it is of no use to look for a bad row."""
+        ...
+
+    def collect_call(self, to: bytes, token: bytes) -> Call:
+        """Pay `to` what the escrow owes it: what a failed transfer has left there. Anybody may send it.
+
+        Of `batch-settlement` it is `settle(receiver, token)`, since its claims only note what is owed.
+        """
+        ...
+
+    def payouts(self, outbound: OutboundTransaction, logs: "Iterable[tuple[bytes, Log]]") -> tuple[Payout, ...]:
+        """What a deposit, a refund or a claim has moved, by its receipt's events and the contracts they came from.
+
+        What is owed to a receiver after a claim counts as paid to it. One payout, of 0, where a deposit or a refund
+        has moved nothing.
+        """
+        ...
+
+    # What is read.
 
     async def accounts(
         self, account_ids: Sequence[bytes], block: Block, heard: Heard | None = None
@@ -174,6 +228,43 @@ class EscrowBinding(Protocol):
 
     async def claimed(self, channel_ids: Sequence[bytes], block: Block, heard: Heard | None = None) -> Sequence[int]:
         """What channels were paid. `heard`: who answered; one made by `Heard.again` asks somebody else."""
+        ...
+
+    async def owed(self, to: bytes, token: bytes, block: Block) -> int:
+        """What `collect_call` would pay, in atomic units."""
+        ...
+
+    async def check(self, sender: bytes, block: Block) -> None:
+        """Raise ConfigurationError unless this escrow is at the address, and the operator's keys may do their work:
+        sign refunds, and land claims as `sender`.
+        """
+        ...
+
+    # Its events. Those that it cannot have emitted are left out, with an alarm.
+
+    @property
+    def event_topics(self) -> Sequence[bytes]:
+        """The first topic of each event that it knows: by these a block's bloom filter is asked."""
+        ...
+
+    def read_event(self, log: "Log") -> EscrowEvent:
+        """What an event means."""
+        ...
+
+    async def block_logs(self, block: Block, heard: Heard) -> "Sequence[Log]":
+        """All events in this very block."""
+        ...
+
+    async def logs(self, first: int, last: Block) -> "Sequence[Log]":
+        """All events in these blocks."""
+        ...
+
+    async def opened(self, first: int, last: Block) -> "Sequence[Log]":
+        """The first events of our operator's accounts in these blocks."""
+        ...
+
+    async def of_account(self, account_id: bytes, first: int, last: Block) -> "Sequence[Log]":
+        """All events of one account in these blocks."""
         ...
 
 
@@ -189,11 +280,11 @@ class Token(Protocol):
 
     async def authorization_used(self, authorizer: bytes, nonce: bytes, block: Block) -> bool: ...
 
-    def transfer_call(self, authorization: TransferAuthorization) -> Call: ...
+    def transfer_call(self, authorization: ExactAuthorization) -> Call: ...
 
 
 class Chain(Protocol):
-    """One network, its escrow and tokens, and the one sender of transactions on it."""
+    """One escrow and its mirror, with the tokens and the one sender that all escrows of its network share."""
 
     @property
     def network(self) -> str:
@@ -232,21 +323,9 @@ class Chain(Protocol):
         """Call as the sender would, with so much gas; raise RevertedError if it would revert."""
         ...
 
-    async def send(
-        self,
-        kind: TransactionKind,
-        reference: bytes,
-        call: Call,
-        *,
-        rows: int = 0,
-        payouts: tuple[Payout, ...] = (),
-        memo: bytes = b"",
-        urgent: bool = False,
-        gas_max: int = GAS_LIMIT_MAX,
-    ) -> OutboundTransaction:
+    async def send(self, send: Send) -> OutboundTransaction:
         """Journal a transaction, then send it. The same (kind, reference) again returns the one that is there, except
-        that one that was SUPERSEDED is sent anew. `urgent` bids more for the next block. `gas_max` bounds what it may
-        burn: where a stranger's contract has a say in that, it must be named.
+        that one that was SUPERSEDED is sent anew.
 
         Raises RevertedError if it would revert now and ChainUnavailableError if nobody answers; then nothing was
         journaled. Once it is journaled it returns, whatever becomes of the sending: that is the outbox's business.

@@ -1,5 +1,5 @@
-"""What a chain is configured with: one `ChainSettings` per `[[chain]]` of the configuration, checked as far as can be
-without asking the chain. `EvmChain.start` checks the rest. Units are in the names.
+"""What a chain is configured with: one `ChainSettings` for each escrow of a `[[chain]]` of the configuration, checked
+as far as can be without asking the chain. `EvmChain.start` checks the rest. Units are in the names.
 """
 
 from dataclasses import dataclass, field
@@ -7,6 +7,8 @@ from typing import Final
 
 from tallystick.channels import WITHDRAW_DELAY_S_MAX, WITHDRAW_DELAY_S_MIN
 from tallystick.signatures import Signer
+from tallystick.tokens import Token
+from tallystick_aggregator.ledger.values import EscrowRef
 
 TRANSACTION_BYTES_MAX: Final = 126_000
 """Signed bytes of one transaction at most: nodes do not relay more than 131,072 (threat 40)."""
@@ -28,18 +30,9 @@ class ConfigurationError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class TokenSettings:
-    """A token on the allow-list. `name` and `version` are of its EIP-712 domain, `min_deposit` in atomic units.
+class TokenSettings(Token):
+    """A token on the allow-list. `worth_gwei`: roughly what a whole one is worth in the chain's coin; 0: not told."""
 
-    `worth_gwei`: roughly what a whole token is worth in the chain's coin; 0: not told.
-    """
-
-    address: bytes
-    symbol: str
-    decimals: int
-    name: str
-    version: str
-    min_deposit: int = 0
     worth_gwei: float = 0.0
 
     def worth_wei(self, amount: int) -> int | None:
@@ -70,8 +63,27 @@ class FeeSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ChainLimits:
+    """How much is read at once, and how long is waited. Nobody configures them; tests vary them."""
+
+    offer_again_s: float = 15.0
+    """How often the bytes of a waiting transaction are offered again to pools that may have dropped it."""
+    unproven_s: float = 600.0
+    """For so long a receipt may be late after a nonce was used in a final block, if nobody can tell by whom."""
+    trace_s_max: float = 3.0
+    """For so long a look waits for the events of an account that is traced; what was found by then is kept."""
+    waiting_per_look: int = 1_000
+    """Accounts at most that are read again in a look because something of them is held back."""
+    accounts_per_decision: int = 500
+    """Accounts taken in together at most: bounds how long the ledger's writer is held."""
+    items_per_read: int = 1_000
+    """Accounts or channels per eth_call: some 5 million gas, a tenth of what most nodes allow. Halved where one allows
+    less gas, or shorter questions and answers."""
+
+
+@dataclass(frozen=True, slots=True)
 class ChainSettings:
-    """One network with its escrow, tokens and keys.
+    """One escrow on its network, with tokens and keys. The settings of a network's escrows differ in the escrow only.
 
     `operator` may be a contract (contracts/src/Operator.sol); `operator_signer` is then one of its signers, else the
     operator's own key. `sender` pays for gas. A block is final when `confirmations` blocks follow it. `escrow_block` is
@@ -98,6 +110,7 @@ class ChainSettings:
     head_age_s_max: int | None = None
     """None: HEAD_AGE_S_MAX, and no limit on chains for development. 0: no limit."""
     fees: FeeSettings = FeeSettings()
+    limits: ChainLimits = ChainLimits()
 
     def __post_init__(self) -> None:
         """Check what needs no chain. Raises ConfigurationError."""
@@ -139,6 +152,11 @@ class ChainSettings:
         """The EIP-155 chain id that the CAIP-2 name holds; 0 if it holds none."""
         namespace, _, reference = self.network.partition(":")
         return int(reference) if namespace == "eip155" and reference.isascii() and reference.isdecimal() else 0
+
+    @property
+    def escrow_ref(self) -> EscrowRef:
+        """The escrow as the ledger names it."""
+        return EscrowRef(self.network, self.escrow)
 
     @property
     def stale_after_s(self) -> float:

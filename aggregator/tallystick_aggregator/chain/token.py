@@ -12,11 +12,12 @@ from eth_abi.abi import encode
 from tallystick.eip712 import Domain
 from tallystick.hexadecimal import checksum
 from tallystick.quantities import ZERO_ADDRESS
+from tallystick.x402 import ExactAuthorization
 from tallystick_aggregator.chain.escrow_calls import selector, topic
 from tallystick_aggregator.chain.node import CallRevertedError, Log, Node
-from tallystick_aggregator.chain.port import Block, Call, ChainUnavailableError, Heard, TransferAuthorization
-from tallystick_aggregator.chain.reverts import describe
+from tallystick_aggregator.chain.port import Block, Call, ChainUnavailableError, Heard
 from tallystick_aggregator.chain.settings import ConfigurationError, TokenSettings
+from tallystick_chain.reverts import describe
 
 BALANCE_OF: Final = "balanceOf(address)"
 DECIMALS: Final = "decimals()"
@@ -66,7 +67,7 @@ class Erc3009Token:
         )
         return int.from_bytes(answer, "big") != 0
 
-    def transfer_call(self, authorization: TransferAuthorization) -> Call:
+    def transfer_call(self, authorization: ExactAuthorization) -> Call:
         """The transfer, in a form that the token has: `v, r, s` where that is possible, as every ERC-3009 token has it;
         `bytes` for the signatures of contract wallets, which are of any length.
         """
@@ -102,9 +103,16 @@ async def balance_of(node: Node, token: bytes, holder: bytes, block: Block, hear
     return int.from_bytes(answer, "big")
 
 
-def read_transfer(log: Log) -> tuple[bytes, bytes, int]:
-    """An ERC-20 Transfer event: from whom, to whom, how much."""
-    return log.topics[1][12:], log.topics[2][12:], int.from_bytes(log.data[:32], "big")
+def read_transfer(log: Log) -> tuple[bytes, bytes, int] | None:
+    """An ERC-20 Transfer event: from whom, to whom, how much; None for another event of the token.
+
+    Raises ChainUnavailableError for one that is malformed: the answer is unreadable.
+    """
+    if log.topics[:1] != (TRANSFER_TOPIC,):
+        return None
+    if len(log.topics) != 3 or len(log.data) != 32:
+        raise ChainUnavailableError(f"a Transfer event has {len(log.topics)} topics and {len(log.data)} bytes")
+    return log.topics[1][12:], log.topics[2][12:], int.from_bytes(log.data, "big")
 
 
 async def open_token(node: Node, chain_id: int, settings: TokenSettings, block: Block) -> Erc3009Token:

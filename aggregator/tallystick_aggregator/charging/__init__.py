@@ -1,7 +1,6 @@
 """The way of a charge: gather a batch, cheap checks first, then proofs, then one decision and one commit for all.
 
 batcher       what edges and schemes call
-codec         charges, from protobuf
 payments      unchecked payments
 verification  from unchecked payments to proven ones
 signatures    checks of vouchers, on threads or in processes of their own

@@ -2,8 +2,8 @@
 
 Where the journal cannot tell whether it has a charge, StoreUncertainError passes through: no answer is the right one.
 Bounded at every step (threat 28): at most `waiting_max` payments are inside; beyond that they are refused as
-`overloaded`, and a stream is simply not read. If checkpoints keep failing, about `writer.BACKLOG_MAX` events may wait
-for one; beyond that new payments are refused as `store_unavailable`. Up to `SCREENINGS_MAX` batches have their
+`overloaded`, and a stream is simply not read. If checkpoints keep failing, about `WriterSettings.backlog_max` events
+may wait for one; beyond that new payments are refused as `store_unavailable`. Up to `screenings_max` batches have their
 signatures checked at once while the one before them is committed.
 """
 
@@ -11,31 +11,41 @@ import asyncio
 import secrets
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from operator import attrgetter
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from tallystick.payment_ids import payment_ids_from
-from tallystick.reasons import Reason
 from tallystick_aggregator.charging.payments import UncheckedPayment
 from tallystick_aggregator.charging.signatures import SignatureCheck, SignatureChecker, SignatureThreads
-from tallystick_aggregator.charging.verification import Provers, Replay, Screening, bad_voucher, screen_first
+from tallystick_aggregator.charging.verification import Provers, Replay, Screening, screen_first
 from tallystick_aggregator.charging.writer import LedgerWriter, lookup_of
 from tallystick_aggregator.ledger import decide
 from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
 from tallystick_aggregator.ledger.batch import charge_all
 from tallystick_aggregator.ledger.commands import DecisionContext, ProvenPayment, Rules
 from tallystick_aggregator.ledger.draft import Draft
+from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.ledger.state import Account, Ledger, payment_of_handle, reservation_handle
+from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.store.port import StoreUnavailableError, StoreUncertainError
 
-WAITING_MAX: Final = 16_384
-"""Payments inside at once."""
-SCREENINGS_MAX: Final = 8
-"""Batches between their first check and their answer at once; while so many are, those that wait grow together."""
 BATCH_MAX: Final = 512
 """Payments screened together at most: bounds how long the event loop is held."""
 
 _payment_id_of: Final = attrgetter("payment_id")
+
+
+@dataclass(frozen=True, slots=True)
+class BatcherSettings:
+    """How much is worked on at once."""
+
+    waiting_max: int = 16_384
+    """Payments inside at once."""
+    screenings_max: int = 8
+    """Batches between their first check and their answer at once; with this many, those that wait grow together."""
+    batch_max: int = BATCH_MAX
+
 
 Answer = TypeVar("Answer")
 ChargeAnswer = Accepted | Refusal
@@ -46,20 +56,12 @@ def _nobody_counts() -> None:
     """For callers that are counted by the batcher alone."""
 
 
-class _Waiting:
+class _Waiting(NamedTuple):
     """Payments of one caller that wait to be screened."""
 
-    __slots__ = ("done", "payments", "released")
-
-    def __init__(
-        self,
-        payments: Sequence[UncheckedPayment],
-        done: asyncio.Future[list[ChargeAnswer]],
-        released: Callable[[], None],
-    ) -> None:
-        self.payments = payments
-        self.done = done
-        self.released = released
+    payments: Sequence[UncheckedPayment]
+    done: "asyncio.Future[list[ChargeAnswer]]"
+    released: Callable[[], None]
 
 
 class _Turn:
@@ -94,13 +96,13 @@ class PaymentBatcher:
     def __init__(
         self,
         writer: LedgerWriter,
-        domain_separators: Mapping[str, bytes],
+        domain_separators: Mapping[EscrowRef, bytes],
         rules: Rules,
         *,
         signatures: SignatureChecker | None = None,
-        waiting_max: int = WAITING_MAX,
+        settings: BatcherSettings | None = None,
     ) -> None:
-        """`domain_separators`: of the escrow of each network, by CAIP-2 name.
+        """`domain_separators`: of each escrow.
 
         `signatures` checks the vouchers' and is closed by `close`; this process does it unless told otherwise.
         """
@@ -116,7 +118,7 @@ class PaymentBatcher:
         """How many payments are in batches between their first check and their answer."""
         self._inside = 0
         """Both, and reservations."""
-        self._waiting_max = waiting_max
+        self._settings = settings or BatcherSettings()
         self._screenings: set[asyncio.Task[None]] = set()
         self._last_turn: asyncio.Future[None] | None = None
 
@@ -141,9 +143,9 @@ class PaymentBatcher:
         `released` is called once, when the payments are no longer inside: that may be after the answer was cancelled.
         """
         done: asyncio.Future[list[ChargeAnswer]] = asyncio.get_running_loop().create_future()
-        if self._inside + len(payments) > self._waiting_max:
+        if self._inside + len(payments) > self._settings.waiting_max:
             released()
-            done.set_result([_overloaded(self._waiting_max)] * len(payments))
+            done.set_result([self._overloaded()] * len(payments))
             return done
         self._inside += len(payments)
         self._gathering += len(payments)
@@ -161,12 +163,12 @@ class PaymentBatcher:
         if not isinstance(check, SignatureCheck):
             return check
         (good,) = await self._signatures.check([check])
-        return None if good else bad_voucher()
+        return None if good else refuse(Why.VOUCHER_SIGNATURE)
 
     async def reserve(self, payment: UncheckedPayment) -> ReserveAnswer:
         """Hold the payment's amount until `capture` or `release`."""
-        if self._inside >= self._waiting_max:
-            return _overloaded(self._waiting_max)
+        if self._inside >= self._settings.waiting_max:
+            return self._overloaded()
         self._inside += 1
         try:
             # What a spend key proves uses no voucher up, so its order means nothing.
@@ -184,6 +186,10 @@ class PaymentBatcher:
             return await self._decided(decided)
         finally:
             self._inside -= 1
+
+    def _overloaded(self) -> Refusal:
+        most = self._settings.waiting_max
+        return refuse(Why.TOO_MANY_PAYMENTS, f"more than {most} waiting", f"at most {most}")
 
     def _submit_reservation(self, proven: ProvenPayment) -> "asyncio.Future[ReserveAnswer]":
         handle = reservation_handle(proven.channel_id, proven.payment_id, secrets.token_bytes(16))
@@ -233,9 +239,9 @@ class PaymentBatcher:
         """
         if not self._screenings:
             return True
-        worth_it = BATCH_MAX // 4
-        enough = min(max(self._under_way, worth_it), BATCH_MAX)
-        return len(self._screenings) < SCREENINGS_MAX and self._gathering >= enough
+        most = self._settings.batch_max
+        enough = min(max(self._under_way, most // 4), most)
+        return len(self._screenings) < self._settings.screenings_max and self._gathering >= enough
 
     def _screening_done(self, task: asyncio.Task[None]) -> None:
         self._screenings.discard(task)
@@ -243,8 +249,8 @@ class PaymentBatcher:
 
     def _gather(self) -> list[_Waiting]:
         gathered: list[_Waiting] = []
-        taken = 0
-        while self._waiting and (not gathered or taken + len(self._waiting[0].payments) <= BATCH_MAX):
+        taken, most = 0, self._settings.batch_max
+        while self._waiting and (not gathered or taken + len(self._waiting[0].payments) <= most):
             waiting = self._waiting.popleft()
             self._gathering -= len(waiting.payments)
             if waiting.done.cancelled():
@@ -294,7 +300,7 @@ class PaymentBatcher:
         except StoreUncertainError:
             raise
         except StoreUnavailableError as error:
-            answers = [_store_unavailable(error)] * len(proven)
+            answers = [refuse(Why.PAYMENT_NOT_STORED, error=error)] * len(proven)
         if len(answers) == len(outcomes):
             return answers
         rest = iter(answers)
@@ -328,22 +334,8 @@ class PaymentBatcher:
         except StoreUncertainError:
             raise
         except StoreUnavailableError as error:
-            return _store_unavailable(error)
+            return refuse(Why.PAYMENT_NOT_STORED, error=error)
 
 
 def _count(gathered: list[_Waiting]) -> int:
     return sum(len(waiting.payments) for waiting in gathered)
-
-
-def _overloaded(waiting_max: int) -> Refusal:
-    return Refusal(
-        Reason.OVERLOADED,
-        "The aggregator has all it can take; wait a moment and send it again.",
-        "payments",
-        f"more than {waiting_max} waiting",
-        f"at most {waiting_max}",
-    )
-
-
-def _store_unavailable(error: StoreUnavailableError) -> Refusal:
-    return Refusal(Reason.STORE_UNAVAILABLE, f"The payment could not be stored: {error}. Send the same again.")

@@ -1,20 +1,24 @@
 """Signatures checked by processes of their own: neither they nor the event loop wait for the other's interpreter.
 
-Each is a child (`signature_process`) that reads requests on its input and writes verdicts on its output, in order. It
-is given no secret and keeps no state but parsed public keys. It ends when its input does, so none outlives its parent.
-If one dies, what it owed is checked in this process, and a new one takes its place.
+Each is a child, this module run as a program, that reads requests on its input and writes verdicts on its output, in
+order. It is given no secret and keeps no state but parsed public keys. It ends when its input does, so none outlives
+its parent. If one dies, what it owed is checked in this process, and a new one takes its place.
+
+request: 4 bytes, how many checks; then 166 bytes each: kept (1), domain separator (32), authorizer (20),
+channel id (32), ceiling (16, big-endian), signature (65)
+answer:  a byte for each: 1 good, 0 bad
 """
 
 import asyncio
 import logging
 import os
+import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections import deque
 from collections.abc import Sequence
-from typing import Final
+from typing import BinaryIO, Final
 
-from tallystick_aggregator.charging.signature_process import SIGNATURE_BYTES, pack
 from tallystick_aggregator.charging.signatures import (
     AuthorizerKeys,
     SignatureCheck,
@@ -22,6 +26,8 @@ from tallystick_aggregator.charging.signatures import (
     check_signatures,
 )
 
+SIGNATURE_BYTES: Final = 65
+CHECK_BYTES: Final = 166
 INLINE_CHECKS_MAX: Final = 2
 """So few signatures are checked on the event loop: asking a child costs as much as they do."""
 CHUNK_MIN: Final = 64
@@ -39,7 +45,8 @@ Owed = tuple[Sequence[SignatureCheck], "asyncio.Future[Sequence[bool]]"]
 class SignatureProcesses:
     """Checks in child processes. To be started on the event loop that uses it."""
 
-    def __init__(self, processes: int) -> None:
+    def __init__(self, processes: int, *, restart_after_s: float = RESTART_AFTER_S) -> None:
+        self._restart_after_s = restart_after_s
         self._workers = [_Worker() for _ in range(processes)]
         self._keeping: list[asyncio.Task[None]] = []
         self._here = SignatureThreads()
@@ -96,7 +103,7 @@ class SignatureProcesses:
     async def _restart(self, worker: "_Worker") -> None:
         """Start a child in the dead one's place, once the machine has room for it."""
         while not worker.alive:
-            await asyncio.sleep(RESTART_AFTER_S)
+            await asyncio.sleep(self._restart_after_s)
             try:
                 await worker.start()
             except OSError as error:
@@ -123,7 +130,7 @@ class _Worker:
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "tallystick_aggregator.charging.signature_process",
+            "tallystick_aggregator.charging.signature_processes",
             stdin=PIPE,
             stdout=PIPE,
             env={name: os.environ[name] for name in _INHERITED if name in os.environ},
@@ -177,3 +184,53 @@ class _Worker:
         """Wait until the child has ended."""
         if self._process is not None:
             await self._process.wait()
+
+
+# The child.
+
+
+def pack(checks: Sequence[SignatureCheck]) -> bytes:
+    """A request. Signatures must have 65 bytes."""
+    parts = [len(checks).to_bytes(4, "big")]
+    for check in checks:
+        parts += (
+            b"\1" if check.kept else b"\0",
+            check.domain_separator,
+            check.authorizer,
+            check.channel_id,
+            check.ceiling.to_bytes(16, "big"),
+            check.signature,
+        )
+    return b"".join(parts)
+
+
+def unpack(body: bytes) -> list[SignatureCheck]:
+    """The checks of a request, after its first 4 bytes."""
+    return [
+        SignatureCheck(
+            position=0,
+            domain_separator=body[at + 1 : at + 33],
+            channel_id=body[at + 53 : at + 85],
+            ceiling=int.from_bytes(body[at + 85 : at + 101], "big"),
+            signature=body[at + 101 : at + CHECK_BYTES],
+            authorizer=body[at + 33 : at + 53],
+            kept=body[at] == 1,
+        )
+        for at in range(0, len(body), CHECK_BYTES)
+    ]
+
+
+def work(requests: BinaryIO, answers: BinaryIO) -> None:
+    """Be the child: answer until there are no more requests."""
+    keys = AuthorizerKeys()
+    while len(head := requests.read(4)) == 4:
+        body = requests.read(int.from_bytes(head, "big") * CHECK_BYTES)
+        answers.write(bytes(check_signatures(unpack(body), keys)))
+        answers.flush()
+
+
+if __name__ == "__main__":
+    # The parent decides when to stop, by closing the pipe; what a terminal or a shell sends reaches its children too.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    work(sys.stdin.buffer, sys.stdout.buffer)

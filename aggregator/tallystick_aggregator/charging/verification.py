@@ -14,7 +14,6 @@ from typing import Final
 
 from tallystick.payment_ids import payment_ids_from
 from tallystick.quantities import ZERO_ADDRESS, ChannelId
-from tallystick.reasons import Reason
 from tallystick.spend_keys import SpendProver
 from tallystick.vouchers import Voucher
 from tallystick_aggregator.charging.payments import UncheckedPayment
@@ -22,14 +21,14 @@ from tallystick_aggregator.charging.signatures import SignatureCheck
 from tallystick_aggregator.ledger.answers import Accepted, Held, Refusal
 from tallystick_aggregator.ledger.commands import DecisionContext, ProvenPayment, SpendProof, VoucherProof
 from tallystick_aggregator.ledger.payments import Payment, PaymentKey, unpack_payment
+from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.ledger.rules import (
     ceiling_allows,
-    channel_unknown,
     key_is_live,
-    spend_key_unknown,
     voucher_may_prove,
 )
 from tallystick_aggregator.ledger.state import Account, Channel, Ledger, spend_key_name
+from tallystick_aggregator.ledger.values import EscrowRef
 
 PROVERS_MAX: Final = 65_536
 
@@ -40,7 +39,8 @@ Replay = Callable[[Payment, int, bytes], Accepted | Held | Refusal]
 class Provers:
     """Keyed HMAC states by secret, on which alone they depend; bounded, the oldest go first."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = PROVERS_MAX) -> None:
+        self._most = most
         self._provers: dict[bytes, SpendProver] = {}
 
     def of(self, secret: bytes) -> SpendProver:
@@ -48,7 +48,7 @@ class Provers:
         prover = self._provers.get(secret)
         if prover is None:
             prover = self._provers[secret] = SpendProver(secret)
-            if len(self._provers) > PROVERS_MAX:
+            if len(self._provers) > self._most:
                 del self._provers[next(iter(self._provers))]
         return prover
 
@@ -65,7 +65,7 @@ class Screening:
         ledger: Ledger,
         payments: Sequence[UncheckedPayment],
         provers: Provers,
-        domain_separators: Mapping[str, bytes],
+        domain_separators: Mapping[EscrowRef, bytes],
         replay: Replay,
     ) -> None:
         self._ledger = ledger
@@ -112,7 +112,7 @@ class Screening:
             elif self._payments[check.position].spend is not None:
                 self._bad_raisers.add(check.position)
             else:
-                self.outcomes[check.position] = bad_voucher()
+                self.outcomes[check.position] = refuse(Why.VOUCHER_SIGNATURE)
                 if check.kept:
                     self._fallen.add(check.channel_id)
 
@@ -148,7 +148,7 @@ class Screening:
             return None
         channel, raised = self._ledger.channels[payment.channel_id], self._raised.get(payment.channel_id)
         ceiling = max(channel.ceiling, raised.max_claimable_amount if raised else 0)
-        return bad_voucher() if ceiling_allows(channel, ceiling, payment.amount) else None
+        return refuse(Why.VOUCHER_SIGNATURE) if ceiling_allows(channel, ceiling, payment.amount) else None
 
     def _screen(self) -> list[Accepted | Held | Refusal | None]:
         """Answer what needs no proof, check HMACs, note signatures to check.
@@ -165,7 +165,7 @@ class Screening:
                 account = ledger.accounts[channel.account_id] if channel is not None else None
                 key_id = b""
             if channel is None or account is None:
-                outcomes.append(channel_unknown())
+                outcomes.append(refuse(Why.CHANNEL_UNKNOWN))
             elif known and (first := known.get(payment.payment_id + channel_id)) is not None:
                 outcomes.append(self._replay(first, payment.amount, payment.request_hash))
             elif (spend := payment.spend) is not None:
@@ -175,11 +175,11 @@ class Screening:
                 # Here and not in a function of its own: of all that a charge costs this is the most frequent part.
                 refusal = None
                 if prover is None:
-                    refusal = spend_key_unknown()
+                    refusal = refuse(Why.SPEND_KEY_UNKNOWN)
                 elif not prover.check(
                     channel_id, payment.payment_id, spend.max_amount, payment.request_hash, spend.mac
                 ):
-                    refusal = _bad_spend_proof()
+                    refusal = refuse(Why.SPEND_PROOF)
                 elif payment.ceiling > channel.ceiling:
                     raiser = self._check_of(position, payment, account, kept=True)
                     self._raisers.setdefault(channel_id, []).append(raiser)
@@ -253,7 +253,7 @@ class Screening:
     def _check_of(self, position: int, payment: UncheckedPayment, account: Account, *, kept: bool) -> SignatureCheck:
         return SignatureCheck(
             position,
-            self._separators[account.network],
+            self._separators[account.escrow],
             payment.channel_id,
             payment.ceiling,
             payment.signature,
@@ -267,7 +267,7 @@ def screen_first(
     account: Account,
     payment: UncheckedPayment,
     provers: Provers,
-    domain_separators: Mapping[str, bytes],
+    domain_separators: Mapping[EscrowRef, bytes],
     moment: DecisionContext,
 ) -> Refusal | SignatureCheck | None:
     """Check whether the account's payer meant a payment on a channel that is not known yet.
@@ -279,7 +279,7 @@ def screen_first(
         unopened = Channel(ChannelId(payment.channel_id), account.id, ZERO_ADDRESS)
         return _voucher_is_hopeless(payment, account, unopened) or SignatureCheck(
             0,
-            domain_separators[account.network],
+            domain_separators[account.escrow],
             payment.channel_id,
             payment.ceiling,
             payment.signature,
@@ -288,31 +288,20 @@ def screen_first(
         )
     key = ledger.spend_keys.get(spend_key_name(account.id, spend.key_id))
     if key is None:
-        return spend_key_unknown()
+        return refuse(Why.SPEND_KEY_UNKNOWN)
     prover = provers.of(key.secret)
     if not prover.check(payment.channel_id, payment.payment_id, spend.max_amount, payment.request_hash, spend.mac):
-        return _bad_spend_proof()
+        return refuse(Why.SPEND_PROOF)
     return key_is_live(key, moment)
-
-
-def bad_voucher() -> Refusal:
-    """Of a voucher that its payer did not sign."""
-    return Refusal(Reason.VOUCHER_SIGNATURE, "The voucher is not signed by the channel's payerAuthorizer.", "signature")
 
 
 def _voucher_is_hopeless(payment: UncheckedPayment, account: Account, channel: Channel) -> Refusal | None:
     """What refuses a voucher without looking at its signature. The rules run again when it is decided."""
     if not payment.signature and not account.takes_spend_proofs_only:
-        return Refusal(
-            Reason.VOUCHER_SIGNATURE, "The payment carries neither a voucher nor a spend proof.", "signature"
-        )
+        return refuse(Why.NO_PROOF)
     return voucher_may_prove(account, channel, payment.ceiling) or ceiling_allows(
         channel, max(channel.ceiling, payment.ceiling), payment.amount
     )
-
-
-def _bad_spend_proof() -> Refusal:
-    return Refusal(Reason.SPEND_KEY_PROOF, "The spend proof is not this key's for this payment and request.", "mac")
 
 
 def _ceiling_of(check: SignatureCheck) -> int:

@@ -9,7 +9,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final, Generic, TypeVar
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
 
 from tallystick.payment_ids import payment_id_ms
 from tallystick_aggregator.charging.port import Decision
@@ -17,19 +18,26 @@ from tallystick_aggregator.ledger.commands import DecisionContext
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.payments import PackedPayment
 from tallystick_aggregator.ledger.state import Ledger, payment_key
+from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.store.port import Journal, StoreUnavailableError, StoreUncertainError
 
 Answer = TypeVar("Answer")
 
-COMMIT_WEIGHT_MAX: Final = 2_048
-"""About how many payments share a commit at most. Under load a commit takes six to eight milliseconds, however many
-they are: with half as many the event loop waits for commits at a hundred thousand charges a second."""
-DECIDED_AT_ONCE: Final = 1_024
-"""After about so many payments others have their turn on the event loop: two milliseconds, or four where each is on a
-channel of its own."""
-BACKLOG_MAX: Final = 2_000_000
-"""Events that may wait for a checkpoint, ten times as many as one is made for. If checkpoints have failed for so long,
-no more payments are taken: the log, and what memory keeps for the next one, would only grow (threat 28)."""
+
+@dataclass(frozen=True, slots=True)
+class WriterSettings:
+    """How much is decided and committed at once."""
+
+    commit_weight_max: int = 2_048
+    """About how many payments share a commit at most. Under load a commit takes six to eight milliseconds, however many
+    they are: with half as many the event loop waits for commits at a hundred thousand charges a second."""
+    decided_at_once: int = 1_024
+    """After about this many payments others have their turn on the event loop: two milliseconds, or four where each is
+    on a channel of its own."""
+    backlog_max: int = 2_000_000
+    """Events that may wait for a checkpoint, ten times as many as one is made for. If checkpoints have failed for so
+    long, no more payments are taken: the log, and what memory keeps for the next one, would only grow (threat 28)."""
+
 
 Lookups = Callable[[int], Sequence[tuple[bytes, bytes]]]
 """The (channel id, payment id) pairs that a decision will look up whose time is before this one (ms)."""
@@ -48,22 +56,13 @@ def lookup_of(channel_id: bytes, payment_id: bytes) -> Lookups:
     return lambda since_ms: ((channel_id, payment_id),) if payment_id_ms(payment_id) < since_ms else ()
 
 
-class _Item(Generic[Answer]):
+class _Item(NamedTuple):
     """A decision that waits for its turn."""
 
-    __slots__ = ("decide", "done", "lookups", "weight")
-
-    def __init__(
-        self,
-        decide: Decision[Answer],
-        done: asyncio.Future[Answer],
-        weight: int,
-        lookups: Lookups,
-    ) -> None:
-        self.decide = decide
-        self.done = done
-        self.weight = weight
-        self.lookups = lookups
+    decide: Decision[Any]
+    done: asyncio.Future[Any]
+    weight: int
+    lookups: Lookups
 
 
 def system_clock_ms() -> int:
@@ -79,15 +78,17 @@ class LedgerWriter:
         ledger: Ledger,
         journal: Journal,
         *,
-        stale_networks: Callable[[], frozenset[str]] = frozenset,
+        stale_escrows: Callable[[], frozenset[EscrowRef]] = frozenset,
         clock_ms: Callable[[], int] = system_clock_ms,
+        settings: WriterSettings | None = None,
     ) -> None:
-        """`stale_networks` tells at each commit which mirrors may not be relied on (I9)."""
+        """`stale_escrows` tells at each commit which mirrors may not be relied on (I9)."""
         self._ledger = ledger
         self._journal = journal
-        self._stale_networks = stale_networks
+        self._stale_escrows = stale_escrows
         self._clock_ms = clock_ms
-        self._waiting: deque[_Item[Any]] = deque()
+        self._settings = settings or WriterSettings()
+        self._waiting: deque[_Item] = deque()
         self._wakeup = asyncio.Event()
         self._closed = False
         self.available = True
@@ -101,11 +102,11 @@ class LedgerWriter:
     @property
     def backed_up(self) -> bool:
         """Whether so much waits for a checkpoint that no more payments are to be taken."""
-        return self._journal.backlog >= BACKLOG_MAX
+        return self._journal.backlog >= self._settings.backlog_max
 
     def moment(self) -> DecisionContext:
         """The present, as decisions see it."""
-        return DecisionContext(self._clock_ms(), self._stale_networks())
+        return DecisionContext(self._clock_ms(), self._stale_escrows())
 
     async def run(self, decision: Decision[Answer]) -> Answer:
         """Run one decision durably; see `batcher.port.Writer.run`."""
@@ -149,21 +150,21 @@ class LedgerWriter:
         self._closed = True
         self._wakeup.set()
 
-    def _take(self) -> list[_Item[Any]]:
-        taken: list[_Item[Any]] = []
-        weight = 0
-        while self._waiting and (not taken or weight + self._waiting[0].weight <= COMMIT_WEIGHT_MAX):
+    def _take(self) -> list[_Item]:
+        taken: list[_Item] = []
+        weight, most = 0, self._settings.commit_weight_max
+        while self._waiting and (not taken or weight + self._waiting[0].weight <= most):
             item = self._waiting.popleft()
             if not item.done.cancelled():  # nobody would hear the answer: it never happens
                 weight += item.weight
                 taken.append(item)
         return taken
 
-    async def _commit(self, items: list[_Item[Any]]) -> None:
+    async def _commit(self, items: list[_Item]) -> None:
         try:
             draft, answers = await self._decide(items)
             if draft.events:
-                if len(draft.events) > COMMIT_WEIGHT_MAX:  # to write so many down is as much again
+                if len(draft.events) > self._settings.commit_weight_max:  # to write so many down is as much again
                     await asyncio.sleep(0)
                 await self._journal.append(draft.events)
                 draft.adopt()
@@ -185,7 +186,7 @@ class LedgerWriter:
             else:
                 item.done.set_result(answer)
 
-    async def _decide(self, items: list[_Item[Any]]) -> tuple[Draft, list[Any]]:
+    async def _decide(self, items: list[_Item]) -> tuple[Draft, list[Any]]:
         recalled, failed = await self._recall_all(items)
         moment = self.moment()
         while True:
@@ -198,7 +199,9 @@ class LedgerWriter:
                 if index in failed:
                     answers.append(failed[index])
                     continue
-                if weight >= DECIDED_AT_ONCE:  # nobody but this writer changes what the draft starts from
+                if (
+                    weight >= self._settings.decided_at_once
+                ):  # nobody but this writer changes what the draft starts from
                     await asyncio.sleep(0)
                     weight = 0
                 weight += item.weight
@@ -211,7 +214,7 @@ class LedgerWriter:
             else:
                 return draft, answers
 
-    async def _recall_all(self, items: list[_Item[Any]]) -> "tuple[list[_Recalled], dict[int, _Failure]]":
+    async def _recall_all(self, items: list[_Item]) -> "tuple[list[_Recalled], dict[int, _Failure]]":
         """What the decisions look up, and those, by index, for which it cannot be read: they fail alone."""
         with suppress(StoreUnavailableError):
             return await self._recall(items), {}
@@ -224,7 +227,7 @@ class LedgerWriter:
                 failed[index] = _Failure(error)
         return recalled, failed
 
-    async def _recall(self, items: list[_Item[Any]]) -> list[_Recalled]:
+    async def _recall(self, items: list[_Item]) -> list[_Recalled]:
         since_ms, payments = self._ledger.payments_since_ms, self._ledger.payments
         pairs = [pair for item in items for pair in item.lookups(since_ms) if payment_key(*pair) not in payments]
         if not pairs:
@@ -233,13 +236,10 @@ class LedgerWriter:
         return [(pair, found[payment_key(*pair)]) for pair in pairs if payment_key(*pair) in found]
 
 
-class _Failure:
+class _Failure(NamedTuple):
     """What a decision raised."""
 
-    __slots__ = ("error",)
-
-    def __init__(self, error: Exception) -> None:
-        self.error = error
+    error: Exception
 
 
 def _refused(why: str) -> asyncio.Future[Any]:
@@ -248,6 +248,6 @@ def _refused(why: str) -> asyncio.Future[Any]:
     return refused
 
 
-def _fail(item: _Item[Any], error: Exception) -> None:
+def _fail(item: _Item, error: Exception) -> None:
     if not item.done.done():
         item.done.set_exception(error)

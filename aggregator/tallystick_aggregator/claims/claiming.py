@@ -9,12 +9,14 @@ import logging
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
 from tallystick.hexadecimal import to_hex
-from tallystick_aggregator.chain.port import Chain, ChainUnavailableError, RevertedError
+from tallystick.settlements import LeftOut
+from tallystick_aggregator.chain.claim_plan import Group
+from tallystick_aggregator.chain.port import Chain, ChainUnavailableError, RevertedError, Send
 from tallystick_aggregator.claims.gas_scale import GasScale
-from tallystick_aggregator.claims.planner import Batch, Group
+from tallystick_aggregator.claims.planner import Batch
 from tallystick_aggregator.ledger.state import Account, Channel
 from tallystick_aggregator.store.port import OutboundTransaction, TransactionKind
 
@@ -23,19 +25,6 @@ PASSING_MAX: Final = 8
 
 _log = logging.getLogger(__name__)
 _alarm = logging.getLogger("tallystick.alarm")
-_WHOLE_BATCH: Final = ("NotOperatorOrSender",)
-"""Reverts that are about the sender, not about rows: to split the batch would help nobody."""
-
-
-class LeftOut(NamedTuple):
-    """What a settlement could not claim for a seller, in atomic units, and why."""
-
-    network: str
-    token: bytes
-    channel_id: bytes
-    receiver: bytes
-    amount: int
-    reason: str
 
 
 class Claimed(list[OutboundTransaction]):
@@ -59,7 +48,7 @@ class Run:
 
 
 class Claiming:
-    """Sends the claims of one network, and remembers what is of no use to send."""
+    """Sends the claims of one escrow, and remembers what is of no use to send."""
 
     def __init__(self, chain: Chain, clock: Callable[[], float], set_aside_s: float) -> None:
         self._chain = chain
@@ -67,7 +56,7 @@ class Claiming:
         self._set_aside_s = set_aside_s
         self._set_aside: dict[bytes, tuple[float, str]] = {}
         self._distrusted: set[bytes] = set()
-        self._gas_scale = GasScale()
+        self._gas_scale = GasScale(chain.escrow.claim_costs)
 
     @property
     def planned_gas_max(self) -> int:
@@ -94,17 +83,17 @@ class Claiming:
         if run.passing >= PASSING_MAX and not run.settled:
             self._leave_out(batch.groups, run, "not tried, because others fail for a passing reason")
             return
-        call = self._chain.escrow.claim_call(batch.token, batch.claims)
+        call = self._chain.escrow.claim_call(batch.token, batch.groups)
         try:
             outbound = await self._chain.send(
-                TransactionKind.CLAIM, os.urandom(32), call, rows=batch.rows, payouts=batch.payouts, urgent=run.urgent
+                Send(TransactionKind.CLAIM, os.urandom(32), call, batch.rows, batch.payouts, urgent=run.urgent)
             )
         except RevertedError as reverted:
-            if reverted.reason.startswith(_WHOLE_BATCH):
+            if self._chain.escrow.blames_sender(reverted):
                 _alarm.critical("no claim can be sent: %s", reverted.reason)
                 raise ChainUnavailableError(f"no claim can be sent: {reverted.reason}") from reverted
             _log.warning("a batch of %d claims would revert: %s", batch.rows, reverted.reason)
-            halves = batch.halves()
+            halves = batch.halves(self._chain.escrow.claim_costs)
             if halves is None:
                 if not reverted.by_contract:
                     self._gas_scale.refused(batch)
@@ -138,7 +127,7 @@ class Claiming:
 
     def _leave_out(self, groups: Iterable[Group], run: Run, reason: str) -> None:
         run.settled.left_out += [
-            LeftOut(self._chain.network, group.account.config.token, row.channel_id, row.receiver, row.amount, reason)
+            LeftOut(self._chain.network, row.channel_id, row.receiver, group.account.config.token, row.amount, reason)
             for group in groups
             for row in group.rows
             if row.amount

@@ -20,11 +20,18 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
 from tallystick.hexadecimal import checksum
-from tallystick_aggregator.chain.periodic import PeriodicTask
-from tallystick_aggregator.chain.port import Block, Call, Chain, ChainUnavailableError, EscrowBinding, RevertedError
+from tallystick_aggregator.chain.port import (
+    Block,
+    Call,
+    Chain,
+    ChainUnavailableError,
+    RevertedError,
+    Send,
+)
 from tallystick_aggregator.chain.settings import TokenSettings
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.store.port import Outbox, StoreUnavailableError, TransactionKind
+from tallystick_aggregator.tasks import PeriodicTask
 
 CHECK_S: Final = 60.0
 READS_PER_CHECK: Final = 50
@@ -42,23 +49,8 @@ _log = logging.getLogger(__name__)
 _alarm = logging.getLogger("tallystick.alarm")
 
 
-class CollectingEscrow(EscrowBinding, Protocol):
-    """An escrow that keeps what a transfer has failed to bring."""
-
-    def collect_call(self, to: bytes, token: bytes) -> Call:
-        """Pay out all that is owed to `to`."""
-        ...
-
-    async def owed(self, to: bytes, token: bytes, block: Block) -> int:
-        """What is owed, in atomic units."""
-        ...
-
-
 class CollectingChain(Chain, Protocol):
     """A chain that tells of failed transfers, and what a transaction would cost."""
-
-    @property
-    def escrow(self) -> CollectingEscrow: ...
 
     @property
     def token_settings(self) -> Mapping[bytes, TokenSettings]: ...
@@ -90,7 +82,7 @@ class _Debt:
 
 
 class Collecting:
-    """Collects on one network."""
+    """Collects from one escrow."""
 
     def __init__(
         self,
@@ -148,7 +140,7 @@ class Collecting:
         under_way = {
             outbound.data
             for outbound in await self._outbox.open(self._chain.network)
-            if outbound.kind is TransactionKind.COLLECT
+            if outbound.kind is TransactionKind.COLLECT and outbound.to == self._chain.escrow.address
         }
         head = await self._chain.head()
         sent = 0
@@ -171,16 +163,16 @@ class Collecting:
             self._to_look_up.pop()
 
     async def _everybody(self) -> list[Creditor]:
-        """Sellers that were paid on chain, and payers, of this network."""
-        ledger, network = self._writer.ledger, self._chain.network
+        """Sellers that were paid on chain, and payers, of this escrow."""
+        ledger, escrow = self._writer.ledger, self._chain.escrow.ref
         found: dict[Creditor, None] = {}
-        for account in ledger.accounts_of(network):
+        for account in ledger.accounts_of(escrow):
             found[Creditor(account.config.payer, account.config.token)] = None
         for number, channel in enumerate(ledger.every_channel()):
             if number % CHANNELS_PER_SLICE == CHANNELS_PER_SLICE - 1:
                 await asyncio.sleep(0)
             account = ledger.known_account(channel.account_id)
-            if account.network == network and channel.claimed:
+            if account.escrow == escrow and channel.claimed:
                 found[Creditor(channel.receiver, account.config.token)] = None
         return list(found)
 
@@ -204,7 +196,7 @@ class Collecting:
             if not self._is_worth(creditor.token, amount, cost_wei):
                 debt.due_at = self._clock() + PAUSE_S_MAX
                 return False
-            outbound = await self._chain.send(TransactionKind.COLLECT, os.urandom(32), call)
+            outbound = await self._chain.send(Send(TransactionKind.COLLECT, os.urandom(32), call))
         except RevertedError as reverted:
             self._blocked(creditor, debt, amount, reverted.reason)
             return False

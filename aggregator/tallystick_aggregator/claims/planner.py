@@ -9,13 +9,12 @@ claims too little or twice is made good by the next plan, since `claimed` comes 
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from tallystick_aggregator.claims import gas
+from tallystick_aggregator.chain.claim_plan import ClaimCosts, Group, PlannedRow
 from tallystick_aggregator.ledger.state import Account, Channel
 from tallystick_aggregator.store.port import Payout
-from tallystick_contracts.claim_batch import AccountClaim, ClaimRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,36 +50,6 @@ class Due(NamedTuple):
 EVERYTHING = Due(0)
 
 
-class PlannedRow(NamedTuple):
-    """One channel's claim. `before`: what is claimed or in flight already; `first`: nothing was ever claimed."""
-
-    channel_id: bytes
-    receiver: bytes
-    total: int
-    before: int
-    ceiling: int
-    signature: bytes
-    first: bool
-
-    @property
-    def amount(self) -> int:
-        """What the row is to pay."""
-        return max(0, self.total - self.before)
-
-
-class Group(NamedTuple):
-    """Rows of one account that are authorised alike. An approval's rows cannot be parted or reordered."""
-
-    account: Account
-    rows: tuple[PlannedRow, ...]
-    approval: bytes | None
-
-    @property
-    def amount(self) -> int:
-        """What the rows are to pay."""
-        return sum(row.amount for row in self.rows)
-
-
 class Batch(NamedTuple):
     """What one transaction claims, in one token."""
 
@@ -95,11 +64,6 @@ class Batch(NamedTuple):
         return sum(len(group.rows) for group in self.groups)
 
     @property
-    def claims(self) -> tuple[AccountClaim, ...]:
-        """The batch as the escrow's encoding takes it."""
-        return tuple(_claim(group) for group in self.groups)
-
-    @property
     def payouts(self) -> tuple[Payout, ...]:
         """What each receiver is to get."""
         amounts: dict[bytes, int] = {}
@@ -108,13 +72,13 @@ class Batch(NamedTuple):
                 amounts[row.receiver] = amounts.get(row.receiver, 0) + row.amount
         return tuple(Payout(receiver, self.token, amount) for receiver, amount in amounts.items() if amount)
 
-    def halves(self) -> "tuple[Batch, Batch] | None":
+    def halves(self, costs: ClaimCosts) -> "tuple[Batch, Batch] | None":
         """The same rows in two batches, if that is possible; an approval stays whole."""
         parts = [part for group in self.groups for part in _parts(group)]
         if len(parts) < 2:
             return None
         middle = len(parts) // 2
-        return _batch_of(self.token, parts[:middle]), _batch_of(self.token, parts[middle:])
+        return _batch_of(self.token, parts[:middle], costs), _batch_of(self.token, parts[middle:], costs)
 
 
 def plan_account(
@@ -122,11 +86,12 @@ def plan_account(
     channels: Iterable[Channel],
     in_flight: Mapping[bytes, int],
     due: Due,
-    gas_max: int = gas.BATCH_GAS_MAX,
+    costs: ClaimCosts,
+    gas_max: int | None = None,
 ) -> list[Group]:
     """What to claim on an account now; nothing if none of it is due, or if the escrow holds nothing for it.
 
-    `gas_max`: what may be planned for one transaction.
+    `gas_max`: what may be planned for one transaction, if less than `costs` say.
     """
     if account.funds <= account.claimed:
         return []
@@ -138,7 +103,8 @@ def plan_account(
     ]
     if not rows:
         return []
-    return _by_approval(account, known, rows, in_flight, gas_max) or [Group(account, tuple(rows), None)]
+    gas_max = costs.batch_gas_max if gas_max is None else gas_max
+    return _by_approval(account, known, rows, in_flight, costs, gas_max) or [Group(account, tuple(rows), None)]
 
 
 def _row(channel: Channel, in_flight: Mapping[bytes, int]) -> PlannedRow | None:
@@ -151,14 +117,19 @@ def _row(channel: Channel, in_flight: Mapping[bytes, int]) -> PlannedRow | None:
 
 
 def _by_approval(
-    account: Account, channels: list[Channel], rows: list[PlannedRow], in_flight: Mapping[bytes, int], gas_max: int
+    account: Account,
+    channels: list[Channel],
+    rows: list[PlannedRow],
+    in_flight: Mapping[bytes, int],
+    costs: ClaimCosts,
+    gas_max: int,
 ) -> list[Group]:
     """The payer's approval for what it covers and vouchers for the rest, if that is cheaper than vouchers alone.
 
     The approval's totals are what its row claims, all of them and in its order; none may be above `charged` (I6).
     An account that is being withdrawn goes by vouchers, row by row: nobody may have a last word on them.
     """
-    if account.approval is None or account.withdrawing or len(rows) < 2:
+    if account.approval is None or not costs.takes_approvals or account.withdrawing or len(rows) < 2:
         return []
     by_receiver = {channel.receiver: channel for channel in channels}
     approved: list[PlannedRow] = []
@@ -178,25 +149,24 @@ def _by_approval(
     if rest:
         groups.append(Group(account, rest, None))
     vouchers = Group(account, tuple(rows), None)
-    if sum(map(_gas, groups)) >= _gas(vouchers):
+    if sum(_gas(group, costs) for group in groups) >= _gas(vouchers, costs):
         return []
     # An approval cannot be cut: with the transfers to all of its receivers it has to fit into one transaction.
-    size = _size(groups[0]) + gas.RECEIVER_BYTES * len(approved) + gas.FIXED_BYTES
-    cost = _gas(groups[0]) + gas.RECEIVER_GAS * len(approved) + gas.FIXED_GAS
-    return groups if size <= gas.BATCH_BYTES_MAX and cost <= gas_max else []
+    size = _size(groups[0], costs) + costs.receiver_bytes * len(approved) + costs.fixed_bytes
+    cost = _gas(groups[0], costs) + costs.receiver_gas * len(approved) + costs.fixed_gas
+    return groups if size <= costs.batch_bytes_max and cost <= gas_max else []
 
 
-@dataclass(slots=True)
 class Packer:
     """Fills the transactions of one token with groups; each receiver of a transaction is paid once in it."""
 
-    token: bytes
-    gas_max: int = gas.BATCH_GAS_MAX
-    bytes_max: int = gas.BATCH_BYTES_MAX
-    _groups: list[Group] = field(default_factory=list[Group])
-    _receivers: set[bytes] = field(default_factory=set[bytes])
-    _gas: int = gas.FIXED_GAS
-    _bytes: int = gas.FIXED_BYTES
+    def __init__(self, token: bytes, costs: ClaimCosts) -> None:
+        self.token = token
+        self.gas_max = costs.batch_gas_max
+        self._costs = costs
+        self._groups: list[Group] = []
+        self._receivers: set[bytes] = set()
+        self._gas, self._bytes = costs.fixed_gas, costs.fixed_bytes
 
     def add(self, group: Group) -> Iterator[Batch]:
         """Put a group in; yields the transactions that are full by that."""
@@ -223,45 +193,47 @@ class Packer:
 
     def _room_for(self, rows: list[PlannedRow]) -> int:
         """How many of these rows by voucher still fit."""
-        gas_used, size = self._gas + gas.ACCOUNT_GAS, self._bytes + gas.ACCOUNT_BYTES
+        costs = self._costs
+        gas_used, size = self._gas + costs.account_gas, self._bytes + costs.account_bytes
         receivers: set[bytes] = set()
         for count, row in enumerate(rows):
             new = row.receiver not in self._receivers and row.receiver not in receivers
-            gas_used += _row_gas(row, by_approval=False) + gas.RECEIVER_GAS * new
-            size += gas.VOUCHER_ROW_BYTES + gas.RECEIVER_BYTES * new
-            if gas_used > self.gas_max or size > self.bytes_max:
+            gas_used += _row_gas(row, costs, by_approval=False) + costs.receiver_gas * new
+            size += costs.voucher_row_bytes + costs.receiver_bytes * new
+            if gas_used > self.gas_max or size > costs.batch_bytes_max:
                 return count
             receivers.add(row.receiver)
         return len(rows)
 
     def _fits(self, group: Group) -> bool:
-        new = {row.receiver for row in group.rows} - self._receivers
-        gas_used = self._gas + _gas(group) + gas.RECEIVER_GAS * len(new)
-        return gas_used <= self.gas_max and self._bytes + _size(group) + gas.RECEIVER_BYTES * len(new) <= self.bytes_max
+        costs, new = self._costs, {row.receiver for row in group.rows} - self._receivers
+        gas_used = self._gas + _gas(group, costs) + costs.receiver_gas * len(new)
+        size = self._bytes + _size(group, costs) + costs.receiver_bytes * len(new)
+        return gas_used <= self.gas_max and size <= costs.batch_bytes_max
 
     def _put(self, group: Group) -> None:
-        new = {row.receiver for row in group.rows} - self._receivers
+        costs, new = self._costs, {row.receiver for row in group.rows} - self._receivers
         self._groups.append(group)
         self._receivers |= new
-        self._gas += _gas(group) + gas.RECEIVER_GAS * len(new)
-        self._bytes += _size(group) + gas.RECEIVER_BYTES * len(new)
+        self._gas += _gas(group, costs) + costs.receiver_gas * len(new)
+        self._bytes += _size(group, costs) + costs.receiver_bytes * len(new)
 
     def _take(self) -> Batch:
         batch = Batch(self.token, tuple(self._groups), self._gas, self._bytes)
         self._groups, self._receivers = [], set()
-        self._gas, self._bytes = gas.FIXED_GAS, gas.FIXED_BYTES
+        self._gas, self._bytes = self._costs.fixed_gas, self._costs.fixed_bytes
         return batch
 
 
-def pack(token: bytes, groups: Iterable[Group]) -> list[Batch]:
+def pack(token: bytes, groups: Iterable[Group], costs: ClaimCosts) -> list[Batch]:
     """All groups of one token in as few transactions as their order allows."""
-    packer = Packer(token)
+    packer = Packer(token, costs)
     batches = [batch for group in groups for batch in packer.add(group)]
     return batches + list(packer.finish())
 
 
-def _batch_of(token: bytes, groups: list[Group]) -> Batch:
-    packer = Packer(token, gas_max=2**62, bytes_max=2**62)
+def _batch_of(token: bytes, groups: list[Group], costs: ClaimCosts) -> Batch:
+    packer = Packer(token, replace(costs, batch_gas_max=2**62, batch_bytes_max=2**62))
     for group in _joined(groups):
         list(packer.add(group))
     (batch,) = packer.finish()
@@ -286,31 +258,20 @@ def _parts(group: Group) -> list[Group]:
     return [Group(group.account, (row,), None) for row in group.rows]
 
 
-def _claim(group: Group) -> AccountClaim:
-    config = group.account.config
+def _gas(group: Group, costs: ClaimCosts) -> int:
     by_approval = group.approval is not None
-    rows = tuple(
-        ClaimRow(row.receiver, row.total, row.ceiling, None if by_approval else row.signature) for row in group.rows
-    )
-    return AccountClaim(
-        config.payer, config.payer_authorizer, config.withdraw_delay_s, config.salt, rows, group.approval
-    )
+    rows = sum(_row_gas(row, costs, by_approval=by_approval) for row in group.rows)
+    return costs.account_gas + costs.approval_gas * by_approval + rows
 
 
-def _gas(group: Group) -> int:
-    by_approval = group.approval is not None
-    rows = sum(_row_gas(row, by_approval=by_approval) for row in group.rows)
-    return gas.ACCOUNT_GAS + gas.APPROVAL_GAS * by_approval + rows
-
-
-def _row_gas(row: PlannedRow, *, by_approval: bool) -> int:
+def _row_gas(row: PlannedRow, costs: ClaimCosts, *, by_approval: bool) -> int:
     if row.total <= row.before:
-        return gas.STALE_ROW_GAS
-    usual = gas.APPROVAL_ROW_GAS if by_approval else gas.VOUCHER_ROW_GAS
-    return usual + gas.FIRST_CLAIM_GAS * row.first
+        return costs.stale_row_gas
+    usual = costs.approval_row_gas if by_approval else costs.voucher_row_gas
+    return usual + costs.first_claim_gas * row.first
 
 
-def _size(group: Group) -> int:
+def _size(group: Group, costs: ClaimCosts) -> int:
     if group.approval is not None:
-        return gas.ACCOUNT_BYTES + gas.APPROVAL_BYTES + gas.APPROVAL_ROW_BYTES * len(group.rows)
-    return gas.ACCOUNT_BYTES + gas.VOUCHER_ROW_BYTES * len(group.rows)
+        return costs.account_bytes + costs.approval_bytes + costs.approval_row_bytes * len(group.rows)
+    return costs.account_bytes + costs.voucher_row_bytes * len(group.rows)

@@ -1,6 +1,6 @@
 """Settlement: turns what was charged into claims, on a timer, on demand, and at once when a payer withdraws (I9).
 
-One settlement of a network at a time. What is in flight is read from the outbox, so a restart knows it too; what a
+One settlement of an escrow at a time. What is in flight is read from the outbox, so a restart knows it too; what a
 claim really paid is read from the chain by the watcher. A claim that reverted, was superseded or paid less than it
 asked for needs no bookkeeping: its rows are simply due again.
 """
@@ -15,15 +15,15 @@ from functools import partial
 from typing import Final, Protocol
 
 from tallystick.hexadecimal import to_hex
-from tallystick_aggregator.chain.periodic import PeriodicTask
+from tallystick.settlements import LeftOut
+from tallystick_aggregator.chain.claim_plan import Group
 from tallystick_aggregator.chain.port import Chain, ChainUnavailableError, Stake
 from tallystick_aggregator.charging.port import Writer
-from tallystick_aggregator.claims.claiming import Claimed, Claiming, LeftOut, Run
+from tallystick_aggregator.claims.claiming import Claimed, Claiming, Run
 from tallystick_aggregator.claims.planner import (
     EVERYTHING,
     NO_POLICY,
     Due,
-    Group,
     Packer,
     Policy,
     plan_account,
@@ -37,13 +37,13 @@ from tallystick_aggregator.store.port import (
     TransactionKind,
     TransactionStatus,
 )
+from tallystick_aggregator.tasks import PeriodicTask
 
 INTERVAL_S: Final = 3_600.0
 CHECK_S_MAX: Final = 5.0
 """How often pending withdrawals are looked at, at least."""
 ACCOUNTS_PER_SLICE: Final = 100
 """Accounts planned before others get their turn: keeps the event loop free."""
-MIRROR_WAIT_S: Final = 5.0
 SETTLE_NOW_TIMEOUT_S: Final = 60.0
 
 _log = logging.getLogger(__name__)
@@ -71,10 +71,12 @@ class SettlementSettings:
     interval_s: float = INTERVAL_S
     policy: Policy = NO_POLICY
     withdraw_margin_s: int = 3_600
+    mirror_wait_s: float = 5.0
+    """For so long a settlement waits until the mirror has reached the head."""
 
 
 class ClaimService:
-    """Settles one network."""
+    """Settles one escrow."""
 
     def __init__(
         self,
@@ -205,7 +207,7 @@ class ClaimService:
         """Claim what a withdrawal could reach, see `withdrawals`; all else the timer does."""
         ledger = self._writer.ledger
         if self._scan_withdrawals:
-            self._withdrawals.begin(ledger.withdrawing(self._chain.network))
+            self._withdrawals.begin(ledger.withdrawing(self._chain.escrow.ref))
             self._scan_withdrawals = False
         look = self._withdrawals.look(ledger.known_account, now)
         for account, left_s in look.newly_late:  # I9
@@ -250,14 +252,14 @@ class ClaimService:
         packers: dict[bytes, Packer] = {}
         run = Run(urgent=only is not None)
         ledger = self._writer.ledger
-        accounts = ledger.accounts_of(self._chain.network) if only is None else map(ledger.known_account, only)
+        accounts = ledger.accounts_of(self._chain.escrow.ref) if only is None else map(ledger.known_account, only)
         try:
             for number, account in enumerate(accounts):
                 if number % ACCOUNTS_PER_SLICE == ACCOUNTS_PER_SLICE - 1:
                     await asyncio.sleep(0)
                 for group in self._plan(account.id, in_flight, due, run):
                     token = group.account.config.token
-                    packer = packers.setdefault(token, Packer(token))
+                    packer = packers.setdefault(token, Packer(token, self._chain.escrow.claim_costs))
                     packer.gas_max = self._claiming.planned_gas_max
                     for batch in packer.add(group):
                         await self._claiming.send(batch, run)
@@ -273,14 +275,14 @@ class ClaimService:
     def _plan(self, account_id: bytes, in_flight: Mapping[bytes, int], due: Due, run: Run) -> Iterator[Group]:
         ledger = self._writer.ledger
         account = ledger.known_account(account_id)
-        if account.network != self._chain.network or account.exposure <= 0:
+        if account.escrow != self._chain.escrow.ref or account.exposure <= 0:
             return
         known = list(ledger.channels_of(account_id))
         aside = {} if run.urgent else {id_: why for id_, why in map(self._set_aside, known) if why}
         channels = [channel for channel in known if channel.id not in aside]
         planned: set[bytes] = set()
-        usable, gas_max = self._claiming.usable(account), self._claiming.planned_gas_max
-        for group in plan_account(usable, channels, in_flight, due, gas_max):
+        usable, costs = self._claiming.usable(account), self._chain.escrow.claim_costs
+        for group in plan_account(usable, channels, in_flight, due, costs, self._claiming.planned_gas_max):
             planned.update(row.channel_id for row in group.rows)
             yield group
         if due.receivers is not None or due is EVERYTHING:
@@ -312,7 +314,7 @@ class ClaimService:
                 why = "the deposit is used up; it is claimed when the payer deposits again"
             else:
                 why = "no voucher of the payer covers what was charged"
-            yield LeftOut(self._chain.network, account.config.token, channel.id, channel.receiver, amount, why)
+            yield LeftOut(self._chain.network, channel.id, channel.receiver, account.config.token, amount, why)
 
     def _note_waiting(self, waiting: list[bytes], planned: set[bytes], now: float) -> None:
         for channel_id in planned:
@@ -357,7 +359,7 @@ class ClaimService:
         claims = await self._journaled_claims()
         head = await self._chain.head()
         try:
-            await self._chain.mirrored(head.number, MIRROR_WAIT_S)
+            await self._chain.mirrored(head.number, self._settings.mirror_wait_s)
         except TimeoutError:
             raise ChainUnavailableError(
                 f"the mirror of {self._chain.network} does not reach block {head.number}"
@@ -367,7 +369,8 @@ class ClaimService:
     async def _journaled_claims(self) -> list[OutboundTransaction]:
         """Claims that are not final."""
         opened = await self._outbox.open(self._chain.network)
-        claims = {outbound.id: outbound for outbound in opened if outbound.kind is TransactionKind.CLAIM}
+        to = self._chain.escrow.address
+        claims = {one.id: one for one in opened if one.kind is TransactionKind.CLAIM and one.to == to}
         for claim_id in self._followed.keys() - claims.keys():
             await self._note_landed(claim_id)
         self._followed = claims | self._followed

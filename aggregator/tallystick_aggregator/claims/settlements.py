@@ -1,4 +1,4 @@
-"""The settlements of all networks as one: what edges call."""
+"""The settlements of all escrows as one: what edges call."""
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -10,7 +10,7 @@ from tallystick_aggregator.store.port import Outbox
 
 
 class Settlements:
-    """One `ClaimService` a network; they do not wait for each other."""
+    """One `ClaimService` an escrow; they do not wait for each other."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Settlements:
     async def settle_now(
         self, receivers: Collection[bytes] | None = None, *, timeout_s: float = SETTLE_NOW_TIMEOUT_S
     ) -> Claimed:
-        """See `ClaimService.settle_now`. Where one network fails, the others have settled all the same."""
+        """See `ClaimService.settle_now`. Where one escrow fails, the others have settled all the same."""
         outcomes = await asyncio.gather(
             *(settlement.settle_now(receivers, timeout_s=timeout_s) for settlement in self._each),
             return_exceptions=True,

@@ -65,7 +65,7 @@ def could_reach(account: Account) -> bool:
 
 
 class Withdrawals:
-    """Follows one network's withdrawals. `margin_s`: so long before its end an account is not charged any more."""
+    """Follows one escrow's withdrawals. `margin_s`: so long before its end an account is not charged any more."""
 
     def __init__(self, margin_s: float) -> None:
         self._margin_s = margin_s

@@ -5,13 +5,13 @@ from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 from tallystick.channels import ChannelConfig
-from tallystick.reasons import Reason
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.commands import DecisionContext, Rules
 from tallystick_aggregator.ledger.draft import Draft
-from tallystick_aggregator.ledger.rules import spend_key_unknown
+from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.ledger.state import Channel, Ledger, SpendKey
+from tallystick_aggregator.ledger.values import EscrowRef
 
 SPEND_KEYS_KEPT: Final = 8
 """For each spend key that an account may have, so many are kept: expired ones prove payments that are sent again."""
@@ -52,10 +52,10 @@ class Overclaim(NamedTuple):
     claimed: int
 
 
-def open_account(draft: Draft, account_id: bytes, network: str, config: ChannelConfig) -> None:
+def open_account(draft: Draft, account_id: bytes, escrow: EscrowRef, config: ChannelConfig) -> None:
     """Make an account known; does nothing where it is."""
     if draft.account(account_id) is None:
-        draft.record(ev.AccountOpened(account_id, network, config))
+        draft.record(ev.AccountOpened(account_id, escrow, config))
 
 
 def mirror(draft: Draft, ledger: Ledger, seen: AccountOnChain) -> list[Overclaim]:
@@ -112,15 +112,9 @@ def open_channel(
         return None
     account = draft.account(account_id)
     if account is None:
-        return Refusal(Reason.ACCOUNT_UNKNOWN, "The account is not known here; make a deposit first.", "config")
+        return refuse(Why.ACCOUNT_UNKNOWN, field="config")
     if account.channels >= rules.channels_per_account_max:
-        return Refusal(
-            Reason.CHANNEL_LIMIT,
-            "The account has too many channels.",
-            "channels",
-            str(account.channels + 1),
-            f"at most {rules.channels_per_account_max}",
-        )
+        return refuse(Why.TOO_MANY_CHANNELS, account.channels + 1, f"at most {rules.channels_per_account_max}")
     draft.record(ev.ChannelOpened(channel_id, account_id, receiver, claimed))
     return None
 
@@ -134,7 +128,7 @@ def register_spend_key(
     refused as another key's.
     """
     if draft.account(account_id) is None:
-        return Refusal(Reason.ACCOUNT_UNKNOWN, "The account is not known here; make a deposit first.", "account_id")
+        return refuse(Why.ACCOUNT_UNKNOWN)
     known = draft.spend_key(account_id, key.key_id)
     if known is not None:
         same = hmac.compare_digest(known.secret, key.secret) and known.expires_at == key.expires_at
@@ -142,38 +136,24 @@ def register_spend_key(
             return known
         if same and known.cap < key.cap:
             return _raise_cap(draft, known, key.cap, moment)
-        return Refusal(Reason.SPEND_KEY_CONFLICT, "The key id is taken by another key; draw a new one.", "key_id")
+        return refuse(Why.SPEND_KEY_TAKEN)
     if key.expires_at <= moment.now_s:
-        return Refusal(
-            Reason.SPEND_KEY_EXPIRED,
-            "The spend key would have expired already.",
-            "expires_at",
-            str(key.expires_at),
-            f"later than {moment.now_s}",
-        )
+        return refuse(Why.SPEND_KEY_TOO_SHORT, key.expires_at, f"later than {moment.now_s}")
     # Only keys that can still pay count: short runs revoke theirs. What a payer registers and takes back again is
     # bounded below, by what is kept.
     known_keys = draft.spend_keys_of(account_id)
     live = sum(old.expires_at > moment.now_s and not old.revoked for old in known_keys)
     if live >= rules.spend_keys_per_account_max:
-        return Refusal(
-            Reason.SPEND_KEY_LIMIT,
-            "The account has too many live spend keys; revoke some, or wait until some expire.",
-            "spend_keys",
-            str(live + 1),
-            f"at most {rules.spend_keys_per_account_max}",
-        )
+        return refuse(Why.TOO_MANY_LIVE_KEYS, live + 1, f"at most {rules.spend_keys_per_account_max}")
     # Until its payments are forgotten, one that is sent again is proven by its key, expired or not (I4).
     forgotten = [
         old for old in known_keys if (old.expires_at + rules.payment_id_skew_s) * 1000 < draft.payments_forgotten_ms
     ]
     kept = len(known_keys) - len(forgotten)
     if kept >= SPEND_KEYS_KEPT * rules.spend_keys_per_account_max:
-        return Refusal(
-            Reason.SPEND_KEY_LIMIT,
-            "The account had too many spend keys of late; let the next ones live longer.",
-            "spend_keys",
-            str(kept + 1),
+        return refuse(
+            Why.TOO_MANY_KEYS,
+            kept + 1,
             f"at most {SPEND_KEYS_KEPT * rules.spend_keys_per_account_max}, expired ones included",
         )
     for old in forgotten:
@@ -187,9 +167,9 @@ def register_spend_key(
 def _raise_cap(draft: Draft, known: SpendKey, cap: int, moment: DecisionContext) -> SpendKey | Refusal:
     """Let a key spend more, as long as it may spend at all; what it has spent stands."""
     if known.revoked:
-        return Refusal(Reason.SPEND_KEY_REVOKED, "The spend key was revoked; register another.", "key_id")
+        return refuse(Why.KEY_TO_RAISE_REVOKED)
     if known.expires_at <= moment.now_s:
-        return Refusal(Reason.SPEND_KEY_EXPIRED, "The spend key has expired; register another.", "key_id")
+        return refuse(Why.KEY_TO_RAISE_EXPIRED)
     draft.record(ev.SpendKeyRegistered(known.account_id, known.key_id, known.secret, cap, known.expires_at))
     raised = draft.spend_key(known.account_id, known.key_id)
     assert raised is not None
@@ -200,7 +180,7 @@ def revoke_spend_key(draft: Draft, account_id: bytes, key_id: bytes) -> SpendKey
     """Revoke a key, at once and for good; revoking it again answers alike."""
     key = draft.spend_key(account_id, key_id)
     if key is None:
-        return spend_key_unknown()
+        return refuse(Why.SPEND_KEY_UNKNOWN)
     if not key.revoked:
         draft.record(ev.SpendKeyRevoked(account_id, key_id))
     revoked = draft.spend_key(account_id, key_id)
@@ -214,20 +194,14 @@ def start_refund(
     """Set aside what will be refunded, before anything is signed; amount 0 asks for all that is available."""
     account = draft.account(account_id)
     if account is None:
-        return Refusal(Reason.ACCOUNT_UNKNOWN, "The account is not known here.", "account_id")
+        return refuse(Why.ACCOUNT_TO_REFUND_UNKNOWN)
     if account.refund is not None:
-        return Refusal(Reason.REFUND_PENDING, "Another refund of the account is under way; wait for it.", "refund_id")
-    if account.network in moment.stale_networks:
-        return Refusal(Reason.CHAIN_STALE, f"The view of {account.network} is not up to date; try again soon.")
+        return refuse(Why.REFUND_PENDING)
+    if account.escrow in moment.stale_escrows:
+        return refuse(Why.CHAIN_STALE, network=account.network)
     amount = amount or account.available
     if amount == 0 or amount > account.available:
-        return Refusal(
-            Reason.REFUND_EXCEEDS_AVAILABLE,
-            "A refund returns only what is neither charged, reserved, withdrawing nor being refunded.",
-            "amount",
-            str(amount),
-            f"at most {account.available}",
-        )
+        return refuse(Why.REFUND_TOO_LARGE, amount, f"at most {account.available}")
     started = ev.RefundStarted(account_id, refund_id, nonce, amount)
     draft.record(started)
     return started

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from tallystick.quantities import ChannelTotals
 from tallystick.reasons import Reason
-from tallystick_aggregator.ledger.values import Value
+from tallystick.values import Value
 
 
 class Refusal(NamedTuple):

@@ -1,10 +1,10 @@
 """Decisions about approvals: one signature of the payer over the totals of many channels. Pure, like `decide`."""
 
 from tallystick.hexadecimal import checksum
-from tallystick.reasons import Reason
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.draft import Draft
+from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.ledger.state import Account, Channel, Ledger
 
 Totals = tuple[tuple[bytes, int], ...]
@@ -27,7 +27,7 @@ def approve_totals(draft: Draft, ledger: Ledger, account_id: bytes, totals: Tota
     """
     account = draft.account(account_id)
     if account is None:
-        return Refusal(Reason.ACCOUNT_UNKNOWN, "The account is not known here; make a deposit first.", "account_id")
+        return refuse(Why.ACCOUNT_UNKNOWN)
     if account.approval is not None and (account.approval.totals, account.approval.signature) == (totals, signature):
         return None  # the same again changes nothing, and leaves nothing behind
     channels: dict[bytes, Channel] = {
@@ -41,12 +41,8 @@ def approve_totals(draft: Draft, ledger: Ledger, account_id: bytes, totals: Tota
         approved[receiver] = total
     for receiver, total in unpaid_totals(account, ledger):
         if approved.get(receiver, 0) < total:
-            return Refusal(
-                Reason.AMOUNT_MISMATCH,
-                f"The approval for {checksum(receiver)} is below the one before it, which is not paid yet.",
-                "totals",
-                str(approved.get(receiver, 0)),
-                f"at least {total}",
+            return refuse(
+                Why.APPROVAL_TOO_LOW, approved.get(receiver, 0), f"at least {total}", receiver=checksum(receiver)
             )
     draft.record(ev.TotalsApproved(account_id, totals, signature))
     return None
@@ -54,17 +50,9 @@ def approve_totals(draft: Draft, ledger: Ledger, account_id: bytes, totals: Tota
 
 def _may_be_approved(channel: Channel | None, receiver: bytes, total: int, *, again: bool) -> Refusal | None:
     if channel is None:
-        return Refusal(
-            Reason.CHANNEL_UNKNOWN, "The account has no channel to this receiver.", "totals", checksum(receiver)
-        )
+        return refuse(Why.APPROVED_RECEIVER_UNKNOWN, checksum(receiver))
     if again:
-        return Refusal(Reason.PAYLOAD_INVALID, "The approval names a receiver twice.", "totals", checksum(receiver))
+        return refuse(Why.APPROVED_TWICE, checksum(receiver))
     if total > channel.charged:
-        return Refusal(
-            Reason.AMOUNT_MISMATCH,
-            f"The approval for {checksum(receiver)} is above what was charged.",
-            "totals",
-            str(total),
-            f"at most {channel.charged}",
-        )
+        return refuse(Why.APPROVAL_TOO_HIGH, total, f"at most {channel.charged}", receiver=checksum(receiver))
     return None

@@ -1,12 +1,15 @@
 """What is asked of the ledger about a payment. Commands carry proofs that were checked already: an unchecked payment is
-another type (`batcher.proofs.UncheckedPayment`), so the wrong one does not type-check.
+another type (`charging.UncheckedPayment`), so the wrong one does not type-check.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
+from msgspec import Meta
+
+from tallystick.values import Value
 from tallystick.vouchers import Voucher
-from tallystick_aggregator.ledger.values import Value
+from tallystick_aggregator.ledger.values import SECONDS_MAX, Count, EscrowRef
 
 
 class VoucherProof(Value, frozen=True, gc=False):
@@ -41,10 +44,10 @@ class ProvenPayment(Value, frozen=True, gc=False):
 
 
 class DecisionContext(NamedTuple):
-    """When a decision is taken, and which networks' mirrors may not be relied on (I9)."""
+    """When a decision is taken, and which escrows' mirrors may not be relied on (I9)."""
 
     now_ms: int
-    stale_networks: frozenset[str] = frozenset()
+    stale_escrows: frozenset[EscrowRef] = frozenset()
 
     @property
     def now_s(self) -> int:
@@ -52,24 +55,29 @@ class DecisionContext(NamedTuple):
         return self.now_ms // 1000
 
 
+_Seconds = Annotated[int, Meta(ge=0, le=SECONDS_MAX)]
+_Period = Annotated[int, Meta(ge=1, le=SECONDS_MAX)]
+_Amount = Annotated[int, Meta(ge=0)]
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The ledger's limits. Amounts in atomic units; 0 in a limit of amounts means none."""
+    """The ledger's limits, and what each may be. Amounts in atomic units; 0 in a limit of amounts means none."""
 
-    payment_id_retention_s: int = 172_800
-    payment_id_skew_s: int = 600
+    payment_id_retention_s: _Period = 172_800
+    payment_id_skew_s: _Seconds = 600
     """How far ahead of our clock a payment id's time may be."""
-    withdraw_margin_s: int = 3_600
+    withdraw_margin_s: _Seconds = 3_600
     """How long before a withdrawal can finalise no more charges are taken."""
-    reservation_s: int = 300
-    reservations_per_account_max: int = 4_000
-    reservations_per_channel_max: int = 250
+    reservation_s: _Period = 300
+    reservations_per_account_max: Count = 4_000
+    reservations_per_channel_max: Count = 250
     """Of one seller on one account: far below the account's, so that who never settles blocks itself alone."""
-    reservations_per_receiver_max: int = 20_000
+    reservations_per_receiver_max: Count = 20_000
     """Of one seller on all accounts."""
-    reserved_per_channel_max: int = 0
-    exposure_per_account_max: int = 0
-    exposure_per_receiver_max: int = 0
-    channels_per_account_max: int = 10_000
-    spend_keys_per_account_max: int = 1_024
+    reserved_per_channel_max: _Amount = 0
+    exposure_per_account_max: _Amount = 0
+    exposure_per_receiver_max: _Amount = 0
+    channels_per_account_max: Count = 10_000
+    spend_keys_per_account_max: Count = 1_024
     """Keys that have not expired, revoked ones included."""

@@ -10,16 +10,15 @@ is recorded in the draft. The rules (`rules`) run in the design's order:
 
 import hmac
 
-from tallystick.reasons import Reason
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
 from tallystick_aggregator.ledger.commands import DecisionContext, ProvenPayment, Rules, VoucherProof
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.payments import Payment, PaymentStatus
+from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.ledger.rules import (
     account_is_not_short,
     ceiling_allows,
-    channel_unknown,
     exposure_allows,
     funds_allow,
     key_may_spend,
@@ -94,18 +93,11 @@ def capture(draft: Draft, handle: bytes, amount: int, moment: DecisionContext, r
     assert payment is not None, "a reservation has a payment"
     assert channel is not None, "a reservation has a channel"
     if amount > reservation.amount:
-        return Refusal(
-            Reason.AMOUNT_ABOVE_AGREED,
-            "A capture takes at most what was reserved.",
-            "amount",
-            str(amount),
-            f"at most {reservation.amount}",
-        )
+        return refuse(Why.CAPTURE_ABOVE_RESERVED, amount, f"at most {reservation.amount}")
     if payment.status is PaymentStatus.EXPIRED:
         refusal = _room_after_expiry(draft, channel, reservation.key_id, amount, moment, rules)
     else:  # what is held has its room, unless the receiver claimed it by itself meanwhile (I1, threat 36)
-        account = draft.account(channel.account_id)
-        assert account is not None, "a channel has an account"
+        account = draft.account_of(channel)
         refusal = account_is_not_short(account) or ceiling_allows(channel, channel.ceiling, amount - reservation.amount)
     if refusal is not None:
         return refusal
@@ -119,10 +111,10 @@ def release(draft: Draft, handle: bytes) -> Done | Refusal:
     if draft.reservation(handle) is None:
         known = _settled_payment(draft, handle)
         if known is None:
-            return _unknown_reservation()
+            return refuse(Why.RESERVATION_UNKNOWN)
         if known.status is PaymentStatus.RELEASED:
             return Done(replayed=True)
-        return Refusal(Reason.PAYMENT_ID_REUSED, "The reservation was captured already; a charge is final.", "handle")
+        return refuse(Why.CAPTURED_ALREADY)
     draft.record(ev.Released(handle))
     return Done(replayed=False)
 
@@ -138,7 +130,7 @@ def expire(draft: Draft, reservation: Reservation) -> None:
 def replay_of_charge(known: Payment, amount: int, request_hash: bytes) -> Accepted | Refusal:
     """The first answer again for the same payment; anything different is refused (I4)."""
     if known.status is PaymentStatus.RELEASED:
-        return _released()
+        return refuse(Why.RESERVATION_RELEASED)
     same = known.request_hash == request_hash and amount in (known.amount, known.captured)
     if not same or known.status is not PaymentStatus.CHARGED:
         return _reused(known, amount, request_hash)
@@ -148,7 +140,7 @@ def replay_of_charge(known: Payment, amount: int, request_hash: bytes) -> Accept
 def replay_of_reservation(known: Payment, amount: int, request_hash: bytes) -> Held | Accepted | Refusal:
     """The first answer again, without the handle: whoever got it first settles it, and nothing new is paid for."""
     if known.status is PaymentStatus.RELEASED:
-        return _released()
+        return refuse(Why.RESERVATION_RELEASED)
     if known.request_hash != request_hash or known.amount != amount:
         return _reused(known, amount, request_hash)
     if known.status is PaymentStatus.CHARGED:
@@ -168,9 +160,8 @@ def _accept(
     """
     channel = draft.channel(payment.channel_id)
     if channel is None:
-        return channel_unknown()
-    account = draft.account(channel.account_id)
-    assert account is not None, "a channel has an account"
+        return refuse(Why.CHANNEL_UNKNOWN)
+    account = draft.account_of(channel)
     proof = payment.proof
     if isinstance(proof, VoucherProof):
         refusal = voucher_may_prove(account, channel, proof.ceiling)
@@ -203,8 +194,7 @@ def _accept(
 def _room_after_expiry(
     draft: Draft, channel: Channel, key_id: bytes, amount: int, moment: DecisionContext, rules: Rules
 ) -> Refusal | None:
-    account = draft.account(channel.account_id)
-    assert account is not None, "a channel has an account"
+    account = draft.account_of(channel)
     return (
         mirror_is_fresh(account, moment)
         or (key_may_spend(draft, account, key_id, amount, moment) if key_id else None)
@@ -227,41 +217,17 @@ def _settled_payment(draft: Draft, handle: bytes) -> Payment | None:
 
 def _capture_again(known: Payment | None, amount: int) -> Accepted | Refusal:
     if known is None:
-        return _unknown_reservation()
+        return refuse(Why.RESERVATION_UNKNOWN)
     if known.status is PaymentStatus.RELEASED:
-        return _released()
+        return refuse(Why.RESERVATION_RELEASED)
     if known.captured != amount:
-        return Refusal(
-            Reason.PAYMENT_ID_REUSED,
-            "The reservation was captured already with another amount.",
-            "amount",
-            str(amount),
-            str(known.captured),
-        )
+        return refuse(Why.CAPTURED_ANOTHER_AMOUNT, amount, known.captured)
     return Accepted(known.captured, known.charged, replayed=True)
-
-
-def _released() -> Refusal:
-    return Refusal(Reason.RESERVATION_RELEASED, "This payment was released; make a new payment id.", "payment_id")
-
-
-def _unknown_reservation() -> Refusal:
-    return Refusal(Reason.RESERVATION_UNKNOWN, "No reservation has this handle.", "handle")
 
 
 def _reused(known: Payment, amount: int, request_hash: bytes) -> Refusal:
     if known.amount != amount:
-        return Refusal(
-            Reason.PAYMENT_ID_REUSED,
-            "The payment id stands for another payment.",
-            "amount",
-            str(amount),
-            str(known.amount),
-        )
+        return refuse(Why.PAYMENT_ID_OF_ANOTHER_PAYMENT, amount, known.amount)
     if known.request_hash != request_hash:
-        return Refusal(
-            Reason.PAYMENT_ID_REUSED, "The payment id paid for another request.", "request_hash", "another request"
-        )
-    return Refusal(
-        Reason.PAYMENT_ID_REUSED, "The payment id is held by a reservation; settle that.", "payment_id", "reserved"
-    )
+        return refuse(Why.PAYMENT_ID_OF_ANOTHER_REQUEST, "another request")
+    return refuse(Why.PAYMENT_ID_RESERVED, "reserved")

@@ -7,14 +7,15 @@ which the journal's codec goes through. Every field is a plain integer, string, 
 from typing import NamedTuple
 
 from tallystick.channels import ChannelConfig
-from tallystick_aggregator.ledger.values import Value
+from tallystick.values import Value
+from tallystick_aggregator.ledger.values import EscrowRef
 
 
 class AccountOpened(NamedTuple):
     """An account became known; its funds follow as AccountMirrored."""
 
     account_id: bytes
-    network: str
+    escrow: EscrowRef
     config: ChannelConfig
 
 
@@ -150,9 +151,9 @@ class TotalsApproved(NamedTuple):
 
 
 class ChainAdvanced(NamedTuple):
-    """The mirror has taken in all blocks up to this one."""
+    """The mirror of an escrow has taken in all blocks up to this one."""
 
-    network: str
+    escrow: EscrowRef
     number: int
     block_hash: bytes
 

@@ -17,7 +17,7 @@ import struct
 from enum import IntEnum
 from typing import Final
 
-from tallystick_aggregator.ledger.values import Value
+from tallystick.values import Value
 
 PaymentKey = bytes
 """The payment id and the channel id (`state.payment_key`)."""

@@ -2,10 +2,10 @@
 
 from tallystick.payment_ids import payment_id_ms
 from tallystick.quantities import ChannelTotals
-from tallystick.reasons import Reason
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.commands import DecisionContext, Rules, SpendProof
 from tallystick_aggregator.ledger.draft import Draft
+from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.ledger.state import Account, Channel, SpendKey
 
 
@@ -23,42 +23,19 @@ def payment_id_is_in_time(draft: Draft, payment_id: bytes, moment: DecisionConte
     payment_ms = payment_id_ms(payment_id)
     oldest_ms, newest_ms = times_of_payment_ids(draft, moment, rules)
     if payment_ms < oldest_ms:
-        return Refusal(
-            Reason.PAYMENT_ID_EXPIRED,
-            "The payment id is older than payment ids are kept; make a new one.",
-            "payment_id",
-            f"time {payment_ms} ms",
-            f"at or after {oldest_ms} ms",
-        )
+        return refuse(Why.PAYMENT_ID_EXPIRED, f"time {payment_ms} ms", f"at or after {oldest_ms} ms")
     if payment_ms > newest_ms:
-        return Refusal(
-            Reason.PAYMENT_ID_INVALID,
-            "The payment id's time lies in the future; set the clock that made it.",
-            "payment_id",
-            f"time {payment_ms} ms",
-            f"at or before {newest_ms} ms",
-        )
+        return refuse(Why.PAYMENT_ID_TOO_NEW, f"time {payment_ms} ms", f"at or before {newest_ms} ms")
     return None
 
 
 def voucher_may_prove(account: Account, channel: Channel, ceiling: int) -> Refusal | None:
     """Rule 2a, but for the signature: may a voucher of this ceiling prove a charge, and this one alone?"""
     if account.takes_spend_proofs_only:
-        return Refusal(
-            Reason.SPEND_KEY_REQUIRED,
-            "The account has a spend key, so its vouchers prove no charge; send a spend proof.",
-            "spend_proof",
-            "none",
-            "a proof under a registered spend key",
-        )
+        return refuse(Why.SPEND_PROOF_REQUIRED, "none", "a proof under a registered spend key")
     if channel.has_used(ceiling):
-        return Refusal(
-            Reason.VOUCHER_USED,
-            "Another charge of the channel has used this voucher's ceiling; sign a new one for each charge.",
-            "ceiling",
-            str(ceiling),
-            f"an unused amount above {channel.used.floor}",
-            totals_of(channel),
+        return refuse(
+            Why.VOUCHER_USED, ceiling, f"an unused amount above {channel.used.floor}", totals=totals_of(channel)
         )
     return None
 
@@ -68,13 +45,7 @@ def spend_key_may_prove(
 ) -> Refusal | None:
     """Rule 2b, but for the HMAC: may this key pay this much, now?"""
     if amount > proof.max_amount:
-        return Refusal(
-            Reason.AMOUNT_ABOVE_AGREED,
-            "The payer agreed to less for this request.",
-            "amount",
-            str(amount),
-            f"at most {proof.max_amount}",
-        )
+        return refuse(Why.AMOUNT_ABOVE_AGREED, amount, f"at most {proof.max_amount}")
     return key_may_spend(draft, account, proof.key_id, amount, moment)
 
 
@@ -84,18 +55,16 @@ def key_may_spend(
     """The key is known, live, and has this much left of its cap."""
     key = draft.spend_key(account.id, key_id)
     if key is None:
-        return spend_key_unknown()
+        return refuse(Why.SPEND_KEY_UNKNOWN)
     return key_is_live(key, moment) or cap_allows(key, amount)
 
 
 def key_is_live(key: SpendKey, moment: DecisionContext) -> Refusal | None:
     """A key that was revoked or has expired charges nothing any more: its payer counts on that."""
     if key.revoked:
-        return Refusal(Reason.SPEND_KEY_REVOKED, "The spend key was revoked.", "key_id")
+        return refuse(Why.SPEND_KEY_REVOKED)
     if moment.now_ms >= key.expires_at * 1000:
-        return Refusal(
-            Reason.SPEND_KEY_EXPIRED, "The spend key has expired.", "expires_at", str(key.expires_at), "a later time"
-        )
+        return refuse(Why.SPEND_KEY_EXPIRED, key.expires_at, "a later time")
     return None
 
 
@@ -103,13 +72,7 @@ def cap_allows(key: SpendKey, amount: int) -> Refusal | None:
     """What a key spends, charged and reserved, stays within the cap that its payer gave it."""
     if key.spent + amount <= key.cap:
         return None
-    return Refusal(
-        Reason.SPEND_KEY_EXHAUSTED,
-        "The charge would exceed the spend key's cap.",
-        "amount",
-        str(amount),
-        f"at most {key.cap - key.spent}",
-    )
+    return refuse(Why.SPEND_KEY_EXHAUSTED, amount, f"at most {key.cap - key.spent}")
 
 
 def ceiling_allows(channel: Channel, ceiling: int, amount: int) -> Refusal | None:
@@ -117,32 +80,21 @@ def ceiling_allows(channel: Channel, ceiling: int, amount: int) -> Refusal | Non
     needed = channel.charged + channel.reserved + amount
     if needed <= ceiling:
         return None
-    return Refusal(
-        Reason.INSUFFICIENT_CEILING,
-        "The payer has not signed enough for this channel; sign a higher voucher.",
-        "ceiling",
-        str(ceiling),
-        f"at least {needed}",
-        totals_of(channel),
-    )
+    return refuse(Why.CEILING_TOO_LOW, ceiling, f"at least {needed}", totals=totals_of(channel))
 
 
 def mirror_is_fresh(account: Account, moment: DecisionContext) -> Refusal | None:
     """I9: no charge on a mirror that has not reached the chain's head, or not for too long."""
-    if account.network not in moment.stale_networks:
+    if not moment.stale_escrows or account.escrow not in moment.stale_escrows:
         return None
-    return Refusal(Reason.CHAIN_STALE, f"The view of {account.network} is not up to date; try again soon.")
+    return refuse(Why.CHAIN_STALE, network=account.network)
 
 
 def no_withdrawal_is_near(account: Account, moment: DecisionContext, rules: Rules) -> Refusal | None:
     """I9: no charge when a withdrawal may finalise before the charge is claimed."""
     if account.withdraw_finalizes_at and moment.now_s + rules.withdraw_margin_s >= account.withdraw_finalizes_at:
-        return Refusal(
-            Reason.WITHDRAWING,
-            "The account is being withdrawn; cancel the withdrawal to pay from it.",
-            "withdraw_finalizes_at",
-            str(account.withdraw_finalizes_at),
-            f"later than {moment.now_s + rules.withdraw_margin_s}",
+        return refuse(
+            Why.WITHDRAWING, account.withdraw_finalizes_at, f"later than {moment.now_s + rules.withdraw_margin_s}"
         )
     return None
 
@@ -151,13 +103,8 @@ def funds_allow(account: Account, channel: Channel, amount: int) -> Refusal | No
     """Rule 4, I2: everything promised on the account, and this, is covered by its funds."""
     if account.committed + account.withdrawing + account.refunding + amount <= account.funds:
         return None
-    return account_is_not_short(account) or Refusal(
-        Reason.INSUFFICIENT_FUNDS,
-        "The account's deposit does not cover this; top it up.",
-        "amount",
-        str(amount),
-        f"at most {account.available}",
-        totals_of(channel),
+    return account_is_not_short(account) or refuse(
+        Why.FUNDS_TOO_LOW, amount, f"at most {account.available}", totals=totals_of(channel)
     )
 
 
@@ -168,33 +115,19 @@ def account_is_not_short(account: Account) -> Refusal | None:
     """
     if not account.is_short:
         return None
-    return Refusal(
-        Reason.ACCOUNT_SHORT,
-        "More is committed on the account than the chain shows of it; it takes no charges until that is settled.",
-        "committed",
-        str(account.committed),
-        f"at most {account.funds}",
-    )
+    return refuse(Why.ACCOUNT_SHORT, account.committed, f"at most {account.funds}")
 
 
 def exposure_allows(draft: Draft, account: Account, channel: Channel, amount: int, rules: Rules) -> Refusal | None:
     """What sellers would lose to an empty escrow stays bounded, per account and per seller."""
     most = rules.exposure_per_account_max
     if most and account.exposure + account.reserved + amount > most:
-        return Refusal(
-            Reason.EXPOSURE_LIMIT,
-            "Too much of the account awaits settlement; try again after the next one.",
-            "amount",
-            str(amount),
-            f"at most {max(0, most - account.exposure - account.reserved)}",
-        )
+        return refuse(Why.ACCOUNT_EXPOSED, amount, f"at most {max(0, most - account.exposure - account.reserved)}")
     most = rules.exposure_per_receiver_max
     if most and draft.exposure(channel.receiver, account.config.token) + amount > most:
-        return Refusal(
-            Reason.EXPOSURE_LIMIT,
-            "Too much of the seller's income awaits settlement; try again after the next one.",
-            "amount",
-            str(amount),
+        return refuse(
+            Why.RECEIVER_EXPOSED,
+            amount,
             f"at most {max(0, most - draft.exposure(channel.receiver, account.config.token))}",
         )
     return None
@@ -205,30 +138,17 @@ def reservations_allow(draft: Draft, channel: Channel, amount: int, rules: Rules
 
     A seller's own share is a small part of the account's: one that verifies and never settles blocks itself alone.
     """
-    account = draft.account(channel.account_id)
-    assert account is not None, "a channel has an account"
+    account = draft.account_of(channel)
     for what, held, most in (
         ("of this account for this seller", draft.open_reservations(channel.id), rules.reservations_per_channel_max),
         ("for this seller", draft.open_reservations(channel.receiver), rules.reservations_per_receiver_max),
         ("of this account", account.reservations, rules.reservations_per_account_max),
     ):
         if held >= most:
-            return Refusal(
-                Reason.RESERVATION_LIMIT,
-                f"Too many reservations {what} are open; settle or release some.",
-                "reservations",
-                str(held + 1),
-                f"at most {most}",
-            )
+            return refuse(Why.TOO_MANY_RESERVATIONS, held + 1, f"at most {most}", what=what)
     most = rules.reserved_per_channel_max
     if most and channel.reserved + amount > most:
-        return Refusal(
-            Reason.RESERVATION_LIMIT,
-            "The seller would hold too much of this account; settle or release some of it.",
-            "amount",
-            str(amount),
-            f"at most {max(0, most - channel.reserved)}",
-        )
+        return refuse(Why.TOO_MUCH_RESERVED, amount, f"at most {max(0, most - channel.reserved)}")
     return None
 
 
@@ -237,13 +157,3 @@ def totals_of(channel: Channel) -> ChannelTotals:
     return ChannelTotals(
         channel.id, channel.receiver, channel.ceiling, channel.charged, channel.reserved, channel.claimed
     )
-
-
-def channel_unknown() -> Refusal:
-    """Of a channel that nobody opened."""
-    return Refusal(Reason.CHANNEL_UNKNOWN, "The channel is not known here; open it first.", "channel_id")
-
-
-def spend_key_unknown() -> Refusal:
-    """Of a key that was never registered, or was forgotten with its payments."""
-    return Refusal(Reason.SPEND_KEY_UNKNOWN, "The account has no such spend key.", "key_id")

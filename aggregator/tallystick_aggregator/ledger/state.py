@@ -8,7 +8,7 @@ What there are hundreds of thousands of, and what every charge copies, is a `Sta
 times as fast as a dataclass, smaller, and never walked by the garbage collector.
 """
 
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from tallystick.channels import ChannelConfig
 from tallystick.quantities import AccountId, Address, ChannelId
 from tallystick_aggregator.ledger.payments import PackedPayment, PaymentKey
 from tallystick_aggregator.ledger.used_ceilings import NONE_USED, UsedCeilings
-from tallystick_aggregator.ledger.values import State
+from tallystick_aggregator.ledger.values import EscrowRef, State
 
 
 class PendingRefund(NamedTuple):
@@ -43,7 +43,7 @@ class Account(State, gc=False):
     """
 
     id: AccountId
-    network: str
+    escrow: EscrowRef
     config: ChannelConfig
     funds: int = 0
     withdrawing: int = 0
@@ -57,6 +57,11 @@ class Account(State, gc=False):
     takes_spend_proofs_only: bool = False
     refund: PendingRefund | None = None
     approval: Approval | None = None
+
+    @property
+    def network(self) -> str:
+        """The CAIP-2 name of the escrow's network."""
+        return self.escrow.network
 
     @property
     def available(self) -> int:
@@ -126,7 +131,7 @@ class Reservation(NamedTuple):
 
 
 class ChainHead(NamedTuple):
-    """The last block that the mirror of a network has taken in."""
+    """The last block that the mirror of an escrow has taken in."""
 
     number: int
     block_hash: bytes
@@ -190,7 +195,7 @@ class Ledger:
     receiver_exposure: dict[bytes, int] = field(default_factory=dict[bytes, int])
     open_reservations: dict[bytes, int] = field(default_factory=dict[bytes, int])
     """By channel id (32 bytes) and by receiver (20 bytes): how many reservations are open there; none is left out."""
-    heads: dict[str, ChainHead] = field(default_factory=dict[str, ChainHead])
+    heads: dict[EscrowRef, ChainHead] = field(default_factory=dict[EscrowRef, ChainHead])
     payments_since_ms: int = 0
     payments_forgotten_ms: int = 0
     commits: int = field(default=0, compare=False)
@@ -245,22 +250,37 @@ class Ledger:
         """Yield each channel as it is when its turn comes: commits between two turns do no harm."""
         return (self.channels[channel_id] for channel_id in list(self.channels))
 
-    def accounts_of(self, network: str) -> Iterator[Account]:
-        """Yield the accounts of a network, each as it is when its turn comes."""
-        return (account for account in self.every_account() if account.network == network)
+    def accounts_of(self, escrow: EscrowRef) -> Iterator[Account]:
+        """Yield the accounts in an escrow, each as it is when its turn comes."""
+        return (account for account in self.every_account() if account.escrow == escrow)
 
-    def withdrawing(self, network: str) -> Iterator[Account]:
-        """Yield the accounts of a network that withdraw."""
-        return (account for account in self.accounts_of(network) if account.withdraw_finalizes_at)
+    def withdrawing(self, escrow: EscrowRef) -> Iterator[Account]:
+        """Yield the accounts in an escrow that withdraw."""
+        return (account for account in self.accounts_of(escrow) if account.withdraw_finalizes_at)
 
     @property
     def size(self) -> tuple[int, int]:
         """How many accounts and channels there are."""
         return len(self.accounts), len(self.channels)
 
-    def head(self, network: str) -> ChainHead | None:
-        """Return the last block that the network's mirror has taken in, if it has any."""
-        return self.heads.get(network)
+    def head(self, escrow: EscrowRef) -> ChainHead | None:
+        """Return the last block that the escrow's mirror has taken in, if it has any."""
+        return self.heads.get(escrow)
+
+    def name_escrows(self, escrow_of: Callable[[Account], EscrowRef]) -> None:
+        """Name the escrow of what was stored before accounts named it. To be called before the ledger is served.
+
+        A network had one escrow then, so its mirror's head is of the escrow that its accounts are in.
+        """
+        named: dict[str, EscrowRef] = {}
+        for account in self.accounts.values():
+            if not account.escrow.address:
+                account.escrow = named[account.network] = escrow_of(account)
+                self.changes.accounts[account.id] = account
+        for unnamed in [escrow for escrow in self.heads if not escrow.address]:
+            head = self.heads.pop(unnamed)
+            if unnamed.network in named:  # else no account depends on it, and the escrow is read from its beginning
+                self.heads.setdefault(named[unnamed.network], head)
 
     def strangers_among(self, channel_ids: Iterable[bytes], receivers: Set[bytes]) -> set[bytes]:
         """Return those of the ids whose channel is unknown or pays none of these receivers."""

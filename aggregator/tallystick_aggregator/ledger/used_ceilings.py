@@ -3,7 +3,7 @@
 from bisect import bisect_left
 from typing import Final
 
-from tallystick_aggregator.ledger.values import Value
+from tallystick.values import Value
 
 NO_CEILING: Final = -1
 """As `floor`: nothing was forgotten yet."""

@@ -1,20 +1,45 @@
-"""What values of the hot path are made of: as named tuples, but made five times as fast, and never garbage-collected.
+"""What the ledger's state is made of; its values are `tallystick.values.Value`."""
 
-Tens of thousands of charges a second make half a dozen values each; what they cost to make decides how many there are.
-"""
+from functools import lru_cache
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple, Self
 
-from typing import TYPE_CHECKING, Any, Self
+from msgspec import Meta, Struct
 
-from msgspec import Struct
-from msgspec.structs import replace
+from tallystick.errors import MalformedError
+from tallystick.hexadecimal import to_hex
+
+SECONDS_MAX: Final = 10 * 365 * 24 * 3_600
+"""The longest time that can be configured."""
+COUNT_MAX: Final = 2**31 - 1
+Count = Annotated[int, Meta(ge=1, le=COUNT_MAX)]
+"""How many of something there may be at most."""
 
 
-class Value(Struct, frozen=True, gc=False):
-    """Immutable, equal by its fields. Holds only what cannot be in a cycle: numbers, bytes, other values."""
+class EscrowRef(NamedTuple):
+    """The escrow contract that an account is in: its network's CAIP-2 name and its address on it.
 
-    def _replace(self, **changes: Any) -> Self:
-        """The same with other fields, as named tuples have it."""
-        return replace(self, **changes)
+    `address` is empty in what was stored before accounts named their escrow, see `Ledger.name_escrows`.
+    """
+
+    network: str
+    address: bytes
+
+    def __str__(self) -> str:
+        """As CAIP-10 writes it: eip155:8453:0x..., in lower case; the network alone where there is no address."""
+        return f"{self.network}:{to_hex(self.address)}" if self.address else self.network
+
+
+@lru_cache(maxsize=1_024)
+def parse_escrow(text: str) -> EscrowRef:
+    """Read what `str` makes of an EscrowRef. Raises MalformedError. Equal texts give one shared object."""
+    network, separator, digits = text.rpartition(":0x")
+    try:
+        escrow = EscrowRef(network, bytes.fromhex(digits)) if separator else EscrowRef(text, b"")
+    except ValueError:
+        raise MalformedError("escrow", text, "a CAIP-10 name") from None
+    if str(escrow) != text or len(escrow.address) not in {0, 20}:
+        raise MalformedError("escrow", text, "a CAIP-10 name")
+    return escrow
 
 
 class State(Struct, gc=False):

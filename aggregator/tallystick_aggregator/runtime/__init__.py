@@ -4,5 +4,4 @@ cli, deploy   the operator's commands
 serve, app    the whole aggregator, put together
 config        the configuration file
 health, logs  what it tells of itself
-supervisor    background loops
 """

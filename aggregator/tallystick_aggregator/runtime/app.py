@@ -6,7 +6,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,8 +17,8 @@ from tallystick.hexadecimal import checksum, to_hex
 from tallystick_aggregator.accounts.accounts import Accounts
 from tallystick_aggregator.accounts.channels import Channels
 from tallystick_aggregator.accounts.deposits import Deposits
-from tallystick_aggregator.accounts.offers import NetworkOffer, Offers, TokenOffer
-from tallystick_aggregator.accounts.refunds import Refunds
+from tallystick_aggregator.accounts.offers import EscrowOffer, Offers
+from tallystick_aggregator.accounts.refunds import RESUME_EVERY_S, Refunds
 from tallystick_aggregator.api.grpc.account import AccountService
 from tallystick_aggregator.api.grpc.charge import ChargeService
 from tallystick_aggregator.api.grpc.facilitator import FacilitatorService
@@ -28,6 +28,7 @@ from tallystick_aggregator.auth.credentials import Credentials, CredentialsError
 from tallystick_aggregator.auth.gas_budgets import GasBudget
 from tallystick_aggregator.auth.principals import Principals
 from tallystick_aggregator.chain.chain import EvmChain
+from tallystick_aggregator.chain.network import EvmNetwork
 from tallystick_aggregator.chain.port import ChainUnavailableError
 from tallystick_aggregator.chain.settings import ChainSettings, ConfigurationError
 from tallystick_aggregator.charging import LedgerWriter, PaymentBatcher
@@ -40,16 +41,17 @@ from tallystick_aggregator.claims.service import SettlementSettings
 from tallystick_aggregator.claims.settlements import Settlements
 from tallystick_aggregator.facilitator import Facilitator
 from tallystick_aggregator.ledger.invariants import InvariantError, check_invariants
-from tallystick_aggregator.ledger.state import Ledger
+from tallystick_aggregator.ledger.state import Account, Ledger
+from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.runtime.config.chains import describe
 from tallystick_aggregator.runtime.config.file import Config
-from tallystick_aggregator.runtime.health import Health, keep_probing
-from tallystick_aggregator.runtime.supervisor import Supervisor
+from tallystick_aggregator.runtime.health import LOOK_EVERY_S, PROBE_EVERY_S, Health, probe
 from tallystick_aggregator.schemes.deferred.payments import DeferredPayments
 from tallystick_aggregator.schemes.exact import ExactPayments
 from tallystick_aggregator.schemes.port import Scheme
 from tallystick_aggregator.store.opening import open_store
 from tallystick_aggregator.store.port import Store, StoreError
+from tallystick_aggregator.tasks import PeriodicTask
 
 StartError: Final = (ConfigurationError, StoreError, CredentialsError, InvariantError)
 """What may keep the aggregator from starting; each says why in one sentence."""
@@ -77,7 +79,7 @@ async def running(config: Config, *, clock: Callable[[], float] = time.time) -> 
         credentials = Credentials.open(config.credentials_path)
         stack.callback(credentials.close)
         dead = asyncio.Event()
-        chains: dict[str, EvmChain] = {}
+        chains: dict[EscrowRef, EvmChain] = {}
         writer = await _start_writer(stack, config, store, chains, dead, clock)
         await _start_chains(stack, config, store, writer, chains, clock)
         offers = make_offers(config)
@@ -85,31 +87,30 @@ async def running(config: Config, *, clock: Callable[[], float] = time.time) -> 
         stack.callback(parts.batcher.close)
         settlements = await _start_settlements(stack, parts)
         collecting = await _start_collecting(stack, parts)
-        supervisor = Supervisor()
-        stack.push_async_callback(supervisor.stop)
+        timers: list[PeriodicTask] = []
         services = parts.services(Principals(credentials.lookup), settlements)
         server = GrpcServer(services, config.server.listen, config.tls)
         health = Health(
             [
                 lambda: _store_problems(writer),
                 parts.maintenance.problems,
-                lambda: supervisor.problems,
+                lambda: [timer.problem for timer in timers if timer.problem],
                 lambda: _stale(chains),
             ],
             server.tell_health,
             [
-                lambda: [problem for chain in chains.values() for problem in chain.problems()],
+                lambda: _each_once(problem for chain in chains.values() for problem in chain.problems()),
                 settlements.problems,
                 parts.budget.problems,
                 *(one.problems for one in collecting),
             ],
             settlement=[
-                lambda: [problem for chain in chains.values() for problem in chain.sending_problems()],
+                lambda: _each_once(problem for chain in chains.values() for problem in chain.sending_problems()),
                 settlements.problems,
             ],
             tell_settling=server.tell_settling,
         )
-        _start_background(supervisor, parts, health)
+        timers += _start_timers(stack, parts, health)
         await health.look()
         await server.start()
         stack.push_async_callback(_stop_serving, services.charge, server, float(config.server.stop_grace_s))
@@ -119,20 +120,15 @@ async def running(config: Config, *, clock: Callable[[], float] = time.time) -> 
 
 
 def make_offers(config: Config) -> Offers:
-    """Return what the configuration accepts, by network."""
+    """Return what the configuration accepts, by escrow."""
     return {
-        chain.network: NetworkOffer(
+        chain.escrow_ref: EscrowOffer(
             network=chain.network,
             escrow=chain.escrow,
             escrow_name=ESCROW_NAME,
             escrow_version=ESCROW_VERSION,
             operator=chain.operator,
-            tokens={
-                token.address: TokenOffer(
-                    token.address, token.symbol, token.decimals, token.name, token.version, token.min_deposit
-                )
-                for token in chain.tokens
-            },
+            tokens={token.address: token for token in chain.tokens},
             withdraw_delay_s_min=chain.withdraw_delay_s_min,
             withdraw_delay_s_max=chain.withdraw_delay_s_max,
             withdraw_delay_s=config.withdraw_delays_s[chain.network],
@@ -149,7 +145,7 @@ class _Parts:
         config: Config,
         store: Store,
         writer: LedgerWriter,
-        chains: Mapping[str, EvmChain],
+        chains: Mapping[EscrowRef, EvmChain],
         offers: Offers,
         signatures: SignatureChecker,
         clock: Callable[[], float],
@@ -161,7 +157,7 @@ class _Parts:
             return int(clock())
 
         rules, outbox = config.rules, store.outbox
-        separators = {network: chain.escrow.domain.separator for network, chain in chains.items()}
+        separators = {escrow: chain.escrow.domain.separator for escrow, chain in chains.items()}
         self.batcher = PaymentBatcher(writer, separators, rules, signatures=signatures)
         self.maintenance = Maintenance(writer, store.journal, rules)
         channels = Channels(chains, offers, writer, rules)
@@ -199,7 +195,7 @@ async def _start_writer(
     stack: AsyncExitStack,
     config: Config,
     store: Store,
-    chains: Mapping[str, EvmChain],
+    chains: Mapping[EscrowRef, EvmChain],
     dead: asyncio.Event,
     clock: Callable[[], float],
 ) -> LedgerWriter:
@@ -210,7 +206,7 @@ async def _start_writer(
     writer = LedgerWriter(
         ledger,
         store.journal,
-        stale_networks=lambda: frozenset(network for network, chain in chains.items() if chain.stale()),
+        stale_escrows=lambda: frozenset(escrow for escrow, chain in chains.items() if chain.stale()),
         clock_ms=lambda: int(clock() * 1_000),
     )
     task = asyncio.create_task(writer.serve(), name="ledger writer")
@@ -241,18 +237,33 @@ async def _start_signatures(stack: AsyncExitStack, config: Config) -> SignatureC
 def refuse_foreign_accounts(ledger: Ledger, chains: Sequence[ChainSettings], store: str) -> None:
     """An account that no configured operator can claim must not be charged either: it would never be paid out.
 
-    Raises ConfigurationError.
+    Names the escrow of accounts that were stored before they named it. Raises ConfigurationError.
     """
-    served = {chain.network: (chain.operator, escrow_domain(chain.chain_id, chain.escrow)) for chain in chains}
+    ledger.name_escrows(lambda account: escrow_of(account, chains, store))
     for account in ledger.every_account():
-        operator, domain = served.get(account.network, (None, None))
-        is_served = account.config.receiver_authorizer == operator
-        if not is_served or domain is None or account_id(domain, account.config) != account.id:
-            raise ConfigurationError(
-                f"the store {store} holds account {to_hex(account.id)} of {account.network}, operator"
-                f" {checksum(account.config.receiver_authorizer)}, which the configuration does not serve; start with"
-                " the network, escrow and operator that the store was made with, or with another store"
-            )
+        if escrow_of(account, chains, store) != account.escrow:
+            raise _foreign(account, store)
+
+
+def escrow_of(account: Account, chains: Sequence[ChainSettings], store: str) -> EscrowRef:
+    """Find the configured escrow under whose domain the account has its id, which names it for certain.
+
+    Raises ConfigurationError where there is none, and where the account is another operator's.
+    """
+    for chain in chains:
+        if (chain.network, chain.operator) == (account.network, account.config.receiver_authorizer):
+            domain = escrow_domain(chain.chain_id, chain.escrow)
+            if account_id(domain, account.config) == account.id:
+                return EscrowRef(chain.network, chain.escrow)
+    raise _foreign(account, store)
+
+
+def _foreign(account: Account, store: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"the store {store} holds account {to_hex(account.id)} of {account.network}, operator"
+        f" {checksum(account.config.receiver_authorizer)}, which the configuration does not serve; start with"
+        " the networks, escrows and operators that the store was made with, or with another store"
+    )
 
 
 async def _start_chains(
@@ -260,18 +271,24 @@ async def _start_chains(
     config: Config,
     store: Store,
     writer: LedgerWriter,
-    chains: dict[str, EvmChain],
+    chains: dict[EscrowRef, EvmChain],
     clock: Callable[[], float],
 ) -> None:
+    networks: dict[str, EvmNetwork] = {}
+    made: list[EvmChain] = []
     for settings in config.chains:
         log.info("%s", describe(settings))
-        chain = EvmChain(settings, store.outbox, writer, clock=clock)
-        stack.push_async_callback(chain.stop)
+        if settings.network not in networks:
+            networks[settings.network] = EvmNetwork(settings, store.outbox, clock=clock)
+        made.append(EvmChain(settings, store.outbox, writer, network=networks[settings.network], clock=clock))
+        stack.push_async_callback(made[-1].stop)
+    # Only now: the outbox is taken up with the first escrow of a network, and may hold transactions to all of them.
+    for chain in made:
         try:
             await chain.start()
         except ChainUnavailableError as error:
-            raise ConfigurationError(f"{settings.network}: its endpoints do not answer: {error}") from error
-        chains[settings.network] = chain
+            raise ConfigurationError(f"{chain.network}: its endpoints do not answer: {error}") from error
+        chains[chain.escrow.ref] = chain
 
 
 async def _start_settlements(stack: AsyncExitStack, parts: _Parts) -> Settlements:
@@ -299,13 +316,18 @@ async def _start_collecting(stack: AsyncExitStack, parts: _Parts) -> Sequence[Co
     return each
 
 
-def _start_background(supervisor: Supervisor, parts: _Parts, health: Health) -> None:
-    supervisor.start("expiring reservations", parts.maintenance.expire_reservations)
-    supervisor.start("forgetting payment ids", parts.maintenance.forget_payments)
-    supervisor.start("checkpoints", parts.maintenance.checkpoint)
-    supervisor.start("refunds", parts.refunds.keep_resuming)
-    supervisor.start("store probe", lambda: keep_probing(parts.writer))
-    supervisor.start("health", health.watch)
+def _start_timers(stack: AsyncExitStack, parts: _Parts, health: Health) -> Sequence[PeriodicTask]:
+    timers = (
+        *parts.maintenance.timers(),
+        PeriodicTask("refunds", parts.refunds.resume, RESUME_EVERY_S),
+        PeriodicTask("store probe", lambda: probe(parts.writer), PROBE_EVERY_S),
+        PeriodicTask("health", health.look, LOOK_EVERY_S),
+    )
+    for timer in timers:
+        stack.push_async_callback(timer.stop)
+        timer.start()
+        timer.wake()
+    return timers
 
 
 async def _stop_serving(charges: ChargeService, server: GrpcServer, grace_s: float) -> None:
@@ -322,5 +344,10 @@ def _store_problems(writer: LedgerWriter) -> Sequence[str]:
     return ["too much waits for a checkpoint"] if writer.backed_up else []
 
 
-def _stale(chains: Mapping[str, EvmChain]) -> Sequence[str]:
-    return [f"the mirror of {network} is stale" for network, chain in chains.items() if chain.stale()]
+def _stale(chains: Mapping[EscrowRef, EvmChain]) -> Sequence[str]:
+    return _each_once(f"the mirror of {escrow.network} is stale" for escrow, chain in chains.items() if chain.stale())
+
+
+def _each_once(problems: Iterable[str]) -> Sequence[str]:
+    """The escrows of a network share its problems."""
+    return list(dict.fromkeys(problems))

@@ -150,7 +150,8 @@ def seller_list(config_path: Path, as_json: bool) -> None:
         return
     for one in listed:
         described = _described(one)
-        state = f"revoked {described['revoked_at']}" if one.revoked_at else f"{one.tokens} token(s)"
+        tokens = "1 token" if one.tokens == 1 else f"{one.tokens} tokens"
+        state = f"revoked {described['revoked_at']}" if one.revoked_at else tokens
         click.echo(f"{described['name']}  {' '.join(described['receivers'])}  {','.join(described['scopes'])}  {state}")
 
 
@@ -226,15 +227,17 @@ def deploy(dev: bool, listen: str, public: str | None, **options: Any) -> None:
 
     \b
     tallystick deploy --dev --rpc http://127.0.0.1:8545 --out playground
-    tallystick deploy --rpc https://… --token 0x… --sender-key keystore:gas.json --operator-key keystore:operator.json
-        --listen 0.0.0.0:7402 --public pay.example:7402 --tls-certificate pay.pem --tls-key pay.key
+    tallystick deploy --rpc https://… --token 0x… \\
+        --sender-key keystore:gas.json --operator-key keystore:operator.json \\
+        --listen 0.0.0.0:7402 --public pay.example:7402 \\
+        --tls-certificate pay.pem --tls-key pay.key
     """
     # Here, because web3 takes most of a second to import.
     from tallystick_aggregator.runtime.deploy import Plan, carry_out, payers_reach  # noqa: PLC0415
 
     try:
         options |= {"listen": listen, "public": payers_reach(listen, public)}
-        plan = Plan.of_dev_chain(**options) if dev else Plan.of_options(**options)
+        plan = Plan.of_options(dev=dev, **options)
         asyncio.run(carry_out(plan, click.echo))
     except (ConfigurationError, MalformedError) as error:
         fail(error)

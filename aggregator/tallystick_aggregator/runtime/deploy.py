@@ -23,7 +23,8 @@ from tallystick.hexadecimal import checksum, parse_address
 from tallystick.keys import load_signer, with_paths
 from tallystick.signatures import Signer
 from tallystick.targets import check_target, is_loopback, is_wildcard
-from tallystick_aggregator.chain.deployer import DeployedToken, Deployer, Deployment
+from tallystick.tokens import Token
+from tallystick_aggregator.chain.deployer import Deployer, Deployment
 from tallystick_aggregator.chain.settings import DEV_CHAIN_IDS, ConfigurationError
 from tallystick_aggregator.runtime.config.chains import DEFAULT_WITHDRAW_DELAY_S_MIN, read_endpoint, shortest_delay_s
 from tallystick_aggregator.runtime.config.file import Config
@@ -51,7 +52,7 @@ refunds_per_payer_hour_max = 0
 refunds_unpaid = true
 """
 _STAND_IN: Final = b"\x01" * 20
-_TEST_TOKEN: Final = DeployedToken(_STAND_IN, "USDC", 6, "USD Coin", "2")
+_TEST_TOKEN: Final = Token(_STAND_IN, "USDC", 6, "USD Coin", "2")
 _OPTIONS: Final = {
     "server.listen": "--listen",
     "server.tls_certificate": "--tls-certificate",
@@ -99,6 +100,7 @@ class Plan:
     def of_options(
         cls,
         *,
+        dev: bool,
         out: Path,
         sender_key: str | None,
         operator_key: str | None,
@@ -106,43 +108,30 @@ class Plan:
         min_deposit: str | None,
         **rest: Any,
     ) -> Self:
-        """From the command line. Raises ConfigurationError and MalformedError, which name the option."""
-        if not (sender_key and operator_key and token):
+        """From the command line; `dev`: with a test token and the development keys.
+
+        Raises ConfigurationError and MalformedError, which name the option.
+        """
+        if dev and (sender_key or operator_key or token):
+            raise ConfigurationError("--dev brings its own keys and token: leave --sender-key and the like out")
+        if not dev and not (sender_key and operator_key and token):
             raise ConfigurationError("--sender-key, --operator-key and --token are needed (or --dev)")
-        seen_from_out = partial(_seen_from, out)
+
+        def key_of(reference: str | None, name: str) -> tuple[Signer, str]:
+            if dev or reference is None:
+                return _dev_signer(name), f"file:{name}.key"
+            return load_signer(reference, f"--{name}-key"), with_paths(reference, partial(_seen_from, out))
+
+        operator, sender = key_of(operator_key, "operator"), key_of(sender_key, "sender")
         return cls(
             out=out,
-            operator=load_signer(operator_key, "--operator-key"),
-            operator_key=with_paths(operator_key, seen_from_out),
-            sender=load_signer(sender_key, "--sender-key"),
-            sender_key=with_paths(sender_key, seen_from_out),
-            token=parse_address(token, "--token"),
+            operator=operator[0],
+            operator_key=operator[1],
+            sender=sender[0],
+            sender_key=sender[1],
+            token=None if dev or token is None else parse_address(token, "--token"),
             min_deposit=None if min_deposit is None else parse_amount(min_deposit, "--min-deposit"),
-            dev=False,
-            **rest,
-        )
-
-    @classmethod
-    def of_dev_chain(
-        cls,
-        *,
-        sender_key: str | None,
-        operator_key: str | None,
-        token: str | None,
-        min_deposit: str | None,
-        **rest: Any,
-    ) -> Self:
-        """The same with a test token and the development keys."""
-        if sender_key or operator_key or token:
-            raise ConfigurationError("--dev brings its own keys and token: leave --sender-key and the like out")
-        return cls(
-            operator=_dev_signer("operator"),
-            operator_key="file:operator.key",
-            sender=_dev_signer("sender"),
-            sender_key="file:sender.key",
-            token=None,
-            min_deposit=None if min_deposit is None else parse_amount(min_deposit, "--min-deposit"),
-            dev=True,
+            dev=dev,
             **rest,
         )
 
@@ -188,7 +177,7 @@ async def carry_out(plan: Plan, say: Callable[[str], None]) -> None:
     for name, key in DEV_KEYS.items() if plan.dev else ():
         _write_new(out / f"{name}.key", key + "\n", mode=0o600)
         written.append(out / f"{name}.key")
-    say("wrote      " + ", ".join(str(path) for path in written))
+    say("wrote      " + "\n           ".join(str(path) for path in written))
     if plan.tls_certificate and is_loopback(plan.public):
         say(f'to do      set "ca_file" in {OPERATOR_NAME}: on loopback, wallets speak TLS only with it')
 
@@ -204,7 +193,7 @@ def _check_keys(plan: Plan, chain_id: int) -> None:
         )
 
 
-def _check_settings(plan: Plan, chain_id: int, token: DeployedToken) -> None:
+def _check_settings(plan: Plan, chain_id: int, token: Token) -> None:
     """Read the configuration as `serve` will; raises ConfigurationError, which names the option."""
     shortest_s = shortest_delay_s(plan.interval_s)
     if shortest_s <= WITHDRAW_DELAY_S_MAX < plan.withdraw_delay_s:
@@ -289,7 +278,7 @@ min_deposit = "{_min_deposit(plan, token)}"
 {_DEV_GAS if plan.dev else ""}"""
 
 
-def _min_deposit(plan: Plan, token: DeployedToken) -> int:
+def _min_deposit(plan: Plan, token: Token) -> int:
     """What a deposit must be at least to be worth its transactions, in atomic units."""
     if plan.min_deposit is not None:
         return plan.min_deposit

@@ -1,11 +1,10 @@
-"""Whether the aggregator serves, looked at once a second and told to whoever asks the gRPC health service.
+"""Whether the aggregator serves, looked at every `LOOK_EVERY_S` and told to whoever asks the gRPC health service.
 
 NOT_SERVING while the store cannot be written, a background task is down, or the mirror of a chain is stale. What only
 slows settlement down (an endpoint that does not answer, a fee above the cap, a withdrawal that is not claimed in time)
 is logged, and SettlementService alone is NOT_SERVING: charges go on from the mirrored balances (threat 16).
 """
 
-import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
@@ -92,20 +91,12 @@ class Health:
             log.warning("%s", problem)
         self._advised = advised
 
-    async def watch(self) -> None:
-        """Look every second until cancelled."""
-        while True:
-            await self.look()
-            await asyncio.sleep(LOOK_EVERY_S)
 
-
-async def keep_probing(writer: LedgerWriter) -> None:
-    """While the store is unavailable, try it from a timer: its recovery must not wait for traffic (threat 30)."""
-    while True:
-        await asyncio.sleep(PROBE_EVERY_S)
-        if not writer.available:
-            with contextlib.suppress(StoreUnavailableError):
-                await writer.run(_change_nothing)
+async def probe(writer: LedgerWriter) -> None:
+    """Try a store that is unavailable: its recovery must not wait for traffic (threat 30)."""
+    if not writer.available:
+        with contextlib.suppress(StoreUnavailableError):
+            await writer.run(_change_nothing)
 
 
 def _change_nothing(draft: Draft, _ledger: Ledger, _moment: DecisionContext) -> None:

@@ -33,7 +33,7 @@ _URL: Final = re.compile(r"(?i)\b(https?://)(?:[^\s/?#'\"@]*@)?([^\s/?#'\"@]+)(?
 _STRUCK_OUT: Final = "[struck out]"
 _EMPTIED: Final = "[a library's words below a warning]"
 _OWN: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
-_OURS: Final = ("tallystick", "tallystick_aggregator", "tallystick_client", "tallystick_contracts")
+_OURS: Final = ("tallystick", "tallystick_aggregator", "tallystick_client", "tallystick_contracts", "tallystick_chain")
 _LOUDER: Final = {"asyncio": logging.ERROR}
 """Libraries that are heard later than from WARNING on: in its debug mode asyncio warns of slow calls, with what was
 handed to them."""

@@ -5,11 +5,11 @@ takes, and how each is read. What it reads, and nobody else looks into, is what 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
+from tallystick.facilitator import Kind, Settled, Verified
 from tallystick.x402 import PaymentTerms
-from tallystick_aggregator.accounts.offers import NetworkOffer, TokenOffer
 from tallystick_aggregator.ledger.answers import Refusal
 
 PAYLOAD: Final = "payload"
@@ -39,44 +39,6 @@ class EncodedPayment(NamedTuple):
 
     form: str | None
     message: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """A payment that will settle. `replayed`: it was seen before, and pays for what it paid for then only.
-
-    `handle` names what was reserved, if anything was, until `expires_at`; a replayed payment has none.
-    """
-
-    payer: bytes
-    handle: bytes = b""
-    expires_at: int = 0
-    replayed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """A payment that was settled. `charged` is its channel's total, `transaction` a hash, where it has such."""
-
-    payer: bytes
-    amount: int
-    charged: int = 0
-    transaction: bytes = b""
-    replayed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """A scheme on a network. `deposit` tells where its payers deposit, if they do.
-
-    `extra` is what its offers carry in `extra` beyond that: JSON values.
-    """
-
-    scheme: str
-    network: str
-    tokens: Sequence[TokenOffer]
-    deposit: NetworkOffer | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 class Scheme(Protocol[V, S]):

@@ -17,6 +17,7 @@ from zlib import crc32
 from tallystick.channels import ChannelConfig
 from tallystick.errors import MalformedError
 from tallystick_aggregator.ledger import events as ev
+from tallystick_aggregator.ledger.values import parse_escrow
 from tallystick_aggregator.store.binary import Reader, UnstorableError, blob, fixed, text, whole
 from tallystick_aggregator.store.port import StoreDamagedError
 
@@ -182,13 +183,14 @@ _BYTES32: Final = _bytes_of(32)
 _BYTES64: Final = _bytes_of(64)
 _WHOLE: Final[tuple[Put, Take]] = whole, Reader.whole
 _BLOB: Final[tuple[Put, Take]] = blob, Reader.blob
-_TEXT: Final[tuple[Put, Take]] = text, Reader.text
+_ESCROW: Final[tuple[Put, Take]] = (lambda escrow: text(str(escrow))), (lambda reader: parse_escrow(reader.text()))
+"""Its CAIP-10 name; the network's name alone, as it was stored before, is an escrow without an address."""
 _CONFIG: Final[tuple[Put, Take]] = put_config, take_config
 _TOTALS: Final[tuple[Put, Take]] = put_totals, take_totals
 
 _LAYOUTS: Final[dict[type[ev.Event], tuple[int, tuple[tuple[Put, Take], ...]]]] = {
     # tag, and how each field is stored, in the event's own order
-    ev.AccountOpened: (16, (_BYTES32, _TEXT, _CONFIG)),
+    ev.AccountOpened: (16, (_BYTES32, _ESCROW, _CONFIG)),
     ev.AccountMirrored: (17, (_BYTES32, _WHOLE, _WHOLE, _WHOLE)),
     ev.ChannelOpened: (18, (_BYTES32, _BYTES32, _BYTES20, _WHOLE)),
     ev.ChannelClaimed: (19, (_BYTES32, _WHOLE)),
@@ -201,7 +203,7 @@ _LAYOUTS: Final[dict[type[ev.Event], tuple[int, tuple[tuple[Put, Take], ...]]]] 
     ev.RefundStarted: (26, (_BYTES32, _BYTES32, _WHOLE, _WHOLE)),
     ev.RefundEnded: (27, (_BYTES32, _BYTES32)),
     ev.TotalsApproved: (28, (_BYTES32, _TOTALS, _BLOB)),
-    ev.ChainAdvanced: (29, (_TEXT, _WHOLE, _BYTES32)),
+    ev.ChainAdvanced: (29, (_ESCROW, _WHOLE, _BYTES32)),
     ev.PaymentsForgotten: (30, (_WHOLE,)),
     ev.SpendKeyForgotten: (31, (_BYTES32, _BYTES32)),
 }

@@ -1,7 +1,7 @@
 """The store's twins in memory, for tests and the simulation. They keep encoded bytes, so `load` really replays.
 
 `MemoryDisk` is what survives a crash: to crash, drop the journal and the outbox and open new ones on the same disk.
-`MemoryDisk.plan` is asked at every write what shall go wrong with it.
+Tests put a disk in its place that fails as they plan (tests/aggregator/failing_disk.py).
 """
 
 import asyncio
@@ -29,53 +29,26 @@ from tallystick_aggregator.store.transactions import decode_outgoing, encode_out
 
 
 class Operation(Enum):
-    """A write, as `MemoryDisk.plan` is told of it."""
+    """A write, as `MemoryDisk.write` is told of it."""
 
     APPEND = auto()
     CHECKPOINT = auto()
     OUTBOX = auto()
 
 
-class Fault(Enum):
-    """What can happen to a write."""
-
-    NONE = auto()
-    REFUSED = auto()
-    """Nothing is stored; StoreUnavailableError is raised."""
-    CRASH_BEFORE = auto()
-    """Nothing is stored; CrashedError is raised."""
-    CRASH_AFTER = auto()
-    """It is stored, but nobody hears of it; CrashedError is raised."""
-
-
-class CrashedError(Exception):
-    """The process would be dead now. Only what is on the MemoryDisk may be used from here on."""
-
-
-def _no_fault(_: Operation) -> Fault:
-    return Fault.NONE
-
-
 @dataclass(slots=True)
 class MemoryDisk:
     """What survives a crash: every entry of the log, the payments that checkpoints wrote down, the outbox."""
 
-    plan: Callable[[Operation], Fault] = _no_fault
     entries: list[bytes] = field(default_factory=list[bytes])
     payments: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
     outbound: dict[int, bytes] = field(default_factory=dict[int, bytes])
     epoch: int = 0
 
     def write(self, operation: Operation, store: Callable[[], None]) -> None:
-        """Store something, unless the plan has it otherwise."""
-        fault = self.plan(operation)
-        if fault is Fault.REFUSED:
-            raise StoreUnavailableError(f"{operation.name.lower()}: refused by the test's plan")
-        if fault is Fault.CRASH_BEFORE:
-            raise CrashedError(f"before {operation.name.lower()}")
+        """Store something. `operation` is for disks that fail."""
+        del operation
         store()
-        if fault is Fault.CRASH_AFTER:
-            raise CrashedError(f"after {operation.name.lower()}")
 
 
 class MemoryJournal:

@@ -5,7 +5,6 @@ out instead of being believed. Payments and channels come by the million: they a
 """
 
 import struct
-import sys
 from typing import Final, Literal
 from zlib import crc32
 
@@ -28,6 +27,7 @@ from tallystick_aggregator.ledger.state import (
     SpendKey,
 )
 from tallystick_aggregator.ledger.used_ceilings import CEILING_BYTES, NO_CEILING, UsedCeilings
+from tallystick_aggregator.ledger.values import parse_escrow
 from tallystick_aggregator.store.binary import Reader, UnstorableError, blob, fixed, flag, text, whole
 from tallystick_aggregator.store.events import put_config, put_totals, take_config, take_totals
 from tallystick_aggregator.store.port import StoreDamagedError
@@ -163,7 +163,7 @@ def encode_account(account: Account) -> bytes:
     """The row of an account."""
     refund, approval = account.refund, account.approval
     parts = (
-        text(account.network),
+        text(str(account.escrow)),
         put_config(account.config),
         *map(
             whole,
@@ -192,7 +192,7 @@ def decode_account(key: bytes, row: bytes) -> Account:
     """The account in this row; raises StoreDamagedError."""
     reader = Reader(unseal(key, row, "account"), f"the stored account {key.hex()}")
     try:
-        account = Account(AccountId(key), sys.intern(reader.text()), take_config(reader))
+        account = Account(AccountId(key), parse_escrow(reader.text()), take_config(reader))
     except MalformedError as error:
         raise reader.damaged(f"cannot be: {error}") from error
     account.funds, account.withdrawing, account.withdraw_finalizes_at, account.refunding = reader.wholes(4)
@@ -241,14 +241,14 @@ def decode_reservation(handle: bytes, row: bytes) -> tuple[Reservation, PackedPa
     return Reservation(handle, ChannelId(key[16:]), key[:16], amount, key_id, expires_at), payment
 
 
-def encode_head(network: str, head: ChainHead) -> bytes:
-    """The row of a network's head, under the network's name."""
-    return seal(network.encode(), whole(head.number) + fixed(head.block_hash, 32))
+def encode_head(escrow: bytes, head: ChainHead) -> bytes:
+    """The row of the head of an escrow's mirror, under the escrow's CAIP-10 name."""
+    return seal(escrow, whole(head.number) + fixed(head.block_hash, 32))
 
 
-def decode_head(network: str, row: bytes) -> ChainHead:
+def decode_head(escrow: bytes, row: bytes) -> ChainHead:
     """The head in this row; raises StoreDamagedError."""
-    reader = Reader(unseal(network.encode(), row, "head"), f"the stored head of {network}")
+    reader = Reader(unseal(escrow, row, "head"), f"the stored head of {escrow.decode()}")
     head = ChainHead(reader.whole(), reader.fixed(32))
     reader.done()
     return head

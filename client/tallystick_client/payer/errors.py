@@ -10,6 +10,8 @@ WalletError                 below TallystickError; nothing was signed for what i
 ├── ApprovalRefusedError    the aggregator's totals are above the wallet's own book
 ├── NoHeadroomError         a grant has too little left for a payment: the wallet has to extend it first
 └── BodyNotReplayableError  a request body that can be sent once only, where it may have to be sent twice
+
+ChainError                  below TallystickError; of a withdrawal on chain: the node fails, or the escrow refuses
 """
 
 from tallystick.errors import TallystickError
@@ -77,3 +79,7 @@ class NoHeadroomError(WalletError):
 
 class BodyNotReplayableError(WalletError):
     """A request body that can be sent once only, where the request may have to be sent twice."""
+
+
+class ChainError(TallystickError):
+    """The chain cannot be reached, or the escrow refuses; says which."""

@@ -54,6 +54,7 @@ class DepositRequest(_message.Message):
     VALID_BEFORE_FIELD_NUMBER: _builtins.int
     SALT_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
+    ESCROW_FIELD_NUMBER: _builtins.int
     network: _builtins.str
     amount: _builtins.bytes
     valid_after: _builtins.int
@@ -62,6 +63,8 @@ class DepositRequest(_message.Message):
     """Chosen by the payer; the token's nonce is keccak256(abi.encode(accountId, salt))."""
     signature: _builtins.bytes
     """Over the token's ReceiveWithAuthorization to the escrow."""
+    escrow: _builtins.bytes
+    """The escrow's address; empty: the network's first."""
     @_builtins.property
     def account(self) -> _common_pb2.ChannelConfig:
         """The account (`receiver` zero or empty)."""
@@ -76,10 +79,11 @@ class DepositRequest(_message.Message):
         valid_before: _builtins.int = ...,
         salt: _builtins.bytes = ...,
         signature: _builtins.bytes = ...,
+        escrow: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "amount", b"amount", "network", b"network", "salt", b"salt", "signature", b"signature", "valid_after", b"valid_after", "valid_before", b"valid_before"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "amount", b"amount", "escrow", b"escrow", "network", b"network", "salt", b"salt", "signature", b"signature", "valid_after", b"valid_after", "valid_before", b"valid_before"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -117,7 +121,10 @@ class GetBalanceRequest(_message.Message):
     ACCOUNT_FIELD_NUMBER: _builtins.int
     AUTHORIZATION_FIELD_NUMBER: _builtins.int
     NONCES_FIELD_NUMBER: _builtins.int
+    ESCROW_FIELD_NUMBER: _builtins.int
     network: _builtins.str
+    escrow: _builtins.bytes
+    """The escrow's address; empty: the network's first."""
     @_builtins.property
     def account(self) -> _common_pb2.ChannelConfig:
         """The account (`receiver` zero or empty)."""
@@ -135,10 +142,11 @@ class GetBalanceRequest(_message.Message):
         account: _common_pb2.ChannelConfig | None = ...,
         authorization: Global___CallAuthorization | None = ...,
         nonces: _abc.Iterable[_builtins.bytes] | None = ...,
+        escrow: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "authorization", b"authorization"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "authorization", b"authorization", "network", b"network", "nonces", b"nonces"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "authorization", b"authorization", "escrow", b"escrow", "network", b"network", "nonces", b"nonces"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -221,10 +229,12 @@ class GetAccountResponse(_message.Message):
     MORE_FIELD_NUMBER: _builtins.int
     SPEND_KEYS_FIELD_NUMBER: _builtins.int
     PAYMENT_ID_RETENTION_S_FIELD_NUMBER: _builtins.int
+    ESCROW_FIELD_NUMBER: _builtins.int
     network: _builtins.str
     more: _builtins.bool
     payment_id_retention_s: _builtins.int
     """After how many seconds a payment id is refused for its age: what was lost longer ago will never be charged."""
+    escrow: _builtins.bytes
     @_builtins.property
     def refusal(self) -> _common_pb2.Refusal: ...
     @_builtins.property
@@ -248,10 +258,11 @@ class GetAccountResponse(_message.Message):
         more: _builtins.bool = ...,
         spend_keys: _abc.Iterable[Global___SpendKeyState] | None = ...,
         payment_id_retention_s: _builtins.int = ...,
+        escrow: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "config", b"config", "refusal", b"refusal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "channels", b"channels", "config", b"config", "more", b"more", "network", b"network", "payment_id_retention_s", b"payment_id_retention_s", "refusal", b"refusal", "spend_keys", b"spend_keys"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "channels", b"channels", "config", b"config", "escrow", b"escrow", "more", b"more", "network", b"network", "payment_id_retention_s", b"payment_id_retention_s", "refusal", b"refusal", "spend_keys", b"spend_keys"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -295,7 +306,10 @@ class OpenChannelRequest(_message.Message):
     NETWORK_FIELD_NUMBER: _builtins.int
     CONFIG_FIELD_NUMBER: _builtins.int
     AUTHORIZATION_FIELD_NUMBER: _builtins.int
+    ESCROW_FIELD_NUMBER: _builtins.int
     network: _builtins.str
+    escrow: _builtins.bytes
+    """The escrow's address; empty: the network's first."""
     @_builtins.property
     def config(self) -> _common_pb2.ChannelConfig: ...
     @_builtins.property
@@ -308,10 +322,11 @@ class OpenChannelRequest(_message.Message):
         network: _builtins.str = ...,
         config: _common_pb2.ChannelConfig | None = ...,
         authorization: Global___CallAuthorization | None = ...,
+        escrow: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["authorization", b"authorization", "config", b"config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorization", b"authorization", "config", b"config", "network", b"network"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorization", b"authorization", "config", b"config", "escrow", b"escrow", "network", b"network"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -71,7 +71,7 @@ Global___SupportedResponse: _TypeAlias = SupportedResponse  # noqa: Y015
 
 @_typing.final
 class Kind(_message.Message):
-    """One scheme on one network."""
+    """One scheme on one network; of deferred, in one of its escrows."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -6,12 +6,12 @@ extension allows any text of 16 to 128 characters; the ids of `deferred` payment
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from tallystick.errors import MalformedError
 from tallystick.payment_ids import format_payment_id, parse_payment_id
 from tallystick.quantities import PaymentId
-from tallystick.x402.messages import PaymentPayload, PaymentRequired
+from tallystick.x402.messages import PaymentPayload, PaymentRequired, as_object
 
 PAYMENT_IDENTIFIER: Final = "payment-identifier"
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9_-]{16,128}")
@@ -69,9 +69,5 @@ def read_identifier(payment: PaymentPayload) -> str | None:
 
 
 def _info(extensions: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    extension = _object((extensions or {}).get(PAYMENT_IDENTIFIER))
-    return _object(extension.get("info"))
-
-
-def _object(value: object) -> Mapping[str, Any]:
-    return cast("Mapping[str, Any]", value) if isinstance(value, dict) else {}
+    extension = as_object((extensions or {}).get(PAYMENT_IDENTIFIER))
+    return as_object(extension.get("info"))

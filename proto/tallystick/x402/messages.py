@@ -8,14 +8,14 @@ objects by adding some; what is tolerated is not kept. Amounts stay decimal stri
 import re
 from base64 import b64encode
 from binascii import a2b_base64
-from typing import Annotated, Any, Final, Literal, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, TypeVar, cast
 
 import msgspec
 from msgspec import Meta, Struct, field
 
 from tallystick.errors import Described, MalformedError
 
-X402_VERSION: Final = 2
 PAYMENT_REQUIRED_HEADER: Final = "PAYMENT-REQUIRED"
 PAYMENT_SIGNATURE_HEADER: Final = "PAYMENT-SIGNATURE"
 PAYMENT_RESPONSE_HEADER: Final = "PAYMENT-RESPONSE"
@@ -200,6 +200,11 @@ def decode_json(data: bytes, type: type[T], field: str, max_bytes: int) -> T:  #
         raise MalformedError(field, data, "UTF-8 JSON") from None
     except RecursionError:
         raise MalformedError(field, Described("JSON nested too deep"), "JSON nested less deep") from None
+
+
+def as_object(value: object) -> Mapping[str, Any]:
+    """What an extension holds, if that is a JSON object; else an empty one."""
+    return cast("Mapping[str, Any]", value) if isinstance(value, dict) else {}
 
 
 def malformed(error: msgspec.ValidationError, field: str) -> MalformedError:

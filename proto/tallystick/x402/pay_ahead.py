@@ -16,6 +16,7 @@ from urllib.parse import unquote
 
 from tallystick.errors import MalformedError
 from tallystick.patterns import Pattern
+from tallystick.x402.messages import as_object
 
 PAY_AHEAD: Final = "pay-ahead"
 _METHODS_MAX: Final = 16
@@ -58,7 +59,7 @@ def pay_ahead_extension(path: str, methods: Sequence[str] | None) -> dict[str, A
 
 def read_pay_ahead(extensions: Mapping[str, Any] | None) -> PayAhead | None:
     """What a 402's extensions say of paying ahead; None where they say nothing, or nothing that can be read."""
-    info = _object(_object((extensions or {}).get(PAY_AHEAD)).get("info"))
+    info = as_object(as_object((extensions or {}).get(PAY_AHEAD)).get("info"))
     methods = info.get("methods")
     try:
         pattern = Pattern(cast("str", info.get("path")), PAY_AHEAD)
@@ -72,7 +73,3 @@ def read_pay_ahead(extensions: Mapping[str, Any] | None) -> PayAhead | None:
     if len(names) > _METHODS_MAX or not all(isinstance(n, str) and 0 < len(n) <= _METHOD_CHARS_MAX for n in names):
         return None
     return PayAhead(pattern, frozenset(cast("list[str]", names)))
-
-
-def _object(value: object) -> Mapping[str, Any]:
-    return cast("Mapping[str, Any]", value) if isinstance(value, dict) else {}

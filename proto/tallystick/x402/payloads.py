@@ -11,7 +11,7 @@ import msgspec
 
 from tallystick.amounts import parse_amount, parse_uint64
 from tallystick.channels import ChannelConfig
-from tallystick.errors import Described, MalformedError
+from tallystick.errors import MalformedError
 from tallystick.hexadecimal import checksum, parse_address, parse_bytes, parse_bytes_up_to, to_hex
 from tallystick.spend_keys import SpendProof
 from tallystick.x402.identifier import PAYMENT_IDENTIFIER, read_payment_id
@@ -127,19 +127,22 @@ def read_deferred(payment: PaymentPayload) -> DeferredPayment:
 def deferred_payload(payment: DeferredPayment) -> dict[str, Any]:
     """The `payload` of a PaymentPayload; the payment id goes into its `extensions`."""
     spend = payment.spend
-    message = DeferredPayload(
-        type="voucher",
-        channel_config=write_channel_config(payment.config),
-        voucher=VoucherMessage(
-            channel_id=to_hex(payment.channel_id),
-            max_claimable_amount=str(payment.ceiling),
-            signature=to_hex(payment.signature),
-        ),
-        spend_proof=None
-        if spend is None
-        else SpendProofMessage(key_id=to_hex(spend.key_id), max_amount=str(spend.max_amount), mac=to_hex(spend.mac)),
-    )
-    return _to_dict(message)
+    payload: dict[str, Any] = {
+        "type": "voucher",
+        "channelConfig": write_channel_config(payment.config),
+        "voucher": {
+            "channelId": to_hex(payment.channel_id),
+            "maxClaimableAmount": str(payment.ceiling),
+            "signature": to_hex(payment.signature),
+        },
+    }
+    if spend is not None:
+        payload["spendProof"] = {
+            "keyId": to_hex(spend.key_id),
+            "maxAmount": str(spend.max_amount),
+            "mac": to_hex(spend.mac),
+        }
+    return payload
 
 
 def read_exact(payment: PaymentPayload) -> ExactAuthorization:
@@ -159,53 +162,46 @@ def read_exact(payment: PaymentPayload) -> ExactAuthorization:
 
 def exact_payload(authorization: ExactAuthorization) -> dict[str, Any]:
     """The `payload` of a PaymentPayload."""
-    message = ExactPayload(
-        signature=to_hex(authorization.signature),
-        authorization=ExactPayloadAuthorization(
-            from_=checksum(authorization.from_),
-            to=checksum(authorization.to),
-            value=str(authorization.value),
-            valid_after=str(authorization.valid_after),
-            valid_before=str(authorization.valid_before),
-            nonce=to_hex(authorization.nonce),
-        ),
-    )
-    return _to_dict(message)
+    return {
+        "signature": to_hex(authorization.signature),
+        "authorization": {
+            "from": checksum(authorization.from_),
+            "to": checksum(authorization.to),
+            "value": str(authorization.value),
+            "validAfter": str(authorization.valid_after),
+            "validBefore": str(authorization.valid_before),
+            "nonce": to_hex(authorization.nonce),
+        },
+    }
 
 
 def read_channel_config(message: ChannelConfigMessage, field: str) -> ChannelConfig:
     """The ChannelConfig as bytes and integers, its fields below `field`."""
-    payer = parse_address(message.payer, f"{field}.payer")
-    payer_authorizer = parse_address(message.payer_authorizer, f"{field}.payerAuthorizer")
-    receiver = parse_address(message.receiver, f"{field}.receiver")
-    receiver_authorizer = parse_address(message.receiver_authorizer, f"{field}.receiverAuthorizer")
-    token = parse_address(message.token, f"{field}.token")
-    salt = parse_bytes(message.salt, 32, f"{field}.salt")
     try:
         return ChannelConfig(
-            payer=payer,
-            payer_authorizer=payer_authorizer,
-            receiver=receiver,
-            receiver_authorizer=receiver_authorizer,
-            token=token,
+            payer=parse_address(message.payer, "payer"),
+            payer_authorizer=parse_address(message.payer_authorizer, "payerAuthorizer"),
+            receiver=parse_address(message.receiver, "receiver"),
+            receiver_authorizer=parse_address(message.receiver_authorizer, "receiverAuthorizer"),
+            token=parse_address(message.token, "token"),
             withdraw_delay_s=message.withdraw_delay,
-            salt=salt,
+            salt=parse_bytes(message.salt, 32, "salt"),
         )
     except MalformedError as error:
-        raise MalformedError(f"{field}.{error.field}", Described(error.got), error.allowed) from None
+        raise error.within(field) from None
 
 
-def write_channel_config(config: ChannelConfig) -> ChannelConfigMessage:
+def write_channel_config(config: ChannelConfig) -> dict[str, Any]:
     """The ChannelConfig in JSON, its addresses in lower case: this is on the way of every request."""
-    return ChannelConfigMessage(
-        payer=to_hex(config.payer),
-        payer_authorizer=to_hex(config.payer_authorizer),
-        receiver=to_hex(config.receiver),
-        receiver_authorizer=to_hex(config.receiver_authorizer),
-        token=to_hex(config.token),
-        withdraw_delay=config.withdraw_delay_s,
-        salt=to_hex(config.salt),
-    )
+    return {
+        "payer": to_hex(config.payer),
+        "payerAuthorizer": to_hex(config.payer_authorizer),
+        "receiver": to_hex(config.receiver),
+        "receiverAuthorizer": to_hex(config.receiver_authorizer),
+        "token": to_hex(config.token),
+        "withdrawDelay": config.withdraw_delay_s,
+        "salt": to_hex(config.salt),
+    }
 
 
 def _read_spend_proof(message: SpendProofMessage, field: str) -> SpendProof:
@@ -221,8 +217,3 @@ def _convert(payload: dict[str, Any], type_: type[T]) -> T:
         return msgspec.convert(payload, type_)
     except msgspec.ValidationError as error:
         raise malformed(error, "payload") from None
-
-
-def _to_dict(message: Message) -> dict[str, Any]:
-    built: dict[str, Any] = msgspec.to_builtins(message)
-    return built

@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from marketplace import PRICE
 from serving_twin import charge_of
 
+from tallystick.codec.account import read_totals
+from tallystick.codec.charge import read_charge, read_charges
+from tallystick.codec.common import read_account, read_channel, read_network
+from tallystick.codec.facilitator import read_deferred, read_exact, read_handle, read_terms
 from tallystick.errors import MalformedError
 from tallystick.v1 import account_pb2, charge_pb2, common_pb2, facilitator_pb2
 from tallystick_aggregator.api.grpc import codec
-from tallystick_aggregator.charging import codec as charging_codec
-from tallystick_aggregator.schemes.deferred.codec import read_deferred, read_handle
-from tallystick_aggregator.schemes.exact.codec import read_exact
 
 ALICE = Payer("alice")
 KEY = ALICE.spend_key()
@@ -84,18 +85,18 @@ calls = st.builds(account_pb2.CallAuthorization, deadline=uint64s, signature=_ri
 totals = st.lists(st.builds(account_pb2.ReceiverTotal, receiver=_right(NEWS), total=amounts), max_size=5)
 
 READERS: list[tuple[st.SearchStrategy[Any], Callable[[Any], object]]] = [
-    (charges, charging_codec.read_charge),
-    (st.lists(charges, max_size=5), lambda batch: charging_codec.read_charges(batch, 4)),
-    (st.builds(facilitator_pb2.VerifyRequest, terms=st.none() | terms), codec.read_terms),
+    (charges, read_charge),
+    (st.lists(charges, max_size=5), lambda batch: read_charges(batch, 4)),
+    (st.builds(facilitator_pb2.VerifyRequest, terms=st.none() | terms), read_terms),
     (st.builds(facilitator_pb2.DeferredPayment, config=configs, charge=st.none() | charges), read_deferred),
     (exact_payments, read_exact),
     (lengths, read_handle),
-    (st.text(), codec.read_network),
-    (configs, lambda message: charging_codec.read_channel(message, "config")),
-    (configs, lambda message: codec.read_account(message, "account")),
+    (st.text(), read_network),
+    (configs, lambda message: read_channel(message, "config")),
+    (configs, lambda message: read_account(message, "account")),
     (deposits, codec.read_deposit),
     (calls, codec.read_call),
-    (totals, lambda batch: codec.read_totals(batch, 4)),
+    (totals, lambda batch: read_totals(batch, 4)),
 ]
 
 
@@ -119,7 +120,7 @@ def test_whatever_comes_is_read_or_refused_by_its_field(number: int, data: st.Da
 @given(charges)
 def test_what_is_read_of_a_charge_is_what_came(message: charge_pb2.Charge) -> None:
     try:
-        payment = charging_codec.read_charge(message)
+        payment = read_charge(message)
     except MalformedError:
         return
     assert charge_of(payment) == message
@@ -160,17 +161,17 @@ def test_each_field_of_a_charge_is_named_when_it_is_malformed(field: str, value:
     message.CopyFrom(GOOD)
     _with(field, value)(message)
     with pytest.raises(MalformedError) as refused:
-        charging_codec.read_charge(message)
+        read_charge(message)
     assert refused.value.field == named
     with pytest.raises(MalformedError) as refused:
-        charging_codec.read_charges([GOOD, message], 256)
+        read_charges([GOOD, message], 256)
     assert refused.value.field == f"charges[1].{named}"
 
 
 def test_a_batch_beyond_the_limit_is_refused() -> None:
-    assert len(charging_codec.read_charges([GOOD] * 4, 4)) == 4
+    assert len(read_charges([GOOD] * 4, 4)) == 4
     with pytest.raises(MalformedError) as refused:
-        charging_codec.read_charges([GOOD] * 5, 4)
+        read_charges([GOOD] * 5, 4)
     assert (refused.value.field, refused.value.got) == ("charges", "5 charges")
 
 
@@ -197,10 +198,10 @@ def test_a_channels_fields_are_named_as_the_proto_does(field: str, value: object
         withdraw_delay_s=config.withdraw_delay_s,
         salt=config.salt,
     )
-    assert charging_codec.read_channel(message, "config") == config
+    assert read_channel(message, "config") == config
     _with(field, value)(message)
     with pytest.raises(MalformedError) as refused:
-        charging_codec.read_channel(message, "config")
+        read_channel(message, "config")
     assert refused.value.field == named
 
 
@@ -209,5 +210,5 @@ def test_a_malformed_signature_or_secret_is_told_by_its_length_only() -> None:
     message.CopyFrom(GOOD)
     message.signature = b"\xab" * 64
     with pytest.raises(MalformedError) as refused:
-        charging_codec.read_charge(message)
+        read_charge(message)
     assert refused.value.got == "64 bytes"

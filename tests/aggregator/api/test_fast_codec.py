@@ -8,6 +8,7 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tallystick.codec.charge import read_charges
 from tallystick.errors import Described, MalformedError
 from tallystick.payment_ids import new_payment_id
 from tallystick.reasons import Reason
@@ -15,7 +16,6 @@ from tallystick.v1 import charge_pb2
 from tallystick_aggregator.api.grpc import fast_codec
 from tallystick_aggregator.api.grpc.fast_codec import Incoming, read_batch, write_batch
 from tallystick_aggregator.api.grpc.responses import write_charge_result
-from tallystick_aggregator.charging.codec import read_charges
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
 
 COUNT_MAX = 8

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from chain_twin import CONTRACT_WALLET_SIGNATURE
-from doubles import DOMAIN, MUSIC, NETWORK, NEWS, NOW_MS, NOW_S, OTHER_PAGE, Payer
+from doubles import DOMAIN, ESCROW_REF, MUSIC, NETWORK, NEWS, NOW_MS, NOW_S, OTHER_PAGE, Payer
 from marketplace import MIN_DEPOSIT, PRICE, deposit_of, signed, transfer_of
 from serving_twin import Edge, charge_of, serving
 from wire import ALICE, authorization_of, config_of, exact_of, terms_of, verify_request
@@ -18,9 +18,11 @@ from tallystick.channels import channel_id
 from tallystick.reasons import Reason
 from tallystick.spend_keys import key_hash
 from tallystick.v1 import account_pb2, charge_pb2, common_pb2, facilitator_pb2
+from tallystick.x402 import ExactAuthorization
 from tallystick_aggregator.auth.gas_budgets import GasLimits
-from tallystick_aggregator.chain.port import DepositAuthorization, RevertedError, TransferAuthorization
+from tallystick_aggregator.chain.port import DepositAuthorization, RevertedError
 from tallystick_aggregator.charging import UncheckedPayment
+from tallystick_aggregator.charging.batcher import BatcherSettings
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.commands import Rules
 from tallystick_aggregator.ledger.state import SpendKey
@@ -101,7 +103,7 @@ async def settle(edge: Edge, handle: bytes, *, release: bool = False) -> common_
     return (await edge.facilitator.Settle(request, metadata=edge.news)).refusal
 
 
-async def verify_exact(edge: Edge, transfer: TransferAuthorization, money: int = FUNDS) -> common_pb2.Refusal:
+async def verify_exact(edge: Edge, transfer: ExactAuthorization, money: int = FUNDS) -> common_pb2.Refusal:
     edge.market.chain.balances[ALICE.signer.address] = money
     return await verify(edge, facilitator_pb2.VerifyRequest(terms=terms_of("exact"), exact=exact_of(transfer)))
 
@@ -334,7 +336,7 @@ async def _(edge: Edge) -> common_pb2.Refusal:
 @reaches(Reason.CHAIN_STALE)
 async def _(edge: Edge) -> common_pb2.Refusal:
     await funded(edge)
-    edge.market.stale.add(NETWORK)
+    edge.market.stale.add(ESCROW_REF)
     return await charge(edge, voucher_payment())
 
 
@@ -352,7 +354,7 @@ async def _(edge: Edge) -> common_pb2.Refusal:
 @reaches(Reason.OVERLOADED)
 async def _(edge: Edge) -> common_pb2.Refusal:
     await funded(edge)
-    edge.market.batcher._waiting_max = 0
+    edge.market.batcher._settings = BatcherSettings(waiting_max=0)
     return await charge(edge, voucher_payment())
 
 

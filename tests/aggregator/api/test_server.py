@@ -16,6 +16,7 @@ from wire import ALICE, authorization_of, config_of, exact_of, terms_of, verify_
 from tallystick import eip712
 from tallystick.amounts import decode_amount, encode_amount
 from tallystick.reasons import Reason
+from tallystick.settlements import LeftOut
 from tallystick.spend_keys import key_hash
 from tallystick.v1 import account_pb2, charge_pb2, facilitator_pb2, settlement_pb2
 from tallystick_aggregator.accounts.signed_calls import SignedCall
@@ -23,7 +24,6 @@ from tallystick_aggregator.api.grpc.server import SERVICE_NAMES, GrpcServer
 from tallystick_aggregator.api.grpc.settlement import SETTLE_NOW_BURST
 from tallystick_aggregator.chain.port import ChainUnavailableError
 from tallystick_aggregator.chain.settings import ConfigurationError
-from tallystick_aggregator.claims.claiming import LeftOut
 from tallystick_aggregator.runtime.health import Health
 from tallystick_aggregator.store.port import (
     Attempt,
@@ -367,8 +367,8 @@ async def test_settle_now_is_for_the_callers_receivers_only(edge: Edge) -> None:
 
 async def test_r12_settle_now_tells_what_was_left_out_and_why(edge: Edge) -> None:
     edge.settlement.left_out = [
-        LeftOut(NETWORK, b"\x70" * 20, b"\x01" * 32, MUSIC, 5, "ZeroAmount()"),
-        LeftOut(NETWORK, b"\x70" * 20, b"\x02" * 32, NEWS, 6, "of somebody else"),
+        LeftOut(NETWORK, b"\x01" * 32, MUSIC, b"\x70" * 20, 5, "ZeroAmount()"),
+        LeftOut(NETWORK, b"\x02" * 32, NEWS, b"\x70" * 20, 6, "of somebody else"),
     ]
     answer = await edge.settlements.SettleNow(settlement_pb2.SettleNowRequest(), metadata=edge.music)
     (left_out,) = answer.left_out

@@ -1,5 +1,6 @@
 """The whole aggregator against Anvil: `tallystick serve` as a process, and what stops it at its start."""
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -7,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import grpc.aio
@@ -16,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from serving_twin import Metadata, bearer, charge_of
 
 import site_files
-from _anvil import DEV_KEYS
+from _anvil import DEV_KEYS, function
 from anvil import NETWORK, Devnet, Payer, receiver
 from tallystick import eip712
 from tallystick.amounts import decode_amount, encode_amount
@@ -35,6 +36,7 @@ from tallystick.v1 import (
     settlement_pb2,
     settlement_pb2_grpc,
 )
+from tallystick.vouchers import sign_voucher
 from tallystick_aggregator.charging import UncheckedPayment
 from tallystick_aggregator.runtime.app import StartError, running
 from tallystick_aggregator.runtime.config.file import Config
@@ -161,6 +163,7 @@ def deposit_request(payer: Payer, amount: int) -> account_pb2.DepositRequest:
         valid_before=authorization.valid_before,
         salt=authorization.salt,
         signature=authorization.signature,
+        escrow=payer.devnet.escrow,
     )
 
 
@@ -173,7 +176,10 @@ def open_request(payer: Payer) -> account_pb2.OpenChannelRequest:
     deadline = int(time.time()) + 60
     call = signed(payer, eip712.hash_open_channel(payer.channel_id(NEWS), deadline), deadline)
     return account_pb2.OpenChannelRequest(
-        network=NETWORK, config=config_of(payer.config.channel(NEWS)), authorization=call
+        network=NETWORK,
+        config=config_of(payer.config.channel(NEWS)),
+        authorization=call,
+        escrow=payer.devnet.escrow,
     )
 
 
@@ -325,3 +331,72 @@ def test_a_store_that_is_none_is_refused(site: Path) -> None:
     result = run_serve(site)
     assert (result.returncode, "Traceback" in result.stderr) == (2, False)
     assert "tallystick.db" in result.stderr
+
+
+# Two escrows on one network.
+
+
+@pytest.fixture
+def second(devnet: Devnet) -> Devnet:
+    """The same chain, token and operator, with another Escrow.sol."""
+    escrow = devnet.anvil.deploy_contract("Escrow")
+    devnet.anvil.send(devnet.operator.address, escrow, function("setSender(address,bool)", devnet.sender.address, 1))
+    return replace(devnet, escrow=escrow, escrow_block=devnet.anvil.block_number - 2)
+
+
+def serve_both(site: Path, devnet: Devnet, second: Devnet) -> None:
+    """Have the configuration name both escrows."""
+    text = site.read_text().replace(f"escrow_block = {devnet.escrow_block}\n", "")
+    both = ", ".join(f'{{address = "{checksum(one.escrow)}", block = {one.escrow_block}}}' for one in (devnet, second))
+    site.write_text(text.replace(f'escrow = "{checksum(devnet.escrow)}"', f"escrow = [{both}]"))
+
+
+def read_request(payer: Payer) -> account_pb2.GetAccountRequest:
+    deadline = int(time.time()) + 60
+    call = signed(payer, eip712.hash_read_account(payer.account_id, deadline), deadline)
+    return account_pb2.GetAccountRequest(account_id=payer.account_id, authorization=call)
+
+
+async def test_accounts_of_one_payer_in_two_escrows_are_charged_and_claimed_side_by_side(
+    devnet: Devnet, second: Devnet, site: Path, start: Start, token: Metadata
+) -> None:
+    serve_both(site, devnet, second)
+    here = devnet.payer()
+    there = Payer(second, here.signer, here.config)
+    assert here.account_id != there.account_id
+    devnet.anvil.mint(devnet.token, here.signer.address, 50 * PRICE)
+    async with connected(start(), token) as client:
+        supported = await client.facilitator.Supported(facilitator_pb2.SupportedRequest(), metadata=token)
+        kinds = [(kind.scheme, kind.escrow) for kind in supported.kinds]
+        assert kinds == [("deferred", devnet.escrow), ("deferred", second.escrow), ("exact", b"")]
+
+        for payer, amount in ((here, 20 * PRICE), (there, 10 * PRICE)):
+            assert len((await client.accounts.Deposit(deposit_request(payer, amount))).transaction) == 32
+            assert (await client.accounts.OpenChannel(open_request(payer))).channel.channel_id == payer.channel_id(NEWS)
+            told = await client.accounts.GetAccount(read_request(payer))
+            assert (told.escrow, decode_amount(told.account.funds, "")) == (payer.devnet.escrow, amount)
+
+        async def charge(payer: Payer, count: int) -> None:
+            for number in range(1, count + 1):
+                answer = await client.charges.Charge(charge_request(payer, number * PRICE), metadata=token)
+                assert answer.result.accepted, answer
+
+        await asyncio.gather(charge(here, 5), charge(there, 3))
+
+        # A voucher is good in the escrow whose domain was signed, and in no other.
+        foreign = charge_request(here, 9 * PRICE)
+        foreign.charge.signature = sign_voucher(here.signer, second.domain, here.channel_id(NEWS), 9 * PRICE).signature
+        refused = await client.charges.Charge(foreign, metadata=token)
+        assert not refused.result.accepted
+        assert refused.result.refusal.reason == Reason.VOUCHER_SIGNATURE
+        # Nor is a call that was signed for the other escrow.
+        stranger = read_request(there)
+        stranger.account_id = here.account_id
+        assert (await client.accounts.GetAccount(stranger)).refusal.reason == Reason.CALL_SIGNATURE
+
+        settled = await client.settlements.SettleNow(settlement_pb2.SettleNowRequest(), metadata=token)
+        assert not settled.HasField("refusal"), settled
+        assert len(settled.settlements) == 2, settled
+    assert devnet.balance(NEWS) == 8 * PRICE
+    assert devnet.balance(devnet.escrow) == 15 * PRICE
+    assert devnet.balance(second.escrow) == 7 * PRICE

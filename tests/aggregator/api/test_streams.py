@@ -165,7 +165,7 @@ async def test_a_stream_that_is_cut_gives_its_room_and_its_place_back(
 
 
 async def test_streams_are_limited_per_seller_and_in_all(opened: Any) -> None:
-    limits = ChargeLimits(streams_per_principal_max=2, streams_max=3)
+    limits = ChargeLimits(streams_per_seller_max=2, streams_max=3)
     async with opened(limits) as edge:
         await fund(edge)
 

@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from anvil import NETWORK, Devnet, Payer
+from anvil import Devnet, Payer
 from tallystick import eip712
 from tallystick.payment_ids import new_payment_id
 from tallystick_aggregator.chain.chain import EvmChain
+from tallystick_aggregator.chain.claim_plan import ClaimCosts
+from tallystick_aggregator.chain.deferred_escrow import CLAIM_COSTS
 from tallystick_aggregator.chain.node import Node
 from tallystick_aggregator.charging.writer import LedgerWriter, system_clock_ms
 from tallystick_aggregator.ledger import accounts, approvals, decide
@@ -110,6 +112,7 @@ async def chain_side(
     disk: MemoryDisk | None = None,
     node: Node | None = None,
     start: bool = True,
+    claim_costs: ClaimCosts = CLAIM_COSTS,
     clock: Callable[[], float] | None = None,
     **changes: Any,
 ) -> AsyncIterator[Side]:
@@ -119,12 +122,13 @@ async def chain_side(
     chain: EvmChain | None = None
 
     def stale() -> frozenset[str]:
-        return frozenset({NETWORK}) if chain is None or chain.stale() else frozenset()
+        return frozenset({devnet.escrow_ref}) if chain is None or chain.stale() else frozenset()
 
-    writer = LedgerWriter(await journal.load(), journal, stale_networks=stale)
+    writer = LedgerWriter(await journal.load(), journal, stale_escrows=stale)
     serving = asyncio.create_task(writer.serve())
     keywords: dict[str, Any] = {"clock": clock} if clock else {}
     chain = EvmChain(devnet.settings(**changes), outbox, writer, node=node, **keywords)
+    chain.escrow.claim_costs = claim_costs
     try:
         if start:
             await chain.start()
@@ -134,10 +138,3 @@ async def chain_side(
         serving.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await serving
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
-    """Wait for something to become true."""
-    async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 - whatever it looks at has no event to wait for
-            await asyncio.sleep(0.01)

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from tallystick.hashing import keccak256
-from tallystick_aggregator.chain import escrow_calls, reverts, token
+from tallystick_aggregator.chain import escrow_calls, token
+from tallystick_chain import reverts
 from tallystick_contracts import load
 from tallystick_contracts.artifact import ContractName
 

@@ -5,19 +5,20 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from harness import chain_side, until
+from harness import chain_side
 from rpc_servers import JsonRpcError
 
 from _anvil import RpcError, function
 from anvil import DELAY_S, Devnet, receiver
 from tallystick.hexadecimal import to_hex
 from tallystick_aggregator.chain import escrow_calls as calls
-from tallystick_aggregator.chain.port import Call, ChainUnavailableError, Heard
+from tallystick_aggregator.chain.port import Call, ChainUnavailableError, Heard, Send
 from tallystick_aggregator.chain.rpc.agreement import SIDELINED_S, STANDS_STILL_S
 from tallystick_aggregator.chain.rpc.node import RpcNode
-from tallystick_aggregator.chain.watching import credit
+from tallystick_aggregator.chain.settings import ChainLimits
 from tallystick_aggregator.claims.service import ClaimService, SettlementSettings
 from tallystick_aggregator.store.port import TransactionKind, TransactionStatus
+from waiting import until
 
 SELLER = receiver(1)
 HOLDER = b"\x11" * 20
@@ -247,7 +248,7 @@ async def test_r10_watching_and_settling_go_on_beside_an_endpoint_that_is_far_ah
         await side.mirrored()
         assert side.account(payer).withdrawing == 400_000
         call = Call(devnet.token, function("mint(address,uint256)", HOLDER, 5))
-        sent = await side.chain.wait(await side.chain.send(TransactionKind.EXACT, b"1", call), timeout_s=10)
+        sent = await side.chain.wait(await side.chain.send(Send(TransactionKind.EXACT, b"1", call)), timeout_s=10)
         assert sent.status in (TransactionStatus.MINED, TransactionStatus.FINAL)
         assert not side.chain.stale()
         assert any("is left out" in problem for problem in side.chain.problems())
@@ -366,7 +367,7 @@ async def test_r9_a_transfer_that_is_in_no_block_is_not_told_as_done(
             )
         )
         call = Call(devnet.token, function("mint(address,uint256)", HOLDER, 5))
-        sent = await side.chain.send(TransactionKind.EXACT, b"1", call)
+        sent = await side.chain.send(Send(TransactionKind.EXACT, b"1", call))
         with pytest.raises(TimeoutError):
             await side.chain.wait(sent, timeout_s=0.5)
         assert liar.told == 1
@@ -395,7 +396,7 @@ async def test_r9_a_nonce_that_is_told_too_high_leaves_no_gap(
     async with chain_side(devnet, node=node) as side:
         liar.lie(high, times)
         call = Call(devnet.token, function("mint(address,uint256)", HOLDER, 5))
-        sent = await side.chain.send(TransactionKind.EXACT, b"1", call)
+        sent = await side.chain.send(Send(TransactionKind.EXACT, b"1", call))
         assert (await side.chain.wait(sent, final=True, timeout_s=10)).status is TransactionStatus.FINAL
         assert len(side.disk.outbound) == 1
     assert alarms(caplog, "contradicted answer (nonce)")
@@ -412,7 +413,7 @@ async def test_r9_one_endpoint_that_tells_of_too_many_transactions_everywhere_sk
             lambda method, _params, truth: hex(2**64 - 1) if method == "eth_getTransactionCount" else truth, times=None
         )
         call = Call(devnet.token, function("mint(address,uint256)", HOLDER, 5))
-        sent = await side.chain.send(TransactionKind.EXACT, b"1", call)
+        sent = await side.chain.send(Send(TransactionKind.EXACT, b"1", call))
         assert sent.nonce == mined
         assert (await side.chain.wait(sent, final=True, timeout_s=10)).status is TransactionStatus.FINAL
 
@@ -425,7 +426,7 @@ async def test_r9_a_nonce_that_cannot_be_is_no_answer(devnet: Devnet, nodes: Any
         )
         call = Call(devnet.token, function("mint(address,uint256)", HOLDER, 5))
         with pytest.raises(ChainUnavailableError, match="that cannot be"):
-            await side.chain.send(TransactionKind.EXACT, b"1", call)
+            await side.chain.send(Send(TransactionKind.EXACT, b"1", call))
         assert not side.disk.outbound
 
 
@@ -437,10 +438,10 @@ async def test_r9_an_estimate_that_is_too_low_burns_no_gas(
     async with chain_side(devnet, node=node) as side:
         first.lie(lambda method, _params, truth: "0x5208" if method == "eth_estimateGas" else truth)
         call = Call(devnet.token, function("mint(address,uint256)", HOLDER, 5))
-        sent = await side.chain.send(TransactionKind.EXACT, b"1", call)
+        sent = await side.chain.send(Send(TransactionKind.EXACT, b"1", call))
         assert (await side.chain.wait(sent, final=True, timeout_s=10)).status is TransactionStatus.FINAL
         second.down = True
-        sent = await side.chain.send(TransactionKind.EXACT, b"2", call)
+        sent = await side.chain.send(Send(TransactionKind.EXACT, b"2", call))
         assert (await side.chain.wait(sent, final=True, timeout_s=10)).status is TransactionStatus.FINAL
     assert alarms(caplog, "contradicted answer (gas)")
 
@@ -562,7 +563,7 @@ async def test_r8_what_paid_less_while_one_of_two_endpoints_is_down_is_claimed_a
         second.down = True
         devnet.anvil.rpc("evm_setAutomine", False)
         call = side.chain.escrow.refund_call(payer.config, 500, 0)
-        await side.chain.send(TransactionKind.REFUND, b"somebody else's", call)  # the ledger knows of none
+        await side.chain.send(Send(TransactionKind.REFUND, b"somebody else's", call))  # the ledger knows of none
         run = asyncio.create_task(settlement.settle_now())
         await until(lambda: len(side.disk.outbound) == 2)
         devnet.anvil.rpc("evm_setAutomine", True)
@@ -607,10 +608,9 @@ async def test_r8_accounts_that_wait_for_a_second_answer_are_read_a_few_at_a_tim
     devnet: Devnet, nodes: Any, pair: tuple[Through, Through], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After an hour without the second endpoint nearly every account waits; a look must not take longer by that."""
-    monkeypatch.setattr(credit, "WAITING_PER_LOOK", 2)
     payers = [devnet.payer() for _ in range(5)]
     node = await nodes(*pair)
-    async with chain_side(devnet, node=node, poll_s=3_600) as side:
+    async with chain_side(devnet, node=node, poll_s=3_600, limits=ChainLimits(waiting_per_look=2)) as side:
         pair[1].down = True
         for payer in payers:
             payer.deposit(1_000_000)

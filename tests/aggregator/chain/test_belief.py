@@ -1,11 +1,12 @@
 """The pure parts of what is believed of a chain: the worse of two answers, explained funds, turns to be read again."""
 
-from doubles import NETWORK, TOKEN, Payer
+from doubles import ESCROW_REF, TOKEN, Payer
 
 from tallystick_aggregator.chain import escrow_calls as calls
+from tallystick_aggregator.chain.escrow_events import EscrowEvent
 from tallystick_aggregator.chain.node import Log
 from tallystick_aggregator.chain.port import EscrowAccount
-from tallystick_aggregator.chain.watching.explained import Anchor, Explained, funds_moved
+from tallystick_aggregator.chain.watching.explained import Anchor, Explained
 from tallystick_aggregator.chain.watching.mirror import AccountSnapshot, cautious, held_in_all, is_news, raises_credit
 from tallystick_aggregator.chain.watching.rereading import PARTS_OF_DELAY, REREADS_PER_LOOK, Rereads
 from tallystick_aggregator.ledger.state import Account, Channel, Ledger
@@ -23,11 +24,16 @@ def seen(balance: int, *, withdrawing: int = 0) -> AccountSnapshot:
     return AccountSnapshot(ALICE.account_id, ALICE.config, at, {}, at, {})
 
 
-def event(topic: bytes, amount: int, block_number: int = 5) -> Log:
-    topics = (topic, ALICE.account_id, bytes(32), OPERATOR.rjust(32, b"\0"))
-    if topic == calls.ACCOUNT_OPENED_TOPIC:
-        return Log(topics, bytes(128) + amount.to_bytes(32, "big"), block_number)
-    return Log(topics[:2], amount.to_bytes(32, "big") + bytes(32), block_number)
+def event(signature: str, amount: int, block_number: int = 5) -> EscrowEvent:
+    topics = (calls.topic(signature), ALICE.account_id)
+    if signature == calls.ACCOUNT_OPENED:
+        config = ALICE.config
+        topics += (config.payer.rjust(32, b"\0"), OPERATOR.rjust(32, b"\0"))
+        data = config.payer_authorizer.rjust(32, b"\0") + config.token.rjust(32, b"\0")
+        data += config.withdraw_delay_s.to_bytes(32, "big") + config.salt + amount.to_bytes(32, "big")
+        return calls.read_event(Log(topics, data, block_number))
+    words = 4 if signature == calls.REFUNDED else 2
+    return calls.read_event(Log(topics, amount.to_bytes(32, "big") + bytes(32 * (words - 1)), block_number))
 
 
 def test_r8_of_two_answers_the_worse_counts() -> None:
@@ -38,19 +44,18 @@ def test_r8_of_two_answers_the_worse_counts() -> None:
 
 
 def test_r8_events_explain_what_an_account_has_to_the_unit() -> None:
-    deposited, refunded = calls.topic(calls.DEPOSITED), calls.topic(calls.REFUNDED)
     explained = Explained(OPERATOR)
     assert explained.funds(ALICE.account_id, []) is None
-    logs = [event(calls.ACCOUNT_OPENED_TOPIC, 100), event(deposited, 50, 6), event(refunded, 30, 7)]
-    explained.advance(logs)
-    assert explained.funds(ALICE.account_id, []) == funds_moved(logs, ALICE.account_id) == 120
+    events = [event(calls.ACCOUNT_OPENED, 100), event(calls.DEPOSITED, 50, 6), event(calls.REFUNDED, 30, 7)]
+    explained.advance(events)
+    assert explained.funds(ALICE.account_id, []) == sum(event.moved for event in events) == 120
     explained.settle(ALICE.account_id, 115, 0, 8)
     assert explained.funds(ALICE.account_id, []) == 115
     channel = Channel(ALICE.channel_id(), ALICE.account_id, bytes(20), claimed=9)  # type: ignore[arg-type]
     assert explained.funds(ALICE.account_id, [channel]) == 124, "a baseline of a channel that became known since"
     explained.forget([ALICE.account_id])
     assert explained.funds(ALICE.account_id, []) is None
-    Explained(bytes(20)).advance(logs)
+    Explained(bytes(20)).advance(events)
 
 
 def test_r8_an_anchor_that_is_corrected_keeps_what_moved_since() -> None:
@@ -58,7 +63,7 @@ def test_r8_an_anchor_that_is_corrected_keeps_what_moved_since() -> None:
     explained.settle(ALICE.account_id, 100, 0, 8)
     then = explained.anchor(ALICE.account_id)
     assert then == Anchor(100, 0, 8)
-    explained.advance([event(calls.topic(calls.DEPOSITED), 5, 9)])
+    explained.advance([event(calls.DEPOSITED, 5, 9)])
     explained.correct(ALICE.account_id, then, Anchor(170, 0, 8))
     assert explained.funds(ALICE.account_id, []) == 175
     explained.correct(ALICE.account_id, then, Anchor(999, 0, 8))
@@ -66,7 +71,7 @@ def test_r8_an_anchor_that_is_corrected_keeps_what_moved_since() -> None:
 
 
 def test_r8_only_what_would_change_the_ledger_is_news() -> None:
-    ledger = ledger_of(Account(ALICE.account_id, NETWORK, ALICE.config, funds=100))  # type: ignore[arg-type]
+    ledger = ledger_of(Account(ALICE.account_id, ESCROW_REF, ALICE.config, funds=100))  # type: ignore[arg-type]
     assert not is_news(ledger, seen(100))
     assert is_news(ledger, seen(101))
     assert is_news(ledger, seen(99))
@@ -80,19 +85,19 @@ def test_r8_only_what_would_change_the_ledger_is_news() -> None:
 def test_r8_what_all_accounts_hold_is_added_up_by_token() -> None:
     bob = Payer("bob")
     ledger = ledger_of(
-        Account(ALICE.account_id, NETWORK, ALICE.config, funds=100),  # type: ignore[arg-type]
-        Account(bob.account_id, NETWORK, bob.config, funds=50, claimed=20),  # type: ignore[arg-type]
+        Account(ALICE.account_id, ESCROW_REF, ALICE.config, funds=100),  # type: ignore[arg-type]
+        Account(bob.account_id, ESCROW_REF, bob.config, funds=50, claimed=20),  # type: ignore[arg-type]
     )
-    assert held_in_all(ledger, NETWORK, TOKEN, {}) == 130
-    assert held_in_all(ledger, NETWORK, TOKEN, {ALICE.account_id: seen(400)}) == 430
-    assert held_in_all(ledger, NETWORK, bytes(20), {ALICE.account_id: seen(400)}) == 0
+    assert held_in_all(ledger, ESCROW_REF, TOKEN, {}) == 130
+    assert held_in_all(ledger, ESCROW_REF, TOKEN, {ALICE.account_id: seen(400)}) == 430
+    assert held_in_all(ledger, ESCROW_REF, bytes(20), {ALICE.account_id: seen(400)}) == 0
     assert held_in_all(ledger, "eip155:1", TOKEN, {}) == 0
 
 
 def test_r7_every_account_with_a_channel_has_its_turn_in_every_interval() -> None:
     payers = [Payer(f"payer {number}") for number in range(40)]
-    accounts = [Account(p.account_id, NETWORK, p.config, channels=1) for p in payers]  # type: ignore[arg-type]
-    idle = Account(ALICE.account_id, NETWORK, ALICE.config)  # type: ignore[arg-type]
+    accounts = [Account(p.account_id, ESCROW_REF, p.config, channels=1) for p in payers]  # type: ignore[arg-type]
+    idle = Account(ALICE.account_id, ESCROW_REF, ALICE.config)  # type: ignore[arg-type]
     ledger, rereads = ledger_of(*accounts, idle), Rereads()
     for account in ledger.accounts.values():
         rereads.plan(account, 0.0)

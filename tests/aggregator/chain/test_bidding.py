@@ -4,10 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tallystick_aggregator.chain.node import MarketFees
-from tallystick_aggregator.chain.sending.bidding import Bid, bid, bump, raises, urgent_caps, usual_caps
+from tallystick_aggregator.chain.sending.bidding import (
+    bid,
+    bump,
+    raises,
+    urgent_caps,
+    usual_caps,
+)
 from tallystick_aggregator.chain.settings import FeeSettings, TokenSettings
 from tallystick_aggregator.store.port import Attempt, OutboundTransaction, TransactionKind, TransactionStatus
+from tallystick_chain.fees import Bid, MarketFees
 
 GWEI = 10**9
 FEES = FeeSettings()

@@ -11,15 +11,17 @@ from _anvil import hexed
 from anvil import NETWORK, Devnet, Payer, receiver
 from tallystick import eip712
 from tallystick.eip712 import ESCROW_NAME, ESCROW_VERSION
+from tallystick.facilitator import Settled, Verified
 from tallystick.hexadecimal import checksum
 from tallystick.reasons import Reason
-from tallystick.x402 import SCHEME_EXACT, Network, PaymentTerms
-from tallystick_aggregator.accounts.offers import NetworkOffer, TokenOffer
-from tallystick_aggregator.chain.port import OutOfGasError, TransferAuthorization
+from tallystick.tokens import Token
+from tallystick.x402 import SCHEME_EXACT, ExactAuthorization, Network, PaymentTerms
+from tallystick_aggregator.accounts.offers import EscrowOffer
+from tallystick_aggregator.chain.port import OutOfGasError, Send
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.schemes.exact import ExactPayments
 from tallystick_aggregator.schemes.exact.gas import TRANSFER_GAS_MAX
-from tallystick_aggregator.schemes.port import Caller, Settled, Verified
+from tallystick_aggregator.schemes.port import Caller
 from tallystick_aggregator.store.port import TransactionKind
 
 NEWS = receiver(1)
@@ -40,20 +42,20 @@ def burning(gas: int) -> bytes:
 
 def exact_over(side: Side, devnet: Devnet) -> ExactPayments:
     token = devnet.token_settings
-    offered = {token.address: TokenOffer(token.address, token.symbol, token.decimals, token.name, token.version, 0)}
-    offer = NetworkOffer(
+    offered = {token.address: Token(token.address, token.symbol, token.decimals, token.name, token.version, 0)}
+    offer = EscrowOffer(
         NETWORK, devnet.escrow, ESCROW_NAME, ESCROW_VERSION, devnet.operator.address, offered, 900, 2**20, 86_400
     )
-    return ExactPayments({NETWORK: side.chain}, {NETWORK: offer}, side.outbox, lambda: int(time.time()))
+    return ExactPayments({offer.ref: side.chain}, {offer.ref: offer}, side.outbox, lambda: int(time.time()))
 
 
 def terms_of(devnet: Devnet) -> PaymentTerms:
     return PaymentTerms(SCHEME_EXACT, Network.parse(NETWORK, "network"), VALUE, devnet.token, NEWS)
 
 
-def transfer_of(devnet: Devnet, payer: Payer, number: int = 0) -> TransferAuthorization:
+def transfer_of(devnet: Devnet, payer: Payer, number: int = 0) -> ExactAuthorization:
     nonce = sha256(b"transfer %d" % number).digest()
-    transfer = TransferAuthorization(payer.signer.address, NEWS, VALUE, 0, int(time.time()) + 600, nonce, b"")
+    transfer = ExactAuthorization(payer.signer.address, NEWS, VALUE, 0, int(time.time()) + 600, nonce, b"")
     struct = eip712.hash_transfer_with_authorization(
         transfer.from_, transfer.to, transfer.value, transfer.valid_after, transfer.valid_before, nonce
     )
@@ -133,7 +135,7 @@ async def test_x5_the_gas_that_a_sender_can_pay_for_counts_what_it_has_sent(devn
         devnet.anvil.automine(on=False)
         await exact.verify(terms_of(devnet), transfer_of(devnet, payer), CALLER)
         call = side.chain.tokens[devnet.token].transfer_call(transfer_of(devnet, payer))
-        sent = await side.chain.send(TransactionKind.EXACT, bytes(32), call, gas_max=TRANSFER_GAS_MAX)
+        sent = await side.chain.send(Send(TransactionKind.EXACT, bytes(32), call, gas_max=TRANSFER_GAS_MAX))
         assert plenty - await side.chain.gas_affordable() >= sent.gas_limit
         devnet.anvil.automine(on=True)
         devnet.anvil.rpc("evm_mine")

@@ -10,10 +10,13 @@ from harness import Side, chain_side
 from anvil import FOR_EVER, Devnet, Payer, receiver
 from tallystick import eip712
 from tallystick.hashing import keccak256
+from tallystick.x402 import ExactAuthorization
 from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain.landings import Reach, find_deposit
-from tallystick_aggregator.chain.port import DepositAuthorization, TransferAuthorization
+from tallystick_aggregator.chain.node import Log, Receipt
+from tallystick_aggregator.chain.port import ChainUnavailableError, DepositAuthorization, Send
 from tallystick_aggregator.chain.rpc.node import RpcNode
+from tallystick_aggregator.chain.token import TRANSFER_TOPIC, read_transfer
 from tallystick_aggregator.store.port import OutboundTransaction, Payout, TransactionKind, TransactionStatus
 
 AMOUNT = 5_000_000
@@ -40,7 +43,7 @@ def cancel(devnet: Devnet, payer: Payer, nonce: bytes) -> None:
 
 def pay_elsewhere(side: Side, payer: Payer, nonce: bytes) -> None:
     """A transfer to somebody else under the deposit's nonce."""
-    transfer = TransferAuthorization(payer.signer.address, receiver(9), 7, 0, FOR_EVER, nonce, b"")
+    transfer = ExactAuthorization(payer.signer.address, receiver(9), 7, 0, FOR_EVER, nonce, b"")
     struct = eip712.hash_transfer_with_authorization(payer.signer.address, receiver(9), 7, 0, FOR_EVER, nonce)
     signature = payer.signer.sign(eip712.digest(side.devnet.token_domain, struct))
     call = side.chain.tokens[side.devnet.token].transfer_call(replace(transfer, signature=signature))
@@ -49,7 +52,7 @@ def pay_elsewhere(side: Side, payer: Payer, nonce: bytes) -> None:
 
 async def sent(side: Side, deposit: DepositAuthorization, reference: bytes = b"deposit") -> OutboundTransaction:
     """The deposit, landed by the aggregator."""
-    outbound = await side.chain.send(TransactionKind.DEPOSIT, reference, side.chain.escrow.deposit_call(deposit))
+    outbound = await side.chain.send(Send(TransactionKind.DEPOSIT, reference, side.chain.escrow.deposit_call(deposit)))
     return await side.chain.wait(outbound, final=True, timeout_s=10)
 
 
@@ -94,14 +97,13 @@ async def test_a8_a_nonce_that_made_no_deposit_is_told_apart(devnet: Devnet, how
 async def test_a8_a_landing_is_looked_for_in_steps_and_not_for_ever(
     devnet: Devnet,
 ) -> None:
-    payer, deposit = funded(devnet)
+    _, deposit = funded(devnet)
     async with chain_side(devnet) as side:
         outbound = await sent(side, deposit)
         devnet.anvil.mine(10)
         last, escrow = await side.chain.final(), side.chain.escrow
-        what = (escrow.address, devnet.token, payer.signer.address, escrow.deposit_token_nonce(deposit))
         for reach, is_found in ((Reach(50, 3), True), (Reach(10, 3), True), (Reach(9, 3), False)):
-            landing = await find_deposit(side.chain._node, *what, payer.account_id, AMOUNT, last, reach)
+            landing = await find_deposit(side.chain._node, escrow, deposit, last, reach)
             assert (landing is not None) == is_found
             assert landing is None or landing.block_number == outbound.block_number
 
@@ -121,7 +123,7 @@ async def test_a8_one_answer_that_leaves_the_deposit_out_does_not_deny_it(devnet
 
 async def refund(side: Side, payer: Payer, amount: int, nonce: int = 0) -> OutboundTransaction:
     call = side.chain.escrow.refund_call(payer.config, amount, nonce)
-    outbound = await side.chain.send(TransactionKind.REFUND, b"%d" % nonce, call)
+    outbound = await side.chain.send(Send(TransactionKind.REFUND, b"%d" % nonce, call))
     return await side.chain.wait(outbound, final=True, timeout_s=10)
 
 
@@ -161,3 +163,49 @@ async def test_g1_gas_is_counted_from_the_outbox_after_a_restart_too(devnet: Dev
         now += 3_600
         assert side.chain.gas.spent(TransactionKind.DEPOSIT) == 0
         assert side.chain.gas.count(TransactionKind.DEPOSIT, payer.signer.address) == 0
+
+
+class ShortTopics(RpcNode):
+    """Its receipts have events without the topics that such events have."""
+
+    source, kept = b"", 0
+
+    async def receipt(self, transaction_hash: bytes) -> Receipt | None:
+        receipt = await super().receipt(transaction_hash)
+        if receipt is None:
+            return None
+        logs = [
+            (source, log._replace(topics=log.topics[: self.kept]) if source == self.source else log)
+            for source, log in receipt.logs
+        ]
+        return receipt._replace(logs=tuple(logs))
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+async def test_an_event_that_lacks_topics_is_an_unreadable_answer(devnet: Devnet, kept: int) -> None:
+    """It neither stops the sender for good nor counts as nothing moved: the next answer is read."""
+    _, deposit = funded(devnet)
+    node = ShortTopics([devnet.anvil.url])
+    node.source, node.kept = devnet.escrow, kept
+    async with chain_side(devnet, node=node) as side:
+        call = side.chain.escrow.deposit_call(deposit)
+        outbound = await side.chain.send(Send(TransactionKind.DEPOSIT, b"deposit", call))
+        with pytest.raises(ChainUnavailableError, match="malformed"):
+            await side.chain._tick()
+        node.source = b""
+        landed = await side.chain.wait(outbound, final=True, timeout_s=10)
+        assert landed.payouts == (Payout(devnet.escrow, devnet.token, AMOUNT),)
+        node.source = devnet.escrow
+        with pytest.raises(ChainUnavailableError, match="malformed"):
+            await side.chain.deposit_landing(deposit)
+
+
+@pytest.mark.parametrize("topics", [1, 2, 4])
+def test_a_transfer_without_its_topics_is_an_unreadable_answer(topics: int) -> None:
+    with pytest.raises(ChainUnavailableError, match="Transfer"):
+        read_transfer(Log((TRANSFER_TOPIC, *[bytes(32)] * (topics - 1)), bytes(32), 1))
+
+
+def test_other_events_of_a_token_are_none_of_ours() -> None:
+    assert read_transfer(Log((), b"", 1)) is None
+    assert read_transfer(Log((bytes(32),), b"", 1)) is None

@@ -7,18 +7,17 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from eth_abi.abi import encode
-from memory_chain import contracts as model
+from memory_chain.contracts import Contracts, call_data
 from memory_chain.node import MemoryNode
 
 from _anvil import Anvil, RpcError, function
 from anvil import DELAY_S, Devnet, Payer, receiver
 from tallystick import eip712
+from tallystick.x402 import ExactAuthorization
 from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain.node import CallRevertedError
-from tallystick_aggregator.chain.port import TransferAuthorization
-from tallystick_aggregator.chain.reverts import name_of
 from tallystick_aggregator.chain.token import open_token
+from tallystick_chain.reverts import name_of
 from tallystick_contracts import claim_batch
 from tallystick_contracts.claim_batch import AccountClaim, ClaimBatch, ClaimRow
 
@@ -49,7 +48,7 @@ def _events(node: MemoryNode, sender: bytes, to: bytes, data: bytes) -> Any:
         node.execute(sender, to, data)
     except CallRevertedError as reverted:
         return name_of(reverted.data) or "reverted"
-    return sorted((source, log.topics, _comparable(log.topics[0], log.data)) for source, log in node._blocks[-1].logs)
+    return sorted((source, log.topics, log.data) for source, log in node._blocks[-1].logs)
 
 
 def _receipt(anvil: Anvil, sender: bytes, to: bytes, data: bytes) -> Any:
@@ -62,22 +61,10 @@ def _receipt(anvil: Anvil, sender: bytes, to: bytes, data: bytes) -> Any:
         (
             _bytes(log["address"]),
             tuple(_bytes(topic) for topic in log["topics"]),
-            _comparable(_bytes(log["topics"][0]), _bytes(log["data"])),
+            _bytes(log["data"]),
         )
         for log in receipt["logs"]
-        if _bytes(log["topics"][0]) not in _UNMODELLED
     )
-
-
-def _comparable(topic: bytes, data: bytes) -> bytes:
-    """A row with several faults may be refused for any of them."""
-    return data[:32] if topic == calls.ROW_SKIPPED_TOPIC else data
-
-
-_UNMODELLED = {
-    calls.topic("SenderSet(address,address,bool)"),
-    calls.topic("Blacklisted(address)"),
-}
 
 
 def _bytes(text: str) -> bytes:
@@ -86,7 +73,7 @@ def _bytes(text: str) -> bytes:
 
 def twin_of(devnet: Devnet) -> MemoryNode:
     """A chain in memory whose contracts have the devnet's addresses."""
-    return MemoryNode(model.Contracts(31337, devnet.escrow, devnet.token))
+    return MemoryNode(Contracts(31337, devnet.escrow, devnet.token))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -127,29 +114,30 @@ def random_step(both: Both, rng: random.Random, payer: Payer) -> None:
             batch = ClaimBatch(devnet.operator.address, devnet.token, tuple(random_claims(rng, devnet, payer)))
             both.call(sender, devnet.escrow, calls.claim(claim_batch.encode(batch)))
         case 5:
-            held = both.node.world.accounts.get(payer.account_id)
+            held = both.node.world.escrow.accounts.get(payer.account_id)
             refund_nonce = held.refund_nonce if held else 0
             amount, nonce = rng.randrange(3_000), refund_nonce + (rng.random() < 0.2)
             digest = eip712.digest(devnet.domain, eip712.hash_refund(payer.account_id, nonce, amount))
             data = calls.refund_with_signature(payer.config, amount, nonce, devnet.operator.sign(digest))
             both.call(devnet.sender.address, devnet.escrow, data)
         case 6:
-            data = _with_config(model.INITIATE_WITHDRAW, payer, rng.choice([0, 100, 2**127]))
+            data = call_data("Escrow", "initiateWithdraw", payer.config, rng.choice([0, 100, 2**127]))
             both.call(somebody(rng, payer), devnet.escrow, data)
         case 7:
             if rng.random() < 0.5:
                 devnet.anvil.advance(DELAY_S)
-            both.call(SELLERS[0], devnet.escrow, _with_config(model.FINALIZE_WITHDRAW, payer))
+            both.call(SELLERS[0], devnet.escrow, call_data("Escrow", "finalizeWithdraw", payer.config))
         case 8:  # frozen, or no longer: transfers leave amounts owed
-            who, listed = rng.choice([*SELLERS, payer.signer.address]), both.node.world.blacklist
+            who = rng.choice([*SELLERS, payer.signer.address])
+            listed = both.node.world.escrow.tokens[devnet.token].blacklist
             verb = "unBlacklist" if who in listed else "blacklist"
             devnet.anvil.send(devnet.operator.address, devnet.token, function(f"{verb}(address)", who))
             listed.symmetric_difference_update({who})
         case 9:
-            creditor = rng.choice([*both.node.world.owed, payer.signer.address])
+            creditor = rng.choice([*(to for to, _ in both.node.world.escrow.owed), payer.signer.address])
             both.call(SELLERS[0], devnet.escrow, calls.collect(creditor, devnet.token))
         case _:
-            both.call(somebody(rng, payer), devnet.escrow, _with_config(model.CANCEL_WITHDRAW, payer))
+            both.call(somebody(rng, payer), devnet.escrow, call_data("Escrow", "cancelWithdraw", payer.config))
 
 
 def somebody(rng: random.Random, payer: Payer) -> bytes:
@@ -209,15 +197,8 @@ async def test_exact_transfers_are_told_alike(devnet: Devnet) -> None:
         )
         signature = payer.signer.sign(eip712.digest(devnet.token_domain, struct))
         call = token.transfer_call(
-            TransferAuthorization(
-                payer.signer.address, SELLERS[0], value, 0, 2**48, value.to_bytes(32, "big"), signature
-            )
+            ExactAuthorization(payer.signer.address, SELLERS[0], value, 0, 2**48, value.to_bytes(32, "big"), signature)
         )
         both.call(devnet.sender.address, call.to, call.data)
     assert devnet.balance(SELLERS[0]) == 100
     assert both.node.world.balances[SELLERS[0]] == 100
-
-
-def _with_config(signature: str, payer: Payer, *amounts: int) -> bytes:
-    types = [calls.CONFIG_TYPE, *["uint128"] * len(amounts)]
-    return calls.selector(signature) + encode(types, [calls.config_tuple(payer.config), *amounts])

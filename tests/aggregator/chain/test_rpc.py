@@ -10,8 +10,8 @@ from _anvil import function
 from anvil import Devnet, receiver
 from tallystick_aggregator.chain.node import CallRevertedError, RejectedError
 from tallystick_aggregator.chain.port import Block, ChainUnavailableError
-from tallystick_aggregator.chain.reverts import describe
 from tallystick_aggregator.chain.rpc.node import RpcNode
+from tallystick_chain.reverts import describe
 
 HEAD = {"number": "0x5", "hash": "0x" + "05" * 32, "timestamp": "0x10", "baseFeePerGas": "0x1"}
 
@@ -63,6 +63,19 @@ async def test_endpoints_of_different_chains_are_refused(nodes: Any) -> None:
     node = await nodes(lambda _m, _p: "0x1", lambda _m, _p: "0x2")
     with pytest.raises(ChainUnavailableError, match="different chains"):
         await node.chain_id()
+
+
+async def test_one_wrong_chain_id_is_asked_for_again(nodes: Any) -> None:
+    told = iter(["0x1", "0x2"])
+    node = await nodes(lambda _m, _p: next(told), lambda _m, _p: "0x2")
+    assert await node.chain_id() == 2
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b'{"result": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"])
+async def test_an_answer_that_is_nested_too_deeply_is_no_answer(nodes: Any, body: bytes) -> None:
+    node = await nodes(lambda _m, _p: body)
+    with pytest.raises(ChainUnavailableError):
+        await node.balance(bytes(20))
 
 
 async def test_endpoints_that_disagree_on_a_block_are_not_believed(nodes: Any) -> None:

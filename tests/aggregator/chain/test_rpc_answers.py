@@ -7,20 +7,15 @@ import pytest
 from tallystick_aggregator.chain.node import BlockTransaction, Log, Receipt
 from tallystick_aggregator.chain.port import Block, ChainUnavailableError
 from tallystick_aggregator.chain.rpc.answers import (
-    RpcError,
-    optional,
-    read_base_fee,
     read_block,
-    read_bytes,
-    read_error,
     read_header,
-    read_integer,
     read_logs,
     read_receipt,
-    read_rewards,
     read_transactions,
 )
 from tallystick_aggregator.chain.rpc.bloom import may_hold
+from tallystick_chain.answers import optional, read_base_fee, read_bytes, read_integer, read_rewards
+from tallystick_chain.errors import RpcError, read_error
 
 WORD, ADDRESS = bytes(31) + b"\1", bytes(19) + b"\2"
 LOG = {"address": "0x" + ADDRESS.hex(), "topics": ["0x" + WORD.hex()], "data": "0x0a", "blockNumber": "0x10"}

@@ -4,21 +4,24 @@ What it sends here mints play money: the one thing on this chain that a second l
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
+from failing_disk import CrashedError, Fault, MemoryDisk, Operation
 from faults import FaultyNode
-from harness import Side, chain_side, until
+from harness import Side, chain_side
 
 from _anvil import Anvil, function, hexed
 from anvil import Devnet
 from tallystick.hashing import keccak256
-from tallystick_aggregator.chain.port import Call, RevertedError
+from tallystick_aggregator.chain.port import Call, RevertedError, Send
 from tallystick_aggregator.chain.rpc.node import RpcNode
-from tallystick_aggregator.chain.settings import FeeSettings
-from tallystick_aggregator.store.memory import CrashedError, Fault, MemoryDisk, Operation
+from tallystick_aggregator.chain.settings import ChainLimits, FeeSettings
 from tallystick_aggregator.store.port import OutboundTransaction, TransactionKind, TransactionStatus
 from tallystick_aggregator.store.transactions import decode_outgoing
+from waiting import until
 
 HOLDER = b"\x11" * 20
 GWEI = 10**9
@@ -31,9 +34,12 @@ async def node(devnet: Devnet) -> AsyncIterator[FaultyNode]:
     await rpc.close()
 
 
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tallystick_aggregator.chain.sending.sender.OFFER_AGAIN_S", 0.1)
+IMPATIENT = ChainLimits(offer_again_s=0.1)
+
+
+def sending_side(devnet: Devnet, **changes: Any) -> contextlib.AbstractAsyncContextManager[Side]:
+    """A chain side that offers what waits again at once."""
+    return chain_side(devnet, **{"limits": IMPATIENT} | changes)
 
 
 def mint(devnet: Devnet, amount: int = 5) -> Call:
@@ -41,7 +47,7 @@ def mint(devnet: Devnet, amount: int = 5) -> Call:
 
 
 async def send(side: Side, reference: bytes = b"one", amount: int = 5) -> OutboundTransaction:
-    return await side.chain.send(TransactionKind.EXACT, reference, mint(side.devnet, amount))
+    return await side.chain.send(Send(TransactionKind.EXACT, reference, mint(side.devnet, amount)))
 
 
 async def ended(side: Side, outbound: OutboundTransaction) -> OutboundTransaction:
@@ -53,7 +59,7 @@ def mined_nonce(side: Side) -> int:
 
 
 async def test_a_transaction_lands_and_is_recorded(devnet: Devnet) -> None:
-    async with chain_side(devnet) as side:
+    async with sending_side(devnet) as side:
         final = await ended(side, await send(side))
         assert final.status is TransactionStatus.FINAL
         assert final.transaction_hash == final.attempts[0].transaction_hash
@@ -64,7 +70,7 @@ async def test_a_transaction_lands_and_is_recorded(devnet: Devnet) -> None:
 
 
 async def test_the_same_reference_is_sent_once(devnet: Devnet) -> None:
-    async with chain_side(devnet) as side:
+    async with sending_side(devnet) as side:
         first = await send(side)
         assert (await send(side)).id == first.id
         await ended(side, first)
@@ -73,15 +79,15 @@ async def test_the_same_reference_is_sent_once(devnet: Devnet) -> None:
 
 
 async def test_what_would_revert_is_not_journaled(devnet: Devnet) -> None:
-    async with chain_side(devnet) as side:
+    async with sending_side(devnet) as side:
         bad = Call(devnet.escrow, function("collect(address,address)", HOLDER, devnet.token))
         with pytest.raises(RevertedError, match="NothingOwed"):
-            await side.chain.send(TransactionKind.EXACT, b"bad", bad)
+            await side.chain.send(Send(TransactionKind.EXACT, b"bad", bad))
         assert side.disk.outbound == {}
 
 
 async def test_a_lost_reply_is_neither_failure_nor_a_second_payment(devnet: Devnet, node: FaultyNode) -> None:
-    async with chain_side(devnet, node=node) as side:
+    async with sending_side(devnet, node=node) as side:
         node.losing_replies = True
         outbound = await send(side)
         assert outbound.status is TransactionStatus.PENDING
@@ -90,7 +96,7 @@ async def test_a_lost_reply_is_neither_failure_nor_a_second_payment(devnet: Devn
 
 
 async def test_a_lost_transaction_is_offered_again(devnet: Devnet, node: FaultyNode) -> None:
-    async with chain_side(devnet, node=node) as side:
+    async with sending_side(devnet, node=node) as side:
         node.losing_sends = True
         outbound = await send(side)
         with pytest.raises(TimeoutError):
@@ -103,13 +109,13 @@ async def test_a_lost_transaction_is_offered_again(devnet: Devnet, node: FaultyN
 
 async def test_a_crash_between_journaling_and_sending_is_made_good(devnet: Devnet) -> None:
     disk = MemoryDisk()
-    async with chain_side(devnet, disk=disk) as side:
+    async with sending_side(devnet, disk=disk) as side:
         disk.plan = lambda operation: Fault.CRASH_AFTER if operation is Operation.OUTBOX else Fault.NONE
         with pytest.raises(CrashedError):
             await send(side)
     assert devnet.balance(HOLDER) == 0
     disk.plan = lambda _: Fault.NONE
-    async with chain_side(devnet, disk=disk) as side:
+    async with sending_side(devnet, disk=disk) as side:
         assert (await ended(side, await send(side))).status is TransactionStatus.FINAL
         assert devnet.balance(HOLDER) == 5
         assert len(disk.outbound) == 1
@@ -117,7 +123,7 @@ async def test_a_crash_between_journaling_and_sending_is_made_good(devnet: Devne
 
 async def test_a_crash_before_journaling_sends_nothing(devnet: Devnet) -> None:
     disk = MemoryDisk()
-    async with chain_side(devnet, disk=disk) as side:
+    async with sending_side(devnet, disk=disk) as side:
         before = mined_nonce(side)
         disk.plan = lambda operation: Fault.CRASH_BEFORE if operation is Operation.OUTBOX else Fault.NONE
         with pytest.raises(CrashedError):
@@ -128,12 +134,12 @@ async def test_a_crash_before_journaling_sends_nothing(devnet: Devnet) -> None:
 
 async def test_a_crash_between_sending_and_recording_is_found_at_the_next_start(devnet: Devnet) -> None:
     disk = MemoryDisk()
-    async with chain_side(devnet, disk=disk, poll_s=60) as side:
+    async with sending_side(devnet, disk=disk, poll_s=60) as side:
         outbound = await send(side)
         disk.plan = lambda _: Fault.REFUSED  # from here on the process knows, and cannot tell its disk
         await until(lambda: devnet.balance(HOLDER) == 5)
     disk.plan = lambda _: Fault.NONE
-    async with chain_side(devnet, disk=disk) as side:
+    async with sending_side(devnet, disk=disk) as side:
         before = mined_nonce(side)
         assert (await ended(side, outbound)).status is TransactionStatus.FINAL
         assert mined_nonce(side) == before
@@ -142,7 +148,7 @@ async def test_a_crash_between_sending_and_recording_is_found_at_the_next_start(
 
 async def test_a_stuck_transaction_is_replaced_under_its_nonce(devnet: Devnet) -> None:
     devnet.anvil.automine(on=False)
-    async with chain_side(devnet, replace_after_s=0.2) as side:
+    async with sending_side(devnet, replace_after_s=0.2) as side:
         outbound = await send(side)
         await until(lambda: len(_stored(side, outbound).attempts) >= 2)
         stored = _stored(side, outbound)
@@ -161,7 +167,7 @@ async def test_a_fee_spike_waits_under_the_cap_and_ends(devnet: Devnet) -> None:
     cap = 20 * GWEI
     fees = FeeSettings(max_fee_per_gas_wei=cap, priority_fee_per_gas_wei_max=2 * GWEI)
     devnet.anvil.automine(on=False)
-    async with chain_side(devnet, fees=fees, replace_after_s=0.1) as side:
+    async with sending_side(devnet, fees=fees, replace_after_s=0.1) as side:
         devnet.anvil.rpc("anvil_setNextBlockBaseFeePerGas", hex(100 * GWEI))
         devnet.anvil.mine()
         outbound = await send(side)
@@ -182,7 +188,7 @@ async def test_a_fee_spike_waits_under_the_cap_and_ends(devnet: Devnet) -> None:
 async def test_a_nonce_gap_is_filled(devnet: Devnet, node: FaultyNode) -> None:
     """As after a reorganisation that took back what was final, or a restored backup: nobody knows the nonce before."""
     disk = MemoryDisk()
-    async with chain_side(devnet, disk=disk, node=node) as side:
+    async with sending_side(devnet, disk=disk, node=node) as side:
         await side.chain._sending.stop()  # nothing is offered again while the test takes it away
         node.losing_sends = True
         lost = await send(side, b"lost")
@@ -207,7 +213,7 @@ async def test_r5_c1_a_gap_is_filled_with_the_gas_that_the_chain_asks_for(
         return int(await estimate_gas(from_, to, data, gas_max=gas_max)) + 100_000
 
     monkeypatch.setattr(node, "estimate_gas", dear, raising=False)
-    async with chain_side(devnet, disk=disk, node=node) as side:
+    async with sending_side(devnet, disk=disk, node=node) as side:
         await side.chain._sending.stop()
         node.losing_sends = True
         lost = await send(side, b"lost")
@@ -221,7 +227,7 @@ async def test_r5_c1_a_gap_is_filled_with_the_gas_that_the_chain_asks_for(
 
 
 async def test_a_nonce_used_by_somebody_else_is_superseded_and_sent_anew(devnet: Devnet, node: FaultyNode) -> None:
-    async with chain_side(devnet, node=node, confirmations=2) as side:
+    async with sending_side(devnet, node=node, confirmations=2) as side:
         node.losing_sends = True
         outbound = await send(side)
         _use_key_elsewhere(devnet.anvil, devnet.sender.address)
@@ -239,11 +245,10 @@ async def test_a_nonce_used_by_somebody_else_is_superseded_and_sent_anew(devnet:
         assert devnet.balance(HOLDER) == 5
 
 
-async def test_a_nonce_used_by_nobody_knows_whom_is_superseded_after_a_while(
-    devnet: Devnet, node: FaultyNode, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_nonce_used_by_nobody_knows_whom_is_superseded_after_a_while(devnet: Devnet, node: FaultyNode) -> None:
     """As after a long outage, on nodes that keep the state of 128 blocks."""
-    async with chain_side(devnet, node=node) as side:
+    now = [1_800_000_000.0]
+    async with sending_side(devnet, node=node, clock=lambda: now[0]) as side:
         node.losing_sends = True
         outbound = await send(side)
         node.forgetful = True
@@ -251,7 +256,7 @@ async def test_a_nonce_used_by_nobody_knows_whom_is_superseded_after_a_while(
         with pytest.raises(TimeoutError):
             await side.chain.wait(outbound, timeout_s=0.3)
         assert _stored(side, outbound).status is TransactionStatus.PENDING
-        monkeypatch.setattr("tallystick_aggregator.chain.sending.sender.UNPROVEN_S", 0.1)
+        now[0] += IMPATIENT.unproven_s
         superseded = await ended(side, outbound)
         assert (superseded.status, superseded.transaction_hash) == (TransactionStatus.SUPERSEDED, b"")
         assert devnet.balance(HOLDER) == 0
@@ -260,7 +265,7 @@ async def test_a_nonce_used_by_nobody_knows_whom_is_superseded_after_a_while(
 async def test_a_used_nonce_of_our_own_is_not_superseded_while_receipts_are_missing(
     devnet: Devnet, node: FaultyNode
 ) -> None:
-    async with chain_side(devnet, node=node) as side:
+    async with sending_side(devnet, node=node) as side:
         node.blind = True
         outbound = await send(side)
         await until(lambda: devnet.balance(HOLDER) == 5)
@@ -273,7 +278,7 @@ async def test_a_used_nonce_of_our_own_is_not_superseded_while_receipts_are_miss
 
 async def test_a_reorganisation_sends_a_mined_transaction_back_to_waiting(devnet: Devnet) -> None:
     devnet.anvil.mine(3)
-    async with chain_side(devnet, confirmations=3) as side:
+    async with sending_side(devnet, confirmations=3) as side:
         outbound = await side.chain.wait(await send(side), timeout_s=10)
         assert outbound.status is TransactionStatus.MINED
         devnet.anvil.reorg(1)
@@ -287,9 +292,9 @@ async def test_a_reorganisation_sends_a_mined_transaction_back_to_waiting(devnet
 async def test_a_revert_is_believed_when_it_is_final(devnet: Devnet, node: FaultyNode) -> None:
     devnet.anvil.mint(devnet.token, devnet.sender.address, 5)
     transfer = Call(devnet.token, function("transfer(address,uint256)", HOLDER, 5))
-    async with chain_side(devnet, node=node, confirmations=2) as side:
+    async with sending_side(devnet, node=node, confirmations=2) as side:
         node.losing_sends = True
-        outbound = await side.chain.send(TransactionKind.EXACT, b"poor", transfer)
+        outbound = await side.chain.send(Send(TransactionKind.EXACT, b"poor", transfer))
         devnet.anvil.rpc(
             "anvil_setStorageAt", hexed(devnet.token), _balance_slot(devnet.sender.address), hexed(bytes(32))
         )
@@ -302,7 +307,7 @@ async def test_a_revert_is_believed_when_it_is_final(devnet: Devnet, node: Fault
 
 
 async def test_endpoints_that_are_down_are_waited_out(devnet: Devnet, node: FaultyNode) -> None:
-    async with chain_side(devnet, node=node) as side:
+    async with sending_side(devnet, node=node) as side:
         outbound = await send(side)
         await ended(side, outbound)
         node.down = True
@@ -314,7 +319,7 @@ async def test_endpoints_that_are_down_are_waited_out(devnet: Devnet, node: Faul
 
 
 async def test_many_at_once_take_one_nonce_each(devnet: Devnet) -> None:
-    async with chain_side(devnet) as side:
+    async with sending_side(devnet) as side:
         sent = await asyncio.gather(*(send(side, b"%d" % number, 1) for number in range(20)))
         assert len({outbound.nonce for outbound in sent}) == 20
         await asyncio.gather(*(ended(side, outbound) for outbound in sent))
@@ -347,13 +352,13 @@ async def test_r3_a_transaction_that_waits_for_long_is_an_alarm_once_and_those_b
 ) -> None:
     """Withdrawals behind it could end meanwhile: the alarm is out after a quarter of the shortest delay."""
     now = [float(int(devnet.anvil.rpc("eth_getBlockByNumber", "latest", False)["timestamp"], 16))]
-    async with chain_side(devnet, clock=lambda: now[0], replace_after_s=1e9) as side:
+    async with sending_side(devnet, clock=lambda: now[0], replace_after_s=1e9) as side:
         devnet.anvil.automine(on=False)
         sent = [await send(side, b"%d" % number, 1) for number in range(3)]
-        await side.chain._tick()
+        await side.chain._network.tick()
         assert not side.chain.problems()
         now[0] += side.chain.settings.stale_after_s
-        await side.chain._tick()
+        await side.chain._network.tick()
         assert any(f"EXACT {sent[0].id} (nonce" in problem for problem in side.chain.sending_problems())
         devnet.anvil.automine(on=True)
         devnet.anvil.mine(2)

@@ -12,22 +12,20 @@ import random
 from hashlib import sha256
 
 import pytest
-from eth_abi.abi import encode
+from failing_disk import CrashedError, Fault, MemoryDisk, Operation
 from faults import LyingNode
 from harness import Side, chain_side
-from memory_chain import contracts as model
+from memory_chain.contracts import Contracts, call_data
 from memory_chain.node import GWEI, MemoryNode
-from memory_chain.world import HeldAccount
 
 from anvil import FOR_EVER, Payer, receiver
 from tallystick import eip712
 from tallystick.signatures import Signer
 from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain.confirmed import read_account
-from tallystick_aggregator.chain.node import CallRevertedError, MarketFees
-from tallystick_aggregator.chain.port import ChainUnavailableError, DepositAuthorization, RevertedError
+from tallystick_aggregator.chain.node import CallRevertedError
+from tallystick_aggregator.chain.port import ChainUnavailableError, DepositAuthorization, RevertedError, Send
 from tallystick_aggregator.chain.sending.bidding import bid
-from tallystick_aggregator.chain.sending.transactions import Unsigned, sign
 from tallystick_aggregator.claims.planner import EVERYTHING
 from tallystick_aggregator.claims.service import ClaimService, SettlementSettings
 from tallystick_aggregator.ledger import accounts
@@ -37,9 +35,10 @@ from tallystick_aggregator.ledger.commands import DecisionContext
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.invariants import check_invariants
 from tallystick_aggregator.ledger.state import Ledger
-from tallystick_aggregator.store.memory import CrashedError, Fault, MemoryDisk, Operation
 from tallystick_aggregator.store.port import StoreUnavailableError, TransactionKind, TransactionStatus
 from tallystick_aggregator.store.transactions import decode_outgoing
+from tallystick_chain.fees import MarketFees
+from tallystick_chain.transactions import Unsigned, sign
 
 CONFIRMATIONS = 3
 SELLERS = [receiver(number) for number in range(4)]
@@ -54,11 +53,11 @@ class MemoryDevnet:
     def __init__(self) -> None:
         from anvil import Devnet  # noqa: PLC0415
 
-        self.contracts = model.Contracts(31337, b"\xe5" * 20, b"\x70" * 20)
+        self.contracts = Contracts(31337, b"\xe5" * 20, b"\x70" * 20)
         self.node = MemoryNode(self.contracts)
         operator, sender = (Signer(sha256(name).digest()) for name in (b"operator", b"sender"))
         self.devnet = Devnet(_NoAnvil(), self.contracts.escrow, self.contracts.token, operator, sender, 0)  # type: ignore[arg-type]
-        data = calls.selector(model.SET_SENDER) + encode(["address", "bool"], [sender.address, True])
+        data = call_data("Escrow", "setSender", sender.address, True)
         self.node.execute(operator.address, self.contracts.escrow, data)
         self.node.mine(CONFIRMATIONS)
 
@@ -110,7 +109,7 @@ class Simulation:
             yield side
 
     def _settlement(self, side: Side) -> ClaimService:
-        settings = SettlementSettings(interval_s=300)
+        settings = SettlementSettings(interval_s=300, mirror_wait_s=0.0)
         return ClaimService(side.chain, side.writer, side.outbox, settings, clock=lambda: float(self.node.timestamp))
 
     async def _step(self, side: Side, settlement: ClaimService) -> None:
@@ -130,9 +129,9 @@ class Simulation:
                 case "charge":
                     await self._charge(side, payer, seller)
                 case "withdraw":
-                    self._call(payer, model.INITIATE_WITHDRAW, rng.randrange(1, 50_000))
+                    self._call(payer, "initiateWithdraw", rng.randrange(1, 50_000))
                 case "cancel":
-                    self._call(payer, model.CANCEL_WITHDRAW)
+                    self._call(payer, "cancelWithdraw")
                 case "finalize":
                     await self._finalize(side, settlement, payer)
                 case "refund":
@@ -182,7 +181,7 @@ class Simulation:
         amount = self.rng.randrange(1_000, 100_000)
         self.deposits += 1
         self.minted += amount
-        mint = calls.selector(model.MINT) + encode(["address", "uint256"], [payer.signer.address, amount])
+        mint = call_data("TestUSDC", "mint", payer.signer.address, amount)
         self.node.execute(payer.signer.address, self.devnet.token, mint)
         salt = sha256(b"deposit %d" % self.deposits).digest()
         nonce = eip712.deposit_nonce(payer.account_id, salt)
@@ -201,7 +200,7 @@ class Simulation:
         call = side.chain.escrow.deposit_call(authorization)
         reference = side.chain.escrow.deposit_token_nonce(authorization)
         with contextlib.suppress(ChainUnavailableError, RevertedError, StoreUnavailableError):
-            await side.chain.send(TransactionKind.DEPOSIT, reference, call)
+            await side.chain.send(Send(TransactionKind.DEPOSIT, reference, call))
 
     async def _charge(self, side: Side, payer: Payer, seller: bytes) -> None:
         if payer.account_id not in side.ledger.accounts:
@@ -219,15 +218,14 @@ class Simulation:
         if known:
             await side.approve(payer, known)
 
-    def _call(self, payer: Payer, signature: str, *amounts: int) -> None:
-        types = [calls.CONFIG_TYPE, *["uint128"] * len(amounts)]
-        data = calls.selector(signature) + encode(types, [calls.config_tuple(payer.config), *amounts])
+    def _call(self, payer: Payer, function: str, *amounts: int) -> None:
+        data = call_data("Escrow", function, payer.config, *amounts)
         with contextlib.suppress(CallRevertedError):
             self.node.execute(payer.signer.address, self.devnet.escrow, data)
 
     async def _finalize(self, side: Side, settlement: ClaimService, payer: Payer) -> None:
         """The payer takes its money as soon as it may. The aggregator has had a healthy day to see it coming (I9)."""
-        held = self.node.world.accounts.get(payer.account_id)
+        held = self.node.world.escrow.accounts.get(payer.account_id)
         if held is None or not held.withdrawable_at:
             return
         self._heal()
@@ -240,7 +238,7 @@ class Simulation:
         if account.withdraw_finalizes_at:
             assert account.exposure == 0
             self.node.timestamp = max(self.node.timestamp, account.withdraw_finalizes_at)
-            self._call(payer, model.FINALIZE_WITHDRAW)
+            self._call(payer, "finalizeWithdraw")
 
     async def _refund(self, side: Side, payer: Payer) -> None:
         account = side.ledger.accounts.get(payer.account_id)
@@ -266,7 +264,7 @@ class Simulation:
                 continue
             call = side.chain.escrow.refund_call(account.config, account.refund.amount, account.refund.nonce)
             with contextlib.suppress(ChainUnavailableError, RevertedError, StoreUnavailableError):
-                await side.chain.send(TransactionKind.REFUND, account.refund.refund_id, call)
+                await side.chain.send(Send(TransactionKind.REFUND, account.refund.refund_id, call))
 
     def _fault(self) -> None:
         faults = self.node.faults
@@ -314,9 +312,9 @@ class Simulation:
         sender = self.devnet.sender
         fees = bid(MarketFees(5_000 * GWEI, 100 * GWEI), self.devnet.settings().fees)
         nonce = self.node.world.nonces.get(sender.address, 0)
-        attempt = sign(sender, Unsigned(31337, nonce, 21_000, SELLERS[0], b""), fees, 0)
+        attempt = sign(sender, Unsigned(31337, nonce, 21_000, SELLERS[0], b""), fees)
         self.node.pool.pop((sender.address, nonce), None)
-        self.node._take(_parsed(attempt.raw))
+        self.node.take(attempt.raw)
         self.node.mine()
 
     # What must hold.
@@ -324,8 +322,8 @@ class Simulation:
     def _check_paid(self) -> None:
         world = self.node.world
         for seller in SELLERS:
-            assert world.balances.get(seller, 0) + world.owed.get(seller, 0) <= self.charged[seller]
-        held = sum(account.balance for account in world.accounts.values()) + sum(world.owed.values())
+            assert world.balances.get(seller, 0) + world.owed(seller) <= self.charged[seller]
+        held = sum(account.balance for account in world.escrow.accounts.values()) + sum(world.escrow.owed.values())
         assert world.balances.get(self.devnet.escrow, 0) == held  # I7
 
     async def _come_to_rest(self) -> None:
@@ -341,10 +339,10 @@ class Simulation:
                 async with settlement._one:
                     await settlement._settle(EVERYTHING)
             world = self.node.world
-            paid = {seller: world.balances.get(seller, 0) + world.owed.get(seller, 0) for seller in SELLERS}
+            paid = {seller: world.balances.get(seller, 0) + world.owed(seller) for seller in SELLERS}
             assert paid == self.charged
             for account in side.ledger.accounts.values():
-                state = world.accounts.get(account.id, HeldAccount())
+                state = world.escrow.account(account.id)
                 assert account.exposure == 0
                 assert account.refund is None
                 assert account.funds - account.claimed == state.balance
@@ -355,17 +353,6 @@ class Simulation:
             ours = {attempt.transaction_hash for outbound in stored for attempt in outbound.attempts}
             superseded = [outbound for outbound in stored if outbound.status is TransactionStatus.SUPERSEDED]
             assert ours.isdisjoint(outbound.transaction_hash for outbound in superseded)
-
-
-def _parsed(raw: bytes):  # type: ignore[no-untyped-def]  # noqa: ANN202
-    from memory_chain.node import _parse  # noqa: PLC0415
-
-    return _parse(raw)
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tallystick_aggregator.claims.service.MIRROR_WAIT_S", 0.0)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

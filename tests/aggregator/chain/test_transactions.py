@@ -10,11 +10,11 @@ from memory_chain.node import MemoryNode
 
 from tallystick.hexadecimal import checksum
 from tallystick.signatures import Signer
-from tallystick_aggregator.chain.node import MarketFees
-from tallystick_aggregator.chain.sending.bidding import Bid, bid, bump, usual_caps
+from tallystick_aggregator.chain.sending.bidding import bid, bump, usual_caps
 from tallystick_aggregator.chain.sending.nonces import user_of_nonce
-from tallystick_aggregator.chain.sending.transactions import Unsigned, sign
 from tallystick_aggregator.chain.settings import FeeSettings
+from tallystick_chain.fees import Bid, MarketFees
+from tallystick_chain.transactions import Unsigned, sign
 
 KEY = Signer(b"\x05" * 32)
 FEES = FeeSettings(max_fee_per_gas_wei=1_000, priority_fee_per_gas_wei_max=100)
@@ -26,7 +26,7 @@ async def test_it_is_found_however_long_ago(gaps: list[int], after: int, data: s
     hashes: list[bytes] = []
     for nonce, gap in enumerate(gaps):
         node.mine(gap)
-        attempt = sign(KEY, Unsigned(31337, nonce, 21_000, b"\x03" * 20, b""), Bid(100, 1), 0)
+        attempt = sign(KEY, Unsigned(31337, nonce, 21_000, b"\x03" * 20, b""), Bid(100, 1))
         await node.send(attempt.raw)
         hashes.append(attempt.transaction_hash)
         if data.draw(st.booleans()):
@@ -63,7 +63,7 @@ def test_a_replacement_is_an_eighth_higher_in_both_fees_or_is_not_made(
 
 def test_what_is_signed_is_what_eth_account_reads() -> None:
     unsigned = Unsigned(8453, 7, 123_456, b"\x0a" * 20, b"\x01\x02")
-    attempt = sign(KEY, unsigned, Bid(30, 2), 1)
+    attempt = sign(KEY, unsigned, Bid(30, 2))
     assert Account.recover_transaction(attempt.raw) == checksum(KEY.address)
     fields = TypedTransaction.from_bytes(HexBytes(attempt.raw)).as_dict()
     assert (fields["chainId"], fields["nonce"], fields["gas"]) == (8453, 7, 123_456)

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 from faults import LyingNode
-from harness import chain_side, until
+from harness import chain_side
 
 from anvil import DELAY_S, Devnet, receiver
 from tallystick.reasons import Reason
 from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain.node import Header, Log
-from tallystick_aggregator.chain.port import Block, ChainUnavailableError, Heard
+from tallystick_aggregator.chain.port import Block, ChainUnavailableError, Heard, Send
 from tallystick_aggregator.chain.rpc.bloom import BLOOM_BYTES, bloom_of, may_hold
 from tallystick_aggregator.chain.rpc.node import RpcNode
-from tallystick_aggregator.chain.watching import credit
+from tallystick_aggregator.chain.settings import ChainLimits
 from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
@@ -27,6 +27,7 @@ from tallystick_aggregator.ledger.commands import DecisionContext
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger
 from tallystick_aggregator.store.port import TransactionKind
+from waiting import until
 
 SELLER = receiver(1)
 
@@ -363,7 +364,7 @@ async def test_r8_one_inflated_refund_nonce_ends_no_refund(devnet: Devnet, node:
         assert "call" in node.told
         assert side.account(payer).refunding == 2_000
         call = side.chain.escrow.refund_call(payer.config, 2_000, 0)
-        await side.chain.wait(await side.chain.send(TransactionKind.REFUND, b"r", call), timeout_s=10)
+        await side.chain.wait(await side.chain.send(Send(TransactionKind.REFUND, b"r", call)), timeout_s=10)
         await side.mirrored()
         await until(lambda: side.account(payer).refunding == 0)
 
@@ -392,7 +393,6 @@ async def test_r8_events_that_cannot_be_had_hold_up_the_traced_account_alone(
     devnet: Devnet, node: LyingNode, monkeypatch: pytest.MonkeyPatch, slow: bool
 ) -> None:
     """Nodes drop old events, and plans make searches for them slow."""
-    monkeypatch.setattr(credit, "TRACE_S_MAX", 0.1)
     now = [1_800_000_000.0]
     payer, other = devnet.payer(), devnet.payer()
     held_up = asyncio.Event()
@@ -400,10 +400,10 @@ async def test_r8_events_that_cannot_be_had_hold_up_the_traced_account_alone(
     async def of_account(*_asked: Any) -> Sequence[Log]:
         held_up.set()
         if slow:
-            await asyncio.sleep(3_600)
+            await asyncio.Event().wait()
         raise ChainUnavailableError("the history was pruned")
 
-    async with chain_side(devnet, node=node, clock=lambda: now[0]) as side:
+    async with chain_side(devnet, node=node, clock=lambda: now[0], limits=ChainLimits(trace_s_max=0.1)) as side:
         await side.fund(payer, 1_000_000, SELLER)
         node.always |= {"block_logs": nothing, "header": without_filter}
         payer.deposit(5_000)

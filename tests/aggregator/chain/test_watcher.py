@@ -3,11 +3,13 @@
 from dataclasses import replace
 
 import pytest
-from harness import chain_side, until
+from harness import chain_side
 
 from _anvil import function
 from anvil import DELAY_S, Devnet, receiver
 from tallystick.reasons import Reason
+from tallystick_aggregator.chain.port import Send
+from tallystick_aggregator.chain.settings import ChainLimits
 from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
 from tallystick_aggregator.ledger.commands import DecisionContext
@@ -15,6 +17,7 @@ from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.invariants import check_invariants
 from tallystick_aggregator.ledger.state import Ledger
 from tallystick_aggregator.store.port import TransactionKind, TransactionStatus
+from waiting import until
 
 SELLER = receiver(1)
 
@@ -176,7 +179,7 @@ async def test_a_refund_counts_until_its_nonce_has_passed_in_a_final_block(devne
         await side.writer.run(start)
         assert side.account(payer).available == 3_000_000
         call = side.chain.escrow.refund_call(payer.config, 2_000_000, 0)
-        sent = await side.chain.send(TransactionKind.REFUND, b"\x01" * 32, call)
+        sent = await side.chain.send(Send(TransactionKind.REFUND, b"\x01" * 32, call))
         await side.chain.wait(sent, timeout_s=10)
         await side.mirrored()
         account = side.account(payer)
@@ -197,7 +200,7 @@ async def test_a_gasless_deposit_lands_once_whoever_sends_it(devnet: Devnet) -> 
         nonce = side.chain.escrow.deposit_token_nonce(authorization)
         devnet.anvil.set_ether(receiver(9), 10**18)
         devnet.anvil.send(receiver(9), devnet.escrow, call.data)  # a stranger is first
-        sent = await side.chain.send(TransactionKind.DEPOSIT, nonce, call)
+        sent = await side.chain.send(Send(TransactionKind.DEPOSIT, nonce, call))
         assert (await side.chain.wait(sent, final=True, timeout_s=10)).status is TransactionStatus.FINAL
         await side.mirrored()
         assert side.account(payer).funds == 4_000_000
@@ -228,7 +231,7 @@ async def test_a_token_transfer_that_fails_is_told_loudly(devnet: Devnet, caplog
         await side.fund(payer, 1_000_000, SELLER)
         devnet.anvil.send(devnet.sender.address, devnet.token, function("blacklist(address)", payer.signer.address))
         call = side.chain.escrow.refund_call(payer.config, 5, 0)
-        await side.chain.wait(await side.chain.send(TransactionKind.REFUND, b"r", call), timeout_s=10)
+        await side.chain.wait(await side.chain.send(Send(TransactionKind.REFUND, b"r", call)), timeout_s=10)
         await side.mirrored()
     assert "the escrow keeps what it is owed" in caplog.text
 
@@ -258,12 +261,10 @@ async def test_an_introduced_account_is_read_although_its_opening_was_never_seen
         assert side.account(payer).funds == 1_000_000
 
 
-async def test_many_accounts_are_taken_in_and_balance(devnet: Devnet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tallystick_aggregator.chain.watching.watcher.ACCOUNTS_PER_DECISION", 4)
-    monkeypatch.setattr("tallystick_aggregator.chain.deferred_escrow.ITEMS_PER_READ", 3)
+async def test_many_accounts_are_taken_in_and_balance(devnet: Devnet) -> None:
     payers = [devnet.payer() for _ in range(11)]
     for number, payer in enumerate(payers):
         payer.deposit(10_000 + number)
-    async with chain_side(devnet) as side:
+    async with chain_side(devnet, limits=ChainLimits(accounts_per_decision=4, items_per_read=3)) as side:
         assert {side.account(payer).funds - number for number, payer in enumerate(payers)} == {10_000}
         check_invariants(side.ledger)

@@ -9,7 +9,8 @@ from doubles import MUSIC, NEWS, OTHER_PAGE, Payer, PureLedger
 from running import Scripted, running
 
 from tallystick.reasons import Reason
-from tallystick_aggregator.charging import UncheckedPayment, batcher
+from tallystick_aggregator.charging import UncheckedPayment
+from tallystick_aggregator.charging.batcher import BatcherSettings
 from tallystick_aggregator.charging.signatures import SignatureCheck, SignatureChecker
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
@@ -28,13 +29,18 @@ def bob() -> Payer:
 
 
 @pytest.fixture
-async def shop(alice: Payer, bob: Payer) -> AsyncIterator[Scripted]:
+def batching() -> BatcherSettings:
+    return BatcherSettings()
+
+
+@pytest.fixture
+async def shop(alice: Payer, bob: Payer, batching: BatcherSettings) -> AsyncIterator[Scripted]:
     """Alice pays by vouchers, Bob by a spend key."""
     books = PureLedger()
     books.fund(alice, 10**9, NEWS, MUSIC)
     books.fund(bob, 10**9, NEWS, MUSIC)
     books.register(bob, bob.spend_key())
-    async with running(books) as shop:
+    async with running(books, batching) as shop:
         yield shop
 
 
@@ -196,10 +202,10 @@ async def test_what_comes_during_a_commit_shares_the_next(shop: Scripted, alice:
     assert len(shop.journal.commits) - commits == 2, "few wait, and go on together"
 
 
+@pytest.mark.parametrize("batching", [BatcherSettings(batch_max=2)])  # so that one starts beside another
 async def test_batches_are_decided_in_their_order_also_past_one_with_nothing_to_decide(
     shop: Scripted, alice: Payer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batcher, "BATCH_MAX", 2)  # so that one starts beside another
     known, first, later = (payment_of(alice, number) for number in range(3))
     await shop.batcher.charge([known])
     slow = SlowSignatures(shop.batcher._signatures, first.ceiling)

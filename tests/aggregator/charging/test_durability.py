@@ -5,11 +5,13 @@ from collections.abc import AsyncIterator
 from copy import deepcopy
 
 import pytest
-from doubles import MUSIC, NETWORK, NEWS, NOW_MS, Payer, PureLedger, ScriptedJournal
+from doubles import ESCROW_REF, MUSIC, NEWS, NOW_MS, Payer, PureLedger, ScriptedJournal
 from running import Scripted, running
 
 from tallystick.reasons import Reason
-from tallystick_aggregator.charging import LedgerWriter, UncheckedPayment, batcher, writer
+from tallystick_aggregator.charging import LedgerWriter, UncheckedPayment
+from tallystick_aggregator.charging.batcher import BatcherSettings
+from tallystick_aggregator.charging.writer import WriterSettings
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
 from tallystick_aggregator.ledger.commands import DecisionContext
@@ -24,10 +26,20 @@ def alice() -> Payer:
 
 
 @pytest.fixture
-async def shop(alice: Payer) -> AsyncIterator[Scripted]:
+def batching() -> BatcherSettings:
+    return BatcherSettings()
+
+
+@pytest.fixture
+def writing() -> WriterSettings:
+    return WriterSettings()
+
+
+@pytest.fixture
+async def shop(alice: Payer, batching: BatcherSettings, writing: WriterSettings) -> AsyncIterator[Scripted]:
     books = PureLedger()
     books.fund(alice, 10**9, NEWS, MUSIC)
-    async with running(books) as shop:
+    async with running(books, batching, writing) as shop:
         yield shop
 
 
@@ -286,7 +298,7 @@ async def test_a_decision_is_taken_at_the_moment_of_its_commit(shop: Scripted, a
     await shop.journal.appending.wait()
     second = asyncio.create_task(shop.batcher.charge([payment_of(alice, 2)]))
     await shop.settle_down()
-    shop.stale_networks = frozenset({NETWORK})
+    shop.stale_escrows = frozenset({ESCROW_REF})
     shop.journal.let_go()
 
     assert await first == [Accepted(10, 10, replayed=False)]
@@ -295,11 +307,9 @@ async def test_a_decision_is_taken_at_the_moment_of_its_commit(shop: Scripted, a
     assert refused.reason is Reason.CHAIN_STALE
 
 
-async def test_a_commit_carries_a_bounded_number_of_payments(
-    shop: Scripted, alice: Payer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(writer, "COMMIT_WEIGHT_MAX", 100)
-    monkeypatch.setattr(batcher, "BATCH_MAX", 60)
+@pytest.mark.parametrize("writing", [WriterSettings(commit_weight_max=100)])
+@pytest.mark.parametrize("batching", [BatcherSettings(batch_max=60)])
+async def test_a_commit_carries_a_bounded_number_of_payments(shop: Scripted, alice: Payer) -> None:
     shop.journal.hold()
     tasks = [asyncio.create_task(shop.batcher.charge([payment_of(alice, 0)]))]
     await shop.journal.appending.wait()
@@ -309,7 +319,9 @@ async def test_a_commit_carries_a_bounded_number_of_payments(
         tasks.append(asyncio.create_task(shop.batcher.charge(payments)))
         await asyncio.sleep(0)
     await shop.settle_down()
-    await asyncio.sleep(0.2)
+    async with asyncio.timeout(10):
+        while len(shop.writer._waiting) < 4:  # noqa: ASYNC110 - threads check the signatures
+            await asyncio.sleep(0.001)
     shop.journal.let_go()
     answers = [answer for batch in await asyncio.gather(*tasks) for answer in batch]
 
@@ -318,16 +330,14 @@ async def test_a_commit_carries_a_bounded_number_of_payments(
     assert sizes[-5:] == [1, 60, 60, 60, 60]
 
 
-async def test_others_have_their_turn_while_a_large_commit_is_decided(
-    shop: Scripted, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(writer, "DECIDED_AT_ONCE", 2)
+@pytest.mark.parametrize("writing", [WriterSettings(decided_at_once=2)])
+async def test_others_have_their_turn_while_a_large_commit_is_decided(shop: Scripted) -> None:
     order: list[str] = []
 
     def deciding(draft: Draft, _ledger: Ledger, moment: DecisionContext) -> None:
         order.append("decided")
         asyncio.get_running_loop().call_soon(order.append, "another")
-        draft.record(ev.ChainAdvanced(NETWORK, moment.now_ms, bytes(32)))
+        draft.record(ev.ChainAdvanced(ESCROW_REF, moment.now_ms, bytes(32)))
 
     await asyncio.gather(*(shop.writer.submit(deciding) for _ in range(4)))
 

@@ -9,11 +9,12 @@ from running import Scripted, running
 
 from tallystick.reasons import Reason
 from tallystick_aggregator.charging import UncheckedPayment, batcher
-from tallystick_aggregator.charging.writer import BACKLOG_MAX, COMMIT_WEIGHT_MAX
+from tallystick_aggregator.charging.batcher import BatcherSettings
+from tallystick_aggregator.charging.writer import WriterSettings
 from tallystick_aggregator.ledger.answers import Accepted, Held, Refusal
 from tallystick_aggregator.runtime import app
 from tallystick_aggregator.store.eviction import TRIMMED_AT_ONCE_MAX
-from tallystick_aggregator.store.sqlite.checkpoint import PAYMENTS_AT_ONCE
+from tallystick_aggregator.store.sqlite.checkpoint import CheckpointSettings
 
 WAITING_MAX = 100
 
@@ -24,11 +25,16 @@ def alice() -> Payer:
 
 
 @pytest.fixture
-async def shop(alice: Payer) -> AsyncIterator[Scripted]:
+def batching() -> BatcherSettings:
+    return BatcherSettings(waiting_max=WAITING_MAX)
+
+
+@pytest.fixture
+async def shop(alice: Payer, batching: BatcherSettings) -> AsyncIterator[Scripted]:
     books = PureLedger()
     books.fund(alice, 10**9)
     books.register(alice, alice.spend_key())
-    async with running(books, waiting_max=WAITING_MAX) as shop:
+    async with running(books, batching) as shop:
         yield shop
 
 
@@ -58,13 +64,11 @@ async def test_what_does_not_fit_is_refused_at_once_and_may_come_again(shop: Scr
     assert isinstance(await shop.batcher.reserve(payments_of(alice, 1, start=501)[0]), Held)
 
 
-async def test_nothing_is_taken_while_too_much_waits_for_a_checkpoint(
-    shop: Scripted, alice: Payer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_nothing_is_taken_while_too_much_waits_for_a_checkpoint(shop: Scripted, alice: Payer) -> None:
     paid, first, second = payments_of(alice, 3)
     await shop.batcher.charge([paid])
     before = len(shop.journal.commits)
-    monkeypatch.setattr(shop.journal, "backlog", BACKLOG_MAX)
+    shop.journal.backlog = WriterSettings().backlog_max
     for answer in (*await shop.batcher.charge([first]), await shop.batcher.reserve(second)):
         assert isinstance(answer, Refusal)
         assert answer.reason is Reason.STORE_UNAVAILABLE
@@ -77,14 +81,15 @@ async def test_nothing_is_taken_while_too_much_waits_for_a_checkpoint(
     assert len(shop.journal.commits) == before
     assert shop.batcher.inside == 0
 
-    monkeypatch.setattr(shop.journal, "backlog", BACKLOG_MAX - 1)
+    shop.journal.backlog -= 1
     assert isinstance((await shop.batcher.charge([first]))[0], Accepted)
     assert isinstance(await shop.batcher.reserve(second), Held)
 
 
 def test_portions_and_what_is_trimmed_are_twice_the_largest_commit() -> None:
-    assert PAYMENTS_AT_ONCE[-1] >= 2 * COMMIT_WEIGHT_MAX
-    assert TRIMMED_AT_ONCE_MAX >= 2 * COMMIT_WEIGHT_MAX
+    largest = WriterSettings().commit_weight_max
+    assert CheckpointSettings().payments_at_once[-1] >= 2 * largest
+    assert 2 * largest <= TRIMMED_AT_ONCE_MAX
 
 
 async def test_a_batch_that_does_not_fit_is_refused_as_a_whole(shop: Scripted, alice: Payer) -> None:
@@ -115,10 +120,8 @@ async def test_callers_that_go_away_free_no_room_before_their_work_is_done(shop:
     assert shop.batcher.inside == 0
 
 
-async def test_a_flood_that_hangs_up_at_once_is_never_worked_on(
-    shop: Scripted, alice: Payer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(batcher, "SCREENINGS_MAX", 1)
+@pytest.mark.parametrize("batching", [BatcherSettings(waiting_max=WAITING_MAX, screenings_max=1)])
+async def test_a_flood_that_hangs_up_at_once_is_never_worked_on(shop: Scripted, alice: Payer) -> None:
     shop.journal.hold()
     first = asyncio.create_task(shop.batcher.charge(payments_of(alice, 1)))
     await shop.journal.appending.wait()
@@ -154,9 +157,9 @@ async def test_reservations_that_hang_up_leave_nothing_waiting(shop: Scripted, a
     assert not shop.writer._waiting
 
 
+@pytest.mark.parametrize("batching", [BatcherSettings(waiting_max=WAITING_MAX, batch_max=10)])
 async def test_batches_are_screened_in_portions(shop: Scripted, alice: Payer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The event loop is held for one portion at a time."""
-    monkeypatch.setattr(batcher, "BATCH_MAX", 10)
     sizes: list[int] = []
     screening = batcher.Screening
 

@@ -11,9 +11,7 @@ import pytest
 from doubles import DOMAIN, Payer
 from msgspec.structs import replace
 
-from tallystick_aggregator.charging import signature_processes
-from tallystick_aggregator.charging.signature_process import pack, unpack, work
-from tallystick_aggregator.charging.signature_processes import CHUNK_MIN, SignatureProcesses
+from tallystick_aggregator.charging.signature_processes import CHUNK_MIN, SignatureProcesses, pack, unpack, work
 from tallystick_aggregator.charging.signatures import AuthorizerKeys, SignatureCheck, check_signatures
 
 
@@ -30,7 +28,7 @@ def checks_of(payer: Payer, count: int, *, kept: bool = True) -> list[SignatureC
 
 @pytest.fixture
 async def processes() -> AsyncIterator[SignatureProcesses]:
-    checker = SignatureProcesses(2)
+    checker = SignatureProcesses(2, restart_after_s=0.01)
     await checker.start()
     yield checker
     checker.close()
@@ -62,15 +60,13 @@ async def test_a_signature_of_another_length_is_bad_and_shifts_nobody(processes:
     assert list(await processes.check(checks)) == [index != 3 for index in range(20)]
 
 
-async def test_what_a_dead_process_owed_is_checked_and_the_process_is_replaced(
-    processes: SignatureProcesses, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(signature_processes, "RESTART_AFTER_S", 0.01)
+async def test_what_a_dead_process_owed_is_checked_and_the_process_is_replaced(processes: SignatureProcesses) -> None:
     before = processes.pids
     for pid in before:
         os.kill(pid, signal.SIGSTOP)
     asked = asyncio.create_task(processes.check(checks_of(Payer("alice"), 100)))
-    await asyncio.sleep(0.05)
+    while not all(worker.owed_checks for worker in processes._workers):  # noqa: ASYNC110 - until both have been asked
+        await asyncio.sleep(0)
     assert not asked.done()
     for pid in before:
         os.kill(pid, signal.SIGKILL)
@@ -94,7 +90,6 @@ async def test_a_process_that_cannot_be_replaced_at_once_is_replaced_later(
             raise failures.pop()
         return await start(*arguments, **options)
 
-    monkeypatch.setattr(signature_processes, "RESTART_AFTER_S", 0.01)
     monkeypatch.setattr(asyncio, "create_subprocess_exec", starting)
     before = processes.pids
     os.kill(before[0], signal.SIGKILL)

@@ -14,7 +14,8 @@ from tallystick.reasons import Reason
 from tallystick.signatures import ORDER, AuthorizerKey, Signer
 from tallystick.spend_keys import SpendProver
 from tallystick.vouchers import sign_voucher
-from tallystick_aggregator.charging import UncheckedPayment, UncheckedSpendProof, batcher, signatures, verification
+from tallystick_aggregator.charging import UncheckedPayment, UncheckedSpendProof, signatures
+from tallystick_aggregator.charging.batcher import BatcherSettings
 from tallystick_aggregator.charging.signatures import AuthorizerKeys, SignatureCheck
 from tallystick_aggregator.charging.verification import Provers
 from tallystick_aggregator.ledger import accounts
@@ -38,13 +39,18 @@ def bob() -> Payer:
 
 
 @pytest.fixture
-async def shop(alice: Payer, bob: Payer) -> AsyncIterator[Scripted]:
+def batching() -> BatcherSettings:
+    return BatcherSettings()
+
+
+@pytest.fixture
+async def shop(alice: Payer, bob: Payer, batching: BatcherSettings) -> AsyncIterator[Scripted]:
     """Alice pays by vouchers, Bob by a spend key."""
     books = PureLedger()
     books.fund(alice, 10**9, NEWS, MUSIC)
     books.fund(bob, 10**9, NEWS, MUSIC)
     books.register(bob, bob.spend_key())
-    async with running(books) as shop:
+    async with running(books, batching) as shop:
         yield shop
 
 
@@ -427,15 +433,15 @@ async def test_few_signatures_are_checked_at_once_and_many_on_threads_in_chunks(
     assert all(name.startswith("signatures") is on_threads for name in threads)
 
 
+@pytest.mark.parametrize("batching", [BatcherSettings(batch_max=16)])  # four are worth a batch of their own
 @pytest.mark.parametrize(("under_way", "late", "starts"), [(3, 3, False), (3, 4, True), (5, 4, False), (5, 5, True)])
 async def test_few_wait_for_the_batch_under_way_and_as_many_start_beside_it(
-    shop: Scripted, alice: Payer, monkeypatch: pytest.MonkeyPatch, under_way: int, late: int, starts: bool
+    shop: Scripted, alice: Payer, under_way: int, late: int, starts: bool
 ) -> None:
     def charge(*numbers: int) -> "asyncio.Task[list[Accepted | Refusal]]":
         payments = [alice.payment(number, 1, ceiling=1_000 + number) for number in numbers]
         return asyncio.create_task(shop.batcher.charge(payments))
 
-    monkeypatch.setattr(batcher, "BATCH_MAX", 16)  # four are worth a batch of their own
     shop.journal.hold()
     tasks = [charge(*range(under_way))]
     await shop.journal.appending.wait()
@@ -450,10 +456,8 @@ async def test_few_wait_for_the_batch_under_way_and_as_many_start_beside_it(
     assert made[-2:] == [under_way, late], "those that waited go on together"
 
 
-async def test_a_full_batch_starts_beside_any_number(
-    shop: Scripted, alice: Payer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(batcher, "BATCH_MAX", 2)
+@pytest.mark.parametrize("batching", [BatcherSettings(batch_max=2)])
+async def test_a_full_batch_starts_beside_any_number(shop: Scripted, alice: Payer) -> None:
     shop.journal.hold()
     first = asyncio.create_task(
         shop.batcher.charge([alice.payment(number, 1, ceiling=1_000 + number) for number in range(5)])
@@ -490,9 +494,8 @@ async def test_a_key_id_that_is_registered_anew_is_proven_by_its_new_secret_alon
     assert isinstance((await shop.batcher.charge([bob.payment(3, 10, key=new, ms=shop.now_ms)]))[0], Accepted)
 
 
-def test_known_keys_and_provers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verification, "PROVERS_MAX", 2)
-    provers, keys = Provers(), AuthorizerKeys(most=2)
+def test_known_keys_and_provers_are_bounded() -> None:
+    provers, keys = Provers(most=2), AuthorizerKeys(most=2)
     known = [AuthorizerKey.recover(bytes(32), Signer(bytes([n + 1]) * 32).sign(bytes(32))) for n in range(5)]
     for number, key in enumerate(known):
         provers.of(bytes([number]) * 32)

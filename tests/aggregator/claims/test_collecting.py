@@ -13,7 +13,7 @@ from harness import Side, chain_side
 
 from _anvil import function
 from anvil import Devnet, Payer, receiver
-from tallystick_aggregator.chain.port import ChainUnavailableError
+from tallystick_aggregator.chain.port import ChainUnavailableError, Send
 from tallystick_aggregator.chain.rpc.node import RpcNode
 from tallystick_aggregator.claims.collecting import PAUSE_S, PAUSE_S_MAX, READS_PER_CHECK, SWEEP_S, Collecting
 from tallystick_aggregator.claims.service import ClaimService, SettlementSettings
@@ -170,7 +170,7 @@ async def test_c1_a_payer_is_served_too(devnet: Devnet) -> None:
         await side.fund(payer, 7_000)
         list_black(devnet, payer.signer.address, listed=True)
         call = side.chain.escrow.refund_call(payer.config, 7_000, 0)
-        refund = await side.chain.send(TransactionKind.REFUND, b"refund", call)
+        refund = await side.chain.send(Send(TransactionKind.REFUND, b"refund", call))
         await side.chain.wait(refund, final=True, timeout_s=10)
         await side.mirrored()
         assert owed(devnet, payer.signer.address) == 7_000

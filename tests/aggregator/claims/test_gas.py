@@ -4,7 +4,8 @@ import pytest
 from harness import chain_side
 
 from anvil import Devnet, receiver
-from tallystick_aggregator.claims import gas
+from tallystick_aggregator.chain.deferred_escrow import CLAIM_COSTS
+from tallystick_aggregator.chain.port import Send
 from tallystick_aggregator.claims.planner import EVERYTHING, Batch, pack, plan_account
 from tallystick_aggregator.store.port import TransactionKind
 
@@ -31,13 +32,14 @@ async def test_the_plan_is_near_the_truth(devnet: Devnet, payers: int, sellers: 
                     group
                     for payer in everybody
                     for group in plan_account(
-                        side.account(payer), side.ledger.channels_of(payer.account_id), {}, EVERYTHING
+                        side.account(payer), side.ledger.channels_of(payer.account_id), {}, EVERYTHING, CLAIM_COSTS
                     )
                 ],
+                CLAIM_COSTS,
             )
             assert {group.approval is not None for group in batch.groups} == {by_approval}
-            call = side.chain.escrow.claim_call(devnet.token, batch.claims)
-            sent = await side.chain.send(TransactionKind.CLAIM, b"%d" % claim_number, call, rows=batch.rows)
+            call = side.chain.escrow.claim_call(devnet.token, batch.groups)
+            sent = await side.chain.send(Send(TransactionKind.CLAIM, b"%d" % claim_number, call, rows=batch.rows))
             mined = await side.chain.wait(sent, final=True, timeout_s=10)
             await side.mirrored()
             assert_near(batch, mined.gas_used)
@@ -47,4 +49,4 @@ async def test_the_plan_is_near_the_truth(devnet: Devnet, payers: int, sellers: 
 def assert_near(batch: Batch, gas_used: int) -> None:
     assert gas_used <= batch.gas
     # Beyond what it takes there is the reserve that must be left before each transfer, and USDC's dearer transfers.
-    assert batch.gas - gas.RESERVE_GAS <= gas_used * 2.5
+    assert batch.gas - CLAIM_COSTS.reserve_gas <= gas_used * 2.5

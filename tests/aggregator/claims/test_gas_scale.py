@@ -7,21 +7,23 @@ from harness import chain_side
 from anvil import Devnet, receiver
 from tallystick.channels import ChannelConfig
 from tallystick.quantities import AccountId
+from tallystick_aggregator.chain.claim_plan import Group
+from tallystick_aggregator.chain.deferred_escrow import CLAIM_COSTS as COSTS
 from tallystick_aggregator.chain.node import CallRevertedError, Node
 from tallystick_aggregator.chain.port import GAS_LIMIT_MAX
 from tallystick_aggregator.chain.rpc.node import RpcNode
 from tallystick_aggregator.chain.sending.gas_limits import estimate_of, limit_for
-from tallystick_aggregator.claims import gas
 from tallystick_aggregator.claims.gas_scale import SCALE_MAX, GasScale
-from tallystick_aggregator.claims.planner import Batch, Group
+from tallystick_aggregator.claims.planner import Batch
 from tallystick_aggregator.claims.service import ClaimService, SettlementSettings
 from tallystick_aggregator.ledger.state import Account
+from tallystick_aggregator.ledger.values import EscrowRef
 
 NEVER = SettlementSettings(interval_s=10**9)
 SOMEBODY = b"\x01" * 20
 ACCOUNT = Account(
     AccountId(bytes(32)),
-    "eip155:1",
+    EscrowRef("eip155:1", bytes(20)),
     ChannelConfig(
         payer=SOMEBODY,
         payer_authorizer=SOMEBODY,
@@ -45,7 +47,7 @@ class DearNode(FaultyNode):
 
     async def estimate_gas(self, from_: bytes, to: bytes, data: bytes, *, gas_max: int) -> int:
         real = await self._node.estimate_gas(from_, to, data, gas_max=gas_max)
-        estimate = gas.RESERVE_GAS + self.times * max(0, real - gas.RESERVE_GAS)
+        estimate = COSTS.reserve_gas + self.times * max(0, real - COSTS.reserve_gas)
         if estimate > gas_max:
             self.too_much += 1
             raise CallRevertedError(b"", f"gas required exceeds allowance ({gas_max})")
@@ -103,40 +105,40 @@ async def test_r5_c1_an_approval_that_takes_too_much_gas_gives_way_to_vouchers(d
 
 
 def test_r5_the_scale_follows_what_the_chain_charges() -> None:
-    scale = GasScale()
-    assert scale.planned_max == gas.BATCH_GAS_MAX
-    scale.took(planned(1_325_000), limit_for(gas.RESERVE_GAS + 4_000_000))
-    assert scale.planned_max == pytest.approx(gas.RESERVE_GAS + (gas.BATCH_GAS_MAX - gas.RESERVE_GAS) / 4, abs=2)
+    scale = GasScale(COSTS)
+    assert scale.planned_max == COSTS.batch_gas_max
+    scale.took(planned(1_325_000), limit_for(COSTS.reserve_gas + 4_000_000))
+    assert scale.planned_max == pytest.approx(COSTS.reserve_gas + (COSTS.batch_gas_max - COSTS.reserve_gas) / 4, abs=2)
     sizes = [scale.planned_max]
     for _ in range(30):
-        scale.took(planned(1_325_000), limit_for(gas.RESERVE_GAS + 900_000))
+        scale.took(planned(1_325_000), limit_for(COSTS.reserve_gas + 900_000))
         sizes.append(scale.planned_max)
     assert sizes == sorted(sizes)
-    assert sizes[-1] == gas.BATCH_GAS_MAX  # never above what was measured for Ethereum
+    assert sizes[-1] == COSTS.batch_gas_max  # never above what was measured for Ethereum
 
 
 def test_r5_a_batch_at_the_limit_of_a_transaction_is_no_sign_of_a_cheaper_chain() -> None:
     """Its limit is cut off, so that the estimate behind it is not known: it was this much at least."""
-    scale = GasScale()
-    scale.took(planned(1_325_000), limit_for(gas.RESERVE_GAS + 1_200_000))
+    scale = GasScale(COSTS)
+    scale.took(planned(1_325_000), limit_for(COSTS.reserve_gas + 1_200_000))
     size = scale.planned_max
-    assert size < gas.BATCH_GAS_MAX
+    assert size < COSTS.batch_gas_max
     scale.took(planned(size), GAS_LIMIT_MAX)
     assert scale.planned_max == size, "the next batch would be planned too large, and halved again"
 
 
 def test_r5_nothing_that_a_node_says_makes_batches_smaller_than_a_claim() -> None:
-    scale = GasScale()
-    scale.took(planned(gas.RESERVE_GAS + 1), GAS_LIMIT_MAX)
-    claim = gas.FIXED_GAS + gas.ACCOUNT_GAS + gas.VOUCHER_ROW_GAS + gas.FIRST_CLAIM_GAS + gas.RECEIVER_GAS
+    scale = GasScale(COSTS)
+    scale.took(planned(COSTS.reserve_gas + 1), GAS_LIMIT_MAX)
+    claim = COSTS.fixed_gas + COSTS.account_gas + COSTS.voucher_row_gas + COSTS.first_claim_gas + COSTS.receiver_gas
     assert scale.planned_max > claim
-    assert scale.planned_max >= gas.RESERVE_GAS + int((gas.BATCH_GAS_MAX - gas.RESERVE_GAS) / SCALE_MAX)
+    assert scale.planned_max >= COSTS.reserve_gas + int((COSTS.batch_gas_max - COSTS.reserve_gas) / SCALE_MAX)
 
 
 def test_r5_only_an_approval_that_was_refused_makes_the_next_plan_smaller() -> None:
-    scale = GasScale()
+    scale = GasScale(COSTS)
     scale.refused(planned(400_000))
-    assert scale.planned_max == gas.BATCH_GAS_MAX
+    assert scale.planned_max == COSTS.batch_gas_max
     scale.refused(planned(9_000_000, by_approval=True))
     assert scale.planned_max < 9_000_000
 

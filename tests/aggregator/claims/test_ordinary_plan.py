@@ -6,13 +6,14 @@ Faults R1, R2, R4: such an endpoint kept the aggregator from starting, or from s
 from typing import Any
 
 import pytest
-from harness import chain_side, until
+from harness import chain_side
 from rpc_servers import Endpoint, JsonRpcError, Status
 
 from _anvil import RpcError
 from anvil import Devnet, receiver
 from tallystick_aggregator.chain.rpc.node import RpcNode
 from tallystick_aggregator.claims.service import ClaimService, SettlementSettings
+from waiting import until
 
 SHOP = receiver(0)
 

@@ -1,15 +1,18 @@
 """The planner: what is due, what a row claims, how rows become transactions."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from hashlib import sha256
 
 import pytest
-from doubles import NETWORK, TOKEN, Payer
+from doubles import ESCROW_REF, TOKEN, Payer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tallystick_aggregator.claims import gas
-from tallystick_aggregator.claims.planner import EVERYTHING, Due, Group, Packer, pack, plan_account
+from tallystick_aggregator.chain.claim_plan import Group
+from tallystick_aggregator.chain.deferred_escrow import CLAIM_COSTS as COSTS
+from tallystick_aggregator.chain.deferred_escrow import account_claim
+from tallystick_aggregator.claims.planner import EVERYTHING, Due, Packer, pack, plan_account
 from tallystick_aggregator.ledger.state import Account, Approval, Channel
 from tallystick_contracts.claim_batch import ClaimBatch, decode, encode, encoded_size
 
@@ -21,7 +24,7 @@ def seller(number: int) -> bytes:
 
 
 def account(payer: Payer, *, funds: int = 10**12, claimed: int = 0, approval: Approval | None = None) -> Account:
-    return Account(payer.account_id, NETWORK, payer.config, funds=funds, claimed=claimed, approval=approval)
+    return Account(payer.account_id, ESCROW_REF, payer.config, funds=funds, claimed=claimed, approval=approval)
 
 
 def channel(payer: Payer, number: int, charged: int, claimed: int = 0, *, ceiling: int | None = None) -> Channel:
@@ -40,7 +43,7 @@ def plan(
     in_flight: Mapping[bytes, int] | None = None,
     of: Account | None = None,
 ) -> list[Group]:
-    return plan_account(of or account(ALICE), channels, in_flight or {}, due)
+    return plan_account(of or account(ALICE), channels, in_flight or {}, due, COSTS)
 
 
 def test_a_row_claims_what_was_charged_and_never_the_ceiling() -> None:
@@ -104,8 +107,8 @@ def test_an_approval_that_fits_into_no_transaction_is_left_for_vouchers() -> Non
     assert group.approval is None
     (whole,) = plan(channels[:250], of=approved(*[50] * 250))
     assert whole.approval == SIGNATURE
-    (batch,) = pack(TOKEN, [whole])
-    assert batch.gas <= gas.BATCH_GAS_MAX
+    (batch,) = pack(TOKEN, [whole], COSTS)
+    assert batch.gas <= COSTS.batch_gas_max
 
 
 def test_an_account_that_is_being_withdrawn_is_claimed_by_vouchers() -> None:
@@ -142,38 +145,40 @@ def test_an_approval_that_no_transaction_can_hold_gives_way_to_vouchers() -> Non
     channels = [channel(ALICE, n, 50, 1) for n in range(7_000)]
     (group,) = plan(channels, of=approved(*[50] * 7_000))
     assert group.approval is None
-    batches = pack(TOKEN, [group])
+    batches = pack(TOKEN, [group], COSTS)
     assert sum(batch.rows for batch in batches) == 7_000
 
 
 def test_a_transaction_is_cut_by_bytes_and_by_gas() -> None:
     steady = Group(account(ALICE), plan([channel(ALICE, n, 50, 1) for n in range(3_000)])[0].rows, None)
-    for batch in pack(TOKEN, [steady]):
-        data = encode(ClaimBatch(ALICE.config.receiver_authorizer, TOKEN, batch.claims))
-        assert len(data) <= gas.BATCH_BYTES_MAX
-        assert batch.gas <= gas.BATCH_GAS_MAX
+    for batch in pack(TOKEN, [steady], COSTS):
+        data = encode(ClaimBatch(ALICE.config.receiver_authorizer, TOKEN, tuple(map(account_claim, batch.groups))))
+        assert len(data) <= COSTS.batch_bytes_max
+        assert batch.gas <= COSTS.batch_gas_max
     fresh = plan([channel(ALICE, n, 50) for n in range(3_000)])
-    assert len(pack(TOKEN, fresh)) > len(pack(TOKEN, [steady]))
+    assert len(pack(TOKEN, fresh, COSTS)) > len(pack(TOKEN, [steady], COSTS))
 
 
 def test_receivers_are_paid_once_a_transaction() -> None:
     payers = [Payer(f"payer {number}") for number in range(20)]
     groups = [
-        group for payer in payers for group in plan_account(account(payer), [channel(payer, 1, 5)], {}, EVERYTHING)
+        group
+        for payer in payers
+        for group in plan_account(account(payer), [channel(payer, 1, 5)], {}, EVERYTHING, COSTS)
     ]
-    (batch,) = pack(TOKEN, groups)
+    (batch,) = pack(TOKEN, groups, COSTS)
     (payout,) = batch.payouts
     assert (payout.receiver, payout.token, payout.amount) == (seller(1), TOKEN, 100)
 
 
 def test_halves_hold_the_same_rows_and_leave_an_approval_whole() -> None:
     by_approval, by_voucher = plan([channel(ALICE, n, 50 if n else 80) for n in range(20)], of=approved(*[50] * 20))
-    (batch,) = pack(TOKEN, [by_approval, by_voucher])
-    halves = batch.halves()
+    (batch,) = pack(TOKEN, [by_approval, by_voucher], COSTS)
+    halves = batch.halves(COSTS)
     assert halves is not None
     assert [half.groups[0].approval for half in halves] == [SIGNATURE, None]
-    assert halves[0].halves() is None
-    assert halves[1].halves() is None
+    assert halves[0].halves(COSTS) is None
+    assert halves[1].halves(COSTS) is None
 
 
 rows_of_accounts = st.lists(
@@ -188,16 +193,16 @@ rows_of_accounts = st.lists(
 def test_every_due_row_is_in_exactly_one_transaction_and_none_is_too_big(
     accounts: list[list[tuple[int, int, bool]]], rows_per_batch: int, bytes_more: int
 ) -> None:
-    gas_max = gas.FIXED_GAS + rows_per_batch * (
-        gas.VOUCHER_ROW_GAS + gas.FIRST_CLAIM_GAS + gas.RECEIVER_GAS + gas.ACCOUNT_GAS
+    gas_max = COSTS.fixed_gas + rows_per_batch * (
+        COSTS.voucher_row_gas + COSTS.first_claim_gas + COSTS.receiver_gas + COSTS.account_gas
     )
     bytes_max = 400 + bytes_more % 5_000
-    packer = Packer(TOKEN, gas_max, bytes_max)
+    packer = Packer(TOKEN, replace(COSTS, batch_gas_max=gas_max, batch_bytes_max=bytes_max))
     groups: list[Group] = []
     for number, rows in enumerate(accounts):
         payer = Payer(f"payer {number}")
         channels = [channel(payer, to, charged, 0 if first else charged // 2) for to, charged, first in rows]
-        groups += plan_account(account(payer), channels, {}, EVERYTHING)
+        groups += plan_account(account(payer), channels, {}, EVERYTHING, COSTS)
     batches = [batch for group in groups for batch in packer.add(group)]
     batches += packer.finish()
 
@@ -205,7 +210,7 @@ def test_every_due_row_is_in_exactly_one_transaction_and_none_is_too_big(
     packed = [(row.channel_id, row.total) for batch in batches for group in batch.groups for row in group.rows]
     assert packed == planned
     for batch in batches:
-        encoded = ClaimBatch(ALICE.config.receiver_authorizer, TOKEN, batch.claims)
+        encoded = ClaimBatch(ALICE.config.receiver_authorizer, TOKEN, tuple(map(account_claim, batch.groups)))
         assert encoded_size(encoded) == batch.bytes <= bytes_max
         assert batch.gas <= gas_max
         assert decode(encode(encoded)) == encoded

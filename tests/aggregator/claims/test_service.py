@@ -7,12 +7,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from failing_disk import Fault as DiskFault
+from failing_disk import MemoryDisk, Operation
 from faults import FaultyNode
-from harness import Side, chain_side, until
+from harness import Side, chain_side
 
 from _anvil import function
 from anvil import DELAY_S, Devnet, Payer, receiver
 from tallystick.hashing import keccak256
+from tallystick_aggregator.chain.deferred_escrow import CLAIM_COSTS
 from tallystick_aggregator.chain.node import CallRevertedError
 from tallystick_aggregator.chain.port import ChainUnavailableError
 from tallystick_aggregator.chain.rpc.node import RpcNode
@@ -24,10 +27,9 @@ from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.commands import DecisionContext
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger
-from tallystick_aggregator.store.memory import Fault as DiskFault
-from tallystick_aggregator.store.memory import MemoryDisk, Operation
 from tallystick_aggregator.store.port import OutboundTransaction, Payout, TransactionKind, TransactionStatus
 from tallystick_aggregator.store.transactions import decode_outgoing
+from waiting import until
 
 GWEI = 10**9
 NEVER = SettlementSettings(interval_s=10**9)
@@ -100,7 +102,7 @@ async def test_those_who_ask_while_they_wait_for_their_turn_share_one_settlement
         await side.must_charge(payer, FIRST, 2)  # the first run may have planned already: this is for the next
         asking += [asyncio.create_task(settlement.settle_now([FIRST])) for _ in range(50)]
         asking += [asyncio.create_task(settlement.settle_now([SECOND])) for _ in range(50)]
-        await asyncio.sleep(0.05)
+        await until(lambda: set(settlement._waiting) == {frozenset([FIRST]), frozenset([SECOND])})
         may_plan.set()
         await asyncio.gather(*asking)
         assert settled == [{FIRST}, {FIRST}, {SECOND}]
@@ -129,7 +131,7 @@ async def test_a_withdrawals_claim_passes_those_who_ask_for_settlements(
         payer.initiate_withdraw(1_000_000)
         await side.mirrored()
         checking = asyncio.create_task(settlement._check())
-        await asyncio.sleep(0.05)
+        await until(lambda: len(settlement._one._waiters or ()) == 1)  # it stands in line for the network
         may_go.set()
         await asyncio.gather(checking, *asking)
         assert order[:3] == ["asked", "urgent", "asked"]
@@ -325,13 +327,12 @@ async def test_an_approval_replaces_the_vouchers(devnet: Devnet) -> None:
         assert devnet.balance(sellers[0]) == 101
 
 
-async def test_a_batch_that_is_too_big_is_split(devnet: Devnet, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_batch_that_is_too_big_is_split(devnet: Devnet) -> None:
     """The planner believes that any batch fits; the node's estimate says otherwise."""
-    for name in ("VOUCHER_ROW_GAS", "FIRST_CLAIM_GAS", "RECEIVER_GAS", "ACCOUNT_GAS"):
-        monkeypatch.setattr(f"tallystick_aggregator.claims.gas.{name}", 1)
+    costs = replace(CLAIM_COSTS, voucher_row_gas=1, first_claim_gas=1, receiver_gas=1, account_gas=1)
     payer = devnet.payer()
     sellers = [receiver(1_000 + number) for number in range(400)]
-    async with settling(devnet) as (side, settlement):
+    async with settling(devnet, claim_costs=costs) as (side, settlement):
         await side.fund(payer, 1_000_000_000, *sellers)
         for seller in sellers:
             await side.must_charge(payer, seller, 9)

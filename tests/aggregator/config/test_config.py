@@ -111,6 +111,15 @@ def test_what_is_logged_of_a_chain_holds_no_key(load: Load) -> None:
     assert all(key not in text for key in KEYS.values())
 
 
+def test_a_network_may_have_several_escrows(load: Load) -> None:
+    other = "0x" + "08" * 20
+    both = f'escrow = [{{address = "{ESCROW}", block = 3}}, {{address = "{other}"}}]'
+    chains = load((f'escrow = "{ESCROW}"', both)).chains
+    expected = [(bytes.fromhex(ESCROW[2:]), 3), (bytes.fromhex(other[2:]), 0)]
+    assert [(chain.escrow, chain.escrow_block) for chain in chains] == expected
+    assert len({chain.network for chain in chains}) == 1
+
+
 def test_an_operator_contract_may_stand_before_its_signers_key(load: Load) -> None:
     operator = "0x" + "09" * 20
     (chain,) = load(("operator_key =", f'operator = "{operator}"\noperator_key =')).chains
@@ -224,6 +233,18 @@ SECOND_TOKEN = GOOD[GOOD.index("[[chain.token]]") :]
         ('rpc_urls = ["http://127.0.0.1:8545"]', 'rpc_urls = ["ftp://x"]', r"rpc_urls\[0\]"),
         ('rpc_urls = ["http://127.0.0.1:8545"]', 'rpc_urls = ["env:NOT_SET_HERE"]', r"rpc_urls\[0\]"),
         (f'escrow = "{ESCROW}"', 'escrow = "0x12"', r"chain\[0\]\.escrow"),
+        (f'escrow = "{ESCROW}"', "escrow = []", r"chain\[0\]\.escrow: allowed at least one"),
+        (f'escrow = "{ESCROW}"', 'escrow = [{address = "0x12"}]', r"chain\[0\]\.escrow\[0\]\.address"),
+        (
+            f'escrow = "{ESCROW}"',
+            f'escrow = [{{address = "{ESCROW}"}}, {{address = "{ESCROW}"}}]',
+            r"chain\[0\]\.escrow: allowed .* each address once",
+        ),
+        (
+            f'escrow = "{ESCROW}"',
+            f'escrow = [{{address = "{ESCROW}"}}]\nescrow_block = 4',
+            r"chain\[0\]\.escrow_block: got 4",
+        ),
         (f'escrow = "{ESCROW}"', f'escrow = "{ESCROW}"\npoll_s = 0', "poll_s"),
         (f'escrow = "{ESCROW}"', f'escrow = "{ESCROW}"\npoll_s = nan', "poll_s"),
         (f'escrow = "{ESCROW}"', f'escrow = "{ESCROW}"\nrpc_timeout_s = inf', "rpc_timeout_s"),

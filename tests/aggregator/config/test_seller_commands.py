@@ -64,6 +64,7 @@ def test_a_rotated_token_takes_the_place_of_the_old_one(config: Path) -> None:
 
 def test_a_revoked_seller_is_known_and_may_do_nothing(config: Path) -> None:
     token = add(config)
+    assert run(config, "list").output.endswith("  1 token\n")
     assert run(config, "revoke", "news").output == "revoked news\n"
     assert lookup(config, token) is None
     assert "revoked" in run(config, "list").output

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from doubles import MUSIC, NETWORK, NEWS, Payer, PureLedger, by_voucher
+from doubles import ESCROW_REF, MUSIC, NEWS, Payer, PureLedger, by_voucher
 
 from tallystick.reasons import Reason
 from tallystick_aggregator.ledger import accounts, approvals
@@ -43,7 +43,7 @@ def test_the_same_approval_again_leaves_nothing_behind(books: PureLedger, alice:
 
 def test_opening_an_account_again_keeps_what_it_is(books: PureLedger, alice: Payer) -> None:
     other = replace(alice.config, withdraw_delay_s=3_600)
-    books.run(lambda draft, _ledger, _moment: accounts.open_account(draft, alice.account_id, NETWORK, other))
+    books.run(lambda draft, _ledger, _moment: accounts.open_account(draft, alice.account_id, ESCROW_REF, other))
 
     assert (books.account(alice).funds, books.account(alice).config) == (1_000, alice.config)
 

@@ -1,6 +1,19 @@
 """Charges decided together get the answers, and leave the events and the state, of those decided one by one."""
 
-from doubles import MUSIC, NEWS, NOW_MS, NOW_S, OTHER_PAGE, PAGE, Payer, PureLedger, by_key, by_voucher, signature_of
+from doubles import (
+    ESCROW_REF,
+    MUSIC,
+    NEWS,
+    NOW_MS,
+    NOW_S,
+    OTHER_PAGE,
+    PAGE,
+    Payer,
+    PureLedger,
+    by_key,
+    by_voucher,
+    signature_of,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,11 +44,9 @@ def books(funds: int, *, withdrawing: bool, stale: bool) -> PureLedger:
     if withdrawing:
         books.mirror(ALICE, balance=funds, withdrawing=10, finalizes_at=NOW_S + RULES.withdraw_margin_s)
     if stale:
-        books.stale_networks = frozenset({ALICE_NETWORK})
+        books.stale_escrows = frozenset({ESCROW_REF})
     return books
 
-
-ALICE_NETWORK = "eip155:31337"
 
 numbers = st.integers(0, 12).map(lambda number: number if number < 11 else number + 79)
 """Numbers of payment ids: few, so that some come twice; two that were charged before."""

@@ -2,7 +2,18 @@
 a withdrawal is near or the mirror is stale (I9)."""
 
 import pytest
-from doubles import MUSIC, NETWORK, NEWS, NOW_S, Payer, PureLedger, by_key, by_voucher, handle_of, signature_of
+from doubles import (
+    ESCROW_REF,
+    MUSIC,
+    NEWS,
+    NOW_S,
+    Payer,
+    PureLedger,
+    by_key,
+    by_voucher,
+    handle_of,
+    signature_of,
+)
 
 from tallystick.reasons import Reason
 from tallystick_aggregator.ledger import decide
@@ -230,11 +241,11 @@ def test_a_cancelled_withdrawal_lets_charges_through_again(books: PureLedger, al
 
 
 def test_no_charge_while_the_mirror_of_the_network_is_stale(books: PureLedger, alice: Payer) -> None:
-    books.stale_networks = frozenset({NETWORK})
+    books.stale_escrows = frozenset({ESCROW_REF})
 
     for answer in (books.charge(by_voucher(alice, 1, 1, 100)), books.reserve(by_voucher(alice, 2, 1, 101))):
         assert refusal_of(answer).reason is Reason.CHAIN_STALE
-    books.stale_networks = frozenset({"eip155:1"})
+    books.stale_escrows = frozenset({"eip155:1"})
     assert isinstance(books.charge(by_voucher(alice, 1, 1, 100)), Accepted)
 
 
@@ -242,7 +253,7 @@ def test_a_stale_mirror_does_not_hold_up_what_is_reserved_or_known(books: PureLe
     held, charged = by_voucher(alice, 1, 10, 100), by_voucher(alice, 2, 10, 101)
     books.reserve(held)
     books.charge(charged)
-    books.stale_networks = frozenset({NETWORK})
+    books.stale_escrows = frozenset({ESCROW_REF})
 
     assert isinstance(books.capture(handle_of(held), 10), Accepted)
     assert books.charge(charged) == Accepted(10, 10, replayed=True)

@@ -6,11 +6,12 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from histories import BEGINNING, NETWORK, NOW, RECEIVERS, Mirror, account_id, channel_id, do
+from histories import BEGINNING, ESCROW_REF, NOW, RECEIVERS, Mirror, account_id, channel_id, do
 
 import tallystick_aggregator
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger
+from tallystick_aggregator.ledger.values import EscrowRef
 
 PACKAGE = Path(tallystick_aggregator.__path__[0])
 ROOMS = ("accounts", "api", "auth", "chain", "claims", "runtime", "schemes")
@@ -72,7 +73,7 @@ def test_what_is_known_is_told_and_what_is_not_is_none(ledger: Ledger) -> None:
     with pytest.raises(KeyError):
         ledger.known_channel(channel_id(9, 1))
     assert ledger.size == (2, 4)
-    assert ledger.head(NETWORK) is None
+    assert ledger.head(ESCROW_REF) is None
     assert [key.account_id for key in ledger.spend_keys_of(account_id(1))] == [account_id(1)]
 
 
@@ -94,13 +95,13 @@ def test_channels_come_in_pages(ledger: Ledger) -> None:
 
 
 def test_accounts_are_told_by_network_and_by_whether_they_withdraw(ledger: Ledger) -> None:
-    assert [account.id for account in ledger.accounts_of(NETWORK)] == [account_id(0), account_id(1)]
-    assert not [*ledger.accounts_of("eip155:9")]
-    assert not [*ledger.withdrawing(NETWORK)]
+    assert [account.id for account in ledger.accounts_of(ESCROW_REF)] == [account_id(0), account_id(1)]
+    assert not [*ledger.accounts_of(EscrowRef("eip155:9", bytes(20)))]
+    assert not [*ledger.withdrawing(ESCROW_REF)]
     draft = Draft(ledger)
     do(Mirror(1, 3_000, (0,) * RECEIVERS, 100), draft, ledger, NOW)
     draft.adopt()
-    assert [account.id for account in ledger.withdrawing(NETWORK)] == [account_id(1)]
+    assert [account.id for account in ledger.withdrawing(ESCROW_REF)] == [account_id(1)]
 
 
 def test_a_walk_goes_on_over_commits_and_sees_what_is_there_now(ledger: Ledger) -> None:

@@ -2,7 +2,7 @@
 (threats 25 and 35)."""
 
 import pytest
-from doubles import MUSIC, NETWORK, NEWS, NOW_S, Payer, PureLedger, by_voucher, handle_of, refund_id_of
+from doubles import ESCROW_REF, MUSIC, NEWS, NOW_S, Payer, PureLedger, by_voucher, handle_of, refund_id_of
 
 from tallystick.reasons import Reason
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
@@ -117,7 +117,7 @@ def test_what_is_reserved_before_a_refund_is_captured_after_it(books: PureLedger
 
 
 def test_no_refund_is_signed_on_a_stale_mirror(books: PureLedger, alice: Payer) -> None:
-    books.stale_networks = frozenset({NETWORK})
+    books.stale_escrows = frozenset({ESCROW_REF})
 
     assert refusal_of(books.start_refund(alice, 1)).reason is Reason.CHAIN_STALE
 

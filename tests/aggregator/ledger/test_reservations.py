@@ -1,7 +1,7 @@
 """A charge in two steps: held by `Verify`, captured or released once by `Settle`, given back when its time runs out."""
 
 import pytest
-from doubles import MUSIC, NETWORK, NEWS, NOW_MS, NOW_S, Payer, PureLedger, by_key, by_voucher, handle_of
+from doubles import ESCROW_REF, MUSIC, NEWS, NOW_MS, NOW_S, Payer, PureLedger, by_key, by_voucher, handle_of
 
 from tallystick.reasons import Reason
 from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
@@ -175,7 +175,7 @@ def test_a_capture_after_expiry_waits_for_a_fresh_mirror(books: PureLedger, alic
     payment = by_voucher(alice, 1, 40, 100)
     books.reserve(payment)
     books.expire(handle_of(payment))
-    books.stale_networks = frozenset({NETWORK})
+    books.stale_escrows = frozenset({ESCROW_REF})
 
     assert reason_of(books.capture(handle_of(payment), 40)) is Reason.CHAIN_STALE
 

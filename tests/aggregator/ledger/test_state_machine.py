@@ -26,7 +26,7 @@ from doubles import (
     payment_id_of,
     refund_id_of,
 )
-from escrow_model import EscrowModel
+from escrow_blocks import EscrowBlocks
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -38,6 +38,7 @@ from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
 from tallystick_aggregator.ledger.commands import ProvenPayment, Rules, SpendProof, VoucherProof
 from tallystick_aggregator.ledger.invariants import short_accounts
 from tallystick_aggregator.ledger.state import SpendKey, spend_key_name
+from tallystick_contracts.claim_batch import ClaimRow
 
 ALICE, BOB, CAROL = (Payer(name, DOMAIN) for name in ("alice", "bob", "carol"))
 SELLERS = (NEWS, MUSIC)
@@ -117,7 +118,7 @@ class LedgerMachine(RuleBasedStateMachine):
         super().__init__()
         self.books = PureLedger(RULES)
         self.seen = Observer()
-        self.escrow = EscrowModel()
+        self.escrow = EscrowBlocks()
         self.keys = [BOB.spend_key(0, cap=150), BOB.spend_key(1, cap=10**6, expires_at=NOW_MS // 1000 + 100_000)]
         self.refund_number = self.payment_number = 0
         self.by_channel = {payer.channel_id(seller): payer for payer in (ALICE, BOB, CAROL) for seller in SELLERS}
@@ -125,7 +126,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @initialize()
     def open_accounts(self) -> None:
         for payer in (ALICE, BOB, CAROL):
-            self.escrow.deposit(payer.account_id, DEPOSIT)
+            self.escrow.deposit(payer, DEPOSIT)
             self.books.fund(payer, 0, *SELLERS)
         self.escrow.mine(4)
         for key in self.keys:
@@ -260,15 +261,15 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(payer=payers, amount=st.integers(1, 200))
     def deposit(self, payer: Payer, amount: int) -> None:
-        self.escrow.deposit(payer.account_id, amount)
+        self.escrow.deposit(payer, amount)
 
     @rule(payer=payers, amount=st.integers(1, 500), by_payer=st.booleans())
     def initiate_withdraw(self, payer: Payer, amount: int, by_payer: bool) -> None:
-        self.escrow.initiate_withdraw(payer.account_id, amount, self.now_s, by_payer=by_payer)
+        self.escrow.initiate_withdraw(payer, amount, self.now_s, by_payer=by_payer)
 
     @rule(payer=payers)
     def cancel_withdraw(self, payer: Payer) -> None:
-        self.escrow.cancel_withdraw(payer.account_id)
+        self.escrow.cancel_withdraw(payer)
 
     @rule(payer=payers)
     def finalize_withdraw(self, payer: Payer) -> None:
@@ -278,26 +279,26 @@ class LedgerMachine(RuleBasedStateMachine):
             if self.by_channel[reservation.channel_id] is payer and reservation.expires_at:
                 self.let_expire(self.seen.payments[handle[16:48], handle[:16]].payment)
         self.claim(payer)
-        self.escrow.finalize_withdraw(payer.account_id, self.now_s)
+        self.escrow.finalize_withdraw(payer, self.now_s)
         self.observe(payer)
 
     @rule(payer=payers)
     def claim(self, payer: Payer) -> None:
         """I6: what was charged, never the ceiling."""
-        rows = [(channel.id, channel.charged) for channel in self.channels(payer)]
-        self.escrow.claim(payer.account_id, rows)
+        rows = [claim_row(channel.receiver, channel.charged) for channel in self.channels(payer)]
+        self.escrow.claim(payer, rows)
 
     @rule(seller=sellers, share=st.integers(0, 4))
     def claim_by_oneself(self, seller: bytes, share: int) -> None:
         """A receiver on the canonical escrow claims up to the highest voucher that it holds."""
         channel = self.books.channel(CAROL, seller)
         total = channel.charged + (max(0, channel.ceiling - channel.charged)) * share // 4
-        self.escrow.claim(CAROL.account_id, [(channel.id, total)])
+        self.escrow.claim(CAROL, [claim_row(seller, total)])
 
     @rule(payer=payers, amount=st.integers(0, 300))
     def start_refund(self, payer: Payer, amount: int) -> None:
         available = self.seen.funds[payer.account_id] - self.seen.promised(payer)
-        nonce = self.escrow.at_head(payer.account_id).refund_nonce
+        nonce = self.escrow.at_head(payer).refund_nonce
         self.refund_number += 1
         number = self.refund_number
         answer = self.books.run(
@@ -318,7 +319,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def land_refund(self, payer: Payer) -> None:
         if payer.account_id in self.seen.refunds:
             _, nonce, amount = self.seen.refunds[payer.account_id]
-            self.escrow.refund(payer.account_id, nonce, amount)
+            self.escrow.refund(payer, nonce, amount)
 
     @rule(count=st.integers(1, 4))
     def mine(self, count: int) -> None:
@@ -338,7 +339,7 @@ class LedgerMachine(RuleBasedStateMachine):
         """An endpoint says that the account holds another amount. More is never credited: either nobody confirms it, or
         no deposit explains it. Less counts at once, until the next look; what is committed may be more than that (I11).
         """
-        account_id, truth = payer.account_id, self.escrow.observe(payer.account_id)
+        account_id, truth = payer.account_id, self.escrow.observe(payer)
         final, head = (at._replace(balance=max(0, at.balance + by)) for at in (truth.final, truth.head))
         explained = truth.final.balance + sum(truth.final.claimed.values())
         told = truth._replace(final=final, head=head, confirmed=confirmed, explained=explained)
@@ -398,7 +399,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @invariant()
     def the_escrow_can_pay_all_that_was_charged(self) -> None:
         for payer in (ALICE, BOB):
-            account = self.escrow.at_head(payer.account_id)
+            account = self.escrow.at_head(payer)
             owed = sum(self.seen.charged.get(payer.channel_id(seller), 0) for seller in SELLERS)
             assert account.balance + sum(account.claimed.values()) >= owed
 
@@ -590,20 +591,25 @@ class LedgerMachine(RuleBasedStateMachine):
         """The watcher reads the account, and ends a refund whose nonce has passed in a final block."""
         account_id = payer.account_id
         alarms = self.books.run(
-            lambda draft, ledger, _moment: accounts.mirror(draft, ledger, self.escrow.observe(account_id))
+            lambda draft, ledger, _moment: accounts.mirror(draft, ledger, self.escrow.observe(payer))
         )
-        final, head = self.escrow.at_final(account_id), self.escrow.at_head(account_id)
+        final, head = self.escrow.at_final(payer), self.escrow.at_head(payer)
         assert payer is CAROL or not alarms, "nobody else claims more than was charged"
         for channel_id, claimed in final.claimed.items():
             self.seen.claimed[channel_id] = max(claimed, self.seen.claimed.get(channel_id, 0))
         self.seen.funds[account_id] = max(0, final.deposited - head.returned)
-        self.seen.withdrawing[account_id] = (head.withdrawing, head.withdrawable_at)
+        self.seen.withdrawing[account_id] = (head.withdraw_amount, head.withdrawable_at)
         if account_id in self.seen.refunds:
             number, nonce, _ = self.seen.refunds[account_id]
             if final.refund_nonce > nonce:
                 self.books.end_refund(payer, number)
                 del self.seen.refunds[account_id]
         assert self.books.account(payer).funds == self.seen.funds[account_id]
+
+
+def claim_row(receiver: bytes, total: int) -> ClaimRow:
+    """A claim up to this total; whose signature allows it does not matter here."""
+    return ClaimRow(receiver, total, total, b"")
 
 
 class TestLedger(LedgerMachine.TestCase):

@@ -1,1 +1,1 @@
-"""A network in memory: `node` answers as an endpoint does, over escrow and token (`contracts`) and their `world`."""
+"""A network in memory: `node` answers as an endpoint does, for the escrow and the token of `contracts`."""

@@ -5,28 +5,22 @@ sender, watcher and bindings as in production, on blocks that a test mines, reor
 between an aggregator and a node goes wrong when `faults` says so.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final, cast
 
 import rlp  # type: ignore[import-untyped]  # it has none
 
-from memory_chain.contracts import Contracts
-from memory_chain.world import World
+from escrow_model import EscrowModel
+from memory_chain.contracts import Contracts, World
 from tallystick.hashing import keccak256
 from tallystick.signatures import recover
-from tallystick_aggregator.chain.node import (
-    BlockTransaction,
-    CallRevertedError,
-    Header,
-    Log,
-    MarketFees,
-    Receipt,
-    RejectedError,
-)
+from tallystick_aggregator.chain.node import BlockTransaction, CallRevertedError, Header, Log, Receipt, RejectedError
 from tallystick_aggregator.chain.port import Block, ChainUnavailableError, Heard
 from tallystick_aggregator.chain.rpc.bloom import bloom_of
+from tallystick_chain.fees import MarketFees
+from tallystick_contracts.events import Event
 
 GWEI: Final = 10**9
 BLOCK_S: Final = 12
@@ -85,7 +79,7 @@ class MemoryNode:
     _forks: int = 0
 
     def __post_init__(self) -> None:
-        self._append(World(), [], {}, [])
+        self._append(self.contracts.genesis(), [], {}, [])
 
     # What a test does.
 
@@ -93,6 +87,15 @@ class MemoryNode:
     def world(self) -> World:
         """The state after the newest block. To be read; `change` writes."""
         return self._blocks[-1].world
+
+    @property
+    def height(self) -> int:
+        """The number of the newest block."""
+        return len(self._blocks) - 1
+
+    def world_at(self, number: int) -> World:
+        """The state after this block."""
+        return self._blocks[number].world
 
     def mine(self, blocks: int = 1, *, seconds: int = BLOCK_S) -> None:
         """Make blocks of what waits in the pool and pays the base fee, `seconds` apart."""
@@ -119,6 +122,27 @@ class MemoryNode:
         _, logs = self.contracts.run(world, sender, to, data, self.timestamp)
         hash_ = keccak256(len(self._blocks).to_bytes(8, "big") + sender + data)
         self._append(world, [], {}, _of_transaction(logs, hash_))
+
+    def take(self, raw: bytes) -> None:
+        """Put a signed transaction into the pool. Raises RejectedError."""
+        transaction = _parse(raw)
+        if transaction.nonce < self.world.nonces.get(transaction.sender, 0):
+            raise RejectedError("nonce too low")
+        key = (transaction.sender, transaction.nonce)
+        known = self.pool.get(key)
+        if known is not None and known.hash != transaction.hash:
+            enough = transaction.max_fee * 10 >= known.max_fee * 11
+            if not enough or transaction.priority_fee * 10 < known.priority_fee * 11:
+                raise RejectedError("replacement transaction underpriced")
+        self.pool[key] = transaction
+
+    def act(self, act: Callable[[EscrowModel, int], list[Event]]) -> list[Event]:
+        """Mine a block in which this was done to the escrow (it, and the time). Raises escrow_model.RevertedError."""
+        world = self.world.copy()
+        events = act(world.escrow, self.timestamp + BLOCK_S)
+        self.timestamp += BLOCK_S
+        self._append(world, [], {}, [])
+        return events
 
     # What node.Node asks for.
 
@@ -200,7 +224,7 @@ class MemoryNode:
         self._answer()
         if self.faults.losing_sends:
             raise ChainUnavailableError("the transaction was lost")
-        self._take(_parse(raw))
+        self.take(raw)
         if self.faults.losing_replies:
             raise ChainUnavailableError("the reply was lost")
 
@@ -230,17 +254,6 @@ class MemoryNode:
         if mined is None or mined.block != block:
             raise ChainUnavailableError(f"block {block.number} is not there")
         return mined
-
-    def _take(self, transaction: Transaction) -> None:
-        if transaction.nonce < self.world.nonces.get(transaction.sender, 0):
-            raise RejectedError("nonce too low")
-        key = (transaction.sender, transaction.nonce)
-        known = self.pool.get(key)
-        if known is not None and known.hash != transaction.hash:
-            enough = transaction.max_fee * 10 >= known.max_fee * 11
-            if not enough or transaction.priority_fee * 10 < known.priority_fee * 11:
-                raise RejectedError("replacement transaction underpriced")
-        self.pool[key] = transaction
 
     def _mine(self) -> None:
         world, logs = self.world.copy(), list[tuple[bytes, Log]]()

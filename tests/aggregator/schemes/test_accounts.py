@@ -9,9 +9,10 @@ from tallystick.eip712 import Domain
 from tallystick.quantities import ChannelTotals
 from tallystick.reasons import Reason
 from tallystick.spend_keys import key_hash
-from tallystick_aggregator.accounts.accounts import CHANNELS_PER_PAGE, AccountPage, Totals
+from tallystick_aggregator.accounts.accounts import CHANNELS_PER_PAGE, AccountPage
 from tallystick_aggregator.accounts.signed_calls import SignedCall, call_is_signed
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
+from tallystick_aggregator.ledger.approvals import Totals
 from tallystick_aggregator.ledger.commands import Rules
 from tallystick_aggregator.ledger.state import SpendKey
 
@@ -80,9 +81,9 @@ async def test_an_account_is_read_by_its_own_payer_only(market: Marketplace) -> 
     assert reason_of(market.accounts.read(ALICE.account_id, read_call(MALLORY))) is Reason.CALL_SIGNATURE
 
 
-async def test_channels_come_in_pages(market: Marketplace, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_channels_come_in_pages(market: Marketplace) -> None:
     assert CHANNELS_PER_PAGE == 1_000
-    monkeypatch.setattr("tallystick_aggregator.accounts.accounts.CHANNELS_PER_PAGE", 2)
+    market.accounts._per_page = 2
     receivers = [number.to_bytes(20, "big") for number in range(1, 6)]
     await market.fund(ALICE, 1_000, *receivers)
     seen: list[ChannelTotals] = []
@@ -202,7 +203,7 @@ async def test_after_a_claim_the_next_approval_names_only_what_is_owed_again(mar
     await market.charge(ALICE, 30, ceiling=30, number=1)
     await market.charge(ALICE, 50, ceiling=50, number=2, receiver=MUSIC)
     assert await approve(market, await offered(market)) is None
-    market.chain.paid = {ALICE.channel_id(NEWS): 30, ALICE.channel_id(MUSIC): 50}
+    market.chain.paid.update({ALICE.channel_id(NEWS): 30, ALICE.channel_id(MUSIC): 50})
     market.chain.escrowed[ALICE.account_id].balance -= 80
     await market.chain.look()
     await market.charge(ALICE, 5, ceiling=35, number=3)

@@ -2,17 +2,17 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from doubles import MUSIC, NETWORK, NEWS, NOW_MS, OTHER_PAGE, Payer
+from doubles import ESCROW_REF, MUSIC, NEWS, NOW_MS, OTHER_PAGE, Payer
+from failing_disk import Fault, MemoryDisk, Operation
 from marketplace import PRICE, TERMS, Marketplace, marketplace
 
+from tallystick.charges import DeferredCharge
+from tallystick.facilitator import Settled, Verified
 from tallystick.reasons import Reason
 from tallystick.x402 import Network
 from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.commands import Rules
-from tallystick_aggregator.schemes.deferred.codec import ChannelPayment
-from tallystick_aggregator.schemes.port import Settled, Verified
-from tallystick_aggregator.store.memory import Fault, MemoryDisk, Operation
 
 ALICE = Payer("alice")
 
@@ -20,7 +20,7 @@ ALICE = Payer("alice")
 async def verify(market: Marketplace, payer: Payer = ALICE, number: int = 1, **changes: object) -> Verified | Refusal:
     """Verify a payment of PRICE to NEWS by a voucher of its own; `changes` are made to the payment."""
     payment = payer.payment(number, PRICE, ceiling=PRICE * number)._replace(**changes)  # type: ignore[arg-type]
-    return await market.deferred.verify(TERMS, ChannelPayment(payer.config.channel(NEWS), payment))
+    return await market.deferred.verify(TERMS, DeferredCharge(payer.config.channel(NEWS), payment))
 
 
 async def held(market: Marketplace, number: int = 1) -> Verified:
@@ -98,7 +98,7 @@ async def test_verify_refuses_a_payment_that_does_not_meet_the_terms(
 ) -> None:
     await market.fund(ALICE, 10_000)
     payment = ALICE.payment(1, PRICE, ceiling=PRICE)
-    answer = await market.deferred.verify(terms, ChannelPayment(ALICE.config.channel(NEWS), payment))  # type: ignore[arg-type]
+    answer = await market.deferred.verify(terms, DeferredCharge(ALICE.config.channel(NEWS), payment))  # type: ignore[arg-type]
     assert isinstance(answer, Refusal)
     assert (answer.reason, answer.field) == (reason, field)
     assert not market.ledger.channels
@@ -122,7 +122,7 @@ async def test_verify_refuses_a_channel_id_that_is_not_the_configs(market: Marke
 async def test_open_refuses_what_is_not_served(market: Marketplace, changes: dict[str, object], reason: Reason) -> None:
     config = replace(ALICE.config.channel(NEWS), **changes)  # type: ignore[arg-type]
     await market.chain.fund(config, 10_000)
-    answer = await market.channels.open(NETWORK, config)
+    answer = await market.channels.open(ESCROW_REF, config)
     assert answer is not None
     assert answer.reason is reason
     assert answer.allowed
@@ -145,7 +145,7 @@ async def test_fifty_payments_at_once_open_their_channel_once(market: Marketplac
     payments = [ALICE.payment(number, PRICE, ceiling=PRICE * number) for number in ceilings]
     config = ALICE.config.channel(NEWS)
     answers = await asyncio.gather(
-        *(market.deferred.verify(TERMS, ChannelPayment(config, payment)) for payment in payments)
+        *(market.deferred.verify(TERMS, DeferredCharge(config, payment)) for payment in payments)
     )
     assert all(isinstance(answer, Verified) for answer in answers)
     assert market.chain.claimed_reads == 2, "one baseline for all of them, in two answers"
@@ -154,8 +154,8 @@ async def test_fifty_payments_at_once_open_their_channel_once(market: Marketplac
 async def test_one_who_goes_away_does_not_take_the_others_channel_along(market: Marketplace) -> None:
     await market.fund(ALICE, 100_000)
     config = ALICE.config.channel(NEWS)
-    first = asyncio.create_task(market.channels.open(NETWORK, config))
-    second = asyncio.create_task(market.channels.open(NETWORK, config))
+    first = asyncio.create_task(market.channels.open(ESCROW_REF, config))
+    second = asyncio.create_task(market.channels.open(ESCROW_REF, config))
     await asyncio.sleep(0)
     first.cancel()
     assert await second is None
@@ -184,7 +184,7 @@ async def test_a_chain_that_cannot_be_reached_refuses_new_channels_and_serves_kn
     await market.fund(ALICE, 10_000, NEWS)
     market.chain.down = True
     assert isinstance(await verify(market), Verified)
-    answer = await market.channels.open(NETWORK, ALICE.config.channel(MUSIC))
+    answer = await market.channels.open(ESCROW_REF, ALICE.config.channel(MUSIC))
     assert answer is not None
     assert (answer.reason, answer.reason.retry) == (Reason.CHAIN_UNAVAILABLE, True)
 
@@ -198,7 +198,7 @@ async def test_a_store_that_cannot_be_written_refuses_and_holds_nothing() -> Non
         answer = await verify(market)
         assert isinstance(answer, Refusal)
         assert (answer.reason, answer.reason.retry) == (Reason.STORE_UNAVAILABLE, True)
-        opened = await market.channels.open(NETWORK, ALICE.config.channel(MUSIC))
+        opened = await market.channels.open(ESCROW_REF, ALICE.config.channel(MUSIC))
         assert opened is not None
         assert opened.reason is Reason.STORE_UNAVAILABLE
         broken = False
@@ -209,7 +209,7 @@ async def test_a_store_that_cannot_be_written_refuses_and_holds_nothing() -> Non
 async def test_openings_beyond_the_rate_are_put_off(market: Marketplace) -> None:
     await market.fund(ALICE, 10_000)
     configs = [ALICE.config.channel(number.to_bytes(20, "big")) for number in range(1, 400)]
-    answers = await asyncio.gather(*(market.channels.open(NETWORK, config) for config in configs))
+    answers = await asyncio.gather(*(market.channels.open(ESCROW_REF, config) for config in configs))
     refused = [answer for answer in answers if answer is not None]
     assert {answer.reason for answer in refused} == {Reason.OVERLOADED}
     assert 0 < len(refused) < 399
@@ -289,8 +289,8 @@ async def test_a2_an_account_with_spend_keys_opens_channels_by_live_keys_only(ma
         (unknown, Reason.SPEND_KEY_UNKNOWN),
         (forged, Reason.SPEND_KEY_PROOF),
     ):
-        answer = await market.deferred.verify(TERMS, ChannelPayment(config, payment))
+        answer = await market.deferred.verify(TERMS, DeferredCharge(config, payment))
         assert isinstance(answer, Refusal)
         assert answer.reason is reason
     assert not market.ledger.channels
-    assert isinstance(await market.deferred.verify(TERMS, ChannelPayment(config, good)), Verified)
+    assert isinstance(await market.deferred.verify(TERMS, DeferredCharge(config, good)), Verified)

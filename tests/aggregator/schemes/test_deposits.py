@@ -304,7 +304,7 @@ async def test_a8_a_top_up_that_is_cancelled_while_ours_waits_is_no_deposit_also
     assert "nothing was deposited" in told(await market.deposits.deposit(NETWORK, top_up))
     assert market.chain.sent[-1].status is TransactionStatus.PENDING, "as it was when it was sent"
     async with marketplace(market.disk) as restarted:
-        restarted.chain.used = market.chain.used
+        restarted.chain.used.update(market.chain.used)
         assert "nothing was deposited" in told(await restarted.deposits.deposit(NETWORK, top_up))
         assert not restarted.chain.sent
 

@@ -6,13 +6,13 @@ from chain_twin import CONTRACT_WALLET_SIGNATURE
 from doubles import MUSIC, NEWS, NOW_S, Payer
 from marketplace import EXACT_TERMS, PRICE, Marketplace, marketplace, transfer_of
 
+from tallystick.facilitator import Settled, Verified
 from tallystick.reasons import Reason
-from tallystick.x402 import Network
-from tallystick_aggregator.chain.port import Block, TransferAuthorization
+from tallystick.x402 import ExactAuthorization, Network
+from tallystick_aggregator.chain.port import Block
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.schemes.exact.authorizations import ERC6492_SUFFIX
 from tallystick_aggregator.schemes.exact.payments import VERIFIES_MAX
-from tallystick_aggregator.schemes.port import Settled, Verified
 from tallystick_aggregator.store.port import TransactionStatus
 
 ALICE = Payer("alice")
@@ -106,26 +106,26 @@ async def test_a_payer_without_money_is_refused_with_what_it_has(market: Marketp
     assert (answer.reason, answer.got, answer.allowed) == (Reason.INSUFFICIENT_BALANCE, "100", "at most 99")
 
 
-def _unsigned(transfer: TransferAuthorization) -> TransferAuthorization:
+def _unsigned(transfer: ExactAuthorization) -> ExactAuthorization:
     return replace(transfer, signature=b"")
 
 
-def _by_another(transfer: TransferAuthorization) -> TransferAuthorization:
+def _by_another(transfer: ExactAuthorization) -> ExactAuthorization:
     other = transfer_of(Payer("mallory"), from_=transfer.from_)
     return replace(transfer, signature=other.signature)
 
 
-def _altered(transfer: TransferAuthorization) -> TransferAuthorization:
+def _altered(transfer: ExactAuthorization) -> ExactAuthorization:
     return replace(transfer, nonce=bytes(32))
 
 
-def _high_s(transfer: TransferAuthorization) -> TransferAuthorization:
+def _high_s(transfer: ExactAuthorization) -> ExactAuthorization:
     order = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
     r, s, v = transfer.signature[:32], int.from_bytes(transfer.signature[32:64], "big"), transfer.signature[64]
     return replace(transfer, signature=r + (order - s).to_bytes(32, "big") + bytes([55 - v]))
 
 
-def _not_deployed(transfer: TransferAuthorization) -> TransferAuthorization:
+def _not_deployed(transfer: ExactAuthorization) -> ExactAuthorization:
     return replace(transfer, signature=transfer.signature + ERC6492_SUFFIX)
 
 

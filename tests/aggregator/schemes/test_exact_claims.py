@@ -5,16 +5,18 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from doubles import MUSIC, NETWORK, NOW_S, TOKEN, Payer
+from doubles import ESCROW_REF, MUSIC, NOW_S, TOKEN, Payer
 from marketplace import EXACT_TERMS, OFFERS, PRICE, Marketplace, marketplace, transfer_of
 
 from tallystick.errors import MalformedError
+from tallystick.facilitator import Settled, Verified
 from tallystick.reasons import Reason
-from tallystick_aggregator.chain.port import Call, TransferAuthorization
+from tallystick.x402 import ExactAuthorization
+from tallystick_aggregator.chain.port import Call
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.schemes.exact import ExactPayments
 from tallystick_aggregator.schemes.exact.claims import HOLD_S_MAX, Claims, claim_of
-from tallystick_aggregator.schemes.port import Caller, Settled, Verified
+from tallystick_aggregator.schemes.port import Caller
 from tallystick_aggregator.store.port import TransactionStatus
 
 ALICE = Payer("alice")
@@ -49,7 +51,7 @@ def reason_of(answer: object) -> Reason:
     ],
 )
 async def test_x1_an_authorization_pays_one_receiver_and_what_else_has_its_nonce_is_refused(
-    market: Marketplace, landed: bool, change: Callable[[TransferAuthorization], TransferAuthorization]
+    market: Marketplace, landed: bool, change: Callable[[ExactAuthorization], ExactAuthorization]
 ) -> None:
     market.chain.held = not landed
     paid = transfer_of(ALICE)
@@ -170,7 +172,7 @@ async def test_x1_a_transfer_from_before_claims_were_written_pays_nobody_anew(
     await market.exact.settle(EXACT_TERMS, transfer)
     (sent,) = market.chain.sent
     await market.outbox.update(replace(sent, status=TransactionStatus.MINED, memo=b""))
-    later = ExactPayments({NETWORK: market.chain}, OFFERS, market.outbox, lambda: NOW_S)
+    later = ExactPayments({ESCROW_REF: market.chain}, OFFERS, market.outbox, lambda: NOW_S)
     # The twin's calldata is a label; the token's is the authorization itself.
     monkeypatch.setattr(market.chain.token, "transfer_call", lambda _: Call(TOKEN, sent.data))
     assert reason_of(await later.settle(EXACT_TERMS, transfer, FIRST)) is Reason.PAYMENT_USED

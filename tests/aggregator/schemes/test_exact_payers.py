@@ -8,16 +8,17 @@ from chain_twin import CONTRACT_WALLET_SIGNATURE
 from doubles import NETWORK, Payer
 from marketplace import EXACT_TERMS, PRICE, Marketplace, deposit_of, transfer_of
 
+from tallystick.facilitator import Settled, Verified
 from tallystick.hexadecimal import checksum
 from tallystick.reasons import Reason
 from tallystick.signatures import ORDER
+from tallystick.x402 import ExactAuthorization
 from tallystick_aggregator.accounts.deposits import DEPOSIT_GAS_MAX
-from tallystick_aggregator.chain.port import TransferAuthorization
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.schemes.exact.authorizations import describe_code
 from tallystick_aggregator.schemes.exact.gas import FRESH_S, PROBE_GAS_MAX, TRANSFER_GAS_MAX, GasMoney
-from tallystick_aggregator.schemes.exact.payments import UNPROVEN_BURST
-from tallystick_aggregator.schemes.port import Caller, Settled, Verified
+from tallystick_aggregator.schemes.exact.preconditions import UNPROVEN_BURST
+from tallystick_aggregator.schemes.port import Caller
 
 ALICE = Payer("alice")
 WALLET = Payer("wallet")
@@ -27,7 +28,7 @@ CALLER = Caller("news", bytes(16), bytes(32))
 
 @pytest.fixture(autouse=True)
 def _money(market: Marketplace) -> None:
-    market.chain.balances |= {ADDRESS: 1_000, CONTRACT: 10_000}
+    market.chain.balances.update({ADDRESS: 1_000, CONTRACT: 10_000})
     market.chain.contract_wallets.add(CONTRACT)
 
 
@@ -36,7 +37,7 @@ def refused(answer: object) -> Refusal:
     return answer
 
 
-def by_contract(number: int = 0) -> TransferAuthorization:
+def by_contract(number: int = 0) -> ExactAuthorization:
     return replace(transfer_of(WALLET, number), signature=CONTRACT_WALLET_SIGNATURE)
 
 
@@ -135,17 +136,17 @@ async def test_x5_a_chain_that_does_not_answer_withdraws_no_offer(market: Market
 # X7.
 
 
-def low_v(transfer: TransferAuthorization) -> TransferAuthorization:
+def low_v(transfer: ExactAuthorization) -> ExactAuthorization:
     signature = transfer.signature
     return replace(transfer, signature=signature[:64] + bytes((signature[64] - 27,)))
 
 
-def compact(transfer: TransferAuthorization) -> TransferAuthorization:
+def compact(transfer: ExactAuthorization) -> ExactAuthorization:
     r, s, v = transfer.signature[:32], int.from_bytes(transfer.signature[32:64], "big"), transfer.signature[64]
     return replace(transfer, signature=r + (s | (v - 27) << 255).to_bytes(32, "big"))
 
 
-def high_s(transfer: TransferAuthorization) -> TransferAuthorization:
+def high_s(transfer: ExactAuthorization) -> ExactAuthorization:
     r, s, v = transfer.signature[:32], int.from_bytes(transfer.signature[32:64], "big"), transfer.signature[64]
     return replace(transfer, signature=r + (ORDER - s).to_bytes(32, "big") + bytes((55 - v,)))
 
@@ -166,7 +167,7 @@ async def test_x7_a_recovery_id_of_0_or_1_counts_as_v_of_27_or_28(market: Market
 
 @pytest.mark.parametrize("spoil", [compact, high_s, lambda t: replace(t, signature=b"\x01" * 65)])
 async def test_x7_signatures_of_plain_keys_that_no_token_takes_are_refused_clearly_and_cost_wallets_nothing(
-    market: Marketplace, spoil: Callable[[TransferAuthorization], TransferAuthorization]
+    market: Marketplace, spoil: Callable[[ExactAuthorization], ExactAuthorization]
 ) -> None:
     for number in range(UNPROVEN_BURST + 10):
         refusal = refused(await market.exact.verify(EXACT_TERMS, spoil(transfer_of(ALICE, number))))
@@ -187,7 +188,7 @@ async def test_x7_the_signature_of_a_contract_is_not_touched(market: Marketplace
 
 
 async def test_x10_an_empty_purse_is_told_so_before_anything_is_counted(market: Marketplace) -> None:
-    market.chain.balances |= {ADDRESS: 1, CONTRACT: 1}
+    market.chain.balances.update({ADDRESS: 1, CONTRACT: 1})
     for number in range(UNPROVEN_BURST + 10):
         for transfer in (transfer_of(ALICE, number), by_contract(number)):
             refusal = refused(await market.exact.verify(EXACT_TERMS, transfer, CALLER))

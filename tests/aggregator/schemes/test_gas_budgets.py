@@ -11,18 +11,18 @@ from doubles import NETWORK, NEWS, NOW_S, Payer
 from marketplace import EXACT_TERMS, Marketplace, deposit_of, marketplace, signed, transfer_of
 
 from tallystick import eip712
+from tallystick.facilitator import Settled, Verified
 from tallystick.reasons import Reason
 from tallystick_aggregator.accounts.deposits import Deposited
 from tallystick_aggregator.accounts.refunds import Refunded
 from tallystick_aggregator.auth.gas_budgets import STRANGERS_PERCENT, GasLimits
-from tallystick_aggregator.chain.port import ChainUnavailableError
+from tallystick_aggregator.chain.port import ChainUnavailableError, Send
 from tallystick_aggregator.chain.sending.gas_meter import HOUR_S, GasMeter
 from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.commands import DecisionContext
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger
-from tallystick_aggregator.schemes.port import Settled, Verified
 from tallystick_aggregator.store.port import TransactionKind
 
 ALICE = Payer("alice")
@@ -233,7 +233,7 @@ async def test_g1_claims_are_counted_and_stopped_by_nothing() -> None:
     async with marketplace(gas=GasLimits(200_000, 200_000, 200_000)) as market:
         for number in range(5):
             call = market.chain._call(NEWS, lambda: 0, NEWS)
-            sent = await market.chain.send(TransactionKind.CLAIM, b"%d" % number, call)
+            sent = await market.chain.send(Send(TransactionKind.CLAIM, b"%d" % number, call))
             await market.chain.wait(sent, timeout_s=1)
         assert market.chain.gas.spent(TransactionKind.CLAIM) == 5 * EACH
         assert not market.budget.problems()

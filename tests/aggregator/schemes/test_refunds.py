@@ -2,7 +2,8 @@ import asyncio
 from hashlib import sha256
 
 import pytest
-from doubles import NETWORK, NEWS, NOW_S, Payer
+from doubles import ESCROW_REF, NEWS, NOW_S, Payer
+from failing_disk import CrashedError, Fault, MemoryDisk, Operation
 from marketplace import MIN_DEPOSIT, Marketplace, marketplace, signed
 
 from tallystick import eip712
@@ -10,7 +11,6 @@ from tallystick.reasons import Reason
 from tallystick_aggregator.accounts.refunds import REFUND_BURST, Refunded
 from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger.answers import Refusal
-from tallystick_aggregator.store.memory import CrashedError, Fault, MemoryDisk, Operation
 from tallystick_aggregator.store.port import TransactionStatus
 
 ALICE = Payer("alice")
@@ -164,13 +164,13 @@ async def test_a_refund_that_was_started_and_not_sent_is_sent_after_a_restart() 
     disk = MemoryDisk(plan=lambda operation: fault if operation is Operation.OUTBOX else Fault.NONE)
     async with marketplace(disk) as market:
         await market.fund(ALICE, FUNDS)
-        escrowed = market.chain.escrowed
+        before = market.chain
         fault = Fault.CRASH_BEFORE
         with pytest.raises(CrashedError):
             await refund(market, 4_000)
     fault = Fault.NONE
     async with marketplace(disk) as market:
-        market.chain.escrowed = escrowed
+        market.chain.continue_from(before)
         assert market.account(ALICE).refunding == 4_000
         await market.refunds.resume()
         assert len(market.chain.sent) == 1
@@ -220,7 +220,7 @@ async def test_what_is_being_refunded_cannot_be_spent(market: Marketplace) -> No
 async def test_an_unknown_account_and_a_stale_mirror_get_no_refund(market: Marketplace) -> None:
     assert reason_of(await refund(market)) is Reason.ACCOUNT_UNKNOWN
     await market.fund(ALICE, FUNDS)
-    market.stale.add(NETWORK)
+    market.stale.add(ESCROW_REF)
     assert reason_of(await refund(market)) is Reason.CHAIN_STALE
 
 
@@ -254,7 +254,7 @@ async def test_a7_a_refund_is_told_as_the_escrow_paid_it_and_alike_when_it_is_as
     assert reason_of(await refund(market, 2_500)) is Reason.AMOUNT_MISMATCH, "its id stands for what was asked for"
     assert (market.account(ALICE).funds, market.account(ALICE).refunding) == (0, 0)
     async with marketplace(market.disk) as restarted:
-        restarted.chain.escrowed, restarted.chain.number = market.chain.escrowed, market.chain.number
+        restarted.chain.continue_from(market.chain)
         told = await refund(restarted, 4_000)
         assert isinstance(told, Refunded)
         assert (told.transaction, told.amount) == (answer.transaction, 2_500)

@@ -12,16 +12,20 @@ from unittest.mock import patch
 
 from auditor import Auditor
 from customers import Customer, Purchase, strange_payments
-from doubles import DOMAIN, MUSIC, NETWORK, NEWS, NOW_MS, Payer, refund_id_of
-from escrow_model import EscrowModel
+from doubles import DOMAIN, ESCROW_REF, MUSIC, NEWS, NOW_MS, OPERATOR, Payer, refund_id_of
+from escrow_blocks import EscrowBlocks
+from failing_disk import CrashedError, Fault, MemoryDisk, Operation
 from running import Running
 
+from escrow_model import signed
 from tallystick.payment_ids import payment_id_ms
 from tallystick.signatures import recover
 from tallystick.vouchers import voucher_digest
-from tallystick_aggregator.charging import PaymentBatcher, UncheckedPayment, maintenance
+from tallystick_aggregator.chain.deferred_escrow import CLAIM_COSTS
+from tallystick_aggregator.charging import PaymentBatcher, UncheckedPayment
 from tallystick_aggregator.charging import batcher as intake_module
 from tallystick_aggregator.charging import signatures as signatures_module
+from tallystick_aggregator.charging.batcher import BatcherSettings
 from tallystick_aggregator.charging.maintenance import Maintenance
 from tallystick_aggregator.claims.planner import EVERYTHING, plan_account
 from tallystick_aggregator.ledger import accounts
@@ -30,8 +34,10 @@ from tallystick_aggregator.ledger.answers import Accepted, Held, Refusal
 from tallystick_aggregator.ledger.commands import DecisionContext, Rules
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger, SpendKey
-from tallystick_aggregator.store.memory import CrashedError, Fault, MemoryDisk, MemoryJournal, Operation
+from tallystick_aggregator.store.memory import MemoryJournal
 from tallystick_aggregator.store.port import StoreUnavailableError, StoreUncertainError
+from tallystick_contracts.claim_batch import ClaimRow
+from tallystick_contracts.events import RowSkipped, SkipReason
 
 Answer = TypeVar("Answer")
 
@@ -43,6 +49,7 @@ RULES: Final = Rules(
     exposure_per_account_max=150,
     exposure_per_receiver_max=250,
 )
+_UNSIGNED: Final = (SkipReason.BAD_SIGNATURE, SkipReason.ABOVE_CEILING)
 HOT_PAYMENTS: Final = 12
 HOT_AGE_MS: Final = 3_000_000
 
@@ -55,11 +62,13 @@ class World:
         self.calm = True
         self.disk = MemoryDisk(plan=self._fault)
         self.auditor = Auditor(self.disk)
-        self.escrow = EscrowModel(WITHDRAW_DELAY_S)
+        # The operator's signatures need not be real here, the payers' are.
+        self.escrow = EscrowBlocks(lambda who, digest, signature: who == OPERATOR or signed(who, digest, signature))
         self.customers = [
-            Customer(Payer(name), uses_keys, Random(self.random.random()))
+            Customer(Payer(name, withdraw_delay_s=WITHDRAW_DELAY_S), uses_keys, Random(self.random.random()))
             for name, uses_keys in (("ann", False), ("ben", True), ("cat", False), ("dan", True))
         ]
+        self.payers = {customer.payer.account_id: customer.payer for customer in self.customers}
         self.refunds: dict[bytes, tuple[int, int, int]] = {}
         self.refund_number = 0
         self.now_ms = NOW_MS
@@ -88,7 +97,7 @@ class World:
         """A process begins on what is on disk."""
         self.dead = self.seen_head = False
         self.journal = MemoryJournal(self.disk, hot_payments_max=HOT_PAYMENTS, hot_age_ms_max=HOT_AGE_MS)
-        self.run = Running(await self.journal.load(), self.journal, RULES, waiting_max=25)
+        self.run = Running(await self.journal.load(), self.journal, RULES, BatcherSettings(waiting_max=25))
         self.tick(0)
         self.maintenance = Maintenance(self.run.writer, self.journal, RULES)
         self.serving = asyncio.create_task(self.run.writer.serve())
@@ -169,7 +178,7 @@ class World:
         """Time passes."""
         self.now_ms += ms
         self.run.now_ms = self.now_ms
-        self.run.stale_networks = frozenset() if self.seen_head else frozenset({NETWORK})
+        self.run.stale_escrows = frozenset() if self.seen_head else frozenset({ESCROW_REF})
 
     @property
     def now_s(self) -> int:
@@ -320,10 +329,10 @@ class World:
 
     async def watch(self) -> None:
         """The watcher takes over what the chain says of every account, and ends refunds whose nonce is final."""
-        seen = [self.escrow.observe(customer.payer.account_id) for customer in self.customers]
-        final = {account_id: self.escrow.at_final(account_id).refund_nonce for account_id in self.refunds}
+        seen = [self.escrow.observe(customer.payer) for customer in self.customers]
+        final = {account_id: self.escrow.at_final(self.payers[account_id]).refund_nonce for account_id in self.refunds}
         pending = dict(self.refunds)
-        number = self.escrow.head.number
+        number = self.escrow.head
 
         def decision(draft: Draft, ledger: Ledger, _moment: DecisionContext) -> bool:
             for account in seen:
@@ -331,7 +340,7 @@ class World:
             for account_id, (refund, nonce, _) in pending.items():
                 if final[account_id] > nonce:
                     accounts.end_refund(draft, account_id, refund_id_of(refund))
-            draft.record(ev.ChainAdvanced(NETWORK, number, number.to_bytes(32, "big")))
+            draft.record(ev.ChainAdvanced(ESCROW_REF, number, number.to_bytes(32, "big")))
             return True
 
         if await self.decide(decision):
@@ -349,26 +358,27 @@ class World:
         self.auditor.read()
         ledger = self.run.ledger
         for account in list(ledger.accounts.values()):
-            for group in plan_account(account, ledger.channels_of(account.id), {}, EVERYTHING):
+            for group in plan_account(account, ledger.channels_of(account.id), {}, EVERYTHING, CLAIM_COSTS):
                 for row in group.rows:
                     digest = voucher_digest(DOMAIN.separator, row.channel_id, row.ceiling)
                     assert recover(digest, row.signature) == account.config.payer_authorizer, "I5"
                     assert row.total == self.auditor.ledger.channels[row.channel_id].charged <= row.ceiling, "I6"
-                self.escrow.claim(account.id, [(row.channel_id, row.total) for row in group.rows])
+                rows = [ClaimRow(row.receiver, row.total, row.ceiling, row.signature) for row in group.rows]
+                events = self.escrow.claim(self.payers[account.id], rows)
+                assert not [event for event in events if isinstance(event, RowSkipped) and event.reason in _UNSIGNED]
                 self.count("claim")
 
     async def deposit(self, customer: Customer) -> None:
         """More money."""
-        self.escrow.deposit(customer.payer.account_id, self.random.randrange(50, 400))
+        self.escrow.deposit(customer.payer, self.random.randrange(50, 400))
         self.count("deposit")
 
     async def withdraw(self, customer: Customer) -> None:
         """The timed way out is begun, or given up."""
-        account_id = customer.payer.account_id
-        if self.escrow.at_head(account_id).withdrawable_at:
-            self.escrow.cancel_withdraw(account_id)
+        if self.escrow.at_head(customer.payer).withdrawable_at:
+            self.escrow.cancel_withdraw(customer.payer)
         else:
-            self.escrow.initiate_withdraw(account_id, self.random.randrange(1, 300), self.now_s)
+            self.escrow.initiate_withdraw(customer.payer, self.random.randrange(1, 300), self.now_s)
             self.count("withdrawal")
 
     async def finalize_a_withdrawal(self) -> None:
@@ -376,13 +386,13 @@ class World:
         due = [
             customer.payer.account_id
             for customer in self.customers
-            if self.escrow.at_head(customer.payer.account_id).withdrawable_at
+            if self.escrow.at_head(customer.payer).withdrawable_at
         ]
         if not due or self.dead:
             return
         account_id = self.random.choice(due)
         await self.at_once([self.watch()])
-        at = self.escrow.at_head(account_id).withdrawable_at
+        at = self.escrow.at_head(self.payers[account_id]).withdrawable_at
         if self.run.ledger.accounts[account_id].withdraw_finalizes_at != at or self.dead:
             return  # the store would not take it; the watcher comes again long before the delay is over
         self.tick((max(0, at - self.now_s) + RULES.reservation_s + 1) * 1000)
@@ -391,7 +401,7 @@ class World:
         if self.dead:
             return  # it starts again long before the delay is over
         await self.claim()
-        self.escrow.finalize_withdraw(account_id, self.now_s)
+        self.escrow.finalize_withdraw(self.payers[account_id], self.now_s)
         self.count("withdrawn")
         await self.at_once([self.watch()])
 
@@ -399,7 +409,7 @@ class World:
         """The payer asks for some of it back; the operator signs only what was journaled as started."""
         account_id = customer.payer.account_id
         self.refund_number += 1
-        number, nonce = self.refund_number, self.escrow.at_head(account_id).refund_nonce
+        number, nonce = self.refund_number, self.escrow.at_head(customer.payer).refund_nonce
         amount = self.random.choice((0, self.random.randrange(1, 200)))
         if account_id in self.refunds:
             return
@@ -421,7 +431,7 @@ class World:
         if self.refunds:
             account_id = self.random.choice(sorted(self.refunds))
             _, nonce, amount = self.refunds[account_id]
-            if self.escrow.refund(account_id, nonce, amount):
+            if self.escrow.refund(self.payers[account_id], nonce, amount):
                 self.count("refunded")
 
     async def reorg(self) -> None:
@@ -434,7 +444,7 @@ class World:
 
     async def expire(self) -> None:
         """Reservations whose time is over."""
-        await self.decide(maintenance._expire)
+        await self.decide(self.maintenance._expire)
 
     async def forget(self) -> None:
         """Payment ids whose retention is over."""
@@ -475,10 +485,10 @@ class World:
         """Everybody deposits and knows every seller."""
         for customer in self.customers:
             payer = customer.payer
-            self.escrow.deposit(payer.account_id, 500)
+            self.escrow.deposit(payer, 500)
 
             def opening(draft: Draft, _ledger: Ledger, _moment: DecisionContext, payer: Payer = payer) -> bool:
-                accounts.open_account(draft, payer.account_id, NETWORK, payer.config)
+                accounts.open_account(draft, payer.account_id, ESCROW_REF, payer.config)
                 for seller in SELLERS:
                     accounts.open_channel(draft, payer.account_id, payer.channel_id(seller), seller, 0, RULES)
                 return True
@@ -520,7 +530,7 @@ class World:
     def compare_books(self) -> None:
         """For each channel: charged by the ledger, paid by the customer's own book, received on chain."""
         for customer in self.customers:
-            on_chain = self.escrow.at_head(customer.payer.account_id).claimed
+            on_chain = self.escrow.at_head(customer.payer).claimed
             for seller in SELLERS:
                 channel = self.run.ledger.channels[customer.payer.channel_id(seller)]
                 assert channel.reserved == 0
@@ -537,7 +547,7 @@ class World:
     def check_solvency(self) -> None:
         """The escrow can pay every seller all that was charged, whatever payers have got back."""
         for customer in self.customers:
-            account = self.escrow.at_head(customer.payer.account_id)
+            account = self.escrow.at_head(customer.payer)
             channels = self.auditor.ledger.channels_of(customer.payer.account_id)
             owed = sum(channel.charged for channel in channels)
             assert account.balance + sum(account.claimed.values()) >= owed

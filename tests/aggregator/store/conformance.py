@@ -20,6 +20,7 @@ from histories import BEGINNING, NOW_MS, Advance, Command, Forget, Key, Pay, Ref
 
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.state import Ledger
+from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.store.port import (
     Attempt,
     OutboundTransaction,
@@ -214,7 +215,7 @@ class JournalConformance:
         await driven.commit(BEGINNING)
         async with site.refusing(store):
             with pytest.raises(StoreUnavailableError):
-                await store.journal.append([ev.ChainAdvanced("eip155:9", 9, bytes(32))])
+                await store.journal.append([ev.ChainAdvanced(EscrowRef("eip155:9", bytes(20)), 9, bytes(32))])
         assert await holds(site.crashed(), driven.model)
         await driven.commit([Advance(0, 1)])
         assert await holds(site.crashed(), driven.model)
@@ -243,7 +244,7 @@ class JournalConformance:
             return
         assert other.journal.epoch > store.journal.epoch
         with pytest.raises(StoreLockedError):
-            await store.journal.append([ev.ChainAdvanced("eip155:9", 9, bytes(32))])
+            await store.journal.append([ev.ChainAdvanced(EscrowRef("eip155:9", bytes(20)), 9, bytes(32))])
         await other.close()
         assert await holds(site.crashed(), driven.model)
 
@@ -261,7 +262,7 @@ class JournalConformance:
         await store.close()
         await store.close()
         with pytest.raises(StoreUnavailableError):
-            await store.journal.append([ev.ChainAdvanced("eip155:9", 9, bytes(32))])
+            await store.journal.append([ev.ChainAdvanced(EscrowRef("eip155:9", bytes(20)), 9, bytes(32))])
         with pytest.raises(StoreUnavailableError):
             await store.outbox.add(outbound(0))
 

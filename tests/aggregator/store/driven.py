@@ -5,6 +5,7 @@ import shutil
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from histories import NOW, Command, do, lookup, same_state
 
@@ -93,7 +94,7 @@ def copy_store(path: Path, directory: Path, name: str) -> Path:
 
 
 @asynccontextmanager
-async def opened(path: Path, **limits: int) -> AsyncGenerator[SqliteStore]:
+async def opened(path: Path, **limits: Any) -> AsyncGenerator[SqliteStore]:
     """An open store, closed in the end."""
     store = await SqliteStore.open(path, **limits)
     try:

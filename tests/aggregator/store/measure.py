@@ -20,10 +20,11 @@ from tallystick.quantities import ZERO_ADDRESS
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger
+from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.store.sqlite.store import SqliteJournal, SqliteStore
 
 START_MS = 1_800_000_000_000
-NETWORK = "eip155:31337"
+ESCROW_REF = EscrowRef("eip155:31337", bytes.fromhex("e5" * 20))
 KEY_ID = b"k" * 32
 CHANNELS_PER_ACCOUNT = 100
 
@@ -39,7 +40,7 @@ def opened(channels: int) -> Iterator[list[ev.Event]]:
         account_id, payer = digest("account", account), digest("payer", account)[:20]
         config = ChannelConfig(payer, payer, ZERO_ADDRESS, b"o" * 20, b"t" * 20, 86_400, bytes(32))
         commit: list[ev.Event] = [
-            ev.AccountOpened(account_id, NETWORK, config),
+            ev.AccountOpened(account_id, ESCROW_REF, config),
             ev.AccountMirrored(account_id, 10**18, 0, 0),
             ev.SpendKeyRegistered(account_id, KEY_ID, bytes(32), 10**18, 2**40),
         ]

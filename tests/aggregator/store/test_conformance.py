@@ -11,10 +11,11 @@ from typing import Final
 import pytest
 from conformance import Site, StoreConformance, outbox, store
 from driven import copy_store
+from failing_disk import Fault, MemoryDisk
 from file_store import FileStore
 
 from tallystick_aggregator.store import opening
-from tallystick_aggregator.store.memory import Fault, MemoryDisk, MemoryStore
+from tallystick_aggregator.store.memory import MemoryStore
 from tallystick_aggregator.store.opening import open_store, sqlite_path, sqlite_url
 from tallystick_aggregator.store.port import Store, StoreUnusableError
 from tallystick_aggregator.store.sqlite.store import SqliteStore
@@ -66,7 +67,9 @@ class MemorySite:
     def crashed(self) -> Site:
         """See `Site`."""
         disk = self.disk
-        return MemorySite(MemoryDisk(disk.plan, *deepcopy((disk.entries, disk.payments, disk.outbound, disk.epoch))))
+        return MemorySite(
+            MemoryDisk(*deepcopy((disk.entries, disk.payments, disk.outbound, disk.epoch)), plan=disk.plan)
+        )
 
     @asynccontextmanager
     async def refusing(self, _store: Store) -> AsyncGenerator[None]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from driven import Driven, check_payments, copy_store, load_now, loaded_from, opened
-from histories import BEGINNING, NOW_MS, Advance, History, Pay, account_id, histories, same_state
+from histories import BEGINNING, ESCROW_REF, NOW_MS, Advance, History, Pay, account_id, histories, same_state
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -235,7 +235,7 @@ KILLED = """
 import asyncio, sys
 sys.path[:0] = [{tests!r}, {here!r}]
 from pathlib import Path
-from measure import NETWORK, START_MS
+from measure import ESCROW_REF, START_MS
 from tallystick_aggregator.store.sqlite.store import SqliteStore
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger import events as ev
@@ -243,12 +243,12 @@ from tallystick_aggregator.ledger import events as ev
 async def main():
     store = await SqliteStore.open(Path(sys.argv[1]))
     ledger = await store.journal.load()
-    number = ledger.heads[NETWORK].number if NETWORK in ledger.heads else 0
+    number = ledger.heads[ESCROW_REF].number if ESCROW_REF in ledger.heads else 0
     asyncio.ensure_future(checkpoints(store))
     while True:
         number += 1
         draft = Draft(ledger)
-        draft.record(ev.ChainAdvanced(NETWORK, number, number.to_bytes(32, "big")))
+        draft.record(ev.ChainAdvanced(ESCROW_REF, number, number.to_bytes(32, "big")))
         await store.journal.append(draft.events)
         draft.adopt()
         print(number, flush=True)
@@ -275,5 +275,5 @@ def test_a_process_that_is_killed_while_it_appends_loses_nothing_that_it_acknowl
         assert heard[0] in {acknowledged + 1, acknowledged + 2}, "at most one commit was not heard of"
         acknowledged = heard[-1]
         ledger = load_now(path)
-        assert ledger.heads["eip155:31337"].number in {acknowledged, acknowledged + 1}
-        acknowledged = ledger.heads["eip155:31337"].number - 1
+        assert ledger.heads[ESCROW_REF].number in {acknowledged, acknowledged + 1}
+        acknowledged = ledger.heads[ESCROW_REF].number - 1

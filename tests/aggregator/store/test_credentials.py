@@ -6,14 +6,17 @@ import subprocess
 import sys
 import time
 from hashlib import sha256
+from itertools import count
 from pathlib import Path
 
 import pytest
 
-from tallystick_aggregator.auth import credentials
 from tallystick_aggregator.auth.credentials import Credentials, CredentialsError, Principal, Scope
 
 ALICE, BOB = b"a" * 20, b"b" * 20
+
+ALWAYS_LATER = count(0.0, 1.0).__next__
+"""A clock by which it is always time to look at the file again."""
 
 
 class Clock:
@@ -31,17 +34,12 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "sellers.db"
 
 
-@pytest.fixture
-def always_polling(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(credentials, "POLL_S", 0.0)
-
-
-def test_a_token_that_another_process_has_just_added_is_known(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(credentials, "POLL_S", 3_600.0)
-    serving = Credentials.open(path)
+def test_a_token_that_another_process_has_just_added_is_known(path: Path) -> None:
+    clock = Clock()
+    serving = Credentials.open(path, monotonic_s=clock)
     assert serving.lookup("ts_junk") is None
     token = Credentials.open(path).add("news", [ALICE], [Scope.CHARGE])
-    time.sleep(0.02)
+    clock.now_s += 0.02
     assert serving.lookup(token) == Principal("news", frozenset({ALICE}), frozenset({Scope.CHARGE}))
 
 
@@ -125,9 +123,8 @@ def test_a_revoked_principal_is_gone_for_good(path: Path) -> None:
     tokens.close()
 
 
-@pytest.mark.usefixtures("always_polling")
 def test_the_server_sees_what_the_command_line_changes(path: Path) -> None:
-    server = Credentials.open(path)
+    server = Credentials.open(path, monotonic_s=ALWAYS_LATER)
     program = (
         "import sys; from tallystick_aggregator.auth.credentials import *\n"
         "tokens = Credentials.open(sys.argv[1]); print(tokens.add('news', [b'a' * 20], [Scope.CHARGE]))"
@@ -168,7 +165,6 @@ def test_looking_up_asks_the_file_rarely(path: Path) -> None:
     tokens.close()
 
 
-@pytest.mark.usefixtures("always_polling")
 def test_a_file_that_cannot_be_read_for_a_while_stops_nobody(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -176,7 +172,7 @@ def test_a_file_that_cannot_be_read_for_a_while_stops_nobody(
         def execute(self, _: str) -> None:
             raise sqlite3.OperationalError("disk I/O error")
 
-    tokens = Credentials.open(path)
+    tokens = Credentials.open(path, monotonic_s=ALWAYS_LATER)
     token = tokens.add("news", [ALICE], [Scope.CHARGE])
     with monkeypatch.context() as patches:
         patches.setattr(tokens, "_connection", Broken())

@@ -13,6 +13,7 @@ from driven import Driven, copy_store, load_now, loaded_from, opened
 from histories import BEGINNING, Advance, same_state
 
 from tallystick_aggregator.ledger import events as ev
+from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.store.events import encode_entry
 from tallystick_aggregator.store.port import StoreUnavailableError, StoreUncertainError
 from tallystick_aggregator.store.sqlite.store import SqliteStore
@@ -28,10 +29,11 @@ from tallystick_aggregator.store.port import StoreUnavailableError, StoreUncerta
 from tallystick_aggregator.store.sqlite.store import SqliteStore
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger import events as ev
+from tallystick_aggregator.ledger.values import EscrowRef
 
 async def append(store, ledger, number):
     draft = Draft(ledger)
-    draft.record(ev.ChainAdvanced("eip155:1", number, bytes(32)))
+    draft.record(ev.ChainAdvanced(EscrowRef("eip155:1", bytes(20)), number, bytes(32)))
     await store.journal.append(draft.events * 40)
     draft.adopt()
 
@@ -72,7 +74,7 @@ def test_a_full_disk_refuses_leaves_nothing_behind_and_recovers(tmp_path: Path) 
     assert all(str(path) in refusal and ("full" in refusal or "disk" in refusal) for refusal in refusals)
     number = int(last.removeprefix("acknowledged "))
     assert number > 2, "the limit left room for a few"
-    assert load_now(path).heads["eip155:1"].number == number
+    assert load_now(path).heads[EscrowRef("eip155:1", bytes(20))].number == number
 
 
 async def test_a_database_at_its_limit_refuses_and_works_again_with_more_room(tmp_path: Path) -> None:
@@ -82,7 +84,7 @@ async def test_a_database_at_its_limit_refuses_and_works_again_with_more_room(tm
         writer = store.journal._database._writer
         ((pages,),) = await writer.execute_fetchall("PRAGMA page_count")
         await writer.execute(f"PRAGMA max_page_count = {pages}")
-        large = [ev.ChainAdvanced("eip155:1", number, bytes(32)) for number in range(400)]
+        large = [ev.ChainAdvanced(EscrowRef("eip155:1", bytes(20)), number, bytes(32)) for number in range(400)]
         with pytest.raises(StoreUnavailableError, match="the disk is full"):
             await store.journal.append(large)
         with pytest.raises(StoreUnavailableError, match="the disk is full"):
@@ -150,7 +152,7 @@ async def _frames_of_a_next_commit(store: SqliteStore, path: Path) -> bytes:
     log = shadow.with_name("shadow.db-wal")
     before = log.read_bytes()
     connection = sqlite3.connect(shadow, isolation_level=None)
-    entry = encode_entry([ev.ChainAdvanced("eip155:9", 99, bytes(32))])
+    entry = encode_entry([ev.ChainAdvanced(EscrowRef("eip155:9", bytes(20)), 99, bytes(32))])
     connection.execute("INSERT INTO log SELECT ?, ? FROM store WHERE epoch = ?", (2, entry, store.journal.epoch))
     after = log.read_bytes()
     connection.close()
@@ -167,7 +169,7 @@ async def test_the_frames_of_a_failed_fsync_would_be_found_by_a_recovery(tmp_pat
         frames = await _frames_of_a_next_commit(store, path)
         copy = copy_store(path, tmp_path, "found.db")
         copy.with_name("found.db-wal").write_bytes(copy.with_name("found.db-wal").read_bytes() + frames)
-    assert (await loaded_from(copy)).heads["eip155:9"].number == 99
+    assert (await loaded_from(copy)).heads[EscrowRef("eip155:9", bytes(20))].number == 99
 
 
 @pytest.mark.parametrize(
@@ -193,7 +195,9 @@ async def test_a_failed_fsync_is_settled_before_anybody_is_refused(tmp_path: Pat
         copy = copy_store(path, tmp_path, "crashed.db")
         await driven.commit([Advance(0, 2)])
     assert same_state(await loaded_from(path), driven.model)
-    assert "eip155:9" not in (await loaded_from(copy)).heads, "what was refused is not there after a crash"
+    assert EscrowRef("eip155:9", bytes(20)) not in (await loaded_from(copy)).heads, (
+        "what was refused is not there after a crash"
+    )
 
 
 async def test_a_failed_fsync_that_cannot_be_settled_is_uncertain_until_the_next_commit(tmp_path: Path) -> None:

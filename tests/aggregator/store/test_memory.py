@@ -2,10 +2,12 @@
 
 import pytest
 from driven import Driven
-from histories import BEGINNING, NOW_MS, Advance, same_state
+from failing_disk import CrashedError, Fault, MemoryDisk, Operation
+from histories import BEGINNING, ESCROW_REF, NOW_MS, Advance, same_state
 
 from tallystick_aggregator.ledger import events as ev
-from tallystick_aggregator.store.memory import CrashedError, Fault, MemoryDisk, MemoryJournal, Operation
+from tallystick_aggregator.ledger.values import EscrowRef
+from tallystick_aggregator.store.memory import MemoryJournal
 from tallystick_aggregator.store.port import StoreLockedError, StoreUnavailableError
 
 
@@ -24,7 +26,7 @@ class Plan:
 
 async def started() -> tuple[Plan, MemoryDisk, Driven]:
     plan = Plan()
-    disk = MemoryDisk(plan)
+    disk = MemoryDisk(plan=plan)
     journal = MemoryJournal(disk)
     driven = Driven(journal, await journal.load())
     await driven.commit(BEGINNING)
@@ -49,7 +51,7 @@ async def test_a_crash_keeps_what_was_written_before_it(fault: Fault, number: in
     _, draft = await driven.decide([Advance(0, 2)])
     with pytest.raises(CrashedError):
         await driven.journal.append(draft.events)
-    assert (await MemoryJournal(disk).load()).heads["eip155:0"].number == number
+    assert (await MemoryJournal(disk).load()).heads[EscrowRef("eip155:0", ESCROW_REF.address)].number == number
 
 
 @pytest.mark.parametrize("fault", [Fault.REFUSED, Fault.CRASH_BEFORE, Fault.CRASH_AFTER])

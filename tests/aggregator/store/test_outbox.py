@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 from conformance import ALICE, NETWORK, outbound
 from driven import opened
+from failing_disk import CrashedError, Fault, MemoryDisk
 from hypothesis import given
 from hypothesis import strategies as st
 from test_stored_events import AMOUNT, BYTES20, BYTES32, TIME
 
-from tallystick_aggregator.store.memory import CrashedError, Fault, MemoryDisk, MemoryOutbox
+from tallystick_aggregator.store.memory import MemoryOutbox
 from tallystick_aggregator.store.port import (
     Attempt,
     OutboundTransaction,

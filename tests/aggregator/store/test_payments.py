@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from tallystick.channels import ChannelConfig
 from tallystick.payment_ids import new_payment_id, payment_id_ms
 from tallystick.quantities import ZERO_ADDRESS
-from tallystick_aggregator.charging.writer import COMMIT_WEIGHT_MAX
+from tallystick_aggregator.charging.writer import WriterSettings
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.payments import (
@@ -26,10 +27,10 @@ from tallystick_aggregator.ledger.payments import (
     unpack_payment,
 )
 from tallystick_aggregator.ledger.state import Ledger, payment_key
+from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.store.eviction import TRIMMED_AT_ONCE_MAX, RecentPayments
 from tallystick_aggregator.store.port import StoreUnavailableError
-from tallystick_aggregator.store.sqlite import checkpoint
-from tallystick_aggregator.store.sqlite import store as sqlite_store
+from tallystick_aggregator.store.sqlite.checkpoint import CheckpointSettings, Pace
 from tallystick_aggregator.store.sqlite.schema import ENDING_TABLES, PARTITION_MS
 from tallystick_aggregator.store.sqlite.store import SqliteStore
 
@@ -38,7 +39,7 @@ HOUR_MS = 3_600_000
 ACCOUNT, CHANNEL, KEY, PAGE = b"a" * 32, b"c" * 32, b"k" * 32, b"p" * 32
 CONFIG = ChannelConfig(b"p" * 20, b"q" * 20, ZERO_ADDRESS, b"o" * 20, b"t" * 20, 86_400, bytes(32))
 OPENED: list[ev.Event] = [
-    ev.AccountOpened(ACCOUNT, "eip155:1", CONFIG),
+    ev.AccountOpened(ACCOUNT, EscrowRef("eip155:1", bytes(20)), CONFIG),
     ev.AccountMirrored(ACCOUNT, 10**9, 0, 0),
     ev.ChannelOpened(CHANNEL, ACCOUNT, b"r" * 20, 0),
     ev.CeilingRaised(CHANNEL, 10**9, b"s" * 65),
@@ -52,6 +53,11 @@ def id_at(ms: int, number: int = 0) -> bytes:
 
 def charge(ms: int, number: int = 0) -> ev.Charged:
     return ev.Charged(CHANNEL, id_at(ms, number), 1, PAGE, 0, KEY)
+
+
+REST_S = CheckpointSettings().rest_s
+RESTLESS = CheckpointSettings(rest_s=0)
+SMALL = replace(RESTLESS, payments_at_once=(16, 32, 64))
 
 
 async def commit(store: SqliteStore, ledger: Ledger, events: Sequence[ev.Event]) -> None:
@@ -201,12 +207,13 @@ async def test_a_reservation_that_begins_and_ends_between_checkpoints_leaves_no_
 
 @pytest.mark.parametrize("payments_at_once", [1, 1_024])
 async def test_the_payment_of_a_reservation_that_began_and_ended_leaves_memory_and_is_not_held(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, payments_at_once: int
+    tmp_path: Path, payments_at_once: int
 ) -> None:
     """Also where a checkpoint follows its changes one by one."""
-    monkeypatch.setattr(checkpoint, "PAYMENTS_AT_ONCE", (payments_at_once,))
     handle = id_at(NOW_MS) + CHANNEL + b"h" * 16
-    async with opened(tmp_path / "store.db", hot_payments_max=0) as store:
+    async with opened(
+        tmp_path / "store.db", hot_payments_max=0, checkpoints=CheckpointSettings(payments_at_once=(payments_at_once,))
+    ) as store:
         ledger = await store.journal.load()
         await commit(store, ledger, [*OPENED, ev.Reserved(CHANNEL, handle[:16], 9, PAGE, 0, KEY, handle, NOW_MS)])
         await commit(store, ledger, [ev.Released(handle)])
@@ -217,8 +224,7 @@ async def test_the_payment_of_a_reservation_that_began_and_ended_leaves_memory_a
 
 
 async def test_a_large_commit_is_followed_in_portions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "PAYMENTS_AT_ONCE", (8,))
-    async with opened(tmp_path / "store.db") as store:
+    async with opened(tmp_path / "store.db", checkpoints=CheckpointSettings(payments_at_once=(8,))) as store:
         ledger = await store.journal.load()
         await commit(store, ledger, [*OPENED, *(charge(NOW_MS, number) for number in range(100))])
         followed = list[int]()
@@ -322,12 +328,9 @@ async def test_charges_go_on_beside_a_checkpoint_and_a_dropped_partition(tmp_pat
     assert len(ledger.payments) == commits
 
 
-async def test_dropping_a_partition_goes_on_in_the_next_checkpoint_once_as_much_waits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(checkpoint, "PAYMENTS_AT_ONCE", (10,))
+async def test_dropping_a_partition_goes_on_in_the_next_checkpoint_once_as_much_waits(tmp_path: Path) -> None:
     old, new = NOW_MS - 10 * HOUR_MS, NOW_MS
-    async with opened(tmp_path / "store.db") as store:
+    async with opened(tmp_path / "store.db", checkpoints=CheckpointSettings(payments_at_once=(10,))) as store:
         ledger = await store.journal.load()
         await commit(store, ledger, [*OPENED, *(charge(old, number) for number in range(200))])
         await store.journal.checkpoint(new)
@@ -344,19 +347,14 @@ async def test_dropping_a_partition_goes_on_in_the_next_checkpoint_once_as_much_
         assert left not in await _partitions(store)
 
 
-async def test_portions_are_small_and_far_between_unless_more_than_a_third_of_one_comes_meanwhile(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_portions_are_small_and_far_between_unless_more_than_a_third_of_one_comes_meanwhile() -> None:
     rests = list[float]()
-    turn = asyncio.sleep
 
     async def sleep(seconds: float) -> None:
         rests.append(seconds)
-        await turn(0)
 
-    monkeypatch.setattr(checkpoint.asyncio, "sleep", sleep)
     appended = 10**6
-    pace = checkpoint.Pace(lambda: appended, 0.01)
+    pace = Pace(lambda: appended, 0.01, CheckpointSettings(), sleep=sleep)
     sizes = list[tuple[int, int]]()
     for between in (0, 0, 1, 341, 342, 0, 0, 0, 682, 683, 10**6, 0, 0, 0, 3, 0):
         sizes.append(tuple(pace.size))
@@ -365,7 +363,7 @@ async def test_portions_are_small_and_far_between_unless_more_than_a_third_of_on
     small, middle, large, all_at_once = (1_024, 64), (2_048, 64), (4_096, 64), (4_096, 256)
     assert sizes == [small] * 5 + [middle] * 5 + [large] + [all_at_once] * 4 + [small]
     assert rests[:3] == [0, 0, 0], "where nobody comes, nobody waits"
-    assert rests[3:] == [checkpoint.REST_S] * 7 + [0] * 5 + [checkpoint.REST_S], "none between the largest"
+    assert rests[3:] == [REST_S] * 7 + [0] * 5 + [REST_S], "none between the largest"
 
     sizes.clear()
     rests.clear()
@@ -376,25 +374,29 @@ async def test_portions_are_small_and_far_between_unless_more_than_a_third_of_on
     await pace.rest()
     sizes.append(tuple(pace.size))
     assert sizes == [small] * 5, "what writes nothing says nothing, then or later"
-    assert rests == [checkpoint.REST_S] * 5
+    assert rests == [REST_S] * 5
+
+
+async def at_once(_seconds: float) -> None:
+    """Rest without resting."""
 
 
 @pytest.mark.parametrize(
     ("states_per_event", "between", "states", "rest_s"),
     [
-        (1, 21, 64, checkpoint.REST_S),
+        (1, 21, 64, REST_S),
         (1, 22, 256, 0),
-        (3, 7, 64, checkpoint.REST_S),
+        (3, 7, 64, REST_S),
         (3, 8, 256, 0),
         (3, 1_000, 256, 0),
-        (0.03, 682, 64, checkpoint.REST_S),
+        (0.03, 682, 64, REST_S),
     ],
 )
 async def test_portions_of_state_are_larger_the_more_of_it_changes_with_each_event(
     states_per_event: float, between: int, states: int, rest_s: float
 ) -> None:
     appended = 0
-    pace = checkpoint.Pace(lambda: appended, states_per_event)
+    pace = Pace(lambda: appended, states_per_event, CheckpointSettings(), sleep=at_once)
     appended += between
     await pace.rest()
     assert pace.size.states == states
@@ -431,7 +433,6 @@ async def commit_after_each_write(
             committing = False
         return written
 
-    monkeypatch.setattr(checkpoint, "REST_S", 0)
     monkeypatch.setattr(journal._database, "write", write_then_commit)
     await asyncio.wait_for(journal.checkpoint(NOW_MS), 60)
     monkeypatch.undo()
@@ -441,13 +442,15 @@ async def commit_after_each_write(
 async def test_a_checkpoint_beside_full_commits_leaves_a_smaller_backlog(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with opened(tmp_path / "store.db") as store:
+    async with opened(tmp_path / "store.db", checkpoints=RESTLESS) as store:
         ledger = await store.journal.load()
         await commit(store, ledger, OPENED)
         numbers = count()
 
         async def charge_many() -> None:
-            await commit(store, ledger, [charge(NOW_MS, n) for n in islice(numbers, COMMIT_WEIGHT_MAX)])
+            await commit(
+                store, ledger, [charge(NOW_MS, n) for n in islice(numbers, WriterSettings().commit_weight_max)]
+            )
 
         for _ in range(40):
             await charge_many()
@@ -458,9 +461,10 @@ async def test_a_checkpoint_beside_full_commits_leaves_a_smaller_backlog(
 async def test_a_checkpoint_beside_charges_on_a_channel_each_leaves_a_smaller_backlog(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "PAYMENTS_AT_ONCE", (16, 32, 64))
-    monkeypatch.setattr(checkpoint, "STATES_AT_ONCE", (1, 32))
-    async with opened(tmp_path / "store.db") as store:
+    async with opened(
+        tmp_path / "store.db",
+        checkpoints=replace(SMALL, states_at_once=(1, 32)),
+    ) as store:
         ledger = await store.journal.load()
         numbers = count()
 
@@ -468,7 +472,7 @@ async def test_a_checkpoint_beside_charges_on_a_channel_each_leaves_a_smaller_ba
             for number in islice(numbers, customers):
                 account, channel = number.to_bytes(32, "big"), number.to_bytes(32, "little")
                 opened = (
-                    ev.AccountOpened(account, "eip155:1", CONFIG),
+                    ev.AccountOpened(account, EscrowRef("eip155:1", bytes(20)), CONFIG),
                     ev.ChannelOpened(channel, account, b"r" * 20, 0),
                     ev.Charged(channel, id_at(NOW_MS, number), 1, PAGE, 1, b""),
                 )
@@ -482,8 +486,7 @@ async def test_a_checkpoint_beside_charges_on_a_channel_each_leaves_a_smaller_ba
 async def test_a_checkpoint_beside_charges_with_ids_of_all_times_leaves_a_smaller_backlog(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "PAYMENTS_AT_ONCE", (16, 32, 64))
-    async with opened(tmp_path / "store.db") as store:
+    async with opened(tmp_path / "store.db", checkpoints=SMALL) as store:
         ledger = await store.journal.load()
         await commit(store, ledger, OPENED)
         numbers = count()
@@ -500,8 +503,7 @@ async def test_a_checkpoint_beside_charges_with_ids_of_all_times_leaves_a_smalle
 async def test_a_checkpoint_beside_many_small_commits_leaves_a_shorter_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_store, "LOG_ENTRIES_AT_ONCE_MIN", 1)
-    async with opened(tmp_path / "store.db") as store:
+    async with opened(tmp_path / "store.db", checkpoints=replace(RESTLESS, log_entries_at_once_min=1)) as store:
         ledger = await store.journal.load()
         await commit(store, ledger, OPENED)
         numbers = count()

@@ -13,6 +13,7 @@ from driven import Driven, copy_store, loaded_from, opened
 from histories import BEGINNING, NOW_MS, Advance, same_state
 
 from tallystick_aggregator.ledger import events as ev
+from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.store.events import encode_entry
 from tallystick_aggregator.store.port import (
     StoreDamagedError,
@@ -268,9 +269,9 @@ async def test_a_checkpoint_shortens_the_log_and_changes_nothing(tmp_path: Path)
         await store.journal.checkpoint(NOW_MS)
         assert store.journal.backlog == 0
         assert await store.journal._database.read("SELECT count(*) FROM log") == [(0,)]
-        await store.journal.append([ev.ChainAdvanced("eip155:1", 5, bytes(32))])
+        await store.journal.append([ev.ChainAdvanced(EscrowRef("eip155:1", bytes(20)), 5, bytes(32))])
         assert store.journal.backlog == 1
     after = await loaded_from(path)
-    assert after.heads.pop("eip155:1").number == 5
+    assert after.heads.pop(EscrowRef("eip155:1", bytes(20))).number == 5
     assert same_state(after, before)
     assert same_state(after, driven.model)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from tallystick.channels import WITHDRAW_DELAY_S_MAX, WITHDRAW_DELAY_S_MIN, ChannelConfig
 from tallystick_aggregator.ledger import events as ev
+from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.store.binary import UnstorableError
 from tallystick_aggregator.store.events import decode_entry, encode_entry
 from tallystick_aggregator.store.port import StoreDamagedError
@@ -29,13 +30,16 @@ CONFIG = st.builds(
     st.integers(WITHDRAW_DELAY_S_MIN, WITHDRAW_DELAY_S_MAX),
     BYTES32,
 )
-NETWORK = st.text(min_size=1, max_size=40)
+ESCROW = st.builds(
+    EscrowRef, st.text(min_size=1, max_size=40).filter(lambda text: ":0x" not in text), BYTES20 | st.just(b"")
+)
+"""Without an address as it was stored before."""
 NO_KEY = st.just(b"")
 BY_VOUCHER = {"used_ceiling": AMOUNT, "key_id": NO_KEY}
 BY_KEY = {"used_ceiling": st.just(0), "key_id": BYTES32}
 
 STRATEGIES: dict[Any, st.SearchStrategy[Any]] = {
-    ev.AccountOpened: st.builds(ev.AccountOpened, BYTES32, NETWORK, CONFIG),
+    ev.AccountOpened: st.builds(ev.AccountOpened, BYTES32, ESCROW, CONFIG),
     ev.AccountMirrored: st.builds(ev.AccountMirrored, BYTES32, AMOUNT, AMOUNT, TIME),
     ev.ChannelOpened: st.builds(ev.ChannelOpened, BYTES32, BYTES32, BYTES20, AMOUNT),
     ev.ChannelClaimed: st.builds(ev.ChannelClaimed, BYTES32, AMOUNT),
@@ -58,7 +62,7 @@ STRATEGIES: dict[Any, st.SearchStrategy[Any]] = {
     ev.TotalsApproved: st.builds(
         ev.TotalsApproved, BYTES32, st.lists(st.tuples(BYTES20, AMOUNT), max_size=4).map(tuple), SIGNATURE
     ),
-    ev.ChainAdvanced: st.builds(ev.ChainAdvanced, NETWORK, TIME, BYTES32),
+    ev.ChainAdvanced: st.builds(ev.ChainAdvanced, ESCROW, TIME, BYTES32),
     ev.PaymentsForgotten: st.builds(ev.PaymentsForgotten, TIME),
 }
 ENTRY = st.lists(st.one_of(*STRATEGIES.values()), max_size=12)

@@ -1,7 +1,7 @@
 """A running fake aggregator, and wallets that pay through it."""
 
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +9,11 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent))
 
-from payer_buyer import Buyer
+from payer_buyer import Buyer, OpenWallet
 from payer_fakes import FakeAggregator, FakeSeller, make_operator
 
 from tallystick.signatures import Signer
 from tallystick_client import Budgets, DepositPolicy, Operator, Wallet
-
-OpenWallet = Callable[..., Awaitable[Wallet]]
 
 
 @pytest.fixture

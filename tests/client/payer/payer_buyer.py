@@ -1,21 +1,23 @@
 """Who pays the fake seller from a wallet."""
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from payer_fakes import PRICE, FakeSeller
 
 from tallystick.x402 import PaymentRequired
-from tallystick_client import Wallet
+from tallystick_client import RemoteWallet, Wallet
 from tallystick_client.payer.policy.offers import Offer
 from tallystick_client.payer.wallet.grants import Payment
 
 REQUEST = bytes([0x52] * 32)
+OpenWallet = Callable[..., Awaitable[Wallet]]
 
 
 class Buyer:
     """Pays at hosts of the fake seller, and has the payments charged."""
 
-    def __init__(self, wallet: Wallet, seller: FakeSeller) -> None:
+    def __init__(self, wallet: Wallet | RemoteWallet, seller: FakeSeller) -> None:
         self.wallet = wallet
         self.seller = seller
 

@@ -7,7 +7,8 @@ is concerned, and as unreliable as a test asks for.
 import asyncio
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Final, Self
@@ -15,6 +16,7 @@ from typing import Any, Final, Self
 import grpc
 import grpc.aio
 import httpx2
+import uvicorn
 
 from tallystick import eip712
 from tallystick.amounts import decode_amount, encode_amount
@@ -24,6 +26,7 @@ from tallystick.reasons import Reason
 from tallystick.requests import body_digest, normal_target, request_hash
 from tallystick.signatures import recover
 from tallystick.spend_keys import SpendProver, key_hash
+from tallystick.tokens import Token
 from tallystick.v1 import account_pb2 as pb
 from tallystick.v1 import account_pb2_grpc, common_pb2
 from tallystick.vouchers import UncheckedVoucher, check_voucher
@@ -50,7 +53,8 @@ from tallystick.x402 import (
     read_exact,
 )
 from tallystick_client import Operator
-from tallystick_client.payer.policy.operators import Token
+from tallystick_client.payer.wallet.schemes.port import by_name
+from tallystick_client.payer.wallet.schemes.standard import STANDARD_SCHEMES
 
 CHAIN_ID: Final = 31_337
 OPERATOR: Final = bytes([0x09] * 20)
@@ -65,6 +69,20 @@ TOKEN_DOMAIN: Final = eip712.Domain("USD Coin", "2", CHAIN_ID, USDC)
 def make_operator(target: str) -> Operator:
     token = Token(USDC, "USDC", 6, "USD Coin", "2", min_deposit=100)
     return Operator(Network(CHAIN_ID), target, OPERATOR, ESCROW, DELAY_S, (token,), insecure=True)
+
+
+class Paying:
+    """What a wallet with this allow-list can pay with."""
+
+    def __init__(self, *operators: Operator, has_deposit: bool = True, allows_exact: bool = True) -> None:
+        self.operators = operators
+        self.schemes = by_name(STANDARD_SCHEMES)
+        self.allows_exact = allows_exact
+        self.has_deposit = has_deposit
+
+    def can_defer(self, operator: Operator, token: Token) -> bool:
+        del operator, token
+        return self.has_deposit
 
 
 class RefusalError(Exception):
@@ -123,6 +141,7 @@ class FakeAggregator(account_pb2_grpc.AccountServiceServicer):
         self.salts: set[bytes] = set()
         self.lose_answers: dict[str, int] = {}
         self.refuse: dict[str, Reason] = {}
+        self.retry_after_s = 0
         self.hold: dict[str, asyncio.Event] = {}
         self.delay_s: float = 0
         self.retention_s = 172_800
@@ -388,7 +407,7 @@ class FakeAggregator(account_pb2_grpc.AccountServiceServicer):
         if name in self.hold:
             await self.hold[name].wait()
         reason = self.refuse.get(name)
-        return refuse(reason) if reason is not None else None
+        return refuse(reason, self.retry_after_s) if reason is not None else None
 
     async def _leave(self, name: str, context: Any) -> None:
         if self.lose_answers.get(name, 0):
@@ -429,8 +448,9 @@ def propose_charged(account: Account) -> list[tuple[bytes, int]]:
     return [(channel.config.receiver, channel.charged) for channel in account.channels.values()]
 
 
-def refuse(reason: Reason) -> common_pb2.Refusal:
-    return common_pb2.Refusal(reason=int(reason), retry=reason.retry, message="no")  # type: ignore[arg-type]
+def refuse(reason: Reason, retry_after_s: int = 0) -> common_pb2.Refusal:
+    number: Any = int(reason)
+    return common_pb2.Refusal(reason=number, retry=reason.retry, message="no", retry_after_s=retry_after_s)
 
 
 def read_config(config: common_pb2.ChannelConfig) -> ChannelConfig:
@@ -524,7 +544,7 @@ class FakeSeller(httpx2.AsyncBaseTransport):
             scheme=scheme,
             network=str(operator.network),
             amount=str(amount),
-            asset=checksum(token.token),
+            asset=checksum(token.address),
             pay_to=checksum(self.receiver(host)),
             max_timeout_seconds=60,
             extra=deferred.extra() if scheme == SCHEME_DEFERRED else ExactTerms(token.name, token.version).extra(),
@@ -596,8 +616,47 @@ def receipt(charged: int) -> str:
     return encode_header(settled)
 
 
+async def no_sleep(_seconds: float) -> None:
+    """For those who would wait: others get their turn, no time passes."""
+    await asyncio.sleep(0)
+
+
 async def until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
     """Wait until something is so."""
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110 - whatever a test looks at has no event
             await asyncio.sleep(0.002)
+
+
+class _Site:
+    """A seller as an ASGI application."""
+
+    def __init__(self, seller: FakeSeller) -> None:
+        self._seller = seller
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+        headers = dict(scope["headers"])
+        query = b"?" + scope["query_string"] if scope["query_string"] else b""
+        url = f"http://{headers[b'host'].decode()}{(scope['raw_path'] + query).decode()}"
+        request = httpx2.Request(scope["method"], url, headers=scope["headers"], content=body)
+        response = await self._seller.handle_async_request(request)
+        await send({"type": "http.response.start", "status": response.status_code, "headers": response.headers.raw})
+        await send({"type": "http.response.body", "body": await response.aread()})
+
+
+@asynccontextmanager
+async def served(seller: FakeSeller) -> AsyncIterator[int]:
+    """The seller on a port of its own, over HTTP."""
+    server = uvicorn.Server(uvicorn.Config(_Site(seller), port=0, log_level="error", lifespan="off"))
+    task = asyncio.create_task(server.serve())
+    await until(lambda: server.started)
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        await task

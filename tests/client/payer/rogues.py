@@ -5,15 +5,13 @@ What they take is taken by the rules of the aggregator: it refuses what is not p
 
 # ruff: noqa: N802 - gRPC names the methods
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import httpx2
-import uvicorn
-from payer_fakes import PRICE, FakeAggregator, FakeSeller, Key, RefusalError, receipt
+from payer_fakes import PRICE, FakeAggregator, FakeSeller, Key, RefusalError, receipt, served
 
 from tallystick.amounts import encode_amount
 from tallystick.requests import body_digest, normal_target, request_hash
@@ -167,27 +165,6 @@ class RogueWorker:
         return taken
 
 
-class _Site:
-    """A seller as an ASGI application."""
-
-    def __init__(self, seller: FakeSeller) -> None:
-        self._seller = seller
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        body, more = b"", True
-        while more:
-            message = await receive()
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-        headers = dict(scope["headers"])
-        query = b"?" + scope["query_string"] if scope["query_string"] else b""
-        url = f"http://{headers[b'host'].decode()}{(scope['raw_path'] + query).decode()}"
-        request = httpx2.Request(scope["method"], url, headers=scope["headers"], content=body)
-        response = await self._seller.handle_async_request(request)
-        await send({"type": "http.response.start", "status": response.status_code, "headers": response.headers.raw})
-        await send({"type": "http.response.body", "body": await response.aread()})
-
-
 class ToServer(httpx2.AsyncHTTPTransport):
     """Connects to one server, whatever the host of the URL is."""
 
@@ -206,13 +183,5 @@ class ToServer(httpx2.AsyncHTTPTransport):
 @asynccontextmanager
 async def serving(seller: FakeSeller) -> AsyncIterator[ToServer]:
     """Serve a seller over HTTP; gives the transport that reaches it under every host."""
-    server = uvicorn.Server(uvicorn.Config(_Site(seller), port=0, log_level="error", lifespan="off"))
-    task = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
-        await asyncio.sleep(0.005)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    try:
+    async with served(seller) as port:
         yield ToServer(port)
-    finally:
-        server.should_exit = True
-        await task

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from payer_fakes import DOMAIN, PRICE, FakeSeller, Steps, make_operator
+from payer_fakes import DOMAIN, PRICE, FakeSeller, Paying, Steps, make_operator
 
 from tallystick.channels import account_id, channel_id
 from tallystick.patterns import Pattern
@@ -23,16 +23,16 @@ from tallystick_client.payer.http.price_cache import (
     PATTERNS_MAX,
     TARGETS_MAX,
     Prices,
-    Recent,
 )
 from tallystick_client.payer.policy.offers import Offer, choose
 from tallystick_client.payer.policy.operators import Asset
+from tallystick_client.payer.recent import Recent
 from tallystick_client.payer.wallet.book import Book
 from tallystick_client.payer.wallet.rows import Account, Channel, ExactPayment, GrantRow
 from tallystick_client.payer.wallet.store import Store
 
 OPERATOR = make_operator("127.0.0.1:1")
-ASSET = Asset(str(OPERATOR.network), OPERATOR.tokens[0].token)
+ASSET = Asset(str(OPERATOR.network), OPERATOR.tokens[0].address)
 CONFIG = OPERATOR.account(bytes([1] * 20), ASSET.token, bytes(32))
 amounts = st.integers(0, 50)
 
@@ -215,7 +215,7 @@ def test_checking_a_book_takes_time_in_proportion_to_its_channels() -> None:
 def offer(path: str = "a.example", amount: int = PRICE) -> Offer:
     seller = FakeSeller(None, OPERATOR)  # type: ignore[arg-type]
     required = PaymentRequired(accepts=[seller.offer("deferred", path, amount)])
-    return choose(required, [OPERATOR], can_defer=lambda *_: True)
+    return choose(required, Paying(OPERATOR))
 
 
 def test_w6_a_price_stands_for_its_own_target_only() -> None:

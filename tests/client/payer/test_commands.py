@@ -8,12 +8,11 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
-import httpx2
 import pytest
-import uvicorn
-from payer_fakes import PRICE, FakeAggregator, FakeSeller
+from payer_buyer import OpenWallet
+from payer_fakes import PRICE, FakeAggregator, FakeSeller, served
 
 from tallystick.reasons import Reason
 from tallystick.x402 import PaymentRequired
@@ -30,7 +29,6 @@ class Result(NamedTuple):
 
 
 Run = Callable[..., Awaitable[Result]]
-OpenWallet = Callable[..., Any]
 
 
 @pytest.fixture
@@ -40,7 +38,7 @@ def run(tmp_path: Path, operator: Operator) -> Run:
     (tmp_path / "payer.key").write_text(KEY)
     (tmp_path / "payer.key").chmod(0o600)
 
-    async def run_(*arguments: str, **environment: str) -> Result:
+    async def run_(*arguments: str, stdout: int | IO[bytes] = asyncio.subprocess.PIPE, **environment: str) -> Result:
         settings = {
             "TALLYSTICK_WALLET": str(tmp_path / "wallet.db"),
             "TALLYSTICK_KEY": f"file:{tmp_path / 'payer.key'}",
@@ -56,10 +54,11 @@ def run(tmp_path: Path, operator: Operator) -> Run:
             env=os.environ | settings,
             cwd=tmp_path,
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
+            stdout=stdout,
             stderr=asyncio.subprocess.PIPE,
         )
         out, err = await asyncio.wait_for(process.communicate(), 60)
+        out = out or b""
         assert "Traceback" not in err.decode()
         assert KEY not in out.decode() + err.decode()
         return Result(process.returncode or 0, out.decode(), err.decode())
@@ -70,27 +69,8 @@ def run(tmp_path: Path, operator: Operator) -> Run:
 @pytest.fixture
 async def site(seller: FakeSeller) -> AsyncIterator[str]:
     """The fake seller on a port of its own."""
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        message = await receive()
-        path = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
-        host = dict(scope["headers"])[b"host"].decode()
-        request = httpx2.Request(
-            scope["method"], f"http://{host}{path.decode()}", headers=scope["headers"], content=message.get("body", b"")
-        )
-        response = await seller.handle_async_request(request)
-        headers = [(name.lower(), value) for name, value in response.headers.raw]
-        await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
-        await send({"type": "http.response.body", "body": response.content})
-
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="off"))
-    task = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110 - it has no event
-        await asyncio.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    await task
+    async with served(seller) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 async def test_a_page_is_fetched_and_paid_for(run: Run, site: str, aggregator: FakeAggregator) -> None:
@@ -105,6 +85,14 @@ async def test_a_page_is_fetched_and_paid_for(run: Run, site: str, aggregator: F
     shown = (await run("wallet", "status")).out
     assert "on eip155:31337, in USDC\n  deposited 1, returned 0, charged 0.001, free 0.999\n" in shown
     assert f"{channel['receiver'][:6]}…{channel['receiver'][-4:]}" in shown
+
+
+async def test_in_a_terminal_a_page_ends_its_line(run: Run, site: str) -> None:
+    terminal, screen = os.openpty()
+    with os.fdopen(screen, "wb") as out:
+        result = await run("fetch", f"{site}/page", stdout=out)
+    assert (result.code, os.read(terminal, 1_000)) == (0, b"page\r\n")
+    os.close(terminal)
 
 
 async def test_a_page_is_paid_by_exact_without_a_deposit(run: Run, site: str, seller: FakeSeller) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from payer_buyer import REQUEST, OpenWallet
 from payer_fakes import PRICE, FakeAggregator, FakeSeller
 
 from tallystick.x402 import PaymentRequired
@@ -19,19 +20,13 @@ from tallystick_client import Budgets, DepositPolicy, Wallet
 from tallystick_client.payer.errors import BookUnavailableError, BudgetExceededError
 from tallystick_client.payer.wallet.grants import Payment
 from tallystick_client.payer.wallet.store import Statement
+from tallystick_client.payer.wallet.timing import Timing
 
-OpenWallet = Callable[..., Any]
-REQUEST = bytes([0x52] * 32)
 BUDGET = 60 * PRICE
 
 
 class CrashError(Exception):
     pass
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tallystick_client.payer.wallet.reconcile.DRAIN_TIMEOUT_S", 0.01)
 
 
 class World:
@@ -52,6 +47,7 @@ class World:
             deposit=DepositPolicy(low=10 * PRICE, high=40 * PRICE),
             max_headroom=4,
             proof=self.proof,
+            timing=Timing(drain_s=0.01),
         )
         store = self.wallet._store
         real_write = store.write

@@ -2,11 +2,10 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from payer_buyer import Buyer, account_of
+from payer_buyer import Buyer, OpenWallet, account_of
 from payer_fakes import PRICE, FakeAggregator, FakeSeller, make_operator, until
 
 from tallystick.errors import RefusedError
@@ -14,11 +13,11 @@ from tallystick.hexadecimal import checksum
 from tallystick.reasons import Reason
 from tallystick_client import DepositPolicy
 from tallystick_client.payer.errors import DepositNotAllowedError
-from tallystick_client.payer.wallet import deposits
+from tallystick_client.payer.retries import RETRY_AFTER_S_MAX
+from tallystick_client.payer.wallet.deposits import DEPOSIT_VALID_S
 from tallystick_client.payer.wallet.rows import DEPOSIT_LATE_S
+from tallystick_client.payer.wallet.timing import Timing
 from tallystick_client.rpc import AggregatorUnavailableError
-
-OpenWallet = Callable[..., Any]
 
 
 async def test_a_deposit_is_made_once_however_many_ask(buyer: Buyer, aggregator: FakeAggregator) -> None:
@@ -30,11 +29,10 @@ async def test_a_deposit_is_made_once_however_many_ask(buyer: Buyer, aggregator:
 
 
 async def test_a_deposit_whose_answer_was_lost_is_sent_again_not_made_again(
-    open_wallet: OpenWallet, seller: FakeSeller, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch
+    open_wallet: OpenWallet, seller: FakeSeller, aggregator: FakeAggregator
 ) -> None:
-    monkeypatch.setattr("tallystick_client.payer.wallet.deposits.RETRY_PAUSES_S", (0.01,))
     aggregator.lose_answers["Deposit"] = 2
-    buyer = Buyer(await open_wallet(), seller)
+    buyer = Buyer(await open_wallet(timing=Timing(retry_pauses_s=(0.01,))), seller)
     with pytest.raises(AggregatorUnavailableError):
         await buyer.buy()
     assert len((await account_of(buyer.wallet)).deposits_under_way) == 1
@@ -217,12 +215,32 @@ async def test_an_aggregator_that_tells_no_balance_is_deposited_with_as_before(
 
 
 async def test_an_aggregator_that_is_asked_for_too_many_balances_is_asked_again_and_then_deposited_with(
-    buyer: Buyer, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch
+    open_wallet: OpenWallet, seller: FakeSeller, aggregator: FakeAggregator
 ) -> None:
-    monkeypatch.setattr(deposits, "RETRY_PAUSES_S", (0.01, 0.01))
+    buyer = Buyer(await open_wallet(timing=Timing(retry_pauses_s=(0.01, 0.01))), seller)
     aggregator.refuse["GetBalance"] = Reason.OVERLOADED
     await buyer.buy()
     assert (aggregator.calls.count("GetBalance"), aggregator.account.funds) == (3, 1_000_000)
+
+
+async def test_a_refusal_that_says_when_to_come_again_is_waited_for_as_long(
+    open_wallet: OpenWallet, seller: FakeSeller, aggregator: FakeAggregator
+) -> None:
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    wallet = await open_wallet(timing=Timing(retry_pauses_s=(0.5, 1.0)))
+    wallet._deposits._sleep = sleep
+    aggregator.refuse["Deposit"], aggregator.retry_after_s = Reason.GAS_BUDGET_SPENT, 3
+    with pytest.raises(RefusedError) as caught:
+        await Buyer(wallet, seller).buy()
+    assert (waited, caught.value.retry_after_s) == ([3, 3], 3)
+    aggregator.retry_after_s = RETRY_AFTER_S_MAX + 1
+    with pytest.raises(RefusedError) as caught:
+        await Buyer(wallet, seller).buy()
+    assert (waited, caught.value.retry_after_s) == ([3, 3], 6), "what takes longer is the caller's to wait for"
 
 
 async def test_nothing_is_signed_while_the_balance_cannot_be_read(buyer: Buyer, aggregator: FakeAggregator) -> None:
@@ -290,9 +308,9 @@ async def test_an_account_that_was_used_under_a_lost_book_is_only_emptied(
 
 
 async def test_a_burst_of_an_empty_payer_asks_once_and_signs_nothing(
-    buyer: Buyer, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch
+    open_wallet: OpenWallet, seller: FakeSeller, aggregator: FakeAggregator
 ) -> None:
-    monkeypatch.setattr(deposits, "RETRY_PAUSES_S", ())
+    buyer = Buyer(await open_wallet(timing=Timing(retry_pauses_s=())), seller)
     aggregator.balance, aggregator.delay_s = 0, 0.01
     results = await asyncio.gather(*(buyer.buy(f"{n}.example") for n in range(50)), return_exceptions=True)
     assert all(isinstance(result, DepositNotAllowedError) for result in results)
@@ -338,17 +356,16 @@ async def test_an_account_below_zero_is_filled_again(buyer: Buyer, aggregator: F
 
 
 async def test_a_person_gets_one_deposit_while_payments_go_on(
-    open_wallet: OpenWallet, seller: FakeSeller, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch
+    open_wallet: OpenWallet, seller: FakeSeller, aggregator: FakeAggregator
 ) -> None:
-    monkeypatch.setattr("tallystick_client.payer.wallet.wallet.FLUSH_EVERY_S", 0.01)
-    wallet = await open_wallet(deposit=DepositPolicy(low="0", high="1"))
+    wallet = await open_wallet(timing=Timing(flush_every_s=0.01), deposit=DepositPolicy(low="0", high="1"))
     buyer = Buyer(wallet, seller)
     await buyer.buy()
 
     async def go_on() -> None:
         while True:
             await buyer.buy()
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0)
 
     paying = asyncio.create_task(go_on())
     try:
@@ -362,11 +379,11 @@ async def test_a_person_gets_one_deposit_while_payments_go_on(
 
 
 async def test_all_who_wait_hear_at_once_of_an_aggregator_that_does_not_answer(
-    buyer: Buyer, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch
+    open_wallet: OpenWallet, seller: FakeSeller, aggregator: FakeAggregator
 ) -> None:
+    buyer = Buyer(await open_wallet(timing=Timing(retry_pauses_s=(0.01,))), seller)
     await buyer.wallet.deposit()
     await buyer.wallet.refund()
-    monkeypatch.setattr(deposits, "RETRY_PAUSES_S", (0.01,))
     asked = aggregator.calls.count("GetBalance")
     aggregator.lose_answers["GetBalance"] = 1_000
     payments = (buyer.buy(f"{n}.example", PRICE * n) for n in range(20, 0, -1))
@@ -410,7 +427,7 @@ async def test_an_account_that_is_emptied_while_its_top_up_asks_for_the_balance_
     await until(lambda: aggregator.calls.count("GetBalance") > asked)
     await wallet.refund()
     aggregator.hold["GetBalance"].set()
-    await asyncio.sleep(0.05)
+    await asyncio.gather(*wallet._allocator._top_ups.values())
     assert len(aggregator.salts) == 1
 
 
@@ -437,7 +454,7 @@ async def test_one_balance_is_not_promised_to_two_operators(
         await Buyer(wallet, FakeSeller(second, other)).buy()
         assert second.account.funds == 500_000
         second.balance = 1_000_000
-        now[0] += deposits.DEPOSIT_VALID_S + DEPOSIT_LATE_S  # what A never credited can be landed no more
+        now[0] += DEPOSIT_VALID_S + DEPOSIT_LATE_S  # what A never credited can be landed no more
         await Buyer(wallet, FakeSeller(second, other)).buy(amount=600_000)
         assert second.account.funds == 1_001_000
         await wallet.close()

@@ -2,13 +2,14 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import httpx2
 import pytest
+from payer_buyer import REQUEST, Buyer, OpenWallet, account_of
 from payer_fakes import PRICE, FakeAggregator, FakeSeller, until
 from payer_fakes import RefusalError as FakeRefusal
 
@@ -18,15 +19,18 @@ from tallystick.v1 import wallet_pb2 as pb
 from tallystick.v1 import wallet_pb2_grpc
 from tallystick.x402 import PaymentRequired
 from tallystick_client import Budgets, DepositPolicy, PayingTransport, Wallet
-from tallystick_client.payer.errors import BudgetExceededError, DepositNotAllowedError, OfferNotAllowedError
+from tallystick_client.payer.errors import (
+    BudgetExceededError,
+    DepositNotAllowedError,
+    OfferNotAllowedError,
+    WalletError,
+)
 from tallystick_client.payer.fleet.remote import RemoteWallet
 from tallystick_client.payer.fleet.serving import WalletServer
 from tallystick_client.payer.wallet.accounts import AccountClient
 from tallystick_client.payer.wallet.grants import Payment
 from tallystick_client.rpc import AggregatorUnavailableError, CallRejectedError, bearer
 
-OpenWallet = Callable[..., Any]
-REQUEST = bytes([0x52] * 32)
 TOKEN = "fleet-token"
 
 
@@ -55,8 +59,8 @@ class Fleet:
             self.server = None
             await self.wallet.close()
 
-    async def worker(self) -> RemoteWallet:
-        worker = await Wallet.connect(self.socket, token=TOKEN)
+    async def worker(self, **settings: Any) -> RemoteWallet:
+        worker = await Wallet.connect(self.socket, token=TOKEN, **settings)
         self.workers.append(worker)
         return worker
 
@@ -69,16 +73,13 @@ class Fleet:
         await worker._channel.close()
 
     async def pay(self, worker: RemoteWallet, host: str = "a.example", amount: int = PRICE) -> Payment:
-        offer = worker.choose(PaymentRequired(accepts=[self.seller.offer("deferred", host, amount)]))
-        return await worker.pay(offer, host, REQUEST)
+        return await Buyer(worker, self.seller).pay(host, amount)
 
     async def buy(self, worker: RemoteWallet, host: str = "a.example") -> None:
-        payment = await self.pay(worker, host)
-        payment.settle(self.seller.aggregator.charge(payment.proof, PRICE, REQUEST))
+        await Buyer(worker, self.seller).buy(host)
 
     async def account(self) -> Any:
-        (account,) = (await self.wallet.status()).accounts
-        return account
+        return await account_of(self.wallet)
 
 
 @pytest.fixture
@@ -100,6 +101,25 @@ async def test_workers_share_one_deposit_and_one_book(fleet: Fleet, aggregator: 
     assert (account.deposits, account.charged) == (1, 150 * PRICE)
     assert len(aggregator.account.keys) == 5
     assert aggregator.account.committed == 150 * PRICE
+
+
+async def test_a_worker_taken_for_dead_again_and_again_gets_its_page(
+    fleet: Fleet, seller: FakeSeller, aggregator: FakeAggregator
+) -> None:
+    """Its lease runs out, and its key is revoked, each time while a payment is under way."""
+    await fleet.serve()
+    worker = await fleet.worker()
+
+    def bury(_: httpx2.Request) -> None:
+        assert fleet.server is not None
+        fleet.server._workers._bury(worker.worker_id.hex())
+        for key in aggregator.account.keys.values():
+            key.revoked = True
+
+    seller.before = [bury] * 3
+    async with httpx2.AsyncClient(transport=PayingTransport(worker, seller)) as http:
+        assert (await http.get("http://a.example/1")).status_code == 200
+    assert (len(seller.paid_requests), aggregator.account.committed) == (4, PRICE)
 
 
 async def test_a_worker_that_leaves_returns_what_it_did_not_spend(fleet: Fleet) -> None:
@@ -172,6 +192,7 @@ async def test_a_dead_workers_grants_count_as_spent_until_they_are_reconciled(
 ) -> None:
     fleet.lease_s = 0.2
     await fleet.serve(budgets=Budgets(total=100 * PRICE))
+    await fleet.wallet.deposit()  # so that nobody lacks headroom, and no worker is asked to give its own back
     alive, dead = await fleet.worker(), await fleet.worker()
     for _ in range(4):
         await fleet.buy(dead)
@@ -182,9 +203,10 @@ async def test_a_dead_workers_grants_count_as_spent_until_they_are_reconciled(
     await fleet.die(dead)
     granted = (await fleet.account()).granted
     assert granted >= 3 * PRICE
+    await alive.report()
     await until(lambda: sum(key.revoked for key in aggregator.account.keys.values()) == 1)
-    await until(lambda: aggregator.calls[-1] == "GetAccount")
-    await asyncio.sleep(0.1)
+    channels = fleet.wallet._book.channels
+    await until(lambda: sum(channel.charged + channel.unknown for channel in channels.values()) == 6 * PRICE)
     await fleet.buy(alive)
     await alive.report()
     account = await fleet.account()
@@ -266,15 +288,14 @@ async def test_who_waits_while_the_wallet_is_away_is_served_when_it_is_back(flee
     worker = await fleet.worker()
     await fleet.stop()
     task = asyncio.create_task(fleet.buy(worker))
-    await asyncio.sleep(0.1)
+    await until(lambda: any(not line.is_idle for line in worker._lines.values()))
     await fleet.serve()
     await task
 
 
-async def test_a_wallet_that_stays_away_is_told(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tallystick_client.payer.fleet.remote.RETRY_PAUSES_S", (0.01,))
+async def test_a_wallet_that_stays_away_is_told(fleet: Fleet) -> None:
     await fleet.serve()
-    worker = await fleet.worker()
+    worker = await fleet.worker(retry_pauses_s=(0.01,))
     await fleet.stop()
     with pytest.raises(AggregatorUnavailableError):
         await fleet.buy(worker)
@@ -288,7 +309,10 @@ async def test_books_are_equal_whoever_is_killed(fleet: Fleet, aggregator: FakeA
     await fleet.serve(budgets=Budgets(total=budget))
     workers = [await fleet.worker() for _ in range(4)]
 
+    paid = 0
+
     async def live(index: int) -> None:
+        nonlocal paid
         for _ in range(40):
             worker = workers[index]
             fate = chance.random()
@@ -297,10 +321,12 @@ async def test_books_are_equal_whoever_is_killed(fleet: Fleet, aggregator: FakeA
                 workers[index] = await fleet.worker()
                 continue
             payment = await fleet.pay(worker, chance.choice("abcd"))
+            paid += 1
             if fate < 0.1:
                 payment.lose()
                 continue
-            await asyncio.sleep(chance.random() / 200)
+            for _ in range(chance.randrange(5)):
+                await asyncio.sleep(0)
             try:
                 charged = aggregator.charge(payment.proof, PRICE, REQUEST)
             except FakeRefusal:
@@ -308,19 +334,17 @@ async def test_books_are_equal_whoever_is_killed(fleet: Fleet, aggregator: FakeA
                 payment.release()
             else:
                 payment.settle(charged)
-                if fate < 0.15:
-                    await asyncio.sleep(0.02)
 
     async def restart() -> None:
-        for _ in range(2):
-            await asyncio.sleep(0.15)
+        for number in (1, 2):
+            await until(lambda number=number: paid >= 40 * number)  # type: ignore[misc]
             await fleet.stop()
             await fleet.serve()
 
     await asyncio.gather(restart(), *(live(index) for index in range(4)))
     for worker in workers:
         await worker.close()
-    await asyncio.sleep(2 * fleet.lease_s)
+    await until(lambda: all(row.closed_at for row in fleet.wallet._book.grants.values()))
     await fleet.wallet.reconcile()
     account = await fleet.account()
     assert account.charged == aggregator.account.committed <= budget
@@ -433,6 +457,13 @@ async def test_a_report_of_more_than_was_given_is_refused(fleet: Fleet, report: 
         foreign = pb.ReportRequest(worker_id=bytes([1] * 16), reports=[pb.GrantReport(grant_id=1, is_final=True)])
         assert list((await stub.Report(foreign, metadata=bearer(TOKEN))).closed_grant_ids) == [1]
     assert (await fleet.account()).granted == 2
+
+
+async def test_a_served_wallet_counts_for_no_scheme_that_pays_by_itself(fleet: Fleet) -> None:
+    await fleet.serve()
+    worker = await fleet.worker()
+    with pytest.raises(WalletError, match="scheme deferred: a wallet that another process serves does not pay by it"):
+        await worker.spend(Buyer(worker, fleet.seller).offer(), "a.example")
 
 
 async def test_problems_reach_the_worker_as_they_are(fleet: Fleet, aggregator: FakeAggregator) -> None:

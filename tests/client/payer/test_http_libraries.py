@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import httpx2
 import pytest
-from payer_fakes import PRICE, FakeSeller
+from payer_buyer import OpenWallet
+from payer_fakes import PRICE, FakeSeller, no_sleep
 
 import tallystick_client.httpx
 from tallystick.requests import normal_target
@@ -39,7 +40,6 @@ from tallystick_client.payer.http.purchase import (
     payable_request,
 )
 
-OpenWallet = Callable[..., Awaitable[Wallet]]
 LIBRARIES = pytest.mark.parametrize(
     ("library", "transports"), [(httpx2, transport), (httpx, tallystick_client.httpx)], ids=["httpx2", "httpx"]
 )
@@ -76,10 +76,6 @@ def sync_inner_of(library: Any, seller: FakeSeller, errors: list[Exception]) -> 
             return asyncio.run_coroutine_threadsafe(inner.handle_async_request(request), loop).result()
 
     return Inner()
-
-
-async def no_sleep(_: float) -> None:
-    await asyncio.sleep(0)
 
 
 @LIBRARIES

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import structs
-from payer_fakes import PRICE, FakeAggregator, FakeSeller, make_operator
+from payer_fakes import PRICE, FakeAggregator, FakeSeller, Paying, make_operator
 
 from tallystick.errors import MalformedError
 from tallystick.hexadecimal import checksum
@@ -47,7 +47,7 @@ def without_extra(offer: PaymentRequirements, name: str) -> PaymentRequirements:
 
 def take(*offers: PaymentRequirements, can_defer: bool = True, allow_exact: bool = True) -> Any:
     required = PaymentRequired(accepts=list(offers))
-    return choose(required, [OPERATOR], can_defer=lambda *_: can_defer, allow_exact=allow_exact)
+    return choose(required, Paying(OPERATOR, has_deposit=can_defer, allows_exact=allow_exact))
 
 
 FORGED: dict[str, PaymentRequirements] = {
@@ -65,7 +65,7 @@ FORGED: dict[str, PaymentRequirements] = {
     "scheme": deferred(scheme="batch-settlement"),
     "payTo zero": deferred(pay_to=checksum(bytes(20))),
     "payTo escrow": deferred(pay_to=checksum(OPERATOR.escrow)),
-    "payTo token": deferred(pay_to=checksum(OPERATOR.tokens[0].token)),
+    "payTo token": deferred(pay_to=checksum(OPERATOR.tokens[0].address)),
     "payTo checksum": deferred(pay_to="0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAeD"[:-1] + "E"),
     "amount zero": deferred(amount="0"),
     "amount negative": deferred(amount="-1"),
@@ -80,7 +80,7 @@ FORGED: dict[str, PaymentRequirements] = {
     "exact version": with_extra(exact(), version="1"),
     "exact permit2": with_extra(exact(), assetTransferMethod="permit2"),
     "exact network": exact(network="eip155:8453"),
-    "exact payTo token": exact(pay_to=checksum(OPERATOR.tokens[0].token)),
+    "exact payTo token": exact(pay_to=checksum(OPERATOR.tokens[0].address)),
 }
 
 
@@ -91,8 +91,8 @@ def test_a_forged_offer_is_not_taken(name: str) -> None:
 
 
 def test_the_offers_that_the_forgeries_start_from_are_taken() -> None:
-    assert take(deferred()).is_deferred
-    assert not take(exact()).is_deferred
+    assert take(deferred()).terms.scheme == SCHEME_DEFERRED
+    assert take(exact()).terms.scheme == SCHEME_EXACT
 
 
 def test_one_good_offer_among_forged_ones_is_taken() -> None:
@@ -100,11 +100,11 @@ def test_one_good_offer_among_forged_ones_is_taken() -> None:
 
 
 def test_deferred_comes_before_exact_in_any_order() -> None:
-    assert take(exact(), deferred()).is_deferred
+    assert take(exact(), deferred()).terms.scheme == SCHEME_DEFERRED
 
 
 def test_exact_is_taken_where_there_is_no_deposit() -> None:
-    assert not take(deferred(), exact(), can_defer=False).is_deferred
+    assert take(deferred(), exact(), can_defer=False).terms.scheme == SCHEME_EXACT
     with pytest.raises(OfferNotAllowedError, match="does not pay by exact"):
         take(deferred(), exact(), can_defer=False, allow_exact=False)
 

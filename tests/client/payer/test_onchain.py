@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from anvil import CHAIN_ID, DELAY_S, Devnet, Payer
+from tallystick.tokens import Token
 from tallystick.x402 import Network
 from tallystick_client import Operator
-from tallystick_client.payer.cli.onchain import ChainError, EscrowCaller
-from tallystick_client.payer.policy.operators import Token
+from tallystick_client.payer.cli.onchain import EscrowCaller
+from tallystick_client.payer.errors import ChainError
 
 AMOUNT = 5_000_000
 

@@ -1,14 +1,12 @@
 """What becomes of payments whose answer was lost, of grants whose holder died, and of claims beyond the book."""
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from payer_buyer import Buyer, account_of
+from payer_buyer import Buyer, OpenWallet, account_of
 from payer_fakes import PRICE, Account, FakeAggregator, FakeSeller, Steps, until
 from payer_fakes import RefusalError as FakeRefusal
 
@@ -18,8 +16,6 @@ from tallystick.signatures import Signer
 from tallystick_client import Budgets, Wallet
 from tallystick_client.payer.errors import ApprovalRefusedError, BudgetExceededError
 from tallystick_client.payer.wallet.reconcile import judge
-
-OpenWallet = Callable[..., Any]
 
 
 async def lose(buyer: Buyer, count: int, *, charged: int) -> None:
@@ -65,14 +61,16 @@ async def test_paying_goes_on_while_books_are_compared(
 
     async def slow() -> None:
         payment = await buyer.pay()
-        await asyncio.sleep(0.02)
+        asked = len(aggregator.calls)
+        await until(lambda: len(aggregator.calls) > asked or all(task.done() for task in comparing))
         payment.settle(buyer.charge(payment))
 
     async def traffic() -> None:
         for _ in range(10):
             await asyncio.gather(*(slow() for _ in range(5)))
 
-    await asyncio.gather(traffic(), wallet.reconcile(), wallet.reconcile())
+    comparing = [asyncio.create_task(wallet.reconcile()) for _ in range(2)]
+    await asyncio.gather(traffic(), *comparing)
     aggregator.delay_s = 0
     await wallet.reconcile()
     account = await account_of(wallet)
@@ -109,7 +107,7 @@ async def test_a_wallet_reconciles_by_itself_when_it_is_opened(
     await wallet.close()
     wallet = await open_wallet(reconcile_every_s=600)
     await until(lambda: "RevokeSpendKey" in aggregator.calls and "GetAccount" in aggregator.calls[-1:])
-    await asyncio.sleep(0.05)
+    await until(lambda: not any(channel.unknown for channel in wallet._book.channels.values()))
     assert (await account_of(wallet)).unknown == 0
     assert (await account_of(wallet)).spent_total == 0
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import httpx2
 import pytest
-from payer_fakes import PRICE, FakeSeller, make_operator, until
+from payer_buyer import REQUEST, OpenWallet
+from payer_fakes import PRICE, FakeSeller, make_operator, no_sleep, until
 from rogues import (
     LIES_ABOUT_CHARGES,
     Lie,
@@ -29,8 +30,6 @@ from tallystick_client.payer.fleet.serving import WalletServer
 from tallystick_client.payer.wallet.grants import Payment
 from tallystick_client.payer.wallet.recovery import NEW_KEYS_MAX
 
-OpenWallet = Callable[..., Any]
-REQUEST = bytes([0x52] * 32)
 PER_DAY = 50 * PRICE
 PER_HOST = 12 * PRICE
 
@@ -63,10 +62,6 @@ async def site(liar: LyingSeller) -> AsyncIterator[ToServer]:
 async def honest(aggregator: LyingAggregator, operator: Operator) -> AsyncIterator[ToServer]:
     async with serving(FakeSeller(aggregator, operator)) as transport:
         yield transport
-
-
-async def no_sleep(_seconds: float) -> None:
-    return
 
 
 async def crawl(wallet: Wallet, transport: ToServer, hosts: str, pages: int) -> int:

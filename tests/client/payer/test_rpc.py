@@ -7,6 +7,7 @@ import grpc
 import pytest
 from payer_fakes import FakeAggregator
 
+from tallystick.codec.common import read_refusal
 from tallystick.errors import MalformedError, RefusedError
 from tallystick.reasons import Reason
 from tallystick.v1 import account_pb2, account_pb2_grpc, common_pb2
@@ -19,7 +20,6 @@ from tallystick_client.rpc import (
     call,
     failure,
     open_channel,
-    refused,
 )
 
 FILES = Path(__file__).parents[2] / "aggregator" / "api" / "tls"
@@ -80,7 +80,7 @@ async def test_an_aggregator_that_is_not_there_is_unavailable() -> None:
 
 def test_a_refusal_becomes_an_exception_with_the_channels_totals() -> None:
     totals = common_pb2.ChannelTotals(channel_id=bytes(32), receiver=bytes(20), ceiling=b"\x05", charged=b"\x03")
-    error = refused(
+    error = read_refusal(
         common_pb2.Refusal(
             reason=common_pb2.REASON_INSUFFICIENT_CEILING,
             message="sign higher",
@@ -99,7 +99,7 @@ def test_a_refusal_becomes_an_exception_with_the_channels_totals() -> None:
     )
     assert error.state is not None
     assert (error.state.ceiling, error.state.charged, error.state.reserved) == (5, 3, 0)
-    assert refused(common_pb2.Refusal(reason=9_999)).reason is Reason.UNSPECIFIED  # type: ignore[arg-type]
+    assert read_refusal(common_pb2.Refusal(reason=9_999)).reason is Reason.UNSPECIFIED  # type: ignore[arg-type]
 
 
 async def test_a_wallet_is_served_over_mutual_tls(open_wallet: Any) -> None:
@@ -113,10 +113,4 @@ async def test_a_wallet_is_served_over_mutual_tls(open_wallet: Any) -> None:
             assert worker.address == wallet.address
         for settings in ({"root_certificates": CA}, {"insecure": True}):
             with pytest.raises(AggregatorUnavailableError):
-                await impatient(server.target, settings)
-
-
-async def impatient(target: str, settings: dict[str, Any]) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tallystick_client.payer.fleet.remote.RETRY_PAUSES_S", ())
-        await Wallet.connect(target, token="token", **settings)
+                await Wallet.connect(server.target, token="token", retry_pauses_s=(), **settings)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import httpx2
 import pytest
 from msgspec import structs
-from payer_fakes import PRICE, FakeAggregator, FakeSeller, receipt, until
+from payer_fakes import PRICE, FakeAggregator, FakeSeller, no_sleep, receipt, until
 
 from tallystick.errors import MalformedError
 from tallystick.payment_ids import format_payment_id
@@ -22,10 +22,12 @@ from tallystick.x402 import (
     decode_header,
     encode_header,
     read_exact,
-    read_payment_id,
 )
+from tallystick.x402.identifier import read_payment_id
 from tallystick_client import Budgets, PayingTransport, Wallet
 from tallystick_client.payer.errors import BalanceTooLowError, BodyNotReplayableError, BudgetExceededError
+from tallystick_client.payer.http.purchase import PAID_AGAIN_MAX
+from tallystick_client.rpc import AggregatorUnavailableError
 
 
 @pytest.fixture
@@ -34,8 +36,7 @@ async def http(wallet: Wallet, seller: FakeSeller) -> AsyncIterator[httpx2.Async
         yield client
 
 
-async def no_sleep(_seconds: float) -> None:
-    await asyncio.sleep(0)
+NOTHING_CHARGED = {PAYMENT_RESPONSE_HEADER: receipt(0)}
 
 
 def payment_ids_of(seller: FakeSeller) -> list[bytes | None]:
@@ -527,6 +528,52 @@ async def test_w5_a_402_that_names_another_receiver_gets_no_second_payment(
     assert len((await wallet.status()).accounts[0].channels) == 1
 
 
+@pytest.mark.parametrize("times", [1, 2, PAID_AGAIN_MAX])
+async def test_a_page_is_bought_however_often_its_key_is_revoked_under_way(
+    http: httpx2.AsyncClient, seller: FakeSeller, aggregator: FakeAggregator, times: int
+) -> None:
+    """As a served wallet does it to a worker whose lease has run out, or while others lack headroom."""
+    seller.before = [lambda _: revoke_keys(aggregator)] * times
+    assert (await http.get("http://a.example/1")).status_code == 200
+    assert (len(seller.paid_requests), len(set(payment_ids_of(seller)))) == (times + 1, 1)
+    assert aggregator.account.committed == PRICE
+
+
+async def test_keys_that_are_always_revoked_end_in_the_callers_402(
+    http: httpx2.AsyncClient, seller: FakeSeller, aggregator: FakeAggregator
+) -> None:
+    seller.before = [lambda _: revoke_keys(aggregator)] * 100
+    assert (await http.get("http://a.example/1")).status_code == 402
+    assert (len(seller.paid_requests), len(set(payment_ids_of(seller)))) == (PAID_AGAIN_MAX + 1, 1)
+    assert aggregator.account.committed == 0
+
+
+@pytest.mark.parametrize("error", ["insufficient_ceiling: no", "insufficient_funds: no"])
+async def test_books_that_differ_are_compared_once_a_request(
+    http: httpx2.AsyncClient, seller: FakeSeller, error: str
+) -> None:
+    seller.before = [lambda request: seller.ask(request, error)] * 100
+    assert (await http.get("http://a.example/1")).status_code == 402
+    assert len(seller.paid_requests) == 2
+
+
+async def test_a_refusal_that_cannot_be_mended_now_is_no_402(
+    http: httpx2.AsyncClient, seller: FakeSeller, aggregator: FakeAggregator
+) -> None:
+    seller.before = [lambda _: revoke_keys(aggregator)]
+    aggregator.lose_answers["GetAccount"] = 100
+    with pytest.raises(AggregatorUnavailableError):
+        await http.get("http://a.example/1")
+    aggregator.lose_answers.clear()
+    assert (await http.get("http://a.example/1")).status_code == 200
+    assert aggregator.account.committed == PRICE
+
+
+def revoke_keys(aggregator: FakeAggregator) -> None:
+    for key in aggregator.account.keys.values():
+        key.revoked = True
+
+
 async def test_x6_a_payment_is_sent_again_across_503_until_it_is_taken(
     http: httpx2.AsyncClient, seller: FakeSeller, wallet: Wallet, aggregator: FakeAggregator
 ) -> None:
@@ -552,6 +599,27 @@ async def test_x6_a_callers_next_try_sends_the_same_payment(
     # What was charged and not served pays for nothing new; the try after it is another purchase.
     assert (await http.get("http://a.example/1")).status_code == 200
     assert len(set(payment_ids_of(seller))) == 2
+
+
+async def test_what_the_callers_next_try_is_told_is_entered_at_once(
+    http: httpx2.AsyncClient, seller: FakeSeller, wallet: Wallet
+) -> None:
+    seller.before = [lambda _: httpx2.Response(503)]
+    for status, charged, unknown in ((503, 0, PRICE), (200, PRICE, 0)):
+        assert (await http.get("http://a.example/1")).status_code == status
+        account = (await wallet.status()).accounts[0]
+        assert (account.charged, account.unknown) == (charged, unknown)
+    wallet._book.check()
+
+
+async def test_a_next_try_that_is_told_of_no_charge_frees_nothing(
+    http: httpx2.AsyncClient, seller: FakeSeller, wallet: Wallet
+) -> None:
+    seller.before = [lambda _: httpx2.Response(503), lambda _: httpx2.Response(200, headers=NOTHING_CHARGED)]
+    for status in (503, 200):
+        assert (await http.get("http://a.example/1")).status_code == status
+        account = (await wallet.status()).accounts[0]
+        assert (account.charged, account.unknown) == (0, PRICE)
 
 
 async def test_x6_a_try_after_the_key_was_revoked_is_paid_again_under_the_same_id(

@@ -2,12 +2,11 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from payer_buyer import REQUEST, Buyer, account_of
-from payer_fakes import DOMAIN, PRICE, FakeAggregator, FakeSeller, make_operator
+from payer_buyer import REQUEST, Buyer, OpenWallet, account_of
+from payer_fakes import DOMAIN, PRICE, FakeAggregator, FakeSeller, make_operator, until
 from payer_fakes import RefusalError as FakeRefusal
 
 from tallystick.errors import KeyReferenceError, MalformedError
@@ -17,10 +16,9 @@ from tallystick.vouchers import voucher_digest
 from tallystick_client import Budgets, DepositPolicy, Operator, Wallet
 from tallystick_client.payer.errors import BookUnavailableError, BudgetExceededError
 from tallystick_client.payer.wallet.grants import Payment
+from tallystick_client.payer.wallet.schemes.standard import STANDARD_SCHEMES
+from tallystick_client.payer.wallet.timing import Timing
 from tallystick_client.rpc import AggregatorUnavailableError
-
-OpenWallet = Callable[..., Any]
-
 
 # Grants.
 
@@ -80,7 +78,7 @@ async def test_the_order_in_which_payments_arrive_does_not_matter(buyer: Buyer, 
 async def test_a_payment_whose_buyer_went_away_in_line_is_not_lost(buyer: Buyer, aggregator: FakeAggregator) -> None:
     aggregator.delay_s = 0.02
     tasks = [asyncio.create_task(buyer.pay()) for _ in range(10)]
-    await asyncio.sleep(0.01)
+    await until(lambda: bool(aggregator.calls))
     for task in tasks[:5]:
         task.cancel()
     results = await asyncio.gather(*tasks, return_exceptions=True)
@@ -295,10 +293,9 @@ async def test_a_refund_brings_everything_back_that_is_not_owed(buyer: Buyer, ag
 
 
 async def test_a_refund_whose_answer_was_lost_is_asked_for_again_not_twice(
-    open_wallet: OpenWallet, seller: FakeSeller, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch
+    open_wallet: OpenWallet, seller: FakeSeller, aggregator: FakeAggregator
 ) -> None:
-    monkeypatch.setattr("tallystick_client.payer.wallet.deposits.RETRY_PAUSES_S", ())
-    wallet = await open_wallet()
+    wallet = await open_wallet(timing=Timing(retry_pauses_s=()))
     await Buyer(wallet, seller).buy()
     aggregator.lose_answers["RequestRefund"] = 1
     with pytest.raises(AggregatorUnavailableError):
@@ -319,19 +316,31 @@ async def test_after_a_refund_the_next_payment_deposits_again(buyer: Buyer, aggr
     assert len(aggregator.account.deposits) == 2
 
 
+async def looked_after_twice(wallet: Wallet) -> None:
+    """As it does every second; what it tops up then has ended."""
+    for _ in range(2):
+        await wallet.flush()
+        await asyncio.gather(*wallet._allocator._top_ups.values())
+
+
 async def test_an_account_that_was_emptied_is_not_filled_again_by_itself(
-    open_wallet: OpenWallet, seller: FakeSeller, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch
+    open_wallet: OpenWallet, seller: FakeSeller, aggregator: FakeAggregator
 ) -> None:
-    monkeypatch.setattr("tallystick_client.payer.wallet.wallet.FLUSH_EVERY_S", 0.01)
     wallet = await open_wallet()
     await Buyer(wallet, seller).buy()
     await wallet.refund()
-    await asyncio.sleep(0.05)
+    await looked_after_twice(wallet)
     await wallet.close()
     wallet = await open_wallet()
-    await asyncio.sleep(0.05)
+    await looked_after_twice(wallet)
     assert (await account_of(wallet)).free == 0
     assert aggregator.calls.count("Deposit") == 1
+
+
+@pytest.mark.parametrize(("schemes", "got"), [((), "none"), (STANDARD_SCHEMES * 2, "deferred, exact, deferred, exact")])
+async def test_schemes_have_a_name_of_their_own_each(open_wallet: OpenWallet, schemes: Any, got: str) -> None:
+    with pytest.raises(MalformedError, match=f"schemes: got {got}, allowed at least one"):
+        await open_wallet(schemes=schemes)
 
 
 # The file.
@@ -394,9 +403,8 @@ async def test_an_operator_that_is_no_longer_allowed_is_not_paid(
 
 
 async def test_an_aggregator_that_is_away_is_told_and_waited_for_no_longer_than_needed(
-    open_wallet: OpenWallet, seller: FakeSeller, monkeypatch: pytest.MonkeyPatch
+    open_wallet: OpenWallet, seller: FakeSeller
 ) -> None:
-    monkeypatch.setattr("tallystick_client.payer.wallet.deposits.RETRY_PAUSES_S", (0.01, 0.01))
-    wallet = await open_wallet(operators=[make_operator("127.0.0.1:1")])
+    wallet = await open_wallet(timing=Timing(retry_pauses_s=(0.01, 0.01)), operators=[make_operator("127.0.0.1:1")])
     with pytest.raises(AggregatorUnavailableError):
         await Buyer(wallet, seller).buy()

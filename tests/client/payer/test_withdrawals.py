@@ -1,7 +1,7 @@
 import pytest
 
+from tallystick.tokens import Token
 from tallystick_client.payer.cli.withdrawals import Taken
-from tallystick_client.payer.policy.operators import Token
 
 TOKEN = Token(bytes(20), "USDC", 6, "USD Coin", "2")
 ACCOUNT = bytes([0xAB] * 32)

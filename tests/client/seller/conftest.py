@@ -1,6 +1,7 @@
 """What the sellers' tests share; their helpers are importable by name."""
 
 import asyncio
+import inspect
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -78,7 +79,7 @@ async def open_shop(aggregator: Aggregator, buyer: Buyer) -> AsyncIterator[OpenS
 
     yield open_
     for shop in shops:
-        await shop.paywall._state.finish()
+        await shop.paywall.finish()
     for client in clients:
         await client.aclose()
 
@@ -113,11 +114,11 @@ def refusal_of() -> Callable[..., common_pb2.Refusal]:
 
 @pytest.fixture
 def until() -> Callable[..., Awaitable[None]]:
-    """Waits until a condition holds, for at most five seconds."""
+    """Waits until a condition holds, which may be a coroutine's, for at most ten seconds."""
 
     async def wait(condition: Callable[[], Any]) -> None:
-        async with asyncio.timeout(5):
-            while not condition():  # noqa: ASYNC110 - conditions of all kinds, none with an event
+        async with asyncio.timeout(10):
+            while not (await holds if inspect.isawaitable(holds := condition()) else holds):  # noqa: ASYNC110 - conditions of all kinds
                 await asyncio.sleep(0.002)
 
     return wait

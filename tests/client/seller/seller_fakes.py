@@ -289,7 +289,7 @@ class FakeAggregator(
             if how == "denied":
                 await context.abort(grpc.StatusCode.PERMISSION_DENIED, "not yours")
             if how == "silent":
-                await asyncio.sleep(3600)
+                await asyncio.Event().wait()
             if how == "short":
                 results = results[:-1]
             if how == "not an amount":

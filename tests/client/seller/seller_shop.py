@@ -11,15 +11,15 @@ from seller_fakes import ESCROW, OPERATOR, PAYER, PROVER, SELLER, TOKEN, FakeAgg
 
 from tallystick import payment_ids, x402
 from tallystick.channels import ChannelConfig, channel_id
+from tallystick.codec.facilitator import read_supported
 from tallystick.eip712 import escrow_domain
 from tallystick.errors import RefusedError
+from tallystick.facilitator import Supported, Verified
 from tallystick.reasons import Reason
 from tallystick.requests import body_digest, normal_target, request_hash
 from tallystick.spend_keys import SpendProof
 from tallystick.v1 import facilitator_pb2
 from tallystick_client import Aggregator, Paywall
-from tallystick_client.seller.client.codec import read_supported
-from tallystick_client.seller.client.messages import Supported, Verified
 
 DOMAIN = escrow_domain(31337, ESCROW)
 

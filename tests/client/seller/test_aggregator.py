@@ -15,7 +15,6 @@ from tallystick.v1 import settlement_pb2
 from tallystick_client import Aggregator
 from tallystick_client.rpc import AggregatorUnavailableError, CallRejectedError
 from tallystick_client.seller import Charge, Charged, LeftOut, SettlementStatus
-from tallystick_client.seller.client import aggregator as module
 
 
 def charge(amount: int = 5, payment_id: bytes = b"") -> Charge:
@@ -57,26 +56,24 @@ async def test_what_is_supported_is_asked_for_once_by_many(aggregator: Any, fake
     assert fake.calls == ["Supported"]
 
 
-async def test_what_is_supported_is_refreshed_in_the_background(
-    aggregator: Any, fake: Any, monkeypatch: Any, until: Any
-) -> None:
-    monkeypatch.setattr(module, "SUPPORTED_REFRESH_S", 0.0)
-    first = await aggregator.supported()
-    fake.limits.reservation_s = 99
-    assert await aggregator.supported() is first, "nobody waits for a refresh"
-    await until(lambda: aggregator._supported is not first)
-    assert (await aggregator.supported()).limits.reservation_s == 99
+async def test_what_is_supported_is_refreshed_in_the_background(running: Any, fake: Any, until: Any) -> None:
+    async with running.client(supported_refresh_s=0.0) as aggregator:
+        first = await aggregator.supported()
+        fake.limits.reservation_s = 99
+        assert await aggregator.supported() is first, "nobody waits for a refresh"
+        await until(lambda: aggregator._supported is not first)
+        assert (await aggregator.supported()).limits.reservation_s == 99
 
 
-async def test_an_old_answer_serves_while_the_aggregator_is_away(
-    aggregator: Any, running: Any, monkeypatch: Any, caplog: Any
-) -> None:
-    monkeypatch.setattr(module, "SUPPORTED_REFRESH_S", 0.0)
-    first = await aggregator.supported()
-    await running.stop()
-    for _ in range(20):
+async def test_an_old_answer_serves_while_the_aggregator_is_away(running: Any, caplog: Any, until: Any) -> None:
+    async with running.client(supported_refresh_s=0.0) as aggregator:
+        first = await aggregator.supported()
+        await running.stop()
         assert await aggregator.supported() is first
-        await asyncio.sleep(0.005)
+        await until(lambda: caplog.text)
+        for _ in range(20):
+            assert await aggregator.supported() is first
+        assert aggregator._connected.refreshing is None
     assert caplog.text.count("asking the aggregator what it supports failed") == 1, "it is not asked at every request"
 
 
@@ -137,12 +134,17 @@ async def test_r12_what_a_settlement_left_out_is_told(aggregator: Any, fake: Any
     fake.settlements = [settlement(1)]
     fake.left_out = [
         settlement_pb2.LeftOut(
-            network="eip155:1", channel_id=b"c", receiver=b"r", token=b"t", amount=b"\x05", reason="ZeroAmount()"
+            network="eip155:1",
+            channel_id=b"c" * 32,
+            receiver=b"r" * 20,
+            token=b"t" * 20,
+            amount=b"\x05",
+            reason="ZeroAmount()",
         )
     ]
     settled = await aggregator.settle_now()
     assert [one.id for one in settled] == [1]
-    assert settled.left_out == [LeftOut("eip155:1", b"c", b"r", b"t", 5, "ZeroAmount()")]
+    assert settled.left_out == [LeftOut("eip155:1", b"c" * 32, b"r" * 20, b"t" * 20, 5, "ZeroAmount()")]
 
 
 async def test_calls_without_permission_are_rejected(aggregator: Any, fake: Any) -> None:

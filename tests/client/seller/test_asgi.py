@@ -6,17 +6,10 @@ from typing import Any
 import pytest
 
 from tallystick.errors import MalformedError
-from tallystick_client.seller.paywall.asgi import (
-    Backpressure,
-    ClientGoneError,
-    Incoming,
-    Outgoing,
-    ResponseRefusedError,
-    content_length,
-    make_private,
-    request_target,
-    url,
-)
+from tallystick_client.seller.paywall.asgi import Outgoing, ResponseRefusedError, request_head
+from tallystick_client.seller.paywall.bodies import Backpressure, Incoming
+from tallystick_client.seller.paywall.responses import make_private
+from tallystick_client.seller.paywall.steps import ClientGoneError, RequestHead
 
 
 def chunk(body: bytes, *, more: bool = False) -> dict[str, Any]:
@@ -160,30 +153,31 @@ def test_paid_pages_are_private_or_stricter(before: list[bytes], after: bytes) -
     assert make_private(headers) == [(b"x", b"y"), (b"cache-control", after)]
 
 
-def scope(**values: Any) -> dict[str, Any]:
-    return {"path": "/a b", "raw_path": b"/a%20b", "query_string": b"", "headers": [], **values}
+def head(**values: Any) -> RequestHead:
+    scope = {"method": "GET", "path": "/a b", "raw_path": b"/a%20b", "query_string": b"", "headers": [], **values}
+    return request_head(scope)
 
 
 def test_the_target_is_what_stood_on_the_request_line() -> None:
-    assert request_target(scope()) == b"/a%20b"
-    assert request_target(scope(raw_path=b"/%61%2Fb", query_string=b"x=%20&&")) == b"/%61%2Fb?x=%20&&"
+    assert head().target == b"/a%20b"
+    assert head(raw_path=b"/%61%2Fb", query_string=b"x=%20&&").target == b"/%61%2Fb?x=%20&&"
 
 
 def test_a_server_that_keeps_no_raw_path_gets_one() -> None:
-    assert request_target(scope(raw_path=None, query_string=b"q")) == b"/a%20b?q"
+    assert head(raw_path=None, query_string=b"q").target == b"/a%20b?q"
 
 
 def test_the_url_names_the_host_that_was_asked_for_or_else_the_server() -> None:
-    assert url(scope(scheme="https", headers=[(b"host", b"a.test:8443")])) == "https://a.test:8443/a%20b"
-    assert url(scope(server=("127.0.0.1", 80))) == "http://127.0.0.1:80/a%20b"
-    assert url(scope(server=("/run/app.sock", None))) == "http:///run/app.sock/a%20b"
-    assert url(scope()) == "http://localhost/a%20b"
+    assert head(scheme="https", headers=[(b"host", b"a.test:8443")]).url == "https://a.test:8443/a%20b"
+    assert head(server=("127.0.0.1", 80)).url == "http://127.0.0.1:80/a%20b"
+    assert head(server=("/run/app.sock", None)).url == "http:///run/app.sock/a%20b"
+    assert head().url == "http://localhost/a%20b"
 
 
 def test_a_length_counts_only_where_the_body_is_not_chunked() -> None:
     length = (b"content-length", b"5")
-    assert content_length(scope()) is None
-    assert content_length(scope(headers=[length])) == 5
-    assert content_length(scope(headers=[length, (b"transfer-encoding", b"chunked")])) is None
+    assert head().content_length is None
+    assert head(headers=[length]).content_length == 5
+    assert head(headers=[length, (b"transfer-encoding", b"chunked")]).content_length is None
     with pytest.raises(MalformedError, match="Content-Length: got '-5'"):
-        content_length(scope(headers=[(b"content-length", b"-5")]))
+        assert head(headers=[(b"content-length", b"-5")]).content_length is None

@@ -7,7 +7,8 @@ import pytest
 
 from tallystick.errors import MalformedError
 from tallystick_client import Rule
-from tallystick_client.seller.paywall.asgi import Backpressure, Incoming, RoomFullError
+from tallystick_client.seller.paywall.bodies import Backpressure, Incoming
+from tallystick_client.seller.paywall.steps import RoomFullError
 
 PAGE = "/articles/1"
 
@@ -57,7 +58,7 @@ async def test_p4_the_bodies_of_many_connections_take_no_more_memory_than_they_m
     open_shop: Any, exchange: Any, until: Any
 ) -> None:
     shop = open_shop(max_body_bytes=100, buffer_bodies_bytes=1_000)
-    room: Backpressure = shop.paywall._bodies.room
+    room: Backpressure = shop.paywall.room
     offer = await shop.offer(PAGE)
     taken: list[int] = []
     waiting: list[Any] = []
@@ -90,7 +91,7 @@ async def test_p4_a_body_that_does_not_come_in_time_is_given_up(open_shop: Any, 
     one = await upload(exchange, shop, payment, sent=b"x" * 90, length=100)
     await one.run()
     assert (one.status, shop.served, fake.calls) == (408, [], ["Supported"])
-    assert shop.paywall._bodies.room.bytes_taken == 0
+    assert shop.paywall.room.bytes_taken == 0
 
 
 @pytest.mark.parametrize("ends", ["disconnect", "hand-over"])

@@ -83,7 +83,7 @@ async def test_a_handler_that_raises_gives_the_money_back(open_shop: Any, fake: 
 
     shop = open_shop(handler)
     assert (await shop.buy(PAGE)).status_code == 500
-    await shop.paywall._state.finish()
+    await shop.paywall.finish()
     assert fake.statuses() == ["released"]
 
 
@@ -94,7 +94,7 @@ async def test_a_handler_that_sends_no_body_gives_the_money_back(open_shop: Any,
     shop = open_shop(handler)
     one = exchange(shop.paywall, PAGE, shop.buyer.deferred(await shop.offer(PAGE), PAGE))
     await one.run()
-    await shop.paywall._state.finish()
+    await shop.paywall.finish()
     assert (one.sent, fake.statuses()) == ([], ["released"])
 
 
@@ -103,7 +103,7 @@ async def test_a_handler_that_is_cancelled_gives_the_money_back(open_shop: Any, 
 
     async def handler(_scope: Any, _receive: Any, _send: Any) -> None:
         started.set()
-        await asyncio.sleep(3600)
+        await asyncio.Event().wait()
 
     shop = open_shop(handler)
     one = exchange(shop.paywall, PAGE, shop.buyer.deferred(await shop.offer(PAGE), PAGE))
@@ -112,7 +112,7 @@ async def test_a_handler_that_is_cancelled_gives_the_money_back(open_shop: Any, 
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await shop.paywall._state.finish()
+    await shop.paywall.finish()
     assert fake.statuses() == ["released"]
 
 
@@ -133,7 +133,7 @@ async def test_a_client_gone_before_the_first_byte_is_not_charged(
     shop = open_shop(handler)
     one = exchange(shop.paywall, PAGE, shop.buyer.deferred(await shop.offer(PAGE), PAGE))
     await one.run()
-    await shop.paywall._state.finish()
+    await shop.paywall.finish()
     assert (one.sent, fake.statuses()) == ([], ["released"])
 
 
@@ -176,7 +176,7 @@ async def test_a_capture_refused_after_the_handler_ran_delivers_nothing(
     assert (receipt.success, receipt.error_reason) == (False, "insufficient_funds")
     assert b"hello" not in response.content
     assert shop.served == ["/articles/1"]
-    await shop.paywall._state.finish()
+    await shop.paywall.finish()
     assert fake.statuses() == ["released"]
 
 
@@ -309,7 +309,7 @@ async def test_a_handler_cannot_take_more_or_something_else(open_shop: Any, fake
 
     shop = open_shop(handler)
     assert (await shop.buy(PAGE)).status_code == 500
-    await shop.paywall._state.finish()
+    await shop.paywall.finish()
     assert errors[0].startswith("capture: got ")
     assert fake.statuses() == ["released"]
 

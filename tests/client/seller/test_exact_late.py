@@ -17,7 +17,7 @@ DOWN = grpc.StatusCode.UNAVAILABLE
 
 @dataclass
 class Time:
-    """A till's clock, which passes only where somebody waits."""
+    """A clock that passes only where somebody waits."""
 
     now: float = 0.0
 
@@ -28,9 +28,9 @@ class Time:
         self.now += seconds
         await asyncio.sleep(0)
 
-    def rule(self, *shops: Any) -> None:
-        for shop in shops:
-            shop.paywall._state.clock, shop.paywall._state.pause = self, self.pause
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"clock": self, "sleep": self.pause}
 
 
 async def buy(shop: Any, exchange: Any, payment: dict[str, str], *, leaves_at_settle: Any = None) -> Any:
@@ -46,7 +46,7 @@ async def buy(shop: Any, exchange: Any, payment: dict[str, str], *, leaves_at_se
 
         leaves_at_settle._settle_exact = and_leave
     await one.run()
-    await shop.paywall._state.finish()
+    await shop.paywall.finish()
     if leaves_at_settle is not None:
         leaves_at_settle._settle_exact = settle
     return one
@@ -55,8 +55,8 @@ async def buy(shop: Any, exchange: Any, payment: dict[str, str], *, leaves_at_se
 async def test_x4_a_slow_chain_is_waited_for_as_long_as_the_offer_says_then_told_as_under_way(
     open_shop: Any, buyer: Any, fake: Any, refusal_of: Any
 ) -> None:
-    time, shop = Time(), open_shop(max_timeout_s=60)
-    time.rule(shop)
+    time = Time()
+    shop = open_shop(max_timeout_s=60, **time.settings)
     payment = buyer.exact(await shop.offer(PAGE, "exact"), identifier=ID)
     fake.settle_trouble = [refusal_of("TRANSACTION_PENDING")] * 50
     assert (await shop.http.get(PAGE, headers=payment)).status_code == 200
@@ -123,17 +123,16 @@ async def test_x4_the_worker_that_kept_the_page_serves_it_without_running_again(
 async def test_x4_a_page_that_is_still_being_given_back_is_told_as_under_way(
     open_shop: Any, buyer: Any, exchange: Any, fake: Any
 ) -> None:
-    shop, arrived, answer = open_shop(), asyncio.Event(), asyncio.Event()
-    shop.paywall._state.release_wait_s = 0.05
+    shop, arrived, answer = open_shop(release_wait_s=0.05), asyncio.Event(), asyncio.Event()
     payment = buyer.exact(await shop.offer(PAGE, "exact"), identifier=ID)
-    release = shop.paywall._aggregator.release
+    release = shop.paywall.aggregator.release
 
     async def slow(*arguments: Any) -> Any:
         arrived.set()
         await answer.wait()
         return await release(*arguments)
 
-    shop.paywall._aggregator.release = slow
+    shop.paywall.aggregator.release = slow
     one = exchange(shop.paywall, PAGE, payment)
     settle = fake._settle_exact
 
@@ -189,7 +188,7 @@ async def test_x5_what_lands_after_the_server_has_cancelled_its_request_is_not_f
     with pytest.raises(asyncio.CancelledError):
         await task
     fake._settle_exact = settle
-    await shop.paywall._state.finish()
+    await shop.paywall.finish()
     answer = await other.http.get(PAGE, headers=payment)
     if identifier:
         assert (answer.status_code, answer.text, shop.paywall.unserved) == (200, "hello", ())
@@ -202,8 +201,8 @@ async def test_x5_what_lands_after_the_server_has_cancelled_its_request_is_not_f
 async def test_x5_what_lands_after_its_request_was_put_off_is_served_with_the_id_and_listed_without(
     open_shop: Any, buyer: Any, fake: Any, refusal_of: Any, until: Any, identifier: str
 ) -> None:
-    time, shop, other = Time(), open_shop(max_timeout_s=5), open_shop()
-    time.rule(shop, other)
+    time = Time()
+    shop, other = open_shop(max_timeout_s=5, **time.settings), open_shop(**time.settings)
     payment = buyer.exact(await shop.offer(PAGE, "exact"), identifier=identifier)
     fake.settle_trouble = [refusal_of("TRANSACTION_PENDING")] * 20
     assert (await shop.http.get(PAGE, headers=payment)).json()["error"] == "payment_pending"
@@ -223,8 +222,8 @@ async def test_x5_what_lands_after_its_request_was_put_off_is_served_with_the_id
 async def test_x4_what_was_never_sent_is_given_back_and_the_same_payment_buys_the_page(
     open_shop: Any, buyer: Any, fake: Any, until: Any, identifier: str
 ) -> None:
-    time, shop, other = Time(), open_shop(max_timeout_s=1), open_shop()
-    time.rule(shop)
+    time = Time()
+    shop, other = open_shop(max_timeout_s=1, **time.settings), open_shop()
     payment = buyer.exact(await shop.offer(PAGE, "exact"), identifier=identifier)
     fake.settle_trouble = [DOWN] * 20
     assert (await shop.http.get(PAGE, headers=payment)).status_code == 503
@@ -236,8 +235,8 @@ async def test_x4_what_was_never_sent_is_given_back_and_the_same_payment_buys_th
 async def test_x5_an_aggregator_that_is_away_when_a_payment_is_followed_is_asked_again_for_a_while(
     open_shop: Any, buyer: Any, fake: Any, until: Any, caplog: Any
 ) -> None:
-    time, shop = Time(), open_shop(max_timeout_s=1)
-    time.rule(shop)
+    time = Time()
+    shop = open_shop(max_timeout_s=1, **time.settings)
     fake.settle_trouble = [DOWN] * 10_000
     answer = await shop.http.get(PAGE, headers=buyer.exact(await shop.offer(PAGE, "exact")))
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
@@ -248,21 +247,18 @@ async def test_x5_an_aggregator_that_is_away_when_a_payment_is_followed_is_asked
 async def test_x5_a_paywall_that_stops_says_what_it_did_not_learn(
     open_shop: Any, buyer: Any, fake: Any, caplog: Any
 ) -> None:
-    shop = open_shop(max_timeout_s=1, settle_patience_s=0.0)
-    shop.paywall._state.release_wait_s = 0.01
     time = Time()
-    shop.paywall._state.clock = time
     fake.settle_trouble = [DOWN] * 100
 
     async def pause(seconds: float) -> None:
         time.now += seconds
         if time.now > 2:
-            await asyncio.sleep(3600)
+            await asyncio.Event().wait()
 
-    shop.paywall._state.pause = pause
+    shop = open_shop(max_timeout_s=1, settle_patience_s=0.0, release_wait_s=0.01, clock=time, sleep=pause)
     answer = await shop.http.get(PAGE, headers=buyer.exact(await shop.offer(PAGE, "exact")))
     assert answer.status_code == 503
-    await shop.paywall._state.finish()
+    await shop.paywall.finish()
     assert "is not known here" in caplog.text
 
 
@@ -280,7 +276,7 @@ async def test_x1_a_lost_verify_gives_its_hold_back(open_shop: Any, buyer: Any, 
     payment = buyer.exact(await shop.offer(PAGE, "exact"))
     fake.verify_trouble = [("after", DOWN)]
     assert (await shop.http.get(PAGE, headers=payment)).status_code == 503
-    await shop.paywall._state.finish()
+    await shop.paywall.finish()
     assert (await other.http.get(PAGE, headers=payment)).status_code == 200
 
 
@@ -324,7 +320,7 @@ async def test_x11_answers_to_logged_in_requests_are_not_kept(
     payment = buyer.exact(offer, identifier=ID) if scheme == "exact" else buyer.deferred(offer, PAGE)
     assert (await shop.http.get(PAGE, headers=payment | login)).status_code == 200
     assert (await shop.http.get(PAGE, headers=payment)).status_code == 409
-    assert len(shop.paywall._state.kept) == 0
+    assert len(shop.paywall.flows.state.kept) == 0
 
 
 async def test_x11_answers_that_must_not_be_stored_are_not_kept(open_shop: Any, buyer: Any) -> None:

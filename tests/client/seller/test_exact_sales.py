@@ -72,15 +72,22 @@ async def test_a_wrong_amount_is_refused(open_shop: Any, buyer: Any) -> None:
     assert shop.served == []
 
 
-async def test_two_concurrent_identical_payments_run_the_handler_once(open_shop: Any, buyer: Any, fake: Any) -> None:
+async def test_two_concurrent_identical_payments_run_the_handler_once(
+    open_shop: Any, buyer: Any, fake: Any, until: Any
+) -> None:
+    go_on = asyncio.Event()
+
     async def slow(_scope: Any, _receive: Any, send: Any) -> None:
-        await asyncio.sleep(0.05)
+        await go_on.wait()
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"hello"})
 
     shop = open_shop(slow)
     payment = buyer.exact(await shop.offer(PAGE, "exact"))
-    responses = await asyncio.gather(*(shop.http.get(PAGE, headers=payment) for _ in range(5)))
+    requests = [asyncio.create_task(shop.http.get(PAGE, headers=payment)) for _ in range(5)]
+    await until(lambda: sum(request.done() for request in requests) == 4)
+    go_on.set()
+    responses = await asyncio.gather(*requests)
     assert sorted(response.status_code for response in responses) == [200, 409, 409, 409, 409]
     assert (len(shop.served), fake.calls.count("Settle")) == (1, 1)
 
@@ -115,7 +122,7 @@ async def test_a_payment_that_another_process_settled_meanwhile_delivers_nothing
     shop = open_shop(handler)
     response = await shop.buy_exact(PAGE, nonce=77)
     assert (response.status_code, response.json()["error"]) == (409, "payment_used")
-    assert len(shop.paywall._state.kept) == 0
+    assert len(shop.paywall.flows.state.kept) == 0
 
 
 async def test_x1_what_is_replayed_is_never_served(open_shop: Any, fake: Any) -> None:

@@ -2,6 +2,7 @@
 
 from tallystick.x402 import Network, PaymentTerms
 from tallystick_client.seller.paywall.response_cache import Answer, Recording, ResponseCache
+from tallystick_client.seller.paywall.steps import Part
 
 TERMS = PaymentTerms("deferred", Network(1), 1, bytes(20), bytes(20))
 
@@ -61,24 +62,20 @@ def test_no_room_keeps_nothing() -> None:
     assert not kept.keep("a", answer(0))
 
 
-def body(data: bytes, *, more: bool) -> dict[str, object]:
-    return {"type": "http.response.body", "body": data, "more_body": more}
-
-
 def test_a_recording_is_whole_at_the_last_chunk() -> None:
     recording = Recording(10)
-    assert recording.take(body(b"abc", more=True)) is None
-    assert recording.take(body(b"def", more=False)) == b"abcdef"
+    assert recording.take(Part(b"abc", is_last=False)) is None
+    assert recording.take(Part(b"def", is_last=True)) == b"abcdef"
 
 
 def test_a_recording_that_grows_too_large_is_dropped_for_good() -> None:
     recording = Recording(4)
-    assert recording.take(body(b"abc", more=True)) is None
-    assert recording.take(body(b"def", more=True)) is None
-    assert recording.take(body(b"", more=False)) is None
+    assert recording.take(Part(b"abc", is_last=False)) is None
+    assert recording.take(Part(b"def", is_last=False)) is None
+    assert recording.take(Part(b"", is_last=True)) is None
 
 
 def test_a_file_that_the_server_sends_by_itself_is_not_recorded() -> None:
     recording = Recording(10)
-    assert recording.take({"type": "http.response.pathsend", "path": "/x"}) is None
-    assert recording.take(body(b"", more=False)) is None
+    assert recording.take(Part(None, is_last=False)) is None
+    assert recording.take(Part(b"", is_last=True)) is None

@@ -5,18 +5,19 @@ from typing import Any
 import pytest
 
 from tallystick.errors import MalformedError
-from tallystick_client.seller.client.messages import Asset, Kind, Limits, Supported
+from tallystick.facilitator import Kind, Limits, Supported
+from tallystick.tokens import Token
 from tallystick_client.seller.paywall.offers import make_offers
 
 PAY_TO = bytes([1] * 20)
 BASE = "eip155:8453"
 
 
-def asset(symbol: str = "USDC", decimals: int = 6) -> Asset:
-    return Asset(bytes([2] * 20), symbol, decimals, "USD Coin", "2", 0)
+def asset(symbol: str = "USDC", decimals: int = 6) -> Token:
+    return Token(bytes([2] * 20), symbol, decimals, "USD Coin", "2", 0)
 
 
-def kind(scheme: str = "exact", network: str = BASE, *assets: Asset) -> Kind:
+def kind(scheme: str = "exact", network: str = BASE, *assets: Token) -> Kind:
     deferred = scheme == "deferred"
     address = bytes([3] * 20) if deferred else b""
     name, version = ("Tallystick Escrow", "1") if deferred else ("", "")

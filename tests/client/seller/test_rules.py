@@ -15,7 +15,7 @@ BOT = "Mozilla/5.0 (compatible; GPTBot/1.2; +https://example.com/bot)"
 
 
 def found(rules: list[Rule], path: str, *, method: str = "GET", user_agent: str = "") -> str | None:
-    asked = Asked(methods_of(method, []), read_paths({"path": path}), user_agent)
+    asked = Asked(methods_of(method, []), read_paths(path), user_agent)
     return next((str(match.rule.price) for match in find_rules(rules, asked)), None)
 
 
@@ -123,7 +123,7 @@ def test_a_wrong_rule_is_told_where_it_is_written(rule: dict[str, Any], message:
 
 
 def reading(rules: list[Rule], path: str, **scope: Any) -> list[tuple[str, str]]:
-    asked = Asked(("GET",), read_paths({"path": path, **scope}), "")
+    asked = Asked(("GET",), read_paths(path, **scope), "")
     return [(match.rule.path, match.path) for match in find_rules(rules, asked)]
 
 
@@ -156,7 +156,7 @@ def test_p1_a_method_that_passes_for_another_one_costs_what_that_costs() -> None
     rules = [Rule(path="*", methods=["GET"], price="1 X")]
 
     def methods(method: str, *headers: tuple[bytes, bytes]) -> list[Any]:
-        return find_rules(rules, Asked(methods_of(method, headers), read_paths({"path": "/a"}), ""))
+        return find_rules(rules, Asked(methods_of(method, headers), read_paths("/a"), ""))
 
     assert methods("get")
     assert methods("POST", (b"x-http-method-override", b"get"))
@@ -171,7 +171,7 @@ def test_p1_a_method_that_passes_for_another_one_costs_what_that_costs() -> None
 )
 def test_p1_a_path_with_too_many_readings_is_refused(path: str, root_path: str) -> None:
     with pytest.raises(MalformedError, match=r"^(path|root_path): got "):
-        read_paths({"path": path, "root_path": root_path})
+        read_paths(path, root_path=root_path)
 
 
 @pytest.mark.parametrize(
@@ -364,4 +364,4 @@ async def test_many_different_prices_do_not_pile_up(open_shop: Any) -> None:
     shop = open_shop(rules=[Rule(path="*", price=lambda _: next(prices))])
     for _ in range(1_050):
         assert (await shop.http.get("/x")).status_code == 402
-    assert len(shop.paywall._book) <= 1_024
+    assert len(shop.paywall.flows.book) <= 1_024

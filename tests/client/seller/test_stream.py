@@ -1,6 +1,7 @@
 """Charges over one stream: batched, bounded, matched, and sent again when the stream breaks."""
 
 import asyncio
+import logging
 from typing import Any
 
 import pytest
@@ -9,7 +10,6 @@ from tallystick import payment_ids
 from tallystick.errors import MalformedError, RefusedError
 from tallystick_client.rpc import AggregatorUnavailableError, CallRejectedError
 from tallystick_client.seller import Charge, Charged, ChargeStream
-from tallystick_client.seller.client import stream as module
 
 
 def charge(amount: int = 5, payment_id: bytes = b"") -> Charge:
@@ -41,9 +41,9 @@ async def test_no_more_batches_are_unanswered_than_the_aggregator_allows(
     fake.stream_gate = asyncio.Event()
     async with aggregator.stream_charges() as stream:
         calls = [asyncio.create_task(stream.charge(charge())) for _ in range(40)]
-        await until(lambda: len(stream._unanswered) == 2)
-        await asyncio.sleep(0.02)
-        assert len(stream._unanswered) == 2
+        await until(lambda: len(fake.batches) == 2)
+        await aggregator.charge(charge())  # a whole call later
+        assert len(stream._unanswered) == len(fake.batches) == 2
         fake.stream_gate.set()
         await asyncio.gather(*calls)
 
@@ -75,12 +75,15 @@ async def test_a_broken_stream_is_opened_again_and_unanswered_charges_are_sent_a
     assert fake.open_streams == 3
 
 
-async def test_a_restarted_aggregator_is_found_again(running: Any, fake: Any, restart: Any) -> None:
+async def test_a_restarted_aggregator_is_found_again(
+    running: Any, fake: Any, restart: Any, until: Any, caplog: Any
+) -> None:
+    caplog.set_level(logging.INFO, "tallystick.seller")
     async with running.client(timeout_s=1.0) as client, client.stream_charges() as stream:
         await stream.charge(charge())
         await running.stop()
         waiting = asyncio.create_task(stream.charge(charge()))
-        await asyncio.sleep(0.05)
+        await until(lambda: "is opened again" in caplog.text)
         again = await restart(fake, running.port)
         async with asyncio.timeout(10):
             assert (await waiting).charged == 10
@@ -97,18 +100,20 @@ async def test_a_silent_stream_counts_as_broken(running: Any, fake: Any) -> None
 async def test_an_idle_stream_does_not(running: Any, fake: Any) -> None:
     async with running.client(timeout_s=0.5) as client, client.stream_charges() as stream:
         await stream.charge(charge())
-        await asyncio.sleep(0.8)
+        idle_since = asyncio.get_running_loop().time()
+        while asyncio.get_running_loop().time() < idle_since + 0.8:
+            await client.charge(charge())
         await stream.charge(charge())
     assert fake.open_streams == 1
 
 
-async def test_patience_ends(running: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(module, "BACKOFF_S", (0.01,))
+async def test_patience_ends(running: Any) -> None:
     async with running.client(timeout_s=0.2) as client:
         await client.supported()
         await running.stop()
         whole = client.stream_charges()
-        async with ChargeStream(whole._open_stream, whole._limits, timeout_s=0.2, patience_s=0.2) as stream:
+        impatient = ChargeStream(whole._open_stream, whole._limits, timeout_s=0.2, patience_s=0.2, backoff_s=(0.01,))
+        async with impatient as stream:
             with pytest.raises(AggregatorUnavailableError):
                 await stream.charge(charge())
             with pytest.raises(AggregatorUnavailableError):

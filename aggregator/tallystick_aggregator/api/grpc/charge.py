@@ -6,39 +6,38 @@ is not read, which is what the caller's flow control feels. What a stream holds 
 """
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 
 import grpc
 import grpc.aio
+from msgspec import Meta
 
+from tallystick.codec.charge import read_charge
 from tallystick.errors import MalformedError
-from tallystick.reasons import Reason
 from tallystick.v1 import charge_pb2, charge_pb2_grpc
-from tallystick_aggregator.api.grpc.backpressure import Backpressure
-from tallystick_aggregator.api.grpc.errors import guarded
+from tallystick_aggregator.api.grpc.calls import RejectedError, ServicerContext, guarded, token_of
 from tallystick_aggregator.api.grpc.fast_codec import read_batch, write_batch
-from tallystick_aggregator.api.grpc.principals import RejectedError, ServicerContext, token_of
 from tallystick_aggregator.api.grpc.responses import write_charge_result
 from tallystick_aggregator.auth.credentials import Principal, Scope
 from tallystick_aggregator.auth.principals import Principals
 from tallystick_aggregator.charging import PaymentBatcher, UncheckedPayment
-from tallystick_aggregator.charging.codec import read_charge
+from tallystick_aggregator.charging.batcher import BATCH_MAX, BatcherSettings
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
+from tallystick_aggregator.ledger.refusals import Why, refuse
+from tallystick_aggregator.ledger.values import SECONDS_MAX, Count
 
 Answer = Accepted | Refusal
 
+STREAMS_SHARE: Final = BatcherSettings().waiting_max * 3 // 4
+"""Payments of streams at once; the rest of what the batcher takes is left to single calls."""
 _channel_of: Final = attrgetter("channel_id")
-_NOT_YOURS: Final = Refusal(
-    Reason.CHANNEL_UNKNOWN,
-    "No channel of this id is known here that this token may charge; open it, or use its receiver's token.",
-    "channel_id",
-)
+_NOT_YOURS: Final = refuse(Why.CHANNEL_NOT_YOURS)
 """The same whether it is unknown or another seller's: what others have is nobody's business."""
 
 
@@ -46,12 +45,51 @@ _NOT_YOURS: Final = Refusal(
 class ChargeLimits:
     """What streams are held to; `Supported` tells the first two to callers."""
 
-    charges_per_batch_max: int = 256
-    unanswered_batches_max: int = 8
-    streams_per_principal_max: int = 64
-    streams_max: int = 1_024
-    stream_idle_s: float = 900.0
+    charges_per_batch_max: Annotated[int, Meta(ge=1, le=BATCH_MAX)] = 256
+    unanswered_batches_max: Annotated[int, Meta(ge=1, le=1_024)] = 8
+    streams_per_seller_max: Count = 64
+    streams_max: Count = 1_024
+    stream_idle_s: Annotated[float, Meta(ge=1, le=SECONDS_MAX)] = 900
     """A stream that says nothing for so long is closed."""
+
+
+class Backpressure:
+    """Room for payments on their way through: streams wait for it in turn, and are not read meanwhile (threat 28).
+
+    First come, first served, so that nobody starves. One event loop only.
+    """
+
+    def __init__(self, size: int = STREAMS_SHARE) -> None:
+        self._left = size
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @property
+    def left(self) -> int:
+        """How many more would fit now."""
+        return self._left
+
+    async def take(self, count: int) -> None:
+        """Wait until there is room for `count`, and take it."""
+        if not self._waiting and count <= self._left:
+            self._left -= count
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((count, turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.give(count)
+            raise
+
+    def give(self, count: int) -> None:
+        """Give room back, and let in who waits."""
+        self._left += count
+        while self._waiting and (self._waiting[0][1].done() or self._waiting[0][0] <= self._left):
+            count, turn = self._waiting.popleft()
+            if not turn.done():
+                self._left -= count
+                turn.set_result(None)
 
 
 class ChargeService(charge_pb2_grpc.ChargeServiceServicer):
@@ -125,9 +163,9 @@ class ChargeService(charge_pb2_grpc.ChargeServiceServicer):
     @contextmanager
     def _counted(self, name: str) -> Generator[None, None, None]:
         limits = self._limits
-        if self._streams[name] >= limits.streams_per_principal_max:
+        if self._streams[name] >= limits.streams_per_seller_max:
             raise RejectedError(
-                grpc.StatusCode.RESOURCE_EXHAUSTED, f"at most {limits.streams_per_principal_max} streams per token"
+                grpc.StatusCode.RESOURCE_EXHAUSTED, f"at most {limits.streams_per_seller_max} streams per token"
             )
         if self._streams.total() >= limits.streams_max:
             raise RejectedError(grpc.StatusCode.RESOURCE_EXHAUSTED, f"at most {limits.streams_max} streams in all")

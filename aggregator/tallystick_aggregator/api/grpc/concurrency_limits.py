@@ -12,28 +12,35 @@ import inspect
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
 import grpc.aio
 
-from tallystick_aggregator.api.grpc.principals import RejectedError, status_of, token_in
+from tallystick_aggregator.api.grpc.calls import RejectedError, status_of, token_in
 from tallystick_aggregator.auth.principals import DeniedError, Principals
 
-STRANGERS_MAX: Final = 2_048
-"""Calls without a good token at once: payers, who prove theirs by signatures."""
-PROBES_MAX: Final = 256
-"""Health checks at once."""
-WATCHES_MAX: Final = 32
-"""Watches of the health, and reflection."""
-WATCH_S_MAX: Final = 600.0
-"""How long one of those may last; whoever wants to know more calls again."""
-REQUEST_S_MAX: Final = 10.0
-"""How long a stranger may take to say what it calls for."""
-SILENT_MAX: Final = 256
-"""Calls that a seller may have opened, ever, without saying what for: each is a seat that nobody can take back."""
-SELLER_CALLS_MAX: Final = 1_024
-"""Calls at once of a seller that has opened so many."""
+
+@dataclass(frozen=True, slots=True)
+class CallLimits:
+    """How many calls of each kind there are at once, and how long they last."""
+
+    strangers_max: int = 2_048
+    """Calls without a good token: payers, who prove theirs by signatures."""
+    probes_max: int = 256
+    """Health checks."""
+    watches_max: int = 32
+    """Watches of the health, and reflection."""
+    watch_s_max: float = 600.0
+    """How long one of those may last; who wants to know more calls again."""
+    request_s_max: float = 10.0
+    """How long a stranger may take to say what it calls for."""
+    silent_max: int = 256
+    """Calls that a seller may have opened, ever, without saying what for: each is a seat that nobody can take back."""
+    seller_calls_max: int = 1_024
+    """Calls of a seller that has opened that many."""
+
 
 Handler = Any
 """A grpc.RpcMethodHandler: its attributes are not in the library's types."""
@@ -45,12 +52,13 @@ _PROBES: Final = "/grpc.health.v1.Health/"
 class ConcurrencyLimits(grpc.aio.ServerInterceptor):
     """Gives strangers' calls their few seats and their time."""
 
-    def __init__(self, principals: Principals) -> None:
+    def __init__(self, principals: Principals, limits: CallLimits | None = None) -> None:
+        self._limits = limits = limits or CallLimits()
         self._principals = principals
-        self._strangers = _Pool("calls without a token", STRANGERS_MAX)
-        self._probes = _Pool("health checks", PROBES_MAX)
-        self._watches = _Pool("health watches and reflections", WATCHES_MAX)
-        self._silent: Counter[str] = Counter()
+        self._strangers = _Pool("calls without a token", limits.strangers_max)
+        self._probes = _Pool("health checks", limits.probes_max)
+        self._watches = _Pool("health watches and reflections", limits.watches_max)
+        self.silent: Counter[str] = Counter()
         """By seller: calls that were opened and not followed by a request."""
         self._sellers: dict[str, _Pool] = {}
         self._told: dict[tuple[str, str], Handler] = {}
@@ -67,22 +75,45 @@ class ConcurrencyLimits(grpc.aio.ServerInterceptor):
         if handler is None:  # no such method
             return handler
         if method.startswith(_LONG):
-            return _seated(handler, self._watches, WATCH_S_MAX)
+            return self._seated(handler, self._watches, self._limits.watch_s_max)
         if method.startswith(_PROBES):
-            return _seated(handler, self._probes, None)
+            return self._seated(handler, self._probes)
         seller = self._seller(handler_call_details.invocation_metadata)
         if seller is None:
-            return _seated(handler, self._strangers, None)
+            return self._seated(handler, self._strangers)
         if handler.request_streaming:
             return handler
-        if self._silent[seller] >= SILENT_MAX:
-            pool = self._sellers.setdefault(seller, _Pool("calls of a token that opens silent ones", SELLER_CALLS_MAX))
-            return _seated(handler, pool, None)
-        self._silent[seller] += 1
+        if self.silent[seller] >= self._limits.silent_max:
+            pool = self._sellers.setdefault(
+                seller, _Pool("calls of a token that opens silent ones", self._limits.seller_calls_max)
+            )
+            return self._seated(handler, pool)
+        self.silent[seller] += 1
         told = self._told.get((seller, method))
         if told is None:
-            told = self._told[seller, method] = _told(handler, self._silent, seller)
+            told = self._told[seller, method] = _told(handler, self.silent, seller)
         return told
+
+    def _seated(self, handler: Handler, pool: "_Pool", limit_s: float | None = None) -> Handler:
+        """Wrap a handler. To the library it reads a stream: only so is it asked before the request has come."""
+        behaviour: Any = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+
+        request_s_max = self._limits.request_s_max
+
+        async def call(requests: AsyncIterator[Any], context: Any) -> Any:
+            try:
+                with pool.seat():
+                    request = requests if handler.request_streaming else await _first(requests, request_s_max)
+                    return await _within(limit_s, _answer(behaviour(request, context), context))
+            except DeniedError as denied:
+                await context.abort(status_of(denied), denied.message)
+
+        make: Any = (
+            grpc.stream_stream_rpc_method_handler
+            if handler.response_streaming
+            else grpc.stream_unary_rpc_method_handler
+        )
+        return make(call, handler.request_deserializer, handler.response_serializer)
 
     def _seller(self, metadata: Sequence[tuple[str, str | bytes]] | None) -> str | None:
         try:
@@ -123,30 +154,12 @@ def _told(handler: Handler, silent: Counter[str], seller: str) -> Handler:
     return grpc.unary_unary_rpc_method_handler(handler.unary_unary, read, handler.response_serializer)
 
 
-def _seated(handler: Handler, pool: _Pool, limit_s: float | None) -> Handler:
-    """Wrap a handler. To the library it reads a stream: only so is it asked before the request has come."""
-    behaviour: Any = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
-
-    async def call(requests: AsyncIterator[Any], context: Any) -> Any:
-        try:
-            with pool.seat():
-                request = requests if handler.request_streaming else await _first(requests)
-                return await _within(limit_s, _answer(behaviour(request, context), context))
-        except DeniedError as denied:
-            await context.abort(status_of(denied), denied.message)
-
-    make: Any = (
-        grpc.stream_stream_rpc_method_handler if handler.response_streaming else grpc.stream_unary_rpc_method_handler
-    )
-    return make(call, handler.request_deserializer, handler.response_serializer)
-
-
-async def _first(requests: AsyncIterator[Any]) -> Any:
+async def _first(requests: AsyncIterator[Any], limit_s: float) -> Any:
     try:
-        async with asyncio.timeout(REQUEST_S_MAX):
+        async with asyncio.timeout(limit_s):
             return await anext(requests)
     except TimeoutError:
-        raise RejectedError(grpc.StatusCode.DEADLINE_EXCEEDED, f"no request came within {REQUEST_S_MAX:g} s") from None
+        raise RejectedError(grpc.StatusCode.DEADLINE_EXCEEDED, f"no request came within {limit_s:g} s") from None
     except StopAsyncIteration:
         raise RejectedError(grpc.StatusCode.INVALID_ARGUMENT, "the call ended without a request") from None
 

@@ -1,11 +1,12 @@
 """FacilitatorService: x402's verbs for every scheme. Decodes, asks the Facilitator, encodes."""
 
+from tallystick.codec.facilitator import read_terms, write_supported
+from tallystick.facilitator import Limits, Supported
 from tallystick.v1 import facilitator_pb2, facilitator_pb2_grpc
+from tallystick_aggregator.api.grpc.calls import ServicerContext, guarded, token_of
 from tallystick_aggregator.api.grpc.charge import ChargeLimits
-from tallystick_aggregator.api.grpc.codec import read_caller, read_payment, read_terms
-from tallystick_aggregator.api.grpc.errors import guarded
-from tallystick_aggregator.api.grpc.principals import ServicerContext, token_of
-from tallystick_aggregator.api.grpc.responses import write_kind, write_settled, write_verified
+from tallystick_aggregator.api.grpc.codec import read_caller, read_payment
+from tallystick_aggregator.api.grpc.responses import write_settled, write_verified
 from tallystick_aggregator.facilitator import Facilitator
 from tallystick_aggregator.ledger.commands import Rules
 
@@ -15,7 +16,7 @@ class FacilitatorService(facilitator_pb2_grpc.FacilitatorServiceServicer):
 
     def __init__(self, facilitator: Facilitator, rules: Rules, limits: ChargeLimits) -> None:
         self._facilitator = facilitator
-        self._limits = facilitator_pb2.Limits(
+        self._limits = Limits(
             charges_per_batch_max=limits.charges_per_batch_max,
             unanswered_batches_max=limits.unanswered_batches_max,
             reservation_s=rules.reservation_s,
@@ -29,12 +30,8 @@ class FacilitatorService(facilitator_pb2_grpc.FacilitatorServiceServicer):
         """Tell what can be verified and settled now, and what the caller's token is good for."""
         del request  # empty
         principal, kinds = await self._facilitator.supported(token_of(context))
-        return facilitator_pb2.SupportedResponse(
-            kinds=[write_kind(kind) for kind in kinds],
-            limits=self._limits,
-            receivers=sorted(principal.receivers),
-            scopes=sorted(scope.value for scope in principal.scopes),
-        )
+        scopes = frozenset(scope.value for scope in principal.scopes)
+        return write_supported(Supported(tuple(kinds), self._limits, principal.receivers, scopes))
 
     @guarded
     async def Verify(  # noqa: N802 - the .proto's name

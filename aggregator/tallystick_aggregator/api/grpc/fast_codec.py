@@ -1,10 +1,12 @@
 """Batches of charges straight from the wire, and their results straight onto it.
 
 Streams carry tens of thousands of charges a second. Nearly always all charges of a batch have the same lengths: one
-kind of proof, amounts of the same size. Such a batch is read in one step, in half the time that protobuf takes, if it
-is in the one encoding that every serializer makes (fields in the order of their numbers, each once, minimal lengths).
-**Whatever differs in any way is left to protobuf and `codec`**: they alone say what is malformed, and what is accepted
-here is what they accept (tests/aggregator/edges/test_wire.py).
+kind of proof, amounts of the same size. Such a batch is read in one step if it is in the one encoding that every
+serializer makes (fields in the order of their numbers, each once, minimal lengths). In batches of 64 that takes 0.5 µs
+of processor time a charge by voucher and 0.6 by spend key, by protobuf and `read_charges` 1.5 and 2.0; writing a result
+takes 0.2 µs, by protobuf 1.2.
+**Whatever differs in any way is left to protobuf and `tallystick.codec`**: they alone say what is malformed, and what
+is accepted here is what they accept (tests/aggregator/api/test_fast_codec.py).
 
     StreamChargesRequest   08 seq?   (12 length charge)*
     Charge                 0a 20 channel_id   12 10 payment_id   (1a n amount)?   22 20 request_hash
@@ -21,11 +23,11 @@ from typing import Final, NamedTuple
 
 from google.protobuf.message import DecodeError
 
+from tallystick.codec.charge import read_charges
 from tallystick.errors import Described, MalformedError
 from tallystick.v1 import charge_pb2
 from tallystick_aggregator.api.grpc.responses import write_charge_result
 from tallystick_aggregator.charging import UncheckedPayment, UncheckedSpendProof
-from tallystick_aggregator.charging.codec import read_charges
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
 
 AMOUNT_BYTES_MAX: Final = 16

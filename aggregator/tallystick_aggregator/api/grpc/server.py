@@ -20,7 +20,7 @@ from tallystick.v1 import (
 )
 from tallystick_aggregator.api.grpc.account import AccountService
 from tallystick_aggregator.api.grpc.charge import ChargeService, add_charge_service
-from tallystick_aggregator.api.grpc.concurrency_limits import ConcurrencyLimits
+from tallystick_aggregator.api.grpc.concurrency_limits import CallLimits, ConcurrencyLimits
 from tallystick_aggregator.api.grpc.facilitator import FacilitatorService
 from tallystick_aggregator.api.grpc.settlement import SettlementService
 from tallystick_aggregator.chain.settings import ConfigurationError
@@ -75,10 +75,11 @@ class Services:
 class GrpcServer:
     """One listening server. `port` is the bound one, once it is built."""
 
-    def __init__(self, services: Services, listen: str, tls: Tls | None) -> None:
+    def __init__(self, services: Services, listen: str, tls: Tls | None, call_limits: CallLimits | None = None) -> None:
         """Build and bind. Raises ConfigurationError where the address cannot be had. Needs a running event loop."""
+        self.limits = ConcurrencyLimits(services.charge.principals, call_limits)
         self._server = grpc.aio.server(
-            interceptors=[ConcurrencyLimits(services.charge.principals)],
+            interceptors=[self.limits],
             options=OPTIONS,
             maximum_concurrent_rpcs=CALLS_MAX,
         )

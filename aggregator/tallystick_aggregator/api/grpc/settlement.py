@@ -4,17 +4,16 @@ from collections.abc import Collection
 from typing import Final, Protocol
 
 from tallystick.errors import MalformedError
-from tallystick.reasons import Reason
 from tallystick.v1 import settlement_pb2, settlement_pb2_grpc
-from tallystick_aggregator.accounts.failures import unless_unavailable
-from tallystick_aggregator.api.grpc.errors import guarded
-from tallystick_aggregator.api.grpc.principals import ServicerContext, token_of
-from tallystick_aggregator.api.grpc.responses import write_left_out, write_refusal, write_settlements
+from tallystick_aggregator.accounts.outcomes import unless_unavailable
+from tallystick_aggregator.api.grpc.calls import ServicerContext, guarded, refusing, token_of
+from tallystick_aggregator.api.grpc.responses import write_left_out, write_settlements
 from tallystick_aggregator.auth.credentials import Scope
 from tallystick_aggregator.auth.principals import Principals
 from tallystick_aggregator.auth.rate_limits import RateLimit
 from tallystick_aggregator.claims.claiming import Claimed
 from tallystick_aggregator.ledger.answers import Refusal
+from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.store.port import Outbox
 
 LIMIT_DEFAULT: Final = 100
@@ -53,30 +52,24 @@ class SettlementService(settlement_pb2_grpc.SettlementServiceServicer):
         claims = await self._outbox.claims(sorted(principal.receivers), request.before_id, limit)
         return settlement_pb2.ListSettlementsResponse(settlements=write_settlements(claims, principal.receivers))
 
-    @guarded
+    @refusing(settlement_pb2.SettleNowResponse)
     async def SettleNow(  # noqa: N802 - the .proto's name
         self, request: settlement_pb2.SettleNowRequest, context: ServicerContext
-    ) -> settlement_pb2.SettleNowResponse:
+    ) -> settlement_pb2.SettleNowResponse | Refusal:
         """Claim now what is owed to the caller, and wait until it is on chain; tell what was left out."""
         del request  # empty
         principal = self._principals.require(token_of(context), Scope.SETTLE)
         rate = self._rates.setdefault(principal.name, RateLimit(1 / SETTLE_NOW_EVERY_S, SETTLE_NOW_BURST))
         if not rate.take():
-            return settlement_pb2.SettleNowResponse(refusal=write_refusal(_settled_too_often()))
+            return refuse(
+                Why.SETTLED_TOO_OFTEN,
+                f"more than {SETTLE_NOW_BURST} in a short while",
+                f"{SETTLE_NOW_BURST} at once, then one every {SETTLE_NOW_EVERY_S:g} s",
+            )
         answer = await unless_unavailable(self._settlement.settle_now(principal.receivers))
         if isinstance(answer, Refusal):
-            return settlement_pb2.SettleNowResponse(refusal=write_refusal(answer))
+            return answer
         return settlement_pb2.SettleNowResponse(
             settlements=write_settlements(answer, principal.receivers),
             left_out=write_left_out(answer.left_out, principal.receivers),
         )
-
-
-def _settled_too_often() -> Refusal:
-    return Refusal(
-        Reason.OVERLOADED,
-        "This token settled too often; what was charged is settled on the timer in any case.",
-        "SettleNow",
-        f"more than {SETTLE_NOW_BURST} in a short while",
-        f"{SETTLE_NOW_BURST} at once, then one every {SETTLE_NOW_EVERY_S:g} s",
-    )

@@ -5,6 +5,5 @@ endpoint      one endpoint, and what was learned of it
 agreement     what several endpoints say alike
 pinned_reads  reads of one block, by hash or by number
 log_search    events over ranges; log_range how wide a range may be; block_events of single blocks; bloom their filter
-market_fees   what blocks cost, however an endpoint tells it
 answers       what endpoints answer, read strictly
 """

@@ -18,14 +18,10 @@ from tallystick.hexadecimal import to_hex
 from tallystick_aggregator.chain.contradictions import Answer, contradicted
 from tallystick_aggregator.chain.node import Receipt
 from tallystick_aggregator.chain.port import Block, ChainUnavailableError
-from tallystick_aggregator.chain.rpc.answers import (
-    RpcError,
-    optional,
-    read_block,
-    read_receipt,
-    read_transaction_hashes,
-)
+from tallystick_aggregator.chain.rpc.answers import read_block, read_receipt, read_transaction_hashes
 from tallystick_aggregator.chain.rpc.endpoint import LimitedError
+from tallystick_chain.answers import optional
+from tallystick_chain.errors import RpcError
 
 GRACE_S: Final = 1.0
 """For so long further endpoints are waited for once one has answered."""

@@ -5,8 +5,10 @@ from typing import Final
 from tallystick.hexadecimal import to_hex
 from tallystick_aggregator.chain.node import Log
 from tallystick_aggregator.chain.port import Block, ChainUnavailableError
-from tallystick_aggregator.chain.rpc.answers import RpcError, optional, read_block, read_logs
+from tallystick_aggregator.chain.rpc.answers import read_block, read_logs
 from tallystick_aggregator.chain.rpc.endpoint import Endpoint
+from tallystick_chain.answers import optional
+from tallystick_chain.errors import RpcError
 
 _ABILITY: Final = "eth_getLogs by block hash"
 

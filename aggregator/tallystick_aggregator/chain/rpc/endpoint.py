@@ -1,27 +1,21 @@
-"""One JSON-RPC endpoint: how it is asked, and what was learned of it.
+"""One JSON-RPC endpoint: what was learned of it, and how often it may be asked.
 
 Providers differ in what they answer and how much: some lack methods, some limit how many blocks a search for events may
 span, all limit how often they may be asked. None of that can be asked for; it shows in errors. So what an endpoint
-could not do is remembered here, each endpoint for itself (modules `log_search`, `pinned_reads` and `market_fees` use
-it), and tried again after `LEARNED_S`, because plans and the machines behind an address change.
+could not do is remembered here, each endpoint for itself (modules `log_search`, `pinned_reads` and `node` use it), and
+tried again after `LEARNED_S`, because plans and the machines behind an address change.
 """
 
-import asyncio
-import logging
 import time
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
-from typing import Any, Final, cast
-
-import httpx
+from typing import Any, Final
 
 from tallystick_aggregator.chain.port import ChainUnavailableError
-from tallystick_aggregator.chain.rpc.answers import RpcError, is_revert, read_error
 from tallystick_aggregator.chain.rpc.log_range import LogRange
 from tallystick_aggregator.chain.settings import LOGS_RANGE_BLOCKS
-
-# Its line for every request shows the whole URL, and paths of endpoints hold access keys (threat 32).
-logging.getLogger("httpx").setLevel(logging.WARNING)
+from tallystick_chain.errors import RpcError, UnansweredError, is_revert
+from tallystick_chain.provider import Provider
 
 REST_S: Final = 5.0
 """For so long an endpoint that failed is asked last."""
@@ -60,12 +54,10 @@ class Endpoint:
         logs_range_blocks_max: int = LOGS_RANGE_BLOCKS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.name = _without_secrets(url)
+        self._provider = Provider(url, timeout_s=timeout_s)
+        self.name = self._provider.name
         self.logs = LogRange(logs_range_blocks_max)
         self.rests_until = 0.0
-        self._url = url
-        self._client = httpx.AsyncClient(timeout=None)  # noqa: S113 - the whole call is timed, not each of its steps
-        self._timeout_s = timeout_s
         self._clock = clock
         self._limited_until = 0.0
         self._limited_in_a_row = 0
@@ -80,32 +72,20 @@ class Endpoint:
         wait_s = self._limited_until - self._clock()
         if wait_s > 0:
             raise LimitedError(f"{self.name}: {method}: rate limited for another {wait_s:.0f} s", wait_s)
-        request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
         try:
-            async with asyncio.timeout(self._timeout_s):
-                response = await self._client.post(self._url, json=request)
-        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
-            raise self._failed(f"{method}: {type(error).__name__}") from error
-        try:
-            body: Any = response.json()
-        except ValueError:
-            body = None
-        refusal = read_error(body["error"]) if _has_error(body) else None
-        retry_after = response.headers.get("retry-after", "")
-        asked_to_wait = response.status_code == 429 or (response.status_code == 503 and retry_after)
-        if asked_to_wait or (refusal is not None and _is_limit(refusal, method)):
-            raise self._limited(f"{method}: {refusal or f'rate limited (status {response.status_code})'}", retry_after)
-        if refusal is not None:
-            raise refusal
-        if response.status_code == 413:  # the question or the answer is too large: about this call, not the endpoint
-            raise RpcError(413, "too large for the endpoint (status 413)", b"")
-        # Some send an error of JSON-RPC along with a status of 4xx or 5xx; others only the status.
-        if not isinstance(body, dict) or response.is_error:
-            raise self._failed(f"{method}: no JSON-RPC response (status {response.status_code})")
-        if "result" not in body:
-            raise ChainUnavailableError(f"{self.name}: {method}: no result")
+            result = await self._provider.ask(method, *params)
+        except RpcError as refusal:
+            if _asks_to_wait(refusal) or _is_limit(refusal, method):
+                raise self._limited(f"{method}: {refusal}", refusal.retry_after) from None
+            raise
+        except UnansweredError as error:
+            if _asks_to_wait(error):
+                problem = f"{method}: rate limited (status {error.status})"
+                raise self._limited(problem, error.retry_after) from None
+            self.rest()
+            raise
         self._limited_in_a_row = 0
-        return cast("dict[str, Any]", body)["result"]
+        return result
 
     def learn(self, what: str, holds: bool) -> None:
         """Remember for a while whether something holds of this endpoint, such as that it has a method."""
@@ -118,15 +98,11 @@ class Endpoint:
 
     async def close(self) -> None:
         """Let the connections go."""
-        await self._client.aclose()
+        await self._provider.disconnect()
 
     def rest(self) -> None:
         """Be asked last for a while."""
         self.rests_until = max(self.rests_until, self._clock() + REST_S)
-
-    def _failed(self, problem: str) -> ChainUnavailableError:
-        self.rest()
-        return ChainUnavailableError(f"{self.name}: {problem}")
 
     def _limited(self, problem: str, retry_after: str) -> LimitedError:
         wait_s = read_retry_after(retry_after, time.time())
@@ -152,8 +128,8 @@ def read_retry_after(header: str, now: float) -> float | None:
         return None
 
 
-def _has_error(body: Any) -> bool:
-    return isinstance(body, dict) and cast("dict[str, Any]", body).get("error") is not None
+def _asks_to_wait(answer: RpcError | UnansweredError) -> bool:
+    return answer.status == 429 or (answer.status == 503 and bool(answer.retry_after))
 
 
 def _is_limit(error: RpcError, method: str) -> bool:
@@ -168,15 +144,3 @@ def _is_limit(error: RpcError, method: str) -> bool:
         return True
     # EIP-1474's "limit exceeded" is of either kind; only a search for events can ask for too much.
     return error.code == -32005 and method != "eth_getLogs"
-
-
-def is_unknown_method(error: RpcError) -> bool:
-    """Whether an error says that there is no such method, and not that something failed."""
-    text = error.message.lower()
-    return error.code in (-32601, -32004) or ("method" in text and ("not" in text or "unsupported" in text))
-
-
-def _without_secrets(url: str) -> str:
-    """The endpoint's scheme and host: paths and user names of endpoints hold access keys."""
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.partition('/')[0].rpartition('@')[2]}"

@@ -13,8 +13,9 @@ from typing import Any, Final, NamedTuple, Protocol
 from tallystick.hexadecimal import to_hex
 from tallystick_aggregator.chain.node import Log
 from tallystick_aggregator.chain.port import Block, ChainUnavailableError
-from tallystick_aggregator.chain.rpc.answers import RpcError, read_logs
+from tallystick_aggregator.chain.rpc.answers import read_logs
 from tallystick_aggregator.chain.rpc.endpoint import Endpoint, LimitedError
+from tallystick_chain.errors import RpcError
 
 TELL_EVERY_S: Final = 10.0
 """How often a long search tells how far it is."""

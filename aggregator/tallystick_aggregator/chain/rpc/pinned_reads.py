@@ -13,8 +13,10 @@ from typing import Any, Final
 from tallystick.hashing import keccak256
 from tallystick.hexadecimal import to_hex
 from tallystick_aggregator.chain.port import Block, ChainUnavailableError
-from tallystick_aggregator.chain.rpc.answers import RpcError, is_revert, optional, read_block
+from tallystick_aggregator.chain.rpc.answers import read_block
 from tallystick_aggregator.chain.rpc.endpoint import Endpoint
+from tallystick_chain.answers import optional
+from tallystick_chain.errors import RpcError, is_revert
 
 _NO_BLOCK: Final = keccak256(b"Tallystick asks whether this endpoint obeys block hashes")
 

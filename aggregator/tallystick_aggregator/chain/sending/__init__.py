@@ -2,7 +2,7 @@
 
 sender        journals, sends, follows, replaces, repairs
 bidding       what a transaction bids (pure)
-transactions  signed forms (pure)
+waiters       who waits for a transaction
 nonces        who used one, and which is free
 gas_limits    from an estimate to a limit (pure)
 gas_meter     how much gas the last hour took, by kind and payer

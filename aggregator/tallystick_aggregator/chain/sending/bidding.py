@@ -9,20 +9,11 @@ all that stands before it in the order of nonces, because nothing overtakes ther
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
-from tallystick_aggregator.chain.node import MarketFees
 from tallystick_aggregator.chain.settings import FeeSettings
 from tallystick_aggregator.store.port import Attempt, OutboundTransaction
+from tallystick_chain.fees import BASE_FEE_FACTOR, Bid, MarketFees
 
-_BASE_FEE_FACTOR: Final = 2
-"""The base fee may double (in six full blocks) before a transaction is priced out."""
 _URGENT_FACTOR: Final = 2
-
-
-class Bid(NamedTuple):
-    """What a transaction offers, or may offer at most, in wei per gas."""
-
-    max_fee: int
-    priority_fee: int
 
 
 class Raises(NamedTuple):
@@ -55,7 +46,7 @@ def bid(market: MarketFees, settings: FeeSettings, *, urgent: bool = False, caps
         max(market.priority_fee_per_gas_wei * factor, settings.priority_fee_per_gas_wei_min),
         _eighth_less(caps.priority_fee),
     )
-    max_fee = min(market.base_fee_per_gas_wei * _BASE_FEE_FACTOR * factor + tip, _eighth_less(caps.max_fee))
+    max_fee = min(market.base_fee_per_gas_wei * BASE_FEE_FACTOR * factor + tip, _eighth_less(caps.max_fee))
     return Bid(max_fee, min(tip, max_fee))
 
 

@@ -34,35 +34,31 @@ from typing import Final
 
 from tallystick.hashing import keccak256
 from tallystick_aggregator.chain.node import CallRevertedError, Node, Receipt, RejectedError
-from tallystick_aggregator.chain.port import GAS_LIMIT_MAX, Block, Call, ChainUnavailableError, RevertedError
+from tallystick_aggregator.chain.port import GAS_LIMIT_MAX, Block, Call, ChainUnavailableError, RevertedError, Send
 from tallystick_aggregator.chain.reverts import as_reverted
-from tallystick_aggregator.chain.sending.bidding import Bid, bid, bid_of, raises
+from tallystick_aggregator.chain.sending.bidding import bid, bid_of, raises
 from tallystick_aggregator.chain.sending.gas_limits import limit_for
 from tallystick_aggregator.chain.sending.nonces import GAP_MAX, free_nonce, surely_used_by
-from tallystick_aggregator.chain.sending.transactions import Unsigned, sign
+from tallystick_aggregator.chain.sending.waiters import ENDED, Waiters
 from tallystick_aggregator.chain.settings import TRANSACTION_BYTES_MAX, ChainSettings
 from tallystick_aggregator.store.port import (
+    Attempt,
     OutboundTransaction,
     Outbox,
     Payout,
     TransactionKind,
     TransactionStatus,
 )
+from tallystick_chain.fees import Bid
+from tallystick_chain.transactions import Unsigned, sign
 
 LOOKUPS_AT_ONCE: Final = 16
-OFFER_AGAIN_S: Final = 15.0
-"""How often the bytes of a waiting transaction are offered again to pools that may have dropped it."""
-UNPROVEN_S: Final = 600.0
-"""For so long a receipt may be late after a nonce was used in a final block, if nobody can tell by whom."""
 _FILL_GAS: Final = 21_000
 
 _GWEI: Final = 10**9
 
 _log = logging.getLogger(__name__)
 _alarm = logging.getLogger("tallystick.alarm")
-_ENDED: Final = frozenset({TransactionStatus.FINAL, TransactionStatus.REVERTED, TransactionStatus.SUPERSEDED})
-_SETTLED: Final = _ENDED | {TransactionStatus.MINED}
-
 _MOVING: Final = frozenset({TransactionKind.CLAIM, TransactionKind.DEPOSIT, TransactionKind.REFUND})
 
 PayoutsOf = Callable[[OutboundTransaction, Receipt], tuple[Payout, ...]]
@@ -91,7 +87,7 @@ class Sender:
         self._offered_at: dict[int, float] = {}
         self._passed_since: dict[int, float] = {}
         self._first_waiting: tuple[int, float] = (-1, 0.0)
-        self._waiters: dict[int, list[tuple[bool, asyncio.Future[OutboundTransaction]]]] = {}
+        self.waiters = Waiters(outbox)
         self.problem = ""
         """Why the first waiting transaction is not taken, in a node's words; empty if it is."""
         self.capped = ""
@@ -105,30 +101,18 @@ class Sender:
         """Who pays for gas."""
         return self._signer.address
 
-    async def send(
-        self,
-        kind: TransactionKind,
-        reference: bytes,
-        call: Call,
-        *,
-        rows: int = 0,
-        payouts: tuple[Payout, ...] = (),
-        memo: bytes = b"",
-        urgent: bool = False,
-        gas_max: int = GAS_LIMIT_MAX,
-    ) -> OutboundTransaction:
+    async def send(self, send: Send) -> OutboundTransaction:
         """See `port.Chain.send`."""
-        known = await self._outbox.by_reference(kind, reference)
+        known = await self._outbox.by_reference(send.kind, send.reference)
         if known is not None and known.status is not TransactionStatus.SUPERSEDED:
             return known
-        gas_limit = await self._gas_limit(call, gas_max)
-        offer = bid(await self._node.fees(), self._settings.fees, urgent=urgent)
+        gas_limit = await self._gas_limit(send.call, send.gas_max)
+        offer = bid(await self._node.fees(), self._settings.fees, urgent=send.urgent)
         async with self._nonces:
-            known = await self._outbox.by_reference(kind, reference)
+            known = await self._outbox.by_reference(send.kind, send.reference)
             if known is not None and known.status is not TransactionStatus.SUPERSEDED:
                 return known
-            draft = await self._draft(kind, reference, call, gas_limit, offer)
-            draft = replace(draft, rows=rows, payouts=payouts, memo=memo)
+            draft = await self._draft(send, gas_limit, offer)
             if known is None:
                 outbound = await self._outbox.add(draft)
             else:
@@ -143,31 +127,36 @@ class Sender:
         self._stakes = dict(stakes)
         return is_new
 
-    async def _draft(
-        self, kind: TransactionKind, reference: bytes, call: Call, gas_limit: int, offer: Bid, nonce: int | None = None
-    ) -> OutboundTransaction:
+    async def _draft(self, send: Send, gas_limit: int, offer: Bid, nonce: int | None = None) -> OutboundTransaction:
         if nonce is None:
             stored = await self._outbox.next_nonce(self._settings.network, self.address)
             nonce = await free_nonce(self._node, self.address, stored)
         now = int(self._clock())
-        unsigned = Unsigned(self._settings.chain_id, nonce, gas_limit, call.to, call.data)
-        attempt = sign(self._signer, unsigned, offer, now)
+        unsigned = Unsigned(self._settings.chain_id, nonce, gas_limit, send.call.to, send.call.data)
+        attempt = self._signed(unsigned, offer, now)
         if len(attempt.raw) > TRANSACTION_BYTES_MAX:
             raise RevertedError(f"the transaction has {len(attempt.raw)} bytes, allowed {TRANSACTION_BYTES_MAX}")
         return OutboundTransaction(
             id=0,
             network=self._settings.network,
-            kind=kind,
-            reference=reference,
+            kind=send.kind,
+            reference=send.reference,
             sender=self.address,
             nonce=nonce,
-            to=call.to,
-            data=call.data,
+            to=send.call.to,
+            data=send.call.data,
             gas_limit=gas_limit,
             attempts=(attempt,),
             status=TransactionStatus.PENDING,
             created_at=now,
+            rows=send.rows,
+            payouts=send.payouts,
+            memo=send.memo,
         )
+
+    def _signed(self, unsigned: Unsigned, offer: Bid, now: int) -> Attempt:
+        signed = sign(self._signer, unsigned, offer)
+        return Attempt(signed.transaction_hash, signed.raw, offer.max_fee, offer.priority_fee, now)
 
     async def estimate(self, call: Call, gas_max: int = GAS_LIMIT_MAX) -> int:
         """The gas that the call would take now.
@@ -197,23 +186,6 @@ class Sender:
             if outbound.status is TransactionStatus.PENDING and outbound.sender == self.address:
                 balance -= outbound.gas_limit * outbound.attempts[-1].max_fee_per_gas_wei
         return max(0, balance) // max(1, bid(fees, self._settings.fees).max_fee)
-
-    async def wait(self, outbound: OutboundTransaction, *, final: bool, timeout_s: float) -> OutboundTransaction:
-        """See `port.Chain.wait`."""
-        future: asyncio.Future[OutboundTransaction] = asyncio.get_running_loop().create_future()
-        waiters = self._waiters.setdefault(outbound.id, [])
-        waiters.append((final, future))
-        try:
-            # Only now, so that no news is missed in between.
-            present = await self._outbox.by_reference(outbound.kind, outbound.reference)
-            if present is not None and present.status in (_ENDED if final else _SETTLED):
-                return present
-            async with asyncio.timeout(timeout_s):
-                return await future
-        finally:
-            waiters.remove((final, future))
-            if not waiters:
-                self._waiters.pop(outbound.id, None)
 
     # What time asks for.
 
@@ -310,7 +282,7 @@ class Sender:
             other = b""
         if other:
             return None if any(attempt.transaction_hash == other for attempt in outbound.attempts) else other
-        return b"" if self._clock() - since >= UNPROVEN_S else None
+        return b"" if self._clock() - since >= self._settings.limits.unproven_s else None
 
     async def _fill_gaps(self, waiting: Sequence[OutboundTransaction], head: Block) -> None:
         """Send nothing, to ourselves, under nonces that neither the chain, the pools nor the outbox know."""
@@ -326,11 +298,8 @@ class Sender:
         for nonce in sorted(missing)[:GAP_MAX]:
             _log.warning("nonce %d is missing: it is filled, so that %d transactions can go on", nonce, len(waiting))
             gap = f"{self._settings.network} {self.address.hex()} {nonce} {self._clock()}"
-            reference = keccak256(gap.encode())
-            fill = await self._draft(
-                TransactionKind.NONCE_FILLER, reference, Call(self.address, b""), gas_limit, offer, nonce=nonce
-            )
-            await self._offer(await self._outbox.add(fill))
+            fill = Send(TransactionKind.NONCE_FILLER, keccak256(gap.encode()), Call(self.address, b""))
+            await self._offer(await self._outbox.add(await self._draft(fill, gas_limit, offer, nonce)))
 
     async def _push(self, waiting: Sequence[OutboundTransaction]) -> None:
         """Bid more where that is needed; offer again what waits."""
@@ -346,7 +315,7 @@ class Sender:
         for outbound in waiting:
             if outbound.id in raised:
                 await self._offer(raised[outbound.id])
-            elif now - self._offered_at.get(outbound.id, 0.0) >= OFFER_AGAIN_S:
+            elif now - self._offered_at.get(outbound.id, 0.0) >= self._settings.limits.offer_again_s:
                 await self._offer(outbound)
 
     async def _raise_bids(self, own: Sequence[OutboundTransaction], now: float) -> dict[int, OutboundTransaction]:
@@ -367,7 +336,7 @@ class Sender:
     async def _raise_bid(self, outbound: OutboundTransaction, offer: Bid) -> OutboundTransaction:
         """The transaction with one more signed form, journaled."""
         unsigned = Unsigned(self._settings.chain_id, outbound.nonce, outbound.gas_limit, outbound.to, outbound.data)
-        attempt = sign(self._signer, unsigned, offer, int(self._clock()))
+        attempt = self._signed(unsigned, offer, int(self._clock()))
         raised = replace(outbound, attempts=(*outbound.attempts, attempt))
         await self._store(raised)
         _log.info("%s %d bids %d wei per gas now", outbound.kind.name, outbound.id, offer.max_fee)
@@ -410,12 +379,10 @@ class Sender:
 
     async def _store(self, outbound: OutboundTransaction) -> None:
         await self._outbox.update(outbound)
-        if outbound.status in _ENDED:
+        if outbound.status in ENDED:
             self._offered_at.pop(outbound.id, None)
             self._passed_since.pop(outbound.id, None)
-        for final, future in self._waiters.get(outbound.id, ()):
-            if outbound.status in (_ENDED if final else _SETTLED) and not future.done():
-                future.set_result(outbound)
+        self.waiters.tell(outbound)
 
 
 async def _each(items: Sequence[OutboundTransaction], work: Callable[[OutboundTransaction], Awaitable[None]]) -> None:

@@ -4,31 +4,24 @@ explain to the unit, and that the escrow has the tokens for. What is held back i
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Final
 
 from tallystick.hexadecimal import checksum, to_hex
-from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain.contradictions import Answer, contradicted
-from tallystick_aggregator.chain.deferred_escrow import DeferredEscrow
 from tallystick_aggregator.chain.node import Log, Node
-from tallystick_aggregator.chain.port import Block, ChainUnavailableError, Heard
+from tallystick_aggregator.chain.port import Block, ChainUnavailableError, EscrowBinding, Heard
 from tallystick_aggregator.chain.settings import ChainSettings
 from tallystick_aggregator.chain.token import balance_of
-from tallystick_aggregator.chain.watching.explained import Anchor, Explained, funds_moved
+from tallystick_aggregator.chain.watching.explained import Anchor, Explained
 from tallystick_aggregator.chain.watching.mirror import AccountSnapshot, funds_of, held_in_all, is_news, raises_credit
 from tallystick_aggregator.chain.watching.tracing import Trace
 from tallystick_aggregator.ledger.state import Ledger
 
 _log = logging.getLogger(__name__)
 _alarm = logging.getLogger("tallystick.alarm")
-
-TRACE_S_MAX: Final = 3.0
-"""For so long a look waits for the events of an account that is traced; what was found by then is kept."""
-
-WAITING_PER_LOOK: Final = 1_000
-"""Accounts at most that are read again in a look because something of them is held back."""
 
 _UNCONFIRMED: Final = "unconfirmed deposit"
 
@@ -38,7 +31,7 @@ class Credit:
     back, those that were read longest ago first.
     """
 
-    def __init__(self, settings: ChainSettings, node: Node, escrow: DeferredEscrow) -> None:
+    def __init__(self, settings: ChainSettings, node: Node, escrow: EscrowBinding) -> None:
         self._settings = settings
         self._node = node
         self._escrow = escrow
@@ -57,25 +50,23 @@ class Credit:
         `logs` has all events from then on. Without them nothing is known, and the chain's word is the baseline (I10).
         """
         self._explained = Explained(self._settings.operator)
-        known = ledger.head(self._settings.network)
+        known = ledger.head(self._settings.escrow_ref)
         was_final = max(0, known.number - self._settings.confirmations) if known is not None else 0
         if known is None or logs is None or final.number < was_final:
             return
         # `funds` had left out by then what went back to the payer between that final block and the head.
-        left = [
-            log for log in logs if was_final < log.block_number <= known.number and log.topics[0] in calls.LEFT_TOPICS
-        ]
-        by_account: dict[bytes, list[Log]] = {}
-        for log in left:
-            by_account.setdefault(log.topics[1], []).append(log)
-        for account in ledger.accounts_of(self._settings.network):
-            funds = account.funds - funds_moved(by_account.get(account.id, ()), account.id)
-            self._explained.settle(account.id, funds, account.channels, was_final)
-        self.advance([log for log in logs if was_final < log.block_number <= final.number])
+        events = [event for event in map(self._escrow.read_event, logs) if event.block_number > was_final]
+        left: Counter[bytes] = Counter()
+        for event in events:
+            if event.block_number <= known.number and event.moved < 0:
+                left[event.account_id] -= event.moved
+        for account in ledger.accounts_of(self._settings.escrow_ref):
+            self._explained.settle(account.id, account.funds + left[account.id], account.channels, was_final)
+        self._explained.advance(event for event in events if event.block_number <= final.number)
 
     def advance(self, logs: Iterable[Log]) -> None:
         """Count events of blocks that became final, each once."""
-        self._explained.advance(logs)
+        self._explained.advance(map(self._escrow.read_event, logs))
 
     def forget(self, account_ids: Iterable[bytes]) -> None:
         """What was final of these accounts was reorganised: what the chain says next is their baseline."""
@@ -104,7 +95,7 @@ class Credit:
         self, ledger: Ledger, token: bytes, seen: Mapping[bytes, AccountSnapshot], final: Block
     ) -> bool:
         """Whether the escrow holds as much of a token as all accounts together (I7)."""
-        needed = held_in_all(ledger, self._settings.network, token, seen)
+        needed = held_in_all(ledger, self._settings.escrow_ref, token, seen)
         heard = Heard()
         held = await balance_of(self._node, token, self._escrow.address, final, heard)
         if needed <= held:
@@ -170,7 +161,7 @@ class Credit:
         """Return those that wait and are to be read at this look. While an endpoint is down they are many: whatever
         claims pay waits too.
         """
-        return list(islice(self.waiting, WAITING_PER_LOOK))
+        return list(islice(self.waiting, self._settings.limits.waiting_per_look))
 
     async def trace(self, ledger: Ledger) -> None:
         """Go on looking for the deposits of one account that has more than its events explain.
@@ -181,7 +172,7 @@ class Credit:
             return
         id_, trace = next(iter(self._traces.items()))
         try:
-            async with asyncio.timeout(TRACE_S_MAX):
+            async with asyncio.timeout(self._settings.limits.trace_s_max):
                 await trace.go_on(self._node, self._escrow, self._settings.logs_range_blocks_max)
         except (ChainUnavailableError, TimeoutError) as error:
             self._traces[id_] = self._traces.pop(id_)  # the next look goes on with another account

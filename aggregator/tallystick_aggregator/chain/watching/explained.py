@@ -8,8 +8,7 @@ account holds no more than that whatever an answer says of it (docs/design.md §
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from tallystick_aggregator.chain import escrow_calls as calls
-from tallystick_aggregator.chain.node import Log
+from tallystick_aggregator.chain.escrow_events import EscrowEvent
 from tallystick_aggregator.ledger.state import Channel
 
 
@@ -27,7 +26,7 @@ class Explained:
 
     def __init__(self, operator: bytes) -> None:
         """`operator`: whose accounts they are; those of others are none of our business."""
-        self._operator = operator.rjust(32, b"\0")
+        self._operator = operator
         self._anchors: dict[bytes, Anchor] = {}
 
     def funds(self, account_id: bytes, channels: Sequence[Channel]) -> int | None:
@@ -59,26 +58,12 @@ class Explained:
         for account_id in account_ids:
             self._anchors.pop(account_id, None)
 
-    def advance(self, logs: Iterable[Log]) -> None:
+    def advance(self, events: Iterable[EscrowEvent]) -> None:
         """Count events of blocks that became final, each once. An account that opens begins with nothing."""
-        for log in logs:
-            if len(log.topics) < 2:
-                continue
-            account_id = log.topics[1]
-            if log.topics[0] == calls.ACCOUNT_OPENED_TOPIC and log.topics[3] == self._operator:
-                self._anchors.setdefault(account_id, Anchor(0, 0, max(0, log.block_number - 1)))
+        for event in events:
+            account_id = event.account_id
+            if event.opened is not None and event.opened.receiver_authorizer == self._operator:
+                self._anchors.setdefault(account_id, Anchor(0, 0, max(0, event.block_number - 1)))
             anchor = self._anchors.get(account_id)
-            if anchor is not None and (amount := moved_by(log)):
-                self._anchors[account_id] = anchor._replace(moved=anchor.moved + amount)
-
-
-def moved_by(log: Log) -> int:
-    """Return by how much an event of an account changes its funds, in atomic units."""
-    if log.topics[0] in calls.LEFT_TOPICS:
-        return -calls.read_left(log)
-    return calls.read_deposit(log)
-
-
-def funds_moved(logs: Iterable[Log], account_id: bytes) -> int:
-    """Return by how much these events change an account's funds, in atomic units."""
-    return sum(moved_by(log) for log in logs if len(log.topics) > 1 and log.topics[1] == account_id)
+            if anchor is not None and event.moved:
+                self._anchors[account_id] = anchor._replace(moved=anchor.moved + event.moved)

@@ -34,14 +34,14 @@ class History:
         self._recent: dict[bytes, int] = {}
 
     def known_accounts(self) -> set[bytes]:
-        """Return the ids of all accounts of this network."""
-        return {account.id for account in self._ledger().accounts_of(self._settings.network)}
+        """Return the ids of all accounts in this escrow."""
+        return {account.id for account in self._ledger().accounts_of(self._settings.escrow_ref)}
 
     async def first_look(self, head: Block) -> tuple[int, bool]:
         """From which block on accounts may have changed that the ledger does not know of, and whether it knows those
         before.
         """
-        known = self._ledger().head(self._settings.network)
+        known = self._ledger().head(self._settings.escrow_ref)
         if known is None or known.number > head.number:
             return self._settings.escrow_block, False
         block = await self._node.block(known.number)

@@ -10,6 +10,7 @@ from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.accounts import AccountAtBlock, AccountOnChain, Overclaim
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger
+from tallystick_aggregator.ledger.values import EscrowRef
 
 
 class AccountSnapshot(NamedTuple):
@@ -82,14 +83,14 @@ def raises_credit(ledger: Ledger, one: AccountSnapshot) -> bool:
     return funds_of(ledger, one)[1] > (0 if account is None else account.funds)
 
 
-def held_in_all(ledger: Ledger, network: str, token: bytes, seen: Mapping[bytes, AccountSnapshot]) -> int:
+def held_in_all(ledger: Ledger, escrow: EscrowRef, token: bytes, seen: Mapping[bytes, AccountSnapshot]) -> int:
     """Return what all accounts of a token hold together at the final block, in atomic units (I7).
 
     Of those that were not read now, what they held when they were: no event has changed it since.
     """
     known = sum(
         account.funds - account.claimed
-        for account in ledger.accounts_of(network)
+        for account in ledger.accounts_of(escrow)
         if account.id not in seen and account.config.token == token
     )
     read = 0
@@ -122,7 +123,7 @@ class Applied(NamedTuple):
 
 
 def apply_snapshots(
-    draft: Draft, ledger: Ledger, network: str, seen: Sequence[AccountSnapshot], reached: Block | None
+    draft: Draft, ledger: Ledger, escrow: EscrowRef, seen: Sequence[AccountSnapshot], reached: Block | None
 ) -> Applied:
     """Mirror these accounts, and end refunds whose nonce has passed for good.
 
@@ -135,7 +136,7 @@ def apply_snapshots(
         if account is None:
             if one.config is None:
                 continue
-            accounts.open_account(draft, one.account_id, network, one.config)
+            accounts.open_account(draft, one.account_id, escrow, one.config)
         # Another time is another withdrawal: the payer has replaced one, or cancelled it and begun anew.
         known_at = 0 if account is None else account.withdraw_finalizes_at
         if one.head.withdrawable_at not in {0, known_at}:
@@ -147,5 +148,5 @@ def apply_snapshots(
         if one.final.refund_nonce > account.refund.nonce:
             accounts.end_refund(draft, one.account_id, account.refund.refund_id)
     if reached is not None:
-        draft.record(ev.ChainAdvanced(network, reached.number, reached.block_hash))
+        draft.record(ev.ChainAdvanced(escrow, reached.number, reached.block_hash))
     return Applied(tuple(withdrawals), tuple(overclaims))

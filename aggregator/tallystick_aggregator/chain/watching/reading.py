@@ -7,14 +7,13 @@ otherwise is named. Until two agree the worse of them counts, and nothing that r
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 
 from tallystick.hexadecimal import to_hex
 from tallystick_aggregator.chain.contradictions import Answer, contradicted
-from tallystick_aggregator.chain.deferred_escrow import DeferredEscrow
-from tallystick_aggregator.chain.port import Block, ChainUnavailableError, EscrowAccount, Heard
+from tallystick_aggregator.chain.port import Block, ChainUnavailableError, EscrowAccount, EscrowBinding, Heard
 from tallystick_aggregator.chain.watching.mirror import cautious
 
 _NOTHING_PAID: Final[Mapping[bytes, int]] = {}
@@ -51,108 +50,100 @@ class Asked:
         return ", ".join(dict.fromkeys([str(self.final), *([str(self.head)] if self.head.sources else [])]))
 
 
-class AccountReader:
-    """Reads accounts of one escrow; `channels` are the accounts' known channels, by account."""
+class Question(NamedTuple):
+    """What is asked: accounts, each with the ids of its known channels, at the newest final block and at the head."""
 
-    def __init__(self, escrow: DeferredEscrow) -> None:
+    channels: Mapping[bytes, Sequence[bytes]]
+    final: Block
+    head: Block
+
+    def about(self, account_ids: Iterable[bytes]) -> "Question":
+        """The same about some of the accounts only."""
+        return self._replace(channels={id_: self.channels[id_] for id_ in account_ids})
+
+
+class Told(NamedTuple):
+    """An answer, and who gave it."""
+
+    read: Mapping[bytes, Read]
+    by: Asked
+
+
+class AccountReader:
+    """Reads accounts of one escrow."""
+
+    def __init__(self, escrow: EscrowBinding) -> None:
         self._escrow = escrow
         self.unconfirmed = ""
         """Why the last reading could not be confirmed, in a node's words; empty if it was, or needed not to be."""
 
-    async def read(
-        self, channels: Mapping[bytes, Sequence[bytes]], final: Block, head: Block, asked: Asked
-    ) -> dict[bytes, Read]:
-        """One answer for each account. Raises ChainUnavailableError."""
+    async def read(self, question: Question, asked: Asked | None = None) -> Told:
+        """One answer, from `asked` or anybody. Raises ChainUnavailableError."""
+        asked = asked or Asked()
+        channels, final, head = question
         if final == head:
             at_head = at_final = await self._at(channels, final, asked.final)
         else:
             at_final, at_head = await asyncio.gather(
                 self._at(channels, final, asked.final), self._at(channels, head, asked.head)
             )
-        return {id_: Read(at_final[id_], at_head[id_]) for id_ in channels}
+        return Told({id_: Read(at_final[id_], at_head[id_]) for id_ in channels}, asked)
 
-    async def confirm(
-        self,
-        channels: Mapping[bytes, Sequence[bytes]],
-        first: Mapping[bytes, Read],
-        asked: Asked,
-        final: Block,
-        head: Block,
-    ) -> dict[bytes, Read]:
-        """Ask somebody else about these accounts; those who were `asked` told of them first."""
+    async def confirm(self, question: Question, first: Told) -> dict[bytes, Read]:
+        """Ask somebody else about these accounts than those who told of them first."""
         self.unconfirmed = ""
-        second, others = await self._by_others(channels, first, final, head, asked)
+        second = await self._by_others(question, first)
         if second is None:
-            return await self._by_the_same(channels, first, asked, final, head)
-        differing = {id_: channels[id_] for id_ in channels if first[id_] != second[id_]}
-        believed = {id_: first[id_]._replace(confirmed=True) for id_ in channels if id_ not in differing}
+            return await self._by_the_same(question, first)
+        differing = [id_ for id_ in question.channels if first.read[id_] != second.read[id_]]
+        agreed = question.channels.keys() - set(differing)
+        believed = {id_: first.read[id_]._replace(confirmed=True) for id_ in question.channels if id_ in agreed}
         if differing:
-            believed |= await self._settle(differing, (first, asked), (second, others), final, head)
+            believed |= await self._settle(question.about(differing), first, second)
         return believed
 
-    async def _by_the_same(
-        self,
-        channels: Mapping[bytes, Sequence[bytes]],
-        first: Mapping[bytes, Read],
-        asked: Asked,
-        final: Block,
-        head: Block,
-    ) -> dict[bytes, Read]:
+    async def _by_the_same(self, question: Question, first: Told) -> dict[bytes, Read]:
         """Where nobody else answers: of what is told differently a moment later the worse counts, unconfirmed."""
-        second = await self.read(channels, final, head, Asked())
-        if differing := [id_ for id_ in channels if first[id_] != second[id_]]:
-            contradicted(Answer.STATE, str(asked), _described(differing, first, second))
-        return {id_: _worst([first[id_], second[id_]]) for id_ in channels}
+        second = await self.read(question)
+        if differing := [id_ for id_ in question.channels if first.read[id_] != second.read[id_]]:
+            contradicted(Answer.STATE, str(first.by), _described(differing, first.read, second.read))
+        return {id_: _worst([first.read[id_], second.read[id_]]) for id_ in question.channels}
 
-    async def _settle(
-        self,
-        channels: Mapping[bytes, Sequence[bytes]],
-        one: tuple[Mapping[bytes, Read], Asked],
-        other: tuple[Mapping[bytes, Read], Asked],
-        final: Block,
-        head: Block,
-    ) -> dict[bytes, Read]:
+    async def _settle(self, question: Question, one: Told, other: Told) -> dict[bytes, Read]:
         """Ask both again, and tell who said what does not hold."""
-        asked = Asked()
-        third = await self.read(channels, final, head, asked)
-        fourth, _ = await self._by_others(channels, third, final, head, asked)
+        third = await self.read(question)
+        fourth = await self._by_others(question, third)
         believed: dict[bytes, Read] = {}
-        for id_ in channels:
-            if fourth is not None and third[id_] == fourth[id_]:
-                believed[id_] = third[id_]._replace(confirmed=True)
+        for id_ in question.channels:
+            if fourth is not None and third.read[id_] == fourth.read[id_]:
+                believed[id_] = third.read[id_]._replace(confirmed=True)
             else:
-                told = [one[0][id_], other[0][id_], third[id_], *([fourth[id_]] if fourth is not None else [])]
-                believed[id_] = _worst(told)
-        for answer, who in (one, other):
-            wrong = [id_ for id_ in channels if answer[id_][:2] != believed[id_][:2]]
+                believed[id_] = _worst([told.read[id_] for told in (one, other, third, fourth) if told is not None])
+        for told in (one, other):
+            wrong = [id_ for id_ in question.channels if told.read[id_][:2] != believed[id_][:2]]
             if wrong:
-                contradicted(Answer.STATE, str(who), _described(wrong, answer, believed))
+                contradicted(Answer.STATE, str(told.by), _described(wrong, told.read, believed))
         return believed
 
-    async def _by_others(
-        self,
-        channels: Mapping[bytes, Sequence[bytes]],
-        told: Mapping[bytes, Read],
-        final: Block,
-        head: Block,
-        asked: Asked,
-    ) -> tuple[dict[bytes, Read] | None, Asked]:
+    async def _by_others(self, question: Question, first: Told) -> Told | None:
         """The same accounts in somebody else's answer; None if nobody else has one.
 
-        Somebody who does not have the head yet confirms what is final. What was `told` of the head raises nothing.
+        Somebody who does not have the head yet confirms what is final. What was told `first` of the head raises
+        nothing.
         """
-        others = asked.again()
+        others = first.by.again()
+        channels, final, head = question
         try:
             at_final = await self._at(channels, final, others.final)
         except ChainUnavailableError as error:
             self.unconfirmed = str(error)
-            return None, others
+            return None
         at_head = at_final if final == head else None
         if at_head is None:
             with suppress(ChainUnavailableError):
                 at_head = await self._at(channels, head, others.head)
-        read = {id_: Read(at_final[id_], at_head[id_] if at_head else told[id_].head) for id_ in channels}
-        return read, others
+        read = {id_: Read(at_final[id_], at_head[id_] if at_head else first.read[id_].head) for id_ in channels}
+        return Told(read, others)
 
     async def _at(self, channels: Mapping[bytes, Sequence[bytes]], block: Block, heard: Heard) -> dict[bytes, Held]:
         ids = [*channels]

@@ -10,11 +10,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
-from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain.contradictions import Answer, contradicted
-from tallystick_aggregator.chain.deferred_escrow import DeferredEscrow
 from tallystick_aggregator.chain.node import Header, Log, Node
-from tallystick_aggregator.chain.port import Block, ChainUnavailableError, Heard
+from tallystick_aggregator.chain.port import Block, ChainUnavailableError, EscrowBinding, Heard
 from tallystick_aggregator.chain.rpc.bloom import may_hold
 
 NEWEST_BLOCKS: Final = 8
@@ -37,7 +35,7 @@ class _Noted(NamedTuple):
 class Scanner:
     """Reads events, and keeps those of blocks that are not final until they are asked for again."""
 
-    def __init__(self, node: Node, escrow: DeferredEscrow) -> None:
+    def __init__(self, node: Node, escrow: EscrowBinding) -> None:
         self._node = node
         self._escrow = escrow
         self._noted: dict[int, _Noted] = {}
@@ -171,4 +169,4 @@ class Scanner:
         if not may_hold(bloom, self._escrow.address):
             return True
         kinds = {log.topics[0] for log in logs if log.topics}
-        return all(kind in kinds or not may_hold(bloom, kind) for kind in calls.TOPICS)
+        return all(kind in kinds or not may_hold(bloom, kind) for kind in self._escrow.event_topics)

@@ -8,11 +8,9 @@ it and the aggregator restarted, is credited in the end.
 
 from typing import Final
 
-from tallystick_aggregator.chain import escrow_calls as calls
-from tallystick_aggregator.chain.deferred_escrow import DeferredEscrow
 from tallystick_aggregator.chain.node import Node
-from tallystick_aggregator.chain.port import Block, ChainUnavailableError
-from tallystick_aggregator.chain.watching.explained import Anchor, funds_moved
+from tallystick_aggregator.chain.port import Block, ChainUnavailableError, EscrowBinding
+from tallystick_aggregator.chain.watching.explained import Anchor
 
 RANGES_PER_LOOK: Final = 4
 
@@ -37,7 +35,7 @@ class Trace:
         """Whether there is nothing left to ask for."""
         return self.moved is not None or self.funds is not None or self._next < self._first
 
-    async def go_on(self, node: Node, escrow: DeferredEscrow, range_blocks: int) -> None:
+    async def go_on(self, node: Node, escrow: EscrowBinding, range_blocks: int) -> None:
         """Ask for some more. Raises ChainUnavailableError; then go on later."""
         for _ in range(RANGES_PER_LOOK):
             if self.ended:
@@ -50,9 +48,10 @@ class Trace:
             if last is None:
                 raise ChainUnavailableError(f"block {self._next} is not there")
             logs = await escrow.of_account(self.account_id, first, last)
-            self._sum += funds_moved(logs, self.account_id)
+            events = [event for event in map(escrow.read_event, logs) if event.account_id == self.account_id]
+            self._sum += sum(event.moved for event in events)
             self._next = first - 1
-            if any(log.topics[0] == calls.ACCOUNT_OPENED_TOPIC for log in logs):
+            if any(event.opened for event in events):
                 self.funds = self._sum
             elif first == since and self._sum != self.anchor.moved:
                 self.moved = self._sum

@@ -22,17 +22,15 @@ from functools import partial
 from typing import Final
 
 from tallystick.channels import ChannelConfig
-from tallystick.errors import MalformedError
 from tallystick.hexadecimal import checksum, to_hex
-from tallystick_aggregator.chain import escrow_calls as calls
-from tallystick_aggregator.chain.deferred_escrow import DeferredEscrow
+from tallystick_aggregator.chain.escrow_events import EscrowEvent
 from tallystick_aggregator.chain.node import Log, Node
-from tallystick_aggregator.chain.port import Block, ChainUnavailableError
+from tallystick_aggregator.chain.port import Block, ChainUnavailableError, EscrowBinding
 from tallystick_aggregator.chain.settings import ChainSettings
 from tallystick_aggregator.chain.watching.credit import Credit
 from tallystick_aggregator.chain.watching.history import History
 from tallystick_aggregator.chain.watching.mirror import AccountSnapshot, Applied, apply_snapshots, is_news
-from tallystick_aggregator.chain.watching.reading import AccountReader, Asked, Read
+from tallystick_aggregator.chain.watching.reading import AccountReader, Question, Read
 from tallystick_aggregator.chain.watching.rereading import Rereads
 from tallystick_aggregator.chain.watching.scanning import Scanner
 from tallystick_aggregator.chain.watching.shortfalls import Shortfalls
@@ -41,8 +39,6 @@ from tallystick_aggregator.ledger.commands import DecisionContext
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger
 
-ACCOUNTS_PER_DECISION: Final = 500
-"""Accounts taken in together at most: bounds how long the ledger's writer is held."""
 SMALL_ACCOUNTS_MAX: Final = 10_000
 """Accounts below the minimum deposit that are remembered until they grow (threat 18)."""
 
@@ -57,7 +53,7 @@ class Watcher:
         self,
         settings: ChainSettings,
         node: Node,
-        escrow: DeferredEscrow,
+        escrow: EscrowBinding,
         writer: Writer,
         *,
         on_withdrawal: Callable[[], None] = lambda: None,
@@ -163,9 +159,9 @@ class Watcher:
         else:
             logs, changed, final = await self._new_events(head)
             await self._credit.trace(self._writer.ledger)
-        logs = [*logs, *self._missed]
-        found = self._read_logs(logs) | {id_: config for id_, config in tracked.items() if self._is_ours(config)}
-        urgent = found.keys() | self._touched(logs) | set(self._credit.due())
+        events = [*map(self._escrow.read_event, [*logs, *self._missed])]
+        found = self._read_events(events) | {id_: config for id_, config in tracked.items() if self._is_ours(config)}
+        urgent = found.keys() | self._touched(events) | set(self._credit.due())
         # An account that two blocks tell differently, or that changed and may be reorganised, is never left alone.
         changed = changed | self._unsettled | urgent
         read = changed | self._due
@@ -199,7 +195,7 @@ class Watcher:
         logs = await self._scanner.look(first, head)
         if reorganised and await self._node.block(before.number) != before:
             self._scanner.settle(final)
-            self._credit.forget(changed | self._touched(logs))
+            self._credit.forget(changed | self._touched([*map(self._escrow.read_event, logs)]))
             self._final = final
         elif final.number > before.number:
             settled, missed = await self._scanner.again(before.number + 1, final)
@@ -225,26 +221,21 @@ class Watcher:
             and self._settings.withdraw_delay_s_min <= config.withdraw_delay_s <= self._settings.withdraw_delay_s_max
         )
 
-    def _read_logs(self, logs: Sequence[Log]) -> dict[bytes, ChannelConfig]:
+    def _read_events(self, events: Sequence[EscrowEvent]) -> dict[bytes, ChannelConfig]:
         """Accounts of ours that were opened; what sellers and operators should know is logged by the way."""
         found: dict[bytes, ChannelConfig] = {}
-        for log in logs:
-            if log.topics[0] == calls.ACCOUNT_OPENED_TOPIC:
-                try:
-                    opened = calls.read_opened(log)
-                except MalformedError:
-                    continue  # nobody can have charged an account that cannot be named
-                if self._is_ours(opened.config):
-                    found[opened.account_id] = opened.config
-            elif log.topics[0] == calls.OWED_TOPIC and log.topics[2][12:] in self._min_deposits:
-                _alarm.error("a transfer to %s failed: the escrow keeps what it is owed", checksum(log.topics[1][12:]))
-            elif log.topics[0] == calls.ROW_SKIPPED_TOPIC and self._writer.ledger.account(log.topics[1]):
-                reason = calls.read_skip_reason(log)
-                _log.warning("a claim on account %s was skipped: %s", to_hex(log.topics[1]), reason)
+        for event in events:
+            if event.opened is not None:
+                if self._is_ours(event.opened):
+                    found[event.account_id] = event.opened
+            elif event.owed is not None and event.owed.token in self._min_deposits:
+                _alarm.error("a transfer to %s failed: the escrow keeps what it is owed", checksum(event.owed.to))
+            elif event.skipped and self._writer.ledger.account(event.account_id):
+                _log.warning("a claim on account %s was skipped: %s", to_hex(event.account_id), event.skipped)
         return found
 
-    def _touched(self, logs: Sequence[Log]) -> set[bytes]:
-        ids = {log.topics[1] for log in logs if len(log.topics) > 1}
+    def _touched(self, events: Sequence[EscrowEvent]) -> set[bytes]:
+        ids = {event.account_id for event in events}
         known = self._writer.ledger.account
         return {id_ for id_ in ids if known(id_) or id_ in self._small}
 
@@ -258,7 +249,8 @@ class Watcher:
         seen, asked = await self._read(read, urgent, found, final, head)
         weighed = await self._credit.weigh(ledger, {id_: seen[id_] for id_ in seen if id_ in asked}, final)
         kept = self._sift([*weighed.values()])  # of the others the ledger has all
-        chunks = [kept[at : at + ACCOUNTS_PER_DECISION] for at in range(0, len(kept), ACCOUNTS_PER_DECISION)]
+        most = self._settings.limits.accounts_per_decision
+        chunks = [kept[at : at + most] for at in range(0, len(kept), most)]
         for number, chunk in enumerate(chunks or [[]], start=1):
             taken = await self._write(chunk, head if number >= len(chunks) else None)
             if taken.withdrawals:
@@ -281,22 +273,22 @@ class Watcher:
         """These accounts as they are; also those of which somebody else was asked, because they would change."""
         ledger = self._writer.ledger
         left: dict[bytes, int] = {}
-        for log in self._scanner.since(final.number):
-            if log.topics[0] in calls.LEFT_TOPICS:
-                left[log.topics[1]] = left.get(log.topics[1], 0) + calls.read_left(log)
+        for event in map(self._escrow.read_event, self._scanner.since(final.number)):
+            if event.moved < 0:
+                left[event.account_id] = left.get(event.account_id, 0) - event.moved
         channels = {id_: [channel.id for channel in ledger.channels_of(id_)] for id_ in sorted(ids)}
-        told_by = Asked()
+        question = Question(channels, final, head)
 
         def seen(id_: bytes, read: Read) -> AccountSnapshot:
             config = found.get(id_) or self._small.get(id_)
             return AccountSnapshot(id_, config, *read.final, *read.head, left.get(id_, 0), read.confirmed)
 
-        first = await self._reader.read(channels, final, head, told_by)
-        told = {id_: seen(id_, first[id_]) for id_ in channels}
+        first = await self._reader.read(question)
+        told = {id_: seen(id_, first.read[id_]) for id_ in channels}
         asked = {id_ for id_, one in told.items() if id_ in urgent or is_news(ledger, one)}
         if asked:
-            doubtful = {id_: channels[id_] for id_ in channels if id_ in asked}
-            confirmed = await self._reader.confirm(doubtful, first, told_by, final, head)
+            doubtful = question.about(id_ for id_ in channels if id_ in asked)
+            confirmed = await self._reader.confirm(doubtful, first)
             told |= {id_: seen(id_, read) for id_, read in confirmed.items()}
         return told, asked
 
@@ -317,9 +309,9 @@ class Watcher:
         return kept
 
     async def _write(self, seen: Sequence[AccountSnapshot], reached: Block | None) -> Applied:
-        network = self._settings.network
+        escrow = self._settings.escrow_ref
 
         def decision(draft: Draft, ledger: Ledger, _: DecisionContext) -> Applied:
-            return apply_snapshots(draft, ledger, network, seen, reached)
+            return apply_snapshots(draft, ledger, escrow, seen, reached)
 
         return await self._writer.run(decision)

@@ -1,1 +1,1 @@
-"""The configuration file: `file` reads it, `chains` and `gas` their tables, `errors` says what is wrong with one."""
+"""The configuration file: `file` reads it, `chains` the tables of chains, `errors` says what is wrong with one."""

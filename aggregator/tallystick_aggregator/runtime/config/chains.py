@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +23,8 @@ from tallystick_aggregator.chain.settings import (
     FeeSettings,
     TokenSettings,
 )
-from tallystick_aggregator.runtime.config.errors import SECONDS_MAX, between
+from tallystick_aggregator.ledger.values import SECONDS_MAX
+from tallystick_aggregator.runtime.config.errors import between
 
 SETTLEMENT_MARGIN_S: Final = 600
 """What a claim may take from its planning to its block; added to two settlement intervals (I9)."""
@@ -50,12 +52,20 @@ class TokenSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Roughly what a whole token is worth in the chain's coin; 0: not told."""
 
 
+class EscrowSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """One of several escrows of a network; `block` is where the search for its accounts begins."""
+
+    address: str
+    block: int = 0
+
+
 class ChainSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """One network. `operator` is needed only where it is a contract; else it is the operator key's own address."""
 
     network: str
     rpc_urls: list[str]
-    escrow: str
+    escrow: str | list[EscrowSection]
+    """One address, from `escrow_block` on, or several `[[chain.escrow]]`; a call that names none means the first."""
     operator_key: str
     sender_key: str
     token: list[TokenSection]
@@ -80,8 +90,8 @@ class ChainSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """What a withdrawal's claim may bid; 0: URGENT_CAP_FACTOR times `max_fee_per_gas_gwei`."""
 
 
-def chain_settings(section: ChainSection, index: int, folder: Path, load_key: KeyLoader) -> ChainSettings:
-    """What the chain side takes. Raises ConfigurationError and MalformedError."""
+def chain_settings(section: ChainSection, index: int, folder: Path, load_key: KeyLoader) -> list[ChainSettings]:
+    """What the chain side takes, for each of its escrows. Raises ConfigurationError and MalformedError."""
     where = f"chain[{index}]"
     for name in ("poll_s", "rpc_timeout_s", "replace_after_s", "max_fee_per_gas_gwei", "priority_fee_per_gas_gwei_max"):
         if not (math.isfinite(value := getattr(section, name)) and 0 < value <= SECONDS_MAX):
@@ -91,17 +101,18 @@ def chain_settings(section: ChainSection, index: int, folder: Path, load_key: Ke
         between(0, section.head_age_s_max, SECONDS_MAX, f"{where}.head_age_s_max")
     fees = _fees(section, where)
     operator_signer = load_key(with_paths(section.operator_key, folder.joinpath), f"{where}.operator_key")
-    return ChainSettings(
+    escrows = _escrows(section, where)
+    settings = ChainSettings(
         network=section.network,
         rpc_urls=tuple(
             read_endpoint(url, f"{where}.rpc_urls[{number}]") for number, url in enumerate(section.rpc_urls)
         ),
-        escrow=parse_address(section.escrow, f"{where}.escrow"),
+        escrow=escrows[0][0],
         operator=parse_address(section.operator, f"{where}.operator") if section.operator else operator_signer.address,
         operator_signer=operator_signer,
         sender=load_key(with_paths(section.sender_key, folder.joinpath), f"{where}.sender_key"),
         tokens=tuple(_token(token, f"{where}.token[{number}]") for number, token in enumerate(section.token)),
-        escrow_block=section.escrow_block,
+        escrow_block=escrows[0][1],
         confirmations=section.confirmations,
         reorg_depth=section.reorg_depth,
         poll_s=section.poll_s,
@@ -113,6 +124,24 @@ def chain_settings(section: ChainSection, index: int, folder: Path, load_key: Ke
         withdraw_delay_s_max=section.withdraw_delay_s_max,
         fees=fees,
     )
+    return [replace(settings, escrow=address, escrow_block=block) for address, block in escrows]
+
+
+def _escrows(section: ChainSection, where: str) -> list[tuple[bytes, int]]:
+    """Return each escrow's address and first block."""
+    if isinstance(section.escrow, str):
+        return [(parse_address(section.escrow, f"{where}.escrow"), section.escrow_block)]
+    if section.escrow_block:
+        raise ConfigurationError(
+            f"{where}.escrow_block: got {section.escrow_block}, allowed none beside [[chain.escrow]]"
+        )
+    escrows: list[tuple[bytes, int]] = [
+        (parse_address(one.address, f"{where}.escrow[{number}].address"), one.block)
+        for number, one in enumerate(section.escrow)
+    ]
+    if not escrows or len(dict(escrows)) < len(escrows):
+        raise ConfigurationError(f"{where}.escrow: allowed at least one, and each address once")
+    return escrows
 
 
 def _fees(section: ChainSection, where: str) -> FeeSettings:

@@ -16,7 +16,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import msgspec
 
@@ -28,8 +28,8 @@ from tallystick_aggregator.api.grpc.charge import ChargeLimits
 from tallystick_aggregator.api.grpc.server import Tls
 from tallystick_aggregator.auth.gas_budgets import GasLimits
 from tallystick_aggregator.chain.settings import ChainSettings, ConfigurationError
-from tallystick_aggregator.charging.batcher import BATCH_MAX
 from tallystick_aggregator.ledger.commands import Rules
+from tallystick_aggregator.ledger.values import COUNT_MAX, SECONDS_MAX
 from tallystick_aggregator.runtime.config.chains import (
     ChainSection,
     KeyLoader,
@@ -37,8 +37,7 @@ from tallystick_aggregator.runtime.config.chains import (
     check_delays,
     check_networks,
 )
-from tallystick_aggregator.runtime.config.errors import SECONDS_MAX, between, what_is_wrong
-from tallystick_aggregator.runtime.config.gas import GasSection
+from tallystick_aggregator.runtime.config.errors import between, read_table, what_is_wrong
 from tallystick_aggregator.runtime.logs import LEVELS
 from tallystick_aggregator.store.opening import SCHEMES, allowed_urls, sqlite_path, sqlite_url
 from tallystick_aggregator.store.port import StoreUnusableError
@@ -46,10 +45,8 @@ from tallystick_aggregator.store.port import StoreUnusableError
 DEFAULT_LISTEN: Final = "127.0.0.1:7402"
 DEFAULT_STORE_PATH: Final = "tallystick.db"
 DEFAULT_INTERVAL_S: Final = 3_600
-COUNT_MAX: Final = 2**31 - 1
 CONFIG_BYTES_MAX: Final = 1024 * 1024
-_PER_CHANNEL: Final = "limits.reservations_per_channel_max"
-_PER_RECEIVER: Final = "limits.reservations_per_receiver_max"
+_AMOUNTS: Final = "reserved_per_channel_max", "exposure_per_account_max", "exposure_per_receiver_max"
 
 
 class ServerSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -148,81 +145,31 @@ class SettlementSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True)
     claim_age_s_max: int = 86_400
 
 
-class LimitsSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """The limits of payers, sellers and peers; amounts in atomic units, "0" for none."""
-
-    payment_id_retention_s: int = 172_800
-    payment_id_skew_s: int = 600
-    withdraw_margin_s: int = 3_600
-    reservation_s: int = 300
-    reservations_per_account_max: int = 4_000
-    reservations_per_channel_max: int = 250
-    reservations_per_receiver_max: int = 20_000
-    reserved_per_channel_max: str = "0"
-    exposure_per_account_max: str = "0"
-    exposure_per_receiver_max: str = "0"
-    channels_per_account_max: int = 10_000
-    spend_keys_per_account_max: int = 1_024
-    charges_per_batch_max: int = 256
-    unanswered_batches_max: int = 8
-    streams_per_seller_max: int = 64
-    streams_max: int = 1_024
-    stream_idle_s: int = 900
-
-    def rules(self) -> Rules:
-        """The same as the ledger takes it."""
-        for name in ("payment_id_retention_s", "reservation_s"):
-            between(1, getattr(self, name), SECONDS_MAX, f"limits.{name}")
-        for name in ("withdraw_margin_s", "payment_id_skew_s"):
-            between(0, getattr(self, name), SECONDS_MAX, f"limits.{name}")
-        for name in ("reservations_per_account_max", "channels_per_account_max", "spend_keys_per_account_max"):
-            between(1, getattr(self, name), COUNT_MAX, f"limits.{name}")
-        # A seller's share is no larger than the whole, or one seller could take all of it.
-        between(1, self.reservations_per_channel_max, self.reservations_per_account_max, _PER_CHANNEL)
-        between(self.reservations_per_channel_max, self.reservations_per_receiver_max, COUNT_MAX, _PER_RECEIVER)
-        if self.reservation_s >= self.payment_id_retention_s:
-            raise ConfigurationError(
-                f"limits.reservation_s: got {self.reservation_s}, allowed less than payment_id_retention_s"
-                f" ({self.payment_id_retention_s})"
-            )
-        return Rules(
-            payment_id_retention_s=self.payment_id_retention_s,
-            payment_id_skew_s=self.payment_id_skew_s,
-            withdraw_margin_s=self.withdraw_margin_s,
-            reservation_s=self.reservation_s,
-            reservations_per_account_max=self.reservations_per_account_max,
-            reservations_per_channel_max=self.reservations_per_channel_max,
-            reservations_per_receiver_max=self.reservations_per_receiver_max,
-            reserved_per_channel_max=parse_amount(self.reserved_per_channel_max, "limits.reserved_per_channel_max"),
-            exposure_per_account_max=parse_amount(self.exposure_per_account_max, "limits.exposure_per_account_max"),
-            exposure_per_receiver_max=parse_amount(self.exposure_per_receiver_max, "limits.exposure_per_receiver_max"),
-            channels_per_account_max=self.channels_per_account_max,
-            spend_keys_per_account_max=self.spend_keys_per_account_max,
-        )
-
-    def charge_limits(self) -> ChargeLimits:
-        """The same as streams of charges are held to."""
-        between(1, self.charges_per_batch_max, BATCH_MAX, "limits.charges_per_batch_max")
-        between(1, self.unanswered_batches_max, 1_024, "limits.unanswered_batches_max")
-        between(1, self.streams_per_seller_max, COUNT_MAX, "limits.streams_per_seller_max")
-        between(1, self.streams_max, COUNT_MAX, "limits.streams_max")
-        between(1, self.stream_idle_s, SECONDS_MAX, "limits.stream_idle_s")
-        return ChargeLimits(
-            charges_per_batch_max=self.charges_per_batch_max,
-            unanswered_batches_max=self.unanswered_batches_max,
-            streams_per_principal_max=self.streams_per_seller_max,
-            streams_max=self.streams_max,
-            stream_idle_s=self.stream_idle_s,
-        )
-
-
 class _File(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     chain: list[ChainSection]
     server: ServerSection = ServerSection()
     store: StoreSection = StoreSection()
     settlement: SettlementSection = SettlementSection()
-    limits: LimitsSection = LimitsSection()
-    gas: GasSection = GasSection()
+    limits: dict[str, Any] = {}
+    gas: dict[str, Any] = {}
+
+    def rules(self) -> tuple[Rules, ChargeLimits]:
+        """The limits of payers, sellers and peers; amounts are text, "0" for none. Raises ConfigurationError."""
+        amounts = {name: parse_amount(self.limits[name], f"limits.{name}") for name in _AMOUNTS if name in self.limits}
+        rules, charge_limits = read_table(self.limits | amounts, "limits", Rules, ChargeLimits)
+        # A seller's share is no larger than the whole, or one seller could take all of it.
+        of_channel, of_receiver = rules.reservations_per_channel_max, rules.reservations_per_receiver_max
+        between(1, of_channel, rules.reservations_per_account_max, "limits.reservations_per_channel_max")
+        between(of_channel, of_receiver, COUNT_MAX, "limits.reservations_per_receiver_max")
+        between(1, rules.reservation_s, rules.payment_id_retention_s - 1, "limits.reservation_s")
+        return rules, charge_limits
+
+    def gas_limits(self) -> GasLimits:
+        """What payers may make the operator spend. Raises ConfigurationError."""
+        limits: GasLimits = read_table(self.gas, "gas", GasLimits)[0]
+        if problem := limits.problem():
+            raise ConfigurationError(f"gas.{problem}")
+        return limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +203,7 @@ class Config:
         file = _convert(text)
         file.server.check(folder)
         tls = file.server.tls(folder) if load_key else None
-        rules, charge_limits = file.limits.rules(), file.limits.charge_limits()
+        rules, charge_limits = file.rules()
         amount_min = parse_amount(file.settlement.claim_amount_min, "settlement.claim_amount_min")
         between(1, file.settlement.interval_s, SECONDS_MAX, "settlement.interval_s")
         between(1, file.settlement.claim_age_s_max, SECONDS_MAX, "settlement.claim_age_s_max")
@@ -274,11 +221,12 @@ class Config:
             claim_age_s_max=file.settlement.claim_age_s_max,
             rules=rules,
             charge_limits=charge_limits,
-            gas_limits=file.gas.limits(),
+            gas_limits=file.gas_limits(),
             chains=tuple(
-                chain_settings(section, index, folder, load_key)
+                settings
                 for index, section in enumerate(file.chain)
                 if load_key is not None
+                for settings in chain_settings(section, index, folder, load_key)
             ),
             withdraw_delays_s={section.network: section.withdraw_delay_s for section in file.chain},
         )

@@ -6,23 +6,19 @@ What may be charged is the ledger's to say; here the terms, the channel and the 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tallystick.reasons import Reason
+from tallystick.charges import DeferredCharge
+from tallystick.codec.facilitator import read_deferred, read_handle
+from tallystick.facilitator import Kind, Settled, Verified
 from tallystick.x402 import SCHEME_DEFERRED, PaymentTerms
 from tallystick_aggregator.accounts.channels import Channels
-from tallystick_aggregator.accounts.offers import Offers, find_network
-from tallystick_aggregator.accounts.terms import (
-    amount_is,
-    channel_id_is,
-    config_meets_terms,
-    receiver_is,
-    token_is,
-)
+from tallystick_aggregator.accounts.offers import Offers, find_offer
+from tallystick_aggregator.accounts.terms import amount_is, config_meets_terms, receiver_is, token_is
 from tallystick_aggregator.charging.batcher import PaymentBatcher
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.ledger.answers import Held, Refusal
+from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.ledger.state import payment_of_handle
-from tallystick_aggregator.schemes.deferred.codec import ChannelPayment, read_deferred, read_handle
-from tallystick_aggregator.schemes.port import NOBODY, Caller, Kind, Settled, Verified
+from tallystick_aggregator.schemes.port import NOBODY, Caller
 
 
 class DeferredPayments:
@@ -30,7 +26,7 @@ class DeferredPayments:
 
     name = SCHEME_DEFERRED
     is_settled_by_bearer = True
-    verify_forms: Mapping[str, Callable[[Any], ChannelPayment]] = {"deferred": read_deferred}
+    verify_forms: Mapping[str, Callable[[Any], DeferredCharge]] = {"deferred": read_deferred}
     settle_forms: Mapping[str, Callable[[Any], bytes]] = {"handle": read_handle}
 
     def __init__(self, offers: Offers, channels: Channels, batcher: PaymentBatcher, writer: Writer) -> None:
@@ -40,15 +36,29 @@ class DeferredPayments:
         self._writer = writer
 
     async def kinds(self) -> Sequence[Kind]:
-        """Return every network, with its escrow."""
-        return [Kind(self.name, network, list(offer.tokens.values()), offer) for network, offer in self._offers.items()]
+        """Return every escrow."""
+        return [
+            Kind(
+                self.name,
+                offer.network,
+                list(offer.tokens.values()),
+                escrow=offer.escrow,
+                escrow_name=offer.escrow_name,
+                escrow_version=offer.escrow_version,
+                operator=offer.operator,
+                withdraw_delay_s=offer.withdraw_delay_s,
+                withdraw_delay_s_min=offer.withdraw_delay_s_min,
+                withdraw_delay_s_max=offer.withdraw_delay_s_max,
+            )
+            for offer in self._offers.values()
+        ]
 
-    def payer_of(self, payment: ChannelPayment) -> bytes:
+    def payer_of(self, payment: DeferredCharge) -> bytes:
         """Return the channel's payer."""
         return payment.config.payer
 
     async def verify(
-        self, terms: PaymentTerms, channel_payment: ChannelPayment, caller: Caller = NOBODY
+        self, terms: PaymentTerms, channel_payment: DeferredCharge, caller: Caller = NOBODY
     ) -> Verified | Refusal:
         """Hold the payment's amount until it is settled; the channel is opened if it is not known yet.
 
@@ -57,21 +67,22 @@ class DeferredPayments:
         del caller  # the payment id tells whose it is
         config, payment = channel_payment
         network = str(terms.network)
-        offer = find_network(self._offers, network)
+        offer = find_offer(self._offers, network)
         if isinstance(offer, Refusal):
             return offer
-        refusal = (
-            config_meets_terms(terms, config)
-            or amount_is(terms, payment.amount)
-            or channel_id_is(payment.channel_id, self._channels.id_of(network, config))
-        )
-        if refusal is None and self._writer.ledger.channel(payment.channel_id) is None:
-            account = self._channels.account_of(network, config)
-            if isinstance(account, Refusal):
-                return account
-            refusal = await self._batcher.prove(account, payment) or await self._channels.open(network, config)
+        refusal = config_meets_terms(terms, config) or amount_is(terms, payment.amount)
         if refusal is not None:
             return refusal
+        escrow = self._channels.escrow_of(network, config, payment.channel_id)
+        if isinstance(escrow, Refusal):
+            return escrow
+        if self._writer.ledger.channel(payment.channel_id) is None:
+            account = self._channels.account_of(escrow, config)
+            if isinstance(account, Refusal):
+                return account
+            refusal = await self._batcher.prove(account, payment) or await self._channels.open(escrow, config)
+            if refusal is not None:
+                return refusal
         answer = await self._batcher.reserve(payment)
         if isinstance(answer, Refusal):
             return answer
@@ -103,7 +114,7 @@ class DeferredPayments:
         """Whose reservation it is; refuses one that is not on these terms."""
         channel = self._writer.ledger.channel(payment_of_handle(handle)[0])
         if channel is None:
-            return Refusal(Reason.RESERVATION_UNKNOWN, "No reservation has this handle.", "handle")
+            return refuse(Why.RESERVATION_UNKNOWN)
         account = self._writer.ledger.known_account(channel.account_id)
         refusal = (
             _network_is(terms, account.network)
@@ -116,10 +127,4 @@ class DeferredPayments:
 def _network_is(terms: PaymentTerms, network: str) -> Refusal | None:
     if str(terms.network) == network:
         return None
-    return Refusal(
-        Reason.NETWORK_UNSUPPORTED,
-        "The reservation is on another network than the terms name.",
-        "network",
-        str(terms.network),
-        network,
-    )
+    return refuse(Why.NETWORK_OF_ANOTHER_RESERVATION, terms.network, network)

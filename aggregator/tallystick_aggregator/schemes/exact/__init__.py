@@ -1,8 +1,8 @@
 """The scheme `exact`: one ERC-3009 transfer a payment, for payers without a deposit (x402's own scheme on EVM chains).
 
 payments        verify, settle and release
+preconditions   what must hold for a transfer to settle
 claims          whose a payment is: one receiver, one request, one attempt
-codec           how a payment is read
 authorizations  what the payer signed, and what of it needs no chain to check
 gas             what a transfer may burn, and whether the sender can pay for it
 """

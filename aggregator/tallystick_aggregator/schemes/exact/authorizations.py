@@ -7,10 +7,11 @@ from tallystick import eip712
 from tallystick.errors import InvalidSignatureError
 from tallystick.hashing import keccak256
 from tallystick.hexadecimal import checksum
-from tallystick.reasons import Reason
 from tallystick.signatures import recover
-from tallystick_aggregator.chain.port import Token, TransferAuthorization
+from tallystick.x402 import ExactAuthorization
+from tallystick_aggregator.chain.port import Token
 from tallystick_aggregator.ledger.answers import Refusal
+from tallystick_aggregator.ledger.refusals import Why, refuse
 
 WINDOW_MARGIN_S: Final = 6
 """How long an authorization must still be valid to be sent, in seconds: as the official facilitator has it."""
@@ -19,7 +20,7 @@ _DELEGATION: Final = bytes.fromhex("ef0100")
 """EIP-7702: the code of an account that lets a contract act for it is this and the contract's address."""
 
 
-def transfer_digest(token: Token, payment: TransferAuthorization) -> bytes:
+def transfer_digest(token: Token, payment: ExactAuthorization) -> bytes:
     """Return what the payer signs: the token's TransferWithAuthorization."""
     struct_hash = eip712.hash_transfer_with_authorization(
         payment.from_, payment.to, payment.value, payment.valid_after, payment.valid_before, payment.nonce
@@ -27,12 +28,12 @@ def transfer_digest(token: Token, payment: TransferAuthorization) -> bytes:
     return eip712.digest(token.domain, struct_hash)
 
 
-def transfer_slot(network: str, token: bytes, payment: TransferAuthorization) -> bytes:
+def transfer_slot(network: str, token: bytes, payment: ExactAuthorization) -> bytes:
     """Return what the token takes once (threat 22): it names the transfer in the outbox, so that one is sent."""
     return keccak256(network.encode() + token + payment.from_ + payment.nonce)
 
 
-def with_canonical_v(token: Token, payment: TransferAuthorization) -> TransferAuthorization:
+def with_canonical_v(token: Token, payment: ExactAuthorization) -> ExactAuthorization:
     """Return the payment with the `v` that tokens take, 27 or 28, where the payer's own key signed it with 0 or 1.
 
     Some libraries write the recovery id. Any other signature stays as it is: a contract wallet's means what its
@@ -45,7 +46,7 @@ def with_canonical_v(token: Token, payment: TransferAuthorization) -> TransferAu
     return canonical if is_signed_by_key(token, canonical) else payment
 
 
-def is_signed_by_key(token: Token, payment: TransferAuthorization) -> bool:
+def is_signed_by_key(token: Token, payment: ExactAuthorization) -> bool:
     """Whether the payer's own key signed it, in the form that tokens take."""
     try:
         return recover(transfer_digest(token, payment), payment.signature) == payment.from_
@@ -53,55 +54,36 @@ def is_signed_by_key(token: Token, payment: TransferAuthorization) -> bool:
         return False
 
 
-def window_is_open(payment: TransferAuthorization, now_s: int) -> Refusal | None:
+def window_is_open(payment: ExactAuthorization, now_s: int) -> Refusal | None:
     """Check that the authorization is valid now and for long enough to be mined."""
     if payment.valid_after > now_s:
-        return Refusal(
-            Reason.EXACT_NOT_YET_VALID,
-            "The authorization is not valid yet.",
-            "valid_after",
-            str(payment.valid_after),
-            f"at most {now_s}",
-        )
+        return refuse(Why.EXACT_TOO_EARLY, payment.valid_after, f"at most {now_s}")
     if payment.valid_before < now_s + WINDOW_MARGIN_S:
-        return Refusal(
-            Reason.EXACT_EXPIRED,
-            "The authorization has expired, or is about to.",
-            "valid_before",
-            str(payment.valid_before),
-            f"at least {now_s + WINDOW_MARGIN_S}",
-        )
+        return refuse(Why.EXACT_TOO_LATE, payment.valid_before, f"at least {now_s + WINDOW_MARGIN_S}")
     return None
 
 
-def signature_may_count(payment: TransferAuthorization) -> Refusal | None:
+def signature_may_count(payment: ExactAuthorization) -> Refusal | None:
     """Refuse what no token takes from anybody."""
     if not payment.signature:
-        return Refusal(Reason.EXACT_SIGNATURE, "The payment is not signed.", "signature", "nothing", "a signature")
+        return refuse(Why.EXACT_UNSIGNED, "nothing", "a signature")
     if payment.signature.endswith(ERC6492_SUFFIX):
-        return Refusal(
-            Reason.EXACT_SIGNATURE,
-            "A wallet that is not deployed yet cannot pay here.",
-            "signature",
-            "an ERC-6492 wrapper",
-            "a key's signature, or a deployed contract wallet's",
-        )
+        return refuse(Why.EXACT_UNDEPLOYED, "an ERC-6492 wrapper", "a key's signature, or a deployed contract wallet's")
     return None
 
 
-def not_by_the_key(token: Token, payment: TransferAuthorization) -> Refusal:
+def not_by_the_key(token: Token, payment: ExactAuthorization) -> Refusal:
     """Refuse the signature of a payer that has no code: only its key could have signed, and did not."""
     try:
         signer = recover(transfer_digest(token, payment), payment.signature)
         got = f"one by {checksum(signer)}"
     except InvalidSignatureError as error:
         got = f"one that does not count: {error.problem}"
-    return Refusal(
-        Reason.EXACT_SIGNATURE,
-        f"The payer's key did not sign this transfer, and there is no contract at {checksum(payment.from_)}.",
-        "signature",
+    return refuse(
+        Why.EXACT_SIGNED_BY_ANOTHER,
         got,
         "65 bytes (r, s, v) of the payer's key, s in the lower half",
+        payer=checksum(payment.from_),
     )
 
 

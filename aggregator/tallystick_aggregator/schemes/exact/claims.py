@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from tallystick.hashing import keccak256
-from tallystick.reasons import Reason
-from tallystick_aggregator.accounts.failures import overloaded, transaction_failed
-from tallystick_aggregator.chain.port import TransferAuthorization
+from tallystick.x402 import ExactAuthorization
+from tallystick_aggregator.accounts.outcomes import overloaded
 from tallystick_aggregator.ledger.answers import Refusal
+from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.schemes.port import Caller
 from tallystick_aggregator.store.port import OutboundTransaction, TransactionStatus
 
@@ -58,7 +58,7 @@ class Claim:
         return _VERSION + self.authorization + self.principal + self.request + self.attempt
 
 
-def claim_of(digest: bytes, payment: TransferAuthorization, caller: Caller) -> Claim:
+def claim_of(digest: bytes, payment: ExactAuthorization, caller: Caller) -> Claim:
     """Return the claim of a caller on a payment; `digest` is what the payer signed, and names token and chain."""
     return Claim(
         keccak256(digest + payment.from_ + keccak256(payment.signature)),
@@ -110,12 +110,13 @@ class Claims:
         if owner is None:
             return None
         if owner.authorization != mine.authorization:
-            return nonce_used("The nonce belongs to another authorization, which was presented before.")
+            return refuse(Why.EXACT_NONCE_OF_ANOTHER)
         if sent is not None and sent.status is TransactionStatus.REVERTED:
-            return transaction_failed("transfer", sent.transaction_hash)
+            return refuse(Why.TRANSACTION_REVERTED, what="transfer", transaction=sent.transaction_hash.hex())
         if owner == mine or (held is not None and held.is_given_back and mine.may_follow(owner)):
             return None
-        return _used() if sent is not None and sent.status in _LANDED else pending()
+        is_used = sent is not None and sent.status in _LANDED
+        return refuse(Why.PAYMENT_USED if is_used else Why.PAYMENT_PENDING)
 
     def take(
         self, slot: bytes, mine: Claim, sent: OutboundTransaction | None, owner: Claim | None, until_s: int
@@ -186,19 +187,3 @@ class Claims:
         now_s = self._clock_s()
         for slot in [slot for slot, held in self._held.items() if held.until_s <= now_s]:
             self._remove(slot)
-
-
-def nonce_used(why: str) -> Refusal:
-    """Refuse an authorization whose nonce is another's or gone."""
-    return Refusal(Reason.EXACT_NONCE_USED, why, "nonce")
-
-
-def pending() -> Refusal:
-    """Refuse a payment of which it is not decided yet what it pays for, or whether it will."""
-    return Refusal(
-        Reason.PAYMENT_PENDING, "The payment is being used by another request, or by another process for this one."
-    )
-
-
-def _used() -> Refusal:
-    return Refusal(Reason.PAYMENT_USED, "The payment has paid for a request, and pays for one only.")

@@ -1,46 +1,36 @@
 """Verify, settle and give back, for `exact`.
 
-Verify and settle ask the same preconditions. A transfer is named by what the token takes once, (network, token, from,
+Verify and settle ask the same `preconditions`. A transfer is named by what the token takes once, (network, token, from,
 nonce), so one is sent; whose it is the module `claims` says, and everybody else is refused, whatever became of it.
 Settle says what happened on chain: done, reverted, or not known yet, which is never taken for failed.
 
-Amounts must be equal, as the official SDKs demand. Signatures are checked here for plain keys (I5); a contract wallet's
-only the chain can check, by simulation with bounded gas. Wallets that are not deployed yet (ERC-6492) are not accepted
-(threat 21).
+Amounts must be equal, as the official SDKs demand.
 """
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from tallystick.codec.facilitator import read_exact
 from tallystick.errors import Described, MalformedError
-from tallystick.reasons import Reason
-from tallystick.x402 import SCHEME_EXACT, PaymentTerms
-from tallystick_aggregator.accounts.failures import overloaded, unless_unavailable
-from tallystick_aggregator.accounts.offers import Offers, find_network, find_token
-from tallystick_aggregator.accounts.sending import wait_until_mined
+from tallystick.facilitator import Kind, Settled, Verified
+from tallystick.x402 import SCHEME_EXACT, ExactAuthorization, PaymentTerms
+from tallystick_aggregator.accounts.offers import Offers, find_offer, find_token
+from tallystick_aggregator.accounts.outcomes import overloaded, unless_unavailable, wait_until_mined
 from tallystick_aggregator.accounts.terms import amount_is, receiver_is
 from tallystick_aggregator.auth.gas_budgets import GasBudget
-from tallystick_aggregator.auth.rate_limits import RateLimit
 from tallystick_aggregator.chain.port import (
-    Block,
     Chain,
     ChainUnavailableError,
-    OutOfGasError,
     RevertedError,
-    Token,
-    TransferAuthorization,
+    Send,
 )
 from tallystick_aggregator.ledger.answers import Refusal
+from tallystick_aggregator.ledger.refusals import Why, refuse
+from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.schemes.exact.authorizations import (
-    describe_code,
-    is_signed_by_key,
-    not_by_the_key,
-    signature_may_count,
     transfer_digest,
     transfer_slot,
-    window_is_open,
     with_canonical_v,
 )
 from tallystick_aggregator.schemes.exact.claims import (
@@ -49,33 +39,26 @@ from tallystick_aggregator.schemes.exact.claims import (
     Claim,
     Claims,
     claim_of,
-    nonce_used,
     owner_of,
-    pending,
 )
-from tallystick_aggregator.schemes.exact.codec import read_exact
-from tallystick_aggregator.schemes.exact.gas import PROBE_GAS_MAX, TRANSFER_GAS_MAX, GasMoney
-from tallystick_aggregator.schemes.port import NOBODY, Caller, Kind, Settled, Verified
+from tallystick_aggregator.schemes.exact.gas import TRANSFER_GAS_MAX
+from tallystick_aggregator.schemes.exact.preconditions import Preconditions, Transfer
+from tallystick_aggregator.schemes.port import NOBODY, Caller
 from tallystick_aggregator.store.port import OutboundTransaction, Outbox, TransactionKind, TransactionStatus
+from tallystick_aggregator.tasks import SingleFlight
 
 SETTLEMENTS_MAX: Final = 256
 """Exact payments being settled at once."""
 VERIFIES_MAX: Final = 128
 """Exact payments being verified at once: each asks the node four times."""
-UNPROVEN_PER_S: Final = 5.0
-"""Payments whose signature only the payer's contract can check, in verify and settle together."""
-UNPROVEN_BURST: Final = 20
 SETTLE_TIMEOUT_S: Final = 30.0
 """How long one settle waits for its transaction; after that the seller settles the same payment again."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Case:
-    """One call's payment: where, what, and for whom."""
+class _Case(Transfer):
+    """One call's payment, what the token takes once, and for whom."""
 
-    chain: Chain
-    token: Token
-    payment: TransferAuthorization
     slot: bytes
     mine: Claim
 
@@ -85,12 +68,12 @@ class ExactPayments:
 
     name = SCHEME_EXACT
     is_settled_by_bearer = False
-    verify_forms: Mapping[str, Callable[[Any], TransferAuthorization]] = {"exact": read_exact}
+    verify_forms: Mapping[str, Callable[[Any], ExactAuthorization]] = {"exact": read_exact}
     settle_forms = verify_forms
 
     def __init__(
         self,
-        chains: Mapping[str, Chain],
+        chains: Mapping[EscrowRef, Chain],
         offers: Offers,
         outbox: Outbox,
         clock_s: Callable[[], int],
@@ -99,55 +82,50 @@ class ExactPayments:
         budget: GasBudget | None = None,
     ) -> None:
         """`budget` bounds what transfers cost in gas; without one there is no bound."""
-        self._chains = chains
+        # Transfers involve no escrow: whichever is the network's first, its tokens and its sender are the network's.
+        self._chains = {chain.network: chain for chain in reversed([*chains.values()])}
         self._offers = offers
         self._outbox = outbox
         self._clock_s = clock_s
         self._settle_timeout_s = settle_timeout_s
         self._claims = Claims(clock_s)
-        self._settling: dict[bytes, asyncio.Task[Settled | Refusal]] = {}
+        self._settling = SingleFlight[bytes, Settled | Refusal]()
         self._verifying = 0
         self._budget = budget or GasBudget()
-        self._unproven = RateLimit(UNPROVEN_PER_S, UNPROVEN_BURST)
-        self._gas_money = {network: GasMoney(chain) for network, chain in chains.items()}
+        self._preconditions = Preconditions(self._chains, clock_s, self._budget)
 
     async def kinds(self) -> Sequence[Kind]:
         """Return the networks on which transfers can be sent."""
-        return [
-            Kind(self.name, network, list(offer.tokens.values()))
-            for network, offer in self._offers.items()
-            if await self.is_offered(network)
-        ]
+        offered = [chain for network, chain in self._chains.items() if await self.is_offered(network)]
+        return [Kind(self.name, one.network, list(self._offers[one.escrow.ref].tokens.values())) for one in offered]
 
-    def payer_of(self, payment: TransferAuthorization) -> bytes:
+    def payer_of(self, payment: ExactAuthorization) -> bytes:
         """Return whose tokens are transferred."""
         return payment.from_
 
     async def is_offered(self, network: str) -> bool:
         """Return whether transfers can be sent on a network now, as far as is known, and within the gas budget."""
         chain = self._chains[network]
-        if self._budget.refusal(chain, TransactionKind.EXACT, b"", has_paid=True) is not None:
-            return False
         try:
-            return await self._gas_money[network].suffices()
+            return await self._preconditions.can_be_paid_for(chain, b"") is None
         except ChainUnavailableError:
-            return True
+            return self._budget.refusal(chain, TransactionKind.EXACT, b"", has_paid=True) is None
 
     async def verify(
-        self, terms: PaymentTerms, payment: TransferAuthorization, caller: Caller = NOBODY
+        self, terms: PaymentTerms, payment: ExactAuthorization, caller: Caller = NOBODY
     ) -> Verified | Refusal:
         """Check that the payment would settle now, and hold it for the caller's attempt, if it names one."""
         case = self._case(terms, payment, caller)
         return case if isinstance(case, Refusal) else await unless_unavailable(self._verify(case))
 
     async def settle(
-        self, terms: PaymentTerms, payment: TransferAuthorization, caller: Caller = NOBODY
+        self, terms: PaymentTerms, payment: ExactAuthorization, caller: Caller = NOBODY
     ) -> Settled | Refusal:
         """Send the transfer for the caller's attempt, and wait until it is in a block."""
         case = self._case(terms, payment, caller)
         return case if isinstance(case, Refusal) else await unless_unavailable(self._settle(case))
 
-    async def release(self, terms: PaymentTerms, payment: TransferAuthorization, caller: Caller) -> Settled | Refusal:
+    async def release(self, terms: PaymentTerms, payment: ExactAuthorization, caller: Caller) -> Settled | Refusal:
         """Let go of what the caller's attempt holds. What was sent goes on, for other attempts of the same request; the
         answer is `replayed` then.
 
@@ -173,7 +151,7 @@ class ExactPayments:
                 return overloaded("exact payments being verified", VERIFIES_MAX)
             self._verifying += 1
             try:
-                refusal = await self._would_settle(case)
+                refusal = await self._preconditions.would_settle(case)
             finally:
                 self._verifying -= 1
             if refusal is not None:
@@ -190,18 +168,14 @@ class ExactPayments:
     async def _settle(self, case: _Case) -> Settled | Refusal:
         sent = await self._sent(case)
         # From here until the claim is taken nothing is awaited.
-        running = self._settling.get(case.slot)
-        if running is None and len(self._settling) >= SETTLEMENTS_MAX:
+        is_running = case.slot in self._settling
+        if not is_running and len(self._settling) >= SETTLEMENTS_MAX:
             return overloaded("exact payments being settled", SETTLEMENTS_MAX)
         until_s = self._clock_s() + CLAIM_S
         refusal = self._claims.take(case.slot, case.mine, sent, self._owner(case, sent), until_s)
         if refusal is not None:
             return refusal
-        task = running
-        if task is None:
-            task = self._settling[case.slot] = asyncio.create_task(unless_unavailable(self._transfer(case)))
-            task.add_done_callback(lambda _: self._settling.pop(case.slot))
-        answer = await asyncio.shield(task)  # a caller that goes away does not stop it
+        answer = await self._settling.run(case.slot, lambda: unless_unavailable(self._transfer(case)))
         if isinstance(answer, Refusal):
             return answer
         landed = await self._sent(case)
@@ -211,8 +185,8 @@ class ExactPayments:
                 self._claims.drop(case.slot, case.mine)  # the outbox tells whose it is from now on
         elif self._claims.holds(case.slot) or owner != case.mine:
             # It was given back meanwhile, and another attempt may deliver what it pays for.
-            return self._claims.conflict(case.slot, case.mine, landed, None) or pending()
-        replayed = not case.mine.attempt and (running is not None or (sent is not None and _is_sent(sent)))
+            return self._claims.conflict(case.slot, case.mine, landed, None) or refuse(Why.PAYMENT_PENDING)
+        replayed = not case.mine.attempt and (is_running or (sent is not None and _is_sent(sent)))
         return Settled(answer.payer, answer.amount, transaction=answer.transaction, replayed=replayed)
 
     async def _transfer(self, case: _Case) -> Settled | Refusal:
@@ -232,7 +206,7 @@ class ExactPayments:
         return Settled(case.payment.from_, case.payment.value, transaction=mined.transaction_hash)
 
     async def _send(self, case: _Case) -> OutboundTransaction | Refusal:
-        refusal = await self._would_settle(case)
+        refusal = await self._preconditions.would_settle(case)
         if refusal is not None:
             return refusal
         call = case.token.transfer_call(case.payment)
@@ -243,10 +217,10 @@ class ExactPayments:
                 return spent
             try:
                 return await case.chain.send(
-                    TransactionKind.EXACT, case.slot, call, memo=memo, gas_max=TRANSFER_GAS_MAX
+                    Send(TransactionKind.EXACT, case.slot, call, memo=memo, gas_max=TRANSFER_GAS_MAX)
                 )
             except RevertedError as error:
-                return await self._why_it_reverts(case, error)
+                return await self._preconditions.why_it_reverts(case, error)
 
     async def _release(self, case: _Case) -> Settled | Refusal:
         sent = await self._sent(case)
@@ -272,11 +246,9 @@ class ExactPayments:
             return None
         return owner_of(sent, case.mine, lambda: case.token.transfer_call(case.payment).data)
 
-    # The preconditions, the same for verify and settle.
-
-    def _case(self, terms: PaymentTerms, payment: TransferAuthorization, caller: Caller) -> _Case | Refusal:
+    def _case(self, terms: PaymentTerms, payment: ExactAuthorization, caller: Caller) -> _Case | Refusal:
         """Check what needs no chain and no clock: where, in what, to whom, how much."""
-        offer = find_network(self._offers, str(terms.network))
+        offer = find_offer(self._offers, str(terms.network))
         if isinstance(offer, Refusal):
             return offer
         known = find_token(offer, terms.asset)
@@ -291,110 +263,7 @@ class ExactPayments:
         claim = claim_of(transfer_digest(token, payment), payment, caller)
         return _Case(chain, token, payment, transfer_slot(chain.network, terms.asset, payment), claim)
 
-    async def _would_settle(self, case: _Case) -> Refusal | None:
-        """Check time, the sender's money and the signature's form, then at one block: nonce, balance, simulation.
-
-        Any visitor of a seller can bring this about, so what is cheap comes first and the rest is bounded.
-        """
-        token, payment = case.token, case.payment
-        refusal = window_is_open(payment, self._clock_s()) or signature_may_count(payment)
-        if refusal is not None:
-            return refusal
-        if not await self._gas_money[case.chain.network].suffices():
-            return Refusal(
-                Reason.EXACT_UNAVAILABLE,
-                f"The aggregator cannot pay for the gas of transfers on {case.chain.network} now. Nothing was sent.",
-            )
-        refusal = self._budget.refusal(case.chain, TransactionKind.EXACT, payment.from_, has_paid=True)
-        if refusal is not None:
-            return refusal
-        block = await case.chain.head()
-        refusal = await self._chain_state_allows(case, block)
-        if refusal is not None:
-            return refusal
-        signed_by_key = is_signed_by_key(token, payment)
-        if not signed_by_key:
-            if not await case.chain.code(payment.from_, block):
-                return not_by_the_key(token, payment)
-            if not self._unproven.take():
-                return overloaded("payments that only the payer's contract can check", UNPROVEN_BURST)
-        try:
-            await case.chain.simulate(token.transfer_call(payment), block, gas_max=TRANSFER_GAS_MAX)
-        except RevertedError as error:
-            return await self._why_simulation_fails(case, block, error, signed_by_key=signed_by_key)
-        return None
-
-    async def _chain_state_allows(self, case: _Case, block: Block) -> Refusal | None:
-        payment = case.payment
-        used, balance = await asyncio.gather(
-            case.token.authorization_used(payment.from_, payment.nonce, block),
-            case.token.balance(payment.from_, block),
-        )
-        if used:
-            return nonce_used("The authorization was used or cancelled already, not by this aggregator.")
-        if balance < payment.value:
-            return Refusal(
-                Reason.INSUFFICIENT_BALANCE,
-                "The payer holds less than the payment.",
-                "value",
-                str(payment.value),
-                f"at most {balance}",
-            )
-        return None
-
-    async def _why_simulation_fails(
-        self, case: _Case, block: Block, error: RevertedError, *, signed_by_key: bool
-    ) -> Refusal:
-        """Tell a payer's contract that asks for too much gas, or says no, from other failures."""
-        payer = case.payment.from_
-        code = await case.chain.code(payer, block)
-        if not code:
-            return _simulation_failed(error)
-        contract = describe_code(payer, code)
-        # The token takes a contract that runs out of gas for one that says no.
-        if isinstance(error, OutOfGasError) or await self._passes_with_more_gas(case, block):
-            return _too_much_gas(contract)
-        if signed_by_key:
-            return _simulation_failed(error)
-        return Refusal(
-            Reason.EXACT_SIGNATURE,
-            f"Neither the payer's key nor {contract} signed this transfer: {error.reason}.",
-            "signature",
-        )
-
-    async def _passes_with_more_gas(self, case: _Case, block: Block) -> bool:
-        if not self._unproven.take():
-            return False
-        try:
-            await case.chain.simulate(case.token.transfer_call(case.payment), block, gas_max=PROBE_GAS_MAX)
-        except RevertedError:
-            return False
-        return True
-
-    async def _why_it_reverts(self, case: _Case, error: RevertedError) -> Refusal:
-        """Tell an authorization that was spent elsewhere in the meantime from other failures."""
-        block = await case.chain.head()
-        refusal = await self._chain_state_allows(case, block)
-        if refusal is None and isinstance(error, OutOfGasError):
-            code = await case.chain.code(case.payment.from_, block)
-            return _too_much_gas(describe_code(case.payment.from_, code) if code else "the token")
-        return refusal or _simulation_failed(error)
-
 
 def _is_sent(outbound: OutboundTransaction) -> bool:
     """Whether it is in the world: one whose nonce another transaction used never happened, and is sent anew."""
     return outbound.status is not TransactionStatus.SUPERSEDED
-
-
-def _too_much_gas(whose: str) -> Refusal:
-    return Refusal(
-        Reason.EXACT_GAS,
-        f"The transfer takes more gas than is paid for here: {whose} uses it up.",
-        "gas",
-        f"more than {TRANSFER_GAS_MAX}",
-        f"at most {TRANSFER_GAS_MAX}",
-    )
-
-
-def _simulation_failed(error: RevertedError) -> Refusal:
-    return Refusal(Reason.SIMULATION_FAILED, f"The transfer would fail on chain: {error.reason}.")

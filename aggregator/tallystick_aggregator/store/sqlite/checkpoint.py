@@ -8,13 +8,15 @@ leaves a store that loads the same ledger as before it.
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice, starmap
 from typing import Any, Final, NamedTuple, TypeVar
 
 from tallystick.payment_ids import payment_id_ms
 from tallystick_aggregator.ledger.payments import PAYMENT_KEY_BYTES, PackedPayment, PaymentKey
 from tallystick_aggregator.ledger.state import ChainHead, Changes, Reservation, SpendKey
+from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.store.rows import (
     PAYMENT_ROW_BYTES,
     encode_account,
@@ -26,15 +28,11 @@ from tallystick_aggregator.store.rows import (
 )
 from tallystick_aggregator.store.sqlite.schema import ENDING_TABLES, partition_of, partition_table
 
-REST_S: Final = 0.01
-"""Between portions, unless the largest are needed: two or three times what a small one takes."""
 LOOKED_BACK: Final = 4
 """Portions: between two of them may be no commit, though charges come as fast as they can."""
 GAIN: Final = 3
 """A portion has so many times its share of what commits add between two: payments are written, then state, and then the
 payments are followed, and commits add meanwhile each time."""
-LOG_ENTRIES_AT_ONCE_MIN: Final = 32
-"""Of the log's beginning so many go at once, or twice as many as were added since: it must get shorter, too."""
 
 FOLD: Final = "UPDATE store SET folded = ?, forgotten_ms = ? WHERE epoch = ?"
 """Parameters: the commit as of which the rows are, the ledger's `payments_forgotten_ms`, our epoch."""
@@ -65,11 +63,19 @@ class Size(NamedTuple):
     states: int
 
 
-PAYMENTS_AT_ONCE: Final = 1_024, 2_048, 4_096
-"""Few sizes, so that statements are not prepared each time; the last is twice the payments of the largest commit."""
-STATES_AT_ONCE: Final = 64, 256
-"""A row of state is dearer than a payment's: it is up to four kilobytes, and where many change each is on a page of its
-own. 64 take the store a millisecond or two, 256 four to twelve; more are no quicker each."""
+@dataclass(frozen=True, slots=True)
+class CheckpointSettings:
+    """How large portions are, and how long a checkpoint rests between them."""
+
+    payments_at_once: tuple[int, ...] = (1_024, 2_048, 4_096)
+    """Few sizes, so that statements are not prepared each time; the last is twice the largest commit's payments."""
+    states_at_once: tuple[int, ...] = (64, 256)
+    """A row of state is dearer than a payment's: it is up to four kilobytes, and where many change each is on a page of
+    its own. 64 take the store a millisecond or two, 256 four to twelve; more are no quicker each."""
+    rest_s: float = 0.01
+    """Between portions, unless the largest are needed: two or three times what a small one takes."""
+    log_entries_at_once_min: int = 32
+    """Of the log's beginning this many go at once, or twice as many as were added since: it must get shorter, too."""
 
 
 class Pace:
@@ -78,21 +84,30 @@ class Pace:
     A charge that comes while a portion is written waits for it. So as long as few charges come, portions are small and
     far between; the more come, and the more rows they change, the larger they are, so that a checkpoint gains on the
     charges. Where the largest portions are needed of either kind there is no rest, and where even these do not do, some
-    25,000 charges a second on a channel each, what waits for a checkpoint grows, up to `batcher.writer.BACKLOG_MAX`.
+    25,000 charges a second on a channel each, what waits for a checkpoint grows, up to `WriterSettings.backlog_max`.
     Until the first charge comes, nobody has to be waited for.
     """
 
-    def __init__(self, appended: Callable[[], int], states_per_event: float) -> None:
+    def __init__(
+        self,
+        appended: Callable[[], int],
+        states_per_event: float,
+        settings: CheckpointSettings,
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         """`appended` counts the events of all commits; of each event that is written down come so many rows of state.
 
         That is next to none where a thousand channels are charged again and again, and up to three, an account, a
         channel and a spend key, where each charge is another customer's.
         """
         self._appended = appended
+        self._settings = settings
+        self._sleep = sleep
         self._states_per_event = states_per_event
         self._first = self._seen = appended()
         self._added = deque([0], LOOKED_BACK)
-        self.size = Size(PAYMENTS_AT_ONCE[0], STATES_AT_ONCE[0])
+        self.size = Size(settings.payments_at_once[0], settings.states_at_once[0])
         """Of the next portion: the least that is enough of both, or the last."""
         self.rest_s = 0.0
         """How long to leave the store and the event loop to others before it, in seconds."""
@@ -102,18 +117,20 @@ class Pace:
 
         Do not look after what writes nothing: there may be no commit at all between two steps as quick as that.
         """
-        await asyncio.sleep(self.rest_s)
+        await self._sleep(self.rest_s)
         seen, self._seen = self._seen, self._appended()
         if not look:
             return
         self._added.append(self._seen - seen)
-        needed = GAIN * max(self._added)
+        needed, settings = GAIN * max(self._added), self._settings
         self.size = Size(
-            _enough(PAYMENTS_AT_ONCE, needed), _enough(STATES_AT_ONCE, math.ceil(needed * self._states_per_event))
+            _enough(settings.payments_at_once, needed),
+            _enough(settings.states_at_once, math.ceil(needed * self._states_per_event)),
         )
         if self._seen > self._first:
-            hurried = self.size.payments == PAYMENTS_AT_ONCE[-1] or self.size.states == STATES_AT_ONCE[-1]
-            self.rest_s = 0.0 if hurried else REST_S
+            largest = settings.payments_at_once[-1], settings.states_at_once[-1]
+            hurried = self.size.payments == largest[0] or self.size.states == largest[1]
+            self.rest_s = 0.0 if hurried else settings.rest_s
 
 
 def _enough(sizes: Sequence[int], needed: int) -> int:
@@ -156,7 +173,7 @@ def _by_partition(rows: list[bytes]) -> Iterable[tuple[int, list[bytes]]]:
 
 
 def state_portions(
-    changes: Changes, heads: Mapping[str, ChainHead], stored_reservations: set[bytes], seq: int, pace: Pace
+    changes: Changes, heads: Mapping[EscrowRef, ChainHead], stored_reservations: set[bytes], seq: int, pace: Pace
 ) -> Iterator[Portion]:
     """The rows of all state that has changed, as of commit `seq`."""
     yield from _upserts("accounts", seq, changes.accounts.items(), lambda _, account: encode_account(account), pace)
@@ -172,8 +189,8 @@ def state_portions(
         return None if held is None else encode_reservation(held, changes.reserved[handle[:PAYMENT_KEY_BYTES]])
 
     yield from _upserts("reservations", seq, reservations, encode_held, pace)
-    named_heads = ((network.encode(), head) for network, head in heads.items())
-    yield from _upserts("heads", seq, named_heads, lambda name, head: encode_head(name.decode(), head), pace)
+    named_heads = ((str(escrow).encode(), head) for escrow, head in heads.items())
+    yield from _upserts("heads", seq, named_heads, encode_head, pace)
 
 
 def forget_some(number: int) -> str:

@@ -11,6 +11,7 @@ from tallystick.payment_ids import payment_id_ms
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.payments import PaymentStatus, status_of
 from tallystick_aggregator.ledger.state import Ledger, exposure_key, payment_key
+from tallystick_aggregator.ledger.values import parse_escrow
 from tallystick_aggregator.store.events import decode_entry
 from tallystick_aggregator.store.port import StoreDamagedError
 from tallystick_aggregator.store.rows import (
@@ -111,8 +112,8 @@ class _Loader:
             self._ledger.spend_key_names.setdefault(key.account_id, {})[name] = None
 
     def _load_heads(self) -> None:
-        for network, head in self._rows("heads", lambda key, row: decode_head(key.decode(), row)):
-            self._ledger.heads[network.decode()] = head
+        for escrow, head in self._rows("heads", decode_head):
+            self._ledger.heads[parse_escrow(escrow.decode())] = head
 
     def _load_payments(self, numbers: set[int]) -> None:
         """Load the newest payments, and say from when on they are complete."""

@@ -86,7 +86,11 @@ CREATE TRIGGER outbox_updated AFTER UPDATE OF receivers ON outbox WHEN new.recei
 END""",
 )
 
-MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_VERSION_1,)
+_VERSION_2: Final = ()
+"""Accounts and heads name their escrow where they named its network: no statement, but a number that keeps earlier
+programs from the file. Names without an address stay until `Ledger.name_escrows` has found their escrow."""
+
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_VERSION_1, _VERSION_2)
 """The statements that lead to version 1, from 1 to 2, and so on. What is here is never changed, only added to."""
 
 

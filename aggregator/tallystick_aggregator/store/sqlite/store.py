@@ -15,6 +15,7 @@ from tallystick.payment_ids import payment_id_ms
 from tallystick_aggregator.ledger.events import Event
 from tallystick_aggregator.ledger.payments import PackedPayment, PaymentKey
 from tallystick_aggregator.ledger.state import ChainHead, Changes, Ledger, payment_key
+from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.store.backlog import Backlog
 from tallystick_aggregator.store.events import encode_entry
 from tallystick_aggregator.store.eviction import HOT_AGE_MS_MAX, HOT_PAYMENTS_MAX, RecentPayments
@@ -24,7 +25,7 @@ from tallystick_aggregator.store.sqlite.checkpoint import (
     DROP_ENDED,
     DROP_LOG,
     FOLD,
-    LOG_ENTRIES_AT_ONCE_MIN,
+    CheckpointSettings,
     Pace,
     find_payments,
     forget_some,
@@ -53,9 +54,11 @@ _APPEND: Final = "INSERT INTO log (seq, entries) SELECT ?, ? FROM store WHERE ep
 class SqliteStore:
     """See `port.Store`: one file with the journal and the outbox in it."""
 
-    def __init__(self, database: Database, hot_payments_max: int, hot_age_ms_max: int) -> None:
+    def __init__(
+        self, database: Database, hot_payments_max: int, hot_age_ms_max: int, checkpoints: CheckpointSettings
+    ) -> None:
         self._database = database
-        self.journal = SqliteJournal(database, hot_payments_max, hot_age_ms_max)
+        self.journal = SqliteJournal(database, hot_payments_max, hot_age_ms_max, checkpoints)
         self.outbox = SqliteOutbox(database)
 
     @classmethod
@@ -65,13 +68,14 @@ class SqliteStore:
         *,
         hot_payments_max: int = HOT_PAYMENTS_MAX,
         hot_age_ms_max: int = HOT_AGE_MS_MAX,
+        checkpoints: CheckpointSettings | None = None,
     ) -> Self:
         """Open or create the store; raises StoreLockedError, StoreUnusableError or StoreUnavailableError in one
         sentence.
 
         `hot_payments_max` and `hot_age_ms_max` bound the payments that the ledger keeps in memory (module `eviction`).
         """
-        return cls(await Database.open(path), hot_payments_max, hot_age_ms_max)
+        return cls(await Database.open(path), hot_payments_max, hot_age_ms_max, checkpoints or CheckpointSettings())
 
     @property
     def lost_epochs(self) -> int:
@@ -86,8 +90,11 @@ class SqliteStore:
 class SqliteJournal:
     """See `port.Journal`."""
 
-    def __init__(self, database: Database, hot_payments_max: int, hot_age_ms_max: int) -> None:
+    def __init__(
+        self, database: Database, hot_payments_max: int, hot_age_ms_max: int, checkpoints: CheckpointSettings
+    ) -> None:
         self._database = database
+        self._settings = checkpoints
         self._hot_limits = hot_payments_max, hot_age_ms_max
         self._checkpointing = asyncio.Lock()
         self._appended = 0
@@ -155,7 +162,8 @@ class SqliteJournal:
         """See the port."""
         async with self._checkpointing:
             cut = self._cut()
-            pace = Pace(lambda: self._appended, cut.changes.states / max(1, self._backlog.events))
+            states_per_event = cut.changes.states / max(1, self._backlog.events)
+            pace = Pace(lambda: self._appended, states_per_event, self._settings)
             try:
                 await self._write_down(cut, pace)
             except BaseException:
@@ -227,7 +235,7 @@ class SqliteJournal:
     async def _drop_what_is_covered(self, cut: "_Cut", pace: Pace) -> None:
         seen = self._seq
         while self._oldest_seq <= cut.seq:
-            at_once = max(LOG_ENTRIES_AT_ONCE_MIN, 2 * (self._seq - seen))
+            at_once = max(self._settings.log_entries_at_once_min, 2 * (self._seq - seen))
             seen = self._seq
             newest = min(self._oldest_seq + at_once - 1, cut.seq)
             await self._write_in_turn(pace, DROP_LOG, (newest,))
@@ -267,5 +275,5 @@ class _Cut(NamedTuple):
 
     seq: int
     changes: Changes
-    heads: Mapping[str, ChainHead]
+    heads: Mapping[EscrowRef, ChainHead]
     forgotten_ms: int

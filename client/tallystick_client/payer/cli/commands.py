@@ -5,9 +5,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TypedDict, Unpack
 
 import click
 import httpx2
@@ -16,14 +15,13 @@ from tallystick.errors import Described, MalformedError, TallystickError
 from tallystick.hexadecimal import checksum, to_hex
 from tallystick.keys import PASSWORD_VARIABLE, create_keystore
 from tallystick_client.cli import EXIT_CONFIGURATION, EXIT_FAILED
-from tallystick_client.payer.cli.options import JSON, with_existing_wallet, with_wallet
+from tallystick_client.payer.cli.options import JSON, OpenWallet, with_existing_wallet, with_wallet
 from tallystick_client.payer.cli.status_text import print_status
 from tallystick_client.payer.cli.withdrawals import Step, withdraw_all
-from tallystick_client.payer.fleet.wallet import Wallet
 from tallystick_client.payer.http.receipts import payment_of
 from tallystick_client.payer.http.transport import PayingTransport
+from tallystick_client.payer.policy.answers import told_error
 from tallystick_client.payer.policy.budgets import Budgets, DepositPolicy
-from tallystick_client.payer.policy.offers import told_error
 from tallystick_client.payer.texts import show
 from tallystick_client.payer.wallet.wallet import RECONCILE_EVERY_S
 
@@ -64,7 +62,7 @@ def create(keystore: Path, as_json: bool) -> None:
 @wallet.command()
 @JSON
 @with_existing_wallet
-async def status(open_wallet: Callable[..., Awaitable[Wallet]], as_json: bool) -> None:
+async def status(open_wallet: OpenWallet, as_json: bool) -> None:
     """Show the book: what was deposited, charged, and is still free. Asks nobody.
 
     Per seller: charged, as its answers or the aggregator say; granted, to requests or workers that may spend it;
@@ -88,7 +86,7 @@ async def status(open_wallet: Callable[..., Awaitable[Wallet]], as_json: bool) -
 @wallet.command(context_settings={"ignore_unknown_options": True})
 @click.argument("amount")
 @with_wallet
-async def deposit(open_wallet: Callable[..., Awaitable[Wallet]], amount: str) -> None:
+async def deposit(open_wallet: OpenWallet, amount: str) -> None:
     """Deposit as much as brings the account up to AMOUNT (in the token's unit), without gas.
 
     Where the payer's address holds less than that, nothing is deposited.
@@ -107,7 +105,7 @@ async def deposit(open_wallet: Callable[..., Awaitable[Wallet]], amount: str) ->
 @wallet.command()
 @JSON
 @with_existing_wallet
-async def refund(open_wallet: Callable[..., Awaitable[Wallet]], as_json: bool) -> None:
+async def refund(open_wallet: OpenWallet, as_json: bool) -> None:
     """Bring back all that is not owed to sellers: at once, and without gas.
 
     \b
@@ -117,7 +115,7 @@ async def refund(open_wallet: Callable[..., Awaitable[Wallet]], as_json: bool) -
         refunds = await opened.refund()
     if as_json:
         rows = [
-            {"token": checksum(r.token.token), "amount": r.amount, "transaction": to_hex(r.transaction)}
+            {"token": checksum(r.token.address), "amount": r.amount, "transaction": to_hex(r.transaction)}
             for r in refunds
         ]
         click.echo(json.dumps(rows, indent=2))
@@ -132,7 +130,7 @@ async def refund(open_wallet: Callable[..., Awaitable[Wallet]], as_json: bool) -
 @wallet.command()
 @JSON
 @with_existing_wallet
-async def reconcile(open_wallet: Callable[..., Awaitable[Wallet]], as_json: bool) -> None:
+async def reconcile(open_wallet: OpenWallet, as_json: bool) -> None:
     """Learn what became of payments whose answer was lost.
 
     \b
@@ -151,14 +149,14 @@ async def reconcile(open_wallet: Callable[..., Awaitable[Wallet]], as_json: bool
 
 
 @wallet.command()
-@click.option("--rpc", required=True, envvar="TALLYSTICK_RPC", metavar="URL", help="A node of the chain.")
+@click.option(
+    "--rpc", required=True, envvar="TALLYSTICK_RPC", show_envvar=True, metavar="URL", help="A node of the chain."
+)
 @click.option("--finalize", is_flag=True, help="Take the money, after the delay.")
 @click.option("--cancel", is_flag=True, help="Give the withdrawal up.")
 @JSON
 @with_existing_wallet
-async def withdraw(
-    open_wallet: Callable[..., Awaitable[Wallet]], rpc: str, finalize: bool, cancel: bool, as_json: bool
-) -> None:
+async def withdraw(open_wallet: OpenWallet, rpc: str, finalize: bool, cancel: bool, as_json: bool) -> None:
     """Leave without the operator: by the payer's own transactions, after the account's delay. Needs gas.
 
     Without --finalize or --cancel it starts to withdraw everything. What was charged is paid first.
@@ -183,6 +181,26 @@ async def withdraw(
 
 def _file(path: str | None) -> bytes | None:
     return None if path is None else Path(path).read_bytes()
+
+
+class ServeOptions(TypedDict):
+    """The options of `wallet serve`, as click names them."""
+
+    listen: str
+    token: str
+    per_request: str | None
+    per_host: str | None
+    per_day: str | None
+    total: str | None
+    deposit_low: str
+    deposit_high: str | None
+    max_headroom: int
+    approve_every: float
+    lease: float
+    tls_cert: str | None
+    tls_key: str | None
+    tls_client_ca: str | None
+    insecure: bool
 
 
 _PEM: Final = click.Path(exists=True, dir_okay=False)
@@ -210,7 +228,7 @@ _PEM: Final = click.Path(exists=True, dir_okay=False)
 @click.option("--tls-client-ca", type=_PEM, help="Workers must show a certificate of this authority (PEM).")
 @click.option("--insecure", is_flag=True, help="Plain text beyond this machine.")
 @with_wallet
-async def serve(open_wallet: Callable[..., Awaitable[Wallet]], **options: Any) -> None:
+async def serve(open_wallet: OpenWallet, **options: Unpack[ServeOptions]) -> None:
     """Serve this wallet to workers on many machines: one deposit, one book, one budget.
 
     Workers use `await Wallet.connect("HOST:PORT", token="env:...")`. Prints "listening on ..." once it takes calls.
@@ -218,17 +236,23 @@ async def serve(open_wallet: Callable[..., Awaitable[Wallet]], **options: Any) -
     \b
     tallystick wallet serve --listen unix:wallet.sock --per-day 5 --deposit-high 10
     """
-    from tallystick_client.payer.fleet.codec import read_token  # noqa: PLC0415
     from tallystick_client.payer.fleet.serving import ServerCredentials, WalletServer  # noqa: PLC0415
+    from tallystick_client.rpc import read_token  # noqa: PLC0415
 
     chain, key = _file(options["tls_cert"]), _file(options["tls_key"])
     if (chain is None) != (key is None):
         raise MalformedError("--tls-cert, --tls-key", "one of them", "both or neither")
     tls = ServerCredentials(chain, key, _file(options["tls_client_ca"])) if chain and key else None
     high = options["deposit_high"]
-    names = ("per_request", "per_host", "per_day", "total", "deposit_low", "deposit_high")
     opened = await open_wallet(
-        amounts={f"--{name.replace('_', '-')}": options[name] for name in names},
+        amounts={
+            "--per-request": options["per_request"],
+            "--per-host": options["per_host"],
+            "--per-day": options["per_day"],
+            "--total": options["total"],
+            "--deposit-low": options["deposit_low"],
+            "--deposit-high": high,
+        },
         budgets=Budgets(options["per_request"], options["per_host"], options["per_day"], options["total"]),
         deposit=DepositPolicy(options["deposit_low"], high) if high is not None else None,
         max_headroom=options["max_headroom"],
@@ -262,7 +286,7 @@ async def serve(open_wallet: Callable[..., Awaitable[Wallet]], **options: Any) -
 @click.option("-v", "--verbose", is_flag=True, help="Say on standard error what it cost.")
 @with_wallet
 async def fetch(
-    open_wallet: Callable[..., Awaitable[Wallet]],
+    open_wallet: OpenWallet,
     url: str,
     max_price: str | None,
     deposit_: str | None,
@@ -288,8 +312,10 @@ async def fetch(
     if verbose:
         click.echo(_cost(response), err=True)
     sys.stdout.buffer.write(response.content)
-    if response.is_error:
+    ends_open = not response.content.endswith(b"\n") and sys.stdout.isatty()
+    if response.is_error or ends_open:
         sys.stdout.buffer.write(b"\n")
+    if response.is_error:
         sys.stdout.flush()
         why = told_error(response.headers)
         click.echo(f"tallystick: {url} answered {response.status_code}{': ' if why else ''}{why}", err=True)

@@ -5,7 +5,7 @@ import functools
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, Protocol, TypedDict, Unpack
 
 import click
 import httpx2
@@ -13,7 +13,7 @@ import httpx2
 from tallystick.errors import Described, MalformedError, TallystickError
 from tallystick_client.cli import EXIT_CONFIGURATION, EXIT_FAILED
 from tallystick_client.payer.fleet.wallet import Wallet
-from tallystick_client.payer.policy.budgets import atomic
+from tallystick_client.payer.policy.budgets import Budgets, DepositPolicy, atomic
 from tallystick_client.payer.policy.operators import Operator
 
 _MAY_BE_ZERO: Final = frozenset({"--deposit-low"})
@@ -33,19 +33,42 @@ _OPERATOR = click.option(
 JSON = click.option("--json", "as_json", is_flag=True, help="Print data instead of text.")
 
 
+class Settings(TypedDict, total=False):
+    """What the commands choose of what `Wallet.open` takes."""
+
+    budgets: Budgets
+    deposit: DepositPolicy | None
+    max_headroom: int
+    allow_exact: bool
+    approve_every_s: float
+    reconcile_every_s: float
+    keep_workers: bool
+
+
+class OpenWallet(Protocol):
+    """Opens the wallet that the options name."""
+
+    def __call__(
+        self, amounts: Mapping[str, str | None] | None = None, **settings: Unpack[Settings]
+    ) -> Awaitable[Wallet]:
+        """The wallet; `amounts`: what came by these options, in the token's unit."""
+        ...
+
+
 def with_wallet(command: Callable[..., Awaitable[None]], *, creates: bool = True) -> Callable[..., None]:
     """Give a command the options that name a wallet, and the coroutine that opens it as its first argument.
 
-    `creates`: where there is no such file, the command makes it. The coroutine takes what `Wallet.open` takes, and
-    `amounts`: what came by these options, in the token's unit.
+    `creates`: where there is no such file, the command makes it.
     """
 
     @_WALLET
     @_KEY
     @_OPERATOR
     @functools.wraps(command)
-    def run(path: str, key: str, operators: tuple[str, ...], **options: Any) -> None:
-        def open_wallet(amounts: Mapping[str, str | None] | None = None, **settings: Any) -> Awaitable[Wallet]:
+    def run(path: str, key: str, operators: tuple[str, ...], **options: object) -> None:
+        def open_wallet(
+            amounts: Mapping[str, str | None] | None = None, **settings: Unpack[Settings]
+        ) -> Awaitable[Wallet]:
             if not creates and not Path(path).exists():
                 makes = "the file of a wallet; `tallystick wallet deposit` and `tallystick fetch` make one"
                 raise MalformedError("--wallet", Described(f"{path}, and there is no such file"), makes)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tallystick.hexadecimal import shorten, to_hex
+from tallystick.tokens import Token
 from tallystick_client.payer.fleet.wallet import Wallet
-from tallystick_client.payer.policy.operators import Token
 from tallystick_client.payer.texts import show, show_time
 
 Step = Literal["initiate", "cancel", "finalize"]

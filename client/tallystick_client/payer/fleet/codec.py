@@ -1,18 +1,15 @@
 """The wallet's own gRPC messages as bytes and integers, and its problems as exceptions, both ways."""
 
-import os
 from typing import Final, NamedTuple
 
 import grpc
 
 from tallystick.amounts import decode_amount, encode_amount
-from tallystick.channels import ChannelConfig
+from tallystick.codec.common import fixed, not_zero, read_network, read_refusal, write_refusal
+from tallystick.codec.facilitator import read_token, write_token
 from tallystick.errors import Described, MalformedError, RefusedError, TallystickError
-from tallystick.reasons import Reason
-from tallystick.v1 import common_pb2
-from tallystick.v1 import facilitator_pb2 as facilitator
+from tallystick.tokens import DECIMALS_MAX
 from tallystick.v1 import wallet_pb2 as pb
-from tallystick.x402 import ExactAuthorization, Network
 from tallystick_client.payer.errors import (
     BalanceTooLowError,
     BookUnavailableError,
@@ -22,8 +19,8 @@ from tallystick_client.payer.errors import (
     WalletError,
 )
 from tallystick_client.payer.policy.offers import Seller
-from tallystick_client.payer.policy.operators import DECIMALS_MAX, Operator, Token
-from tallystick_client.rpc import AggregatorUnavailableError, refused
+from tallystick_client.payer.policy.operators import Operator
+from tallystick_client.rpc import AggregatorUnavailableError
 
 HOST_CHARS_MAX: Final = 255
 
@@ -58,16 +55,8 @@ def write_problem(error: TallystickError) -> pb.WalletProblem:
         problem.budget, problem.decimals, problem.symbol = error.budget, error.decimals, error.symbol
         problem.got, problem.allowed = encode_amount(error.got), encode_amount(error.allowed)
     if isinstance(error, RefusedError):
-        problem.refusal.CopyFrom(
-            common_pb2.Refusal(
-                reason=int(error.reason),  # type: ignore[arg-type]
-                retry=error.retry,
-                message=error.message,
-                field=error.field,
-                got=error.got,
-                allowed=error.allowed,
-            )
-        )
+        told = error.reason, error.message, error.field, error.got, error.allowed, None, error.retry_after_s
+        problem.refusal.CopyFrom(write_refusal(*told))
     return problem
 
 
@@ -85,7 +74,7 @@ def read_problem(problem: pb.WalletProblem) -> TallystickError:
         case pb.WALLET_PROBLEM_KIND_BALANCE_TOO_LOW:
             return BalanceTooLowError(problem.message)
         case pb.WALLET_PROBLEM_KIND_AGGREGATOR_REFUSED:
-            return refused(problem.refusal)
+            return read_refusal(problem.refusal)
         case pb.WALLET_PROBLEM_KIND_AGGREGATOR_UNAVAILABLE:
             return AggregatorUnavailableError(problem.message, grpc.StatusCode.UNAVAILABLE)
         case pb.WALLET_PROBLEM_KIND_BOOK_UNAVAILABLE:
@@ -103,7 +92,7 @@ def write_payee(seller: Seller) -> pb.Payee:
         network=str(operator.network),
         operator=operator.operator,
         escrow=operator.escrow,
-        token=seller.token.token,
+        token=seller.token.address,
         receiver=seller.receiver,
         host=seller.host,
     )
@@ -111,8 +100,7 @@ def write_payee(seller: Seller) -> pb.Payee:
 
 def read_payee(payee: pb.Payee, operators: tuple[Operator, ...]) -> Seller:
     """The same, on this wallet's allow-list; raises OfferNotAllowedError, and MalformedError on another form."""
-    if len(payee.receiver) != 20 or not any(payee.receiver):
-        raise MalformedError("payee.receiver", payee.receiver, "20 bytes that are not all zero")
+    not_zero(payee.receiver, "payee.receiver")
     if not 0 < len(payee.host) <= HOST_CHARS_MAX:
         raise MalformedError("payee.host", payee.host, f"1 to {HOST_CHARS_MAX} characters")
     for operator in operators:
@@ -131,17 +119,7 @@ def write_operator(operator: Operator, deferred: list[bytes], per_request: list[
         operator=operator.operator,
         escrow=operator.escrow,
         withdraw_delay_s=operator.withdraw_delay_s,
-        tokens=[
-            facilitator.Asset(
-                token=token.token,
-                symbol=token.symbol,
-                decimals=token.decimals,
-                name=token.name,
-                version=token.version,
-                min_deposit=encode_amount(token.min_deposit),
-            )
-            for token in operator.tokens
-        ],
+        tokens=[write_token(token) for token in operator.tokens],
         deferred_tokens=deferred,
         per_request=[encode_amount(limit) for limit in per_request],
     )
@@ -150,86 +128,17 @@ def write_operator(operator: Operator, deferred: list[bytes], per_request: list[
 def read_operator(terms: pb.PayerTerms) -> Operator:
     """The same, in the worker. Raises MalformedError."""
     return Operator(
-        network=Network.parse(terms.network, "operators.network"),
+        network=read_network(terms.network, "operators.network"),
         aggregator=terms.aggregator,
         operator=terms.operator,
         escrow=terms.escrow,
         withdraw_delay_s=terms.withdraw_delay_s,
-        tokens=tuple(
-            Token(
-                token.token,
-                token.symbol,
-                token.decimals,
-                token.name,
-                token.version,
-                decode_amount(token.min_deposit, "operators.tokens.min_deposit"),
-            )
-            for token in terms.tokens
-        ),
+        tokens=tuple(read_token(token, "operators.tokens") for token in terms.tokens),
     )
-
-
-def write_exact(payment: ExactAuthorization) -> facilitator.ExactPayment:
-    """A signed transfer."""
-    return facilitator.ExactPayment(
-        to=payment.to,
-        value=encode_amount(payment.value),
-        valid_after=payment.valid_after,
-        valid_before=payment.valid_before,
-        nonce=payment.nonce,
-        signature=payment.signature,
-        **{"from": payment.from_},  # a keyword of Python
-    )
-
-
-def read_exact(payment: facilitator.ExactPayment) -> ExactAuthorization:
-    """The same, in the worker. Raises MalformedError."""
-    return ExactAuthorization(
-        from_=getattr(payment, "from"),
-        to=payment.to,
-        value=decode_amount(payment.value, "payment.value"),
-        valid_after=payment.valid_after,
-        valid_before=payment.valid_before,
-        nonce=payment.nonce,
-        signature=payment.signature,
-    )
-
-
-def read_config(config: common_pb2.ChannelConfig) -> ChannelConfig:
-    """A ChannelConfig. Raises MalformedError."""
-    return ChannelConfig(
-        payer=config.payer,
-        payer_authorizer=config.payer_authorizer,
-        receiver=config.receiver,
-        receiver_authorizer=config.receiver_authorizer,
-        token=config.token,
-        withdraw_delay_s=config.withdraw_delay_s,
-        salt=config.salt,
-    )
-
-
-def write_config(config: ChannelConfig) -> common_pb2.ChannelConfig:
-    """A ChannelConfig."""
-    return common_pb2.ChannelConfig(
-        payer=config.payer,
-        payer_authorizer=config.payer_authorizer,
-        receiver=config.receiver,
-        receiver_authorizer=config.receiver_authorizer,
-        token=config.token,
-        withdraw_delay_s=config.withdraw_delay_s,
-        salt=config.salt,
-    )
-
-
-def read_reason(number: int) -> Reason:
-    """A reason, UNSPECIFIED for one that is not known here."""
-    return Reason.from_wire(number)
 
 
 def read_terms(described: pb.DescribeResponse) -> WalletTerms:
     """What a wallet says about itself. Raises MalformedError."""
-    if len(described.payer) != 20:
-        raise MalformedError("payer", described.payer, "20 bytes")
     deferred: set[tuple[Operator, bytes]] = set()
     per_request: dict[tuple[Operator, bytes], int] = {}
     operators: list[Operator] = []
@@ -241,9 +150,9 @@ def read_terms(described: pb.DescribeResponse) -> WalletTerms:
             got = Described(f"{len(terms.per_request)} limits")
             raise MalformedError("operators.per_request", got, f"one for each of {len(operator.tokens)} tokens")
         for token, limit in zip(operator.tokens, terms.per_request, strict=True):
-            per_request[operator, token.token] = decode_amount(limit, "operators.per_request")
+            per_request[operator, token.address] = decode_amount(limit, "operators.per_request")
     return WalletTerms(
-        described.payer,
+        fixed(described.payer, 20, "payer"),
         tuple(operators),
         frozenset(deferred),
         per_request,
@@ -251,20 +160,3 @@ def read_terms(described: pb.DescribeResponse) -> WalletTerms:
         max(1, described.max_headroom),
         max(0.01, described.report_every_ms / 1_000),
     )
-
-
-def read_token(reference: str) -> str:
-    """The token that "env:NAME" or "file:PATH" leads to; anything else is the token itself. Raises MalformedError."""
-    scheme, _, name = reference.partition(":")
-    if scheme == "env":
-        value = os.environ.get(name, "")
-        if not value:
-            raise MalformedError("token", Described(f"env:{name}, which is not set"), "a variable that is set")
-        return value
-    if scheme == "file":
-        try:
-            with open(name, encoding="utf-8") as file:  # noqa: PTH123 - a name from a person
-                return file.read().strip()
-        except (OSError, UnicodeDecodeError):
-            raise MalformedError("token", Described(f"file:{name}, which cannot be read"), "a readable file") from None
-    return reference

@@ -12,30 +12,46 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
-from typing import Final, Literal, Protocol, Self, TypeVar
+from typing import Final, Literal, Protocol, Self
 
 import grpc.aio
 
 from tallystick.amounts import decode_amount, encode_amount
 from tallystick.channels import channel_id
+from tallystick.codec.common import read_channel
+from tallystick.codec.facilitator import read_exact
 from tallystick.errors import TallystickError
 from tallystick.quantities import PaymentId
 from tallystick.reasons import Reason
 from tallystick.spend_keys import SpendKey
+from tallystick.tokens import Token
 from tallystick.v1 import wallet_pb2 as pb
 from tallystick.v1 import wallet_pb2_grpc
 from tallystick.vouchers import UncheckedVoucher, check_voucher
 from tallystick.x402 import ExactAuthorization, PaymentRequired
-from tallystick_client.payer.errors import BudgetExceededError
+from tallystick_client.payer.errors import BudgetExceededError, WalletError
 from tallystick_client.payer.fleet import codec
 from tallystick_client.payer.policy.offers import Offer, Seller, choose
-from tallystick_client.payer.policy.operators import Operator, Token
+from tallystick_client.payer.policy.operators import Operator
+from tallystick_client.payer.retries import retried
 from tallystick_client.payer.wallet.grant_queue import GrantQueue
 from tallystick_client.payer.wallet.grants import Clock, Payment, SpendKeyGrant
-from tallystick_client.rpc import CHAIN_TIMEOUT_S, AggregatorUnavailableError, bearer, call, open_channel
+from tallystick_client.payer.wallet.schemes.port import Scheme, by_name
+from tallystick_client.payer.wallet.schemes.standard import STANDARD_SCHEMES
+from tallystick_client.rpc import (
+    CHAIN_TIMEOUT_S,
+    Method,
+    RequestT,
+    ResponseT,
+    bearer,
+    call,
+    open_channel,
+    read_token,
+)
 
 RETRY_PAUSES_S: Final = (0.2, 0.5, 1.0, 2.0, 4.0)
 """Between attempts while the wallet does not answer; it may be starting again."""
@@ -43,8 +59,6 @@ IDLE_S: Final = 30.0
 """After so long without a payment a seller's headroom goes back."""
 
 _log = logging.getLogger("tallystick.payer")
-
-ResponseT = TypeVar("ResponseT")
 
 
 @dataclass(slots=True, eq=False)
@@ -99,16 +113,21 @@ class RemoteWallet:
         stub: "wallet_pb2_grpc.WalletServiceAsyncStub",
         token: str,
         terms: codec.WalletTerms,
+        schemes: Sequence[Scheme],
+        retry_pauses_s: tuple[float, ...],
         clock: Clock,
     ) -> None:
         """Use `connect`."""
         self.address = terms.payer
         self.operators = terms.operators
+        self.schemes = by_name(schemes)
+        self.allows_exact = terms.allows_exact
         self.worker_id = os.urandom(16)
         self._channel = channel
         self._stub = stub
         self._metadata = bearer(token)
         self._terms = terms
+        self._retry_pauses_s = retry_pauses_s
         self._clock = clock
         self._lines: dict[Seller, _RemoteQueue] = {}
         self._leaving: list[_Held] = []
@@ -127,6 +146,8 @@ class RemoteWallet:
         root_certificates: bytes | None = None,
         certificate_chain: bytes | None = None,
         private_key: bytes | None = None,
+        schemes: Sequence[Scheme] = STANDARD_SCHEMES,
+        retry_pauses_s: tuple[float, ...] = RETRY_PAUSES_S,
         clock: Clock = time.time,
     ) -> Self:
         """Connect to a wallet at host:port or unix:path.
@@ -135,7 +156,7 @@ class RemoteWallet:
         Raises MalformedError, AggregatorUnavailableError where nobody answers, CallRejectedError where the token is not
         the one.
         """
-        secret = codec.read_token(token)
+        secret = read_token(token)
         metadata = bearer(secret)
         channel = open_channel(
             target,
@@ -146,22 +167,27 @@ class RemoteWallet:
         )
         stub = wallet_pb2_grpc.WalletServiceStub(channel)
         try:
-            described = await _insist(lambda: call(stub.Describe, pb.DescribeRequest(), metadata=metadata))
-            return cls(channel, stub, secret, codec.read_terms(described), clock)
+            describe = partial(call, stub.Describe, pb.DescribeRequest(), metadata=metadata)
+            described = await retried(describe, retry_pauses_s)
+            return cls(channel, stub, secret, codec.read_terms(described), schemes, retry_pauses_s, clock)
         except BaseException:
             await channel.close()
             raise
 
     # What a transport asks.
 
+    def can_defer(self, operator: Operator, token: Token) -> bool:
+        """Whether there is, or may be, a deposit to pay from."""
+        return (operator, token.address) in self._terms.deferred
+
     def choose(self, required: PaymentRequired) -> Offer:
         """The offer of a 402 to take; raises OfferNotAllowedError."""
-        return choose(required, self.operators, can_defer=self._can_defer, allow_exact=self._terms.allows_exact)
+        return choose(required, self)
 
     async def pay(self, offer: Offer, host: str, request_hash: bytes, payment_id: PaymentId | None = None) -> Payment:
         """A payment of the offer's amount; see Wallet.pay."""
         seller, amount = offer.seller(host), offer.terms.amount
-        per_request = self._terms.per_request[offer.operator, offer.token.token]
+        per_request = self._terms.per_request[offer.operator, offer.token.address]
         if amount > per_request:
             raise BudgetExceededError("per_request", amount, per_request, offer.token.decimals, offer.token.symbol)
         line = self._lines.get(seller)
@@ -179,11 +205,16 @@ class RemoteWallet:
         # Not repeated where the answer is lost: each is another transfer.
         response = await call(self._stub.PayExact, request, metadata=self._metadata)
         _check(response)
-        return codec.read_exact(response.payment)
+        return read_exact(response.payment)
 
     def note_exact(self, nonce: bytes) -> None:
         """A seller says that the transfer of this nonce was made: the wallet hears of it with the next report."""
         self._transferred.append(nonce)
+
+    async def spend(self, offer: Offer, host: str) -> None:
+        """Raises WalletError: only the process that opened the wallet counts for schemes that pay by themselves."""
+        del host
+        raise WalletError(f"scheme {offer.terms.scheme}: a wallet that another process serves does not pay by it")
 
     async def recover_from(self, offer: Offer, reason: Reason, host: str = "", key_id: bytes = b"") -> bool:
         """Do what can be done about a refusal; see Wallet.recover_from."""
@@ -196,9 +227,7 @@ class RemoteWallet:
                 key_id=key_id,
                 amount=encode_amount(offer.terms.amount),
             )
-            response = await _insist(
-                lambda: call(self._stub.Remedy, request, timeout_s=CHAIN_TIMEOUT_S, metadata=self._metadata)
-            )
+            response = await self._insist(self._stub.Remedy, request)
         _check(response)
         if response.may_retry:
             self._retire(offer.operator, offer.token)
@@ -221,7 +250,9 @@ class RemoteWallet:
             want=encode_amount(want),
             reports=[held.report()] if held is not None else [],
         )
-        response = await self._extend(request)
+        # Where the answer is lost, the request id makes the next one the same.
+        response = await self._insist(self._stub.ExtendGrant, request)
+        _check(response)
         if held is not None and line.held is not held and response.grant_id == held.grant.id:
             # The grant was retired in the meantime: its final report gives this back with the rest.
             return
@@ -236,16 +267,13 @@ class RemoteWallet:
         )
         held.grant.extend(decode_amount(response.amount, "amount"), voucher)
 
-    async def _extend(self, request: pb.ExtendGrantRequest) -> pb.ExtendGrantResponse:
-        """The answer to one request, asked for again where it was lost: the request id makes it the same answer."""
-        response = await _insist(
-            lambda: call(self._stub.ExtendGrant, request, timeout_s=CHAIN_TIMEOUT_S, metadata=self._metadata)
-        )
-        _check(response)
-        return response
+    async def _insist(self, method: Method[RequestT, ResponseT], request: RequestT) -> ResponseT:
+        """The answer to what changes nothing when it is repeated, asked for while the wallet does not answer."""
+        attempt = partial(call, method, request, timeout_s=CHAIN_TIMEOUT_S, metadata=self._metadata)
+        return await retried(attempt, self._retry_pauses_s)
 
     def _new_grant(self, response: pb.ExtendGrantResponse, seller: Seller) -> SpendKeyGrant:
-        config = codec.read_config(response.config)
+        config = read_channel(response.config, "config")
         return SpendKeyGrant(
             response.grant_id,
             channel_id(seller.operator.domain, config),
@@ -370,19 +398,6 @@ class RemoteWallet:
     ) -> None:
         """Close."""
         await self.close()
-
-    def _can_defer(self, operator: Operator, token: Token) -> bool:
-        return (operator, token.token) in self._terms.deferred
-
-
-async def _insist(attempt: Callable[[], Awaitable[ResponseT]]) -> ResponseT:
-    """The answer of a call that changes nothing when it is repeated, tried again while the wallet does not answer."""
-    for pause_s in RETRY_PAUSES_S:
-        try:
-            return await attempt()
-        except AggregatorUnavailableError:
-            await asyncio.sleep(pause_s)
-    return await attempt()
 
 
 class _Answer(Protocol):

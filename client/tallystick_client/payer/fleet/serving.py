@@ -13,7 +13,10 @@ import grpc
 import grpc.aio
 
 from tallystick.amounts import decode_amount, encode_amount
+from tallystick.codec.common import fixed, write_config
+from tallystick.codec.facilitator import write_exact
 from tallystick.errors import MalformedError, TallystickError
+from tallystick.reasons import Reason
 from tallystick.targets import check_target, is_loopback
 from tallystick.v1 import wallet_pb2 as pb
 from tallystick.v1 import wallet_pb2_grpc
@@ -143,12 +146,12 @@ class _Service(wallet_pb2_grpc.WalletServiceServicer):
             operators=[
                 codec.write_operator(
                     operator,
-                    [token.token for token in operator.tokens if core.can_defer(operator, token)],
+                    [token.address for token in operator.tokens if self._wallet.can_defer(operator, token)],
                     [core.budgets.limits(token.decimals).per_request for token in operator.tokens],
                 )
                 for operator in core.operators
             ],
-            allows_exact=core.allow_exact,
+            allows_exact=self._wallet.allows_exact,
             max_headroom=core.max_headroom,
             report_every_ms=self._report_every_ms,
             lease_ms=self._lease_ms,
@@ -158,8 +161,7 @@ class _Service(wallet_pb2_grpc.WalletServiceServicer):
         async def extend() -> pb.ExtendGrantResponse:
             holder = _holder(request.worker_id)
             need, want = decode_amount(request.need, "need"), decode_amount(request.want, "want")
-            if len(request.request_id) != 16:
-                raise MalformedError("request_id", request.request_id, "16 bytes")
+            fixed(request.request_id, 16, "request_id")
             if not 0 < need <= want:
                 raise MalformedError("need", need, "more than 0 and at most `want`")
             seller = codec.read_payee(request.payee, self._core.operators)
@@ -170,7 +172,7 @@ class _Service(wallet_pb2_grpc.WalletServiceServicer):
             voucher = self._core.allocator.voucher(allotment)
             return pb.ExtendGrantResponse(
                 grant_id=allotment.row.id,
-                config=codec.write_config(allotment.channel.config),
+                config=write_config(allotment.channel.config),
                 amount=encode_amount(allotment.amount),
                 ceiling=encode_amount(voucher.max_claimable_amount),
                 signature=voucher.signature,
@@ -200,10 +202,10 @@ class _Service(wallet_pb2_grpc.WalletServiceServicer):
         async def pay() -> pb.PayExactResponse:
             seller = codec.read_payee(request.payee, self._core.operators)
             amount = decode_amount(request.amount, "amount")
-            if not self._core.allow_exact:
+            if not self._wallet.allows_exact:
                 raise WalletError("this wallet does not pay by exact")
             payment = await self._core.exact.pay(seller, amount, request.max_timeout_s)
-            return pb.PayExactResponse(payment=codec.write_exact(payment))
+            return pb.PayExactResponse(payment=write_exact(payment))
 
         return await self._answer(context, pay, lambda problem: pb.PayExactResponse(problem=problem))
 
@@ -212,7 +214,7 @@ class _Service(wallet_pb2_grpc.WalletServiceServicer):
             holder = _holder(request.worker_id)
             seller = codec.read_payee(request.payee, self._core.operators)
             self._workers.report(holder, _read_reports(request.reports))
-            reason = codec.read_reason(request.reason)
+            reason = Reason.from_wire(request.reason)
             amount = decode_amount(request.amount, "amount") if request.amount else 0
             may_retry = await self._workers.recover_from(holder, seller, reason, request.key_id, amount)
             return pb.RemedyResponse(may_retry=may_retry)
@@ -246,9 +248,7 @@ async def _refuse_caller(context: Context) -> NoReturn:
 
 
 def _holder(worker_id: bytes) -> str:
-    if len(worker_id) != 16:
-        raise MalformedError("worker_id", worker_id, "16 bytes")
-    return worker_id.hex()
+    return fixed(worker_id, 16, "worker_id").hex()
 
 
 def _read_reports(reports: Iterable[pb.GrantReport]) -> list[Reported]:

@@ -14,9 +14,17 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self
 from tallystick.x402 import PAYMENT_SIGNATURE_HEADER
 from tallystick_client.payer.http.background import WalletThread
 from tallystick_client.payer.http.purchase import Purchase, Purchases
-from tallystick_client.payer.http.requests import is_read_first, payable_request
-from tallystick_client.payer.http.steps import AskWallet, Done, PayableRequest, SendRequest, Step, Wait
-from tallystick_client.payer.port import Payer
+from tallystick_client.payer.http.steps import (
+    AskWallet,
+    Done,
+    PayableRequest,
+    SendRequest,
+    Step,
+    Wait,
+    is_read_first,
+    payable_request,
+)
+from tallystick_client.payer.wallet.schemes.port import Payer
 
 
 class Library(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
-from tallystick_client.payer.port import Payer
+from tallystick_client.payer.wallet.schemes.port import Payer
 
 T = TypeVar("T")
 

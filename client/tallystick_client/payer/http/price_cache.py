@@ -14,12 +14,13 @@ is bounded; what was not used for longest goes first.
 
 import hashlib
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Final
 
 import msgspec
 
 from tallystick.x402 import PayAhead
 from tallystick_client.payer.policy.offers import Offer
+from tallystick_client.payer.recent import Recent
 
 ORIGINS_MAX: Final = 4_096
 TARGETS_MAX: Final = 1_024
@@ -35,41 +36,6 @@ MOVES_MAX: Final = 2
 _TARGET_BYTES_MAX: Final = 256
 """A longer target is remembered by its hash."""
 _FREE_METHODS: Final = frozenset({"HEAD", "OPTIONS", "TRACE", "CONNECT"})
-
-K = TypeVar("K")
-V = TypeVar("V")
-
-
-class Recent(Generic[K, V]):
-    """A dictionary that forgets what was not used for longest."""
-
-    def __init__(self, size_max: int) -> None:
-        self._size_max = size_max
-        self._items: dict[K, V] = {}
-
-    def get(self, key: K) -> V | None:
-        """The value, which is now the most recently used."""
-        value = self._items.pop(key, None)
-        if value is not None:
-            self._items[key] = value
-        return value
-
-    def put(self, key: K, value: V) -> V | None:
-        """Remember a value; returns the one that had to go for it, if any."""
-        self._items.pop(key, None)
-        self._items[key] = value
-        return self._items.pop(next(iter(self._items))) if len(self._items) > self._size_max else None
-
-    def remove(self, key: K) -> V | None:
-        """Forget a value, and return it."""
-        return self._items.pop(key, None)
-
-    def values(self) -> list[V]:
-        """All values, the most recently used one last."""
-        return list(self._items.values())
-
-    def __len__(self) -> int:
-        return len(self._items)
 
 
 class _NoPrice:
@@ -144,11 +110,7 @@ class Prices:
         return found if isinstance(found, Offer) else None
 
     def learn(self, origin: str, method: str, target: bytes, offer: Offer, pay_ahead: PayAhead | None = None) -> None:
-        """Remember what a target costs, and where the same holds. `exact` is never paid ahead: a payment that was not
-        needed would be a transfer.
-        """
-        if not offer.is_deferred:
-            return
+        """Remember what a target costs, and where the same holds."""
         known = self._origins.get(origin)
         if known is None:
             known = _Origin()

@@ -16,41 +16,30 @@ How a request is paid, and what is done about each answer:
   are sent ahead for this target, and inside a pattern that the seller published (`price_cache`). A remembered price
   that the wallet refuses is not paid: the request is asked unpaid again, and may turn out to be free or cheaper.
 - 402 to a payment at other terms (a changed price): answered once, within the budgets. 402 for a reason that the wallet
-  can mend (a spend key that the aggregator does not know any more, books that differ): mended, and tried once more. The
-  second payment goes to **the same receiver under the same payment id**, so that both together are charged once at most
-  even if the refusal was a lie. Every other 402 is given to the caller, one that names another receiver too.
+  can mend (a spend key that the aggregator does not take any more, books that differ): mended, and tried once more;
+  after a replaced spend key a few times, because a served wallet revokes keys while its workers pay under them. Every
+  further payment goes to **the same receiver under the same payment id**, so that all together are charged once at most
+  even if a refusal was a lie. Every other 402 is given to the caller, one that names another receiver too.
 - The connection is lost, or the answer is 409 or 503 with Retry-After: **the same payment** is sent again (`sending`).
 - No answer says what became of a payment: it counts as spent until reconciled, and the caller's next try of the same
   request sends the same payment again (`unfinished`).
 - A body that is streamed up can be sent once. If its price is not known yet, the 402 is answered by
-BodyNotReplayableError:
-  the price is remembered, and the caller's next attempt is paid for ahead.
+  BodyNotReplayableError: the price is remembered, and the caller's next attempt is paid for ahead.
 - Redirects: the payment is added to a copy of the request, so none ever travels to another origin.
 """
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
 from tallystick.errors import TallystickError
-from tallystick.payment_ids import format_payment_id, new_payment_id
+from tallystick.payment_ids import format_payment_id
 from tallystick.quantities import PaymentId
-from tallystick.x402 import PAYMENT_REQUIRED_HEADER, SCHEME_DEFERRED, SCHEME_EXACT, PaymentRequired, read_pay_ahead
+from tallystick.x402 import PAYMENT_REQUIRED_HEADER, PaymentRequired, read_pay_ahead
 from tallystick_client.payer.errors import BodyNotReplayableError, BookUnavailableError, WalletError
 from tallystick_client.payer.http.price_cache import Prices
-from tallystick_client.payer.http.receipts import (
-    Answer,
-    Receipt,
-    end_payment,
-    is_unfinished,
-    read_receipt,
-    says_free,
-    says_released,
-    told_charge,
-)
-from tallystick_client.payer.http.requests import is_read_first, payable_request
+from tallystick_client.payer.http.receipts import Receipt
 from tallystick_client.payer.http.sending import NotTakenError, ask, send
 from tallystick_client.payer.http.steps import (
     AskWallet,
@@ -63,11 +52,14 @@ from tallystick_client.payer.http.steps import (
     Step,
     Wait,
     ask_wallet,
+    is_read_first,
+    payable_request,
 )
-from tallystick_client.payer.http.unfinished import SentPayment, UnfinishedPayments, deferred_payment, transfer
-from tallystick_client.payer.policy.offers import Offer, read_offers, reason_in
-from tallystick_client.payer.port import Payer
-from tallystick_client.payer.wallet.grants import Payment
+from tallystick_client.payer.http.unfinished import UnfinishedPayments
+from tallystick_client.payer.policy.answers import Answer, is_refused, reason_in, says_free
+from tallystick_client.payer.policy.offers import Offer, choose, read_offers
+from tallystick_client.payer.wallet.schemes.port import Order, Outcome, OutgoingPayment, Payer, Scheme
+from tallystick_client.rpc import AggregatorUnavailableError
 
 __all__ = [
     "AskWallet",
@@ -84,7 +76,8 @@ __all__ = [
     "payable_request",
 ]
 
-_PAYMENT_REQUIRED: Final = 402
+PAID_AGAIN_MAX: Final = 5
+"""How often a request is paid again while its payments are refused for their spend keys."""
 
 
 class Purchases:
@@ -115,8 +108,8 @@ class Purchase:
 
     Each method returns the next step. Each raises the HTTP library's error where the request has failed;
     OfferNotAllowedError and MalformedError on a 402 that may not be answered, BodyNotReplayableError on one to a body
-    that is
-    gone; BudgetExceededError, DepositNotAllowedError, BalanceTooLowError, RefusedError or AggregatorUnavailableError
+    that is gone; BudgetExceededError, DepositNotAllowedError, BalanceTooLowError, RefusedError or
+    AggregatorUnavailableError
     where the payment cannot be made. It is over then.
     """
 
@@ -166,54 +159,52 @@ class Purchase:
         unfinished = self._unfinished.take(self._request)
         if unfinished is not None and (yield from self._resume(unfinished)):
             return
-        offer, payment = yield from self._pay_ahead()
-        if offer is None or payment is None:
+        payment = yield from self._pay_ahead()
+        if payment is None:
             self._receipt = None
             offer = yield from self._asked((yield from ask()))
             if offer is None:
                 return
-            if not offer.is_deferred:
-                yield from self._buy_exact(offer)
-                return
             payment = yield from self._pay(offer)
-        answer = yield from self._present(offer, payment)
-        if answer.status == _PAYMENT_REQUIRED:
-            proof = payment.proof
-            key_id = proof.spend.key_id if proof.spend is not None else b""
-            yield from self._pay_again(offer, PaymentId(proof.payment_id), key_id, answer)
+        answer = yield from self._present(payment)
+        if is_refused(answer):
+            yield from self._pay_again(payment, answer)
 
     # What to pay.
 
-    def _pay(self, offer: Offer, payment_id: PaymentId | None = None) -> Flow[Payment]:
-        request = self._request
-        return ask_wallet(lambda: self._wallet.pay(offer, request.host, request.request_hash, payment_id))
+    def _pay(self, offer: Offer, payment_id: PaymentId | None = None) -> Flow[OutgoingPayment]:
+        order = Order(self._request.host, self._request.request_hash, self._clock, payment_id)
+        return ask_wallet(partial(self._scheme(offer).pay, self._wallet, offer, order))
 
-    def _pay_ahead(self) -> Flow[tuple[Offer | None, Payment | None]]:
+    def _scheme(self, offer: Offer) -> Scheme:
+        return self._wallet.schemes[offer.terms.scheme]
+
+    def _pay_ahead(self) -> Flow[OutgoingPayment | None]:
         """A payment at the remembered price; None where there is no such price, or the wallet refuses it."""
         request = self._request
         offer = self._prices.offer_for(request.origin, request.method, request.target) if request.is_payable else None
         if offer is None:
-            return None, None
+            return None
         try:
-            return offer, (yield from self._pay(offer))
+            return (yield from self._pay(offer))
         except BookUnavailableError:
             raise
         except WalletError:
             self._ask_next()
             if not request.is_replayable:
                 raise
-            return None, None
+            return None
 
     def _asked(self, answer: Answer) -> Flow[Offer | None]:
         """The offer that answers a request's first 402; None where there is nothing to pay."""
         header = answer.headers.get(PAYMENT_REQUIRED_HEADER)
-        if answer.status != _PAYMENT_REQUIRED or header is None:
+        if not is_refused(answer) or header is None:
             if says_free(answer, None):
                 self._ask_next()
             return None
         yield CloseResponse()
         required = read_offers(header)
-        offer = self._wallet.choose(required)
+        offer = choose(required, self._wallet)
         self._learn(offer, required)
         request = self._request
         if not request.is_replayable:
@@ -224,23 +215,31 @@ class Purchase:
             )
         return offer
 
-    def _asked_again(self, offer: Offer, key_id: bytes, answer: Answer) -> Flow[Offer | None]:
-        """The offer for a second payment after a 402 to the first; None where the 402 is the caller's to see."""
-        header = answer.headers.get(PAYMENT_REQUIRED_HEADER)
-        if header is None or not self._request.is_replayable:
+    def _asked_again(self, refused: OutgoingPayment, answer: Answer, *, times: int) -> Flow[Offer | None]:
+        """The offer for another payment after a 402 to one; None where the 402 is the caller's to see.
+
+        `times`: how often it was paid again already. Raises AggregatorUnavailableError where the wallet or its
+        aggregator is away: then nobody has refused for good.
+        """
+        header, offer = answer.headers.get(PAYMENT_REQUIRED_HEADER), refused.offer
+        is_safe = self._request.is_replayable and self._scheme(offer).charges_once
+        if header is None or not is_safe:
             return None
         try:
             required = read_offers(header)
-            better = self._wallet.choose(required)
+            better = choose(required, self._wallet)
             if not better.goes_where(offer):
                 # The refused payment may have been charged all the same: another one of this request would be a second.
                 self._prices.forget(self._request.origin)
                 return None
-            if better.terms == offer.terms:
-                reason, host = reason_in(required.error or ""), self._request.host
-                recover = partial(self._wallet.recover_from, offer, reason, host, key_id)
-                if not (yield from ask_wallet(recover)):
-                    return None
+            reason, host = reason_in(required.error or ""), self._request.host
+            if times and (better.terms != offer.terms or not refused.recovers_again(reason)):
+                return None
+            recover = partial(refused.recover, self._wallet, reason, host)
+            if better.terms == offer.terms and not (yield from ask_wallet(recover)):
+                return None
+        except AggregatorUnavailableError:
+            raise
         except TallystickError:
             # The first 402 was in order; that this one is not, or cannot be mended, the caller sees by the 402 itself.
             return None
@@ -249,125 +248,67 @@ class Purchase:
         return better
 
     def _learn(self, offer: Offer, required: PaymentRequired) -> None:
-        request = self._request
-        pay_ahead = read_pay_ahead(required.extensions)
-        self._prices.learn(request.origin, request.method, request.target, offer, pay_ahead)
+        if self._scheme(offer).is_paid_ahead:
+            request, pay_ahead = self._request, read_pay_ahead(required.extensions)
+            self._prices.learn(request.origin, request.method, request.target, offer, pay_ahead)
 
     def _ask_next(self) -> None:
         self._prices.ask_next(self._request.origin, self._request.method, self._request.target)
 
     # Paying.
 
-    def _send(self, sent: SentPayment, patience_s: float = 0, *, again: bool = False) -> Flow[Answer]:
-        is_replayable = self._request.is_replayable
-        return send(
-            sent.header, self._monotonic, is_replayable=is_replayable, patience_s=patience_s, was_sent_before=again
-        )
-
-    def _keep(self, sent: SentPayment) -> None:
-        self._unfinished.keep(self._request, sent)
-
-    def _present(self, offer: Offer, payment: Payment) -> Flow[Answer]:
-        """The answer to the request with a payment from the deposit, which has ended then."""
-        sent = deferred_payment(offer, payment, self._clock())
+    def _present(self, payment: OutgoingPayment, *, again: bool = False) -> Flow[Answer]:
+        """The answer to the request with this payment. `again`: it was sent in an earlier try."""
         try:
-            answer = yield from self._send(sent)
+            answer = yield from send(
+                payment.header,
+                self._monotonic,
+                is_replayable=self._request.is_replayable,
+                patience_s=payment.patience_s(self._clock()),
+                was_sent_before=again,
+            )
         except NotTakenError as error:
-            if error.was_sent:
-                payment.deny()
-            else:
-                payment.release()
+            if payment.not_taken(was_sent=error.was_sent):
+                self._unfinished.keep(self._request, payment)
             raise error.cause from None
         except BaseException:
-            payment.lose()
-            self._keep(sent)
+            payment.lost()
+            self._unfinished.keep(self._request, payment)
             raise
-        charged = end_payment(payment, answer)
-        if is_unfinished(answer):
-            self._keep(sent)
-        self._note(sent, answer, charged)
+        outcome = payment.answered(answer)
+        if outcome.is_open:
+            self._unfinished.keep(self._request, payment)
+        self._note(payment, answer, outcome)
         return answer
 
-    def _pay_again(self, offer: Offer, payment_id: PaymentId, key_id: bytes, answer: Answer) -> Flow[None]:
-        """Pay a second time with the same id, unless the caller is to see the 402 that refused the first."""
-        better = yield from self._asked_again(offer, key_id, answer)
-        if better is not None:
-            payment = yield from self._pay(better, payment_id)
-            yield from self._present(better, payment)
+    def _pay_again(self, refused: OutgoingPayment, answer: Answer) -> Flow[None]:
+        """Pay again with the same id, unless the caller is to see the 402 that refused the payment before."""
+        for times in range(PAID_AGAIN_MAX):
+            better = yield from self._asked_again(refused, answer, times=times)
+            if better is None:
+                return
+            refused = yield from self._pay(better, refused.payment_id)
+            answer = yield from self._present(refused)
+            if not is_refused(answer):
+                return
 
-    def _buy_exact(self, offer: Offer) -> Flow[None]:
-        """Pay with a transfer of its own."""
-        authorization = yield from ask_wallet(partial(self._wallet.pay_exact, offer, self._request.host))
-        # Not of the process's counter: who knows it gets the page, and the transfer itself is public.
-        payment_id = new_payment_id(int(self._clock() * 1_000), os.urandom(10))
-        yield from self._present_exact(transfer(offer, authorization, payment_id))
-
-    def _present_exact(self, sent: SentPayment, *, again: bool = False) -> Flow[Answer]:
-        time_left_s = sent.valid_before - self._clock()
-        patience_s = max(1.0, min(time_left_s, sent.offer.accepted.max_timeout_seconds))
-        try:
-            answer = yield from self._send(sent, patience_s, again=again)
-        except NotTakenError as error:
-            # It did not leave: the next try may use it.
-            self._keep(sent)
-            raise error.cause from None
-        except BaseException:
-            self._keep(sent)
-            raise
-        receipt = read_receipt(answer)
-        is_paid = receipt is not None and receipt.success and bool(receipt.transaction)
-        if is_paid:
-            self._wallet.note_exact(sent.nonce)
-        elif is_unfinished(answer) or answer.status == _PAYMENT_REQUIRED:
-            # Refused, and valid still: whoever holds it can have it landed, so the next try sends no second one.
-            self._keep(sent)
-        has_told = receipt is not None and receipt.success
-        charged = told_charge(answer, sent.amount) if has_told and not is_paid else None
-        self._note(sent, answer, sent.amount if is_paid else charged)
-        return answer
-
-    def _resume(self, unfinished: SentPayment) -> Flow[bool]:
-        """Send the payment of an earlier try; False where it can no longer be taken, and another is to be made.
-
-        It counts as spent since that try, whatever is answered now; reconciling tells.
-        """
-        if unfinished.valid_before:
-            answer = yield from self._present_exact(unfinished, again=True)
-            if answer.status != _PAYMENT_REQUIRED or self._clock() < unfinished.valid_before:
-                return True
+    def _resume(self, unfinished: OutgoingPayment) -> Flow[bool]:
+        """Send the payment of an earlier try; False where it can no longer be taken, and another is to be made."""
+        answer = yield from self._present(unfinished, again=True)
+        if unfinished.is_void(answer, self._clock()):
             self._unfinished.forget(self._request, unfinished)
             yield CloseResponse()
             return False
-        try:
-            answer = yield from self._send(unfinished, again=True)
-        except NotTakenError as error:
-            raise error.cause from None
-        except BaseException:
-            self._keep(unfinished)
-            raise
-        if says_released(answer):
-            yield CloseResponse()
-            return False
-        if is_unfinished(answer):
-            self._keep(unfinished)
-        self._note(unfinished, answer, told_charge(answer, unfinished.amount))
-        if answer.status == _PAYMENT_REQUIRED:
-            yield from self._pay_again(unfinished.offer, unfinished.payment_id, unfinished.key_id, answer)
+        if is_refused(answer):
+            yield from self._pay_again(unfinished, answer)
         return True
 
-    def _note(self, sent: SentPayment, answer: Answer, charged: int | None) -> None:
+    def _note(self, payment: OutgoingPayment, answer: Answer, outcome: Outcome) -> None:
         """Say what the request cost, and remember what is free."""
-        request = self._request
+        request, offer, charged = self._request, payment.offer, outcome.charged
         if says_free(answer, charged):
             self._ask_next()
         elif charged:
-            self._prices.was_taken(request.origin, request.method, request.target, sent.offer)
-        receipt = read_receipt(answer)
-        self._receipt = Receipt(
-            SCHEME_EXACT if sent.valid_before else SCHEME_DEFERRED,
-            sent.offer,
-            sent.amount,
-            charged,
-            format_payment_id(sent.payment_id),
-            receipt.transaction if receipt is not None and sent.valid_before else "",
-        )
+            self._prices.was_taken(request.origin, request.method, request.target, offer)
+        id_ = format_payment_id(payment.payment_id)
+        self._receipt = Receipt(offer.terms.scheme, offer, payment.amount, charged, id_, outcome.transaction)

@@ -3,14 +3,14 @@
 - The connection is lost: sent again, a few times. A payment is charged once at most; a seller that has served it
   repeats its answer or says 409.
 - 409 or 503 with Retry-After: the payment is under way, or cannot be handled now. Sent again when the answer says; a
-  few times for `deferred`, and for `exact` as long as the seller may take for the transfer.
+  few times, or as long as the seller may take, where the payment says so (a transfer takes its time).
 """
 
 from collections.abc import Callable
 from typing import Final
 
-from tallystick_client.payer.http.receipts import Answer, says_released, says_under_way
 from tallystick_client.payer.http.steps import CloseResponse, ConnectionLostError, Flow, SendRequest, Wait
+from tallystick_client.payer.policy.answers import Answer, says_released, says_under_way
 
 RESEND_PAUSES_S: Final = (0.2, 1.0, 2.0)
 """Before a payment is sent again."""
@@ -49,7 +49,7 @@ def send(
 ) -> Flow[Answer]:
     """The answer to a request with this payment.
 
-    `patience_s`: for how long it may be under way, for `exact`; each answer is waited for as long. Raises
+    `patience_s`: for how long it may be under way, 0 for a few times; each answer is waited for as long. Raises
     NotTakenError, and the HTTP library's error where nobody knows what became of the payment.
     """
     give_up_at = monotonic() + patience_s

@@ -5,33 +5,26 @@ operator that the wallet was configured with. What is left to the seller is the 
 bound the price.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from msgspec import structs
 
 from tallystick.errors import MalformedError, describe
 from tallystick.hexadecimal import checksum
 from tallystick.quantities import ZERO_ADDRESS
-from tallystick.reasons import Reason
+from tallystick.tokens import Token
 from tallystick.x402 import (
     PAYMENT_REQUIRED_HEADER,
-    SCHEME_DEFERRED,
-    SCHEME_EXACT,
-    DeferredTerms,
-    ExactTerms,
     PaymentRequired,
     PaymentRequirements,
     PaymentTerms,
     decode_header,
-    read_deferred_terms,
-    read_exact_terms,
     read_terms,
 )
-from tallystick.x402.terms import ASSET_TRANSFER_EIP3009, VOUCHER_MANAGER_FACILITATOR
 from tallystick_client.payer.errors import OfferNotAllowedError
-from tallystick_client.payer.policy.operators import Asset, Operator, Token
+from tallystick_client.payer.policy.operators import Asset, Operator
 
 OFFERS_MAX: Final = 64
 """A 402 with more offers than this is not read to its end."""
@@ -49,7 +42,7 @@ class Seller(NamedTuple):
     @property
     def asset(self) -> Asset:
         """What it is paid in."""
-        return Asset(str(self.operator.network), self.token.token)
+        return Asset(str(self.operator.network), self.token.address)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +54,10 @@ class Offer:
     terms: PaymentTerms
     accepted: PaymentRequirements
 
-    @property
-    def is_deferred(self) -> bool:
-        """Whether it is paid from a deposit."""
-        return self.terms.scheme == SCHEME_DEFERRED
-
     def goes_where(self, other: "Offer") -> bool:
-        """Whether both are paid from the same deposit to the same receiver: then one payment id is charged once."""
-        same = (self.operator, self.token, self.terms.pay_to) == (other.operator, other.token, other.terms.pay_to)
-        return same and self.is_deferred and other.is_deferred
+        """Whether both are paid by the same scheme, in the same token, to the same receiver at the same operator."""
+        ours = self.terms.scheme, self.operator, self.token, self.terms.pay_to
+        return ours == (other.terms.scheme, other.operator, other.token, other.terms.pay_to)
 
     def seller(self, host: str) -> Seller:
         """Whom a payment goes to."""
@@ -81,121 +69,111 @@ def read_offers(header: str) -> PaymentRequired:
     return decode_header(header, PaymentRequired, PAYMENT_REQUIRED_HEADER)
 
 
-def told_error(headers: Mapping[str, str]) -> str:
-    """What an answer's PAYMENT-REQUIRED header says of the payment that was not taken, its reason's code first.
+class OfferRules(Protocol):
+    """What a scheme knows of offers: a part of `wallet.schemes.port.Scheme`."""
 
-    Empty where there is none, or none that can be read.
-    """
-    try:
-        return (read_offers(headers[PAYMENT_REQUIRED_HEADER]).error or "") if PAYMENT_REQUIRED_HEADER in headers else ""
-    except MalformedError:
-        return ""
+    @property
+    def name(self) -> str:
+        """The scheme's name in offers."""
+        ...
+
+    def problem(self, requirements: PaymentRequirements, field: str, operator: Operator, token: Token) -> str:
+        """Why this operator's allow-list does not take what the offer says beyond receiver, amount and token; empty
+        where it does. Begins with the name of a part of the offer, whose own name is `field`. Raises MalformedError.
+        """
+        ...
+
+    def lack(self, means: "Means", offer: Offer) -> str:
+        """What a wallet lacks to pay this offer; empty where it lacks nothing."""
+        ...
 
 
-def reason_in(error: str) -> Reason:
-    """The reason at the beginning of a 402's `error`; UNSPECIFIED where there is none that we know."""
-    return Reason.from_code(error.partition(":")[0].strip())
+class Means(Protocol):
+    """What a wallet has to pay with."""
+
+    @property
+    def operators(self) -> Sequence[Operator]:
+        """The allow-list."""
+        ...
+
+    @property
+    def schemes(self) -> Mapping[str, OfferRules]:
+        """By their names; those that are preferred come first."""
+        ...
+
+    @property
+    def allows_exact(self) -> bool:
+        """Whether it pays without a deposit."""
+        ...
+
+    def can_defer(self, operator: Operator, token: Token) -> bool:
+        """Whether there is, or may be, a deposit to pay from."""
+        ...
 
 
-def choose(
-    required: PaymentRequired,
-    operators: Iterable[Operator],
-    *,
-    can_defer: Callable[[Operator, Token], bool],
-    allow_exact: bool = True,
-) -> Offer:
-    """The offer to take: `deferred` where the wallet has or may open an account, else `exact`.
+def choose(required: PaymentRequired, means: Means) -> Offer:
+    """The offer to take: the first of the scheme that the wallet prefers, among those that it may take and can pay.
 
     Raises OfferNotAllowedError, which says for each offer why it is not taken.
     """
     allowed: list[Offer] = []
     problems: list[str] = []
     for index, requirements in enumerate(required.accepts[:OFFERS_MAX]):
-        offer = _check(requirements, f"accepts[{index}]", operators)
+        field = f"accepts[{index}]"
+        scheme = means.schemes.get(requirements.scheme)
+        if scheme is None:
+            names = " or ".join(means.schemes)
+            problems.append(f"{field}.scheme: got {requirements.scheme[:32]!a}, allowed {names}")
+            continue
+        offer = _check(requirements, field, scheme, means.operators)
         if isinstance(offer, str):
             problems.append(offer)
-        elif offer.is_deferred and not can_defer(offer.operator, offer.token):
-            problems.append(f"accepts[{index}]: there is no deposit to pay from, and no policy to make one")
-        elif not offer.is_deferred and not allow_exact:
-            problems.append(f"accepts[{index}]: this wallet does not pay by exact")
+        elif lack := scheme.lack(means, offer):
+            problems.append(f"{field}: {lack}")
         else:
             allowed.append(offer)
-    for offer in allowed:
-        if offer.is_deferred:
-            return offer
     if not allowed:
         raise OfferNotAllowedError(problems)
-    return allowed[0]
+    preferred = list(means.schemes)
+    return min(allowed, key=lambda offer: preferred.index(offer.terms.scheme))
 
 
-def _check(requirements: PaymentRequirements, field: str, operators: Iterable[Operator]) -> Offer | str:
+def first_difference(*compared: tuple[str, str | int, str | int]) -> str:
+    """The first of an offer's `extra` that is not as allowed, by name, what was got and what is allowed; or nothing."""
+    for name, got, allowed in compared:
+        if got != allowed:
+            return f"extra.{name}: got {describe(got)}, allowed {allowed}"
+    return ""
+
+
+def _check(
+    requirements: PaymentRequirements, field: str, scheme: OfferRules, operators: Sequence[Operator]
+) -> Offer | str:
     """The offer, or why it is not allowed."""
     try:
         terms = read_terms(requirements, field)
-        added = _read_extra(requirements, field)
+        if terms.amount == 0:
+            return f"{field}.amount: got 0, allowed more"
+        problem = f"network: got {terms.network}, allowed one of a configured operator"
+        for operator in operators:
+            if operator.network != terms.network:
+                continue
+            token = operator.token(terms.asset)
+            if token is None:
+                problem = f"asset: got {checksum(terms.asset)}, allowed a configured token"
+                continue
+            problem = _receiver_problem(terms, operator) or scheme.problem(requirements, field, operator, token)
+            if not problem:
+                return Offer(operator, token, terms, _accepted(requirements))
     except MalformedError as error:
         return str(error)
-    if added is None:
-        return f"{field}.scheme: got {terms.scheme[:32]!a}, allowed {SCHEME_DEFERRED} or {SCHEME_EXACT}"
-    if terms.amount == 0:
-        return f"{field}.amount: got 0, allowed more"
-    problem = f"network: got {terms.network}, allowed one of a configured operator"
-    for operator in operators:
-        if operator.network != terms.network:
-            continue
-        token = operator.token(terms.asset)
-        if token is None:
-            problem = f"asset: got {checksum(terms.asset)}, allowed a configured token"
-            continue
-        problem = _receiver_problem(terms, operator) or (
-            _deferred_problem(added, operator) if isinstance(added, DeferredTerms) else _exact_problem(added, token)
-        )
-        if not problem:
-            return Offer(operator, token, terms, _accepted(requirements))
     return f"{field}.{problem}"
-
-
-def _read_extra(requirements: PaymentRequirements, field: str) -> DeferredTerms | ExactTerms | None:
-    if requirements.scheme == SCHEME_DEFERRED:
-        return read_deferred_terms(requirements.extra, f"{field}.extra")
-    if requirements.scheme == SCHEME_EXACT:
-        return read_exact_terms(requirements.extra, f"{field}.extra")
-    return None
 
 
 def _receiver_problem(terms: PaymentTerms, operator: Operator) -> str:
     # The escrow refuses these too; a token would keep what is sent to it.
     if terms.pay_to in {ZERO_ADDRESS, operator.escrow, terms.asset}:
         return f"payTo: got {checksum(terms.pay_to)}, allowed neither zero, the escrow nor the token"
-    return ""
-
-
-def _deferred_problem(added: DeferredTerms, operator: Operator) -> str:
-    domain = operator.domain
-    compared = (
-        ("escrow", checksum(added.escrow), checksum(operator.escrow)),
-        ("receiverAuthorizer", checksum(added.receiver_authorizer), checksum(operator.operator)),
-        ("withdrawDelay", added.withdraw_delay_s, operator.withdraw_delay_s),
-        ("name", added.name, domain.name),
-        ("version", added.version, domain.version),
-        ("voucherManager", added.voucher_manager, VOUCHER_MANAGER_FACILITATOR),
-    )
-    return _first_difference(compared)
-
-
-def _exact_problem(added: ExactTerms, token: Token) -> str:
-    compared = (
-        ("name", added.name, token.name),
-        ("version", added.version, token.version),
-        ("assetTransferMethod", added.asset_transfer_method, ASSET_TRANSFER_EIP3009),
-    )
-    return _first_difference(compared)
-
-
-def _first_difference(compared: Iterable[tuple[str, str | int, str | int]]) -> str:
-    for name, got, allowed in compared:
-        if got != allowed:
-            return f"extra.{name}: got {describe(got)}, allowed {allowed}"
     return ""
 
 

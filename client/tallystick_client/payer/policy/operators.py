@@ -24,10 +24,10 @@ from tallystick.errors import Described, MalformedError
 from tallystick.hexadecimal import checksum, parse_address, to_hex
 from tallystick.quantities import ZERO_ADDRESS
 from tallystick.targets import check_target
+from tallystick.tokens import DECIMALS_MAX, Token
 from tallystick.x402 import Network
 from tallystick.x402.messages import malformed
 
-DECIMALS_MAX: Final = 36
 _FILE_BYTES_MAX: Final = 262_144
 _UNKNOWN_FIELD: Final = re.compile("unknown field `([^`]*)`")
 
@@ -37,18 +37,6 @@ class Asset(NamedTuple):
 
     network: str
     token: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """A token that the operator takes; `name` and `version` are of its own EIP-712 domain, deposits in atomic units."""
-
-    token: bytes
-    symbol: str
-    decimals: int
-    name: str
-    version: str
-    min_deposit: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +66,7 @@ class Operator:
                 raise MalformedError(field, to_hex(address), "an address of 20 bytes that is not zero")
         # A ChannelConfig knows the limits of the rest.
         for token in self.tokens:
-            self.account(b"\x01" * 20, token.token, bytes(32))
+            self.account(b"\x01" * 20, token.address, bytes(32))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -126,11 +114,7 @@ class Operator:
 
     def token(self, address: bytes) -> Token | None:
         """The token with this address, None where the operator does not take it."""
-        return next((token for token in self.tokens if token.token == address), None)
-
-    def token_domain(self, token: Token) -> Domain:
-        """The EIP-712 domain of a token: of ERC-3009 authorizations."""
-        return Domain(token.name, token.version, self.network.chain_id, token.token)
+        return next((token for token in self.tokens if token.address == address), None)
 
     def root_certificates(self) -> bytes | None:
         """The PEM of the aggregator's certificate authority, None for the machine's; raises MalformedError."""
@@ -166,7 +150,7 @@ class Operator:
             "withdraw_delay_s": self.withdraw_delay_s,
             "tokens": [
                 {
-                    "token": checksum(token.token),
+                    "token": checksum(token.address),
                     "symbol": token.symbol,
                     "decimals": token.decimals,
                     "name": token.name,
@@ -205,7 +189,7 @@ def _read_token(message: _TokenMessage, field: str) -> Token:
         if not value:
             raise MalformedError(f"{field}.{name}", value, "a text that is not empty")
     return Token(
-        token=parse_address(message.token, f"{field}.token"),
+        address=parse_address(message.token, f"{field}.token"),
         symbol=message.symbol,
         decimals=message.decimals,
         name=message.name,

@@ -14,6 +14,8 @@ import grpc.aio
 from tallystick import channels, eip712, spend_keys
 from tallystick.amounts import decode_amount, encode_amount
 from tallystick.channels import ChannelConfig
+from tallystick.codec.account import write_totals
+from tallystick.codec.common import read_channel_totals, read_refusal, write_config
 from tallystick.errors import Described, MalformedError
 from tallystick.quantities import ChannelTotals
 from tallystick.reasons import Reason
@@ -24,7 +26,7 @@ from tallystick.v1 import account_pb2_grpc, common_pb2
 from tallystick_client.payer.policy.operators import Operator
 from tallystick_client.payer.wallet.grants import Clock
 from tallystick_client.payer.wallet.rows import Deposit
-from tallystick_client.rpc import CHAIN_TIMEOUT_S, CallRejectedError, call, open_channel, raise_refusal, read_totals
+from tallystick_client.rpc import CHAIN_TIMEOUT_S, CallRejectedError, call, open_channel
 
 CALL_VALID_S: Final = 120
 """How long a signed call may be used; the aggregator takes at most 300 s."""
@@ -97,7 +99,7 @@ class AccountClient:
             if Reason.from_wire(response.refusal.reason) is Reason.ACCOUNT_UNKNOWN:
                 return None
             _check(response)
-            found += map(read_totals, response.channels)
+            found += (read_channel_totals(totals, "channels") for totals in response.channels)
             if not response.more:
                 return _account_state(response, found)
         raise MalformedError("channels", Described(f"more than {_PAGES_MAX} pages"), f"at most {_PAGES_MAX}")
@@ -106,12 +108,13 @@ class AccountClient:
         """Land a deposit; returns when it is credited."""
         request = pb.DepositRequest(
             network=str(self.operator.network),
-            account=_config(account),
+            account=write_config(account),
             amount=encode_amount(deposit.amount),
             valid_after=deposit.valid_after,
             valid_before=deposit.valid_before,
             salt=deposit.salt,
             signature=deposit.signature,
+            escrow=self.operator.escrow,
         )
         _check(await call(self._service().Deposit, request, timeout_s=CHAIN_TIMEOUT_S))
 
@@ -138,9 +141,10 @@ class AccountClient:
         id_ = channels.account_id(self._domain, account)
         request = pb.GetBalanceRequest(
             network=str(self.operator.network),
-            account=_config(account),
+            account=write_config(account),
             authorization=self._authorize(lambda deadline: eip712.hash_read_account(id_, deadline)),
             nonces=nonces,
+            escrow=self.operator.escrow,
         )
         try:
             response = await call(self._service().GetBalance, request)
@@ -197,14 +201,15 @@ class AccountClient:
         request = pb.GetTotalsToApproveRequest(account_id=account_id, authorization=authorization)
         response = await call(self._service().GetTotalsToApprove, request)
         _check(response)
+        # Whoever is no seller of ours is refused by the book, whatever its form.
         return [(total.receiver, decode_amount(total.total, "totals.total")) for total in response.totals]
 
-    async def approve(self, account_id: bytes, totals: list[tuple[bytes, int]]) -> None:
+    async def approve(self, account_id: bytes, totals: Sequence[tuple[bytes, int]]) -> None:
         """Sign these totals and hand the signature in. The caller has compared them with its book."""
         digest = eip712.digest(self._domain, eip712.hash_totals_approval(account_id, totals))
         request = pb.ApproveTotalsRequest(
             account_id=account_id,
-            totals=[pb.ReceiverTotal(receiver=receiver, total=encode_amount(total)) for receiver, total in totals],
+            totals=write_totals(totals),
             signature=self._signer.sign(digest),
         )
         _check(await call(self._service().ApproveTotals, request))
@@ -241,19 +246,7 @@ class _Answer(Protocol):
 
 def _check(answer: _Answer) -> None:
     if answer.HasField("refusal"):
-        raise_refusal(answer.refusal)
-
-
-def _config(config: ChannelConfig) -> common_pb2.ChannelConfig:
-    return common_pb2.ChannelConfig(
-        payer=config.payer,
-        payer_authorizer=config.payer_authorizer,
-        receiver=config.receiver,
-        receiver_authorizer=config.receiver_authorizer,
-        token=config.token,
-        withdraw_delay_s=config.withdraw_delay_s,
-        salt=config.salt,
-    )
+        raise read_refusal(answer.refusal)
 
 
 def _account_state(response: pb.GetAccountResponse, channels: list[ChannelTotals]) -> AccountState:

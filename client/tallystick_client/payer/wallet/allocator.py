@@ -17,11 +17,12 @@ from tallystick.channels import channel_id
 from tallystick.errors import RefusedError, TallystickError
 from tallystick.reasons import Reason
 from tallystick.signatures import Signer
+from tallystick.tokens import Token
 from tallystick.vouchers import Voucher, sign_voucher
 from tallystick_client.payer.errors import BudgetExceededError
 from tallystick_client.payer.policy.budgets import DAY_S, Budgets
 from tallystick_client.payer.policy.offers import Seller
-from tallystick_client.payer.policy.operators import Asset, Operator, Token
+from tallystick_client.payer.policy.operators import Asset, Operator
 from tallystick_client.payer.wallet.accounts import AccountClient
 from tallystick_client.payer.wallet.deposits import Deposits
 from tallystick_client.payer.wallet.grants import Clock
@@ -96,6 +97,13 @@ class Allocator:
         allowed = self._budgets.limits(seller.token.decimals).per_request
         if amount > allowed:
             raise BudgetExceededError("per_request", amount, allowed, seller.token.decimals, seller.token.symbol)
+
+    async def spend(self, seller: Seller, amount: int) -> None:
+        """Count a payment that is made from nothing here; on disk when this returns. Raises BudgetExceededError."""
+        self.check_request(seller, amount)
+        self.check_budgets(seller, amount)
+        self._book.spend(seller.asset, seller.host, self.today(), amount)
+        await self._store.commit()
 
     async def allot(self, seller: Seller, holder: str, row: GrantRow | None, need: int, want: int) -> Allotment:
         """Between `need` and `want` atomic units for this holder at this seller; on disk when this returns.

@@ -122,9 +122,12 @@ class Book:
         return ceiling
 
     def report(self, row: GrantRow, charged: int, unknown: int) -> None:
-        """Take over a grant's own totals; raises ValueError where they fall or exceed what the grant was given."""
+        """Take over a grant's own totals; raises ValueError where they fall or exceed what the grant was given.
+
+        What was unknown may turn out to be charged: no less is spent then.
+        """
         more_charged, more_unknown = charged - row.charged, unknown - row.unknown
-        if more_charged < 0 or more_unknown < 0 or more_charged + more_unknown > row.open:
+        if more_charged < 0 or not 0 <= more_charged + more_unknown <= row.open:
             raise ValueError(f"grant {row.id}: charged {charged} and unknown {unknown} do not fit {row.open} open")
         if not more_charged and not more_unknown:
             return
@@ -190,7 +193,11 @@ class Book:
             self._count(self.accounts[channel.account_id].asset, channel.host, day, more)
             self.changed(channel)
 
-    # Exact payments.
+    # Payments without a deposit.
+
+    def spend(self, asset: Asset, host: str, day: int, amount: int) -> None:
+        """Count in the budgets what a scheme pays by itself."""
+        self._count(asset, host, day, amount)
 
     def spend_exact(self, payment: ExactPayment) -> None:
         """Count a payment that is about to be signed."""
@@ -227,7 +234,7 @@ class Book:
         return {counter.kind: self.counters.get(counter, 0) for counter in _counters(asset, host, day)}
 
     def spent_by_exact(self, asset: Asset) -> int:
-        """What was signed for exact payments, in all: budgets count that, and what accounts committed."""
+        """What was signed for payments without a deposit, in all: budgets count that, and what accounts committed."""
         committed = sum(account.committed for account in self.accounts.values() if account.asset == asset)
         return self.counters.get(Counter(asset, "total", ""), 0) - committed
 

@@ -31,23 +31,23 @@ from tallystick.errors import RefusedError
 from tallystick.hexadecimal import checksum
 from tallystick.reasons import Reason
 from tallystick.signatures import Signer
+from tallystick.tokens import Token
 from tallystick_client.payer.errors import DepositNotAllowedError
 from tallystick_client.payer.policy.budgets import DepositPolicy
-from tallystick_client.payer.policy.operators import Asset, Operator, Token
+from tallystick_client.payer.policy.operators import Asset, Operator
+from tallystick_client.payer.retries import retried
 from tallystick_client.payer.texts import show, show_time
 from tallystick_client.payer.wallet.accounts import AccountClient, AccountState, Refunded
 from tallystick_client.payer.wallet.deposit_queue import DepositQueue
 from tallystick_client.payer.wallet.grants import Clock
 from tallystick_client.payer.wallet.rows import Account, Deposit, Refund
 from tallystick_client.payer.wallet.store import Store
-from tallystick_client.rpc import AggregatorUnavailableError
+from tallystick_client.payer.wallet.timing import TIMING
 
 DEPOSIT_VALID_S: Final = 3_600
 """How long an authorization may be landed."""
 ACCOUNTS_MAX: Final = 64
 """How many accounts of a lost book are passed over before something must be wrong."""
-RETRY_PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0)
-"""Between attempts while the aggregator does not answer, or has too much to do."""
 
 T = TypeVar("T")
 
@@ -65,6 +65,7 @@ class Deposits:
         policy: DepositPolicy | None,
         clock: Clock = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        retry_pauses_s: tuple[float, ...] = TIMING.retry_pauses_s,
     ) -> None:
         self._store = store
         self._book = store.book
@@ -73,12 +74,13 @@ class Deposits:
         self._policy = policy
         self._clock = clock
         self._sleep = sleep
+        self._retry_pauses_s = retry_pauses_s
         self._queues: dict[tuple[Operator, bytes], DepositQueue] = {}
         self._emptied: set[bytes] = set()
 
     def known_account(self, operator: Operator, token: Token) -> Account | None:
         """The account that is paid from, None where it is not opened yet."""
-        asset = Asset(str(operator.network), token.token)
+        asset = Asset(str(operator.network), token.address)
         for account in self._book.accounts.values():
             if account.active and account.asset == asset and self.operator_of(account) is operator:
                 return account
@@ -223,9 +225,9 @@ class Deposits:
 
     async def _open(self, operator: Operator, token: Token) -> Account:
         client = self._clients[operator]
-        asset = Asset(str(operator.network), token.token)
+        asset = Asset(str(operator.network), token.address)
         for index in range(ACCOUNTS_MAX):
-            config = operator.account(self._signer.address, token.token, _salt(index))
+            config = operator.account(self._signer.address, token.address, _salt(index))
             id_ = account_id(operator.domain, config)
             if id_ in self._book.accounts:
                 continue
@@ -282,7 +284,7 @@ class Deposits:
         struct_hash = eip712.hash_receive_with_authorization(
             self._signer.address, operator.escrow, amount, 0, valid_before, eip712.deposit_nonce(account.id, salt)
         )
-        signature = self._signer.sign(eip712.digest(operator.token_domain(token), struct_hash))
+        signature = self._signer.sign(eip712.digest(token.domain(operator.network.chain_id), struct_hash))
         deposit = Deposit(salt, account.id, amount, 0, valid_before, signature)
         self._book.add(deposit)
         await self._store.commit()
@@ -338,20 +340,10 @@ class Deposits:
         await self._store.commit()
 
     async def _retry(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Try again while the aggregator does not answer, or has too much to do: every call carries its own id."""
-        for pause_s in RETRY_PAUSES_S:
-            try:
-                return await attempt()
-            except AggregatorUnavailableError:
-                pass
-            except RefusedError as refused:
-                if refused.reason is not Reason.OVERLOADED:
-                    raise
-            await self._sleep(pause_s)
-        return await attempt()
+        return await retried(attempt, self._retry_pauses_s, self._sleep)
 
     def _queue(self, operator: Operator, token: Token) -> DepositQueue:
-        return self._queues.setdefault((operator, token.token), DepositQueue())
+        return self._queues.setdefault((operator, token.address), DepositQueue())
 
 
 def _salt(index: int) -> bytes:

@@ -18,10 +18,11 @@ from tallystick.channels import ChannelConfig
 from tallystick.errors import TallystickError
 from tallystick.hexadecimal import checksum
 from tallystick.signatures import Signer
+from tallystick.tokens import Token
 from tallystick.x402 import ExactAuthorization
 from tallystick_client.payer.errors import BalanceTooLowError
 from tallystick_client.payer.policy.offers import Seller
-from tallystick_client.payer.policy.operators import Asset, Operator, Token
+from tallystick_client.payer.policy.operators import Asset, Operator
 from tallystick_client.payer.texts import show
 from tallystick_client.payer.wallet.accounts import NONCES_MAX, AccountClient
 from tallystick_client.payer.wallet.allocator import Allocator
@@ -72,7 +73,7 @@ class ExactPayer:
         await self._store.commit()
         payer, pay_to = self._signer.address, seller.receiver
         struct_hash = eip712.hash_transfer_with_authorization(payer, pay_to, amount, valid_after, valid_before, nonce)
-        signature = self._signer.sign(eip712.digest(seller.operator.token_domain(seller.token), struct_hash))
+        signature = self._signer.sign(eip712.digest(seller.token.domain(seller.operator.network.chain_id), struct_hash))
         return ExactAuthorization(payer, pay_to, amount, valid_after, valid_before, nonce, signature)
 
     async def free_unlanded(self) -> int:
@@ -88,7 +89,7 @@ class ExactPayer:
         return freed
 
     async def _free_unlanded(self, operator: Operator, client: AccountClient, token: Token) -> int:
-        book, asset = self._store.book, Asset(str(operator.network), token.token)
+        book, asset = self._store.book, Asset(str(operator.network), token.address)
         now_s = self._clock()
         due = [p for p in book.exact_payments.values() if p.asset == asset and p.valid_before <= now_s]
         freed = 0
@@ -125,4 +126,4 @@ class ExactPayer:
 
     def _account(self, operator: Operator, token: Token) -> ChannelConfig:
         """Whose balance is asked for: the payer's first account, which need not be there."""
-        return operator.account(self._signer.address, token.token, bytes(32))
+        return operator.account(self._signer.address, token.address, bytes(32))

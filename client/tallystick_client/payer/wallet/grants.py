@@ -45,6 +45,7 @@ class Payment:
     proof: DeferredPayment
     request_hash: bytes
     ended: bool = False
+    is_lost: bool = False
 
     def settle(self, charged: int) -> None:
         """The seller says that it took `charged`; more than `amount` cannot be, whatever it says."""
@@ -64,7 +65,14 @@ class Payment:
     def lose(self) -> None:
         """Nobody knows: it counts as spent until it is reconciled."""
         self._end()
+        self.is_lost = True
         self.grant.end_payment(self.amount, unknown=self.amount)
+
+    def found_charged(self, charged: int) -> None:
+        """The seller says, asked again, that it took `charged` of this lost payment; the rest stays unknown."""
+        if self.is_lost:
+            self.is_lost = False
+            self.grant.found_charged += min(charged, self.amount)
 
     def _end(self) -> None:
         assert not self.ended, "a payment ends once"
@@ -85,6 +93,8 @@ class Grant(ABC):
         self.in_flight = 0
         self.payments = 0
         self.closed = False
+        self.found_charged = 0
+        """Of what is unknown: what sellers said, when they were asked again, that they took; atomic units, ever."""
         self.denied = 0
         """What was sent and not taken, if the sellers of the payments told the truth; atomic units, ever."""
         self._charged = 0

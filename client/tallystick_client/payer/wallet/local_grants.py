@@ -235,7 +235,8 @@ class LocalGrants:
             self._take_back(held)
 
     def _sync(self, held: _Held) -> None:
-        self._book.report(held.row, *held.grant.totals)
+        (charged, unknown), found = held.grant.totals, held.grant.found_charged
+        self._book.report(held.row, charged + found, unknown - found)
 
     def _take_back(self, held: _Held) -> None:
         unspent = held.grant.take_back(self._provably_unspent(held.grant))

@@ -28,9 +28,8 @@ from tallystick_client.payer.wallet.local_grants import Activity, LocalGrants
 from tallystick_client.payer.wallet.rows import Account, Channel, GrantRow
 from tallystick_client.payer.wallet.spend_keys import SELF, SpendKeys
 from tallystick_client.payer.wallet.store import Store
+from tallystick_client.payer.wallet.timing import TIMING
 
-DRAIN_TIMEOUT_S: Final = 30.0
-"""How long payments under way are waited for before their key is revoked; if they take longer, it is not yet."""
 RETENTION_S: Final = 172_800
 """How old a payment id may be, where the aggregator does not tell: its default."""
 RETENTION_MARGIN_S: Final = 3_600
@@ -76,6 +75,7 @@ class Reconciler:
         lines: LocalGrants,
         allocator: Allocator,
         clock: Clock = time.time,
+        drain_s: float = TIMING.drain_s,
     ) -> None:
         self._store = store
         self._book = store.book
@@ -84,6 +84,7 @@ class Reconciler:
         self._lines = lines
         self._allocator = allocator
         self._clock = clock
+        self._drain_s = drain_s
         self._locks: dict[bytes, asyncio.Lock] = {}
 
     async def reconcile(
@@ -107,7 +108,7 @@ class Reconciler:
             self._keys.drop(account, holder)
         if SELF in holders:
             self._lines.retire(account.id)
-            await self._lines.drained(account.id, DRAIN_TIMEOUT_S)
+            await self._lines.drained(account.id, self._drain_s)
         await self._keys.revoke_unused(account, client)
         self._lines.sync()
         activity = self._lines.activity()

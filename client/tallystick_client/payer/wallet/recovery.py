@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from tallystick.reasons import Reason
-from tallystick_client.payer.http.price_cache import Recent
 from tallystick_client.payer.policy.offers import Seller
 from tallystick_client.payer.policy.operators import Operator
+from tallystick_client.payer.recent import Recent
 from tallystick_client.payer.wallet.accounts import AccountClient, KeyState
 from tallystick_client.payer.wallet.deposits import Deposits
 from tallystick_client.payer.wallet.grants import Clock

@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tallystick.hexadecimal import checksum, to_hex
-from tallystick_client.payer.policy.operators import Asset, Operator, Token
+from tallystick.tokens import Token
+from tallystick_client.payer.policy.operators import Asset, Operator
 from tallystick_client.payer.wallet.book import Book
 from tallystick_client.payer.wallet.rows import Account
 
@@ -83,14 +84,13 @@ class WalletStatus:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: the accounts, beside them all channels, each with its account's id, and exact payments."""
-        accounts = [asdict(account) for account in self.accounts]
-        channels = [
+        status = asdict(self)
+        status["channels"] = [
             {"account_id": account["account_id"], **channel}
-            for account in accounts
+            for account in status["accounts"]
             for channel in account.pop("channels")
         ]
-        exact = [asdict(spent) for spent in self.exact]
-        return {"payer": self.payer, "accounts": accounts, "channels": channels, "exact": exact}
+        return status
 
 
 def read_status(
@@ -103,7 +103,7 @@ def read_status(
     """The status of these accounts, and of these operators' tokens; `today` is in days since the epoch."""
     found = [_account(book, *account, today) for account in accounts]
     # By asset: several operators may take the same token.
-    tokens = {Asset(str(operator.network), token.token): token for operator in operators for token in operator.tokens}
+    tokens = {Asset(str(operator.network), token.address): token for operator in operators for token in operator.tokens}
     exact = [
         ExactStatus(asset.network, checksum(asset.token), token.symbol, token.decimals, paid)
         for asset, token in tokens.items()
@@ -134,7 +134,7 @@ def _account(book: Book, account: Account, operator: Operator, token: Token, tod
         network=account.asset.network,
         operator=checksum(operator.operator),
         escrow=checksum(operator.escrow),
-        token=checksum(token.token),
+        token=checksum(token.address),
         symbol=token.symbol,
         decimals=token.decimals,
         active=account.active,

@@ -26,11 +26,12 @@ from tallystick.keys import load_signer
 from tallystick.quantities import PaymentId
 from tallystick.reasons import Reason
 from tallystick.signatures import Signer
+from tallystick.tokens import Token
 from tallystick.x402 import ExactAuthorization, PaymentRequired
 from tallystick_client.payer.errors import BookUnavailableError
 from tallystick_client.payer.policy.budgets import Budgets, DepositPolicy
 from tallystick_client.payer.policy.offers import Offer, choose
-from tallystick_client.payer.policy.operators import Operator, Token
+from tallystick_client.payer.policy.operators import Operator
 from tallystick_client.payer.wallet.accounts import AccountClient, Refunded
 from tallystick_client.payer.wallet.allocator import Allocator, Proof
 from tallystick_client.payer.wallet.approvals import Approver
@@ -41,16 +42,14 @@ from tallystick_client.payer.wallet.local_grants import LocalGrants
 from tallystick_client.payer.wallet.reconcile import Reconciled, Reconciler
 from tallystick_client.payer.wallet.recovery import Remedies
 from tallystick_client.payer.wallet.rows import Account
+from tallystick_client.payer.wallet.schemes.port import Scheme, by_name
+from tallystick_client.payer.wallet.schemes.standard import STANDARD_SCHEMES
 from tallystick_client.payer.wallet.spend_keys import KEY_TTL_S, SELF, SpendKeys
 from tallystick_client.payer.wallet.status import WalletStatus, read_status
 from tallystick_client.payer.wallet.store import Store
+from tallystick_client.payer.wallet.timing import TIMING, Timing
 
-FLUSH_EVERY_S: Final = 1.0
-"""How often the book on disk is brought up to date with what was charged; until then it counts as granted."""
 RECONCILE_EVERY_S: Final = 600.0
-
-FORGET_KEYS_S: Final = 3.0
-"""How long closing waits for the aggregators to revoke the wallet's own keys."""
 WORKER_KEY_SPARED_S: Final = 3_600.0
 """How old a worker's key has to be to be replaced for what the worker returned, where nobody lacks it."""
 
@@ -70,13 +69,7 @@ class WalletCore:
     reconciler: Reconciler
     remedies: Remedies
     budgets: Budgets
-    allow_exact: bool
     max_headroom: int
-
-    def can_defer(self, operator: Operator, token: Token) -> bool:
-        """Whether there is, or may be, a deposit to pay from."""
-        account = self.deposits.known_account(operator, token)
-        return self.deposits.may_open() or (account is not None and account.unspent > 0)
 
 
 class RefundedAccount(NamedTuple):
@@ -102,6 +95,8 @@ class LocalWallet:
         proof: Proof,
         key_ttl_s: int,
         allow_exact: bool,
+        schemes: Sequence[Scheme],
+        timing: Timing,
         clock: Clock,
     ) -> None:
         _check_settings(operators, budgets, deposit, proof)
@@ -110,17 +105,21 @@ class LocalWallet:
         self.operators = tuple(operators)
         self._store = store
         self._book = store.book
-        self._allow_exact = allow_exact
+        self.schemes = by_name(schemes)
+        self.allows_exact = allow_exact
+        self._timing = timing
         self._clock = clock
         self._clients = {operator: AccountClient(operator, signer, clock) for operator in operators}
         self._keys = SpendKeys(store, key_ttl_s, clock)
-        self._deposits = Deposits(store, signer, self._clients, deposit, clock)
+        self._deposits = Deposits(store, signer, self._clients, deposit, clock, retry_pauses_s=timing.retry_pauses_s)
         self._allocator = Allocator(
             store, signer, self._clients, self._deposits, self._keys, budgets, proof=proof, clock=clock
         )
         self._lines = LocalGrants(self._book, self._allocator, signer, max_headroom, clock)
         self._exact = ExactPayer(store, signer, self._clients, self._allocator, clock)
-        self._reconciler = Reconciler(store, self._clients, self._keys, self._lines, self._allocator, clock)
+        self._reconciler = Reconciler(
+            store, self._clients, self._keys, self._lines, self._allocator, clock, timing.drain_s
+        )
         self._remedies = Remedies(
             self._clients, self._deposits, self._keys, self._reconciler, self._lines.retire, clock
         )
@@ -135,7 +134,6 @@ class LocalWallet:
             reconciler=self._reconciler,
             remedies=self._remedies,
             budgets=budgets,
-            allow_exact=allow_exact,
             max_headroom=max_headroom,
         )
         self._tasks: list[asyncio.Task[None]] = []
@@ -154,18 +152,21 @@ class LocalWallet:
         proof: Proof = "spend_key",
         key_ttl_s: int = KEY_TTL_S,
         allow_exact: bool = True,
+        schemes: Sequence[Scheme] = STANDARD_SCHEMES,
         approve_every_s: float = 0,
         reconcile_every_s: float = RECONCILE_EVERY_S,
         keep_workers: bool = False,
+        timing: Timing = TIMING,
         clock: Clock = time.time,
     ) -> Self:
         """Open or create the wallet file of this key; no other process can open it meanwhile.
 
         `key`: a signer, or a key reference (`tallystick.keys`). `operators`: the allow-list. `deposit`: None means that
         the wallet makes no deposits, and pays by exact where it has none. `max_headroom`: how many requests' worth a
-        seller gets signed in advance. `proof`: how charges are proven; "voucher" signs one per request. The intervals
-        are in seconds, 0 for never. What a former run left open is reconciled in the background. `keep_workers`: the
-        workers of a wallet that was served are still there, and will report.
+        seller gets signed in advance. `proof`: how charges are proven; "voucher" signs one per request. `schemes`: how
+        it pays, the preferred one first. The intervals are in seconds, 0 for never. What a former run left open is
+        reconciled in the background. `keep_workers`: the workers of a wallet that was served are still there, and will
+        report. `timing`: how long it waits for what.
 
         Raises MalformedError on a setting that cannot work, KeyReferenceError, BookUnavailableError.
         """
@@ -182,6 +183,8 @@ class LocalWallet:
                 proof=proof,
                 key_ttl_s=key_ttl_s,
                 allow_exact=allow_exact,
+                schemes=schemes,
+                timing=timing,
                 clock=clock,
             )
             await wallet._start(approve_every_s, reconcile_every_s, keep_workers=keep_workers)
@@ -192,12 +195,14 @@ class LocalWallet:
 
     # What a transport asks.
 
-    def choose(self, required: PaymentRequired) -> Offer:
-        """The offer of a 402 to take: `deferred` where there is or may be a deposit, else `exact`.
+    def can_defer(self, operator: Operator, token: Token) -> bool:
+        """Whether there is, or may be, a deposit to pay from."""
+        account = self._deposits.known_account(operator, token)
+        return self._deposits.may_open() or (account is not None and account.unspent > 0)
 
-        Raises OfferNotAllowedError.
-        """
-        return choose(required, self.operators, can_defer=self.core.can_defer, allow_exact=self._allow_exact)
+    def choose(self, required: PaymentRequired) -> Offer:
+        """The offer of a 402 to take; raises OfferNotAllowedError."""
+        return choose(required, self)
 
     async def pay(self, offer: Offer, host: str, request_hash: bytes, payment_id: PaymentId | None = None) -> Payment:
         """A payment of the offer's amount from the deposit, for this request at this host.
@@ -216,6 +221,13 @@ class LocalWallet:
     def note_exact(self, nonce: bytes) -> None:
         """A seller says that the transfer of this nonce was made: it is spent for good."""
         self._book.exact_is_spent(nonce)
+
+    async def spend(self, offer: Offer, host: str) -> None:
+        """Count the offer's amount as spent, for a scheme that pays by itself; on disk when this returns.
+
+        Raises BudgetExceededError, BookUnavailableError.
+        """
+        await self._allocator.spend(offer.seller(host), offer.terms.amount)
 
     async def recover_from(self, offer: Offer, reason: Reason, host: str = "", key_id: bytes = b"") -> bool:
         """Do what can be done about a refusal at this host: a new spend key where the aggregator does not take the one
@@ -315,7 +327,7 @@ class LocalWallet:
         """Revoke this run's own keys, so that they do not count against the account's limit until they expire."""
         clients = {account.id: self._clients[operator] for account, operator, _ in self.accounts()}
         try:
-            async with asyncio.timeout(FORGET_KEYS_S):
+            async with asyncio.timeout(self._timing.forget_keys_s):
                 await self._keys.forget_own(clients)
         except (TallystickError, TimeoutError) as error:
             _log.info("spend keys of this run are not revoked, the next one does it: %s", error)
@@ -339,7 +351,7 @@ class LocalWallet:
                 self._book.close(row, now_s)
         self._book.check()
         await self._store.commit()
-        self._run_every(FLUSH_EVERY_S, self.flush)
+        self._run_every(self._timing.flush_every_s, self.flush)
         if approve_every_s:
             self._run_every(approve_every_s, self.approve_totals)
         if reconcile_every_s:

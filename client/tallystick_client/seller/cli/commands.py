@@ -14,10 +14,11 @@ from rich.table import Table
 
 from tallystick.errors import MalformedError, TallystickError
 from tallystick.hexadecimal import checksum, shorten, to_hex
+from tallystick.settlements import LeftOut, Settlement
 from tallystick_client.cli import EXIT_CONFIGURATION, EXIT_FAILED
 from tallystick_client.rpc import AggregatorError
 from tallystick_client.seller.client.aggregator import Aggregator
-from tallystick_client.seller.client.messages import LeftOut, SettledNow, Settlement
+from tallystick_client.seller.client.messages import SettledNow
 
 Command = Callable[..., Awaitable[Sequence[Settlement]]]
 
@@ -43,7 +44,7 @@ def _with_aggregator(command: Command, none: str) -> Callable[..., None]:
         "--json", "as_json", is_flag=True, help="Print data instead of a table; addresses and hashes in full."
     )
     @functools.wraps(command)
-    def run(target: str, token: str, insecure: bool, as_json: bool, **options: Any) -> None:
+    def run(target: str, token: str, insecure: bool, as_json: bool, **options: object) -> None:
         async def connect_and_run() -> Sequence[Settlement]:
             async with Aggregator(target, token=token, insecure=insecure) as aggregator:
                 return await command(aggregator, **options)

@@ -1,1 +1,1 @@
-"""The seller's typed client: `aggregator` has its calls, `stream` many charges at once, over `messages`."""
+"""The seller's typed client: `aggregator` has its calls, `stream` many charges at once."""

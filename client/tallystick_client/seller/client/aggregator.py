@@ -6,15 +6,19 @@ AggregatorUnavailableError (repeat it with the same ids) or CallRejectedError (r
 
 import asyncio
 import logging
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 import grpc.aio
 
-from tallystick.errors import Described, MalformedError, RefusedError
+from tallystick.charges import Charge, Charged, DeferredCharge
+from tallystick.codec import charge as charge_codec
+from tallystick.codec import facilitator, settlement
+from tallystick.codec.common import read_refusal
+from tallystick.errors import RefusedError
+from tallystick.facilitator import Attempt, Settled, Supported, Verified
+from tallystick.settlements import Settlement
 from tallystick.targets import check_target
 from tallystick.v1 import (
     charge_pb2,
@@ -26,19 +30,7 @@ from tallystick.v1 import (
 )
 from tallystick.x402 import ExactAuthorization, PaymentTerms
 from tallystick_client import rpc
-from tallystick_client.seller.client import codec
-from tallystick_client.seller.client.messages import (
-    Attempt,
-    Charge,
-    Charged,
-    DeferredCharge,
-    OtherPayment,
-    Settled,
-    SettledNow,
-    Settlement,
-    Supported,
-    Verified,
-)
+from tallystick_client.seller.client.messages import OtherPayment, SettledNow
 from tallystick_client.seller.client.stream import ChargeStream
 
 if TYPE_CHECKING:
@@ -47,7 +39,6 @@ if TYPE_CHECKING:
     from tallystick.v1.settlement_pb2_grpc import SettlementServiceAsyncStub
 
 SUPPORTED_REFRESH_S: Final = 300.0
-"""How old the answer of Supported may be before it is asked for again."""
 SUPPORTED_RETRY_S: Final = 10.0
 """How long an old answer serves after asking again failed."""
 
@@ -72,7 +63,8 @@ class Aggregator:
     It connects when it is first used, and again when it is used after `close` or on another event loop. `target` is
     "host:port"; `token` the seller's token itself or, better, where it is: "env:NAME" or "file:PATH". TLS is used
     unless the target is loopback or `insecure` is set; `root_certificates`, `certificate_chain` and `private_key` are
-    PEM. Times are seconds: `chain_timeout_s` is for calls that wait for a transaction. Raises MalformedError.
+    PEM. Times are seconds: `chain_timeout_s` is for calls that wait for a transaction, `supported_refresh_s` is how
+    old the answer of Supported may be before it is asked for again. Raises MalformedError.
     """
 
     def __init__(
@@ -86,14 +78,16 @@ class Aggregator:
         private_key: bytes | None = None,
         timeout_s: float = rpc.CALL_TIMEOUT_S,
         chain_timeout_s: float = rpc.CHAIN_TIMEOUT_S,
+        supported_refresh_s: float = SUPPORTED_REFRESH_S,
     ) -> None:
         check_target(target, "aggregator")
         self.target = target
-        self._metadata = rpc.bearer(_read_token(token))
+        self._metadata = rpc.bearer(rpc.read_token(token))
         self._insecure = insecure
         self._certificates = (root_certificates, certificate_chain, private_key)
         self._timeout_s = timeout_s
         self._chain_timeout_s = chain_timeout_s
+        self._supported_refresh_s = supported_refresh_s
         self._connected: _Connection | None = None
         self._supported: Supported | None = None
         self._supported_until = 0.0
@@ -143,12 +137,12 @@ class Aggregator:
 
         A `deferred` one is not to be verified again blindly: the answer that is lost holds the reservation's handle.
         """
-        request = facilitator_pb2.VerifyRequest(terms=codec.write_terms(terms))
+        request = facilitator_pb2.VerifyRequest(terms=facilitator.write_terms(terms))
         if isinstance(payment, DeferredCharge):
-            request.deferred.CopyFrom(codec.write_deferred(payment.config, payment.charge))
+            request.deferred.CopyFrom(facilitator.write_deferred(payment))
         else:
-            codec.put_payment(request, payment, attempt)
-        return codec.read_verified(await self._call(self._connection().facilitator.Verify, request))
+            _put_payment(request, payment, attempt)
+        return facilitator.read_verified(await self._call(self._connection().facilitator.Verify, request))
 
     async def settle(
         self, terms: PaymentTerms, payment: bytes | ExactAuthorization | OtherPayment, attempt: Attempt | None = None
@@ -157,14 +151,14 @@ class Aggregator:
         wait for it. Raises RefusedError. May be repeated: the same settlement gets the same answer, for an exact one if
         it is for the same attempt. Without an attempt serve no answer that is `replayed`: it may be another's.
         """
-        request = facilitator_pb2.SettleRequest(terms=codec.write_terms(terms))
+        request = facilitator_pb2.SettleRequest(terms=facilitator.write_terms(terms))
         if isinstance(payment, bytes):
             request.handle = payment
             timeout_s = self._timeout_s
         else:
-            codec.put_payment(request, payment, attempt)
+            _put_payment(request, payment, attempt)
             timeout_s = self._chain_timeout_s
-        return codec.read_settled(await self._call(self._connection().facilitator.Settle, request, timeout_s))
+        return facilitator.read_settled(await self._call(self._connection().facilitator.Settle, request, timeout_s))
 
     async def release(
         self, terms: PaymentTerms, payment: bytes | ExactAuthorization | OtherPayment, attempt: Attempt | None = None
@@ -173,18 +167,18 @@ class Aggregator:
         answer is `replayed`, the transfer goes on, and what it pays for is another attempt's to deliver, for the same
         request. Raises RefusedError, for instance where it was captured already.
         """
-        request = facilitator_pb2.SettleRequest(terms=codec.write_terms(terms), release=True)
+        request = facilitator_pb2.SettleRequest(terms=facilitator.write_terms(terms), release=True)
         if isinstance(payment, bytes):
             request.handle = payment
         else:
-            codec.put_payment(request, payment, attempt)
-        return codec.read_settled(await self._call(self._connection().facilitator.Settle, request))
+            _put_payment(request, payment, attempt)
+        return facilitator.read_settled(await self._call(self._connection().facilitator.Settle, request))
 
     async def charge(self, charge: Charge) -> Charged:
         """Take one payment at once. Raises RefusedError. May be repeated: a payment id is charged once."""
-        request = charge_pb2.ChargeRequest(charge=codec.write_charge(charge))
+        request = charge_pb2.ChargeRequest(charge=charge_codec.write_charge(charge))
         response = await self._call(self._connection().charges.Charge, request)
-        result = codec.read_charged(response.result)
+        result = charge_codec.read_charge_result(response.result)
         if isinstance(result, RefusedError):
             raise result
         return result
@@ -206,7 +200,7 @@ class Aggregator:
         """The settlements that paid this seller's receivers, newest first; `before_id` pages on. Needs scope `read`."""
         request = settlement_pb2.ListSettlementsRequest(limit=limit, before_id=before_id)
         response = await self._call(self._connection().settlements.ListSettlements, request)
-        return [codec.read_settlement(settlement) for settlement in response.settlements]
+        return [settlement.read_settlement(message) for message in response.settlements]
 
     async def settle_now(self) -> SettledNow:
         """Have all that is owed to this seller's receivers claimed, and wait for it. Needs scope `settle`.
@@ -216,8 +210,10 @@ class Aggregator:
         request = settlement_pb2.SettleNowRequest()
         response = await self._call(self._connection().settlements.SettleNow, request, self._chain_timeout_s)
         if response.HasField("refusal"):
-            rpc.raise_refusal(response.refusal)
-        return SettledNow(map(codec.read_settlement, response.settlements), map(codec.read_left_out, response.left_out))
+            raise read_refusal(response.refusal)
+        return SettledNow(
+            map(settlement.read_settlement, response.settlements), map(settlement.read_left_out, response.left_out)
+        )
 
     async def _call(
         self,
@@ -253,9 +249,21 @@ class Aggregator:
             response = await self._call(connection.facilitator.Supported, facilitator_pb2.SupportedRequest())
         finally:
             connection.refreshing = None
-        self._supported = supported = codec.read_supported(response)
-        self._supported_until = connection.loop.time() + SUPPORTED_REFRESH_S
+        self._supported = supported = facilitator.read_supported(response)
+        self._supported_until = connection.loop.time() + self._supported_refresh_s
         return supported
+
+
+def _put_payment(
+    request: facilitator.Request, payment: ExactAuthorization | OtherPayment, attempt: Attempt | None
+) -> None:
+    """Put a payment into a request, and the attempt that it is for."""
+    if isinstance(payment, OtherPayment):
+        request.payload = payment.payload
+    else:
+        request.exact.CopyFrom(facilitator.write_exact(payment))
+    if attempt is not None:
+        request.attempt.CopyFrom(facilitator.write_attempt(attempt))
 
 
 def _note_failure(task: asyncio.Task[Supported]) -> None:
@@ -263,20 +271,3 @@ def _note_failure(task: asyncio.Task[Supported]) -> None:
     error = None if task.cancelled() else task.exception()
     if error is not None:
         _log.warning("asking the aggregator what it supports failed: %s", error)
-
-
-def _read_token(reference: str) -> str:
-    """The token itself; raises MalformedError, which never shows it."""
-    kind, _, name = reference.partition(":")
-    if kind == "env":
-        token = os.environ.get(name, "")
-        if not token:
-            raise MalformedError("token", Described(f"the variable {name!a}, which is not set"), "a variable that is")
-        return token.strip()
-    if kind == "file":
-        try:
-            return Path(name).read_text(encoding="ascii").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            got = Described(f"the file {name!a}, which cannot be read: {type(error).__name__}")
-            raise MalformedError("token", got, "a file that holds the token and nothing else") from None
-    return reference

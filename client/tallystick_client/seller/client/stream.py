@@ -9,18 +9,18 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 import grpc
 import grpc.aio
 
+from tallystick.charges import Charge, Charged
+from tallystick.codec.charge import read_charge_result, write_charge
 from tallystick.errors import MalformedError, RefusedError
 from tallystick.v1 import charge_pb2
 from tallystick_client.rpc import AggregatorError, AggregatorUnavailableError, CallRejectedError, failure
-from tallystick_client.seller.client import codec
-from tallystick_client.seller.client.messages import Charge, Charged
 
 WAITING_MAX: Final = 4_096
 """Charges inside at once, answered ones not counted."""
@@ -62,14 +62,16 @@ class ChargeStream:
         timeout_s: float,
         patience_s: float = PATIENCE_S,
         waiting_max: int = WAITING_MAX,
+        backoff_s: Sequence[float] = BACKOFF_S,
     ) -> None:
         """`limits` tells the charges per batch and the unanswered batches that the aggregator allows; `timeout_s` is
-        how long a batch may be unanswered before the stream counts as broken.
+        how long a batch may be unanswered before the stream counts as broken. See the module for the rest.
         """
         self._open_stream = open_stream
         self._limits = limits
         self._timeout_s = timeout_s
         self._patience_s = patience_s
+        self._backoff_s = backoff_s
         self._room = asyncio.Semaphore(waiting_max)
         self._waiting: deque[_Waiting] = deque()
         self._unanswered: dict[int, _Batch] = {}
@@ -98,7 +100,7 @@ class ChargeStream:
             if self._closed is not None:
                 raise self._closed
             done: asyncio.Future[Charged] = asyncio.get_running_loop().create_future()
-            self._waiting.append(_Waiting(codec.write_charge(charge), done))
+            self._waiting.append(_Waiting(write_charge(charge), done))
             self._changed.set()
             return await done
 
@@ -138,7 +140,7 @@ class ChargeStream:
                 self._fail(error)
             else:
                 _log.info("the stream of charges broke and is opened again: %s", error)
-                await asyncio.sleep(BACKOFF_S[min(attempts, len(BACKOFF_S) - 1)])
+                await asyncio.sleep(self._backoff_s[min(attempts, len(self._backoff_s) - 1)])
                 attempts += 1
 
     async def _stream_once(self) -> AggregatorError:
@@ -232,7 +234,7 @@ def _answer(done: asyncio.Future[Charged], result: charge_pb2.ChargeResult, *, r
     if done.done():
         return
     try:
-        charged = codec.read_charged(result)
+        charged = read_charge_result(result)
     except MalformedError as error:
         done.set_exception(error)
         return

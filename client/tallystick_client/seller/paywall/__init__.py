@@ -1,14 +1,12 @@
 """The paywall.
 
-paywall           the ASGI middleware
-rules, pricing    which requests cost what; paths every reading of a path
-offers            what a 402 says
-incoming_payment  a payment as it came with a request
-payment_flow      one sale, from its verification to its last byte; state what all sales share
-unneeded          payments for what costs nothing
-response_cache    answers kept for a payer whose connection broke; unserved pages that were paid and not delivered
-bodies            bodies that are read ahead, within a bound
-responses         answers in the paywall's own name, and receipts
-asgi              the two ends of an ASGI request
-paid              what a handler knows of its payment
+payment_flow   how a request is sold, without I/O; steps what it asks for, sale what becomes of one with a payment
+asgi           carries the steps out: the middleware; bodies what it reads ahead
+rules          which requests cost what; paths every reading of a path, pricing prices that are functions
+offers         what a 402 says, and the payment that meets it
+schemes        what is special about a scheme
+responses      answers in the paywall's own name, and receipts
+response_cache answers kept for a payer whose connection broke
+state          what sales share; payments given back while nobody waits, and those that paid for nothing
+paid           what an application knows of its payment
 """

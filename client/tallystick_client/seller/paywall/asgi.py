@@ -1,208 +1,330 @@
-"""The two ends of an ASGI request, as the paywall needs them.
-
-`Incoming` reads the request's body ahead where it must be hashed and tells whether the client is still there;
-`Outgoing` holds the response back until it is decided whether it is paid for. Neither knows of money.
-"""
+"""The paywall for ASGI: it carries out the steps of a payment flow, and holds no rule (those are in `payment_flow`)."""
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+import logging
+import time
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from enum import Enum
 from typing import Any, Final
-from urllib.parse import quote
 
-import msgspec
-
-from tallystick.errors import Described, MalformedError
-from tallystick.requests import normal_target
+from tallystick.errors import Described, MalformedError, TallystickError
+from tallystick_client.errors import AggregatorError, CallRejectedError
+from tallystick_client.seller.client.aggregator import Aggregator
+from tallystick_client.seller.paywall.bodies import Backpressure, Incoming, Message, Receive
+from tallystick_client.seller.paywall.paths import find_roots
+from tallystick_client.seller.paywall.payment_flow import (
+    BODY_BYTES_MAX,
+    KEPT_BYTES_MAX,
+    MAX_TIMEOUT_S,
+    RELEASE_WAIT_S,
+    SETTLE_PATIENCE_S,
+    PaymentFlow,
+    PaymentFlows,
+    at_least,
+)
+from tallystick_client.seller.paywall.rules import Rule
+from tallystick_client.seller.paywall.state import Unserved
+from tallystick_client.seller.paywall.steps import (
+    OF_THE_APP,
+    AskAggregator,
+    AwaitPrice,
+    AwaitWork,
+    Background,
+    BodyTooSlowError,
+    CallApp,
+    CheckClient,
+    Deliver,
+    Done,
+    ReadBody,
+    RequestHead,
+    SendResponse,
+    Step,
+    Steps,
+    Wait,
+    Work,
+)
 
 Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
 
 START: Final = "http.response.start"
 BODY: Final = "http.response.body"
+BUFFERED_BYTES_MAX: Final = 64 * 1024 * 1024
+BODY_PATIENCE_S: Final = 30.0
 _AHEAD_OF_RESPONSE: Final = frozenset({"http.response.push", "http.response.early_hint", "http.response.debug"})
 """Messages that carry nothing of the page."""
 
-
-class BodyNotReadError(Exception):
-    """A request's body could not be read ahead."""
+_log = logging.getLogger("tallystick.seller")
 
 
-class ClientGoneError(BodyNotReadError):
-    """The client left before its request was complete."""
+class Paywall:
+    """Answers 402 where a rule asks for a payment and none came, and charges for every 2xx that goes out.
+
+    `pay_to`: the seller's address. `rules`: the price list; what no rule speaks of is free, and HEAD, OPTIONS,
+    /robots.txt and /.well-known/ always are. `network`: a CAIP-2 name, needed where the aggregator takes a rule's token
+    on several. `max_timeout_s`: how long a payer's `exact` authorization is to be valid; the handler has to be done
+    before. `max_body_bytes`: request bodies with a Content-Length are part of what is paid for and are read ahead, up
+    to this. `buffer_bodies_bytes`: memory for the bodies of all requests that are read ahead at once.
+    `body_patience_s`: how long one may take. `keep_responses_bytes`: memory for answers that are sent again to a payer
+    whose connection broke. `settle_patience_s`: how long a served request waits for an aggregator that is away;
+    `release_wait_s`: how long an answer waits for its payment to be given back. `clock` (seconds that nobody sets) and
+    `sleep` are what these are waited for by.
+
+    Raises MalformedError, which names the setting, what it was and what is allowed. Prices, the token and whether it is
+    for `pay_to` are checked when the server starts, if it tells (ASGI's lifespan) and the aggregator answers; else
+    before the first 402. Rules that can never decide anything are logged as warnings.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        aggregator: Aggregator,
+        pay_to: str,
+        rules: Sequence[Rule],
+        network: str | None = None,
+        max_timeout_s: int = MAX_TIMEOUT_S,
+        max_body_bytes: int = BODY_BYTES_MAX,
+        buffer_bodies_bytes: int = BUFFERED_BYTES_MAX,
+        body_patience_s: float = BODY_PATIENCE_S,
+        keep_responses_bytes: int = KEPT_BYTES_MAX,
+        settle_patience_s: float = SETTLE_PATIENCE_S,
+        release_wait_s: float = RELEASE_WAIT_S,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.app = app
+        self.aggregator = aggregator
+        self.flows = PaymentFlows(
+            pay_to=pay_to,
+            rules=rules,
+            network=network,
+            max_timeout_s=max_timeout_s,
+            max_body_bytes=max_body_bytes,
+            keep_responses_bytes=keep_responses_bytes,
+            settle_patience_s=settle_patience_s,
+            release_wait_s=release_wait_s,
+            clock=clock,
+        )
+        self.room = Backpressure(at_least("buffer_bodies_bytes", buffer_bodies_bytes, max_body_bytes))
+        if not body_patience_s > 0:
+            raise MalformedError("body_patience_s", Described(str(body_patience_s)), "more than 0 seconds")
+        self.body_patience_s = body_patience_s
+        self._release_wait_s = release_wait_s
+        self._sleep = sleep
+        self._has_roots = False
+        self._tasks: dict[Work, asyncio.Task[None]] = {}
+
+    @property
+    def unserved(self) -> tuple[Unserved, ...]:
+        """Exact payments that landed here while nobody was there to get the page, the newest 1,000, oldest first.
+
+        Their payers showed no payment id, so nobody can prove to be one of them: pay back, or let it be. In memory of
+        this process; each is a warning in the log too.
+        """
+        return self.flows.unserved
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI connection."""
+        if scope["type"] == "http":
+            await self._http(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._lifespan(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    async def finish(self) -> None:
+        """Wait until what is done beside requests is done; what may be left is left after `release_wait_s`."""
+        while waited_for := [task for work, task in self._tasks.items() if not work.may_be_left]:
+            await asyncio.wait(waited_for)
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks.values(), timeout=self._release_wait_s)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not self._has_roots:
+            # Not when the paywall is made: more may be mounted until the first request.
+            self._has_roots, self.flows.roots = True, find_roots(self.app)
+        with self.flows.flow(request_head(scope)) as flow:
+            exchange = _Exchange(self, flow, Incoming(receive, self.room), send)
+            try:
+                await exchange.run(self.app, scope, receive)
+            finally:
+                await exchange.incoming.close()
+
+    # The steps that have nothing to do with one request.
+
+    async def carry_out(self, step: Step) -> Any:
+        """The result of a step."""
+        if isinstance(step, AskAggregator):
+            if step.within_s is None:
+                return await step.call(self.aggregator)
+            async with asyncio.timeout(step.within_s):
+                return await step.call(self.aggregator)
+        if isinstance(step, AwaitPrice):
+            return await step.price
+        if isinstance(step, Wait):
+            return await self._sleep(step.seconds)
+        if isinstance(step, Background):
+            task = self._tasks[step.work] = asyncio.create_task(self._work(step.work))
+            task.add_done_callback(lambda _: self._tasks.pop(step.work))
+            return None
+        assert isinstance(step, AwaitWork), step
+        task_of = self._tasks.get(step.work)
+        if task_of is not None:
+            await asyncio.wait([task_of], timeout=step.seconds)
+        return None
+
+    async def _work(self, work: Work) -> None:
+        await until(work, work.start(), self.carry_out)
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def receive_checked() -> Message:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await self._check_settings()
+            return message
+
+        async def send_closing(message: Message) -> None:
+            if message["type"].startswith("lifespan.shutdown."):
+                await self.finish()
+                await self.aggregator.close()
+            await send(message)
+
+        try:
+            await self.app(scope, receive_checked, send_closing)
+        except _StartupFailedError as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+
+    async def _check_settings(self) -> None:
+        """Raise _StartupFailedError if the token is not taken, or a static price cannot be asked for."""
+        try:
+            supported = await self.aggregator.supported()
+        except CallRejectedError as error:
+            raise _StartupFailedError(str(error)) from error
+        except (AggregatorError, MalformedError) as error:
+            _log.warning("prices are not checked: the aggregator does not say what it supports: %s", error)
+            return
+        try:
+            self.flows.check(supported)
+        except MalformedError as error:
+            raise _StartupFailedError(str(error)) from error
 
 
-class BodyTooLargeError(BodyNotReadError):
-    """The request's body is larger than what is read ahead."""
+class _Exchange:
+    """One request: the steps of its flow, and the two ends of its connection."""
+
+    def __init__(self, paywall: Paywall, flow: PaymentFlow, incoming: Incoming, send: Send) -> None:
+        self.incoming = incoming
+        self._paywall = paywall
+        self._flow = flow
+        self._send = send
+        self._step: Step = Done()
+
+    async def run(self, app: App, scope: Scope, receive: Receive) -> None:
+        """Carry the flow out to its end, with the application where it is asked for."""
+        step = await self._until(self._flow.start())
+        if not isinstance(step, CallApp):
+            return
+        receive = receive if self.incoming.is_untouched and not step.paid else self.incoming.receive
+        outgoing = Outgoing(self._deliver, self._decide)
+        try:
+            await app(scope, receive, outgoing.send if step.is_held else self._send)
+        except BaseException as error:  # noqa: BLE001 - the flow raises it again
+            ended = self._flow.failed(error)
+        else:
+            is_waited_for = isinstance(self._step, OF_THE_APP)
+            ended = self._flow.resume() if is_waited_for else self._flow.failed(_AppGoneError())
+        await self._until(ended)
+
+    async def _decide(self, start: Message, first: Message) -> Message | None:
+        """What the flow makes of the start of the response; None where something else was answered."""
+        body, is_last = _part(first)
+        headers = list(start.get("headers", ()))
+        step = await self._until(self._flow.responded(start["status"], headers, body, is_last=is_last))
+        return {**start, "headers": step.headers} if isinstance(step, Deliver) else None
+
+    async def _deliver(self, message: Message) -> None:
+        await self._send(message)
+        if message["type"] != START and message["type"] not in _AHEAD_OF_RESPONSE:
+            body, is_last = _part(message)
+            await self._until(self._flow.sent(body, is_last=is_last))
+
+    async def _until(self, step: Step) -> Step:
+        self._step = step
+        if not isinstance(step, OF_THE_APP):
+            self._step = await until(self._flow, step, self._carry_out)
+        return self._step
+
+    async def _carry_out(self, step: Step) -> Any:
+        if isinstance(step, CheckClient):
+            return await self.incoming.is_client_gone()
+        if isinstance(step, ReadBody):
+            try:
+                async with asyncio.timeout(self._paywall.body_patience_s):
+                    return await self.incoming.read_ahead(step.bytes_max)
+            except TimeoutError:
+                raise BodyTooSlowError from None
+        if isinstance(step, SendResponse):
+            await self._send({"type": START, "status": step.status, "headers": step.headers})
+            await self._send({"type": BODY, "body": step.body, "more_body": False})
+            return None
+        return await self._paywall.carry_out(step)
 
 
-class RoomFullError(BodyNotReadError):
-    """The bodies of other requests take all the memory there is for them."""
+async def until(steps: Steps, step: Step, carry_out: Callable[[Step], Awaitable[Any]]) -> Step:
+    """Carry steps out up to the next that is the application's; those of work come to their end."""
+    while not isinstance(step, OF_THE_APP):
+        try:
+            result = await carry_out(step)
+        except BaseException as error:  # noqa: BLE001 - the rules say what becomes of it, or raise it again
+            step = steps.failed(error)
+        else:
+            step = steps.resume(result)
+    return step
 
 
-class ResponseRefusedError(OSError):
+def request_head(scope: Scope) -> RequestHead:
+    """An ASGI request, as the flow takes it."""
+    name, port = scope.get("server") or ("localhost", None)
+    return RequestHead(
+        method=scope["method"],
+        path=scope["path"],
+        headers=scope["headers"],
+        query=scope.get("query_string", b""),
+        raw_path=scope.get("raw_path") or b"",
+        root_path=scope.get("root_path") or "",
+        scheme=scope.get("scheme", "http"),
+        server=f"{name}:{port}" if port else str(name),
+        http_version=scope.get("http_version", "1.1"),
+        scope=scope,
+    )
+
+
+def _part(message: Message) -> tuple[bytes | None, bool]:
+    """The body in a message, None where it is not known, and whether it was the last."""
+    if message["type"] != BODY:
+        return None, False
+    return message.get("body", b""), not message.get("more_body", False)
+
+
+class ResponseRefusedError(TallystickError, OSError):
     """What the application gets when it goes on sending a response that is not delivered.
 
     An OSError, as ASGI demands of `send` to a client that is gone: frameworks stop at it quietly.
     """
 
 
-def header(scope: Scope, name: bytes) -> bytes | None:
-    """The first header with this name, in lower case."""
-    for key, value in scope["headers"]:
-        if key == name:
-            return bytes(value)
-    return None
+class _AppGoneError(Exception):
+    """The application ended while its response was being sent: it has not waited for it."""
 
 
-def header_list(scope: Scope, name: bytes) -> list[bytes]:
-    """All headers with this name, in lower case."""
-    return [bytes(value) for key, value in scope["headers"] if key == name]
-
-
-def request_target(scope: Scope) -> bytes:
-    """Path and query as on the request line. An empty query is taken for none: servers do not tell them apart."""
-    path = scope.get("raw_path") or quote(scope["path"], safe="/:@!$&'()*+,;=-._~").encode("ascii")
-    path = path.partition(b"?")[0]
-    query = scope.get("query_string", b"")
-    return bytes(path + b"?" + query if query else path)
-
-
-def url(scope: Scope) -> str:
-    """The URL of the request, as far as the server knows its own name."""
-    host = (header(scope, b"host") or b"").decode("latin-1")
-    if not host:
-        name, port = scope.get("server") or ("localhost", None)
-        host = f"{name}:{port}" if port else str(name)
-    return f"{scope.get('scheme', 'http')}://{host}{normal_target(request_target(scope)).decode('latin-1')}"
-
-
-def content_length(scope: Scope) -> int | None:
-    """How long the body is said to be; None where it is streamed up or there is none. Raises MalformedError."""
-    if header(scope, b"transfer-encoding") is not None:
-        return None
-    value = header(scope, b"content-length")
-    if value is None:
-        return None
-    if not value.isdigit() or len(value) > 18:
-        got = Described(ascii(value[:20].decode("latin-1")))
-        raise MalformedError("Content-Length", got, "the number of bytes of the body")
-    return int(value)
-
-
-def may_have_body(scope: Scope) -> bool:
-    """Whether a request whose body's length was not told may have a body: chunked, or by HTTP/2 and later."""
-    return header(scope, b"transfer-encoding") is not None or scope.get("http_version", "1.1") not in {"1.0", "1.1"}
-
-
-class Backpressure:
-    """Memory for the bodies that are read ahead, of all requests together."""
-
-    def __init__(self, bytes_max: int) -> None:
-        self._bytes_max = bytes_max
-        self.bytes_taken = 0
-
-    def take(self, size: int) -> None:
-        """Take some of it; raises RoomFullError."""
-        if self.bytes_taken + size > self._bytes_max:
-            raise RoomFullError
-        self.bytes_taken += size
-
-    def give_back(self, size: int) -> None:
-        """Give some of it back."""
-        self.bytes_taken -= size
-
-
-class Incoming:
-    """The request's messages: read ahead, and given on to the application as if nobody had."""
-
-    def __init__(self, receive: Receive, room: Backpressure) -> None:
-        self._receive = receive
-        self._room = room
-        self._taken = 0
-        self._body: bytes | None = None
-        self._read: deque[Message] = deque()
-        self._next: asyncio.Future[Message] | None = None
-
-    async def read_ahead(self, bytes_max: int) -> bytes | None:
-        """The whole body, or None as soon as it is longer; the application gets it in either case.
-
-        Raises ClientGoneError or RoomFullError.
-        """
-        if self._body is not None:
-            return self._body
-        size, more = 0, True
-        while more and size <= bytes_max:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise ClientGoneError
-            chunk = message.get("body", b"")
-            self._room.take(len(chunk))
-            self._taken += len(chunk)
-            size += len(chunk)
-            self._read.append(message)
-            more = message.get("more_body", False)
-        if size > bytes_max:
-            return None
-        self._body = b"".join(message.get("body", b"") for message in self._read)
-        self._read.clear()
-        self._read.append({"type": "http.request", "body": self._body, "more_body": False})
-        return self._body
-
-    async def receive(self) -> Message:
-        """What the application calls."""
-        if self._read:
-            message = self._read.popleft()
-            # From here on it is the application's memory.
-            self._body = None
-            self._give_back(min(self._taken, len(message.get("body", b""))))
-            return message
-        # `is_client_gone` may await the same message; a caller that is cancelled does not lose it for the others.
-        message = await asyncio.shield(self._awaited())
-        if message["type"] != "http.disconnect":
-            self._next = None
-        return message
-
-    async def is_client_gone(self) -> bool:
-        """Whether the client has left, as far as the server knows by now.
-
-        Reads past what the application has not read yet, but never into a body that is being streamed up.
-        """
-        while True:
-            awaited = self._awaited()
-            if not awaited.done():
-                # One turn of the event loop: servers that know of it answer without waiting.
-                await asyncio.sleep(0)
-            if not awaited.done():
-                return False
-            message = awaited.result()
-            if message["type"] == "http.disconnect":
-                return True
-            self._next = None
-            self._read.append(message)
-            if message.get("more_body", False):
-                return False
-
-    async def close(self) -> None:
-        """Stop waiting for messages, and give back what memory they took."""
-        self._give_back(self._taken)
-        if self._next is not None:
-            self._next.cancel()
-            await asyncio.wait([self._next])
-
-    def _give_back(self, size: int) -> None:
-        self._taken -= size
-        self._room.give_back(size)
-
-    def _awaited(self) -> asyncio.Future[Message]:
-        if self._next is None:
-            self._next = asyncio.ensure_future(self._receive())
-        return self._next
+class _StartupFailedError(Exception):
+    """The paywall's settings do not fit the aggregator's."""
 
 
 class _Stage(Enum):
@@ -254,35 +376,3 @@ class Outgoing:
         self._stage = _Stage.PASSING
         await self._send(start)
         await self._send(message)
-
-
-async def respond(send: Send, status: int, body: object, headers: Iterable[tuple[str, str]] = ()) -> None:
-    """Send a whole JSON response that no cache keeps."""
-    data = msgspec.json.encode(body)
-    all_headers = [
-        ("content-type", "application/json"),
-        ("content-length", str(len(data))),
-        ("cache-control", "no-store"),
-        *headers,
-    ]
-    encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in all_headers]
-    await send({"type": START, "status": status, "headers": encoded})
-    await send({"type": BODY, "body": data, "more_body": False})
-
-
-def make_private(headers: Headers) -> Headers:
-    """The headers with a Cache-Control that keeps the page out of shared caches, or the stricter one they had."""
-    directives = [
-        directive.strip()
-        for name, value in headers
-        if name.lower() == b"cache-control"
-        for directive in value.split(b",")
-        if directive.strip()
-    ]
-    names = {directive.partition(b"=")[0].lower() for directive in directives}
-    others = [(name, value) for name, value in headers if name.lower() != b"cache-control"]
-    if not names & {b"private", b"no-store"}:
-        shared = {b"public", b"s-maxage", b"proxy-revalidate"}
-        kept = [directive for directive in directives if directive.partition(b"=")[0].lower() not in shared]
-        directives = [b"private", *kept]
-    return [*others, (b"cache-control", b", ".join(directives))]

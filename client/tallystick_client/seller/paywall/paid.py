@@ -6,36 +6,35 @@ from tallystick.amounts import parse_price
 from tallystick.errors import MalformedError
 from tallystick.hexadecimal import checksum
 from tallystick.quantities import Amount
-from tallystick_client.seller.client.messages import DeferredCharge
-from tallystick_client.seller.paywall.incoming_payment import IncomingPayment
+from tallystick_client.seller.paywall.schemes.port import IncomingPayment
 
 SCOPE_KEY: Final = "tallystick"
 
 
 class PaidRequest:
-    """The payment of a request, found in `scope["tallystick"]` while its handler runs."""
+    """The payment of a request, found in `scope["tallystick"]` (ASGI) while its handler runs."""
 
-    __slots__ = ("_asset", "_capture", "_presented", "amount", "network", "scheme")
+    __slots__ = ("_asset", "_capture", "_payment", "amount", "network", "scheme")
 
-    def __init__(self, presented: IncomingPayment) -> None:
-        terms = presented.offer.terms
-        self._presented = presented
+    def __init__(self, payment: IncomingPayment) -> None:
+        terms = payment.offer.terms
+        self._payment = payment
         self.amount = terms.amount
         """What the request costs at most, in atomic units of the token."""
         self.scheme = terms.scheme
         self.network = str(terms.network)
-        self._asset = presented.offer.asset
+        self._asset = payment.offer.asset
         self._capture = Amount(terms.amount)
 
     @property
     def payer(self) -> str:
         """The payer's address, 0x-hex."""
-        return checksum(self._presented.payer)
+        return checksum(self._payment.payer)
 
     @property
     def payment_id(self) -> str:
         """The payment id (UUIDv7), or the nonce of an exact payment, 0x-hex."""
-        return self._presented.payment_id
+        return self._payment.payment_id
 
     @property
     def captured(self) -> Amount:
@@ -55,7 +54,7 @@ class PaidRequest:
             amount = price.amount
         if not 0 <= amount <= self.amount:
             raise MalformedError("capture", amount, f"from 0 to {self.amount}, what was agreed")
-        if isinstance(self._presented.payment, DeferredCharge):
+        if self._payment.is_reserved:
             self._capture = Amount(amount)
 
     def __repr__(self) -> str:

@@ -12,7 +12,7 @@ follows a `;`. Two kinds of readings are told apart:
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from posixpath import normpath
 from typing import Any, Final
@@ -65,19 +65,19 @@ class Roots:
     all: frozenset[str] = frozenset()
 
 
-def read_paths(scope: Mapping[str, Any], roots: Roots | None = None) -> Paths:
-    """The paths that an ASGI request may stand for; `roots` is what `find_roots` found.
+def read_paths(path: str, raw_path: bytes = b"", root_path: str = "", roots: Roots | None = None) -> Paths:
+    """The paths that a request may stand for: of its decoded path, and of its line if `raw_path` tells that.
 
-    Raises MalformedError on a path that can be read in too many ways.
+    `root_path` is the server's prefix, `roots` what `find_roots` found. Raises MalformedError on a path that can be
+    read in too many ways.
     """
     roots = roots or Roots()
-    told = _trimmed(scope.get("root_path") or "")
+    told = _trimmed(root_path)
     prefixes = _Prefixes(roots.first or told, (told, *roots.all))
-    path = _origin_form(scope["path"])
+    path = _origin_form(path)
     starts = [path]
-    raw: bytes = scope.get("raw_path") or b""
-    if raw and raw != path.encode("utf-8", "surrogatepass"):
-        on_line = _origin_form(raw.partition(b"?")[0].decode("latin-1"))
+    if raw_path and raw_path != path.encode("utf-8", "surrogatepass"):
+        on_line = _origin_form(raw_path.partition(b"?")[0].decode("latin-1"))
         starts += [unquote(on_line, errors="replace"), on_line]
     plain = prefixes.plain(starts)
     decoded = starts[:2]
@@ -85,8 +85,8 @@ def read_paths(scope: Mapping[str, Any], roots: Roots | None = None) -> Paths:
     if not unusual and not any(_ODD.search(reading) for reading in decoded):
         return plain
     unusual += [rest for start in decoded for rest in prefixes.without(start)]
-    if raw:
-        unusual += _other_encodings(unquote_to_bytes(raw))
+    if raw_path:
+        unusual += _other_encodings(unquote_to_bytes(raw_path))
     decoded += unusual
     odd = [prefixes.plain([reading]) for reading in sorted(_closure(decoded) - {path})]
     if sum(len(paths.others) for paths in odd) > READINGS_MAX:

@@ -1,370 +1,325 @@
-"""One sale: a request that came with a payment, from its verification to its last byte.
+"""How a request is sold, without any I/O: every rule of the paywall, for any server (as h11 does it).
 
-    kept answer? -> Verify (reserves) -> handler -> 2xx: Settle (captures) -> first byte
-                                                 -> else, or client gone: Settle (releases)
+    flows = PaymentFlows(pay_to="0x…", rules=[…])              # one for all requests
+    with flows.flow(RequestHead("GET", "/articles/1", headers, …)) as flow:
+        step = flow.start()
+        while not isinstance(step, Done):                      # carry the step out, then tell how it ended:
+            ...                                                # step = flow.resume(await step.call(aggregator))
 
-The money is decided before the first byte goes out. What can happen in between, and who bears it:
+`steps` says what each step asks for, and which of `responded`, `sent`, `resume` and `failed` ends it. `asgi` is a whole
+example. One `PaymentFlows` and its flows may be used by several threads, if a lock is held around each call to them.
 
-- The aggregator is away at Verify: 503. It may hold a reservation, which expires; nothing was charged.
-- It is away when the payment is to be captured: tried again for a while, then 503. Whether it was charged is not
-  known. A whole answer is kept: the same payment, sent again, captures again (which takes nothing twice) and gets it.
-  Where nothing is kept, the reservation is given back as soon as possible.
-- The payment was charged before: the kept answer again, else 409. The handler never runs for it.
+What decides, in this order:
 
-An exact payment has no reservation. Each handling of its request is an attempt of its own, and the aggregator lets one
-attempt have the payment, among all processes and sellers. Its transfer may take longer than its client waits: while the
-client is there, it is waited for as long as the offer says; then 409 `payment_pending`. A payment that names itself is
-given back, and whichever process is asked next answers; of one that does not, nobody knows who asks again (see
-`PaywallState`).
+- The rule that matches the path (`rules`), and its price (`pricing`); none, or nothing to pay: the application answers.
+  A payment that came all the same is told that nothing was charged: payers send payments ahead, and it would count as
+  spent until its payer has compared its book with the aggregator's.
+- No payment, or one that meets no offer: 402 with the offers (`offers`). A body is read only for what may be a payment.
+- The payment, bound to method, target and body: it is verified, served and taken (`sale`).
 """
 
-import asyncio
 import logging
-import os
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
-from typing import Final
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final
 
-import grpc
-
-from tallystick.errors import MalformedError, RefusedError
-from tallystick.reasons import Reason
-from tallystick.x402 import PAYMENT_RESPONSE_HEADER
-from tallystick_client.rpc import AggregatorUnavailableError, CallRejectedError
-from tallystick_client.seller.client.messages import Attempt, DeferredCharge, Settled, Verified
+from tallystick.errors import Described, MalformedError, RefusedError
+from tallystick.facilitator import Supported
+from tallystick.hexadecimal import parse_address
+from tallystick.quantities import ZERO_ADDRESS
+from tallystick.requests import body_digest, normal_target, request_hash
+from tallystick.x402 import PAYMENT_RESPONSE_HEADER, PAYMENT_SIGNATURE_HEADER, Network, ResourceInfo
+from tallystick_client.errors import AggregatorError
 from tallystick_client.seller.paywall import responses
-from tallystick_client.seller.paywall.asgi import (
-    BODY,
-    START,
-    App,
+from tallystick_client.seller.paywall.offers import Accepted, OfferBook, read_accepted
+from tallystick_client.seller.paywall.paid import SCOPE_KEY
+from tallystick_client.seller.paywall.paths import Roots, read_paths
+from tallystick_client.seller.paywall.pricing import Price, RequestBody, pay_ahead_of, price_of
+from tallystick_client.seller.paywall.response_cache import ResponseCache
+from tallystick_client.seller.paywall.rules import Asked, Match, Rule, find_rules, methods_of, unreachable
+from tallystick_client.seller.paywall.sale import Sale
+from tallystick_client.seller.paywall.schemes import SCHEMES
+from tallystick_client.seller.paywall.schemes.port import Offer, Scheme
+from tallystick_client.seller.paywall.state import PaywallState, Unserved
+from tallystick_client.seller.paywall.steps import (
+    AppResponse,
+    AskAggregator,
+    BodyNotReadError,
+    BodyTooLargeError,
+    BodyTooSlowError,
+    CallApp,
+    ClientGoneError,
+    ContinueApp,
+    Deliver,
+    Flow,
     Headers,
-    Incoming,
-    Message,
-    Outgoing,
-    Scope,
-    Send,
-    make_private,
+    Part,
+    RequestHead,
+    RoomFullError,
+    SendResponse,
+    Step,
+    Steps,
 )
-from tallystick_client.seller.paywall.incoming_payment import IncomingPayment
-from tallystick_client.seller.paywall.paid import SCOPE_KEY, PaidRequest
-from tallystick_client.seller.paywall.response_cache import Answer, Held, Recording, is_logged_in, keepable
-from tallystick_client.seller.paywall.state import PaywallState
 
-__all__ = ["PaywallState", "Sale"]
-
-_PAUSES_S: Final = (0.1, 0.2, 0.5, 1.0)
-"""Between attempts to settle; the last one repeats."""
+BODY_BYTES_MAX: Final = 1024 * 1024
+KEPT_BYTES_MAX: Final = 8 * 1024 * 1024
+MAX_TIMEOUT_S: Final = 60
+SETTLE_PATIENCE_S: Final = 10.0
+RELEASE_WAIT_S: Final = 2.0
+_PAYMENT: Final = PAYMENT_SIGNATURE_HEADER.lower().encode()
+_RECEIPT: Final = PAYMENT_RESPONSE_HEADER.lower().encode()
+_MARK: Final = "tallystick.unneeded"
+_PAYMENT_REQUIRED: Final = 402
 
 _log = logging.getLogger("tallystick.seller")
 
-Refuse = Callable[[MalformedError | RefusedError, str | None], Awaitable[None]]
+
+class _PricesUnknownError(Exception):
+    """The aggregator does not say what it supports."""
 
 
-class OutcomeUnknownError(Exception):
-    """A payment may or may not have been taken; `reason` is the aggregator's, where it said so itself."""
+class _Mark:
+    """In the scope of a request whose payment one paywall did not need; another one behind it may."""
 
-    def __init__(self, message: str, reason: Reason | None = None) -> None:
-        super().__init__(message)
-        self.reason = reason
+    def __init__(self, outer: "_Mark | None") -> None:
+        self.outer = outer
+        self.is_needed = False
 
 
-class Sale:
-    """One request that came with a payment. `refuse` answers it with 402, the reason and, if any, a receipt."""
+class PaymentFlows:
+    """What is the same for all requests of a paywall, and remembered between them.
+
+    Settings as of `Paywall`. `release_wait_s`: how long an answer waits for its payment to be given back. `schemes`:
+    those that are not left to the aggregator, in the order of the offers. `clock`: seconds that nobody sets. Raises
+    MalformedError, which names the setting. Rules that can never decide anything are logged as warnings.
+    """
 
     def __init__(
-        self, state: PaywallState, presented: IncomingPayment, incoming: Incoming, send: Send, refuse: Refuse
+        self,
+        *,
+        pay_to: str,
+        rules: Sequence[Rule],
+        network: str | None = None,
+        max_timeout_s: int = MAX_TIMEOUT_S,
+        max_body_bytes: int = BODY_BYTES_MAX,
+        keep_responses_bytes: int = KEPT_BYTES_MAX,
+        settle_patience_s: float = SETTLE_PATIENCE_S,
+        release_wait_s: float = RELEASE_WAIT_S,
+        schemes: Sequence[Scheme] = SCHEMES,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._state = state
-        self._presented = presented
-        self._incoming = incoming
-        self._send = send
-        self._refuse = refuse
-        self._terms = presented.offer.terms
-        payment = presented.payment
-        self._is_exact = not isinstance(payment, DeferredCharge)
-        """So is every payment that its payer signed for one amount: another scheme's is handled alike."""
-        self._payment: Held = b"" if isinstance(payment, DeferredCharge) else payment
-        """What is settled: the reservation's handle, or the payment itself."""
-        self._attempt: Attempt | None = None
-        self._answer_key = presented.answer_key
-        self._holds_key = False
-        self._paid: PaidRequest | None = None
-        self._is_kept = False
-        self._is_followed = False
-        self._streamed: tuple[Answer, Recording] | None = None
-        self._request = ""
+        self.pay_to = parse_address(pay_to, "pay_to")
+        if self.pay_to == ZERO_ADDRESS:
+            raise MalformedError("pay_to", pay_to, "an address that is not zero")
+        self.rules = tuple(rules)
+        if not self.rules:
+            raise MalformedError("rules", Described("none"), "at least one Rule")
+        for problem in unreachable(self.rules):
+            _log.warning("%s", problem)
+        network = None if network is None else str(Network.parse(network, "network"))
+        self.book = OfferBook(self.pay_to, network, at_least("max_timeout_s", max_timeout_s, 1), schemes)
+        self.max_body_bytes = at_least("max_body_bytes", max_body_bytes, 0)
+        kept = ResponseCache(at_least("keep_responses_bytes", keep_responses_bytes, 0))
+        self.state = PaywallState(kept, settle_patience_s, release_wait_s, clock)
+        self.roots = Roots()
+        """The prefixes that applications behind the paywall live under, as far as the adapter can see them."""
+        self._is_prefix_told = False
 
-    async def run(self, app: App, scope: Scope) -> None:
-        """Answer the request, with the application's response if it is paid for."""
-        self._request = f"{scope['method']} {scope['path']}"
-        kept = None if self._answer_key is None else self._state.kept.get(self._answer_key)
-        if kept is not None and kept.receipt is not None:
-            await self._send_answer(kept, kept.receipt)
+    def flow(self, head: RequestHead) -> "PaymentFlow":
+        """The flow of one request, which has not begun."""
+        return PaymentFlow(self, head)
+
+    def check(self, supported: Supported) -> None:
+        """Raise MalformedError if the token is not for `pay_to`, or a static price cannot be asked for."""
+        self.book.check(supported, self.rules)
+
+    @property
+    def unserved(self) -> tuple[Unserved, ...]:
+        """Exact payments that landed here while nobody was there to get the page, the newest 1,000, oldest first."""
+        return tuple(self.state.unserved)
+
+    def asked(self, head: RequestHead) -> Asked:
+        """What the rules look at. Raises MalformedError on a path that can be read in too many ways."""
+        root = self.roots.first or head.root_path
+        if root and not self._is_prefix_told:
+            self._is_prefix_told = True
+            for rule in self.rules:
+                if rule.pattern.text.startswith(f"{root}/"):
+                    message = "rule %a: a path is compared without the root_path %a first; write the rule without it"
+                    _log.warning(message, rule.path, root)
+        user_agent = (head.header(b"user-agent") or b"").decode("latin-1")
+        paths = read_paths(head.path, head.raw_path, head.root_path, self.roots)
+        return Asked(methods_of(head.method, head.headers), paths, user_agent)
+
+
+class PaymentFlow(Steps):
+    """One request, and all that is done to sell it; `close` it in any case (it is a context manager too)."""
+
+    def __init__(self, flows: PaymentFlows, head: RequestHead) -> None:
+        super().__init__(self._answer())
+        self._flows = flows
+        self._head = head
+        self._payments = head.header_list(_PAYMENT)
+        self._accepted: Accepted | MalformedError | None = None
+        self._receipt: str | None = None
+        """Says that the payment that came was not charged."""
+
+    def responded(self, status: int, headers: Headers, body: bytes | None, *, is_last: bool) -> Step:
+        """The application has begun its response: this is its first part, which was not sent.
+
+        `body` is None where its bytes are not known, as of a file that the server sends.
+        """
+        return self.resume(AppResponse(status, headers, Part(body, is_last)))
+
+    def sent(self, body: bytes | None, *, is_last: bool) -> Step:
+        """A part of the application's response was sent."""
+        return self.resume(Part(body, is_last))
+
+    def _answer(self) -> Flow[None]:
+        self._read_payment()
+        try:
+            matches = find_rules(self._flows.rules, self._flows.asked(self._head))
+            body = RequestBody(self._head, self._flows.max_body_bytes) if matches else None
+        except MalformedError as error:
+            yield responses.malformed(error, self._receipt)
             return
-        # No reservation keeps a second request from being served for an exact payment, where the aggregator knows no
-        # attempts: this does, from here on. For `deferred` the reservation does, and only who got it holds the key:
-        # anybody may present a foreign payment id.
-        key = self._presented.money_key
-        if self._is_exact and not self._take(key):
-            await responses.say_pending(self._send)
+        if body is None:
+            yield from self._give()
             return
         try:
-            if kept is not None:
-                await self._answer_again(kept)
-            elif await self._verify():
-                if is_logged_in(scope["headers"]):
-                    self._answer_key = None
-                self._take(key)
-                self._paid = scope[SCOPE_KEY] = PaidRequest(self._presented)
-                await self._serve(app, scope)
-        finally:
-            if self._holds_key:
-                self._state.under_way.discard(key)
+            yield from self._priced(matches, body)
+        except ClientGoneError:
+            _log.debug("a client left before its request was complete")
+        except BodyTooLargeError:
+            yield responses.too_large(self._flows.max_body_bytes, self._receipt)
+        except BodyTooSlowError:
+            yield responses.too_slow()
+        except RoomFullError:
+            yield responses.crowded()
 
-    def _take(self, key: tuple[object, ...]) -> bool:
-        """Note that this money is in use here; False where it is already."""
-        if key in self._state.under_way:
-            return False
-        self._state.under_way.add(key)
-        self._holds_key = True
-        return True
+    def _read_payment(self) -> None:
+        """Read what came, and make the receipt that says that nothing was charged.
 
-    async def _verify(self) -> bool:
-        """Whether the payment is good for this request; False after the request was answered otherwise."""
-        if self._is_exact:
-            self._attempt = Attempt(os.urandom(16), self._presented.attempt_hash())
+        There is none where no payment came, or one for another receiver: somebody behind this paywall may take it; and
+        where a paywall in front of this one takes it.
+        """
+        if not self._payments:
+            return
         try:
-            verified = await self._state.aggregator.verify(self._terms, self._presented.payment, self._attempt)
-        except RefusedError as refused:
-            await self._say_refused(refused)
-            return False
-        except CallRejectedError as error:
-            if error.status is grpc.StatusCode.INVALID_ARGUMENT:
-                await self._refuse(RefusedError(Reason.PAYLOAD_INVALID, str(error)), None)
-            else:
-                await self._trouble(error)
-            return False
-        except (AggregatorUnavailableError, MalformedError) as error:
-            if self._is_exact:
-                self._release_later()  # it may be held; nobody else would get it until that ends
-            await self._trouble(error)
-            return False
-        return await self._is_mine(verified)
+            accepted = self._accepted = read_accepted(self._payments)
+        except MalformedError as error:
+            self._accepted = error
+            return
+        if accepted.terms.pay_to == self._flows.pay_to and SCOPE_KEY not in self._head.scope:
+            self._receipt = responses.receipt_of_nothing(str(accepted.terms.network))
 
-    async def _is_mine(self, verified: Verified) -> bool:
-        self._presented = replace(self._presented, payer_told=verified.payer)
-        if self._is_exact:
-            self._payment = verified.handle or self._payment
-            if verified.replayed:
-                await responses.say_used(self._send)
-        else:
-            self._payment = verified.handle
-            if verified.replayed or not verified.handle:
-                is_under_way = self._presented.money_key in self._state.under_way or not verified.replayed
-                await responses.say_replayed(self._send, under_way=is_under_way)
-                return False
-        return not verified.replayed
-
-    async def _say_refused(self, refused: RefusedError, receipt: str | None = None) -> None:
-        """Answer what the aggregator refused: 503 or 409 where the payment may be sent again or is spent, else 402."""
-        if refused.reason is Reason.PAYMENT_PENDING:
-            await responses.say_pending(self._send)
-        elif refused.reason is Reason.PAYMENT_USED:
-            await responses.say_used(self._send)
-        elif refused.reason in responses.PASSING_REASONS:
-            await responses.say_unavailable(self._send, refused.message)
-        else:
-            await self._refuse(refused, receipt)
-
-    async def _serve(self, app: App, scope: Scope) -> None:
-        outgoing = Outgoing(self._deliver, self._decide)
+    def _priced(self, matches: Sequence[Match], body: RequestBody) -> Flow[None]:
+        """A request that rules speak of: the first of them that asks for money decides."""
+        malformed = self._accepted if isinstance(self._accepted, MalformedError) else None
+        if malformed is not None and body.is_expected and any(callable(match.rule.price) for match in matches):
+            # Its price may depend on the body, which is not read for what is no payment.
+            yield responses.malformed(malformed, self._receipt)
+            return
         try:
-            await app(scope, self._incoming.receive, outgoing.send)
-        except BaseException as error:
-            if outgoing.is_held and isinstance(error, Exception):
-                # The server's own answer would not say what became of the payment.
-                await responses.say_failed(self._send, await self._release())
-            elif outgoing.is_held and not self._is_followed:
-                self._release_later()
-            if outgoing.is_refused and isinstance(error, Exception):
-                _log.debug("the application stopped, its response was not delivered: %s", error)
-                return
+            quote = yield from self._quote(matches, body)
+        except BodyNotReadError:
             raise
-        if outgoing.is_held:
-            self._release_later()
-
-    async def _decide(self, start: Message, first: Message) -> Message | None:
-        """Take or give back the money before the first byte; None where something else was answered."""
-        assert self._paid is not None
-        if await self._incoming.is_client_gone():
-            self._release_later()
-            return None
-        if not 200 <= start["status"] < 300:
-            return _with_receipt(start, list(start.get("headers", ())), await self._release())
-        headers = make_private(list(start.get("headers", ())))
-        if self._paid.captured == 0:
-            return _with_receipt(start, headers, await self._release())
-        terms = replace(self._terms, amount=self._paid.captured)
-        receipt = await self._capture(self._propose(Answer(start["status"], headers, b"", terms, self._payment), first))
-        return None if receipt is None else _with_receipt(start, headers, receipt)
-
-    def _propose(self, answer: Answer, first: Message) -> Answer:
-        """The answer that is to be paid for; kept already if it is whole, because taking the money may fail."""
-        answer.attempt = self._attempt
-        answer.payer = self._presented.payer
-        headers = keepable(answer.headers)
-        if self._answer_key is None or headers is None:
-            return answer
-        answer.headers = headers
-        if first["type"] == BODY and not first.get("more_body", False):
-            answer.body = first.get("body", b"")
-            self._is_kept = self._state.kept.keep(self._answer_key, answer)
-        else:
-            self._streamed = (answer, Recording(self._state.kept.answer_bytes_max))
-        return answer
-
-    # Taking the money.
-
-    async def _capture(self, answer: Answer) -> str | None:
-        """Take the money for an answer: the receipt, or None after something else was answered."""
-        try:
-            return await self._settled_or_answered(answer)
-        except asyncio.CancelledError:
-            # The server has ended the request, some do when the client leaves. The transfer goes on.
-            if self._is_exact:
-                self._follow(answer)
+        except _PricesUnknownError as error:
+            _log.warning("the aggregator does not say what it supports: %s", error)
+            yield responses.unavailable("Prices are not known now.")
+            return
+        except Exception:
+            if self._receipt is not None:
+                yield responses.failed(self._receipt)
             raise
-
-    async def _settled_or_answered(self, answer: Answer) -> str | None:
-        try:
-            settled = await self._settle(answer)
-        except RefusedError as refused:
-            if refused.reason is not Reason.PAYMENT_USED:
-                # What is still held would only wait for its expiry; given back, "not charged" is final.
-                self._release_later()
-            self._forget()
-            await self._say_refused(refused, responses.receipt_of_refusal(self._presented, refused))
-            return None
-        except OutcomeUnknownError as error:
-            await self._put_off(answer, error)
-            return None
-        if self._is_exact and settled.replayed:
-            # An aggregator that knows no attempts: somebody else may have served this payment.
-            self._forget()
-            await responses.say_used(self._send)
-            return None
-        if self._is_exact and await self._incoming.is_client_gone():
-            if self._presented.identifier is None:
-                self._state.note_unserved(self._presented, settled, self._request)
-            else:
-                self._follow(answer)
-            return None
-        answer.receipt = responses.receipt_of(self._presented, settled)
-        return answer.receipt
-
-    def _follow(self, answer: Answer) -> None:
-        self._is_followed = True
-        self._state.follow(self._presented, answer, self._request)
-
-    async def _put_off(self, answer: Answer, error: OutcomeUnknownError) -> None:
-        """Tell the client to ask again, and see that the money is not lost meanwhile."""
-        if self._is_exact:
-            self._follow(answer)
-        elif not self._is_kept:
-            self._release_later()
-        if self._is_exact and error.reason in {Reason.TRANSACTION_PENDING, Reason.PAYMENT_PENDING}:
-            await responses.say_pending(self._send)
+        if quote is None:
+            yield from self._give()
         else:
-            await self._trouble(error)
+            yield from self._offered(*quote, body)
 
-    async def _settle(self, answer: Answer) -> Settled:
-        """What was settled. Raises RefusedError or OutcomeUnknownError."""
-        patience_s = self._state.settle_patience_s
-        if self._is_exact:
-            patience_s = max(patience_s, self._presented.offer.requirements.max_timeout_seconds)
-        give_up_at = self._state.clock() + patience_s
-        attempts = 0
-        while True:
-            reason = None
+    def _quote(self, matches: Sequence[Match], body: RequestBody) -> Flow[tuple[Match, Sequence[Offer]] | None]:
+        """The first rule that asks for money, and the ways to pay it; None where the request is free.
+
+        Raises BodyNotReadError, _PricesUnknownError, and what a price function raises.
+        """
+        is_blind = False
+        for match in matches:
+            text = match.rule.price
+            price = Price(text) if isinstance(text, str) else (yield from price_of(match, self._head, body))
+            is_blind = is_blind or price.is_blind
+            if price.text is None:
+                continue
             try:
-                return await self._state.aggregator.settle(answer.terms, answer.payment, answer.attempt)
-            except RefusedError as refused:
-                undecided = responses.UNDECIDED_REASONS if self._is_exact else responses.PASSING_REASONS
-                if refused.reason not in undecided:
-                    raise
-                error: Exception = refused
-                reason = refused.reason
-            except AggregatorUnavailableError as unavailable:
-                error = unavailable
-            except (CallRejectedError, MalformedError) as rejected:
-                raise OutcomeUnknownError(str(rejected)) from rejected
-            pause_s = _PAUSES_S[min(attempts, len(_PAUSES_S) - 1)]
-            attempts += 1
-            late = self._state.clock() + pause_s > give_up_at
-            if late or (self._is_exact and await self._incoming.is_client_gone()):
-                raise OutcomeUnknownError(str(error), reason) from error
-            await self._state.pause(pause_s)
+                supported: Supported = yield AskAggregator("supported")
+            except (AggregatorError, MalformedError) as error:
+                raise _PricesUnknownError(str(error)) from error
+            offers = self._flows.book.offers_for(supported, price.text, match.rule)
+            if offers:
+                return match, offers
+        if is_blind:
+            raise BodyTooLargeError
+        return None
 
-    # Answers that are sent again.
-
-    async def _answer_again(self, answer: Answer) -> None:
-        """Send a kept answer after its payment was taken at last."""
-        if self._is_exact and not await self._state.is_let_go(answer):
-            await responses.say_pending(self._send)
+    def _offered(self, match: Match, offers: Sequence[Offer], body: RequestBody) -> Flow[None]:
+        """A request that costs something: ask for the payment, or take the one that came."""
+        if self._accepted is None:
+            yield self._ask(match, offers, f"{PAYMENT_SIGNATURE_HEADER} header is required")
             return
-        self._is_kept = True
-        self._payment = answer.payment
-        # If it was given back, this takes it again, unless another process has taken it over.
-        self._attempt = answer.attempt
-        self._presented = replace(self._presented, payer_told=answer.payer)
-        receipt = await self._capture(answer)
-        if receipt is not None:
-            await self._send_answer(answer, receipt)
-
-    async def _send_answer(self, answer: Answer, receipt: str) -> None:
-        start = {"type": START, "status": answer.status}
-        await self._send(_with_receipt(start, answer.headers, receipt))
-        await self._send({"type": BODY, "body": answer.body, "more_body": False})
-
-    async def _deliver(self, message: Message) -> None:
-        """Send what is paid for, and keep what is streamed."""
-        await self._send(message)
-        if self._streamed is None or message["type"] == START:
-            return
-        answer, recording = self._streamed
-        body = recording.take(message)
-        if body is not None and self._answer_key is not None:
-            answer.body = body
-            self._state.kept.keep(self._answer_key, answer)
-
-    def _forget(self) -> None:
-        if self._answer_key is not None:
-            self._state.kept.forget(self._answer_key)
-
-    # Giving the money back.
-
-    async def _release(self) -> str | None:
-        """Give back what is held; the receipt that says so for a reservation, None where that is not known."""
+        self._note_needed()
         try:
-            async with asyncio.timeout(self._state.release_wait_s):
-                await self._state.aggregator.release(self._terms, self._payment, self._attempt)
-        except (AggregatorUnavailableError, CallRejectedError, MalformedError, RefusedError, TimeoutError) as error:
-            _log.warning("a payment could not be given back, what is held of it will expire: %s", error)
-            return None
-        return None if self._is_exact else responses.receipt_of_release(self._presented)
+            if isinstance(self._accepted, MalformedError):
+                raise self._accepted
+            bind = self._accepted.meet(offers)
+            digest = body_digest((yield from body.read_bound()))
+            payment = bind(request_hash(self._head.method, normal_target(self._head.target), digest))
+        except (MalformedError, RefusedError) as error:
+            yield self._ask(match, offers, error)
+            return
+        yield from Sale(self._flows.state, payment, self._head, partial(self._ask, match, offers)).run()
 
-    def _release_later(self) -> None:
-        async def release() -> None:
-            await self._release()
+    def _ask(
+        self,
+        match: Match,
+        offers: Sequence[Offer],
+        error: MalformedError | RefusedError | str,
+        receipt: str | None = None,
+    ) -> SendResponse:
+        rule = match.rule
+        resource = ResourceInfo(url=self._head.url, description=rule.description, mime_type=rule.mime_type)
+        return responses.ask_for_payment(offers, resource, error, receipt, pay_ahead_of(match, self._head))
 
-        self._state.start(release())
+    def _give(self) -> Flow[None]:
+        """Serve a request that costs nothing, and say so where a payment came with it, unless somebody else did."""
+        if self._receipt is None:
+            yield CallApp(is_held=False)
+            return
+        mark = self._head.scope[_MARK] = _Mark(self._head.scope.get(_MARK))
+        try:
+            response: AppResponse | None = yield CallApp()
+        except Exception:
+            if not mark.is_needed:
+                yield responses.failed(self._receipt)
+            raise
+        if response is None:
+            return
+        # A 402 says by itself that no payment was taken.
+        is_told = response.status == _PAYMENT_REQUIRED or any(name.lower() == _RECEIPT for name, _ in response.headers)
+        receipt = None if mark.is_needed or is_told else self._receipt
+        part: Any = yield Deliver(responses.with_receipt(response.headers, receipt))
+        while part is not None:
+            part = yield ContinueApp()
 
-    async def _trouble(self, error: Exception) -> None:
-        _log.warning("a payment could not be handled: %s", error)
-        await responses.say_unavailable(self._send, "The payment could not be handled now; send the same one again.")
+    def _note_needed(self) -> None:
+        """Tell the paywalls in front of this one that the request's payment is looked at here."""
+        mark: _Mark | None = self._head.scope.get(_MARK)
+        while mark is not None:
+            mark.is_needed = True
+            mark = mark.outer
 
 
-def _with_receipt(start: Message, headers: Headers, receipt: str | None) -> Message:
-    if receipt is None:
-        return {**start, "headers": headers}
-    return {**start, "headers": [*headers, (PAYMENT_RESPONSE_HEADER.lower().encode(), receipt.encode("ascii"))]}
+def at_least(name: str, value: int, minimum: int) -> int:
+    """A setting that must be an integer and not less. Raises MalformedError."""
+    if not isinstance(value, int) or value < minimum:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise MalformedError(name, value, f"an integer of at least {minimum}")
+    return value

@@ -13,19 +13,16 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Final
 
-from tallystick.x402 import ExactAuthorization, PaymentTerms
-from tallystick_client.seller.client.messages import Attempt, OtherPayment
-from tallystick_client.seller.paywall.asgi import BODY, Headers, Message
+from tallystick.facilitator import Attempt
+from tallystick.x402 import PaymentTerms
+from tallystick_client.seller.paywall.schemes.port import Held
+from tallystick_client.seller.paywall.steps import Headers, Part
 
 AGE_S: Final = 300.0
 """How long an answer is kept."""
 _SHARE: Final = 8
 """One answer takes at most this part of all the room."""
 _OVERHEAD_BYTES: Final = 512
-
-
-Held = bytes | ExactAuthorization | OtherPayment
-"""What money is taken from."""
 
 _PERSONAL: Final = frozenset(
     {b"set-cookie", b"set-cookie2", b"authentication-info", b"proxy-authentication-info", b"www-authenticate"}
@@ -58,7 +55,6 @@ class Answer:
     terms: PaymentTerms
     """What is taken for it."""
     payment: Held
-    """What it is taken from: the reservation's handle, or the payment itself."""
     receipt: str | None = None
     """The value of PAYMENT-RESPONSE; None while it is not known whether the payment was taken, or nobody was there."""
     attempt: Attempt | None = None
@@ -123,14 +119,13 @@ class Recording:
         self._room = bytes_max
         self._chunks: list[bytes] | None = []
 
-    def take(self, message: Message) -> bytes | None:
-        """The whole body once `message` was its last; None before that, and for good once it cannot be kept."""
+    def take(self, part: Part) -> bytes | None:
+        """The whole body once `part` was its last; None before that, and for good once it cannot be kept."""
         if self._chunks is None:
             return None
-        chunk = message.get("body", b"")
-        self._room -= len(chunk)
-        if message["type"] != BODY or self._room < 0:
+        self._room -= len(part.body or b"")
+        if part.body is None or self._room < 0:
             self._chunks = None
             return None
-        self._chunks.append(chunk)
-        return None if message.get("more_body", False) else b"".join(self._chunks)
+        self._chunks.append(part.body)
+        return b"".join(self._chunks) if part.is_last else None

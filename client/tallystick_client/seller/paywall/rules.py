@@ -45,7 +45,7 @@ class RequestInfo:
     the body is refused (413).
     """
     scope: Mapping[str, Any] = field(repr=False)
-    """The ASGI scope."""
+    """What the application is given: ASGI's scope, WSGI's environ."""
 
     @property
     def user_agent(self) -> str:

@@ -1,25 +1,23 @@
-"""What the sales of one paywall share: the aggregator, the kept answers, and the work that nobody waits for."""
+"""What the sales of one paywall share, and how a payment is given back that nobody waits for."""
 
-import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from tallystick.errors import MalformedError, RefusedError
+from tallystick.facilitator import Settled
 from tallystick.hexadecimal import checksum, to_hex
-from tallystick_client.rpc import AggregatorUnavailableError, CallRejectedError
-from tallystick_client.seller.client.aggregator import Aggregator
-from tallystick_client.seller.client.messages import Settled
+from tallystick_client.errors import AggregatorUnavailableError, CallRejectedError
 from tallystick_client.seller.paywall import responses
-from tallystick_client.seller.paywall.incoming_payment import IncomingPayment
 from tallystick_client.seller.paywall.response_cache import Answer, ResponseCache
-from tallystick_client.seller.paywall.unserved import UNSERVED_MAX, Unserved
+from tallystick_client.seller.paywall.schemes.port import IncomingPayment
+from tallystick_client.seller.paywall.steps import AskAggregator, Background, Flow, Wait, Work
 
-RELEASE_WAIT_S: Final = 2.0
-"""How long a response waits for its reservation to be given back; the reservation expires by itself."""
+UNSERVED_MAX: Final = 1_000
+"""So many are remembered, the newest."""
 FOLLOW_S: Final = 900.0
 """How long it is asked what became of a transfer whose client has gone: longer than authorizations are valid."""
 _FOLLOW_PAUSES_S: Final = (0.2, 1.0, 5.0)
@@ -28,70 +26,59 @@ _FOLLOW_PAUSES_S: Final = (0.2, 1.0, 5.0)
 _log = logging.getLogger("tallystick.seller")
 
 
+@dataclass(frozen=True, slots=True)
+class Unserved:
+    """An exact payment that was taken for a request whose client had gone, and which named no payment id.
+
+    `at` is in seconds since the epoch, `amount` in atomic units of `asset`; addresses, nonce, transaction are 0x-hex.
+    """
+
+    at: float
+    request: str
+    """Method and path."""
+    payer: str
+    amount: int
+    asset: str
+    network: str
+    nonce: str
+    transaction: str
+
+
 @dataclass(slots=True)
 class PaywallState:
-    """What the sales of one paywall share."""
+    """What the sales of one paywall share: the kept answers, and the payments under way. Times are seconds."""
 
-    aggregator: Aggregator
     kept: ResponseCache
     settle_patience_s: float
-    release_wait_s: float = RELEASE_WAIT_S
+    release_wait_s: float
+    """How long a response waits for its reservation to be given back; the reservation expires by itself."""
     clock: Callable[[], float] = time.monotonic
-    pause: Callable[[float], Awaitable[None]] = asyncio.sleep
     under_way: set[tuple[object, ...]] = field(default_factory=set[tuple[object, ...]])
     """The money of requests that are being served here."""
     unserved: deque[Unserved] = field(default_factory=lambda: deque[Unserved](maxlen=UNSERVED_MAX))
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
-    _following: dict[int, asyncio.Task[None]] = field(default_factory=dict[int, asyncio.Task[None]])
+    following: dict[int, Work] = field(default_factory=dict[int, Work])
     """By the answer that is not delivered."""
 
-    def start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do something that nobody waits for."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def follow(self, presented: IncomingPayment, answer: Answer, request: str) -> None:
+    def follow(self, payment: IncomingPayment, answer: Answer, request: str) -> Background:
         """Give back an exact payment whose client has gone or was told to ask again, so that nothing of it is lost.
 
         What was not sent is then free for any request. What was sent belongs to who shows its payment id, at whichever
         process; where it has none, it goes on the list of the unserved once it has landed.
         """
-        task = self._following[id(answer)] = asyncio.create_task(self._follow(presented, answer, request))
-        task.add_done_callback(lambda _: self._following.pop(id(answer)))
+        work = self.following[id(answer)] = Work(self._follow(payment, answer, request), may_be_left=True)
+        return Background(work)
 
-    async def is_let_go(self, answer: Answer) -> bool:
-        """Whether nothing gives this answer's payment back any more; waits for that up to `release_wait_s`.
-
-        One that is taken again while it is still being given back could be another process's in the next moment.
-        """
-        task = self._following.get(id(answer))
-        if task is not None:
-            await asyncio.wait([task], timeout=self.release_wait_s)
-        return task is None or task.done()
-
-    async def finish(self) -> None:
-        """Wait until all that was started is done; what is only followed is let go of after `release_wait_s`."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
-        if self._following:
-            _, late = await asyncio.wait(self._following.values(), timeout=self.release_wait_s)
-            for task in late:
-                task.cancel()
-            if late:
-                await asyncio.wait(late)
-
-    def note_unserved(self, presented: IncomingPayment, settled: Settled, request: str) -> None:
+    def note_unserved(self, payment: IncomingPayment, settled: Settled, request: str) -> None:
         """Put a payment that was taken for nothing on the seller's list."""
-        terms = presented.offer.terms
+        terms = payment.offer.terms
         entry = Unserved(
             at=time.time(),
             request=request,
-            payer=checksum(presented.payer),
+            payer=checksum(payment.payer),
             amount=settled.amount,
             asset=checksum(terms.asset),
             network=str(terms.network),
-            nonce=presented.payment_id,
+            nonce=payment.payment_id,
             transaction=to_hex(settled.transaction),
         )
         self.unserved.append(entry)
@@ -100,18 +87,19 @@ class PaywallState:
             entry.payer, entry.amount, entry.asset, request, entry.transaction,
         )  # fmt: skip
 
-    async def _follow(self, presented: IncomingPayment, answer: Answer, request: str) -> None:
+    def _follow(self, payment: IncomingPayment, answer: Answer, request: str) -> Flow[None]:
+        settlement = (answer.terms, answer.payment, answer.attempt)
         give_up_at, asked, was_sent = self.clock() + FOLLOW_S, 0, False
         try:
             while self.clock() < give_up_at:
                 try:
                     if not was_sent:
-                        released = await self.aggregator.release(answer.terms, answer.payment, answer.attempt)
+                        released: Settled = yield AskAggregator("release", settlement)
                         was_sent = released.replayed
-                    if was_sent and presented.identifier is None:
+                    if was_sent and payment.identifier is None:
                         # Sends nothing: it was sent. Tells when it has landed.
-                        settled = await self.aggregator.settle(answer.terms, answer.payment, answer.attempt)
-                        self.note_unserved(presented, settled, request)
+                        settled: Settled = yield AskAggregator("settle", settlement)
+                        self.note_unserved(payment, settled, request)
                 except RefusedError as refused:
                     if refused.reason not in responses.PASSING_REASONS:
                         return  # it is somebody else's, or nobody's: it did not land
@@ -122,11 +110,15 @@ class PaywallState:
                     _log.debug("the aggregator is away: %s", error)
                 else:
                     return
-                await self.pause(_FOLLOW_PAUSES_S[min(asked, len(_FOLLOW_PAUSES_S) - 1)])
+                yield Wait(_FOLLOW_PAUSES_S[min(asked, len(_FOLLOW_PAUSES_S) - 1)])
                 asked += 1
-        except asyncio.CancelledError:
-            _log.warning("stopping; what becomes of a transfer of %s for %s is not known here",
-                         checksum(presented.payer), request)  # fmt: skip
+        except Exception:
             raise
+        except BaseException:
+            _log.warning("stopping; what becomes of a transfer of %s for %s is not known here",
+                         checksum(payment.payer), request)  # fmt: skip
+            raise
+        finally:
+            self.following.pop(id(answer), None)
         _log.warning("what became of a transfer of %s for %s was not learned in time",
-                     checksum(presented.payer), request)  # fmt: skip
+                     checksum(payment.payer), request)  # fmt: skip

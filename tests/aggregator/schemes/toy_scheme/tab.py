@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tallystick.errors import MalformedError
+from tallystick.facilitator import Kind, Settled, Verified
 from tallystick.hexadecimal import parse_address
 from tallystick.reasons import Reason
+from tallystick.tokens import Token
 from tallystick.x402 import PaymentPayload, PaymentTerms
-from tallystick_aggregator.accounts.offers import TokenOffer
 from tallystick_aggregator.accounts.terms import amount_is
 from tallystick_aggregator.ledger.answers import Refusal
-from tallystick_aggregator.schemes.port import PAYLOAD, Caller, Kind, Settled, Verified
+from tallystick_aggregator.schemes.port import PAYLOAD, Caller
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class TabScheme:
     """Verify holds, settle takes, release gives back. A line is one attempt's until it is given back."""
 
     network: str
-    token: TokenOffer
+    token: Token
     secrets: Mapping[bytes, str]
     """By payer."""
     limit: int

@@ -1,0 +1,64 @@
+"""What becomes of a call: the chain or the store cannot be had, there are too many, its transaction is under way.
+
+The outbox knows each transaction by a reference that follows from what it does: a token's authorization, a refund. A
+call that comes again finds it there and learns what became of it, after a restart too (I8). One whose nonce was used by
+another transaction (SUPERSEDED) never happened: `Chain.send` sends it anew under the same reference.
+"""
+
+from collections.abc import Awaitable
+from typing import TypeVar
+
+from tallystick_aggregator.chain.port import Chain, ChainUnavailableError
+from tallystick_aggregator.ledger.answers import Refusal
+from tallystick_aggregator.ledger.refusals import Why, refuse
+from tallystick_aggregator.store.port import (
+    OutboundTransaction,
+    Outbox,
+    StoreUnavailableError,
+    StoreUncertainError,
+    TransactionKind,
+    TransactionStatus,
+)
+
+Answer = TypeVar("Answer")
+
+
+async def unless_unavailable(answer: Awaitable[Answer]) -> Answer | Refusal:
+    """Await an answer; where the store or the chain cannot be had, refuse instead. Nothing has changed then.
+
+    Where the store cannot tell whether something has changed, there is no answer: StoreUncertainError goes on.
+    """
+    try:
+        return await answer
+    except StoreUncertainError:
+        raise
+    except StoreUnavailableError as error:
+        return refuse(Why.STORE_UNAVAILABLE, error=error)
+    except ChainUnavailableError as error:
+        return refuse(Why.CHAIN_UNAVAILABLE, error=error)
+
+
+def overloaded(what: str, most: int) -> Refusal:
+    """Refuse what would be one too many of something."""
+    return refuse(Why.TOO_MANY_AT_ONCE, f"more than {most}", f"at most {most}", field=what, what=what)
+
+
+async def find_sent(outbox: Outbox, kind: TransactionKind, reference: bytes) -> OutboundTransaction | None:
+    """Return the transaction under this reference, unless it was never sent or never happened."""
+    found = await outbox.by_reference(kind, reference)
+    return None if found is not None and found.status is TransactionStatus.SUPERSEDED else found
+
+
+async def wait_until_mined(
+    chain: Chain, outbound: OutboundTransaction, what: str, timeout_s: float, *, final: bool = False
+) -> OutboundTransaction | Refusal:
+    """Wait until it is in a block (or final), and say so if it is not, or reverted: unknown is never failed (I8)."""
+    try:
+        outbound = await chain.wait(outbound, final=final, timeout_s=timeout_s)
+    except TimeoutError:
+        return refuse(Why.TRANSACTION_PENDING, what=what)
+    if outbound.status is TransactionStatus.REVERTED:
+        return refuse(Why.TRANSACTION_REVERTED, what=what, transaction=outbound.transaction_hash.hex())
+    if outbound.status in (TransactionStatus.PENDING, TransactionStatus.SUPERSEDED):
+        return refuse(Why.TRANSACTION_PENDING, what=what)
+    return outbound

@@ -1,0 +1,134 @@
+"""What must hold for a transfer to settle: asked by verify and by settle alike, and told in the caller's terms.
+
+Signatures are checked here for plain keys (I5); a contract wallet's only the chain can check, by simulation with
+bounded gas. Wallets that are not deployed yet (ERC-6492) are not accepted (threat 21).
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from tallystick.x402 import ExactAuthorization
+from tallystick_aggregator.accounts.outcomes import overloaded
+from tallystick_aggregator.auth.gas_budgets import GasBudget
+from tallystick_aggregator.auth.rate_limits import RateLimit
+from tallystick_aggregator.chain.port import Block, Chain, OutOfGasError, RevertedError, Token
+from tallystick_aggregator.ledger.answers import Refusal
+from tallystick_aggregator.ledger.refusals import Why, refuse
+from tallystick_aggregator.schemes.exact.authorizations import (
+    describe_code,
+    is_signed_by_key,
+    not_by_the_key,
+    signature_may_count,
+    window_is_open,
+)
+from tallystick_aggregator.schemes.exact.gas import PROBE_GAS_MAX, TRANSFER_GAS_MAX, GasMoney
+from tallystick_aggregator.store.port import TransactionKind
+
+UNPROVEN_PER_S: Final = 5.0
+"""Payments whose signature only the payer's contract can check, in verify and settle together."""
+UNPROVEN_BURST: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """A payment, on its chain and in its token."""
+
+    chain: Chain
+    token: Token
+    payment: ExactAuthorization
+
+
+class Preconditions:
+    """Asks them; what costs reads of the chain is bounded for all payments together."""
+
+    def __init__(self, chains: Mapping[str, Chain], clock_s: Callable[[], int], budget: GasBudget) -> None:
+        self._clock_s = clock_s
+        self._budget = budget
+        self._unproven = RateLimit(UNPROVEN_PER_S, UNPROVEN_BURST)
+        self._gas_money = {network: GasMoney(chain) for network, chain in chains.items()}
+
+    async def can_be_paid_for(self, chain: Chain, payer: bytes) -> Refusal | None:
+        """Check that the sender has the gas for one more transfer, and that the budget allows it."""
+        if not await self._gas_money[chain.network].suffices():
+            return refuse(Why.EXACT_UNAVAILABLE, network=chain.network)
+        return self._budget.refusal(chain, TransactionKind.EXACT, payer, has_paid=True)
+
+    async def would_settle(self, transfer: Transfer) -> Refusal | None:
+        """Check time, the sender's money and the signature's form, then at one block: nonce, balance, simulation.
+
+        Any visitor of a seller can bring this about, so what is cheap comes first and the rest is bounded.
+        """
+        token, payment = transfer.token, transfer.payment
+        refusal = window_is_open(payment, self._clock_s()) or signature_may_count(payment)
+        if refusal is not None:
+            return refusal
+        refusal = await self.can_be_paid_for(transfer.chain, payment.from_)
+        if refusal is not None:
+            return refusal
+        block = await transfer.chain.head()
+        refusal = await self._chain_state_allows(transfer, block)
+        if refusal is not None:
+            return refusal
+        signed_by_key = is_signed_by_key(token, payment)
+        if not signed_by_key:
+            if not await transfer.chain.code(payment.from_, block):
+                return not_by_the_key(token, payment)
+            if not self._unproven.take():
+                return overloaded("payments that only the payer's contract can check", UNPROVEN_BURST)
+        try:
+            await transfer.chain.simulate(token.transfer_call(payment), block, gas_max=TRANSFER_GAS_MAX)
+        except RevertedError as error:
+            return await self._why_simulation_fails(transfer, block, error, signed_by_key=signed_by_key)
+        return None
+
+    async def _chain_state_allows(self, transfer: Transfer, block: Block) -> Refusal | None:
+        payment = transfer.payment
+        used, balance = await asyncio.gather(
+            transfer.token.authorization_used(payment.from_, payment.nonce, block),
+            transfer.token.balance(payment.from_, block),
+        )
+        if used:
+            return refuse(Why.EXACT_NONCE_USED)
+        if balance < payment.value:
+            return refuse(Why.EXACT_ABOVE_BALANCE, payment.value, f"at most {balance}")
+        return None
+
+    async def _why_simulation_fails(
+        self, transfer: Transfer, block: Block, error: RevertedError, *, signed_by_key: bool
+    ) -> Refusal:
+        """Tell a payer's contract that asks for too much gas, or says no, from other failures."""
+        payer = transfer.payment.from_
+        code = await transfer.chain.code(payer, block)
+        if not code:
+            return refuse(Why.EXACT_WOULD_FAIL, error=error.reason)
+        contract = describe_code(payer, code)
+        # The token takes a contract that runs out of gas for one that says no.
+        if isinstance(error, OutOfGasError) or await self._passes_with_more_gas(transfer, block):
+            return _too_much_gas(contract)
+        if signed_by_key:
+            return refuse(Why.EXACT_WOULD_FAIL, error=error.reason)
+        return refuse(Why.EXACT_SIGNED_BY_NOBODY, whose=contract, error=error.reason)
+
+    async def _passes_with_more_gas(self, transfer: Transfer, block: Block) -> bool:
+        if not self._unproven.take():
+            return False
+        try:
+            await transfer.chain.simulate(transfer.token.transfer_call(transfer.payment), block, gas_max=PROBE_GAS_MAX)
+        except RevertedError:
+            return False
+        return True
+
+    async def why_it_reverts(self, transfer: Transfer, error: RevertedError) -> Refusal:
+        """Tell an authorization that was spent elsewhere in the meantime from other failures."""
+        block = await transfer.chain.head()
+        refusal = await self._chain_state_allows(transfer, block)
+        if refusal is None and isinstance(error, OutOfGasError):
+            code = await transfer.chain.code(transfer.payment.from_, block)
+            return _too_much_gas(describe_code(transfer.payment.from_, code) if code else "the token")
+        return refusal or refuse(Why.EXACT_WOULD_FAIL, error=error.reason)
+
+
+def _too_much_gas(whose: str) -> Refusal:
+    return refuse(Why.EXACT_GAS, f"more than {TRANSFER_GAS_MAX}", f"at most {TRANSFER_GAS_MAX}", whose=whose)

@@ -1,0 +1,119 @@
+"""Work in the background that cannot die silently (threat 29), and work that several callers share."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, Generic, TypeVar
+
+PAUSE_S_MAX: Final = 30.0
+"""The longest pause after failures that follow one another."""
+
+Key = TypeVar("Key")
+Result = TypeVar("Result")
+
+_log = logging.getLogger(__name__)
+
+
+async def until_woken(woken: asyncio.Event, pause_s: float) -> None:
+    """Return when the event is set, or after the pause."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(pause_s):  # wait_for could swallow the cancellation of `stop`
+            await woken.wait()
+
+
+class PeriodicTask:
+    """Runs an action every `interval_s`, and at once when woken. A failed one is repeated, ever more slowly."""
+
+    def __init__(
+        self,
+        name: str,
+        action: Callable[[], Awaitable[None]],
+        interval_s: float,
+        *,
+        passing: tuple[type[Exception], ...] = (),
+        wait: Callable[[asyncio.Event, float], Awaitable[None]] = until_woken,
+    ) -> None:
+        """`passing`: exceptions that the world brings about; they are told in one line instead of a traceback.
+
+        `wait` lets a pause pass, unless it is woken before.
+        """
+        self.name = name
+        self._action = action
+        self._interval_s = interval_s
+        self._passing = passing
+        self._wait = wait
+        self._woken = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._failures = 0
+        self.problem = ""
+        """What the last run failed with; empty if it did not."""
+
+    def start(self) -> None:
+        """Begin; the first run is one interval away, unless it is woken before."""
+        self._task = asyncio.create_task(self._run(), name=self.name)
+
+    async def stop(self) -> None:
+        """End; a run that is under way is cancelled."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    def wake(self) -> None:
+        """Run as soon as possible."""
+        self._woken.set()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self._task is not None and not self._task.done()
+
+    async def _run(self) -> None:
+        while True:
+            # The pause grows with failures, but never beyond what the work itself is planned at.
+            pause_s = max(self._interval_s, min(self._interval_s * 2**self._failures, PAUSE_S_MAX))
+            await self._wait(self._woken, pause_s)
+            self._woken.clear()
+            await self._once()
+
+    async def _once(self) -> None:
+        try:
+            await self._action()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next run comes
+            self._failures = min(self._failures + 1, 10)
+            problem = f"{self.name}: {type(error).__name__}: {error}"
+            if not isinstance(error, self._passing):
+                _log.exception("%s failed", self.name)
+            elif problem != self.problem:
+                _log.warning("%s", problem)
+            self.problem = problem
+        else:
+            if self.problem:
+                _log.info("%s works again", self.name)
+            self._failures = 0
+            self.problem = ""
+
+
+class SingleFlight(Generic[Key, Result]):
+    """Does a piece of work once for all who ask for it meanwhile. Who goes away does not stop it for the others."""
+
+    def __init__(self) -> None:
+        self._under_way: dict[Key, asyncio.Task[Result]] = {}
+
+    def __len__(self) -> int:
+        """How many are under way."""
+        return len(self._under_way)
+
+    def __contains__(self, key: Key) -> bool:
+        """Whether this one is under way."""
+        return key in self._under_way
+
+    async def run(self, key: Key, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+        """Return what the work under this key comes to; begin it unless it is under way."""
+        task = self._under_way.get(key)
+        if task is None:
+            task = self._under_way[key] = asyncio.create_task(work())
+            task.add_done_callback(lambda _: self._under_way.pop(key))
+        return await asyncio.shield(task)

@@ -1,0 +1,7 @@
+"""The schemes that a wallet pays by: a module each, which knows no other one. Outside of here nobody compares names.
+
+port      what a scheme, one of its payments and a wallet have to offer each other
+deferred  from a deposit: a voucher or a spend key's proof
+exact     without one: a transfer of its own
+standard  those that a wallet has if it is told of no others
+"""

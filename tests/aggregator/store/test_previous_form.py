@@ -1,0 +1,97 @@
+"""A file from before accounts named their escrow: opened, and named for good at its next checkpoint."""
+
+import sqlite3
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from doubles import ESCROW, ESCROW_REF, NETWORK, NOW_MS, OPERATOR, Payer
+
+from tallystick_aggregator.chain.settings import ConfigurationError
+from tallystick_aggregator.ledger import events as ev
+from tallystick_aggregator.ledger.draft import Draft
+from tallystick_aggregator.ledger.state import Ledger
+from tallystick_aggregator.ledger.values import EscrowRef
+from tallystick_aggregator.runtime.app import refuse_foreign_accounts
+from tallystick_aggregator.store.sqlite.store import SqliteStore
+
+UNNAMED = EscrowRef(NETWORK, b"")
+"""Stored as the network's name alone, as all were."""
+ALICE, BOB = Payer("alice"), Payer("bob")
+
+
+async def previous_form(path: Path) -> None:
+    """Write one account into the tables of state and one into the log, and the version of that time."""
+    store = await SqliteStore.open(path)
+    ledger = await store.journal.load()
+    for payer in (ALICE, BOB):
+        draft = Draft(ledger)
+        draft.record(ev.AccountOpened(payer.account_id, UNNAMED, payer.config))
+        draft.record(ev.AccountMirrored(payer.account_id, 700, 0, 0))
+        draft.record(ev.ChainAdvanced(UNNAMED, 41, bytes(32)))
+        await store.journal.append(draft.events)
+        draft.adopt()
+        if payer is ALICE:
+            await store.journal.checkpoint(NOW_MS)
+    await store.close()
+    connection = sqlite3.connect(path)
+    assert [key for (key,) in connection.execute("SELECT key FROM heads")] == [NETWORK.encode()]
+    connection.execute("PRAGMA user_version = 1")
+    connection.close()
+
+
+def configured(*escrows: bytes) -> list[Any]:
+    """What the check reads of configured chains."""
+    return [SimpleNamespace(network=NETWORK, chain_id=31337, escrow=one, operator=OPERATOR) for one in escrows]
+
+
+def check(ledger: Ledger) -> None:
+    assert [account.escrow for account in ledger.every_account()] == [ESCROW_REF] * 2
+    assert [account.funds for account in ledger.accounts_of(ESCROW_REF)] == [700, 700]
+    head = ledger.head(ESCROW_REF)
+    assert head is not None
+    assert head.number == 41
+    assert [*ledger.heads] == [ESCROW_REF]
+
+
+async def test_accounts_of_a_previous_form_are_in_the_escrow_that_their_ids_name(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    await previous_form(path)
+    store = await SqliteStore.open(path)
+    ledger = await store.journal.load()
+    assert {account.escrow for account in ledger.every_account()} == {UNNAMED}
+    # Another escrow of the network was added since, and comes first.
+    refuse_foreign_accounts(ledger, configured(bytes(19) + b"\x07", ESCROW), str(path))
+    check(ledger)
+    await store.journal.checkpoint(NOW_MS)
+    await store.close()
+
+    again = await SqliteStore.open(path)
+    ledger = await again.journal.load()
+    assert {account.escrow for account in ledger.every_account()} == {ESCROW_REF}, "it is named for good"
+    refuse_foreign_accounts(ledger, configured(ESCROW), str(path))
+    check(ledger)
+    await again.close()
+    connection = sqlite3.connect(path)
+    assert connection.execute("PRAGMA user_version").fetchone() == (2,), "an earlier program is kept from it"
+    connection.close()
+
+
+async def test_a_file_of_a_previous_form_does_not_start_where_its_escrow_is_not_configured(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    await previous_form(path)
+    store = await SqliteStore.open(path)
+    ledger = await store.journal.load()
+    with pytest.raises(ConfigurationError, match="does not serve"):
+        refuse_foreign_accounts(ledger, configured(bytes(19) + b"\x07"), str(path))
+    await store.close()
+
+
+async def test_the_head_of_a_previous_form_without_accounts_is_read_again_from_the_beginning() -> None:
+    ledger = Ledger()
+    draft = Draft(ledger)
+    draft.record(ev.ChainAdvanced(UNNAMED, 41, bytes(32)))
+    draft.adopt()
+    refuse_foreign_accounts(ledger, configured(ESCROW), "store.db")
+    assert not ledger.heads

@@ -1,0 +1,129 @@
+"""Background work that fails is repeated and told of; work that several ask for at once is done once."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from tallystick_aggregator.chain.port import ChainUnavailableError
+from tallystick_aggregator.tasks import PeriodicTask, SingleFlight
+
+
+class Pauses:
+    """Lets pauses pass at once, notes how long they were, and ends the task after so many."""
+
+    def __init__(self, most: int, see: Callable[[], None] = lambda: None) -> None:
+        self.passed: list[float] = []
+        self.over = asyncio.Event()
+        self._most = most
+        self._see = see
+
+    async def __call__(self, _woken: asyncio.Event, pause_s: float) -> None:
+        """See `tasks.until_woken`."""
+        self._see()
+        if len(self.passed) == self._most:
+            self.over.set()
+            await asyncio.Event().wait()
+        self.passed.append(pause_s)
+
+
+async def test_a_failing_action_is_told_repeated_and_forgiven(caplog: pytest.LogCaptureFixture) -> None:
+    failures: list[Exception] = [ValueError("a bug"), ChainUnavailableError("down")]
+    problems: list[str] = []
+
+    async def action() -> None:
+        if failures:
+            raise failures.pop(0)
+
+    pauses = Pauses(4, lambda: problems.append(task.problem))
+    task = PeriodicTask("work", action, 0.01, passing=(ChainUnavailableError,), wait=pauses)
+    task.start()
+    await pauses.over.wait()
+    assert problems == ["", "work: ValueError: a bug", "work: ChainUnavailableError: down", "", ""]
+    assert task.alive
+    await task.stop()
+    assert not task.alive
+    assert "Traceback" in caplog.text
+    assert "work: ChainUnavailableError: down" in caplog.text
+
+
+async def test_an_action_that_keeps_failing_is_repeated_ever_more_slowly() -> None:
+    async def action() -> None:
+        raise RuntimeError
+
+    pauses = Pauses(8)
+    task = PeriodicTask("work", action, 1.0, wait=pauses)
+    task.start()
+    await pauses.over.wait()
+    await task.stop()
+    assert pauses.passed == [1, 2, 4, 8, 16, 30, 30, 30]
+
+
+async def test_work_planned_at_long_intervals_is_not_put_off_by_failures() -> None:
+    async def action() -> None:
+        raise RuntimeError
+
+    pauses = Pauses(3)
+    task = PeriodicTask("work", action, 60.0, wait=pauses)
+    task.start()
+    await pauses.over.wait()
+    await task.stop()
+    assert pauses.passed == [60, 60, 60]
+
+
+async def test_waking_does_not_wait_for_the_interval() -> None:
+    done = asyncio.Event()
+
+    async def action() -> None:
+        done.set()
+
+    task = PeriodicTask("work", action, 3_600)
+    task.start()
+    task.wake()
+    async with asyncio.timeout(5):
+        await done.wait()
+    await task.stop()
+
+
+async def test_stopping_ends_an_action_that_hangs_and_waits_for_its_end() -> None:
+    begun = asyncio.Event()
+    ended: list[bool] = []
+
+    async def action() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            ended.append(True)
+
+    task = PeriodicTask("work", action, 3_600)
+    task.start()
+    task.wake()
+    async with asyncio.timeout(5):
+        await begun.wait()
+        await task.stop()
+    assert ended == [True]
+    assert not task.problem
+
+
+async def test_what_several_ask_for_at_once_is_done_once_though_one_goes_away() -> None:
+    may_end = asyncio.Event()
+    begun = 0
+
+    async def work() -> int:
+        nonlocal begun
+        begun += 1
+        await may_end.wait()
+        return begun
+
+    flights = SingleFlight[str, int]()
+    first, second = (asyncio.create_task(flights.run("a", work)) for _ in range(2))
+    await asyncio.sleep(0)
+    assert "a" in flights
+    first.cancel()
+    may_end.set()
+    assert await second == 1
+    await asyncio.sleep(0)
+    assert len(flights) == 0
+    assert await flights.run("a", work) == 2
