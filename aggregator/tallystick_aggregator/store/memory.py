@@ -14,9 +14,8 @@ from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.events import Event
 from tallystick_aggregator.ledger.payments import PAYMENT_KEY_BYTES, PackedPayment, PaymentKey
 from tallystick_aggregator.ledger.state import Changes, Ledger, payment_key
-from tallystick_aggregator.store.backlog import Backlog
 from tallystick_aggregator.store.events import decode_entry, encode_entry
-from tallystick_aggregator.store.eviction import HOT_AGE_MS_MAX, HOT_PAYMENTS_MAX, RecentPayments
+from tallystick_aggregator.store.eviction import HOT_AGE_MS_MAX, HOT_PAYMENTS_MAX, Backlog, RecentPayments
 from tallystick_aggregator.store.port import (
     OutboundTransaction,
     StoreLockedError,

@@ -8,7 +8,7 @@ from tallystick_aggregator.chain.node import Log
 from tallystick_aggregator.chain.port import EscrowAccount
 from tallystick_aggregator.chain.watching.explained import Anchor, Explained
 from tallystick_aggregator.chain.watching.mirror import AccountSnapshot, cautious, held_in_all, is_news, raises_credit
-from tallystick_aggregator.chain.watching.rereading import PARTS_OF_DELAY, REREADS_PER_LOOK, Rereads
+from tallystick_aggregator.chain.watching.reading import PARTS_OF_DELAY, REREADS_PER_LOOK, Rereads
 from tallystick_aggregator.ledger.state import Account, Channel, Ledger
 
 ALICE = Payer("alice")

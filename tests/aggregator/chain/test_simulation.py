@@ -22,7 +22,7 @@ from anvil import FOR_EVER, Payer, receiver
 from tallystick import eip712
 from tallystick.signatures import Signer
 from tallystick_aggregator.chain import escrow_calls as calls
-from tallystick_aggregator.chain.confirmed import read_account
+from tallystick_aggregator.chain.contradictions import read_account
 from tallystick_aggregator.chain.node import CallRevertedError
 from tallystick_aggregator.chain.port import ChainUnavailableError, DepositAuthorization, RevertedError, Send
 from tallystick_aggregator.chain.sending.bidding import bid

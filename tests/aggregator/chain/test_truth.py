@@ -460,7 +460,7 @@ async def test_r8_deposits_of_a_long_outage_are_explained_at_the_start(
 
 
 async def test_r8_a_channels_baseline_is_read_twice(devnet: Devnet, node: LyingNode) -> None:
-    from tallystick_aggregator.chain.confirmed import read_account, read_claimed  # noqa: PLC0415
+    from tallystick_aggregator.chain.contradictions import read_account, read_claimed  # noqa: PLC0415
 
     payer = devnet.payer()
 

@@ -20,10 +20,15 @@ from tallystick_aggregator.accounts.deposits import Deposits
 from tallystick_aggregator.accounts.refunds import Refunds
 from tallystick_aggregator.accounts.signed_calls import SignedCall
 from tallystick_aggregator.api.grpc.calls import ServicerContext, guarded, has_token, refusing, token_of
-from tallystick_aggregator.api.grpc.codec import read_call, read_deposit, read_escrow
-from tallystick_aggregator.api.grpc.responses import write_account_totals, write_refusal, write_spend_key
-from tallystick_aggregator.auth.credentials import Scope
-from tallystick_aggregator.auth.principals import Principals, require_receiver
+from tallystick_aggregator.api.grpc.codec import (
+    read_call,
+    read_deposit,
+    read_escrow,
+    write_account_totals,
+    write_refusal,
+    write_spend_key,
+)
+from tallystick_aggregator.auth.credentials import Principals, Scope, require_receiver
 from tallystick_aggregator.ledger.answers import Refusal
 
 NONCES_MAX: Final = 16

@@ -36,8 +36,7 @@ from tallystick.hashing import keccak256
 from tallystick_aggregator.chain.node import CallRevertedError, Node, Receipt, RejectedError
 from tallystick_aggregator.chain.port import GAS_LIMIT_MAX, Block, Call, ChainUnavailableError, RevertedError, Send
 from tallystick_aggregator.chain.reverts import as_reverted
-from tallystick_aggregator.chain.sending.bidding import bid, bid_of, raises
-from tallystick_aggregator.chain.sending.gas_limits import limit_for
+from tallystick_aggregator.chain.sending.bidding import bid, bid_of, limit_for, raises
 from tallystick_aggregator.chain.sending.nonces import GAP_MAX, free_nonce, surely_used_by
 from tallystick_aggregator.chain.sending.waiters import ENDED, Waiters
 from tallystick_aggregator.chain.settings import TRANSACTION_BYTES_MAX, ChainSettings

@@ -16,9 +16,8 @@ from tallystick_aggregator.ledger.events import Event
 from tallystick_aggregator.ledger.payments import PackedPayment, PaymentKey
 from tallystick_aggregator.ledger.state import ChainHead, Changes, Ledger, payment_key
 from tallystick_aggregator.ledger.values import EscrowRef
-from tallystick_aggregator.store.backlog import Backlog
 from tallystick_aggregator.store.events import encode_entry
-from tallystick_aggregator.store.eviction import HOT_AGE_MS_MAX, HOT_PAYMENTS_MAX, RecentPayments
+from tallystick_aggregator.store.eviction import HOT_AGE_MS_MAX, HOT_PAYMENTS_MAX, Backlog, RecentPayments
 from tallystick_aggregator.store.port import StoreDamagedError, StoreUnavailableError
 from tallystick_aggregator.store.rows import decode_payment
 from tallystick_aggregator.store.sqlite.checkpoint import (
