@@ -118,14 +118,16 @@ class DeferredEscrow:
 
     def refund_call(self, account: ChannelConfig, amount: int, nonce: int) -> Call:
         digest = eip712.digest(self._domain, eip712.hash_refund(self.account_id(account), nonce, amount))
-        return Call(self._address, calls.refund_with_signature(account, amount, nonce, self._signer.sign(digest)))
+        return Call(
+            self._address, calls.call_data("refundWithSignature", account, amount, nonce, self._signer.sign(digest))
+        )
 
     def claim_call(self, token: bytes, groups: Sequence[Group]) -> Call:
         batch = ClaimBatch(self._operator, token, tuple(map(account_claim, groups)))
-        return Call(self._address, calls.claim(claim_batch.encode(batch)))
+        return Call(self._address, calls.call_data("claim", claim_batch.encode(batch)))
 
     def collect_call(self, to: bytes, token: bytes) -> Call:
-        return Call(self._address, calls.collect(to, token))
+        return Call(self._address, calls.call_data("collect", to, token))
 
     def claim_totals(self, call_data: bytes) -> Mapping[bytes, int]:
         batch = claim_batch.decode(calls.batch_of_claim(call_data))
@@ -183,13 +185,13 @@ class DeferredEscrow:
         return _emitted(await self._node.block_logs(self._address, block, heard), str(heard))
 
     async def owed(self, to: bytes, token: bytes, block: Block) -> int:
-        return int.from_bytes(await self._read(calls.owed_to(to, token), block), "big")
+        return int.from_bytes(await self._read(calls.call_data("owed", to, token), block), "big")
 
     async def logs(self, first: int, last: Block) -> Sequence[Log]:
         return _emitted(await self._node.logs(self._address, first, last))
 
     async def opened(self, first: int, last: Block) -> Sequence[Log]:
-        topics = [calls.ACCOUNT_OPENED_TOPIC, None, None, self._operator.rjust(32, b"\0")]
+        topics = [calls.event_topic("AccountOpened"), None, None, self._operator.rjust(32, b"\0")]
         return _emitted(await self._node.logs(self._address, first, last, topics))
 
     async def of_account(self, account_id: bytes, first: int, last: Block) -> Sequence[Log]:
@@ -211,14 +213,14 @@ class DeferredEscrow:
     async def _domain_separator(self, block: Block) -> bytes:
         """What the contract itself thinks its domain is; empty where it has none."""
         try:
-            return await self._read(calls.selector(calls.DOMAIN_SEPARATOR), block)
+            return await self._read(calls.call_data("domainSeparator"), block)
         except ChainUnavailableError as error:
             if isinstance(error.__cause__, CallRevertedError):
                 return b""
             raise
 
     async def _is_sender(self, sender: bytes, block: Block) -> bool:
-        return int.from_bytes(await self._read(calls.is_sender(self._operator, sender), block), "big") == 1
+        return int.from_bytes(await self._read(calls.call_data("isSender", self._operator, sender), block), "big") == 1
 
     async def _check_operator(self, block: Block) -> None:
         """The signer must be able to sign for the operator: refunds and sellers' exit kits rest on it."""
