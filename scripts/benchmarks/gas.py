@@ -130,9 +130,10 @@ def operations(world: GasWorld) -> dict[str, Cost]:
         nonce = eip712.deposit_nonce(id_, salt)
         struct = eip712.hash_receive_with_authorization(one.address, world.escrow, amount, 0, FOR_EVER, nonce)
         signature = one.sign(world.token_digest(struct))
+        function = f"depositWithAuthorization({CONFIG_TYPE},uint128,uint256,uint256,bytes32,bytes)"
         return world.call(
             relayer,
-            f"depositWithAuthorization({CONFIG_TYPE},uint128,uint256,uint256,bytes32,bytes)",
+            function,
             config,
             amount,
             0,

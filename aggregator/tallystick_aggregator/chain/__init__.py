@@ -11,7 +11,6 @@ claim_plan       what planner and binding tell each other: rows to claim, and wh
 token            the ERC-20 with ERC-3009
 landings         what became of somebody else's transactions, by their events
 contradictions   one phrase for each kind of wrong answer; reads that two answers agree on
-reverts          what callers are told of a call that would revert
 deployer         puts the escrow on a chain
 node, memory     what is asked of a node, and a chain in memory
 """

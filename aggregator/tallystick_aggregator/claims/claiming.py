@@ -7,7 +7,7 @@ due again at the next settlement. A withdrawal's claims are never set aside: the
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -112,13 +112,26 @@ class Claiming:
             trusted.approval = None
         return trusted
 
-    def why_set_aside(self, channel: Channel) -> str:
-        """Why a channel is not claimed for a while; empty if it may be."""
-        until, reason = self._set_aside.get(channel.id, (0.0, ""))
-        if until > self._clock():
-            return reason
-        self._set_aside.pop(channel.id, None)
-        return ""
+    def set_aside(self, channels: Sequence[Channel]) -> dict[bytes, str]:
+        """Which of these channels are not claimed for a while, and why, by id."""
+        now = self._clock()
+        for channel in channels:
+            if self._set_aside.get(channel.id, (now, ""))[0] <= now:
+                self._set_aside.pop(channel.id, None)
+        return {channel.id: self._set_aside[channel.id][1] for channel in channels if channel.id in self._set_aside}
+
+    def left_out(
+        self, account: Account, channels: Iterable[tuple[Channel, int]], aside: Mapping[bytes, str]
+    ) -> Iterator[LeftOut]:
+        """What a plan passed by, and why; `aside` as `set_aside` tells."""
+        for channel, amount in channels:
+            if channel.id in aside:
+                why = f"set aside for a while, because it would revert: {aside[channel.id]}"
+            elif account.funds <= account.claimed:
+                why = "the deposit is used up; it is claimed when the payer deposits again"
+            else:
+                why = "no voucher of the payer covers what was charged"
+            yield LeftOut(self._chain.network, channel.id, channel.receiver, account.config.token, amount, why)
 
     async def send(self, batch: Batch, run: Run) -> None:
         """Send a batch; if it would revert, its halves. Raises ChainUnavailableError."""

@@ -33,9 +33,8 @@ from dataclasses import replace
 from typing import Final
 
 from tallystick.hashing import keccak256
-from tallystick_aggregator.chain.node import CallRevertedError, Node, Receipt, RejectedError
+from tallystick_aggregator.chain.node import CallRevertedError, Node, Receipt, RejectedError, as_reverted
 from tallystick_aggregator.chain.port import GAS_LIMIT_MAX, Block, Call, ChainUnavailableError, RevertedError, Send
-from tallystick_aggregator.chain.reverts import as_reverted
 from tallystick_aggregator.chain.sending.bidding import bid, bid_of, limit_for, raises
 from tallystick_aggregator.chain.sending.nonces import GAP_MAX, free_nonce, surely_used_by
 from tallystick_aggregator.chain.sending.waiters import ENDED, Waiters
