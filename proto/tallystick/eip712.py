@@ -168,7 +168,6 @@ def hash_register_spend_key(
 
 
 def hash_revoke_spend_key(account_id: bytes, key_id: bytes, deadline: int) -> Bytes32:
-    """The struct hash of RevokeSpendKey."""
     return _hash(REVOKE_SPEND_KEY_TYPEHASH, _bytes32(account_id), _bytes32(key_id), _uint(64, deadline))
 
 
@@ -180,12 +179,10 @@ def hash_request_refund(account_id: bytes, refund_id: bytes, amount: int, deadli
 
 
 def hash_read_account(account_id: bytes, deadline: int) -> Bytes32:
-    """The struct hash of ReadAccount."""
     return _hash(READ_ACCOUNT_TYPEHASH, _bytes32(account_id), _uint(64, deadline))
 
 
 def hash_open_channel(channel_id: bytes, deadline: int) -> Bytes32:
-    """The struct hash of OpenChannel."""
     return _hash(OPEN_CHANNEL_TYPEHASH, _bytes32(channel_id), _uint(64, deadline))
 
 

@@ -53,7 +53,6 @@ def find_offer(offers: Offers, network: str, escrow: bytes = b"") -> EscrowOffer
 
 
 def find_token(offer: EscrowOffer, token: bytes) -> Token | Refusal:
-    """Return the offer for a token, or the refusal of it."""
     known = offer.tokens.get(token)
     if known is None:
         return refuse(

@@ -124,7 +124,6 @@ class AccountService(account_pb2_grpc.AccountServiceServicer):
     async def RegisterSpendKey(  # noqa: N802 - the .proto's name
         self, request: account_pb2.RegisterSpendKeyRequest, context: ServicerContext
     ) -> account_pb2.RegisterSpendKeyResponse | Refusal:
-        """Register a spend key."""
         del context  # proven by the signed call
         answer = await self._accounts.register_spend_key(
             fixed(request.account_id, 32, "account_id"),
@@ -142,7 +141,6 @@ class AccountService(account_pb2_grpc.AccountServiceServicer):
     async def RevokeSpendKey(  # noqa: N802 - the .proto's name
         self, request: account_pb2.RevokeSpendKeyRequest, context: ServicerContext
     ) -> account_pb2.RevokeSpendKeyResponse | Refusal:
-        """Revoke a spend key."""
         del context  # proven by the signed call
         answer = await self._accounts.revoke_spend_key(
             fixed(request.account_id, 32, "account_id"),

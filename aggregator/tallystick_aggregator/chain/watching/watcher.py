@@ -117,7 +117,6 @@ class Watcher:
         self._tracked[self._escrow.account_id(account)] = account.account()
 
     async def mirrored(self, block_number: int, timeout_s: float) -> None:
-        """See `port.Chain.mirrored`."""
 
         def reached() -> bool:
             return self.taken_in is not None and self.taken_in.number >= block_number
