@@ -38,8 +38,8 @@ from tallystick_aggregator.ledger.state import (
     PendingRefund,
     Reservation,
     SpendKey,
+    UsedCeilings,
 )
-from tallystick_aggregator.ledger.used_ceilings import UsedCeilings
 from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.store.events import encode_entry
 from tallystick_aggregator.store.rows import (
