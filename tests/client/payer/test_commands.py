@@ -128,7 +128,7 @@ async def test_a_status_shows_what_is_unknown_where_there_is_any(
     hosts = ["[fe80::1]:8000", "a-host-with-a-long-name.and-a-longer-domain.example.org"]
     for host in hosts:
         offer = wallet.choose(PaymentRequired(accepts=[seller.offer("deferred", host, PRICE)]))
-        (await wallet.pay(offer, host, bytes(32))).lose()
+        (await wallet.grants.pay(offer, host, bytes(32))).lose()
     print_status(await wallet.status())
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80, lines

@@ -68,7 +68,7 @@ class Fleet:
         """Go without a word."""
         worker._chores.cancel()
         await asyncio.gather(worker._chores, return_exceptions=True)
-        for line in worker._lines.values():
+        for line in worker.grants._lines.values():
             line.stop()
         await worker._channel.close()
 
@@ -267,7 +267,7 @@ async def test_workers_outlive_a_restart_of_the_wallet(fleet: Fleet, aggregator:
     await fleet.serve()
     worker = await fleet.worker()
     payments = [await fleet.pay(worker)]  # under way, so that the wallet does not call back what it granted
-    (line,) = worker._lines.values()
+    (line,) = worker.grants._lines.values()
     while line.grant is None or not line.grant.can_pay(PRICE):  # what is granted ahead depends on how quickly they come
         payments.append(await fleet.pay(worker))
     await fleet.stop()
@@ -288,7 +288,7 @@ async def test_who_waits_while_the_wallet_is_away_is_served_when_it_is_back(flee
     worker = await fleet.worker()
     await fleet.stop()
     task = asyncio.create_task(fleet.buy(worker))
-    await until(lambda: any(not line.is_idle for line in worker._lines.values()))
+    await until(lambda: any(not line.is_idle for line in worker.grants._lines.values()))
     await fleet.serve()
     await task
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, NoReturn, Protocol, Self, TypeVar
+from typing import Any, Final, NoReturn, Self, TypeVar
 
 import grpc
 import grpc.aio
@@ -32,7 +32,7 @@ LEASE_S: Final = 30.0
 _log = logging.getLogger("tallystick.payer")
 
 Context = grpc.aio.ServicerContext[Any, Any]
-ResponseT = TypeVar("ResponseT", bound="_WithProblem")
+ResponseT = TypeVar("ResponseT", bound=codec.WithProblem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +119,6 @@ class WalletServer:
                     await self._wallet.reconcile()
             except TallystickError as error:
                 _log.warning("reconciling after a worker's death failed: %s", error)
-
-
-class _WithProblem(Protocol):
-    @property
-    def problem(self) -> pb.WalletProblem: ...
 
 
 class _Service(wallet_pb2_grpc.WalletServiceServicer):
