@@ -15,7 +15,6 @@ import threading
 import time
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Self
 
 from tallystick.hashing import keccak256
@@ -195,9 +194,7 @@ class Anvil(DevChain):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.disconnect()
         self.stop()
 

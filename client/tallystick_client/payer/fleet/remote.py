@@ -14,7 +14,6 @@ import os
 import time
 from collections.abc import Sequence
 from functools import partial
-from types import TracebackType
 from typing import Final, Self
 
 import grpc.aio
@@ -238,8 +237,6 @@ class RemoteWallet:
         """Nothing to do: `connect` did it."""
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Close."""
         await self.close()

@@ -6,7 +6,6 @@ import hmac
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Final, NoReturn, Self, TypeVar
 
 import grpc
@@ -95,9 +94,7 @@ class WalletServer:
         self._watch = asyncio.create_task(self._watch_leases())
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Stop; workers keep their grants until their leases run out, or the wallet is served again."""
         if self._watch is not None:
             self._watch.cancel()

@@ -8,7 +8,7 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
 
 from tallystick.x402 import PAYMENT_SIGNATURE_HEADER
@@ -130,14 +130,9 @@ class AsyncAdapter(Generic[TransportT, RequestT, ResponseT]):
         await self._inner.__aenter__()
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None = None,
-        exc_value: BaseException | None = None,
-        traceback: TracebackType | None = None,
-    ) -> None:
+    async def __aexit__(self, *error: Any) -> None:
         """Leave the inner transport."""
-        await self._inner.__aexit__(exc_type, exc_value, traceback)
+        await self._inner.__aexit__(*error)
 
 
 class SyncAdapter(Generic[TransportT, RequestT, ResponseT]):
@@ -200,14 +195,9 @@ class SyncAdapter(Generic[TransportT, RequestT, ResponseT]):
         self._inner.__enter__()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None = None,
-        exc_value: BaseException | None = None,
-        traceback: TracebackType | None = None,
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
         """Leave the inner transport."""
-        self._inner.__exit__(exc_type, exc_value, traceback)
+        self._inner.__exit__(*error)
 
 
 def _payable(request: Any, body: bytes | None) -> PayableRequest:

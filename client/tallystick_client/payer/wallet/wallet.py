@@ -17,7 +17,6 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Final, NamedTuple, Self, get_args
 
 from tallystick.errors import MalformedError, TallystickError
@@ -325,9 +324,7 @@ class LocalWallet:
         """Nothing to do: `open` did it."""
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Close."""
         await self.close()
 
