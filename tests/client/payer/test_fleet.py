@@ -10,7 +10,7 @@ import grpc
 import httpx2
 import pytest
 from payer_buyer import REQUEST, Buyer, OpenWallet, account_of
-from payer_fakes import PRICE, FakeAggregator, FakeSeller, until
+from payer_fakes import PRICE, FakeAggregator, FakeSeller, until, write_operator_file
 from payer_fakes import RefusalError as FakeRefusal
 
 from tallystick.errors import MalformedError, RefusedError
@@ -487,7 +487,7 @@ async def test_a_wallet_is_served_from_the_command_line(
 
     from payer_fakes import make_operator  # noqa: PLC0415
 
-    make_operator(aggregator.target).save(tmp_path / "operator.json")
+    write_operator_file(make_operator(aggregator.target), tmp_path / "operator.json")
     command = [sys.executable, "-m", "tallystick_client.cli", "wallet", "serve"]
     command += ["--wallet", "served.db", "--key", "env:FLEET_KEY", "--listen", "127.0.0.1:0", "--deposit-high", "1"]
     process = await asyncio.create_subprocess_exec(
