@@ -404,6 +404,7 @@ MALFORMED: list[dict[str, Any]] = [
     {"payee_host": ""},
     {"payee_host": "x" * 256},
     {"reports": [pb.GrantReport(grant_id=1, charged=b"\x00")]},
+    {"reports": [pb.GrantReport(grant_id=1, unknown=b"\x01", found_charged=b"\x02")]},
 ]
 
 
@@ -426,6 +427,32 @@ async def test_a_payee_that_is_not_on_the_allow_list_is_refused(fleet: Fleet, ag
             response = await stub.ExtendGrant(extension(**changes), metadata=bearer(TOKEN))
             assert response.problem.kind == pb.WALLET_PROBLEM_KIND_OFFER_NOT_ALLOWED
     assert not aggregator.calls
+
+
+async def test_a_lost_payment_that_was_charged_after_all_is_reported_as_charged(fleet: Fleet) -> None:
+    await fleet.serve()
+    worker = await fleet.worker()
+    payment = await fleet.pay(worker)
+    payment.lose()
+    await worker.report()
+    before = await fleet.account()
+    payment.found_charged(PRICE)  # it was sent again, and its seller repeated its answer
+    await worker.report()
+    after = await fleet.account()
+    assert [(told.charged, told.unknown) for told in (before, after)] == [(0, PRICE), (PRICE, 0)]
+
+
+async def test_an_older_report_that_arrives_late_says_nothing_new(fleet: Fleet) -> None:
+    await fleet.serve()
+    lost = pb.GrantReport(grant_id=1, unknown=b"\x02")
+    found = pb.GrantReport(grant_id=1, unknown=b"\x02", found_charged=b"\x01")
+    async with grpc.aio.insecure_channel(fleet.socket) as channel:
+        stub = wallet_pb2_grpc.WalletServiceStub(channel)
+        await stub.ExtendGrant(extension(), metadata=bearer(TOKEN))
+        for report in (lost, found, lost):
+            await stub.Report(pb.ReportRequest(worker_id=bytes(16), reports=[report]), metadata=bearer(TOKEN))
+    account = await fleet.account()
+    assert (account.charged, account.unknown) == (1, 1)
 
 
 async def test_the_same_request_is_answered_alike_and_given_once(fleet: Fleet) -> None:

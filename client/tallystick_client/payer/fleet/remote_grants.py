@@ -48,6 +48,7 @@ class _Held:
             unknown=encode_amount(totals.unknown + (self.grant.in_flight if is_final else 0)),
             returned=encode_amount(self.returned),
             is_final=is_final,
+            found_charged=encode_amount(self.grant.found_charged),
         )
 
 
