@@ -183,6 +183,12 @@ def _file(path: str | None) -> bytes | None:
     return None if path is None else Path(path).read_bytes()
 
 
+def _certificate(chain: str | None, key: str | None) -> tuple[bytes | None, bytes | None]:
+    if (chain is None) != (key is None):
+        raise MalformedError("--tls-cert, --tls-key", "one of them", "both or neither")
+    return _file(chain), _file(key)
+
+
 _PEM: Final = click.Path(exists=True, dir_okay=False)
 
 
@@ -236,9 +242,7 @@ async def serve(
     from tallystick_client.payer.fleet.serving import ServerCredentials, WalletServer  # noqa: PLC0415
     from tallystick_client.rpc import read_token  # noqa: PLC0415
 
-    chain, key = _file(tls_cert), _file(tls_key)
-    if (chain is None) != (key is None):
-        raise MalformedError("--tls-cert, --tls-key", "one of them", "both or neither")
+    chain, key = _certificate(tls_cert, tls_key)
     tls = ServerCredentials(chain, key, _file(tls_client_ca)) if chain and key else None
     opened = await open_wallet(
         amounts={
@@ -259,18 +263,12 @@ async def serve(
     stopped = asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(name, stopped.set)
-    async with opened:
-        server = WalletServer(
-            opened,
-            listen,
-            read_token(token),
-            credentials=tls,
-            insecure=insecure,
-            lease_s=lease,
-        )
-        async with server:
-            click.echo(f"listening on {server.target}")
-            await stopped.wait()
+    async with (
+        opened,
+        WalletServer(opened, listen, read_token(token), credentials=tls, insecure=insecure, lease_s=lease) as server,
+    ):
+        click.echo(f"listening on {server.target}")
+        await stopped.wait()
 
 
 @click.command()
