@@ -236,7 +236,8 @@ async def _start_signatures(stack: AsyncExitStack, config: Config) -> SignatureC
 def refuse_foreign_accounts(ledger: Ledger, chains: Sequence[ChainSettings], store: str) -> None:
     """An account that no configured operator can claim must not be charged either: it would never be paid out.
 
-    Names the escrow of accounts that were stored before they named it. Raises ConfigurationError.
+    Names the escrow of accounts that were stored before they named it, and lets go of heads of escrows that are served
+    no more. Raises ConfigurationError.
     """
     served = {  # made once: every account is hashed under a domain
         EscrowRef(chain.network, chain.escrow): (chain.operator, escrow_domain(chain.chain_id, chain.escrow))
@@ -246,6 +247,7 @@ def refuse_foreign_accounts(ledger: Ledger, chains: Sequence[ChainSettings], sto
     for account in ledger.every_account():
         if not _is_in(account, account.escrow, served):
             raise _foreign(account, store)
+    ledger.keep_heads(served.keys())
 
 
 _Served = Mapping[EscrowRef, tuple[bytes, Domain]]
