@@ -625,6 +625,16 @@ async def test_x6_a_payment_is_sent_again_across_503_until_it_is_taken(
     assert (aggregator.account.committed, account.charged, account.unknown) == (PRICE, PRICE, 0)
 
 
+async def test_x6_what_a_late_try_is_charged_is_entered_though_one_between_told_nothing(
+    http: httpx2.AsyncClient, seller: FakeSeller, wallet: Wallet
+) -> None:
+    seller.before = [lambda _: httpx2.Response(503)] * 2
+    answers = [(await http.get("http://a.example/1")).status_code for _ in range(3)]
+    assert (answers, len(set(payment_ids_of(seller)))) == ([503, 503, 200], 1)
+    account = (await wallet.status()).accounts[0]
+    assert (account.charged, account.unknown) == (PRICE, 0)
+
+
 @pytest.mark.parametrize("charged", [False, True])
 async def test_x6_a_callers_next_try_sends_the_same_payment(
     http: httpx2.AsyncClient, seller: FakeSeller, wallet: Wallet, aggregator: FakeAggregator, *, charged: bool
