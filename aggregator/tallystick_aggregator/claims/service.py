@@ -250,7 +250,7 @@ class ClaimService:
         packers: dict[bytes, Packer] = {}
         run = Run(urgent=only is not None)
         ledger = self._writer.ledger
-        # Those of other escrows too, which plan nothing: to pass by a million of them in one step would hold everybody up.
+        # Those of other escrows too, which plan nothing: to pass by a million in one step would hold everybody up.
         accounts = ledger.every_account() if only is None else map(ledger.known_account, only)
         try:
             for number, account in enumerate(accounts):
