@@ -16,7 +16,7 @@ class Kind:
 
     From `escrow` on it is of schemes whose payers deposit: the escrow with its EIP-712 domain, the operator, the
     withdraw delay in seconds that is proposed, and the shortest and longest that are taken. `extra` is what offers of
-    other schemes carry in `extra`: JSON values.
+    other schemes carry in `extra`: JSON values. `extensions`: of x402, which its payments may use, by their keys.
     """
 
     scheme: str
@@ -30,6 +30,7 @@ class Kind:
     withdraw_delay_s_min: int = 0
     withdraw_delay_s_max: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    extensions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from tallystick_aggregator.chain import landings
 from tallystick_aggregator.chain.deferred_escrow import DeferredEscrow
 from tallystick_aggregator.chain.network import EvmNetwork
 from tallystick_aggregator.chain.node import CallRevertedError, Node, Receipt
+from tallystick_aggregator.chain.permit2 import ProxiedToken, open_permit2
 from tallystick_aggregator.chain.port import (
     Block,
     Call,
@@ -62,6 +63,7 @@ class EvmChain:
             items_per_read=settings.limits.items_per_read,
         )
         self._tokens: dict[bytes, Erc3009Token] = {}
+        self._permit2_tokens: Mapping[bytes, ProxiedToken] = {}
         self._withdrawal_listeners: list[Callable[[], None]] = []
         self._owed_listeners: list[Callable[[bytes, bytes], None]] = []
         self._watcher = Watcher(
@@ -106,6 +108,7 @@ class EvmChain:
                 f"{settings.network}: sender {checksum(settings.sender.address)} has no ether to pay for gas"
             )
         self._tokens = {token.address: await open_token(self._node, chain_id, token, head) for token in settings.tokens}
+        self._permit2_tokens = await open_permit2(self._node, settings, head)
 
     # What port.Chain asks for.
 
@@ -124,6 +127,10 @@ class EvmChain:
     @property
     def tokens(self) -> Mapping[bytes, Erc3009Token]:
         return self._tokens
+
+    @property
+    def permit2_tokens(self) -> Mapping[bytes, ProxiedToken]:
+        return self._permit2_tokens
 
     async def head(self) -> Block:
         return await self._node.head()

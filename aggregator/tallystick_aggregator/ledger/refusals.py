@@ -144,6 +144,24 @@ class Why:
         "The payment is being used by another request, or by another process for this one.")
     PAYMENT_USED = Text(Reason.PAYMENT_USED, "", "The payment has paid for a request, and pays for one only.")
 
+    # Payments by Permit2, of `exact` and `upto`.
+    PERMIT2_OFF = Text(Reason.TOKEN_UNSUPPORTED, "payload", "The aggregator does not move this token by Permit2.")
+    EIP3009_OFF = Text(Reason.TOKEN_UNSUPPORTED, "payload", "The aggregator moves this token by Permit2 only.")
+    PERMIT2_SPENDER = Text(Reason.PERMIT2_SPENDER, "spender", "The payment is signed for another spender.")
+    PERMIT2_ALLOWANCE = Text(Reason.PERMIT2_ALLOWANCE_REQUIRED, "allowance",
+        "The payer lets Permit2 take less of the token than the payment{beside}.")
+    PERMIT_OF_ANOTHER = Text(Reason.PERMIT2_PERMIT, "extensions.eip2612GasSponsoring.info",
+        "The permit is not for this payment.")
+    PERMIT_TOO_LATE = Text(Reason.PERMIT2_PERMIT, "extensions.eip2612GasSponsoring.info.deadline",
+        "The permit has expired, or is about to.")
+    PERMIT_NONCE = Text(Reason.PERMIT2_PERMIT, "extensions.eip2612GasSponsoring.info.nonce",
+        "The permit has another nonce than the token expects of its owner.")
+    PERMIT_SIGNATURE = Text(Reason.PERMIT2_PERMIT, "extensions.eip2612GasSponsoring.info.signature",
+        "The payer's key did not sign the permit.")
+    UPTO_FACILITATOR = Text(Reason.UPTO_FACILITATOR_MISMATCH, "witness.facilitator",
+        "The payment may be settled by another facilitator only.")
+    UPTO_EXCEEDED = Text(Reason.UPTO_AMOUNT_EXCEEDED, "amount", "The payer signed for less than is to be settled.")
+
     # Signed calls, accounts and channels.
     CALL_OUT_OF_TIME = Text(Reason.CALL_EXPIRED, "authorization.deadline", "The deadline of the signed call {problem}.")
     CALL_SIGNATURE = Text(Reason.CALL_SIGNATURE, "", "The signature is not one that counts: {problem}.")

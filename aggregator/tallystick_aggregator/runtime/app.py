@@ -47,8 +47,9 @@ from tallystick_aggregator.runtime.config.chains import describe
 from tallystick_aggregator.runtime.config.file import Config
 from tallystick_aggregator.runtime.health import LOOK_EVERY_S, PROBE_EVERY_S, Health, probe
 from tallystick_aggregator.schemes.deferred.payments import DeferredPayments
-from tallystick_aggregator.schemes.exact import ExactPayments
+from tallystick_aggregator.schemes.exact import Claims, ExactPayments
 from tallystick_aggregator.schemes.port import Scheme
+from tallystick_aggregator.schemes.upto import UptoPayments
 from tallystick_aggregator.store.opening import open_store
 from tallystick_aggregator.store.port import Store, StoreError
 from tallystick_aggregator.tasks import PeriodicTask
@@ -162,9 +163,11 @@ class _Parts:
         self.maintenance = Maintenance(writer, store.journal, rules)
         channels = Channels(chains, offers, writer, rules)
         self.budget = GasBudget(config.gas_limits)
+        claims = Claims(now_s)
         self.schemes: Sequence[Scheme[Any, Any]] = [
             DeferredPayments(offers, channels, self.batcher, writer),
-            ExactPayments(chains, offers, outbox, now_s, budget=self.budget),
+            ExactPayments(chains, offers, outbox, now_s, budget=self.budget, claims=claims),
+            UptoPayments(chains, offers, outbox, now_s, budget=self.budget, claims=claims),
         ]
         self.accounts = Accounts(chains, offers, channels, writer, rules, now_s)
         self.deposits = Deposits(chains, offers, writer, outbox, now_s, budget=self.budget)

@@ -7,16 +7,26 @@ bounded gas. Wallets that are not deployed yet (ERC-6492) are not accepted (thre
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
-from tallystick.x402 import ExactAuthorization
+from tallystick.x402 import Permit2Authorization
 from tallystick_aggregator.accounts.outcomes import overloaded
 from tallystick_aggregator.auth.gas_budgets import GasBudget
 from tallystick_aggregator.auth.rate_limits import RateLimit
-from tallystick_aggregator.chain.port import Block, Chain, OutOfGasError, RevertedError, Token
+from tallystick_aggregator.chain.port import (
+    Block,
+    Call,
+    Chain,
+    OutOfGasError,
+    Permit2Token,
+    RevertedError,
+    Token,
+)
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.schemes.exact.authorizations import (
+    Authorization,
+    TransferToken,
     describe_code,
     is_signed_by_key,
     not_by_the_key,
@@ -24,6 +34,7 @@ from tallystick_aggregator.schemes.exact.authorizations import (
     window_is_open,
 )
 from tallystick_aggregator.schemes.exact.gas import PROBE_GAS_MAX, TRANSFER_GAS_MAX, GasMoney
+from tallystick_aggregator.schemes.exact.permit2 import approval_refusal
 from tallystick_aggregator.store.port import TransactionKind
 
 UNPROVEN_PER_S: Final = 5.0
@@ -33,11 +44,17 @@ UNPROVEN_BURST: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """A payment, on its chain and in its token."""
+    """A payment, on its chain and in its token, which is a `Permit2Token` where Permit2 moves it."""
 
     chain: Chain
-    token: Token
-    payment: ExactAuthorization
+    token: TransferToken
+    payment: Authorization
+
+    def call(self) -> Call:
+        """Return the transaction that would move it."""
+        if isinstance(self.payment, Permit2Authorization):
+            return cast("Permit2Token", self.token).transfer_call(self.payment)
+        return cast("Token", self.token).transfer_call(self.payment)
 
 
 class Preconditions:
@@ -78,7 +95,7 @@ class Preconditions:
             if not self._unproven.take():
                 return overloaded("payments that only the payer's contract can check", UNPROVEN_BURST)
         try:
-            await transfer.chain.simulate(token.transfer_call(payment), block, gas_max=TRANSFER_GAS_MAX)
+            await transfer.chain.simulate(transfer.call(), block, gas_max=TRANSFER_GAS_MAX)
         except RevertedError as error:
             return await self._why_simulation_fails(transfer, block, error, signed_by_key=signed_by_key)
         return None
@@ -93,6 +110,9 @@ class Preconditions:
             return refuse(Why.EXACT_NONCE_USED)
         if balance < payment.value:
             return refuse(Why.EXACT_ABOVE_BALANCE, payment.value, f"at most {balance}")
+        if isinstance(payment, Permit2Authorization):
+            token = cast("Permit2Token", transfer.token)
+            return await approval_refusal(token, payment, block, self._clock_s())
         return None
 
     async def _why_simulation_fails(
@@ -115,7 +135,7 @@ class Preconditions:
         if not self._unproven.take():
             return False
         try:
-            await transfer.chain.simulate(transfer.token.transfer_call(transfer.payment), block, gas_max=PROBE_GAS_MAX)
+            await transfer.chain.simulate(transfer.call(), block, gas_max=PROBE_GAS_MAX)
         except RevertedError:
             return False
         return True
