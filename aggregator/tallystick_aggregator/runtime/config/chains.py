@@ -52,7 +52,7 @@ class TokenSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Left out: one whole token. Each deposit, refund and claim costs gas, whatever is in the account."""
     worth_gwei: float = 0.0
     """Roughly what a whole token is worth in the chain's coin; 0: not told."""
-    transfer_methods: list[str] = [ASSET_TRANSFER_EIP3009]
+    transfer_methods: list[str] = msgspec.field(default_factory=lambda: [ASSET_TRANSFER_EIP3009])
     """How payments without a deposit move it: "eip3009", "permit2" or both."""
     eip2612: bool = False
     """Whether permits to Permit2 are landed with the payments that they come with."""
