@@ -1,4 +1,4 @@
-"""Payments by Permit2 against vectors that the official x402 package made (see vectors/), and what is no such payment."""
+"""Payments by Permit2 against vectors that the official x402 package made (vectors/permit2.json)."""
 
 import json
 from collections.abc import Callable

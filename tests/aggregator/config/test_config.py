@@ -373,7 +373,7 @@ def test_r5_a_tokens_worth_is_a_number(load: Load, worth: str) -> None:
 METHODS = 'min_deposit = "1000"\ntransfer_methods = '
 
 
-def test_a_token_is_moved_by_eip3009_unless_it_is_said() -> None:
+def test_a_token_is_moved_by_eip3009_unless_it_is_said(load: Load) -> None:
     (token,) = load().chains[0].tokens
     assert (token.by_eip3009, token.by_permit2, token.sponsors_permits) == (True, False, False)
 
@@ -385,7 +385,7 @@ def test_a_token_is_moved_by_eip3009_unless_it_is_said() -> None:
         ('["permit2"]\neip2612 = true', (False, True, True)),
     ],
 )
-def test_how_a_token_is_moved_is_configured(methods: str, expected: tuple[bool, bool, bool]) -> None:
+def test_how_a_token_is_moved_is_configured(load: Load, methods: str, expected: tuple[bool, bool, bool]) -> None:
     (token,) = load(('min_deposit = "1000"', METHODS + methods)).chains[0].tokens
     assert (token.by_eip3009, token.by_permit2, token.sponsors_permits) == expected
 
@@ -399,6 +399,6 @@ def test_how_a_token_is_moved_is_configured(methods: str, expected: tuple[bool, 
         ('["eip3009"]\neip2612 = true', r"token\[0\].eip2612: got true, allowed only where transfer_methods"),
     ],
 )
-def test_ways_to_move_a_token_that_cannot_be_are_told(methods: str, problem: str) -> None:
+def test_ways_to_move_a_token_that_cannot_be_are_told(load: Load, methods: str, problem: str) -> None:
     with pytest.raises(ConfigurationError, match=problem):
         load(('min_deposit = "1000"', METHODS + methods))

@@ -80,8 +80,14 @@ async def test_nothing_used_is_settled_without_a_transaction(market: Marketplace
     assert isinstance(await market.upto.verify(UPTO_TERMS, upto_of(ALICE), MINE), Verified)
     settled = await market.upto.settle(used(0), upto_of(ALICE), MINE)
     assert settled == Settled(ADDRESS, 0)
-    assert await market.upto.settle(used(0), upto_of(ALICE), MINE) == Settled(ADDRESS, 0, replayed=True)
+    assert await market.upto.settle(used(0), upto_of(ALICE), MINE) == settled
+    assert reason_of(await market.upto.settle(used(0), upto_of(ALICE), OTHER)) is Reason.PAYMENT_USED
     assert not market.chain.sent
+
+
+async def test_a_caller_without_attempts_hears_that_it_was_done_before(market: Marketplace) -> None:
+    assert await market.upto.settle(used(0), upto_of(ALICE)) == Settled(ADDRESS, 0)
+    assert await market.upto.settle(used(0), upto_of(ALICE)) == Settled(ADDRESS, 0, replayed=True)
 
 
 async def test_what_was_settled_for_nothing_pays_for_nothing_else(market: Marketplace) -> None:

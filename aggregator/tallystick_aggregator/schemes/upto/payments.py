@@ -20,6 +20,7 @@ from tallystick_aggregator.chain.port import Chain
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.schemes.exact.authorizations import is_signed_by_key
+from tallystick_aggregator.schemes.exact.claims import Claim
 from tallystick_aggregator.schemes.exact.payments import Case, TransferPayments
 from tallystick_aggregator.schemes.exact.permit2 import permit2_kinds
 from tallystick_aggregator.schemes.port import NOBODY, PAYLOAD, Caller
@@ -34,8 +35,8 @@ class UptoPayments(TransferPayments[Permit2Authorization]):
 
     name = SCHEME_UPTO
     verify_forms: Mapping[str, Callable[[Any], Permit2Authorization]] = {PAYLOAD: read_upto}
-    _unused: dict[bytes, bytes]
-    """By what Permit2 takes once: the authorization that was settled for nothing."""
+    _unused: dict[bytes, Claim]
+    """By what Permit2 takes once: for whom it was settled for nothing."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         """See TransferPayments."""
@@ -63,7 +64,7 @@ class UptoPayments(TransferPayments[Permit2Authorization]):
         case = self._case(terms, payment, caller)
         if isinstance(case, Refusal):
             return case
-        if case.slot in self._unused and (terms.amount or self._unused[case.slot] != case.mine.authorization):
+        if case.slot in self._unused and (terms.amount or self._unused[case.slot] != case.mine):
             return refuse(Why.PAYMENT_USED)
         if terms.amount == 0:
             return await unless_unavailable(self._settle_nothing(case, payment))
@@ -90,8 +91,8 @@ class UptoPayments(TransferPayments[Permit2Authorization]):
             )
         if refusal is not None:
             return refusal
-        replayed = case.slot in self._unused
-        self._unused[case.slot] = case.mine.authorization
+        replayed = not case.mine.attempt and case.slot in self._unused
+        self._unused[case.slot] = case.mine
         if len(self._unused) > UNUSED_MAX:
             del self._unused[next(iter(self._unused))]
         self._claims.drop(case.slot, case.mine)
