@@ -5,7 +5,7 @@ settlement costs, and not what a batch of a convenient size would.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from hashlib import sha256
 from typing import Final
 
@@ -21,7 +21,7 @@ from tallystick.vouchers import sign_voucher
 from tallystick_aggregator.chain.claim_plan import Group, PlannedRow
 from tallystick_aggregator.chain.deferred_escrow import CLAIM_COSTS as COSTS
 from tallystick_aggregator.chain.deferred_escrow import account_claim
-from tallystick_aggregator.chain.escrow_calls import CONFIG_TYPE, config_tuple, selector
+from tallystick_aggregator.chain.escrow_calls import CONFIG_TYPE, selector
 from tallystick_aggregator.claims.planner import Batch, pack
 from tallystick_aggregator.ledger.state import Account
 from tallystick_aggregator.ledger.values import EscrowRef
@@ -123,7 +123,7 @@ class GasWorld:
     def call(self, sender: bytes, signature: str, config: ChannelConfig, *values: int | bytes) -> Cost:
         """Send a call of the escrow that begins with a configuration."""
         types = [CONFIG_TYPE, *signature[signature.index(CONFIG_TYPE) + len(CONFIG_TYPE) + 1 : -1].split(",")]
-        arguments = [config_tuple(config), *values]
+        arguments = [astuple(config), *values]
         return self.send(sender, self.escrow, selector(signature) + encode(types[: len(arguments)], arguments))
 
     def token_digest(self, struct_hash: bytes) -> bytes:

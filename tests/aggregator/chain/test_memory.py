@@ -112,13 +112,13 @@ def random_step(both: Both, rng: random.Random, payer: Payer) -> None:
         case 2 | 3 | 4:
             sender = devnet.sender.address if rng.random() < 0.9 else SELLERS[0]
             batch = ClaimBatch(devnet.operator.address, devnet.token, tuple(random_claims(rng, devnet, payer)))
-            both.call(sender, devnet.escrow, calls.claim(claim_batch.encode(batch)))
+            both.call(sender, devnet.escrow, calls.call_data("claim", claim_batch.encode(batch)))
         case 5:
             held = both.node.world.escrow.accounts.get(payer.account_id)
             refund_nonce = held.refund_nonce if held else 0
             amount, nonce = rng.randrange(3_000), refund_nonce + (rng.random() < 0.2)
             digest = eip712.digest(devnet.domain, eip712.hash_refund(payer.account_id, nonce, amount))
-            data = calls.refund_with_signature(payer.config, amount, nonce, devnet.operator.sign(digest))
+            data = calls.call_data("refundWithSignature", payer.config, amount, nonce, devnet.operator.sign(digest))
             both.call(devnet.sender.address, devnet.escrow, data)
         case 6:
             data = call_data("Escrow", "initiateWithdraw", payer.config, rng.choice([0, 100, 2**127]))
@@ -135,7 +135,7 @@ def random_step(both: Both, rng: random.Random, payer: Payer) -> None:
             listed.symmetric_difference_update({who})
         case 9:
             creditor = rng.choice([*(to for to, _ in both.node.world.escrow.owed), payer.signer.address])
-            both.call(SELLERS[0], devnet.escrow, calls.collect(creditor, devnet.token))
+            both.call(SELLERS[0], devnet.escrow, calls.call_data("collect", creditor, devnet.token))
         case _:
             both.call(somebody(rng, payer), devnet.escrow, call_data("Escrow", "cancelWithdraw", payer.config))
 
@@ -172,11 +172,11 @@ async def compare(both: Both, payers: list[Payer]) -> None:
     queries = [
         (devnet.escrow, calls.words_query(calls.ACCOUNTS, account_ids)),
         (devnet.escrow, calls.words_query(calls.CLAIMED, channel_ids)),
-        (devnet.escrow, calls.is_sender(devnet.operator.address, devnet.sender.address)),
-        (devnet.escrow, calls.selector(calls.DOMAIN_SEPARATOR)),
+        (devnet.escrow, calls.call_data("isSender", devnet.operator.address, devnet.sender.address)),
+        (devnet.escrow, calls.call_data("domainSeparator")),
         *((devnet.token, function("balanceOf(address)", holder)) for holder in (*SELLERS, devnet.escrow)),
-        *((devnet.escrow, calls.owed_to(holder, devnet.token)) for holder in SELLERS),
-        (devnet.escrow, calls.owed_to(SELLERS[0], devnet.escrow)),
+        *((devnet.escrow, calls.call_data("owed", holder, devnet.token)) for holder in SELLERS),
+        (devnet.escrow, calls.call_data("owed", SELLERS[0], devnet.escrow)),
         *((devnet.token, function("balanceOf(address)", payer.signer.address)) for payer in payers),
     ]
     for to, data in queries:

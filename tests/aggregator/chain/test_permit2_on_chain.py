@@ -21,7 +21,7 @@ from tallystick_aggregator.accounts.offers import EscrowOffer
 from tallystick_aggregator.chain.settings import ConfigurationError
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.schemes.exact import Claims, ExactPayments
-from tallystick_aggregator.schemes.exact.gas import TRANSFER_GAS_MAX
+from tallystick_aggregator.schemes.exact.preconditions import TRANSFER_GAS_MAX
 from tallystick_aggregator.schemes.upto import UptoPayments
 from tallystick_aggregator.store.port import TransactionKind
 

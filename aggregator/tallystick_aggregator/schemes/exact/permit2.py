@@ -25,7 +25,7 @@ from tallystick.x402 import (
     Permit2Authorization,
     TokenPermit,
 )
-from tallystick_aggregator.accounts.terms import token_is
+from tallystick_aggregator.accounts.offers import token_is
 from tallystick_aggregator.chain.port import Block, Chain, Permit2Token
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse
