@@ -125,6 +125,10 @@ class EvmChain:
     def tokens(self) -> Mapping[bytes, Erc3009Token]:
         return self._tokens
 
+    @property
+    def sender(self) -> bytes:
+        return self.settings.sender.address
+
     async def head(self) -> Block:
         return await self._node.head()
 

@@ -301,6 +301,11 @@ class Chain(Protocol):
     def tokens(self) -> Mapping[bytes, Token]: ...
 
     @property
+    def sender(self) -> bytes:
+        """The address that sends our transactions."""
+        ...
+
+    @property
     def gas(self) -> GasMeter:
         """What our transactions took in the last hour."""
         ...

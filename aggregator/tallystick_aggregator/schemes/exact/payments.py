@@ -15,6 +15,7 @@ from tallystick.codec.facilitator import read_exact
 from tallystick.errors import Described, MalformedError
 from tallystick.facilitator import Kind, Settled, Verified
 from tallystick.x402 import SCHEME_EXACT, ExactAuthorization, PaymentTerms
+from tallystick.x402 import read_exact as read_exact_payload
 from tallystick_aggregator.accounts.offers import Offers, find_offer, find_token
 from tallystick_aggregator.accounts.outcomes import overloaded, unless_unavailable, wait_until_mined
 from tallystick_aggregator.accounts.terms import amount_is, receiver_is
@@ -43,7 +44,8 @@ from tallystick_aggregator.schemes.exact.claims import (
 )
 from tallystick_aggregator.schemes.exact.gas import TRANSFER_GAS_MAX
 from tallystick_aggregator.schemes.exact.preconditions import Preconditions, Transfer
-from tallystick_aggregator.schemes.port import NOBODY, Caller
+from tallystick_aggregator.schemes.exact.reason_codes import REASON_CODES
+from tallystick_aggregator.schemes.port import NOBODY, PAYLOAD, Caller
 from tallystick_aggregator.store.port import OutboundTransaction, Outbox, TransactionKind, TransactionStatus
 from tallystick_aggregator.tasks import SingleFlight
 
@@ -68,8 +70,9 @@ class ExactPayments:
 
     name = SCHEME_EXACT
     is_settled_by_bearer = False
-    verify_forms: Mapping[str, Callable[[Any], ExactAuthorization]] = {"exact": read_exact}
+    verify_forms: Mapping[str, Callable[[Any], ExactAuthorization]] = {"exact": read_exact, PAYLOAD: read_exact_payload}
     settle_forms = verify_forms
+    reason_codes = REASON_CODES
 
     def __init__(
         self,
@@ -97,7 +100,10 @@ class ExactPayments:
     async def kinds(self) -> Sequence[Kind]:
         """Return the networks on which transfers can be sent."""
         offered = [chain for network, chain in self._chains.items() if await self.is_offered(network)]
-        return [Kind(self.name, one.network, list(self._offers[one.escrow.ref].tokens.values())) for one in offered]
+        return [
+            Kind(self.name, one.network, list(self._offers[one.escrow.ref].tokens.values()), signers=(one.sender,))
+            for one in offered
+        ]
 
     def payer_of(self, payment: ExactAuthorization) -> bytes:
         """Return whose tokens are transferred."""
