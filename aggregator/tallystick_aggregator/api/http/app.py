@@ -65,6 +65,8 @@ class FacilitatorApp:
             ],
             exception_handlers={HTTPException: _not_there},
         )
+        # A payment is posted to one address, not sent on to another.
+        self._pages.router.redirect_slashes = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

@@ -46,13 +46,17 @@ class BoundedProtocol(HttpToolsProtocol):
         """Read on, unless this is too much for a line and headers."""
         if self._is_head:
             self._head_bytes += len(data)
-            if self._head_timer is None:
-                self._await_head()
         super().data_received(data)
         # What came with the end of the headers is no head: only one that is not complete yet can be too long.
         if self._is_head and self._head_bytes > self.head_bytes_max and not self.transport.is_closing():
             self.transport.write(_TOO_LONG)
             self.transport.close()
+
+    def on_message_begin(self) -> None:
+        """Wait for the rest of a request that has begun."""
+        super().on_message_begin()
+        if self._head_timer is None:
+            self._await_head()
 
     def on_headers_complete(self) -> None:
         """Take the request."""
@@ -61,7 +65,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """Be ready for the next one, whose time begins with its first byte."""
+        """Be ready for the next one."""
         super().on_message_complete()
         self._is_head, self._head_bytes = True, 0
 
