@@ -16,8 +16,7 @@ def head_of(edge: HttpEdge, path: str, length: int) -> bytes:
     """The beginning of a request of NEWS."""
     token = f"authorization: {edge.news['authorization']}"
     lines = f"POST {path} HTTP/1.1", "host: x", token, f"content-length: {length}", "connection: close", ""
-    return "".join(f"{line}
-" for line in lines).encode()
+    return "".join(f"{line}\r\n" for line in lines).encode()
 
 
 @pytest.mark.parametrize(
