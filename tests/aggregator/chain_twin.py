@@ -62,6 +62,7 @@ class ChainTwin:
     network = NETWORK
     chain_id = 31337
     operator = OPERATOR
+    sender = b"\x5e" * 20
 
     def __init__(self, writer: Writer, outbox: Outbox, escrow: bytes = ESCROW) -> None:
         self.address = escrow

@@ -64,6 +64,7 @@ class EvmChain:
             items_per_read=settings.limits.items_per_read,
         )
         self.tokens: Mapping[bytes, Erc3009Token] = {}
+        self.sender = settings.sender.address
         self.permit2_tokens: Mapping[bytes, ProxiedToken] = {}
         self._withdrawal_listeners: list[Callable[[], None]] = []
         self._owed_listeners: list[Callable[[bytes, bytes], None]] = []

@@ -357,6 +357,11 @@ class Chain(Protocol):
         ...
 
     @property
+    def sender(self) -> bytes:
+        """The address that sends our transactions."""
+        ...
+
+    @property
     def gas(self) -> GasMeter:
         """What our transactions took in the last hour."""
         ...

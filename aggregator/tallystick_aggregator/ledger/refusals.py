@@ -12,11 +12,15 @@ from tallystick_aggregator.ledger.answers import Refusal
 
 
 class Text(NamedTuple):
-    """The reason, the field that it is about (empty if it is none), and the sentence."""
+    """The reason, the field that it is about (empty if it is none), and the sentence.
+
+    `code`: its standard reason code over HTTP, where that is not what its reason has (api/http/reason_codes).
+    """
 
     reason: Reason
     field: str
     text: str
+    code: str = ""
 
 
 class Why:
@@ -242,6 +246,7 @@ def refuse(
     **words: object,
 ) -> Refusal:
     """Return the refusal; `words` fill in the text, `field` takes the place of the table's. See `Refusal`."""
-    reason, usual_field, text = why
+    reason, usual_field, text, code = why
     said = text.format(**words) if words else text
-    return Refusal(reason, said, field or usual_field, str(got), str(allowed), totals, retry_after_s)
+    usual = field or usual_field
+    return Refusal(reason, said, usual, str(got), str(allowed), totals, retry_after_s, code)

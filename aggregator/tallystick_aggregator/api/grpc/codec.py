@@ -76,7 +76,7 @@ _STATUS: Final = {
 
 def write_refusal(refusal: Refusal) -> common_pb2.Refusal:
     """Why not, what came, what is allowed."""
-    return common.write_refusal(*refusal)
+    return common.write_refusal(*refusal[:7])
 
 
 def write_charge_result(answer: Accepted | Refusal) -> charge_pb2.ChargeResult:

@@ -10,11 +10,12 @@ Amounts must be equal, as the official SDKs demand.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic
+from typing import Any, Final, Generic, TypeVar
 
 from tallystick.codec.facilitator import read_exact
 from tallystick.errors import Described, MalformedError
 from tallystick.facilitator import Kind, Settled, Verified
+from tallystick.reasons import Reason
 from tallystick.x402 import (
     ASSET_TRANSFER_PERMIT2,
     SCHEME_EXACT,
@@ -55,9 +56,12 @@ from tallystick_aggregator.schemes.exact.claims import (
 )
 from tallystick_aggregator.schemes.exact.permit2 import find_permit2_token, permit2_kinds, without_unsponsored
 from tallystick_aggregator.schemes.exact.preconditions import TRANSFER_GAS_MAX, Preconditions, Transfer
+from tallystick_aggregator.schemes.exact.reason_codes import PERMIT2_CODES, REASON_CODES
 from tallystick_aggregator.schemes.port import NOBODY, PAYLOAD, Caller
 from tallystick_aggregator.store.port import OutboundTransaction, Outbox, TransactionKind, TransactionStatus
 from tallystick_aggregator.tasks import SingleFlight
+
+Answer = TypeVar("Answer")
 
 SETTLEMENTS_MAX: Final = 256
 """Exact payments being settled at once."""
@@ -82,6 +86,7 @@ class TransferPayments(ABC, Generic[A]):
     """
 
     name: str
+    reason_codes: Mapping[Reason, str]
     is_settled_by_bearer = False
     verify_forms: Mapping[str, Callable[[Any], A]]
 
@@ -317,10 +322,26 @@ class ExactPayments(TransferPayments[Authorization]):
     """The scheme `exact`: all that the payer signed, by ERC-3009 or by Permit2."""
 
     name = SCHEME_EXACT
+    reason_codes = REASON_CODES
     verify_forms: Mapping[str, Callable[[Any], Authorization]] = {"exact": read_exact, PAYLOAD: read_payload}
 
     def _kinds_on(self, chain: Chain) -> Sequence[Kind]:
         offered = self._offers[chain.escrow.ref].tokens
         tokens = [token for address, token in offered.items() if chain.tokens[address].by_eip3009]
-        own = [Kind(self.name, chain.network, tokens)] if tokens else []
+        own = [Kind(self.name, chain.network, tokens, signers=(chain.sender,))] if tokens else []
         return [*own, *permit2_kinds(self.name, chain, offered)]
+
+    async def verify(self, terms: PaymentTerms, payment: Authorization, caller: Caller = NOBODY) -> Verified | Refusal:
+        """See TransferPayments."""
+        return _coded(payment, await super().verify(terms, payment, caller))
+
+    async def settle(self, terms: PaymentTerms, payment: Authorization, caller: Caller = NOBODY) -> Settled | Refusal:
+        """See TransferPayments."""
+        return _coded(payment, await super().settle(terms, payment, caller))
+
+
+def _coded(payment: Authorization, answer: Answer) -> Answer | Refusal:
+    """Return the answer; the refusal of a payment by Permit2 with the standard code that it has."""
+    if isinstance(answer, Refusal) and isinstance(payment, Permit2Authorization):
+        return answer._replace(code=answer.code or PERMIT2_CODES.get(answer.reason, ""))
+    return answer

@@ -58,7 +58,9 @@ def permit2_kinds(
         tokens = [offered[one.address] for one in chain.permit2_tokens.values() if one.sponsors_permits is sponsored]
         extensions = (EIP2612_GAS_SPONSORING,) if sponsored else ()
         if tokens:
-            found.append(Kind(scheme, chain.network, tokens, extra=method, extensions=extensions))
+            found.append(
+                Kind(scheme, chain.network, tokens, extra=method, signers=(chain.sender,), extensions=extensions)
+            )
     return found
 
 

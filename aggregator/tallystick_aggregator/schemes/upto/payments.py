@@ -24,6 +24,7 @@ from tallystick_aggregator.schemes.exact.claims import Claim
 from tallystick_aggregator.schemes.exact.payments import Case, TransferPayments
 from tallystick_aggregator.schemes.exact.permit2 import permit2_kinds
 from tallystick_aggregator.schemes.port import NOBODY, PAYLOAD, Caller
+from tallystick_aggregator.schemes.upto.reason_codes import REASON_CODES
 from tallystick_aggregator.store.port import OutboundTransaction
 
 UNUSED_MAX: Final = 65_536
@@ -34,6 +35,7 @@ class UptoPayments(TransferPayments[Permit2Authorization]):
     """The scheme. Give it the `claims` of `exact`: both move tokens by the same nonces of Permit2."""
 
     name = SCHEME_UPTO
+    reason_codes = REASON_CODES
     verify_forms: Mapping[str, Callable[[Any], Permit2Authorization]] = {PAYLOAD: read_upto}
     _unused: dict[bytes, Claim]
     """By what Permit2 takes once: for whom it was settled for nothing."""
