@@ -160,19 +160,12 @@ class GetBalanceResponse(_message.Message):
     BALANCE_FIELD_NUMBER: _builtins.int
     NONCES_USED_FIELD_NUMBER: _builtins.int
     NONCES_AT_FIELD_NUMBER: _builtins.int
-    PERMIT2_ALLOWANCE_FIELD_NUMBER: _builtins.int
-    PERMIT_NONCE_FIELD_NUMBER: _builtins.int
     balance: _builtins.bytes
     """2**128 - 1 where it is more."""
     nonces_at: _builtins.int
     """The time of that block, in seconds since the epoch: an authorization that had expired by then and was not used never
     will be.
     """
-    permit2_allowance: _builtins.bytes
-    """How much Permit2 may take of the payer's tokens, 2**128 - 1 where it is more; and the nonce of the payer's next
-    EIP-2612 permit, big-endian without leading zero bytes. Only of tokens that are moved by Permit2.
-    """
-    permit_nonce: _builtins.bytes
     @_builtins.property
     def refusal(self) -> _common_pb2.Refusal: ...
     @_builtins.property
@@ -188,12 +181,10 @@ class GetBalanceResponse(_message.Message):
         balance: _builtins.bytes = ...,
         nonces_used: _abc.Iterable[_builtins.bool] | None = ...,
         nonces_at: _builtins.int = ...,
-        permit2_allowance: _builtins.bytes = ...,
-        permit_nonce: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["refusal", b"refusal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "nonces_at", b"nonces_at", "nonces_used", b"nonces_used", "permit2_allowance", b"permit2_allowance", "permit_nonce", b"permit_nonce", "refusal", b"refusal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "nonces_at", b"nonces_at", "nonces_used", b"nonces_used", "refusal", b"refusal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
