@@ -4,6 +4,7 @@ Also over HTTP: the official facilitator client verifies and settles what the of
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -24,6 +25,7 @@ from _anvil import function, hexed
 from anvil import PERMIT2_CONTRACTS
 from tallystick.eip712 import PERMIT2_ADDRESS
 from tallystick.hexadecimal import checksum
+from tallystick.tokens import Token
 from tallystick.x402 import (
     PAYMENT_REQUIRED_HEADER,
     PAYMENT_RESPONSE_HEADER,
@@ -31,6 +33,12 @@ from tallystick.x402 import (
     SettleResponse,
     decode_header,
 )
+from tallystick_client import Budgets, Operator
+from tallystick_client.payer.cli.onchain import approve_permit2
+from tallystick_client.payer.errors import BudgetExceededError
+from tallystick_client.payer.policy.answers import told_error
+from tallystick_client.payer.wallet.schemes.exact import ExactScheme
+from tallystick_client.payer.wallet.schemes.upto import UptoScheme
 from tallystick_contracts import load
 
 NETWORK = "eip155:31337"
@@ -65,6 +73,12 @@ listen = "127.0.0.1:0"
     def serve(self) -> None:
         super().serve()
         self.http_url = self.server.wait_for("HTTP facilitator at ")
+
+    @property
+    def operator(self) -> Operator:
+        """The operator's terms, and the token that was added."""
+        terms = super().operator
+        return replace(terms, tokens=(*terms.tokens, Token(self.token, "PUSD", 6, "Permit Dollar", "1")))
 
     def buyer(self) -> LocalAccount:
         """Somebody with money who has approved nothing."""
@@ -238,3 +252,25 @@ async def test_standard_codes_tell_why_a_payment_is_refused_over_http(market: Pe
         foreign = accepted.model_copy(update={"extra": {**accepted.extra, "facilitatorAddress": account.address}})
         elsewhere = signed_by(UptoEvmClientScheme(account), foreign)
         assert await refused("/verify", elsewhere) == "upto_facilitator_mismatch"
+
+
+async def test_our_wallet_pays_by_permit2_within_its_budgets(market: Permit2Market, shopper: Any) -> None:
+    signer, before = market.payer(), market.received()
+    budgets = Budgets(per_day=f"{3 * PRICE / 10**6} PUSD")
+    schemes = [UptoScheme(signer), ExactScheme(permit2=signer)]
+    async with shopper(signer=signer, deposit=None, schemes=schemes, budgets=budgets) as payer:
+        refused = await payer.http.get("/paid/metered/300")
+        assert refused.status_code == 402
+        assert "permit2_allowance_required" in told_error(refused.headers)
+        market.anvil.set_ether(signer.address, 10**18)
+        await approve_permit2(market.anvil.url, market.operator, signer, market.token, 2**256 - 1)
+        used = await payer.http.get("/paid/metered/300")
+        assert (used.status_code, used.json()) == (200, "used 300")
+        assert payer.payments[0] == payer.payments[1], "the refused payment was not sent again"
+        assert market.received() - before == 300
+    async with shopper(signer=signer, name="other", deposit=None, schemes=schemes[1:], budgets=budgets) as payer:
+        for number in range(3):
+            assert (await payer.http.get(f"/paid/page/ours-{number}")).status_code == 200
+        with pytest.raises(BudgetExceededError):
+            await payer.http.get("/paid/page/ours-4")
+        assert market.received() - before == 300 + 3 * PRICE

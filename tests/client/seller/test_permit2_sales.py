@@ -15,9 +15,8 @@ from tallystick_client.seller.client.messages import OtherPayment
 from tallystick_client.seller.paywall.offers import make_offers, payment_required
 from tallystick_client.seller.paywall.paid import PaidRequest
 
-VECTOR: dict[str, Any] = json.loads((Path(__file__).parents[2] / "proto/vectors/permit2.json").read_text())["vectors"][
-    0
-]
+VECTORS = Path(__file__).parents[2] / "proto/vectors/permit2.json"
+VECTOR: dict[str, Any] = json.loads(VECTORS.read_text())["vectors"][0]
 SIGNED = VECTOR["exact"]["permit2Authorization"]
 TOKEN = Token(parse_address(SIGNED["permitted"]["token"], "token"), "PUSD", 6, "Dollar 0", "2")
 PAY_TO = parse_address(SIGNED["witness"]["to"], "to")

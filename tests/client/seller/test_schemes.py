@@ -17,7 +17,7 @@ from tallystick_client.seller.paywall.schemes.exact import ExactScheme
 
 ROOT = Path(tallystick_client.seller.__file__).parent
 PLACES = "paywall/schemes/"
-NAMES = {SCHEME_DEFERRED, SCHEME_EXACT, "batch-settlement"}
+NAMES = {SCHEME_DEFERRED, SCHEME_EXACT, "upto", "batch-settlement"}
 PAYMENTS = {"DeferredCharge", "ExactAuthorization", "OtherPayment"}
 """What schemes' payments are made of; `client` sends them."""
 OPEN = {"tallystick_client.seller.paywall.schemes", "tallystick_client.seller.paywall.schemes.port"}
