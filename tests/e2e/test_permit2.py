@@ -256,7 +256,7 @@ async def test_standard_codes_tell_why_a_payment_is_refused_over_http(market: Pe
 
 async def test_our_wallet_pays_by_permit2_within_its_budgets(market: Permit2Market, shopper: Any) -> None:
     signer, before = market.payer(), market.received()
-    budgets = Budgets(per_day=f"{3 * PRICE / 10**6} PUSD")
+    budgets = Budgets(per_day=f"{3 * PRICE / 10**6}")
     schemes = [UptoScheme(signer), ExactScheme(permit2=signer)]
     async with shopper(signer=signer, deposit=None, schemes=schemes, budgets=budgets) as payer:
         refused = await payer.http.get("/paid/metered/300")
