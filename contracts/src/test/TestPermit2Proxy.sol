@@ -52,7 +52,8 @@ abstract contract TestPermit2Proxy {
     {
         if (permit.value != permitted.amount) revert Permit2612AmountMismatch();
         try IERC20Permit(permitted.token)
-            .permit(owner, address(PERMIT2), permit.value, permit.deadline, permit.v, permit.r, permit.s) {} catch {}
+            .permit(owner, address(PERMIT2), permit.value, permit.deadline, permit.v, permit.r, permit.s) {}
+            catch {}
     }
 }
 
