@@ -11,7 +11,7 @@ from typing import Final
 
 from eth_abi.abi import encode
 
-from _anvil import DEV_KEYS, Anvil, RpcError, function, hexed
+from _anvil import DEV_KEYS, Anvil, function, hexed
 from tallystick import eip712
 from tallystick.channels import ChannelConfig, account_id, channel_id
 from tallystick.hashing import keccak256
@@ -25,6 +25,7 @@ from tallystick_aggregator.chain.escrow_calls import CONFIG_TYPE, selector
 from tallystick_aggregator.claims.planner import Batch, pack
 from tallystick_aggregator.ledger.state import Account
 from tallystick_aggregator.ledger.values import EscrowRef
+from tallystick_chain.errors import RpcError
 from tallystick_contracts.claim_batch import ClaimBatch
 from tallystick_contracts.claim_batch import encode as encode_batch
 
@@ -116,7 +117,7 @@ class GasWorld:
         while receipt is None:
             receipt = self.anvil.rpc("eth_getTransactionReceipt", sent)
         if receipt["status"] != "0x1":
-            raise RpcError({"message": f"a transaction of {len(data)} bytes reverted", "code": 3})
+            raise RpcError(3, f"a transaction of {len(data)} bytes reverted", b"")
         assert len(data) <= TRANSACTION_BYTES_MAX, f"{len(data)} bytes would not be relayed"
         return Cost(int(receipt["gasUsed"], 16), len(data))
 

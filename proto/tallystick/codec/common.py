@@ -1,6 +1,6 @@
 """What every service shares (common.proto): channels, totals, refusals; and the checks of single fields."""
 
-from typing import Final
+from typing import Final, Literal, Protocol
 
 from tallystick.amounts import decode_amount, encode_amount
 from tallystick.channels import ChannelConfig
@@ -117,6 +117,25 @@ def read_refusal(message: common_pb2.Refusal) -> RefusedError:
         read_channel_totals(message.totals, "refusal.totals") if message.HasField("totals") else None,
         message.retry_after_s,
     )
+
+
+class Refusable(Protocol):
+    """An answer that may be a refusal instead."""
+
+    @property
+    def refusal(self) -> common_pb2.Refusal:
+        """The refusal."""
+        ...
+
+    def HasField(self, field_name: Literal["refusal"], /) -> bool:  # noqa: N802 - protobuf's name
+        """Whether there is one."""
+        ...
+
+
+def check_refusal(answer: Refusable) -> None:
+    """Raises the refusal that an answer is."""
+    if answer.HasField("refusal"):
+        raise read_refusal(answer.refusal)
 
 
 def write_refusal(

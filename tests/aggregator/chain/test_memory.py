@@ -10,13 +10,14 @@ import pytest
 from memory_chain.contracts import Contracts, call_data
 from memory_chain.node import MemoryNode
 
-from _anvil import Anvil, RpcError, function
+from _anvil import Anvil, function
 from anvil import DELAY_S, Devnet, Payer, receiver
 from tallystick import eip712
 from tallystick.x402 import ExactAuthorization
 from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain.node import CallRevertedError
 from tallystick_aggregator.chain.token import open_token
+from tallystick_chain.errors import RpcError
 from tallystick_chain.reverts import name_of
 from tallystick_contracts import claim_batch
 from tallystick_contracts.claim_batch import AccountClaim, ClaimBatch, ClaimRow
@@ -56,7 +57,7 @@ def _receipt(anvil: Anvil, sender: bytes, to: bytes, data: bytes) -> Any:
         receipt = anvil.send(sender, to, data)
     except RpcError as error:
         anvil.mine()
-        return name_of(bytes.fromhex(error.data[2:])) or "reverted"
+        return name_of(error.data) or "reverted"
     return sorted(
         (
             _bytes(log["address"]),
