@@ -11,8 +11,13 @@ from tallystick.errors import MalformedError
 from tallystick.facilitator import Kind, Settled, Verified
 from tallystick.reasons import Reason
 from tallystick.x402 import PaymentPayload, PaymentTerms
-from tallystick_aggregator.auth.credentials import Principal, Scope
-from tallystick_aggregator.auth.principals import Principals, UnauthenticatedError, require_receiver
+from tallystick_aggregator.auth.credentials import (
+    Principal,
+    Principals,
+    Scope,
+    UnauthenticatedError,
+    require_receiver,
+)
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.schemes.port import PAYLOAD, Caller, EncodedPayment, NamesReasons, Scheme

@@ -81,7 +81,7 @@ class ChainTwin:
         self.held = False
         self.fate = TransactionStatus.MINED
         """What becomes of the next transactions that are mined."""
-        self.world = Contracts(self.chain_id, ESCROW, TOKEN, self._signed).genesis()
+        self.world = Contracts(self.chain_id, escrow, TOKEN, self._signed).genesis()
         self.contract_wallets: set[bytes] = set()
         self.wallet_gas: dict[bytes, int] = {}
         """What the contract of a wallet burns to check a signature."""

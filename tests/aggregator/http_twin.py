@@ -21,8 +21,7 @@ from tallystick_aggregator.api.http.discovery import Resources
 from tallystick_aggregator.api.http.limits import HttpLimits
 from tallystick_aggregator.api.http.server import HttpServer
 from tallystick_aggregator.api.tls import TlsFiles
-from tallystick_aggregator.auth.credentials import Credentials, Scope
-from tallystick_aggregator.auth.principals import Principals
+from tallystick_aggregator.auth.credentials import Credentials, Principals, Scope
 from tallystick_aggregator.facilitator import Facilitator
 from tallystick_aggregator.schemes.port import Scheme
 

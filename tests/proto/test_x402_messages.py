@@ -25,14 +25,8 @@ from tallystick.x402 import (
     encode_header,
     encode_json,
 )
-from tallystick.x402.messages import (
-    Message,
-    SettleRequest,
-    SupportedKind,
-    SupportedResponse,
-    VerifyRequest,
-    VerifyResponse,
-)
+from tallystick.x402.facilitator import SettleRequest, SupportedKind, SupportedResponse, VerifyRequest, VerifyResponse
+from tallystick.x402.messages import Message
 
 OFFICIAL: dict[str, Any] = json.loads((Path(__file__).parent / "vectors/x402_messages.json").read_text())
 MESSAGE_TYPES: list[type[Message]] = [

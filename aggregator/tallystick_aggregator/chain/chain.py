@@ -9,7 +9,7 @@ from tallystick.hexadecimal import checksum
 from tallystick_aggregator.chain import landings
 from tallystick_aggregator.chain.deferred_escrow import DeferredEscrow
 from tallystick_aggregator.chain.network import EvmNetwork
-from tallystick_aggregator.chain.node import CallRevertedError, Node, Receipt
+from tallystick_aggregator.chain.node import CallRevertedError, Node, Receipt, as_reverted
 from tallystick_aggregator.chain.port import (
     Block,
     Call,
@@ -19,7 +19,6 @@ from tallystick_aggregator.chain.port import (
     Send,
     Stake,
 )
-from tallystick_aggregator.chain.reverts import as_reverted
 from tallystick_aggregator.chain.settings import ChainSettings, ConfigurationError, TokenSettings
 from tallystick_aggregator.chain.token import Erc3009Token, open_token
 from tallystick_aggregator.chain.watching.watcher import Watcher
@@ -49,11 +48,14 @@ class EvmChain:
     ) -> None:
         """`network`: the one that it shares with other escrows; else it has its own, over `node` if one is given."""
         self.settings = settings
-        self._network = network or EvmNetwork(settings, outbox, node=node, clock=clock)
-        self._network.join(settings.escrow, self._payouts_of)
-        self._node, self._sender, self._sending = self._network.node, self._network.sender, self._network.sending
-        self.gas = self._network.gas
-        self._escrow = DeferredEscrow(
+        self.network = settings.network
+        self.chain_id = settings.chain_id
+        self.sender = settings.sender.address
+        self._shared = network or EvmNetwork(settings, outbox, node=node, clock=clock)
+        self._shared.join(settings.escrow, self._payouts_of)
+        self._node, self._sender, self._sending = self._shared.node, self._shared.sender, self._shared.sending
+        self.gas = self._shared.gas
+        self.escrow = DeferredEscrow(
             self._node,
             settings.chain_id,
             settings.escrow,
@@ -61,11 +63,11 @@ class EvmChain:
             settings.operator_signer,
             items_per_read=settings.limits.items_per_read,
         )
-        self._tokens: dict[bytes, Erc3009Token] = {}
+        self.tokens: Mapping[bytes, Erc3009Token] = {}
         self._withdrawal_listeners: list[Callable[[], None]] = []
         self._owed_listeners: list[Callable[[bytes, bytes], None]] = []
         self._watcher = Watcher(
-            settings, self._node, self._escrow, writer, on_withdrawal=self._withdrawal_seen, clock=clock
+            settings, self._node, self.escrow, writer, on_withdrawal=self._withdrawal_seen, clock=clock
         )
         passing = (ChainUnavailableError, StoreUnavailableError)
         self._looking = PeriodicTask(
@@ -83,19 +85,19 @@ class EvmChain:
             await self.check()
         except ConfigurationError:
             await self.check()  # one wrong answer is no reason not to start
-        await self._network.catch_up()
+        await self._shared.catch_up()
         await self._watcher.look()
         self._looking.start()
-        self._network.start_sending()
+        self._shared.start_sending()
 
     async def stop(self) -> None:
         """End the background work and let the endpoints go; what was sent stays in the outbox."""
         await self._looking.stop()
-        await self._network.leave(self.settings.escrow)
+        await self._shared.leave(self.settings.escrow)
 
     async def check(self) -> None:
         """Compare the configuration with the chain; opens the tokens."""
-        settings, escrow = self.settings, self._escrow
+        settings, escrow = self.settings, self.escrow
         chain_id = await self._node.chain_id()
         if chain_id != settings.chain_id:
             raise ConfigurationError(f"{settings.network}: its endpoints are of the chain eip155:{chain_id}")
@@ -105,29 +107,9 @@ class EvmChain:
             raise ConfigurationError(
                 f"{settings.network}: sender {checksum(settings.sender.address)} has no ether to pay for gas"
             )
-        self._tokens = {token.address: await open_token(self._node, chain_id, token, head) for token in settings.tokens}
+        self.tokens = {token.address: await open_token(self._node, chain_id, token, head) for token in settings.tokens}
 
     # What port.Chain asks for.
-
-    @property
-    def network(self) -> str:
-        return self.settings.network
-
-    @property
-    def chain_id(self) -> int:
-        return self.settings.chain_id
-
-    @property
-    def escrow(self) -> DeferredEscrow:
-        return self._escrow
-
-    @property
-    def tokens(self) -> Mapping[bytes, Erc3009Token]:
-        return self._tokens
-
-    @property
-    def sender(self) -> bytes:
-        return self.settings.sender.address
 
     async def head(self) -> Block:
         return await self._node.head()
@@ -162,13 +144,13 @@ class EvmChain:
         return await self._sender.waiters.wait(outbound, final=final, timeout_s=timeout_s)
 
     async def deposit_landing(self, deposit: DepositAuthorization) -> Landing | None:
-        search = partial(landings.find_deposit, self._node, self._escrow, deposit, await self.final())
+        search = partial(landings.find_deposit, self._node, self.escrow, deposit, await self.final())
         landing = await search()
         # Who hears that nothing was deposited signs another deposit: one wrong answer must not say it.
         return landing if landing is not None and landing.amount else await search()
 
     async def refund_landing(self, account_id: bytes, nonce: int) -> Landing | None:
-        return await landings.find_refund(self._node, self._escrow, account_id, nonce, await self.final())
+        return await landings.find_refund(self._node, self.escrow, account_id, nonce, await self.final())
 
     async def mirrored(self, block_number: int, timeout_s: float) -> None:
         self._looking.wake()
@@ -186,13 +168,13 @@ class EvmChain:
 
     def problems(self) -> Sequence[str]:
         found = [self._watcher.staleness(), self._looking.problem]
-        found += [*self._watcher.problems(), *self._network.problems()]
+        found += [*self._watcher.problems(), *self._shared.problems()]
         found += [f"{task.name} has stopped" for task in (self._looking, self._sending) if not task.alive]
         return [*(f"{self.network}: {problem}" for problem in found if problem), *self.sending_problems()]
 
     def sending_problems(self) -> Sequence[str]:
         """Those that keep transactions from landing."""
-        return [f"{self.network}: {problem}" for problem in self._network.sending_problems() if problem]
+        return [f"{self.network}: {problem}" for problem in self._shared.sending_problems() if problem]
 
     # What settlement asks for besides.
 
@@ -205,10 +187,10 @@ class EvmChain:
         save; all others of this escrow may not (any more).
         """
         worth = {
-            id_: self._tokens[stake.token].settings.worth_wei(stake.amount) if stake.token in self._tokens else None
+            id_: self.tokens[stake.token].settings.worth_wei(stake.amount) if stake.token in self.tokens else None
             for id_, stake in stakes.items()
         }
-        self._network.hurry(self.settings.escrow, worth)
+        self._shared.hurry(self.settings.escrow, worth)
 
     def on_owed(self, listener: Callable[[bytes, bytes], None]) -> None:
         """Call this with (to, token) whenever a claim of ours has left something owed; maybe more than once."""
@@ -232,8 +214,8 @@ class EvmChain:
     def _payouts_of(self, outbound: OutboundTransaction, receipt: Receipt) -> tuple[Payout, ...]:
         """What a transaction to this escrow moved, by its events; what is owed since is told to those who listen."""
         for source, log in receipt.logs if outbound.kind is TransactionKind.CLAIM else ():
-            owed = self._escrow.read_event(log).owed if source == self._escrow.address else None
+            owed = self.escrow.read_event(log).owed if source == self.escrow.address else None
             if owed is not None:
                 for listener in self._owed_listeners:
                     listener(owed.to, owed.token)
-        return self._escrow.payouts(outbound, receipt.logs)
+        return self.escrow.payouts(outbound, receipt.logs)

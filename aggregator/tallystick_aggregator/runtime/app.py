@@ -25,9 +25,8 @@ from tallystick_aggregator.api.grpc.facilitator import FacilitatorService
 from tallystick_aggregator.api.grpc.server import GrpcServer, Services
 from tallystick_aggregator.api.grpc.settlement import SettlementService
 from tallystick_aggregator.api.tls import LOOK_EVERY_S as TLS_LOOK_EVERY_S
-from tallystick_aggregator.auth.credentials import Credentials, CredentialsError
-from tallystick_aggregator.auth.gas_budgets import GasBudget
-from tallystick_aggregator.auth.principals import Principals
+from tallystick_aggregator.auth.credentials import Credentials, CredentialsError, Principals
+from tallystick_aggregator.auth.limits import GasBudget
 from tallystick_aggregator.chain.chain import EvmChain
 from tallystick_aggregator.chain.network import EvmNetwork
 from tallystick_aggregator.chain.port import ChainUnavailableError

@@ -13,7 +13,7 @@ from tallystick.errors import MalformedError
 from tallystick.facilitator import Settled
 from tallystick.reasons import Reason
 from tallystick.x402 import PaymentTerms, read_terms
-from tallystick.x402.messages import SettleRequest, VerifyRequest
+from tallystick.x402.facilitator import SettleRequest, VerifyRequest
 from tallystick_aggregator.api.http import responses
 from tallystick_aggregator.api.http.limits import HttpLimits, Seats
 from tallystick_aggregator.api.http.reason_codes import (
@@ -31,8 +31,7 @@ from tallystick_aggregator.api.http.requests import (
     token_of,
 )
 from tallystick_aggregator.api.http.responses import ProblemError, Reply, problem_of, problem_reply
-from tallystick_aggregator.auth.credentials import Principal
-from tallystick_aggregator.auth.principals import UnauthenticatedError
+from tallystick_aggregator.auth.credentials import Principal, UnauthenticatedError
 from tallystick_aggregator.facilitator import Facilitator
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.schemes.port import NOBODY, PAYLOAD, Caller, EncodedPayment

@@ -12,18 +12,17 @@ from msgspec import field
 from starlette.types import Receive, Scope
 
 from tallystick.errors import Described, MalformedError
+from tallystick.x402.facilitator import SettleRequest, VerifyRequest
 from tallystick.x402.messages import (
     JSON_CONTAINERS_MAX,
     Message,
     PaymentPayload,
     PaymentRequirements,
-    SettleRequest,
-    VerifyRequest,
     decode_json,
 )
 from tallystick_aggregator.api.http.limits import HttpLimits
 from tallystick_aggregator.api.http.responses import ProblemError
-from tallystick_aggregator.auth.principals import UnauthenticatedError
+from tallystick_aggregator.auth.credentials import UnauthenticatedError
 
 TOKEN_CHARS_MAX: Final = 256
 _BEARER: Final = b"bearer "

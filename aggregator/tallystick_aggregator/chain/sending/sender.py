@@ -33,11 +33,9 @@ from dataclasses import replace
 from typing import Final
 
 from tallystick.hashing import keccak256
-from tallystick_aggregator.chain.node import CallRevertedError, Node, Receipt, RejectedError
+from tallystick_aggregator.chain.node import CallRevertedError, Node, Receipt, RejectedError, as_reverted
 from tallystick_aggregator.chain.port import GAS_LIMIT_MAX, Block, Call, ChainUnavailableError, RevertedError, Send
-from tallystick_aggregator.chain.reverts import as_reverted
-from tallystick_aggregator.chain.sending.bidding import bid, bid_of, raises
-from tallystick_aggregator.chain.sending.gas_limits import limit_for
+from tallystick_aggregator.chain.sending.bidding import bid, bid_of, limit_for, raises
 from tallystick_aggregator.chain.sending.nonces import GAP_MAX, free_nonce, surely_used_by
 from tallystick_aggregator.chain.sending.waiters import ENDED, Waiters
 from tallystick_aggregator.chain.settings import TRANSACTION_BYTES_MAX, ChainSettings
@@ -102,7 +100,6 @@ class Sender:
         return self._signer.address
 
     async def send(self, send: Send) -> OutboundTransaction:
-        """See `port.Chain.send`."""
         known = await self._outbox.by_reference(send.kind, send.reference)
         if known is not None and known.status is not TransactionStatus.SUPERSEDED:
             return known
