@@ -54,6 +54,8 @@ class Accounts:
         writer: Writer,
         rules: Rules,
         clock_s: Callable[[], int],
+        *,
+        channels_per_page: int = CHANNELS_PER_PAGE,
     ) -> None:
         self._chains = chains
         self._offers = offers
@@ -61,6 +63,7 @@ class Accounts:
         self._writer = writer
         self._rules = rules
         self._clock_s = clock_s
+        self._per_page = channels_per_page
 
     def signed(self, account_id: bytes, struct_hash: bytes, call: SignedCall) -> Account | Refusal:
         """Return the account whose payerAuthorizer signed this call, or the refusal."""
@@ -81,13 +84,13 @@ class Accounts:
         if isinstance(account, Refusal):
             return account
         ledger = self._writer.ledger
-        channels = ledger.channels_after(account_id, after_channel_id, CHANNELS_PER_PAGE + 1)
+        channels = ledger.channels_after(account_id, after_channel_id, self._per_page + 1)
         if channels is None:
             return refuse(Why.PAGE_UNKNOWN)
         return AccountPage(
             account,
-            [totals_of(channel) for channel in channels[:CHANNELS_PER_PAGE]],
-            len(channels) > CHANNELS_PER_PAGE,
+            [totals_of(channel) for channel in channels[: self._per_page]],
+            len(channels) > self._per_page,
             list(ledger.spend_keys_of(account_id)),
             self._rules.payment_id_retention_s,
         )
