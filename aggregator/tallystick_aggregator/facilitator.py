@@ -126,7 +126,7 @@ class Facilitator:
 
     def _find(self, terms: PaymentTerms) -> Scheme[Any, Any] | Refusal:
         return self._schemes.get(terms.scheme) or refuse(
-            Why.SCHEME_UNSUPPORTED, repr(terms.scheme), " or ".join(self._schemes)
+            Why.SCHEME_UNSUPPORTED, repr(terms.scheme[:64]), " or ".join(self._schemes)
         )
 
 

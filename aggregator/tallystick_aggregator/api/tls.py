@@ -28,8 +28,13 @@ class TlsFiles:
     """
 
     def __init__(self, certificate: Path, key: Path, current: Tls) -> None:
-        self.certificate, self.key, self.current = certificate, key, current
+        self.certificate_file, self.key_file, self.current = certificate, key, current
         self._listeners: list[Callable[[], None]] = []
+
+    @property
+    def client_ca(self) -> bytes | None:
+        """The authority of callers' certificates, in PEM."""
+        return self.current.client_ca
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call this after each change."""
@@ -38,17 +43,18 @@ class TlsFiles:
     async def look(self) -> None:
         """Read the files again; what does not fit together changes nothing: a file may be half written."""
         try:
-            certificate, key = self.certificate.read_bytes(), self.key.read_bytes()
+            certificate, key = self.certificate_file.read_bytes(), self.key_file.read_bytes()
             if (certificate, key) == (self.current.certificate, self.current.key):
                 return
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.certificate, self.key)
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.certificate_file, self.key_file)
         except (OSError, ssl.SSLError) as error:
-            _log.warning("%s and its key cannot be used, so the certificate before stays: %s", self.certificate, error)
+            file = self.certificate_file
+            _log.warning("%s and its key cannot be used, so the certificate before stays: %s", file, error)
             return
         self.current = Tls(certificate, key, self.current.client_ca)
         for listener in self._listeners:
             listener()
-        _log.info("read the certificate %s again", self.certificate)
+        _log.info("read the certificate %s again", self.certificate_file)
 
     def server_context(self) -> ssl.SSLContext:
         """Make what a server accepts connections with; it follows the files."""
@@ -58,6 +64,6 @@ class TlsFiles:
         if self.current.client_ca is not None:
             context.verify_mode = ssl.CERT_REQUIRED
             context.load_verify_locations(cadata=self.current.client_ca.decode())
-        context.load_cert_chain(self.certificate, self.key)
-        self.on_change(lambda: context.load_cert_chain(self.certificate, self.key))
+        context.load_cert_chain(self.certificate_file, self.key_file)
+        self.on_change(lambda: context.load_cert_chain(self.certificate_file, self.key_file))
         return context

@@ -51,6 +51,7 @@ class EvmChain:
         self.settings = settings
         self.network = settings.network
         self.chain_id = settings.chain_id
+        self.sender = settings.sender.address
         self._shared = network or EvmNetwork(settings, outbox, node=node, clock=clock)
         self._shared.join(settings.escrow, self._payouts_of)
         self._node, self._sender, self._sending = self._shared.node, self._shared.sender, self._shared.sending

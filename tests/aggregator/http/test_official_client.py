@@ -1,6 +1,9 @@
 """The official Python SDK's facilitator client, unchanged, against the whole aggregator on Anvil."""
 
 import asyncio
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,6 +21,7 @@ from x402.schemas import PaymentPayload, PaymentRequirements
 import site_files
 from anvil import NETWORK, Devnet, receiver
 from tallystick.hexadecimal import checksum
+from tallystick_aggregator.chain.settings import ConfigurationError
 from tallystick_aggregator.runtime.app import running
 from tallystick_aggregator.runtime.config.file import Config
 
@@ -108,6 +112,31 @@ async def test_it_is_denied_without_a_token(url: str, devnet: Devnet) -> None:
     async with HTTPFacilitatorClient(FacilitatorConfig(url=url)) as client:
         with pytest.raises(ValueError, match=r"401"):
             await client.verify(payload, requirements)
+
+
+async def test_an_address_in_use_stops_the_start_and_names_the_setting(
+    url: str, tmp_path_factory: pytest.TempPathFactory, devnet: Devnet
+) -> None:
+    taken = url.removeprefix("http://")
+    config = site_files.write_site(tmp_path_factory.mktemp("second"), devnet, http={"listen": taken})
+    with pytest.raises(ConfigurationError, match=r"http\.listen: .* cannot be bound"):
+        async with running(Config.load(config)):
+            pass
+
+
+def test_serve_prints_the_url_before_it_says_that_it_listens(tmp_path: Path, devnet: Devnet) -> None:
+    config = site_files.write_site(tmp_path, devnet, http={"listen": "127.0.0.1:0"})
+    command = [sys.executable, "-m", "tallystick_aggregator", "--config", str(config)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            assert process.stdout is not None
+            first, second = process.stdout.readline(), process.stdout.readline()
+            assert first.startswith("HTTP facilitator at http://127.0.0.1:")
+            assert second.startswith("listening on 127.0.0.1:")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
 
 
 async def test_health_and_the_end_of_the_process(tmp_path: Path, devnet: Devnet) -> None:

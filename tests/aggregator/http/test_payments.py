@@ -94,6 +94,7 @@ def forged() -> ExactAuthorization:
         (request_of(network="eip155:1"), "invalid_network", "network_unsupported"),
         (request_of(asset=STRANGE), "invalid_payment_requirements", "token_unsupported"),
         (request_of(scheme="barter"), "unsupported_scheme", "scheme_unsupported"),
+        (request_of(scheme=""), "unsupported_scheme", "scheme_unsupported"),
     ],
 )
 async def test_a_refusal_is_an_answer_with_the_standard_code_and_our_own_words(

@@ -35,8 +35,6 @@ def head_of(edge: HttpEdge, path: str, length: int) -> bytes:
         (request_of() | {"paymentRequirements": None}, "body $.paymentRequirements"),
         (request_of(maxTimeoutSeconds=-1), "body $.paymentPayload.accepted.maxTimeoutSeconds"),
         (request_of(amount=100), "body $.paymentPayload.accepted.amount"),
-        (request_of(scheme=""), "body $.paymentRequirements.scheme"),
-        (request_of(scheme="x" * 65), "body $.paymentRequirements.scheme"),
     ],
 )
 async def test_what_is_no_request_is_400_and_names_the_field(edge: HttpEdge, body: Any, field: str) -> None:

@@ -5,7 +5,8 @@ from typing import Any, Final
 
 import msgspec
 
-from tallystick.x402.messages import SettleRequest, SettleResponse, SupportedResponse, VerifyRequest, VerifyResponse
+from tallystick.x402 import SettleResponse
+from tallystick.x402.facilitator import SettleRequest, SupportedResponse, VerifyRequest, VerifyResponse
 from tallystick_aggregator.api.http.requests import RequestV1
 from tallystick_aggregator.api.http.responses import Problem
 

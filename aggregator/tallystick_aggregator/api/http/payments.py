@@ -13,7 +13,7 @@ from tallystick.errors import MalformedError
 from tallystick.facilitator import Settled
 from tallystick.reasons import Reason
 from tallystick.x402 import PaymentTerms, read_terms
-from tallystick.x402.messages import SettleRequest, VerifyRequest
+from tallystick.x402.facilitator import SettleRequest, VerifyRequest
 from tallystick_aggregator.api.http import responses
 from tallystick_aggregator.api.http.limits import HttpLimits, Seats
 from tallystick_aggregator.api.http.reason_codes import (

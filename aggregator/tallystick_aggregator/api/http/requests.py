@@ -12,13 +12,12 @@ from msgspec import field
 from starlette.types import Receive, Scope
 
 from tallystick.errors import Described, MalformedError
+from tallystick.x402.facilitator import SettleRequest, VerifyRequest
 from tallystick.x402.messages import (
     JSON_CONTAINERS_MAX,
     Message,
     PaymentPayload,
     PaymentRequirements,
-    SettleRequest,
-    VerifyRequest,
     decode_json,
 )
 from tallystick_aggregator.api.http.limits import HttpLimits
@@ -28,7 +27,6 @@ from tallystick_aggregator.auth.credentials import UnauthenticatedError
 TOKEN_CHARS_MAX: Final = 256
 _BEARER: Final = b"bearer "
 _BODY: Final = "body"
-_SCHEME_CHARS_MAX: Final = 64
 
 
 class RequestV1(Message, frozen=True, kw_only=True):
@@ -104,10 +102,6 @@ def read_request(body: bytes, kind: type[VerifyRequest] | type[SettleRequest], l
     except MalformedError:
         _raise_if_old(body)
         raise
-    scheme = request.payment_requirements.scheme
-    if not 0 < len(scheme) <= _SCHEME_CHARS_MAX:
-        allowed = f"a name of 1 to {_SCHEME_CHARS_MAX} characters"
-        raise MalformedError(f"{_BODY} $.paymentRequirements.scheme", scheme, allowed)
     return Asked(request.payment_payload, request.payment_requirements)
 
 

@@ -16,7 +16,8 @@ from tallystick.errors import MalformedError
 from tallystick.facilitator import Kind, Settled, Verified
 from tallystick.hexadecimal import checksum, to_hex
 from tallystick.x402 import SettleResponse, encode_json
-from tallystick.x402.messages import Message, SupportedKind, SupportedResponse, VerifyResponse
+from tallystick.x402.facilitator import SupportedKind, SupportedResponse, VerifyResponse
+from tallystick.x402.messages import Message
 from tallystick_aggregator.auth.credentials import DeniedError, UnauthenticatedError
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.store.port import StoreUnavailableError
