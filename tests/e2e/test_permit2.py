@@ -188,35 +188,34 @@ async def test_the_official_facilitator_client_has_both_settled_over_http(market
     account = market.buyer()
     market.approve(account)
 
-    facilitator = HTTPFacilitatorClient(
-        FacilitatorConfig(url=market.http_url, auth_provider=Bearer(market.seller_token))
-    )
-    supported = facilitator.get_supported()
-    kinds = {kind.scheme: kind for kind in supported.kinds if (kind.extra or {}).get("assetTransferMethod")}
-    assert set(kinds) == {"exact", "upto"}
-    assert "eip2612GasSponsoring" in supported.extensions
-    assert kinds["upto"].extra["facilitatorAddress"] in supported.signers["eip155:*"]
-    for scheme, maker, taken in (("exact", ExactEvmScheme, PRICE), ("upto", UptoEvmClientScheme, 250)):
-        extra = {"name": "Permit Dollar", "version": "1", **(kinds[scheme].extra or {})}
-        accepted = PaymentRequirements(
-            scheme=scheme,
-            network=NETWORK,
-            asset=checksum(market.token),
-            amount=str(PRICE),
-            pay_to=checksum(market.receiver),
-            max_timeout_seconds=60,
-            extra=extra,
-        )
-        payment = signed_by(maker(account), accepted)
-        assert (await facilitator.verify(payment, accepted)).is_valid
-        before = market.received()
-        settling = accepted.model_copy(update={"amount": str(taken)})
-        settled = await facilitator.settle(payment, settling)
-        assert (settled.success, settled.payer) == (True, account.address)
-        assert market.received() - before == taken
-        again = await facilitator.settle(payment, settling)
-        assert (again.success, again.transaction) == (True, settled.transaction)
-        assert market.received() - before == taken
+    opening = HTTPFacilitatorClient(FacilitatorConfig(url=market.http_url, auth_provider=Bearer(market.seller_token)))
+    async with opening as facilitator:
+        supported = facilitator.get_supported()
+        kinds = {kind.scheme: kind for kind in supported.kinds if (kind.extra or {}).get("assetTransferMethod")}
+        assert set(kinds) == {"exact", "upto"}
+        assert "eip2612GasSponsoring" in supported.extensions
+        assert kinds["upto"].extra["facilitatorAddress"] in supported.signers["eip155:*"]
+        for scheme, maker, taken in (("exact", ExactEvmScheme, PRICE), ("upto", UptoEvmClientScheme, 250)):
+            extra = {"name": "Permit Dollar", "version": "1", **(kinds[scheme].extra or {})}
+            accepted = PaymentRequirements(
+                scheme=scheme,
+                network=NETWORK,
+                asset=checksum(market.token),
+                amount=str(PRICE),
+                pay_to=checksum(market.receiver),
+                max_timeout_seconds=60,
+                extra=extra,
+            )
+            payment = signed_by(maker(account), accepted)
+            assert (await facilitator.verify(payment, accepted)).is_valid
+            before = market.received()
+            settling = accepted.model_copy(update={"amount": str(taken)})
+            settled = await facilitator.settle(payment, settling)
+            assert (settled.success, settled.payer) == (True, account.address)
+            assert market.received() - before == taken
+            again = await facilitator.settle(payment, settling)
+            assert (again.success, again.transaction) == (True, settled.transaction)
+            assert market.received() - before == taken
 
 
 async def test_standard_codes_tell_why_a_payment_is_refused_over_http(market: Permit2Market) -> None:
