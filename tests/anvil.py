@@ -12,7 +12,7 @@ from typing import Any, Final
 import pytest
 from eth_abi.abi import encode
 
-from _anvil import DEV_KEYS, Anvil, DevChain, function
+from _anvil import DEV_KEYS, Anvil, DevChain, function, hexed
 from tallystick import eip712
 from tallystick.channels import ChannelConfig, account_id, channel_id
 from tallystick.eip712 import Domain
@@ -23,11 +23,18 @@ from tallystick_aggregator.chain.escrow_calls import CONFIG_TYPE, selector
 from tallystick_aggregator.chain.port import DepositAuthorization
 from tallystick_aggregator.chain.settings import ChainSettings, TokenSettings
 from tallystick_aggregator.ledger.values import EscrowRef
+from tallystick_contracts import load
+from tallystick_contracts.artifact import ContractName
 
 CHAIN_ID: Final = 31337
 NETWORK: Final = f"eip155:{CHAIN_ID}"
 DELAY_S: Final = 86_400
 FOR_EVER: Final = 2**48
+PERMIT2_CONTRACTS: Final[dict[bytes, ContractName]] = {
+    eip712.PERMIT2_ADDRESS: "TestPermit2",
+    eip712.EXACT_PERMIT2_PROXY_ADDRESS: "TestExactPermit2Proxy",
+    eip712.UPTO_PERMIT2_PROXY_ADDRESS: "TestUptoPermit2Proxy",
+}
 _numbers = itertools.count()
 
 
@@ -115,6 +122,17 @@ class Devnet:
     @property
     def token_settings(self) -> TokenSettings:
         return TokenSettings(self.token, "USDC", 6, "USD Coin", "2", min_deposit=1_000)
+
+    def put_permit2(self) -> bytes:
+        """Put Permit2 and x402's proxies at their addresses; returns a token without ERC-3009 that takes permits."""
+        for address, name in PERMIT2_CONTRACTS.items():
+            self.anvil.rpc("anvil_setCode", hexed(address), hexed(load(name).deployed_bytecode))
+        return self.anvil.deploy_contract("TestPermitToken")
+
+    def permit_token_settings(self, token: bytes, **changes: Any) -> TokenSettings:
+        """Settings of the token that `put_permit2` returns: moved by Permit2 only, its permits landed."""
+        settings = TokenSettings(token, "PUSD", 6, "Permit Dollar", "1", min_deposit=1_000)
+        return replace(settings, **{"by_eip3009": False, "by_permit2": True, "sponsors_permits": True, **changes})
 
     def settings(self, **changes: Any) -> ChainSettings:
         """Settings that fit this chain: blocks are final at once, polls are quick."""

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from tallystick.x402 import SCHEME_DEFERRED, SCHEME_EXACT
+from tallystick.x402 import SCHEME_DEFERRED, SCHEME_EXACT, SCHEME_UPTO
 from tallystick.x402.terms import SCHEME_BATCH_SETTLEMENT
 
-NAMES: Final = {SCHEME_DEFERRED, SCHEME_EXACT, SCHEME_BATCH_SETTLEMENT}
+NAMES: Final = {SCHEME_DEFERRED, SCHEME_EXACT, SCHEME_UPTO, SCHEME_BATCH_SETTLEMENT}
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ def write_site(
     limits: Table | None = None,
     chain: Table | None = None,
     token: Table | None = None,
+    http: Table | None = None,
 ) -> Path:
     """Write everything; returns the configuration's path. What the tables hold replaces what fits a devnet."""
     for name, key in (("operator", DEV_KEYS[1]), ("sender", DEV_KEYS[2]), ("stranger", STRANGER_KEY)):
@@ -34,6 +35,7 @@ def write_site(
         ("[server]", {"listen": "127.0.0.1:0", "stop_grace_s": 1} | dict(server or {})),
         ("[settlement]", {"interval_s": 3_600} | dict(settlement or {})),
         ("[limits]", dict(limits or {})),
+        *([] if http is None else [("[http]", dict(http))]),
         (
             "[[chain]]",
             {

@@ -6,7 +6,17 @@ from functools import cache
 from importlib import resources
 from typing import Any, Literal, TypeAlias
 
-ContractName: TypeAlias = Literal["Escrow", "Operator", "TestUSDC", "MinimalToken", "TokenProxy"]
+ContractName: TypeAlias = Literal[
+    "Escrow",
+    "Operator",
+    "TestUSDC",
+    "MinimalToken",
+    "TokenProxy",
+    "TestPermit2",
+    "TestExactPermit2Proxy",
+    "TestUptoPermit2Proxy",
+    "TestPermitToken",
+]
 
 
 @dataclass(frozen=True, slots=True)

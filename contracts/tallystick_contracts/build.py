@@ -23,6 +23,10 @@ SOURCES: Final[dict[ContractName, str]] = {
     "TestUSDC": "src/test/TestUSDC.sol",
     "MinimalToken": "src/test/MinimalToken.sol",
     "TokenProxy": "src/test/TokenProxy.sol",
+    "TestPermit2": "src/test/TestPermit2.sol",
+    "TestExactPermit2Proxy": "src/test/TestPermit2Proxy.sol",
+    "TestUptoPermit2Proxy": "src/test/TestPermit2Proxy.sol",
+    "TestPermitToken": "src/test/TestPermitToken.sol",
 }
 
 # The same as in contracts/foundry.toml.

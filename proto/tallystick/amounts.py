@@ -33,6 +33,11 @@ def parse_uint64(text: object, field: str) -> int:
     return _parse_uint(text, field, 2**64 - 1, "a decimal integer without sign or leading zeros, below 2**64")
 
 
+def parse_uint256(text: object, field: str) -> int:
+    """The same for a number below 2**256: a nonce, or an allowance."""
+    return _parse_uint(text, field, 2**256 - 1, "a decimal integer without sign or leading zeros, below 2**256")
+
+
 def encode_amount(amount: int) -> bytes:
     """The protobuf form: big-endian without a leading zero byte; zero is empty.
 
@@ -87,7 +92,11 @@ def _parse_uint(text: object, field: str, maximum: int, allowed: str) -> int:
     if not isinstance(text, str):
         raise MalformedError(field, text, allowed)
     # Length first: int() is slow, and raises, on texts of thousands of digits.
-    if not 0 < len(text) <= 39 or not (text.isascii() and text.isdigit()) or (text[0] == "0" and text != "0"):
+    if (
+        not 0 < len(text) <= len(str(maximum))
+        or not (text.isascii() and text.isdigit())
+        or (text[0] == "0" and text != "0")
+    ):
         raise MalformedError(field, text, allowed)
     number = int(text)
     if number > maximum:

@@ -7,7 +7,8 @@ Integers outside of their type raise OverflowError and words of a wrong length V
 enter, so either is a fault of the program, and hashing on would sign something else than what was meant.
 
 The types ChannelConfig, Voucher and Refund are those of x402's batch-settlement; ERC-3009 gives the
-authorizations; the rest is Tallystick's own. Domains: EIP-712 with name, version, chainId and verifyingContract.
+authorizations, EIP-2612 permits, and Permit2 with x402's witnesses transfers; the rest is Tallystick's own. Domains:
+EIP-712 with name, version, chainId and verifyingContract; Permit2's has no version.
 """
 
 from collections.abc import Iterable
@@ -40,6 +41,23 @@ _AUTHORIZATION: Final = (
 TRANSFER_WITH_AUTHORIZATION_TYPEHASH: Final = keccak256(b"Transfer" + _AUTHORIZATION)
 RECEIVE_WITH_AUTHORIZATION_TYPEHASH: Final = keccak256(b"Receive" + _AUTHORIZATION)
 
+PERMIT_TYPEHASH: Final = keccak256(
+    b"Permit(address owner,address spender,uint256 value,uint256 nonce,uint256 deadline)"
+)
+UNVERSIONED_DOMAIN_TYPEHASH: Final = keccak256(b"EIP712Domain(string name,uint256 chainId,address verifyingContract)")
+_TOKEN_PERMISSIONS: Final = b"TokenPermissions(address token,uint256 amount)"
+TOKEN_PERMISSIONS_TYPEHASH: Final = keccak256(_TOKEN_PERMISSIONS)
+_EXACT_WITNESS: Final = b"Witness(address to,uint256 validAfter)"
+EXACT_WITNESS_TYPEHASH: Final = keccak256(_EXACT_WITNESS)
+_UPTO_WITNESS: Final = b"Witness(address to,address facilitator,uint256 validAfter)"
+UPTO_WITNESS_TYPEHASH: Final = keccak256(_UPTO_WITNESS)
+_WITNESS_TRANSFER: Final = (
+    b"PermitWitnessTransferFrom(TokenPermissions permitted,address spender,uint256 nonce,uint256 deadline,"
+    b"Witness witness)" + _TOKEN_PERMISSIONS
+)
+EXACT_WITNESS_TRANSFER_TYPEHASH: Final = keccak256(_WITNESS_TRANSFER + _EXACT_WITNESS)
+UPTO_WITNESS_TRANSFER_TYPEHASH: Final = keccak256(_WITNESS_TRANSFER + _UPTO_WITNESS)
+
 REGISTER_SPEND_KEY_TYPEHASH: Final = keccak256(
     b"RegisterSpendKey(bytes32 accountId,bytes32 keyId,bytes32 keyHash,uint128 cap,uint64 expiresAt,uint64 deadline)"
 )
@@ -56,6 +74,13 @@ BATCH_SETTLEMENT_NAME: Final = "x402 Batch Settlement"
 BATCH_SETTLEMENT_VERSION: Final = "1"
 BATCH_SETTLEMENT_ADDRESS: Final = Address(bytes.fromhex("4020074e9dF2ce1deE5A9C1b5c3f541D02a10003"))
 """x402BatchSettlement, at the same address on every chain."""
+PERMIT2_NAME: Final = "Permit2"
+PERMIT2_ADDRESS: Final = Address(bytes.fromhex("000000000022D473030F116dDEE9F6B43aC78BA3"))
+"""Permit2, at the same address on every chain: holders approve it once, then sign each transfer."""
+EXACT_PERMIT2_PROXY_ADDRESS: Final = Address(bytes.fromhex("402085c248EeA27D92E8b30b2C58ed07f9E20001"))
+"""x402ExactPermit2Proxy: the spender of `exact` payments by Permit2 (scheme_exact_evm.md, annex)."""
+UPTO_PERMIT2_PROXY_ADDRESS: Final = Address(bytes.fromhex("4020A4f3b7b90ccA423B9fabCc0CE57C6C240002"))
+"""x402UptoPermit2Proxy: the spender of `upto` payments (scheme_upto_evm.md, annex)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +105,26 @@ class Domain:
         object.__setattr__(self, "separator", Bytes32(separator))
 
 
+@dataclass(frozen=True, slots=True)
+class UnversionedDomain:
+    """An EIP-712 domain without a version, as Permit2 has it; `separator` is its hash, computed once."""
+
+    name: str
+    chain_id: int
+    verifying_contract: bytes
+    separator: Bytes32 = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Compute the separator."""
+        words = keccak256(self.name.encode()), _uint(256, self.chain_id), _address(self.verifying_contract)
+        object.__setattr__(self, "separator", _hash(UNVERSIONED_DOMAIN_TYPEHASH, *words))
+
+
+def permit2_domain(chain_id: int) -> UnversionedDomain:
+    """The domain of the canonical Permit2 contract."""
+    return UnversionedDomain(PERMIT2_NAME, chain_id, PERMIT2_ADDRESS)
+
+
 def escrow_domain(chain_id: int, address: bytes) -> Domain:
     """The domain of our escrow at this address: of channels, vouchers, withdrawals and the payers' signed calls."""
     return Domain(ESCROW_NAME, ESCROW_VERSION, chain_id, address)
@@ -90,7 +135,7 @@ def batch_settlement_domain(chain_id: int) -> Domain:
     return Domain(BATCH_SETTLEMENT_NAME, BATCH_SETTLEMENT_VERSION, chain_id, BATCH_SETTLEMENT_ADDRESS)
 
 
-def digest(domain: Domain, struct_hash: bytes) -> Bytes32:
+def digest(domain: Domain | UnversionedDomain, struct_hash: bytes) -> Bytes32:
     """The 32 bytes that are signed: keccak256(0x1901 || domain separator || struct hash)."""
     return _hash(b"\x19\x01", domain.separator, _bytes32(struct_hash))
 
@@ -152,6 +197,36 @@ def hash_receive_with_authorization(
     return _hash_authorization(RECEIVE_WITH_AUTHORIZATION_TYPEHASH, from_, to, value, valid_after, valid_before, nonce)
 
 
+def hash_permit(owner: bytes, spender: bytes, value: int, nonce: int, deadline: int) -> Bytes32:
+    """The struct hash of EIP-2612's Permit (domain: the token's)."""
+    return _hash(
+        PERMIT_TYPEHASH, _address(owner), _address(spender), _uint(256, value), _uint(256, nonce), _uint(256, deadline)
+    )
+
+
+def hash_exact_witness_transfer(
+    token: bytes, amount: int, spender: bytes, nonce: bytes, deadline: int, to: bytes, valid_after: int
+) -> Bytes32:
+    """The struct hash of Permit2's PermitWitnessTransferFrom with the witness of `exact` (domain: Permit2's)."""
+    witness = _hash(EXACT_WITNESS_TYPEHASH, _address(to), _uint(256, valid_after))
+    return _hash_witness_transfer(EXACT_WITNESS_TRANSFER_TYPEHASH, token, amount, spender, nonce, deadline, witness)
+
+
+def hash_upto_witness_transfer(
+    token: bytes,
+    amount: int,
+    spender: bytes,
+    nonce: bytes,
+    deadline: int,
+    to: bytes,
+    facilitator: bytes,
+    valid_after: int,
+) -> Bytes32:
+    """The struct hash of Permit2's PermitWitnessTransferFrom with the witness of `upto` (domain: Permit2's)."""
+    witness = _hash(UPTO_WITNESS_TYPEHASH, _address(to), _address(facilitator), _uint(256, valid_after))
+    return _hash_witness_transfer(UPTO_WITNESS_TRANSFER_TYPEHASH, token, amount, spender, nonce, deadline, witness)
+
+
 def hash_register_spend_key(
     account_id: bytes, key_id: bytes, key_hash: bytes, cap: int, expires_at: int, deadline: int
 ) -> Bytes32:
@@ -211,6 +286,13 @@ def _hash_authorization(
         _uint(256, valid_before),
         _bytes32(nonce),
     )
+
+
+def _hash_witness_transfer(
+    typehash: bytes, token: bytes, amount: int, spender: bytes, nonce: bytes, deadline: int, witness: bytes
+) -> Bytes32:
+    permitted = _hash(TOKEN_PERMISSIONS_TYPEHASH, _address(token), _uint(256, amount))
+    return _hash(typehash, permitted, _address(spender), _bytes32(nonce), _uint(256, deadline), witness)
 
 
 # Each encodes one 32-byte word.

@@ -16,7 +16,10 @@ class Kind:
 
     From `escrow` on it is of schemes whose payers deposit: the escrow with its EIP-712 domain, the operator, the
     withdraw delay in seconds that is proposed, and the shortest and longest that are taken. `extra` is what offers of
-    other schemes carry in `extra`: JSON values.
+    other schemes carry in `extra`: JSON values. `extensions`: of x402, by their names, which its payments may use.
+
+    `signers`, the addresses of 20 bytes that send its transactions, are told over HTTP only (x402 specification v2,
+    §7.3).
     """
 
     scheme: str
@@ -30,6 +33,8 @@ class Kind:
     withdraw_delay_s_min: int = 0
     withdraw_delay_s_max: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    signers: Sequence[bytes] = ()
+    extensions: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +75,20 @@ class Verified:
     """A payment that will settle. `replayed`: it was seen before, and pays for what it paid for then only.
 
     `handle` names what was reserved, if anything was, until `expires_at`, which is also how long an attempt holds a
-    payment; a replayed payment has none.
+    payment; a replayed payment has none. `extra` is what the scheme tells in x402's answers over HTTP: JSON values.
     """
 
     payer: bytes
     handle: bytes = field(default=b"", repr=False)
     expires_at: int = 0
     replayed: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
     """A payment that was settled: what it moved, the channel's charged total right after it (`deferred`), the hash of
-    the transaction that moved it (`exact`), and whether it had been settled before.
+    the transaction that moved it (`exact`), and whether it had been settled before. `extra` is as in Verified.
     """
 
     payer: bytes
@@ -90,3 +96,4 @@ class Settled:
     charged: int = 0
     transaction: bytes = b""
     replayed: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict[str, Any])

@@ -4,6 +4,7 @@ Parsing is strict, because what two parties read differently they hash different
 exact, and there is no white space.
 """
 
+from functools import lru_cache
 from typing import Final
 
 from tallystick.errors import Described, MalformedError
@@ -26,8 +27,13 @@ def parse_address(text: object, field: str) -> Address:
     return address
 
 
+@lru_cache(maxsize=4_096)
 def checksum(address: bytes) -> str:
-    """The address as 0x-hex with its EIP-55 checksum in the case of its letters."""
+    """The address as 0x-hex with its EIP-55 checksum in the case of its letters.
+
+    Remembered, because it takes as long as a signature check, and a facilitator reads the same tokens and receivers in
+    every request.
+    """
     digits = address.hex()
     nibbles = keccak256(digits.encode()).hex()
     return "0x" + "".join(c.upper() if n >= "8" else c for c, n in zip(digits, nibbles, strict=False))

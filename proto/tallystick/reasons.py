@@ -127,6 +127,21 @@ class Reason(IntEnum):
         "Withdraw on chain: initiateWithdraw, then finalizeWithdraw after the delay. Accounts that paid are refunded.",
     )
 
+    # Payments by Permit2: `exact` with assetTransferMethod "permit2", and `upto`.
+    PERMIT2_ALLOWANCE_REQUIRED = (
+        100,
+        _RETRY,
+        "Approve Permit2 for the token once, in a transaction of the payer's, then send the same payment again.",
+    )
+    PERMIT2_SPENDER = 101, _FINAL, "Sign for x402's proxy of this scheme as spender."
+    PERMIT2_PERMIT = (
+        102,
+        _FINAL,
+        "Sign an EIP-2612 permit to Permit2 over the amount of the payment, with the token's next nonce.",
+    )
+    UPTO_FACILITATOR_MISMATCH = 103, _FINAL, "Sign for the facilitatorAddress that the offer names."
+    UPTO_AMOUNT_EXCEEDED = 104, _FINAL, "Settle at most what the payer signed."
+
     def __new__(cls, number: int, retry: bool, advice: str) -> Self:
         """Make the member of this number."""
         reason = int.__new__(cls, number)

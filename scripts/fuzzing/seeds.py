@@ -177,6 +177,16 @@ def payments() -> list[bytes]:
     ]
 
 
+def http_requests() -> list[bytes]:
+    """What is posted to /verify and /settle: both schemes, and a request of version 1."""
+    posted = [
+        {"x402Version": 2, "paymentPayload": payload, "paymentRequirements": payload["accepted"]}
+        for payload in map(json.loads, payments())
+    ]
+    old = {"x402Version": 1, "paymentPayload": {"scheme": "exact"}, "paymentRequirements": {"network": "base"}}
+    return [json.dumps(request).encode() for request in (*posted, old)]
+
+
 def offers() -> list[bytes]:
     """402s in JSON, with both schemes and with one."""
     return [encode_json(PaymentRequired(accepts=accepts)) for accepts in (_OFFERED, _OFFERED[:1], _OFFERED[1:])]

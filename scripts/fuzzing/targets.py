@@ -35,10 +35,15 @@ from tallystick.x402 import (
     read_deferred,
     read_exact,
 )
-from tallystick.x402.messages import decode_json
+from tallystick.x402 import read_terms as read_payment_terms
+from tallystick.x402.facilitator import VerifyRequest
+from tallystick.x402.messages import decode_json, encode_json
 from tallystick.x402.terms import Network
 from tallystick_aggregator.api.grpc import codec
 from tallystick_aggregator.api.grpc.fast_codec import Incoming, read_batch
+from tallystick_aggregator.api.http.limits import HttpLimits
+from tallystick_aggregator.api.http.requests import OldVersionError
+from tallystick_aggregator.api.http.requests import read_request as read_http_request
 from tallystick_aggregator.chain.port import ChainUnavailableError
 from tallystick_aggregator.chain.rpc import answers
 from tallystick_aggregator.store.events import VERSION, decode_entry, encode_entry
@@ -76,6 +81,7 @@ Table = tuple[int, Callable[[bytes, bytes], Any], Callable[[bytes, Any], bytes]]
 """Of the store: how long its keys are, what reads a row and what writes it."""
 
 BATCH_MAX: Final = 8
+_HTTP_LIMITS: Final = HttpLimits(body_bytes_max=16 * 1024 * 1024)
 TOTALS_MAX: Final = 16
 
 
@@ -110,6 +116,22 @@ def payment_header(data: bytes) -> None:
         assert read_deferred(_with_payload(payment, deferred_payload(deferred))) == deferred
     if (exact := _taken(lambda: read_exact(payment), MalformedError)) is not None:
         assert read_exact(_with_payload(payment, exact_payload(exact))) == exact
+
+
+def http_request(data: bytes) -> None:
+    """What is posted to /verify or /settle over HTTP, and what its scheme then reads of the payment."""
+    try:
+        payload, requirements = read_http_request(data, VerifyRequest, _HTTP_LIMITS)
+    except (MalformedError, OldVersionError):
+        return
+    request = VerifyRequest(payment_payload=payload, payment_requirements=requirements)
+    again = read_http_request(encode_json(request), VerifyRequest, _HTTP_LIMITS)
+    assert again == (payload, requirements)
+    with suppress(MalformedError):
+        read_payment_terms(requirements, "paymentRequirements")
+    for read in (read_deferred, read_exact):
+        with suppress(MalformedError):
+            read(payload)
 
 
 class _Paying:
@@ -317,6 +339,7 @@ TARGETS: Final[dict[str, Target]] = {
     "stream_batch": Target(stream_batch, seeds.stream_batches),
     "grpc_request": Target(grpc_request, seeds.grpc_requests),
     "payment_header": Target(payment_header, seeds.payments),
+    "http_request": Target(http_request, seeds.http_requests),
     "payment_required": Target(payment_required, seeds.offers),
     "claim_batch": Target(claim_batch_encoding, seeds.claim_batches),
     "escrow_log": Target(escrow_log, seeds.logs),

@@ -17,8 +17,8 @@ import escrow_model
 from escrow_model import Account, Config, EscrowModel, TokenModel
 from tallystick import eip712
 from tallystick.channels import ChannelConfig, account_id, channel_id
-from tallystick.eip712 import Domain, escrow_domain
-from tallystick.x402 import ExactAuthorization
+from tallystick.eip712 import PERMIT2_ADDRESS, Domain, escrow_domain, permit2_domain
+from tallystick.x402 import ExactAuthorization, Permit2Authorization
 from tallystick_aggregator.chain.port import (
     GAS_LIMIT_MAX,
     Block,
@@ -62,6 +62,7 @@ class ChainTwin:
     network = NETWORK
     chain_id = 31337
     operator = OPERATOR
+    sender = b"\x5e" * 20
 
     def __init__(self, writer: Writer, outbox: Outbox, escrow: bytes = ESCROW) -> None:
         self.address = escrow
@@ -87,6 +88,8 @@ class ChainTwin:
         self.gas_money = 10**9
         """The gas that the sender can pay for."""
         self._gas_left = GAS_LIMIT_MAX
+        self.is_trial = False
+        """Whether a call is only tried, and changes nothing."""
         self._configs: dict[bytes, ChannelConfig] = {}
         self.landed: dict[tuple[bytes, bytes], int] = {}
         """By payer and token nonce: what was deposited by it."""
@@ -103,6 +106,8 @@ class ChainTwin:
         self.finds_accounts = True
         """Whether the watcher opens accounts by itself; those that were tracked it always does."""
         self.token = TokenTwin(self)
+        self.permit2_token: Permit2TokenTwin | None = None
+        """Where it is set, payments may move the token by Permit2."""
         self._effects: dict[bytes, Callable[[], int]] = {}
 
     # The port.
@@ -114,6 +119,10 @@ class ChainTwin:
     @property
     def tokens(self) -> Mapping[bytes, "TokenTwin"]:
         return {TOKEN: self.token}
+
+    @property
+    def permit2_tokens(self) -> Mapping[bytes, "Permit2TokenTwin"]:
+        return {TOKEN: self.permit2_token} if self.permit2_token else {}
 
     async def head(self) -> Block:
         self._answer()
@@ -337,11 +346,13 @@ class ChainTwin:
     def _try(self, call: Call, gas_max: int) -> None:
         """Run a call and take it back: raises RevertedError if it would revert."""
         self._gas_left = gas_max
+        self.is_trial = True
         before = self.world, self.landed, self.refunded
         self.world, self.landed, self.refunded = self.world.copy(), dict(self.landed), dict(self.refunded)
         try:
             self._effects[call.data]()
         finally:
+            self.is_trial = False
             self.world, self.landed, self.refunded = before
 
     async def _step(self, outbound: OutboundTransaction) -> OutboundTransaction:
@@ -400,6 +411,7 @@ class TokenTwin:
 
     address = TOKEN
     domain = TOKEN_DOMAIN
+    by_eip3009 = True
 
     def __init__(self, chain: ChainTwin) -> None:
         self._chain = chain
@@ -424,3 +436,72 @@ class TokenTwin:
             return a.value
 
         return chain._call(TOKEN, effect, a.from_)
+
+
+class Permit2TokenTwin:
+    """See `chain.port.Permit2Token`: the token and Permit2 in one."""
+
+    address = TOKEN
+    domain = permit2_domain(31337)
+    permit_domain = TOKEN_DOMAIN
+    facilitator = SENDER
+
+    def __init__(self, chain: ChainTwin, *, sponsors_permits: bool = False) -> None:
+        self._chain = chain
+        self.sponsors_permits = sponsors_permits
+        self.allowances: dict[bytes, int] = {}
+        self.used: set[tuple[bytes, bytes]] = set()
+        self.permits: dict[bytes, int] = {}
+        """How many permits of an owner were landed."""
+        self._moved: dict[bytes, int] = {}
+
+    async def balance(self, holder: bytes, block: Block) -> int:
+        return await self._chain.token.balance(holder, block)
+
+    async def authorization_used(self, authorizer: bytes, nonce: bytes, block: Block) -> bool:
+        del block
+        self._chain._answer()
+        return (authorizer, nonce) in self.used
+
+    async def allowance(self, owner: bytes, block: Block) -> int:
+        del block
+        self._chain._answer()
+        return self.allowances.get(owner, 0)
+
+    async def permit_nonce(self, owner: bytes, block: Block) -> int:
+        del block
+        self._chain._answer()
+        return self.permits.get(owner, 0)
+
+    def transfer_call(self, authorization: Permit2Authorization) -> Call:
+        call = self._chain._call(PERMIT2_ADDRESS, lambda: self._move(authorization), authorization.from_)
+        self._moved[call.data] = authorization.value
+        return call
+
+    def moved(self, call_data: bytes) -> int:
+        return self._moved[call_data]
+
+    def _move(self, a: Permit2Authorization) -> int:
+        chain, allowed = self._chain, self.allowances.get(a.from_, 0)
+        digest = eip712.digest(self.domain, a.struct_hash())
+        if a.permit is not None and a.permit.nonce == self.permits.get(a.from_, 0):
+            allowed = a.permit.value
+        for holds, error in (
+            (a.facilitator in {None, SENDER}, "UnauthorizedFacilitator"),
+            (0 < a.value <= a.permitted, "InvalidAmount"),
+            (a.valid_after <= NOW_S <= a.deadline, "SignatureExpired"),
+            ((a.from_, a.nonce) not in self.used, "InvalidNonce"),
+            (chain._signed(a.from_, digest, a.signature), "InvalidSigner"),
+            (allowed >= a.value, "TRANSFER_FROM_FAILED"),
+            (chain.balances.get(a.from_, 0) >= a.value, "TRANSFER_FROM_FAILED"),
+        ):
+            if not holds:
+                raise escrow_model.RevertedError(error)
+        if chain.is_trial:
+            return a.value
+        self.used.add((a.from_, a.nonce))
+        self.allowances[a.from_] = allowed - a.value
+        self.permits[a.from_] = self.permits.get(a.from_, 0) + (a.permit is not None)
+        chain.balances[a.from_] -= a.value
+        chain.balances[a.to] = chain.balances.get(a.to, 0) + a.value
+        return a.value

@@ -28,7 +28,8 @@ from tallystick_aggregator.ledger.commands import Rules
 from tallystick_aggregator.ledger.state import Account, Channel, Ledger
 from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.schemes.deferred.payments import DeferredPayments
-from tallystick_aggregator.schemes.exact import ExactPayments
+from tallystick_aggregator.schemes.exact import Claims, ExactPayments
+from tallystick_aggregator.schemes.upto import UptoPayments
 from tallystick_aggregator.store.memory import MemoryDisk, MemoryJournal, MemoryOutbox
 from tallystick_aggregator.store.port import Outbox
 from tallystick_aggregator.store.sqlite.store import SqliteStore
@@ -65,6 +66,7 @@ class Marketplace:
     channels: Channels
     deferred: DeferredPayments
     exact: ExactPayments
+    upto: UptoPayments
     accounts: Accounts
     deposits: Deposits
     refunds: Refunds
@@ -122,6 +124,7 @@ async def marketplace(
     batcher = PaymentBatcher(writer, separators, rules, signatures=SignatureThreads(1))
     await chain.gas.load(outbox, NETWORK)
     channels = Channels(chains, offers, writer, rules)
+    claims = Claims(lambda: NOW_S)
     accounts = Accounts(chains, offers, channels, writer, rules, lambda: NOW_S)
     try:
         yield Marketplace(
@@ -134,7 +137,8 @@ async def marketplace(
             rules,
             channels,
             DeferredPayments(offers, channels, batcher, writer),
-            ExactPayments(chains, offers, outbox, lambda: NOW_S, settle_timeout_s=0.2, budget=budget),
+            ExactPayments(chains, offers, outbox, lambda: NOW_S, settle_timeout_s=0.2, budget=budget, claims=claims),
+            UptoPayments(chains, offers, outbox, lambda: NOW_S, settle_timeout_s=0.2, budget=budget, claims=claims),
             accounts,
             Deposits(chains, offers, writer, outbox, lambda: NOW_S, credit_timeout_s=0.2, budget=budget),
             Refunds(chains, accounts, writer, outbox, refund_timeout_s=0.2, budget=budget),

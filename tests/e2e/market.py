@@ -62,6 +62,8 @@ class Process:
 class Market:
     """Everything running; `url` is the shop's, `aggregator` the gRPC target."""
 
+    price = PRICE_TEXT
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.anvil = Anvil()
@@ -80,10 +82,14 @@ class Market:
         tallystick("deploy", "--dev", "--rpc", self.anvil.url, "--out", str(self.site), *where)
         self._terms = json.loads((self.site / "operator.json").read_text())
         self.token = bytes.fromhex(self._terms["tokens"][0]["token"][2:])
+        self.prepare()
         self.serve()
         self.seller_token = self.add_seller("shop", [self.receiver], "charge", "read", "settle")
         self.shop = self.start_shop("shop")
         self.url = self.shop.wait_for("running on ")
+
+    def prepare(self) -> None:
+        """Change what was deployed before it is served: nothing, if not overridden."""
 
     def start_shop(self, name: str, *options: str) -> Process:
         """Start the shop, or one more like it: of the same seller, with further options of uvicorn."""
@@ -95,7 +101,7 @@ class Market:
             SHOP_AGGREGATOR=self.aggregator,
             SHOP_TOKEN=self.seller_token,
             SHOP_RECEIVER=checksum(self.receiver),
-            SHOP_PRICE=PRICE_TEXT,
+            SHOP_PRICE=self.price,
             SHOP_LOG=str(self.folder / "handled.log"),
         )
 

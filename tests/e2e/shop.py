@@ -52,6 +52,13 @@ async def site(name: str) -> str:
     return f"site {name}"
 
 
+@app.get("/paid/metered/{used}")
+async def metered(request: Request, used: int) -> str:
+    note(f"metered {used}")
+    request.scope["tallystick"].capture(used)
+    return f"used {used}"
+
+
 @app.post("/paid/echo")
 async def echo(request: Request) -> str:
     note("echo")

@@ -56,9 +56,21 @@ async def wait_until_mined(
     try:
         outbound = await chain.wait(outbound, final=final, timeout_s=timeout_s)
     except TimeoutError:
-        return refuse(Why.TRANSACTION_PENDING, what=what)
+        return _pending(outbound, what)
     if outbound.status is TransactionStatus.REVERTED:
-        return refuse(Why.TRANSACTION_REVERTED, what=what, transaction=outbound.transaction_hash.hex())
+        return reverted(outbound, what)
     if outbound.status in (TransactionStatus.PENDING, TransactionStatus.SUPERSEDED):
-        return refuse(Why.TRANSACTION_PENDING, what=what)
+        return _pending(outbound, what)
     return outbound
+
+
+def reverted(outbound: OutboundTransaction, what: str) -> Refusal:
+    """Refuse what has failed for good."""
+    refusal = refuse(Why.TRANSACTION_REVERTED, what=what, transaction=outbound.transaction_hash.hex())
+    return refusal._replace(transaction=outbound.transaction_hash)
+
+
+def _pending(outbound: OutboundTransaction, what: str) -> Refusal:
+    """Not known yet; of its transaction's forms the newest is the one to look for."""
+    newest = outbound.attempts[-1].transaction_hash if outbound.attempts else b""
+    return refuse(Why.TRANSACTION_PENDING, what=what)._replace(transaction=newest)

@@ -10,6 +10,7 @@ from tallystick_aggregator.chain import landings
 from tallystick_aggregator.chain.deferred_escrow import DeferredEscrow
 from tallystick_aggregator.chain.network import EvmNetwork
 from tallystick_aggregator.chain.node import CallRevertedError, Node, Receipt, as_reverted
+from tallystick_aggregator.chain.permit2 import ProxiedToken, open_permit2
 from tallystick_aggregator.chain.port import (
     Block,
     Call,
@@ -50,6 +51,7 @@ class EvmChain:
         self.settings = settings
         self.network = settings.network
         self.chain_id = settings.chain_id
+        self.sender = settings.sender.address
         self._shared = network or EvmNetwork(settings, outbox, node=node, clock=clock)
         self._shared.join(settings.escrow, self._payouts_of)
         self._node, self._sender, self._sending = self._shared.node, self._shared.sender, self._shared.sending
@@ -63,6 +65,8 @@ class EvmChain:
             items_per_read=settings.limits.items_per_read,
         )
         self.tokens: Mapping[bytes, Erc3009Token] = {}
+        self.sender = settings.sender.address
+        self.permit2_tokens: Mapping[bytes, ProxiedToken] = {}
         self._withdrawal_listeners: list[Callable[[], None]] = []
         self._owed_listeners: list[Callable[[bytes, bytes], None]] = []
         self._watcher = Watcher(
@@ -107,6 +111,7 @@ class EvmChain:
                 f"{settings.network}: sender {checksum(settings.sender.address)} has no ether to pay for gas"
             )
         self.tokens = {token.address: await open_token(self._node, chain_id, token, head) for token in settings.tokens}
+        self.permit2_tokens = await open_permit2(self._node, settings, head)
 
     # What port.Chain asks for.
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from tallystick.channels import ChannelConfig
-from tallystick.eip712 import Domain
-from tallystick.x402 import ExactAuthorization
+from tallystick.eip712 import Domain, UnversionedDomain
+from tallystick.x402 import ExactAuthorization, Permit2Authorization
 from tallystick_aggregator.chain.claim_plan import ClaimCosts, Group
 from tallystick_aggregator.chain.escrow_events import EscrowEvent
 from tallystick_aggregator.chain.sending.gas_meter import GasMeter
@@ -269,18 +269,69 @@ class EscrowBinding(Protocol):
 
 
 class Token(Protocol):
-    """An ERC-20 with ERC-3009."""
+    """An ERC-20 with ERC-3009; without it where `by_eip3009` is False, and then it takes deposits only."""
 
     @property
     def address(self) -> bytes: ...
     @property
     def domain(self) -> Domain: ...
 
+    @property
+    def by_eip3009(self) -> bool:
+        """Whether payments may move it by authorizations of its own."""
+        ...
+
     async def balance(self, holder: bytes, block: Block) -> int: ...
 
     async def authorization_used(self, authorizer: bytes, nonce: bytes, block: Block) -> bool: ...
 
     def transfer_call(self, authorization: ExactAuthorization) -> Call: ...
+
+
+class Permit2Token(Protocol):
+    """An ERC-20 as payments by Permit2 move it, through x402's proxies; `domain` is Permit2's."""
+
+    @property
+    def address(self) -> bytes: ...
+    @property
+    def domain(self) -> UnversionedDomain: ...
+
+    @property
+    def permit_domain(self) -> Domain:
+        """The token's own: of EIP-2612 permits."""
+        ...
+
+    @property
+    def sponsors_permits(self) -> bool:
+        """Whether permits are landed with the payments that they came with."""
+        ...
+
+    @property
+    def facilitator(self) -> bytes:
+        """Who alone may settle `upto` payments here: the sender."""
+        ...
+
+    async def balance(self, holder: bytes, block: Block) -> int: ...
+
+    async def authorization_used(self, authorizer: bytes, nonce: bytes, block: Block) -> bool:
+        """Whether Permit2 took this nonce of the payer's before, or the payer gave it up."""
+        ...
+
+    async def allowance(self, owner: bytes, block: Block) -> int:
+        """How much Permit2 may take of the owner's tokens."""
+        ...
+
+    async def permit_nonce(self, owner: bytes, block: Block) -> int:
+        """The nonce of the owner's next permit."""
+        ...
+
+    def transfer_call(self, authorization: Permit2Authorization) -> Call:
+        """Move `authorization.value`; with its permit, if it has one."""
+        ...
+
+    def moved(self, call_data: bytes) -> int:
+        """What a call by `transfer_call` for `upto` moves, in atomic units."""
+        ...
 
 
 class Chain(Protocol):
@@ -299,6 +350,16 @@ class Chain(Protocol):
 
     @property
     def tokens(self) -> Mapping[bytes, Token]: ...
+
+    @property
+    def permit2_tokens(self) -> Mapping[bytes, Permit2Token]:
+        """Those that payments may move by Permit2."""
+        ...
+
+    @property
+    def sender(self) -> bytes:
+        """The address that sends our transactions."""
+        ...
 
     @property
     def gas(self) -> GasMeter:

@@ -31,9 +31,16 @@ class ConfigurationError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TokenSettings(Token):
-    """A token on the allow-list. `worth_gwei`: roughly what a whole one is worth in the chain's coin; 0: not told."""
+    """A token on the allow-list. `worth_gwei`: roughly what a whole one is worth in the chain's coin; 0: not told.
+
+    `by_eip3009`, `by_permit2`: how payments without a deposit may move it. `sponsors_permits`: whether EIP-2612 permits
+    to Permit2 are landed with such a payment.
+    """
 
     worth_gwei: float = 0.0
+    by_eip3009: bool = True
+    by_permit2: bool = False
+    sponsors_permits: bool = False
 
     def worth_wei(self, amount: int) -> int | None:
         """Roughly what so many atomic units are worth, in wei; None if that was not told."""

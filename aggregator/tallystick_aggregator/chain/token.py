@@ -49,6 +49,10 @@ class Erc3009Token:
     def address(self) -> bytes:
         return self.settings.address
 
+    @property
+    def by_eip3009(self) -> bool:
+        return self.settings.by_eip3009
+
     async def balance(self, holder: bytes, block: Block) -> int:
         answer = await self._read(selector(BALANCE_OF) + encode(["address"], [holder]), block)
         return int.from_bytes(answer, "big")

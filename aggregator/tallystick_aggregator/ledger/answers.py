@@ -12,7 +12,9 @@ from tallystick.values import Value
 class Refusal(NamedTuple):
     """Nothing was changed, and why. `totals` are for the channel's own parties only.
 
-    `retry_after_s`: when the same call may do better; 0 where that is not known.
+    `retry_after_s`: when the same call may do better; 0 where that is not known. Over HTTP only: `code`, the refusal's
+    standard reason code where its scheme names one, and `transaction`, the hash of one that was sent, and whose outcome
+    is not known yet or is that it reverted.
     """
 
     reason: Reason
@@ -22,6 +24,8 @@ class Refusal(NamedTuple):
     allowed: str = ""
     totals: ChannelTotals | None = None
     retry_after_s: int = 0
+    code: str = ""
+    transaction: bytes = b""
 
 
 class Accepted(Value, frozen=True, gc=False):

@@ -12,11 +12,15 @@ from tallystick_aggregator.ledger.answers import Refusal
 
 
 class Text(NamedTuple):
-    """The reason, the field that it is about (empty if it is none), and the sentence."""
+    """The reason, the field that it is about (empty if it is none), and the sentence.
+
+    `code`: its standard reason code over HTTP, where that is not what its reason has (api/http/reason_codes).
+    """
 
     reason: Reason
     field: str
     text: str
+    code: str = ""
 
 
 class Why:
@@ -144,6 +148,24 @@ class Why:
         "The payment is being used by another request, or by another process for this one.")
     PAYMENT_USED = Text(Reason.PAYMENT_USED, "", "The payment has paid for a request, and pays for one only.")
 
+    # Payments by Permit2, of `exact` and `upto`.
+    PERMIT2_OFF = Text(Reason.TOKEN_UNSUPPORTED, "payload", "The aggregator does not move this token by Permit2.")
+    EIP3009_OFF = Text(Reason.TOKEN_UNSUPPORTED, "payload", "The aggregator moves this token by Permit2 only.")
+    PERMIT2_SPENDER = Text(Reason.PERMIT2_SPENDER, "spender", "The payment is signed for another spender.")
+    PERMIT2_ALLOWANCE = Text(Reason.PERMIT2_ALLOWANCE_REQUIRED, "allowance",
+        "The payer lets Permit2 take less of the token than the payment{beside}.")
+    PERMIT_OF_ANOTHER = Text(Reason.PERMIT2_PERMIT, "extensions.eip2612GasSponsoring.info",
+        "The permit is not for this payment.")
+    PERMIT_TOO_LATE = Text(Reason.PERMIT2_PERMIT, "extensions.eip2612GasSponsoring.info.deadline",
+        "The permit has expired, or is about to.")
+    PERMIT_NONCE = Text(Reason.PERMIT2_PERMIT, "extensions.eip2612GasSponsoring.info.nonce",
+        "The permit has another nonce than the token expects of its owner.")
+    PERMIT_SIGNATURE = Text(Reason.PERMIT2_PERMIT, "extensions.eip2612GasSponsoring.info.signature",
+        "The payer's key did not sign the permit.")
+    UPTO_FACILITATOR = Text(Reason.UPTO_FACILITATOR_MISMATCH, "witness.facilitator",
+        "The payment may be settled by another facilitator only.")
+    UPTO_EXCEEDED = Text(Reason.UPTO_AMOUNT_EXCEEDED, "amount", "The payer signed for less than is to be settled.")
+
     # Signed calls, accounts and channels.
     CALL_OUT_OF_TIME = Text(Reason.CALL_EXPIRED, "authorization.deadline", "The deadline of the signed call {problem}.")
     CALL_SIGNATURE = Text(Reason.CALL_SIGNATURE, "", "The signature is not one that counts: {problem}.")
@@ -224,6 +246,7 @@ def refuse(
     **words: object,
 ) -> Refusal:
     """Return the refusal; `words` fill in the text, `field` takes the place of the table's. See `Refusal`."""
-    reason, usual_field, text = why
+    reason, usual_field, text, code = why
     said = text.format(**words) if words else text
-    return Refusal(reason, said, field or usual_field, str(got), str(allowed), totals, retry_after_s)
+    usual = field or usual_field
+    return Refusal(reason, said, usual, str(got), str(allowed), totals, retry_after_s, code)

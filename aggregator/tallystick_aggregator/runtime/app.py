@@ -6,7 +6,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -24,6 +24,7 @@ from tallystick_aggregator.api.grpc.charge import ChargeService
 from tallystick_aggregator.api.grpc.facilitator import FacilitatorService
 from tallystick_aggregator.api.grpc.server import GrpcServer, Services
 from tallystick_aggregator.api.grpc.settlement import SettlementService
+from tallystick_aggregator.api.tls import LOOK_EVERY_S as TLS_LOOK_EVERY_S
 from tallystick_aggregator.auth.credentials import Credentials, CredentialsError, Principals
 from tallystick_aggregator.auth.limits import GasBudget
 from tallystick_aggregator.chain.chain import EvmChain
@@ -45,9 +46,11 @@ from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.runtime.config.chains import describe
 from tallystick_aggregator.runtime.config.file import Config
 from tallystick_aggregator.runtime.health import LOOK_EVERY_S, PROBE_EVERY_S, Health, probe
+from tallystick_aggregator.runtime.http_edge import HttpEdge
 from tallystick_aggregator.schemes.deferred.payments import DeferredPayments
-from tallystick_aggregator.schemes.exact import ExactPayments
+from tallystick_aggregator.schemes.exact import Claims, ExactPayments
 from tallystick_aggregator.schemes.port import Scheme
+from tallystick_aggregator.schemes.upto import UptoPayments
 from tallystick_aggregator.store.opening import open_store
 from tallystick_aggregator.store.port import Store, StoreError
 from tallystick_aggregator.tasks import PeriodicTask
@@ -60,11 +63,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """An aggregator that takes calls at `address`. `dead` is set once nothing it says can be relied on any more."""
+    """An aggregator that takes calls at `address`, and over HTTP at `http_url`, which is empty where it does not.
+
+    `dead` is set once nothing it says can be relied on any more.
+    """
 
     address: str
     health: Health
     dead: asyncio.Event
+    http_url: str = ""
 
 
 @asynccontextmanager
@@ -87,16 +94,21 @@ async def running(config: Config, *, clock: Callable[[], float] = time.time) -> 
         settlements = await _start_settlements(stack, parts)
         collecting = await _start_collecting(stack, parts)
         timers: list[PeriodicTask] = []
-        services = parts.services(Principals(credentials.lookup), settlements)
+        principals = Principals(credentials.lookup)
+        facilitator = parts.facilitator(principals)
+        services = parts.services(facilitator, principals, settlements)
         server = GrpcServer(services, config.server.listen, config.tls)
+        http = HttpEdge(config, facilitator)
+        stack.push_async_callback(http.stop)
         health = Health(
             [
                 lambda: _store_problems(writer),
                 parts.maintenance.problems,
                 lambda: [timer.problem for timer in timers if timer.problem],
                 lambda: _stale(chains),
+                http.problems,
             ],
-            server.tell_health,
+            _both(server.tell_health, http.tell_health),
             [
                 lambda: _each_once(problem for chain in chains.values() for problem in chain.problems()),
                 settlements.problems,
@@ -107,14 +119,15 @@ async def running(config: Config, *, clock: Callable[[], float] = time.time) -> 
                 lambda: _each_once(problem for chain in chains.values() for problem in chain.sending_problems()),
                 settlements.problems,
             ],
-            tell_settling=server.tell_settling,
+            tell_settling=_both(server.tell_settling, http.tell_settling),
         )
         timers += _start_timers(stack, parts, health)
         await health.look()
         await server.start()
-        stack.push_async_callback(_stop_serving, services.charge, server, float(config.server.stop_grace_s))
+        stack.push_async_callback(_stop_serving, services.charge, server, http, float(config.server.stop_grace_s))
+        await http.start()
         host = config.server.listen.rpartition(":")[0]
-        yield Running(f"{host}:{server.port}", health, dead)
+        yield Running(f"{host}:{server.port}", health, dead, http.url)
         log.info("stopping")
 
 
@@ -161,19 +174,27 @@ class _Parts:
         self.maintenance = Maintenance(writer, store.journal, rules)
         channels = Channels(chains, offers, writer, rules)
         self.budget = GasBudget(config.gas_limits)
+        claims = Claims(now_s)
         self.schemes: Sequence[Scheme[Any, Any]] = [
             DeferredPayments(offers, channels, self.batcher, writer),
-            ExactPayments(chains, offers, outbox, now_s, budget=self.budget),
+            ExactPayments(chains, offers, outbox, now_s, budget=self.budget, claims=claims),
+            UptoPayments(chains, offers, outbox, now_s, budget=self.budget, claims=claims),
         ]
         self.accounts = Accounts(chains, offers, channels, writer, rules, now_s)
         self.deposits = Deposits(chains, offers, writer, outbox, now_s, budget=self.budget)
         self.refunds = Refunds(chains, self.accounts, writer, outbox, budget=self.budget)
 
-    def services(self, principals: Principals, settlements: Settlements) -> Services:
-        """Return what the server serves."""
+    def facilitator(self, principals: Principals) -> Facilitator:
+        """Return x402's verbs, which all edges share."""
+        http = self.config.http
+        open_schemes = (ExactPayments.name,) if http is not None and http.exact_open else ()
+        return Facilitator(principals, self.schemes, open_schemes)
+
+    def services(self, facilitator: Facilitator, principals: Principals, settlements: Settlements) -> Services:
+        """Return what the gRPC server serves."""
         limits = self.config.charge_limits
         return Services(
-            FacilitatorService(Facilitator(principals, self.schemes), self.config.rules, limits),
+            FacilitatorService(facilitator, self.config.rules, limits),
             ChargeService(principals, self.batcher, self.writer, limits),
             AccountService(principals, self.accounts, self.deposits, self.refunds),
             SettlementService(principals, self.store.outbox, settlements),
@@ -336,6 +357,7 @@ def _start_timers(stack: AsyncExitStack, parts: _Parts, health: Health) -> Seque
         PeriodicTask("refunds", parts.refunds.resume, RESUME_EVERY_S),
         PeriodicTask("store probe", lambda: probe(parts.writer), PROBE_EVERY_S),
         PeriodicTask("health", health.look, LOOK_EVERY_S),
+        *([PeriodicTask("TLS files", tls.look, TLS_LOOK_EVERY_S)] if (tls := parts.config.tls) else []),
     )
     for timer in timers:
         stack.push_async_callback(timer.stop)
@@ -344,12 +366,22 @@ def _start_timers(stack: AsyncExitStack, parts: _Parts, health: Health) -> Seque
     return timers
 
 
-async def _stop_serving(charges: ChargeService, server: GrpcServer, grace_s: float) -> None:
+async def _stop_serving(charges: ChargeService, server: GrpcServer, http: HttpEdge, grace_s: float) -> None:
     """Take nothing new, answer what was taken."""
-    stopping = asyncio.create_task(server.stop(grace_s))
+    stopping = asyncio.gather(server.stop(grace_s), http.stop())
     await asyncio.sleep(0)  # no new streams from here on
     charges.finish_streams()
     await stopping
+
+
+def _both(*tell: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """Tell each edge the same."""
+
+    async def tell_all(**what: bool) -> None:
+        for one in tell:
+            await one(**what)
+
+    return tell_all
 
 
 def _store_problems(writer: LedgerWriter) -> Sequence[str]:

@@ -40,7 +40,8 @@ def fail(error: Exception) -> NoReturn:
 def serve(config_path: Path) -> None:
     """Run the aggregator until it is told to stop (Ctrl-C or SIGTERM).
 
-    Prints "listening on HOST:PORT" once it takes calls; its log goes to standard error.
+    Prints "listening on HOST:PORT" once it takes calls, and before that "HTTP facilitator at URL" where the
+    configuration has a table [http]; its log goes to standard error.
 
     \b
     tallystick serve --config playground/aggregator.toml

@@ -1,4 +1,4 @@
-"""Whether the aggregator serves, looked at every `LOOK_EVERY_S` and told to whoever asks the gRPC health service.
+"""Whether the aggregator serves, looked at every `LOOK_EVERY_S` and told by gRPC's health service and by /healthz.
 
 NOT_SERVING while the store cannot be written, a background task is down, or the mirror of a chain is stale. What only
 slows settlement down (an endpoint that does not answer, a fee above the cap, a withdrawal that is not claimed in time)

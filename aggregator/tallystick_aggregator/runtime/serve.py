@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 def run(config_path: Path, say: Callable[[str], None], *, clock: Callable[[], float] = time.time) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code. Raises what StartError lists.
 
-    `say` is told the address once calls are taken; `clock` is as in `app.running`.
+    `say` is told the addresses once calls are taken; `clock` is as in `app.running`.
     """
     config = Config.load(config_path)
     logs.configure(config.server.log_level, as_json=config.server.log_json)
@@ -56,6 +56,8 @@ async def serve(config: Config, say: Callable[[str], None], clock: Callable[[], 
         # What was loaded lives as long as the process: the collector need not walk through it again and again.
         gc.collect()
         gc.freeze()
+        if aggregator.http_url:
+            say(f"HTTP facilitator at {aggregator.http_url}")
         say(f"listening on {aggregator.address}")
         await _first(stop, aggregator.dead)
         died = aggregator.dead.is_set()

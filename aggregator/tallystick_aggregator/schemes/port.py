@@ -6,9 +6,10 @@ takes, and how each is read. What it reads, and nobody else looks into, is what 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from tallystick.facilitator import Kind, Settled, Verified
+from tallystick.reasons import Reason
 from tallystick.x402 import PaymentTerms
 from tallystick_aggregator.ledger.answers import Refusal
 
@@ -82,4 +83,14 @@ class Scheme(Protocol[V, S]):
 
     async def release(self, terms: PaymentTerms, payment: S, caller: Caller, /) -> Settled | Refusal:
         """Give back what verify reserved. Raises MalformedError where a payment reserves nothing."""
+        ...
+
+
+@runtime_checkable
+class NamesReasons(Protocol):
+    """A scheme for whose refusals x402 has standard codes of their own."""
+
+    @property
+    def reason_codes(self) -> Mapping[Reason, str]:
+        """Standard codes where they are not the ones of every scheme (api/http/reason_codes)."""
         ...

@@ -184,6 +184,7 @@ def _read_kind(message: pb.Kind) -> Kind:
         withdraw_delay_s_min=message.withdraw_delay_s_min,
         withdraw_delay_s_max=message.withdraw_delay_s_max,
         extra=decode_json(message.extra, dict[str, Any], "Kind.extra", HEADER_BYTES_MAX) if message.extra else {},
+        extensions=tuple(message.extensions),
     )
 
 
@@ -200,6 +201,7 @@ def _write_kind(kind: Kind) -> pb.Kind:
         withdraw_delay_s_min=kind.withdraw_delay_s_min,
         withdraw_delay_s_max=kind.withdraw_delay_s_max,
         extra=msgspec.json.encode(kind.extra) if kind.extra else b"",
+        extensions=kind.extensions,
     )
 
 

@@ -97,6 +97,12 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_REFUND_PENDING: _Reason.ValueType  # 87
     REASON_CHANNEL_LIMIT: _Reason.ValueType  # 88
     REASON_REFUND_WITHOUT_PAYMENT: _Reason.ValueType  # 89
+    REASON_PERMIT2_ALLOWANCE_REQUIRED: _Reason.ValueType  # 100
+    """Payments by Permit2: `exact` with assetTransferMethod "permit2", and `upto`."""
+    REASON_PERMIT2_SPENDER: _Reason.ValueType  # 101
+    REASON_PERMIT2_PERMIT: _Reason.ValueType  # 102
+    REASON_UPTO_FACILITATOR_MISMATCH: _Reason.ValueType  # 103
+    REASON_UPTO_AMOUNT_EXCEEDED: _Reason.ValueType  # 104
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why something was refused. One list for gRPC, for HTTP (in lower case, without the prefix) and for the clients'
@@ -170,6 +176,12 @@ REASON_REFUND_EXCEEDS_AVAILABLE: Reason.ValueType  # 86
 REASON_REFUND_PENDING: Reason.ValueType  # 87
 REASON_CHANNEL_LIMIT: Reason.ValueType  # 88
 REASON_REFUND_WITHOUT_PAYMENT: Reason.ValueType  # 89
+REASON_PERMIT2_ALLOWANCE_REQUIRED: Reason.ValueType  # 100
+"""Payments by Permit2: `exact` with assetTransferMethod "permit2", and `upto`."""
+REASON_PERMIT2_SPENDER: Reason.ValueType  # 101
+REASON_PERMIT2_PERMIT: Reason.ValueType  # 102
+REASON_UPTO_FACILITATOR_MISMATCH: Reason.ValueType  # 103
+REASON_UPTO_AMOUNT_EXCEEDED: Reason.ValueType  # 104
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
 
 @_typing.final

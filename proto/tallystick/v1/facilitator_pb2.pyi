@@ -86,6 +86,7 @@ class Kind(_message.Message):
     WITHDRAW_DELAY_S_MAX_FIELD_NUMBER: _builtins.int
     WITHDRAW_DELAY_S_FIELD_NUMBER: _builtins.int
     EXTRA_FIELD_NUMBER: _builtins.int
+    EXTENSIONS_FIELD_NUMBER: _builtins.int
     scheme: _builtins.str
     network: _builtins.str
     escrow: _builtins.bytes
@@ -98,9 +99,13 @@ class Kind(_message.Message):
     withdraw_delay_s: _builtins.int
     """What is proposed to payers that name no delay of their own."""
     extra: _builtins.bytes
-    """What else its offers carry in `extra`: a JSON object; empty for deferred and exact."""
+    """What else its offers carry in `extra`: a JSON object; empty for deferred, and for exact by ERC-3009."""
     @_builtins.property
     def assets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Asset]: ...
+    @_builtins.property
+    def extensions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The extensions of x402 that its payments may use, by their keys, such as eip2612GasSponsoring."""
+
     def __init__(
         self,
         *,
@@ -115,10 +120,11 @@ class Kind(_message.Message):
         withdraw_delay_s_max: _builtins.int = ...,
         withdraw_delay_s: _builtins.int = ...,
         extra: _builtins.bytes = ...,
+        extensions: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assets", b"assets", "escrow", b"escrow", "escrow_name", b"escrow_name", "escrow_version", b"escrow_version", "extra", b"extra", "network", b"network", "operator", b"operator", "scheme", b"scheme", "withdraw_delay_s", b"withdraw_delay_s", "withdraw_delay_s_max", b"withdraw_delay_s_max", "withdraw_delay_s_min", b"withdraw_delay_s_min"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assets", b"assets", "escrow", b"escrow", "escrow_name", b"escrow_name", "escrow_version", b"escrow_version", "extensions", b"extensions", "extra", b"extra", "network", b"network", "operator", b"operator", "scheme", b"scheme", "withdraw_delay_s", b"withdraw_delay_s", "withdraw_delay_s_max", b"withdraw_delay_s_max", "withdraw_delay_s_min", b"withdraw_delay_s_min"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,6 +3,8 @@
 messages    the JSON objects, the three headers and their strict codec
 terms       what a 402 asks for: network, amount, token, receiver, and what each scheme adds
 payloads    what a payment carries: `deferred` and `exact`
+permit2     what payments by Permit2 carry, and permits that are landed with them
+facilitator what is posted to a facilitator over HTTP, and its answers
 identifier  the payment-identifier extension
 pay_ahead   the pay-ahead extension: where a price holds
 """
@@ -37,19 +39,40 @@ from tallystick.x402.payloads import (
     read_deferred,
     read_exact,
 )
+from tallystick.x402.permit2 import (
+    EIP2612_GAS_SPONSORING,
+    Permit2Authorization,
+    TokenPermit,
+    is_permit2,
+    permit2_payload,
+    permit_declaration,
+    permit_extension,
+    read_exact_permit2,
+    read_upto,
+)
 from tallystick.x402.terms import (
+    ASSET_TRANSFER_EIP3009,
+    ASSET_TRANSFER_METHOD,
+    ASSET_TRANSFER_PERMIT2,
     SCHEME_DEFERRED,
     SCHEME_EXACT,
+    SCHEME_UPTO,
     DeferredTerms,
     ExactTerms,
     Network,
     PaymentTerms,
+    UptoTerms,
     read_deferred_terms,
     read_exact_terms,
     read_terms,
+    read_upto_terms,
 )
 
 __all__ = [
+    "ASSET_TRANSFER_EIP3009",
+    "ASSET_TRANSFER_METHOD",
+    "ASSET_TRANSFER_PERMIT2",
+    "EIP2612_GAS_SPONSORING",
     "HEADER_BYTES_MAX",
     "PAYMENT_IDENTIFIER",
     "PAYMENT_REQUIRED_HEADER",
@@ -57,6 +80,7 @@ __all__ = [
     "PAYMENT_SIGNATURE_HEADER",
     "SCHEME_DEFERRED",
     "SCHEME_EXACT",
+    "SCHEME_UPTO",
     "DeferredPayment",
     "DeferredTerms",
     "ExactAuthorization",
@@ -67,22 +91,32 @@ __all__ = [
     "PaymentRequired",
     "PaymentRequirements",
     "PaymentTerms",
+    "Permit2Authorization",
     "ResourceInfo",
     "SettleResponse",
+    "TokenPermit",
+    "UptoTerms",
     "decode_header",
     "decode_json",
     "deferred_payload",
     "encode_header",
     "encode_json",
     "exact_payload",
+    "is_permit2",
     "pay_ahead_extension",
     "payment_identifier_declaration",
     "payment_identifier_extension",
+    "permit2_payload",
+    "permit_declaration",
+    "permit_extension",
     "read_deferred",
     "read_deferred_terms",
     "read_exact",
+    "read_exact_permit2",
     "read_exact_terms",
     "read_identifier",
     "read_pay_ahead",
     "read_terms",
+    "read_upto",
+    "read_upto_terms",
 ]

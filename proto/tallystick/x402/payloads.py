@@ -9,10 +9,12 @@ from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
+from tallystick import eip712
 from tallystick.amounts import parse_amount, parse_uint64
 from tallystick.channels import ChannelConfig
 from tallystick.errors import MalformedError
 from tallystick.hexadecimal import checksum, parse_address, parse_bytes, parse_bytes_up_to, to_hex
+from tallystick.quantities import Bytes32
 from tallystick.spend_keys import SpendProof
 from tallystick.x402.identifier import PAYMENT_IDENTIFIER, read_payment_id
 from tallystick.x402.messages import Message, PaymentPayload, malformed
@@ -105,6 +107,12 @@ class ExactAuthorization:
     valid_before: int
     nonce: bytes
     signature: bytes = field(repr=False)
+
+    def struct_hash(self) -> Bytes32:
+        """What the payer signs, under the token's domain."""
+        return eip712.hash_transfer_with_authorization(
+            self.from_, self.to, self.value, self.valid_after, self.valid_before, self.nonce
+        )
 
 
 def read_deferred(payment: PaymentPayload) -> DeferredPayment:

@@ -1,6 +1,6 @@
 """What a 402 asks for, as bytes and integers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 from tallystick.amounts import parse_amount, parse_uint64
@@ -10,10 +10,13 @@ from tallystick.x402.messages import PaymentRequirements
 
 SCHEME_DEFERRED: Final = "deferred"
 SCHEME_EXACT: Final = "exact"
+SCHEME_UPTO: Final = "upto"
 SCHEME_BATCH_SETTLEMENT: Final = "batch-settlement"
 
 VOUCHER_MANAGER_FACILITATOR: Final = "facilitator"
 ASSET_TRANSFER_EIP3009: Final = "eip3009"
+ASSET_TRANSFER_PERMIT2: Final = "permit2"
+ASSET_TRANSFER_METHOD: Final = "assetTransferMethod"
 _EIP155: Final = "eip155:"
 _NAME_CHARS_MAX: Final = 128
 
@@ -44,13 +47,17 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class PaymentTerms:
-    """What the seller asks for; `amount` is in atomic units of `asset`, addresses have 20 bytes."""
+    """What the seller asks for; `amount` is in atomic units of `asset`, addresses have 20 bytes.
+
+    `max_timeout_s`: how long the seller waits for a settlement; 0 where it does not say.
+    """
 
     scheme: str
     network: Network
     amount: int
     asset: bytes
     pay_to: bytes
+    max_timeout_s: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +103,26 @@ class ExactTerms:
         """The `extra` of the PaymentRequirements."""
         extra = {"name": self.name, "version": self.version}
         if self.asset_transfer_method != ASSET_TRANSFER_EIP3009:
-            extra["assetTransferMethod"] = self.asset_transfer_method
+            extra[ASSET_TRANSFER_METHOD] = self.asset_transfer_method
         return extra
+
+
+@dataclass(frozen=True, slots=True)
+class UptoTerms:
+    """What `upto` adds to the terms: who alone may settle it, and the token's EIP-712 domain, for permits."""
+
+    facilitator: bytes
+    name: str
+    version: str
+
+    def extra(self) -> dict[str, Any]:
+        """The `extra` of the PaymentRequirements."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            ASSET_TRANSFER_METHOD: ASSET_TRANSFER_PERMIT2,
+            "facilitatorAddress": checksum(self.facilitator),
+        }
 
 
 def read_terms(requirements: PaymentRequirements, field: str = "accepted") -> PaymentTerms:
@@ -108,6 +133,7 @@ def read_terms(requirements: PaymentRequirements, field: str = "accepted") -> Pa
         amount=parse_amount(requirements.amount, f"{field}.amount"),
         asset=parse_address(requirements.asset, f"{field}.asset"),
         pay_to=parse_address(requirements.pay_to, f"{field}.payTo"),
+        max_timeout_s=requirements.max_timeout_seconds,
     )
 
 
@@ -131,8 +157,17 @@ def read_exact_terms(extra: dict[str, Any], field: str = "extra") -> ExactTerms:
         name=_name(extra.get("name"), f"{field}.name"),
         version=_name(extra.get("version"), f"{field}.version"),
         asset_transfer_method=_name(
-            extra.get("assetTransferMethod", ASSET_TRANSFER_EIP3009), f"{field}.assetTransferMethod"
+            extra.get(ASSET_TRANSFER_METHOD, ASSET_TRANSFER_EIP3009), f"{field}.{ASSET_TRANSFER_METHOD}"
         ),
+    )
+
+
+def read_upto_terms(extra: dict[str, Any], field: str = "extra") -> UptoTerms:
+    """What the `extra` of an `upto` offer says; raises MalformedError, its field below `field`."""
+    return UptoTerms(
+        facilitator=parse_address(extra.get("facilitatorAddress"), f"{field}.facilitatorAddress"),
+        name=_name(extra.get("name"), f"{field}.name"),
+        version=_name(extra.get("version"), f"{field}.version"),
     )
 
 

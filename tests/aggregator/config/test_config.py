@@ -368,3 +368,37 @@ def test_r5_a_limit_that_cannot_work_is_refused_by_its_name(load: Load, setting:
 def test_r5_a_tokens_worth_is_a_number(load: Load, worth: str) -> None:
     with pytest.raises(ConfigurationError, match=r"chain\[0\].token\[0\].worth_gwei: got"):
         load(('min_deposit = "1000"', f"worth_gwei = {worth}"))
+
+
+METHODS = 'min_deposit = "1000"\ntransfer_methods = '
+
+
+def test_a_token_is_moved_by_eip3009_unless_it_is_said(load: Load) -> None:
+    (token,) = load().chains[0].tokens
+    assert (token.by_eip3009, token.by_permit2, token.sponsors_permits) == (True, False, False)
+
+
+@pytest.mark.parametrize(
+    ("methods", "expected"),
+    [
+        ('["eip3009", "permit2"]', (True, True, False)),
+        ('["permit2"]\neip2612 = true', (False, True, True)),
+    ],
+)
+def test_how_a_token_is_moved_is_configured(load: Load, methods: str, expected: tuple[bool, bool, bool]) -> None:
+    (token,) = load(('min_deposit = "1000"', METHODS + methods)).chains[0].tokens
+    assert (token.by_eip3009, token.by_permit2, token.sponsors_permits) == expected
+
+
+@pytest.mark.parametrize(
+    ("methods", "problem"),
+    [
+        ("[]", r"chain\[0\].token\[0\].transfer_methods: got"),
+        ('["erc7710"]', r"transfer_methods: got \['erc7710'\], allowed one or both of \['eip3009', 'permit2'\]"),
+        ('["permit2", "permit2"]', "transfer_methods: got"),
+        ('["eip3009"]\neip2612 = true', r"token\[0\].eip2612: got true, allowed only where transfer_methods"),
+    ],
+)
+def test_ways_to_move_a_token_that_cannot_be_are_told(load: Load, methods: str, problem: str) -> None:
+    with pytest.raises(ConfigurationError, match=problem):
+        load(('min_deposit = "1000"', METHODS + methods))

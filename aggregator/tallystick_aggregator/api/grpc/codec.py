@@ -76,7 +76,15 @@ _STATUS: Final = {
 
 def write_refusal(refusal: Refusal) -> common_pb2.Refusal:
     """Why not, what came, what is allowed."""
-    return common.write_refusal(*refusal)
+    return common.write_refusal(
+        refusal.reason,
+        refusal.message,
+        refusal.field,
+        refusal.got,
+        refusal.allowed,
+        refusal.totals,
+        refusal.retry_after_s,
+    )
 
 
 def write_charge_result(answer: Accepted | Refusal) -> charge_pb2.ChargeResult:

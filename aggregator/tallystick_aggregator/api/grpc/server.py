@@ -1,7 +1,7 @@
 """The gRPC server: what it binds to, who may read along, and what one peer may take up."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import grpc
@@ -23,6 +23,7 @@ from tallystick_aggregator.api.grpc.charge import ChargeService, add_charge_serv
 from tallystick_aggregator.api.grpc.concurrency_limits import CallLimits, ConcurrencyLimits
 from tallystick_aggregator.api.grpc.facilitator import FacilitatorService
 from tallystick_aggregator.api.grpc.settlement import SettlementService
+from tallystick_aggregator.api.tls import Tls, TlsFiles
 from tallystick_aggregator.chain.settings import ConfigurationError
 
 MESSAGE_BYTES_MAX: Final = 1024 * 1024
@@ -54,15 +55,6 @@ OPTIONS: Final[Sequence[tuple[str, Any]]] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Tls:
-    """PEM texts. With `client_ca`, callers need a certificate that it signed (mutual TLS)."""
-
-    certificate: bytes
-    key: bytes = field(repr=False)
-    client_ca: bytes | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Services:
     """What is served."""
 
@@ -75,8 +67,13 @@ class Services:
 class GrpcServer:
     """One listening server. `port` is the bound one, once it is built."""
 
-    def __init__(self, services: Services, listen: str, tls: Tls | None, call_limits: CallLimits | None = None) -> None:
-        """Build and bind. Raises ConfigurationError where the address cannot be had. Needs a running event loop."""
+    def __init__(
+        self, services: Services, listen: str, tls: Tls | TlsFiles | None, call_limits: CallLimits | None = None
+    ) -> None:
+        """Build and bind. Raises ConfigurationError where the address cannot be had. Needs a running event loop.
+
+        Files are followed: a connection is made with what they hold by then.
+        """
         self.limits = ConcurrencyLimits(services.charge.principals, call_limits)
         self._server = grpc.aio.server(
             interceptors=[self.limits],
@@ -115,17 +112,12 @@ class GrpcServer:
         status = health_pb2.HealthCheckResponse.SERVING if settling else health_pb2.HealthCheckResponse.NOT_SERVING
         await self._health.set(SETTLEMENT_SERVICE_NAME, status)
 
-    def _bind(self, listen: str, tls: Tls | None) -> int:
+    def _bind(self, listen: str, tls: Tls | TlsFiles | None) -> int:
         try:
             if tls is None:
                 port = self._server.add_insecure_port(listen)
             else:
-                credentials = grpc.ssl_server_credentials(
-                    [(tls.key, tls.certificate)],
-                    root_certificates=tls.client_ca,
-                    require_client_auth=tls.client_ca is not None,
-                )
-                port = self._server.add_secure_port(listen, credentials)
+                port = self._server.add_secure_port(listen, _credentials(tls))
         except RuntimeError:
             port = 0
         if port == 0:
@@ -133,3 +125,26 @@ class GrpcServer:
                 f"server.listen: {listen!r} cannot be bound; is it in use, or not of this machine?"
             )
         return port
+
+
+def _credentials(tls: Tls | TlsFiles) -> grpc.ServerCredentials:
+    def configuration(current: Tls) -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration([(current.key, current.certificate)], current.client_ca)
+
+    first = told = tls if isinstance(tls, Tls) else tls.current
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        """Return what is new since the last connection; gRPC asks at each, on a thread of its own."""
+        nonlocal told
+        current = tls if isinstance(tls, Tls) else tls.current
+        if current is told:
+            return None
+        told = current
+        return configuration(current)
+
+    # The library's types do not know that None means: nothing new.
+    make: Any = grpc.dynamic_ssl_server_credentials
+    credentials: grpc.ServerCredentials = make(
+        configuration(first), fetch, require_client_authentication=first.client_ca is not None
+    )
+    return credentials

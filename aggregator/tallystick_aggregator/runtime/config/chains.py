@@ -15,6 +15,7 @@ from tallystick.hexadecimal import checksum, parse_address
 from tallystick.keys import with_paths
 from tallystick.quantities import MAX_AMOUNT
 from tallystick.signatures import Signer
+from tallystick.x402 import ASSET_TRANSFER_EIP3009, ASSET_TRANSFER_PERMIT2
 from tallystick_aggregator.chain.settings import (
     LOGS_RANGE_BLOCKS,
     URGENT_CAP_FACTOR,
@@ -33,6 +34,7 @@ DEFAULT_WITHDRAW_DELAY_S_MIN: Final = 10_800
 LOGS_RANGE_BLOCKS_MAX: Final = 1_000_000
 WORTH_GWEI_MAX: Final = 1e18
 _GWEI: Final = 10**9
+_TRANSFER_METHODS: Final = frozenset({ASSET_TRANSFER_EIP3009, ASSET_TRANSFER_PERMIT2})
 
 KeyLoader = Callable[[str, str], Signer]
 """As `tallystick.keys.load_signer`: the signer of a key reference; the second is the setting that holds it."""
@@ -50,6 +52,10 @@ class TokenSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Left out: one whole token. Each deposit, refund and claim costs gas, whatever is in the account."""
     worth_gwei: float = 0.0
     """Roughly what a whole token is worth in the chain's coin; 0: not told."""
+    transfer_methods: list[str] = msgspec.field(default_factory=lambda: [ASSET_TRANSFER_EIP3009])
+    """How payments without a deposit move it: "eip3009", "permit2" or both."""
+    eip2612: bool = False
+    """Whether permits to Permit2 are landed with the payments that they come with."""
 
 
 class EscrowSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -184,6 +190,16 @@ def _token(section: TokenSection, where: str) -> TokenSettings:
         )
     if not (math.isfinite(section.worth_gwei) and 0 <= section.worth_gwei <= WORTH_GWEI_MAX):
         raise ConfigurationError(f"{where}.worth_gwei: got {section.worth_gwei}, allowed 0 to {WORTH_GWEI_MAX:g}")
+    methods = section.transfer_methods
+    if not methods or len(set(methods)) < len(methods) or not set(methods) <= _TRANSFER_METHODS:
+        raise ConfigurationError(
+            f"{where}.transfer_methods: got {methods}, allowed one or both of {sorted(_TRANSFER_METHODS)}"
+        )
+    by_permit2 = ASSET_TRANSFER_PERMIT2 in methods
+    if section.eip2612 and not by_permit2:
+        raise ConfigurationError(
+            f"{where}.eip2612: got true, allowed only where transfer_methods has {ASSET_TRANSFER_PERMIT2!r}"
+        )
     return TokenSettings(
         address=parse_address(section.address, f"{where}.address"),
         symbol=section.symbol,
@@ -192,6 +208,9 @@ def _token(section: TokenSection, where: str) -> TokenSettings:
         version=section.version,
         min_deposit=min_deposit,
         worth_gwei=section.worth_gwei,
+        by_eip3009=ASSET_TRANSFER_EIP3009 in methods,
+        by_permit2=by_permit2,
+        sponsors_permits=section.eip2612,
     )
 
 

@@ -25,7 +25,7 @@ from tallystick.errors import KeyReferenceError, MalformedError
 from tallystick.keys import load_signer
 from tallystick.targets import is_loopback
 from tallystick_aggregator.api.grpc.charge import ChargeLimits
-from tallystick_aggregator.api.grpc.server import Tls
+from tallystick_aggregator.api.tls import Tls, TlsFiles
 from tallystick_aggregator.auth.limits import GasLimits
 from tallystick_aggregator.chain.settings import ChainSettings, ConfigurationError
 from tallystick_aggregator.ledger.commands import Rules
@@ -38,6 +38,7 @@ from tallystick_aggregator.runtime.config.chains import (
     check_networks,
 )
 from tallystick_aggregator.runtime.config.errors import between, read_table, what_is_wrong
+from tallystick_aggregator.runtime.config.http import HttpSettings, read_http
 from tallystick_aggregator.runtime.logs import LEVELS
 from tallystick_aggregator.store.opening import SCHEMES, allowed_urls, sqlite_path, sqlite_url
 from tallystick_aggregator.store.port import StoreUnusableError
@@ -68,9 +69,7 @@ class ServerSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     def check(self, folder: Path) -> None:
         """Raise ConfigurationError for an address or TLS files that cannot work."""
-        host, _, port = self.listen.rpartition(":")
-        if not host or not (port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) <= 65_535):
-            raise ConfigurationError(f"server.listen: got {self.listen!r}, allowed HOST:PORT, such as {DEFAULT_LISTEN}")
+        self.check_listen(self.listen, "server.listen", DEFAULT_LISTEN)
         if bool(self.tls_certificate) != bool(self.tls_key):
             there, missing = ("tls_certificate", "tls_key") if self.tls_certificate else ("tls_key", "tls_certificate")
             raise ConfigurationError(f"server.{missing}: got nothing, allowed a PEM file, because {there} is set")
@@ -84,23 +83,30 @@ class ServerSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
             raise ConfigurationError(f"server.log_level: got {self.log_level!r}, allowed {', '.join(LEVELS)}")
         between(0, self.stop_grace_s, SECONDS_MAX, "server.stop_grace_s")
         between(0, self.signature_processes, 256, "server.signature_processes")
-        if not self.tls_certificate and not self.insecure and not is_loopback(self.listen):
+
+    def check_listen(self, listen: str, setting: str, example: str) -> None:
+        """Raise ConfigurationError for an address that is none, or that is open to others without TLS."""
+        host, _, port = listen.rpartition(":")
+        if not host or not (port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) <= 65_535):
+            raise ConfigurationError(f"{setting}: got {listen!r}, allowed HOST:PORT, such as {example}")
+        if not self.tls_certificate and not self.insecure and not is_loopback(listen):
             raise ConfigurationError(
-                f"server.listen: {self.listen} can be reached from outside without TLS;"
+                f"{setting}: {listen} can be reached from outside without TLS;"
                 " set tls_certificate and tls_key, or insecure = true if something in front does TLS"
             )
 
-    def tls(self, folder: Path) -> Tls | None:
+    def tls(self, folder: Path) -> TlsFiles | None:
         """Read the TLS files, if there are any."""
         if not self.tls_certificate:
             return None
-        return Tls(
+        current = Tls(
             certificate=_pem(folder, self.tls_certificate, "server.tls_certificate", b"CERTIFICATE-----"),
             key=_pem(folder, self.tls_key, "server.tls_key", b"PRIVATE KEY-----"),
             client_ca=_pem(folder, self.tls_client_ca, "server.tls_client_ca", b"CERTIFICATE-----")
             if self.tls_client_ca
             else None,
         )
+        return TlsFiles(folder / self.tls_certificate, folder / self.tls_key, current)
 
 
 class StoreSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -152,6 +158,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     settlement: SettlementSection = SettlementSection()
     limits: dict[str, Any] = {}
     gas: dict[str, Any] = {}
+    http: dict[str, Any] | None = None
 
     def rules(self) -> tuple[Rules, ChargeLimits]:
         """The limits of payers, sellers and peers; amounts are text, "0" for none. Raises ConfigurationError."""
@@ -177,7 +184,7 @@ class Config:
     """A checked configuration; paths are absolute. `withdraw_delays_s`: what is proposed to payers, by network."""
 
     server: ServerSection
-    tls: Tls | None
+    tls: TlsFiles | None
     store_url: str
     credentials_path: Path
     interval_s: int
@@ -187,6 +194,8 @@ class Config:
     charge_limits: ChargeLimits
     gas_limits: GasLimits
     chains: tuple[ChainSettings, ...]
+    http: HttpSettings | None
+    """None without a table [http]: then there is no HTTP edge."""
     withdraw_delays_s: Mapping[str, int]
 
     @classmethod
@@ -228,6 +237,7 @@ class Config:
                 if load_key is not None
                 for settings in chain_settings(section, index, folder, load_key)
             ),
+            http=None if file.http is None else read_http(file.http, file.server.check_listen),
             withdraw_delays_s={section.network: section.withdraw_delay_s for section in file.chain},
         )
 

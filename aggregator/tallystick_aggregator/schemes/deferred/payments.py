@@ -9,7 +9,7 @@ from typing import Any
 from tallystick.charges import DeferredCharge
 from tallystick.codec.facilitator import read_deferred, read_handle
 from tallystick.facilitator import Kind, Settled, Verified
-from tallystick.x402 import SCHEME_DEFERRED, PaymentTerms
+from tallystick.x402 import PAYMENT_IDENTIFIER, SCHEME_DEFERRED, DeferredTerms, PaymentTerms
 from tallystick_aggregator.accounts.channels import Channels
 from tallystick_aggregator.accounts.offers import (
     Offers,
@@ -55,6 +55,10 @@ class DeferredPayments:
                 withdraw_delay_s=offer.withdraw_delay_s,
                 withdraw_delay_s_min=offer.withdraw_delay_s_min,
                 withdraw_delay_s_max=offer.withdraw_delay_s_max,
+                extra=DeferredTerms(
+                    offer.escrow, offer.operator, offer.withdraw_delay_s, offer.escrow_name, offer.escrow_version
+                ).extra(),
+                extensions=(PAYMENT_IDENTIFIER,),
             )
             for offer in self._offers.values()
         ]

@@ -1,11 +1,13 @@
-"""The scheme `exact`: one ERC-3009 transfer a payment, for payers without a deposit (x402's own scheme on EVM chains).
+"""The scheme `exact`: one transfer a payment, for payers without a deposit (x402's own scheme on EVM chains).
 
 payments        verify, settle and release
 preconditions   what must hold for a transfer to settle, and what it may burn
 claims          whose a payment is: one receiver, one request, one attempt
+permit2         what payments by Permit2 need besides: spender, allowance, permits
 authorizations  what the payer signed, and what of it needs no chain to check
 """
 
+from tallystick_aggregator.schemes.exact.claims import Claims
 from tallystick_aggregator.schemes.exact.payments import ExactPayments
 
-__all__ = ["ExactPayments"]
+__all__ = ["Claims", "ExactPayments"]

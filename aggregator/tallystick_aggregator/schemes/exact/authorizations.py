@@ -1,17 +1,24 @@
-"""What the payer of an `exact` payment signed: its digest, its forms of signature, and the time in which it counts."""
+"""What the payer of a transfer signed: its digest, its forms of signature, and the time in which it counts."""
 
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeAlias, TypeVar
 
 from tallystick import eip712
+from tallystick.eip712 import PERMIT2_ADDRESS
 from tallystick.errors import InvalidSignatureError
 from tallystick.hashing import keccak256
 from tallystick.hexadecimal import checksum
 from tallystick.signatures import recover
-from tallystick.x402 import ExactAuthorization
-from tallystick_aggregator.chain.port import Token
+from tallystick.x402 import ExactAuthorization, Permit2Authorization
+from tallystick_aggregator.chain.port import Permit2Token, Token
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse
+
+Authorization: TypeAlias = ExactAuthorization | Permit2Authorization
+"""What a payer signs for one transfer, by either way to move a token."""
+TransferToken: TypeAlias = Token | Permit2Token
+"""The token in the way in which it is moved."""
+A = TypeVar("A", bound=Authorization)
 
 WINDOW_MARGIN_S: Final = 6
 """How long an authorization must still be valid to be sent, in seconds: as the official facilitator has it."""
@@ -20,20 +27,21 @@ _DELEGATION: Final = bytes.fromhex("ef0100")
 """EIP-7702: the code of an account that lets a contract act for it is this and the contract's address."""
 
 
-def transfer_digest(token: Token, payment: ExactAuthorization) -> bytes:
-    """Return what the payer signs: the token's TransferWithAuthorization."""
-    struct_hash = eip712.hash_transfer_with_authorization(
-        payment.from_, payment.to, payment.value, payment.valid_after, payment.valid_before, payment.nonce
-    )
-    return eip712.digest(token.domain, struct_hash)
+def transfer_digest(token: TransferToken, payment: Authorization) -> bytes:
+    """Return what the payer signs: the token's TransferWithAuthorization, or Permit2's PermitWitnessTransferFrom."""
+    return eip712.digest(token.domain, payment.struct_hash())
 
 
-def transfer_slot(network: str, token: bytes, payment: ExactAuthorization) -> bytes:
-    """Return what the token takes once (threat 22): it names the transfer in the outbox, so that one is sent."""
-    return keccak256(network.encode() + token + payment.from_ + payment.nonce)
+def transfer_slot(network: str, token: bytes, payment: Authorization) -> bytes:
+    """Return what is taken once (threat 22): it names the transfer in the outbox, so that one is sent.
+
+    The token takes each nonce of its own authorizations once; Permit2 takes each of its own once, for all tokens.
+    """
+    taker = PERMIT2_ADDRESS if isinstance(payment, Permit2Authorization) else token
+    return keccak256(network.encode() + taker + payment.from_ + payment.nonce)
 
 
-def with_canonical_v(token: Token, payment: ExactAuthorization) -> ExactAuthorization:
+def with_canonical_v(token: TransferToken, payment: A) -> A:
     """Return the payment with the `v` that tokens take, 27 or 28, where the payer's own key signed it with 0 or 1.
 
     Some libraries write the recovery id. Any other signature stays as it is: a contract wallet's means what its
@@ -46,7 +54,7 @@ def with_canonical_v(token: Token, payment: ExactAuthorization) -> ExactAuthoriz
     return canonical if is_signed_by_key(token, canonical) else payment
 
 
-def is_signed_by_key(token: Token, payment: ExactAuthorization) -> bool:
+def is_signed_by_key(token: TransferToken, payment: Authorization) -> bool:
     """Whether the payer's own key signed it, in the form that tokens take."""
     try:
         return recover(transfer_digest(token, payment), payment.signature) == payment.from_
@@ -54,7 +62,7 @@ def is_signed_by_key(token: Token, payment: ExactAuthorization) -> bool:
         return False
 
 
-def window_is_open(payment: ExactAuthorization, now_s: int) -> Refusal | None:
+def window_is_open(payment: Authorization, now_s: int) -> Refusal | None:
     """Check that the authorization is valid now and for long enough to be mined."""
     if payment.valid_after > now_s:
         return refuse(Why.EXACT_TOO_EARLY, payment.valid_after, f"at most {now_s}")
@@ -63,7 +71,7 @@ def window_is_open(payment: ExactAuthorization, now_s: int) -> Refusal | None:
     return None
 
 
-def signature_may_count(payment: ExactAuthorization) -> Refusal | None:
+def signature_may_count(payment: Authorization) -> Refusal | None:
     """Refuse what no token takes from anybody."""
     if not payment.signature:
         return refuse(Why.EXACT_UNSIGNED, "nothing", "a signature")
@@ -72,7 +80,7 @@ def signature_may_count(payment: ExactAuthorization) -> Refusal | None:
     return None
 
 
-def not_by_the_key(token: Token, payment: ExactAuthorization) -> Refusal:
+def not_by_the_key(token: TransferToken, payment: Authorization) -> Refusal:
     """Refuse the signature of a payer that has no code: only its key could have signed, and did not."""
     try:
         signer = recover(transfer_digest(token, payment), payment.signature)

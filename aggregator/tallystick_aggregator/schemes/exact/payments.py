@@ -7,14 +7,25 @@ Settle says what happened on chain: done, reverted, or not known yet, which is n
 Amounts must be equal, as the official SDKs demand.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 from tallystick.codec.facilitator import read_exact
 from tallystick.errors import Described, MalformedError
 from tallystick.facilitator import Kind, Settled, Verified
-from tallystick.x402 import SCHEME_EXACT, ExactAuthorization, PaymentTerms
+from tallystick.reasons import Reason
+from tallystick.x402 import (
+    ASSET_TRANSFER_PERMIT2,
+    SCHEME_EXACT,
+    PaymentPayload,
+    PaymentTerms,
+    Permit2Authorization,
+    is_permit2,
+    read_exact_permit2,
+)
+from tallystick.x402 import read_exact as read_exact_payload
 from tallystick_aggregator.accounts.offers import Offers, amount_is, find_offer, find_token, receiver_is
 from tallystick_aggregator.accounts.outcomes import overloaded, unless_unavailable, wait_until_mined
 from tallystick_aggregator.auth.limits import GasBudget
@@ -28,6 +39,9 @@ from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.schemes.exact.authorizations import (
+    A,
+    Authorization,
+    TransferToken,
     transfer_digest,
     transfer_slot,
     with_canonical_v,
@@ -40,10 +54,14 @@ from tallystick_aggregator.schemes.exact.claims import (
     claim_of,
     owner_of,
 )
+from tallystick_aggregator.schemes.exact.permit2 import find_permit2_token, permit2_kinds, without_unsponsored
 from tallystick_aggregator.schemes.exact.preconditions import TRANSFER_GAS_MAX, Preconditions, Transfer
-from tallystick_aggregator.schemes.port import NOBODY, Caller
+from tallystick_aggregator.schemes.exact.reason_codes import PERMIT2_CODES, REASON_CODES
+from tallystick_aggregator.schemes.port import NOBODY, PAYLOAD, Caller
 from tallystick_aggregator.store.port import OutboundTransaction, Outbox, TransactionKind, TransactionStatus
 from tallystick_aggregator.tasks import SingleFlight
+
+Answer = TypeVar("Answer")
 
 SETTLEMENTS_MAX: Final = 256
 """Exact payments being settled at once."""
@@ -54,20 +72,28 @@ SETTLE_TIMEOUT_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Case(Transfer):
+class Case(Transfer):
     """One call's payment, what the token takes once, and for whom."""
 
     slot: bytes
     mine: Claim
 
 
-class ExactPayments:
-    """The scheme. What is signed becomes public on chain: only who is paid may settle it."""
+class TransferPayments(ABC, Generic[A]):
+    """What schemes share that move tokens by one transfer a payment; A is what their payers sign.
 
-    name = SCHEME_EXACT
+    What is signed becomes public on chain: only who is paid may settle it.
+    """
+
+    name: str
+    reason_codes: Mapping[Reason, str]
     is_settled_by_bearer = False
-    verify_forms: Mapping[str, Callable[[Any], ExactAuthorization]] = {"exact": read_exact}
-    settle_forms = verify_forms
+    verify_forms: Mapping[str, Callable[[Any], A]]
+
+    @property
+    def settle_forms(self) -> Mapping[str, Callable[[Any], A]]:
+        """The same as to verify."""
+        return self.verify_forms
 
     def __init__(
         self,
@@ -78,26 +104,33 @@ class ExactPayments:
         *,
         settle_timeout_s: float = SETTLE_TIMEOUT_S,
         budget: GasBudget | None = None,
+        claims: Claims | None = None,
     ) -> None:
-        """`budget` bounds what transfers cost in gas; without one there is no bound."""
+        """`budget` bounds what transfers cost in gas; without one there is no bound. `claims`: those of another scheme
+        that moves tokens by the same nonces, so that each pays one receiver only.
+        """
         # Transfers involve no escrow: whichever is the network's first, its tokens and its sender are the network's.
         self._chains = {chain.network: chain for chain in reversed([*chains.values()])}
         self._offers = offers
         self._outbox = outbox
         self._clock_s = clock_s
         self._settle_timeout_s = settle_timeout_s
-        self._claims = Claims(clock_s)
+        self._claims = claims or Claims(clock_s)
         self._settling = SingleFlight[bytes, Settled | Refusal]()
         self._verifying = 0
         self._budget = budget or GasBudget()
         self._preconditions = Preconditions(self._chains, clock_s, self._budget)
 
     async def kinds(self) -> Sequence[Kind]:
-        """Return the networks on which transfers can be sent."""
+        """Return the networks on which transfers can be sent: by ERC-3009, then by Permit2."""
         offered = [chain for network, chain in self._chains.items() if await self.is_offered(network)]
-        return [Kind(self.name, one.network, list(self._offers[one.escrow.ref].tokens.values())) for one in offered]
+        return [kind for chain in offered for kind in self._kinds_on(chain)]
 
-    def payer_of(self, payment: ExactAuthorization) -> bytes:
+    @abstractmethod
+    def _kinds_on(self, chain: Chain) -> Sequence[Kind]:
+        """Return what can be moved on this chain."""
+
+    def payer_of(self, payment: A) -> bytes:
         """Return whose tokens are transferred."""
         return payment.from_
 
@@ -109,21 +142,17 @@ class ExactPayments:
         except ChainUnavailableError:
             return self._budget.refusal(chain, TransactionKind.EXACT, b"", has_paid=True) is None
 
-    async def verify(
-        self, terms: PaymentTerms, payment: ExactAuthorization, caller: Caller = NOBODY
-    ) -> Verified | Refusal:
+    async def verify(self, terms: PaymentTerms, payment: A, caller: Caller = NOBODY) -> Verified | Refusal:
         """Check that the payment would settle now, and hold it for the caller's attempt, if it names one."""
         case = self._case(terms, payment, caller)
         return case if isinstance(case, Refusal) else await unless_unavailable(self._verify(case))
 
-    async def settle(
-        self, terms: PaymentTerms, payment: ExactAuthorization, caller: Caller = NOBODY
-    ) -> Settled | Refusal:
+    async def settle(self, terms: PaymentTerms, payment: A, caller: Caller = NOBODY) -> Settled | Refusal:
         """Send the transfer for the caller's attempt, and wait until it is in a block."""
         case = self._case(terms, payment, caller)
         return case if isinstance(case, Refusal) else await unless_unavailable(self._settle(case))
 
-    async def release(self, terms: PaymentTerms, payment: ExactAuthorization, caller: Caller) -> Settled | Refusal:
+    async def release(self, terms: PaymentTerms, payment: A, caller: Caller) -> Settled | Refusal:
         """Let go of what the caller's attempt holds. What was sent goes on, for other attempts of the same request; the
         answer is `replayed` then.
 
@@ -138,7 +167,7 @@ class ExactPayments:
 
     # Inside.
 
-    async def _verify(self, case: _Case) -> Verified | Refusal:
+    async def _verify(self, case: Case) -> Verified | Refusal:
         sent = await self._sent(case)
         owner = self._owner(case, sent)
         refusal = self._claims.conflict(case.slot, case.mine, sent, owner)
@@ -163,7 +192,7 @@ class ExactPayments:
         refusal = self._claims.take(case.slot, case.mine, sent, owner, until_s)
         return refusal or Verified(case.payment.from_, expires_at=until_s)
 
-    async def _settle(self, case: _Case) -> Settled | Refusal:
+    async def _settle(self, case: Case) -> Settled | Refusal:
         sent = await self._sent(case)
         # From here until the claim is taken nothing is awaited.
         is_running = case.slot in self._settling
@@ -187,7 +216,7 @@ class ExactPayments:
         replayed = not case.mine.attempt and (is_running or (sent is not None and _is_sent(sent)))
         return Settled(answer.payer, answer.amount, transaction=answer.transaction, replayed=replayed)
 
-    async def _transfer(self, case: _Case) -> Settled | Refusal:
+    async def _transfer(self, case: Case) -> Settled | Refusal:
         sent = await self._sent(case)
         if sent is None or not _is_sent(sent):
             outcome = await self._send(case)
@@ -201,13 +230,18 @@ class ExactPayments:
         mined = await wait_until_mined(case.chain, sent, "transfer", self._settle_timeout_s)
         if isinstance(mined, Refusal):
             return mined
-        return Settled(case.payment.from_, case.payment.value, transaction=mined.transaction_hash)
+        return Settled(case.payment.from_, self._moved(case, mined), transaction=mined.transaction_hash)
 
-    async def _send(self, case: _Case) -> OutboundTransaction | Refusal:
+    def _moved(self, case: Case, sent: OutboundTransaction) -> int:
+        """Return what a transaction moved, in atomic units."""
+        del sent
+        return case.payment.value
+
+    async def _send(self, case: Case) -> OutboundTransaction | Refusal:
         refusal = await self._preconditions.would_settle(case)
         if refusal is not None:
             return refusal
-        call = case.token.transfer_call(case.payment)
+        call = case.call()
         memo = case.mine.encode()
         payer = case.payment.from_
         with self._budget.hold(case.chain, TransactionKind.EXACT, payer, has_paid=True) as spent:
@@ -220,7 +254,7 @@ class ExactPayments:
             except RevertedError as error:
                 return await self._preconditions.why_it_reverts(case, error)
 
-    async def _release(self, case: _Case) -> Settled | Refusal:
+    async def _release(self, case: Case) -> Settled | Refusal:
         sent = await self._sent(case)
         owner = self._owner(case, sent)
         refusal = self._claims.conflict(case.slot, case.mine, sent, owner)
@@ -232,19 +266,27 @@ class ExactPayments:
             self._claims.give_back(case.slot, case.mine)
         return Settled(case.payment.from_, 0, replayed=sent is not None and _is_sent(sent))
 
-    def _hold_until(self, case: _Case) -> int:
+    def _hold_until(self, case: Case) -> int:
         return min(case.payment.valid_before, self._clock_s() + HOLD_S_MAX)
 
-    async def _sent(self, case: _Case) -> OutboundTransaction | None:
+    async def _sent(self, case: Case) -> OutboundTransaction | None:
         return await self._outbox.by_reference(TransactionKind.EXACT, case.slot)
 
     @staticmethod
-    def _owner(case: _Case, sent: OutboundTransaction | None) -> Claim | None:
+    def _owner(case: Case, sent: OutboundTransaction | None) -> Claim | None:
         if sent is None:
             return None
-        return owner_of(sent, case.mine, lambda: case.token.transfer_call(case.payment).data)
+        return owner_of(sent, case.mine, lambda: case.call().data)
 
-    def _case(self, terms: PaymentTerms, payment: ExactAuthorization, caller: Caller) -> _Case | Refusal:
+    @staticmethod
+    def _find_token(chain: Chain, terms: PaymentTerms, payment: Authorization) -> TransferToken | Refusal:
+        """Return the token in the way in which the payment moves it."""
+        if isinstance(payment, Permit2Authorization):
+            return find_permit2_token(chain, terms, payment)
+        token = chain.tokens[terms.asset]
+        return token if token.by_eip3009 else refuse(Why.EIP3009_OFF, "eip3009", ASSET_TRANSFER_PERMIT2)
+
+    def _case(self, terms: PaymentTerms, payment: Authorization, caller: Caller) -> Case | Refusal:
         """Check what needs no chain and no clock: where, in what, to whom, how much."""
         offer = find_offer(self._offers, str(terms.network))
         if isinstance(offer, Refusal):
@@ -256,12 +298,50 @@ class ExactPayments:
         if refusal is not None:
             return refusal
         chain = self._chains[offer.network]
-        token = chain.tokens[terms.asset]
+        token = self._find_token(chain, terms, payment)
+        if isinstance(token, Refusal):
+            return token
+        if isinstance(payment, Permit2Authorization):
+            payment = without_unsponsored(chain.permit2_tokens[terms.asset], payment)
         payment = with_canonical_v(token, payment)
         claim = claim_of(transfer_digest(token, payment), payment, caller)
-        return _Case(chain, token, payment, transfer_slot(chain.network, terms.asset, payment), claim)
+        return Case(chain, token, payment, transfer_slot(chain.network, terms.asset, payment), claim)
 
 
 def _is_sent(outbound: OutboundTransaction) -> bool:
     """Whether it is in the world: one whose nonce another transaction used never happened, and is sent anew."""
     return outbound.status is not TransactionStatus.SUPERSEDED
+
+
+def read_payload(payment: PaymentPayload) -> Authorization:
+    """Read x402's JSON, in the shape of either way to move a token; raises MalformedError."""
+    return read_exact_permit2(payment) if is_permit2(payment) else read_exact_payload(payment)
+
+
+class ExactPayments(TransferPayments[Authorization]):
+    """The scheme `exact`: all that the payer signed, by ERC-3009 or by Permit2."""
+
+    name = SCHEME_EXACT
+    reason_codes = REASON_CODES
+    verify_forms: Mapping[str, Callable[[Any], Authorization]] = {"exact": read_exact, PAYLOAD: read_payload}
+
+    def _kinds_on(self, chain: Chain) -> Sequence[Kind]:
+        offered = self._offers[chain.escrow.ref].tokens
+        tokens = [token for address, token in offered.items() if chain.tokens[address].by_eip3009]
+        own = [Kind(self.name, chain.network, tokens, signers=(chain.sender,))] if tokens else []
+        return [*own, *permit2_kinds(self.name, chain, offered)]
+
+    async def verify(self, terms: PaymentTerms, payment: Authorization, caller: Caller = NOBODY) -> Verified | Refusal:
+        """See TransferPayments."""
+        return _coded(payment, await super().verify(terms, payment, caller))
+
+    async def settle(self, terms: PaymentTerms, payment: Authorization, caller: Caller = NOBODY) -> Settled | Refusal:
+        """See TransferPayments."""
+        return _coded(payment, await super().settle(terms, payment, caller))
+
+
+def _coded(payment: Authorization, answer: Answer) -> Answer | Refusal:
+    """Return the answer; the refusal of a payment by Permit2 with the standard code that it has."""
+    if isinstance(answer, Refusal) and isinstance(payment, Permit2Authorization):
+        return answer._replace(code=answer.code or PERMIT2_CODES.get(answer.reason, ""))
+    return answer

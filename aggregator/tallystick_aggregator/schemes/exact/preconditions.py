@@ -9,21 +9,32 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import monotonic
-from typing import Final
+from typing import Final, cast
 
-from tallystick.x402 import ExactAuthorization
+from tallystick.x402 import Permit2Authorization
 from tallystick_aggregator.accounts.outcomes import overloaded
 from tallystick_aggregator.auth.limits import GasBudget, RateLimit
-from tallystick_aggregator.chain.port import Block, Chain, OutOfGasError, RevertedError, Token
+from tallystick_aggregator.chain.port import (
+    Block,
+    Call,
+    Chain,
+    OutOfGasError,
+    Permit2Token,
+    RevertedError,
+    Token,
+)
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.schemes.exact.authorizations import (
+    Authorization,
+    TransferToken,
     describe_code,
     is_signed_by_key,
     not_by_the_key,
     signature_may_count,
     window_is_open,
 )
+from tallystick_aggregator.schemes.exact.permit2 import approval_refusal
 from tallystick_aggregator.store.port import TransactionKind
 
 TRANSFER_GAS_MAX: Final = 250_000
@@ -61,11 +72,17 @@ UNPROVEN_BURST: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """A payment, on its chain and in its token."""
+    """A payment, on its chain and in its token, which is a `Permit2Token` where Permit2 moves it."""
 
     chain: Chain
-    token: Token
-    payment: ExactAuthorization
+    token: TransferToken
+    payment: Authorization
+
+    def call(self) -> Call:
+        """Return the transaction that would move it."""
+        if isinstance(self.payment, Permit2Authorization):
+            return cast("Permit2Token", self.token).transfer_call(self.payment)
+        return cast("Token", self.token).transfer_call(self.payment)
 
 
 class Preconditions:
@@ -106,7 +123,7 @@ class Preconditions:
             if not self._unproven.take():
                 return overloaded("payments that only the payer's contract can check", UNPROVEN_BURST)
         try:
-            await transfer.chain.simulate(token.transfer_call(payment), block, gas_max=TRANSFER_GAS_MAX)
+            await transfer.chain.simulate(transfer.call(), block, gas_max=TRANSFER_GAS_MAX)
         except RevertedError as error:
             return await self._why_simulation_fails(transfer, block, error, signed_by_key=signed_by_key)
         return None
@@ -121,6 +138,9 @@ class Preconditions:
             return refuse(Why.EXACT_NONCE_USED)
         if balance < payment.value:
             return refuse(Why.EXACT_ABOVE_BALANCE, payment.value, f"at most {balance}")
+        if isinstance(payment, Permit2Authorization):
+            token = cast("Permit2Token", transfer.token)
+            return await approval_refusal(token, payment, block, self._clock_s())
         return None
 
     async def _why_simulation_fails(
@@ -143,7 +163,7 @@ class Preconditions:
         if not self._unproven.take():
             return False
         try:
-            await transfer.chain.simulate(transfer.token.transfer_call(transfer.payment), block, gas_max=PROBE_GAS_MAX)
+            await transfer.chain.simulate(transfer.call(), block, gas_max=PROBE_GAS_MAX)
         except RevertedError:
             return False
         return True

@@ -15,6 +15,7 @@ from tallystick.errors import Described, MalformedError, TallystickError
 from tallystick.hexadecimal import checksum, to_hex
 from tallystick.keys import PASSWORD_VARIABLE, create_keystore
 from tallystick_client.cli import EXIT_CONFIGURATION, EXIT_FAILED
+from tallystick_client.payer.cli.approvals import approve_token
 from tallystick_client.payer.cli.options import JSON, OpenWallet, with_existing_wallet, with_wallet
 from tallystick_client.payer.cli.status_text import print_status
 from tallystick_client.payer.cli.withdrawals import Step, withdraw_all
@@ -177,6 +178,25 @@ async def withdraw(open_wallet: OpenWallet, rpc: str, finalize: bool, cancel: bo
         click.echo(str(taken))
     if not steps:
         click.echo(f"No account {'holds anything' if step == 'initiate' else 'is being withdrawn'}: nothing to do.")
+
+
+@wallet.command()
+@click.option(
+    "--rpc", required=True, envvar="TALLYSTICK_RPC", show_envvar=True, metavar="URL", help="A node of the chain."
+)
+@click.option("--token", required=True, metavar="SYMBOL", help="Which of the allow-list's tokens.")
+@click.option("--amount", metavar="PRICE", help='As in "20 USDC". Left out: everything; each payment is signed anyway.')
+@JSON
+@with_existing_wallet
+async def approve(open_wallet: OpenWallet, rpc: str, token: str, amount: str | None, as_json: bool) -> None:
+    """Let Permit2 move a token as far as the payer signs for it: once, before payments by Permit2. Needs gas.
+
+    \b
+    tallystick wallet approve --rpc https://rpc.example --token USDC
+    """
+    async with await open_wallet() as opened:
+        transaction = await approve_token(opened, rpc, token, amount)
+    click.echo(json.dumps({"transaction": to_hex(transaction)}) if as_json else f"approved in {to_hex(transaction)}")
 
 
 def _file(path: str | None) -> bytes | None:

@@ -9,6 +9,7 @@ from dataclasses import astuple
 from typing import Any, NamedTuple
 
 from tallystick.channels import ChannelConfig, account_id
+from tallystick.eip712 import PERMIT2_ADDRESS
 from tallystick.hexadecimal import checksum
 from tallystick.quantities import MAX_AMOUNT
 from tallystick.signatures import Signer
@@ -96,13 +97,31 @@ class EscrowCaller:
             return await self._caller.send(self._signer, self._operator.escrow, data)
 
 
+async def approve_permit2(rpc_url: str, operator: Operator, signer: Signer, token: bytes, amount: int) -> bytes:
+    """Let Permit2 take `amount` of the payer's tokens, as far as the payer signs for it; the transaction's hash.
+
+    In a transaction of the payer's own, which needs gas. Returns once it is mined; raises ChainError.
+    """
+    caller = Caller(rpc_url)
+    try:
+        with _told("approve", "the token"):
+            if await caller.chain_id() != operator.network.chain_id:
+                raise ChainError(f"rpc: allowed an endpoint of {operator.network}")
+            if not await caller.code(PERMIT2_ADDRESS):
+                raise ChainError(f"there is no Permit2 at {checksum(PERMIT2_ADDRESS)} on {operator.network}")
+            data = caller.encode("TestUSDC", "approve", PERMIT2_ADDRESS, amount)
+            return (await caller.send(signer, token, data)).transaction_hash
+    finally:
+        await caller.close()
+
+
 @contextmanager
-def _told(function: str) -> Generator[None]:
+def _told(function: str, who: str = "the escrow") -> Generator[None]:
     """Tell what is in the way of a call as a ChainError."""
     try:
         yield
     except RpcError as error:
-        refused = f"the escrow refuses {function}" if is_revert(error) else f"{function} could not be sent"
+        refused = f"{who} refuses {function}" if is_revert(error) else f"{function} could not be sent"
         raise ChainError(f"{refused}: {describe(error)}") from error
     except (ChainUnavailableError, TransactionFailedError, ValueError) as error:
         raise ChainError(f"{function} could not be sent: {error}") from error

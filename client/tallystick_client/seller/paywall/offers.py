@@ -91,6 +91,7 @@ def payment_required(
         accepts=[_with_totals(offer, totals) for offer in offers],
         extensions={
             PAYMENT_IDENTIFIER: payment_identifier_declaration(required=all(is_reserved)),
+            **{name: declared for offer in offers for name, declared in offer.extensions.items()},
             **((extensions or {}) if any(is_reserved) else {}),
         },
     )
@@ -116,7 +117,7 @@ def _offer(scheme: Scheme, kind: Kind, asset: Token, price: str, pay_to: bytes, 
         max_timeout_seconds=timeout_s,
         extra=scheme.offer_extra(kind, asset),
     )
-    return Offer(scheme, terms, requirements, asset)
+    return Offer(scheme, terms, requirements, asset, scheme.extensions(kind))
 
 
 def _offered(supported: Supported, schemes: Sequence[Scheme]) -> list[tuple[Scheme, Kind]]:

@@ -44,7 +44,7 @@ class PaidRequest:
     def capture(self, amount: int | str) -> None:
         """Take this much instead of `amount`: atomic units, or a price such as "0.0005 USDC"; nothing where zero.
 
-        Without effect but on a `deferred` payment: others transfer what their payer signed. To be called before the
+        Without effect on a payment by `exact`, which transfers what its payer signed. To be called before the
         first byte of the response. Raises MalformedError on more than `amount`.
         """
         if isinstance(amount, str):
@@ -54,7 +54,7 @@ class PaidRequest:
             amount = price.amount
         if not 0 <= amount <= self.amount:
             raise MalformedError("capture", amount, f"from 0 to {self.amount}, what was agreed")
-        if self._payment.is_reserved:
+        if self._payment.is_reserved or self._payment.offer.scheme.takes_less:
             self._capture = Amount(amount)
 
     def __repr__(self) -> str:

@@ -200,7 +200,7 @@ class Sale:
         if not 200 <= response.status < 300:
             return responses.with_receipt(response.headers, (yield from self._release()))
         headers = responses.make_private(response.headers)
-        if self._paid.captured == 0:
+        if self._paid.captured == 0 and not self._payment.offer.scheme.takes_less:
             return responses.with_receipt(headers, (yield from self._release()))
         terms = replace(self._terms, amount=self._paid.captured)
         answer = Answer(response.status, headers, b"", terms, self._held)

@@ -3,6 +3,8 @@
 port      what a scheme says of itself, and the payment that it reads
 deferred  from the payer's deposit: the aggregator reserves the amount, then takes it or a part
 exact     a transfer of its own, for all that the payer signed
+upto      a transfer of what was used, up to what the payer signed
+permit2   what exact and upto share: payments by Permit2
 other     what only the aggregator reads: its payments are passed on as they are
 """
 
@@ -13,8 +15,9 @@ from tallystick_client.seller.paywall.schemes.deferred import DeferredScheme
 from tallystick_client.seller.paywall.schemes.exact import ExactScheme
 from tallystick_client.seller.paywall.schemes.other import OtherScheme
 from tallystick_client.seller.paywall.schemes.port import Scheme
+from tallystick_client.seller.paywall.schemes.upto import UptoScheme
 
-SCHEMES: Final[Sequence[Scheme]] = (DeferredScheme(), ExactScheme())
+SCHEMES: Final[Sequence[Scheme]] = (DeferredScheme(), ExactScheme(), UptoScheme())
 """Those that are registered, in the order in which a 402 offers them: `deferred` costs both sides less."""
 
 

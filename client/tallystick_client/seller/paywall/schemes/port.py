@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Protocol, TypeAlias
 
@@ -25,6 +25,8 @@ class Offer:
     terms: PaymentTerms
     requirements: PaymentRequirements
     asset: Token
+    extensions: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What the 402 declares for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,9 @@ class Scheme(Protocol):
     """One scheme, as a seller needs to know it; registered in `SCHEMES`."""
 
     name: str
+    takes_less: bool = False
+    """Whether less than the price may be taken though nothing is reserved: the price is a maximum then."""
+
     is_reserved: bool
     """Whether the aggregator reserves the amount, under the payment id that every payment has.
 
@@ -92,6 +97,10 @@ class Scheme(Protocol):
     def is_offered(self, kind: Kind) -> bool:  # noqa: ARG002 - for those that override it
         """Whether payments of this kind can be asked for: whenever the aggregator supports it, if not overridden."""
         return True
+
+    def extensions(self, kind: Kind) -> Mapping[str, Any]:  # noqa: ARG002 - for those that override it
+        """What a 402 with its offers declares in `extensions`: nothing, if not overridden."""
+        return {}
 
     def offer_extra(self, kind: Kind, asset: Token) -> dict[str, Any]:
         """What its offers say beside price, token and receiver."""

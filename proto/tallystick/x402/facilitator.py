@@ -1,4 +1,4 @@
-"""What an x402 facilitator is posted and answers over HTTP, as the official schemas have it."""
+"""What is posted to an x402 facilitator over HTTP, and what it answers (x402 specification v2, §7)."""
 
 from typing import Any, Literal
 
@@ -7,7 +7,7 @@ from msgspec import field
 from tallystick.x402.messages import Message, PaymentPayload, PaymentRequirements
 
 
-def _two() -> Literal[2]:
+def _version() -> Literal[2]:
     return 2
 
 
@@ -19,17 +19,17 @@ def _no_signers() -> dict[str, list[str]]:
     return {}
 
 
-class FacilitatorRequest(Message, frozen=True, kw_only=True):
-    x402_version: Literal[2] = field(default_factory=_two)
+class _FacilitatorRequest(Message, frozen=True, kw_only=True):
+    x402_version: Literal[2] = field(default_factory=_version)
     payment_payload: PaymentPayload
     payment_requirements: PaymentRequirements
 
 
-class VerifyRequest(FacilitatorRequest, frozen=True, kw_only=True):
+class VerifyRequest(_FacilitatorRequest, frozen=True, kw_only=True):
     """What is posted to /verify."""
 
 
-class SettleRequest(FacilitatorRequest, frozen=True, kw_only=True):
+class SettleRequest(_FacilitatorRequest, frozen=True, kw_only=True):
     """What is posted to /settle."""
 
 
@@ -47,7 +47,7 @@ class VerifyResponse(Message, frozen=True, kw_only=True):
 class SupportedKind(Message, frozen=True, kw_only=True):
     """One scheme on one network; other facilitators list kinds of version 1 too."""
 
-    x402_version: int = field(default_factory=_two)
+    x402_version: int = field(default_factory=_version)
     scheme: str
     network: str
     extra: dict[str, Any] | None = None

@@ -1,0 +1,92 @@
+"""What a connection may take up before it has asked for anything.
+
+uvicorn bounds neither how long a request's line and headers may take nor how long they are; with enough connections
+that say nothing one caller would keep all others out (threat 28).
+"""
+
+import asyncio
+from typing import Any, Final
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+_TOO_LONG: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """HTTP/1.1, whose requests have to begin in time and within a size. Make one by `bounded`."""
+
+    head_bytes_max: int
+    head_s_max: float
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._head_bytes = 0
+        self._is_head = True
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for the first request."""
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait for nothing any more."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Read on, unless this is too much for a line and headers."""
+        if self._is_head:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        # What came with the end of the headers is no head: only one that is not complete yet can be too long.
+        if self._is_head and self._head_bytes > self.head_bytes_max and not self.transport.is_closing():
+            self.transport.write(_TOO_LONG)
+            self.transport.close()
+
+    def on_message_begin(self) -> None:
+        """Wait for the rest of a request that has begun."""
+        super().on_message_begin()
+        if self._head_timer is None:
+            self._await_head()
+
+    def on_headers_complete(self) -> None:
+        """Take the request."""
+        self._is_head = False
+        self._stop_waiting()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Be ready for the next one."""
+        super().on_message_complete()
+        self._is_head, self._head_bytes = True, 0
+
+    def _await_head(self) -> None:
+        self._head_timer = self.loop.call_later(self.head_s_max, self._give_up)
+
+    def _stop_waiting(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _give_up(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.close()
+
+
+def bounded(bytes_max: int, s_max: float) -> type[BoundedProtocol]:
+    """Return the protocol with these bounds."""
+
+    class Bounded(BoundedProtocol):
+        head_bytes_max = bytes_max
+        head_s_max = s_max
+
+    return Bounded

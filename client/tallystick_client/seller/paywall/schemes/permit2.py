@@ -1,0 +1,24 @@
+"""Payments by Permit2, which `exact` and `upto` share: read for who pays by what, and passed on as they came."""
+
+from functools import partial
+
+from tallystick.eip712 import PERMIT2_ADDRESS
+from tallystick.hexadecimal import to_hex
+from tallystick.x402 import PaymentPayload, Permit2Authorization, encode_json, read_identifier
+from tallystick_client.seller.client.messages import OtherPayment
+from tallystick_client.seller.paywall.schemes.port import Bind, IncomingPayment, Offer
+
+
+def read_proxied(message: PaymentPayload, offer: Offer, signed: Permit2Authorization) -> Bind:
+    """The payment that `signed` was read from. Permit2 takes a nonce once, for whatever token and scheme."""
+    identifier = read_identifier(message)
+    return partial(
+        IncomingPayment,
+        offer,
+        payment=OtherPayment(encode_json(message)),
+        payer=signed.from_,
+        payment_id=to_hex(signed.nonce),
+        money_key=(PERMIT2_ADDRESS, offer.terms.network, signed.from_, signed.nonce),
+        proof=None if identifier is None else (signed.signature, identifier),
+        identifier=identifier,
+    )
