@@ -87,8 +87,10 @@ class DeferredPayments:
         if isinstance(held, Refusal):
             return held
         if isinstance(channel_payment, ForwardedPayment):
+            if isinstance(held, Accepted):
+                return refuse(Why.PAYMENT_USED)
             if held.replayed:
-                return refuse(Why.PAYMENT_USED if isinstance(held, Accepted) else Why.PAYMENT_VERIFIED_BEFORE)
+                return refuse(Why.PAYMENT_VERIFIED_BEFORE)
             channel = self._writer.ledger.channel(payment.channel_id)
             assert channel is not None, "a reservation has a channel"
             return Verified(config.payer, held.handle, held.expires_at, extra=verify_extra(channel))
