@@ -14,7 +14,7 @@ from tallystick_aggregator.auth.credentials import Principal, Scope
 from tallystick_aggregator.auth.principals import Principals, require_receiver
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse
-from tallystick_aggregator.schemes.port import Caller, EncodedPayment, Scheme
+from tallystick_aggregator.schemes.port import PAYLOAD, Caller, EncodedPayment, Scheme
 
 
 class Verdict(NamedTuple):
@@ -60,13 +60,13 @@ class Facilitator:
         """Take a payment, or give back what was reserved.
 
         Who holds a handle may settle it, another of the seller's workers for example; else the payment must be to one
-        of the principal's receivers.
+        of the principal's receivers: what a payer signed passes through other hands.
         """
         scheme = self._find(terms)
         if isinstance(scheme, Refusal):
             return scheme
         read = _read(terms, payment, scheme.settle_forms)
-        if not scheme.is_settled_by_bearer:
+        if payment.form == PAYLOAD or not scheme.is_settled_by_bearer:
             require_receiver(principal, terms.pay_to)
         return await (scheme.release if release else scheme.settle)(terms, read, caller)
 

@@ -70,19 +70,21 @@ class Verified:
     """A payment that will settle. `replayed`: it was seen before, and pays for what it paid for then only.
 
     `handle` names what was reserved, if anything was, until `expires_at`, which is also how long an attempt holds a
-    payment; a replayed payment has none.
+    payment; a replayed payment has none. `extra`: what x402's VerifyResponse says in `extra`: JSON values.
     """
 
     payer: bytes
     handle: bytes = field(default=b"", repr=False)
     expires_at: int = 0
     replayed: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
     """A payment that was settled: what it moved, the channel's charged total right after it (`deferred`), the hash of
-    the transaction that moved it (`exact`), and whether it had been settled before.
+    the transaction that moved it (`exact`), and whether it had been settled before. `extra`: what x402's SettleResponse
+    says in `extra`: JSON values.
     """
 
     payer: bytes
@@ -90,3 +92,4 @@ class Settled:
     charged: int = 0
     transaction: bytes = b""
     replayed: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict[str, Any])

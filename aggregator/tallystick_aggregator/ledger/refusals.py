@@ -143,6 +143,8 @@ class Why:
     PAYMENT_PENDING = Text(Reason.PAYMENT_PENDING, "",
         "The payment is being used by another request, or by another process for this one.")
     PAYMENT_USED = Text(Reason.PAYMENT_USED, "", "The payment has paid for a request, and pays for one only.")
+    PAYMENT_VERIFIED_BEFORE = Text(Reason.PAYMENT_PENDING, "payment_id",
+        "The payment was verified before and is not settled yet: it pays for that request only.")
 
     # Signed calls, accounts and channels.
     CALL_OUT_OF_TIME = Text(Reason.CALL_EXPIRED, "authorization.deadline", "The deadline of the signed call {problem}.")

@@ -4,9 +4,11 @@ messages    the JSON objects, the three headers and their strict codec
 terms       what a 402 asks for: network, amount, token, receiver, and what each scheme adds
 payloads    what a payment carries: `deferred` and `exact`
 identifier  the payment-identifier extension
+forwarding  what a seller compares of a `deferred` payment, and what it hands on to its aggregator
 pay_ahead   the pay-ahead extension: where a price holds
 """
 
+from tallystick.x402.forwarding import bound_hash, without_page
 from tallystick.x402.identifier import (
     PAYMENT_IDENTIFIER,
     payment_identifier_declaration,
@@ -69,6 +71,7 @@ __all__ = [
     "PaymentTerms",
     "ResourceInfo",
     "SettleResponse",
+    "bound_hash",
     "decode_header",
     "decode_json",
     "deferred_payload",
@@ -85,4 +88,5 @@ __all__ = [
     "read_identifier",
     "read_pay_ahead",
     "read_terms",
+    "without_page",
 ]

@@ -31,6 +31,7 @@ async def test_without_payment_it_asks_for_one_and_names_deferred_before_exact(o
         "version": "1",
         "voucherManager": "facilitator",
         "minDeposit": "100000",
+        "blinding": True,
     }
     assert exact.extra == {"name": "USD Coin", "version": "2"}
     assert shop.served == []

@@ -123,7 +123,7 @@ class Grant(ABC):
     def pay(self, amount: int, request_hash: bytes, payment_id: PaymentId | None = None) -> Payment:
         """A payment of at most `amount` atomic units for this request (`tallystick.requests`).
 
-        Raises NoHeadroomError. An id is given only where an earlier payment of the same request was refused.
+        Raises NoHeadroomError. `payment_id`: a new one, or that of a payment of the same request that was refused.
         """
         if not self.can_pay(amount):
             raise NoHeadroomError
@@ -190,6 +190,7 @@ class SpendKeyGrant(Grant):
             signature=voucher.signature,
             spend=SpendProof(self.key_id, amount, mac),
             channel_id=self.channel_id,
+            request_hash=request_hash,
         )
 
     def _free(self, amount: int, denied: int) -> None:  # noqa: ARG002
@@ -229,7 +230,7 @@ class VoucherGrant(Grant):
         self._next = ceiling - amount
         self.headroom = amount
 
-    def _prove(self, amount: int, request_hash: bytes, payment_id: PaymentId) -> DeferredPayment:  # noqa: ARG002
+    def _prove(self, amount: int, request_hash: bytes, payment_id: PaymentId) -> DeferredPayment:
         # A voucher alone binds no request: the seller is trusted with it, as rule 2a has it.
         self._next += amount
         voucher = sign_voucher(self._signer, self._domain, self.channel_id, self._next)
@@ -240,6 +241,7 @@ class VoucherGrant(Grant):
             signature=voucher.signature,
             spend=None,
             channel_id=self.channel_id,
+            request_hash=request_hash,
         )
 
     def _free(self, amount: int, denied: int) -> None:
