@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 from x402 import schemas
 from x402.http.types import HTTPAdapter, HTTPTransportContext
 
-from tallystick.errors import MalformedError
-from tallystick.hexadecimal import parse_bytes, to_hex
+from tallystick.hexadecimal import to_hex
 from tallystick.requests import body_digest, normal_target, request_hash
-from tallystick.x402 import PAYMENT_IDENTIFIER
+from tallystick.x402 import bound_hash, read_deferred, without_page
 from tallystick_client.payer.http.steps import PayableRequest, is_read_first, payable_request
+from tallystick_client.x402.messages import payment_of
 
 METHOD: Final = "GET"
 """Of what is paid for without an HTTP request, and of requests that the client's scheme was not shown."""
@@ -71,14 +71,11 @@ def read_body(adapter: HTTPAdapter) -> "bytes | Awaitable[bytes]":
 def bind(payload: schemas.PaymentPayload, request: bytes) -> None:
     """Check that a payment is for the request of this hash, and leave in it only what the aggregator may see.
 
-    What would tell the page is removed: the resource, the blind, and extensions other than the payment's id.
-    Raises MalformedError.
+    Raises RefusedError (`request_mismatch`), MalformedError.
     """
-    named = payload.payload.get("requestHash")
-    if named is not None and parse_bytes(named, 32, "payload.requestHash") != request:
-        raise MalformedError("payload.requestHash", str(named), to_hex(request))
-    kept = {name: value for name, value in payload.payload.items() if name != "blind"}
-    payload.payload = {**kept, "requestHash": to_hex(request)}
+    message = payment_of(payload)
+    bound = bound_hash(read_deferred(message), request)
+    forwarded = without_page(message)
+    payload.payload = {**forwarded.payload, "requestHash": to_hex(bound)}
     payload.resource = None
-    extensions = {name: value for name, value in (payload.extensions or {}).items() if name == PAYMENT_IDENTIFIER}
-    payload.extensions = extensions or None
+    payload.extensions = forwarded.extensions

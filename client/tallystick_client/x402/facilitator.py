@@ -2,10 +2,8 @@
 
     server = x402ResourceServer(FacilitatorClient("127.0.0.1:7402", token="env:TALLYSTICK_TOKEN"))
 
-What Verify reserved or held is remembered here until it is settled, by the money that it is: a settlement whose answer
-was lost may be repeated, and takes nothing twice. A payment that has paid before is valid and says `replayed` in
-`extra`: it pays for the answer that was given then, and no handler is to run for it (`DeferredServerScheme` sees to
-it). Refusals are answers, with a reason's code; a call that failed as a call raises FacilitatorResponseError.
+A settlement whose answer was lost may be repeated, and takes nothing twice. Refusals are answers, with a reason's code,
+as over HTTP; a call that failed as a call raises FacilitatorResponseError.
 """
 
 import asyncio
@@ -20,27 +18,27 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from x402 import schemas
 from x402.http.facilitator_client_base import FacilitatorResponseError
 
+from tallystick.charges import DeferredCharge
 from tallystick.errors import MalformedError, RefusedError
-from tallystick.facilitator import Attempt, Kind, Settled, Supported
+from tallystick.facilitator import Attempt, Kind, Supported
 from tallystick.hexadecimal import checksum, parse_bytes
 from tallystick.reasons import Reason
 from tallystick.tokens import Token
-from tallystick.x402 import PaymentTerms, SettleResponse, decode_header, read_terms
+from tallystick.x402 import ExactAuthorization, PaymentTerms, SettleResponse, decode_header, encode_json, read_terms
 from tallystick_client.errors import AggregatorError, AggregatorUnavailableError
 from tallystick_client.payer.recent import Recent
 from tallystick_client.seller.client.aggregator import Aggregator
+from tallystick_client.seller.client.messages import OtherPayment
 from tallystick_client.seller.paywall.offers import error_text
 from tallystick_client.seller.paywall.responses import receipt_of, receipt_of_nothing
 from tallystick_client.seller.paywall.schemes import scheme_of
-from tallystick_client.seller.paywall.schemes.port import Held, IncomingPayment, Offer
+from tallystick_client.seller.paywall.schemes.port import IncomingPayment, Offer
 from tallystick_client.x402.messages import payment_of, requirements_of, theirs
 
-HELD_MAX: Final = 65_536
-"""Payments whose reservation or attempt is remembered."""
+ATTEMPTS_MAX: Final = 65_536
+"""Payments whose attempt is remembered until they are settled."""
 PAUSES_S: Final = (0.1, 0.3, 1.0)
 """Before a settlement whose outcome is not known is repeated."""
-REPLAYED: Final = "replayed"
-"""In the `extra` of a VerifyResponse: the payment was taken before."""
 
 _UNDECIDED: Final = frozenset(
     {Reason.STORE_UNAVAILABLE, Reason.OVERLOADED, Reason.CHAIN_UNAVAILABLE, Reason.CHAIN_STALE}
@@ -50,11 +48,15 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class _Holding:
-    """What Verify left: the handle of a reservation, or the payment and the attempt that it is held for."""
+class _Forwarded:
+    """A payment, as its receipt needs it and as the aggregator is given it."""
 
-    held: Held
-    attempt: Attempt | None
+    payment: IncomingPayment
+    sent: DeferredCharge | ExactAuthorization | OtherPayment
+
+    @property
+    def terms(self) -> PaymentTerms:
+        return self.payment.offer.terms
 
 
 class FacilitatorClient:
@@ -76,32 +78,29 @@ class FacilitatorClient:
         self._aggregator = self._open()
         self._pauses_s = pauses_s
         self._sleep = sleep
-        self._holdings: Recent[tuple[object, ...], _Holding] = Recent(HELD_MAX)
+        self._attempts: Recent[tuple[object, ...], Attempt] = Recent(ATTEMPTS_MAX)
 
     async def verify(self, payload: Any, requirements: Any) -> schemas.VerifyResponse:
         """Check a payment and reserve its amount, or hold it for this handling of its request."""
         try:
-            payment = _read(payload, requirements)
-            replayed = await self._hold(payment)
+            forwarded = _read(payload, requirements)
+            payer = await self._hold(forwarded)
         except (MalformedError, RefusedError) as error:
             return schemas.VerifyResponse(
                 is_valid=False, invalid_reason=_code(error), invalid_message=error_text(error)
             )
         except AggregatorError as error:
             raise _failed(error) from error
-        extra = {REPLAYED: True} if replayed else None
-        return schemas.VerifyResponse(is_valid=True, payer=_payer(payment), extra=extra)
+        return schemas.VerifyResponse(is_valid=True, payer=checksum(payer) if payer else None)
 
     async def settle(self, payload: Any, requirements: Any) -> schemas.SettleResponse:
         """Take the amount of the requirements. Zero gives a reservation back.
 
-        A payment that this client has not verified is verified first. `payment_pending` or `settlement_pending` in
+        `payment_pending` or `settlement_pending` in
         `error_reason`: the outcome is not known yet, the same call again takes nothing twice.
         """
         try:
-            payment = _read(payload, requirements)
-            holding = self._holdings.get(payment.money_key) or await self._held(payment)
-            receipt = await self._settled(payment, holding)
+            receipt = await self._settled(_read(payload, requirements))
         except (MalformedError, RefusedError) as error:
             return _unsettled(requirements, _code(error), error_text(error))
         except AggregatorUnavailableError as error:
@@ -127,26 +126,20 @@ class FacilitatorClient:
         async with self._open() as aggregator:
             return await aggregator.supported()
 
-    async def _hold(self, payment: IncomingPayment) -> bool:
-        """Verify a payment and remember what that left; whether it was taken before. Raises RefusedError."""
+    async def _hold(self, forwarded: _Forwarded) -> bytes:
+        """Verify a payment; whose money it is. Raises RefusedError."""
+        payment = forwarded.payment
         attempt = None if payment.is_reserved else Attempt(os.urandom(16), payment.attempt_hash())
-        verified = await self._aggregator.verify(payment.offer.terms, payment.payment, attempt)
-        if not verified.replayed:
-            self._holdings.put(payment.money_key, _Holding(verified.handle or payment.held, attempt))
-        return verified.replayed
+        verified = await self._aggregator.verify(forwarded.terms, forwarded.sent, attempt)
+        if attempt is not None:
+            self._attempts.put(payment.money_key, attempt)
+        return verified.payer or payment.payer
 
-    async def _held(self, payment: IncomingPayment) -> _Holding:
-        await self._hold(payment)
-        holding = self._holdings.get(payment.money_key)
-        if holding is None:
-            raise RefusedError(Reason.RESERVATION_UNKNOWN, Reason.RESERVATION_UNKNOWN.advice)
-        return holding
-
-    async def _settled(self, payment: IncomingPayment, holding: _Holding) -> SettleResponse:
+    async def _settled(self, forwarded: _Forwarded) -> SettleResponse:
         """The receipt of a settlement, which is repeated while its outcome is not known."""
         for pause_s in (*self._pauses_s, None):
             try:
-                return await self._settle_once(payment, holding)
+                return await self._settle_once(forwarded)
             except (AggregatorUnavailableError, RefusedError) as error:
                 undecided = isinstance(error, AggregatorUnavailableError) or error.reason in _UNDECIDED
                 if pause_s is None or not undecided:
@@ -154,12 +147,13 @@ class FacilitatorClient:
                 await self._sleep(pause_s)
         raise AssertionError("the last try returns or raises")
 
-    async def _settle_once(self, payment: IncomingPayment, holding: _Holding) -> SettleResponse:
-        terms = payment.offer.terms
+    async def _settle_once(self, forwarded: _Forwarded) -> SettleResponse:
+        payment, terms, sent = forwarded.payment, forwarded.terms, forwarded.sent
+        assert not isinstance(sent, DeferredCharge), "reservations are sent as they came"
         if payment.is_reserved and not terms.amount:
-            await self._aggregator.release(terms, holding.held, holding.attempt)
+            await self._aggregator.release(terms, sent)
             return decode_header(receipt_of_nothing(str(terms.network)), SettleResponse, "receipt")
-        settled: Settled = await self._aggregator.settle(terms, holding.held, holding.attempt)
+        settled = await self._aggregator.settle(terms, sent, self._attempts.get(payment.money_key))
         taken = replace(payment, payer=settled.payer or payment.payer)
         return decode_header(receipt_of(taken, settled), SettleResponse, "receipt")
 
@@ -207,19 +201,21 @@ class FacilitatorClientSync:
         return result
 
 
-def _read(payload: Any, requirements: Any) -> IncomingPayment:
+def _read(payload: Any, requirements: Any) -> _Forwarded:
     """A payment as the paywall reads it. Raises MalformedError."""
     if not isinstance(payload, schemas.PaymentPayload) or not isinstance(requirements, schemas.PaymentRequirements):
         raise MalformedError("x402Version", getattr(payload, "x402_version", None), "2")
     message, wanted = payment_of(payload), requirements_of(requirements)
-    terms: PaymentTerms = read_terms(wanted, "paymentRequirements")
+    terms = read_terms(wanted, "paymentRequirements")
     scheme = scheme_of(terms.scheme)
     # Neither side of the SDK says what a token is called or how many decimals it has, and nothing here asks.
-    token = Token(terms.asset, "", 0, "", "")
-    bind = scheme.read(message, Offer(scheme, terms, wanted, token))
+    bind = scheme.read(message, Offer(scheme, terms, wanted, Token(terms.asset, "", 0, "", "")))
     if not scheme.is_reserved:
-        return bind(b"")
-    return bind(parse_bytes(message.payload.get("requestHash"), 32, "payload.requestHash"))
+        payment = bind(b"")
+        return _Forwarded(payment, payment.payment)
+    # The hash that it names was compared with the request, if anybody could; the proof covers it.
+    payment = bind(parse_bytes(message.payload.get("requestHash"), 32, "payload.requestHash"))
+    return _Forwarded(payment, OtherPayment(encode_json(message)))
 
 
 def _kind(kind: Kind) -> schemas.SupportedKind:
@@ -246,10 +242,6 @@ def _code(error: MalformedError | RefusedError) -> str:
     if isinstance(error, MalformedError):
         return Reason.PAYLOAD_INVALID.code
     return "settlement_pending" if error.reason is Reason.TRANSACTION_PENDING else error.reason.code
-
-
-def _payer(payment: IncomingPayment) -> str | None:
-    return checksum(payment.payer) if payment.payer else None
 
 
 def _unsettled(requirements: Any, reason: str, message: str) -> schemas.SettleResponse:

@@ -23,9 +23,11 @@ from tallystick_client.seller.paywall.steps import Headers
 
 BYTES_MAX: Final = 64 * 1024 * 1024
 """For all answers together; one takes at most an eighth."""
-UNDER_WAY_MAX: Final = 16_384
+ADMITTED_MAX: Final = 16_384
+"""Verified requests that have not reached their handler."""
 
 _HEADER: Final = PAYMENT_SIGNATURE_HEADER.lower().encode()
+_LOGINS: Final = ("HTTP_AUTHORIZATION", "HTTP_PROXY_AUTHORIZATION", "HTTP_COOKIE")
 _ENVIRON: Final = "HTTP_" + PAYMENT_SIGNATURE_HEADER.replace("-", "_")
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -42,54 +44,39 @@ class KeptAnswers:
         self, bytes_max: int = BYTES_MAX, age_s: float = AGE_S, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._cache = ResponseCache(bytes_max, age_s=age_s, clock=clock)
-        self._age_s = age_s
-        self._clock = clock
         self._lock = threading.Lock()
-        self._under_way: Recent[bytes, float] = Recent(UNDER_WAY_MAX)
-        self._admitted: Recent[bytes, PaymentTerms] = Recent(UNDER_WAY_MAX)
+        self._admitted: Recent[bytes, list[Answer | PaymentTerms]] = Recent(ADMITTED_MAX)
 
-    # What the server scheme says, by `key_of` the header.
+    # What the server scheme says, by `key_of` the header: once for each verification, and the middleware takes it once.
+    # So the same header on a request that nobody verified finds and keeps nothing.
 
     def begin(self, key: bytes, terms: PaymentTerms) -> None:
-        """The payment was verified for the first time: its handler runs next."""
-        with self._lock:
-            self._under_way.put(key, self._clock())
-            self._admitted.put(key, terms)
+        """The payment was verified: its handler runs next, and its answer is to be kept."""
+        self._admit(key, terms)
 
-    def repeat(self, key: bytes, terms: PaymentTerms) -> bool:
-        """The payment was taken before: have its answer sent again. False where none is kept."""
+    def repeat(self, key: bytes) -> bool:
+        """The payment was taken before: its answer is to be sent again. False where none is kept."""
         with self._lock:
-            if self._cache.get(key) is None:
-                return False
-            self._admitted.put(key, terms)
-            return True
+            answer = self._cache.get(key)
+        if answer is not None:
+            self._admit(key, answer)
+        return answer is not None
 
-    def is_under_way(self, key: bytes) -> bool:
-        """Whether the payment's handler may still run."""
+    def forget(self, key: bytes) -> None:
+        """Nothing was charged for the answer."""
         with self._lock:
-            began = self._under_way.get(key)
-        return began is not None and self._clock() - began < self._age_s
+            self._cache.forget(key)
 
-    def end(self, key: bytes, *, forget: bool = False) -> None:
-        """The handling has ended; `forget`: nothing was charged for the answer."""
+    # What the middleware does.
+
+    def take(self, key: bytes) -> Answer | PaymentTerms | None:
+        """What the request at hand was verified for: the answer to send again, or the terms of a new one."""
         with self._lock:
-            self._under_way.remove(key)
-            self._admitted.remove(key)
-            if forget:
-                self._cache.forget(key)
-
-    # What the middleware does. A key is taken once for each verification of its payment, so that the same header on
-    # a request that nobody verified finds and keeps nothing.
-
-    def take(self, key: bytes) -> PaymentTerms | None:
-        """The terms of a payment that was verified for the request at hand."""
-        with self._lock:
-            return self._admitted.remove(key)
-
-    def get(self, key: bytes) -> Answer | None:
-        """The answer that the payment paid for."""
-        with self._lock:
-            return self._cache.get(key)
+            admitted = self._admitted.get(key) or []
+            found = admitted.pop(0) if admitted else None
+            if not admitted:
+                self._admitted.remove(key)
+            return found
 
     def keep(self, key: bytes, status: int, headers: Headers, body: bytes, terms: PaymentTerms) -> None:
         """Keep an answer, if it may be."""
@@ -98,21 +85,24 @@ class KeptAnswers:
             with self._lock:
                 self._cache.keep(key, Answer(status, kept, body, terms, b""))
 
+    def _admit(self, key: bytes, what: Answer | PaymentTerms) -> None:
+        with self._lock:
+            self._admitted.put(key, [*(self._admitted.get(key) or []), what])
+
     def wsgi(self, app: WsgiApp) -> WsgiApp:
         """A WSGI application that answers what `app` would, and kept answers again."""
 
         def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
             header = str(environ.get(_ENVIRON, ""))
             key = key_of(header)
-            terms = self.take(key) if header else None
-            if terms is None or "HTTP_AUTHORIZATION" in environ or "HTTP_COOKIE" in environ:
+            found = self.take(key) if header else None
+            if isinstance(found, Answer):
+                headers = [(str(name, "latin-1"), str(value, "latin-1")) for name, value in found.headers]
+                start_response(f"{found.status} OK", headers)
+                return [found.body]
+            if found is None or any(name in environ for name in _LOGINS):
                 return app(environ, start_response)
-            kept = self.get(key)
-            if kept is None:
-                return self._recorded(app, environ, start_response, key, terms)
-            headers = [(str(name, "latin-1"), str(value, "latin-1")) for name, value in kept.headers]
-            start_response(f"{kept.status} OK", headers)
-            return [kept.body]
+            return self._recorded(app, environ, start_response, key, found)
 
         return answer
 
@@ -151,16 +141,14 @@ class KeptAnswersMiddleware:
         headers: Headers = list(scope.get("headers", []))
         header = next((bytes(value).decode("latin-1") for name, value in headers if name == _HEADER), "")
         key = key_of(header)
-        terms = self._kept.take(key) if header else None
-        if terms is None or is_logged_in(headers):
+        found = self._kept.take(key) if header else None
+        if isinstance(found, Answer):
+            await send({"type": "http.response.start", "status": found.status, "headers": list(found.headers)})
+            await send({"type": "http.response.body", "body": found.body})
+        elif found is None or is_logged_in(headers):
             await self._app(scope, receive, send)
-            return
-        answer = self._kept.get(key)
-        if answer is not None:
-            await send({"type": "http.response.start", "status": answer.status, "headers": list(answer.headers)})
-            await send({"type": "http.response.body", "body": answer.body})
-            return
-        await self._app(scope, receive, _Recorder(self._kept, key, terms, send))
+        else:
+            await self._app(scope, receive, _Recorder(self._kept, key, found, send))
 
 
 class _Recorder:

@@ -19,22 +19,21 @@ from x402.schemas import AssetAmount, hooks
 from x402.schemas.helpers import parse_money
 
 from tallystick.amounts import parse_price
-from tallystick.errors import MalformedError
+from tallystick.errors import MalformedError, RefusedError
 from tallystick.hexadecimal import checksum, parse_address
 from tallystick.reasons import Reason
 from tallystick.tokens import Token
 from tallystick.x402 import SCHEME_DEFERRED, read_deferred_terms, read_terms
 from tallystick_client.seller.paywall.offers import error_text
 from tallystick_client.x402.binding import BodyReader, bind, http_hash, is_bound_to_body, read_body, resource_hash
-from tallystick_client.x402.facilitator import REPLAYED
 from tallystick_client.x402.kept import KeptAnswers, key_of
 from tallystick_client.x402.messages import requirements_of
 
 DEFAULT_TRANSFER: Final = "default"
 """The SDK's name for a scheme that knows no `assetTransferMethod`; it never goes over the wire."""
-_TERMS: Final = ("escrow", "receiverAuthorizer", "withdrawDelay", "name", "version", "voucherManager")
-_PENDING: Final = Reason.PAYMENT_PENDING.code
-_USED: Final = Reason.PAYMENT_USED.code
+_TERMS: Final = ("escrow", "receiverAuthorizer", "withdrawDelay", "name", "version", "voucherManager", "blinding")
+_REPEATED: Final = "repeated"
+_TAKEN: Final = frozenset({Reason.PAYMENT_USED.code, Reason.PAYMENT_PENDING.code})
 
 
 class Settles(Protocol):
@@ -144,42 +143,28 @@ class DeferredServerScheme:
             return _bound_later(payload, transport, body)
         return _bound(payload, http_hash(transport, body))
 
-    def after_verify(self, context: hooks.VerifyResultContext) -> hooks.AbortResult | None:
-        """Let a handler run for a new payment only."""
-        if not context.result.is_valid:
-            return None
-        key, replayed = _key(context), bool((context.result.extra or {}).get(REPLAYED))
-        if self._kept is None or key is None:
-            return _abort(_USED, "The payment has paid before, and no answers are kept here.") if replayed else None
-        terms = read_terms(requirements_of(_v2(context.requirements)))
-        if not replayed:
-            self._kept.begin(key, terms)
-            return None
-        if self._kept.repeat(key, terms):
-            return None
-        if self._kept.is_under_way(key):
-            return _abort(_PENDING, "The payment's request is being answered; send the same payment again.")
-        return _abort(_USED, "The payment has paid before, and its answer is not kept any more.")
+    def after_verify(self, context: hooks.VerifyResultContext) -> None:
+        """The handler of a new payment runs next."""
+        key, is_repeated = _key(context), (context.result.extra or {}).get(_REPEATED) is True
+        if self._kept is not None and key is not None and not is_repeated:
+            self._kept.begin(key, read_terms(requirements_of(_v2(context.requirements))))
 
-    def after_settle(self, context: hooks.SettleResultContext) -> None:
-        """The answer is paid for."""
-        key = _key(context)
-        if self._kept is not None and key is not None:
-            self._kept.end(key)
+    def on_verify_failure(self, context: hooks.VerifyFailureContext) -> hooks.RecoveredVerifyResult | None:
+        """Let a payment that was taken before have the answer that was kept for it: no handler runs again."""
+        key, is_taken = _key(context), str(context.error) in _TAKEN
+        if self._kept is None or key is None or not is_taken or not self._kept.repeat(key):
+            return None
+        return hooks.RecoveredVerifyResult(schemas.VerifyResponse(is_valid=True, extra={_REPEATED: True}))
 
     def on_settle_failure(self, context: hooks.SettleFailureContext) -> None:
         """Keep the answer only where the payment may have been taken."""
         key = _key(context)
-        if self._kept is not None and key is not None:
-            self._kept.end(key, forget=str(context.error) != _PENDING)
+        if self._kept is not None and key is not None and str(context.error) != Reason.PAYMENT_PENDING.code:
+            self._kept.forget(key)
 
     def on_verified_payment_canceled(self, context: hooks.VerifiedPaymentCanceledContext) -> Any:
         """Give back what is reserved for a handler that failed, where that can be done."""
-        key = _key(context)
-        if self._kept is not None and key is not None:
-            self._kept.end(key)
-        # An abort after a verification is of a payment that paid before: nothing of it is to be given back.
-        if self._facilitator is None or context.reason == "after_verify_aborted":
+        if self._facilitator is None:
             return None
         nothing = _v2(context.requirements).model_copy(update={"amount": "0"})
         return self._facilitator.settle(context.payment_payload, nothing)
@@ -215,7 +200,7 @@ def _token(told: Mapping[str, Any], field: str) -> Token:
 def _bound(payload: schemas.PaymentPayload, request: bytes) -> hooks.AbortResult | None:
     try:
         bind(payload, request)
-    except MalformedError as error:
+    except (MalformedError, RefusedError) as error:
         return hooks.AbortResult(error_text(error))
     return None
 
@@ -227,10 +212,6 @@ def _bound_later(
         return _bound(payload, http_hash(transport, await body))
 
     return wait()
-
-
-def _abort(code: str, message: str) -> hooks.AbortResult:
-    return hooks.AbortResult(code, message)
 
 
 def _v2(requirements: Any) -> schemas.PaymentRequirements:
