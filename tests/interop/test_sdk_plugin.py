@@ -12,18 +12,26 @@ import httpx
 import pytest
 import requests
 from eth_account import Account
-from x402 import x402Client, x402ClientSync
+from x402 import ResourceConfig, x402Client, x402ClientSync, x402ResourceServer
 from x402.http.clients import x402HttpxClient
 from x402.http.clients.httpx import PaymentError, x402AsyncTransport
 from x402.http.utils import decode_payment_required_header
+from x402.mcp import x402MCPClient
+from x402.mcp.server_async import PaymentWrapperConfig, create_payment_wrapper
 from x402.mechanisms.evm.exact import ExactEvmClientScheme
 from x402.schemas import PaymentAbortedError
 
 from e2e.market import PRICE, Market
 from interop.plugin_shops import Shop, fastapi_shop, flask_shop
+from tallystick.hexadecimal import checksum
 from tallystick.x402 import PAYMENT_SIGNATURE_HEADER
 from tallystick_client import BudgetExceededError, Budgets, DepositPolicy, Wallet, WalletThread
-from tallystick_client.x402 import DeferredClientScheme, DeferredClientSchemeSync
+from tallystick_client.x402 import (
+    DeferredClientScheme,
+    DeferredClientSchemeSync,
+    DeferredServerScheme,
+    FacilitatorClient,
+)
 from tallystick_client.x402.requests import PayingAdapter
 
 DEPOSIT = DepositPolicy(low="0.01", high="0.5")
@@ -219,3 +227,40 @@ async def test_exact_settles_through_the_same_facilitator(market: Market, shop: 
     async with x402HttpxClient(client, timeout=90) as http:
         answer = await http.get(f"{shop.url}/exact")
     assert answer.status_code == 200
+
+
+class Tools:
+    """An MCP server's one paid tool, as the SDK's MCP client calls it."""
+
+    def __init__(self, handler: Any) -> None:
+        self._handler = handler
+
+    async def call_tool(self, params: dict[str, Any], **_: Any) -> Any:
+        meta = params.get("_meta", {})
+        result = await self._handler(params["arguments"], {"toolName": params["name"], "_meta": meta})
+        result._meta = result.meta  # as the MCP package's own results have it
+        return result
+
+
+async def test_the_mcp_transport_pays_for_tools(market: Market, buyer: Any) -> None:
+    network = str(market.operator.network)
+    facilitator = FacilitatorClient(market.aggregator, token=market.seller_token)
+    server = x402ResourceServer(facilitator).register(network, DeferredServerScheme(facilitator=facilitator))
+    server.initialize()
+    wanted = ResourceConfig(scheme="deferred", network=network, pay_to=checksum(market.receiver), price="$0.001")
+    calls: list[Any] = []
+
+    @create_payment_wrapper(server, PaymentWrapperConfig(accepts=server.build_payment_requirements(wanted)))
+    async def forecast(args: dict[str, Any], _: Any) -> dict[str, Any]:
+        calls.append(args)
+        return {"content": [{"type": "text", "text": "Sunny"}]}
+
+    async with buyer() as payer:
+        mcp = x402MCPClient(Tools(forecast), payer.client).on_after_payment(payer.scheme.after_payment)
+        for place in ("Bern", "Oslo"):
+            result = await mcp.call_tool("forecast", {"place": place})
+            assert (result.payment_made, result.is_error) == (True, False)
+        (account,) = (await payer.wallet.status()).accounts
+        assert (account.charged, account.unknown) == (2 * PRICE, 0)
+    assert calls == [{"place": "Bern"}, {"place": "Oslo"}]
+    await facilitator.close()
