@@ -70,8 +70,9 @@ class Paywall:
     `body_patience_s`: how long one may take. `keep_responses_bytes`: memory for answers that are sent again to a payer
     whose connection broke. `settle_patience_s`: how long a served request waits for an aggregator that is away;
     `release_wait_s`: how long an answer waits for its payment to be given back. `base_url`: scheme and host as clients
-    see them, for the URL in a 402; `trust_proxy_headers`: X-Forwarded-Proto and -Host say it. `clock` (seconds that
-    nobody sets) and `sleep` are what is waited for by.
+    see them, for the URL in a 402; `trust_proxy_headers`: X-Forwarded-Proto and -Host say it. `publish`: whether
+    the price list is told at /.well-known/x402.json and /.well-known/x402, where `app` has no pages of its own.
+    `clock` (seconds that nobody sets) and `sleep` are what is waited for by.
 
     Raises MalformedError, which names the setting, what it was and what is allowed. Prices, the token and whether it is
     for `pay_to` are checked when the server starts, if it tells (ASGI's lifespan) and the aggregator answers; else
@@ -95,6 +96,7 @@ class Paywall:
         release_wait_s: float = RELEASE_WAIT_S,
         base_url: str | None = None,
         trust_proxy_headers: bool = False,
+        publish: bool = True,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -111,6 +113,7 @@ class Paywall:
             release_wait_s=release_wait_s,
             base_url=base_url,
             trust_proxy_headers=trust_proxy_headers,
+            publish=publish,
             clock=clock,
         )
         self.room = Backpressure(at_least("buffer_bodies_bytes", buffer_bodies_bytes, max_body_bytes))

@@ -35,6 +35,7 @@ from tallystick.x402 import PAYMENT_RESPONSE_HEADER, PAYMENT_SIGNATURE_HEADER, N
 from tallystick_client.errors import AggregatorError
 from tallystick_client.seller.paywall import responses
 from tallystick_client.seller.paywall.headers import make_readable
+from tallystick_client.seller.paywall.manifest import Manifest
 from tallystick_client.seller.paywall.offers import Accepted, OfferBook, read_accepted
 from tallystick_client.seller.paywall.paid import SCOPE_KEY
 from tallystick_client.seller.paywall.paths import Roots, read_paths
@@ -63,6 +64,7 @@ from tallystick_client.seller.paywall.steps import (
     SendResponse,
     Step,
     Steps,
+    StopApp,
 )
 from tallystick_client.seller.paywall.urls import Urls
 
@@ -80,6 +82,7 @@ _ORIGIN: Final = b"origin"
 _RECEIPT: Final = PAYMENT_RESPONSE_HEADER.lower().encode()
 _MARK: Final = "tallystick.unneeded"
 _PAYMENT_REQUIRED: Final = 402
+_NOT_FOUND: Final = 404
 
 _log = logging.getLogger("tallystick.seller")
 
@@ -117,6 +120,7 @@ class PaymentFlows:
         release_wait_s: float = RELEASE_WAIT_S,
         base_url: str | None = None,
         trust_proxy_headers: bool = False,
+        publish: bool = True,
         schemes: Sequence[Scheme] = SCHEMES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -134,6 +138,7 @@ class PaymentFlows:
         kept = ResponseCache(at_least("keep_responses_bytes", keep_responses_bytes, 0))
         self.state = PaywallState(kept, settle_patience_s, release_wait_s, clock)
         self.urls = Urls(base_url, trust_proxy_headers=trust_proxy_headers)
+        self.manifest = Manifest(self.rules, self.book) if publish else None
         self.roots = Roots()
         """The prefixes that applications behind the paywall live under, as far as the adapter can see them."""
         self._is_prefix_told = False
@@ -216,6 +221,22 @@ class PaymentFlow(Steps):
             yield responses.too_slow()
         except RoomFullError:
             yield responses.crowded()
+
+    def _publish(self, manifest: Manifest) -> Flow[None]:
+        """What the site sells, where the application has no such page of its own."""
+        try:
+            supported: Supported = yield AskAggregator("supported")
+        except (AggregatorError, MalformedError) as error:
+            _log.warning("the aggregator does not say what it supports: %s", error)
+            answer = responses.unavailable("Prices are not known now.")
+        else:
+            root = replace(self._head, path="/", raw_path=b"/", query=b"")
+            answer = manifest.answer(supported, self._flows.urls.of(root).rstrip("/"), self._head)
+        yield replace(answer, headers=responses.with_receipt(answer.headers, self._receipt))
+        try:
+            yield StopApp()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the request was answered
+            _log.debug("the application stopped, its response was not delivered: %s", error)
 
     def _read_payment(self) -> None:
         """Read what came, and make the receipt that says that nothing was charged.
@@ -316,17 +337,23 @@ class PaymentFlow(Steps):
 
     def _give(self) -> Flow[None]:
         """Serve a request that costs nothing, and say so where a payment came with it, unless somebody else did."""
-        if self._receipt is None:
+        manifest = self._flows.manifest
+        if manifest is not None and not manifest.is_asked(self._head):
+            manifest = None
+        if self._receipt is None and manifest is None:
             yield CallApp(is_held=False)
             return
         mark = self._head.scope[_MARK] = _Mark(self._head.scope.get(_MARK))
         try:
             response: AppResponse | None = yield CallApp()
         except Exception:
-            if not mark.is_needed:
+            if not mark.is_needed and self._receipt is not None:
                 yield responses.failed(self._receipt)
             raise
         if response is None:
+            return
+        if manifest is not None and response.status == _NOT_FOUND:
+            yield from self._publish(manifest)
             return
         # A 402 says by itself that no payment was taken.
         is_told = response.status == _PAYMENT_REQUIRED or any(name.lower() == _RECEIPT for name, _ in response.headers)
