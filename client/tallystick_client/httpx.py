@@ -34,8 +34,10 @@ class PayingTransport(AsyncAdapter, httpx.AsyncBaseTransport):
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        **settings: Any,
     ) -> None:
-        super().__init__(wallet, inner or httpx.AsyncHTTPTransport(), sleep, clock, monotonic)
+        """`settings`: `deadline_s` and `require_https`, as of `Purchases`."""
+        super().__init__(wallet, inner or httpx.AsyncHTTPTransport(), sleep, clock, monotonic, **settings)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """The response, paid for if need be. Raises what the inner transport raises, and what `Purchase` does."""
@@ -55,8 +57,10 @@ class SyncPayingTransport(SyncAdapter, httpx.BaseTransport):
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        **settings: Any,
     ) -> None:
-        super().__init__(wallet, inner or httpx.HTTPTransport(), sleep, clock, monotonic)
+        """`settings`: `deadline_s` and `require_https`, as of `Purchases`."""
+        super().__init__(wallet, inner or httpx.HTTPTransport(), sleep, clock, monotonic, **settings)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """The response, paid for if need be. Raises what the inner transport raises, and what `Purchase` does."""

@@ -31,7 +31,7 @@ async def test_where_a_seller_takes_them_payments_are_blinded_each_by_bytes_of_i
 ) -> None:
     async with client(wallet, seller) as http:
         for _ in range(2):
-            assert (await http.get("http://a.example/1")).status_code == 200
+            assert (await http.get("https://a.example/1")).status_code == 200
     first, second = payments_of(seller)
     plain = request_hash("GET", b"/1")
     for payment in (first, second):
@@ -47,7 +47,7 @@ async def test_where_a_seller_takes_them_payments_are_blinded_each_by_bytes_of_i
 async def test_a_seller_that_does_not_say_so_gets_the_plain_hash(wallet: Wallet, seller: FakeSeller) -> None:
     seller.is_blinding = False
     async with client(wallet, seller) as http:
-        assert (await http.get("http://a.example/1")).status_code == 200
+        assert (await http.get("https://a.example/1")).status_code == 200
     (payment,) = payments_of(seller)
     assert (payment.blind, payment.request_hash) == (b"", request_hash("GET", b"/1"))
 
@@ -65,7 +65,7 @@ async def test_a_payment_that_follows_a_refused_one_is_bound_to_the_same_hash(
 
     seller.before.append(dearer)
     async with client(wallet, seller) as http:
-        assert (await http.get("http://a.example/1")).status_code == 200
+        assert (await http.get("https://a.example/1")).status_code == 200
     first, second = payments_of(seller)
     assert first.payment_id == second.payment_id
     assert (first.request_hash, first.blind) == (second.request_hash, second.blind)
@@ -73,7 +73,7 @@ async def test_a_payment_that_follows_a_refused_one_is_bound_to_the_same_hash(
 
 async def test_no_text_of_a_payment_shows_its_blind(wallet: Wallet, seller: FakeSeller) -> None:
     async with client(wallet, seller) as http:
-        await http.get("http://a.example/1")
+        await http.get("https://a.example/1")
     (payment,) = payments_of(seller)
     texts: list[Any] = [repr(payment), str(payment)]
     assert all(payment.blind.hex() not in text and repr(payment.blind) not in text for text in texts)

@@ -24,6 +24,7 @@ from tallystick_client.payer.http.steps import (
     is_read_first,
     payable_request,
 )
+from tallystick_client.payer.policy.answers import is_told_in_body
 from tallystick_client.payer.wallet.schemes.port import Payer
 
 
@@ -81,15 +82,17 @@ class AsyncAdapter:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        **settings: Any,
     ) -> None:
+        """`settings`: of `Purchases`."""
         self._inner = inner
         self._sleep = sleep
-        self._purchases = Purchases(wallet, clock, monotonic)
+        self._purchases = Purchases(wallet, clock, monotonic, **settings)
 
     async def buy(self, request: Any) -> Any:
         """The response to a request, paid for if need be; raises what `Purchase` does, and the inner transport."""
-        body = await request.aread() if is_read_first(request.headers) else None
-        purchase = self._purchases.purchase(_payable(request, body))
+        sent = await request.aread() if is_read_first(request.headers) else None
+        purchase = self._purchases.purchase(_payable(request, sent), _deadline_s(request))
         response: Any = None
         with contextlib.closing(purchase):
             step = await until_io(purchase, purchase.start)
@@ -98,10 +101,11 @@ class AsyncAdapter:
                 if isinstance(step, SendRequest):
                     try:
                         response = await self._inner.handle_async_request(_with_payment(self._library, request, step))
+                        body = await response.aread() if _is_told_in_body(response) else b""
                     except self._library.transport_error as error:
                         advance = partial(purchase.lost, error, was_sent=self._library.was_sent(error))
                     else:
-                        advance = _received(purchase, response)
+                        advance = _received(purchase, response, body)
                 elif isinstance(step, Wait):
                     await self._sleep(step.seconds)
                 else:
@@ -143,16 +147,18 @@ class SyncAdapter:
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        **settings: Any,
     ) -> None:
+        """`settings`: of `Purchases`."""
         self._thread = wallet
         self._inner = inner
         self._sleep = sleep
-        self._purchases = Purchases(wallet.wallet, clock, monotonic)
+        self._purchases = Purchases(wallet.wallet, clock, monotonic, **settings)
 
     def buy(self, request: Any) -> Any:
         """The response to a request, paid for if need be; raises what `Purchase` does, and the inner transport."""
-        body = request.read() if is_read_first(request.headers) else None
-        purchase = self._purchases.purchase(_payable(request, body))
+        sent = request.read() if is_read_first(request.headers) else None
+        purchase = self._purchases.purchase(_payable(request, sent), _deadline_s(request))
         response: Any = None
         try:
             step = self._thread.run(until_io(purchase, purchase.start))
@@ -161,10 +167,11 @@ class SyncAdapter:
                 if isinstance(step, SendRequest):
                     try:
                         response = self._inner.handle_request(_with_payment(self._library, request, step))
+                        body = response.read() if _is_told_in_body(response) else b""
                     except self._library.transport_error as error:
                         advance = partial(purchase.lost, error, was_sent=self._library.was_sent(error))
                     else:
-                        advance = _received(purchase, response)
+                        advance = _received(purchase, response, body)
                 elif isinstance(step, Wait):
                     self._sleep(step.seconds)
                 else:
@@ -213,8 +220,18 @@ def _with_payment(library: Library, request: Any, step: SendRequest) -> Any:
     return library.request(request.method, request.url, headers=headers, stream=request.stream, extensions=extensions)
 
 
-def _received(purchase: Purchase, response: HttpResponse) -> Callable[[], Step]:
-    return partial(purchase.received, response.status_code, response.headers)
+def _deadline_s(request: Any) -> float | None:
+    """The request's own deadline, in its extension `payment_deadline_s`."""
+    deadline_s = request.extensions.get("payment_deadline_s")
+    return None if deadline_s is None else float(deadline_s)
+
+
+def _is_told_in_body(response: HttpResponse) -> bool:
+    return is_told_in_body(response.status_code, response.headers)
+
+
+def _received(purchase: Purchase, response: HttpResponse, body: bytes) -> Callable[[], Step]:
+    return partial(purchase.received, response.status_code, response.headers, body)
 
 
 def _noted(response: Any, step: Done) -> Any:

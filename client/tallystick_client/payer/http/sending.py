@@ -7,6 +7,7 @@
 """
 
 from collections.abc import Callable
+from math import inf
 from typing import Final
 
 from tallystick_client.payer.http.steps import CloseResponse, ConnectionLostError, Flow, SendRequest, Wait
@@ -46,26 +47,28 @@ def send(
     is_replayable: bool,
     patience_s: float = 0,
     was_sent_before: bool = False,
+    end_at: float = inf,
 ) -> Flow[Answer]:
     """The answer to a request with this payment.
 
-    `patience_s`: for how long it may be under way, 0 for a few times; each answer is waited for as long. Raises
+    `patience_s`: for how long it may be under way, 0 for a few times; each answer is waited for as long. `end_at`: when
+    the caller's time is up, by `monotonic`: nothing is sent again after it, nor is an answer waited for longer. Raises
     NotTakenError, and the HTTP library's error where nobody knows what became of the payment.
     """
-    give_up_at = monotonic() + patience_s
+    give_up_at = min(monotonic() + patience_s, end_at)
     pauses_s = list(RESEND_PAUSES_S) if is_replayable else []
-    request = SendRequest(header, patience_s + READ_MARGIN_S if patience_s else 0)
     was_sent = was_sent_before
     lost: Exception | None = None
     while True:
         try:
-            answer: Answer = yield request
+            left_s = max(0.0, end_at - monotonic())
+            answer: Answer = yield SendRequest(header, min(patience_s + READ_MARGIN_S, left_s) if patience_s else 0)
         except ConnectionLostError as failure:
             if failure.was_sent:
                 was_sent, lost = True, failure.cause
             elif not was_sent:
                 raise NotTakenError(failure.cause, was_sent=False) from None
-            if not pauses_s:
+            if not pauses_s or monotonic() + pauses_s[0] > end_at:
                 raise failure.cause from None
             pause_s = pauses_s.pop(0)
         else:
@@ -79,7 +82,7 @@ def send(
             if patience_s:
                 if monotonic() + pause_s > give_up_at:
                     return answer
-            elif pauses_s:
+            elif pauses_s and monotonic() + max(pauses_s[0], pause_s) <= end_at:
                 pause_s = max(pauses_s.pop(0), pause_s)
             else:
                 return answer

@@ -34,8 +34,10 @@ class PayingTransport(AsyncAdapter, httpx2.AsyncBaseTransport):
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        **settings: Any,
     ) -> None:
-        super().__init__(wallet, inner or httpx2.AsyncHTTPTransport(), sleep, clock, monotonic)
+        """`settings`: `deadline_s` and `require_https`, as of `Purchases`."""
+        super().__init__(wallet, inner or httpx2.AsyncHTTPTransport(), sleep, clock, monotonic, **settings)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """The response, paid for if need be. Raises what the inner transport raises, and what `Purchase` does."""
@@ -55,8 +57,10 @@ class SyncPayingTransport(SyncAdapter, httpx2.BaseTransport):
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        **settings: Any,
     ) -> None:
-        super().__init__(wallet, inner or httpx2.HTTPTransport(), sleep, clock, monotonic)
+        """`settings`: `deadline_s` and `require_https`, as of `Purchases`."""
+        super().__init__(wallet, inner or httpx2.HTTPTransport(), sleep, clock, monotonic, **settings)
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """The response, paid for if need be. Raises what the inner transport raises, and what `Purchase` does."""
