@@ -25,7 +25,8 @@ from e2e.market import PRICE, Market
 from interop.plugin_shops import Shop, fastapi_shop, flask_shop
 from tallystick.hexadecimal import checksum
 from tallystick.x402 import PAYMENT_SIGNATURE_HEADER
-from tallystick_client import BudgetExceededError, Budgets, DepositPolicy, Wallet, WalletThread
+from tallystick_client import BudgetExceededError, Budgets, DepositPolicy, OfferNotAllowedError, Wallet, WalletThread
+from tallystick_client.payer.errors import InsecureOriginError
 from tallystick_client.x402 import (
     DeferredClientScheme,
     DeferredClientSchemeSync,
@@ -185,6 +186,22 @@ async def test_an_error_of_the_wallet_is_told_in_the_sdks_way(shop: Shop, buyer:
     aborted = failed.value.__cause__
     assert isinstance(aborted, PaymentAbortedError)
     assert isinstance(aborted.__cause__, BudgetExceededError)
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "error"),
+    [("GET", "http://shop.example/page", InsecureOriginError), ("HEAD", "https://shop.example/", OfferNotAllowedError)],
+)
+async def test_w10_nothing_is_paid_in_clear_or_for_a_request_without_a_page(
+    shop: Shop, buyer: Any, method: str, url: str, error: type[Exception]
+) -> None:
+    async with httpx.AsyncClient() as http:
+        asked = (await http.get(f"{shop.url}/page/clear")).headers["payment-required"]
+    async with buyer() as payer:
+        with payer.scheme.show(method, url), pytest.raises(PaymentAbortedError) as failed:
+            await payer.client.create_payment_payload(decode_payment_required_header(asked))
+        assert isinstance(failed.value.__cause__, error)
+        assert (await payer.wallet.status()).accounts == []
 
 
 async def test_the_official_client_pays_our_paywall_by_deferred(market: Market, buyer: Any) -> None:

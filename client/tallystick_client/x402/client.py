@@ -69,11 +69,11 @@ class _Scheme:
 class DeferredClientScheme(_Scheme):
     """The SDK's client scheme for `x402Client`: pays from a wallet that is open in the same event loop.
 
-    `clock`: seconds since the epoch.
+    `clock`: seconds since the epoch. `require_https`: pay over plain http at this machine's own address only.
     """
 
-    def __init__(self, wallet: Payer, clock: Callable[[], float] = time.time) -> None:
-        self.payments = WalletPayments(wallet, self.scheme, clock)
+    def __init__(self, wallet: Payer, clock: Callable[[], float] = time.time, *, require_https: bool = True) -> None:
+        self.payments = WalletPayments(wallet, self.scheme, clock, require_https=require_https)
         self.scheme_hooks = {
             "before_payment_creation": self._before_payment_creation,
             "on_payment_response": self._on_payment_response,
@@ -121,9 +121,11 @@ class DeferredClientScheme(_Scheme):
 class DeferredClientSchemeSync(_Scheme):
     """The SDK's client scheme for `x402ClientSync`: pays from a wallet on a thread of its own. Threads may share it."""
 
-    def __init__(self, wallet: WalletThread[Any], clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, wallet: WalletThread[Any], clock: Callable[[], float] = time.time, *, require_https: bool = True
+    ) -> None:
         self._thread = wallet
-        self.payments = WalletPayments(wallet.wallet, self.scheme, clock)
+        self.payments = WalletPayments(wallet.wallet, self.scheme, clock, require_https=require_https)
         self.scheme_hooks = {
             "before_payment_creation": self._before_payment_creation,
             "on_payment_response": self._on_payment_response,

@@ -30,6 +30,8 @@ from tallystick.x402 import (
     decode_header,
     encode_header,
 )
+from tallystick_client.payer.errors import InsecureOriginError, OfferNotAllowedError
+from tallystick_client.payer.http.price_cache import FREE_METHODS
 from tallystick_client.payer.http.steps import PayableRequest
 from tallystick_client.payer.http.unfinished import UnfinishedPayments
 from tallystick_client.payer.policy.answers import Answer, is_refused, read_receipt, reason_in, told_error
@@ -56,12 +58,15 @@ class _UnderWay:
 
 
 class WalletPayments:
-    """The payments of one scheme out of one wallet."""
+    """The payments of one scheme out of one wallet. `require_https`: pay over plain http on this machine only."""
 
-    def __init__(self, wallet: Payer, scheme: str, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, wallet: Payer, scheme: str, clock: Callable[[], float] = time.time, *, require_https: bool = True
+    ) -> None:
         self._wallet = wallet
         self._scheme = wallet.schemes[scheme]
         self._clock = clock
+        self._require_https = require_https
         self._unfinished = UnfinishedPayments(clock)
         self._under_way: dict[Hashable, _UnderWay] = {}
         self._again: dict[Hashable, tuple[PayableRequest, PaymentId]] = {}
@@ -81,6 +86,7 @@ class WalletPayments:
         self.lost(owner)
         if request is None:
             request = resource_request(required.resource.url if required.resource is not None else "")
+        self._check(request)
         payment = self._unfinished.take(request)
         was_sent_before = payment is not None
         if payment is None:
@@ -88,8 +94,7 @@ class WalletPayments:
             id_ = again[1] if again is not None and again[0].key == request.key else None
             order = Order(request.host, request.request_hash, self._clock, id_)
             payment = await self._scheme.pay(self._wallet, offer, order)
-        is_kept = request.origin.startswith("http")
-        self._under_way[owner] = _UnderWay(request, payment, was_sent_before, is_kept)
+        self._under_way[owner] = _UnderWay(request, payment, was_sent_before, is_kept=_is_http(request))
         message = decode_header(payment.header, PaymentPayload, PAYMENT_SIGNATURE_HEADER)
         return {**message.payload, "__extensions": message.extensions or {}}
 
@@ -127,6 +132,13 @@ class WalletPayments:
         """Who has a payment under way."""
         return list(self._under_way)
 
+    def _check(self, request: PayableRequest) -> None:
+        """Raise as our own transports do where nothing is to be paid at all."""
+        if request.method in FREE_METHODS:
+            raise OfferNotAllowedError([f"{request.method} carries no page to pay for"])
+        if _is_http(request) and self._require_https and not request.is_private:
+            raise InsecureOriginError(request.origin)
+
     def _keep(self, found: _UnderWay) -> None:
         if found.is_kept:
             self._unfinished.keep(found.request, found.payment)
@@ -144,6 +156,10 @@ class WalletPayments:
                         "symbol": token.symbol,
                     }
         return None
+
+
+def _is_http(request: PayableRequest) -> bool:
+    return request.origin.startswith("http")
 
 
 def told_answer(context: schemas.PaymentResponseContext) -> Answer:
