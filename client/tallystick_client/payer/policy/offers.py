@@ -117,8 +117,9 @@ def read_offers(header: str) -> Asked:
     Raises MalformedError, and OfferNotAllowedError on another version than 2.
     """
     received = decode_header(header, _Received, PAYMENT_REQUIRED_HEADER, HEADER_BYTES_MAX)
-    if received.x402_version != _VERSION or isinstance(received.x402_version, bool):
-        raise _other_version(f"{PAYMENT_REQUIRED_HEADER} $.x402Version", received.x402_version)
+    version = received.x402_version
+    if type(version) is not int or version != _VERSION:  # true is 1 to Python, and 2.0 is 2
+        raise _other_version(f"{PAYMENT_REQUIRED_HEADER} $.x402Version", version)
     return Asked(
         error=received.error if isinstance(received.error, str) else "",
         accepts=[_requirements(entry, f"accepts[{at}]") for at, entry in enumerate(received.accepts[:OFFERS_MAX])],

@@ -50,8 +50,9 @@ def hides_cors(app: Any) -> bool:
     for _ in range(_LAYERS_MAX):
         if app is None:
             break
-        added = [getattr(layer, "cls", None) for layer in getattr(app, "user_middleware", ())]
-        if any("CORS" in getattr(one, "__name__", "") for one in (type(app), *added)):
+        kinds: list[object] = [app.__class__]
+        kinds += [getattr(layer, "cls", None) for layer in getattr(app, "user_middleware", ())]
+        if any("CORS" in getattr(kind, "__name__", "") for kind in kinds):
             return True
         app = getattr(app, "app", None)
     return False
