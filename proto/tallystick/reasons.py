@@ -85,6 +85,12 @@ class Reason(IntEnum):
     AMOUNT_MISMATCH = 49, _FINAL, "Pay the amount that the terms name."
     WITHDRAW_DELAY_OUT_OF_RANGE = 50, _FINAL, "Choose a withdraw delay within the limits that Supported names."
 
+    REQUEST_MISMATCH = (
+        51,
+        _FINAL,
+        "Bind the payment to the request as it reaches the seller: a proxy in between may rewrite its path or body.",
+    )
+
     # Exact payments.
     EXACT_SIGNATURE = 60, _FINAL, "Sign the authorization with the key of its `from` address."
     EXACT_NOT_YET_VALID = 61, _RETRY, "Wait until validAfter has passed."

@@ -11,6 +11,13 @@ Every part is preceded by its length, so no two different requests have the same
   the channel's receiver stands for the site.
 - **body digest**: SHA-256 of the body, or empty. Empty where there is no body, where the body has no bytes (proxies
   add and drop `Content-Length: 0`), and where it is streamed up and its bytes are not known when the payment is made.
+
+An aggregator sees this hash, and could find out by trying which page it stands for. So a payer may **blind** it:
+
+    blinded_hash = SHA-256( frame("tallystick/blind/1") || frame(blind) || frame(request_hash) )
+
+with 16 random bytes, new for each payment, that the payer tells the seller alone. The payment is then bound to the
+blinded hash in the other one's place.
 """
 
 import re
@@ -21,6 +28,8 @@ from tallystick.errors import MalformedError
 from tallystick.quantities import Bytes32
 
 _PREFIX: Final = len(b"tallystick/request/1").to_bytes(4, "big") + b"tallystick/request/1"
+_BLIND_PREFIX: Final = len(b"tallystick/blind/1").to_bytes(4, "big") + b"tallystick/blind/1"
+BLIND_BYTES: Final = 16
 _ABSOLUTE: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 _UNRESERVED: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 _NOT_AS_IT_STANDS: Final = re.compile(rb"%([0-9A-Fa-f]{2})|[^A-Za-z0-9\-._~:/?\[\]@!$&'()*+,;=]")
@@ -50,6 +59,18 @@ def request_hash(method: str, target: bytes, body_digest: bytes = b"") -> Bytes3
     if len(body_digest) not in {0, 32}:
         raise MalformedError("body digest", body_digest, "32 bytes, or none for no body or a streamed one")
     return Bytes32(sha256(_PREFIX + _frame(method.encode()) + _frame(target) + _frame(body_digest)).digest())
+
+
+def blinded_hash(request_hash: bytes, blind: bytes) -> Bytes32:
+    """The 32 bytes that bind the request of this hash, for everybody who does not know `blind`.
+
+    Raises MalformedError on a hash or a blind of another length.
+    """
+    if len(request_hash) != 32:
+        raise MalformedError("request hash", request_hash, "32 bytes")
+    if len(blind) != BLIND_BYTES:
+        raise MalformedError("blind", blind, f"{BLIND_BYTES} bytes")
+    return Bytes32(sha256(_BLIND_PREFIX + _frame(blind) + _frame(request_hash)).digest())
 
 
 def body_digest(body: bytes) -> bytes:

@@ -99,7 +99,7 @@ async def connect(wallet_target: str) -> RemoteWallet:
 async def main(wallet_target: str, port: int, shops: int) -> None:
     """Work."""
     wallet = await connect(wallet_target)
-    transport = PayingTransport(wallet, ToShops(port))
+    transport = PayingTransport(wallet, ToShops(port), require_https=False)
     async with wallet, httpx2.AsyncClient(transport=transport, timeout=TIMEOUT_S) as http:
         worker = Worker(http, shops)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stopping.set)

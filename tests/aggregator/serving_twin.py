@@ -26,8 +26,9 @@ from tallystick_aggregator.api.grpc.account import AccountService
 from tallystick_aggregator.api.grpc.charge import ChargeLimits, ChargeService
 from tallystick_aggregator.api.grpc.concurrency_limits import CallLimits
 from tallystick_aggregator.api.grpc.facilitator import FacilitatorService
-from tallystick_aggregator.api.grpc.server import GrpcServer, Services, Tls
+from tallystick_aggregator.api.grpc.server import GrpcServer, Services
 from tallystick_aggregator.api.grpc.settlement import SettlementService
+from tallystick_aggregator.api.tls import Tls
 from tallystick_aggregator.auth.credentials import Credentials, Principals, Scope
 from tallystick_aggregator.charging import UncheckedPayment
 from tallystick_aggregator.claims.claiming import Claimed

@@ -158,7 +158,7 @@ def wait_for_background(shell: Shell, command: str, ports: dict[str, str], since
         wait_for_port(ports["8545"])
     if "serve" in command:
         shell.wait_for("listening on ", since)
-    if port := re.search(r"uvicorn .*--port (\d+)", command):
+    if port := re.search(r"(?:uvicorn|flask) .*--port (\d+)", command):
         wait_for_port(port[1])
 
 

@@ -50,7 +50,7 @@ class Shop:
         rules = [Rule(path="/articles/*", price="0.0001 USDC")]
         paywall = Paywall(self.page, pay_to=to_hex(NEWS), rules=rules, aggregator=aggregator)
         self.paywall = paywall
-        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(paywall), base_url="http://shop.test")
+        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(paywall), base_url="https://shop.test")
 
     async def page(self, scope: Any, receive: Any, send: Any) -> None:
         del receive
@@ -155,7 +155,7 @@ async def crawler(folder: Path, shop: Shop, secret: str = "open sesame", **budge
     )
     way = Watched(shop)
     transport = PayingTransport(wallet, way)
-    async with wallet, httpx2.AsyncClient(transport=transport, base_url="http://shop.test") as http:
+    async with wallet, httpx2.AsyncClient(transport=transport, base_url="https://shop.test") as http:
         yield Crawler(wallet, http, way.statuses, way)
 
 

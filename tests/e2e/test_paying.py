@@ -20,7 +20,7 @@ async def test_who_does_not_pay_is_told_how(market: Market) -> None:
     async with httpx2.AsyncClient(base_url=market.url) as http:
         asked = await http.get("/paid/page/unpaid")
         free = await http.get("/free")
-    assert (asked.status_code, asked.json()) == (402, {})
+    assert (asked.status_code, asked.json()["x402Version"]) == (402, 2)
     assert asked.headers["cache-control"] == "no-store"
     assert PAYMENT_REQUIRED_HEADER in asked.headers
     assert (free.status_code, market.handled("page unpaid")) == (200, 0)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tallystick.errors import MalformedError
-from tallystick.requests import body_digest, normal_target, request_hash
+from tallystick.requests import blinded_hash, body_digest, normal_target, request_hash
 
 methods = st.sampled_from(["GET", "POST", "G", "ET", "get", "DELETE"])
 targets = st.binary(max_size=40)
@@ -103,3 +103,15 @@ def test_a_digest_of_another_length_is_refused(digest: bytes) -> None:
 
 
 GET_ROOT = "4b04d9286b2b101bc0941178257f5f88764d2a38e8b70da6fa6190c677772fe3"
+
+
+@pytest.mark.parametrize(("plain", "blind"), [(bytes(31), bytes(16)), (bytes(32), b""), (bytes(32), bytes(17))])
+def test_only_whole_hashes_are_blinded_by_16_bytes(plain: bytes, blind: bytes) -> None:
+    with pytest.raises(MalformedError):
+        blinded_hash(plain, blind)
+
+
+def test_a_blinded_hash_is_no_requests_and_differs_with_each_blind() -> None:
+    plain = request_hash("GET", b"/a")
+    hashes = {plain, blinded_hash(plain, bytes(16)), blinded_hash(plain, b"\1" + bytes(15))}
+    assert len(hashes) == 3

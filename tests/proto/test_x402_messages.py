@@ -3,7 +3,7 @@
 import inspect
 import json
 import sys
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -191,7 +191,7 @@ def test_unknown_keys_of_others_are_tolerated() -> None:
         ({"accepts": [], "x402Version": 1}, "PAYMENT-REQUIRED $.x402Version: got '1', allowed a value that x402 v2"),
         ({"accepts": [], "x402Version": "2"}, "PAYMENT-REQUIRED $.x402Version: got str, allowed int"),
         ({"accepts": [], "x402Version": 2.0}, "PAYMENT-REQUIRED $.x402Version: got float, allowed int"),
-        (b"", "PAYMENT-REQUIRED: got '', allowed canonical base64"),
+        (b"", "PAYMENT-REQUIRED: got '', allowed base64 of JSON"),
         (b"{", "PAYMENT-REQUIRED: got 1 bytes, allowed UTF-8 JSON"),
         (b'{"accepts":[],"error":"\xff"}', "allowed UTF-8 JSON"),
         (b'{"accepts":[],"error":"\\ud800"}', "allowed UTF-8 JSON"),
@@ -230,10 +230,40 @@ def test_a_timeout_out_of_range_is_refused(seconds: int) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["e30", "e30===", "e3 0=", "e30=\n", " e30=", "e30=e30=", "e31=", "e3\u00e9=", "\ud800", "-_8=", "%7B%7D", "{}"],
+    [
+        "e30===",
+        "e3 0=",
+        "e30=\n",
+        " e30=",
+        "e30=e30=",
+        "=",
+        "e3\u00e9=",
+        "\ud800",
+        "-_8=",
+        "%7B%7D",
+        "{}",
+        "e",
+        "A" * 5,
+    ],
 )
 def test_base64_is_strict(text: str) -> None:
     assert refuse(text).startswith("PAYMENT-REQUIRED: got ")
+
+
+@pytest.mark.parametrize("padding", ["", "=", "==", "kept"])
+@given(text=st.text(max_size=20))
+def test_p10_either_alphabet_is_read_with_or_without_padding(padding: str, text: str) -> None:
+    sent = SettleResponse(success=True, transaction=text, network="?>~\u00ff\u00fe")
+    canonical = encode_header(sent)
+    bare = canonical.rstrip("=")
+    for digits in (bare, bare.replace("+", "-").replace("/", "_")):
+        whole = canonical[len(bare) :] if padding == "kept" else padding
+        assert decode_header(digits + whole, SettleResponse, "PAYMENT-RESPONSE") == sent
+
+
+def test_p10_what_is_written_is_canonical() -> None:
+    value = encode_header(SettleResponse(success=True, transaction="\u00ff\u00fe>?", network="n"))
+    assert b64encode(b64decode(value, validate=True)).decode() == value
 
 
 def test_a_header_beyond_the_limit_is_refused_before_it_is_decoded() -> None:

@@ -207,6 +207,27 @@ class PaymentBatcher:
 
         return await self._decided(self._writer.submit(decision, lookups=lookup_of(*payment_of_handle(handle))))
 
+    async def capture_payment(self, payment: UncheckedPayment, amount: int) -> ChargeAnswer | None:
+        """Charge what is held of this payment, in full or less; None where nothing of it is known.
+
+        For callers that may charge the channel. The same capture again gets the same answer.
+        """
+
+        def decision(draft: Draft, _: Ledger, moment: DecisionContext) -> ChargeAnswer | None:
+            return decide.capture_payment(draft, payment, amount, moment, self.rules)
+
+        lookups = lookup_of(payment.channel_id, payment.payment_id)
+        return await self._decided(self._writer.submit(decision, lookups=lookups))
+
+    async def release_payment(self, payment: UncheckedPayment) -> Done | Refusal | None:
+        """Give back what is held of this payment; None where nothing of it is known. As `capture_payment`."""
+
+        def decision(draft: Draft, _ledger: Ledger, _moment: DecisionContext) -> Done | Refusal | None:
+            return decide.release_payment(draft, payment)
+
+        lookups = lookup_of(payment.channel_id, payment.payment_id)
+        return await self._decided(self._writer.submit(decision, lookups=lookups))
+
     async def release(self, handle: bytes) -> Done | Refusal:
         """Give a reservation back. The same release again gets the same answer."""
 

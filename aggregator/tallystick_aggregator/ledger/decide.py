@@ -10,6 +10,7 @@ is recorded in the draft. The rules (`rules`) run in the design's order:
 
 import hmac
 
+from tallystick.charges import Charge
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
 from tallystick_aggregator.ledger.commands import DecisionContext, ProvenPayment, Rules, VoucherProof
@@ -117,6 +118,35 @@ def release(draft: Draft, handle: bytes) -> Done | Refusal:
         return refuse(Why.CAPTURED_ALREADY)
     draft.record(ev.Released(handle))
     return Done(replayed=False)
+
+
+def find_payment(draft: Draft, payment: Charge) -> Payment | Refusal | None:
+    """This very payment, as its first use left it; None where its id is not known. Refuses another one's id.
+
+    Its reservation's handle is for callers only whose token stands for the receiver.
+    """
+    known = draft.payment(payment.channel_id, payment.payment_id)
+    if known is None or (known.request_hash == payment.request_hash and known.amount == payment.amount):
+        return known
+    return _reused(known, payment.amount, payment.request_hash)
+
+
+def capture_payment(
+    draft: Draft, payment: Charge, amount: int, moment: DecisionContext, rules: Rules
+) -> Accepted | Refusal | None:
+    """Charge the reservation of this payment as `capture` does; None where it was never held nor charged."""
+    known = find_payment(draft, payment)
+    if known is None or isinstance(known, Refusal):
+        return known
+    return capture(draft, known.handle, amount, moment, rules) if known.handle else _capture_again(known, amount)
+
+
+def release_payment(draft: Draft, payment: Charge) -> Done | Refusal | None:
+    """Give the reservation of this payment back as `release` does; None where it was never held nor charged."""
+    known = find_payment(draft, payment)
+    if known is None or isinstance(known, Refusal):
+        return known
+    return release(draft, known.handle) if known.handle else refuse(Why.CAPTURED_ALREADY)
 
 
 def expire(draft: Draft, reservation: Reservation) -> None:

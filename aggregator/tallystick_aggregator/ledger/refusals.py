@@ -147,6 +147,8 @@ class Why:
     PAYMENT_PENDING = Text(Reason.PAYMENT_PENDING, "",
         "The payment is being used by another request, or by another process for this one.")
     PAYMENT_USED = Text(Reason.PAYMENT_USED, "", "The payment has paid for a request, and pays for one only.")
+    PAYMENT_VERIFIED_BEFORE = Text(Reason.PAYMENT_PENDING, "payment_id",
+        "The payment was verified before and is not settled yet: it pays for that request only.")
 
     # Payments by Permit2, of `exact` and `upto`.
     PERMIT2_OFF = Text(Reason.TOKEN_UNSUPPORTED, "payload", "The aggregator does not move this token by Permit2.")

@@ -52,7 +52,9 @@ class Scheme(Protocol[V, S]):
 
     @property
     def is_settled_by_bearer(self) -> bool:
-        """Whether S proves who may settle it, as an unguessable handle does. Else only `terms.pay_to` may."""
+        """Whether S proves who may settle it, as an unguessable handle does. Else, and where S comes as PAYLOAD, only
+        `terms.pay_to` may.
+        """
         ...
 
     @property

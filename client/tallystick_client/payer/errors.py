@@ -8,6 +8,7 @@ WalletError                 below TallystickError; nothing was signed for what i
 │                           payer's address does not hold that much
 ├── BalanceTooLowError      the payer's address holds less than a transfer would move
 ├── ApprovalRefusedError    the aggregator's totals are above the wallet's own book
+├── InsecureOriginError     a page asks for money over plain http, where anybody between could take the payment
 ├── NoHeadroomError         a grant has too little left for a payment: the wallet has to extend it first
 └── BodyNotReplayableError  a request body that can be sent once only, where it may have to be sent twice
 
@@ -46,6 +47,16 @@ class OfferNotAllowedError(WalletError):
     def __init__(self, problems: list[str]) -> None:
         self.problems = problems
         super().__init__("no offer of the 402 may be taken: " + ("; ".join(problems) or "it makes none"))
+
+
+class InsecureOriginError(WalletError):
+    """A page asks for money over plain http: whoever is in between could read the payment and take it."""
+
+    def __init__(self, origin: str) -> None:
+        self.origin = origin
+        super().__init__(
+            f"{origin} asks for payment: got http, allowed https, loopback, or a transport with require_https=False"
+        )
 
 
 class DepositNotAllowedError(WalletError):

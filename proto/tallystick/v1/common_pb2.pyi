@@ -73,6 +73,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_CHANNEL_ID_MISMATCH: _Reason.ValueType  # 48
     REASON_AMOUNT_MISMATCH: _Reason.ValueType  # 49
     REASON_WITHDRAW_DELAY_OUT_OF_RANGE: _Reason.ValueType  # 50
+    REASON_REQUEST_MISMATCH: _Reason.ValueType  # 51
+    """The payment is bound to another request than the one that it came with."""
     REASON_EXACT_SIGNATURE: _Reason.ValueType  # 60
     """Exact payments."""
     REASON_EXACT_NOT_YET_VALID: _Reason.ValueType  # 61
@@ -152,6 +154,8 @@ REASON_TOKEN_MISMATCH: Reason.ValueType  # 47
 REASON_CHANNEL_ID_MISMATCH: Reason.ValueType  # 48
 REASON_AMOUNT_MISMATCH: Reason.ValueType  # 49
 REASON_WITHDRAW_DELAY_OUT_OF_RANGE: Reason.ValueType  # 50
+REASON_REQUEST_MISMATCH: Reason.ValueType  # 51
+"""The payment is bound to another request than the one that it came with."""
 REASON_EXACT_SIGNATURE: Reason.ValueType  # 60
 """Exact payments."""
 REASON_EXACT_NOT_YET_VALID: Reason.ValueType  # 61

@@ -6,9 +6,11 @@ payloads    what a payment carries: `deferred` and `exact`
 permit2     what payments by Permit2 carry, and permits that are landed with them
 facilitator what is posted to a facilitator over HTTP, and its answers
 identifier  the payment-identifier extension
+forwarding  what a seller compares of a `deferred` payment, and what it hands on to its aggregator
 pay_ahead   the pay-ahead extension: where a price holds
 """
 
+from tallystick.x402.forwarding import bound_hash, without_page
 from tallystick.x402.identifier import (
     PAYMENT_IDENTIFIER,
     payment_identifier_declaration,
@@ -96,6 +98,7 @@ __all__ = [
     "SettleResponse",
     "TokenPermit",
     "UptoTerms",
+    "bound_hash",
     "decode_header",
     "decode_json",
     "deferred_payload",
@@ -119,4 +122,5 @@ __all__ = [
     "read_terms",
     "read_upto",
     "read_upto_terms",
+    "without_page",
 ]

@@ -1,6 +1,7 @@
 """What a payment carries, as JSON and as bytes and integers.
 
-`deferred` has the payload shapes of x402's batch-settlement with one key of ours, `spendProof`. `exact` is x402's own
+`deferred` has the payload shapes of x402's batch-settlement with keys of ours: `spendProof`, `requestHash` and `blind`
+(docs/reference/deferred-http.md has every byte). `exact` is x402's own
 on EVM chains. The `read_` functions raise MalformedError, which names the field by its JSON path, and nothing else.
 """
 
@@ -15,6 +16,7 @@ from tallystick.channels import ChannelConfig
 from tallystick.errors import MalformedError
 from tallystick.hexadecimal import checksum, parse_address, parse_bytes, parse_bytes_up_to, to_hex
 from tallystick.quantities import Bytes32
+from tallystick.requests import BLIND_BYTES
 from tallystick.spend_keys import SpendProof
 from tallystick.x402.identifier import PAYMENT_IDENTIFIER, read_payment_id
 from tallystick.x402.messages import Message, PaymentPayload, malformed
@@ -60,6 +62,8 @@ class DeferredPayload(Message, frozen=True, kw_only=True):
     channel_config: ChannelConfigMessage
     voucher: VoucherMessage
     spend_proof: SpendProofMessage | None = None
+    request_hash: str | None = None
+    blind: str | None = None
 
 
 class ExactPayloadAuthorization(Message, frozen=True, kw_only=True):
@@ -85,7 +89,9 @@ class DeferredPayment:
     """A `deferred` payment, unchecked: who says so is still to be proven.
 
     `ceiling` is the voucher's amount in atomic units, `signature` its 65 bytes. `channel_id` is what the payer wrote:
-    compare it with the one that `config` hashes to.
+    compare it with the one that `config` hashes to. `request_hash` is what the payment is bound to, 32 bytes, or none
+    where the payer left it to the seller to tell; `blind` has 16 bytes where that hash is a blinded one
+    (`tallystick.requests`), or none.
     """
 
     config: ChannelConfig
@@ -94,6 +100,8 @@ class DeferredPayment:
     signature: bytes = field(repr=False)
     spend: SpendProof | None
     channel_id: bytes
+    request_hash: bytes = b""
+    blind: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +137,8 @@ def read_deferred(payment: PaymentPayload) -> DeferredPayment:
         signature=parse_bytes(voucher.signature, 65, "payload.voucher.signature"),
         spend=None if spend is None else _read_spend_proof(spend, "payload.spendProof"),
         channel_id=parse_bytes(voucher.channel_id, 32, "payload.voucher.channelId"),
+        request_hash=_read_optional(payload.request_hash, 32, "payload.requestHash"),
+        blind=_read_optional(payload.blind, BLIND_BYTES, "payload.blind"),
     )
 
 
@@ -150,6 +160,10 @@ def deferred_payload(payment: DeferredPayment) -> dict[str, Any]:
             "maxAmount": str(spend.max_amount),
             "mac": to_hex(spend.mac),
         }
+    if payment.request_hash:
+        payload["requestHash"] = to_hex(payment.request_hash)
+    if payment.blind:
+        payload["blind"] = to_hex(payment.blind)
     return payload
 
 
@@ -218,6 +232,10 @@ def _read_spend_proof(message: SpendProofMessage, field: str) -> SpendProof:
         max_amount=parse_amount(message.max_amount, f"{field}.maxAmount"),
         mac=parse_bytes(message.mac, 32, f"{field}.mac"),
     )
+
+
+def _read_optional(text: str | None, length: int, field: str) -> bytes:
+    return b"" if text is None else parse_bytes(text, length, field)
 
 
 def _convert(payload: dict[str, Any], type_: type[T]) -> T:

@@ -65,7 +65,8 @@ class DeferredTerms:
     """What `deferred` adds to the terms: the escrow, its EIP-712 domain, the operator, and the deposit that it wants.
 
     A payer takes them only if escrow, name and operator are what it is configured for: a 402 never decides where a
-    deposit goes.
+    deposit goes. `blinding`: the seller takes payments that are bound to a blinded request hash, and keeps the blind
+    from its aggregator (`tallystick.requests`).
     """
 
     escrow: bytes
@@ -75,6 +76,7 @@ class DeferredTerms:
     version: str
     min_deposit: int | None = None
     voucher_manager: str = VOUCHER_MANAGER_FACILITATOR
+    blinding: bool = False
 
     def extra(self) -> dict[str, Any]:
         """The `extra` of the PaymentRequirements."""
@@ -88,6 +90,8 @@ class DeferredTerms:
         }
         if self.min_deposit is not None:
             extra["minDeposit"] = str(self.min_deposit)
+        if self.blinding:
+            extra["blinding"] = True
         return extra
 
 
@@ -148,6 +152,7 @@ def read_deferred_terms(extra: dict[str, Any], field: str = "extra") -> Deferred
         version=_name(extra.get("version"), f"{field}.version"),
         min_deposit=None if min_deposit is None else parse_amount(min_deposit, f"{field}.minDeposit"),
         voucher_manager=_name(extra.get("voucherManager"), f"{field}.voucherManager"),
+        blinding=extra.get("blinding") is True,
     )
 
 

@@ -14,7 +14,7 @@ import tallystick_client.payer.errors
 import tallystick_client.rpc
 from tallystick_client.cli import _SUMMARIES, main
 
-HEAVY = ("grpc", "google.protobuf", "httpx", "httpx2", "aiosqlite", "web3", "rich", "msgspec")
+HEAVY = ("grpc", "google.protobuf", "httpx", "httpx2", "aiosqlite", "web3", "rich", "msgspec", "x402", "pydantic")
 ERROR_MODULES = (tallystick.errors, tallystick_client.payer.errors, tallystick_client.rpc)
 
 

@@ -47,6 +47,7 @@ from tallystick.x402 import (
     PaymentRequired,
     PaymentRequirements,
     SettleResponse,
+    bound_hash,
     decode_header,
     encode_header,
     pay_ahead_extension,
@@ -501,6 +502,8 @@ class FakeSeller(httpx2.AsyncBaseTransport):
     in_flight: int = 0
     in_flight_max: int = 0
     charge_less: int = 0
+    is_blinding: bool = True
+    """Whether it takes blinded payments, and says so."""
     pattern: str = "/*"
     """Where it publishes that the price holds; empty: nowhere."""
     others: dict[str, Callable[[httpx2.Request], httpx2.Response]] = field(default_factory=dict)
@@ -540,7 +543,12 @@ class FakeSeller(httpx2.AsyncBaseTransport):
     def offer(self, scheme: str, host: str, amount: int) -> PaymentRequirements:
         operator, token = self.operator, self.operator.tokens[0]
         deferred = DeferredTerms(
-            operator.escrow, operator.operator, operator.withdraw_delay_s, "Tallystick Escrow", "1"
+            operator.escrow,
+            operator.operator,
+            operator.withdraw_delay_s,
+            "Tallystick Escrow",
+            "1",
+            blinding=self.is_blinding,
         )
         return PaymentRequirements(
             scheme=scheme,
@@ -583,7 +591,8 @@ class FakeSeller(httpx2.AsyncBaseTransport):
         digest = b"" if "transfer-encoding" in request.headers else body_digest(body)
         try:
             target = normal_target(request.url.raw_path)
-            charged = self.aggregator.charge(payment, price, request_hash(request.method, target, digest))
+            bound = bound_hash(payment, request_hash(request.method, target, digest))
+            charged = self.aggregator.charge(payment, price, bound)
         except RefusalError as refusal:
             if refusal.reason is Reason.PAYMENT_ID_REUSED:
                 return httpx2.Response(409, json={"error": "payment_replayed"})

@@ -118,7 +118,7 @@ async def test_a_worker_taken_for_dead_again_and_again_gets_its_page(
 
     seller.before = [bury] * 3
     async with httpx2.AsyncClient(transport=PayingTransport(worker, seller)) as http:
-        assert (await http.get("http://a.example/1")).status_code == 200
+        assert (await http.get("https://a.example/1")).status_code == 200
     assert (len(seller.paid_requests), aggregator.account.committed) == (4, PRICE)
 
 
@@ -137,7 +137,7 @@ async def test_a_worker_pays_over_http_like_any_wallet(fleet: Fleet, seller: Fak
     await fleet.serve()
     worker = await fleet.worker()
     async with httpx2.AsyncClient(transport=PayingTransport(worker, seller)) as http:
-        answers = await asyncio.gather(*(http.get(f"http://a.example/{n}") for n in range(40)))
+        answers = await asyncio.gather(*(http.get(f"https://a.example/{n}") for n in range(40)))
     assert {answer.status_code for answer in answers} == {200}
     await worker.close()
     assert (await fleet.account()).charged == 40 * PRICE
@@ -148,9 +148,9 @@ async def test_a_worker_pays_by_exact_through_the_wallet(fleet: Fleet, seller: F
     worker = await fleet.worker()
     async with httpx2.AsyncClient(transport=PayingTransport(worker, seller)) as http:
         for _ in range(2):
-            assert (await http.get("http://a.example/1")).status_code == 200
+            assert (await http.get("https://a.example/1")).status_code == 200
         with pytest.raises(BudgetExceededError, match="total"):
-            await http.get("http://a.example/1")
+            await http.get("https://a.example/1")
     assert len(seller.exact) == 2
     await worker.report()
     assert not fleet.wallet._book.exact_payments, "its sellers have told that they are made"
@@ -254,7 +254,7 @@ async def test_a_worker_that_was_taken_for_dead_goes_on_with_new_grants(
     await until(lambda: any(key.revoked for key in aggregator.account.keys.values()))
     worker._chores = asyncio.create_task(worker._report_for_ever())
     async with httpx2.AsyncClient(transport=PayingTransport(worker, seller)) as http:
-        answers = await asyncio.gather(*(http.get(f"http://a.example/{n}") for n in range(20)))
+        answers = await asyncio.gather(*(http.get(f"https://a.example/{n}") for n in range(20)))
     assert {answer.status_code for answer in answers} == {200}
     await worker.report()
     await fleet.wallet.reconcile()

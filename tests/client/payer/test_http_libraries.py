@@ -45,7 +45,7 @@ from tallystick_client.payer.http.purchase import (
 LIBRARIES = pytest.mark.parametrize(
     ("library", "transports"), [(httpx2, transport), (httpx, tallystick_client.httpx)], ids=["httpx2", "httpx"]
 )
-URL = "http://site.example/articles/1"
+URL = "https://site.example/articles/1"
 
 
 async def answer(seller: FakeSeller, library: Any, request: Any) -> Any:
@@ -91,7 +91,7 @@ async def test_w18_the_transport_pays_under_either_library(
         first = await http.post(URL, content=b"question", headers={PAYMENT_SIGNATURE_HEADER: "the caller's own"})
         second = await http.get(URL)
         seller.price = 0
-        free = await http.get("http://free.example/")
+        free = await http.get("https://free.example/")
     # The first one's answer was lost, so its payment was sent again, and its seller said that it had been charged.
     assert (first.status_code, second.status_code, free.status_code) == (409, 200, 200)
     assert not lost
@@ -139,7 +139,7 @@ async def test_a_synchronous_client_pays_from_a_wallet_on_a_thread_of_its_own(
                 pages.append(http.get(URL))
                 seller.prices["/dear"] = 3_000
                 with pytest.raises(BudgetExceededError):
-                    http.get("http://other.example/dear")
+                    http.get("https://other.example/dear")
             return pages, thread.run(thread.wallet.status())
 
     pages, status = await asyncio.to_thread(crawl)
@@ -205,7 +205,7 @@ async def carried_out(step: Step, purchase: Any) -> Step:
 @pytest.fixture
 def get() -> Iterator[Any]:
     assert is_read_first({})
-    return payable_request("GET", "http", "site.example", b"/articles/1", {}, b"")
+    return payable_request("GET", "https", "site.example", b"/articles/1", {}, b"")
 
 
 async def test_a_purchase_says_what_to_send_and_what_the_page_cost(

@@ -133,7 +133,7 @@ async def test_a_forged_402_makes_the_wallet_sign_nothing(
 
     async with httpx2.AsyncClient(transport=PayingTransport(wallet, httpx2.MockTransport(answer))) as http:
         with pytest.raises(OfferNotAllowedError):
-            await http.get("http://a.example/1")
+            await http.get("https://a.example/1")
     assert len(sent) == 1
     assert not aggregator.calls
     assert not (await wallet.status()).accounts
@@ -146,7 +146,7 @@ async def test_a_huge_amount_is_stopped_by_every_budget(
     wallet = await open_wallet(budgets=Budgets(total="5"))
     async with httpx2.AsyncClient(transport=PayingTransport(wallet, seller)) as http:
         with pytest.raises(BudgetExceededError, match="total"):
-            await http.get("http://a.example/1")
+            await http.get("https://a.example/1")
     assert not aggregator.calls
     assert not seller.paid_requests
 

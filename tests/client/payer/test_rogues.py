@@ -67,7 +67,9 @@ async def honest(aggregator: LyingAggregator, operator: Operator) -> AsyncIterat
 async def crawl(wallet: Wallet, transport: ToServer, hosts: str, pages: int) -> int:
     """Read pages of these hosts in turn, whatever comes of it; how many were read."""
     read = 0
-    async with httpx2.AsyncClient(transport=PayingTransport(wallet, transport, sleep=no_sleep)) as http:
+    async with httpx2.AsyncClient(
+        transport=PayingTransport(wallet, transport, sleep=no_sleep, require_https=False)
+    ) as http:
         for number in range(pages):
             for host in hosts:
                 try:

@@ -16,7 +16,7 @@ from tallystick.eip712 import escrow_domain
 from tallystick.errors import RefusedError
 from tallystick.facilitator import Supported, Verified
 from tallystick.reasons import Reason
-from tallystick.requests import body_digest, normal_target, request_hash
+from tallystick.requests import blinded_hash, body_digest, normal_target, request_hash
 from tallystick.spend_keys import SpendProof
 from tallystick.v1 import facilitator_pb2
 from tallystick_client import Aggregator, Paywall
@@ -66,11 +66,15 @@ class Buyer:
         payment_id: bytes = b"",
         ceiling: int = 1_000_000,
         max_amount: int | None = None,
+        blind: bytes = b"",
+        names_request: bool = False,
         change: Callable[[dict[str, Any]], None] = lambda _: None,
     ) -> dict[str, str]:
         """The header that pays for a request."""
         payment_id = payment_id or payment_ids.new()
         bound_to = request_hash(method, normal_target(target.encode()), body_digest(body))
+        if blind:
+            bound_to = blinded_hash(bound_to, blind)
         most = int(offer.amount) if max_amount is None else max_amount
         payment = x402.DeferredPayment(
             config=self.config,
@@ -79,6 +83,8 @@ class Buyer:
             signature=bytes([1] * 64) + b"\x1b",
             spend=SpendProof(bytes(32), most, PROVER.mac(self.channel_id, payment_id, most, bound_to)),
             channel_id=self.channel_id,
+            request_hash=bound_to if names_request else b"",
+            blind=blind,
         )
         payload = x402.deferred_payload(payment)
         change(payload)

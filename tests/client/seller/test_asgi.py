@@ -8,7 +8,7 @@ import pytest
 from tallystick.errors import MalformedError
 from tallystick_client.seller.paywall.asgi import Outgoing, ResponseRefusedError, Stage, request_head
 from tallystick_client.seller.paywall.bodies import Backpressure, Incoming
-from tallystick_client.seller.paywall.responses import make_private
+from tallystick_client.seller.paywall.headers import make_private
 from tallystick_client.seller.paywall.steps import ClientGoneError, RequestHead
 
 
@@ -150,7 +150,7 @@ async def test_a_refused_response_stays_inside_and_stops_its_sender() -> None:
 )
 def test_paid_pages_are_private_or_stricter(before: list[bytes], after: bytes) -> None:
     headers = [(b"x", b"y"), *((b"Cache-Control", value) for value in before)]
-    assert make_private(headers) == [(b"x", b"y"), (b"cache-control", after)]
+    assert make_private(headers) == [(b"x", b"y"), (b"vary", b"PAYMENT-SIGNATURE"), (b"cache-control", after)]
 
 
 def head(**values: Any) -> RequestHead:

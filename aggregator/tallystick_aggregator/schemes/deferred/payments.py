@@ -1,12 +1,17 @@
 """x402's verbs for `deferred`: verify reserves, settle captures or releases.
 
 What may be charged is the ledger's to say; here the terms, the channel and the payment are brought together.
+
+A payment comes typed, and is settled by the handle that verify returned; or as x402's JSON, sent to both (`payloads`).
+The second kind is verified once: its seller does not see a repetition, and would serve a second page.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from tallystick.charges import DeferredCharge
+from tallystick.channels import ChannelConfig
+from tallystick.charges import Charge, DeferredCharge
 from tallystick.codec.facilitator import read_deferred, read_handle
 from tallystick.facilitator import Kind, Settled, Verified
 from tallystick.x402 import PAYMENT_IDENTIFIER, SCHEME_DEFERRED, DeferredTerms, PaymentTerms
@@ -21,10 +26,16 @@ from tallystick_aggregator.accounts.offers import (
 )
 from tallystick_aggregator.charging.batcher import PaymentBatcher
 from tallystick_aggregator.charging.port import Writer
-from tallystick_aggregator.ledger.answers import Held, Refusal
+from tallystick_aggregator.ledger.answers import Accepted, Held, Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.ledger.state import payment_of_handle
-from tallystick_aggregator.schemes.port import NOBODY, Caller
+from tallystick_aggregator.schemes.deferred.payloads import (
+    ForwardedPayment,
+    read_payload,
+    settle_extra,
+    verify_extra,
+)
+from tallystick_aggregator.schemes.port import NOBODY, PAYLOAD, Caller
 
 
 class DeferredPayments:
@@ -32,8 +43,14 @@ class DeferredPayments:
 
     name = SCHEME_DEFERRED
     is_settled_by_bearer = True
-    verify_forms: Mapping[str, Callable[[Any], DeferredCharge]] = {"deferred": read_deferred}
-    settle_forms: Mapping[str, Callable[[Any], bytes]] = {"handle": read_handle}
+    verify_forms: Mapping[str, Callable[[Any], DeferredCharge | ForwardedPayment]] = {
+        "deferred": read_deferred,
+        PAYLOAD: read_payload,
+    }
+    settle_forms: Mapping[str, Callable[[Any], bytes | ForwardedPayment]] = {
+        "handle": read_handle,
+        PAYLOAD: read_payload,
+    }
 
     def __init__(self, offers: Offers, channels: Channels, batcher: PaymentBatcher, writer: Writer) -> None:
         self._offers = offers
@@ -63,12 +80,12 @@ class DeferredPayments:
             for offer in self._offers.values()
         ]
 
-    def payer_of(self, payment: DeferredCharge) -> bytes:
+    def payer_of(self, payment: DeferredCharge | ForwardedPayment) -> bytes:
         """Return the channel's payer."""
         return payment.config.payer
 
     async def verify(
-        self, terms: PaymentTerms, channel_payment: DeferredCharge, caller: Caller = NOBODY
+        self, terms: PaymentTerms, channel_payment: DeferredCharge | ForwardedPayment, caller: Caller = NOBODY
     ) -> Verified | Refusal:
         """Hold the payment's amount until it is settled; the channel is opened if it is not known yet.
 
@@ -76,6 +93,22 @@ class DeferredPayments:
         """
         del caller  # the payment id tells whose it is
         config, payment = channel_payment
+        held = await self._hold(terms, config, payment)
+        if isinstance(held, Refusal):
+            return held
+        if isinstance(channel_payment, ForwardedPayment):
+            if isinstance(held, Accepted):
+                return refuse(Why.PAYMENT_USED)
+            if held.replayed:
+                return refuse(Why.PAYMENT_VERIFIED_BEFORE)
+            channel = self._writer.ledger.channel(payment.channel_id)
+            assert channel is not None, "a reservation has a channel"
+            return Verified(config.payer, held.handle, held.expires_at, extra=verify_extra(channel))
+        if isinstance(held, Held):
+            return Verified(config.payer, held.handle, held.expires_at, held.replayed)
+        return Verified(config.payer, replayed=True)
+
+    async def _hold(self, terms: PaymentTerms, config: ChannelConfig, payment: Charge) -> Held | Accepted | Refusal:
         network = str(terms.network)
         offer = find_offer(self._offers, network)
         if isinstance(offer, Refusal):
@@ -93,16 +126,18 @@ class DeferredPayments:
             refusal = await self._batcher.prove(account, payment) or await self._channels.open(escrow, config)
             if refusal is not None:
                 return refusal
-        answer = await self._batcher.reserve(payment)
-        if isinstance(answer, Refusal):
-            return answer
-        if isinstance(answer, Held):
-            return Verified(config.payer, answer.handle, answer.expires_at, answer.replayed)
-        return Verified(config.payer, replayed=True)
+        return await self._batcher.reserve(payment)
 
-    async def settle(self, terms: PaymentTerms, handle: bytes, caller: Caller = NOBODY) -> Settled | Refusal:
-        """Capture `terms.amount` of a reservation, which may be less than was reserved."""
+    async def settle(
+        self, terms: PaymentTerms, handle: bytes | ForwardedPayment, caller: Caller = NOBODY
+    ) -> Settled | Refusal:
+        """Capture `terms.amount` of a reservation, which may be less than was reserved.
+
+        A payment that was not verified before is now, then captured.
+        """
         del caller
+        if isinstance(handle, ForwardedPayment):
+            return await self._settle_payment(terms, handle)
         payer = self._payer_of_handle(terms, handle)
         if isinstance(payer, Refusal):
             return payer
@@ -111,14 +146,61 @@ class DeferredPayments:
             return captured
         return Settled(payer, captured.amount, captured.charged, replayed=captured.replayed)
 
-    async def release(self, terms: PaymentTerms, handle: bytes, caller: Caller = NOBODY) -> Settled | Refusal:
+    async def _settle_payment(self, terms: PaymentTerms, forwarded: ForwardedPayment) -> Settled | Refusal:
+        config, payment = forwarded
+        refusal = self._payment_meets_terms(terms, forwarded)
+        if refusal is not None:
+            return refusal
+        captured = await self._batcher.capture_payment(payment, terms.amount)
+        if captured is None:
+            held = await self._hold(replace(terms, amount=payment.amount), config, payment)
+            if isinstance(held, Refusal):
+                return held
+            captured = await self._batcher.capture_payment(payment, terms.amount)
+            assert captured is not None, "what is held is known"
+        if isinstance(captured, Refusal):
+            return captured
+        amount, charged = captured.amount, captured.charged
+        extra = settle_extra(payment.channel_id, amount, charged)
+        return Settled(config.payer, amount, charged, replayed=captured.replayed, extra=extra)
+
+    async def release(
+        self, terms: PaymentTerms, handle: bytes | ForwardedPayment, caller: Caller = NOBODY
+    ) -> Settled | Refusal:
         """Give all of a reservation back."""
         del caller
+        if isinstance(handle, ForwardedPayment):
+            return await self._release_payment(terms, handle)
         payer = self._payer_of_handle(terms, handle)
         if isinstance(payer, Refusal):
             return payer
         released = await self._batcher.release(handle)
         return released if isinstance(released, Refusal) else Settled(payer, 0, replayed=released.replayed)
+
+    async def _release_payment(self, terms: PaymentTerms, forwarded: ForwardedPayment) -> Settled | Refusal:
+        config, payment = forwarded
+        refusal = self._payment_meets_terms(terms, forwarded)
+        if refusal is not None:
+            return refusal
+        released = await self._batcher.release_payment(payment)
+        if released is None:
+            return refuse(Why.RESERVATION_UNKNOWN)
+        if isinstance(released, Refusal):
+            return released
+        return Settled(config.payer, 0, replayed=released.replayed, extra={"chargedAmount": "0"})
+
+    def _payment_meets_terms(self, terms: PaymentTerms, forwarded: ForwardedPayment) -> Refusal | None:
+        """Check receiver, token and channel, as verify does, and that no more is taken than the payer accepted."""
+        config, payment = forwarded
+        refusal = config_meets_terms(terms, config)
+        if refusal is not None:
+            return refusal
+        escrow = self._channels.escrow_of(str(terms.network), config, payment.channel_id)
+        if isinstance(escrow, Refusal):
+            return escrow
+        if terms.amount > payment.amount:
+            return refuse(Why.CAPTURE_ABOVE_RESERVED, terms.amount, f"at most {payment.amount}")
+        return None
 
     def _payer_of_handle(self, terms: PaymentTerms, handle: bytes) -> bytes | Refusal:
         """Whose reservation it is; refuses one that is not on these terms."""

@@ -298,6 +298,7 @@ async def serve(
 @click.option("-X", "--method", default="GET", show_default=True)
 @click.option("-d", "--data", help="A body to send.")
 @click.option("-v", "--verbose", is_flag=True, help="Say on standard error what it cost.")
+@click.option("--allow-http", is_flag=True, help="Pay over plain http too, where anybody between can take the payment.")
 @with_wallet
 async def fetch(
     open_wallet: OpenWallet,
@@ -307,6 +308,7 @@ async def fetch(
     method: str,
     data: str | None,
     verbose: bool,
+    allow_http: bool,
 ) -> None:
     """Fetch one URL, pay for it if it asks, and print its body.
 
@@ -318,7 +320,8 @@ async def fetch(
         budgets=Budgets(per_request=max_price),
         deposit=DepositPolicy(low=0, high=deposit_) if deposit_ is not None else None,
     )
-    async with opened, httpx2.AsyncClient(transport=PayingTransport(opened), follow_redirects=True) as http:
+    transport = PayingTransport(opened, require_https=not allow_http)
+    async with opened, httpx2.AsyncClient(transport=transport, follow_redirects=True) as http:
         try:
             response = await http.request(method, url, content=data)
         except httpx2.InvalidURL as error:

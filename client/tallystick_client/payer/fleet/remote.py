@@ -25,11 +25,11 @@ from tallystick.reasons import Reason
 from tallystick.tokens import Token
 from tallystick.v1 import wallet_pb2 as pb
 from tallystick.v1 import wallet_pb2_grpc
-from tallystick.x402 import ExactAuthorization, PaymentRequired
+from tallystick.x402 import ExactAuthorization
 from tallystick_client.payer.errors import WalletError
 from tallystick_client.payer.fleet import codec
 from tallystick_client.payer.fleet.remote_grants import RemoteGrants
-from tallystick_client.payer.policy.offers import Offer, choose
+from tallystick_client.payer.policy.offers import Offer, Offered, choose
 from tallystick_client.payer.policy.operators import Operator
 from tallystick_client.payer.retries import retried
 from tallystick_client.payer.wallet.grants import Clock
@@ -126,7 +126,7 @@ class RemoteWallet:
         """Whether there is, or may be, a deposit to pay from."""
         return (operator, token.address) in self._terms.deferred
 
-    def choose(self, required: PaymentRequired) -> Offer:
+    def choose(self, required: Offered) -> Offer:
         """The offer of a 402 to take; raises OfferNotAllowedError."""
         return choose(required, self)
 

@@ -23,6 +23,7 @@ from tallystick_client.payer.http.steps import (
     is_read_first,
     payable_request,
 )
+from tallystick_client.payer.policy.answers import is_told_in_body
 from tallystick_client.payer.wallet.schemes.port import Payer
 
 TransportT = TypeVar("TransportT")
@@ -88,10 +89,12 @@ class AsyncAdapter(Generic[TransportT, RequestT, ResponseT]):
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        **settings: Any,
     ) -> None:
+        """`settings`: `deadline_s` and `require_https`, as of `Purchases`."""
         self._inner: Any = inner or self._library.async_transport()
         self._sleep = sleep
-        self._purchases = Purchases(wallet, clock, monotonic)
+        self._purchases = Purchases(wallet, clock, monotonic, **settings)
 
     async def handle_async_request(self, request: RequestT) -> ResponseT:
         """The response, paid for if need be. Raises what the inner transport raises, and what `Purchase` does."""
@@ -99,8 +102,8 @@ class AsyncAdapter(Generic[TransportT, RequestT, ResponseT]):
         return response
 
     async def _buy(self, request: Any) -> Any:
-        body = await request.aread() if is_read_first(request.headers) else None
-        purchase = self._purchases.purchase(_payable(request, body))
+        sent = await request.aread() if is_read_first(request.headers) else None
+        purchase = self._purchases.purchase(_payable(request, sent), _deadline_s(request))
         response: Any = None
         try:
             step = await until_io(purchase, purchase.start)
@@ -109,10 +112,11 @@ class AsyncAdapter(Generic[TransportT, RequestT, ResponseT]):
                 if isinstance(step, SendRequest):
                     try:
                         response = await self._inner.handle_async_request(_with_payment(self._library, request, step))
+                        body = await response.aread() if _is_told_in_body(response) else b""
                     except self._library.transport_error as error:
                         advance = partial(purchase.lost, error, was_sent=self._library.was_sent(error))
                     else:
-                        advance = _received(purchase, response)
+                        advance = _received(purchase, response, body)
                 elif isinstance(step, Wait):
                     await self._sleep(step.seconds)
                 else:
@@ -155,11 +159,13 @@ class SyncAdapter(Generic[TransportT, RequestT, ResponseT]):
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        **settings: Any,
     ) -> None:
+        """`settings`: of `Purchases`."""
         self._thread = wallet
         self._inner: Any = inner or self._library.sync_transport()
         self._sleep = sleep
-        self._purchases = Purchases(wallet.wallet, clock, monotonic)
+        self._purchases = Purchases(wallet.wallet, clock, monotonic, **settings)
 
     def handle_request(self, request: RequestT) -> ResponseT:
         """The response, paid for if need be. Raises what the inner transport raises, and what `Purchase` does."""
@@ -167,8 +173,8 @@ class SyncAdapter(Generic[TransportT, RequestT, ResponseT]):
         return response
 
     def _buy(self, request: Any) -> Any:
-        body = request.read() if is_read_first(request.headers) else None
-        purchase = self._purchases.purchase(_payable(request, body))
+        sent = request.read() if is_read_first(request.headers) else None
+        purchase = self._purchases.purchase(_payable(request, sent), _deadline_s(request))
         response: Any = None
         try:
             step = self._thread.run(until_io(purchase, purchase.start))
@@ -177,10 +183,11 @@ class SyncAdapter(Generic[TransportT, RequestT, ResponseT]):
                 if isinstance(step, SendRequest):
                     try:
                         response = self._inner.handle_request(_with_payment(self._library, request, step))
+                        body = response.read() if _is_told_in_body(response) else b""
                     except self._library.transport_error as error:
                         advance = partial(purchase.lost, error, was_sent=self._library.was_sent(error))
                     else:
-                        advance = _received(purchase, response)
+                        advance = _received(purchase, response, body)
                 elif isinstance(step, Wait):
                     self._sleep(step.seconds)
                 else:
@@ -226,8 +233,18 @@ def _with_payment(library: Library, request: Any, step: SendRequest) -> Any:
     return library.request(request.method, request.url, headers=headers, stream=request.stream, extensions=extensions)
 
 
-def _received(purchase: Purchase, response: HttpResponse) -> Callable[[], Step]:
-    return partial(purchase.received, response.status_code, response.headers)
+def _deadline_s(request: Any) -> float | None:
+    """The request's own deadline, in its extension `payment_deadline_s`."""
+    deadline_s = request.extensions.get("payment_deadline_s")
+    return None if deadline_s is None else float(deadline_s)
+
+
+def _is_told_in_body(response: HttpResponse) -> bool:
+    return is_told_in_body(response.status_code, response.headers)
+
+
+def _received(purchase: Purchase, response: HttpResponse, body: bytes) -> Callable[[], Step]:
+    return partial(purchase.received, response.status_code, response.headers, body)
 
 
 def _noted(response: Any, step: Done) -> Any:

@@ -35,7 +35,7 @@ MOVES_MAX: Final = 2
 """How often an origin may turn out to have another receiver before its patterns are not believed any more."""
 _TARGET_BYTES_MAX: Final = 256
 """A longer target is remembered by its hash."""
-_FREE_METHODS: Final = frozenset({"HEAD", "OPTIONS", "TRACE", "CONNECT"})
+FREE_METHODS: Final = frozenset({"HEAD", "OPTIONS", "TRACE", "CONNECT"})
 
 
 class _NoPrice:
@@ -155,7 +155,7 @@ class Prices:
 
 def _is_free_everywhere(method: str, target: bytes) -> bool:
     path = target.partition(b"?")[0]
-    return method in _FREE_METHODS or path == b"/robots.txt" or path.startswith(b"/.well-known/")
+    return method in FREE_METHODS or path == b"/robots.txt" or path.startswith(b"/.well-known/")
 
 
 def _key(method: str, target: bytes) -> tuple[str, bytes]:

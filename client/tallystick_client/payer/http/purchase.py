@@ -29,19 +29,28 @@ How a request is paid, and what is done about each answer:
 - A body that is streamed up can be sent once. If its price is not known yet, the 402 is answered by
   BodyNotReplayableError: the price is remembered, and the caller's next attempt is paid for ahead.
 - Redirects: the payment is added to a copy of the request, so none ever travels to another origin.
+- HEAD and OPTIONS are never paid for, and plain http only at this machine's own address, unless the program says so.
+- All of it has one deadline: after it nothing is sent again, however patient the payment would be.
+- A 402 of x402 version 1 is told apart, by its body too where the adapter hands that in.
 """
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
 from tallystick.errors import TallystickError
 from tallystick.payment_ids import format_payment_id
 from tallystick.quantities import PaymentId
-from tallystick.x402 import PAYMENT_REQUIRED_HEADER, PaymentRequired, read_pay_ahead
-from tallystick_client.payer.errors import BodyNotReplayableError, BookUnavailableError, WalletError
-from tallystick_client.payer.http.price_cache import Prices
+from tallystick.x402 import PAYMENT_REQUIRED_HEADER, read_pay_ahead
+from tallystick_client.payer.errors import (
+    BodyNotReplayableError,
+    BookUnavailableError,
+    InsecureOriginError,
+    WalletError,
+)
+from tallystick_client.payer.http.price_cache import FREE_METHODS, Prices
 from tallystick_client.payer.http.receipts import Receipt
 from tallystick_client.payer.http.steps import (
     AskWallet,
@@ -66,7 +75,7 @@ from tallystick_client.payer.policy.answers import (
     says_released,
     says_under_way,
 )
-from tallystick_client.payer.policy.offers import Offer, choose, read_offers
+from tallystick_client.payer.policy.offers import Asked, Echo, Offer, check_version, choose, read_offers
 from tallystick_client.payer.wallet.schemes.port import Order, Outcome, OutgoingPayment, Payer, Scheme
 from tallystick_client.rpc import AggregatorUnavailableError
 
@@ -85,6 +94,8 @@ __all__ = [
     "payable_request",
 ]
 
+DEADLINE_S: Final = 120.0
+"""More than sellers usually wait for a transfer, and less than a person does."""
 PAID_AGAIN_MAX: Final = 5
 """How often a request is paid again while its payments are refused for their spend keys."""
 
@@ -110,7 +121,8 @@ class _NotTakenError(Exception):
 class Purchases:
     """What is remembered between the requests that a wallet pays for: prices, and payments whose outcome is open.
 
-    `clock`: seconds since the epoch; `monotonic`: seconds that nobody sets.
+    `clock`: seconds since the epoch; `monotonic`: seconds that nobody sets. `deadline_s`: how long one request and all
+    that is sent for it may take. `require_https`: pay over plain http at this machine's own address only.
     """
 
     def __init__(
@@ -118,35 +130,41 @@ class Purchases:
         wallet: Payer,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        *,
+        deadline_s: float = DEADLINE_S,
+        require_https: bool = True,
     ) -> None:
         self.wallet = wallet
+        self.deadline_s = deadline_s
+        self.require_https = require_https
         self.clock = clock
         self.monotonic = monotonic
         self.prices = Prices()
         self.unfinished = UnfinishedPayments(clock)
 
-    def purchase(self, request: PayableRequest) -> "Purchase":
-        """The purchase of one request, which has not begun."""
-        return Purchase(self, request)
+    def purchase(self, request: PayableRequest, deadline_s: float | None = None) -> "Purchase":
+        """The purchase of one request, which has not begun. `deadline_s`: its own, instead of everybody's."""
+        return Purchase(self, request, self.deadline_s if deadline_s is None else deadline_s)
 
 
 class Purchase:
     """One request, and all that is sent for it.
 
     Each method returns the next step. Each raises the HTTP library's error where the request has failed;
-    OfferNotAllowedError and MalformedError on a 402 that may not be answered, BodyNotReplayableError on one to a body
-    that is gone; BudgetExceededError, DepositNotAllowedError, BalanceTooLowError, RefusedError or
-    AggregatorUnavailableError
-    where the payment cannot be made. It is over then.
+    OfferNotAllowedError, InsecureOriginError and MalformedError on a 402 that may not be answered,
+    BodyNotReplayableError on one to a body that is gone; BudgetExceededError, DepositNotAllowedError,
+    BalanceTooLowError, RefusedError or AggregatorUnavailableError where the payment cannot be made. It is over then.
     """
 
-    def __init__(self, shared: Purchases, request: PayableRequest) -> None:
+    def __init__(self, shared: Purchases, request: PayableRequest, deadline_s: float) -> None:
         self._wallet = shared.wallet
         self._clock = shared.clock
         self._monotonic = shared.monotonic
         self._prices = shared.prices
         self._unfinished = shared.unfinished
         self._request = request
+        self._end_at = shared.monotonic() + deadline_s
+        self._is_private = request.is_private or not shared.require_https
         self._receipt: Receipt | None = None
         self._flow = self._buy()
 
@@ -154,9 +172,12 @@ class Purchase:
         """Begin."""
         return self._advance(partial(next, self._flow))
 
-    def received(self, status: int, headers: Mapping[str, str]) -> Step:
-        """The request was sent, and this response has come. `headers` finds names in any spelling."""
-        return self._advance(partial(self._flow.send, Answer(status, headers)))
+    def received(self, status: int, headers: Mapping[str, str], body: bytes = b"") -> Step:
+        """The request was sent, and this response has come. `headers` finds names in any spelling.
+
+        `body`: wanted where `is_told_in_body` says so, to tell version 1 of x402; the caller gets it all the same.
+        """
+        return self._advance(partial(self._flow.send, Answer(status, headers, body)))
 
     def lost(self, error: Exception, *, was_sent: bool) -> Step:
         """No response came, for this error of the HTTP library. `was_sent`: False, if the request surely did not
@@ -209,7 +230,8 @@ class Purchase:
     def _pay_ahead(self) -> Flow[OutgoingPayment | None]:
         """A payment at the remembered price; None where there is no such price, or the wallet refuses it."""
         request = self._request
-        offer = self._prices.offer_for(request.origin, request.method, request.target) if request.is_payable else None
+        may_pay = request.is_payable and self._is_private
+        offer = self._prices.offer_for(request.origin, request.method, request.target) if may_pay else None
         if offer is None:
             return None
         try:
@@ -229,14 +251,20 @@ class Purchase:
         except ConnectionLostError as lost:
             raise lost.cause from None
         header = answer.headers.get(PAYMENT_REQUIRED_HEADER)
-        if not is_refused(answer) or header is None:
+        if not is_refused(answer) or self._request.method in FREE_METHODS:
             if says_free(answer, None):
                 self._ask_next()
             return None
+        if header is None:
+            check_version(answer.body)
+            return None
         yield CloseResponse()
+        if not self._is_private:
+            raise InsecureOriginError(self._request.origin)
         required = read_offers(header)
         offer = choose(required, self._wallet)
         self._learn(offer, required)
+        offer = replace(offer, echo=Echo(required.resource, required.extensions))
         request = self._request
         if not request.is_replayable:
             raise BodyNotReplayableError(
@@ -277,9 +305,9 @@ class Purchase:
             return None
         self._learn(better, required)
         yield CloseResponse()
-        return better
+        return replace(better, echo=Echo(required.resource, required.extensions))
 
-    def _learn(self, offer: Offer, required: PaymentRequired) -> None:
+    def _learn(self, offer: Offer, required: Asked) -> None:
         if self._scheme(offer).is_paid_ahead:
             request, pay_ahead = self._request, read_pay_ahead(required.extensions)
             self._prices.learn(request.origin, request.method, request.target, offer, pay_ahead)
@@ -313,19 +341,20 @@ class Purchase:
         Raises _NotTakenError, and the HTTP library's error where nobody knows what became of the payment.
         """
         is_replayable, patience_s = self._request.is_replayable, payment.patience_s(self._clock())
-        give_up_at = self._monotonic() + patience_s
+        give_up_at = min(self._monotonic() + patience_s, self._end_at)
         pauses_s = list(RESEND_PAUSES_S) if is_replayable else []
-        request = SendRequest(payment.header, patience_s + READ_MARGIN_S if patience_s else 0)
         lost: Exception | None = None
         while True:
             try:
-                answer: Answer = yield request
+                left_s = max(0.0, self._end_at - self._monotonic())
+                read_s = min(patience_s + READ_MARGIN_S, left_s) if patience_s else 0
+                answer: Answer = yield SendRequest(payment.header, read_s)
             except ConnectionLostError as failure:
                 if failure.was_sent:
                     was_sent, lost = True, failure.cause
                 elif not was_sent:
                     raise _NotTakenError(failure.cause, was_sent=False) from None
-                if not pauses_s:
+                if not pauses_s or self._monotonic() + pauses_s[0] > self._end_at:
                     raise failure.cause from None
                 pause_s = pauses_s.pop(0)
             else:
@@ -339,7 +368,7 @@ class Purchase:
                 if patience_s:
                     if self._monotonic() + pause_s > give_up_at:
                         return answer
-                elif pauses_s:
+                elif pauses_s and self._monotonic() + max(pauses_s[0], pause_s) <= self._end_at:
                     pause_s = max(pauses_s.pop(0), pause_s)
                 else:
                     return answer

@@ -9,6 +9,7 @@ streamed up, or longer, passes through untouched: it can be sent once.
 
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from tallystick.requests import body_digest, normal_target, request_hash
@@ -92,6 +93,19 @@ class PayableRequest(NamedTuple):
     request_hash: bytes
     is_replayable: bool
     is_payable: bool
+
+    @property
+    def is_private(self) -> bool:
+        """Whether nobody between reads it: https, or this machine's own address."""
+        scheme, _, host = self.origin.partition("://")
+        name = host.rpartition("@")[2]
+        name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
+        if scheme == "https" or name == "localhost":
+            return True
+        try:
+            return ip_address(name).is_loopback
+        except ValueError:
+            return False
 
     @property
     def key(self) -> tuple[str, str, bytes, bytes]:

@@ -12,7 +12,8 @@ from tallystick.amounts import parse_amount
 from tallystick.errors import MalformedError
 from tallystick.reasons import Reason
 from tallystick.x402 import PAYMENT_REQUIRED_HEADER, PAYMENT_RESPONSE_HEADER, SettleResponse, decode_header
-from tallystick_client.payer.policy.offers import read_offers
+from tallystick_client.payer.errors import WalletError
+from tallystick_client.payer.policy.offers import HEADER_BYTES_MAX, read_offers
 
 _PAYMENT_REQUIRED = 402
 _CONFLICT = 409
@@ -21,10 +22,23 @@ _ASK_LATER = frozenset({408, 425, 429})
 
 
 class Answer(NamedTuple):
-    """What a response begins with. `headers` finds names in any spelling, as HTTP libraries' own mappings do."""
+    """What a response begins with. `headers` finds names in any spelling, as HTTP libraries' own mappings do.
+
+    `body`: of a 402 without PAYMENT-REQUIRED, where it was read (`is_told_in_body`).
+    """
 
     status: int
     headers: Mapping[str, str]
+    body: bytes = b""
+
+
+def is_told_in_body(status: int, headers: Mapping[str, str]) -> bool:
+    """Whether a 402 may be of x402 version 1, which has its terms in the body: JSON, and short enough to be read."""
+    if status != _PAYMENT_REQUIRED or PAYMENT_REQUIRED_HEADER in headers:
+        return False
+    length = headers.get("content-length", "")
+    is_short = length.isascii() and length.isdigit() and int(length[:9]) <= HEADER_BYTES_MAX
+    return is_short and "json" in headers.get("content-type", "")
 
 
 def told_error(headers: Mapping[str, str]) -> str:
@@ -33,8 +47,8 @@ def told_error(headers: Mapping[str, str]) -> str:
     Empty where there is none, or none that can be read.
     """
     try:
-        return (read_offers(headers[PAYMENT_REQUIRED_HEADER]).error or "") if PAYMENT_REQUIRED_HEADER in headers else ""
-    except MalformedError:
+        return read_offers(headers[PAYMENT_REQUIRED_HEADER]).error if PAYMENT_REQUIRED_HEADER in headers else ""
+    except (MalformedError, WalletError):
         return ""
 
 

@@ -3,13 +3,17 @@
 An offer is taken only if its network, escrow, operator, delay, EIP-712 domain and token are exactly those of an
 operator that the wallet was configured with. What is left to the seller is the receiver and the price, and the budgets
 bound the price.
+
+A 402 is read leniently: sellers list offers for other clients, other chains and other versions beside ours. What cannot
+be read of it is left out, and said where no offer remains.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, Protocol
 
-from msgspec import structs
+import msgspec
+from msgspec import Struct, structs
 
 from tallystick.errors import MalformedError, describe
 from tallystick.hexadecimal import checksum
@@ -17,18 +21,59 @@ from tallystick.quantities import ZERO_ADDRESS
 from tallystick.tokens import Token
 from tallystick.x402 import (
     PAYMENT_REQUIRED_HEADER,
-    PaymentRequired,
     PaymentRequirements,
     PaymentTerms,
     decode_header,
     read_terms,
 )
+from tallystick.x402.messages import as_object, malformed
 from tallystick_client.payer.errors import OfferNotAllowedError
 from tallystick_client.payer.policy.operators import Asset, Operator
 
 OFFERS_MAX: Final = 64
 """A 402 with more offers than this is not read to its end."""
+HEADER_BYTES_MAX: Final = 65_536
+"""Of a 402: a query makes it grow, and servers that are not ours do not bound it."""
+_VERSION: Final = 2
 _CORRECTIVE: Final = frozenset({"channelState", "voucherState"})
+
+
+class Echo(NamedTuple):
+    """What a payment repeats of its 402 beside the offer, as it came (x402 specification v2, sections 5.1 and 5.2)."""
+
+    resource: Mapping[str, Any] | None = None
+    extensions: Mapping[str, Any] | None = None
+
+
+NO_ECHO: Final = Echo()
+
+
+class Asked(NamedTuple):
+    """What a 402 says; of an entry in `accepts` that cannot be read, why."""
+
+    error: str
+    accepts: Sequence[PaymentRequirements | MalformedError]
+    resource: Mapping[str, Any] | None = None
+    extensions: Mapping[str, Any] | None = None
+
+
+class Offered(Protocol):
+    """A 402 that is asked for its offers: `Asked`, or x402's PaymentRequired."""
+
+    @property
+    def accepts(self) -> Sequence[PaymentRequirements | MalformedError]:
+        """The ways to pay."""
+        ...
+
+
+class _Received(Struct, frozen=True, rename="camel"):
+    """A PAYMENT-REQUIRED header, of whatever version and seller."""
+
+    accepts: list[Any]
+    x402_version: Any = _VERSION
+    error: Any = None
+    resource: Any = None
+    extensions: Any = None
 
 
 class Seller(NamedTuple):
@@ -47,12 +92,14 @@ class Seller(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """An offer that may be taken. `accepted` is what the payment repeats of it."""
+    """An offer that may be taken. `accepted` and `echo` are what the payment repeats."""
 
     operator: Operator
     token: Token
     terms: PaymentTerms
     accepted: PaymentRequirements
+    echo: Echo = field(default=NO_ECHO, compare=False, repr=False)
+    """Of the 402 that made it. A payment that is sent ahead answers none, and repeats nothing."""
 
     def goes_where(self, other: "Offer") -> bool:
         """Whether both are paid by the same scheme, in the same token, to the same receiver at the same operator."""
@@ -64,9 +111,44 @@ class Offer:
         return Seller(self.operator, self.token, self.terms.pay_to, host)
 
 
-def read_offers(header: str) -> PaymentRequired:
-    """The 402 in the value of its PAYMENT-REQUIRED header; raises MalformedError."""
-    return decode_header(header, PaymentRequired, PAYMENT_REQUIRED_HEADER)
+def read_offers(header: str) -> Asked:
+    """The 402 in the value of its PAYMENT-REQUIRED header.
+
+    Raises MalformedError, and OfferNotAllowedError on another version than 2.
+    """
+    received = decode_header(header, _Received, PAYMENT_REQUIRED_HEADER, HEADER_BYTES_MAX)
+    version = received.x402_version
+    if type(version) is not int or version != _VERSION:  # true is 1 to Python, and 2.0 is 2
+        raise _other_version(f"{PAYMENT_REQUIRED_HEADER} $.x402Version", version)
+    return Asked(
+        error=received.error if isinstance(received.error, str) else "",
+        accepts=[_requirements(entry, f"accepts[{at}]") for at, entry in enumerate(received.accepts[:OFFERS_MAX])],
+        resource=as_object(received.resource) or None,
+        extensions=as_object(received.extensions) or None,
+    )
+
+
+def check_version(body: bytes) -> None:
+    """Raise OfferNotAllowedError if the body of a 402 without PAYMENT-REQUIRED has another version's terms."""
+    try:
+        told = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return
+    version = as_object(told).get("x402Version")
+    if version is not None and "accepts" in told:
+        raise _other_version("x402Version", version)
+
+
+def _other_version(field: str, version: object) -> OfferNotAllowedError:
+    problem = f"{field}: got {describe(version)}, allowed {_VERSION}: the seller speaks another version of x402"
+    return OfferNotAllowedError([problem])
+
+
+def _requirements(entry: object, field: str) -> PaymentRequirements | MalformedError:
+    try:
+        return msgspec.convert(entry, PaymentRequirements)
+    except msgspec.ValidationError as error:
+        return malformed(error, field)
 
 
 class OfferRules(Protocol):
@@ -111,7 +193,7 @@ class Means(Protocol):
         ...
 
 
-def choose(required: PaymentRequired, means: Means) -> Offer:
+def choose(required: Offered, means: Means) -> Offer:
     """The offer to take: the first of the scheme that the wallet prefers, among those that it may take and can pay.
 
     Raises OfferNotAllowedError, which says for each offer why it is not taken.
@@ -120,6 +202,9 @@ def choose(required: PaymentRequired, means: Means) -> Offer:
     problems: list[str] = []
     for index, requirements in enumerate(required.accepts[:OFFERS_MAX]):
         field = f"accepts[{index}]"
+        if isinstance(requirements, MalformedError):
+            problems.append(str(requirements))
+            continue
         scheme = means.schemes.get(requirements.scheme)
         if scheme is None:
             names = " or ".join(means.schemes)

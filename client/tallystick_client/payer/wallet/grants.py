@@ -139,7 +139,7 @@ class Grant(ABC):
     def pay(self, amount: int, request_hash: bytes, payment_id: PaymentId | None = None) -> Payment:
         """A payment of at most `amount` atomic units for this request (`tallystick.requests`).
 
-        Raises NoHeadroomError. An id is given only where an earlier payment of the same request was refused.
+        Raises NoHeadroomError. `payment_id`: a new one, or that of a payment of the same request that was refused.
         """
         if not self.can_pay(amount):
             raise NoHeadroomError
@@ -206,6 +206,7 @@ class SpendKeyGrant(Grant):
             signature=voucher.signature,
             spend=SpendProof(self.key_id, amount, mac),
             channel_id=self.channel_id,
+            request_hash=request_hash,
         )
 
     def _free(self, amount: int, denied: int) -> None:  # noqa: ARG002

@@ -25,10 +25,10 @@ from tallystick.keys import load_signer
 from tallystick.reasons import Reason
 from tallystick.signatures import Signer
 from tallystick.tokens import Token
-from tallystick.x402 import ExactAuthorization, PaymentRequired
+from tallystick.x402 import ExactAuthorization
 from tallystick_client.payer.errors import BookUnavailableError
 from tallystick_client.payer.policy.budgets import Budgets, DepositPolicy
-from tallystick_client.payer.policy.offers import Offer, choose
+from tallystick_client.payer.policy.offers import Offer, Offered, choose
 from tallystick_client.payer.policy.operators import Operator
 from tallystick_client.payer.wallet.accounts import AccountClient, Refunded
 from tallystick_client.payer.wallet.allocator import Allocator, Proof
@@ -198,7 +198,7 @@ class LocalWallet:
         account = self._deposits.known_account(operator, token)
         return self._deposits.may_open() or (account is not None and account.unspent > 0)
 
-    def choose(self, required: PaymentRequired) -> Offer:
+    def choose(self, required: Offered) -> Offer:
         """The offer of a 402 to take; raises OfferNotAllowedError."""
         return choose(required, self)
 

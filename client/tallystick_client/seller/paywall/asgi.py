@@ -11,6 +11,7 @@ from tallystick.errors import Described, MalformedError, TallystickError
 from tallystick_client.errors import AggregatorError, CallRejectedError
 from tallystick_client.seller.client.aggregator import Aggregator
 from tallystick_client.seller.paywall.bodies import Backpressure, Incoming, Message, Receive
+from tallystick_client.seller.paywall.headers import hides_cors
 from tallystick_client.seller.paywall.paths import find_roots
 from tallystick_client.seller.paywall.payment_flow import (
     BODY_BYTES_MAX,
@@ -68,8 +69,10 @@ class Paywall:
     to this. `buffer_bodies_bytes`: memory for the bodies of all requests that are read ahead at once.
     `body_patience_s`: how long one may take. `keep_responses_bytes`: memory for answers that are sent again to a payer
     whose connection broke. `settle_patience_s`: how long a served request waits for an aggregator that is away;
-    `release_wait_s`: how long an answer waits for its payment to be given back. `clock` (seconds that nobody sets) and
-    `sleep` are what these are waited for by.
+    `release_wait_s`: how long an answer waits for its payment to be given back. `base_url`: scheme and host as clients
+    see them, for the URL in a 402; `trust_proxy_headers`: X-Forwarded-Proto and -Host say it. `publish`: whether
+    the price list is told at /.well-known/x402.json and /.well-known/x402, where `app` has no pages of its own.
+    `clock` (seconds that nobody sets) and `sleep` are what is waited for by.
 
     Raises MalformedError, which names the setting, what it was and what is allowed. Prices, the token and whether it is
     for `pay_to` are checked when the server starts, if it tells (ASGI's lifespan) and the aggregator answers; else
@@ -91,6 +94,9 @@ class Paywall:
         keep_responses_bytes: int = KEPT_BYTES_MAX,
         settle_patience_s: float = SETTLE_PATIENCE_S,
         release_wait_s: float = RELEASE_WAIT_S,
+        base_url: str | None = None,
+        trust_proxy_headers: bool = False,
+        publish: bool = True,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -105,6 +111,9 @@ class Paywall:
             keep_responses_bytes=keep_responses_bytes,
             settle_patience_s=settle_patience_s,
             release_wait_s=release_wait_s,
+            base_url=base_url,
+            trust_proxy_headers=trust_proxy_headers,
+            publish=publish,
             clock=clock,
         )
         self.room = Backpressure(at_least("buffer_bodies_bytes", buffer_bodies_bytes, max_body_bytes))
@@ -113,7 +122,7 @@ class Paywall:
         self.body_patience_s = body_patience_s
         self._release_wait_s = release_wait_s
         self._sleep = sleep
-        self._has_roots = False
+        self._has_looked = False
         self._tasks: dict[Work, asyncio.Task[None]] = {}
 
     @property
@@ -146,15 +155,23 @@ class Paywall:
                 await asyncio.wait(late)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not self._has_roots:
-            # Not when the paywall is made: more may be mounted until the first request.
-            self._has_roots, self.flows.roots = True, find_roots(self.app)
+        if not self._has_looked:
+            self._look_at_app()
         with self.flows.flow(request_head(scope)) as flow:
             exchange = _Exchange(self, flow, Incoming(receive, self.room), send)
             try:
                 await exchange.run(self.app, scope, receive)
             finally:
                 await exchange.incoming.close()
+
+    def _look_at_app(self) -> None:
+        """Not when the paywall is made: more may be mounted, and put around, until the first request."""
+        self._has_looked, self.flows.roots = True, find_roots(self.app)
+        if hides_cors(self.app):
+            _log.warning(
+                "a CORS middleware is behind the paywall, so that scripts of other origins cannot read a 402: "
+                "put it around the paywall"
+            )
 
     # The steps that have nothing to do with one request.
 

@@ -14,13 +14,15 @@ What decides, in this order:
 - The rule that matches the path (`rules`), and its price (`pricing`); none, or nothing to pay: the application answers.
   A payment that came all the same is told that nothing was charged: payers send payments ahead, and it would count as
   spent until its payer has compared its book with the aggregator's.
-- No payment, or one that meets no offer: 402 with the offers (`offers`). A body is read only for what may be a payment.
+- No payment, or one that meets no offer: 402 with the offers (`offers`); what is no payment at all: 400. A body is read
+  only for what may be a payment.
 - The payment, bound to method, target and body: it is verified, served and taken (`sale`).
 """
 
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -32,6 +34,8 @@ from tallystick.requests import body_digest, normal_target, request_hash
 from tallystick.x402 import PAYMENT_RESPONSE_HEADER, PAYMENT_SIGNATURE_HEADER, Network, ResourceInfo
 from tallystick_client.errors import AggregatorError
 from tallystick_client.seller.paywall import responses
+from tallystick_client.seller.paywall.headers import make_readable
+from tallystick_client.seller.paywall.manifest import Manifest
 from tallystick_client.seller.paywall.offers import Accepted, OfferBook, read_accepted
 from tallystick_client.seller.paywall.paid import SCOPE_KEY
 from tallystick_client.seller.paywall.paths import Roots, read_paths
@@ -60,7 +64,9 @@ from tallystick_client.seller.paywall.steps import (
     SendResponse,
     Step,
     Steps,
+    StopApp,
 )
+from tallystick_client.seller.paywall.urls import Urls
 
 BODY_BYTES_MAX: Final = 1024 * 1024
 KEPT_BYTES_MAX: Final = 8 * 1024 * 1024
@@ -68,9 +74,15 @@ MAX_TIMEOUT_S: Final = 60
 SETTLE_PATIENCE_S: Final = 10.0
 RELEASE_WAIT_S: Final = 2.0
 _PAYMENT: Final = PAYMENT_SIGNATURE_HEADER.lower().encode()
+_PAYMENT_V1: Final = b"x-payment"
+_VERSION_1: Final = (
+    f"version_unsupported: got X-PAYMENT, which is x402 version 1, allowed {PAYMENT_SIGNATURE_HEADER} of version 2"
+)
+_ORIGIN: Final = b"origin"
 _RECEIPT: Final = PAYMENT_RESPONSE_HEADER.lower().encode()
 _MARK: Final = "tallystick.unneeded"
 _PAYMENT_REQUIRED: Final = 402
+_NOT_FOUND: Final = 404
 
 _log = logging.getLogger("tallystick.seller")
 
@@ -106,6 +118,9 @@ class PaymentFlows:
         keep_responses_bytes: int = KEPT_BYTES_MAX,
         settle_patience_s: float = SETTLE_PATIENCE_S,
         release_wait_s: float = RELEASE_WAIT_S,
+        base_url: str | None = None,
+        trust_proxy_headers: bool = False,
+        publish: bool = True,
         schemes: Sequence[Scheme] = SCHEMES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -122,6 +137,8 @@ class PaymentFlows:
         self.max_body_bytes = at_least("max_body_bytes", max_body_bytes, 0)
         kept = ResponseCache(at_least("keep_responses_bytes", keep_responses_bytes, 0))
         self.state = PaywallState(kept, settle_patience_s, release_wait_s, clock)
+        self.urls = Urls(base_url, trust_proxy_headers=trust_proxy_headers)
+        self.manifest = Manifest(self.rules, self.book) if publish else None
         self.roots = Roots()
         """The prefixes that applications behind the paywall live under, as far as the adapter can see them."""
         self._is_prefix_told = False
@@ -164,6 +181,7 @@ class PaymentFlow(Steps):
         self._accepted: Accepted | MalformedError | None = None
         self._receipt: str | None = None
         """Says that the payment that came was not charged."""
+        self._is_cross_origin = head.header(_ORIGIN) is not None
 
     def responded(self, status: int, headers: Headers, body: bytes | None, *, is_last: bool) -> Step:
         """The application has begun its response: this is its first part, which was not sent.
@@ -175,6 +193,12 @@ class PaymentFlow(Steps):
     def sent(self, body: bytes | None, *, is_last: bool) -> Step:
         """A part of the application's response was sent."""
         return self.resume(Part(body, is_last))
+
+    def _advance(self, resume: Callable[[], Step]) -> Step:
+        step = super()._advance(resume)
+        if self._is_cross_origin and isinstance(step, SendResponse | Deliver):
+            return replace(step, headers=make_readable(step.headers))
+        return step
 
     def _answer(self) -> Flow[None]:
         self._read_payment()
@@ -198,6 +222,22 @@ class PaymentFlow(Steps):
         except RoomFullError:
             yield responses.crowded()
 
+    def _publish(self, manifest: Manifest) -> Flow[None]:
+        """What the site sells, where the application has no such page of its own."""
+        try:
+            supported: Supported = yield AskAggregator("supported")
+        except (AggregatorError, MalformedError) as error:
+            _log.warning("the aggregator does not say what it supports: %s", error)
+            answer = responses.unavailable("Prices are not known now.")
+        else:
+            root = replace(self._head, path="/", raw_path=b"/", query=b"")
+            answer = manifest.answer(supported, self._flows.urls.of(root).rstrip("/"), self._head)
+        yield replace(answer, headers=responses.with_receipt(answer.headers, self._receipt))
+        try:
+            yield StopApp()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the request was answered
+            _log.debug("the application stopped, its response was not delivered: %s", error)
+
     def _read_payment(self) -> None:
         """Read what came, and make the receipt that says that nothing was charged.
 
@@ -219,7 +259,7 @@ class PaymentFlow(Steps):
         malformed = self._accepted if isinstance(self._accepted, MalformedError) else None
         if malformed is not None and body.is_expected and any(callable(match.rule.price) for match in matches):
             # Its price may depend on the body, which is not read for what is no payment.
-            yield responses.malformed(malformed, self._receipt)
+            yield responses.malformed_payment(malformed, self._receipt)
             return
         try:
             quote = yield from self._quote(matches, body)
@@ -264,7 +304,8 @@ class PaymentFlow(Steps):
     def _offered(self, match: Match, offers: Sequence[Offer], body: RequestBody) -> Flow[None]:
         """A request that costs something: ask for the payment, or take the one that came."""
         if self._accepted is None:
-            yield self._ask(match, offers, f"{PAYMENT_SIGNATURE_HEADER} header is required")
+            is_v1 = self._head.header(_PAYMENT_V1) is not None
+            yield self._ask(match, offers, _VERSION_1 if is_v1 else f"{PAYMENT_SIGNATURE_HEADER} header is required")
             return
         self._note_needed()
         try:
@@ -273,7 +314,10 @@ class PaymentFlow(Steps):
             bind = self._accepted.meet(offers)
             digest = body_digest((yield from body.read_bound()))
             payment = bind(request_hash(self._head.method, normal_target(self._head.target), digest))
-        except (MalformedError, RefusedError) as error:
+        except MalformedError as error:
+            yield responses.malformed_payment(error, self._receipt)
+            return
+        except RefusedError as error:
             yield self._ask(match, offers, error)
             return
         yield from Sale(self._flows.state, payment, self._head, partial(self._ask, match, offers)).run()
@@ -286,22 +330,30 @@ class PaymentFlow(Steps):
         receipt: str | None = None,
     ) -> SendResponse:
         rule = match.rule
-        resource = ResourceInfo(url=self._head.url, description=rule.description, mime_type=rule.mime_type)
+        resource = ResourceInfo(
+            url=self._flows.urls.of(self._head), description=rule.description, mime_type=rule.mime_type
+        )
         return responses.ask_for_payment(offers, resource, error, receipt, pay_ahead_of(match, self._head))
 
     def _give(self) -> Flow[None]:
         """Serve a request that costs nothing, and say so where a payment came with it, unless somebody else did."""
-        if self._receipt is None:
+        manifest = self._flows.manifest
+        if manifest is not None and not manifest.is_asked(self._head):
+            manifest = None
+        if self._receipt is None and manifest is None:
             yield CallApp(is_held=False)
             return
         mark = self._head.scope[_MARK] = _Mark(self._head.scope.get(_MARK))
         try:
             response: AppResponse | None = yield CallApp()
         except Exception:
-            if not mark.is_needed:
+            if not mark.is_needed and self._receipt is not None:
                 yield responses.failed(self._receipt)
             raise
         if response is None:
+            return
+        if manifest is not None and response.status == _NOT_FOUND:
+            yield from self._publish(manifest)
             return
         # A 402 says by itself that no payment was taken.
         is_told = response.status == _PAYMENT_REQUIRED or any(name.lower() == _RECEIPT for name, _ in response.headers)

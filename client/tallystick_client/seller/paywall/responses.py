@@ -12,6 +12,7 @@ from tallystick.reasons import Reason
 from tallystick.x402 import (
     PAYMENT_REQUIRED_HEADER,
     PAYMENT_RESPONSE_HEADER,
+    PAYMENT_SIGNATURE_HEADER,
     ResourceInfo,
     SettleResponse,
     encode_header,
@@ -20,6 +21,7 @@ from tallystick_client.seller.paywall.offers import error_text, payment_required
 from tallystick_client.seller.paywall.schemes.port import IncomingPayment, Offer
 from tallystick_client.seller.paywall.steps import Headers, SendResponse
 
+X402_VERSION: Final = 2
 RETRY_AFTER_S: Final = 2
 """What a client is told to wait for when the aggregator is away; it usually restarts within that."""
 PASSING_REASONS: Final = frozenset(
@@ -47,10 +49,18 @@ def ask_for_payment(
     """402 with the terms, and why the payment that came was not taken."""
     totals = error.state if isinstance(error, RefusedError) else None
     text = error if isinstance(error, str) else error_text(error)
-    headers = [(PAYMENT_REQUIRED_HEADER, encode_header(payment_required(offers, resource, text, totals, extensions)))]
-    if receipt is not None:
-        headers.append((PAYMENT_RESPONSE_HEADER, receipt))
-    return _json(402, {}, headers)
+    required = encode_header(payment_required(offers, resource, text, totals, extensions))
+    headers = [(PAYMENT_REQUIRED_HEADER.lower(), required), *_with(receipt)]
+    message = (
+        f"To be paid for by version {X402_VERSION} of x402: {resource.url}. Its terms are in the header "
+        f"{PAYMENT_REQUIRED_HEADER}; send the payment in the header {PAYMENT_SIGNATURE_HEADER}."
+    )
+    return _json(402, {"x402Version": X402_VERSION, "error": text, "message": message}, headers)
+
+
+def malformed_payment(error: Exception, receipt: str | None) -> SendResponse:
+    """400: what came is no payment (x402 v2, transports/http: malformed payloads)."""
+    return _json(400, {"error": Reason.PAYLOAD_INVALID.code, "message": str(error)}, _with(receipt))
 
 
 def malformed(error: MalformedError, receipt: str | None) -> SendResponse:
@@ -109,24 +119,6 @@ def replayed(*, under_way: bool) -> SendResponse:
         return _json(409, {"error": "payment_under_way", "message": message}, [("retry-after", "1")])
     message = "This payment was used before and pays for nothing new."
     return _json(409, {"error": "payment_replayed", "message": message})
-
-
-def make_private(headers: Headers) -> Headers:
-    """The headers with a Cache-Control that keeps the page out of shared caches, or the stricter one they had."""
-    directives = [
-        directive.strip()
-        for name, value in headers
-        if name.lower() == b"cache-control"
-        for directive in value.split(b",")
-        if directive.strip()
-    ]
-    names = {directive.partition(b"=")[0].lower() for directive in directives}
-    others = [(name, value) for name, value in headers if name.lower() != b"cache-control"]
-    if not names & {b"private", b"no-store"}:
-        shared = {b"public", b"s-maxage", b"proxy-revalidate"}
-        kept = [directive for directive in directives if directive.partition(b"=")[0].lower() not in shared]
-        directives = [b"private", *kept]
-    return [*others, (b"cache-control", b", ".join(directives))]
 
 
 def with_receipt(headers: Headers, receipt: str | None) -> Headers:

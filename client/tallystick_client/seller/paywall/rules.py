@@ -156,7 +156,7 @@ def unreachable(rules: Sequence[Rule]) -> list[str]:
     problems: list[str] = []
     for index, rule in enumerate(rules):
         name = f"rule {rule.path!a}"
-        if rule.pattern.text == _ROBOTS or Pattern(_WELL_KNOWN + "*").covers(rule.pattern):
+        if is_always_free(rule.pattern):
             problems.append(f"{name} never asks for money: these paths are always free")
         elif re.search(r"[?#]|//|/\.\.?(?:/|$)", rule.path):
             problems.append(f"{name} matches no usual request: a path has no query, no doubled slashes and no dots")
@@ -165,6 +165,11 @@ def unreachable(rules: Sequence[Rule]) -> list[str]:
                 problems.append(f"{name} never decides: rule {earlier.path!a} before it takes all its requests")
                 break
     return problems
+
+
+def is_always_free(pattern: Pattern) -> bool:
+    """Whether all paths of a pattern are free, whatever a rule says."""
+    return pattern.text == _ROBOTS or Pattern(_WELL_KNOWN + "*").covers(pattern)
 
 
 def _candidates(rules: Sequence[Rule], asked: Asked, paths: Paths) -> list[Match]:

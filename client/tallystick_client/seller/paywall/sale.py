@@ -29,6 +29,7 @@ from tallystick.facilitator import Attempt, Settled, Verified
 from tallystick.reasons import Reason
 from tallystick_client.errors import AggregatorUnavailableError, CallRejectedError
 from tallystick_client.seller.paywall import responses
+from tallystick_client.seller.paywall.headers import make_private
 from tallystick_client.seller.paywall.paid import SCOPE_KEY, PaidRequest
 from tallystick_client.seller.paywall.response_cache import Answer, Recording, is_logged_in, keepable
 from tallystick_client.seller.paywall.schemes.port import Held, IncomingPayment
@@ -132,8 +133,8 @@ class Sale:
             return False
         except CallRejectedError as error:
             is_malformed = error.status.name == "INVALID_ARGUMENT"
-            reason = RefusedError(Reason.PAYLOAD_INVALID, str(error))
-            yield self._refuse(reason, None) if is_malformed else _trouble(error)
+            nothing = responses.receipt_of_nothing(str(self._terms.network))
+            yield responses.malformed_payment(error, nothing) if is_malformed else _trouble(error)
             return False
         except (AggregatorUnavailableError, MalformedError) as error:
             if not self._is_reserved:
@@ -199,7 +200,7 @@ class Sale:
             return None
         if not 200 <= response.status < 300:
             return responses.with_receipt(response.headers, (yield from self._release()))
-        headers = responses.make_private(response.headers)
+        headers = make_private(response.headers)
         if self._paid.captured == 0 and not self._payment.offer.scheme.takes_less:
             return responses.with_receipt(headers, (yield from self._release()))
         terms = replace(self._terms, amount=self._paid.captured)

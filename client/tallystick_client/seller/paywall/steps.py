@@ -76,10 +76,14 @@ class RequestHead:
         return path + b"?" + self.query if self.query else path
 
     @property
+    def host(self) -> str:
+        """The host with its port, as far as the server knows its own name."""
+        return (self.header(b"host") or b"").decode("latin-1") or self.server
+
+    @property
     def url(self) -> str:
         """The URL of the request, as far as the server knows its own name."""
-        host = (self.header(b"host") or b"").decode("latin-1") or self.server
-        return f"{self.scheme}://{host}{normal_target(self.target).decode('latin-1')}"
+        return f"{self.scheme}://{self.host}{normal_target(self.target).decode('latin-1')}"
 
     @property
     def content_length(self) -> int | None:

@@ -1,10 +1,18 @@
-"""`deferred`: payments from the wallet's deposit, out of the grants that it holds."""
+"""`deferred`: payments from the wallet's deposit, out of the grants that it holds.
 
+Where the seller offers it, the hash of the request is blinded (`tallystick.requests`): the seller's aggregator then
+cannot find out which page was bought. The blind follows from the payment id and a secret of this process. So a second
+payment under the same id is bound to the same hash, and both together are charged once; to everybody else it is random.
+"""
+
+import hmac
+import os
 from dataclasses import dataclass
 
-from tallystick.hexadecimal import checksum
-from tallystick.quantities import PaymentId
+from tallystick import payment_ids
+from tallystick.hexadecimal import checksum, to_hex
 from tallystick.reasons import Reason
+from tallystick.requests import BLIND_BYTES, blinded_hash
 from tallystick.tokens import Token
 from tallystick.x402 import SCHEME_DEFERRED, PaymentRequirements, deferred_payload, read_deferred_terms
 from tallystick.x402.terms import VOUCHER_MANAGER_FACILITATOR
@@ -22,6 +30,10 @@ class DeferredScheme:
     name = SCHEME_DEFERRED
     is_paid_ahead = True
     charges_once = True
+
+    def __init__(self, secret: bytes | None = None) -> None:
+        """`secret`: 32 bytes that blinds are made from; new for each process unless it is given."""
+        self._secret = secret or os.urandom(32)
 
     def problem(self, requirements: PaymentRequirements, field: str, operator: Operator, token: Token) -> str:
         """Why this is not the escrow, operator or delay of the allow-list."""
@@ -43,9 +55,15 @@ class DeferredScheme:
 
     async def pay(self, payer: Payer, offer: Offer, order: Order) -> OutgoingPayment:
         """A payment out of a grant."""
-        payment = await payer.grants.pay(offer, order.host, order.request_hash, order.payment_id)
-        id_ = PaymentId(payment.proof.payment_id)
-        header = payment_header(offer, deferred_payload(payment.proof), id_)
+        id_, request_hash, blind = order.payment_id or payment_ids.new(), order.request_hash, b""
+        if offer.accepted.extra.get("blinding") is True:
+            blind = hmac.digest(self._secret, id_, "sha256")[:BLIND_BYTES]
+            request_hash = blinded_hash(request_hash, blind)
+        payment = await payer.grants.pay(offer, order.host, request_hash, id_)
+        payload = deferred_payload(payment.proof)
+        if blind:
+            payload["blind"] = to_hex(blind)
+        header = payment_header(offer, payload, id_)
         return _FromDeposit(offer, header, payment.amount, id_, order.clock() + KEPT_S, payment)
 
 

@@ -11,14 +11,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
 
+import msgspec
+
 from tallystick.errors import Described, MalformedError
 from tallystick.quantities import PaymentId
 from tallystick.reasons import Reason
-from tallystick.x402 import ExactAuthorization, PaymentPayload, encode_header, payment_identifier_extension
+from tallystick.x402 import (
+    PAYMENT_IDENTIFIER,
+    ExactAuthorization,
+    PaymentPayload,
+    PaymentRequirements,
+    encode_header,
+    payment_identifier_extension,
+)
+from tallystick.x402.messages import Message, as_object
 from tallystick_client.payer.policy.answers import Answer, is_unfinished, says_released, told_charge
 from tallystick_client.payer.policy.offers import Means, Offer, OfferRules
 from tallystick_client.payer.wallet.grants import Grants
 
+ECHO_BYTES_MAX: Final = 4_096
+"""What a payment repeats of its 402 at most; of more, nothing: servers refuse long headers."""
 KEPT_S: Final = 172_800.0
 """How long a payment is worth sending again: as long as its payment id is taken, by the aggregator's default."""
 
@@ -158,10 +170,30 @@ class Payer(Means, Protocol):
         ...
 
 
+class _Payment(Message, frozen=True, kw_only=True):
+    """x402's PaymentPayload with its resource as the 402 had it, keys that we do not know included."""
+
+    x402_version: int
+    payload: dict[str, Any]
+    accepted: PaymentRequirements
+    resource: Mapping[str, Any] | None = None
+    extensions: Mapping[str, Any]
+
+
 def payment_header(offer: Offer, payload: dict[str, Any], payment_id: bytes) -> str:
-    """The value of a PAYMENT-SIGNATURE header."""
-    extensions = payment_identifier_extension(payment_id)
-    return encode_header(PaymentPayload(payload=payload, accepted=offer.accepted, extensions=extensions))
+    """The value of a PAYMENT-SIGNATURE header. It repeats the 402's `resource` and `extensions`, and names itself."""
+    named = payment_identifier_extension(payment_id)
+    resource, extensions = offer.echo
+    is_empty = resource is None and extensions is None
+    if is_empty or len(msgspec.json.encode(offer.echo)) > ECHO_BYTES_MAX:
+        return encode_header(PaymentPayload(payload=payload, accepted=offer.accepted, extensions=named))
+    theirs = as_object((extensions or {}).get(PAYMENT_IDENTIFIER))
+    if theirs:
+        ours = as_object(named[PAYMENT_IDENTIFIER].get("info"))
+        named = {PAYMENT_IDENTIFIER: {**theirs, "info": {**ours, **as_object(theirs.get("info")), "id": ours["id"]}}}
+    named = {**(extensions or {}), **named}
+    payment = _Payment(x402_version=2, payload=payload, accepted=offer.accepted, resource=resource, extensions=named)
+    return encode_header(payment)
 
 
 def by_name(schemes: Sequence[Scheme]) -> dict[str, Scheme]:

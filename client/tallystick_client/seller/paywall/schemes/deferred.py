@@ -10,7 +10,14 @@ from tallystick.hexadecimal import to_hex
 from tallystick.payment_ids import format_payment_id
 from tallystick.quantities import ChannelTotals
 from tallystick.tokens import Token
-from tallystick.x402 import SCHEME_DEFERRED, DeferredPayment, DeferredTerms, PaymentPayload, read_deferred
+from tallystick.x402 import (
+    SCHEME_DEFERRED,
+    DeferredPayment,
+    DeferredTerms,
+    PaymentPayload,
+    bound_hash,
+    read_deferred,
+)
 from tallystick_client.seller.paywall.schemes.port import Bind, IncomingPayment, Offer, Scheme
 
 
@@ -29,6 +36,7 @@ class DeferredScheme(Scheme):
             name=kind.escrow_name,
             version=kind.escrow_version,
             min_deposit=asset.min_deposit or None,
+            blinding=True,
         ).extra()
 
     def totals_extra(self, totals: ChannelTotals) -> Mapping[str, Any]:
@@ -62,6 +70,8 @@ def _charge_of(payment: IncomingPayment) -> Charge:
 
 
 def _bound(offer: Offer, payment: DeferredPayment, request_hash: bytes) -> IncomingPayment:
+    # The aggregator is told this hash and nothing else of the page: where the payer blinded it, it cannot guess either.
+    request_hash = bound_hash(payment, request_hash)
     charge = Charge(
         channel_id=payment.channel_id,
         payment_id=payment.payment_id,

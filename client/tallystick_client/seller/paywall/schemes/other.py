@@ -1,4 +1,4 @@
-"""A scheme that only the aggregator reads: it says what offers carry, and payments are passed on as they are."""
+"""A scheme that only the aggregator reads: it says what offers carry, and payments are passed on without their page."""
 
 from functools import partial
 from hashlib import sha256
@@ -7,7 +7,7 @@ from typing import Any
 from tallystick.facilitator import Kind
 from tallystick.hexadecimal import to_hex
 from tallystick.tokens import Token
-from tallystick.x402 import PaymentPayload, encode_json, read_identifier
+from tallystick.x402 import PaymentPayload, encode_json, read_identifier, without_page
 from tallystick_client.seller.client.messages import OtherPayment
 from tallystick_client.seller.paywall.schemes.port import Bind, IncomingPayment, Offer, Scheme
 
@@ -29,8 +29,8 @@ class OtherScheme(Scheme):
         return dict(kind.extra)
 
     def read(self, message: PaymentPayload, offer: Offer) -> Bind:
-        """The whole payload."""
-        terms, payload, identifier = offer.terms, encode_json(message), read_identifier(message)
+        """The payload, without what tells the page."""
+        terms, payload, identifier = offer.terms, encode_json(without_page(message)), read_identifier(message)
         return partial(
             IncomingPayment,
             offer,

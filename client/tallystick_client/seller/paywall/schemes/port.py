@@ -77,7 +77,10 @@ class IncomingPayment:
 
 
 Bind: TypeAlias = Callable[[bytes], IncomingPayment]
-"""A payment that was read; called with the hash of the request that it came with."""
+"""A payment that was read; called with the hash of the request that it came with.
+
+Raises RefusedError where the payment says that it is bound to another one.
+"""
 
 
 class Scheme(Protocol):

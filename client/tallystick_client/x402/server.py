@@ -1,0 +1,235 @@
+"""`deferred` for the SDK's resource server: FastAPI, Flask, and the MCP transport sell by it.
+
+    server = x402ResourceServer(FacilitatorClient("127.0.0.1:7402", token="env:TALLYSTICK_TOKEN"))
+    server.register("eip155:8453", DeferredServerScheme(kept=kept, facilitator=facilitator))
+
+Before the facilitator is asked, the payment is compared with the request that it came with, and all that would tell the
+page is taken out of it (`binding`). A payment that was taken before gets the answer that was kept for it (`kept`);
+where none is kept it is refused, and charged nothing more.
+"""
+
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from inspect import isawaitable
+from typing import Any, Final, Protocol, cast
+
+from x402 import schemas
+from x402.http.types import HTTPTransportContext
+from x402.interfaces import PaymentFlowConfig
+from x402.schemas import AssetAmount, hooks
+from x402.schemas.helpers import parse_money
+
+from tallystick.amounts import parse_price
+from tallystick.errors import MalformedError, RefusedError
+from tallystick.hexadecimal import checksum, parse_address
+from tallystick.reasons import Reason
+from tallystick.tokens import Token
+from tallystick.x402 import SCHEME_DEFERRED, read_deferred_terms, read_terms
+from tallystick_client.seller.paywall.offers import error_text
+from tallystick_client.x402.binding import BodyReader, bind, http_hash, is_bound_to_body, read_body, resource_hash
+from tallystick_client.x402.kept import KeptAnswers, key_of
+from tallystick_client.x402.messages import requirements_of
+
+DEFAULT_TRANSFER: Final = "default"
+"""The SDK's name for a scheme that knows no `assetTransferMethod`; it never goes over the wire."""
+_TERMS: Final = ("escrow", "receiverAuthorizer", "withdrawDelay", "name", "version", "voucherManager", "blinding")
+_REPEATED: Final = "repeated"
+_TAKEN: Final = frozenset({Reason.PAYMENT_USED.code, Reason.PAYMENT_PENDING.code})
+
+
+class Settles(Protocol):
+    """A facilitator client of the SDK's, sync or async."""
+
+    def settle(self, payload: Any, requirements: Any) -> "schemas.SettleResponse | Awaitable[schemas.SettleResponse]":
+        """Settle a payment."""
+        ...
+
+
+class DeferredServerScheme:
+    """The SDK's server scheme, for `x402ResourceServer` and `x402ResourceServerSync`.
+
+    `kept`: where answers are kept for payers that ask again; without it they are refused. `facilitator`: the server's,
+    to give back at once what is reserved when a handler fails; without it the reservation expires. `tokens`: what
+    prices in money are counted in, where the facilitator does not tell it. `read_body`: for frameworks other than
+    FastAPI and Flask.
+    """
+
+    scheme = SCHEME_DEFERRED
+    default_asset_transfer_method = DEFAULT_TRANSFER
+    payment_flows: Mapping[str, PaymentFlowConfig] = {
+        DEFAULT_TRANSFER: {"supported": ("authorization",), "default": "authorization"}
+    }
+
+    def __init__(
+        self,
+        *,
+        kept: KeptAnswers | None = None,
+        facilitator: Settles | None = None,
+        tokens: Sequence[Token] = (),
+        read_body: BodyReader = read_body,
+    ) -> None:
+        self._kept = kept
+        self._facilitator = facilitator
+        self._own_tokens = tuple(tokens)
+        self._read_body = read_body
+        self._tokens: dict[str, tuple[Token, ...]] = {}
+
+    # What is asked for.
+
+    def validate_facilitator_support(
+        self,
+        network: str,
+        supported_kind: schemas.SupportedKind,
+        facilitator_extensions: list[str],  # noqa: ARG002 - the SDK's
+    ) -> str | None:
+        """What is wrong with the facilitator's terms, if anything; its tokens are remembered."""
+        extra = supported_kind.extra or {}
+        try:
+            read_deferred_terms(extra, "extra")
+            told = tuple(_token(asset, f"extra.assets[{index}]") for index, asset in enumerate(extra.get("assets", [])))
+        except MalformedError as error:
+            return f"the facilitator's terms cannot be used: {error}"
+        self._tokens[network] = told or self._own_tokens
+        return None
+
+    def parse_price(self, price: Any, network: str) -> AssetAmount:
+        """A price in atomic units: "$0.001" or "0.001 USDC" of a token that is known, or an AssetAmount of any.
+
+        Raises MalformedError, a ValueError, on a price that the token cannot express, and where it is not clear which
+        token is meant.
+        """
+        if isinstance(price, AssetAmount | dict):
+            amount = AssetAmount.model_validate(price)
+            parse_address(amount.asset, "price.asset")
+            return amount
+        money = parse_money(price)
+        decimal = money.get("amount", "")
+        token = self._token(network, money.get("symbol"), price)
+        exact = parse_price(f"{decimal} {token.symbol}", token.decimals)
+        return AssetAmount(amount=str(exact.amount), asset=checksum(token.address))
+
+    def get_asset_decimals(self, asset: str, network: str) -> int | None:
+        """The decimals of a token that is known."""
+        token = self._find(asset, network)
+        return None if token is None else token.decimals
+
+    def enhance_payment_requirements(
+        self,
+        requirements: schemas.PaymentRequirements,
+        supported_kind: schemas.SupportedKind,
+        extensions: list[str],  # noqa: ARG002 - the SDK's
+    ) -> schemas.PaymentRequirements:
+        """Add the facilitator's escrow and its terms."""
+        told = supported_kind.extra or {}
+        extra: dict[str, Any] = dict(requirements.extra or {})
+        extra.update((name, told[name]) for name in _TERMS if name in told)
+        token = self._find(requirements.asset, requirements.network)
+        if token is not None and token.min_deposit:
+            extra["minDeposit"] = str(token.min_deposit)
+        requirements.extra = extra
+        return requirements
+
+    # What a payment is for.
+
+    def before_verify(self, context: hooks.VerifyContext) -> Any:
+        """Bind the payment to its request: a result of the SDK's, awaited where the body has to be."""
+        payload, transport = context.payment_payload, context.transport_context
+        if not isinstance(payload, schemas.PaymentPayload):
+            return hooks.AbortResult("invalid_x402_version")
+        if not isinstance(transport, HTTPTransportContext):
+            return _bound(payload, resource_hash(_resource_url(payload, transport)))
+        adapter = transport.request.adapter
+        body = self._read_body(adapter) if is_bound_to_body(adapter) else b""
+        if isawaitable(body):
+            return _bound_later(payload, transport, body)
+        return _bound(payload, http_hash(transport, body))
+
+    def after_verify(self, context: hooks.VerifyResultContext) -> None:
+        """The handler of a new payment runs next."""
+        key, is_repeated = _key(context), (context.result.extra or {}).get(_REPEATED) is True
+        if self._kept is not None and key is not None and not is_repeated:
+            self._kept.begin(key, read_terms(requirements_of(_v2(context.requirements))))
+
+    def on_verify_failure(self, context: hooks.VerifyFailureContext) -> hooks.RecoveredVerifyResult | None:
+        """Let a payment that was taken before have the answer that was kept for it: no handler runs again."""
+        key, is_taken = _key(context), str(context.error) in _TAKEN
+        if self._kept is None or key is None or not is_taken or not self._kept.repeat(key):
+            return None
+        return hooks.RecoveredVerifyResult(schemas.VerifyResponse(is_valid=True, extra={_REPEATED: True}))
+
+    def on_settle_failure(self, context: hooks.SettleFailureContext) -> None:
+        """Keep the answer only where the payment may have been taken."""
+        key = _key(context)
+        if self._kept is not None and key is not None and str(context.error) != Reason.PAYMENT_PENDING.code:
+            self._kept.forget(key)
+
+    def on_verified_payment_canceled(self, context: hooks.VerifiedPaymentCanceledContext) -> Any:
+        """Give back what is reserved for a handler that failed, where that can be done."""
+        if self._facilitator is None:
+            return None
+        nothing = _v2(context.requirements).model_copy(update={"amount": "0"})
+        return self._facilitator.settle(context.payment_payload, nothing)
+
+    def _token(self, network: str, symbol: str | None, price: object) -> Token:
+        tokens = self._tokens.get(network, self._own_tokens)
+        meant = [token for token in tokens if symbol is None or token.symbol.upper() == symbol]
+        if len(meant) != 1:
+            names = " or ".join(f'"0.001 {token.symbol}"' for token in tokens) or "an AssetAmount"
+            raise MalformedError("price", str(price), f"a price in one of the facilitator's tokens: {names}")
+        return meant[0]
+
+    def _find(self, asset: str, network: str) -> Token | None:
+        address = parse_address(asset, "asset")
+        tokens = self._tokens.get(network, self._own_tokens)
+        return next((token for token in tokens if token.address == address), None)
+
+
+def _token(told: Mapping[str, Any], field: str) -> Token:
+    decimals = told.get("decimals")
+    if not isinstance(decimals, int):
+        raise MalformedError(f"{field}.decimals", decimals, "an integer")
+    return Token(
+        parse_address(told.get("asset"), f"{field}.asset"),
+        str(told.get("symbol", "")),
+        decimals,
+        str(told.get("name", "")),
+        str(told.get("version", "")),
+        int(told.get("minDeposit", 0)),
+    )
+
+
+def _bound(payload: schemas.PaymentPayload, request: bytes) -> hooks.AbortResult | None:
+    try:
+        bind(payload, request)
+    except (MalformedError, RefusedError) as error:
+        return hooks.AbortResult(error_text(error))
+    return None
+
+
+def _bound_later(
+    payload: schemas.PaymentPayload, transport: HTTPTransportContext, body: Awaitable[bytes]
+) -> Coroutine[Any, Any, hooks.AbortResult | None]:
+    async def wait() -> hooks.AbortResult | None:
+        return _bound(payload, http_hash(transport, await body))
+
+    return wait()
+
+
+def _v2(requirements: Any) -> schemas.PaymentRequirements:
+    assert isinstance(requirements, schemas.PaymentRequirements), "before_verify refuses version 1"
+    return requirements
+
+
+def _key(context: Any) -> bytes | None:
+    """What the payment's answer is kept under; None without HTTP."""
+    transport = context.transport_context
+    if not isinstance(transport, HTTPTransportContext):
+        return None
+    header = transport.request.payment_header
+    return None if header is None else key_of(header)
+
+
+def _resource_url(payload: schemas.PaymentPayload, transport: object) -> str:
+    """What is sold without HTTP: the MCP tool that is called, which the server says, not the payer."""
+    if isinstance(transport, dict):
+        return f"mcp://tool/{cast('dict[str, Any]', transport).get('toolName', '')}"
+    return payload.resource.url if payload.resource is not None else ""

@@ -1,0 +1,154 @@
+"""Shops that sell with the official SDK's middleware and our plug-ins, in this process: FastAPI and Flask."""
+
+import threading
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import uvicorn
+from fastapi import FastAPI, HTTPException, Request, Response
+from flask import Flask
+from flask import request as flask_request
+from werkzeug.serving import make_server
+from x402 import x402ResourceServer, x402ResourceServerSync
+from x402.http import PaymentOption, RouteConfig
+from x402.http.middleware.fastapi import payment_middleware
+from x402.http.middleware.flask import PaymentMiddleware
+from x402.mechanisms.evm.exact import ExactEvmServerScheme
+from x402.schemas import AssetAmount
+
+from e2e.market import Market
+from tallystick.hexadecimal import checksum
+from tallystick_client.x402 import (
+    DeferredServerScheme,
+    FacilitatorClient,
+    FacilitatorClientSync,
+    KeptAnswers,
+    KeptAnswersMiddleware,
+)
+from waiting import wait_until
+
+PRICE: Final = 1_000
+
+
+@dataclass
+class Shop:
+    """A shop that answers at `url`; `handled` counts its handlers' runs."""
+
+    url: str
+    handled: Counter[str] = field(default_factory=Counter)
+    fail: bool = False
+
+
+def routes(market: Market) -> dict[str, RouteConfig]:
+    """Pages, and what they cost."""
+    (token,) = market.operator.tokens
+    extra = {"name": token.name, "version": token.version}
+    network, pay_to = str(market.operator.network), checksum(market.receiver)
+    atomic = AssetAmount(amount=str(PRICE), asset=checksum(token.address), extra=extra)
+    deferred = PaymentOption("deferred", pay_to, "$0.001", network)
+    exact = PaymentOption("exact", pay_to, atomic, network)
+    return {
+        "GET /page/*": RouteConfig(accepts=deferred),
+        "POST /echo": RouteConfig(accepts=deferred),
+        "GET /broken": RouteConfig(accepts=deferred),
+        "GET /exact": RouteConfig(accepts=exact),
+    }
+
+
+@contextmanager
+def fastapi_shop(market: Market) -> Iterator[Shop]:
+    """FastAPI behind the SDK's middleware."""
+    shop, kept = Shop(""), KeptAnswers()
+    facilitator = FacilitatorClient(market.aggregator, token=market.seller_token)
+    server = x402ResourceServer(facilitator)
+    network = str(market.operator.network)
+    server.register(network, DeferredServerScheme(kept=kept, facilitator=facilitator))
+    server.register(network, ExactEvmServerScheme())
+    app = FastAPI()
+    app.add_middleware(KeptAnswersMiddleware, kept=kept)
+    paid = payment_middleware(routes(market), server)
+
+    @app.middleware("http")
+    async def pay(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        return await paid(request, call_next)
+
+    @app.get("/page/{name}")
+    async def page(name: str) -> str:
+        shop.handled[name] += 1
+        return f"page {name}"
+
+    @app.post("/echo")
+    async def echo(request: Request) -> str:
+        shop.handled["echo"] += 1
+        return (await request.body()).decode()
+
+    @app.get("/broken")
+    async def broken() -> str:
+        raise HTTPException(503)
+
+    @app.get("/exact")
+    async def exact() -> str:
+        return "exact"
+
+    with _uvicorn(app) as shop.url:
+        yield shop
+
+
+@contextmanager
+def flask_shop(market: Market) -> Iterator[Shop]:
+    """Flask behind the SDK's middleware."""
+    shop, kept = Shop(""), KeptAnswers()
+    app = Flask(__name__)
+    with FacilitatorClientSync(market.aggregator, token=market.seller_token) as facilitator:
+        server = x402ResourceServerSync(facilitator)
+        network = str(market.operator.network)
+        server.register(network, DeferredServerScheme(kept=kept, facilitator=facilitator))
+        server.register(network, ExactEvmServerScheme())
+        app.wsgi_app = kept.wsgi(app.wsgi_app)  # type: ignore[method-assign]
+        PaymentMiddleware(app, routes(market), server)
+
+        @app.get("/page/<name>")
+        def page(name: str) -> str:
+            shop.handled[name] += 1
+            return f"page {name}"
+
+        @app.post("/echo")
+        def echo() -> str:
+            shop.handled["echo"] += 1
+            return flask_request.get_data().decode()
+
+        @app.get("/broken")
+        def broken() -> tuple[str, int]:
+            return "broken", 503
+
+        @app.get("/exact")
+        def exact() -> str:
+            return "exact"
+
+        listener = make_server("127.0.0.1", 0, app, threaded=True)
+        thread = threading.Thread(target=listener.serve_forever, daemon=True)
+        thread.start()
+        shop.url = f"http://127.0.0.1:{listener.server_port}"
+        try:
+            yield shop
+        finally:
+            listener.shutdown()
+            thread.join(30)
+            listener.server_close()
+
+
+@contextmanager
+def _uvicorn(app: Any) -> Iterator[str]:
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="off"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        wait_until(lambda: server.started or not thread.is_alive(), 30, lambda: "uvicorn does not start")
+        (listener,) = server.servers
+        yield f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(30)
