@@ -133,14 +133,19 @@ class Children:
         self, name: str, module: str, *arguments: str, talks: bool = False, environment: Mapping[str, str] | None = None
     ) -> Child:
         """Start `python -m <module> <arguments>`; its log is `<name>-<number>.log`."""
+        return await self.start_program(
+            name, sys.executable, "-m", module, *arguments, talks=talks, environment=environment
+        )
+
+    async def start_program(
+        self, name: str, *command: str, talks: bool = False, environment: Mapping[str, str] | None = None
+    ) -> Child:
+        """The same for any program."""
         self._started[name] += 1
         log = self._folder / f"{name}-{self._started[name]}.log"
         with log.open("ab") as file:
             process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                module,
-                *arguments,
+                *command,
                 stdin=PIPE if talks else DEVNULL,
                 stdout=PIPE if talks else file,
                 stderr=file,

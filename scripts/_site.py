@@ -23,10 +23,14 @@ class Site:
         self._anvil = anvil
         self._children = children
 
-    async def deploy(self) -> None:
-        """Deploy the contracts and write the two files."""
+    async def deploy(self, *, http: bool = False) -> None:
+        """Deploy the contracts and write the two files; with `http`, `serve` is a facilitator over HTTP too."""
         where = ("--listen", "127.0.0.1:0", "--public", "127.0.0.1:7402")  # `serve` writes the port that there is
         await self.tallystick("deploy", "--dev", "--rpc", self._anvil.url, "--out", str(self.folder), *where)
+        if http:
+            with self.config.open("a") as config:
+                config.write('\n[http]\nlisten = "127.0.0.1:0"\n')
+        self._http = http
         self.terms: dict[str, Any] = json.loads(self.operator.read_text())
         self.escrow = bytes.fromhex(self.terms["escrow"][2:])
         self.token = bytes.fromhex(self.terms["tokens"][0]["token"][2:])
@@ -35,6 +39,8 @@ class Site:
         """Start the aggregator, and write its port where payers look for it."""
         self.aggregator = await self.start("aggregator", "serve", "--config", str(self.config))
         self.address = await self.aggregator.said("listening on ")
+        if self._http:
+            self.facilitator = await self.aggregator.said("HTTP facilitator at ")
         self.terms["aggregator"] = self.address
         self.operator.write_text(json.dumps(self.terms))
 

@@ -1,5 +1,5 @@
-"""The README's snippets and then those of its pages for sellers and payers, run in their order as a newcomer would, on
-free ports and in a folder of their own.
+"""The README's snippets and then those of its pages for sellers and payers, and those of the guides, run in their order
+as a newcomer would, on free ports and in a folder of their own.
 """
 
 import os
@@ -20,7 +20,8 @@ README = (ROOT / "README.md").read_text().partition("## Try it yourself")[2].par
 SELLERS = (ROOT / "docs/sellers.md").read_text()
 PAYERS = (ROOT / "docs/payers.md").read_text()
 """It comes last: it ends a day later."""
-PORTS = ("8545", "7402", "8000", "8001")
+FACILITATOR = (ROOT / "docs/guides/facilitator.md").read_text()
+PORTS = ("8545", "7402", "8000", "8001", "8402", "4021", "4022")
 STEP_TIMEOUT_S = 90
 A_DAY_LATER = "# a day later\n"
 
@@ -31,7 +32,7 @@ def snippets(page: str) -> list[tuple[str, str]]:
 
 
 def file_names(page: str) -> list[str]:
-    """The names under which a page has its Python snippets saved."""
+    """The names under which a page has its Python and JavaScript snippets saved."""
     return re.findall(r"[Ss]ave this as `([\w.]+)`", page)
 
 
@@ -118,8 +119,8 @@ def run_page(shell: Shell, page: str, ports: dict[str, str]) -> str:
     names = iter(file_names(page))
     for language, code in snippets(page):
         for port, free in ports.items():
-            code = re.sub(rf"(:|--port ){port}\b", rf"\g<1>{free}", code)  # noqa: PLW2901
-        if language == "python":
+            code = re.sub(rf"(:|--port |PORT=){port}\b", rf"\g<1>{free}", code)  # noqa: PLW2901
+        if language in {"python", "js"}:
             (shell.folder / next(names)).write_text(code)
             continue
         # A person reads what is printed before going on; `deploy` must not overtake the chain, nor the shop the server.
@@ -158,8 +159,8 @@ def wait_for_background(shell: Shell, command: str, ports: dict[str, str], since
         wait_for_port(ports["8545"])
     if "serve" in command:
         shell.wait_for("listening on ", since)
-    if port := re.search(r"(?:uvicorn|flask) .*--port (\d+)", command):
-        wait_for_port(port[1])
+    if port := re.search(r"(?:uvicorn|flask) .*--port (\d+)|PORT=(\d+) node", command):
+        wait_for_port(port[1] or port[2])
 
 
 def wait_for_port(port: str) -> None:
@@ -190,4 +191,15 @@ def test_a_newcomer_gets_through_the_readme_and_the_pages_for_sellers_and_payers
     assert "1 USDC came back in" in printed
 
     assert "TypeError" not in shell.output
+    assert "Traceback" not in shell.output
+
+
+@pytest.mark.timeout(400)
+def test_a_newcomer_gets_through_the_guide_to_the_official_sdks(shell: Shell) -> None:
+    (shell.folder / "node_modules").symlink_to(ROOT / "tests/interop/node/node_modules")
+
+    printed = run_page(shell, FACILITATOR, {port: free_port() for port in PORTS})
+
+    paid = re.findall(r"200 (\{.*\}) paid in 0x[0-9a-f]{64}", printed)
+    assert paid == ['{"news":"tally"}', '{"weather":"kyoto"}']
     assert "Traceback" not in shell.output

@@ -1,4 +1,4 @@
-"""`scripts/bench intake` runs and counts right. The official package has an environment of its own and is left out."""
+"""`scripts/bench intake` and `facilitator` run and count right. The official package's resource server is left out."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from _children import Children
-from benchmarks import http2, intake, pairs, plot, pool, report, world
+from benchmarks import facilitator, http2, intake, pairs, plot, pool, report, world
 from benchmarks import scenarios as scenarios_
 from benchmarks.bench import Bench
 from benchmarks.measure import percentile
@@ -191,3 +191,34 @@ def test_the_page_gets_its_tables_and_keeps_its_text() -> None:
     assert written.endswith(f"{plot.END}\nafter\n")
     assert "old" not in written
     assert "| throughput with 10 million payment ids against none | 1.00 | at least 0.85 |" in written
+
+
+@pytest.mark.timeout(240)
+async def test_both_facilitators_verify_and_settle_and_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = facilitator.Sizes(0.5, 0.1, 2, 5_000, 2 * facilitator.BLOCK_S + 0.5, 5, 200)
+
+    results = await facilitator.measure(sizes)
+
+    for name in ("official", "tallystick"):
+        for path in ("verify", "settle"):
+            assert results[name][path]["answered"] > 0
+            assert 0 < results[name][path]["p50_ms"] <= results[name][path]["p99_ms"]
+    assert results["exact_vs_official"] > 1, "five at once, and one after the other"
+    assert "tallystick /settle: " in capsys.readouterr().out
+
+
+def test_a_facilitator_that_is_not_fast_enough_is_called_so() -> None:
+    def one(per_s: float, cpu_ms: float) -> dict[str, float]:
+        return {"per_s": per_s, "server_cpu_ms": cpu_ms, "p50_ms": 1.0, "p99_ms": 2.0}
+
+    raw = {
+        "official": {"verify": one(50, 9.0), "settle": one(0.5, 80.0)},
+        "tallystick": {"verify": one(150, 4.5), "settle": one(5, 20.0)},
+    }
+
+    ratios = facilitator.ratios(raw)
+
+    assert ratios == {"exact_vs_official": 10.0, "verify_vs_official": 3.0, "verify_cpu_vs_official": 2.0}
+    text = facilitator.rendered(raw | ratios)
+    assert "exact_vs_official: 10.0, at least 10\n" in text
+    assert "verify_cpu_vs_official: 2.0, at least 3: MISSED" in text

@@ -64,7 +64,7 @@ class VoucherGrant(Grant):
         self._next = ceiling - amount
         self.headroom = amount
 
-    def _prove(self, amount: int, request_hash: bytes, payment_id: PaymentId) -> DeferredPayment:  # noqa: ARG002
+    def _prove(self, amount: int, request_hash: bytes, payment_id: PaymentId) -> DeferredPayment:
         # A voucher alone binds no request: the seller is trusted with it, as rule 2a has it.
         self._next += amount
         voucher = sign_voucher(self._signer, self._domain, self.channel_id, self._next)
@@ -75,6 +75,7 @@ class VoucherGrant(Grant):
             signature=voucher.signature,
             spend=None,
             channel_id=self.channel_id,
+            request_hash=request_hash,
         )
 
     def _free(self, amount: int, denied: int) -> None:

@@ -1,0 +1,80 @@
+"""Sellers of a facilitator: requests that were made before, written to raw sockets, one at a time on each.
+
+Every answer must be a success. What is not answered when the time is over does not count.
+"""
+
+import asyncio
+import json
+import os
+import time
+from typing import Any
+
+import uvloop
+
+from _children import hear, say, settings_of_child
+from benchmarks.exact_requests import requests
+from benchmarks.measure import cpu_s, latencies
+
+
+async def answered(reader: asyncio.StreamReader) -> tuple[bytes, dict[str, Any]]:
+    """The next answer: its status line, and its body."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    lines = head.lower().split(b"\r\n")
+    length = next(int(line.partition(b":")[2]) for line in lines if line.startswith(b"content-length:"))
+    return lines[0], json.loads(await reader.readexactly(length))
+
+
+async def ask(port: int, pool: list[bytes], taken: list[float]) -> None:
+    """Send requests of the pool, one after another, until it is cancelled; the pool must not run out."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        while pool:
+            start = time.perf_counter()
+            writer.write(pool.pop())
+            status, body = await answered(reader)
+            if b" 200" not in status or not (body.get("isValid") or body.get("success")):
+                raise AssertionError(f"the facilitator answered {status!r}, {body}")
+            taken.append(time.perf_counter() - start)
+        raise AssertionError("the load ran out of requests before the time was over")
+    finally:
+        writer.close()
+
+
+async def measure(port: int, connections: int, pool: list[bytes], duration_s: float) -> list[float]:
+    """The latencies of all that was answered in this time."""
+    taken: list[float] = []
+    tasks = [asyncio.create_task(ask(port, pool, taken)) for _ in range(connections)]
+    done, pending = await asyncio.wait(tasks, timeout=duration_s, return_when=asyncio.FIRST_EXCEPTION)
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)
+    for task in done:
+        task.result()
+    return taken
+
+
+async def main() -> None:
+    """Prepare, warm up, wait, ask, report."""
+    settings = settings_of_child()
+    port, connections, count = settings["port"], settings["connections"], settings["requests"]
+    pool = list(requests(settings["path"], settings["token"], settings["bearer"], settings["label"], count))
+    if settings["warm_up_s"]:
+        await measure(port, connections, pool, settings["warm_up_s"])
+    say({"ready": True})
+    hear()
+    start, cpu_before = time.perf_counter(), cpu_s(os.getpid())
+    taken = await measure(port, connections, pool, settings["duration_s"])
+    elapsed_s = time.perf_counter() - start
+    say(
+        {
+            "answered": len(taken),
+            "per_s": len(taken) / elapsed_s,
+            "elapsed_s": elapsed_s,
+            "client_cpu_s": cpu_s(os.getpid()) - cpu_before,
+            **latencies(taken),
+        }
+    )
+
+
+if __name__ == "__main__":
+    uvloop.run(main())

@@ -1,0 +1,79 @@
+"""Which pairs of a client and a server the matrix has for each scheme, and why the other ones cannot be.
+
+This is the one place that says so: `_NOT` names what a client or a server cannot do, and a pair is run where both can.
+"""
+
+from typing import Final, Literal, NamedTuple
+
+Scheme = Literal["exact", "permit2", "upto", "deferred"]
+
+SCHEMES: Final[dict[Scheme, str]] = {
+    "exact": "exact by ERC-3009",
+    "permit2": "exact by Permit2",
+    "upto": "upto",
+    "deferred": "deferred",
+}
+CLIENTS: Final = {
+    "httpx": "official Python client, httpx",
+    "requests": "official Python client, requests",
+    "fetch": "npm @x402/fetch",
+    "axios": "npm @x402/axios",
+    "transport": "Tallystick's transport",
+}
+SERVERS: Final = {
+    "fastapi": "official middleware, FastAPI",
+    "flask": "official middleware, Flask",
+    "express": "npm @x402/express",
+    "paywall": "Tallystick's paywall",
+}
+
+_NO_DEFERRED_CLIENT: Final = (
+    "npm's @x402 packages have no client scheme for deferred, and Tallystick's plug-in with one is for Python"
+)
+_NO_PERMIT2_WALLET: Final = (
+    "Tallystick's wallet pays from its deposit or by ERC-3009, and signs no transfers by Permit2"
+)
+_NOT: Final[dict[tuple[str, Scheme], str]] = {
+    ("fetch", "deferred"): _NO_DEFERRED_CLIENT,
+    ("axios", "deferred"): _NO_DEFERRED_CLIENT,
+    ("transport", "permit2"): _NO_PERMIT2_WALLET,
+    ("transport", "upto"): _NO_PERMIT2_WALLET,
+}
+"""What a client or server cannot do, by its name and the scheme."""
+
+
+class Cell(NamedTuple):
+    """One pair under one scheme; `why_not` is empty where it can exist."""
+
+    client: str
+    server: str
+    scheme: Scheme
+    why_not: str = ""
+
+    @property
+    def name(self) -> str:
+        """Names it for `--only`."""
+        return f"{self.client}-{self.server}-{self.scheme}"
+
+
+def all_cells() -> list[Cell]:
+    """Every pair under every scheme, those of one client and scheme together."""
+    return [
+        Cell(client, server, scheme, _NOT.get((client, scheme)) or _NOT.get((server, scheme), ""))
+        for client in CLIENTS
+        for scheme in SCHEMES
+        for server in SERVERS
+    ]
+
+
+def covering() -> list[Cell]:
+    """A choice of cells in which each client, each server and each scheme is at least once: what CI runs every time."""
+    left = {*CLIENTS, *SERVERS, *SCHEMES}
+    chosen: list[Cell] = []
+    cells = [cell for cell in all_cells() if not cell.why_not]
+    while new := max(cells, key=lambda cell: len(left & set(cell[:3]))):
+        if not left & set(new[:3]):
+            break
+        chosen.append(new)
+        left -= set(new[:3])
+    return chosen

@@ -1,0 +1,38 @@
+"""A seller on Flask, by the official middleware."""
+
+import sdk
+from flask import Flask, Response, jsonify
+from werkzeug.serving import make_server
+from x402 import x402ResourceServerSync
+from x402.http import HTTPFacilitatorClientSync
+from x402.http.middleware.flask import payment_middleware, set_settlement_overrides
+from x402.mechanisms.evm.exact.server import ExactEvmScheme
+from x402.mechanisms.evm.upto.server import UptoEvmScheme
+
+from _children import say, settings_of_child
+from tallystick_client.x402 import DeferredServerScheme
+
+settings = settings_of_child()
+server = x402ResourceServerSync(HTTPFacilitatorClientSync(sdk.facilitator(settings)))
+server.register(settings["network"], ExactEvmScheme())
+server.register(settings["network"], UptoEvmScheme())
+server.register(settings["network"], DeferredServerScheme())
+
+app = Flask(__name__)
+
+
+@app.get("/<page>")
+def page(page: str) -> Response:
+    """What is paid for."""
+    response = jsonify({"page": page})
+    if page == "upto":
+        set_settlement_overrides(response, {"amount": settings["used"]})
+    return response
+
+
+payment_middleware(app, sdk.routes(settings), server)
+
+if __name__ == "__main__":
+    listener = make_server("127.0.0.1", 0, app, threaded=True)
+    say({"url": f"http://127.0.0.1:{listener.server_port}"})
+    listener.serve_forever()

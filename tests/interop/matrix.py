@@ -1,0 +1,199 @@
+"""The interoperability matrix: official clients and servers of x402, and ours, with Tallystick as the facilitator.
+
+Each pair of a client and a server buys and sells one page by each scheme that both can, on a chain and with processes
+of its own. A pair passes if the page came, the answer told of the payment, and the seller's address on chain got what
+the page cost, to the unit; what is paid by deferred is claimed at the end.
+"""
+
+import argparse
+import asyncio
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from cells import CLIENTS, SCHEMES, SERVERS, Cell, Scheme, all_cells, covering
+from trading_site import PRICE, PURCHASE_TIMEOUT_S, USED, Market, Seller
+
+from _anvil import Anvil
+from _arguments import add_json_option
+from _children import ChildFailedError, Children
+from _figures import table, write
+
+PASS: Final = "pass"
+FAIL: Final = "fail"
+NONE: Final = "none"
+
+
+class Result(NamedTuple):
+    """What became of a cell: `pass`, `fail`, or `none` where the pair cannot exist; `why` for the last two."""
+
+    cell: Cell
+    result: str
+    why: str = ""
+
+    def as_json(self) -> dict[str, str]:
+        """As `--json` writes it."""
+        client, server, scheme, _ = self.cell
+        return {"client": client, "server": server, "scheme": scheme, "result": self.result, "why": self.why}
+
+
+class Matrix:
+    """One run over some cells."""
+
+    def __init__(self, market: Market, tell: Callable[[Result], None]) -> None:
+        """`tell` is called with each result as soon as it is known."""
+        self._market = market
+        self._tell = tell
+        self._sellers: dict[str, Seller] = {}
+        self._owed: dict[str, int] = {}
+
+    async def run(self, cells: Sequence[Cell]) -> list[Result]:
+        """Run these cells; those that cannot exist are only named."""
+        possible = [cell for cell in cells if not cell.why_not]
+        pages: dict[str, list[Scheme]] = {}
+        for cell in possible:
+            sold = pages.setdefault(cell.server, [])
+            if cell.scheme not in sold:
+                sold.append(cell.scheme)
+        self._sellers = await self._market.start_sellers(pages)
+        results = [Result(cell, NONE, cell.why_not) for cell in cells if cell.why_not]
+        for (client, scheme), group in groupby(possible, lambda cell: (cell.client, cell.scheme)):
+            async with self._buyer(client, scheme) as buy:
+                for cell in group:
+                    result = await self._try(cell, buy)
+                    self._tell(result)
+                    results.append(result)
+        unpaid = await self._settle()
+        return [Result(r.cell, FAIL, unpaid[r.cell.server]) if _is_unpaid(r, unpaid) else r for r in results]
+
+    async def _try(self, cell: Cell, buy: "Buy") -> Result:
+        seller = self._sellers[cell.server]
+        before = self._market.balance(seller)
+        try:
+            answer = await buy(f"{seller.url}/{cell.scheme}")
+        except ChildFailedError as error:
+            return Result(cell, FAIL, str(error).strip().splitlines()[-1])
+        why = self._wrong(cell, answer, self._market.balance(seller) - before)
+        return Result(cell, FAIL if why else PASS, why)
+
+    def _wrong(self, cell: Cell, answer: dict[str, Any], received: int) -> str:
+        """What is not as it should be; empty if all is well."""
+        price = USED if cell.scheme == "upto" else PRICE
+        receipt = answer["receipt"] or {}
+        if answer["status"] != 200 or cell.scheme not in answer["body"]:
+            return f"answered {answer['status']} with {answer['body'][:500]!r} and {receipt}"
+        if not receipt.get("success"):
+            return f"served without a receipt of success: {receipt}"
+        if cell.scheme == "deferred":
+            self._owed[cell.server] = self._owed.get(cell.server, 0) + price
+            received = int((receipt.get("extra") or {}).get("chargedAmount", -1))
+        elif not self._market.moved_by(cell.scheme, receipt["transaction"]):
+            return f"{receipt['transaction']} is no transfer by {SCHEMES[cell.scheme]}"
+        if received != price:
+            return f"the seller got {received}, the price is {price}: {receipt}"
+        return ""
+
+    async def _settle(self) -> dict[str, str]:
+        """Have what was paid by deferred claimed; why not, by the server, where a seller did not get all of it."""
+        if not self._owed:
+            return {}
+        sellers = {name: self._sellers[name] for name in self._owed}
+        before = {name: self._market.balance(seller) for name, seller in sellers.items()}
+        await self._market.settle()
+        got = {name: self._market.balance(seller) - before[name] for name, seller in sellers.items()}
+        return {name: f"claimed {got[name]}, charged {owed}" for name, owed in self._owed.items() if got[name] != owed}
+
+    @asynccontextmanager
+    async def _buyer(self, client: str, scheme: Any) -> AsyncIterator["Buy"]:
+        """A buyer that is started when it is needed, and anew after it has failed."""
+        children = []
+
+        async def buy(url: str) -> dict[str, Any]:
+            if not children or children[-1].exit_code is not None:
+                children.append(await self._market.start_buyer(client, scheme))
+            await children[-1].tell({"url": url})
+            return await children[-1].read(PURCHASE_TIMEOUT_S)
+
+        yield buy
+        for child in children:
+            await child.end()
+
+
+Buy = Callable[[str], Any]
+
+
+def _is_unpaid(result: Result, unpaid: dict[str, str]) -> bool:
+    return result.result == PASS and result.cell.scheme == "deferred" and result.cell.server in unpaid
+
+
+async def run(cells: Sequence[Cell], tell: Callable[[Result], None]) -> list[Result]:
+    """The whole of it: a chain, an aggregator, sellers and buyers, and their end."""
+    with tempfile.TemporaryDirectory(prefix="tallystick-interop-") as folder, Anvil() as anvil:
+        async with Children(Path(folder)) as children:
+            market = Market(Path(folder), anvil, children)
+            await market.open()
+            return await Matrix(market, tell).run(cells)
+
+
+def text(results: Sequence[Result]) -> str:
+    """A table for each scheme, clients against servers, and a sentence for each cell that did not pass."""
+    by_cell = {result.cell[:3]: result for result in results}
+    parts: list[str] = []
+    for scheme, title in SCHEMES.items():
+        rows = [[title, *SERVERS]]
+        for client in CLIENTS:
+            found = [by_cell.get((client, server, scheme)) for server in SERVERS]
+            rows.append([client, *("" if one is None else one.result for one in found)])
+        parts.append(table(rows))
+    whys: dict[tuple[str, str], list[str]] = {}
+    for result in results:
+        if result.why:
+            whys.setdefault((result.result, result.why), []).append(result.cell.name)
+    parts += [f"{result}: {', '.join(names)}\n  {why}" for (result, why), names in whys.items()]
+    return "\n\n".join(parts)
+
+
+def choose(only: str) -> list[Cell]:
+    """The cells that have all of these words, separated by commas; raises ArgumentTypeError where there are none."""
+    words = only.split(",")
+    known = (*CLIENTS, *SERVERS, *SCHEMES)
+    unknown = [word for word in words if word not in known]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"got {unknown[0]!r}, allowed {', '.join(known)}")
+    # Of each kind any of its words, of all kinds one: httpx,requests,express is two clients at one server.
+    kinds = [set(words) & set(kind) or set(kind) for kind in (CLIENTS, SERVERS, SCHEMES)]
+    return [cell for cell in all_cells() if all(part in kind for part, kind in zip(cell[:3], kinds, strict=True))]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line; see scripts/interop."""
+    parser = argparse.ArgumentParser(prog="scripts/interop", description=(__doc__ or "").partition("\n\n")[0])
+    parser.add_argument(
+        "--only", type=choose, metavar="NAMES", help=f"some cells: {', '.join((*CLIENTS, *SERVERS, *SCHEMES))}"
+    )
+    parser.add_argument(
+        "--covering", action="store_true", help="each client, server and scheme once, as the tests run it"
+    )
+    add_json_option(parser)
+    options = parser.parse_args(arguments)
+    cells = options.only or (covering() if options.covering else all_cells())
+
+    def tell(result: Result) -> None:
+        print(f"{result.cell.name}: {result.result}", flush=True)
+
+    try:
+        results = asyncio.run(run(cells, tell))
+    except ChildFailedError as error:
+        sys.exit(str(error))
+    print("\n" + text(results))
+    write(options.json, {"cells": [result.as_json() for result in results]})
+    if any(result.result == FAIL for result in results):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

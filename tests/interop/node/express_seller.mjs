@@ -1,0 +1,40 @@
+// A seller on Express, by the official middleware.
+import { HTTPFacilitatorClient } from "@x402/core/server";
+import { ExactEvmScheme } from "@x402/evm/exact/server";
+import { UptoEvmScheme } from "@x402/evm/upto/server";
+import { paymentMiddleware, setSettlementOverrides, x402ResourceServer } from "@x402/express";
+import express from "express";
+import { DeferredScheme } from "./deferred_scheme.mjs";
+
+const settings = JSON.parse(process.argv[2]);
+const schemes = { exact: "exact", permit2: "exact", upto: "upto", deferred: "deferred" };
+
+function route(page) {
+  const extra = { name: settings.name, version: settings.version };
+  if (page === "permit2") extra.assetTransferMethod = "permit2";
+  const price = { amount: settings.amount, asset: settings.asset, extra };
+  return [`GET /${page}`, { accepts: { scheme: schemes[page], network: settings.network, payTo: settings.pay_to, price } }];
+}
+
+const bearer = { Authorization: `Bearer ${settings.token}` };
+const facilitator = new HTTPFacilitatorClient({
+  url: settings.facilitator,
+  createAuthHeaders: async () => ({ verify: bearer, settle: bearer, supported: bearer }),
+});
+const server = new x402ResourceServer(facilitator)
+  .register(settings.network, new ExactEvmScheme())
+  .register(settings.network, new UptoEvmScheme())
+  .register(settings.network, new DeferredScheme());
+
+const app = express();
+app.use(paymentMiddleware(Object.fromEntries(settings.pages.map(route)), server));
+app.get("/:page", (request, response) => {
+  const { page } = request.params;
+  if (page === "upto") setSettlementOverrides(response, { amount: settings.used });
+  response.json({ page });
+});
+
+const listener = app.listen(0, "127.0.0.1", () => {
+  console.log(JSON.stringify({ url: `http://127.0.0.1:${listener.address().port}` }));
+});
+process.stdin.on("end", () => process.exit()).resume(); // an ended parent ends this one too
