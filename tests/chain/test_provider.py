@@ -145,6 +145,7 @@ async def test_a_transaction_that_is_in_no_block_is_told_with_its_hash(devnet: D
     caller = Caller(devnet.anvil.url, clock=lambda: float(next(ticks)), pause=pause)
     sender = Signer(b"\x09" * 32)
     devnet.anvil.set_ether(sender.address, 10**18)
+    devnet.anvil.mine()  # at the price that the next block was given by whoever used this chain before
     devnet.anvil.automine(False)
     try:
         with pytest.raises(TransactionFailedError, match=r"0x[0-9a-f]{64} is in no block after 180 s"):

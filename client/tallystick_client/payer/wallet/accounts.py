@@ -42,6 +42,8 @@ class AccountState:
     funds: int
     channels: tuple[ChannelTotals, ...]
     spent: dict[bytes, int]
+    withdrawing: int
+    """What a withdrawal takes that has begun on the chain."""
     payment_id_retention_s: int
     """After how many seconds a payment id is refused for its age; 0 where the aggregator does not tell."""
 
@@ -243,5 +245,6 @@ def _account_state(response: pb.GetAccountResponse, channels: list[ChannelTotals
         funds=decode_amount(response.account.funds, "account.funds"),
         channels=tuple(channels),
         spent={key.key_id: decode_amount(key.spent, "spend_keys.spent") for key in response.spend_keys},
+        withdrawing=decode_amount(response.account.withdrawing, "account.withdrawing"),
         payment_id_retention_s=response.payment_id_retention_s,
     )
