@@ -8,9 +8,9 @@ claimed.
 ECDSA check (about 23 µs) says nothing about v: proving it needs the point R, which the library does not hand out, and
 computing R in Python costs more than to recover the key (about 28 µs) and compare it. So:
 
-- `AuthorizerKey.verify`, `verify_many`: by recovery. True means: the chain takes this signature. Whatever is stored as
+- `verify_many`: by recovery. True means: the chain takes this signature. Whatever is stored as
   a ceiling, or sent to a chain, must have passed here. There is no repair of v later on, hence none to forget.
-- `AuthorizerKey.verify_authorship`, `verify_authorship_many`: the plain check on the cached key. True means: the holder
+- `verify_authorship_many`: the plain check on the cached key. True means: the holder
   of the key signed this digest. Enough to authenticate a charge whose voucher is not kept, such as all but the highest
   of a burst on one channel.
 

@@ -76,8 +76,11 @@ class Watched(httpx2.ASGITransport):
     def __init__(self, shop: Shop) -> None:
         super().__init__(shop.paywall)
         self.statuses: list[int] = []
+        self.is_down = False
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        if self.is_down and "payment-signature" in request.headers:
+            raise httpx2.ConnectError("no way", request=request)
         response = await super().handle_async_request(request)
         self.statuses.append(response.status_code)
         return response
@@ -90,6 +93,7 @@ class Crawler(NamedTuple):
     http: httpx2.AsyncClient
     statuses: list[int]
     """Of all responses, those that the transport answered by itself too."""
+    way: Watched
 
 
 @pytest.fixture
@@ -152,7 +156,7 @@ async def crawler(folder: Path, shop: Shop, secret: str = "open sesame", **budge
     way = Watched(shop)
     transport = PayingTransport(wallet, way)
     async with wallet, httpx2.AsyncClient(transport=transport, base_url="http://shop.test") as http:
-        yield Crawler(wallet, http, way.statuses)
+        yield Crawler(wallet, http, way.statuses, way)
 
 
 async def test_a_crawler_buys_by_it_through_the_transport_and_pays_ahead(tmp_path: Path, shop: Shop) -> None:
@@ -171,6 +175,17 @@ async def test_its_payments_count_in_the_wallets_budgets(tmp_path: Path, shop: S
         assert (await buyer.http.get(PAGE)).status_code == 200
         with pytest.raises(BudgetExceededError):
             await buyer.http.get("/articles/2")
+    assert shop.tab.spent == {PAYER: 100}
+
+
+async def test_a_payment_that_did_not_leave_is_sent_by_the_next_try_and_counts_once(tmp_path: Path, shop: Shop) -> None:
+    async with crawler(tmp_path, shop, total="0.0001") as buyer:
+        buyer.way.is_down = True
+        with pytest.raises(httpx2.ConnectError):
+            await buyer.http.get(PAGE)
+        buyer.way.is_down = False
+        assert (await buyer.http.get(PAGE)).status_code == 200
+        assert [each.paid for each in (await buyer.wallet.status()).exact] == [100]
     assert shop.tab.spent == {PAYER: 100}
 
 

@@ -1,5 +1,5 @@
 """What payers ask of their accounts: to read them, to register and revoke spend keys, to approve totals, to open
-channels. Every call is signed by the account's payerAuthorizer; see `calls`.
+channels. Every call is signed by the account's payerAuthorizer; see `signed_calls`.
 """
 
 from collections.abc import Callable, Mapping, Sequence

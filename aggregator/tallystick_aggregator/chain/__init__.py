@@ -12,5 +12,5 @@ token            the ERC-20 with ERC-3009
 landings         what became of somebody else's transactions, by their events
 contradictions   one phrase for each kind of wrong answer; reads that two answers agree on
 deployer         puts the escrow on a chain
-node, memory     what is asked of a node, and a chain in memory
+node             what is asked of a node
 """

@@ -37,18 +37,21 @@ class EvmNetwork:
         self.sender = Sender(settings, self.node, self.outbox, payouts_of=self._payouts_of, clock=clock)
         passing = (ChainUnavailableError, StoreUnavailableError)
         self.sending = PeriodicTask(f"sending on {self.name}", self.tick, settings.poll_s, passing=passing)
-        self._escrows: dict[bytes, PayoutsOf] = {}
+        self._payouts: dict[bytes, PayoutsOf] = {}
+        """By escrow. Kept to the end: sending goes on for an escrow that has left while others have not."""
+        self._served: set[bytes] = set()
         self._worth: dict[bytes, Mapping[int, int | None]] = {}
         self._is_caught_up = False
 
     def join(self, escrow: bytes, payouts_of: PayoutsOf) -> None:
         """Serve the escrow with this address. `payouts_of`: what a mined transaction to it has moved."""
-        self._escrows[escrow] = payouts_of
+        self._payouts[escrow] = payouts_of
+        self._served.add(escrow)
 
     async def leave(self, escrow: bytes) -> None:
         """Serve it no more; the last one lets the endpoints go. What was sent stays in the outbox."""
-        self._escrows.pop(escrow, None)
-        if not self._escrows:
+        self._served.discard(escrow)
+        if not self._served:
             await self.sending.stop()
             await self.node.close()
 
@@ -83,6 +86,6 @@ class EvmNetwork:
         return [self.sending.problem, self.sender.problem, self.sender.capped, self.sender.late]
 
     def _payouts_of(self, outbound: OutboundTransaction, receipt: Receipt) -> tuple[Payout, ...]:
-        payouts_of = self._escrows.get(outbound.to)
+        payouts_of = self._payouts.get(outbound.to)
         # None: its escrow is no longer configured.
         return outbound.payouts if payouts_of is None else payouts_of(outbound, receipt)

@@ -1,4 +1,4 @@
-"""What is asked of an Ethereum node. `rpc` speaks it over JSON-RPC, `memory_node` is the twin for tests and simulation.
+"""What is asked of an Ethereum node. `rpc` speaks it over JSON-RPC; tests have a network in memory.
 
 Whatever cannot be answered raises ChainUnavailableError: "not found" is an answer, silence is none.
 """

@@ -121,7 +121,10 @@ class ChainSettings:
 
     def __post_init__(self) -> None:
         """Check what needs no chain. Raises ConfigurationError."""
-        _require(self.chain_id > 0, f"network: got {self.network!r}, allowed eip155: and a chain id")
+        _require(
+            self.chain_id > 0 and self.network == f"eip155:{self.chain_id}",
+            f"network: got {self.network!r}, allowed eip155: and a chain id, without leading zeros",
+        )
         _require(bool(self.rpc_urls), f"{self.network}: rpc_urls is empty; name at least one endpoint")
         _require(bool(self.tokens), f"{self.network}: no token is configured; name at least one")
         _require(self.confirmations >= 0, f"{self.network}: confirmations: got {self.confirmations}, allowed 0 or more")

@@ -2,7 +2,7 @@
 
 batcher       what edges and schemes call
 verification  from unchecked payments to proven ones
-signatures    checks of vouchers, on threads or in processes of their own
+signatures    checks of vouchers, on threads or in processes of their own (signature_processes)
 writer        the ledger's only writer
 maintenance   what timers do: expiry, forgetting, checkpoints
 port          what the rest asks of the writer

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
+from typing import Final
 
 from tallystick.payment_ids import payment_id_ms
 from tallystick_aggregator.charging.writer import LedgerWriter
@@ -19,6 +20,9 @@ from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger, Reservation
 from tallystick_aggregator.store.port import Journal, StoreUnavailableError
 from tallystick_aggregator.tasks import PeriodicTask
+
+PAUSE_DOUBLINGS_MAX: Final = 32
+"""So often the pause after a failed checkpoint is doubled at most."""
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +103,9 @@ class Maintenance:
             await self._journal.checkpoint(self._writer.moment().now_ms)
         except StoreUnavailableError as error:
             self._failures += 1
-            pause_s = min(settings.look_every_s * 2**self._failures, settings.checkpoint_pause_s_max)
+            # A disk may be full for days: two to the power of a thousand is no float any more.
+            doublings = min(self._failures, PAUSE_DOUBLINGS_MAX)
+            pause_s = min(settings.look_every_s * 2**doublings, settings.checkpoint_pause_s_max)
             self._next_try_at = self._clock() + pause_s
             log.warning("a checkpoint failed, the %d. in a row: %s", self._failures, error)
         else:

@@ -71,7 +71,7 @@ def system_clock_ms() -> int:
 
 
 class LedgerWriter:
-    """Runs decisions one after another, many to a commit. See `batcher.port.Writer`."""
+    """Runs decisions one after another, many to a commit. See `charging.port.Writer`."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class LedgerWriter:
         return DecisionContext(self._clock_ms(), self._stale_escrows())
 
     async def run(self, decision: Decision[Answer]) -> Answer:
-        """Run one decision durably; see `batcher.port.Writer.run`."""
+        """Run one decision durably; see `charging.port.Writer.run`."""
         return await self.submit(decision)
 
     def submit(

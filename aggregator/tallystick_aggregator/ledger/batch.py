@@ -3,7 +3,7 @@
 A crawler fetches several pages from a seller at once, so charges of one channel come in runs. If all of a run fit, the
 rules say so once for their sum: a rule that refuses some amount refuses any larger one. If anything at all is out of
 the ordinary, each charge is decided by itself, as `decide.charge` says. The answers are the same, and the events too
-(tests/aggregator/ledger/test_runs.py).
+(tests/aggregator/ledger/test_batch.py).
 """
 
 from collections.abc import Sequence

@@ -353,6 +353,13 @@ class Ledger:
             if unnamed.network in named:  # else no account depends on it, and the escrow is read from its beginning
                 self.heads.setdefault(named[unnamed.network], head)
 
+    def keep_heads(self, escrows: Set[EscrowRef]) -> None:
+        """Let go of what mirrors of other escrows have taken in. To be called before the ledger is served.
+
+        Such a mirror is never stale again: with it, it would never look as if all were.
+        """
+        self.heads = {escrow: head for escrow, head in self.heads.items() if escrow in escrows}
+
     def strangers_among(self, channel_ids: Iterable[bytes], receivers: Set[bytes]) -> set[bytes]:
         """Return those of the ids whose channel is unknown or pays none of these receivers."""
         channels = self.channels

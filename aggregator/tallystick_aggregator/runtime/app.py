@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tallystick.channels import account_id
-from tallystick.eip712 import ESCROW_NAME, ESCROW_VERSION, escrow_domain
+from tallystick.eip712 import ESCROW_NAME, ESCROW_VERSION, Domain, escrow_domain
 from tallystick.hexadecimal import checksum, to_hex
 from tallystick_aggregator.accounts.accounts import Accounts
 from tallystick_aggregator.accounts.channels import Channels
@@ -257,25 +257,40 @@ async def _start_signatures(stack: AsyncExitStack, config: Config) -> SignatureC
 def refuse_foreign_accounts(ledger: Ledger, chains: Sequence[ChainSettings], store: str) -> None:
     """An account that no configured operator can claim must not be charged either: it would never be paid out.
 
-    Names the escrow of accounts that were stored before they named it. Raises ConfigurationError.
+    Names the escrow of accounts that were stored before they named it, and lets go of heads of escrows that are served
+    no more. Raises ConfigurationError.
     """
-    ledger.name_escrows(lambda account: escrow_of(account, chains, store))
+    served = {  # made once: every account is hashed under a domain
+        EscrowRef(chain.network, chain.escrow): (chain.operator, escrow_domain(chain.chain_id, chain.escrow))
+        for chain in chains
+    }
+    ledger.name_escrows(lambda account: _escrow_of(account, served, store))
     for account in ledger.every_account():
-        if escrow_of(account, chains, store) != account.escrow:
+        if not _is_in(account, account.escrow, served):
             raise _foreign(account, store)
+    ledger.keep_heads(served.keys())
 
 
-def escrow_of(account: Account, chains: Sequence[ChainSettings], store: str) -> EscrowRef:
-    """Find the configured escrow under whose domain the account has its id, which names it for certain.
+_Served = Mapping[EscrowRef, tuple[bytes, Domain]]
+"""By escrow, its operator and its signing domain."""
 
-    Raises ConfigurationError where there is none, and where the account is another operator's.
-    """
-    for chain in chains:
-        if (chain.network, chain.operator) == (account.network, account.config.receiver_authorizer):
-            domain = escrow_domain(chain.chain_id, chain.escrow)
-            if account_id(domain, account.config) == account.id:
-                return EscrowRef(chain.network, chain.escrow)
+
+def _escrow_of(account: Account, served: _Served, store: str) -> EscrowRef:
+    """Find the escrow that the account's id names, of those on its network. Raises ConfigurationError."""
+    for escrow in served:
+        if escrow.network == account.network and _is_in(account, escrow, served):
+            return escrow
     raise _foreign(account, store)
+
+
+def _is_in(account: Account, escrow: EscrowRef, served: _Served) -> bool:
+    """Whether the account is that operator's, and has its id under that escrow's domain, which names it for certain."""
+    operator, domain = served.get(escrow, (None, None))
+    return (
+        account.config.receiver_authorizer == operator
+        and domain is not None
+        and account_id(domain, account.config) == account.id
+    )
 
 
 def _foreign(account: Account, store: str) -> ConfigurationError:

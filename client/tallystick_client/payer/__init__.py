@@ -6,5 +6,6 @@ http    the transport: what it remembers of prices, when it sends again
 fleet   a wallet served to many workers
 cli     the payer's commands of `tallystick`
 
-errors says what a wallet says no to; recent is a dictionary with a bound. A new scheme: wallet.schemes.
+errors says what a wallet says no to; recent is a dictionary with a bound; retries are of calls that may be repeated;
+texts show amounts to people. A new scheme: wallet.schemes.
 """

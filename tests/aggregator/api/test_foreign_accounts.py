@@ -3,9 +3,11 @@
 from typing import Any
 
 import pytest
-from doubles import DOMAIN, NETWORK, Payer, PureLedger
+from doubles import DOMAIN, ESCROW_REF, NETWORK, Payer, PureLedger
 
 from tallystick_aggregator.chain.settings import ConfigurationError
+from tallystick_aggregator.ledger import events as ev
+from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.runtime.app import refuse_foreign_accounts
 
 
@@ -34,3 +36,13 @@ def test_accounts_of_the_configured_operator_are_served() -> None:
 def test_accounts_that_nobody_could_claim_keep_the_server_from_starting(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match="does not serve"):
         check(**changes)
+
+
+def test_heads_of_escrows_that_are_served_no_more_are_let_go() -> None:
+    """Their mirrors are never stale, so nothing would look as if every mirror were (test_maintenance)."""
+    books = PureLedger()
+    books.fund(Payer("alice"), 1_000)
+    for escrow in (ESCROW_REF, EscrowRef(NETWORK, b"\x07" * 20)):
+        books.run(lambda draft, _, __, escrow=escrow: draft.record(ev.ChainAdvanced(escrow, 7, bytes(32))))
+    refuse_foreign_accounts(books.ledger, [Settings()], "store.db")  # type: ignore[list-item]
+    assert [*books.ledger.heads] == [ESCROW_REF]

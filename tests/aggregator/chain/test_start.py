@@ -92,6 +92,7 @@ async def test_an_operator_contract_signs_through_its_signers(devnet: Devnet) ->
     [
         ({"network": "solana:1"}, "network"),
         ({"network": "eip155:one"}, "network"),
+        ({"network": "eip155:031337"}, "network"),
         ({"rpc_urls": ()}, "rpc_urls"),
         ({"tokens": ()}, "token"),
         ({"confirmations": -1}, "confirmations"),

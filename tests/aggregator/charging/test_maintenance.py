@@ -163,6 +163,18 @@ async def test_checkpoints_that_always_fail_are_told_and_tried_less_and_less_oft
     assert caplog.text.count("a page is damaged") == 9
 
 
+async def test_checkpoints_that_fail_for_days_are_still_tried_and_told(
+    shop: Scripted, timers: Maintenance, clock: Clock
+) -> None:
+    checkpoints = Checkpoints(shop, 2_000, clock)
+    shop.journal.backlog = SETTINGS.checkpoint_backlog
+    while shop.journal.backlog:
+        await timers.checkpoint()
+        clock.now += SETTINGS.checkpoint_pause_s_max
+    assert len(checkpoints.asked) == 2_001
+    assert not timers.problems()
+
+
 async def test_nothing_is_forgotten_while_every_mirror_looks_stale(shop: Scripted, timers: Maintenance) -> None:
     """A clock that is far ahead makes every block look old, and what is forgotten is gone for good."""
     mirrors = [EscrowRef("eip155:1", bytes(20)), EscrowRef("eip155:2", bytes(20))]

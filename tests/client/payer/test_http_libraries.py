@@ -3,6 +3,8 @@
 import asyncio
 import threading
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -259,3 +261,29 @@ async def test_a_purchase_raises_the_error_of_the_library(open_wallet: OpenWalle
         purchase.lost(error, was_sent=False)
     assert raised.value is error
     assert get.target == normal_target(b"/articles/1")
+
+
+def test_no_thread_waits_for_ever_for_a_wallet_that_was_closed_under_it() -> None:
+    class Closable:
+        async def close(self) -> None: ...
+
+    async def opening() -> Any:
+        return Closable()
+
+    def work(thread: WalletThread[Any]) -> None:
+        with suppress(BookUnavailableError, CancelledError):
+            while True:
+                thread.run(asyncio.sleep(0))
+
+    for _ in range(20):
+        thread = WalletThread(opening())
+        workers = [threading.Thread(target=work, args=(thread,), daemon=True) for _ in range(8)]
+        for worker in workers:
+            worker.start()
+        thread.close()
+        for worker in workers:
+            worker.join(10)
+        assert not any(worker.is_alive() for worker in workers)
+        thread.call_soon(thread.close)
+        with pytest.raises(BookUnavailableError):
+            thread.run(asyncio.sleep(0))

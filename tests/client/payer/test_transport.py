@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx2
 import pytest
@@ -569,6 +570,46 @@ async def test_a_refusal_that_cannot_be_mended_now_is_no_402(
     assert aggregator.account.committed == PRICE
 
 
+class Body(httpx2.AsyncByteStream):
+    """A response's body; while it is not closed, its connection is in use."""
+
+    def __init__(self, response: httpx2.Response) -> None:
+        self._response = response
+        self.is_closed = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield await self._response.aread()
+
+    async def aclose(self) -> None:
+        self.is_closed = True
+
+
+@pytest.mark.parametrize("is_cancelled", [True, False])
+async def test_no_response_stays_open_where_its_refusal_cannot_be_mended(
+    seller: FakeSeller, wallet: Wallet, aggregator: FakeAggregator, *, is_cancelled: bool
+) -> None:
+    bodies: list[Body] = []
+
+    class Inner(httpx2.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+            response = await seller.handle_async_request(request)
+            bodies.append(Body(response))
+            return httpx2.Response(response.status_code, headers=response.headers, stream=bodies[-1])
+
+    async def cancel(*_: Any) -> bool:
+        raise asyncio.CancelledError
+
+    seller.before = [lambda _: revoke_keys(aggregator)]
+    if is_cancelled:
+        wallet.recover_from = cancel  # type: ignore[method-assign]
+    else:
+        aggregator.lose_answers["GetAccount"] = 100
+    transport = PayingTransport(wallet, Inner(), sleep=no_sleep)
+    with pytest.raises(asyncio.CancelledError if is_cancelled else AggregatorUnavailableError):
+        await transport.handle_async_request(httpx2.Request("GET", "http://a.example/1"))
+    assert [body.is_closed for body in bodies] == [True, True]
+
+
 def revoke_keys(aggregator: FakeAggregator) -> None:
     for key in aggregator.account.keys.values():
         key.revoked = True
@@ -582,6 +623,16 @@ async def test_x6_a_payment_is_sent_again_across_503_until_it_is_taken(
     assert (len(seller.paid_requests), len(set(payment_ids_of(seller)))) == (3, 1)
     account = (await wallet.status()).accounts[0]
     assert (aggregator.account.committed, account.charged, account.unknown) == (PRICE, PRICE, 0)
+
+
+async def test_x6_what_a_late_try_is_charged_is_entered_though_one_between_told_nothing(
+    http: httpx2.AsyncClient, seller: FakeSeller, wallet: Wallet
+) -> None:
+    seller.before = [lambda _: httpx2.Response(503)] * 2
+    answers = [(await http.get("http://a.example/1")).status_code for _ in range(3)]
+    assert (answers, len(set(payment_ids_of(seller)))) == ([503, 503, 200], 1)
+    account = (await wallet.status()).accounts[0]
+    assert (account.charged, account.unknown) == (PRICE, 0)
 
 
 @pytest.mark.parametrize("charged", [False, True])

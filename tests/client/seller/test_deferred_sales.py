@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from seller_shop import hello
 
 from tallystick import payment_ids
 from tallystick.hexadecimal import checksum
@@ -114,6 +115,43 @@ async def test_a_handler_that_is_cancelled_gives_the_money_back(open_shop: Any, 
         await task
     await shop.paywall.finish()
     assert fake.statuses() == ["released"]
+
+
+@pytest.mark.parametrize("is_stopped", [True, False])
+async def test_a_handler_that_ends_before_its_own_task_has_sent_the_page_is_no_error(
+    open_shop: Any, exchange: Any, fake: Any, *, is_stopped: bool
+) -> None:
+    """Frameworks send from a task of their own, and cancel it when the client leaves."""
+    asked, goes_on = asyncio.Event(), asyncio.Event()
+    senders: list[asyncio.Task[None]] = []
+
+    async def handler(scope: Any, receive: Any, send: Any) -> None:
+        senders.append(asyncio.create_task(hello(scope, receive, send)))
+        await asked.wait()
+        if is_stopped:
+            senders[0].cancel()
+            await asyncio.wait(senders)
+
+    shop = open_shop(handler)
+    settle = shop.paywall.aggregator.settle
+
+    async def slow(*arguments: Any) -> Any:
+        asked.set()
+        await goes_on.wait()
+        return await settle(*arguments)
+
+    one = exchange(shop.paywall, PAGE, shop.buyer.deferred(await shop.offer(PAGE), PAGE))
+    shop.paywall.aggregator.settle = slow
+    run = asyncio.create_task(one.run())
+    await asked.wait()
+    if not is_stopped:
+        await asyncio.sleep(0.01)  # the handler has ended
+        goes_on.set()
+    await run
+    await asyncio.wait(senders)
+    await shop.paywall.finish()
+    told = (one.status, fake.statuses())
+    assert told == ((None, ["released"]) if is_stopped else (200, ["charged"]))
 
 
 @pytest.mark.parametrize("reads_body", [True, False])

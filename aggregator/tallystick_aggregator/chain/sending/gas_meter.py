@@ -102,7 +102,7 @@ def payer_of(outbound: OutboundTransaction) -> bytes:
 
 
 class MeteredOutbox:
-    """An outbox whose every write is noted. See `journal.port.Outbox`."""
+    """An outbox whose every write is noted. See `store.port.Outbox`."""
 
     def __init__(self, outbox: Outbox, meter: GasMeter) -> None:
         self._outbox = outbox

@@ -4,7 +4,7 @@ Events tell **which** accounts changed (module `scanning`); their state is then 
 final one and the head (`reading`), and the ledger takes over increases from the first and decreases from the second
 (docs/design.md §6). So a missed, doubled or reorganised event corrects itself: an account is read again until both
 blocks say the same, everything that changed lately is read again after a reorganisation, and every account with a
-channel is read again within a part of its withdraw delay (`rereading`). At the start every account is read (threat 38).
+channel is read again within a part of its withdraw delay (`reading`). At the start every account is read (threat 38).
 
 What raises credit counts when two separate answers agree on it, when the account's events explain it to the unit
 (`explained`), and when the escrow has the tokens. So one wrong answer costs nothing, and is told (`contradictions`).

@@ -4,7 +4,6 @@ The two libraries have classes of the same names, so that one code serves both; 
 """
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
@@ -103,7 +102,7 @@ class AsyncAdapter(Generic[TransportT, RequestT, ResponseT]):
         body = await request.aread() if is_read_first(request.headers) else None
         purchase = self._purchases.purchase(_payable(request, body))
         response: Any = None
-        with contextlib.closing(purchase):
+        try:
             step = await until_io(purchase, purchase.start)
             while not isinstance(step, Done):
                 advance: Callable[[], Step] = purchase.resume
@@ -119,6 +118,12 @@ class AsyncAdapter(Generic[TransportT, RequestT, ResponseT]):
                 else:
                     await response.aclose()
                 step = await until_io(purchase, advance)
+        except BaseException:
+            purchase.close()
+            if response is not None:
+                # Nobody else can: its connection would be taken for ever.
+                await response.aclose()
+            raise
         return _noted(response, step)
 
     async def aclose(self) -> None:
@@ -183,6 +188,8 @@ class SyncAdapter(Generic[TransportT, RequestT, ResponseT]):
                 step = self._thread.run(until_io(purchase, advance))
         except BaseException:
             self._thread.call_soon(purchase.close)
+            if response is not None:
+                response.close()
             raise
         return _noted(response, step)
 

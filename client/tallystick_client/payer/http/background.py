@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, Protocol, Self, TypeVar
 
+from tallystick_client.payer.errors import BookUnavailableError
 from tallystick_client.payer.wallet.schemes.port import Payer
 
 T = TypeVar("T")
@@ -35,6 +36,9 @@ class WalletThread(Generic[P]):
         """Open the wallet; raises what opening it raises."""
         self._loop = asyncio.new_event_loop()
         self._stopped = asyncio.Event()
+        self._is_closed = False
+        # What was scheduled before the stop is done or cancelled by it; what came later would be waited for for ever.
+        self._scheduling = threading.Lock()
         self._thread = threading.Thread(target=self._serve, name="tallystick-wallet", daemon=True)
         self._thread.start()
         try:
@@ -44,8 +48,15 @@ class WalletThread(Generic[P]):
             raise
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the wallet's loop, and return its result; it is cancelled where the caller is."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        """Run a coroutine on the wallet's loop, and return its result; it is cancelled where the caller is.
+
+        Raises what it raises, and BookUnavailableError where the wallet is closed.
+        """
+        with self._scheduling:
+            if self._is_closed:
+                work.close()
+                raise BookUnavailableError("the wallet is closed")
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
         except BaseException:
@@ -53,8 +64,10 @@ class WalletThread(Generic[P]):
             raise
 
     def call_soon(self, call: Callable[[], object]) -> None:
-        """Call this on the wallet's loop, without waiting for it."""
-        self._loop.call_soon_threadsafe(call)
+        """Call this on the wallet's loop, without waiting for it; not where the wallet is closed."""
+        with self._scheduling:
+            if not self._is_closed:
+                self._loop.call_soon_threadsafe(call)
 
     def close(self) -> None:
         """Close the wallet and end its thread."""
@@ -76,5 +89,8 @@ class WalletThread(Generic[P]):
             runner.run(self._stopped.wait())
 
     def _stop(self) -> None:
-        self.call_soon(self._stopped.set)
+        with self._scheduling:
+            if not self._is_closed:
+                self._is_closed = True
+                self._loop.call_soon_threadsafe(self._stopped.set)
         self._thread.join()

@@ -270,6 +270,7 @@ class Purchase:
             if better.terms == offer.terms and not (yield from ask_wallet(recover)):
                 return None
         except AggregatorUnavailableError:
+            yield CloseResponse()
             raise
         except TallystickError:
             # The first 402 was in order; that this one is not, or cannot be mended, the caller sees by the 402 itself.

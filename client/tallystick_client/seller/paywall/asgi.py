@@ -224,6 +224,8 @@ class _Exchange:
         self._flow = flow
         self._send = send
         self._step: Step = Done()
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
 
     async def run(self, app: App, scope: Scope, receive: Receive) -> None:
         """Carry the flow out to its end, with the application where it is asked for."""
@@ -234,11 +236,16 @@ class _Exchange:
         outgoing = Outgoing(self._deliver, self._decide)
         try:
             await app(scope, receive, outgoing.send if step.is_held else self._send)
-        except BaseException as error:  # noqa: BLE001 - the flow raises it again
+            # A task of the application's own may be sending still: one drives the flow at a time.
+            await self._is_idle.wait()
+        except Exception as error:  # noqa: BLE001 - the flow raises it again
+            await self._is_idle.wait()
+            ended = self._flow.failed(error)
+        except BaseException as error:  # noqa: BLE001 - the same, at once
             ended = self._flow.failed(error)
         else:
-            is_waited_for = isinstance(self._step, OF_THE_APP)
-            ended = self._flow.resume() if is_waited_for else self._flow.failed(_AppGoneError())
+            # It is done where such a task was cancelled, as frameworks do when the client leaves.
+            ended = self._step if self._flow.is_done else self._flow.resume()
         await self._until(ended)
 
     async def _decide(self, start: Message, first: Message) -> Message | None:
@@ -257,7 +264,12 @@ class _Exchange:
     async def _until(self, step: Step) -> Step:
         self._step = step
         if not isinstance(step, OF_THE_APP):
-            self._step = await until(self._flow, step, self._carry_out)
+            self._is_idle.clear()
+            self._step = Done()
+            try:
+                self._step = await until(self._flow, step, self._carry_out)
+            finally:
+                self._is_idle.set()
         return self._step
 
     async def _carry_out(self, step: Step) -> Any:
@@ -317,10 +329,6 @@ class ResponseRefusedError(TallystickError, OSError):
 
     An OSError, as ASGI demands of `send` to a client that is gone: frameworks stop at it quietly.
     """
-
-
-class _AppGoneError(Exception):
-    """The application ended while its response was being sent: it has not waited for it."""
 
 
 class _StartupFailedError(Exception):

@@ -68,7 +68,8 @@ class _FromDeposit(OutgoingPayment):
     def answered(self, answer: Answer) -> Outcome:
         charged = told_charge(answer, self.amount)
         if self.payment.ended:
-            self.payment.found_charged(charged or 0)
+            if charged is not None:
+                self.payment.found_charged(charged)
         elif charged is None:
             self.payment.lose()
         else:

@@ -77,10 +77,6 @@ class _Transfer(OutgoingPayment):
         left_s = self.signed.valid_before - now_s
         return max(PATIENCE_S_MIN, min(left_s, self.offer.accepted.max_timeout_seconds))
 
-    def not_taken(self, *, was_sent: bool) -> bool:
-        del was_sent
-        return True
-
     def answered(self, answer: Answer) -> Outcome:
         receipt = read_receipt(answer)
         if receipt is None or not receipt.success:

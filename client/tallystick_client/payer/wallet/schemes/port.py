@@ -68,9 +68,11 @@ class OutgoingPayment:
         return 0
 
     def not_taken(self, *, was_sent: bool) -> bool:
-        """Enter that it was given back, or never left (`was_sent`); whether the next try is to send it."""
+        """Enter that it was given back, or never left (`was_sent`); whether the next try is to send it: unless this
+        enters that it costs nothing, it counts as spent, and another one would count again.
+        """
         del was_sent
-        return False
+        return True
 
     def lost(self) -> None:
         """Enter that no answer came: nobody knows what became of it. The next try sends it again."""
