@@ -21,6 +21,8 @@ from tallystick_aggregator.accounts.offers import EscrowOffer
 from tallystick_aggregator.accounts.refunds import Refunds
 from tallystick_aggregator.accounts.signed_calls import SignedCall
 from tallystick_aggregator.auth.gas_budgets import NO_LIMITS, GasBudget, GasLimits
+from tallystick_aggregator.auth.transfer_limits import NO_LIMITS as NO_EXACT_LIMITS
+from tallystick_aggregator.auth.transfer_limits import TransferLimits
 from tallystick_aggregator.chain.port import DepositAuthorization
 from tallystick_aggregator.charging import LedgerWriter, PaymentBatcher
 from tallystick_aggregator.charging.signatures import SignatureThreads
@@ -98,12 +100,17 @@ class Marketplace:
         assert isinstance(answer, Accepted), answer
 
 
+async def _at_once(_pause_s: float) -> None:
+    await asyncio.sleep(0)
+
+
 @asynccontextmanager
 async def marketplace(
     disk: MemoryDisk | None = None,
     rules: Rules | None = None,
     store: SqliteStore | None = None,
     gas: GasLimits = NO_LIMITS,
+    limits: TransferLimits = NO_EXACT_LIMITS,
     more_escrows: Sequence[bytes] = (),
 ) -> AsyncIterator[Marketplace]:
     """Open a market on this disk, or in this store; the escrows and the token are new."""
@@ -134,7 +141,16 @@ async def marketplace(
             rules,
             channels,
             DeferredPayments(offers, channels, batcher, writer),
-            ExactPayments(chains, offers, outbox, lambda: NOW_S, settle_timeout_s=0.2, budget=budget),
+            ExactPayments(
+                chains,
+                offers,
+                outbox,
+                lambda: NOW_S,
+                settle_timeout_s=0.2,
+                budget=budget,
+                limits=limits,
+                pause=_at_once,
+            ),
             accounts,
             Deposits(chains, offers, writer, outbox, lambda: NOW_S, credit_timeout_s=0.2, budget=budget),
             Refunds(chains, accounts, writer, outbox, refund_timeout_s=0.2, budget=budget),

@@ -8,6 +8,7 @@ another transaction (SUPERSEDED) never happened: `Chain.send` sends it anew unde
 from collections.abc import Awaitable
 from typing import TypeVar
 
+from tallystick.hexadecimal import to_hex
 from tallystick_aggregator.chain.port import Chain, ChainUnavailableError
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse
@@ -56,9 +57,28 @@ async def wait_until_mined(
     try:
         outbound = await chain.wait(outbound, final=final, timeout_s=timeout_s)
     except TimeoutError:
-        return refuse(Why.TRANSACTION_PENDING, what=what)
+        return under_way(outbound, what)
     if outbound.status is TransactionStatus.REVERTED:
-        return refuse(Why.TRANSACTION_REVERTED, what=what, transaction=outbound.transaction_hash.hex())
+        return reverted(outbound, what)
     if outbound.status in (TransactionStatus.PENDING, TransactionStatus.SUPERSEDED):
-        return refuse(Why.TRANSACTION_PENDING, what=what)
+        return under_way(outbound, what)
     return outbound
+
+
+def under_way(outbound: OutboundTransaction, what: str) -> Refusal:
+    """Say that it was sent and is not in a block yet; names the newest of its forms, which is the likeliest to be."""
+    return refuse(Why.TRANSACTION_PENDING, to_hex(outbound.attempts[-1].transaction_hash), what=what)
+
+
+def reverted(outbound: OutboundTransaction, what: str) -> Refusal:
+    """Say that it is in a final block, and failed there."""
+    transaction = outbound.transaction_hash
+    return refuse(Why.TRANSACTION_REVERTED, to_hex(transaction), what=what, transaction=transaction.hex())
+
+
+async def named_otherwise(outbox: Outbox, payment_id: bytes, reference: bytes) -> Refusal | None:
+    """Refuse a payment whose identifier was sent for another one; None if it is new, or its own."""
+    if not payment_id:
+        return None
+    known = await outbox.by_payment_id(payment_id)
+    return None if known is None or known.reference == reference else refuse(Why.PAYMENT_IDENTIFIER_TAKEN)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from functools import partial
 
 from tallystick.channels import ChannelConfig
@@ -9,7 +10,7 @@ from tallystick.hexadecimal import checksum
 from tallystick_aggregator.chain import landings
 from tallystick_aggregator.chain.deferred_escrow import DeferredEscrow
 from tallystick_aggregator.chain.network import EvmNetwork
-from tallystick_aggregator.chain.node import CallRevertedError, Node, Receipt
+from tallystick_aggregator.chain.node import Node, Receipt
 from tallystick_aggregator.chain.port import (
     Block,
     Call,
@@ -19,7 +20,6 @@ from tallystick_aggregator.chain.port import (
     Send,
     Stake,
 )
-from tallystick_aggregator.chain.reverts import as_reverted
 from tallystick_aggregator.chain.settings import ChainSettings, ConfigurationError, TokenSettings
 from tallystick_aggregator.chain.token import Erc3009Token, open_token
 from tallystick_aggregator.chain.watching.watcher import Watcher
@@ -52,6 +52,7 @@ class EvmChain:
         self._network = network or EvmNetwork(settings, outbox, node=node, clock=clock)
         self._network.join(settings.escrow, self._payouts_of)
         self._node, self._sender, self._sending = self._network.node, self._network.sender, self._network.sending
+        self._trial = self._sender.trial
         self.gas = self._network.gas
         self._escrow = DeferredEscrow(
             self._node,
@@ -71,6 +72,18 @@ class EvmChain:
         self._looking = PeriodicTask(
             f"watching {settings.network}", self._watcher.look, settings.poll_s, passing=passing
         )
+
+    def for_strangers(self) -> "EvmChain | None":
+        """The same chain, but what is sent is paid for by the strangers' own sender; None where there is none.
+
+        To be asked after the start. It is a view: it is neither started nor stopped.
+        """
+        means = self._network.strangers
+        if means is None:
+            return None
+        view = copy(self)
+        view.gas, view._sender, view._trial = means.gas, means.sender, means.sender.trial  # noqa: SLF001 - our own copy
+        return view
 
     # Life.
 
@@ -139,13 +152,10 @@ class EvmChain:
         return await self._node.code(address, block)
 
     async def gas_affordable(self) -> int:
-        return await self._sender.gas_affordable()
+        return await self._trial.gas_affordable()
 
-    async def simulate(self, call: Call, block: Block, *, gas_max: int) -> None:
-        try:
-            await self._node.call(call.to, call.data, block, from_=self._sender.address, gas=gas_max)
-        except CallRevertedError as reverted:
-            raise as_reverted(reverted) from reverted
+    async def simulate(self, call: Call, block: Block, *, gas_max: int, at_s: int = 0) -> None:
+        await self._trial.simulate(call, block, gas_max=gas_max, at_s=at_s)
 
     async def send(self, send: Send) -> OutboundTransaction:
         outbound = await self._sender.send(send)
@@ -217,7 +227,7 @@ class EvmChain:
 
     async def cost_wei(self, call: Call) -> int:
         """What sending this would cost now. Raises RevertedError if it would fail."""
-        gas = await self._sender.estimate(call)
+        gas = await self._trial.estimate(call)
         fees = await self._node.fees()
         return gas * (fees.base_fee_per_gas_wei + fees.priority_fee_per_gas_wei)
 

@@ -42,6 +42,10 @@ class RevertedError(Exception):
         self.by_contract = by_contract
 
 
+class PaymentIdTakenError(Exception):
+    """Another transaction was sent under this payment id."""
+
+
 class OutOfGasError(RevertedError):
     """A call that would take more gas than it was given."""
 
@@ -115,9 +119,10 @@ class Call:
 class Send:
     """A call to send, and what the outbox journals with it. (kind, reference) names it: it is sent once.
 
-    `rows` and `payouts`: the claims in it, and what they pay to whom. `memo`: what its service keeps with it. `urgent`
-    bids more for the next block. `gas_max` bounds what it may burn: where a stranger's contract has a say in that, it
-    must be named.
+    `rows` and `payouts`: the claims in it, and what they pay to whom. `memo`: what its service keeps with it.
+    `payer`: whose signature brings it about, if anybody's. `payment_id`: what its payer named it by, so that
+    nothing else is sent under that name. `urgent` bids more for the next block. `gas_max` bounds what it may burn:
+    where a stranger's contract has a say in that, it must be named.
     """
 
     kind: TransactionKind
@@ -126,6 +131,8 @@ class Send:
     rows: int = 0
     payouts: tuple[Payout, ...] = ()
     memo: bytes = b""
+    payer: bytes = b""
+    payment_id: bytes = b""
     urgent: bool = False
     gas_max: int = GAS_LIMIT_MAX
 
@@ -319,16 +326,21 @@ class Chain(Protocol):
         """The gas that the sender's balance pays for now, at what it would bid, besides all that it has sent."""
         ...
 
-    async def simulate(self, call: Call, block: Block, *, gas_max: int) -> None:
-        """Call as the sender would, with so much gas; raise RevertedError if it would revert."""
+    async def simulate(self, call: Call, block: Block, *, gas_max: int, at_s: int = 0) -> None:
+        """Call as the sender would in the block after this one: with so much gas, at the price that it would bid, and
+        where the endpoint can do so at `at_s` (seconds since the epoch; 0: at the block's own time).
+
+        Raises RevertedError if it would revert.
+        """
         ...
 
     async def send(self, send: Send) -> OutboundTransaction:
         """Journal a transaction, then send it. The same (kind, reference) again returns the one that is there, except
         that one that was SUPERSEDED is sent anew.
 
-        Raises RevertedError if it would revert now and ChainUnavailableError if nobody answers; then nothing was
-        journaled. Once it is journaled it returns, whatever becomes of the sending: that is the outbox's business.
+        Raises PaymentIdTakenError, RevertedError if it would revert now, and ChainUnavailableError if nobody
+        answers; then nothing was journaled. Once it is journaled it returns, whatever becomes of the sending:
+        that is the outbox's business.
         """
         ...
 

@@ -2,11 +2,14 @@
 the reason's own property (tallystick.reasons).
 """
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from tallystick.quantities import ChannelTotals
 from tallystick.reasons import Reason
 from tallystick.values import Value
+
+TRANSACTION_FIELD: Final = "transaction"
+"""The field of a refusal that is about a transaction under way, or one that failed; `got` holds its hash."""
 
 
 class Refusal(NamedTuple):
@@ -22,6 +25,11 @@ class Refusal(NamedTuple):
     allowed: str = ""
     totals: ChannelTotals | None = None
     retry_after_s: int = 0
+
+    @property
+    def transaction(self) -> str:
+        """The hash, in hex with 0x, of the transaction that the refusal is about; empty if there is none."""
+        return self.got if self.field == TRANSACTION_FIELD else ""
 
 
 class Accepted(Value, frozen=True, gc=False):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from tallystick.quantities import ChannelTotals
 from tallystick.reasons import Reason
-from tallystick_aggregator.ledger.answers import Refusal
+from tallystick_aggregator.ledger.answers import TRANSACTION_FIELD, Refusal
 
 
 class Text(NamedTuple):
@@ -109,6 +109,8 @@ class Why:
         "The payment goes to another receiver than the terms name.")
     TOKEN_MISMATCH = Text(Reason.TOKEN_MISMATCH, "token", "The payment is in another token than the terms name.")
     AMOUNT_MISMATCH = Text(Reason.AMOUNT_MISMATCH, "amount", "The payment is over another amount than the terms name.")
+    ACCEPTED_NETWORK = Text(Reason.NETWORK_UNSUPPORTED, "payload.accepted.network",
+        "The payer accepted another network than the seller asks for.")
     CHANNEL_ID_MISMATCH = Text(Reason.CHANNEL_ID_MISMATCH, "channel_id",
         "The channel id is not the hash of the ChannelConfig under this escrow's domain.")
     OPERATOR_MISMATCH = Text(Reason.OPERATOR_MISMATCH, "config.receiver_authorizer",
@@ -117,9 +119,9 @@ class Why:
         "The withdraw delay does not leave time to settle, or is too long.")
 
     # What became of a transaction.
-    TRANSACTION_PENDING = Text(Reason.TRANSACTION_PENDING, "",
+    TRANSACTION_PENDING = Text(Reason.TRANSACTION_PENDING, TRANSACTION_FIELD,
         "The {what} was sent and is not in a block yet; send the same call again to learn what became of it.")
-    TRANSACTION_REVERTED = Text(Reason.TRANSACTION_FAILED, "",
+    TRANSACTION_REVERTED = Text(Reason.TRANSACTION_FAILED, TRANSACTION_FIELD,
         "The {what} was mined and reverted (transaction 0x{transaction}).")
 
     # Payments of `exact`.
@@ -142,6 +144,18 @@ class Why:
         "The aggregator cannot pay for the gas of transfers on {network} now. Nothing was sent.")
     PAYMENT_PENDING = Text(Reason.PAYMENT_PENDING, "",
         "The payment is being used by another request, or by another process for this one.")
+    EXACT_DISABLED = Text(Reason.EXACT_UNAVAILABLE, "", "The operator of this aggregator has switched transfers off.")
+    EXACT_TOO_SMALL = Text(Reason.EXACT_AMOUNT_TOO_SMALL, "amount",
+        "The payment is smaller than the least that is transferred here.")
+    EXACT_PAYER_BARRED = Text(Reason.EXACT_PAYER_BARRED, "from",
+        "A transfer of this payer's passed the simulation and reverted on chain; the next may be tried in {wait_s} s.")
+    EXACT_ONE_AT_A_TIME = Text(Reason.PAYMENT_PENDING, "from",
+        "Several transfers of this payer's are on the way, and its contract decides whether they succeed; wait until "
+        "one has landed.")
+    EXACT_RECEIVER_LIMIT = Text(Reason.GAS_BUDGET_SPENT, "payTo",
+        "As many transfers to this receiver as callers without a token may have were sent in the last hour.")
+    PAYMENT_IDENTIFIER_TAKEN = Text(Reason.PAYMENT_ID_REUSED, "extensions.payment-identifier.info.id",
+        "The payment identifier names another payment.")
     PAYMENT_USED = Text(Reason.PAYMENT_USED, "", "The payment has paid for a request, and pays for one only.")
 
     # Signed calls, accounts and channels.

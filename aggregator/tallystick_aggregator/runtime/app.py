@@ -48,6 +48,7 @@ from tallystick_aggregator.runtime.config.file import Config
 from tallystick_aggregator.runtime.health import LOOK_EVERY_S, PROBE_EVERY_S, Health, probe
 from tallystick_aggregator.schemes.deferred.payments import DeferredPayments
 from tallystick_aggregator.schemes.exact import ExactPayments
+from tallystick_aggregator.schemes.exact.claims import Claims
 from tallystick_aggregator.schemes.port import Scheme
 from tallystick_aggregator.store.opening import open_store
 from tallystick_aggregator.store.port import Store, StoreError
@@ -162,10 +163,19 @@ class _Parts:
         self.maintenance = Maintenance(writer, store.journal, rules)
         channels = Channels(chains, offers, writer, rules)
         self.budget = GasBudget(config.gas_limits)
+        claims = Claims(now_s)
         self.schemes: Sequence[Scheme[Any, Any]] = [
             DeferredPayments(offers, channels, self.batcher, writer),
-            ExactPayments(chains, offers, outbox, now_s, budget=self.budget),
+            ExactPayments(chains, offers, outbox, now_s, budget=self.budget, limits=config.exact_limits, claims=claims),
         ]
+        self.open_schemes: Sequence[Scheme[Any, Any]] = []
+        if config.exact_open is not None:
+            views = {ref: view for ref, chain in chains.items() if (view := chain.for_strangers()) is not None}
+            means = GasBudget(config.exact_open.gas_limits)
+            limits = config.exact_open.limits
+            self.open_schemes = [
+                ExactPayments(views, offers, outbox, now_s, budget=means, limits=limits, claims=claims)
+            ]
         self.accounts = Accounts(chains, offers, channels, writer, rules, now_s)
         self.deposits = Deposits(chains, offers, writer, outbox, now_s, budget=self.budget)
         self.refunds = Refunds(chains, self.accounts, writer, outbox, budget=self.budget)
@@ -174,7 +184,7 @@ class _Parts:
         """Return what the server serves."""
         limits = self.config.charge_limits
         return Services(
-            FacilitatorService(Facilitator(principals, self.schemes), self.config.rules, limits),
+            FacilitatorService(Facilitator(principals, self.schemes, self.open_schemes), self.config.rules, limits),
             ChargeService(principals, self.batcher, self.writer, limits),
             AccountService(principals, self.accounts, self.deposits, self.refunds),
             SettlementService(principals, self.store.outbox, settlements),
@@ -279,7 +289,8 @@ async def _start_chains(
     for settings in config.chains:
         log.info("%s", describe(settings))
         if settings.network not in networks:
-            networks[settings.network] = EvmNetwork(settings, store.outbox, clock=clock)
+            strangers = config.exact_open.sender if config.exact_open else None
+            networks[settings.network] = EvmNetwork(settings, store.outbox, strangers=strangers, clock=clock)
         made.append(EvmChain(settings, store.outbox, writer, network=networks[settings.network], clock=clock))
         stack.push_async_callback(made[-1].stop)
     # Only now: the outbox is taken up with the first escrow of a network, and may hold transactions to all of them.

@@ -1,6 +1,6 @@
 """What a 402 asks for, as bytes and integers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 from tallystick.amounts import parse_amount, parse_uint64
@@ -44,13 +44,18 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class PaymentTerms:
-    """What the seller asks for; `amount` is in atomic units of `asset`, addresses have 20 bytes."""
+    """What the seller asks for; `amount` is in atomic units of `asset`, addresses have 20 bytes.
+
+    `max_timeout_s`: how long the seller waits for a settlement (`maxTimeoutSeconds`); 0 where it does not say. Terms
+    that differ in it alone are the same terms.
+    """
 
     scheme: str
     network: Network
     amount: int
     asset: bytes
     pay_to: bytes
+    max_timeout_s: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +113,7 @@ def read_terms(requirements: PaymentRequirements, field: str = "accepted") -> Pa
         amount=parse_amount(requirements.amount, f"{field}.amount"),
         asset=parse_address(requirements.asset, f"{field}.asset"),
         pay_to=parse_address(requirements.pay_to, f"{field}.payTo"),
+        max_timeout_s=requirements.max_timeout_seconds,
     )
 
 

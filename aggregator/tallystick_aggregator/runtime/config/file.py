@@ -27,6 +27,7 @@ from tallystick.targets import is_loopback
 from tallystick_aggregator.api.grpc.charge import ChargeLimits
 from tallystick_aggregator.api.grpc.server import Tls
 from tallystick_aggregator.auth.gas_budgets import GasLimits
+from tallystick_aggregator.auth.transfer_limits import TransferLimits
 from tallystick_aggregator.chain.settings import ChainSettings, ConfigurationError
 from tallystick_aggregator.ledger.commands import Rules
 from tallystick_aggregator.ledger.values import COUNT_MAX, SECONDS_MAX
@@ -38,6 +39,7 @@ from tallystick_aggregator.runtime.config.chains import (
     check_networks,
 )
 from tallystick_aggregator.runtime.config.errors import between, read_table, what_is_wrong
+from tallystick_aggregator.runtime.config.exact import ExactOpen, ExactOpenSection, ExactSection, exact_open
 from tallystick_aggregator.runtime.logs import LEVELS
 from tallystick_aggregator.store.opening import SCHEMES, allowed_urls, sqlite_path, sqlite_url
 from tallystick_aggregator.store.port import StoreUnusableError
@@ -152,6 +154,8 @@ class _File(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     settlement: SettlementSection = SettlementSection()
     limits: dict[str, Any] = {}
     gas: dict[str, Any] = {}
+    exact: ExactSection = ExactSection()
+    exact_open: ExactOpenSection = ExactOpenSection()
 
     def rules(self) -> tuple[Rules, ChargeLimits]:
         """The limits of payers, sellers and peers; amounts are text, "0" for none. Raises ConfigurationError."""
@@ -186,6 +190,9 @@ class Config:
     rules: Rules
     charge_limits: ChargeLimits
     gas_limits: GasLimits
+    exact_limits: TransferLimits
+    exact_open: ExactOpen | None
+    """What strangers may have; None: nothing."""
     chains: tuple[ChainSettings, ...]
     withdraw_delays_s: Mapping[str, int]
 
@@ -211,6 +218,12 @@ class Config:
         for index, section in enumerate(file.chain):
             check_delays(section, index, file.settlement.interval_s)
         store_url, credentials_path = file.store.located(folder)
+        chains = tuple(
+            settings
+            for index, section in enumerate(file.chain)
+            if load_key is not None
+            for settings in chain_settings(section, index, folder, load_key)
+        )
         return cls(
             server=file.server,
             tls=tls,
@@ -222,12 +235,9 @@ class Config:
             rules=rules,
             charge_limits=charge_limits,
             gas_limits=file.gas_limits(),
-            chains=tuple(
-                settings
-                for index, section in enumerate(file.chain)
-                if load_key is not None
-                for settings in chain_settings(section, index, folder, load_key)
-            ),
+            exact_limits=file.exact.limits(),
+            exact_open=exact_open(file.exact_open, chains, folder, load_key),
+            chains=chains,
             withdraw_delays_s={section.network: section.withdraw_delay_s for section in file.chain},
         )
 

@@ -15,6 +15,8 @@ from tallystick_aggregator.ledger.refusals import Why, refuse
 
 WINDOW_MARGIN_S: Final = 6
 """How long an authorization must still be valid to be sent, in seconds: as the official facilitator has it."""
+GRACE_S: Final = 5
+"""For so long at most an authorization is waited for that is not valid yet, and a block in which it is."""
 ERC6492_SUFFIX: Final = bytes.fromhex("6492" * 16)
 _DELEGATION: Final = bytes.fromhex("ef0100")
 """EIP-7702: the code of an account that lets a contract act for it is this and the contract's address."""

@@ -20,7 +20,7 @@ from typing import Final
 
 from tallystick.hashing import keccak256
 from tallystick.x402 import ExactAuthorization
-from tallystick_aggregator.accounts.outcomes import overloaded
+from tallystick_aggregator.accounts.outcomes import overloaded, reverted
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.schemes.port import Caller
@@ -112,7 +112,7 @@ class Claims:
         if owner.authorization != mine.authorization:
             return refuse(Why.EXACT_NONCE_OF_ANOTHER)
         if sent is not None and sent.status is TransactionStatus.REVERTED:
-            return refuse(Why.TRANSACTION_REVERTED, what="transfer", transaction=sent.transaction_hash.hex())
+            return reverted(sent, "transfer")
         if owner == mine or (held is not None and held.is_given_back and mine.may_follow(owner)):
             return None
         is_used = sent is not None and sent.status in _LANDED

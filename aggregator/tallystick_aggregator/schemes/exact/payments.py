@@ -7,7 +7,9 @@ Settle says what happened on chain: done, reverted, or not known yet, which is n
 Amounts must be equal, as the official SDKs demand.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,12 +18,14 @@ from tallystick.errors import Described, MalformedError
 from tallystick.facilitator import Kind, Settled, Verified
 from tallystick.x402 import SCHEME_EXACT, ExactAuthorization, PaymentTerms
 from tallystick_aggregator.accounts.offers import Offers, find_offer, find_token
-from tallystick_aggregator.accounts.outcomes import overloaded, unless_unavailable, wait_until_mined
+from tallystick_aggregator.accounts.outcomes import named_otherwise, overloaded, unless_unavailable, wait_until_mined
 from tallystick_aggregator.accounts.terms import amount_is, receiver_is
 from tallystick_aggregator.auth.gas_budgets import GasBudget
+from tallystick_aggregator.auth.transfer_limits import NO_LIMITS, TransferLimits
 from tallystick_aggregator.chain.port import (
     Chain,
     ChainUnavailableError,
+    PaymentIdTakenError,
     RevertedError,
     Send,
 )
@@ -29,6 +33,7 @@ from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.schemes.exact.authorizations import (
+    GRACE_S,
     transfer_digest,
     transfer_slot,
     with_canonical_v,
@@ -42,17 +47,21 @@ from tallystick_aggregator.schemes.exact.claims import (
     owner_of,
 )
 from tallystick_aggregator.schemes.exact.gas import TRANSFER_GAS_MAX
+from tallystick_aggregator.schemes.exact.payloads import read_payload
 from tallystick_aggregator.schemes.exact.preconditions import Preconditions, Transfer
-from tallystick_aggregator.schemes.port import NOBODY, Caller
-from tallystick_aggregator.store.port import OutboundTransaction, Outbox, TransactionKind, TransactionStatus
+from tallystick_aggregator.schemes.port import NOBODY, PAYLOAD, Caller
+from tallystick_aggregator.store.port import OutboundTransaction, Outbox, Payout, TransactionKind, TransactionStatus
 from tallystick_aggregator.tasks import SingleFlight
 
-SETTLEMENTS_MAX: Final = 256
-"""Exact payments being settled at once."""
+SETTLEMENTS_MAX: Final = 1_024
+"""Exact payments being settled at once, those included that wait for a block."""
 VERIFIES_MAX: Final = 128
 """Exact payments being verified at once: each asks the node four times."""
 SETTLE_TIMEOUT_S: Final = 30.0
-"""How long one settle waits for its transaction; after that the seller settles the same payment again."""
+"""How long one settle waits for its transaction where the terms do not say (`maxTimeoutSeconds`); after that the seller
+settles the same payment again."""
+SETTLE_TIMEOUT_S_MAX: Final = 600.0
+"""How long it waits at most, whatever the terms say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +70,7 @@ class _Case(Transfer):
 
     slot: bytes
     mine: Claim
+    payment_id: bytes
 
 
 class ExactPayments:
@@ -68,7 +78,7 @@ class ExactPayments:
 
     name = SCHEME_EXACT
     is_settled_by_bearer = False
-    verify_forms: Mapping[str, Callable[[Any], ExactAuthorization]] = {"exact": read_exact}
+    verify_forms: Mapping[str, Callable[[Any], ExactAuthorization]] = {"exact": read_exact, PAYLOAD: read_payload}
     settle_forms = verify_forms
 
     def __init__(
@@ -80,24 +90,41 @@ class ExactPayments:
         *,
         settle_timeout_s: float = SETTLE_TIMEOUT_S,
         budget: GasBudget | None = None,
+        limits: TransferLimits = NO_LIMITS,
+        claims: Claims | None = None,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`budget` bounds what transfers cost in gas; without one there is no bound."""
+        """`budget` bounds what transfers cost in gas; without one there is no bound.
+
+        `claims`: shared with the same scheme over another sender, as strangers have one: both know whose a payment is.
+        `pause` waits for a second to pass, `monotonic` tells how long a settlement has waited.
+        """
         # Transfers involve no escrow: whichever is the network's first, its tokens and its sender are the network's.
         self._chains = {chain.network: chain for chain in reversed([*chains.values()])}
         self._offers = offers
         self._outbox = outbox
         self._clock_s = clock_s
         self._settle_timeout_s = settle_timeout_s
-        self._claims = Claims(clock_s)
-        self._settling = SingleFlight[bytes, Settled | Refusal]()
+        self._claims = claims or Claims(clock_s)
+        self._limits = limits
+        self._monotonic = monotonic
+        self._waiting = 0
+        self._pause = pause
+        self._sending = SingleFlight[bytes, OutboundTransaction | Refusal]()
         self._verifying = 0
         self._budget = budget or GasBudget()
-        self._preconditions = Preconditions(self._chains, clock_s, self._budget)
+        self._preconditions = Preconditions(self._chains, clock_s, self._budget, limits, pause)
 
     async def kinds(self) -> Sequence[Kind]:
         """Return the networks on which transfers can be sent."""
         offered = [chain for network, chain in self._chains.items() if await self.is_offered(network)]
-        return [Kind(self.name, one.network, list(self._offers[one.escrow.ref].tokens.values())) for one in offered]
+        least = self._limits.amount_min
+        extra = {"minAmount": str(least)} if least else {}
+        return [
+            Kind(self.name, one.network, list(self._offers[one.escrow.ref].tokens.values()), extra=extra)
+            for one in offered
+        ]
 
     def payer_of(self, payment: ExactAuthorization) -> bytes:
         """Return whose tokens are transferred."""
@@ -105,6 +132,8 @@ class ExactPayments:
 
     async def is_offered(self, network: str) -> bool:
         """Return whether transfers can be sent on a network now, as far as is known, and within the gas budget."""
+        if not self._limits.enabled:
+            return False
         chain = self._chains[network]
         try:
             return await self._preconditions.can_be_paid_for(chain, b"") is None
@@ -121,9 +150,18 @@ class ExactPayments:
     async def settle(
         self, terms: PaymentTerms, payment: ExactAuthorization, caller: Caller = NOBODY
     ) -> Settled | Refusal:
-        """Send the transfer for the caller's attempt, and wait until it is in a block."""
+        """Send the transfer for the caller's attempt, and wait until it is in a block, as long as the terms say.
+
+        Whoever goes away before has it sent all the same, and learns by the same payment what became of it.
+        """
         case = self._case(terms, payment, caller)
-        return case if isinstance(case, Refusal) else await unless_unavailable(self._settle(case))
+        return (
+            case
+            if isinstance(case, Refusal)
+            else await unless_unavailable(
+                self._settle(case, min(terms.max_timeout_s or self._settle_timeout_s, SETTLE_TIMEOUT_S_MAX))
+            )
+        )
 
     async def release(self, terms: PaymentTerms, payment: ExactAuthorization, caller: Caller) -> Settled | Refusal:
         """Let go of what the caller's attempt holds. What was sent goes on, for other attempts of the same request; the
@@ -143,7 +181,8 @@ class ExactPayments:
     async def _verify(self, case: _Case) -> Verified | Refusal:
         sent = await self._sent(case)
         owner = self._owner(case, sent)
-        refusal = self._claims.conflict(case.slot, case.mine, sent, owner)
+        refusal = await named_otherwise(self._outbox, case.payment_id, case.slot)
+        refusal = refusal or self._claims.conflict(case.slot, case.mine, sent, owner)
         if refusal is not None:
             return refusal
         if sent is None or sent.status is TransactionStatus.SUPERSEDED:
@@ -165,19 +204,27 @@ class ExactPayments:
         refusal = self._claims.take(case.slot, case.mine, sent, owner, until_s)
         return refusal or Verified(case.payment.from_, expires_at=until_s)
 
-    async def _settle(self, case: _Case) -> Settled | Refusal:
+    async def _settle(self, case: _Case, timeout_s: float) -> Settled | Refusal:
+        until = self._monotonic() + timeout_s
         sent = await self._sent(case)
+        refusal = await named_otherwise(self._outbox, case.payment_id, case.slot)
+        if refusal is not None:
+            return refusal
         # From here until the claim is taken nothing is awaited.
-        is_running = case.slot in self._settling
-        if not is_running and len(self._settling) >= SETTLEMENTS_MAX:
+        is_running = case.slot in self._sending
+        if not is_running and self._waiting >= SETTLEMENTS_MAX:
             return overloaded("exact payments being settled", SETTLEMENTS_MAX)
         until_s = self._clock_s() + CLAIM_S
         refusal = self._claims.take(case.slot, case.mine, sent, self._owner(case, sent), until_s)
         if refusal is not None:
             return refusal
-        answer = await self._settling.run(case.slot, lambda: unless_unavailable(self._transfer(case)))
-        if isinstance(answer, Refusal):
-            return answer
+        self._waiting += 1
+        try:
+            outcome = await self._land(case, until)
+        finally:
+            self._waiting -= 1
+        if isinstance(outcome, Refusal):
+            return outcome
         landed = await self._sent(case)
         owner = self._owner(case, landed)
         if self._claims.is_owner(case.slot, case.mine):
@@ -187,40 +234,54 @@ class ExactPayments:
             # It was given back meanwhile, and another attempt may deliver what it pays for.
             return self._claims.conflict(case.slot, case.mine, landed, None) or refuse(Why.PAYMENT_PENDING)
         replayed = not case.mine.attempt and (is_running or (sent is not None and _is_sent(sent)))
-        return Settled(answer.payer, answer.amount, transaction=answer.transaction, replayed=replayed)
+        return Settled(case.payment.from_, case.payment.value, transaction=outcome.transaction_hash, replayed=replayed)
 
-    async def _transfer(self, case: _Case) -> Settled | Refusal:
+    async def _land(self, case: _Case, until: float) -> OutboundTransaction | Refusal:
+        """Send it once for all who ask, then wait as long as this caller does."""
+        outcome = await self._sending.run(case.slot, lambda: unless_unavailable(self._send_once(case)))
+        if isinstance(outcome, Refusal):
+            return outcome
+        return await wait_until_mined(case.chain, outcome, "transfer", max(0.0, until - self._monotonic()))
+
+    async def _send_once(self, case: _Case) -> OutboundTransaction | Refusal:
         sent = await self._sent(case)
-        if sent is None or not _is_sent(sent):
-            outcome = await self._send(case)
-            if isinstance(outcome, Refusal):
-                if case.mine.attempt and outcome.reason.retry:
-                    self._claims.keep_until(case.slot, case.mine, self._hold_until(case))
-                else:
-                    self._claims.drop(case.slot, case.mine)
-                return outcome
-            sent = outcome
-        mined = await wait_until_mined(case.chain, sent, "transfer", self._settle_timeout_s)
-        if isinstance(mined, Refusal):
-            return mined
-        return Settled(case.payment.from_, case.payment.value, transaction=mined.transaction_hash)
+        if sent is not None and _is_sent(sent):
+            return sent
+        outcome = await self._send(case)
+        if isinstance(outcome, Refusal):
+            if case.mine.attempt and outcome.reason.retry:
+                self._claims.keep_until(case.slot, case.mine, self._hold_until(case))
+            else:
+                self._claims.drop(case.slot, case.mine)
+        return outcome
 
     async def _send(self, case: _Case) -> OutboundTransaction | Refusal:
         refusal = await self._preconditions.would_settle(case)
         if refusal is not None:
             return refusal
-        call = case.token.transfer_call(case.payment)
-        memo = case.mine.encode()
-        payer = case.payment.from_
-        with self._budget.hold(case.chain, TransactionKind.EXACT, payer, has_paid=True) as spent:
+        payment = case.payment
+        send = Send(
+            TransactionKind.EXACT,
+            case.slot,
+            case.token.transfer_call(payment),
+            payouts=(Payout(payment.to, case.token.address, payment.value),),
+            memo=case.mine.encode(),
+            payer=payment.from_,
+            payment_id=case.payment_id,
+            gas_max=TRANSFER_GAS_MAX,
+        )
+        with self._budget.hold(case.chain, TransactionKind.EXACT, payment.from_, has_paid=True) as spent:
             if spent is not None:
                 return spent
-            try:
-                return await case.chain.send(
-                    Send(TransactionKind.EXACT, case.slot, call, memo=memo, gas_max=TRANSFER_GAS_MAX)
-                )
-            except RevertedError as error:
-                return await self._preconditions.why_it_reverts(case, error)
+            for left in range(GRACE_S, -1, -1):
+                try:
+                    return await case.chain.send(send)
+                except PaymentIdTakenError:
+                    return refuse(Why.PAYMENT_IDENTIFIER_TAKEN)
+                except RevertedError as error:
+                    if not left or not await self._preconditions.is_before_its_block(case):
+                        return await self._preconditions.why_it_reverts(case, error)
+        return refuse(Why.PAYMENT_PENDING)
 
     async def _release(self, case: _Case) -> Settled | Refusal:
         sent = await self._sent(case)
@@ -228,7 +289,7 @@ class ExactPayments:
         refusal = self._claims.conflict(case.slot, case.mine, sent, owner)
         if refusal is not None:
             return refusal
-        if sent is None and case.slot not in self._settling:
+        if sent is None and case.slot not in self._sending:
             self._claims.drop(case.slot, case.mine)
         elif self._claims.is_owner(case.slot, case.mine) or owner == case.mine:
             self._claims.give_back(case.slot, case.mine)
@@ -261,7 +322,8 @@ class ExactPayments:
         token = chain.tokens[terms.asset]
         payment = with_canonical_v(token, payment)
         claim = claim_of(transfer_digest(token, payment), payment, caller)
-        return _Case(chain, token, payment, transfer_slot(chain.network, terms.asset, payment), claim)
+        slot = transfer_slot(chain.network, terms.asset, payment)
+        return _Case(chain, token, payment, slot, claim, caller.payment_id)
 
 
 def _is_sent(outbound: OutboundTransaction) -> bool:
