@@ -1,23 +1,26 @@
 """A chain of one's own: starts Anvil, deploys the contracts, and moves its clock, blocks and fees.
 
-Imported by the tests and by scripts. Speaks JSON-RPC by itself, so that it needs nothing but Python.
+Imported by the tests and by scripts. It asks by tallystick_chain's provider, on a thread of its own: 0.7 ms a question
+where Python's own HTTP client takes 0.4 ms.
 """
 
-import http.client
-import json
+import asyncio
 import os
 import platform
 import re
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
+from functools import cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Self
 
 from tallystick.hashing import keccak256
 from tallystick.signatures import Signer
+from tallystick_chain.errors import RpcError
+from tallystick_chain.provider import Provider
 from tallystick_contracts import load
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -50,49 +53,27 @@ def anvil_binary() -> str:
     raise FileNotFoundError("anvil: not found; run scripts/setup, install Foundry, or set $ANVIL")
 
 
-class RpcError(Exception):
-    """Anvil's answer to a call that it refused."""
-
-    def __init__(self, error: dict[str, Any]) -> None:
-        """Keep the whole answer; `data` are a revert's return data."""
-        super().__init__(f"{error.get('message')} ({error.get('code')})")
-        self.data = str(error.get("data") or "0x")
-
-
 class DevChain:
-    """What can be asked of a running Anvil. For one thread: another one connects by itself."""
+    """What can be asked of a running Anvil, from any thread."""
 
     def __init__(self, port: int, *, poll_s: float = 0.002) -> None:
         """`poll_s`: how often a transaction's block is asked for."""
         self.port = port
         self._poll_s = poll_s
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=CALL_TIMEOUT_S)
+        self._provider = Provider(self.url, timeout_s=CALL_TIMEOUT_S)
 
     @property
     def url(self) -> str:
         """Its JSON-RPC endpoint."""
         return f"http://127.0.0.1:{self.port}"
 
-    def another(self, *, poll_s: float = 0.002) -> "DevChain":
-        """The same chain over a connection of its own, for another thread."""
-        return DevChain(self.port, poll_s=poll_s)
-
     def disconnect(self) -> None:
-        """Let the connection go; the next request opens it anew."""
-        self._connection.close()
+        """Let the connections go; the next request opens one anew."""
+        asyncio.run_coroutine_threadsafe(self._provider.disconnect(), _loop()).result()
 
     def rpc(self, method: str, *params: Any) -> Any:
-        """The result of a JSON-RPC method. Raises RpcError."""
-        body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
-        try:
-            self._connection.request("POST", "/", body, {"Content-Type": "application/json"})
-            answer = json.loads(self._connection.getresponse().read())
-        except (http.client.HTTPException, OSError):
-            self._connection.close()  # the next request opens it anew
-            raise
-        if "error" in answer:
-            raise RpcError(answer["error"])
-        return answer["result"]
+        """The result of a JSON-RPC method. Raises RpcError, and ChainUnavailableError where Anvil does not answer."""
+        return asyncio.run_coroutine_threadsafe(self._provider.ask(method, *params), _loop()).result()
 
     # Transactions and calls.
 
@@ -109,7 +90,7 @@ class DevChain:
             receipt = self.rpc("eth_getTransactionReceipt", sent)
             if receipt is not None:
                 if receipt["status"] != "0x1":
-                    raise RpcError({"message": "reverted in its block", "code": 3})
+                    raise RpcError(3, "reverted in its block", b"")
                 return dict(receipt)
             time.sleep(self._poll_s)
         raise TimeoutError(f"no block has taken {sent}")
@@ -213,9 +194,7 @@ class Anvil(DevChain):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.disconnect()
         self.stop()
 
@@ -230,6 +209,14 @@ class Anvil(DevChain):
                 break
             time.sleep(0.005)
         raise RuntimeError(f"anvil did not start:\n{text[-2_000:]}")
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """The loop, on its thread, that all chains of this process are asked from."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="anvil", daemon=True).start()
+    return loop
 
 
 def function(signature: str, *arguments: int | bytes) -> bytes:

@@ -14,7 +14,6 @@ from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Self
 
 STOP_TIMEOUT_S: Final = 20.0
@@ -125,9 +124,7 @@ class Children:
         """Start with none."""
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """End all."""
         for child in reversed(self._children):
             await child.end()

@@ -5,7 +5,7 @@ Ask for the fixture `devnet`. Its keys, token and escrow are ready; payers depos
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from hashlib import sha256
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ from tallystick.eip712 import Domain
 from tallystick.quantities import ZERO_ADDRESS
 from tallystick.signatures import Signer
 from tallystick.vouchers import Voucher, sign_voucher
-from tallystick_aggregator.chain.escrow_calls import CONFIG_TYPE, config_tuple, selector
+from tallystick_aggregator.chain.escrow_calls import CONFIG_TYPE, selector
 from tallystick_aggregator.chain.port import DepositAuthorization
 from tallystick_aggregator.chain.settings import ChainSettings, TokenSettings
 from tallystick_aggregator.ledger.values import EscrowRef
@@ -85,7 +85,7 @@ class Payer:
 
     def _send(self, signature: str, *amounts: int) -> dict[str, Any]:
         types = [CONFIG_TYPE, *["uint128"] * len(amounts)]
-        data = selector(signature) + encode(types, [config_tuple(self.config), *amounts])
+        data = selector(signature) + encode(types, [astuple(self.config), *amounts])
         return self.devnet.anvil.send(self.signer.address, self.devnet.escrow, data)
 
 

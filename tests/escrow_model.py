@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple, TypeAlias
 
+import typed_data
 from tallystick import eip712
 from tallystick.eip712 import Domain
 from tallystick.errors import InvalidSignatureError
@@ -251,7 +252,7 @@ class EscrowModel:
         return self._digest(eip712.hash_channel_config(*config._replace(receiver=receiver)))
 
     def voucher_digest(self, channel_id: bytes, ceiling: int) -> bytes:
-        return self._digest(eip712.hash_voucher(channel_id, ceiling))
+        return self._digest(typed_data.hash_voucher(channel_id, ceiling))
 
     def approval_digest(self, account_id: bytes, totals: Iterable[tuple[bytes, int]]) -> bytes:
         return self._digest(eip712.hash_totals_approval(account_id, totals))
@@ -268,7 +269,7 @@ class EscrowModel:
             for account in batch.accounts
             for row in account.rows
         ]
-        return self._digest(eip712.hash_claim_batch(entries))
+        return self._digest(typed_data.hash_claim_batch(entries))
 
     def account(self, account_id: bytes) -> Account:
         """The account, to be changed."""

@@ -1,8 +1,8 @@
 """Who, outside of the places where schemes are written, knows one scheme from another."""
 
 import ast
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -16,13 +16,15 @@ NAMES: Final = {SCHEME_DEFERRED, SCHEME_EXACT, SCHEME_BATCH_SETTLEMENT}
 class Schemes:
     """The schemes of one side: their package below the root package, and those who put them together.
 
-    `registers` import the schemes' classes; they compare no name either. `open_modules` may be imported by all.
+    `registers` import the schemes' classes; they compare no name either. `open_modules` may be imported by all;
+    `closed_names`, by the folder that may not, are what schemes' payments are made of.
     """
 
     root: Path
     package: str
     registers: Collection[str] = ()
     open_modules: Collection[str] = ("port",)
+    closed_names: Mapping[str, Collection[str]] = field(default_factory=dict[str, Collection[str]])
 
     def told_apart_in(self, folder: str = "") -> list[str]:
         """What in the modules below a folder knows one scheme from another."""
@@ -36,6 +38,7 @@ class Schemes:
 
     def told_apart(self, path: str, source: str) -> Iterator[str]:
         """What in this module does."""
+        closed = {name for folder, names in self.closed_names.items() if path.startswith(folder) for name in names}
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.Constant) and node.value in NAMES:
                 yield f"{path}:{node.lineno}: the name {node.value!r}"
@@ -45,7 +48,7 @@ class Schemes:
                 if below not in {module, *self.open_modules} and path not in self.registers:
                     yield f"{path}:{node.lineno}: {module}"
                 for name in node.names:
-                    if name.name.startswith("SCHEME_"):
+                    if name.name.startswith("SCHEME_") or name.name in closed:
                         yield f"{path}:{node.lineno}: {name.name}"
             elif isinstance(node, ast.Attribute) and _is_scheme_name(node.attr):
                 yield f"{path}:{node.lineno}: {node.attr}"

@@ -13,8 +13,7 @@ from tallystick.facilitator import Kind, Settled, Verified
 from tallystick.hashing import keccak256
 from tallystick.x402 import PaymentPayload, PaymentTerms
 from tallystick.x402.identifier import read_identifier
-from tallystick_aggregator.auth.credentials import Principal, Scope
-from tallystick_aggregator.auth.principals import Principals, require_receiver
+from tallystick_aggregator.auth.credentials import Principal, Principals, Scope, require_receiver
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.schemes.port import Caller, EncodedPayment, Scheme

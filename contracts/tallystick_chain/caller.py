@@ -60,7 +60,6 @@ class Caller:
         url: str,
         *,
         offer: Callable[[MarketFees], Bid] = usual_bid,
-        receipt_timeout_s: float = RECEIPT_TIMEOUT_S,
         clock: Callable[[], float] = time.monotonic,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -69,7 +68,6 @@ class Caller:
         self.name = self._provider.name
         self._web3 = AsyncWeb3(self._provider)
         self._offer = offer
-        self._receipt_timeout_s = receipt_timeout_s
         self._clock = clock
         self._pause = pause
 
@@ -149,7 +147,7 @@ class Caller:
 
     async def _mined(self, transaction_hash: bytes) -> Mined:
         shown = to_hex(transaction_hash)
-        until, pause_s = self._clock() + self._receipt_timeout_s, 0.05
+        until, pause_s = self._clock() + RECEIPT_TIMEOUT_S, 0.05
         while self._clock() < until:
             receipt = None
             # It is sent and paid for: an endpoint's trouble is no answer.
@@ -163,7 +161,7 @@ class Caller:
             await self._pause(pause_s)
             pause_s = min(2 * pause_s, RECEIPT_POLL_S_MAX)
         raise TransactionFailedError(
-            f"transaction {shown} is in no block after {self._receipt_timeout_s:g} s; see what becomes of it"
+            f"transaction {shown} is in no block after {RECEIPT_TIMEOUT_S:g} s; see what becomes of it"
         )
 
 

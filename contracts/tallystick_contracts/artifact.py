@@ -24,18 +24,6 @@ class Artifact:
     immutables: tuple[tuple[int, int], ...]
     source_hash: bytes
 
-    def is_deployed_as(self, code: bytes) -> bool:
-        """Whether `code`, read from a chain, is this contract, whatever its constructor was given.
-
-        Not whether its constructor ran: other code can deploy these bytes with immutables of its choice. Whoever does
-        not know who deployed them asks for the domain (ERC-5267), too.
-        """
-        blank = bytearray(code)
-        for start, length in self.immutables:
-            if start + length <= len(code):
-                blank[start : start + length] = bytes(length)
-        return bytes(blank) == self.deployed_bytecode
-
 
 @cache
 def load(name: ContractName) -> Artifact:

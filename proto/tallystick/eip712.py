@@ -6,7 +6,7 @@ the struct hash of type X; `digest` joins it with a domain to what is signed.
 Integers outside of their type raise OverflowError and words of a wrong length ValueError: values are checked where they
 enter, so either is a fault of the program, and hashing on would sign something else than what was meant.
 
-The types ChannelConfig, Voucher, Refund and ClaimBatch are those of x402's batch-settlement; ERC-3009 gives the
+The types ChannelConfig, Voucher and Refund are those of x402's batch-settlement; ERC-3009 gives the
 authorizations; the rest is Tallystick's own. Domains: EIP-712 with name, version, chainId and verifyingContract.
 """
 
@@ -27,9 +27,6 @@ CHANNEL_CONFIG_TYPEHASH: Final = keccak256(
 )
 VOUCHER_TYPEHASH: Final = keccak256(b"Voucher(bytes32 channelId,uint128 maxClaimableAmount)")
 REFUND_TYPEHASH: Final = keccak256(b"Refund(bytes32 channelId,uint256 nonce,uint128 amount)")
-_CLAIM_ENTRY: Final = b"ClaimEntry(bytes32 channelId,uint128 maxClaimableAmount,uint128 totalClaimed)"
-CLAIM_ENTRY_TYPEHASH: Final = keccak256(_CLAIM_ENTRY)
-CLAIM_BATCH_TYPEHASH: Final = keccak256(b"ClaimBatch(ClaimEntry[] claims)" + _CLAIM_ENTRY)
 _RECEIVER_TOTAL: Final = b"ReceiverTotal(address receiver,uint128 total)"
 RECEIVER_TOTAL_TYPEHASH: Final = keccak256(_RECEIVER_TOTAL)
 TOTALS_APPROVAL_TYPEHASH: Final = keccak256(
@@ -42,7 +39,6 @@ _AUTHORIZATION: Final = (
 )
 TRANSFER_WITH_AUTHORIZATION_TYPEHASH: Final = keccak256(b"Transfer" + _AUTHORIZATION)
 RECEIVE_WITH_AUTHORIZATION_TYPEHASH: Final = keccak256(b"Receive" + _AUTHORIZATION)
-CANCEL_AUTHORIZATION_TYPEHASH: Final = keccak256(b"CancelAuthorization(address authorizer,bytes32 nonce)")
 
 REGISTER_SPEND_KEY_TYPEHASH: Final = keccak256(
     b"RegisterSpendKey(bytes32 accountId,bytes32 keyId,bytes32 keyHash,uint128 cap,uint64 expiresAt,uint64 deadline)"
@@ -121,27 +117,9 @@ def hash_channel_config(
     )
 
 
-def hash_voucher(channel_id: bytes, max_claimable_amount: int) -> Bytes32:
-    """The struct hash of a Voucher. `vouchers.voucher_digest` is the same and the digest in one step."""
-    return _hash(VOUCHER_TYPEHASH, _bytes32(channel_id), _uint(128, max_claimable_amount))
-
-
 def hash_refund(channel_id: bytes, nonce: int, amount: int) -> Bytes32:
     """The struct hash of a Refund; `channel_id` is the account's id on our escrow."""
     return _hash(REFUND_TYPEHASH, _bytes32(channel_id), _uint(256, nonce), _uint(128, amount))
-
-
-def hash_claim_entry(channel_id: bytes, max_claimable_amount: int, total_claimed: int) -> Bytes32:
-    """The struct hash of one ClaimEntry."""
-    return _hash(
-        CLAIM_ENTRY_TYPEHASH, _bytes32(channel_id), _uint(128, max_claimable_amount), _uint(128, total_claimed)
-    )
-
-
-def hash_claim_batch(entries: Iterable[tuple[bytes, int, int]]) -> Bytes32:
-    """The struct hash of a ClaimBatch of entries (channel id, maxClaimableAmount, totalClaimed), in their order."""
-    hashes = b"".join(hash_claim_entry(*entry) for entry in entries)
-    return _hash(CLAIM_BATCH_TYPEHASH, keccak256(hashes))
 
 
 def hash_totals_approval(account_id: bytes, totals: Iterable[tuple[bytes, int]]) -> Bytes32:
@@ -174,11 +152,6 @@ def hash_receive_with_authorization(
     return _hash_authorization(RECEIVE_WITH_AUTHORIZATION_TYPEHASH, from_, to, value, valid_after, valid_before, nonce)
 
 
-def hash_cancel_authorization(authorizer: bytes, nonce: bytes) -> Bytes32:
-    """The struct hash of ERC-3009's CancelAuthorization (domain: the token's)."""
-    return _hash(CANCEL_AUTHORIZATION_TYPEHASH, _address(authorizer), _bytes32(nonce))
-
-
 def hash_register_spend_key(
     account_id: bytes, key_id: bytes, key_hash: bytes, cap: int, expires_at: int, deadline: int
 ) -> Bytes32:
@@ -195,7 +168,6 @@ def hash_register_spend_key(
 
 
 def hash_revoke_spend_key(account_id: bytes, key_id: bytes, deadline: int) -> Bytes32:
-    """The struct hash of RevokeSpendKey."""
     return _hash(REVOKE_SPEND_KEY_TYPEHASH, _bytes32(account_id), _bytes32(key_id), _uint(64, deadline))
 
 
@@ -207,12 +179,10 @@ def hash_request_refund(account_id: bytes, refund_id: bytes, amount: int, deadli
 
 
 def hash_read_account(account_id: bytes, deadline: int) -> Bytes32:
-    """The struct hash of ReadAccount."""
     return _hash(READ_ACCOUNT_TYPEHASH, _bytes32(account_id), _uint(64, deadline))
 
 
 def hash_open_channel(channel_id: bytes, deadline: int) -> Bytes32:
-    """The struct hash of OpenChannel."""
     return _hash(OPEN_CHANNEL_TYPEHASH, _bytes32(channel_id), _uint(64, deadline))
 
 

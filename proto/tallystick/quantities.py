@@ -26,7 +26,6 @@ Amount = NewType("Amount", int)
 
 MAX_AMOUNT: Final = 2**128 - 1
 ZERO_ADDRESS: Final = Address(bytes(20))
-ZERO_BYTES32: Final = Bytes32(bytes(32))
 
 
 @dataclass(frozen=True, slots=True)

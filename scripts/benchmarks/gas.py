@@ -16,7 +16,7 @@ from _figures import table, write
 from benchmarks.gas_world import DELAY_S, DEPOSIT, FOR_EVER, Cost, GasWorld, payer, seller
 from tallystick import eip712
 from tallystick.channels import account_id
-from tallystick_aggregator.chain.escrow_calls import CONFIG_TYPE, DEPOSIT_WITH_AUTHORIZATION, selector
+from tallystick_aggregator.chain.escrow_calls import CONFIG_TYPE, selector
 
 SHAPES: Final = ((1, 1), (100, 1), (10, 10), (100, 10), (10, 100), (50, 50), (1, 1_000))
 """Payers x sellers."""
@@ -130,7 +130,17 @@ def operations(world: GasWorld) -> dict[str, Cost]:
         nonce = eip712.deposit_nonce(id_, salt)
         struct = eip712.hash_receive_with_authorization(one.address, world.escrow, amount, 0, FOR_EVER, nonce)
         signature = one.sign(world.token_digest(struct))
-        return world.call(relayer, DEPOSIT_WITH_AUTHORIZATION, config, amount, 0, FOR_EVER, salt, signature)
+        function = f"depositWithAuthorization({CONFIG_TYPE},uint128,uint256,uint256,bytes32,bytes)"
+        return world.call(
+            relayer,
+            function,
+            config,
+            amount,
+            0,
+            FOR_EVER,
+            salt,
+            signature,
+        )
 
     costs = {
         "deposit_with_authorization": deposit(b"\x01" * 32),

@@ -5,13 +5,13 @@ settlement costs, and not what a batch of a convenient size would.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from hashlib import sha256
 from typing import Final
 
 from eth_abi.abi import encode
 
-from _anvil import DEV_KEYS, Anvil, RpcError, function, hexed
+from _anvil import DEV_KEYS, Anvil, function, hexed
 from tallystick import eip712
 from tallystick.channels import ChannelConfig, account_id, channel_id
 from tallystick.hashing import keccak256
@@ -21,10 +21,11 @@ from tallystick.vouchers import sign_voucher
 from tallystick_aggregator.chain.claim_plan import Group, PlannedRow
 from tallystick_aggregator.chain.deferred_escrow import CLAIM_COSTS as COSTS
 from tallystick_aggregator.chain.deferred_escrow import account_claim
-from tallystick_aggregator.chain.escrow_calls import CONFIG_TYPE, config_tuple, selector
+from tallystick_aggregator.chain.escrow_calls import CONFIG_TYPE, selector
 from tallystick_aggregator.claims.planner import Batch, pack
 from tallystick_aggregator.ledger.state import Account
 from tallystick_aggregator.ledger.values import EscrowRef
+from tallystick_chain.errors import RpcError
 from tallystick_contracts.claim_batch import ClaimBatch
 from tallystick_contracts.claim_batch import encode as encode_batch
 
@@ -116,14 +117,14 @@ class GasWorld:
         while receipt is None:
             receipt = self.anvil.rpc("eth_getTransactionReceipt", sent)
         if receipt["status"] != "0x1":
-            raise RpcError({"message": f"a transaction of {len(data)} bytes reverted", "code": 3})
+            raise RpcError(3, f"a transaction of {len(data)} bytes reverted", b"")
         assert len(data) <= TRANSACTION_BYTES_MAX, f"{len(data)} bytes would not be relayed"
         return Cost(int(receipt["gasUsed"], 16), len(data))
 
     def call(self, sender: bytes, signature: str, config: ChannelConfig, *values: int | bytes) -> Cost:
         """Send a call of the escrow that begins with a configuration."""
         types = [CONFIG_TYPE, *signature[signature.index(CONFIG_TYPE) + len(CONFIG_TYPE) + 1 : -1].split(",")]
-        arguments = [config_tuple(config), *values]
+        arguments = [astuple(config), *values]
         return self.send(sender, self.escrow, selector(signature) + encode(types[: len(arguments)], arguments))
 
     def token_digest(self, struct_hash: bytes) -> bytes:

@@ -20,8 +20,7 @@ from benchmarks import world
 from tallystick_aggregator.api.grpc.charge import ChargeLimits, ChargeService, add_charge_service
 from tallystick_aggregator.api.grpc.concurrency_limits import ConcurrencyLimits
 from tallystick_aggregator.api.grpc.server import CALLS_MAX, OPTIONS
-from tallystick_aggregator.auth.credentials import Credentials, Scope
-from tallystick_aggregator.auth.principals import Principals
+from tallystick_aggregator.auth.credentials import Credentials, Principals, Scope
 from tallystick_aggregator.charging import LedgerWriter, PaymentBatcher
 from tallystick_aggregator.charging.maintenance import Maintenance, MaintenanceSettings
 from tallystick_aggregator.charging.signature_processes import SignatureProcesses

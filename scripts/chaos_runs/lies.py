@@ -27,7 +27,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
 
-from _anvil import Anvil, DevChain
+from _anvil import Anvil
 from _children import Children
 from anvil import deploy, receiver
 from chaos_runs import carry_out, chain_book, is_true_of, parser_of
@@ -80,12 +80,10 @@ class Run:
         head = anvil.rpc("eth_getBlockByNumber", "latest", False)
         now = time.time()
         self.clock = FastClock(now, max(now, int(head["timestamp"], 16) + 1.0), SPEED)
-        self._mining = anvil.another()
-        self._mining.automine(on=False)
+        anvil.automine(on=False)
 
     async def open(self, stack: AsyncExitStack) -> None:
         """Endpoints, aggregator, sellers, and somebody who mines."""
-        stack.callback(self._mining.disconnect)
         await _cancelled_at_the_end(stack, self._mine())
         url = self._devnet.anvil.url
         self.proxies = [
@@ -197,10 +195,11 @@ class Run:
     async def _mine(self) -> None:
         """A block now and then, at the time that the fast clock shows."""
         while True:
-            await asyncio.to_thread(self._mine_one, self._mining)
+            await asyncio.to_thread(self._mine_one)
             await asyncio.sleep(BLOCK_S)
 
-    def _mine_one(self, chain: DevChain) -> None:
+    def _mine_one(self) -> None:
+        chain = self._devnet.anvil
         chain.rpc("evm_setNextBlockTimestamp", int(self.clock()))
         chain.rpc("evm_mine")
 

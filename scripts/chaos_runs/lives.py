@@ -12,11 +12,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from _anvil import RpcError
+from _anvil import DevChain
 from anvil import Devnet
 from chaos_runs.liar import Targets
 from tallystick.errors import RefusedError, TallystickError
 from tallystick.quantities import MAX_AMOUNT
+from tallystick_chain.errors import RpcError
 from tallystick_client import Operator
 from trade import Customer, Stall, UnansweredError
 
@@ -59,7 +60,7 @@ class Seat:
 
     async def sit(self) -> None:
         """Live one life after another until the market closes."""
-        chain = self._trade.devnet.anvil.another(poll_s=_TRANSACTION_POLL_S)
+        chain = DevChain(self._trade.devnet.anvil.port, poll_s=_TRANSACTION_POLL_S)
         devnet = replace(self._trade.devnet, anvil=chain)
         try:
             while not self._trade.closing.is_set():

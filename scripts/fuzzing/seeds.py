@@ -38,8 +38,8 @@ from tallystick_aggregator.ledger.state import (
     PendingRefund,
     Reservation,
     SpendKey,
+    UsedCeilings,
 )
-from tallystick_aggregator.ledger.used_ceilings import UsedCeilings
 from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.store.events import encode_entry
 from tallystick_aggregator.store.rows import (
@@ -258,7 +258,7 @@ def journal_rows() -> list[bytes]:
         encode_account(account),
         encode_spend_key(b"\x01" * 64, SpendKey(_WORD[1], _WORD[1], _WORD[3], 10**6, 2_000_000_000, 5, revoked=False)),
         encode_reservation(Reservation(handle, key[16:], key[:16], 1_000, b"", 2_000_000_000), reserved),
-        encode_head("\1" * 12, ChainHead(7, _WORD[4])),
+        encode_head(b"\1" * 12, ChainHead(7, _WORD[4])),
     ]
     return [bytes((n,)) + row[:-4] for n, row in enumerate(rows)]
 

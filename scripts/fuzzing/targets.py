@@ -57,6 +57,8 @@ from tallystick_aggregator.store.rows import (
     encode_reservation,
     encode_spend_key,
 )
+from tallystick_chain import answers as chain_answers
+from tallystick_chain.errors import read_error
 from tallystick_client.payer.errors import OfferNotAllowedError
 from tallystick_client.payer.fleet import codec as wallet_codec
 from tallystick_client.payer.policy.offers import choose, read_offers
@@ -283,15 +285,15 @@ _WALLET_MESSAGES: Final[tuple[tuple[type[Message], Callable[[Any], object]], ...
 )
 
 _ANSWERS: Final[tuple[Callable[[Any], object], ...]] = (
-    answers.read_bytes,
-    answers.read_integer,
+    chain_answers.read_bytes,
+    chain_answers.read_integer,
     answers.read_block,
-    answers.read_base_fee,
+    chain_answers.read_base_fee,
     answers.read_transactions,
     answers.read_logs,
     answers.read_receipt,
-    answers.read_error,
-    answers.optional(answers.read_block),
+    read_error,
+    chain_answers.optional(answers.read_block),
 )
 
 TABLES: Final[tuple[Table, ...]] = (
@@ -300,7 +302,7 @@ TABLES: Final[tuple[Table, ...]] = (
     (32, decode_account, lambda _, account: encode_account(account)),
     (64, decode_spend_key, encode_spend_key),
     (64, decode_reservation, lambda _, both: encode_reservation(*both)),
-    (12, lambda name, row: decode_head(name.decode(), row), lambda name, head: encode_head(name.decode(), head)),
+    (12, decode_head, encode_head),
 )
 
 

@@ -17,7 +17,7 @@ from tallystick.quantities import ZERO_ADDRESS
 from tallystick.signatures import Signer
 from tallystick.spend_keys import SpendProver
 from tallystick.vouchers import Voucher, sign_voucher
-from tallystick_aggregator.charging.payments import UncheckedPayment, UncheckedSpendProof
+from tallystick_aggregator.charging import UncheckedPayment, UncheckedSpendProof
 from tallystick_aggregator.charging.port import Decision
 from tallystick_aggregator.ledger import accounts, decide
 from tallystick_aggregator.ledger import events as ev

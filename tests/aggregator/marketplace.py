@@ -20,7 +20,7 @@ from tallystick_aggregator.accounts.deposits import Deposits
 from tallystick_aggregator.accounts.offers import EscrowOffer
 from tallystick_aggregator.accounts.refunds import Refunds
 from tallystick_aggregator.accounts.signed_calls import SignedCall
-from tallystick_aggregator.auth.gas_budgets import NO_LIMITS, GasBudget, GasLimits
+from tallystick_aggregator.auth.limits import NO_LIMITS, GasBudget, GasLimits
 from tallystick_aggregator.auth.transfer_limits import NO_LIMITS as NO_EXACT_LIMITS
 from tallystick_aggregator.auth.transfer_limits import TransferLimits
 from tallystick_aggregator.chain.port import DepositAuthorization

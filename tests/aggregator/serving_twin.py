@@ -28,8 +28,7 @@ from tallystick_aggregator.api.grpc.concurrency_limits import CallLimits
 from tallystick_aggregator.api.grpc.facilitator import FacilitatorService
 from tallystick_aggregator.api.grpc.server import GrpcServer, Services, Tls
 from tallystick_aggregator.api.grpc.settlement import SettlementService
-from tallystick_aggregator.auth.credentials import Credentials, Scope
-from tallystick_aggregator.auth.principals import Principals
+from tallystick_aggregator.auth.credentials import Credentials, Principals, Scope
 from tallystick_aggregator.auth.transfer_limits import NO_LIMITS as NO_TRANSFER_LIMITS
 from tallystick_aggregator.auth.transfer_limits import TransferLimits
 from tallystick_aggregator.charging import UncheckedPayment

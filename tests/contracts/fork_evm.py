@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from dataclasses import astuple
 from hashlib import sha256
 from itertools import count
 from types import TracebackType
@@ -18,7 +19,7 @@ from tallystick.quantities import ZERO_ADDRESS
 from tallystick.signatures import Signer
 from tallystick.vouchers import sign_voucher
 from tallystick_aggregator.chain import escrow_calls as calls
-from tallystick_aggregator.chain.escrow_calls import CONFIG_TYPE, config_tuple, selector
+from tallystick_aggregator.chain.escrow_calls import CONFIG_TYPE, selector
 from tallystick_aggregator.chain.port import DepositAuthorization
 from tallystick_contracts import load
 from tallystick_contracts.claim_batch import AccountClaim, ClaimBatch, ClaimRow
@@ -32,7 +33,7 @@ CREATION_GAS: Final = {"osaka": GAS_MAX, "amsterdam": 60_000_000}
 DELAY_S: Final = 86_400
 FOR_EVER: Final = 2**48
 START_S: Final = 1_800_000_000
-OWED_TOPIC: Final = hexed(calls.OWED_TOPIC)
+OWED_TOPIC: Final = hexed(calls.event_topic("Owed"))
 
 
 class Done(NamedTuple):
@@ -169,12 +170,12 @@ class Town:
             voucher = sign_voucher(Signer(key), self.domain, channel_id(self.domain, config.channel(receiver)), total)
             rows.append(ClaimRow(receiver, total, total, voucher.signature))
         account = AccountClaim(config.payer, config.payer_authorizer, config.withdraw_delay_s, config.salt, tuple(rows))
-        return calls.claim(encode_batch(ClaimBatch(self.operator.address, self.token, (account,))))
+        return calls.call_data("claim", encode_batch(ClaimBatch(self.operator.address, self.token, (account,))))
 
     def refund(self, config: ChannelConfig, amount: int, nonce: int = 0) -> bytes:
         """Calldata of a refund, signed by the operator."""
         digest = eip712.digest(self.domain, eip712.hash_refund(account_id(self.domain, config), nonce, amount))
-        return calls.refund_with_signature(config, amount, nonce, self.operator.sign(digest))
+        return calls.call_data("refundWithSignature", config, amount, nonce, self.operator.sign(digest))
 
     def initiate_withdraw(self, config: ChannelConfig, amount: int) -> bytes:
         """Calldata for the payer."""
@@ -208,4 +209,4 @@ class Town:
 
     def _with_config(self, name: str, config: ChannelConfig, types: list[str], values: list[Any]) -> bytes:
         signature = f"{name}({','.join([CONFIG_TYPE, *types])})"
-        return selector(signature) + encode([CONFIG_TYPE, *types], [config_tuple(config), *values])
+        return selector(signature) + encode([CONFIG_TYPE, *types], [astuple(config), *values])

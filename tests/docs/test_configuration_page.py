@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from tallystick_aggregator.api.grpc.charge import ChargeLimits
-from tallystick_aggregator.auth.gas_budgets import GasLimits
+from tallystick_aggregator.auth.limits import GasLimits
 from tallystick_aggregator.ledger.commands import Rules
 from tallystick_aggregator.runtime.config import chains, exact, file
 

@@ -8,7 +8,6 @@ from typing import Any
 import aiohttp
 import pytest
 
-from _anvil import RpcError
 from anvil import Devnet, receiver
 from rpc_faults import (
     UNCHANGED,
@@ -25,6 +24,7 @@ from rpc_faults import (
 )
 from tallystick.hexadecimal import to_hex
 from tallystick_aggregator.chain import escrow_calls as calls
+from tallystick_chain.errors import RpcError
 
 SELLER = receiver(1)
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from facilitator_messages import SettleRequest, SupportedKind, SupportedResponse, VerifyRequest, VerifyResponse
 from tallystick.errors import MalformedError
 from tallystick.x402 import (
     HEADER_BYTES_MAX,
@@ -25,14 +26,7 @@ from tallystick.x402 import (
     encode_header,
     encode_json,
 )
-from tallystick.x402.messages import (
-    Message,
-    SettleRequest,
-    SupportedKind,
-    SupportedResponse,
-    VerifyRequest,
-    VerifyResponse,
-)
+from tallystick.x402.messages import Message
 
 OFFICIAL: dict[str, Any] = json.loads((Path(__file__).parent / "vectors/x402_messages.json").read_text())
 MESSAGE_TYPES: list[type[Message]] = [

@@ -5,7 +5,6 @@ deposits      land a payer's authorization in the escrow
 refunds       give back what is not owed
 channels      make channels known, each with its baseline from the chain
 signed_calls  what payers sign to be heard
-offers        the networks, escrows, tokens and delays that are served
-terms         rules that need no I/O
+offers        the networks, escrows, tokens and delays that are served, and whether a config is
 outcomes      what becomes of a call that needs the store, the chain or a transaction
 """

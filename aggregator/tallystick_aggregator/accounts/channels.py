@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from typing import Final
 
 from tallystick.channels import ChannelConfig
-from tallystick_aggregator.accounts.offers import Offers, find_offer
+from tallystick_aggregator.accounts.offers import Offers, channel_id_mismatch, config_is_served, find_offer
 from tallystick_aggregator.accounts.outcomes import overloaded, unless_unavailable
-from tallystick_aggregator.accounts.terms import channel_id_mismatch, config_is_served
-from tallystick_aggregator.auth.rate_limits import RateLimit
-from tallystick_aggregator.chain.confirmed import read_claimed
+from tallystick_aggregator.auth.limits import RateLimit
+from tallystick_aggregator.chain.contradictions import read_claimed
 from tallystick_aggregator.chain.port import Chain
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.ledger import accounts

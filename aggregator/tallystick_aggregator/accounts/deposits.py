@@ -19,12 +19,10 @@ from tallystick.hashing import keccak256
 from tallystick.hexadecimal import checksum
 from tallystick.quantities import MAX_AMOUNT
 from tallystick.signatures import recover
-from tallystick_aggregator.accounts.offers import EscrowOffer, Offers, find_offer, find_token
+from tallystick_aggregator.accounts.offers import EscrowOffer, Offers, config_is_served, find_offer, find_token
 from tallystick_aggregator.accounts.outcomes import find_sent, overloaded, unless_unavailable, wait_until_mined
 from tallystick_aggregator.accounts.signed_calls import SignedCall, call_is_signed
-from tallystick_aggregator.accounts.terms import config_is_served
-from tallystick_aggregator.auth.gas_budgets import GasBudget, has_paid
-from tallystick_aggregator.auth.rate_limits import RateLimit
+from tallystick_aggregator.auth.limits import GasBudget, RateLimit, has_paid
 from tallystick_aggregator.chain.port import (
     Block,
     Chain,

@@ -26,9 +26,8 @@ from tallystick.reasons import Reason
 from tallystick_aggregator.accounts.accounts import Accounts
 from tallystick_aggregator.accounts.outcomes import overloaded, unless_unavailable, wait_until_mined
 from tallystick_aggregator.accounts.signed_calls import SignedCall
-from tallystick_aggregator.auth.gas_budgets import GasBudget, has_paid
-from tallystick_aggregator.auth.rate_limits import RateLimit
-from tallystick_aggregator.chain.confirmed import read_account
+from tallystick_aggregator.auth.limits import GasBudget, RateLimit, has_paid
+from tallystick_aggregator.chain.contradictions import read_account
 from tallystick_aggregator.chain.port import Chain, ChainUnavailableError, RevertedError, Send
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.ledger import accounts

@@ -1,7 +1,6 @@
 """Who may do what, and how much of it.
 
-credentials  sellers' tokens, in a file of their own
-principals   who calls, by token, and for which receivers
-rate_limits  how often
-gas_budgets  how much of the operator's gas, by kind of transaction and by payer
+credentials  who calls, by token, and for which receivers; the tokens are in a file of their own
+limits       how often, and how much of the operator's gas
+transfer_limits which transfers the operator pays for
 """

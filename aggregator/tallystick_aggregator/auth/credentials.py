@@ -1,6 +1,8 @@
-"""Sellers' tokens: who may charge, read and settle for which receivers.
+"""Who calls, and what it may do: sellers by their tokens. Each edge takes the token from where its callers put it.
 
-They are in a file of their own next to the store, which is locked for the server alone: so that `tallystick seller`
+Payers have no token: they sign their calls (`accounts.signed_calls`). Tokens are never logged and never echoed.
+
+Tokens are in a file of their own next to the store, which is locked for the server alone: so that `tallystick seller`
 can add and revoke while the server runs. Only the SHA-256 of a token is stored; the token itself is shown once.
 The server answers from memory and looks at most every `POLL_S` whether the file has changed: a revocation takes
 effect within a second.
@@ -19,6 +21,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
+from tallystick.hexadecimal import checksum
 from tallystick.quantities import ZERO_ADDRESS
 
 POLL_S: Final = 0.5
@@ -290,3 +293,42 @@ def _check(principal: Principal) -> None:
 
 def _new_token() -> str:
     return PREFIX + secrets.token_urlsafe(32)
+
+
+class DeniedError(Exception):
+    """A call that is not taken from this caller; one sentence says why."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class UnauthenticatedError(DeniedError):
+    """Nobody is known by what the caller showed."""
+
+
+class ForbiddenError(DeniedError):
+    """The caller is known, and may not do this."""
+
+
+class Principals:
+    """Tells callers by their tokens."""
+
+    def __init__(self, lookup: Callable[[str], Principal | None]) -> None:
+        """`lookup` knows the tokens that are good now; it answers from memory."""
+        self._lookup = lookup
+
+    def require(self, token: str, scope: Scope | None = None) -> Principal:
+        """Return the principal of a token, which has the scope; raises DeniedError."""
+        principal = self._lookup(token)
+        if principal is None:
+            raise UnauthenticatedError("the token is not known here, or was revoked")
+        if scope is not None and scope not in principal.scopes:
+            raise ForbiddenError(f"the token of {principal.name!r} lacks the scope {scope.value!r}")
+        return principal
+
+
+def require_receiver(principal: Principal, receiver: bytes) -> None:
+    """Check that the principal acts for this receiver; raises DeniedError."""
+    if receiver not in principal.receivers:
+        raise ForbiddenError(f"the token of {principal.name!r} is not for the receiver {checksum(receiver)}")

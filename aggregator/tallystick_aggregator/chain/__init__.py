@@ -10,10 +10,7 @@ escrow_events    what an event means to the ledger
 claim_plan       what planner and binding tell each other: rows to claim, and what they cost (pure)
 token            the ERC-20 with ERC-3009
 landings         what became of somebody else's transactions, by their events
-confirmed        reads that two answers agree on
-contradictions   one phrase for each kind of wrong answer
-reverts          what callers are told of a call that would revert
-periodic         background work that cannot die silently
+contradictions   one phrase for each kind of wrong answer; reads that two answers agree on
 deployer         puts the escrow on a chain
 node, memory     what is asked of a node, and a chain in memory
 """

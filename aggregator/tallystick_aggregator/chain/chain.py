@@ -49,12 +49,14 @@ class EvmChain:
     ) -> None:
         """`network`: the one that it shares with other escrows; else it has its own, over `node` if one is given."""
         self.settings = settings
-        self._network = network or EvmNetwork(settings, outbox, node=node, clock=clock)
-        self._network.join(settings.escrow, self._payouts_of)
-        self._node, self._sender, self._sending = self._network.node, self._network.sender, self._network.sending
+        self.network = settings.network
+        self.chain_id = settings.chain_id
+        self._shared = network or EvmNetwork(settings, outbox, node=node, clock=clock)
+        self._shared.join(settings.escrow, self._payouts_of)
+        self._node, self._sender, self._sending = self._shared.node, self._shared.sender, self._shared.sending
         self._trial = self._sender.trial
-        self.gas = self._network.gas
-        self._escrow = DeferredEscrow(
+        self.gas = self._shared.gas
+        self.escrow = DeferredEscrow(
             self._node,
             settings.chain_id,
             settings.escrow,
@@ -62,11 +64,11 @@ class EvmChain:
             settings.operator_signer,
             items_per_read=settings.limits.items_per_read,
         )
-        self._tokens: dict[bytes, Erc3009Token] = {}
+        self.tokens: Mapping[bytes, Erc3009Token] = {}
         self._withdrawal_listeners: list[Callable[[], None]] = []
         self._owed_listeners: list[Callable[[bytes, bytes], None]] = []
         self._watcher = Watcher(
-            settings, self._node, self._escrow, writer, on_withdrawal=self._withdrawal_seen, clock=clock
+            settings, self._node, self.escrow, writer, on_withdrawal=self._withdrawal_seen, clock=clock
         )
         passing = (ChainUnavailableError, StoreUnavailableError)
         self._looking = PeriodicTask(
@@ -78,7 +80,7 @@ class EvmChain:
 
         To be asked after the start. It is a view: it is neither started nor stopped.
         """
-        means = self._network.strangers
+        means = self._shared.strangers
         if means is None:
             return None
         view = copy(self)
@@ -96,19 +98,19 @@ class EvmChain:
             await self.check()
         except ConfigurationError:
             await self.check()  # one wrong answer is no reason not to start
-        await self._network.catch_up()
+        await self._shared.catch_up()
         await self._watcher.look()
         self._looking.start()
-        self._network.start_sending()
+        self._shared.start_sending()
 
     async def stop(self) -> None:
         """End the background work and let the endpoints go; what was sent stays in the outbox."""
         await self._looking.stop()
-        await self._network.leave(self.settings.escrow)
+        await self._shared.leave(self.settings.escrow)
 
     async def check(self) -> None:
         """Compare the configuration with the chain; opens the tokens."""
-        settings, escrow = self.settings, self._escrow
+        settings, escrow = self.settings, self.escrow
         chain_id = await self._node.chain_id()
         if chain_id != settings.chain_id:
             raise ConfigurationError(f"{settings.network}: its endpoints are of the chain eip155:{chain_id}")
@@ -118,25 +120,9 @@ class EvmChain:
             raise ConfigurationError(
                 f"{settings.network}: sender {checksum(settings.sender.address)} has no ether to pay for gas"
             )
-        self._tokens = {token.address: await open_token(self._node, chain_id, token, head) for token in settings.tokens}
+        self.tokens = {token.address: await open_token(self._node, chain_id, token, head) for token in settings.tokens}
 
     # What port.Chain asks for.
-
-    @property
-    def network(self) -> str:
-        return self.settings.network
-
-    @property
-    def chain_id(self) -> int:
-        return self.settings.chain_id
-
-    @property
-    def escrow(self) -> DeferredEscrow:
-        return self._escrow
-
-    @property
-    def tokens(self) -> Mapping[bytes, Erc3009Token]:
-        return self._tokens
 
     async def head(self) -> Block:
         return await self._node.head()
@@ -168,13 +154,13 @@ class EvmChain:
         return await self._sender.waiters.wait(outbound, final=final, timeout_s=timeout_s)
 
     async def deposit_landing(self, deposit: DepositAuthorization) -> Landing | None:
-        search = partial(landings.find_deposit, self._node, self._escrow, deposit, await self.final())
+        search = partial(landings.find_deposit, self._node, self.escrow, deposit, await self.final())
         landing = await search()
         # Who hears that nothing was deposited signs another deposit: one wrong answer must not say it.
         return landing if landing is not None and landing.amount else await search()
 
     async def refund_landing(self, account_id: bytes, nonce: int) -> Landing | None:
-        return await landings.find_refund(self._node, self._escrow, account_id, nonce, await self.final())
+        return await landings.find_refund(self._node, self.escrow, account_id, nonce, await self.final())
 
     async def mirrored(self, block_number: int, timeout_s: float) -> None:
         self._looking.wake()
@@ -192,13 +178,13 @@ class EvmChain:
 
     def problems(self) -> Sequence[str]:
         found = [self._watcher.staleness(), self._looking.problem]
-        found += [*self._watcher.problems(), *self._network.problems()]
+        found += [*self._watcher.problems(), *self._shared.problems()]
         found += [f"{task.name} has stopped" for task in (self._looking, self._sending) if not task.alive]
         return [*(f"{self.network}: {problem}" for problem in found if problem), *self.sending_problems()]
 
     def sending_problems(self) -> Sequence[str]:
         """Those that keep transactions from landing."""
-        return [f"{self.network}: {problem}" for problem in self._network.sending_problems() if problem]
+        return [f"{self.network}: {problem}" for problem in self._shared.sending_problems() if problem]
 
     # What settlement asks for besides.
 
@@ -211,10 +197,10 @@ class EvmChain:
         save; all others of this escrow may not (any more).
         """
         worth = {
-            id_: self._tokens[stake.token].settings.worth_wei(stake.amount) if stake.token in self._tokens else None
+            id_: self.tokens[stake.token].settings.worth_wei(stake.amount) if stake.token in self.tokens else None
             for id_, stake in stakes.items()
         }
-        self._network.hurry(self.settings.escrow, worth)
+        self._shared.hurry(self.settings.escrow, worth)
 
     def on_owed(self, listener: Callable[[bytes, bytes], None]) -> None:
         """Call this with (to, token) whenever a claim of ours has left something owed; maybe more than once."""
@@ -238,8 +224,8 @@ class EvmChain:
     def _payouts_of(self, outbound: OutboundTransaction, receipt: Receipt) -> tuple[Payout, ...]:
         """What a transaction to this escrow moved, by its events; what is owed since is told to those who listen."""
         for source, log in receipt.logs if outbound.kind is TransactionKind.CLAIM else ():
-            owed = self._escrow.read_event(log).owed if source == self._escrow.address else None
+            owed = self.escrow.read_event(log).owed if source == self.escrow.address else None
             if owed is not None:
                 for listener in self._owed_listeners:
                     listener(owed.to, owed.token)
-        return self._escrow.payouts(outbound, receipt.logs)
+        return self.escrow.payouts(outbound, receipt.logs)

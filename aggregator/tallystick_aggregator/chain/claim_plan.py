@@ -42,7 +42,7 @@ class ClaimCosts:
 
     Upper estimates, made without asking anyone: they decide where a batch is cut, and whether an approval is cheaper
     than vouchers. The node's own estimate comes later and has the last word: a batch that is too big after all is
-    halved, and `claims.gas_scale` learns what the chain charges.
+    halved, and `claims.claiming` learns what the chain charges.
     """
 
     batch_gas_max: int

@@ -6,7 +6,6 @@ from typing import Final, TypeVar
 
 from tallystick import channels, eip712
 from tallystick.channels import ChannelConfig
-from tallystick.eip712 import Domain
 from tallystick.hashing import keccak256
 from tallystick.hexadecimal import checksum
 from tallystick.signatures import Signer
@@ -79,53 +78,40 @@ class DeferredEscrow:
     ) -> None:
         self._node = node
         self.claim_costs = claim_costs
-        self._address = address
-        self._operator = operator
+        self.event_topics = calls.TOPICS
+        self.address = address
+        self.operator = operator
         self._signer = operator_signer
-        self._domain = eip712.escrow_domain(chain_id, address)
-        self._ref = EscrowRef(f"eip155:{chain_id}", address)
+        self.domain = eip712.escrow_domain(chain_id, address)
+        self.ref = EscrowRef(f"eip155:{chain_id}", address)
         self._items_per_read = items_per_read
 
-    @property
-    def ref(self) -> EscrowRef:
-        return self._ref
-
-    @property
-    def address(self) -> bytes:
-        return self._address
-
-    @property
-    def domain(self) -> Domain:
-        return self._domain
-
-    @property
-    def operator(self) -> bytes:
-        return self._operator
-
     def account_id(self, config: ChannelConfig) -> bytes:
-        return channels.account_id(self._domain, config)
+        return channels.account_id(self.domain, config)
 
     def channel_id(self, config: ChannelConfig) -> bytes:
-        return channels.channel_id(self._domain, config)
+        return channels.channel_id(self.domain, config)
 
     # What is sent.
 
     def deposit_call(self, deposit: DepositAuthorization) -> Call:
-        return Call(self._address, calls.deposit_with_authorization(deposit))
+        return Call(self.address, calls.deposit_with_authorization(deposit))
 
     def deposit_token_nonce(self, deposit: DepositAuthorization) -> bytes:
         return eip712.deposit_nonce(self.account_id(deposit.account), deposit.salt)
 
     def refund_call(self, account: ChannelConfig, amount: int, nonce: int) -> Call:
-        digest = eip712.digest(self._domain, eip712.hash_refund(self.account_id(account), nonce, amount))
-        return Call(self._address, calls.refund_with_signature(account, amount, nonce, self._signer.sign(digest)))
+        digest = eip712.digest(self.domain, eip712.hash_refund(self.account_id(account), nonce, amount))
+        return Call(
+            self.address, calls.call_data("refundWithSignature", account, amount, nonce, self._signer.sign(digest))
+        )
 
     def claim_call(self, token: bytes, groups: Sequence[Group]) -> Call:
-        batch = ClaimBatch(self._operator, token, tuple(map(account_claim, groups)))
-        return Call(self._address, calls.claim(claim_batch.encode(batch)))
+        batch = ClaimBatch(self.operator, token, tuple(map(account_claim, groups)))
+        return Call(self.address, calls.call_data("claim", claim_batch.encode(batch)))
 
     def collect_call(self, to: bytes, token: bytes) -> Call:
-        return Call(self._address, calls.collect(to, token))
+        return Call(self.address, calls.call_data("collect", to, token))
 
     def claim_totals(self, call_data: bytes) -> Mapping[bytes, int]:
         batch = claim_batch.decode(calls.batch_of_claim(call_data))
@@ -149,10 +135,10 @@ class DeferredEscrow:
         return reverted.reason.startswith("NotOperatorOrSender")
 
     def payouts(self, outbound: OutboundTransaction, logs: Iterable[tuple[bytes, Log]]) -> tuple[Payout, ...]:
-        mine = [self.read_event(log) for source, log in logs if source == self._address]
+        mine = [self.read_event(log) for source, log in logs if source == self.address]
         if outbound.kind is TransactionKind.DEPOSIT:
             credited = sum(event.moved for event in mine if event.moved > 0)
-            return (Payout(self._address, calls.token_of(outbound.data), credited),)
+            return (Payout(self.address, calls.token_of(outbound.data), credited),)
         if outbound.kind is TransactionKind.REFUND:
             refunded = -sum(event.moved for event in mine if event.refund_nonce is not None)
             return (Payout(payer_of(outbound), calls.token_of(outbound.data), refunded),)
@@ -162,7 +148,7 @@ class DeferredEscrow:
         for source, log in logs:
             if source == token and (transfer := read_transfer(log)) is not None:
                 payer, receiver, amount = transfer
-                if payer == self._address:
+                if payer == self.address:
                     paid[receiver] += amount
         for event in mine:
             if event.owed is not None:
@@ -180,67 +166,63 @@ class DeferredEscrow:
         return await self._read_each(calls.CLAIMED, channel_ids, block, calls.read_claimed, 0, heard)
 
     async def block_logs(self, block: Block, heard: Heard) -> Sequence[Log]:
-        return _emitted(await self._node.block_logs(self._address, block, heard), str(heard))
+        return _emitted(await self._node.block_logs(self.address, block, heard), str(heard))
 
     async def owed(self, to: bytes, token: bytes, block: Block) -> int:
-        return int.from_bytes(await self._read(calls.owed_to(to, token), block), "big")
+        return int.from_bytes(await self._read(calls.call_data("owed", to, token), block), "big")
 
     async def logs(self, first: int, last: Block) -> Sequence[Log]:
-        return _emitted(await self._node.logs(self._address, first, last))
+        return _emitted(await self._node.logs(self.address, first, last))
 
     async def opened(self, first: int, last: Block) -> Sequence[Log]:
-        topics = [calls.ACCOUNT_OPENED_TOPIC, None, None, self._operator.rjust(32, b"\0")]
-        return _emitted(await self._node.logs(self._address, first, last, topics))
+        topics = [calls.event_topic("AccountOpened"), None, None, self.operator.rjust(32, b"\0")]
+        return _emitted(await self._node.logs(self.address, first, last, topics))
 
     async def of_account(self, account_id: bytes, first: int, last: Block) -> Sequence[Log]:
-        return _emitted(await self._node.logs(self._address, first, last, [None, account_id]))
+        return _emitted(await self._node.logs(self.address, first, last, [None, account_id]))
 
     async def check(self, sender: bytes, block: Block) -> None:
-        where = f"escrow {checksum(self._address)} on {self._ref.network}"
-        if not await self._node.code(self._address):
+        where = f"escrow {checksum(self.address)} on {self.ref.network}"
+        if not await self._node.code(self.address):
             raise ConfigurationError(f"{where}: there is no contract at this address")
-        if await self._domain_separator(block) != self._domain.separator:
+        if await self._domain_separator(block) != self.domain.separator:
             raise ConfigurationError(f"{where}: the contract at this address is not a Tallystick escrow")
         await self._check_operator(block)
-        if sender != self._operator and not await self._is_sender(sender, block):
+        if sender != self.operator and not await self._is_sender(sender, block):
             raise ConfigurationError(
-                f"{where}: sender {checksum(sender)} may not claim for operator {checksum(self._operator)};"
+                f"{where}: sender {checksum(sender)} may not claim for operator {checksum(self.operator)};"
                 " let the operator call setSender first"
             )
 
     async def _domain_separator(self, block: Block) -> bytes:
         """What the contract itself thinks its domain is; empty where it has none."""
         try:
-            return await self._read(calls.selector(calls.DOMAIN_SEPARATOR), block)
+            return await self._read(calls.call_data("domainSeparator"), block)
         except ChainUnavailableError as error:
             if isinstance(error.__cause__, CallRevertedError):
                 return b""
             raise
 
     async def _is_sender(self, sender: bytes, block: Block) -> bool:
-        return int.from_bytes(await self._read(calls.is_sender(self._operator, sender), block), "big") == 1
+        return int.from_bytes(await self._read(calls.call_data("isSender", self.operator, sender), block), "big") == 1
 
     async def _check_operator(self, block: Block) -> None:
         """The signer must be able to sign for the operator: refunds and sellers' exit kits rest on it."""
         who = f"operator_key: {checksum(self._signer.address)}"
-        if self._operator == self._signer.address:
+        if self.operator == self._signer.address:
             return
-        if not await self._node.code(self._operator):
-            raise ConfigurationError(f"{who} is not the key of operator {checksum(self._operator)}")
+        if not await self._node.code(self.operator):
+            raise ConfigurationError(f"{who} is not the key of operator {checksum(self.operator)}")
         question = calls.is_valid_signature(_PROBE, self._signer.sign(_PROBE))
         try:
             # As the escrow: Operator.sol answers none but its verifiers.
-            answer = await self._node.call(self._operator, question, block, from_=self._address)
+            answer = await self._node.call(self.operator, question, block, from_=self.address)
         except CallRevertedError:
             answer = b""
         if answer[:4] != _ERC1271_MAGIC:
-            raise ConfigurationError(f"{who} is not an active signer of operator contract {checksum(self._operator)}")
+            raise ConfigurationError(f"{who} is not an active signer of operator contract {checksum(self.operator)}")
 
     # Events.
-
-    @property
-    def event_topics(self) -> Sequence[bytes]:
-        return calls.TOPICS
 
     def read_event(self, log: Log) -> EscrowEvent:
         return calls.read_event(log)
@@ -274,11 +256,11 @@ class DeferredEscrow:
     async def _read(self, data: bytes, block: Block, heard: Heard | None = None) -> bytes:
         """What a view returns; nothing for a block before the escrow's deployment."""
         try:
-            answer = await self._node.call(self._address, data, block, heard=heard)
+            answer = await self._node.call(self.address, data, block, heard=heard)
         except CallRevertedError as reverted:
             # A view of ours never reverts: what answered is not the escrow, or it is starved of gas.
             raise ChainUnavailableError(f"the escrow cannot be read: {describe(reverted)}") from reverted
-        if not answer and await self._node.code(self._address, block):
+        if not answer and await self._node.code(self.address, block):
             raise ChainUnavailableError(f"an endpoint answers nothing for the escrow at block {block.number}")
         return answer
 

@@ -1,4 +1,4 @@
-"""Calldata and events of Escrow.sol, both ways. Pure; a test holds every signature against the contract's ABI.
+"""Calldata and events of Escrow.sol, both ways, by its ABI. Pure.
 
 Big batches (accounts, claimed) are coded by hand, because the watcher reads thousands at once: of 10,000 accounts in
 0.03 s, which take eth_abi 0.23. The rest is encoded by eth_abi; `tallystick_contracts.events` decodes the events.
@@ -11,6 +11,12 @@ from typing import Any, Final
 
 from eth_abi import abi
 from eth_abi.abi import encode
+from eth_utils.abi import (
+    abi_to_signature,
+    event_abi_to_log_topic,
+    function_abi_to_4byte_selector,
+    get_abi_input_types,
+)
 
 from tallystick.channels import ChannelConfig
 from tallystick.errors import MalformedError
@@ -19,7 +25,7 @@ from tallystick.quantities import ZERO_ADDRESS
 from tallystick_aggregator.chain.escrow_events import EscrowEvent, Owed
 from tallystick_aggregator.chain.node import Log
 from tallystick_aggregator.chain.port import ChainUnavailableError, DepositAuthorization, EscrowAccount
-from tallystick_contracts import events
+from tallystick_contracts import events, load
 from tallystick_contracts.events import (
     SIGNATURES,
     AccountOpened,
@@ -32,8 +38,6 @@ from tallystick_contracts.events import (
     decode,
 )
 
-CONFIG_TYPE: Final = "(address,address,address,address,address,uint40,bytes32)"
-
 
 def selector(signature: str) -> bytes:
     """The four bytes that a call of this function begins with."""
@@ -45,105 +49,57 @@ def topic(signature: str) -> bytes:
     return keccak256(signature.encode())
 
 
-DEPOSIT: Final = f"deposit({CONFIG_TYPE},uint128)"
-DEPOSIT_WITH_AUTHORIZATION: Final = f"depositWithAuthorization({CONFIG_TYPE},uint128,uint256,uint256,bytes32,bytes)"
-CLAIM: Final = "claim(bytes)"
-REFUND_WITH_SIGNATURE: Final = f"refundWithSignature({CONFIG_TYPE},uint128,uint256,bytes)"
-ACCOUNTS: Final = "accounts(bytes32[])"
-CLAIMED: Final = "claimed(bytes32[])"
-IS_SENDER: Final = "isSender(address,address)"
-OWED_TO: Final = "owed(address,address)"
-COLLECT: Final = "collect(address,address)"
-DOMAIN_SEPARATOR: Final = "domainSeparator()"
+_ABI: Final[dict[str, Any]] = {
+    entry["name"]: entry for entry in load("Escrow").abi if entry["type"] in {"function", "event"}
+}
+CONFIG_TYPE: Final[str] = get_abi_input_types(_ABI["deposit"])[0]
+ACCOUNTS: Final = abi_to_signature(_ABI["accounts"])
+CLAIMED: Final = abi_to_signature(_ABI["claimed"])
 IS_VALID_SIGNATURE: Final = "isValidSignature(bytes32,bytes)"
 """ERC-1271, of operators that are contracts."""
-FUNCTIONS: Final = (
-    DEPOSIT,
-    DEPOSIT_WITH_AUTHORIZATION,
-    CLAIM,
-    REFUND_WITH_SIGNATURE,
-    ACCOUNTS,
-    CLAIMED,
-    IS_SENDER,
-    OWED_TO,
-    COLLECT,
-    DOMAIN_SEPARATOR,
-)
 
-ACCOUNT_OPENED: Final = "AccountOpened(bytes32,address,address,address,address,uint40,bytes32,uint128)"
-DEPOSITED: Final = "Deposited(bytes32,uint128,uint128)"
-CLAIMED_EVENT: Final = "Claimed(bytes32,(address,uint128)[])"
-WITHDRAW_INITIATED: Final = "WithdrawInitiated(bytes32,uint128,uint40,uint256,bool)"
-WITHDRAW_CANCELLED: Final = "WithdrawCancelled(bytes32,uint256,bool)"
-ROW_SKIPPED: Final = "RowSkipped(bytes32,address,uint128,uint8)"
-OWED: Final = "Owed(address,address,uint256,uint256)"
-WITHDRAW_FINALIZED: Final = "WithdrawFinalized(bytes32,uint128,uint128)"
-REFUNDED: Final = "Refunded(bytes32,uint128,uint128,uint256,uint128)"
-EVENTS: Final = tuple(SIGNATURES)
-TOPICS: Final = tuple(map(topic, EVENTS))
-ACCOUNT_OPENED_TOPIC: Final = topic(ACCOUNT_OPENED)
-DEPOSITED_TOPIC: Final = topic(DEPOSITED)
-REFUNDED_TOPIC: Final = topic(REFUNDED)
-ROW_SKIPPED_TOPIC: Final = topic(ROW_SKIPPED)
-OWED_TOPIC: Final = topic(OWED)
+TOPICS: Final = tuple(map(topic, SIGNATURES))
 SKIP_REASONS: Final = tuple(reason.name.title().replace("_", "") for reason in SkipReason)
 """IEscrow.SkipReason, by number."""
 
 _ACCOUNT_WORDS: Final = 8
 
 
+def call_data(function: str, *arguments: Any) -> bytes:
+    """Calldata of the escrow's function with this name."""
+    entry = _ABI[function]
+    values = [astuple(argument) if isinstance(argument, ChannelConfig) else argument for argument in arguments]
+    return function_abi_to_4byte_selector(entry) + encode(get_abi_input_types(entry), values)
+
+
+def event_topic(name: str) -> bytes:
+    """The first topic of the escrow's event with this name."""
+    return event_abi_to_log_topic(_ABI[name])
+
+
 def deposit_with_authorization(deposit: DepositAuthorization) -> bytes:
     """Calldata of `depositWithAuthorization`."""
-    return selector(DEPOSIT_WITH_AUTHORIZATION) + encode(
-        [CONFIG_TYPE, "uint128", "uint256", "uint256", "bytes32", "bytes"],
-        [
-            config_tuple(deposit.account),
-            deposit.amount,
-            deposit.valid_after,
-            deposit.valid_before,
-            deposit.salt,
-            deposit.signature,
-        ],
+    return call_data(
+        "depositWithAuthorization",
+        deposit.account,
+        deposit.amount,
+        deposit.valid_after,
+        deposit.valid_before,
+        deposit.salt,
+        deposit.signature,
     )
 
 
-def token_of(call_data: bytes) -> bytes:
+def token_of(data: bytes) -> bytes:
     """The token of the account that the calldata of a deposit or a refund begins with."""
-    return call_data[4 + 4 * 32 + 12 : 4 + 5 * 32]
+    return data[4 + 4 * 32 + 12 : 4 + 5 * 32]
 
 
-def claim(batch: bytes) -> bytes:
-    """Calldata of `claim`, around an encoded batch."""
-    return selector(CLAIM) + encode(["bytes"], [batch])
-
-
-def batch_of_claim(call_data: bytes) -> bytes:
+def batch_of_claim(claim: bytes) -> bytes:
     """The encoded batch inside of `claim`'s calldata."""
-    if call_data[:4] != selector(CLAIM):
+    if claim[:4] != function_abi_to_4byte_selector(_ABI["claim"]):
         raise ValueError("not the calldata of Escrow.claim")
-    return bytes(abi.decode(["bytes"], call_data[4:])[0])
-
-
-def refund_with_signature(account: ChannelConfig, amount: int, nonce: int, signature: bytes) -> bytes:
-    """Calldata of `refundWithSignature`."""
-    return selector(REFUND_WITH_SIGNATURE) + encode(
-        [CONFIG_TYPE, "uint128", "uint256", "bytes"], [config_tuple(account), amount, nonce, signature]
-    )
-
-
-def is_sender(operator: bytes, sender: bytes) -> bytes:
-    """Calldata of `isSender`."""
-    return selector(IS_SENDER) + _address(operator) + _address(sender)
-
-
-def owed_to(to: bytes, token: bytes) -> bytes:
-    """Calldata of `owed`."""
-    return selector(OWED_TO) + _address(to) + _address(token)
-
-
-def collect(to: bytes, token: bytes) -> bytes:
-    """Calldata of `collect`."""
-    return selector(COLLECT) + _address(to) + _address(token)
+    return bytes(abi.decode(["bytes"], claim[4:])[0])
 
 
 def is_valid_signature(digest: bytes, signature: bytes) -> bytes:
@@ -223,11 +179,6 @@ def _config(opened: AccountOpened) -> ChannelConfig | None:
     return None
 
 
-def config_tuple(config: ChannelConfig) -> tuple[Any, ...]:
-    """A ChannelConfig as eth_abi takes it: its fields are in the contract's order."""
-    return astuple(config)
-
-
 def _array(answer: bytes, count: int, words_each: int) -> list[int]:
     """The words of a dynamic array of static items."""
     if len(answer) != 32 * (2 + count * words_each) or answer[32:64] != _uint(count):
@@ -237,7 +188,3 @@ def _array(answer: bytes, count: int, words_each: int) -> list[int]:
 
 def _uint(value: int) -> bytes:
     return value.to_bytes(32, "big")
-
-
-def _address(address: bytes) -> bytes:
-    return bytes(12) + address

@@ -6,9 +6,10 @@ Whatever cannot be answered raises ChainUnavailableError: "not found" is an answ
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from tallystick_aggregator.chain.port import Block, ChainUnavailableError, Heard
+from tallystick_aggregator.chain.port import Block, ChainUnavailableError, Heard, OutOfGasError, RevertedError
 from tallystick_chain import errors
 from tallystick_chain.fees import Bid, MarketFees
+from tallystick_chain.reverts import by_contract, describe
 
 CallRevertedError = errors.CallRevertedError
 
@@ -136,3 +137,9 @@ class Node(Protocol):
     async def transactions(self, block_number: int) -> Sequence[BlockTransaction]: ...
 
     async def close(self) -> None: ...
+
+
+def as_reverted(reverted: CallRevertedError) -> RevertedError:
+    """That the call would revert, or that its gas does not suffice."""
+    kind = OutOfGasError if not reverted.data and errors.says_out_of_gas(reverted.message) else RevertedError
+    return kind(describe(reverted), by_contract=by_contract(reverted))

@@ -28,14 +28,6 @@ PARTS_TYPES: Final = (*_AUTHORIZATION_TYPES, "uint8", "bytes32", "bytes32")
 BYTES_TYPES: Final = (*_AUTHORIZATION_TYPES, "bytes")
 TRANSFER_BY_PARTS: Final = f"transferWithAuthorization({','.join(PARTS_TYPES)})"
 TRANSFER_BY_BYTES: Final = f"transferWithAuthorization({','.join(BYTES_TYPES)})"
-FUNCTIONS: Final = (
-    BALANCE_OF,
-    DECIMALS,
-    DOMAIN_SEPARATOR,
-    AUTHORIZATION_STATE,
-    TRANSFER_BY_PARTS,
-    TRANSFER_BY_BYTES,
-)
 AUTHORIZATION_USED_TOPIC: Final = topic("AuthorizationUsed(address,bytes32)")
 TRANSFER_TOPIC: Final = topic("Transfer(address,address,uint256)")
 

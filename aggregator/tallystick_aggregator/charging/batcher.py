@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Final, NamedTuple, TypeVar
 
+from tallystick.charges import Charge as UncheckedPayment
 from tallystick.payment_ids import payment_ids_from
-from tallystick_aggregator.charging.payments import UncheckedPayment
 from tallystick_aggregator.charging.signatures import SignatureCheck, SignatureChecker, SignatureThreads
 from tallystick_aggregator.charging.verification import Provers, Replay, Screening, screen_first
 from tallystick_aggregator.charging.writer import LedgerWriter, lookup_of

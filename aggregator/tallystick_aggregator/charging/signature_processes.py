@@ -58,7 +58,6 @@ class SignatureProcesses:
         self._keeping = [asyncio.create_task(self._keep(worker), name="signatures") for worker in self._workers]
 
     async def check(self, checks: Sequence[SignatureCheck]) -> Sequence[bool]:
-        """See `SignatureChecker`."""
         if len(checks) <= INLINE_CHECKS_MAX:
             return check_signatures(checks, self._keys)
         workers = sorted((worker for worker in self._workers if worker.alive), key=lambda worker: worker.owed_checks)
@@ -78,7 +77,6 @@ class SignatureProcesses:
         return [worker.pid for worker in self._workers if worker.alive]
 
     def close(self) -> None:
-        """See `SignatureChecker`."""
         for task in self._keeping:
             task.cancel()
         for worker in self._workers:

@@ -104,7 +104,6 @@ class SignatureThreads:
         self._keys = AuthorizerKeys()
 
     async def check(self, checks: Sequence[SignatureCheck]) -> Sequence[bool]:
-        """See `SignatureChecker`."""
         if len(checks) <= INLINE_CHECKS_MAX:
             return check_signatures(checks, self._keys)
         size = max(CHUNK_MIN, -(-len(checks) // self._threads))
@@ -118,5 +117,4 @@ class SignatureThreads:
         return [verdict for chunk in chunks for verdict in chunk]
 
     def close(self) -> None:
-        """See `SignatureChecker`."""
         self._pool.shutdown(wait=False, cancel_futures=True)

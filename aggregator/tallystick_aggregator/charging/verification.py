@@ -12,11 +12,11 @@ keys prove the charges, they are not looked at at all.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from tallystick.charges import Charge as UncheckedPayment
 from tallystick.payment_ids import payment_ids_from
 from tallystick.quantities import ZERO_ADDRESS, ChannelId
 from tallystick.spend_keys import SpendProver
 from tallystick.vouchers import Voucher
-from tallystick_aggregator.charging.payments import UncheckedPayment
 from tallystick_aggregator.charging.signatures import SignatureCheck
 from tallystick_aggregator.ledger.answers import Accepted, Held, Refusal
 from tallystick_aggregator.ledger.commands import DecisionContext, ProvenPayment, SpendProof, VoucherProof

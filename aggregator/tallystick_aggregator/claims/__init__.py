@@ -1,9 +1,8 @@
 """Turns charges into claims.
 
 planner      what is claimed, in which batches (pure)
-gas_scale    learns what a chain charges
 service      settles one escrow; settlements all of them
-claiming     sends batches, and finds the rows that would revert
+claiming     sends batches, learns what a chain charges, and finds the rows that would revert
 withdrawals  what a withdrawal threatens, and when it is claimed (pure)
 collecting   pays out what failed transfers left owed
 """

@@ -7,18 +7,60 @@ due again at the next settlement. A withdrawal's claims are never set aside: the
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from tallystick.hexadecimal import to_hex
 from tallystick.settlements import LeftOut
-from tallystick_aggregator.chain.claim_plan import Group
-from tallystick_aggregator.chain.port import Chain, ChainUnavailableError, RevertedError, Send
-from tallystick_aggregator.claims.gas_scale import GasScale
+from tallystick_aggregator.chain.claim_plan import ClaimCosts, Group
+from tallystick_aggregator.chain.port import GAS_LIMIT_MAX, Chain, ChainUnavailableError, RevertedError, Send
+from tallystick_aggregator.chain.sending.bidding import estimate_of
 from tallystick_aggregator.claims.planner import Batch
 from tallystick_aggregator.ledger.state import Account, Channel
 from tallystick_aggregator.store.port import OutboundTransaction, TransactionKind
+
+SCALE_MAX: Final = 64.0
+_WEIGHT_OF_OLD: Final = 0.75
+"""A cheaper batch lowers the scale by and by only: one batch may have had no new seller, and the next a hundred."""
+
+
+class GasScale:
+    """How much dearer than the planned costs one chain is; learned anew by each start.
+
+    A binding's `ClaimCosts` are for today's rules of Ethereum. A chain may charge otherwise: another kind of chain, or
+    a hard fork (EIP-8037 makes a first payout four times as dear). Nothing is paid wrongly by that: a batch's gas limit
+    comes from the node's estimate, and one that would take more than a transaction may is halved. But halving costs
+    estimates, so the next batches are planned as large as fits: by the ratio of estimated to planned gas.
+    """
+
+    def __init__(self, costs: ClaimCosts) -> None:
+        self._costs = costs
+        self._scale = 1.0
+
+    @property
+    def planned_max(self) -> int:
+        """The most that a batch may be planned at, in the planner's units of gas."""
+        return self._costs.reserve_gas + int((self._costs.batch_gas_max - self._costs.reserve_gas) / self._scale)
+
+    def took(self, batch: Batch, gas_limit: int) -> None:
+        """A batch was sent with this gas limit, which the node's estimate has led to."""
+        # The reserve is no price: it only has to be there, on every chain alike.
+        ratio = (estimate_of(gas_limit) - self._costs.reserve_gas) / max(1, batch.gas - self._costs.reserve_gas)
+        if ratio < self._scale:
+            if gas_limit >= GAS_LIMIT_MAX:
+                return  # the estimate was this much at least: nothing shows that the chain has become cheaper
+            ratio = _WEIGHT_OF_OLD * self._scale + (1 - _WEIGHT_OF_OLD) * ratio
+        self._scale = min(max(1.0, ratio), SCALE_MAX)
+
+    def refused(self, batch: Batch) -> None:
+        """A batch that cannot be halved was refused. An approval perhaps takes too much gas as a whole: the next plan
+        finds no room for it, and goes by vouchers. If that was not the reason, what is sent then corrects the scale.
+        """
+        if batch.groups[0].approval is not None:
+            half = max(1, (batch.gas - self._costs.reserve_gas) // 2)
+            self._scale = min(max(self._scale, (self._costs.batch_gas_max - self._costs.reserve_gas) / half), SCALE_MAX)
+
 
 PASSING_MAX: Final = 8
 """Single rows that fail for a passing reason before the rest of a settlement is not tried any more."""
@@ -70,13 +112,26 @@ class Claiming:
             trusted.approval = None
         return trusted
 
-    def why_set_aside(self, channel: Channel) -> str:
-        """Why a channel is not claimed for a while; empty if it may be."""
-        until, reason = self._set_aside.get(channel.id, (0.0, ""))
-        if until > self._clock():
-            return reason
-        self._set_aside.pop(channel.id, None)
-        return ""
+    def set_aside(self, channels: Sequence[Channel]) -> dict[bytes, str]:
+        """Which of these channels are not claimed for a while, and why, by id."""
+        now = self._clock()
+        for channel in channels:
+            if self._set_aside.get(channel.id, (now, ""))[0] <= now:
+                self._set_aside.pop(channel.id, None)
+        return {channel.id: self._set_aside[channel.id][1] for channel in channels if channel.id in self._set_aside}
+
+    def left_out(
+        self, account: Account, channels: Iterable[tuple[Channel, int]], aside: Mapping[bytes, str]
+    ) -> Iterator[LeftOut]:
+        """What a plan passed by, and why; `aside` as `set_aside` tells."""
+        for channel, amount in channels:
+            if channel.id in aside:
+                why = f"set aside for a while, because it would revert: {aside[channel.id]}"
+            elif account.funds <= account.claimed:
+                why = "the deposit is used up; it is claimed when the payer deposits again"
+            else:
+                why = "no voucher of the payer covers what was charged"
+            yield LeftOut(self._chain.network, channel.id, channel.receiver, account.config.token, amount, why)
 
     async def send(self, batch: Batch, run: Run) -> None:
         """Send a batch; if it would revert, its halves. Raises ChainUnavailableError."""

@@ -15,7 +15,6 @@ from functools import partial
 from typing import Final, Protocol
 
 from tallystick.hexadecimal import to_hex
-from tallystick.settlements import LeftOut
 from tallystick_aggregator.chain.claim_plan import Group
 from tallystick_aggregator.chain.port import Chain, ChainUnavailableError, Stake
 from tallystick_aggregator.charging.port import Writer
@@ -29,7 +28,6 @@ from tallystick_aggregator.claims.planner import (
     plan_account,
 )
 from tallystick_aggregator.claims.withdrawals import Withdrawals
-from tallystick_aggregator.ledger.state import Account, Channel
 from tallystick_aggregator.store.port import (
     OutboundTransaction,
     Outbox,
@@ -278,7 +276,7 @@ class ClaimService:
         if account.escrow != self._chain.escrow.ref or account.exposure <= 0:
             return
         known = list(ledger.channels_of(account_id))
-        aside = {} if run.urgent else {id_: why for id_, why in map(self._set_aside, known) if why}
+        aside = {} if run.urgent else self._claiming.set_aside(known)
         channels = [channel for channel in known if channel.id not in aside]
         planned: set[bytes] = set()
         usable, costs = self._claiming.usable(account), self._chain.escrow.claim_costs
@@ -293,28 +291,12 @@ class ClaimService:
                 and (amount := channel.charged - max(channel.claimed, in_flight.get(channel.id, 0))) > 0
                 and due.includes(channel, amount)
             )
-            run.settled.left_out += self._left_out(account, open_ones, aside)
+            run.settled.left_out += self._claiming.left_out(account, open_ones, aside)
         if self._settings.policy.min_amount:
             self._note_waiting(
                 [channel.id for channel in channels if channel.charged > channel.claimed and channel.id not in planned],
                 planned, self._clock(),
             )  # fmt: skip
-
-    def _set_aside(self, channel: Channel) -> tuple[bytes, str]:
-        return channel.id, self._claiming.why_set_aside(channel)
-
-    def _left_out(
-        self, account: Account, channels: Iterable[tuple[Channel, int]], aside: Mapping[bytes, str]
-    ) -> Iterator[LeftOut]:
-        """What the plan passed by, and why."""
-        for channel, amount in channels:
-            if channel.id in aside:
-                why = f"set aside for a while, because it would revert: {aside[channel.id]}"
-            elif account.funds <= account.claimed:
-                why = "the deposit is used up; it is claimed when the payer deposits again"
-            else:
-                why = "no voucher of the payer covers what was charged"
-            yield LeftOut(self._chain.network, channel.id, channel.receiver, account.config.token, amount, why)
 
     def _note_waiting(self, waiting: list[bytes], planned: set[bytes], now: float) -> None:
         for channel_id in planned:

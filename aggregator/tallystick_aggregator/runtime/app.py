@@ -24,9 +24,8 @@ from tallystick_aggregator.api.grpc.charge import ChargeService
 from tallystick_aggregator.api.grpc.facilitator import FacilitatorService
 from tallystick_aggregator.api.grpc.server import GrpcServer, Services
 from tallystick_aggregator.api.grpc.settlement import SettlementService
-from tallystick_aggregator.auth.credentials import Credentials, CredentialsError
-from tallystick_aggregator.auth.gas_budgets import GasBudget
-from tallystick_aggregator.auth.principals import Principals
+from tallystick_aggregator.auth.credentials import Credentials, CredentialsError, Principals
+from tallystick_aggregator.auth.limits import GasBudget
 from tallystick_aggregator.chain.chain import EvmChain
 from tallystick_aggregator.chain.network import EvmNetwork
 from tallystick_aggregator.chain.port import ChainUnavailableError

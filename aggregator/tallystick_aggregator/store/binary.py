@@ -63,7 +63,6 @@ class Reader:
         self.position = position
 
     def fixed(self, length: int) -> bytes:
-        """Read `length` bytes."""
         start = self.position
         self.position = start + length
         if self.position > self._end:
@@ -79,7 +78,6 @@ class Reader:
         return int.from_bytes(self.fixed(AMOUNT_BYTES), "big")
 
     def whole(self) -> int:
-        """Read a `whole`."""
         length = self.byte()
         digits = self.fixed(length)
         if length > _WHOLE_BYTES_MAX or digits[:1] == b"\x00":
@@ -106,18 +104,15 @@ class Reader:
         return numbers
 
     def blob(self) -> bytes:
-        """Read a `blob`."""
         return self.fixed(int.from_bytes(self.fixed(4), "big"))
 
     def text(self) -> str:
-        """Read a `text`."""
         try:
             return self.blob().decode()
         except UnicodeDecodeError as error:
             raise self.damaged("holds text that is not UTF-8") from error
 
     def flag(self) -> bool:
-        """Read a `flag`."""
         value = self.byte()
         if value > 1:
             raise self.damaged(f"holds {value} where 0 or 1 is allowed")

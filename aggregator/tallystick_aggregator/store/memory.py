@@ -14,9 +14,8 @@ from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.events import Event
 from tallystick_aggregator.ledger.payments import PAYMENT_KEY_BYTES, PackedPayment, PaymentKey
 from tallystick_aggregator.ledger.state import Changes, Ledger, payment_key
-from tallystick_aggregator.store.backlog import Backlog
 from tallystick_aggregator.store.events import decode_entry, encode_entry
-from tallystick_aggregator.store.eviction import HOT_AGE_MS_MAX, HOT_PAYMENTS_MAX, RecentPayments
+from tallystick_aggregator.store.eviction import HOT_AGE_MS_MAX, HOT_PAYMENTS_MAX, Backlog, RecentPayments
 from tallystick_aggregator.store.port import (
     OutboundTransaction,
     StoreLockedError,
@@ -72,11 +71,9 @@ class MemoryJournal:
 
     @property
     def backlog(self) -> int:
-        """See the port."""
         return self._backlog.events
 
     async def load(self) -> Ledger:
-        """See the port."""
         self._open()
         ledger = Ledger()
         for number, entry in enumerate(self.disk.entries):
@@ -89,7 +86,6 @@ class MemoryJournal:
         return ledger
 
     async def append(self, events: Sequence[Event]) -> None:
-        """See the port."""
         self._open()
         entry = encode_entry(events)
         await asyncio.sleep(0)  # others run while a disk works
@@ -97,7 +93,6 @@ class MemoryJournal:
         self._backlog.add(self._ledger.commits + 1, len(events))
 
     async def recall(self, payments: Sequence[tuple[bytes, bytes]]) -> Mapping[PaymentKey, PackedPayment]:
-        """See the port."""
         self._open()
         await asyncio.sleep(0)
         keys = [payment_key(*pair) for pair in payments]
@@ -105,7 +100,6 @@ class MemoryJournal:
         return {key: decode_payment(key, rows[key]) for key in keys if key in rows}
 
     async def checkpoint(self, now_ms: int) -> None:
-        """See the port."""
         self._open()
         changes, commits = self._ledger.changes, self._ledger.commits
         forgotten_ms = self._ledger.payments_forgotten_ms
@@ -124,11 +118,9 @@ class MemoryJournal:
         self._hot.choose(now_ms)
 
     def trim(self) -> None:
-        """See the port."""
         self._hot.trim(self._ledger)
 
     async def close(self) -> None:
-        """See the port."""
         self._closed = True
 
     def _forget_what_is_written(self, ledger: Ledger) -> None:
@@ -166,7 +158,6 @@ class MemoryOutbox:
         self.closed = False
 
     async def add(self, outbound: OutboundTransaction) -> OutboundTransaction:
-        """See the port."""
         known = await self.by_reference(outbound.kind, outbound.reference)
         if known is not None:
             return known
@@ -175,13 +166,11 @@ class MemoryOutbox:
         return added
 
     async def update(self, outbound: OutboundTransaction) -> None:
-        """See the port."""
         if outbound.id not in self.disk.outbound:
             raise ValueError(f"the outbox has no transaction {outbound.id}")
         self._write(outbound)
 
     async def by_reference(self, kind: TransactionKind, reference: bytes) -> OutboundTransaction | None:
-        """See the port."""
         await asyncio.sleep(0)
         found = (known for known in self._all() if (known.kind, known.reference) == (kind, reference))
         return next(found, None)
@@ -192,14 +181,12 @@ class MemoryOutbox:
         return next((known for known in self._all() if known.payment_id == payment_id), None)
 
     async def open(self, network: str) -> Sequence[OutboundTransaction]:
-        """See the port."""
         await asyncio.sleep(0)
         unsettled = TransactionStatus.PENDING, TransactionStatus.MINED
         found = (known for known in self._all() if known.network == network and known.status in unsettled)
         return sorted(found, key=lambda known: (known.nonce, known.id))
 
     async def claims(self, receivers: Sequence[bytes], before_id: int, limit: int) -> Sequence[OutboundTransaction]:
-        """See the port."""
         await asyncio.sleep(0)
         wanted = frozenset(receivers)
         found = [
@@ -212,12 +199,10 @@ class MemoryOutbox:
         return found[:limit]
 
     async def since(self, network: str, created_at: int) -> Sequence[OutboundTransaction]:
-        """See the port."""
         await asyncio.sleep(0)
         return [known for known in self._all() if known.network == network and known.created_at > created_at]
 
     async def next_nonce(self, network: str, sender: bytes) -> int:
-        """See the port."""
         await asyncio.sleep(0)
         used = (known.nonce for known in self._all() if (known.network, known.sender) == (network, sender))
         return max(used, default=-1) + 1
@@ -251,6 +236,5 @@ class MemoryStore:
         self.outbox = MemoryOutbox(disk)
 
     async def close(self) -> None:
-        """See the port."""
         await self.journal.close()
         self.outbox.closed = True

@@ -18,6 +18,8 @@ from tallystick_aggregator.ledger.payments import (
     status_of,
 )
 from tallystick_aggregator.ledger.state import (
+    CEILING_BYTES,
+    NO_CEILING,
     Account,
     Approval,
     ChainHead,
@@ -25,8 +27,8 @@ from tallystick_aggregator.ledger.state import (
     PendingRefund,
     Reservation,
     SpendKey,
+    UsedCeilings,
 )
-from tallystick_aggregator.ledger.used_ceilings import CEILING_BYTES, NO_CEILING, UsedCeilings
 from tallystick_aggregator.ledger.values import parse_escrow
 from tallystick_aggregator.store.binary import Reader, UnstorableError, blob, fixed, flag, text, whole
 from tallystick_aggregator.store.events import put_config, put_totals, take_config, take_totals

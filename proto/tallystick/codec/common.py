@@ -1,6 +1,6 @@
 """What every service shares (common.proto): channels, totals, refusals; and the checks of single fields."""
 
-from typing import Final
+from typing import Final, Literal, Protocol
 
 from tallystick.amounts import decode_amount, encode_amount
 from tallystick.channels import ChannelConfig
@@ -29,7 +29,6 @@ def fixed(data: bytes, length: int, field: str) -> bytes:
 
 
 def not_zero(address: bytes, field: str) -> bytes:
-    """Read an address that is not zero."""
     if fixed(address, 20, field) == ZERO_ADDRESS:
         raise MalformedError(field, Described("zero"), "an address that is not zero")
     return address
@@ -74,7 +73,6 @@ def read_account(message: common_pb2.ChannelConfig, field: str) -> ChannelConfig
 
 
 def write_config(config: ChannelConfig) -> common_pb2.ChannelConfig:
-    """Write what names an account or channel."""
     return common_pb2.ChannelConfig(
         payer=config.payer,
         payer_authorizer=config.payer_authorizer,
@@ -87,7 +85,6 @@ def write_config(config: ChannelConfig) -> common_pb2.ChannelConfig:
 
 
 def read_channel_totals(message: common_pb2.ChannelTotals, field: str) -> ChannelTotals:
-    """Read a channel's cumulative totals."""
     return ChannelTotals(
         channel_id=fixed(message.channel_id, 32, f"{field}.channel_id"),
         receiver=fixed(message.receiver, 20, f"{field}.receiver"),
@@ -99,7 +96,6 @@ def read_channel_totals(message: common_pb2.ChannelTotals, field: str) -> Channe
 
 
 def write_channel_totals(totals: ChannelTotals) -> common_pb2.ChannelTotals:
-    """Write a channel's cumulative totals."""
     return common_pb2.ChannelTotals(
         channel_id=totals.channel_id,
         receiver=totals.receiver,
@@ -121,6 +117,25 @@ def read_refusal(message: common_pb2.Refusal) -> RefusedError:
         read_channel_totals(message.totals, "refusal.totals") if message.HasField("totals") else None,
         message.retry_after_s,
     )
+
+
+class Refusable(Protocol):
+    """An answer that may be a refusal instead."""
+
+    @property
+    def refusal(self) -> common_pb2.Refusal:
+        """The refusal."""
+        ...
+
+    def HasField(self, field_name: Literal["refusal"], /) -> bool:  # noqa: N802 - protobuf's name
+        """Whether there is one."""
+        ...
+
+
+def check_refusal(answer: Refusable) -> None:
+    """Raises the refusal that an answer is."""
+    if answer.HasField("refusal"):
+        raise read_refusal(answer.refusal)
 
 
 def write_refusal(

@@ -42,7 +42,6 @@ def read_terms(request: Request) -> PaymentTerms:
 
 
 def write_terms(terms: PaymentTerms) -> pb.PaymentTerms:
-    """Write the seller's terms."""
     return pb.PaymentTerms(
         scheme=terms.scheme,
         network=str(terms.network),
@@ -63,12 +62,10 @@ def read_attempt(request: Request) -> Attempt | None:
 
 
 def write_attempt(attempt: Attempt) -> pb.Attempt:
-    """Write the attempt that a payment is verified or settled for."""
     return pb.Attempt(id=attempt.id, request_hash=attempt.request_hash)
 
 
 def read_deferred(message: pb.DeferredPayment) -> DeferredCharge:
-    """Read a `deferred` payment."""
     if not message.HasField("charge"):
         raise MalformedError("deferred.charge", None, "a charge")
     config = read_channel(message.config, "deferred.config")
@@ -79,7 +76,6 @@ def read_deferred(message: pb.DeferredPayment) -> DeferredCharge:
 
 
 def write_deferred(payment: DeferredCharge) -> pb.DeferredPayment:
-    """Write a `deferred` payment."""
     return pb.DeferredPayment(config=write_config(payment.config), charge=write_charge(payment.charge))
 
 
@@ -104,7 +100,6 @@ def read_exact(message: pb.ExactPayment) -> ExactAuthorization:
 
 
 def write_exact(payment: ExactAuthorization) -> pb.ExactPayment:
-    """Write an `exact` payment."""
     message = pb.ExactPayment(
         to=payment.to,
         value=encode_amount(payment.value),
@@ -121,7 +116,6 @@ def write_exact(payment: ExactAuthorization) -> pb.ExactPayment:
 
 
 def read_token(message: pb.Asset, field: str) -> Token:
-    """Read a token that is taken."""
     if message.decimals > DECIMALS_MAX:
         raise MalformedError(f"{field}.decimals", message.decimals, f"from 0 to {DECIMALS_MAX}")
     return Token(
@@ -135,7 +129,6 @@ def read_token(message: pb.Asset, field: str) -> Token:
 
 
 def write_token(token: Token, *, takes_deposits: bool = True) -> pb.Asset:
-    """Write a token that is taken."""
     return pb.Asset(
         token=token.address,
         symbol=token.symbol,

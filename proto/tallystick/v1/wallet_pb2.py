@@ -26,15 +26,15 @@ from tallystick.v1 import common_pb2 as tallystick_dot_v1_dot_common__pb2
 from tallystick.v1 import facilitator_pb2 as tallystick_dot_v1_dot_facilitator__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1atallystick/v1/wallet.proto\x12\rtallystick.v1\x1a\x1atallystick/v1/common.proto\x1a\x1ftallystick/v1/facilitator.proto\"\x11\n\x0f\x44\x65scribeRequest\"\xa6\x01\n\x10\x44\x65scribeResponse\x12\r\n\x05payer\x18\x01 \x01(\x0c\x12,\n\toperators\x18\x02 \x03(\x0b\x32\x19.tallystick.v1.PayerTerms\x12\x14\n\x0c\x61llows_exact\x18\x03 \x01(\x08\x12\x14\n\x0cmax_headroom\x18\x04 \x01(\r\x12\x17\n\x0freport_every_ms\x18\x05 \x01(\r\x12\x10\n\x08lease_ms\x18\x06 \x01(\r\"\xc1\x01\n\nPayerTerms\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x12\n\naggregator\x18\x02 \x01(\t\x12\x10\n\x08operator\x18\x03 \x01(\x0c\x12\x0e\n\x06\x65scrow\x18\x04 \x01(\x0c\x12\x18\n\x10withdraw_delay_s\x18\x05 \x01(\x04\x12$\n\x06tokens\x18\x06 \x03(\x0b\x32\x14.tallystick.v1.Asset\x12\x17\n\x0f\x64\x65\x66\x65rred_tokens\x18\x07 \x03(\x0c\x12\x13\n\x0bper_request\x18\x08 \x03(\x0c\"i\n\x05Payee\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x10\n\x08operator\x18\x02 \x01(\x0c\x12\x0e\n\x06\x65scrow\x18\x03 \x01(\x0c\x12\r\n\x05token\x18\x04 \x01(\x0c\x12\x10\n\x08receiver\x18\x05 \x01(\x0c\x12\x0c\n\x04host\x18\x06 \x01(\t\"e\n\x0bGrantReport\x12\x10\n\x08grant_id\x18\x01 \x01(\x04\x12\x0f\n\x07\x63harged\x18\x02 \x01(\x0c\x12\x0f\n\x07unknown\x18\x03 \x01(\x0c\x12\x10\n\x08returned\x18\x04 \x01(\x0c\x12\x10\n\x08is_final\x18\x05 \x01(\x08\"\xbb\x01\n\x12\x45xtendGrantRequest\x12\x11\n\tworker_id\x18\x01 \x01(\x0c\x12\x12\n\nrequest_id\x18\x02 \x01(\x0c\x12#\n\x05payee\x18\x03 \x01(\x0b\x32\x14.tallystick.v1.Payee\x12\x10\n\x08grant_id\x18\x04 \x01(\x04\x12\x0c\n\x04need\x18\x05 \x01(\x0c\x12\x0c\n\x04want\x18\x06 \x01(\x0c\x12+\n\x07reports\x18\x07 \x03(\x0b\x32\x1a.tallystick.v1.GrantReport\"\xf1\x01\n\x13\x45xtendGrantResponse\x12-\n\x07problem\x18\x01 \x01(\x0b\x32\x1c.tallystick.v1.WalletProblem\x12\x10\n\x08grant_id\x18\x02 \x01(\x04\x12,\n\x06\x63onfig\x18\x03 \x01(\x0b\x32\x1c.tallystick.v1.ChannelConfig\x12\x0e\n\x06\x61mount\x18\x04 \x01(\x0c\x12\x0f\n\x07\x63\x65iling\x18\x05 \x01(\x0c\x12\x11\n\tsignature\x18\x06 \x01(\x0c\x12\x0e\n\x06key_id\x18\x07 \x01(\x0c\x12\x12\n\nkey_secret\x18\x08 \x01(\x0c\x12\x13\n\x0bvalid_until\x18\t \x01(\x04\"\x7f\n\rReportRequest\x12\x11\n\tworker_id\x18\x01 \x01(\x0c\x12+\n\x07reports\x18\x02 \x03(\x0b\x32\x1a.tallystick.v1.GrantReport\x12\x12\n\nis_leaving\x18\x03 \x01(\x08\x12\x1a\n\x12transferred_nonces\x18\x04 \x03(\x0c\"\x83\x01\n\x0eReportResponse\x12-\n\x07problem\x18\x01 \x01(\x0b\x32\x1c.tallystick.v1.WalletProblem\x12\x18\n\x10\x63losed_grant_ids\x18\x02 \x03(\x04\x12\x11\n\tcall_back\x18\x03 \x01(\x08\x12\x15\n\ris_new_worker\x18\x04 \x01(\x08\"]\n\x0fPayExactRequest\x12#\n\x05payee\x18\x01 \x01(\x0b\x32\x14.tallystick.v1.Payee\x12\x0e\n\x06\x61mount\x18\x02 \x01(\x0c\x12\x15\n\rmax_timeout_s\x18\x03 \x01(\x04\"o\n\x10PayExactResponse\x12-\n\x07problem\x18\x01 \x01(\x0b\x32\x1c.tallystick.v1.WalletProblem\x12,\n\x07payment\x18\x02 \x01(\x0b\x32\x1b.tallystick.v1.ExactPayment\"\xbb\x01\n\rRemedyRequest\x12\x11\n\tworker_id\x18\x01 \x01(\x0c\x12#\n\x05payee\x18\x02 \x01(\x0b\x32\x14.tallystick.v1.Payee\x12%\n\x06reason\x18\x03 \x01(\x0e\x32\x15.tallystick.v1.Reason\x12+\n\x07reports\x18\x04 \x03(\x0b\x32\x1a.tallystick.v1.GrantReport\x12\x0e\n\x06key_id\x18\x05 \x01(\x0c\x12\x0e\n\x06\x61mount\x18\x06 \x01(\x0c\"R\n\x0eRemedyResponse\x12-\n\x07problem\x18\x01 \x01(\x0b\x32\x1c.tallystick.v1.WalletProblem\x12\x11\n\tmay_retry\x18\x02 \x01(\x08\"\xc9\x01\n\rWalletProblem\x12.\n\x04kind\x18\x01 \x01(\x0e\x32 .tallystick.v1.WalletProblemKind\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06\x62udget\x18\x03 \x01(\t\x12\x0b\n\x03got\x18\x04 \x01(\x0c\x12\x0f\n\x07\x61llowed\x18\x05 \x01(\x0c\x12\x0e\n\x06symbol\x18\x06 \x01(\t\x12\x10\n\x08\x64\x65\x63imals\x18\x08 \x01(\r\x12\'\n\x07refusal\x18\x07 \x01(\x0b\x32\x16.tallystick.v1.Refusal*\xe8\x02\n\x11WalletProblemKind\x12#\n\x1fWALLET_PROBLEM_KIND_UNSPECIFIED\x10\x00\x12\'\n#WALLET_PROBLEM_KIND_BUDGET_EXCEEDED\x10\x01\x12+\n\'WALLET_PROBLEM_KIND_DEPOSIT_NOT_ALLOWED\x10\x02\x12*\n&WALLET_PROBLEM_KIND_AGGREGATOR_REFUSED\x10\x03\x12.\n*WALLET_PROBLEM_KIND_AGGREGATOR_UNAVAILABLE\x10\x04\x12(\n$WALLET_PROBLEM_KIND_BOOK_UNAVAILABLE\x10\x05\x12)\n%WALLET_PROBLEM_KIND_OFFER_NOT_ALLOWED\x10\x06\x12\'\n#WALLET_PROBLEM_KIND_BALANCE_TOO_LOW\x10\x07\x32\x8d\x03\n\rWalletService\x12K\n\x08\x44\x65scribe\x12\x1e.tallystick.v1.DescribeRequest\x1a\x1f.tallystick.v1.DescribeResponse\x12T\n\x0b\x45xtendGrant\x12!.tallystick.v1.ExtendGrantRequest\x1a\".tallystick.v1.ExtendGrantResponse\x12\x45\n\x06Report\x12\x1c.tallystick.v1.ReportRequest\x1a\x1d.tallystick.v1.ReportResponse\x12K\n\x08PayExact\x12\x1e.tallystick.v1.PayExactRequest\x1a\x1f.tallystick.v1.PayExactResponse\x12\x45\n\x06Remedy\x12\x1c.tallystick.v1.RemedyRequest\x1a\x1d.tallystick.v1.RemedyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1atallystick/v1/wallet.proto\x12\rtallystick.v1\x1a\x1atallystick/v1/common.proto\x1a\x1ftallystick/v1/facilitator.proto\"\x11\n\x0f\x44\x65scribeRequest\"\xa6\x01\n\x10\x44\x65scribeResponse\x12\r\n\x05payer\x18\x01 \x01(\x0c\x12,\n\toperators\x18\x02 \x03(\x0b\x32\x19.tallystick.v1.PayerTerms\x12\x14\n\x0c\x61llows_exact\x18\x03 \x01(\x08\x12\x14\n\x0cmax_headroom\x18\x04 \x01(\r\x12\x17\n\x0freport_every_ms\x18\x05 \x01(\r\x12\x10\n\x08lease_ms\x18\x06 \x01(\r\"\xc1\x01\n\nPayerTerms\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x12\n\naggregator\x18\x02 \x01(\t\x12\x10\n\x08operator\x18\x03 \x01(\x0c\x12\x0e\n\x06\x65scrow\x18\x04 \x01(\x0c\x12\x18\n\x10withdraw_delay_s\x18\x05 \x01(\x04\x12$\n\x06tokens\x18\x06 \x03(\x0b\x32\x14.tallystick.v1.Asset\x12\x17\n\x0f\x64\x65\x66\x65rred_tokens\x18\x07 \x03(\x0c\x12\x13\n\x0bper_request\x18\x08 \x03(\x0c\"i\n\x05Payee\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x10\n\x08operator\x18\x02 \x01(\x0c\x12\x0e\n\x06\x65scrow\x18\x03 \x01(\x0c\x12\r\n\x05token\x18\x04 \x01(\x0c\x12\x10\n\x08receiver\x18\x05 \x01(\x0c\x12\x0c\n\x04host\x18\x06 \x01(\t\"|\n\x0bGrantReport\x12\x10\n\x08grant_id\x18\x01 \x01(\x04\x12\x0f\n\x07\x63harged\x18\x02 \x01(\x0c\x12\x0f\n\x07unknown\x18\x03 \x01(\x0c\x12\x10\n\x08returned\x18\x04 \x01(\x0c\x12\x10\n\x08is_final\x18\x05 \x01(\x08\x12\x15\n\rfound_charged\x18\x06 \x01(\x0c\"\xbb\x01\n\x12\x45xtendGrantRequest\x12\x11\n\tworker_id\x18\x01 \x01(\x0c\x12\x12\n\nrequest_id\x18\x02 \x01(\x0c\x12#\n\x05payee\x18\x03 \x01(\x0b\x32\x14.tallystick.v1.Payee\x12\x10\n\x08grant_id\x18\x04 \x01(\x04\x12\x0c\n\x04need\x18\x05 \x01(\x0c\x12\x0c\n\x04want\x18\x06 \x01(\x0c\x12+\n\x07reports\x18\x07 \x03(\x0b\x32\x1a.tallystick.v1.GrantReport\"\xf1\x01\n\x13\x45xtendGrantResponse\x12-\n\x07problem\x18\x01 \x01(\x0b\x32\x1c.tallystick.v1.WalletProblem\x12\x10\n\x08grant_id\x18\x02 \x01(\x04\x12,\n\x06\x63onfig\x18\x03 \x01(\x0b\x32\x1c.tallystick.v1.ChannelConfig\x12\x0e\n\x06\x61mount\x18\x04 \x01(\x0c\x12\x0f\n\x07\x63\x65iling\x18\x05 \x01(\x0c\x12\x11\n\tsignature\x18\x06 \x01(\x0c\x12\x0e\n\x06key_id\x18\x07 \x01(\x0c\x12\x12\n\nkey_secret\x18\x08 \x01(\x0c\x12\x13\n\x0bvalid_until\x18\t \x01(\x04\"\x7f\n\rReportRequest\x12\x11\n\tworker_id\x18\x01 \x01(\x0c\x12+\n\x07reports\x18\x02 \x03(\x0b\x32\x1a.tallystick.v1.GrantReport\x12\x12\n\nis_leaving\x18\x03 \x01(\x08\x12\x1a\n\x12transferred_nonces\x18\x04 \x03(\x0c\"\x83\x01\n\x0eReportResponse\x12-\n\x07problem\x18\x01 \x01(\x0b\x32\x1c.tallystick.v1.WalletProblem\x12\x18\n\x10\x63losed_grant_ids\x18\x02 \x03(\x04\x12\x11\n\tcall_back\x18\x03 \x01(\x08\x12\x15\n\ris_new_worker\x18\x04 \x01(\x08\"]\n\x0fPayExactRequest\x12#\n\x05payee\x18\x01 \x01(\x0b\x32\x14.tallystick.v1.Payee\x12\x0e\n\x06\x61mount\x18\x02 \x01(\x0c\x12\x15\n\rmax_timeout_s\x18\x03 \x01(\x04\"o\n\x10PayExactResponse\x12-\n\x07problem\x18\x01 \x01(\x0b\x32\x1c.tallystick.v1.WalletProblem\x12,\n\x07payment\x18\x02 \x01(\x0b\x32\x1b.tallystick.v1.ExactPayment\"\xbb\x01\n\rRemedyRequest\x12\x11\n\tworker_id\x18\x01 \x01(\x0c\x12#\n\x05payee\x18\x02 \x01(\x0b\x32\x14.tallystick.v1.Payee\x12%\n\x06reason\x18\x03 \x01(\x0e\x32\x15.tallystick.v1.Reason\x12+\n\x07reports\x18\x04 \x03(\x0b\x32\x1a.tallystick.v1.GrantReport\x12\x0e\n\x06key_id\x18\x05 \x01(\x0c\x12\x0e\n\x06\x61mount\x18\x06 \x01(\x0c\"R\n\x0eRemedyResponse\x12-\n\x07problem\x18\x01 \x01(\x0b\x32\x1c.tallystick.v1.WalletProblem\x12\x11\n\tmay_retry\x18\x02 \x01(\x08\"\xc9\x01\n\rWalletProblem\x12.\n\x04kind\x18\x01 \x01(\x0e\x32 .tallystick.v1.WalletProblemKind\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06\x62udget\x18\x03 \x01(\t\x12\x0b\n\x03got\x18\x04 \x01(\x0c\x12\x0f\n\x07\x61llowed\x18\x05 \x01(\x0c\x12\x0e\n\x06symbol\x18\x06 \x01(\t\x12\x10\n\x08\x64\x65\x63imals\x18\x08 \x01(\r\x12\'\n\x07refusal\x18\x07 \x01(\x0b\x32\x16.tallystick.v1.Refusal*\xe8\x02\n\x11WalletProblemKind\x12#\n\x1fWALLET_PROBLEM_KIND_UNSPECIFIED\x10\x00\x12\'\n#WALLET_PROBLEM_KIND_BUDGET_EXCEEDED\x10\x01\x12+\n\'WALLET_PROBLEM_KIND_DEPOSIT_NOT_ALLOWED\x10\x02\x12*\n&WALLET_PROBLEM_KIND_AGGREGATOR_REFUSED\x10\x03\x12.\n*WALLET_PROBLEM_KIND_AGGREGATOR_UNAVAILABLE\x10\x04\x12(\n$WALLET_PROBLEM_KIND_BOOK_UNAVAILABLE\x10\x05\x12)\n%WALLET_PROBLEM_KIND_OFFER_NOT_ALLOWED\x10\x06\x12\'\n#WALLET_PROBLEM_KIND_BALANCE_TOO_LOW\x10\x07\x32\x8d\x03\n\rWalletService\x12K\n\x08\x44\x65scribe\x12\x1e.tallystick.v1.DescribeRequest\x1a\x1f.tallystick.v1.DescribeResponse\x12T\n\x0b\x45xtendGrant\x12!.tallystick.v1.ExtendGrantRequest\x1a\".tallystick.v1.ExtendGrantResponse\x12\x45\n\x06Report\x12\x1c.tallystick.v1.ReportRequest\x1a\x1d.tallystick.v1.ReportResponse\x12K\n\x08PayExact\x12\x1e.tallystick.v1.PayExactRequest\x1a\x1f.tallystick.v1.PayExactResponse\x12\x45\n\x06Remedy\x12\x1c.tallystick.v1.RemedyRequest\x1a\x1d.tallystick.v1.RemedyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tallystick.v1.wallet_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_WALLETPROBLEMKIND']._serialized_start=2084
-  _globals['_WALLETPROBLEMKIND']._serialized_end=2444
+  _globals['_WALLETPROBLEMKIND']._serialized_start=2107
+  _globals['_WALLETPROBLEMKIND']._serialized_end=2467
   _globals['_DESCRIBEREQUEST']._serialized_start=106
   _globals['_DESCRIBEREQUEST']._serialized_end=123
   _globals['_DESCRIBERESPONSE']._serialized_start=126
@@ -44,25 +44,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PAYEE']._serialized_start=490
   _globals['_PAYEE']._serialized_end=595
   _globals['_GRANTREPORT']._serialized_start=597
-  _globals['_GRANTREPORT']._serialized_end=698
-  _globals['_EXTENDGRANTREQUEST']._serialized_start=701
-  _globals['_EXTENDGRANTREQUEST']._serialized_end=888
-  _globals['_EXTENDGRANTRESPONSE']._serialized_start=891
-  _globals['_EXTENDGRANTRESPONSE']._serialized_end=1132
-  _globals['_REPORTREQUEST']._serialized_start=1134
-  _globals['_REPORTREQUEST']._serialized_end=1261
-  _globals['_REPORTRESPONSE']._serialized_start=1264
-  _globals['_REPORTRESPONSE']._serialized_end=1395
-  _globals['_PAYEXACTREQUEST']._serialized_start=1397
-  _globals['_PAYEXACTREQUEST']._serialized_end=1490
-  _globals['_PAYEXACTRESPONSE']._serialized_start=1492
-  _globals['_PAYEXACTRESPONSE']._serialized_end=1603
-  _globals['_REMEDYREQUEST']._serialized_start=1606
-  _globals['_REMEDYREQUEST']._serialized_end=1793
-  _globals['_REMEDYRESPONSE']._serialized_start=1795
-  _globals['_REMEDYRESPONSE']._serialized_end=1877
-  _globals['_WALLETPROBLEM']._serialized_start=1880
-  _globals['_WALLETPROBLEM']._serialized_end=2081
-  _globals['_WALLETSERVICE']._serialized_start=2447
-  _globals['_WALLETSERVICE']._serialized_end=2844
+  _globals['_GRANTREPORT']._serialized_end=721
+  _globals['_EXTENDGRANTREQUEST']._serialized_start=724
+  _globals['_EXTENDGRANTREQUEST']._serialized_end=911
+  _globals['_EXTENDGRANTRESPONSE']._serialized_start=914
+  _globals['_EXTENDGRANTRESPONSE']._serialized_end=1155
+  _globals['_REPORTREQUEST']._serialized_start=1157
+  _globals['_REPORTREQUEST']._serialized_end=1284
+  _globals['_REPORTRESPONSE']._serialized_start=1287
+  _globals['_REPORTRESPONSE']._serialized_end=1418
+  _globals['_PAYEXACTREQUEST']._serialized_start=1420
+  _globals['_PAYEXACTREQUEST']._serialized_end=1513
+  _globals['_PAYEXACTRESPONSE']._serialized_start=1515
+  _globals['_PAYEXACTRESPONSE']._serialized_end=1626
+  _globals['_REMEDYREQUEST']._serialized_start=1629
+  _globals['_REMEDYREQUEST']._serialized_end=1816
+  _globals['_REMEDYRESPONSE']._serialized_start=1818
+  _globals['_REMEDYRESPONSE']._serialized_end=1900
+  _globals['_WALLETPROBLEM']._serialized_start=1903
+  _globals['_WALLETPROBLEM']._serialized_end=2104
+  _globals['_WALLETSERVICE']._serialized_start=2470
+  _globals['_WALLETSERVICE']._serialized_end=2867
 # @@protoc_insertion_point(module_scope)

@@ -196,6 +196,7 @@ class GrantReport(_message.Message):
     UNKNOWN_FIELD_NUMBER: _builtins.int
     RETURNED_FIELD_NUMBER: _builtins.int
     IS_FINAL_FIELD_NUMBER: _builtins.int
+    FOUND_CHARGED_FIELD_NUMBER: _builtins.int
     grant_id: _builtins.int
     charged: _builtins.bytes
     unknown: _builtins.bytes
@@ -205,6 +206,10 @@ class GrantReport(_message.Message):
     """
     is_final: _builtins.bool
     """The worker holds nothing of this grant any more, and no payment of it is under way."""
+    found_charged: _builtins.bytes
+    """Of `unknown`: what sellers said later, when they were asked again, that they took. A wallet that does not know this
+    field learns it by reconciling.
+    """
     def __init__(
         self,
         *,
@@ -213,10 +218,11 @@ class GrantReport(_message.Message):
         unknown: _builtins.bytes = ...,
         returned: _builtins.bytes = ...,
         is_final: _builtins.bool = ...,
+        found_charged: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["charged", b"charged", "grant_id", b"grant_id", "is_final", b"is_final", "returned", b"returned", "unknown", b"unknown"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["charged", b"charged", "found_charged", b"found_charged", "grant_id", b"grant_id", "is_final", b"is_final", "returned", b"returned", "unknown", b"unknown"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -43,14 +43,6 @@ def _nothing() -> dict[str, Any]:
     return {}
 
 
-def _no_extensions() -> list[str]:
-    return []
-
-
-def _no_signers() -> dict[str, list[str]]:
-    return {}
-
-
 # A default by a function of ours, unlike a plain one, is written out even where empty defaults are left out: the
 # version and `extra` are always told.
 
@@ -102,31 +94,6 @@ class PaymentPayload(Message, frozen=True, kw_only=True):
     extensions: dict[str, Any] | None = None
 
 
-class _FacilitatorRequest(Message, frozen=True, kw_only=True):
-    x402_version: Literal[2] = field(default_factory=_version)
-    payment_payload: PaymentPayload
-    payment_requirements: PaymentRequirements
-
-
-class VerifyRequest(_FacilitatorRequest, frozen=True, kw_only=True):
-    """What is posted to /verify."""
-
-
-class SettleRequest(_FacilitatorRequest, frozen=True, kw_only=True):
-    """What is posted to /settle."""
-
-
-class VerifyResponse(Message, frozen=True, kw_only=True):
-    """The answer of /verify; a refusal is an answer too, with a reason's code in `invalid_reason`."""
-
-    is_valid: bool
-    invalid_reason: str | None = None
-    invalid_message: str | None = None
-    payer: str | None = None
-    extensions: dict[str, Any] | None = None
-    extra: dict[str, Any] | None = None
-
-
 class SettleResponse(Message, frozen=True, kw_only=True):
     """The answer of /settle, also in PAYMENT-RESPONSE; `transaction` is empty where none was sent."""
 
@@ -139,23 +106,6 @@ class SettleResponse(Message, frozen=True, kw_only=True):
     amount: str | None = None
     extensions: dict[str, Any] | None = None
     extra: dict[str, Any] | None = None
-
-
-class SupportedKind(Message, frozen=True, kw_only=True):
-    """One scheme on one network; other facilitators list kinds of version 1 too."""
-
-    x402_version: int = field(default_factory=_version)
-    scheme: str
-    network: str
-    extra: dict[str, Any] | None = None
-
-
-class SupportedResponse(Message, frozen=True, kw_only=True):
-    """The answer of /supported; `signers` maps a CAIP-2 pattern ("eip155:*") to addresses."""
-
-    kinds: list[SupportedKind]
-    extensions: list[str] = field(default_factory=_no_extensions)
-    signers: dict[str, list[str]] = field(default_factory=_no_signers)
 
 
 def encode_json(message: Message) -> bytes:

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from running import running
 
 from tallystick_aggregator.api.grpc.charge import Backpressure, ChargeLimits, ChargeService
-from tallystick_aggregator.auth.credentials import Principal, Scope
-from tallystick_aggregator.auth.principals import Principals
+from tallystick_aggregator.auth.credentials import Principal, Principals, Scope
 from tallystick_aggregator.charging import UncheckedPayment
 
 

@@ -14,7 +14,7 @@ from _anvil import Anvil
 from tallystick.hexadecimal import checksum
 from tallystick.keys import create_keystore
 from tallystick.signatures import Signer
-from tallystick_aggregator.auth.gas_budgets import NO_LIMITS, GasLimits
+from tallystick_aggregator.auth.limits import NO_LIMITS, GasLimits
 from tallystick_aggregator.chain import deployer
 from tallystick_aggregator.runtime.cli import deploy
 from tallystick_aggregator.runtime.config.file import Config

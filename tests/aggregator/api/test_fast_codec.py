@@ -14,8 +14,8 @@ from tallystick.payment_ids import new_payment_id
 from tallystick.reasons import Reason
 from tallystick.v1 import charge_pb2
 from tallystick_aggregator.api.grpc import fast_codec
+from tallystick_aggregator.api.grpc.codec import write_charge_result
 from tallystick_aggregator.api.grpc.fast_codec import Incoming, read_batch, write_batch
-from tallystick_aggregator.api.grpc.responses import write_charge_result
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
 
 COUNT_MAX = 8

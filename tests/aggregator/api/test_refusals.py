@@ -19,7 +19,7 @@ from tallystick.reasons import Reason
 from tallystick.spend_keys import key_hash
 from tallystick.v1 import account_pb2, charge_pb2, common_pb2, facilitator_pb2
 from tallystick.x402 import ExactAuthorization
-from tallystick_aggregator.auth.gas_budgets import GasLimits
+from tallystick_aggregator.auth.limits import GasLimits
 from tallystick_aggregator.auth.transfer_limits import NO_LIMITS, TransferLimits
 from tallystick_aggregator.chain.port import DepositAuthorization, RevertedError
 from tallystick_aggregator.charging import UncheckedPayment
@@ -27,7 +27,7 @@ from tallystick_aggregator.charging.batcher import BatcherSettings
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.commands import Rules
 from tallystick_aggregator.ledger.state import SpendKey
-from tallystick_aggregator.schemes.exact.gas import TRANSFER_GAS_MAX
+from tallystick_aggregator.schemes.exact.preconditions import TRANSFER_GAS_MAX
 from tallystick_aggregator.store.port import StoreUnavailableError, TransactionStatus
 
 DAY_MS = 86_400_000

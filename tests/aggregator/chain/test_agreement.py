@@ -8,7 +8,7 @@ import pytest
 from harness import chain_side
 from rpc_servers import JsonRpcError
 
-from _anvil import RpcError, function
+from _anvil import function
 from anvil import DELAY_S, Devnet, receiver
 from tallystick.hexadecimal import to_hex
 from tallystick_aggregator.chain import escrow_calls as calls
@@ -18,6 +18,7 @@ from tallystick_aggregator.chain.rpc.node import RpcNode
 from tallystick_aggregator.chain.settings import ChainLimits
 from tallystick_aggregator.claims.service import ClaimService, SettlementSettings
 from tallystick_aggregator.store.port import TransactionKind, TransactionStatus
+from tallystick_chain.errors import RpcError
 from waiting import until
 
 SELLER = receiver(1)

@@ -8,7 +8,7 @@ from tallystick_aggregator.chain.node import Log
 from tallystick_aggregator.chain.port import EscrowAccount
 from tallystick_aggregator.chain.watching.explained import Anchor, Explained
 from tallystick_aggregator.chain.watching.mirror import AccountSnapshot, cautious, held_in_all, is_news, raises_credit
-from tallystick_aggregator.chain.watching.rereading import PARTS_OF_DELAY, REREADS_PER_LOOK, Rereads
+from tallystick_aggregator.chain.watching.reading import PARTS_OF_DELAY, REREADS_PER_LOOK, Rereads
 from tallystick_aggregator.ledger.state import Account, Channel, Ledger
 
 ALICE = Payer("alice")
@@ -24,15 +24,15 @@ def seen(balance: int, *, withdrawing: int = 0) -> AccountSnapshot:
     return AccountSnapshot(ALICE.account_id, ALICE.config, at, {}, at, {})
 
 
-def event(signature: str, amount: int, block_number: int = 5) -> EscrowEvent:
-    topics = (calls.topic(signature), ALICE.account_id)
-    if signature == calls.ACCOUNT_OPENED:
+def event(name: str, amount: int, block_number: int = 5) -> EscrowEvent:
+    topics = (calls.event_topic(name), ALICE.account_id)
+    if name == "AccountOpened":
         config = ALICE.config
         topics += (config.payer.rjust(32, b"\0"), OPERATOR.rjust(32, b"\0"))
         data = config.payer_authorizer.rjust(32, b"\0") + config.token.rjust(32, b"\0")
         data += config.withdraw_delay_s.to_bytes(32, "big") + config.salt + amount.to_bytes(32, "big")
         return calls.read_event(Log(topics, data, block_number))
-    words = 4 if signature == calls.REFUNDED else 2
+    words = 4 if name == "Refunded" else 2
     return calls.read_event(Log(topics, amount.to_bytes(32, "big") + bytes(32 * (words - 1)), block_number))
 
 
@@ -46,7 +46,7 @@ def test_r8_of_two_answers_the_worse_counts() -> None:
 def test_r8_events_explain_what_an_account_has_to_the_unit() -> None:
     explained = Explained(OPERATOR)
     assert explained.funds(ALICE.account_id, []) is None
-    events = [event(calls.ACCOUNT_OPENED, 100), event(calls.DEPOSITED, 50, 6), event(calls.REFUNDED, 30, 7)]
+    events = [event("AccountOpened", 100), event("Deposited", 50, 6), event("Refunded", 30, 7)]
     explained.advance(events)
     assert explained.funds(ALICE.account_id, []) == sum(event.moved for event in events) == 120
     explained.settle(ALICE.account_id, 115, 0, 8)
@@ -63,7 +63,7 @@ def test_r8_an_anchor_that_is_corrected_keeps_what_moved_since() -> None:
     explained.settle(ALICE.account_id, 100, 0, 8)
     then = explained.anchor(ALICE.account_id)
     assert then == Anchor(100, 0, 8)
-    explained.advance([event(calls.DEPOSITED, 5, 9)])
+    explained.advance([event("Deposited", 5, 9)])
     explained.correct(ALICE.account_id, then, Anchor(170, 0, 8))
     assert explained.funds(ALICE.account_id, []) == 175
     explained.correct(ALICE.account_id, then, Anchor(999, 0, 8))

@@ -20,7 +20,7 @@ from tallystick_aggregator.accounts.offers import EscrowOffer
 from tallystick_aggregator.chain.port import Chain, OutOfGasError, Send
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.schemes.exact import ExactPayments
-from tallystick_aggregator.schemes.exact.gas import TRANSFER_GAS_MAX
+from tallystick_aggregator.schemes.exact.preconditions import TRANSFER_GAS_MAX
 from tallystick_aggregator.schemes.port import Caller
 from tallystick_aggregator.store.port import TransactionKind
 

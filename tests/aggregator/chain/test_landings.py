@@ -191,7 +191,7 @@ async def test_an_event_that_lacks_topics_is_an_unreadable_answer(devnet: Devnet
         call = side.chain.escrow.deposit_call(deposit)
         outbound = await side.chain.send(Send(TransactionKind.DEPOSIT, b"deposit", call))
         with pytest.raises(ChainUnavailableError, match="malformed"):
-            await side.chain._tick()
+            await side.chain._shared.tick()
         node.source = b""
         landed = await side.chain.wait(outbound, final=True, timeout_s=10)
         assert landed.payouts == (Payout(devnet.escrow, devnet.token, AMOUNT),)

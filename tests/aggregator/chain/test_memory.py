@@ -10,13 +10,14 @@ import pytest
 from memory_chain.contracts import Contracts, call_data
 from memory_chain.node import MemoryNode
 
-from _anvil import Anvil, RpcError, function
+from _anvil import Anvil, function
 from anvil import DELAY_S, Devnet, Payer, receiver
 from tallystick import eip712
 from tallystick.x402 import ExactAuthorization
 from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain.node import CallRevertedError
 from tallystick_aggregator.chain.token import open_token
+from tallystick_chain.errors import RpcError
 from tallystick_chain.reverts import name_of
 from tallystick_contracts import claim_batch
 from tallystick_contracts.claim_batch import AccountClaim, ClaimBatch, ClaimRow
@@ -56,7 +57,7 @@ def _receipt(anvil: Anvil, sender: bytes, to: bytes, data: bytes) -> Any:
         receipt = anvil.send(sender, to, data)
     except RpcError as error:
         anvil.mine()
-        return name_of(bytes.fromhex(error.data[2:])) or "reverted"
+        return name_of(error.data) or "reverted"
     return sorted(
         (
             _bytes(log["address"]),
@@ -112,13 +113,13 @@ def random_step(both: Both, rng: random.Random, payer: Payer) -> None:
         case 2 | 3 | 4:
             sender = devnet.sender.address if rng.random() < 0.9 else SELLERS[0]
             batch = ClaimBatch(devnet.operator.address, devnet.token, tuple(random_claims(rng, devnet, payer)))
-            both.call(sender, devnet.escrow, calls.claim(claim_batch.encode(batch)))
+            both.call(sender, devnet.escrow, calls.call_data("claim", claim_batch.encode(batch)))
         case 5:
             held = both.node.world.escrow.accounts.get(payer.account_id)
             refund_nonce = held.refund_nonce if held else 0
             amount, nonce = rng.randrange(3_000), refund_nonce + (rng.random() < 0.2)
             digest = eip712.digest(devnet.domain, eip712.hash_refund(payer.account_id, nonce, amount))
-            data = calls.refund_with_signature(payer.config, amount, nonce, devnet.operator.sign(digest))
+            data = calls.call_data("refundWithSignature", payer.config, amount, nonce, devnet.operator.sign(digest))
             both.call(devnet.sender.address, devnet.escrow, data)
         case 6:
             data = call_data("Escrow", "initiateWithdraw", payer.config, rng.choice([0, 100, 2**127]))
@@ -135,7 +136,7 @@ def random_step(both: Both, rng: random.Random, payer: Payer) -> None:
             listed.symmetric_difference_update({who})
         case 9:
             creditor = rng.choice([*(to for to, _ in both.node.world.escrow.owed), payer.signer.address])
-            both.call(SELLERS[0], devnet.escrow, calls.collect(creditor, devnet.token))
+            both.call(SELLERS[0], devnet.escrow, calls.call_data("collect", creditor, devnet.token))
         case _:
             both.call(somebody(rng, payer), devnet.escrow, call_data("Escrow", "cancelWithdraw", payer.config))
 
@@ -172,11 +173,11 @@ async def compare(both: Both, payers: list[Payer]) -> None:
     queries = [
         (devnet.escrow, calls.words_query(calls.ACCOUNTS, account_ids)),
         (devnet.escrow, calls.words_query(calls.CLAIMED, channel_ids)),
-        (devnet.escrow, calls.is_sender(devnet.operator.address, devnet.sender.address)),
-        (devnet.escrow, calls.selector(calls.DOMAIN_SEPARATOR)),
+        (devnet.escrow, calls.call_data("isSender", devnet.operator.address, devnet.sender.address)),
+        (devnet.escrow, calls.call_data("domainSeparator")),
         *((devnet.token, function("balanceOf(address)", holder)) for holder in (*SELLERS, devnet.escrow)),
-        *((devnet.escrow, calls.owed_to(holder, devnet.token)) for holder in SELLERS),
-        (devnet.escrow, calls.owed_to(SELLERS[0], devnet.escrow)),
+        *((devnet.escrow, calls.call_data("owed", holder, devnet.token)) for holder in SELLERS),
+        (devnet.escrow, calls.call_data("owed", SELLERS[0], devnet.escrow)),
         *((devnet.token, function("balanceOf(address)", payer.signer.address)) for payer in payers),
     ]
     for to, data in queries:

@@ -355,10 +355,10 @@ async def test_r3_a_transaction_that_waits_for_long_is_an_alarm_once_and_those_b
     async with sending_side(devnet, clock=lambda: now[0], replace_after_s=1e9) as side:
         devnet.anvil.automine(on=False)
         sent = [await send(side, b"%d" % number, 1) for number in range(3)]
-        await side.chain._network.tick()
+        await side.chain._shared.tick()
         assert not side.chain.problems()
         now[0] += side.chain.settings.stale_after_s
-        await side.chain._network.tick()
+        await side.chain._shared.tick()
         assert any(f"EXACT {sent[0].id} (nonce" in problem for problem in side.chain.sending_problems())
         devnet.anvil.automine(on=True)
         devnet.anvil.mine(2)

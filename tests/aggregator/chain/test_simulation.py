@@ -22,7 +22,7 @@ from anvil import FOR_EVER, Payer, receiver
 from tallystick import eip712
 from tallystick.signatures import Signer
 from tallystick_aggregator.chain import escrow_calls as calls
-from tallystick_aggregator.chain.confirmed import read_account
+from tallystick_aggregator.chain.contradictions import read_account
 from tallystick_aggregator.chain.node import CallRevertedError
 from tallystick_aggregator.chain.port import ChainUnavailableError, DepositAuthorization, RevertedError, Send
 from tallystick_aggregator.chain.sending.bidding import bid
@@ -166,7 +166,7 @@ class Simulation:
 
     async def _poll(self, side: Side, settlement: ClaimService) -> None:
         """What the background tasks do, in a random order and not always."""
-        polls = [side.chain._watcher.look, side.chain._tick, settlement._check]
+        polls = [side.chain._watcher.look, side.chain._shared.tick, settlement._check]
         self.rng.shuffle(polls)
         for poll in polls:
             if self.rng.random() < 0.7:
@@ -232,7 +232,7 @@ class Simulation:
         for _ in range(30):  # a claim may be superseded, and comes again with the next settlement
             self.node.mine(seconds=50)
             await side.chain._watcher.look()
-            await side.chain._tick()
+            await side.chain._shared.tick()
             await settlement._check()
         account = side.account(payer)
         if account.withdraw_finalizes_at:
@@ -334,7 +334,7 @@ class Simulation:
             for _ in range(60):
                 self.node.mine(2, seconds=20)
                 await side.chain._watcher.look()
-                await side.chain._tick()
+                await side.chain._shared.tick()
                 await self._send_refunds(side)
                 async with settlement._one:
                     await settlement._settle(EVERYTHING)

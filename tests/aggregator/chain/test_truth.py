@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 from faults import LyingNode
 from harness import chain_side
+from memory_chain.node import bloom_of
 
 from anvil import DELAY_S, Devnet, receiver
 from tallystick.reasons import Reason
 from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain.node import Header, Log
 from tallystick_aggregator.chain.port import Block, ChainUnavailableError, Heard, Send
-from tallystick_aggregator.chain.rpc.bloom import BLOOM_BYTES, bloom_of, may_hold
+from tallystick_aggregator.chain.rpc.bloom import BLOOM_BYTES, may_hold
 from tallystick_aggregator.chain.rpc.node import RpcNode
 from tallystick_aggregator.chain.settings import ChainLimits
 from tallystick_aggregator.ledger import accounts
@@ -145,9 +146,9 @@ async def test_r7_events_that_even_the_header_denies_are_found_when_the_block_is
 
 ODD_EVENTS = {
     "without a name": Log((), b"", 0),
-    "without topics": Log((calls.OWED_TOPIC,), b"", 0),
-    "with a topic too many": Log((calls.ROW_SKIPPED_TOPIC, bytes(32), bytes(32), bytes(32)), b"", 0),
-    "without data": Log((calls.ACCOUNT_OPENED_TOPIC, bytes(32), bytes(32), bytes(32)), b"", 0),
+    "without topics": Log((calls.event_topic("Owed"),), b"", 0),
+    "with a topic too many": Log((calls.event_topic("RowSkipped"), bytes(32), bytes(32), bytes(32)), b"", 0),
+    "without data": Log((calls.event_topic("AccountOpened"), bytes(32), bytes(32), bytes(32)), b"", 0),
 }
 
 
@@ -246,9 +247,9 @@ async def test_r7_the_filter_of_a_real_header_is_read_as_it_was_made(devnet: Dev
     header = await rpc.header(head.number)
     logs = await rpc.block_logs(devnet.escrow, head, Heard())
     await rpc.close()
-    assert [log.topics[0] for log in logs] == [calls.ACCOUNT_OPENED_TOPIC]
+    assert [log.topics[0] for log in logs] == [calls.event_topic("AccountOpened")]
     assert may_hold(header.logs_bloom, devnet.escrow, devnet.token, *logs[0].topics)
-    assert not may_hold(header.logs_bloom, calls.OWED_TOPIC)
+    assert not may_hold(header.logs_bloom, calls.event_topic("Owed"))
     assert may_hold(bloom_of([devnet.escrow, b"x"]), b"x", devnet.escrow)
     assert not may_hold(bloom_of([devnet.escrow]), devnet.token)
 
@@ -460,7 +461,7 @@ async def test_r8_deposits_of_a_long_outage_are_explained_at_the_start(
 
 
 async def test_r8_a_channels_baseline_is_read_twice(devnet: Devnet, node: LyingNode) -> None:
-    from tallystick_aggregator.chain.confirmed import read_account, read_claimed  # noqa: PLC0415
+    from tallystick_aggregator.chain.contradictions import read_account, read_claimed  # noqa: PLC0415
 
     payer = devnet.payer()
 

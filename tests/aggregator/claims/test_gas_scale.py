@@ -12,8 +12,8 @@ from tallystick_aggregator.chain.deferred_escrow import CLAIM_COSTS as COSTS
 from tallystick_aggregator.chain.node import CallRevertedError, Node
 from tallystick_aggregator.chain.port import GAS_LIMIT_MAX
 from tallystick_aggregator.chain.rpc.node import RpcNode
-from tallystick_aggregator.chain.sending.gas_limits import estimate_of, limit_for
-from tallystick_aggregator.claims.gas_scale import SCALE_MAX, GasScale
+from tallystick_aggregator.chain.sending.bidding import estimate_of, limit_for
+from tallystick_aggregator.claims.claiming import SCALE_MAX, GasScale
 from tallystick_aggregator.claims.planner import Batch
 from tallystick_aggregator.claims.service import ClaimService, SettlementSettings
 from tallystick_aggregator.ledger.state import Account

@@ -9,10 +9,11 @@ import pytest
 from harness import chain_side
 from rpc_servers import Endpoint, JsonRpcError, Status
 
-from _anvil import RpcError
+from _anvil import hexed
 from anvil import Devnet, receiver
 from tallystick_aggregator.chain.rpc.node import RpcNode
 from tallystick_aggregator.claims.service import ClaimService, SettlementSettings
+from tallystick_chain.errors import RpcError
 from waiting import until
 
 SHOP = receiver(0)
@@ -44,7 +45,7 @@ class OrdinaryPlan:
         try:
             return self.devnet.anvil.rpc(method, *params)
         except RpcError as error:
-            raise JsonRpcError({"code": -32000, "message": str(error), "data": error.data}) from None
+            raise JsonRpcError({"code": -32000, "message": str(error), "data": hexed(error.data)}) from None
 
     def _width(self, wanted: dict[str, Any]) -> int:
         """How many blocks a search spans; one that names its block by hash spans one."""

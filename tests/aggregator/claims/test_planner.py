@@ -248,4 +248,4 @@ def test_a_plan_claims_all_that_is_open_and_nothing_above_what_was_charged(
 def test_a_claim_that_fits_nowhere_is_a_fault_of_the_limits() -> None:
     (group,) = plan([channel(ALICE, 1, 5)])
     with pytest.raises(ValueError, match="does not fit"):
-        list(Packer(TOKEN, gas_max=1).add(group))
+        list(Packer(TOKEN, replace(COSTS, batch_gas_max=1)).add(group))

@@ -7,7 +7,7 @@ from config_sample import ESCROW, GOOD, KEYS
 from tallystick.hexadecimal import checksum
 from tallystick.keys import create_keystore
 from tallystick.signatures import Signer
-from tallystick_aggregator.auth.gas_budgets import GasLimits
+from tallystick_aggregator.auth.limits import GasLimits
 from tallystick_aggregator.auth.transfer_limits import TransferLimits
 from tallystick_aggregator.chain.settings import ConfigurationError, FeeSettings
 from tallystick_aggregator.runtime.config.chains import describe

@@ -10,7 +10,7 @@ from tallystick_aggregator.ledger.answers import Accepted, Refusal
 from tallystick_aggregator.ledger.batch import charge_all
 from tallystick_aggregator.ledger.commands import DecisionContext, VoucherProof
 from tallystick_aggregator.ledger.draft import Draft
-from tallystick_aggregator.ledger.used_ceilings import NO_CEILING, USED_CEILINGS_KEPT, USED_CEILINGS_MAX
+from tallystick_aggregator.ledger.state import NO_CEILING, USED_CEILINGS_KEPT, USED_CEILINGS_MAX
 
 
 @pytest.fixture

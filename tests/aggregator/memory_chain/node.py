@@ -5,7 +5,7 @@ sender, watcher and bindings as in production, on blocks that a test mines, reor
 between an aggregator and a node goes wrong when `faults` says so.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final, cast
@@ -18,7 +18,7 @@ from tallystick.hashing import keccak256
 from tallystick.signatures import recover
 from tallystick_aggregator.chain.node import BlockTransaction, CallRevertedError, Header, Log, Receipt, RejectedError
 from tallystick_aggregator.chain.port import Block, ChainUnavailableError, Heard
-from tallystick_aggregator.chain.rpc.bloom import bloom_of
+from tallystick_aggregator.chain.rpc.bloom import BLOOM_BYTES, mask
 from tallystick_chain.fees import Bid, MarketFees
 from tallystick_contracts.events import Event
 
@@ -310,6 +310,14 @@ class MemoryNode:
         placed = {hash_: receipt._replace(block_hash=block.block_hash) for hash_, receipt in receipts.items()}
         numbered = [(source, log._replace(block_number=number)) for source, log in logs]
         self._blocks.append(_Mined(block, world, transactions, placed, numbered))
+
+
+def bloom_of(items: Iterable[bytes]) -> bytes:
+    """The filter of a block whose events have these addresses and topics."""
+    number = 0
+    for item in items:
+        number |= mask(item)
+    return number.to_bytes(BLOOM_BYTES, "big")
 
 
 def _of_transaction(logs: list[tuple[bytes, Log]], transaction_hash: bytes) -> list[tuple[bytes, Log]]:

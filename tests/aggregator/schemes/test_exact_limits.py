@@ -10,7 +10,7 @@ from marketplace import EXACT_TERMS, OFFERS, PRICE, Marketplace, marketplace, tr
 
 from tallystick.facilitator import Settled, Verified
 from tallystick.reasons import Reason
-from tallystick_aggregator.auth.gas_budgets import GasBudget, GasLimits
+from tallystick_aggregator.auth.limits import GasBudget, GasLimits
 from tallystick_aggregator.auth.transfer_limits import TransferLimits
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.schemes.exact import ExactPayments

@@ -16,8 +16,13 @@ from tallystick.x402 import ExactAuthorization
 from tallystick_aggregator.accounts.deposits import DEPOSIT_GAS_MAX
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.schemes.exact.authorizations import describe_code
-from tallystick_aggregator.schemes.exact.gas import FRESH_S, PROBE_GAS_MAX, TRANSFER_GAS_MAX, GasMoney
-from tallystick_aggregator.schemes.exact.preconditions import UNPROVEN_BURST
+from tallystick_aggregator.schemes.exact.preconditions import (
+    FRESH_S,
+    PROBE_GAS_MAX,
+    TRANSFER_GAS_MAX,
+    UNPROVEN_BURST,
+    GasMoney,
+)
 from tallystick_aggregator.schemes.port import Caller
 
 ALICE = Payer("alice")

@@ -15,7 +15,7 @@ from tallystick.facilitator import Settled, Verified
 from tallystick.reasons import Reason
 from tallystick_aggregator.accounts.deposits import Deposited
 from tallystick_aggregator.accounts.refunds import Refunded
-from tallystick_aggregator.auth.gas_budgets import STRANGERS_PERCENT, GasLimits
+from tallystick_aggregator.auth.limits import STRANGERS_PERCENT, GasLimits
 from tallystick_aggregator.chain.port import ChainUnavailableError, Send
 from tallystick_aggregator.chain.sending.gas_meter import HOUR_S, GasMeter
 from tallystick_aggregator.ledger import accounts

@@ -15,8 +15,7 @@ from tallystick.hexadecimal import checksum
 from tallystick.reasons import Reason
 from tallystick.x402 import ExactAuthorization, PaymentPayload, PaymentRequirements
 from tallystick.x402.payloads import exact_payload
-from tallystick_aggregator.auth.credentials import Principal, Scope
-from tallystick_aggregator.auth.principals import ForbiddenError, Principals
+from tallystick_aggregator.auth.credentials import ForbiddenError, Principal, Principals, Scope
 from tallystick_aggregator.facilitator import Facilitator
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.schemes.port import PAYLOAD, Caller, EncodedPayment

@@ -17,6 +17,7 @@ from tallystick_aggregator.ledger.payments import (
     pack_payment,
 )
 from tallystick_aggregator.ledger.state import (
+    NO_CEILING,
     Account,
     Approval,
     ChainHead,
@@ -24,8 +25,8 @@ from tallystick_aggregator.ledger.state import (
     PendingRefund,
     Reservation,
     SpendKey,
+    UsedCeilings,
 )
-from tallystick_aggregator.ledger.used_ceilings import NO_CEILING, UsedCeilings
 from tallystick_aggregator.store.binary import UnstorableError
 from tallystick_aggregator.store.port import StoreDamagedError
 from tallystick_aggregator.store.rows import (

@@ -25,7 +25,7 @@ class Buyer:
         return self.wallet.choose(PaymentRequired(accepts=[self.seller.offer("deferred", host, amount)]))
 
     async def pay(self, host: str = "a.example", amount: int = PRICE) -> Payment:
-        return await self.wallet.pay(self.offer(host, amount), host, REQUEST)
+        return await self.wallet.grants.pay(self.offer(host, amount), host, REQUEST)
 
     def charge(self, payment: Payment) -> int:
         return self.seller.aggregator.charge(payment.proof, payment.amount, REQUEST)

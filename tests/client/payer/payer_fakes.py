@@ -5,11 +5,13 @@ is concerned, and as unreliable as a test asks for.
 # ruff: noqa: N802 - gRPC names the methods
 
 import asyncio
+import json
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Self
 
@@ -660,3 +662,29 @@ async def served(seller: FakeSeller) -> AsyncIterator[int]:
     finally:
         server.should_exit = True
         await task
+
+
+def write_operator_file(operator: Operator, path: Path) -> None:
+    """The file that `Operator.load` reads."""
+    tokens = [
+        {
+            "token": checksum(token.address),
+            "symbol": token.symbol,
+            "decimals": token.decimals,
+            "name": token.name,
+            "version": token.version,
+            "min_deposit": str(token.min_deposit),
+        }
+        for token in operator.tokens
+    ]
+    fields = {
+        "network": str(operator.network),
+        "aggregator": operator.aggregator,
+        "insecure": operator.insecure,
+        "ca_file": operator.ca_file,
+        "operator": checksum(operator.operator),
+        "escrow": checksum(operator.escrow),
+        "withdraw_delay_s": operator.withdraw_delay_s,
+        "tokens": tokens,
+    }
+    path.write_text(json.dumps(fields))

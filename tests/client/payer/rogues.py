@@ -144,13 +144,13 @@ class RogueWorker:
         """Report everything as returned, the keys and vouchers in its pocket."""
         wallet = self._wallet
         reports: list[wallet_pb2.GrantReport] = []
-        for line in wallet._lines.values():
+        for line in wallet.grants._lines.values():
             if line.held is not None:
-                wallet._leave(line)
-        for held in wallet._leaving:
+                wallet.grants._leave(line)
+        for held in wallet.grants._leaving:
             held.take_back()
             reports.append(held.report(is_final=True))
-        wallet._leaving.clear()
+        wallet.grants._leaving.clear()
         request = wallet_pb2.ReportRequest(worker_id=wallet.worker_id, reports=reports, is_leaving=is_leaving)
         await wallet._stub.Report(request, metadata=wallet._metadata)
 

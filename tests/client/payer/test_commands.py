@@ -12,7 +12,7 @@ from typing import IO, Any, NamedTuple
 
 import pytest
 from payer_buyer import OpenWallet
-from payer_fakes import PRICE, FakeAggregator, FakeSeller, served
+from payer_fakes import PRICE, FakeAggregator, FakeSeller, served, write_operator_file
 
 from tallystick.reasons import Reason
 from tallystick.x402 import PaymentRequired
@@ -34,7 +34,7 @@ Run = Callable[..., Awaitable[Result]]
 @pytest.fixture
 def run(tmp_path: Path, operator: Operator) -> Run:
     """Runs `tallystick ...` with a wallet in a folder of its own."""
-    operator.save(tmp_path / "operator.json")
+    write_operator_file(operator, tmp_path / "operator.json")
     (tmp_path / "payer.key").write_text(KEY)
     (tmp_path / "payer.key").chmod(0o600)
 
@@ -128,7 +128,7 @@ async def test_a_status_shows_what_is_unknown_where_there_is_any(
     hosts = ["[fe80::1]:8000", "a-host-with-a-long-name.and-a-longer-domain.example.org"]
     for host in hosts:
         offer = wallet.choose(PaymentRequired(accepts=[seller.offer("deferred", host, PRICE)]))
-        (await wallet.pay(offer, host, bytes(32))).lose()
+        (await wallet.grants.pay(offer, host, bytes(32))).lose()
     print_status(await wallet.status())
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80, lines
@@ -266,7 +266,7 @@ async def test_an_operator_file_of_another_form_is_refused(
     tmp_path: Path, operator: Operator, change: dict[str, Any], sentence: str
 ) -> None:
     path = tmp_path / "operator.json"
-    operator.save(path)
+    write_operator_file(operator, path)
     assert Operator.load(path) == operator
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     if not sentence:

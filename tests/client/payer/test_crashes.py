@@ -78,7 +78,7 @@ class World:
 
     async def pay(self, host: str) -> Payment:
         offer = self.wallet.choose(PaymentRequired(accepts=[self.seller.offer("deferred", host, PRICE)]))
-        payment = await self.wallet.pay(offer, host, REQUEST)
+        payment = await self.wallet.grants.pay(offer, host, REQUEST)
         self.left.append(payment)
         return payment
 

@@ -10,7 +10,7 @@ import grpc
 import httpx2
 import pytest
 from payer_buyer import REQUEST, Buyer, OpenWallet, account_of
-from payer_fakes import PRICE, FakeAggregator, FakeSeller, until
+from payer_fakes import PRICE, FakeAggregator, FakeSeller, until, write_operator_file
 from payer_fakes import RefusalError as FakeRefusal
 
 from tallystick.errors import MalformedError, RefusedError
@@ -68,7 +68,7 @@ class Fleet:
         """Go without a word."""
         worker._chores.cancel()
         await asyncio.gather(worker._chores, return_exceptions=True)
-        for line in worker._lines.values():
+        for line in worker.grants._lines.values():
             line.stop()
         await worker._channel.close()
 
@@ -267,7 +267,7 @@ async def test_workers_outlive_a_restart_of_the_wallet(fleet: Fleet, aggregator:
     await fleet.serve()
     worker = await fleet.worker()
     payments = [await fleet.pay(worker)]  # under way, so that the wallet does not call back what it granted
-    (line,) = worker._lines.values()
+    (line,) = worker.grants._lines.values()
     while line.grant is None or not line.grant.can_pay(PRICE):  # what is granted ahead depends on how quickly they come
         payments.append(await fleet.pay(worker))
     await fleet.stop()
@@ -288,7 +288,7 @@ async def test_who_waits_while_the_wallet_is_away_is_served_when_it_is_back(flee
     worker = await fleet.worker()
     await fleet.stop()
     task = asyncio.create_task(fleet.buy(worker))
-    await until(lambda: any(not line.is_idle for line in worker._lines.values()))
+    await until(lambda: any(not line.is_idle for line in worker.grants._lines.values()))
     await fleet.serve()
     await task
 
@@ -404,6 +404,7 @@ MALFORMED: list[dict[str, Any]] = [
     {"payee_host": ""},
     {"payee_host": "x" * 256},
     {"reports": [pb.GrantReport(grant_id=1, charged=b"\x00")]},
+    {"reports": [pb.GrantReport(grant_id=1, unknown=b"\x01", found_charged=b"\x02")]},
 ]
 
 
@@ -426,6 +427,32 @@ async def test_a_payee_that_is_not_on_the_allow_list_is_refused(fleet: Fleet, ag
             response = await stub.ExtendGrant(extension(**changes), metadata=bearer(TOKEN))
             assert response.problem.kind == pb.WALLET_PROBLEM_KIND_OFFER_NOT_ALLOWED
     assert not aggregator.calls
+
+
+async def test_a_lost_payment_that_was_charged_after_all_is_reported_as_charged(fleet: Fleet) -> None:
+    await fleet.serve()
+    worker = await fleet.worker()
+    payment = await fleet.pay(worker)
+    payment.lose()
+    await worker.report()
+    before = await fleet.account()
+    payment.found_charged(PRICE)  # it was sent again, and its seller repeated its answer
+    await worker.report()
+    after = await fleet.account()
+    assert [(told.charged, told.unknown) for told in (before, after)] == [(0, PRICE), (PRICE, 0)]
+
+
+async def test_an_older_report_that_arrives_late_says_nothing_new(fleet: Fleet) -> None:
+    await fleet.serve()
+    lost = pb.GrantReport(grant_id=1, unknown=b"\x02")
+    found = pb.GrantReport(grant_id=1, unknown=b"\x02", found_charged=b"\x01")
+    async with grpc.aio.insecure_channel(fleet.socket) as channel:
+        stub = wallet_pb2_grpc.WalletServiceStub(channel)
+        await stub.ExtendGrant(extension(), metadata=bearer(TOKEN))
+        for report in (lost, found, lost):
+            await stub.Report(pb.ReportRequest(worker_id=bytes(16), reports=[report]), metadata=bearer(TOKEN))
+    account = await fleet.account()
+    assert (account.charged, account.unknown) == (1, 1)
 
 
 async def test_the_same_request_is_answered_alike_and_given_once(fleet: Fleet) -> None:
@@ -487,7 +514,7 @@ async def test_a_wallet_is_served_from_the_command_line(
 
     from payer_fakes import make_operator  # noqa: PLC0415
 
-    make_operator(aggregator.target).save(tmp_path / "operator.json")
+    write_operator_file(make_operator(aggregator.target), tmp_path / "operator.json")
     command = [sys.executable, "-m", "tallystick_client.cli", "wallet", "serve"]
     command += ["--wallet", "served.db", "--key", "env:FLEET_KEY", "--listen", "127.0.0.1:0", "--deposit-high", "1"]
     process = await asyncio.create_subprocess_exec(

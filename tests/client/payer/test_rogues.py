@@ -166,7 +166,7 @@ async def test_w2_short_runs_do_not_use_up_the_accounts_keys(
         if loses:
             seller = FakeSeller(aggregator, wallet.operators[0])
             offer = wallet.choose(PaymentRequired(accepts=[seller.offer("deferred", "b.example", PRICE)]))
-            (await wallet.pay(offer, "b.example", REQUEST)).lose()
+            (await wallet.grants.pay(offer, "b.example", REQUEST)).lose()
         await wallet.close()
     assert sum(not key.revoked for key in aggregator.account.keys.values()) <= (4 if loses else 0)
 
@@ -187,7 +187,7 @@ async def test_w3_a_key_for_which_others_were_revoked_does_not_count_as_revoked_
         assert_revoked_alike(wallet, aggregator)
         seller = FakeSeller(aggregator, wallet.operators[0])
         offer = wallet.choose(PaymentRequired(accepts=[seller.offer("deferred", "a.example", PRICE)]))
-        (await wallet.pay(offer, "a.example", REQUEST)).lose()
+        (await wallet.grants.pay(offer, "a.example", REQUEST)).lose()
         await wallet.close()
     assert len(aggregator.account.keys) == 2
 
@@ -250,7 +250,7 @@ class Fleet:
     def payer(self, host: str) -> Callable[[RemoteWallet], Any]:
         async def pay(worker: RemoteWallet) -> Payment:
             offer = worker.choose(PaymentRequired(accepts=[self.seller.offer("deferred", host, PRICE)]))
-            return await worker.pay(offer, host, REQUEST)
+            return await worker.grants.pay(offer, host, REQUEST)
 
         return pay
 

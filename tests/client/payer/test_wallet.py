@@ -91,7 +91,7 @@ async def test_a_payment_whose_buyer_went_away_in_line_is_not_lost(buyer: Buyer,
 async def test_two_hosts_of_one_receiver_share_its_channel(buyer: Buyer, aggregator: FakeAggregator) -> None:
     offer = buyer.offer("a.example")
     for host in ("www.a.example", "a.example"):
-        payment = await buyer.wallet.pay(offer, host, REQUEST)
+        payment = await buyer.wallet.grants.pay(offer, host, REQUEST)
         payment.settle(aggregator.charge(payment.proof, PRICE, REQUEST))
     (channel,) = (await account_of(buyer.wallet)).channels
     assert channel.charged == 2 * PRICE

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tallystick.errors import MalformedError
-from tallystick_client.seller.paywall.asgi import Outgoing, ResponseRefusedError, request_head
+from tallystick_client.seller.paywall.asgi import Outgoing, ResponseRefusedError, Stage, request_head
 from tallystick_client.seller.paywall.bodies import Backpressure, Incoming
 from tallystick_client.seller.paywall.responses import make_private
 from tallystick_client.seller.paywall.steps import ClientGoneError, RequestHead
@@ -115,7 +115,7 @@ async def test_nothing_goes_out_before_it_is_decided() -> None:
         "http.response.body",
         "http.response.body",
     ]
-    assert not response.is_held
+    assert response.stage is not Stage.HELD
 
 
 async def test_a_refused_response_stays_inside_and_stops_its_sender() -> None:
@@ -132,7 +132,7 @@ async def test_a_refused_response_stays_inside_and_stops_its_sender() -> None:
     await response.send({"type": "http.response.body", "body": b"secret", "more_body": True})
     with pytest.raises(ResponseRefusedError):
         await response.send({"type": "http.response.body", "body": b"secret"})
-    assert (sent, response.is_refused) == ([], True)
+    assert (sent, response.stage) == ([], Stage.REFUSED)
 
 
 @pytest.mark.parametrize(

@@ -1,50 +1,31 @@
 """Outside of the schemes' own modules nobody of the seller's side tells schemes apart."""
 
-import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import tallystick_client.seller
+import tallystick_client
+from scheme_names import Schemes
 from tallystick.facilitator import Kind, Limits, Supported
 from tallystick.tokens import Token
-from tallystick.x402 import SCHEME_DEFERRED, SCHEME_EXACT
 from tallystick_client.seller.paywall.offers import make_offers
 from tallystick_client.seller.paywall.schemes import SCHEMES, scheme_of
 from tallystick_client.seller.paywall.schemes.exact import ExactScheme
 
-ROOT = Path(tallystick_client.seller.__file__).parent
-PLACES = "paywall/schemes/"
-NAMES = {SCHEME_DEFERRED, SCHEME_EXACT, "batch-settlement"}
 PAYMENTS = {"DeferredCharge", "ExactAuthorization", "OtherPayment"}
 """What schemes' payments are made of; `client` sends them."""
-OPEN = {"tallystick_client.seller.paywall.schemes", "tallystick_client.seller.paywall.schemes.port"}
-
-
-def tells_schemes_apart(path: str, source: str) -> Iterator[str]:
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Constant) and node.value in NAMES:
-            yield f"{path}:{node.lineno}: the name {node.value!r}"
-        elif isinstance(node, ast.ImportFrom):
-            if (node.module or "").startswith(min(OPEN)) and node.module not in OPEN:
-                yield f"{path}:{node.lineno}: {node.module}"
-            for name in node.names:
-                if name.name.startswith("SCHEME_") or (path.startswith("paywall/") and name.name in PAYMENTS):
-                    yield f"{path}:{node.lineno}: {name.name}"
-        elif isinstance(node, ast.Attribute) and node.attr.startswith("SCHEME_") and node.attr != "SCHEME_UNSUPPORTED":
-            yield f"{path}:{node.lineno}: {node.attr}"
+SELLER = Schemes(
+    Path(tallystick_client.__file__).parent,
+    "seller.paywall.schemes",
+    open_modules=("port",),
+    closed_names={"seller/paywall/": PAYMENTS},
+)
 
 
 def test_nobody_of_the_sellers_side_tells_schemes_apart() -> None:
-    found = [
-        each
-        for file in sorted(ROOT.rglob("*.py"))
-        if not (path := file.relative_to(ROOT).as_posix()).startswith(PLACES)
-        for each in tells_schemes_apart(path, file.read_text())
-    ]
-    assert found == []
+    assert SELLER.told_apart_in("seller") == []
 
 
 @pytest.mark.parametrize(
@@ -58,7 +39,7 @@ def test_nobody_of_the_sellers_side_tells_schemes_apart() -> None:
     ],
 )
 def test_a_module_that_does_is_found(source: str) -> None:
-    assert list(tells_schemes_apart("paywall/new.py", source))
+    assert list(SELLER.told_apart("seller/paywall/new.py", source))
 
 
 def test_offers_come_in_the_order_of_the_schemes_that_are_registered() -> None:

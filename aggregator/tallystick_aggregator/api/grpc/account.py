@@ -20,10 +20,15 @@ from tallystick_aggregator.accounts.deposits import Deposits
 from tallystick_aggregator.accounts.refunds import Refunds
 from tallystick_aggregator.accounts.signed_calls import SignedCall
 from tallystick_aggregator.api.grpc.calls import ServicerContext, guarded, has_token, refusing, token_of
-from tallystick_aggregator.api.grpc.codec import read_call, read_deposit, read_escrow
-from tallystick_aggregator.api.grpc.responses import write_account_totals, write_refusal, write_spend_key
-from tallystick_aggregator.auth.credentials import Scope
-from tallystick_aggregator.auth.principals import Principals, require_receiver
+from tallystick_aggregator.api.grpc.codec import (
+    read_call,
+    read_deposit,
+    read_escrow,
+    write_account_totals,
+    write_refusal,
+    write_spend_key,
+)
+from tallystick_aggregator.auth.credentials import Principals, Scope, require_receiver
 from tallystick_aggregator.ledger.answers import Refusal
 
 NONCES_MAX: Final = 16
@@ -119,7 +124,6 @@ class AccountService(account_pb2_grpc.AccountServiceServicer):
     async def RegisterSpendKey(  # noqa: N802 - the .proto's name
         self, request: account_pb2.RegisterSpendKeyRequest, context: ServicerContext
     ) -> account_pb2.RegisterSpendKeyResponse | Refusal:
-        """Register a spend key."""
         del context  # proven by the signed call
         answer = await self._accounts.register_spend_key(
             fixed(request.account_id, 32, "account_id"),
@@ -137,7 +141,6 @@ class AccountService(account_pb2_grpc.AccountServiceServicer):
     async def RevokeSpendKey(  # noqa: N802 - the .proto's name
         self, request: account_pb2.RevokeSpendKeyRequest, context: ServicerContext
     ) -> account_pb2.RevokeSpendKeyResponse | Refusal:
-        """Revoke a spend key."""
         del context  # proven by the signed call
         answer = await self._accounts.revoke_spend_key(
             fixed(request.account_id, 32, "account_id"),

@@ -13,8 +13,8 @@ import grpc
 import grpc.aio
 
 from tallystick.errors import MalformedError
-from tallystick_aggregator.api.grpc.responses import write_refusal
-from tallystick_aggregator.auth.principals import DeniedError, UnauthenticatedError
+from tallystick_aggregator.api.grpc.codec import write_refusal
+from tallystick_aggregator.auth.credentials import DeniedError, UnauthenticatedError
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.store.port import StoreUnavailableError
 

@@ -21,10 +21,9 @@ from tallystick.codec.charge import read_charge
 from tallystick.errors import MalformedError
 from tallystick.v1 import charge_pb2, charge_pb2_grpc
 from tallystick_aggregator.api.grpc.calls import RejectedError, ServicerContext, guarded, token_of
+from tallystick_aggregator.api.grpc.codec import write_charge_result
 from tallystick_aggregator.api.grpc.fast_codec import read_batch, write_batch
-from tallystick_aggregator.api.grpc.responses import write_charge_result
-from tallystick_aggregator.auth.credentials import Principal, Scope
-from tallystick_aggregator.auth.principals import Principals
+from tallystick_aggregator.auth.credentials import Principal, Principals, Scope
 from tallystick_aggregator.charging import PaymentBatcher, UncheckedPayment
 from tallystick_aggregator.charging.batcher import BATCH_MAX, BatcherSettings
 from tallystick_aggregator.charging.port import Writer

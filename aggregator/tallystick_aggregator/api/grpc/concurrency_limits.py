@@ -19,7 +19,7 @@ import grpc
 import grpc.aio
 
 from tallystick_aggregator.api.grpc.calls import RejectedError, status_of, token_in
-from tallystick_aggregator.auth.principals import DeniedError, Principals
+from tallystick_aggregator.auth.credentials import DeniedError, Principals
 
 
 @dataclass(frozen=True, slots=True)

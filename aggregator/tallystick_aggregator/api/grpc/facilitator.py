@@ -5,8 +5,7 @@ from tallystick.facilitator import Limits, Supported
 from tallystick.v1 import facilitator_pb2, facilitator_pb2_grpc
 from tallystick_aggregator.api.grpc.calls import ServicerContext, guarded, token_of
 from tallystick_aggregator.api.grpc.charge import ChargeLimits
-from tallystick_aggregator.api.grpc.codec import read_caller, read_payment
-from tallystick_aggregator.api.grpc.responses import write_settled, write_verified
+from tallystick_aggregator.api.grpc.codec import read_caller, read_payment, write_settled, write_verified
 from tallystick_aggregator.facilitator import Facilitator
 from tallystick_aggregator.ledger.commands import Rules
 

@@ -26,7 +26,7 @@ from google.protobuf.message import DecodeError
 from tallystick.codec.charge import read_charges
 from tallystick.errors import Described, MalformedError
 from tallystick.v1 import charge_pb2
-from tallystick_aggregator.api.grpc.responses import write_charge_result
+from tallystick_aggregator.api.grpc.codec import write_charge_result
 from tallystick_aggregator.charging import UncheckedPayment, UncheckedSpendProof
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
 

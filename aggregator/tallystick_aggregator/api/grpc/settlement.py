@@ -7,10 +7,9 @@ from tallystick.errors import MalformedError
 from tallystick.v1 import settlement_pb2, settlement_pb2_grpc
 from tallystick_aggregator.accounts.outcomes import unless_unavailable
 from tallystick_aggregator.api.grpc.calls import ServicerContext, guarded, refusing, token_of
-from tallystick_aggregator.api.grpc.responses import write_left_out, write_settlements
-from tallystick_aggregator.auth.credentials import Scope
-from tallystick_aggregator.auth.principals import Principals
-from tallystick_aggregator.auth.rate_limits import RateLimit
+from tallystick_aggregator.api.grpc.codec import write_left_out, write_settlements
+from tallystick_aggregator.auth.credentials import Principals, Scope
+from tallystick_aggregator.auth.limits import RateLimit
 from tallystick_aggregator.claims.claiming import Claimed
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse

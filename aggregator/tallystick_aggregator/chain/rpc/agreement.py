@@ -81,7 +81,6 @@ class Agreement:
     # The head.
 
     async def head(self) -> Block:
-        """See `node.Node.head`."""
         told = await answers(self.believed(), _asking(read_block, "eth_getBlockByNumber", "latest", False))
         for endpoint, block in told:
             if self._moved.get(endpoint, (-1, 0.0))[0] != block.number:
@@ -178,7 +177,6 @@ class Agreement:
     # Receipts.
 
     async def receipt(self, transaction_hash: bytes) -> Receipt | None:
-        """See `node.Node.receipt`."""
         ask = _asking(optional(read_receipt), "eth_getTransactionReceipt", to_hex(transaction_hash))
         first = await answers(self.believed(), ask)
         found = _distinct(first)

@@ -3,7 +3,6 @@
 A filter without an item is sure that no event of the block has it; a filter with the item may be wrong.
 """
 
-from collections.abc import Iterable
 from typing import Final
 
 from tallystick.hashing import keccak256
@@ -15,18 +14,10 @@ _BITS: Final = BLOOM_BYTES * 8
 def may_hold(bloom: bytes, *items: bytes) -> bool:
     """Whether all of these addresses and topics may be in the block."""
     number = int.from_bytes(bloom, "big")
-    return all(number & mask == mask for mask in map(_mask, items))
+    return all(number & mask == mask for mask in map(mask, items))
 
 
-def bloom_of(items: Iterable[bytes]) -> bytes:
-    """The filter of a block whose events have these addresses and topics."""
-    number = 0
-    for item in items:
-        number |= _mask(item)
-    return number.to_bytes(BLOOM_BYTES, "big")
-
-
-def _mask(item: bytes) -> int:
+def mask(item: bytes) -> int:
     """Three bits, each from two bytes of the item's hash."""
     digest = keccak256(item)
     return sum({1 << (int.from_bytes(digest[at : at + 2], "big") % _BITS) for at in (0, 2, 4)})

@@ -1,10 +1,9 @@
 """The one sender of transactions of a network.
 
 sender        journals, sends, follows, replaces, repairs
-bidding       what a transaction bids (pure)
+bidding       what a transaction bids, and its gas limit (pure)
 trial         what a call would do and cost, before it is sent
 waiters       who waits for a transaction
 nonces        who used one, and which is free
-gas_limits    from an estimate to a limit (pure)
 gas_meter     how much gas the last hour took, by kind and payer
 """

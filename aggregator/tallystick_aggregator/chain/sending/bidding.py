@@ -1,4 +1,4 @@
-"""What transactions bid for their place in a block (EIP-1559), and when a waiting one has to bid more. Pure.
+"""What transactions bid for their place in a block (EIP-1559), when a waiting one has to bid more, gas limits. Pure.
 
 Pools take a replacement only if both of its fees are an eighth higher (some: a tenth). So a first bid stays an eighth
 below the caps: there is always room for one more. The caps of every day are for claims that can wait. A withdrawal's
@@ -9,11 +9,13 @@ all that stands before it in the order of nonces, because nothing overtakes ther
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
+from tallystick_aggregator.chain.port import GAS_LIMIT_MAX
 from tallystick_aggregator.chain.settings import FeeSettings
 from tallystick_aggregator.store.port import Attempt, OutboundTransaction
 from tallystick_chain.fees import BASE_FEE_FACTOR, Bid, MarketFees
 
 _URGENT_FACTOR: Final = 2
+_FIXED_MARGIN: Final = 20_000
 
 
 class Raises(NamedTuple):
@@ -139,3 +141,16 @@ def _eighth_less(cap: int) -> int:
     """The highest fee that can be replaced without passing the cap."""
     fee = (cap - 1) * 8 // 9
     return fee + 1 if _eighth_more(fee + 1) <= cap else fee
+
+
+# Gas limits.
+
+
+def limit_for(estimate: int, gas_max: int = GAS_LIMIT_MAX) -> int:
+    """The estimate and a margin, as the state may change before the transaction is mined."""
+    return min(estimate + estimate // 4 + _FIXED_MARGIN, gas_max)
+
+
+def estimate_of(limit: int) -> int:
+    """The estimate that a limit came from; where the limit is the highest there is, the least that it can have been."""
+    return max(0, (limit - _FIXED_MARGIN) * 4 // 5)

@@ -168,18 +168,15 @@ class MeteredOutbox:
         self._meter = meter
 
     async def add(self, outbound: OutboundTransaction) -> OutboundTransaction:
-        """See the port."""
         added = await self._outbox.add(outbound)
         self._meter.note(added)
         return added
 
     async def update(self, outbound: OutboundTransaction) -> None:
-        """See the port."""
         await self._outbox.update(outbound)
         self._meter.note(outbound)
 
     async def by_reference(self, kind: TransactionKind, reference: bytes) -> OutboundTransaction | None:
-        """See the port."""
         return await self._outbox.by_reference(kind, reference)
 
     async def by_payment_id(self, payment_id: bytes) -> OutboundTransaction | None:
@@ -187,17 +184,13 @@ class MeteredOutbox:
         return await self._outbox.by_payment_id(payment_id)
 
     async def open(self, network: str) -> Sequence[OutboundTransaction]:
-        """See the port."""
         return await self._outbox.open(network)
 
     async def claims(self, receivers: Sequence[bytes], before_id: int, limit: int) -> Sequence[OutboundTransaction]:
-        """See the port."""
         return await self._outbox.claims(receivers, before_id, limit)
 
     async def since(self, network: str, created_at: int) -> Sequence[OutboundTransaction]:
-        """See the port."""
         return await self._outbox.since(network, created_at)
 
     async def next_nonce(self, network: str, sender: bytes) -> int:
-        """See the port."""
         return await self._outbox.next_nonce(network, sender)

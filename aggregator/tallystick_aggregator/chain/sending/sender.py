@@ -118,7 +118,6 @@ class Sender:
         return self._signer.address
 
     async def send(self, send: Send) -> OutboundTransaction:
-        """See `port.Chain.send`."""
         known = await self._outbox.by_reference(send.kind, send.reference)
         if known is not None and known.status is not TransactionStatus.SUPERSEDED:
             return known

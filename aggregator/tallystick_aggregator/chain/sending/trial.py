@@ -10,11 +10,9 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
-from tallystick_aggregator.chain.node import CallRevertedError, Node
+from tallystick_aggregator.chain.node import CallRevertedError, Node, as_reverted
 from tallystick_aggregator.chain.port import GAS_LIMIT_MAX, Block, Call, RevertedError
-from tallystick_aggregator.chain.reverts import as_reverted
-from tallystick_aggregator.chain.sending.bidding import bid
-from tallystick_aggregator.chain.sending.gas_limits import limit_for
+from tallystick_aggregator.chain.sending.bidding import bid, limit_for
 from tallystick_aggregator.chain.settings import ChainSettings
 from tallystick_aggregator.store.port import Outbox, TransactionStatus
 from tallystick_chain.fees import Bid

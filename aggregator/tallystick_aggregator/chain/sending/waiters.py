@@ -18,7 +18,6 @@ class Waiters:
         self._waiting: dict[int, list[tuple[bool, asyncio.Future[OutboundTransaction]]]] = {}
 
     async def wait(self, outbound: OutboundTransaction, *, final: bool, timeout_s: float) -> OutboundTransaction:
-        """See `port.Chain.wait`."""
         future: asyncio.Future[OutboundTransaction] = asyncio.get_running_loop().create_future()
         waiting = self._waiting.setdefault(outbound.id, [])
         waiting.append((final, future))

@@ -18,6 +18,7 @@ from tallystick_aggregator.chain.token import balance_of
 from tallystick_aggregator.chain.watching.explained import Anchor, Explained
 from tallystick_aggregator.chain.watching.mirror import AccountSnapshot, funds_of, held_in_all, is_news, raises_credit
 from tallystick_aggregator.chain.watching.tracing import Trace
+from tallystick_aggregator.ledger.invariants import short_accounts
 from tallystick_aggregator.ledger.state import Ledger
 
 _log = logging.getLogger(__name__)
@@ -203,3 +204,34 @@ def _token_of(ledger: Ledger, one: AccountSnapshot) -> bytes:
     account = ledger.account(one.account_id)
     config = account.config if account is not None else one.config
     return b"" if config is None else config.token
+
+
+_alarm = logging.getLogger("tallystick.alarm")
+
+
+class Shortfalls:
+    """Tells of accounts on which more is committed than the chain has of them (I11), until that is over."""
+
+    def __init__(self) -> None:
+        self._short: dict[bytes, tuple[int, int]] = {}
+
+    def look(self, ledger: Ledger, changed: Iterable[bytes]) -> None:
+        """Look at the accounts that were read, and at those that were short before."""
+        now = short_accounts(ledger, {*changed, *self._short})
+        for account_id, (committed, funds) in now.items():
+            if self._short.get(account_id) != (committed, funds):
+                _alarm.critical(
+                    "account short: %s: %d is committed, the chain has %d: no charge and no capture until that is over",
+                    to_hex(account_id), committed, funds,
+                )  # fmt: skip
+        for account_id in self._short.keys() - now.keys():
+            _alarm.warning("account no longer short: %s", to_hex(account_id))
+        self._short = now
+
+    def problem(self) -> str:
+        """In one sentence, which accounts are short; empty if none is."""
+        if not self._short:
+            return ""
+        account_id, (committed, funds) = next(iter(self._short.items()))
+        more = f", and {len(self._short) - 1} more" if len(self._short) > 1 else ""
+        return f"account short: {to_hex(account_id)}: {committed} committed, {funds} on chain{more}"

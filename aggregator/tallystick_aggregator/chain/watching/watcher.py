@@ -27,13 +27,11 @@ from tallystick_aggregator.chain.escrow_events import EscrowEvent
 from tallystick_aggregator.chain.node import Log, Node
 from tallystick_aggregator.chain.port import Block, ChainUnavailableError, EscrowBinding
 from tallystick_aggregator.chain.settings import ChainSettings
-from tallystick_aggregator.chain.watching.credit import Credit
+from tallystick_aggregator.chain.watching.credit import Credit, Shortfalls
 from tallystick_aggregator.chain.watching.history import History
 from tallystick_aggregator.chain.watching.mirror import AccountSnapshot, Applied, apply_snapshots, is_news
-from tallystick_aggregator.chain.watching.reading import AccountReader, Question, Read
-from tallystick_aggregator.chain.watching.rereading import Rereads
+from tallystick_aggregator.chain.watching.reading import AccountReader, Question, Read, Rereads
 from tallystick_aggregator.chain.watching.scanning import Scanner
-from tallystick_aggregator.chain.watching.shortfalls import Shortfalls
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.ledger.commands import DecisionContext
 from tallystick_aggregator.ledger.draft import Draft
@@ -119,7 +117,6 @@ class Watcher:
         self._tracked[self._escrow.account_id(account)] = account.account()
 
     async def mirrored(self, block_number: int, timeout_s: float) -> None:
-        """See `port.Chain.mirrored`."""
 
         def reached() -> bool:
             return self.taken_in is not None and self.taken_in.number >= block_number

@@ -9,7 +9,7 @@ import msgspec
 from tallystick.amounts import parse_amount
 from tallystick.keys import with_paths
 from tallystick.signatures import Signer
-from tallystick_aggregator.auth.gas_budgets import GAS_TYPICAL, GasLimits
+from tallystick_aggregator.auth.limits import GAS_TYPICAL, GasLimits
 from tallystick_aggregator.auth.transfer_limits import TransferLimits
 from tallystick_aggregator.chain.settings import ChainSettings, ConfigurationError
 from tallystick_aggregator.runtime.config.chains import KeyLoader

@@ -26,7 +26,7 @@ from tallystick.keys import load_signer
 from tallystick.targets import is_loopback
 from tallystick_aggregator.api.grpc.charge import ChargeLimits
 from tallystick_aggregator.api.grpc.server import Tls
-from tallystick_aggregator.auth.gas_budgets import GasLimits
+from tallystick_aggregator.auth.limits import GasLimits
 from tallystick_aggregator.auth.transfer_limits import TransferLimits
 from tallystick_aggregator.chain.settings import ChainSettings, ConfigurationError
 from tallystick_aggregator.ledger.commands import Rules

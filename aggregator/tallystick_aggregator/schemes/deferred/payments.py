@@ -11,8 +11,14 @@ from tallystick.codec.facilitator import read_deferred, read_handle
 from tallystick.facilitator import Kind, Settled, Verified
 from tallystick.x402 import SCHEME_DEFERRED, PaymentTerms
 from tallystick_aggregator.accounts.channels import Channels
-from tallystick_aggregator.accounts.offers import Offers, find_offer
-from tallystick_aggregator.accounts.terms import amount_is, config_meets_terms, receiver_is, token_is
+from tallystick_aggregator.accounts.offers import (
+    Offers,
+    amount_is,
+    config_meets_terms,
+    find_offer,
+    receiver_is,
+    token_is,
+)
 from tallystick_aggregator.charging.batcher import PaymentBatcher
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.ledger.answers import Held, Refusal

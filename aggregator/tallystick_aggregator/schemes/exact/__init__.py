@@ -1,10 +1,10 @@
 """The scheme `exact`: one ERC-3009 transfer a payment, for payers without a deposit (x402's own scheme on EVM chains).
 
 payments        verify, settle and release
-preconditions   what must hold for a transfer to settle
+preconditions   what must hold for a transfer to settle, and what it may burn
 claims          whose a payment is: one receiver, one request, one attempt
+payloads        which way of moving tokens a payment in x402's JSON uses
 authorizations  what the payer signed, and what of it needs no chain to check
-gas             what a transfer may burn, and whether the sender can pay for it
 """
 
 from tallystick_aggregator.schemes.exact.payments import ExactPayments

@@ -17,10 +17,9 @@ from tallystick.codec.facilitator import read_exact
 from tallystick.errors import Described, MalformedError
 from tallystick.facilitator import Kind, Settled, Verified
 from tallystick.x402 import SCHEME_EXACT, ExactAuthorization, PaymentTerms
-from tallystick_aggregator.accounts.offers import Offers, find_offer, find_token
+from tallystick_aggregator.accounts.offers import Offers, amount_is, find_offer, find_token, receiver_is
 from tallystick_aggregator.accounts.outcomes import named_otherwise, overloaded, unless_unavailable, wait_until_mined
-from tallystick_aggregator.accounts.terms import amount_is, receiver_is
-from tallystick_aggregator.auth.gas_budgets import GasBudget
+from tallystick_aggregator.auth.limits import GasBudget
 from tallystick_aggregator.auth.transfer_limits import NO_LIMITS, TransferLimits
 from tallystick_aggregator.chain.port import (
     Chain,
@@ -46,9 +45,8 @@ from tallystick_aggregator.schemes.exact.claims import (
     claim_of,
     owner_of,
 )
-from tallystick_aggregator.schemes.exact.gas import TRANSFER_GAS_MAX
 from tallystick_aggregator.schemes.exact.payloads import read_payload
-from tallystick_aggregator.schemes.exact.preconditions import Preconditions, Transfer
+from tallystick_aggregator.schemes.exact.preconditions import TRANSFER_GAS_MAX, Preconditions, Transfer
 from tallystick_aggregator.schemes.port import NOBODY, PAYLOAD, Caller
 from tallystick_aggregator.store.port import OutboundTransaction, Outbox, Payout, TransactionKind, TransactionStatus
 from tallystick_aggregator.tasks import SingleFlight

@@ -1,19 +1,20 @@
 """What must hold for a transfer to settle: asked by verify and by settle alike, and told in the caller's terms.
 
 Signatures are checked here for plain keys (I5); a contract wallet's only the chain can check, by simulation with
-bounded gas. Wallets that are not deployed yet (ERC-6492) are not accepted (threat 21).
+bounded gas: it is checked by the payer's own contract, inside a transaction that the operator pays for. Wallets that
+are not deployed yet (ERC-6492) are not accepted (threat 21).
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from time import monotonic
 from typing import Final
 
 from tallystick.hexadecimal import checksum
 from tallystick.x402 import ExactAuthorization
 from tallystick_aggregator.accounts.outcomes import overloaded
-from tallystick_aggregator.auth.gas_budgets import GasBudget
-from tallystick_aggregator.auth.rate_limits import RateLimit
+from tallystick_aggregator.auth.limits import GasBudget, RateLimit
 from tallystick_aggregator.auth.transfer_limits import TransferLimits
 from tallystick_aggregator.chain.port import Block, Chain, OutOfGasError, RevertedError, Token
 from tallystick_aggregator.ledger.answers import Refusal
@@ -26,8 +27,35 @@ from tallystick_aggregator.schemes.exact.authorizations import (
     signature_may_count,
     window_is_open,
 )
-from tallystick_aggregator.schemes.exact.gas import PROBE_GAS_MAX, TRANSFER_GAS_MAX, GasMoney
 from tallystick_aggregator.store.port import TransactionKind
+
+TRANSFER_GAS_MAX: Final = 250_000
+"""Gas of one transfer at most. USDC takes some 82,000 with a key's signature, contract wallets in use 60,000 more;
+where new storage costs more (EIP-8037), a key's transfer to an empty address takes some 240,000."""
+PROBE_GAS_MAX: Final = 8 * TRANSFER_GAS_MAX
+"""With so much gas a refused transfer is simulated once more, to learn whether gas was all that it lacked."""
+FRESH_S: Final = 3.0
+"""For so long it is believed what the sender can pay for."""
+
+
+class GasMoney:
+    """Whether one chain's sender can pay for a further transfer, as of FRESH_S ago at most."""
+
+    def __init__(self, chain: Chain, clock: Callable[[], float] = monotonic) -> None:
+        self._chain = chain
+        self._clock = clock
+        self._reading = asyncio.Lock()
+        self._read_at: float | None = None
+        self._gas = 0
+
+    async def suffices(self) -> bool:
+        """Return whether it can. Raises ChainUnavailableError."""
+        async with self._reading:
+            if self._read_at is None or self._clock() - self._read_at >= FRESH_S:
+                self._gas = await self._chain.gas_affordable()
+                self._read_at = self._clock()
+        return self._gas >= TRANSFER_GAS_MAX
+
 
 UNPROVEN_PER_S: Final = 5.0
 """Payments whose signature only the payer's contract can check, in verify and settle together."""

@@ -39,7 +39,6 @@ class SqliteOutbox:
         self._database = database
 
     async def add(self, outbound: OutboundTransaction) -> OutboundTransaction:
-        """See the port."""
         added = await self._database.write_returning(_ADD, _columns(outbound))
         if added:
             return replace(outbound, id=added[0][0])
@@ -48,12 +47,10 @@ class SqliteOutbox:
         return known
 
     async def update(self, outbound: OutboundTransaction) -> None:
-        """See the port."""
         if await self._database.write(_UPDATE, (*_columns(outbound), outbound.id)) == 0:
             raise ValueError(f"the outbox has no transaction {outbound.id}")
 
     async def by_reference(self, kind: TransactionKind, reference: bytes) -> OutboundTransaction | None:
-        """See the port."""
         found = _decoded(await self._database.read(_BY_REFERENCE, (kind, reference)))
         return found[0] if found else None
 
@@ -63,15 +60,12 @@ class SqliteOutbox:
         return found[0] if found else None
 
     async def open(self, network: str) -> Sequence[OutboundTransaction]:
-        """See the port."""
         return _decoded(await self._database.read(_OPEN, (network,)))
 
     async def claims(self, receivers: Sequence[bytes], before_id: int, limit: int) -> Sequence[OutboundTransaction]:
-        """See the port."""
         return _decoded(await self._database.read(_CLAIMS, (b"".join(receivers), len(receivers), before_id, limit)))
 
     async def since(self, network: str, created_at: int) -> Sequence[OutboundTransaction]:
-        """See the port."""
         found: list[OutboundTransaction] = []
         before = 0
         while True:
@@ -83,7 +77,6 @@ class SqliteOutbox:
             before = younger[-1].id
 
     async def next_nonce(self, network: str, sender: bytes) -> int:
-        """See the port."""
         ((nonce,),) = await self._database.read(_NEXT_NONCE, (network, sender))
         return int(nonce or 0)
 

@@ -16,9 +16,8 @@ from tallystick_aggregator.ledger.events import Event
 from tallystick_aggregator.ledger.payments import PackedPayment, PaymentKey
 from tallystick_aggregator.ledger.state import ChainHead, Changes, Ledger, payment_key
 from tallystick_aggregator.ledger.values import EscrowRef
-from tallystick_aggregator.store.backlog import Backlog
 from tallystick_aggregator.store.events import encode_entry
-from tallystick_aggregator.store.eviction import HOT_AGE_MS_MAX, HOT_PAYMENTS_MAX, RecentPayments
+from tallystick_aggregator.store.eviction import HOT_AGE_MS_MAX, HOT_PAYMENTS_MAX, Backlog, RecentPayments
 from tallystick_aggregator.store.port import StoreDamagedError, StoreUnavailableError
 from tallystick_aggregator.store.rows import decode_payment
 from tallystick_aggregator.store.sqlite.checkpoint import (
@@ -79,7 +78,6 @@ class SqliteStore:
 
     @property
     def lost_epochs(self) -> int:
-        """See the port."""
         return self._database.lost_epochs
 
     async def close(self) -> None:
@@ -102,16 +100,13 @@ class SqliteJournal:
 
     @property
     def epoch(self) -> int:
-        """See the port."""
         return self._database.epoch
 
     @property
     def backlog(self) -> int:
-        """See the port."""
         return self._backlog.events
 
     async def load(self) -> Ledger:
-        """See the port."""
         try:
             loaded = await asyncio.to_thread(load, str(self._database.path), self._hot_limits[0])
         except sqlite3.Error as error:
@@ -134,7 +129,6 @@ class SqliteJournal:
         self._hot.wrote_payments(item for item in ledger.payments.items() if item[0] not in replayed)
 
     async def append(self, events: Sequence[Event]) -> None:
-        """See the port."""
         seq = self._seq + 1
         if await self._database.write(_APPEND, (seq, encode_entry(events), self._database.epoch)) == 0:
             raise self._database.taken_over()
@@ -143,7 +137,6 @@ class SqliteJournal:
         self._backlog.add(seq, len(events))
 
     async def recall(self, payments: Sequence[tuple[bytes, bytes]]) -> Mapping[PaymentKey, PackedPayment]:
-        """See the port."""
         forgotten_ms = self._ledger.payments_forgotten_ms
         wanted: dict[int, list[bytes]] = {}
         for channel_id, payment_id in payments:
@@ -159,7 +152,6 @@ class SqliteJournal:
         return found
 
     async def checkpoint(self, now_ms: int) -> None:
-        """See the port."""
         async with self._checkpointing:
             cut = self._cut()
             states_per_event = cut.changes.states / max(1, self._backlog.events)
@@ -178,11 +170,9 @@ class SqliteJournal:
             await self._drop_partitions(cut.forgotten_ms, covered, pace)
 
     def trim(self) -> None:
-        """See the port."""
         self._hot.trim(self._ledger)
 
     async def close(self) -> None:
-        """See the port."""
         await self._database.close()
 
     # A checkpoint, step by step.

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Final, TypedDict, Unpack
+from typing import Final
 
 import click
 import httpx2
@@ -183,24 +183,10 @@ def _file(path: str | None) -> bytes | None:
     return None if path is None else Path(path).read_bytes()
 
 
-class ServeOptions(TypedDict):
-    """The options of `wallet serve`, as click names them."""
-
-    listen: str
-    token: str
-    per_request: str | None
-    per_host: str | None
-    per_day: str | None
-    total: str | None
-    deposit_low: str
-    deposit_high: str | None
-    max_headroom: int
-    approve_every: float
-    lease: float
-    tls_cert: str | None
-    tls_key: str | None
-    tls_client_ca: str | None
-    insecure: bool
+def _certificate(chain: str | None, key: str | None) -> tuple[bytes | None, bytes | None]:
+    if (chain is None) != (key is None):
+        raise MalformedError("--tls-cert, --tls-key", "one of them", "both or neither")
+    return _file(chain), _file(key)
 
 
 _PEM: Final = click.Path(exists=True, dir_okay=False)
@@ -228,7 +214,24 @@ _PEM: Final = click.Path(exists=True, dir_okay=False)
 @click.option("--tls-client-ca", type=_PEM, help="Workers must show a certificate of this authority (PEM).")
 @click.option("--insecure", is_flag=True, help="Plain text beyond this machine.")
 @with_wallet
-async def serve(open_wallet: OpenWallet, **options: Unpack[ServeOptions]) -> None:
+async def serve(
+    open_wallet: OpenWallet,
+    listen: str,
+    token: str,
+    per_request: str | None,
+    per_host: str | None,
+    per_day: str | None,
+    total: str | None,
+    deposit_low: str,
+    deposit_high: str | None,
+    max_headroom: int,
+    approve_every: float,
+    lease: float,
+    tls_cert: str | None,
+    tls_key: str | None,
+    tls_client_ca: str | None,
+    insecure: bool,
+) -> None:
     """Serve this wallet to workers on many machines: one deposit, one book, one budget.
 
     Workers use `await Wallet.connect("HOST:PORT", token="env:...")`. Prints "listening on ..." once it takes calls.
@@ -239,42 +242,33 @@ async def serve(open_wallet: OpenWallet, **options: Unpack[ServeOptions]) -> Non
     from tallystick_client.payer.fleet.serving import ServerCredentials, WalletServer  # noqa: PLC0415
     from tallystick_client.rpc import read_token  # noqa: PLC0415
 
-    chain, key = _file(options["tls_cert"]), _file(options["tls_key"])
-    if (chain is None) != (key is None):
-        raise MalformedError("--tls-cert, --tls-key", "one of them", "both or neither")
-    tls = ServerCredentials(chain, key, _file(options["tls_client_ca"])) if chain and key else None
-    high = options["deposit_high"]
+    chain, key = _certificate(tls_cert, tls_key)
+    tls = ServerCredentials(chain, key, _file(tls_client_ca)) if chain and key else None
     opened = await open_wallet(
         amounts={
-            "--per-request": options["per_request"],
-            "--per-host": options["per_host"],
-            "--per-day": options["per_day"],
-            "--total": options["total"],
-            "--deposit-low": options["deposit_low"],
-            "--deposit-high": high,
+            "--per-request": per_request,
+            "--per-host": per_host,
+            "--per-day": per_day,
+            "--total": total,
+            "--deposit-low": deposit_low,
+            "--deposit-high": deposit_high,
         },
-        budgets=Budgets(options["per_request"], options["per_host"], options["per_day"], options["total"]),
-        deposit=DepositPolicy(options["deposit_low"], high) if high is not None else None,
-        max_headroom=options["max_headroom"],
-        approve_every_s=options["approve_every"],
+        budgets=Budgets(per_request, per_host, per_day, total),
+        deposit=DepositPolicy(deposit_low, deposit_high) if deposit_high is not None else None,
+        max_headroom=max_headroom,
+        approve_every_s=approve_every,
         reconcile_every_s=RECONCILE_EVERY_S,
         keep_workers=True,
     )
     stopped = asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(name, stopped.set)
-    async with opened:
-        server = WalletServer(
-            opened,
-            options["listen"],
-            read_token(options["token"]),
-            credentials=tls,
-            insecure=options["insecure"],
-            lease_s=options["lease"],
-        )
-        async with server:
-            click.echo(f"listening on {server.target}")
-            await stopped.wait()
+    async with (
+        opened,
+        WalletServer(opened, listen, read_token(token), credentials=tls, insecure=insecure, lease_s=lease) as server,
+    ):
+        click.echo(f"listening on {server.target}")
+        await stopped.wait()
 
 
 @click.command()

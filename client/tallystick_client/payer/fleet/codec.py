@@ -1,6 +1,6 @@
 """The wallet's own gRPC messages as bytes and integers, and its problems as exceptions, both ways."""
 
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple, Protocol
 
 import grpc
 
@@ -83,6 +83,25 @@ def read_problem(problem: pb.WalletProblem) -> TallystickError:
             return OfferNotAllowedError([problem.message])
         case _:
             return WalletError(problem.message)
+
+
+class WithProblem(Protocol):
+    """An answer of the wallet, which may be a problem instead."""
+
+    @property
+    def problem(self) -> pb.WalletProblem:
+        """The problem."""
+        ...
+
+    def HasField(self, field_name: Literal["problem"], /) -> bool:  # noqa: N802 - protobuf's name
+        """Whether there is one."""
+        ...
+
+
+def check_problem(answer: WithProblem) -> None:
+    """Raises the problem that a wallet answers with."""
+    if answer.HasField("problem"):
+        raise read_problem(answer.problem)
 
 
 def write_payee(seller: Seller) -> pb.Payee:

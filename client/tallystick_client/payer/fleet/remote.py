@@ -13,33 +13,26 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
-from typing import Final, Literal, Protocol, Self
+from typing import Final, Self
 
 import grpc.aio
 
-from tallystick.amounts import decode_amount, encode_amount
-from tallystick.channels import channel_id
-from tallystick.codec.common import read_channel
+from tallystick.amounts import encode_amount
 from tallystick.codec.facilitator import read_exact
 from tallystick.errors import TallystickError
-from tallystick.quantities import PaymentId
 from tallystick.reasons import Reason
-from tallystick.spend_keys import SpendKey
 from tallystick.tokens import Token
 from tallystick.v1 import wallet_pb2 as pb
 from tallystick.v1 import wallet_pb2_grpc
-from tallystick.vouchers import UncheckedVoucher, check_voucher
 from tallystick.x402 import ExactAuthorization, PaymentRequired
-from tallystick_client.payer.errors import BudgetExceededError, WalletError
+from tallystick_client.payer.errors import WalletError
 from tallystick_client.payer.fleet import codec
-from tallystick_client.payer.policy.offers import Offer, Seller, choose
+from tallystick_client.payer.fleet.remote_grants import RemoteGrants
+from tallystick_client.payer.policy.offers import Offer, choose
 from tallystick_client.payer.policy.operators import Operator
 from tallystick_client.payer.retries import retried
-from tallystick_client.payer.wallet.grant_queue import GrantQueue
-from tallystick_client.payer.wallet.grants import Clock, Payment, SpendKeyGrant
+from tallystick_client.payer.wallet.grants import Clock
 from tallystick_client.payer.wallet.schemes.port import Scheme, by_name
 from tallystick_client.payer.wallet.schemes.standard import STANDARD_SCHEMES
 from tallystick_client.rpc import (
@@ -55,53 +48,8 @@ from tallystick_client.rpc import (
 
 RETRY_PAUSES_S: Final = (0.2, 0.5, 1.0, 2.0, 4.0)
 """Between attempts while the wallet does not answer; it may be starting again."""
-IDLE_S: Final = 30.0
-"""After so long without a payment a seller's headroom goes back."""
 
 _log = logging.getLogger("tallystick.payer")
-
-
-@dataclass(slots=True, eq=False)
-class _Held:
-    """A grant, and what of its headroom was given back so far."""
-
-    grant: SpendKeyGrant
-    seller: Seller
-    returned: int = 0
-    told: pb.GrantReport | None = None
-    """The last report that the wallet is known to have."""
-    payments_seen: int = 0
-    idle_since: float = 0.0
-
-    def take_back(self) -> None:
-        self.returned += self.grant.take_back()
-
-    def report(self, *, is_final: bool = False) -> pb.GrantReport:
-        """Its totals; final only once nothing of it is under way."""
-        totals = self.grant.totals
-        return pb.GrantReport(
-            grant_id=self.grant.id,
-            charged=encode_amount(totals.charged),
-            unknown=encode_amount(totals.unknown + (self.grant.in_flight if is_final else 0)),
-            returned=encode_amount(self.returned),
-            is_final=is_final,
-        )
-
-
-class _RemoteQueue(GrantQueue):
-    def __init__(self, wallet: "RemoteWallet", seller: Seller, max_headroom: int) -> None:
-        super().__init__(max_headroom)
-        self.seller = seller
-        self.held: _Held | None = None
-        self._wallet = wallet
-
-    async def extend(self, need: int, want: int) -> None:
-        await self._wallet.extend(self, need, want)
-
-    def hold(self, held: _Held | None) -> None:
-        """Pay from this grant from now on."""
-        self.held = held
-        self.grant = held.grant if held is not None else None
 
 
 class RemoteWallet:
@@ -128,9 +76,7 @@ class RemoteWallet:
         self._metadata = bearer(token)
         self._terms = terms
         self._retry_pauses_s = retry_pauses_s
-        self._clock = clock
-        self._lines: dict[Seller, _RemoteQueue] = {}
-        self._leaving: list[_Held] = []
+        self.grants = RemoteGrants(terms, self.worker_id, self._extend_grant, clock)
         self._transferred: list[bytes] = []
         self._reporting = asyncio.Lock()
         self._report_soon = asyncio.Event()
@@ -184,17 +130,6 @@ class RemoteWallet:
         """The offer of a 402 to take; raises OfferNotAllowedError."""
         return choose(required, self)
 
-    async def pay(self, offer: Offer, host: str, request_hash: bytes, payment_id: PaymentId | None = None) -> Payment:
-        """A payment of the offer's amount; see Wallet.pay."""
-        seller, amount = offer.seller(host), offer.terms.amount
-        per_request = self._terms.per_request[offer.operator, offer.token.address]
-        if amount > per_request:
-            raise BudgetExceededError("per_request", amount, per_request, offer.token.decimals, offer.token.symbol)
-        line = self._lines.get(seller)
-        if line is None:
-            line = self._lines[seller] = _RemoteQueue(self, seller, self._terms.max_headroom)
-        return await line.pay(amount, request_hash, payment_id)
-
     async def pay_exact(self, offer: Offer, host: str) -> ExactAuthorization:
         """A transfer of the offer's amount; see Wallet.pay_exact."""
         request = pb.PayExactRequest(
@@ -204,7 +139,7 @@ class RemoteWallet:
         )
         # Not repeated where the answer is lost: each is another transfer.
         response = await call(self._stub.PayExact, request, metadata=self._metadata)
-        _check(response)
+        codec.check_problem(response)
         return read_exact(response.payment)
 
     def note_exact(self, nonce: bytes) -> None:
@@ -223,135 +158,45 @@ class RemoteWallet:
                 worker_id=self.worker_id,
                 payee=codec.write_payee(offer.seller(host or "recover_from")),
                 reason=int(reason),  # type: ignore[arg-type]
-                reports=[report for _, report in self._reports()],
+                reports=[report for _, report in self.grants.reports()],
                 key_id=key_id,
                 amount=encode_amount(offer.terms.amount),
             )
             response = await self._insist(self._stub.Remedy, request)
-        _check(response)
+        codec.check_problem(response)
         if response.may_retry:
-            self._retire(offer.operator, offer.token)
+            self.grants.retire(offer.operator, offer.token)
         return response.may_retry
 
-    # Grants.
-
-    async def extend(self, line: _RemoteQueue, need: int, want: int) -> None:
-        """Extend a line's grant, or give it a new one."""
-        held = line.held
-        if held is not None and not held.grant.is_valid():
-            self._leave(line)
-            held = None
-        request = pb.ExtendGrantRequest(
-            worker_id=self.worker_id,
-            request_id=os.urandom(16),
-            payee=codec.write_payee(line.seller),
-            grant_id=held.grant.id if held is not None else 0,
-            need=encode_amount(need),
-            want=encode_amount(want),
-            reports=[held.report()] if held is not None else [],
-        )
+    async def _extend_grant(self, request: pb.ExtendGrantRequest) -> pb.ExtendGrantResponse:
         # Where the answer is lost, the request id makes the next one the same.
         response = await self._insist(self._stub.ExtendGrant, request)
-        _check(response)
-        if held is not None and line.held is not held and response.grant_id == held.grant.id:
-            # The grant was retired in the meantime: its final report gives this back with the rest.
-            return
-        if held is None or line.held is not held or response.grant_id != held.grant.id:
-            self._leave(line)
-            held = _Held(self._new_grant(response, line.seller), line.seller, idle_since=time.monotonic())
-            line.hold(held)
-        voucher = check_voucher(
-            line.seller.operator.domain,
-            UncheckedVoucher(held.grant.channel_id, decode_amount(response.ceiling, "ceiling"), response.signature),
-            self.address,
-        )
-        held.grant.extend(decode_amount(response.amount, "amount"), voucher)
+        codec.check_problem(response)
+        return response
 
     async def _insist(self, method: Method[RequestT, ResponseT], request: RequestT) -> ResponseT:
         """The answer to what changes nothing when it is repeated, asked for while the wallet does not answer."""
         attempt = partial(call, method, request, timeout_s=CHAIN_TIMEOUT_S, metadata=self._metadata)
         return await retried(attempt, self._retry_pauses_s)
 
-    def _new_grant(self, response: pb.ExtendGrantResponse, seller: Seller) -> SpendKeyGrant:
-        config = read_channel(response.config, "config")
-        return SpendKeyGrant(
-            response.grant_id,
-            channel_id(seller.operator.domain, config),
-            config,
-            SpendKey(response.key_id, response.key_secret),
-            response.valid_until,
-            self._clock,
-        )
-
-    def _retire(self, operator: Operator, token: Token) -> None:
-        for line in self._lines.values():
-            if (line.seller.operator, line.seller.token) == (operator, token):
-                self._leave(line)
-
-    def _leave(self, line: _RemoteQueue) -> None:
-        held = line.held
-        if held is not None:
-            line.hold(None)
-            held.grant.closed = True
-            held.take_back()
-            self._leaving.append(held)
-
     # Reports.
 
     async def report(self) -> None:
         """Tell the wallet what became of the grants; done every second anyway."""
         async with self._reporting:
-            self._return_idle()
-            reports = self._reports()
+            self.grants.return_idle()
+            reports = self.grants.reports()
             transferred = list(self._transferred)
             request = pb.ReportRequest(
                 worker_id=self.worker_id, reports=[report for _, report in reports], transferred_nonces=transferred
             )
             response = await call(self._stub.Report, request, metadata=self._metadata)
-            _check(response)
+            codec.check_problem(response)
             del self._transferred[: len(transferred)]
-            for held, report in reports:
-                held.told = None if response.is_new_worker and not report.is_final else report
-            self._leaving = [held for held in self._leaving if held.told is None or not held.told.is_final]
-            self._forget(frozenset(response.closed_grant_ids))
-            if response.is_new_worker:
-                # It may have been taken for dead: what else it holds may be closed too.
-                for line in self._lines.values():
-                    if line.held is not None:
-                        line.held.told = None
+            self.grants.reported(reports, frozenset(response.closed_grant_ids), is_new_worker=response.is_new_worker)
             if response.call_back:
-                for line in self._lines.values():
-                    if line.held is not None and line.is_idle:
-                        line.held.take_back()
+                self.grants.give_back_idle()
                 self._report_soon.set()
-
-    def _reports(self) -> list[tuple[_Held, pb.GrantReport]]:
-        """What the wallet does not know yet."""
-        reports = [(line.held, line.held.report()) for line in self._lines.values() if line.held is not None]
-        for held in self._leaving:
-            held.take_back()
-            reports.append((held, held.report(is_final=not held.grant.in_flight)))
-        return [(held, report) for held, report in reports if report != held.told]
-
-    def _forget(self, closed: frozenset[int]) -> None:
-        """Spend no more of what the wallet has closed: it counts all of it as spent."""
-        for line in self._lines.values():
-            if line.held is not None and line.held.grant.id in closed:
-                line.held.grant.closed = True
-                line.hold(None)
-        self._leaving = [held for held in self._leaving if held.grant.id not in closed]
-
-    def _return_idle(self) -> None:
-        now = time.monotonic()
-        for seller, line in list(self._lines.items()):
-            held = line.held
-            if held is None:
-                if line.is_idle:
-                    del self._lines[seller]
-            elif held.grant.payments != held.payments_seen or not line.is_idle:
-                held.payments_seen, held.idle_since = held.grant.payments, now
-            elif now - held.idle_since > IDLE_S:
-                self._leave(line)
 
     async def _report_for_ever(self) -> None:
         while True:
@@ -376,15 +221,14 @@ class RemoteWallet:
             return
         self._chores.cancel()
         await asyncio.gather(self._chores, return_exceptions=True)
-        for line in self._lines.values():
-            line.stop()
-            self._leave(line)
-        reports = [held.report(is_final=True) for held in self._leaving]
         request = pb.ReportRequest(
-            worker_id=self.worker_id, reports=reports, is_leaving=True, transferred_nonces=self._transferred
+            worker_id=self.worker_id,
+            reports=self.grants.final_reports(),
+            is_leaving=True,
+            transferred_nonces=self._transferred,
         )
         try:
-            _check(await call(self._stub.Report, request, metadata=self._metadata))
+            codec.check_problem(await call(self._stub.Report, request, metadata=self._metadata))
         except TallystickError as error:
             _log.warning("the wallet did not hear that this worker leaves: %s", error)
         await self._channel.close()
@@ -393,20 +237,6 @@ class RemoteWallet:
         """Nothing to do: `connect` did it."""
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Close."""
         await self.close()
-
-
-class _Answer(Protocol):
-    @property
-    def problem(self) -> pb.WalletProblem: ...
-
-    def HasField(self, field_name: Literal["problem"], /) -> bool: ...  # noqa: N802 - protobuf's name
-
-
-def _check(answer: _Answer) -> None:
-    if answer.HasField("problem"):
-        raise codec.read_problem(answer.problem)

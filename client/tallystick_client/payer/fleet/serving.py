@@ -4,10 +4,9 @@ import asyncio
 import hashlib
 import hmac
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Final, NoReturn, Protocol, Self, TypeVar
+from typing import Any, Final, NoReturn, Self, TypeVar
 
 import grpc
 import grpc.aio
@@ -32,7 +31,7 @@ LEASE_S: Final = 30.0
 _log = logging.getLogger("tallystick.payer")
 
 Context = grpc.aio.ServicerContext[Any, Any]
-ResponseT = TypeVar("ResponseT", bound="_WithProblem")
+ResponseT = TypeVar("ResponseT", bound=codec.WithProblem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +94,7 @@ class WalletServer:
         self._watch = asyncio.create_task(self._watch_leases())
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Stop; workers keep their grants until their leases run out, or the wallet is served again."""
         if self._watch is not None:
             self._watch.cancel()
@@ -119,11 +116,6 @@ class WalletServer:
                     await self._wallet.reconcile()
             except TallystickError as error:
                 _log.warning("reconciling after a worker's death failed: %s", error)
-
-
-class _WithProblem(Protocol):
-    @property
-    def problem(self) -> pb.WalletProblem: ...
 
 
 class _Service(wallet_pb2_grpc.WalletServiceServicer):
@@ -166,7 +158,7 @@ class _Service(wallet_pb2_grpc.WalletServiceServicer):
                 raise MalformedError("need", need, "more than 0 and at most `want`")
             seller = codec.read_payee(request.payee, self._core.operators)
             self._core.allocator.check_request(seller, need)
-            self._workers.report(holder, _read_reports(request.reports))
+            self._workers.report(holder, _read_reports(request))
             allotment = await self._workers.extend(holder, seller, request.grant_id, request.request_id, need, want)
             assert allotment.key is not None, "a wallet is served with spend keys only"
             voucher = self._core.allocator.voucher(allotment)
@@ -187,7 +179,7 @@ class _Service(wallet_pb2_grpc.WalletServiceServicer):
         async def report() -> pb.ReportResponse:
             holder = _holder(request.worker_id)
             is_new = not self._workers.knows(holder)
-            closed = self._workers.report(holder, _read_reports(request.reports), is_leaving=request.is_leaving)
+            closed = self._workers.report(holder, _read_reports(request), is_leaving=request.is_leaving)
             for nonce in request.transferred_nonces:
                 self._wallet.note_exact(nonce)
             if request.is_leaving:
@@ -213,7 +205,7 @@ class _Service(wallet_pb2_grpc.WalletServiceServicer):
         async def recover_from() -> pb.RemedyResponse:
             holder = _holder(request.worker_id)
             seller = codec.read_payee(request.payee, self._core.operators)
-            self._workers.report(holder, _read_reports(request.reports))
+            self._workers.report(holder, _read_reports(request))
             reason = Reason.from_wire(request.reason)
             amount = decode_amount(request.amount, "amount") if request.amount else 0
             may_retry = await self._workers.recover_from(holder, seller, reason, request.key_id, amount)
@@ -251,14 +243,15 @@ def _holder(worker_id: bytes) -> str:
     return fixed(worker_id, 16, "worker_id").hex()
 
 
-def _read_reports(reports: Iterable[pb.GrantReport]) -> list[Reported]:
-    return [
-        Reported(
-            report.grant_id,
-            decode_amount(report.charged, "reports.charged"),
-            decode_amount(report.unknown, "reports.unknown"),
-            decode_amount(report.returned, "reports.returned"),
-            report.is_final,
-        )
-        for report in reports
-    ]
+def _read_reports(request: pb.ExtendGrantRequest | pb.ReportRequest | pb.RemedyRequest) -> list[Reported]:
+    return [_read_report(report) for report in request.reports]
+
+
+def _read_report(report: pb.GrantReport) -> Reported:
+    charged = decode_amount(report.charged, "reports.charged")
+    unknown = decode_amount(report.unknown, "reports.unknown")
+    found = decode_amount(report.found_charged, "reports.found_charged")
+    if found > unknown:
+        raise MalformedError("reports.found_charged", found, f"at most {unknown}, what is unknown")
+    returned = decode_amount(report.returned, "reports.returned")
+    return Reported(report.grant_id, charged + found, unknown - found, returned, report.is_final)

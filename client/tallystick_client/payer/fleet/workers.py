@@ -36,7 +36,7 @@ _log = logging.getLogger("tallystick.payer")
 
 
 class Reported(NamedTuple):
-    """What became of a grant, in totals that only grow; atomic units."""
+    """What became of a grant, in atomic units. `charged`, and it together with `unknown`, only grow."""
 
     grant_id: int
     charged: int
@@ -188,8 +188,10 @@ class Workers:
         row = self._book.grants.get(report.grant_id)
         if row is None or row.holder != holder or row.closed_at:
             return False
-        # An older report that arrives late has nothing new to say.
-        self._book.report(row, max(row.charged, report.charged), max(row.unknown, report.unknown))
+        # An older report that arrives late has nothing new to say. What was unknown may turn out to be charged.
+        charged = max(row.charged, report.charged)
+        spent = max(row.charged + row.unknown, report.charged + report.unknown)
+        self._book.report(row, charged, spent - charged)
         if report.returned > row.open:
             raise ValueError(f"grant {row.id}: {report.returned} cannot be returned of {row.open} open")
         if report.is_final or 0 < row.open <= report.returned:

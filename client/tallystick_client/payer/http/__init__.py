@@ -2,7 +2,6 @@
 
 purchase     how a request is paid for, without I/O; steps what it begins with and what it asks for
 price_cache  what is known of prices
-sending      the same payment, again, until it is decided
 unfinished   payments of a try that ended without an answer
 receipts     what a request cost
 adapter      carries the steps out, for both libraries; transport the classes for httpx2 (`tallystick_client.httpx`

@@ -8,8 +8,8 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from types import ModuleType, TracebackType
-from typing import Any, ClassVar, NamedTuple, Protocol, Self
+from types import ModuleType
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
 
 from tallystick.x402 import PAYMENT_SIGNATURE_HEADER
 from tallystick_client.payer.http.background import WalletThread
@@ -26,10 +26,16 @@ from tallystick_client.payer.http.steps import (
 )
 from tallystick_client.payer.wallet.schemes.port import Payer
 
+TransportT = TypeVar("TransportT")
+RequestT = TypeVar("RequestT")
+ResponseT = TypeVar("ResponseT")
+
 
 class Library(NamedTuple):
     """What of an HTTP library the transports use."""
 
+    async_transport: Callable[[], Any]
+    sync_transport: Callable[[], Any]
     request: Callable[..., Any]
     transport_error: type[Exception]
     never_sent: tuple[type[Exception], ...]
@@ -38,7 +44,9 @@ class Library(NamedTuple):
     def of(cls, module: ModuleType) -> "Library":
         """Those of `httpx2` or `httpx`."""
         names = ("ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "ProxyError")
-        return cls(module.Request, module.TransportError, tuple(getattr(module, name) for name in names))
+        never_sent = tuple(getattr(module, name) for name in names)
+        transports = module.AsyncHTTPTransport, module.HTTPTransport
+        return cls(*transports, module.Request, module.TransportError, never_sent)
 
     def was_sent(self, error: Exception) -> bool:
         """Whether a request that failed by this may have left."""
@@ -69,25 +77,29 @@ async def until_io(purchase: Purchase, advance: Callable[[], Step]) -> Step:
     return step
 
 
-class AsyncAdapter:
-    """A transport for an asynchronous client. Closing it closes the inner transport, not the wallet."""
+class AsyncAdapter(Generic[TransportT, RequestT, ResponseT]):
+    """A transport that pays for requests from a wallet. Closing it closes the inner transport, not the wallet."""
 
     _library: ClassVar[Library]
 
     def __init__(
         self,
         wallet: Payer,
-        inner: Any,
+        inner: TransportT | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._inner = inner
+        self._inner: Any = inner or self._library.async_transport()
         self._sleep = sleep
         self._purchases = Purchases(wallet, clock, monotonic)
 
-    async def buy(self, request: Any) -> Any:
-        """The response to a request, paid for if need be; raises what `Purchase` does, and the inner transport."""
+    async def handle_async_request(self, request: RequestT) -> ResponseT:
+        """The response, paid for if need be. Raises what the inner transport raises, and what `Purchase` does."""
+        response: ResponseT = await self._buy(request)
+        return response
+
+    async def _buy(self, request: Any) -> Any:
         body = await request.aread() if is_read_first(request.headers) else None
         purchase = self._purchases.purchase(_payable(request, body))
         response: Any = None
@@ -118,18 +130,13 @@ class AsyncAdapter:
         await self._inner.__aenter__()
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None = None,
-        exc_value: BaseException | None = None,
-        traceback: TracebackType | None = None,
-    ) -> None:
+    async def __aexit__(self, *error: Any) -> None:
         """Leave the inner transport."""
-        await self._inner.__aexit__(exc_type, exc_value, traceback)
+        await self._inner.__aexit__(*error)
 
 
-class SyncAdapter:
-    """A transport for a synchronous client; the wallet, and every rule, is on its own thread.
+class SyncAdapter(Generic[TransportT, RequestT, ResponseT]):
+    """A transport that pays for requests from a wallet on a thread of its own, where every rule is too.
 
     Closing it closes the inner transport, not the wallet.
     """
@@ -139,18 +146,22 @@ class SyncAdapter:
     def __init__(
         self,
         wallet: WalletThread[Any],
-        inner: Any,
+        inner: TransportT | None = None,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._thread = wallet
-        self._inner = inner
+        self._inner: Any = inner or self._library.sync_transport()
         self._sleep = sleep
         self._purchases = Purchases(wallet.wallet, clock, monotonic)
 
-    def buy(self, request: Any) -> Any:
-        """The response to a request, paid for if need be; raises what `Purchase` does, and the inner transport."""
+    def handle_request(self, request: RequestT) -> ResponseT:
+        """The response, paid for if need be. Raises what the inner transport raises, and what `Purchase` does."""
+        response: ResponseT = self._buy(request)
+        return response
+
+    def _buy(self, request: Any) -> Any:
         body = request.read() if is_read_first(request.headers) else None
         purchase = self._purchases.purchase(_payable(request, body))
         response: Any = None
@@ -184,14 +195,9 @@ class SyncAdapter:
         self._inner.__enter__()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None = None,
-        exc_value: BaseException | None = None,
-        traceback: TracebackType | None = None,
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
         """Leave the inner transport."""
-        self._inner.__exit__(exc_type, exc_value, traceback)
+        self._inner.__exit__(*error)
 
 
 def _payable(request: Any, body: bytes | None) -> PayableRequest:

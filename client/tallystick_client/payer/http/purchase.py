@@ -20,7 +20,10 @@ How a request is paid, and what is done about each answer:
   after a replaced spend key a few times, because a served wallet revokes keys while its workers pay under them. Every
   further payment goes to **the same receiver under the same payment id**, so that all together are charged once at most
   even if a refusal was a lie. Every other 402 is given to the caller, one that names another receiver too.
-- The connection is lost, or the answer is 409 or 503 with Retry-After: **the same payment** is sent again (`sending`).
+- The connection is lost: **the same payment** is sent again, a few times. It is charged once at most; a seller that has
+  served it repeats its answer or says 409.
+- 409 or 503 with Retry-After: the payment is under way, or cannot be handled now. It is sent again when the answer
+  says; a few times, or as long as the seller may take, where the payment says so (a transfer takes its time).
 - No answer says what became of a payment: it counts as spent until reconciled, and the caller's next try of the same
   request sends the same payment again (`unfinished`).
 - A body that is streamed up can be sent once. If its price is not known yet, the 402 is answered by
@@ -40,7 +43,6 @@ from tallystick.x402 import PAYMENT_REQUIRED_HEADER, PaymentRequired, read_pay_a
 from tallystick_client.payer.errors import BodyNotReplayableError, BookUnavailableError, WalletError
 from tallystick_client.payer.http.price_cache import Prices
 from tallystick_client.payer.http.receipts import Receipt
-from tallystick_client.payer.http.sending import NotTakenError, ask, send
 from tallystick_client.payer.http.steps import (
     AskWallet,
     CloseResponse,
@@ -56,7 +58,14 @@ from tallystick_client.payer.http.steps import (
     payable_request,
 )
 from tallystick_client.payer.http.unfinished import UnfinishedPayments
-from tallystick_client.payer.policy.answers import Answer, is_refused, reason_in, says_free
+from tallystick_client.payer.policy.answers import (
+    Answer,
+    is_refused,
+    reason_in,
+    says_free,
+    says_released,
+    says_under_way,
+)
 from tallystick_client.payer.policy.offers import Offer, choose, read_offers
 from tallystick_client.payer.wallet.schemes.port import Order, Outcome, OutgoingPayment, Payer, Scheme
 from tallystick_client.rpc import AggregatorUnavailableError
@@ -78,6 +87,24 @@ __all__ = [
 
 PAID_AGAIN_MAX: Final = 5
 """How often a request is paid again while its payments are refused for their spend keys."""
+
+
+RESEND_PAUSES_S: Final = (0.2, 1.0, 2.0)
+"""Before a payment is sent again."""
+RETRY_AFTER_S_MAX: Final = 5.0
+READ_MARGIN_S: Final = 10.0
+"""How much longer than a seller may take for a transfer its answer is waited for."""
+
+
+class _NotTakenError(Exception):
+    """The request failed and its payment is not taken. `cause` is the HTTP library's error.
+
+    `was_sent`: the seller says that it gave the payment back; else it did not leave.
+    """
+
+    def __init__(self, cause: Exception, *, was_sent: bool) -> None:
+        self.cause = cause
+        self.was_sent = was_sent
 
 
 class Purchases:
@@ -162,7 +189,7 @@ class Purchase:
         payment = yield from self._pay_ahead()
         if payment is None:
             self._receipt = None
-            offer = yield from self._asked((yield from ask()))
+            offer = yield from self._ask()
             if offer is None:
                 return
             payment = yield from self._pay(offer)
@@ -195,8 +222,12 @@ class Purchase:
                 raise
             return None
 
-    def _asked(self, answer: Answer) -> Flow[Offer | None]:
-        """The offer that answers a request's first 402; None where there is nothing to pay."""
+    def _ask(self) -> Flow[Offer | None]:
+        """The offer that answers the 402 to the request without a payment; None where there is nothing to pay."""
+        try:
+            answer: Answer = yield SendRequest(None)
+        except ConnectionLostError as lost:
+            raise lost.cause from None
         header = answer.headers.get(PAYMENT_REQUIRED_HEADER)
         if not is_refused(answer) or header is None:
             if says_free(answer, None):
@@ -260,14 +291,8 @@ class Purchase:
     def _present(self, payment: OutgoingPayment, *, again: bool = False) -> Flow[Answer]:
         """The answer to the request with this payment. `again`: it was sent in an earlier try."""
         try:
-            answer = yield from send(
-                payment.header,
-                self._monotonic,
-                is_replayable=self._request.is_replayable,
-                patience_s=payment.patience_s(self._clock()),
-                was_sent_before=again,
-            )
-        except NotTakenError as error:
+            answer = yield from self._send(payment, was_sent=again)
+        except _NotTakenError as error:
             if payment.not_taken(was_sent=error.was_sent):
                 self._unfinished.keep(self._request, payment)
             raise error.cause from None
@@ -280,6 +305,45 @@ class Purchase:
             self._unfinished.keep(self._request, payment)
         self._note(payment, answer, outcome)
         return answer
+
+    def _send(self, payment: OutgoingPayment, *, was_sent: bool) -> Flow[Answer]:
+        """The answer that decides. `was_sent`: it was sent before.
+
+        Raises _NotTakenError, and the HTTP library's error where nobody knows what became of the payment.
+        """
+        is_replayable, patience_s = self._request.is_replayable, payment.patience_s(self._clock())
+        give_up_at = self._monotonic() + patience_s
+        pauses_s = list(RESEND_PAUSES_S) if is_replayable else []
+        request = SendRequest(payment.header, patience_s + READ_MARGIN_S if patience_s else 0)
+        lost: Exception | None = None
+        while True:
+            try:
+                answer: Answer = yield request
+            except ConnectionLostError as failure:
+                if failure.was_sent:
+                    was_sent, lost = True, failure.cause
+                elif not was_sent:
+                    raise _NotTakenError(failure.cause, was_sent=False) from None
+                if not pauses_s:
+                    raise failure.cause from None
+                pause_s = pauses_s.pop(0)
+            else:
+                was_sent = True
+                if lost is not None and says_released(answer):
+                    yield CloseResponse()
+                    raise _NotTakenError(lost, was_sent=True)
+                if not says_under_way(answer) or not is_replayable:
+                    return answer
+                pause_s = _retry_after_s(answer)
+                if patience_s:
+                    if self._monotonic() + pause_s > give_up_at:
+                        return answer
+                elif pauses_s:
+                    pause_s = max(pauses_s.pop(0), pause_s)
+                else:
+                    return answer
+                yield CloseResponse()
+            yield Wait(pause_s)
 
     def _pay_again(self, refused: OutgoingPayment, answer: Answer) -> Flow[None]:
         """Pay again with the same id, unless the caller is to see the 402 that refused the payment before."""
@@ -312,3 +376,10 @@ class Purchase:
             self._prices.was_taken(request.origin, request.method, request.target, offer)
         id_ = format_payment_id(payment.payment_id)
         self._receipt = Receipt(offer.terms.scheme, offer, payment.amount, charged, id_, outcome.transaction)
+
+
+def _retry_after_s(answer: Answer) -> float:
+    """When to ask again: what the answer says, from the first pause on; a date counts as that."""
+    value = answer.headers["retry-after"]
+    asked_s = float(value) if value.isascii() and value.isdigit() else 0.0
+    return min(max(asked_s, RESEND_PAUSES_S[0]), RETRY_AFTER_S_MAX)

@@ -8,12 +8,11 @@ The file that `tallystick deploy` writes, `operator.json`:
                  "min_deposit": "1000000"}]}
 """
 
-import json
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
 import msgspec
 
@@ -21,7 +20,7 @@ from tallystick.amounts import parse_amount
 from tallystick.channels import ChannelConfig
 from tallystick.eip712 import Domain, escrow_domain
 from tallystick.errors import Described, MalformedError
-from tallystick.hexadecimal import checksum, parse_address, to_hex
+from tallystick.hexadecimal import parse_address, to_hex
 from tallystick.quantities import ZERO_ADDRESS
 from tallystick.targets import check_target
 from tallystick.tokens import DECIMALS_MAX, Token
@@ -91,10 +90,6 @@ class Operator:
         except MalformedError as error:
             raise MalformedError(f"{name} {error.field}", Described(error.got), error.allowed) from None
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the file that `load` reads."""
-        Path(path).write_text(json.dumps(self._write(), indent=2) + "\n", encoding="utf-8")
-
     @property
     def domain(self) -> Domain:
         """The EIP-712 domain of the escrow: of channels, vouchers and signed calls."""
@@ -138,28 +133,6 @@ class Operator:
             insecure=message.insecure,
             ca_file=message.ca_file,
         )
-
-    def _write(self) -> dict[str, Any]:
-        return {
-            "network": str(self.network),
-            "aggregator": self.aggregator,
-            "insecure": self.insecure,
-            "ca_file": self.ca_file,
-            "operator": checksum(self.operator),
-            "escrow": checksum(self.escrow),
-            "withdraw_delay_s": self.withdraw_delay_s,
-            "tokens": [
-                {
-                    "token": checksum(token.address),
-                    "symbol": token.symbol,
-                    "decimals": token.decimals,
-                    "name": token.name,
-                    "version": token.version,
-                    "min_deposit": str(token.min_deposit),
-                }
-                for token in self.tokens
-            ],
-        }
 
 
 class _TokenMessage(msgspec.Struct, forbid_unknown_fields=True):

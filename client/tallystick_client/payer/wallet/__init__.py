@@ -2,9 +2,9 @@
 
 wallet         all of it together
 book           what was signed, granted, charged, lost: in memory, pure; of `rows`; `store` has it on disk
-grants         headroom that is spent without asking: payments in microseconds
+grants         headroom that is spent without asking, payments in microseconds, and who waits for it; local_grants has
+               this process's
 allocator      who gets how much headroom, and what must be true before
-grant_queue    payers of one seller wait for a grant; local_grants serves them here
 spend_keys     the keys that prove charges
 accounts       the calls to the aggregator, signed
 deposits       deposits, top-ups, refunds; deposit_queue who waits for one

@@ -7,7 +7,7 @@ and no answer ever lets the wallet sign more than its own book allows.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 import grpc.aio
 
@@ -15,14 +15,14 @@ from tallystick import channels, eip712, spend_keys
 from tallystick.amounts import decode_amount, encode_amount
 from tallystick.channels import ChannelConfig
 from tallystick.codec.account import write_totals
-from tallystick.codec.common import read_channel_totals, read_refusal, write_config
+from tallystick.codec.common import check_refusal, read_channel_totals, write_config
 from tallystick.errors import Described, MalformedError
 from tallystick.quantities import ChannelTotals
 from tallystick.reasons import Reason
 from tallystick.signatures import Signer
 from tallystick.spend_keys import SpendKey
 from tallystick.v1 import account_pb2 as pb
-from tallystick.v1 import account_pb2_grpc, common_pb2
+from tallystick.v1 import account_pb2_grpc
 from tallystick_client.payer.policy.operators import Operator
 from tallystick_client.payer.wallet.grants import Clock
 from tallystick_client.payer.wallet.rows import Deposit
@@ -40,9 +40,6 @@ class AccountState:
     """An account as the aggregator tells it; amounts in atomic units, `spent` by spend key."""
 
     funds: int
-    withdrawing: int
-    refunding: int
-    available: int
     channels: tuple[ChannelTotals, ...]
     spent: dict[bytes, int]
     payment_id_retention_s: int
@@ -90,15 +87,14 @@ class AccountClient:
 
     async def read(self, account_id: bytes) -> AccountState | None:
         """The account with all its channels, None where the aggregator does not know it."""
-        authorization = self._authorize(lambda deadline: eip712.hash_read_account(account_id, deadline))
+        authorization = self._may_read(account_id)
         found: list[ChannelTotals] = []
         for _ in range(_PAGES_MAX):
             after = found[-1].channel_id if found else b""
             request = pb.GetAccountRequest(account_id=account_id, authorization=authorization, after_channel_id=after)
-            response = await call(self._service().GetAccount, request)
-            if Reason.from_wire(response.refusal.reason) is Reason.ACCOUNT_UNKNOWN:
+            response = await self._get_account(request)
+            if response is None:
                 return None
-            _check(response)
             found += (read_channel_totals(totals, "channels") for totals in response.channels)
             if not response.more:
                 return _account_state(response, found)
@@ -116,17 +112,13 @@ class AccountClient:
             signature=deposit.signature,
             escrow=self.operator.escrow,
         )
-        _check(await call(self._service().Deposit, request, timeout_s=CHAIN_TIMEOUT_S))
+        check_refusal(await call(self._service().Deposit, request, timeout_s=CHAIN_TIMEOUT_S))
 
     async def spend_key(self, account_id: bytes, key_id: bytes) -> KeyState | None:
         """One spend key of an account, None where the aggregator does not know it."""
-        authorization = self._authorize(lambda deadline: eip712.hash_read_account(account_id, deadline))
-        request = pb.GetAccountRequest(account_id=account_id, authorization=authorization)
-        response = await call(self._service().GetAccount, request)
-        if Reason.from_wire(response.refusal.reason) is Reason.ACCOUNT_UNKNOWN:
-            return None
-        _check(response)
-        for key in response.spend_keys:
+        request = pb.GetAccountRequest(account_id=account_id, authorization=self._may_read(account_id))
+        response = await self._get_account(request)
+        for key in response.spend_keys if response is not None else ():
             if key.key_id == key_id:
                 cap, spent = decode_amount(key.cap, "spend_keys.cap"), decode_amount(key.spent, "spend_keys.spent")
                 return KeyState(cap, spent, key.expires_at, key.revoked)
@@ -138,11 +130,10 @@ class AccountClient:
         `nonces`: of the payer's transfers, at most NONCES_MAX. None where the aggregator is of a version that does not
         tell. Raises RefusedError, with a reason to retry where it cannot reach the chain or has too much to do.
         """
-        id_ = channels.account_id(self._domain, account)
         request = pb.GetBalanceRequest(
             network=str(self.operator.network),
             account=write_config(account),
-            authorization=self._authorize(lambda deadline: eip712.hash_read_account(id_, deadline)),
+            authorization=self._may_read(channels.account_id(self._domain, account)),
             nonces=nonces,
             escrow=self.operator.escrow,
         )
@@ -152,7 +143,7 @@ class AccountClient:
             if error.status is grpc.StatusCode.UNIMPLEMENTED:
                 return None
             raise
-        _check(response)
+        check_refusal(response)
         amount = decode_amount(response.balance, "balance")
         if not nonces or len(response.nonces_used) != len(nonces):
             return Balance(amount)
@@ -173,7 +164,7 @@ class AccountClient:
             expires_at=expires_at,
             authorization=authorization,
         )
-        _check(await call(self._service().RegisterSpendKey, request))
+        check_refusal(await call(self._service().RegisterSpendKey, request))
 
     async def revoke_spend_key(self, account_id: bytes, key_id: bytes) -> None:
         """Make a key worthless, at once and for good. A key that the aggregator never got is worthless already."""
@@ -181,7 +172,7 @@ class AccountClient:
         request = pb.RevokeSpendKeyRequest(account_id=account_id, key_id=key_id, authorization=authorization)
         response = await call(self._service().RevokeSpendKey, request)
         if Reason.from_wire(response.refusal.reason) not in {Reason.SPEND_KEY_UNKNOWN, Reason.ACCOUNT_UNKNOWN}:
-            _check(response)
+            check_refusal(response)
 
     async def refund(self, account_id: bytes, refund_id: bytes, amount: int) -> Refunded:
         """Bring back `amount`, or all that is available for 0; returns when it is on chain."""
@@ -192,15 +183,14 @@ class AccountClient:
             account_id=account_id, refund_id=refund_id, amount=encode_amount(amount), authorization=authorization
         )
         response = await call(self._service().RequestRefund, request, timeout_s=CHAIN_TIMEOUT_S)
-        _check(response)
+        check_refusal(response)
         return Refunded(decode_amount(response.amount, "amount"), response.transaction)
 
     async def totals_to_approve(self, account_id: bytes) -> list[tuple[bytes, int]]:
         """The (receiver, total) pairs that the next claim would carry."""
-        authorization = self._authorize(lambda deadline: eip712.hash_read_account(account_id, deadline))
-        request = pb.GetTotalsToApproveRequest(account_id=account_id, authorization=authorization)
+        request = pb.GetTotalsToApproveRequest(account_id=account_id, authorization=self._may_read(account_id))
         response = await call(self._service().GetTotalsToApprove, request)
-        _check(response)
+        check_refusal(response)
         # Whoever is no seller of ours is refused by the book, whatever its form.
         return [(total.receiver, decode_amount(total.total, "totals.total")) for total in response.totals]
 
@@ -212,13 +202,24 @@ class AccountClient:
             totals=write_totals(totals),
             signature=self._signer.sign(digest),
         )
-        _check(await call(self._service().ApproveTotals, request))
+        check_refusal(await call(self._service().ApproveTotals, request))
 
     async def close(self) -> None:
         """Close the connection."""
         if self._channel is not None:
             await self._channel.close()
             self._channel = self._stub = None
+
+    async def _get_account(self, request: pb.GetAccountRequest) -> pb.GetAccountResponse | None:
+        """The answer; None where the aggregator does not know the account."""
+        response = await call(self._service().GetAccount, request)
+        if Reason.from_wire(response.refusal.reason) is Reason.ACCOUNT_UNKNOWN:
+            return None
+        check_refusal(response)
+        return response
+
+    def _may_read(self, account_id: bytes) -> pb.CallAuthorization:
+        return self._authorize(lambda deadline: eip712.hash_read_account(account_id, deadline))
 
     def _authorize(self, hash_call: Callable[[int], bytes]) -> pb.CallAuthorization:
         deadline = int(self._clock()) + CALL_VALID_S
@@ -237,25 +238,9 @@ class AccountClient:
         return self._stub
 
 
-class _Answer(Protocol):
-    @property
-    def refusal(self) -> common_pb2.Refusal: ...
-
-    def HasField(self, field_name: Literal["refusal"], /) -> bool: ...  # noqa: N802 - protobuf's name
-
-
-def _check(answer: _Answer) -> None:
-    if answer.HasField("refusal"):
-        raise read_refusal(answer.refusal)
-
-
 def _account_state(response: pb.GetAccountResponse, channels: list[ChannelTotals]) -> AccountState:
-    account = response.account
     return AccountState(
-        funds=decode_amount(account.funds, "account.funds"),
-        withdrawing=decode_amount(account.withdrawing, "account.withdrawing"),
-        refunding=decode_amount(account.refunding, "account.refunding"),
-        available=decode_amount(account.available, "account.available"),
+        funds=decode_amount(response.account.funds, "account.funds"),
         channels=tuple(channels),
         spent={key.key_id: decode_amount(key.spent, "spend_keys.spent") for key in response.spend_keys},
         payment_id_retention_s=response.payment_id_retention_s,

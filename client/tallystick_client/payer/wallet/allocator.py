@@ -20,7 +20,7 @@ from tallystick.signatures import Signer
 from tallystick.tokens import Token
 from tallystick.vouchers import Voucher, sign_voucher
 from tallystick_client.payer.errors import BudgetExceededError
-from tallystick_client.payer.policy.budgets import DAY_S, Budgets
+from tallystick_client.payer.policy.budgets import DAY_S, Budgets, Limits
 from tallystick_client.payer.policy.offers import Seller
 from tallystick_client.payer.policy.operators import Asset, Operator
 from tallystick_client.payer.wallet.accounts import AccountClient
@@ -92,9 +92,13 @@ class Allocator:
         """Ask this function for idle headroom before anybody is refused."""
         self._reclaimers.append(reclaim)
 
+    def limits(self, seller: Seller) -> Limits:
+        """The budgets in the seller's token."""
+        return self._budgets.limits(seller.token.decimals)
+
     def check_request(self, seller: Seller, amount: int) -> None:
         """Raises BudgetExceededError if one request may not cost this much."""
-        allowed = self._budgets.limits(seller.token.decimals).per_request
+        allowed = self.limits(seller).per_request
         if amount > allowed:
             raise BudgetExceededError("per_request", amount, allowed, seller.token.decimals, seller.token.symbol)
 
@@ -168,7 +172,7 @@ class Allocator:
 
     def check_budgets(self, seller: Seller, amount: int) -> None:
         """Raises BudgetExceededError unless every budget allows `amount`, if need be after idle headroom is back."""
-        limits = self._budgets.limits(seller.token.decimals)
+        limits = self.limits(seller)
         today = self.today()
         if self._book.affordable(seller.asset, seller.host, today, limits) < amount:
             self._reclaim(seller.asset)
@@ -213,7 +217,7 @@ class Allocator:
         today, key_id = self.today(), key.key.key_id if key else b""
         if row is None or row.closed_at or (row.day, row.key_id, row.channel_id) != (today, key_id, channel.id):
             row = self._book.new_grant(channel, seller.host, holder, key_id, today)
-        limits = self._budgets.limits(seller.token.decimals)
+        limits = self.limits(seller)
         bounds = [want, account.free, self._book.affordable(seller.asset, seller.host, today, limits)]
         if key is not None and holder == SELF:
             bounds.append(key.left)
@@ -239,7 +243,7 @@ class Allocator:
 
     def _cap(self, account: Account, seller: Seller) -> int:
         """What a new spend key may spend: what is there to be spent, and no budget forbids."""
-        limits = self._budgets.limits(seller.token.decimals)
+        limits = self.limits(seller)
         spent = self._book.spent(seller.asset, seller.host, self.today())
         return max(0, min(account.unspent, limits.total - spent["total"]))
 

@@ -20,10 +20,10 @@ from tallystick_client.payer.wallet.rows import Account, Channel
 class Approver:
     """Signs totals, or refuses."""
 
-    def __init__(self, book: Book, clients: Mapping[Operator, AccountClient], lines: LocalGrants) -> None:
+    def __init__(self, book: Book, clients: Mapping[Operator, AccountClient], grants: LocalGrants) -> None:
         self._book = book
         self._clients = clients
-        self._lines = lines
+        self._grants = grants
 
     async def approve(self, account: Account, operator: Operator) -> int:
         """Approve the totals that the aggregator proposes; returns how many, 0 where there is nothing to approve.
@@ -34,8 +34,8 @@ class Approver:
         totals = await client.totals_to_approve(account.id)
         if not totals:
             return 0
-        self._lines.sync()
-        activity = self._lines.activity()
+        self._grants.sync()
+        activity = self._grants.activity()
         for receiver, total in totals:
             channel = self._channel(account, operator, receiver)
             # The most that this wallet can owe the receiver: all that it sent proofs for.

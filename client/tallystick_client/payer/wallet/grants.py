@@ -7,23 +7,39 @@ knows). The totals are handed to the wallet from time to time; they only grow, s
 
 **What a seller says it did not take, it may have taken.** Such headroom pays for the next page at the same seller,
 whose ceiling bounds both together. It is counted as `denied`, and the budgets do not get it back from the grant.
+
+Each seller and host has a line. A payment is made at once where its grant has headroom. Where it has not, its request
+waits in line while the grant is extended, once for all who wait: N requests in flight at the same moment need one
+extension, and none fails for lack of headroom. An unknown host starts with one request; each extension doubles what is
+asked for, up to `max_headroom` requests beyond those that wait. How a grant is extended is up to `local_grants` in the
+wallet's own process, to `fleet.remote_grants` in a worker's.
 """
 
+import asyncio
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from tallystick import payment_ids
 from tallystick.channels import ChannelConfig
-from tallystick.eip712 import Domain
+from tallystick.errors import MalformedError, TallystickError
 from tallystick.quantities import MAX_AMOUNT, PaymentId
-from tallystick.signatures import Signer
 from tallystick.spend_keys import SpendKey, SpendProof, SpendProver
-from tallystick.vouchers import Voucher, sign_voucher
+from tallystick.vouchers import Voucher
 from tallystick.x402 import DeferredPayment
-from tallystick_client.payer.errors import NoHeadroomError
+from tallystick_client.payer.errors import (
+    BookUnavailableError,
+    BudgetExceededError,
+    DepositNotAllowedError,
+    NoHeadroomError,
+)
+from tallystick_client.payer.policy.offers import Offer, Seller
+
+LINES_MAX: Final = 4_096
+"""Sellers with a grant of their own at one time; beyond them the oldest one that is idle is returned."""
 
 Clock = Callable[[], float]
 """Seconds since the epoch."""
@@ -200,49 +216,179 @@ class SpendKeyGrant(Grant):
             self.headroom += amount
 
 
-class VoucherGrant(Grant):
-    """A grant whose payments are proven by a voucher each (rule 2a), for accounts without a spend key.
+class HoldsGrant(Protocol):
+    """A grant, and what its holder notes about it."""
 
-    Its headroom is a stretch of the channel's ceilings that no other grant has. Each payment's ceiling is the end of
-    its own piece of the stretch, so that no two are alike and those that arrive, in whatever order, are covered. A
-    piece that was sent is never used again, even if its payment was released.
-    """
+    @property
+    def grant(self) -> Grant:
+        """The grant."""
+        ...
 
-    def __init__(
-        self,
-        grant_id: int,
-        channel_id: bytes,
-        config: ChannelConfig,
-        signer: Signer,
-        domain: Domain,
-        valid_until: float,
-        clock: Clock = time.time,
-    ) -> None:
-        super().__init__(grant_id, channel_id, config, valid_until, clock)
-        self._signer = signer
-        self._domain = domain
-        self._next = 0
 
-    def extend_to(self, ceiling: int, amount: int) -> None:
-        """Hold the stretch of `amount` that ends at `ceiling` instead of what is left of the one before."""
-        assert self.headroom == 0, "what was left has been taken back"
-        self._next = ceiling - amount
-        self.headroom = amount
+HeldT = TypeVar("HeldT", bound=HoldsGrant)
 
-    def _prove(self, amount: int, request_hash: bytes, payment_id: PaymentId) -> DeferredPayment:  # noqa: ARG002
-        # A voucher alone binds no request: the seller is trusted with it, as rule 2a has it.
-        self._next += amount
-        voucher = sign_voucher(self._signer, self._domain, self.channel_id, self._next)
-        return DeferredPayment(
-            config=self.config,
-            payment_id=payment_id,
-            ceiling=voucher.max_claimable_amount,
-            signature=voucher.signature,
-            spend=None,
-            channel_id=self.channel_id,
-        )
 
-    def _free(self, amount: int, denied: int) -> None:
-        # A voucher that was sent can be charged as long as its payment id is taken: what it is worth stays in the grant
-        # until that is over, and pays for nothing else.
-        self._returnable += amount - denied
+class _Waiting(NamedTuple):
+    amount: int
+    request_hash: bytes
+    payment_id: PaymentId | None
+    payment: asyncio.Future[Payment]
+
+
+class Line(Generic[HeldT]):
+    """Who waits for payments to one seller, and what they are paid from."""
+
+    def __init__(self, grants: "Grants[HeldT]", seller: Seller, max_headroom: int) -> None:
+        self.seller = seller
+        self.held: HeldT | None = None
+        self._grants = grants
+        self._max_headroom = max_headroom
+        self._requests = 1
+        self._waiting: deque[_Waiting] = deque()
+        self._serving: asyncio.Task[None] | None = None
+
+    @property
+    def grant(self) -> Grant | None:
+        """What is paid from now."""
+        return self.held.grant if self.held is not None else None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody waits and no payment is under way."""
+        return self._serving is None and (self.held is None or not self.held.grant.in_flight)
+
+    async def pay(self, amount: int, request_hash: bytes, payment_id: PaymentId | None) -> Payment:
+        """A payment of at most `amount` atomic units; see Grant.pay. Raises what extending the grant raises."""
+        grant = self.grant
+        # Who came first is served first.
+        if grant is not None and not self._waiting and grant.can_pay(amount):
+            return grant.pay(amount, request_hash, payment_id)
+        future: asyncio.Future[Payment] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(amount, request_hash, payment_id, future))
+        if self._serving is None:
+            self._serving = asyncio.create_task(self._serve())
+        try:
+            return await future
+        except asyncio.CancelledError:
+            # Made in the same moment as the caller went away: it never left.
+            if future.done() and not future.cancelled() and future.exception() is None:
+                future.result().release()
+            raise
+
+    def stop(self) -> None:
+        """Serve nobody any more; whoever waits is told."""
+        if self._serving is not None:
+            self._serving.cancel()
+
+    async def _serve(self) -> None:
+        try:
+            while self._waiting:
+                first = self._waiting[0]
+                if first.payment.done():
+                    self._waiting.popleft()
+                elif self.grant is not None and self.grant.can_pay(first.amount):
+                    self._waiting.popleft()
+                    first.payment.set_result(self.grant.pay(first.amount, first.request_hash, first.payment_id))
+                else:
+                    await self._extend(first.amount)
+        except BaseException as error:
+            # Cancelled, or a fault: whoever would wait for ever is told.
+            closed = BookUnavailableError("the wallet was closed while a payment waited for headroom")
+            self._fail(error if isinstance(error, Exception) else closed, at_least=0)
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            self._serving = None
+
+    async def _extend(self, need: int) -> None:
+        in_line = sum(waiting.amount for waiting in self._waiting if not waiting.payment.done())
+        try:
+            await self._grants.extend(self, need, max(in_line, self._requests * need))
+        except (BudgetExceededError, DepositNotAllowedError) as error:
+            # Who asks for less may still be served.
+            self._fail(error, at_least=need)
+        except (TallystickError, OverflowError) as error:
+            self._fail(error, at_least=0)
+        else:
+            self._requests = min(2 * self._requests, self._max_headroom)
+
+    def _fail(self, error: Exception, *, at_least: int) -> None:
+        staying: deque[_Waiting] = deque()
+        for waiting in self._waiting:
+            if waiting.amount < at_least:
+                staying.append(waiting)
+            elif not waiting.payment.done():
+                waiting.payment.set_exception(error)
+        self._waiting = staying
+
+
+class Grants(ABC, Generic[HeldT]):
+    """The lines of one process, and what is left of former grants while their payments are under way."""
+
+    def __init__(self, max_headroom: int) -> None:
+        if max_headroom < 1:
+            raise MalformedError("max_headroom", max_headroom, "at least 1 request")
+        self._max_headroom = max_headroom
+        self._lines: dict[Seller, Line[HeldT]] = {}
+        self._leaving: list[HeldT] = []
+
+    async def pay(self, offer: Offer, host: str, request_hash: bytes, payment_id: PaymentId | None = None) -> Payment:
+        """A payment of the offer's amount from the deposit, for this request at this host.
+
+        `payment_id`: of an earlier payment of the same request that was refused, so that both together are charged once
+        at most. The caller ends the payment: `settle`, `release` or `lose`.
+        Raises BudgetExceededError, DepositNotAllowedError, BookUnavailableError, RefusedError,
+        AggregatorUnavailableError.
+        """
+        seller, amount = offer.seller(host), offer.terms.amount
+        allowed = self._per_request(seller)
+        if amount > allowed:
+            raise BudgetExceededError("per_request", amount, allowed, seller.token.decimals, seller.token.symbol)
+        line = self._lines.get(seller)
+        if line is None:
+            self._make_room()
+            line = self._lines[seller] = Line(self, seller, self._max_headroom)
+        return await line.pay(amount, request_hash, payment_id)
+
+    @abstractmethod
+    async def extend(self, line: Line[HeldT], need: int, want: int) -> None:
+        """Give the line's grant between `need` and `want` more, or put a new grant in its place.
+
+        Raises TallystickError; BudgetExceededError and DepositNotAllowedError fail only those who ask for `need` or
+        more. To return without a change is allowed: it is called again.
+        """
+
+    @abstractmethod
+    def _per_request(self, seller: Seller) -> int:
+        """The most that one request may cost, in atomic units."""
+
+    @abstractmethod
+    def _take_back(self, held: HeldT) -> None:
+        """Take headroom that no payment is using out of a grant."""
+
+    def _holding(self) -> list[HeldT]:
+        """What the lines pay from now."""
+        return [line.held for line in self._lines.values() if line.held is not None]
+
+    def _leave(self, line: Line[HeldT]) -> None:
+        """Pay no more from the line's grant."""
+        held = line.held
+        if held is not None:
+            line.held = None
+            held.grant.closed = True
+            self._leaving.append(held)
+            self._take_back(held)
+
+    def _leave_all(self) -> None:
+        for line in self._lines.values():
+            line.stop()
+            self._leave(line)
+
+    def _make_room(self) -> None:
+        if len(self._lines) < LINES_MAX:
+            return
+        for seller, line in self._lines.items():
+            if line.is_idle:
+                self._leave(line)
+                del self._lines[seller]
+                return

@@ -1,4 +1,4 @@
-"""The grants of the wallet's own process: one line for each seller and host, served from the allocator.
+"""The grants of the wallet's own process, served from the allocator; and those that only the payer's key can make.
 
 Headroom goes back to the budgets only as far as no seller can have taken it (`grants.denied`). This is counted for each
 channel: a receiver may charge payments of one grant up to a ceiling that another one raised. What cannot go back pays
@@ -9,23 +9,22 @@ aggregator has told the channel's total.
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from typing import Final, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
-from tallystick.errors import MalformedError
+from tallystick.channels import ChannelConfig
+from tallystick.eip712 import Domain
 from tallystick.quantities import PaymentId
 from tallystick.signatures import Signer
+from tallystick.vouchers import sign_voucher
+from tallystick.x402 import DeferredPayment
 from tallystick_client.payer.policy.offers import Seller
 from tallystick_client.payer.policy.operators import Asset
 from tallystick_client.payer.wallet.allocator import Allocator, Allotment
 from tallystick_client.payer.wallet.book import Book
-from tallystick_client.payer.wallet.grant_queue import GrantQueue
-from tallystick_client.payer.wallet.grants import Clock, Grant, Payment, SpendKeyGrant, VoucherGrant
+from tallystick_client.payer.wallet.grants import Clock, Grant, Grants, Line, SpendKeyGrant
 from tallystick_client.payer.wallet.rows import GrantRow
 from tallystick_client.payer.wallet.spend_keys import SELF, LiveKey
-
-LINES_MAX: Final = 4_096
-"""Sellers with a grant of their own at one time; beyond them the oldest one that is idle is returned."""
 
 
 class Activity(NamedTuple):
@@ -34,6 +33,54 @@ class Activity(NamedTuple):
     payments: int = 0
     in_flight: int = 0
     unspent: int = 0
+
+
+class VoucherGrant(Grant):
+    """A grant whose payments are proven by a voucher each (rule 2a), for accounts without a spend key.
+
+    Its headroom is a stretch of the channel's ceilings that no other grant has. Each payment's ceiling is the end of
+    its own piece of the stretch, so that no two are alike and those that arrive, in whatever order, are covered. A
+    piece that was sent is never used again, even if its payment was released.
+    """
+
+    def __init__(
+        self,
+        grant_id: int,
+        channel_id: bytes,
+        config: ChannelConfig,
+        signer: Signer,
+        domain: Domain,
+        valid_until: float,
+        clock: Clock = time.time,
+    ) -> None:
+        super().__init__(grant_id, channel_id, config, valid_until, clock)
+        self._signer = signer
+        self._domain = domain
+        self._next = 0
+
+    def extend_to(self, ceiling: int, amount: int) -> None:
+        """Hold the stretch of `amount` that ends at `ceiling` instead of what is left of the one before."""
+        assert self.headroom == 0, "what was left has been taken back"
+        self._next = ceiling - amount
+        self.headroom = amount
+
+    def _prove(self, amount: int, request_hash: bytes, payment_id: PaymentId) -> DeferredPayment:  # noqa: ARG002
+        # A voucher alone binds no request: the seller is trusted with it, as rule 2a has it.
+        self._next += amount
+        voucher = sign_voucher(self._signer, self._domain, self.channel_id, self._next)
+        return DeferredPayment(
+            config=self.config,
+            payment_id=payment_id,
+            ceiling=voucher.max_claimable_amount,
+            signature=voucher.signature,
+            spend=None,
+            channel_id=self.channel_id,
+        )
+
+    def _free(self, amount: int, denied: int) -> None:
+        # A voucher that was sent can be charged as long as its payment id is taken: what it is worth stays in the grant
+        # until that is over, and pays for nothing else.
+        self._returnable += amount - denied
 
 
 class _Held:
@@ -52,57 +99,23 @@ class _Held:
         return not self.grant.in_flight and not self.is_extended
 
 
-class _LocalQueue(GrantQueue):
-    def __init__(self, lines: "LocalGrants", seller: Seller, max_headroom: int) -> None:
-        super().__init__(max_headroom)
-        self.seller = seller
-        self.held: _Held | None = None
-        self._lines = lines
-
-    async def extend(self, need: int, want: int) -> None:
-        await self._lines.extend(self, need, want)
-
-    def hold(self, held: _Held | None) -> None:
-        """Pay from this grant from now on."""
-        self.held = held
-        self.grant = held.grant if held is not None else None
-
-
-class LocalGrants:
-    """The grants of this process, and what is left of former ones while their payments are under way."""
+class LocalGrants(Grants[_Held]):
+    """The grants of this process."""
 
     def __init__(
         self, book: Book, allocator: Allocator, signer: Signer, max_headroom: int = 64, clock: Clock = time.time
     ) -> None:
-        if max_headroom < 1:
-            raise MalformedError("max_headroom", max_headroom, "at least 1 request")
+        super().__init__(max_headroom)
         self._book = book
         self._allocator = allocator
         self._signer = signer
-        self._max_headroom = max_headroom
         self._clock = clock
-        self._lines: dict[Seller, _LocalQueue] = {}
-        self._leaving: list[_Held] = []
         self._in_channel: defaultdict[bytes, list[_Held]] = defaultdict(list)
         # Of grants that are gone, by channel and spend key: their proofs can be charged until the key is revoked.
         self._denied: defaultdict[bytes, dict[bytes, int]] = defaultdict(dict)
         allocator.call_back_from(self.reclaim)
 
-    async def pay(
-        self, seller: Seller, amount: int, request_hash: bytes, payment_id: PaymentId | None = None
-    ) -> Payment:
-        """A payment of at most `amount` atomic units; see Grant.pay.
-
-        Raises BudgetExceededError, DepositNotAllowedError, BookUnavailableError, or what the aggregator answered.
-        """
-        self._allocator.check_request(seller, amount)
-        line = self._lines.get(seller)
-        if line is None:
-            self._make_room()
-            line = self._lines[seller] = _LocalQueue(self, seller, self._max_headroom)
-        return await line.pay(amount, request_hash, payment_id)
-
-    async def extend(self, line: _LocalQueue, need: int, want: int) -> None:
+    async def extend(self, line: Line[_Held], need: int, want: int) -> None:
         """Extend a line's grant, or give it a new one."""
         held = line.held
         if held is not None:
@@ -129,7 +142,7 @@ class LocalGrants:
             self._leave(line)
             held = _Held(self._new_grant(allotment), allotment.row, allotment.key)
             self._in_channel[held.grant.channel_id].append(held)
-            line.hold(held)
+            line.held = held
         if isinstance(held.grant, VoucherGrant):
             held.grant.extend_to(allotment.ceiling, allotment.amount)
         else:
@@ -148,7 +161,6 @@ class LocalGrants:
         """Take back all headroom of this asset that no payment is using."""
         for line in self._lines.values():
             if line.held is not None and line.seller.asset == asset:
-                self._sync(line.held)
                 self._take_back(line.held)
 
     def retire(self, account_id: bytes) -> None:
@@ -159,11 +171,9 @@ class LocalGrants:
 
     def sync(self) -> None:
         """Bring the book up to date with the grants; in memory only."""
-        for line in self._lines.values():
-            if line.held is not None:
-                self._sync(line.held)
-        for held in self._leaving:
+        for held in self._holding():
             self._sync(held)
+        for held in self._leaving:
             self._take_back(held)
             if held.is_done:
                 self._close(held)
@@ -182,9 +192,7 @@ class LocalGrants:
 
     def abandon(self) -> None:
         """The end: return what is unspent; what is under way is unknown from now on."""
-        for line in self._lines.values():
-            line.stop()
-            self._leave(line)
+        self._leave_all()
         self.sync()
         for held in self._leaving:
             self._close(held)
@@ -196,7 +204,7 @@ class LocalGrants:
     def activity(self) -> defaultdict[bytes, Activity]:
         """What the present grants do, by channel."""
         found: defaultdict[bytes, Activity] = defaultdict(Activity)
-        for grant in (held.grant for held in self._held()):
+        for grant in (held.grant for held in self._all_held()):
             payments, in_flight, unspent = found[grant.channel_id]
             found[grant.channel_id] = Activity(
                 payments + grant.payments, in_flight + grant.in_flight, unspent + grant.unspent
@@ -205,40 +213,20 @@ class LocalGrants:
 
     def has_denied(self, account_id: bytes) -> bool:
         """Whether a present grant of the account holds what a seller says that it did not take."""
-        return any(held.grant.denied and self._account_of(held) == account_id for held in self._held())
+        return any(held.grant.denied and self._account_of(held) == account_id for held in self._all_held())
 
-    def grant(self, seller: Seller) -> Grant | None:
-        """The grant that serves a line, for those who want to look at it."""
-        line = self._lines.get(seller)
-        return line.grant if line is not None else None
+    def _all_held(self) -> list[_Held]:
+        return [*self._holding(), *self._leaving]
 
-    def _held(self) -> Iterator[_Held]:
-        yield from (line.held for line in self._lines.values() if line.held is not None)
-        yield from self._leaving
-
-    def _make_room(self) -> None:
-        if len(self._lines) < LINES_MAX:
-            return
-        for seller, line in self._lines.items():
-            if line.is_idle:
-                self._leave(line)
-                del self._lines[seller]
-                return
-
-    def _leave(self, line: _LocalQueue) -> None:
-        held = line.held
-        if held is not None:
-            line.hold(None)
-            held.grant.closed = True
-            self._leaving.append(held)
-            self._sync(held)
-            self._take_back(held)
+    def _per_request(self, seller: Seller) -> int:
+        return self._allocator.limits(seller).per_request
 
     def _sync(self, held: _Held) -> None:
         (charged, unknown), found = held.grant.totals, held.grant.found_charged
         self._book.report(held.row, charged + found, unknown - found)
 
     def _take_back(self, held: _Held) -> None:
+        self._sync(held)
         unspent = held.grant.take_back(self._provably_unspent(held.grant))
         if unspent:
             self._allocator.give_back(held.row, unspent, held.key)

@@ -72,7 +72,7 @@ class Reconciler:
         store: Store,
         clients: Mapping[Operator, AccountClient],
         keys: SpendKeys,
-        lines: LocalGrants,
+        grants: LocalGrants,
         allocator: Allocator,
         clock: Clock = time.time,
         drain_s: float = TIMING.drain_s,
@@ -81,7 +81,7 @@ class Reconciler:
         self._book = store.book
         self._clients = clients
         self._keys = keys
-        self._lines = lines
+        self._grants = grants
         self._allocator = allocator
         self._clock = clock
         self._drain_s = drain_s
@@ -101,26 +101,26 @@ class Reconciler:
             return await self._reconcile(account, self._clients[operator], rotate=rotate, spare_s=spare_s)
 
     async def _reconcile(self, account: Account, client: AccountClient, *, rotate: bool, spare_s: float) -> Reconciled:
-        self._lines.sync()
+        self._grants.sync()
         holders = self._holders_of_unknown(account, spare_s) if rotate else set[str]()
         for holder in holders:
             # Payments go on under a new key while those of the old one end; workers get theirs with their next grant.
             self._keys.drop(account, holder)
         if SELF in holders:
-            self._lines.retire(account.id)
-            await self._lines.drained(account.id, self._drain_s)
+            self._grants.retire(account.id)
+            await self._grants.drained(account.id, self._drain_s)
         await self._keys.revoke_unused(account, client)
-        self._lines.sync()
-        activity = self._lines.activity()
+        self._grants.sync()
+        activity = self._grants.activity()
         before = {c.id: _Snapshot(c.charged, activity[c.id].payments) for c in self._book.channels_of(account.id)}
         now_s = self._clock()
         state = await client.read(account.id)
-        self._lines.sync()
+        self._grants.sync()
         if state is None:
             return Reconciled()
         dead_before_s = now_s - (state.payment_id_retention_s or RETENTION_S) - RETENTION_MARGIN_S
         told = {totals.channel_id: totals for totals in state.channels}
-        activity = self._lines.activity()
+        activity = self._grants.activity()
         result = Reconciled()
         for id_, snapshot in before.items():
             channel = self._book.channels[id_]
@@ -135,7 +135,7 @@ class Reconciler:
     def _holders_of_unknown(self, account: Account, spare_s: float) -> set[str]:
         """Whose keys, still in use, have payments that nobody knows the end of, or that only a seller does."""
         ours = {channel.id for channel in self._book.channels_of(account.id)}
-        denied = {SELF} if self._lines.has_denied(account.id) else set[str]()
+        denied = {SELF} if self._grants.has_denied(account.id) else set[str]()
         return denied | {
             row.holder
             for row in self._book.grants.values()

@@ -17,13 +17,11 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Final, NamedTuple, Self, get_args
 
 from tallystick.errors import MalformedError, TallystickError
 from tallystick.hexadecimal import checksum
 from tallystick.keys import load_signer
-from tallystick.quantities import PaymentId
 from tallystick.reasons import Reason
 from tallystick.signatures import Signer
 from tallystick.tokens import Token
@@ -37,7 +35,7 @@ from tallystick_client.payer.wallet.allocator import Allocator, Proof
 from tallystick_client.payer.wallet.approvals import Approver
 from tallystick_client.payer.wallet.deposits import Deposits
 from tallystick_client.payer.wallet.exact import ExactPayer
-from tallystick_client.payer.wallet.grants import Clock, Payment
+from tallystick_client.payer.wallet.grants import Clock
 from tallystick_client.payer.wallet.local_grants import LocalGrants
 from tallystick_client.payer.wallet.reconcile import Reconciled, Reconciler
 from tallystick_client.payer.wallet.recovery import Remedies
@@ -115,15 +113,15 @@ class LocalWallet:
         self._allocator = Allocator(
             store, signer, self._clients, self._deposits, self._keys, budgets, proof=proof, clock=clock
         )
-        self._lines = LocalGrants(self._book, self._allocator, signer, max_headroom, clock)
+        self.grants = LocalGrants(self._book, self._allocator, signer, max_headroom, clock)
         self._exact = ExactPayer(store, signer, self._clients, self._allocator, clock)
         self._reconciler = Reconciler(
-            store, self._clients, self._keys, self._lines, self._allocator, clock, timing.drain_s
+            store, self._clients, self._keys, self.grants, self._allocator, clock, timing.drain_s
         )
         self._remedies = Remedies(
-            self._clients, self._deposits, self._keys, self._reconciler, self._lines.retire, clock
+            self._clients, self._deposits, self._keys, self._reconciler, self.grants.retire, clock
         )
-        self._approver = Approver(self._book, self._clients, self._lines)
+        self._approver = Approver(self._book, self._clients, self.grants)
         self.core = WalletCore(
             store=store,
             operators=self.operators,
@@ -204,16 +202,6 @@ class LocalWallet:
         """The offer of a 402 to take; raises OfferNotAllowedError."""
         return choose(required, self)
 
-    async def pay(self, offer: Offer, host: str, request_hash: bytes, payment_id: PaymentId | None = None) -> Payment:
-        """A payment of the offer's amount from the deposit, for this request at this host.
-
-        `payment_id`: of an earlier payment of the same request that was refused, so that both together are charged once
-        at most. The caller ends the payment: `settle`, `release` or `lose`.
-        Raises BudgetExceededError, DepositNotAllowedError, BookUnavailableError, RefusedError,
-        AggregatorUnavailableError.
-        """
-        return await self._lines.pay(offer.seller(host), offer.terms.amount, request_hash, payment_id)
-
     async def pay_exact(self, offer: Offer, host: str) -> ExactAuthorization:
         """A transfer of the offer's amount. Raises BudgetExceededError, BalanceTooLowError, BookUnavailableError."""
         return await self._exact.pay(offer.seller(host), offer.terms.amount, offer.accepted.max_timeout_seconds)
@@ -256,8 +244,8 @@ class LocalWallet:
         refunds: list[RefundedAccount] = []
         for account, operator, token in self.accounts():
             self._deposits.leave_empty(account)
-            self._lines.retire(account.id)
-            await self._lines.drained(account.id, timeout_s=5)
+            self.grants.retire(account.id)
+            await self.grants.drained(account.id, timeout_s=5)
             refunded: Refunded = await self._deposits.refund(account, operator, 0)
             refunds.append(RefundedAccount(token, *refunded))
         return refunds
@@ -303,7 +291,7 @@ class LocalWallet:
 
     async def status(self) -> WalletStatus:
         """The book: accounts, channels, budgets. From memory; asks nobody."""
-        self._lines.sync()
+        self.grants.sync()
         return read_status(self._book, self.address, self.accounts(), self.operators, self._allocator.today())
 
     async def close(self) -> None:
@@ -315,7 +303,7 @@ class LocalWallet:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._allocator.finish()
-        self._lines.abandon()
+        self.grants.abandon()
         await self._forget_keys()
         try:
             await self._store.close()
@@ -336,9 +324,7 @@ class LocalWallet:
         """Nothing to do: `open` did it."""
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Close."""
         await self.close()
 
@@ -360,7 +346,7 @@ class LocalWallet:
 
     async def flush(self) -> None:
         """Bring the book on disk up to date; done every second anyway."""
-        self._lines.sync()
+        self.grants.sync()
         await self._store.commit()
         for account in self.accounts():
             self._allocator.look_after(*account)

@@ -7,7 +7,6 @@ AggregatorUnavailableError (repeat it with the same ids) or CallRejectedError (r
 import asyncio
 import logging
 from dataclasses import dataclass
-from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 import grpc.aio
@@ -15,7 +14,7 @@ import grpc.aio
 from tallystick.charges import Charge, Charged, DeferredCharge
 from tallystick.codec import charge as charge_codec
 from tallystick.codec import facilitator, settlement
-from tallystick.codec.common import read_refusal
+from tallystick.codec.common import check_refusal
 from tallystick.errors import RefusedError
 from tallystick.facilitator import Attempt, Settled, Supported, Verified
 from tallystick.settlements import Settlement
@@ -95,9 +94,7 @@ class Aggregator:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     def __repr__(self) -> str:
@@ -209,8 +206,7 @@ class Aggregator:
         """
         request = settlement_pb2.SettleNowRequest()
         response = await self._call(self._connection().settlements.SettleNow, request, self._chain_timeout_s)
-        if response.HasField("refusal"):
-            raise read_refusal(response.refusal)
+        check_refusal(response)
         return SettledNow(
             map(settlement.read_settlement, response.settlements), map(settlement.read_left_out, response.left_out)
         )

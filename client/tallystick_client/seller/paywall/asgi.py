@@ -327,7 +327,9 @@ class _StartupFailedError(Exception):
     """The paywall's settings do not fit the aggregator's."""
 
 
-class _Stage(Enum):
+class Stage(Enum):
+    """Where a response is: nothing of it was sent, or it goes out, or another one was sent instead."""
+
     HELD = "held"
     PASSING = "passing"
     REFUSED = "refused"
@@ -344,23 +346,13 @@ class Outgoing:
         self._send = send
         self._decide = decide
         self._start: Message | None = None
-        self._stage = _Stage.HELD
-
-    @property
-    def is_held(self) -> bool:
-        """Whether nothing of the response was decided about yet."""
-        return self._stage is _Stage.HELD
-
-    @property
-    def is_refused(self) -> bool:
-        """Whether the client got another response than the application's."""
-        return self._stage is _Stage.REFUSED
+        self.stage = Stage.HELD
 
     async def send(self, message: Message) -> None:
         """What the application calls."""
-        if self._stage is _Stage.PASSING or message["type"] in _AHEAD_OF_RESPONSE:
+        if self.stage is Stage.PASSING or message["type"] in _AHEAD_OF_RESPONSE:
             await self._send(message)
-        elif self._stage is _Stage.REFUSED:
+        elif self.stage is Stage.REFUSED:
             raise ResponseRefusedError("the response is not delivered: it was not paid for")
         elif message["type"] == START:
             self._start = message
@@ -371,8 +363,8 @@ class Outgoing:
         assert self._start is not None, "a body has a start before it"
         start = await self._decide(self._start, message)
         if start is None:
-            self._stage = _Stage.REFUSED
+            self.stage = Stage.REFUSED
             return
-        self._stage = _Stage.PASSING
+        self.stage = Stage.PASSING
         await self._send(start)
         await self._send(message)

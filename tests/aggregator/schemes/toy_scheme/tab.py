@@ -10,7 +10,7 @@ from tallystick.hexadecimal import parse_address
 from tallystick.reasons import Reason
 from tallystick.tokens import Token
 from tallystick.x402 import PaymentPayload, PaymentTerms
-from tallystick_aggregator.accounts.terms import amount_is
+from tallystick_aggregator.accounts.offers import amount_is
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.schemes.port import PAYLOAD, Caller
 

@@ -43,7 +43,7 @@ class DeferredScheme:
 
     async def pay(self, payer: Payer, offer: Offer, order: Order) -> OutgoingPayment:
         """A payment out of a grant."""
-        payment = await payer.pay(offer, order.host, order.request_hash, order.payment_id)
+        payment = await payer.grants.pay(offer, order.host, order.request_hash, order.payment_id)
         id_ = PaymentId(payment.proof.payment_id)
         header = payment_header(offer, deferred_payload(payment.proof), id_)
         return _FromDeposit(offer, header, payment.amount, id_, order.clock() + KEPT_S, payment)

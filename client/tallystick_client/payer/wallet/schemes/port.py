@@ -17,7 +17,7 @@ from tallystick.reasons import Reason
 from tallystick.x402 import ExactAuthorization, PaymentPayload, encode_header, payment_identifier_extension
 from tallystick_client.payer.policy.answers import Answer, is_unfinished, says_released, told_charge
 from tallystick_client.payer.policy.offers import Means, Offer, OfferRules
-from tallystick_client.payer.wallet.grants import Payment
+from tallystick_client.payer.wallet.grants import Grants
 
 KEPT_S: Final = 172_800.0
 """How long a payment is worth sending again: as long as its payment id is taken, by the aggregator's default."""
@@ -128,8 +128,9 @@ class Payer(Means, Protocol):
         """By their names; those that are preferred come first."""
         ...
 
-    async def pay(self, offer: Offer, host: str, request_hash: bytes, payment_id: PaymentId | None = None) -> Payment:
-        """A payment from the deposit."""
+    @property
+    def grants(self) -> Grants[Any]:
+        """What is paid from the deposit."""
         ...
 
     async def pay_exact(self, offer: Offer, host: str) -> ExactAuthorization:

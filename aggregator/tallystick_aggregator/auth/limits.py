@@ -1,7 +1,8 @@
-"""What payers may make the operator spend on gas: an hourly budget for each kind of transaction, and a share a payer.
+"""How often something expensive may be asked for, and what payers may make the operator spend on gas.
 
-Whoever asks for a gasless deposit or refund, or pays by `exact`, makes the operator send a transaction. All of it is
-counted by `chain.gas` from the outbox. Claims are counted there too, and nothing here ever stops one: they pay sellers.
+Whoever asks for a gasless deposit or refund, or pays by `exact`, makes the operator send a transaction. There is an
+hourly budget for each kind, and a share a payer. All of it is counted by `chain.gas` from the outbox. Claims are
+counted there too, and nothing here ever stops one: they pay sellers.
 
 Strangers come by the thousand: those who have never paid anybody may use STRANGERS_PERCENT of a budget at most, so that
 what is left tops up the accounts that the operator lives on.
@@ -9,9 +10,10 @@ what is left tops up the accounts that the operator lives on.
 
 import logging
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Annotated, Final
 
 from msgspec import Meta
@@ -21,6 +23,32 @@ from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.ledger.state import Account
 from tallystick_aggregator.store.port import TransactionKind
+
+
+class RateLimit:
+    """A token bucket: at most `burst` at once and `per_s` a second in the long run. One event loop only."""
+
+    def __init__(self, per_s: float, burst: int, clock: Callable[[], float] = monotonic) -> None:
+        self.burst = burst
+        self._per_s = per_s
+        self._clock = clock
+        self._left = float(burst)
+        self._at = clock()
+
+    def give_back(self) -> None:
+        """Undo a `take`: what was allowed was not done."""
+        self._left = min(self.burst, self._left + 1)
+
+    def take(self) -> bool:
+        """Whether one more may go now; takes it if so."""
+        now = self._clock()
+        self._left = min(self.burst, self._left + (now - self._at) * self._per_s)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
 
 STRANGERS_PERCENT: Final = 75
 GAS_TYPICAL: Final = {TransactionKind.DEPOSIT: 150_000, TransactionKind.REFUND: 130_000, TransactionKind.EXACT: 120_000}
