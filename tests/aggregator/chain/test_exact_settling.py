@@ -157,15 +157,7 @@ async def test_many_settlements_at_once_all_land_once_though_one_is_dropped_and_
 
 async def ask(devnet: Devnet, method: str, *params: object) -> None:
     """A call of the chain that does not hold up the settlements."""
-
-    def call() -> None:
-        chain = devnet.anvil.another()
-        try:
-            chain.rpc(method, *params)
-        finally:
-            chain.disconnect()
-
-    await asyncio.to_thread(call)
+    await asyncio.to_thread(devnet.anvil.rpc, method, *params)
 
 
 async def mine(devnet: Devnet, base_fee_wei: int = 100 * GWEI) -> None:
