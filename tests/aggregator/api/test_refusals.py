@@ -20,6 +20,7 @@ from tallystick.spend_keys import key_hash
 from tallystick.v1 import account_pb2, charge_pb2, common_pb2, facilitator_pb2
 from tallystick.x402 import ExactAuthorization
 from tallystick_aggregator.auth.limits import GasLimits
+from tallystick_aggregator.auth.transfer_limits import NO_LIMITS, TransferLimits
 from tallystick_aggregator.chain.port import DepositAuthorization, RevertedError
 from tallystick_aggregator.charging import UncheckedPayment
 from tallystick_aggregator.charging.batcher import BatcherSettings
@@ -41,6 +42,11 @@ RULES: dict[Reason, Rules] = {
 }
 
 
+TRANSFERS: dict[Reason, TransferLimits] = {
+    Reason.EXACT_AMOUNT_TOO_SMALL: TransferLimits(amount_min=PRICE + 1),
+}
+
+
 def reaches(reason: Reason) -> Callable[[Way], Way]:
     """Mark a function as a way to this refusal."""
 
@@ -55,7 +61,7 @@ def reaches(reason: Reason) -> Callable[[Way], Way]:
 async def test_every_refusal_is_reached_from_the_outside_and_says_what_it_should(
     reason: Reason, tmp_path: Path
 ) -> None:
-    async with serving(tmp_path, rules=RULES.get(reason)) as edge:
+    async with serving(tmp_path, rules=RULES.get(reason), transfers=TRANSFERS.get(reason, NO_LIMITS)) as edge:
         refusal = await WAYS[reason](edge)
     assert Reason.from_wire(refusal.reason) is reason
     assert refusal.retry == reason.retry
@@ -505,6 +511,18 @@ async def _(edge: Edge) -> common_pb2.Refusal:
 async def _(edge: Edge) -> common_pb2.Refusal:
     edge.market.chain.gas_money = 0
     return await settle_exact(edge)
+
+
+@reaches(Reason.EXACT_AMOUNT_TOO_SMALL)
+async def _(edge: Edge) -> common_pb2.Refusal:
+    return await settle_exact(edge)
+
+
+@reaches(Reason.EXACT_PAYER_BARRED)
+async def _(edge: Edge) -> common_pb2.Refusal:
+    edge.market.chain.fate = TransactionStatus.REVERTED
+    await settle_exact(edge)
+    return await verify_exact(edge, transfer_of(ALICE, 1))
 
 
 # Accounts.
