@@ -25,6 +25,7 @@ def write_site(
     chain: Table | None = None,
     token: Table | None = None,
     http: Table | None = None,
+    exact_open: Table | None = None,
 ) -> Path:
     """Write everything; returns the configuration's path. What the tables hold replaces what fits a devnet."""
     for name, key in (("operator", DEV_KEYS[1]), ("sender", DEV_KEYS[2]), ("stranger", STRANGER_KEY)):
@@ -36,6 +37,7 @@ def write_site(
         ("[settlement]", {"interval_s": 3_600} | dict(settlement or {})),
         ("[limits]", dict(limits or {})),
         *([] if http is None else [("[http]", dict(http))]),
+        *([] if exact_open is None else [("[exact_open]", dict(exact_open))]),
         (
             "[[chain]]",
             {

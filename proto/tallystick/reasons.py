@@ -106,6 +106,12 @@ class Reason(IntEnum):
         _RETRY,
         "Pay from a deposit, or wait: the aggregator cannot pay for the gas of transfers now.",
     )
+    EXACT_AMOUNT_TOO_SMALL = 76, _FINAL, "Pay from a deposit: a transfer of so little is not worth its gas here."
+    EXACT_PAYER_BARRED = (
+        77,
+        _RETRY,
+        "Pay from another address, or wait: a transfer of this payer's reverted on chain, and cost gas for nothing.",
+    )
 
     # Accounts: deposits, spend keys, refunds, signed calls.
     DEPOSIT_BELOW_MINIMUM = 80, _FINAL, "Deposit at least the minimum that Supported names."

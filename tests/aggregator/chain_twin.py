@@ -28,6 +28,7 @@ from tallystick_aggregator.chain.port import (
     EscrowAccount,
     Heard,
     Landing,
+    PaymentIdTakenError,
     RevertedError,
     Send,
 )
@@ -43,6 +44,7 @@ from tallystick_aggregator.store.port import (
     OutboundTransaction,
     Outbox,
     Payout,
+    TransactionKind,
     TransactionStatus,
 )
 from tallystick_contracts.events import Refunded
@@ -70,6 +72,10 @@ class ChainTwin:
         self.ref = EscrowRef(NETWORK, escrow)
         self.writer = writer
         self.now_s = 1_800_000_000
+        self.block_s = NOW_S
+        """The time of the newest block, and of the one that a transaction is estimated for."""
+        self.looks_ahead = True
+        """Whether it can simulate at a time to come."""
         self._sending = asyncio.Lock()
         self.gas = GasMeter(lambda: self.now_s)
         self.gas_each = 90_000
@@ -126,7 +132,7 @@ class ChainTwin:
 
     async def head(self) -> Block:
         self._answer()
-        return Block(self.number, sha256(b"block %d" % self.number).digest(), NOW_S)
+        return Block(self.number, sha256(b"block %d" % self.number).digest(), self.block_s)
 
     async def final(self) -> Block:
         head = await self.head()
@@ -141,11 +147,16 @@ class ChainTwin:
         self._answer()
         return self.gas_money
 
-    async def simulate(self, call: Call, block: Block, *, gas_max: int) -> None:
+    async def simulate(self, call: Call, block: Block, *, gas_max: int, at_s: int = 0) -> None:
         del block
         self._answer()
         self.simulated += 1
-        self._try(call, gas_max)
+        now_s = self.block_s
+        self.block_s = at_s if at_s and self.looks_ahead else now_s
+        try:
+            self._try(call, gas_max)
+        finally:
+            self.block_s = now_s
 
     async def send(self, send: Send) -> OutboundTransaction:
         async with self._sending:  # as the real sender: a reference is sent once
@@ -156,6 +167,9 @@ class ChainTwin:
         if known is not None and known.status is not TransactionStatus.SUPERSEDED:
             return known
         self._answer()
+        named = await self.outbox.by_payment_id(send.payment_id) if send.payment_id else None
+        if named is not None and named.reference != send.reference:
+            raise PaymentIdTakenError
         self._try(send.call, send.gas_max)
         nonce = len(self.sent)
         attempt = Attempt(sha256(b"transaction %d" % nonce).digest(), b"raw", 1, 1, 1_800_000_000)
@@ -175,6 +189,8 @@ class ChainTwin:
             rows=send.rows,
             payouts=send.payouts,
             memo=send.memo,
+            payer=send.payer,
+            payment_id=send.payment_id,
         )
         if known is None:
             outbound = await self.outbox.add(draft)
@@ -362,7 +378,8 @@ class ChainTwin:
             if status is TransactionStatus.MINED:
                 try:
                     moved = self._effects[outbound.data]()
-                    payouts = (Payout(self.address, TOKEN, moved),)
+                    if outbound.kind is not TransactionKind.EXACT:
+                        payouts = (Payout(self.address, TOKEN, moved),)
                 except RevertedError:
                     status = TransactionStatus.REVERTED
             outbound = replace(
@@ -431,7 +448,7 @@ class TokenTwin:
 
         def effect() -> int:
             chain.model.tokens[TOKEN].transfer_with_authorization(
-                a.from_, a.to, a.value, a.valid_after, a.valid_before, a.nonce, a.signature, NOW_S
+                a.from_, a.to, a.value, a.valid_after, a.valid_before, a.nonce, a.signature, chain.block_s
             )
             return a.value
 

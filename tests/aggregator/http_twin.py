@@ -59,13 +59,13 @@ async def http_edge(
     tls: TlsFiles | None = None,
     verify: Any = True,
 ) -> AsyncIterator[HttpEdge]:
-    """Serve a market; `schemes` are those beside `deferred` and `exact`."""
+    """Serve a market; `schemes` are those beside `deferred` and `exact`; `open_schemes` are named."""
     credentials = Credentials.open(folder / "tokens.db")
     try:
         async with marketplace() as market:
-            facilitator = Facilitator(
-                Principals(credentials.lookup), [market.deferred, market.exact, *schemes], open_schemes
-            )
+            all_schemes: list[Scheme[Any, Any]] = [market.deferred, market.exact, *schemes]
+            opened = [scheme for scheme in all_schemes if scheme.name in open_schemes]
+            facilitator = Facilitator(Principals(credentials.lookup), all_schemes, opened)
             app = FacilitatorApp(facilitator, limits, resources)
             await app.tell_health(serving=True)
             await app.tell_settling(settling=True)

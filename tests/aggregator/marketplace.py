@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Final
+from typing import Any, Final
 
 from chain_twin import TOKEN_DOMAIN, ChainTwin
 from doubles import DOMAIN, ESCROW, ESCROW_REF, NETWORK, NEWS, NOW_MS, NOW_S, OPERATOR, TOKEN, Payer
@@ -21,6 +21,8 @@ from tallystick_aggregator.accounts.offers import EscrowOffer
 from tallystick_aggregator.accounts.refunds import Refunds
 from tallystick_aggregator.accounts.signed_calls import SignedCall
 from tallystick_aggregator.auth.limits import NO_LIMITS, GasBudget, GasLimits
+from tallystick_aggregator.auth.transfer_limits import NO_LIMITS as NO_EXACT_LIMITS
+from tallystick_aggregator.auth.transfer_limits import TransferLimits
 from tallystick_aggregator.chain.port import DepositAuthorization
 from tallystick_aggregator.charging import LedgerWriter, PaymentBatcher
 from tallystick_aggregator.charging.signatures import SignatureThreads
@@ -100,12 +102,17 @@ class Marketplace:
         assert isinstance(answer, Accepted), answer
 
 
+async def _at_once(_pause_s: float) -> None:
+    await asyncio.sleep(0)
+
+
 @asynccontextmanager
 async def marketplace(
     disk: MemoryDisk | None = None,
     rules: Rules | None = None,
     store: SqliteStore | None = None,
     gas: GasLimits = NO_LIMITS,
+    limits: TransferLimits = NO_EXACT_LIMITS,
     more_escrows: Sequence[bytes] = (),
 ) -> AsyncIterator[Marketplace]:
     """Open a market on this disk, or in this store; the escrows and the token are new."""
@@ -125,6 +132,13 @@ async def marketplace(
     await chain.gas.load(outbox, NETWORK)
     channels = Channels(chains, offers, writer, rules)
     claims = Claims(lambda: NOW_S)
+    transfers: dict[str, Any] = {
+        "settle_timeout_s": 0.2,
+        "budget": budget,
+        "limits": limits,
+        "claims": claims,
+        "pause": _at_once,
+    }
     accounts = Accounts(chains, offers, channels, writer, rules, lambda: NOW_S)
     try:
         yield Marketplace(
@@ -137,8 +151,8 @@ async def marketplace(
             rules,
             channels,
             DeferredPayments(offers, channels, batcher, writer),
-            ExactPayments(chains, offers, outbox, lambda: NOW_S, settle_timeout_s=0.2, budget=budget, claims=claims),
-            UptoPayments(chains, offers, outbox, lambda: NOW_S, settle_timeout_s=0.2, budget=budget, claims=claims),
+            ExactPayments(chains, offers, outbox, lambda: NOW_S, **transfers),
+            UptoPayments(chains, offers, outbox, lambda: NOW_S, **transfers),
             accounts,
             Deposits(chains, offers, writer, outbox, lambda: NOW_S, credit_timeout_s=0.2, budget=budget),
             Refunds(chains, accounts, writer, outbox, refund_timeout_s=0.2, budget=budget),

@@ -26,9 +26,12 @@ from tallystick_aggregator.api.grpc.account import AccountService
 from tallystick_aggregator.api.grpc.charge import ChargeLimits, ChargeService
 from tallystick_aggregator.api.grpc.concurrency_limits import CallLimits
 from tallystick_aggregator.api.grpc.facilitator import FacilitatorService
-from tallystick_aggregator.api.grpc.server import GrpcServer, Services, Tls
+from tallystick_aggregator.api.grpc.server import GrpcServer, Services
 from tallystick_aggregator.api.grpc.settlement import SettlementService
+from tallystick_aggregator.api.tls import Tls
 from tallystick_aggregator.auth.credentials import Credentials, Principals, Scope
+from tallystick_aggregator.auth.transfer_limits import NO_LIMITS as NO_TRANSFER_LIMITS
+from tallystick_aggregator.auth.transfer_limits import TransferLimits
 from tallystick_aggregator.charging import UncheckedPayment
 from tallystick_aggregator.claims.claiming import Claimed
 from tallystick_aggregator.facilitator import Facilitator
@@ -99,15 +102,19 @@ async def serving(
     rules: Rules | None = None,
     schemes: Sequence[Scheme[Any, Any]] = (),
     call_limits: CallLimits | None = None,
+    transfers: TransferLimits = NO_TRANSFER_LIMITS,
+    with_upto: bool = False,
 ) -> AsyncIterator[Edge]:
     """Serve a market from a store in this folder; `schemes` are those beside `deferred` and `exact`."""
     store = await SqliteStore.open(folder / "store.db")
     credentials = Credentials.open(folder / "tokens.db")
     settlement, limits = SettlesNothing(), limits or ChargeLimits()
     try:
-        async with marketplace(store=store, rules=rules) as market:
+        async with marketplace(store=store, rules=rules, limits=transfers) as market:
             principals = Principals(credentials.lookup)
-            facilitator = Facilitator(principals, [market.deferred, market.exact, *schemes])
+            facilitator = Facilitator(
+                principals, [market.deferred, market.exact, *([market.upto] if with_upto else []), *schemes]
+            )
             services = Services(
                 FacilitatorService(facilitator, market.rules, limits),
                 ChargeService(principals, market.batcher, market.writer, limits),

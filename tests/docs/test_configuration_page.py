@@ -10,7 +10,7 @@ import pytest
 from tallystick_aggregator.api.grpc.charge import ChargeLimits
 from tallystick_aggregator.auth.limits import GasLimits
 from tallystick_aggregator.ledger.commands import Rules
-from tallystick_aggregator.runtime.config import chains, file
+from tallystick_aggregator.runtime.config import chains, exact, file
 
 PAGE = (Path(__file__).parents[2] / "docs/configuration.md").read_text()
 SECTIONS: dict[str, tuple[type, ...]] = {
@@ -19,6 +19,8 @@ SECTIONS: dict[str, tuple[type, ...]] = {
     "`[settlement]`": (file.SettlementSection,),
     "`[limits]`": (Rules, ChargeLimits),
     "`[gas]`": (GasLimits,),
+    "`[exact]`": (exact.ExactSection,),
+    "`[exact_open]`": (exact.ExactOpenSection,),
     "`[[chain]]`": (chains.ChainSection,),
     "`[[chain.token]]`": (chains.TokenSection,),
 }

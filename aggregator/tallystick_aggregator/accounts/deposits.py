@@ -23,15 +23,8 @@ from tallystick_aggregator.accounts.offers import EscrowOffer, Offers, config_is
 from tallystick_aggregator.accounts.outcomes import find_sent, overloaded, unless_unavailable, wait_until_mined
 from tallystick_aggregator.accounts.signed_calls import SignedCall, call_is_signed
 from tallystick_aggregator.auth.limits import GasBudget, RateLimit, has_paid
-from tallystick_aggregator.chain.port import (
-    Block,
-    Chain,
-    DepositAuthorization,
-    OutOfGasError,
-    RevertedError,
-    Send,
-    Token,
-)
+from tallystick_aggregator.chain.port import Block, Chain, DepositAuthorization, OutOfGasError, RevertedError, Send
+from tallystick_aggregator.chain.token_port import Token
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse
@@ -223,7 +216,7 @@ class Deposits:
         if landing is None:
             return refuse(Why.DEPOSIT_NOT_FOUND)
         if not landing.amount:
-            return refuse(Why.DEPOSIT_USED_OTHERWISE, transaction=landing.transaction_hash.hex())
+            return refuse(Why.DEPOSIT_USED_OTHERWISE, used_by=landing.transaction_hash.hex())
         return await self._credited(chain, deposit, b"")
 
     async def _credited(self, chain: Chain, deposit: DepositAuthorization, transaction: bytes) -> Deposited | Refusal:

@@ -56,21 +56,28 @@ async def wait_until_mined(
     try:
         outbound = await chain.wait(outbound, final=final, timeout_s=timeout_s)
     except TimeoutError:
-        return _pending(outbound, what)
+        return under_way(outbound, what)
     if outbound.status is TransactionStatus.REVERTED:
         return reverted(outbound, what)
     if outbound.status in (TransactionStatus.PENDING, TransactionStatus.SUPERSEDED):
-        return _pending(outbound, what)
+        return under_way(outbound, what)
     return outbound
 
 
-def reverted(outbound: OutboundTransaction, what: str) -> Refusal:
-    """Refuse what has failed for good."""
-    refusal = refuse(Why.TRANSACTION_REVERTED, what=what, transaction=outbound.transaction_hash.hex())
-    return refusal._replace(transaction=outbound.transaction_hash)
-
-
-def _pending(outbound: OutboundTransaction, what: str) -> Refusal:
-    """Not known yet; of its transaction's forms the newest is the one to look for."""
+def under_way(outbound: OutboundTransaction, what: str) -> Refusal:
+    """Say that it was sent and is not in a block yet; names the newest of its forms, which is the likeliest to be."""
     newest = outbound.attempts[-1].transaction_hash if outbound.attempts else b""
-    return refuse(Why.TRANSACTION_PENDING, what=what)._replace(transaction=newest)
+    return refuse(Why.TRANSACTION_PENDING, transaction=newest, what=what)
+
+
+def reverted(outbound: OutboundTransaction, what: str) -> Refusal:
+    """Say that it is in a final block, and failed there."""
+    return refuse(Why.TRANSACTION_REVERTED, transaction=outbound.transaction_hash, what=what)
+
+
+async def named_otherwise(outbox: Outbox, payment_id: bytes, reference: bytes) -> Refusal | None:
+    """Refuse a payment whose identifier was sent for another one; None if it is new, or its own."""
+    if not payment_id:
+        return None
+    known = await outbox.by_payment_id(payment_id)
+    return None if known is None or known.reference == reference else refuse(Why.PAYMENT_IDENTIFIER_TAKEN)

@@ -82,6 +82,7 @@ class GasLimits:
     exact_gas_per_hour_max: _Gas = 100_000_000
     deposits_per_payer_hour_max: _PerPayer = 12
     refunds_per_payer_hour_max: _PerPayer = 6
+    exacts_per_payer_hour_max: _PerPayer = 0
     refunds_unpaid: bool = False
     """Whether accounts that have never paid anybody are refunded too: the payer can withdraw on chain instead."""
 
@@ -103,7 +104,7 @@ class GasLimits:
         return ""
 
 
-NO_LIMITS: Final = GasLimits(0, 0, 0, 0, 0, refunds_unpaid=True)
+NO_LIMITS: Final = GasLimits(0, 0, 0, 0, 0, 0, refunds_unpaid=True)
 
 
 @dataclass(slots=True)

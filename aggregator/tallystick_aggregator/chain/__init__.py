@@ -1,6 +1,7 @@
 """Networks and their escrows: reads what the escrow holds into the ledger, and sends what the aggregator has to send.
 
 port             what the rest asks of a chain, and of an escrow's binding; settings is what it is configured with
+token_port       the same of its tokens
 chain            one escrow on its network, put together; network what the escrows of a network share
 rpc              a network through its JSON-RPC endpoints
 watching         the mirror of the escrow, and what of it is believed

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from functools import partial
 
 from tallystick.channels import ChannelConfig
@@ -9,7 +10,7 @@ from tallystick.hexadecimal import checksum
 from tallystick_aggregator.chain import landings
 from tallystick_aggregator.chain.deferred_escrow import DeferredEscrow
 from tallystick_aggregator.chain.network import EvmNetwork
-from tallystick_aggregator.chain.node import CallRevertedError, Node, Receipt, as_reverted
+from tallystick_aggregator.chain.node import Node, Receipt
 from tallystick_aggregator.chain.permit2 import ProxiedToken, open_permit2
 from tallystick_aggregator.chain.port import (
     Block,
@@ -51,10 +52,11 @@ class EvmChain:
         self.settings = settings
         self.network = settings.network
         self.chain_id = settings.chain_id
-        self.sender = settings.sender.address
+        self.sender: bytes = settings.sender.address
         self._shared = network or EvmNetwork(settings, outbox, node=node, clock=clock)
         self._shared.join(settings.escrow, self._payouts_of)
         self._node, self._sender, self._sending = self._shared.node, self._shared.sender, self._shared.sending
+        self._trial = self._sender.trial
         self.gas = self._shared.gas
         self.escrow = DeferredEscrow(
             self._node,
@@ -65,7 +67,6 @@ class EvmChain:
             items_per_read=settings.limits.items_per_read,
         )
         self.tokens: Mapping[bytes, Erc3009Token] = {}
-        self.sender = settings.sender.address
         self.permit2_tokens: Mapping[bytes, ProxiedToken] = {}
         self._withdrawal_listeners: list[Callable[[], None]] = []
         self._owed_listeners: list[Callable[[bytes, bytes], None]] = []
@@ -76,6 +77,19 @@ class EvmChain:
         self._looking = PeriodicTask(
             f"watching {settings.network}", self._watcher.look, settings.poll_s, passing=passing
         )
+
+    def for_strangers(self) -> "EvmChain | None":
+        """The same chain, but what is sent is paid for by the strangers' own sender; None where there is none.
+
+        To be asked after the start. It is a view: it is neither started nor stopped.
+        """
+        means = self._shared.strangers
+        if means is None:
+            return None
+        view = copy(self)
+        view.gas, view.sender = means.gas, means.sender.address
+        view._sender, view._trial = means.sender, means.sender.trial  # noqa: SLF001 - our own copy
+        return view
 
     # Life.
 
@@ -129,13 +143,10 @@ class EvmChain:
         return await self._node.code(address, block)
 
     async def gas_affordable(self) -> int:
-        return await self._sender.gas_affordable()
+        return await self._trial.gas_affordable()
 
-    async def simulate(self, call: Call, block: Block, *, gas_max: int) -> None:
-        try:
-            await self._node.call(call.to, call.data, block, from_=self._sender.address, gas=gas_max)
-        except CallRevertedError as reverted:
-            raise as_reverted(reverted) from reverted
+    async def simulate(self, call: Call, block: Block, *, gas_max: int, at_s: int = 0) -> None:
+        await self._trial.simulate(call, block, gas_max=gas_max, at_s=at_s)
 
     async def send(self, send: Send) -> OutboundTransaction:
         outbound = await self._sender.send(send)
@@ -207,7 +218,7 @@ class EvmChain:
 
     async def cost_wei(self, call: Call) -> int:
         """What sending this would cost now. Raises RevertedError if it would fail."""
-        gas = await self._sender.estimate(call)
+        gas = await self._trial.estimate(call)
         fees = await self._node.fees()
         return gas * (fees.base_fee_per_gas_wei + fees.priority_fee_per_gas_wei)
 

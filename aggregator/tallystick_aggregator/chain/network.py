@@ -3,7 +3,10 @@
 import time
 from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
+from tallystick.signatures import Signer
 from tallystick_aggregator.chain.node import Node, Receipt
 from tallystick_aggregator.chain.port import ChainUnavailableError
 from tallystick_aggregator.chain.rpc.node import RpcNode
@@ -12,6 +15,15 @@ from tallystick_aggregator.chain.sending.sender import Sender
 from tallystick_aggregator.chain.settings import ChainSettings
 from tallystick_aggregator.store.port import OutboundTransaction, Outbox, Payout, StoreUnavailableError
 from tallystick_aggregator.tasks import PeriodicTask
+
+
+class StrangersMeans(NamedTuple):
+    """What callers without a token spend: a sender of their own, and its count of gas."""
+
+    gas: GasMeter
+    outbox: MeteredOutbox
+    sender: Sender
+
 
 PayoutsOf = Callable[[OutboundTransaction, Receipt], tuple[Payout, ...]]
 
@@ -25,16 +37,32 @@ class EvmNetwork:
         outbox: Outbox,
         *,
         node: Node | None = None,
+        strangers: Signer | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`settings`: of any of its escrows. `node`: another than the endpoints of the settings, for tests."""
+        """`settings`: of any of its escrows. `node`: another than the endpoints of the settings, for tests.
+
+        `strangers`: pays for what callers without a token make us send.
+        """
         self.name = settings.network
         self.node = node or RpcNode(
             settings.rpc_urls, timeout_s=settings.rpc_timeout_s, logs_range_blocks_max=settings.logs_range_blocks_max
         )
-        self.gas = GasMeter(clock)
+        apart = strangers.address if strangers else b""
+        self.gas = GasMeter(clock, counts=lambda sent: sent.sender != apart)
         self.outbox = MeteredOutbox(outbox, self.gas)
-        self.sender = Sender(settings, self.node, self.outbox, payouts_of=self._payouts_of, clock=clock)
+        self.sender = Sender(
+            settings,
+            self.node,
+            self.outbox,
+            payouts_of=self._payouts_of,
+            follows=lambda sent: sent.sender != apart,
+            on_revert=self.gas.note_revert,
+            clock=clock,
+        )
+        self.strangers = (
+            None if strangers is None else self._for_strangers(replace(settings, sender=strangers), outbox, clock)
+        )
         passing = (ChainUnavailableError, StoreUnavailableError)
         self.sending = PeriodicTask(f"sending on {self.name}", self.tick, settings.poll_s, passing=passing)
         self._payouts: dict[bytes, PayoutsOf] = {}
@@ -42,6 +70,22 @@ class EvmNetwork:
         self._served: set[bytes] = set()
         self._worth: dict[bytes, Mapping[int, int | None]] = {}
         self._is_caught_up = False
+
+    def _for_strangers(self, settings: ChainSettings, outbox: Outbox, clock: Callable[[], float]) -> "StrangersMeans":
+        """A sender beside the sellers': it shares the node and those who wait, and nothing else."""
+        address = settings.sender.address
+        gas = GasMeter(clock, counts=lambda sent: sent.sender == address)
+        metered = MeteredOutbox(outbox, gas)
+        sender = Sender(
+            settings,
+            self.node,
+            metered,
+            follows=lambda sent: sent.sender == address,
+            on_revert=gas.note_revert,
+            waiters=self.sender.waiters,
+            clock=clock,
+        )
+        return StrangersMeans(gas, metered, sender)
 
     def join(self, escrow: bytes, payouts_of: PayoutsOf) -> None:
         """Serve the escrow with this address. `payouts_of`: what a mined transaction to it has moved."""
@@ -59,6 +103,8 @@ class EvmNetwork:
         """Take up what the outbox holds, once for all escrows."""
         if not self._is_caught_up:
             await self.gas.load(self.outbox, self.name)
+            if self.strangers is not None:
+                await self.strangers.gas.load(self.strangers.outbox, self.name)
             await self.tick()
             self._is_caught_up = True
 
@@ -69,7 +115,12 @@ class EvmNetwork:
 
     async def tick(self) -> None:
         """Look after what was sent."""
-        await self.sender.tick(await self.node.head())
+        head = await self.node.head()
+        try:
+            await self.sender.tick(head)
+        finally:
+            if self.strangers is not None:
+                await self.strangers.sender.tick(head)
 
     def hurry(self, escrow: bytes, worth: Mapping[int, int | None]) -> None:
         """Let these claims on an escrow, by id, bid more than usual for what they are worth in wei; no others of it."""
@@ -79,7 +130,11 @@ class EvmNetwork:
 
     def problems(self) -> Sequence[str]:
         """What keeps the network from being read; sentences."""
-        return self.node.problems() if isinstance(self.node, RpcNode) else ()
+        found = [*self.node.problems()] if isinstance(self.node, RpcNode) else []
+        if self.strangers is not None:
+            sender = self.strangers.sender
+            found += [f"strangers' sender: {told}" for told in (sender.problem, sender.capped, sender.late) if told]
+        return found
 
     def sending_problems(self) -> Sequence[str]:
         """What keeps transactions from landing; sentences, empty ones among them."""

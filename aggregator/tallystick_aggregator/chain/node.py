@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 from tallystick_aggregator.chain.port import Block, ChainUnavailableError, Heard, OutOfGasError, RevertedError
 from tallystick_chain import errors
-from tallystick_chain.fees import MarketFees
+from tallystick_chain.fees import Bid, MarketFees
 from tallystick_chain.reverts import by_contract, describe
 
 CallRevertedError = errors.CallRevertedError
@@ -81,11 +81,21 @@ class Node(Protocol):
         ...
 
     async def call(
-        self, to: bytes, data: bytes, block: Block, *, from_: bytes = b"", gas: int = 0, heard: Heard | None = None
+        self,
+        to: bytes,
+        data: bytes,
+        block: Block,
+        *,
+        from_: bytes = b"",
+        gas: int = 0,
+        price: Bid | None = None,
+        at_s: int = 0,
+        heard: Heard | None = None,
     ) -> bytes:
-        """Run a call on the state after this very block, with so much gas (0: the node's own limit). Raises
-        CallRevertedError.
+        """Run a call on the state after this very block, with so much gas (0: the node's own limit), at a gas price
+        (None: 0). Raises CallRevertedError.
 
+        `at_s`: as in a block of this time, where the node can do that; else, and where it is 0, at the block's own.
         `heard` notes who answered, and keeps those from being asked again that it excludes.
         """
         ...

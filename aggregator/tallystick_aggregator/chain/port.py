@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from tallystick.channels import ChannelConfig
-from tallystick.eip712 import Domain, UnversionedDomain
-from tallystick.x402 import ExactAuthorization, Permit2Authorization
+from tallystick.eip712 import Domain
 from tallystick_aggregator.chain.claim_plan import ClaimCosts, Group
 from tallystick_aggregator.chain.escrow_events import EscrowEvent
 from tallystick_aggregator.chain.sending.gas_meter import GasMeter
@@ -20,6 +19,7 @@ from tallystick_chain import errors
 
 if TYPE_CHECKING:
     from tallystick_aggregator.chain.node import Log
+    from tallystick_aggregator.chain.token_port import Permit2Token, Token
 
 GAS_LIMIT_MAX: Final = 16_777_216
 """Gas of one transaction at most (EIP-7825)."""
@@ -40,6 +40,10 @@ class RevertedError(Exception):
         super().__init__(reason)
         self.reason = reason
         self.by_contract = by_contract
+
+
+class PaymentIdTakenError(Exception):
+    """Another transaction was sent under this payment id."""
 
 
 class OutOfGasError(RevertedError):
@@ -115,9 +119,10 @@ class Call:
 class Send:
     """A call to send, and what the outbox journals with it. (kind, reference) names it: it is sent once.
 
-    `rows` and `payouts`: the claims in it, and what they pay to whom. `memo`: what its service keeps with it. `urgent`
-    bids more for the next block. `gas_max` bounds what it may burn: where a stranger's contract has a say in that, it
-    must be named.
+    `rows` and `payouts`: the claims in it, and what they pay to whom. `memo`: what its service keeps with it.
+    `payer`: whose signature brings it about, if anybody's. `payment_id`: what its payer named it by, so that
+    nothing else is sent under that name. `urgent` bids more for the next block. `gas_max` bounds what it may burn:
+    where a stranger's contract has a say in that, it must be named.
     """
 
     kind: TransactionKind
@@ -126,6 +131,8 @@ class Send:
     rows: int = 0
     payouts: tuple[Payout, ...] = ()
     memo: bytes = b""
+    payer: bytes = b""
+    payment_id: bytes = b""
     urgent: bool = False
     gas_max: int = GAS_LIMIT_MAX
 
@@ -268,72 +275,6 @@ class EscrowBinding(Protocol):
         ...
 
 
-class Token(Protocol):
-    """An ERC-20 with ERC-3009; without it where `by_eip3009` is False, and then it takes deposits only."""
-
-    @property
-    def address(self) -> bytes: ...
-    @property
-    def domain(self) -> Domain: ...
-
-    @property
-    def by_eip3009(self) -> bool:
-        """Whether payments may move it by authorizations of its own."""
-        ...
-
-    async def balance(self, holder: bytes, block: Block) -> int: ...
-
-    async def authorization_used(self, authorizer: bytes, nonce: bytes, block: Block) -> bool: ...
-
-    def transfer_call(self, authorization: ExactAuthorization) -> Call: ...
-
-
-class Permit2Token(Protocol):
-    """An ERC-20 as payments by Permit2 move it, through x402's proxies; `domain` is Permit2's."""
-
-    @property
-    def address(self) -> bytes: ...
-    @property
-    def domain(self) -> UnversionedDomain: ...
-
-    @property
-    def permit_domain(self) -> Domain:
-        """The token's own: of EIP-2612 permits."""
-        ...
-
-    @property
-    def sponsors_permits(self) -> bool:
-        """Whether permits are landed with the payments that they came with."""
-        ...
-
-    @property
-    def facilitator(self) -> bytes:
-        """Who alone may settle `upto` payments here: the sender."""
-        ...
-
-    async def balance(self, holder: bytes, block: Block) -> int: ...
-
-    async def authorization_used(self, authorizer: bytes, nonce: bytes, block: Block) -> bool:
-        """Whether Permit2 took this nonce of the payer's before, or the payer gave it up."""
-        ...
-
-    async def allowance(self, owner: bytes, block: Block) -> int:
-        """How much Permit2 may take of the owner's tokens."""
-        ...
-
-    async def permit_nonce(self, owner: bytes, block: Block) -> int:
-        """The nonce of the owner's next permit."""
-        ...
-
-    def transfer_call(self, authorization: Permit2Authorization) -> Call:
-        """Move `authorization.value`; with its permit, if it has one."""
-        ...
-
-    def moved(self, call_data: bytes) -> int:
-        """What a call by `transfer_call` for `upto` moves, in atomic units."""
-        ...
-
-
 class Chain(Protocol):
     """One escrow and its mirror, with the tokens and the one sender that all escrows of its network share."""
 
@@ -349,10 +290,10 @@ class Chain(Protocol):
     def escrow(self) -> EscrowBinding: ...
 
     @property
-    def tokens(self) -> Mapping[bytes, Token]: ...
+    def tokens(self) -> "Mapping[bytes, Token]": ...
 
     @property
-    def permit2_tokens(self) -> Mapping[bytes, Permit2Token]:
+    def permit2_tokens(self) -> "Mapping[bytes, Permit2Token]":
         """Those that payments may move by Permit2."""
         ...
 
@@ -380,16 +321,21 @@ class Chain(Protocol):
         """The gas that the sender's balance pays for now, at what it would bid, besides all that it has sent."""
         ...
 
-    async def simulate(self, call: Call, block: Block, *, gas_max: int) -> None:
-        """Call as the sender would, with so much gas; raise RevertedError if it would revert."""
+    async def simulate(self, call: Call, block: Block, *, gas_max: int, at_s: int = 0) -> None:
+        """Call as the sender would in the block after this one: with so much gas, at the price that it would bid, and
+        where the endpoint can do so at `at_s` (seconds since the epoch; 0: at the block's own time).
+
+        Raises RevertedError if it would revert.
+        """
         ...
 
     async def send(self, send: Send) -> OutboundTransaction:
         """Journal a transaction, then send it. The same (kind, reference) again returns the one that is there, except
         that one that was SUPERSEDED is sent anew.
 
-        Raises RevertedError if it would revert now and ChainUnavailableError if nobody answers; then nothing was
-        journaled. Once it is journaled it returns, whatever becomes of the sending: that is the outbox's business.
+        Raises PaymentIdTakenError, RevertedError if it would revert now, and ChainUnavailableError if nobody
+        answers; then nothing was journaled. Once it is journaled it returns, whatever becomes of the sending:
+        that is the outbox's business.
         """
         ...
 

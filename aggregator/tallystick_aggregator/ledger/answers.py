@@ -12,9 +12,9 @@ from tallystick.values import Value
 class Refusal(NamedTuple):
     """Nothing was changed, and why. `totals` are for the channel's own parties only.
 
-    `retry_after_s`: when the same call may do better; 0 where that is not known. Over HTTP only: `code`, the refusal's
-    standard reason code where its scheme names one, and `transaction`, the hash of one that was sent, and whose outcome
-    is not known yet or is that it reverted.
+    `retry_after_s`: when the same call may do better; 0 where that is not known. `transaction`: the hash of one that
+    was sent, and whose outcome is not known yet or is that it reverted; `got` has it in hex. `code`, over HTTP only:
+    the refusal's standard reason code where its scheme names one.
     """
 
     reason: Reason

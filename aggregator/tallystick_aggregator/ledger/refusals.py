@@ -6,6 +6,7 @@ stand in fields of their own. Whether the caller may come again is the reason's 
 
 from typing import NamedTuple
 
+from tallystick.hexadecimal import to_hex
 from tallystick.quantities import ChannelTotals
 from tallystick.reasons import Reason
 from tallystick_aggregator.ledger.answers import Refusal
@@ -113,6 +114,8 @@ class Why:
         "The payment goes to another receiver than the terms name.")
     TOKEN_MISMATCH = Text(Reason.TOKEN_MISMATCH, "token", "The payment is in another token than the terms name.")
     AMOUNT_MISMATCH = Text(Reason.AMOUNT_MISMATCH, "amount", "The payment is over another amount than the terms name.")
+    ACCEPTED_NETWORK = Text(Reason.NETWORK_UNSUPPORTED, "payload.accepted.network",
+        "The payer accepted another network than the seller asks for.")
     CHANNEL_ID_MISMATCH = Text(Reason.CHANNEL_ID_MISMATCH, "channel_id",
         "The channel id is not the hash of the ChannelConfig under this escrow's domain.")
     OPERATOR_MISMATCH = Text(Reason.OPERATOR_MISMATCH, "config.receiver_authorizer",
@@ -121,10 +124,10 @@ class Why:
         "The withdraw delay does not leave time to settle, or is too long.")
 
     # What became of a transaction.
-    TRANSACTION_PENDING = Text(Reason.TRANSACTION_PENDING, "",
+    TRANSACTION_PENDING = Text(Reason.TRANSACTION_PENDING, "transaction",
         "The {what} was sent and is not in a block yet; send the same call again to learn what became of it.")
-    TRANSACTION_REVERTED = Text(Reason.TRANSACTION_FAILED, "",
-        "The {what} was mined and reverted (transaction 0x{transaction}).")
+    TRANSACTION_REVERTED = Text(Reason.TRANSACTION_FAILED, "transaction",
+        "The {what} was mined and reverted (transaction {transaction}).")
 
     # Payments of `exact`.
     EXACT_TOO_EARLY = Text(Reason.EXACT_NOT_YET_VALID, "valid_after", "The authorization is not valid yet.")
@@ -146,6 +149,18 @@ class Why:
         "The aggregator cannot pay for the gas of transfers on {network} now. Nothing was sent.")
     PAYMENT_PENDING = Text(Reason.PAYMENT_PENDING, "",
         "The payment is being used by another request, or by another process for this one.")
+    EXACT_DISABLED = Text(Reason.EXACT_UNAVAILABLE, "", "The operator of this aggregator has switched transfers off.")
+    EXACT_TOO_SMALL = Text(Reason.EXACT_AMOUNT_TOO_SMALL, "amount",
+        "The payment is smaller than the least that is transferred here.")
+    EXACT_PAYER_BARRED = Text(Reason.EXACT_PAYER_BARRED, "from",
+        "A transfer of this payer's passed the simulation and reverted on chain; the next may be tried in {wait_s} s.")
+    EXACT_ONE_AT_A_TIME = Text(Reason.PAYMENT_PENDING, "from",
+        "Several transfers of this payer's are on the way, and its contract decides whether they succeed; wait until "
+        "one has landed.")
+    EXACT_RECEIVER_LIMIT = Text(Reason.GAS_BUDGET_SPENT, "payTo",
+        "As many transfers to this receiver as callers without a token may have were sent in the last hour.")
+    PAYMENT_IDENTIFIER_TAKEN = Text(Reason.PAYMENT_ID_REUSED, "extensions.payment-identifier.info.id",
+        "The payment identifier names another payment.")
     PAYMENT_USED = Text(Reason.PAYMENT_USED, "", "The payment has paid for a request, and pays for one only.")
 
     # Payments by Permit2, of `exact` and `upto`.
@@ -211,7 +226,7 @@ class Why:
         "The authorization is used up, and no transaction of late is found that deposited it: read from the account "
         "what it holds. Sign another with a new salt.")
     DEPOSIT_USED_OTHERWISE = Text(Reason.DEPOSIT_AUTHORIZATION, "salt",
-        "The authorization was cancelled or used for something else, in transaction 0x{transaction}: nothing was "
+        "The authorization was cancelled or used for something else, in transaction 0x{used_by}: nothing was "
         "deposited by it. Sign another with a new salt.")
     DEPOSIT_LEFT_AGAIN = Text(Reason.DEPOSIT_AUTHORIZATION, "salt",
         "The deposit was made, and has left the account again.")
@@ -243,10 +258,15 @@ def refuse(
     field: str = "",
     totals: ChannelTotals | None = None,
     retry_after_s: int = 0,
+    transaction: bytes = b"",
     **words: object,
 ) -> Refusal:
-    """Return the refusal; `words` fill in the text, `field` takes the place of the table's. See `Refusal`."""
+    """Return the refusal; `words` fill in the text, `field` takes the place of the table's.
+
+    What is refused for what became of a `transaction` has its hash in `got` too. See `Refusal`.
+    """
     reason, usual_field, text, code = why
-    said = text.format(**words) if words else text
+    got = got or (to_hex(transaction) if transaction else "")
+    said = text.format(transaction=got, **words) if words else text
     usual = field or usual_field
-    return Refusal(reason, said, usual, str(got), str(allowed), totals, retry_after_s, code)
+    return Refusal(reason, said, usual, str(got), str(allowed), totals, retry_after_s, code, transaction)

@@ -11,9 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tallystick.channels import account_id
-from tallystick.eip712 import ESCROW_NAME, ESCROW_VERSION, Domain, escrow_domain
-from tallystick.hexadecimal import checksum, to_hex
+from tallystick.eip712 import ESCROW_NAME, ESCROW_VERSION
 from tallystick_aggregator.accounts.accounts import Accounts
 from tallystick_aggregator.accounts.channels import Channels
 from tallystick_aggregator.accounts.deposits import Deposits
@@ -30,7 +28,7 @@ from tallystick_aggregator.auth.limits import GasBudget
 from tallystick_aggregator.chain.chain import EvmChain
 from tallystick_aggregator.chain.network import EvmNetwork
 from tallystick_aggregator.chain.port import ChainUnavailableError
-from tallystick_aggregator.chain.settings import ChainSettings, ConfigurationError
+from tallystick_aggregator.chain.settings import ConfigurationError
 from tallystick_aggregator.charging import LedgerWriter, PaymentBatcher
 from tallystick_aggregator.charging.maintenance import Maintenance
 from tallystick_aggregator.charging.signature_processes import SignatureProcesses
@@ -41,10 +39,10 @@ from tallystick_aggregator.claims.service import SettlementSettings
 from tallystick_aggregator.claims.settlements import Settlements
 from tallystick_aggregator.facilitator import Facilitator
 from tallystick_aggregator.ledger.invariants import InvariantError, check_invariants
-from tallystick_aggregator.ledger.state import Account, Ledger
 from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.runtime.config.chains import describe
 from tallystick_aggregator.runtime.config.file import Config
+from tallystick_aggregator.runtime.foreign_accounts import refuse_foreign_accounts
 from tallystick_aggregator.runtime.health import LOOK_EVERY_S, PROBE_EVERY_S, Health, probe
 from tallystick_aggregator.runtime.http_edge import HttpEdge
 from tallystick_aggregator.schemes.deferred.payments import DeferredPayments
@@ -177,18 +175,24 @@ class _Parts:
         claims = Claims(now_s)
         self.schemes: Sequence[Scheme[Any, Any]] = [
             DeferredPayments(offers, channels, self.batcher, writer),
-            ExactPayments(chains, offers, outbox, now_s, budget=self.budget, claims=claims),
-            UptoPayments(chains, offers, outbox, now_s, budget=self.budget, claims=claims),
+            ExactPayments(chains, offers, outbox, now_s, budget=self.budget, limits=config.exact_limits, claims=claims),
+            UptoPayments(chains, offers, outbox, now_s, budget=self.budget, limits=config.exact_limits, claims=claims),
         ]
+        self.open_schemes: Sequence[Scheme[Any, Any]] = []
+        if config.exact_open is not None:
+            views = {ref: view for ref, chain in chains.items() if (view := chain.for_strangers()) is not None}
+            means = GasBudget(config.exact_open.gas_limits)
+            limits = config.exact_open.limits
+            self.open_schemes = [
+                ExactPayments(views, offers, outbox, now_s, budget=means, limits=limits, claims=claims)
+            ]
         self.accounts = Accounts(chains, offers, channels, writer, rules, now_s)
         self.deposits = Deposits(chains, offers, writer, outbox, now_s, budget=self.budget)
         self.refunds = Refunds(chains, self.accounts, writer, outbox, budget=self.budget)
 
     def facilitator(self, principals: Principals) -> Facilitator:
         """Return x402's verbs, which all edges share."""
-        http = self.config.http
-        open_schemes = (ExactPayments.name,) if http is not None and http.exact_open else ()
-        return Facilitator(principals, self.schemes, open_schemes)
+        return Facilitator(principals, self.schemes, self.open_schemes)
 
     def services(self, facilitator: Facilitator, principals: Principals, settlements: Settlements) -> Services:
         """Return what the gRPC server serves."""
@@ -254,53 +258,6 @@ async def _start_signatures(stack: AsyncExitStack, config: Config) -> SignatureC
     return processes
 
 
-def refuse_foreign_accounts(ledger: Ledger, chains: Sequence[ChainSettings], store: str) -> None:
-    """An account that no configured operator can claim must not be charged either: it would never be paid out.
-
-    Names the escrow of accounts that were stored before they named it, and lets go of heads of escrows that are served
-    no more. Raises ConfigurationError.
-    """
-    served = {  # made once: every account is hashed under a domain
-        EscrowRef(chain.network, chain.escrow): (chain.operator, escrow_domain(chain.chain_id, chain.escrow))
-        for chain in chains
-    }
-    ledger.name_escrows(lambda account: _escrow_of(account, served, store))
-    for account in ledger.every_account():
-        if not _is_in(account, account.escrow, served):
-            raise _foreign(account, store)
-    ledger.keep_heads(served.keys())
-
-
-_Served = Mapping[EscrowRef, tuple[bytes, Domain]]
-"""By escrow, its operator and its signing domain."""
-
-
-def _escrow_of(account: Account, served: _Served, store: str) -> EscrowRef:
-    """Find the escrow that the account's id names, of those on its network. Raises ConfigurationError."""
-    for escrow in served:
-        if escrow.network == account.network and _is_in(account, escrow, served):
-            return escrow
-    raise _foreign(account, store)
-
-
-def _is_in(account: Account, escrow: EscrowRef, served: _Served) -> bool:
-    """Whether the account is that operator's, and has its id under that escrow's domain, which names it for certain."""
-    operator, domain = served.get(escrow, (None, None))
-    return (
-        account.config.receiver_authorizer == operator
-        and domain is not None
-        and account_id(domain, account.config) == account.id
-    )
-
-
-def _foreign(account: Account, store: str) -> ConfigurationError:
-    return ConfigurationError(
-        f"the store {store} holds account {to_hex(account.id)} of {account.network}, operator"
-        f" {checksum(account.config.receiver_authorizer)}, which the configuration does not serve; start with"
-        " the networks, escrows and operators that the store was made with, or with another store"
-    )
-
-
 async def _start_chains(
     stack: AsyncExitStack,
     config: Config,
@@ -314,7 +271,8 @@ async def _start_chains(
     for settings in config.chains:
         log.info("%s", describe(settings))
         if settings.network not in networks:
-            networks[settings.network] = EvmNetwork(settings, store.outbox, clock=clock)
+            strangers = config.exact_open.sender if config.exact_open else None
+            networks[settings.network] = EvmNetwork(settings, store.outbox, strangers=strangers, clock=clock)
         made.append(EvmChain(settings, store.outbox, writer, network=networks[settings.network], clock=clock))
         stack.push_async_callback(made[-1].stop)
     # Only now: the outbox is taken up with the first escrow of a network, and may hold transactions to all of them.

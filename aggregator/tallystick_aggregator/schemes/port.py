@@ -24,12 +24,15 @@ S = TypeVar("S")
 class Caller:
     """Who verifies or settles: the principal's name, and the attempt with the request that it answers.
 
-    Both are empty where the caller names none.
+    Both are empty where the caller names none. `payment_id`: 32 bytes that stand for the payment's identifier among
+    those of this principal's receiver, empty where it has none (x402's payment-identifier). A scheme answers the same
+    payment alike by itself; by this it refuses another payment.
     """
 
     principal: str = ""
     attempt: bytes = b""
     request_hash: bytes = b""
+    payment_id: bytes = b""
 
 
 NOBODY: Final = Caller()

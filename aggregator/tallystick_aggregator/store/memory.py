@@ -175,6 +175,11 @@ class MemoryOutbox:
         found = (known for known in self._all() if (known.kind, known.reference) == (kind, reference))
         return next(found, None)
 
+    async def by_payment_id(self, payment_id: bytes) -> OutboundTransaction | None:
+        """See the port."""
+        await asyncio.sleep(0)
+        return next((known for known in self._all() if known.payment_id == payment_id), None)
+
     async def open(self, network: str) -> Sequence[OutboundTransaction]:
         await asyncio.sleep(0)
         unsettled = TransactionStatus.PENDING, TransactionStatus.MINED

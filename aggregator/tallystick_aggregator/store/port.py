@@ -186,6 +186,10 @@ class OutboundTransaction:
     rows: int = 0
     payouts: tuple[Payout, ...] = ()
     memo: bytes = b""
+    payer: bytes = b""
+    """Whose signature brought it about; empty also in those from before it was written down."""
+    payment_id: bytes = b""
+    """What its payer named it by, as 32 bytes; unique where there is one."""
 
 
 class Outbox(Protocol):
@@ -205,6 +209,10 @@ class Outbox(Protocol):
 
     async def by_reference(self, kind: TransactionKind, reference: bytes) -> OutboundTransaction | None:
         """The one with this reference, if any."""
+        ...
+
+    async def by_payment_id(self, payment_id: bytes) -> OutboundTransaction | None:
+        """The one that its payer named so, if any."""
         ...
 
     async def open(self, network: str) -> Sequence[OutboundTransaction]:

@@ -5,7 +5,8 @@ from typing import Final
 from tallystick_aggregator.store.binary import Reader, blob, fixed, text, whole
 from tallystick_aggregator.store.port import Attempt, OutboundTransaction, Payout, TransactionKind, TransactionStatus
 
-VERSION: Final = 1
+VERSION: Final = 2
+"""Since 2 with payer and payment id at the end."""
 
 
 def encode_outgoing(outbound: OutboundTransaction) -> bytes:
@@ -32,6 +33,8 @@ def encode_outgoing(outbound: OutboundTransaction) -> bytes:
             whole(len(outbound.payouts)),
             *map(_encode_payout, outbound.payouts),
             blob(outbound.memo),
+            blob(outbound.payer),
+            blob(outbound.payment_id),
         )
     )
 
@@ -40,8 +43,8 @@ def decode_outgoing(id_: int, body: bytes) -> OutboundTransaction:
     """The transaction with this id; raises StoreDamagedError."""
     reader = Reader(body, f"the stored transaction {id_}")
     version, kind, status = reader.byte(), reader.byte(), reader.byte()
-    if version != VERSION:
-        raise reader.damaged(f"has layout version {version}; {VERSION} is known")
+    if version not in {1, VERSION}:
+        raise reader.damaged(f"has layout version {version}; 1 to {VERSION} are known")
     try:
         outbound = OutboundTransaction(
             id=id_,
@@ -64,6 +67,8 @@ def decode_outgoing(id_: int, body: bytes) -> OutboundTransaction:
             rows=reader.whole(),
             payouts=tuple(_decode_payout(reader) for _ in range(reader.whole())),
             memo=reader.blob(),
+            payer=b"" if version == 1 else reader.blob(),
+            payment_id=b"" if version == 1 else reader.blob(),
         )
     except ValueError as error:
         raise reader.damaged(f"is of an unknown kind or status: {error}") from error

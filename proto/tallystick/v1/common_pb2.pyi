@@ -86,6 +86,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_PAYMENT_USED: _Reason.ValueType  # 69
     REASON_EXACT_GAS: _Reason.ValueType  # 70
     REASON_EXACT_UNAVAILABLE: _Reason.ValueType  # 71
+    REASON_EXACT_AMOUNT_TOO_SMALL: _Reason.ValueType  # 76
+    REASON_EXACT_PAYER_BARRED: _Reason.ValueType  # 77
     REASON_DEPOSIT_BELOW_MINIMUM: _Reason.ValueType  # 80
     """Accounts: deposits, spend keys, refunds, signed calls."""
     REASON_DEPOSIT_AUTHORIZATION: _Reason.ValueType  # 81
@@ -165,6 +167,8 @@ REASON_PAYMENT_PENDING: Reason.ValueType  # 68
 REASON_PAYMENT_USED: Reason.ValueType  # 69
 REASON_EXACT_GAS: Reason.ValueType  # 70
 REASON_EXACT_UNAVAILABLE: Reason.ValueType  # 71
+REASON_EXACT_AMOUNT_TOO_SMALL: Reason.ValueType  # 76
+REASON_EXACT_PAYER_BARRED: Reason.ValueType  # 77
 REASON_DEPOSIT_BELOW_MINIMUM: Reason.ValueType  # 80
 """Accounts: deposits, spend keys, refunds, signed calls."""
 REASON_DEPOSIT_AUTHORIZATION: Reason.ValueType  # 81

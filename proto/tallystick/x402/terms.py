@@ -49,7 +49,8 @@ class Network:
 class PaymentTerms:
     """What the seller asks for; `amount` is in atomic units of `asset`, addresses have 20 bytes.
 
-    `max_timeout_s`: how long the seller waits for a settlement; 0 where it does not say.
+    `max_timeout_s`: how long the seller waits for a settlement (`maxTimeoutSeconds`); 0 where it does not say. Terms
+    that differ in it alone are the same terms.
     """
 
     scheme: str

@@ -8,7 +8,7 @@ from doubles import DOMAIN, ESCROW_REF, NETWORK, Payer, PureLedger
 from tallystick_aggregator.chain.settings import ConfigurationError
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.values import EscrowRef
-from tallystick_aggregator.runtime.app import refuse_foreign_accounts
+from tallystick_aggregator.runtime.foreign_accounts import refuse_foreign_accounts
 
 
 class Settings:

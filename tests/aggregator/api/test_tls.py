@@ -8,7 +8,7 @@ import pytest
 from serving_twin import serving
 
 from tallystick.v1 import facilitator_pb2, facilitator_pb2_grpc
-from tallystick_aggregator.api.grpc.server import Tls
+from tallystick_aggregator.api.tls import Tls
 
 FILES = Path(__file__).parent / "tls"
 CA, SERVER, SERVER_KEY, CLIENT, CLIENT_KEY = (

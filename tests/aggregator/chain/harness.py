@@ -9,9 +9,11 @@ from typing import Any
 from anvil import Devnet, Payer
 from tallystick import eip712
 from tallystick.payment_ids import new_payment_id
+from tallystick.signatures import Signer
 from tallystick_aggregator.chain.chain import EvmChain
 from tallystick_aggregator.chain.claim_plan import ClaimCosts
 from tallystick_aggregator.chain.deferred_escrow import CLAIM_COSTS
+from tallystick_aggregator.chain.network import EvmNetwork
 from tallystick_aggregator.chain.node import Node
 from tallystick_aggregator.charging.writer import LedgerWriter, system_clock_ms
 from tallystick_aggregator.ledger import accounts, approvals, decide
@@ -114,11 +116,13 @@ async def chain_side(
     start: bool = True,
     claim_costs: ClaimCosts = CLAIM_COSTS,
     clock: Callable[[], float] | None = None,
+    outbox: Outbox | None = None,
+    strangers: Signer | None = None,
     **changes: Any,
 ) -> AsyncIterator[Side]:
     """A chain side that runs; leaving the context stops it. The same disk again is a restart."""
     disk = disk or MemoryDisk()
-    journal, outbox = MemoryJournal(disk), MemoryOutbox(disk)
+    journal, outbox = MemoryJournal(disk), outbox or MemoryOutbox(disk)
     chain: EvmChain | None = None
 
     def stale() -> frozenset[str]:
@@ -127,7 +131,9 @@ async def chain_side(
     writer = LedgerWriter(await journal.load(), journal, stale_escrows=stale)
     serving = asyncio.create_task(writer.serve())
     keywords: dict[str, Any] = {"clock": clock} if clock else {}
-    chain = EvmChain(devnet.settings(**changes), outbox, writer, node=node, **keywords)
+    settings = devnet.settings(**changes)
+    network = EvmNetwork(settings, outbox, node=node, strangers=strangers, **keywords)
+    chain = EvmChain(settings, outbox, writer, network=network, **keywords)
     chain.escrow.claim_costs = claim_costs
     try:
         if start:

@@ -17,7 +17,7 @@ from tallystick.reasons import Reason
 from tallystick.tokens import Token
 from tallystick.x402 import SCHEME_EXACT, ExactAuthorization, Network, PaymentTerms
 from tallystick_aggregator.accounts.offers import EscrowOffer
-from tallystick_aggregator.chain.port import OutOfGasError, Send
+from tallystick_aggregator.chain.port import Chain, OutOfGasError, Send
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.schemes.exact import ExactPayments
 from tallystick_aggregator.schemes.exact.preconditions import TRANSFER_GAS_MAX
@@ -40,13 +40,13 @@ def burning(gas: int) -> bytes:
     return bytes.fromhex("62") + rounds.to_bytes(3, "big") + bytes.fromhex("5b6001900380600457") + YES
 
 
-def exact_over(side: Side, devnet: Devnet) -> ExactPayments:
+def exact_over(side: Side, devnet: Devnet, chain: Chain | None = None) -> ExactPayments:
     token = devnet.token_settings
     offered = {token.address: Token(token.address, token.symbol, token.decimals, token.name, token.version, 0)}
     offer = EscrowOffer(
         NETWORK, devnet.escrow, ESCROW_NAME, ESCROW_VERSION, devnet.operator.address, offered, 900, 2**20, 86_400
     )
-    return ExactPayments({offer.ref: side.chain}, {offer.ref: offer}, side.outbox, lambda: int(time.time()))
+    return ExactPayments({offer.ref: chain or side.chain}, {offer.ref: offer}, side.outbox, lambda: int(time.time()))
 
 
 def terms_of(devnet: Devnet) -> PaymentTerms:

@@ -8,6 +8,7 @@ from tallystick.hexadecimal import checksum
 from tallystick.keys import create_keystore
 from tallystick.signatures import Signer
 from tallystick_aggregator.auth.limits import GasLimits
+from tallystick_aggregator.auth.transfer_limits import TransferLimits
 from tallystick_aggregator.chain.settings import ConfigurationError, FeeSettings
 from tallystick_aggregator.runtime.config.chains import describe
 from tallystick_aggregator.runtime.config.file import Config
@@ -402,3 +403,54 @@ def test_how_a_token_is_moved_is_configured(load: Load, methods: str, expected: 
 def test_ways_to_move_a_token_that_cannot_be_are_told(load: Load, methods: str, problem: str) -> None:
     with pytest.raises(ConfigurationError, match=problem):
         load(('min_deposit = "1000"', METHODS + methods))
+
+
+OPEN = '[exact_open]\nsender_key = "file:strangers.key"\n'
+
+
+@pytest.fixture
+def strangers(tmp_path: Path) -> Path:
+    """The file of the key that pays for strangers."""
+    file = tmp_path / "strangers.key"
+    file.write_text("33" * 32)
+    file.chmod(0o600)
+    return file
+
+
+def test_x9_exact_is_on_without_a_minimum_unless_it_is_told_otherwise(load: Load) -> None:
+    assert load().exact_limits == TransferLimits(enabled=True, amount_min=0)
+    config = load(text='[exact]\nenabled = false\namount_min = "500"\n' + GOOD)
+    assert config.exact_limits == TransferLimits(enabled=False, amount_min=500)
+
+
+@pytest.mark.usefixtures("strangers")
+def test_strangers_have_nothing_unless_there_is_a_sender_of_their_own(load: Load) -> None:
+    assert load().exact_open is None
+    config = load(text=OPEN + "payments_per_payer_hour_max = 7\n" + GOOD)
+    assert config.exact_open is not None
+    assert config.exact_open.sender.address == Signer(bytes.fromhex("33" * 32)).address
+    assert config.exact_open.limits == TransferLimits(amount_min=10_000, per_receiver_hour_max=600)
+    assert config.exact_open.gas_limits.exacts_per_payer_hour_max == 7
+    assert config.exact_open.gas_limits.exact_gas_per_hour_max == 10_000_000
+
+
+@pytest.mark.parametrize("name", ["sender", "operator"])
+def test_strangers_never_spend_from_a_key_of_the_operators(load: Load, strangers: Path, name: str) -> None:
+    strangers.write_text(KEYS[name])
+    with pytest.raises(ConfigurationError, match=r"exact_open\.sender_key: got a key that eip155:31337 uses"):
+        load(text=OPEN + GOOD)
+
+
+@pytest.mark.usefixtures("strangers")
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("gas_per_hour_max = 1", "exact_open.gas_per_hour_max: got 1, allowed 120000 to"),
+        ("payments_per_payer_hour_max = 0", "exact_open.payments_per_payer_hour_max: got 0, allowed 1 to"),
+        ("payments_per_receiver_hour_max = 0", "exact_open.payments_per_receiver_hour_max: got 0, allowed 1 to"),
+        ('amount_min = "-1"', "exact_open.amount_min"),
+    ],
+)
+def test_limits_of_strangers_that_cannot_be_are_refused(load: Load, setting: str, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        load(text=OPEN + setting + "\n" + GOOD)

@@ -35,15 +35,15 @@ def test_there_is_no_http_edge_without_its_table(load: Load) -> None:
 
 
 def test_an_empty_table_is_loopback_closed_to_strangers_with_the_usual_limits(load: Load) -> None:
-    assert load("[http]").http == HttpSettings("127.0.0.1:8402", exact_open=False, limits=HttpLimits())
+    assert load("[http]").http == HttpSettings("127.0.0.1:8402", limits=HttpLimits())
+    assert load("[http]").exact_open is None
 
 
 def test_settings_are_read(load: Load) -> None:
-    http = load('[http]\nlisten = "127.0.0.1:0"\nexact_open = true\nbody_bytes_max = 2048\nsettle_s_max = 9').http
+    http = load('[http]\nlisten = "127.0.0.1:0"\nbody_bytes_max = 2048\nsettle_s_max = 9').http
     assert http is not None
-    assert (http.listen, http.exact_open, http.limits.body_bytes_max, http.limits.settle_s_max) == (
+    assert (http.listen, http.limits.body_bytes_max, http.limits.settle_s_max) == (
         "127.0.0.1:0",
-        True,
         2_048,
         9.0,
     )
@@ -55,7 +55,7 @@ def test_settings_are_read(load: Load) -> None:
         ('listen = "8402"', "http.listen: got '8402', allowed HOST:PORT, such as 127.0.0.1:8402"),
         ('listen = "0.0.0.0:8402"', "http.listen: 0.0.0.0:8402 can be reached from outside without TLS"),
         ("port = 1", "http.port: got it, but there is no such setting"),
-        ("exact_open = 1", "http.exact_open: got an integer, allowed true or false"),
+        ("exact_open = true", "http.exact_open: got it, but there is no such setting"),
         ("body_bytes_max = 1", "http.body_bytes_max: got 1, allowed 1024 to 16777216"),
         ("requests_max = 0", "http.requests_max: got 0, allowed 1 to "),
         ("requests_max = 9", "http.requests_per_seller_max: got 2048, allowed 1 to 9"),

@@ -8,7 +8,7 @@ import pytest
 from doubles import Payer
 
 from tallystick.signatures import Signer
-from tallystick_aggregator.api.grpc.server import Tls
+from tallystick_aggregator.api.tls import Tls
 from tallystick_aggregator.auth.credentials import PREFIX
 from tallystick_aggregator.chain.settings import ChainSettings, TokenSettings
 from tallystick_aggregator.ledger import events as ev

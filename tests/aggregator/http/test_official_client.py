@@ -20,7 +20,8 @@ from x402.schemas import PaymentPayload, PaymentRequirements
 
 import site_files
 from anvil import NETWORK, Devnet, receiver
-from tallystick.hexadecimal import checksum
+from tallystick.hexadecimal import checksum, to_hex
+from tallystick.signatures import Signer
 from tallystick_aggregator.chain.settings import ConfigurationError
 from tallystick_aggregator.runtime.app import running
 from tallystick_aggregator.runtime.config.file import Config
@@ -140,7 +141,10 @@ def test_serve_prints_the_url_before_it_says_that_it_listens(tmp_path: Path, dev
 
 
 async def test_health_and_the_end_of_the_process(tmp_path: Path, devnet: Devnet) -> None:
-    config = site_files.write_site(tmp_path, devnet, http={"listen": "127.0.0.1:0", "exact_open": True})
+    devnet.anvil.rpc("anvil_setBalance", to_hex(Signer(site_files.STRANGER_KEY).address), hex(10**18))
+    config = site_files.write_site(
+        tmp_path, devnet, http={"listen": "127.0.0.1:0"}, exact_open={"sender_key": "file:stranger.key"}
+    )
     async with running(Config.load(config)) as aggregator, AsyncClient(base_url=aggregator.http_url) as client:
         assert (await client.get("/healthz")).json() == {"status": "serving", "settling": True}
         kinds = (await client.get("/supported")).json()["kinds"]

@@ -19,7 +19,7 @@ from tallystick.signatures import recover
 from tallystick_aggregator.chain.node import BlockTransaction, CallRevertedError, Header, Log, Receipt, RejectedError
 from tallystick_aggregator.chain.port import Block, ChainUnavailableError, Heard
 from tallystick_aggregator.chain.rpc.bloom import BLOOM_BYTES, mask
-from tallystick_chain.fees import MarketFees
+from tallystick_chain.fees import Bid, MarketFees
 from tallystick_contracts.events import Event
 
 GWEI: Final = 10**9
@@ -176,13 +176,22 @@ class MemoryNode:
         return Header(block, bloom_of(items))
 
     async def call(
-        self, to: bytes, data: bytes, block: Block, *, from_: bytes = b"", gas: int = 0, heard: Heard | None = None
+        self,
+        to: bytes,
+        data: bytes,
+        block: Block,
+        *,
+        from_: bytes = b"",
+        gas: int = 0,
+        price: Bid | None = None,
+        at_s: int = 0,
+        heard: Heard | None = None,
     ) -> bytes:
-        del heard
+        del heard, price
         if gas and _GAS_FIXED + _GAS_PER_BYTE * len(data) > gas:
             raise CallRevertedError(b"", "out of gas")
         world = self._at(block).world.copy()
-        return self.contracts.run(world, from_ or bytes(20), to, data, block.timestamp)[0]
+        return self.contracts.run(world, from_ or bytes(20), to, data, at_s or block.timestamp)[0]
 
     async def estimate_gas(self, from_: bytes, to: bytes, data: bytes, *, gas_max: int) -> int:
         self._answer()

@@ -286,6 +286,13 @@ class OutboxConformance:
         other_kind = await outbox.add(replace(outbound(1), reference=first.reference, kind=TransactionKind.REFUND))
         assert other_kind.id != first.id
 
+    async def test_a_transaction_is_found_by_the_id_that_its_payer_gave_it(self, outbox: Outbox) -> None:
+        await outbox.add(outbound(0))
+        named = await outbox.add(replace(outbound(1), payment_id=bytes([7]) * 32))
+        assert await outbox.by_payment_id(bytes([7]) * 32) == named
+        assert await outbox.by_payment_id(bytes(32)) is None
+        assert await outbox.by_reference(named.kind, named.reference) == named
+
     async def test_an_update_replaces_everything(self, outbox: Outbox) -> None:
         added = await outbox.add(outbound(0, ALICE))
         mined = replace(

@@ -151,6 +151,10 @@ class FileOutbox:
         """See the port."""
         return next((o for o in self._all() if (o.kind, o.reference) == (kind, reference)), None)
 
+    async def by_payment_id(self, payment_id: bytes) -> OutboundTransaction | None:
+        """See the port."""
+        return next((o for o in self._all() if o.payment_id == payment_id), None)
+
     async def open(self, network: str) -> Sequence[OutboundTransaction]:
         """See the port."""
         unsettled = TransactionStatus.PENDING, TransactionStatus.MINED

@@ -13,7 +13,8 @@ from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger
 from tallystick_aggregator.ledger.values import EscrowRef
-from tallystick_aggregator.runtime.app import refuse_foreign_accounts
+from tallystick_aggregator.runtime.foreign_accounts import refuse_foreign_accounts
+from tallystick_aggregator.store.sqlite.schema import MIGRATIONS
 from tallystick_aggregator.store.sqlite.store import SqliteStore
 
 UNNAMED = EscrowRef(NETWORK, b"")
@@ -37,6 +38,8 @@ async def previous_form(path: Path) -> None:
     await store.close()
     connection = sqlite3.connect(path)
     assert [key for (key,) in connection.execute("SELECT key FROM heads")] == [NETWORK.encode()]
+    connection.execute("DROP INDEX outbox_by_payment_id")
+    connection.execute("ALTER TABLE outbox DROP COLUMN payment_id")
     connection.execute("PRAGMA user_version = 1")
     connection.close()
 
@@ -74,7 +77,9 @@ async def test_accounts_of_a_previous_form_are_in_the_escrow_that_their_ids_name
     check(ledger)
     await again.close()
     connection = sqlite3.connect(path)
-    assert connection.execute("PRAGMA user_version").fetchone() == (2,), "an earlier program is kept from it"
+    assert connection.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),), (
+        "an earlier program is kept from it"
+    )
     connection.close()
 
 

@@ -23,8 +23,9 @@ from tallystick_aggregator.api.http import openapi, responses
 from tallystick_aggregator.api.http.discovery import NoResources, Resources
 from tallystick_aggregator.api.http.limits import HttpLimits, Seats
 from tallystick_aggregator.api.http.payments import PaymentRoute, Settling, Verifying
-from tallystick_aggregator.api.http.requests import token_of
+from tallystick_aggregator.api.http.requests import NO_STRANGERS, token_of
 from tallystick_aggregator.api.http.responses import ProblemError, Reply, problem_of, problem_reply
+from tallystick_aggregator.auth.credentials import UnauthenticatedError
 from tallystick_aggregator.facilitator import Facilitator
 
 RESOURCES_MAX: Final = 100
@@ -86,6 +87,8 @@ class FacilitatorApp:
     async def _supported(self, request: Request) -> Reply:
         token = token_of(request.scope["headers"])
         if token is None:
+            if not self._facilitator.is_open:
+                raise UnauthenticatedError(NO_STRANGERS)
             with self.seats.seat():
                 return Reply(200, responses.supported(await self._facilitator.supported_for_strangers()))
         principal, kinds = await self._facilitator.supported(token)

@@ -5,6 +5,7 @@ A client that goes away cancels nothing: what it asked for goes on, and the same
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final, Protocol
 
 from starlette.types import Receive, Scope, Send
@@ -23,6 +24,7 @@ from tallystick_aggregator.api.http.reason_codes import (
     standard_code,
 )
 from tallystick_aggregator.api.http.requests import (
+    NO_STRANGERS,
     Asked,
     ClientGoneError,
     OldVersionError,
@@ -132,6 +134,8 @@ class Settling:
         """Settle; while its transaction is on the way, settle again, which only asks what became of it."""
         clock = asyncio.get_running_loop().time
         until = clock() + min(terms.max_timeout_s, self._settle_s_max)
+        if terms.max_timeout_s > self._settle_s_max:
+            terms = replace(terms, max_timeout_s=max(1, int(self._settle_s_max)))
         while True:
             answer = await self._facilitator.settle(principal, terms, payment, caller, release=False)
             is_on_its_way = isinstance(answer, Refusal) and answer.reason is Reason.TRANSACTION_PENDING
@@ -175,8 +179,8 @@ class PaymentRoute:
         token = token_of(scope["headers"])
         if token is not None:
             return self._facilitator.charger(token)
-        if not self._facilitator.takes_strangers:
-            raise UnauthenticatedError("a token is needed here: send it as 'Authorization: Bearer <token>'")
+        if not self._facilitator.is_open:
+            raise UnauthenticatedError(NO_STRANGERS)
         return None
 
     async def _ask(self, principal: Principal | None, asked: Asked) -> bytes:
@@ -185,6 +189,8 @@ class PaymentRoute:
             terms = read_terms(asked.requirements, "paymentRequirements")
         except MalformedError as error:
             return self._verb.refused(INVALID_REQUIREMENTS, str(error), network)
+        if principal is None and not self._facilitator.takes_strangers(terms.scheme):
+            raise UnauthenticatedError(NO_STRANGERS)
         caller = NOBODY if principal is None else Caller(principal.name)
         try:
             return await self._verb.answer(principal, terms, EncodedPayment(PAYLOAD, asked.payload), caller)

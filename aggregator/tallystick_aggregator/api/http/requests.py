@@ -25,6 +25,7 @@ from tallystick_aggregator.api.http.responses import ProblemError
 from tallystick_aggregator.auth.credentials import UnauthenticatedError
 
 TOKEN_CHARS_MAX: Final = 256
+NO_STRANGERS: Final = "a token is needed here: send it as 'Authorization: Bearer <token>'"
 _BEARER: Final = b"bearer "
 _BODY: Final = "body"
 

@@ -39,11 +39,11 @@ from tallystick_aggregator.chain.rpc.answers import read_header, read_transactio
 from tallystick_aggregator.chain.rpc.block_events import events_of_block
 from tallystick_aggregator.chain.rpc.endpoint import Endpoint, LimitedError
 from tallystick_aggregator.chain.rpc.log_search import LogSearch, Wanted
-from tallystick_aggregator.chain.rpc.pinned_reads import ask_at
+from tallystick_aggregator.chain.rpc.pinned_reads import ask_at, call_at
 from tallystick_aggregator.chain.settings import LOGS_RANGE_BLOCKS
 from tallystick_chain.answers import optional, read_bytes, read_integer
 from tallystick_chain.errors import RpcError, is_revert
-from tallystick_chain.fees import MarketFees, market_fees
+from tallystick_chain.fees import Bid, MarketFees, market_fees
 
 Answered = TypeVar("Answered")
 
@@ -106,11 +106,24 @@ class RpcNode:
         return read_integer(await self._first("eth_getBalance", to_hex(address), "latest"))
 
     async def call(
-        self, to: bytes, data: bytes, block: Block, *, from_: bytes = b"", gas: int = 0, heard: Heard | None = None
+        self,
+        to: bytes,
+        data: bytes,
+        block: Block,
+        *,
+        from_: bytes = b"",
+        gas: int = 0,
+        price: Bid | None = None,
+        at_s: int = 0,
+        heard: Heard | None = None,
     ) -> bytes:
         transaction = {"to": to_hex(to), "data": to_hex(data)}
         transaction |= ({"from": to_hex(from_)} if from_ else {}) | ({"gas": hex(gas)} if gas else {})
-        return read_bytes(await self._first_at(block, "eth_call", transaction, heard=heard))
+        if price is not None:
+            transaction |= {"maxFeePerGas": hex(price.max_fee), "maxPriorityFeePerGas": hex(price.priority_fee)}
+        return read_bytes(
+            await self._try_each(lambda endpoint: call_at(endpoint, block, transaction, at_s), heard=heard)
+        )
 
     async def estimate_gas(self, from_: bytes, to: bytes, data: bytes, *, gas_max: int) -> int:
         transaction = {"from": to_hex(from_), "to": to_hex(to), "data": to_hex(data), "gas": hex(gas_max)}

@@ -21,23 +21,26 @@ from tallystick_chain.errors import RpcError, is_revert
 _NO_BLOCK: Final = keccak256(b"Tallystick asks whether this endpoint obeys block hashes")
 
 
-async def ask_at(endpoint: Endpoint, block: Block, method: str, *params: Any) -> Any:
-    """The result of a method whose last parameter is a block. Raises RpcError and ChainUnavailableError."""
+async def ask_at(endpoint: Endpoint, block: Block, method: str, *params: Any, overrides: tuple[Any, ...] = ()) -> Any:
+    """The result of a method whose last parameter, except for `overrides`, is a block.
+
+    Raises RpcError and ChainUnavailableError.
+    """
     ability = f"{method} by block hash"
     obeys = endpoint.learned(ability)
     if obeys is None and await _answers_for_no_block(endpoint, method, params):
         obeys = False
         endpoint.learn(ability, holds=False)
     if obeys is False:
-        return await _by_number(endpoint, block, method, params)
+        return await _by_number(endpoint, block, method, params, overrides)
     try:
-        answer = await endpoint.ask(method, *params, _by_hash(block.block_hash))
+        answer = await endpoint.ask(method, *params, _by_hash(block.block_hash), *overrides)
     except RpcError as refused:
         if is_revert(refused):
             endpoint.learn(ability, holds=True)
             raise
         try:
-            answer = await _by_number(endpoint, block, method, params)
+            answer = await _by_number(endpoint, block, method, params, overrides)
         except RpcError as error:
             if not is_revert(error):
                 raise refused from None  # it was not about the hash
@@ -56,12 +59,29 @@ async def _answers_for_no_block(endpoint: Endpoint, method: str, params: tuple[A
         return is_revert(error)  # it ran
 
 
-async def _by_number(endpoint: Endpoint, block: Block, method: str, params: tuple[Any, ...]) -> Any:
+async def call_at(endpoint: Endpoint, block: Block, transaction: dict[str, str], at_s: int) -> Any:
+    """The result of `eth_call` on the state after a block; where the endpoint can, as in a later one of this time."""
+    ability = "eth_call at a time"
+    if not at_s or endpoint.learned(ability) is False:
+        return await ask_at(endpoint, block, "eth_call", transaction)
+    try:
+        return await ask_at(endpoint, block, "eth_call", transaction, overrides=({}, {"time": hex(at_s)}))
+    except RpcError as refused:
+        if is_revert(refused):
+            raise
+    answer = await ask_at(endpoint, block, "eth_call", transaction)
+    endpoint.learn(ability, holds=False)
+    return answer
+
+
+async def _by_number(
+    endpoint: Endpoint, block: Block, method: str, params: tuple[Any, ...], overrides: tuple[Any, ...]
+) -> Any:
     await _must_be(endpoint, block)
     reverted: RpcError | None = None
     answer: Any = None
     try:
-        answer = await endpoint.ask(method, *params, hex(block.number))
+        answer = await endpoint.ask(method, *params, hex(block.number), *overrides)
     except RpcError as error:
         if not is_revert(error):
             raise

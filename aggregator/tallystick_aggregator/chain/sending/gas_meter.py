@@ -6,13 +6,15 @@ with its gas limit, and what another transaction superseded not at all. Claims a
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from tallystick_aggregator.store.port import OutboundTransaction, Outbox, TransactionKind, TransactionStatus
 
 HOUR_S: Final = 3_600
 PAYERS_KINDS: Final = frozenset({TransactionKind.DEPOSIT, TransactionKind.REFUND, TransactionKind.EXACT})
-"""Kinds that a payer's signature brings about. The first word of their arguments is the payer."""
+"""Kinds that a payer's signature brings about. Where no payer is noted, it is the first word of the arguments."""
+Key = TypeVar("Key")
+
 _LANDED: Final = frozenset({TransactionStatus.MINED, TransactionStatus.FINAL, TransactionStatus.REVERTED})
 
 
@@ -21,17 +23,27 @@ class _Entry(NamedTuple):
     kind: TransactionKind
     gas: int
     payer: bytes
+    receiver: bytes
+    is_under_way: bool
+    has_reverted: bool
 
 
 class GasMeter:
     """The last hour of one network's outbox. `clock` in seconds since the epoch, as the outbox has it."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, clock: Callable[[], float], *, counts: Callable[[OutboundTransaction], bool] = lambda _: True
+    ) -> None:
+        """`counts`: which of the outbox's transactions are counted here, where another meter counts the others."""
         self._clock = clock
+        self._counts_it = counts
         self._entries: dict[int, _Entry] = {}
         """By the transaction's id, oldest first."""
         self._gas: Counter[TransactionKind] = Counter()
         self._counts: Counter[tuple[TransactionKind, bytes]] = Counter()
+        self._received: Counter[bytes] = Counter()
+        self._under_way: Counter[tuple[TransactionKind, bytes]] = Counter()
+        self._reverted: Counter[tuple[TransactionKind, bytes]] = Counter()
 
     async def load(self, outbox: Outbox, network: str) -> None:
         """Take in what the outbox has of the last hour."""
@@ -41,6 +53,8 @@ class GasMeter:
 
     def note(self, outbound: OutboundTransaction) -> None:
         """Count a transaction as it is now; to be called whenever it is stored."""
+        if not self._counts_it(outbound):
+            return
         known = self._entries.get(outbound.id)
         if outbound.status is TransactionStatus.SUPERSEDED:
             self._drop(outbound.id)
@@ -50,12 +64,26 @@ class GasMeter:
                 self._drop(outbound.id)
                 known = None
             if known is not None:
-                self._gas[known.kind] -= known.gas
-                self._counts[known.kind, known.payer] -= 1
-            entry = _Entry(outbound.created_at, outbound.kind, gas, payer_of(outbound))
+                self._add(known, -1)
+            entry = _Entry(
+                outbound.created_at,
+                outbound.kind,
+                gas,
+                payer_of(outbound),
+                outbound.payouts[0].receiver if outbound.kind in PAYERS_KINDS and outbound.payouts else b"",
+                is_under_way=outbound.status is TransactionStatus.PENDING,
+                has_reverted=outbound.status is TransactionStatus.REVERTED or bool(known and known.has_reverted),
+            )
             self._entries[outbound.id] = entry
-            self._gas[entry.kind] += entry.gas
-            self._counts[entry.kind, entry.payer] += 1
+            self._add(entry, 1)
+
+    def note_revert(self, outbound: OutboundTransaction) -> None:
+        """Count a transaction as reverted that is in a block, and not final yet."""
+        known = self._entries.get(outbound.id)
+        if known is not None and not known.has_reverted:
+            self._add(known, -1)
+            self._entries[outbound.id] = known._replace(has_reverted=True)
+            self._add(self._entries[outbound.id], 1)
 
     def spent(self, kind: TransactionKind) -> int:
         """Return the gas of the last hour's transactions of a kind."""
@@ -66,6 +94,21 @@ class GasMeter:
         """Return how many transactions of a kind this payer has brought about in the last hour."""
         self._forget()
         return self._counts[kind, payer]
+
+    def count_to(self, receiver: bytes) -> int:
+        """Return how many of the payers' transactions of the last hour pay this receiver."""
+        self._forget()
+        return self._received[receiver]
+
+    def under_way(self, kind: TransactionKind, payer: bytes) -> int:
+        """Return how many of a payer's transactions of a kind are in no block yet, as far as is known."""
+        self._forget()
+        return self._under_way[kind, payer]
+
+    def reverted(self, kind: TransactionKind, payer: bytes) -> int:
+        """Return how many of a payer's transactions of a kind from the last hour have reverted on chain."""
+        self._forget()
+        return self._reverted[kind, payer]
 
     def wait_s(self, kind: TransactionKind, gas: int, payer: bytes | None = None) -> int:
         """Return in how many seconds this much gas of a kind is an hour old; with a payer, one transaction of its."""
@@ -90,15 +133,31 @@ class GasMeter:
         entry = self._entries.pop(id_, None)
         if entry is None:
             return
-        self._gas[entry.kind] -= entry.gas
-        self._counts[entry.kind, entry.payer] -= 1
-        if not self._counts[entry.kind, entry.payer]:
-            del self._counts[entry.kind, entry.payer]
+        self._add(entry, -1)
+
+    def _add(self, entry: _Entry, times: int) -> None:
+        self._gas[entry.kind] += times * entry.gas
+        by = entry.kind, entry.payer
+        _count(self._counts, by, times)
+        if entry.receiver:
+            _count(self._received, entry.receiver, times)
+        if entry.is_under_way:
+            _count(self._under_way, by, times)
+        if entry.has_reverted:
+            _count(self._reverted, by, times)
+
+
+def _count(counter: Counter[Key], key: Key, times: int) -> None:
+    counter[key] += times
+    if not counter[key]:
+        del counter[key]
 
 
 def payer_of(outbound: OutboundTransaction) -> bytes:
     """Return whose signature brought a transaction about; empty for those that we send by ourselves."""
-    return outbound.data[16:36] if outbound.kind in PAYERS_KINDS else b""
+    if outbound.payer or outbound.kind not in PAYERS_KINDS:
+        return outbound.payer
+    return outbound.data[16:36]
 
 
 class MeteredOutbox:
@@ -119,6 +178,10 @@ class MeteredOutbox:
 
     async def by_reference(self, kind: TransactionKind, reference: bytes) -> OutboundTransaction | None:
         return await self._outbox.by_reference(kind, reference)
+
+    async def by_payment_id(self, payment_id: bytes) -> OutboundTransaction | None:
+        """See the port."""
+        return await self._outbox.by_payment_id(payment_id)
 
     async def open(self, network: str) -> Sequence[OutboundTransaction]:
         return await self._outbox.open(network)

@@ -33,10 +33,18 @@ from dataclasses import replace
 from typing import Final
 
 from tallystick.hashing import keccak256
-from tallystick_aggregator.chain.node import CallRevertedError, Node, Receipt, RejectedError, as_reverted
-from tallystick_aggregator.chain.port import GAS_LIMIT_MAX, Block, Call, ChainUnavailableError, RevertedError, Send
-from tallystick_aggregator.chain.sending.bidding import bid, bid_of, limit_for, raises
+from tallystick_aggregator.chain.node import Node, Receipt, RejectedError
+from tallystick_aggregator.chain.port import (
+    Block,
+    Call,
+    ChainUnavailableError,
+    PaymentIdTakenError,
+    RevertedError,
+    Send,
+)
+from tallystick_aggregator.chain.sending.bidding import bid, bid_of, raises
 from tallystick_aggregator.chain.sending.nonces import GAP_MAX, free_nonce, surely_used_by
+from tallystick_aggregator.chain.sending.trial import Trial
 from tallystick_aggregator.chain.sending.waiters import ENDED, Waiters
 from tallystick_aggregator.chain.settings import TRANSACTION_BYTES_MAX, ChainSettings
 from tallystick_aggregator.store.port import (
@@ -51,7 +59,6 @@ from tallystick_chain.fees import Bid
 from tallystick_chain.transactions import Unsigned, sign
 
 LOOKUPS_AT_ONCE: Final = 16
-_FILL_GAS: Final = 21_000
 
 _GWEI: Final = 10**9
 
@@ -72,20 +79,31 @@ class Sender:
         outbox: Outbox,
         *,
         payouts_of: PayoutsOf | None = None,
+        follows: Callable[[OutboundTransaction], bool] = lambda _: True,
+        on_revert: Callable[[OutboundTransaction], None] = lambda _: None,
+        waiters: Waiters | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`payouts_of` reads from a receipt what a claim, a deposit or a refund has moved in fact."""
+        """`payouts_of` reads from a receipt what a claim, a deposit or a refund has moved in fact.
+
+        `follows`: which of the outbox's transactions are this sender's to look after, where another has its own.
+        `on_revert`: called at each look with one that has reverted, before that is final. `waiters`: shared with
+        another sender.
+        """
         self._settings = settings
         self._node = node
         self._outbox = outbox
         self._signer = settings.sender
         self._payouts_of = payouts_of
+        self._follows = follows
+        self._on_revert = on_revert
         self._clock = clock
         self._nonces = asyncio.Lock()
         self._offered_at: dict[int, float] = {}
         self._passed_since: dict[int, float] = {}
         self._first_waiting: tuple[int, float] = (-1, 0.0)
-        self.waiters = Waiters(outbox)
+        self.waiters = waiters or Waiters(outbox)
+        self.trial = Trial(settings, node, outbox)
         self.problem = ""
         """Why the first waiting transaction is not taken, in a node's words; empty if it is."""
         self.capped = ""
@@ -103,12 +121,16 @@ class Sender:
         known = await self._outbox.by_reference(send.kind, send.reference)
         if known is not None and known.status is not TransactionStatus.SUPERSEDED:
             return known
-        gas_limit = await self._gas_limit(send.call, send.gas_max)
+        gas_limit = await self.trial.gas_limit(send.call, send.gas_max)
         offer = bid(await self._node.fees(), self._settings.fees, urgent=send.urgent)
         async with self._nonces:
             known = await self._outbox.by_reference(send.kind, send.reference)
             if known is not None and known.status is not TransactionStatus.SUPERSEDED:
                 return known
+            if send.payment_id:
+                named = await self._outbox.by_payment_id(send.payment_id)
+                if named is not None and (named.kind, named.reference) != (send.kind, send.reference):
+                    raise PaymentIdTakenError
             draft = await self._draft(send, gas_limit, offer)
             if known is None:
                 outbound = await self._outbox.add(draft)
@@ -149,40 +171,13 @@ class Sender:
             rows=send.rows,
             payouts=send.payouts,
             memo=send.memo,
+            payer=send.payer,
+            payment_id=send.payment_id,
         )
 
     def _signed(self, unsigned: Unsigned, offer: Bid, now: int) -> Attempt:
         signed = sign(self._signer, unsigned, offer)
         return Attempt(signed.transaction_hash, signed.raw, offer.max_fee, offer.priority_fee, now)
-
-    async def estimate(self, call: Call, gas_max: int = GAS_LIMIT_MAX) -> int:
-        """The gas that the call would take now.
-
-        Raises RevertedError if it would revert, or take more than `gas_max`.
-        """
-        try:
-            return await self._node.estimate_gas(self.address, call.to, call.data, gas_max=gas_max)
-        except CallRevertedError as reverted:
-            raise as_reverted(reverted) from reverted
-
-    async def _gas_limit(self, call: Call, gas_max: int) -> int:
-        """What the call would take now, and a margin: the state may change before it is mined."""
-        return limit_for(await self.estimate(call, gas_max), gas_max)
-
-    async def _fill_gas_limit(self) -> int:
-        """What it takes to send nothing: more than 21,000 on chains that charge for a transaction's bytes, too."""
-        try:
-            return max(_FILL_GAS, await self._gas_limit(Call(self.address, b""), GAS_LIMIT_MAX))
-        except RevertedError:
-            return _FILL_GAS
-
-    async def gas_affordable(self) -> int:
-        """See `port.Chain.gas_affordable`: pools take what a sender can pay for beside all that it has in them."""
-        fees, balance = await asyncio.gather(self._node.fees(), self._node.balance(self.address))
-        for outbound in await self._outbox.open(self._settings.network):
-            if outbound.status is TransactionStatus.PENDING and outbound.sender == self.address:
-                balance -= outbound.gas_limit * outbound.attempts[-1].max_fee_per_gas_wei
-        return max(0, balance) // max(1, bid(fees, self._settings.fees).max_fee)
 
     # What time asks for.
 
@@ -195,7 +190,8 @@ class Sender:
             if not await self._follow(outbound, final_number):
                 waiting.append(outbound)
 
-        await _each(await self._outbox.open(self._settings.network), follow)
+        outgoing = await self._outbox.open(self._settings.network)
+        await _each([outbound for outbound in outgoing if self._follows(outbound)], follow)
         waiting.sort(key=lambda outbound: outbound.nonce)
         waiting = await self._drop_superseded(waiting, final_number)
         await self._fill_gaps([outbound for outbound in waiting if outbound.sender == self.address], head)
@@ -211,8 +207,10 @@ class Sender:
                 )
             return False
         final = receipt.block_number <= final_number and await self._is_canonical(receipt)
-        if not receipt.succeeded and not final:
-            return True
+        if not receipt.succeeded:
+            self._on_revert(outbound)
+            if not final:
+                return True
         status = TransactionStatus.FINAL if final else TransactionStatus.MINED
         if not receipt.succeeded:
             status = TransactionStatus.REVERTED
@@ -291,7 +289,7 @@ class Sender:
         if not missing:
             return
         offer = max(bid_of(outbound.attempts[-1]) for outbound in waiting)
-        gas_limit = await self._fill_gas_limit()
+        gas_limit = await self.trial.fill_gas_limit()
         for nonce in sorted(missing)[:GAP_MAX]:
             _log.warning("nonce %d is missing: it is filled, so that %d transactions can go on", nonce, len(waiting))
             gap = f"{self._settings.network} {self.address.hex()} {nonce} {self._clock()}"

@@ -27,6 +27,7 @@ from tallystick.targets import is_loopback
 from tallystick_aggregator.api.grpc.charge import ChargeLimits
 from tallystick_aggregator.api.tls import Tls, TlsFiles
 from tallystick_aggregator.auth.limits import GasLimits
+from tallystick_aggregator.auth.transfer_limits import TransferLimits
 from tallystick_aggregator.chain.settings import ChainSettings, ConfigurationError
 from tallystick_aggregator.ledger.commands import Rules
 from tallystick_aggregator.ledger.values import COUNT_MAX, SECONDS_MAX
@@ -38,6 +39,7 @@ from tallystick_aggregator.runtime.config.chains import (
     check_networks,
 )
 from tallystick_aggregator.runtime.config.errors import between, read_table, what_is_wrong
+from tallystick_aggregator.runtime.config.exact import ExactOpen, ExactOpenSection, ExactSection, exact_open
 from tallystick_aggregator.runtime.config.http import HttpSettings, read_http
 from tallystick_aggregator.runtime.logs import LEVELS
 from tallystick_aggregator.store.opening import SCHEMES, allowed_urls, sqlite_path, sqlite_url
@@ -158,6 +160,8 @@ class _File(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     settlement: SettlementSection = SettlementSection()
     limits: dict[str, Any] = {}
     gas: dict[str, Any] = {}
+    exact: ExactSection = ExactSection()
+    exact_open: ExactOpenSection = ExactOpenSection()
     http: dict[str, Any] | None = None
 
     def rules(self) -> tuple[Rules, ChargeLimits]:
@@ -193,6 +197,9 @@ class Config:
     rules: Rules
     charge_limits: ChargeLimits
     gas_limits: GasLimits
+    exact_limits: TransferLimits
+    exact_open: ExactOpen | None
+    """What strangers may have; None: nothing."""
     chains: tuple[ChainSettings, ...]
     http: HttpSettings | None
     """None without a table [http]: then there is no HTTP edge."""
@@ -220,6 +227,12 @@ class Config:
         for index, section in enumerate(file.chain):
             check_delays(section, index, file.settlement.interval_s)
         store_url, credentials_path = file.store.located(folder)
+        chains = tuple(
+            settings
+            for index, section in enumerate(file.chain)
+            if load_key is not None
+            for settings in chain_settings(section, index, folder, load_key)
+        )
         return cls(
             server=file.server,
             tls=tls,
@@ -231,12 +244,9 @@ class Config:
             rules=rules,
             charge_limits=charge_limits,
             gas_limits=file.gas_limits(),
-            chains=tuple(
-                settings
-                for index, section in enumerate(file.chain)
-                if load_key is not None
-                for settings in chain_settings(section, index, folder, load_key)
-            ),
+            exact_limits=file.exact.limits(),
+            exact_open=exact_open(file.exact_open, chains, folder, load_key),
+            chains=chains,
             http=None if file.http is None else read_http(file.http, file.server.check_listen),
             withdraw_delays_s={section.network: section.withdraw_delay_s for section in file.chain},
         )

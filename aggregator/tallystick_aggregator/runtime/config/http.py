@@ -13,15 +13,13 @@ DEFAULT_LISTEN: Final = "127.0.0.1:8402"
 @dataclass(frozen=True, slots=True)
 class _HttpSection:
     listen: str = DEFAULT_LISTEN
-    exact_open: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class HttpSettings:
-    """Where it listens, whether callers without a token may have `exact` payments settled, and its limits."""
+    """Where it listens, and its limits."""
 
     listen: str
-    exact_open: bool
     limits: HttpLimits
 
 
@@ -31,4 +29,4 @@ def read_http(table: Mapping[str, Any], check_listen: Callable[[str, str, str], 
     check_listen(section.listen, "http.listen", DEFAULT_LISTEN)
     between(1, limits.requests_per_seller_max, limits.requests_max, "http.requests_per_seller_max")
     between(1, limits.requests_of_strangers_max, limits.requests_max, "http.requests_of_strangers_max")
-    return HttpSettings(section.listen, section.exact_open, limits)
+    return HttpSettings(section.listen, limits)

@@ -10,7 +10,7 @@ from tallystick.hashing import keccak256
 from tallystick.hexadecimal import checksum
 from tallystick.signatures import recover
 from tallystick.x402 import ExactAuthorization, Permit2Authorization
-from tallystick_aggregator.chain.port import Permit2Token, Token
+from tallystick_aggregator.chain.token_port import Permit2Token, Token
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse
 
@@ -22,6 +22,8 @@ A = TypeVar("A", bound=Authorization)
 
 WINDOW_MARGIN_S: Final = 6
 """How long an authorization must still be valid to be sent, in seconds: as the official facilitator has it."""
+GRACE_S: Final = 5
+"""For so long at most an authorization is waited for that is not valid yet, and a block in which it is."""
 ERC6492_SUFFIX: Final = bytes.fromhex("6492" * 16)
 _DELEGATION: Final = bytes.fromhex("ef0100")
 """EIP-7702: the code of an account that lets a contract act for it is this and the contract's address."""

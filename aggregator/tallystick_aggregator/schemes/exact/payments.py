@@ -7,9 +7,11 @@ Settle says what happened on chain: done, reverted, or not known yet, which is n
 Amounts must be equal, as the official SDKs demand.
 """
 
+import asyncio
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final, Generic, TypeVar
 
 from tallystick.codec.facilitator import read_exact
@@ -19,19 +21,17 @@ from tallystick.reasons import Reason
 from tallystick.x402 import (
     ASSET_TRANSFER_PERMIT2,
     SCHEME_EXACT,
-    PaymentPayload,
     PaymentTerms,
     Permit2Authorization,
-    is_permit2,
-    read_exact_permit2,
 )
-from tallystick.x402 import read_exact as read_exact_payload
 from tallystick_aggregator.accounts.offers import Offers, amount_is, find_offer, find_token, receiver_is
-from tallystick_aggregator.accounts.outcomes import overloaded, unless_unavailable, wait_until_mined
+from tallystick_aggregator.accounts.outcomes import named_otherwise, overloaded, unless_unavailable, wait_until_mined
 from tallystick_aggregator.auth.limits import GasBudget
+from tallystick_aggregator.auth.transfer_limits import NO_LIMITS, TransferLimits
 from tallystick_aggregator.chain.port import (
     Chain,
     ChainUnavailableError,
+    PaymentIdTakenError,
     RevertedError,
     Send,
 )
@@ -39,6 +39,7 @@ from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.schemes.exact.authorizations import (
+    GRACE_S,
     A,
     Authorization,
     TransferToken,
@@ -54,21 +55,25 @@ from tallystick_aggregator.schemes.exact.claims import (
     claim_of,
     owner_of,
 )
+from tallystick_aggregator.schemes.exact.payloads import read_payload
 from tallystick_aggregator.schemes.exact.permit2 import find_permit2_token, permit2_kinds, without_unsponsored
 from tallystick_aggregator.schemes.exact.preconditions import TRANSFER_GAS_MAX, Preconditions, Transfer
 from tallystick_aggregator.schemes.exact.reason_codes import PERMIT2_CODES, REASON_CODES
 from tallystick_aggregator.schemes.port import NOBODY, PAYLOAD, Caller
-from tallystick_aggregator.store.port import OutboundTransaction, Outbox, TransactionKind, TransactionStatus
+from tallystick_aggregator.store.port import OutboundTransaction, Outbox, Payout, TransactionKind, TransactionStatus
 from tallystick_aggregator.tasks import SingleFlight
 
 Answer = TypeVar("Answer")
 
-SETTLEMENTS_MAX: Final = 256
-"""Exact payments being settled at once."""
+SETTLEMENTS_MAX: Final = 1_024
+"""Exact payments being settled at once, those included that wait for a block."""
 VERIFIES_MAX: Final = 128
 """Exact payments being verified at once: each asks the node four times."""
 SETTLE_TIMEOUT_S: Final = 30.0
-"""How long one settle waits for its transaction; after that the seller settles the same payment again."""
+"""How long one settle waits for its transaction where the terms do not say (`maxTimeoutSeconds`); after that the seller
+settles the same payment again."""
+SETTLE_TIMEOUT_S_MAX: Final = 600.0
+"""How long it waits at most, whatever the terms say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,7 @@ class Case(Transfer):
 
     slot: bytes
     mine: Claim
+    payment_id: bytes
 
 
 class TransferPayments(ABC, Generic[A]):
@@ -104,10 +110,16 @@ class TransferPayments(ABC, Generic[A]):
         *,
         settle_timeout_s: float = SETTLE_TIMEOUT_S,
         budget: GasBudget | None = None,
+        limits: TransferLimits = NO_LIMITS,
         claims: Claims | None = None,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`budget` bounds what transfers cost in gas; without one there is no bound. `claims`: those of another scheme
-        that moves tokens by the same nonces, so that each pays one receiver only.
+        """`budget` bounds what transfers cost in gas; without one there is no bound.
+
+        `claims`: shared with what moves tokens by the same nonces, another scheme or the same over the strangers' own
+        sender: all know whose a payment is. `pause` waits for a second to pass, `monotonic` tells how long a
+        settlement has waited.
         """
         # Transfers involve no escrow: whichever is the network's first, its tokens and its sender are the network's.
         self._chains = {chain.network: chain for chain in reversed([*chains.values()])}
@@ -116,15 +128,22 @@ class TransferPayments(ABC, Generic[A]):
         self._clock_s = clock_s
         self._settle_timeout_s = settle_timeout_s
         self._claims = claims or Claims(clock_s)
-        self._settling = SingleFlight[bytes, Settled | Refusal]()
+        self._limits = limits
+        self._monotonic = monotonic
+        self._waiting = 0
+        self._pause = pause
+        self._sending = SingleFlight[bytes, OutboundTransaction | Refusal]()
         self._verifying = 0
         self._budget = budget or GasBudget()
-        self._preconditions = Preconditions(self._chains, clock_s, self._budget)
+        self._preconditions = Preconditions(self._chains, clock_s, self._budget, limits, pause)
 
     async def kinds(self) -> Sequence[Kind]:
         """Return the networks on which transfers can be sent: by ERC-3009, then by Permit2."""
         offered = [chain for network, chain in self._chains.items() if await self.is_offered(network)]
-        return [kind for chain in offered for kind in self._kinds_on(chain)]
+        least = self._limits.amount_min
+        extra = {"minAmount": str(least)} if least else {}
+        kinds = [kind for chain in offered for kind in self._kinds_on(chain)]
+        return [replace(kind, extra={**kind.extra, **extra}) for kind in kinds]
 
     @abstractmethod
     def _kinds_on(self, chain: Chain) -> Sequence[Kind]:
@@ -136,6 +155,8 @@ class TransferPayments(ABC, Generic[A]):
 
     async def is_offered(self, network: str) -> bool:
         """Return whether transfers can be sent on a network now, as far as is known, and within the gas budget."""
+        if not self._limits.enabled:
+            return False
         chain = self._chains[network]
         try:
             return await self._preconditions.can_be_paid_for(chain, b"") is None
@@ -148,9 +169,14 @@ class TransferPayments(ABC, Generic[A]):
         return case if isinstance(case, Refusal) else await unless_unavailable(self._verify(case))
 
     async def settle(self, terms: PaymentTerms, payment: A, caller: Caller = NOBODY) -> Settled | Refusal:
-        """Send the transfer for the caller's attempt, and wait until it is in a block."""
+        """Send the transfer for the caller's attempt, and wait until it is in a block, as long as the terms say.
+
+        Whoever goes away before has it sent all the same, and learns by the same payment what became of it.
+        """
         case = self._case(terms, payment, caller)
-        return case if isinstance(case, Refusal) else await unless_unavailable(self._settle(case))
+        return (
+            case if isinstance(case, Refusal) else await unless_unavailable(self._settle(case, self._timeout_s(terms)))
+        )
 
     async def release(self, terms: PaymentTerms, payment: A, caller: Caller) -> Settled | Refusal:
         """Let go of what the caller's attempt holds. What was sent goes on, for other attempts of the same request; the
@@ -170,7 +196,8 @@ class TransferPayments(ABC, Generic[A]):
     async def _verify(self, case: Case) -> Verified | Refusal:
         sent = await self._sent(case)
         owner = self._owner(case, sent)
-        refusal = self._claims.conflict(case.slot, case.mine, sent, owner)
+        refusal = await named_otherwise(self._outbox, case.payment_id, case.slot)
+        refusal = refusal or self._claims.conflict(case.slot, case.mine, sent, owner)
         if refusal is not None:
             return refusal
         if sent is None or sent.status is TransactionStatus.SUPERSEDED:
@@ -192,19 +219,27 @@ class TransferPayments(ABC, Generic[A]):
         refusal = self._claims.take(case.slot, case.mine, sent, owner, until_s)
         return refusal or Verified(case.payment.from_, expires_at=until_s)
 
-    async def _settle(self, case: Case) -> Settled | Refusal:
+    async def _settle(self, case: Case, timeout_s: float) -> Settled | Refusal:
+        until = self._monotonic() + timeout_s
         sent = await self._sent(case)
+        refusal = await named_otherwise(self._outbox, case.payment_id, case.slot)
+        if refusal is not None:
+            return refusal
         # From here until the claim is taken nothing is awaited.
-        is_running = case.slot in self._settling
-        if not is_running and len(self._settling) >= SETTLEMENTS_MAX:
+        is_running = case.slot in self._sending
+        if not is_running and self._waiting >= SETTLEMENTS_MAX:
             return overloaded("exact payments being settled", SETTLEMENTS_MAX)
         until_s = self._clock_s() + CLAIM_S
         refusal = self._claims.take(case.slot, case.mine, sent, self._owner(case, sent), until_s)
         if refusal is not None:
             return refusal
-        answer = await self._settling.run(case.slot, lambda: unless_unavailable(self._transfer(case)))
-        if isinstance(answer, Refusal):
-            return answer
+        self._waiting += 1
+        try:
+            outcome = await self._land(case, until)
+        finally:
+            self._waiting -= 1
+        if isinstance(outcome, Refusal):
+            return outcome
         landed = await self._sent(case)
         owner = self._owner(case, landed)
         if self._claims.is_owner(case.slot, case.mine):
@@ -214,23 +249,31 @@ class TransferPayments(ABC, Generic[A]):
             # It was given back meanwhile, and another attempt may deliver what it pays for.
             return self._claims.conflict(case.slot, case.mine, landed, None) or refuse(Why.PAYMENT_PENDING)
         replayed = not case.mine.attempt and (is_running or (sent is not None and _is_sent(sent)))
-        return Settled(answer.payer, answer.amount, transaction=answer.transaction, replayed=replayed)
+        moved = self._moved(case, outcome)
+        return Settled(case.payment.from_, moved, transaction=outcome.transaction_hash, replayed=replayed)
 
-    async def _transfer(self, case: Case) -> Settled | Refusal:
+    async def _land(self, case: Case, until: float) -> OutboundTransaction | Refusal:
+        """Send it once for all who ask, then wait as long as this caller does."""
+        outcome = await self._sending.run(case.slot, lambda: unless_unavailable(self._send_once(case)))
+        if isinstance(outcome, Refusal):
+            return outcome
+        return await wait_until_mined(case.chain, outcome, "transfer", max(0.0, until - self._monotonic()))
+
+    async def _send_once(self, case: Case) -> OutboundTransaction | Refusal:
         sent = await self._sent(case)
-        if sent is None or not _is_sent(sent):
-            outcome = await self._send(case)
-            if isinstance(outcome, Refusal):
-                if case.mine.attempt and outcome.reason.retry:
-                    self._claims.keep_until(case.slot, case.mine, self._hold_until(case))
-                else:
-                    self._claims.drop(case.slot, case.mine)
-                return outcome
-            sent = outcome
-        mined = await wait_until_mined(case.chain, sent, "transfer", self._settle_timeout_s)
-        if isinstance(mined, Refusal):
-            return mined
-        return Settled(case.payment.from_, self._moved(case, mined), transaction=mined.transaction_hash)
+        if sent is not None and _is_sent(sent):
+            return sent
+        outcome = await self._send(case)
+        if isinstance(outcome, Refusal):
+            if case.mine.attempt and outcome.reason.retry:
+                self._claims.keep_until(case.slot, case.mine, self._hold_until(case))
+            else:
+                self._claims.drop(case.slot, case.mine)
+        return outcome
+
+    def _timeout_s(self, terms: PaymentTerms) -> float:
+        """How long a settlement may wait for its block."""
+        return min(terms.max_timeout_s or self._settle_timeout_s, SETTLE_TIMEOUT_S_MAX)
 
     def _moved(self, case: Case, sent: OutboundTransaction) -> int:
         """Return what a transaction moved, in atomic units."""
@@ -241,18 +284,29 @@ class TransferPayments(ABC, Generic[A]):
         refusal = await self._preconditions.would_settle(case)
         if refusal is not None:
             return refusal
-        call = case.call()
-        memo = case.mine.encode()
-        payer = case.payment.from_
-        with self._budget.hold(case.chain, TransactionKind.EXACT, payer, has_paid=True) as spent:
+        payment = case.payment
+        send = Send(
+            TransactionKind.EXACT,
+            case.slot,
+            case.call(),
+            payouts=(Payout(payment.to, case.token.address, payment.value),),
+            memo=case.mine.encode(),
+            payer=payment.from_,
+            payment_id=case.payment_id,
+            gas_max=TRANSFER_GAS_MAX,
+        )
+        with self._budget.hold(case.chain, TransactionKind.EXACT, payment.from_, has_paid=True) as spent:
             if spent is not None:
                 return spent
-            try:
-                return await case.chain.send(
-                    Send(TransactionKind.EXACT, case.slot, call, memo=memo, gas_max=TRANSFER_GAS_MAX)
-                )
-            except RevertedError as error:
-                return await self._preconditions.why_it_reverts(case, error)
+            for left in range(GRACE_S, -1, -1):
+                try:
+                    return await case.chain.send(send)
+                except PaymentIdTakenError:
+                    return refuse(Why.PAYMENT_IDENTIFIER_TAKEN)
+                except RevertedError as error:
+                    if not left or not await self._preconditions.is_before_its_block(case):
+                        return await self._preconditions.why_it_reverts(case, error)
+        return refuse(Why.PAYMENT_PENDING)
 
     async def _release(self, case: Case) -> Settled | Refusal:
         sent = await self._sent(case)
@@ -260,7 +314,7 @@ class TransferPayments(ABC, Generic[A]):
         refusal = self._claims.conflict(case.slot, case.mine, sent, owner)
         if refusal is not None:
             return refusal
-        if sent is None and case.slot not in self._settling:
+        if sent is None and case.slot not in self._sending:
             self._claims.drop(case.slot, case.mine)
         elif self._claims.is_owner(case.slot, case.mine) or owner == case.mine:
             self._claims.give_back(case.slot, case.mine)
@@ -305,17 +359,13 @@ class TransferPayments(ABC, Generic[A]):
             payment = without_unsponsored(chain.permit2_tokens[terms.asset], payment)
         payment = with_canonical_v(token, payment)
         claim = claim_of(transfer_digest(token, payment), payment, caller)
-        return Case(chain, token, payment, transfer_slot(chain.network, terms.asset, payment), claim)
+        slot = transfer_slot(chain.network, terms.asset, payment)
+        return Case(chain, token, payment, slot, claim, caller.payment_id)
 
 
 def _is_sent(outbound: OutboundTransaction) -> bool:
     """Whether it is in the world: one whose nonce another transaction used never happened, and is sent anew."""
     return outbound.status is not TransactionStatus.SUPERSEDED
-
-
-def read_payload(payment: PaymentPayload) -> Authorization:
-    """Read x402's JSON, in the shape of either way to move a token; raises MalformedError."""
-    return read_exact_permit2(payment) if is_permit2(payment) else read_exact_payload(payment)
 
 
 class ExactPayments(TransferPayments[Authorization]):

@@ -26,7 +26,8 @@ from tallystick.x402 import (
     TokenPermit,
 )
 from tallystick_aggregator.accounts.offers import token_is
-from tallystick_aggregator.chain.port import Block, Chain, Permit2Token
+from tallystick_aggregator.chain.port import Block, Chain
+from tallystick_aggregator.chain.token_port import Permit2Token
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse
 

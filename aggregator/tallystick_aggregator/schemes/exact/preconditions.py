@@ -6,26 +6,22 @@ are not deployed yet (ERC-6492) are not accepted (threat 21).
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from time import monotonic
 from typing import Final, cast
 
+from tallystick.hexadecimal import checksum
 from tallystick.x402 import Permit2Authorization
 from tallystick_aggregator.accounts.outcomes import overloaded
 from tallystick_aggregator.auth.limits import GasBudget, RateLimit
-from tallystick_aggregator.chain.port import (
-    Block,
-    Call,
-    Chain,
-    OutOfGasError,
-    Permit2Token,
-    RevertedError,
-    Token,
-)
+from tallystick_aggregator.auth.transfer_limits import TransferLimits
+from tallystick_aggregator.chain.port import Block, Call, Chain, OutOfGasError, RevertedError
+from tallystick_aggregator.chain.token_port import Permit2Token, Token
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.schemes.exact.authorizations import (
+    GRACE_S,
     Authorization,
     TransferToken,
     describe_code,
@@ -68,6 +64,9 @@ class GasMoney:
 UNPROVEN_PER_S: Final = 5.0
 """Payments whose signature only the payer's contract can check, in verify and settle together."""
 UNPROVEN_BURST: Final = 20
+BY_CONTRACT_AT_ONCE: Final = 8
+"""Transfers of one payer in no block yet, where its contract decides whether they succeed: what it can make fail before
+it is barred."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +87,18 @@ class Transfer:
 class Preconditions:
     """Asks them; what costs reads of the chain is bounded for all payments together."""
 
-    def __init__(self, chains: Mapping[str, Chain], clock_s: Callable[[], int], budget: GasBudget) -> None:
+    def __init__(
+        self,
+        chains: Mapping[str, Chain],
+        clock_s: Callable[[], int],
+        budget: GasBudget,
+        limits: TransferLimits,
+        pause: Callable[[float], Awaitable[None]],
+    ) -> None:
         self._clock_s = clock_s
         self._budget = budget
+        self._limits = limits
+        self._pause = pause
         self._unproven = RateLimit(UNPROVEN_PER_S, UNPROVEN_BURST)
         self._gas_money = {network: GasMoney(chain) for network, chain in chains.items()}
 
@@ -106,13 +114,16 @@ class Preconditions:
         Any visitor of a seller can bring this about, so what is cheap comes first and the rest is bounded.
         """
         token, payment = transfer.token, transfer.payment
-        refusal = window_is_open(payment, self._clock_s()) or signature_may_count(payment)
+        refusal = self._is_taken(transfer) or await self._window_opens(payment) or signature_may_count(payment)
         if refusal is not None:
             return refusal
         refusal = await self.can_be_paid_for(transfer.chain, payment.from_)
         if refusal is not None:
             return refusal
         block = await transfer.chain.head()
+        refusal = await self._has_few_under_way(transfer, block)
+        if refusal is not None:
+            return refusal
         refusal = await self._chain_state_allows(transfer, block)
         if refusal is not None:
             return refusal
@@ -122,11 +133,61 @@ class Preconditions:
                 return not_by_the_key(token, payment)
             if not self._unproven.take():
                 return overloaded("payments that only the payer's contract can check", UNPROVEN_BURST)
-        try:
-            await transfer.chain.simulate(transfer.call(), block, gas_max=TRANSFER_GAS_MAX)
-        except RevertedError as error:
-            return await self._why_simulation_fails(transfer, block, error, signed_by_key=signed_by_key)
+        for left in range(GRACE_S, -1, -1):
+            try:
+                await self._simulate(transfer, block, TRANSFER_GAS_MAX)
+            except RevertedError as error:
+                if not left or not await self.is_before_its_block(transfer):
+                    return await self._why_simulation_fails(transfer, block, error, signed_by_key=signed_by_key)
+                block = await transfer.chain.head()
+            else:
+                return None
         return None
+
+    async def is_before_its_block(self, transfer: Transfer) -> bool:
+        """Whether the newest block is from before the authorization is valid, so that a failure says nothing yet (X8).
+        Some nodes can only tell what would happen in that block. If so, a second has passed when this returns.
+        """
+        if (await transfer.chain.head()).timestamp > transfer.payment.valid_after:
+            return False
+        await self._pause(1.0)
+        return True
+
+    async def _simulate(self, transfer: Transfer, block: Block, gas_max: int) -> None:
+        """As the transaction would run: in the next block, which tokens compare with the authorization's window."""
+        at_s = max(block.timestamp, self._clock_s()) + 1
+        await transfer.chain.simulate(transfer.call(), block, gas_max=gas_max, at_s=at_s)
+
+    def _is_taken(self, transfer: Transfer) -> Refusal | None:
+        """Check what the operator configured, and what became of the payer's earlier transfers (X3, X9)."""
+        limits, payment, gas = self._limits, transfer.payment, transfer.chain.gas
+        if not limits.enabled:
+            return refuse(Why.EXACT_DISABLED)
+        if payment.value < limits.amount_min:
+            return refuse(Why.EXACT_TOO_SMALL, payment.value, f"at least {limits.amount_min}")
+        if gas.reverted(TransactionKind.EXACT, payment.from_):
+            wait_s = gas.wait_s(TransactionKind.EXACT, 1, payment.from_)
+            return refuse(Why.EXACT_PAYER_BARRED, checksum(payment.from_), retry_after_s=wait_s, wait_s=wait_s)
+        most = limits.per_receiver_hour_max
+        if most and gas.count_to(payment.to) >= most:
+            return refuse(Why.EXACT_RECEIVER_LIMIT, f"{gas.count_to(payment.to) + 1} in an hour", f"at most {most}")
+        return None
+
+    async def _window_opens(self, payment: Authorization) -> Refusal | None:
+        """Check the window; what is valid in a moment is waited for: clocks are never quite alike (X8)."""
+        for _ in range(GRACE_S):
+            if not 0 < payment.valid_after - self._clock_s() <= GRACE_S:
+                break
+            await self._pause(1.0)
+        return window_is_open(payment, self._clock_s())
+
+    async def _has_few_under_way(self, transfer: Transfer, block: Block) -> Refusal | None:
+        """Check that a payer's contract cannot make many transfers fail before the first is seen to (X3)."""
+        payer = transfer.payment.from_
+        under_way = transfer.chain.gas.under_way(TransactionKind.EXACT, payer)
+        if under_way < BY_CONTRACT_AT_ONCE or not await transfer.chain.code(payer, block):
+            return None
+        return refuse(Why.EXACT_ONE_AT_A_TIME, under_way + 1, f"at most {BY_CONTRACT_AT_ONCE}")
 
     async def _chain_state_allows(self, transfer: Transfer, block: Block) -> Refusal | None:
         payment = transfer.payment
@@ -163,7 +224,7 @@ class Preconditions:
         if not self._unproven.take():
             return False
         try:
-            await transfer.chain.simulate(transfer.call(), block, gas_max=PROBE_GAS_MAX)
+            await self._simulate(transfer, block, PROBE_GAS_MAX)
         except RevertedError:
             return False
         return True

@@ -15,7 +15,7 @@ from typing import Any, Final
 from tallystick.facilitator import Kind, Settled, Verified
 from tallystick.hexadecimal import checksum
 from tallystick.x402 import SCHEME_UPTO, PaymentTerms, Permit2Authorization, read_upto
-from tallystick_aggregator.accounts.outcomes import unless_unavailable
+from tallystick_aggregator.accounts.outcomes import named_otherwise, unless_unavailable
 from tallystick_aggregator.chain.port import Chain
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse
@@ -69,7 +69,7 @@ class UptoPayments(TransferPayments[Permit2Authorization]):
         if case.slot in self._unused and (terms.amount or self._unused[case.slot] != case.mine):
             return refuse(Why.PAYMENT_USED)
         if terms.amount == 0:
-            return await unless_unavailable(self._settle_nothing(case, payment))
+            return await unless_unavailable(self._settle_nothing(case, payment, self._timeout_s(terms)))
         return await super().settle(terms, payment, caller)
 
     def _kinds_on(self, chain: Chain) -> list[Kind]:
@@ -82,11 +82,13 @@ class UptoPayments(TransferPayments[Permit2Authorization]):
     def _moved(self, case: Case, sent: OutboundTransaction) -> int:
         return case.chain.permit2_tokens[case.token.address].moved(sent.data)
 
-    async def _settle_nothing(self, case: Case, payment: Permit2Authorization) -> Settled | Refusal:
+    async def _settle_nothing(self, case: Case, payment: Permit2Authorization, timeout_s: float) -> Settled | Refusal:
+        is_running = case.slot in self._sending
         sent = await self._sent(case)
-        if sent is not None or case.slot in self._settling:
-            return await self._settle(case)  # more than nothing was settled before: that is the answer
-        refusal = self._claims.conflict(case.slot, case.mine, None, None)
+        if sent is not None or is_running or case.slot in self._sending:
+            return await self._settle(case, timeout_s)  # more than nothing was settled before: that is the answer
+        refusal = await named_otherwise(self._outbox, case.payment_id, case.slot)
+        refusal = refusal or self._claims.conflict(case.slot, case.mine, None, None)
         if refusal is None and not is_signed_by_key(case.token, case.payment):
             refusal = await self._preconditions.would_settle(
                 replace(case, payment=replace(payment, value=payment.permitted))

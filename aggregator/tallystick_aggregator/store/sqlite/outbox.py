@@ -11,12 +11,15 @@ from tallystick_aggregator.store.sqlite.schema import ORDINALS
 from tallystick_aggregator.store.transactions import decode_outgoing, encode_outgoing
 
 _ADD: Final = """
-INSERT INTO outbox (network, kind, reference, sender, nonce, status, receivers, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO outbox (network, kind, reference, sender, nonce, status, receivers, payment_id, body)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (kind, reference) DO NOTHING RETURNING id"""
 _UPDATE: Final = """
-UPDATE outbox SET network = ?, kind = ?, reference = ?, sender = ?, nonce = ?, status = ?, receivers = ?, body = ?
+UPDATE outbox SET network = ?, kind = ?, reference = ?, sender = ?, nonce = ?, status = ?, receivers = ?,
+    payment_id = ?, body = ?
 WHERE id = ?"""
 _BY_REFERENCE: Final = "SELECT id, body FROM outbox WHERE kind = ? AND reference = ?"
+_BY_PAYMENT_ID: Final = "SELECT id, body FROM outbox WHERE payment_id = ?"
 _OPEN: Final = "SELECT id, body FROM outbox WHERE network = ? AND status IN (1, 2) ORDER BY nonce, id"
 _CLAIMS: Final = """
 SELECT id, body FROM outbox WHERE id IN (
@@ -49,6 +52,11 @@ class SqliteOutbox:
 
     async def by_reference(self, kind: TransactionKind, reference: bytes) -> OutboundTransaction | None:
         found = _decoded(await self._database.read(_BY_REFERENCE, (kind, reference)))
+        return found[0] if found else None
+
+    async def by_payment_id(self, payment_id: bytes) -> OutboundTransaction | None:
+        """See the port."""
+        found = _decoded(await self._database.read(_BY_PAYMENT_ID, (payment_id,)))
         return found[0] if found else None
 
     async def open(self, network: str) -> Sequence[OutboundTransaction]:
@@ -87,6 +95,7 @@ def _columns(outbound: OutboundTransaction) -> tuple[object, ...]:
         outbound.nonce,
         outbound.status,
         b"".join(receivers),
+        outbound.payment_id or None,
         encode_outgoing(outbound),
     )
 

@@ -90,7 +90,12 @@ _VERSION_2: Final = ()
 """Accounts and heads name their escrow where they named its network: no statement, but a number that keeps earlier
 programs from the file. Names without an address stay until `Ledger.name_escrows` has found their escrow."""
 
-MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_VERSION_1, _VERSION_2)
+_VERSION_3: Final = (
+    "ALTER TABLE outbox ADD COLUMN payment_id BLOB",
+    "CREATE UNIQUE INDEX outbox_by_payment_id ON outbox (payment_id) WHERE payment_id IS NOT NULL",
+)
+
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_VERSION_1, _VERSION_2, _VERSION_3)
 """The statements that lead to version 1, from 1 to 2, and so on. What is here is never changed, only added to."""
 
 

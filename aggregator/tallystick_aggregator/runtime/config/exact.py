@@ -1,0 +1,78 @@
+"""The tables `[exact]` and `[exact_open]`: which transfers the operator pays for, those of strangers among them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from tallystick.amounts import parse_amount
+from tallystick.keys import with_paths
+from tallystick.signatures import Signer
+from tallystick_aggregator.auth.limits import GAS_TYPICAL, GasLimits
+from tallystick_aggregator.auth.transfer_limits import TransferLimits
+from tallystick_aggregator.chain.settings import ChainSettings, ConfigurationError
+from tallystick_aggregator.runtime.config.chains import KeyLoader
+from tallystick_aggregator.runtime.config.errors import between
+from tallystick_aggregator.store.port import TransactionKind
+
+GAS_PER_HOUR_MAX: Final = 10**12
+PAYMENTS_MAX: Final = 1_000_000
+
+
+class ExactSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Transfers for sellers with a token; their gas budget is `gas.exact_gas_per_hour_max`."""
+
+    enabled: bool = True
+    amount_min: str = "0"
+    """The least that is transferred, in atomic units."""
+
+    def limits(self) -> TransferLimits:
+        """What the scheme takes. Raises MalformedError."""
+        return TransferLimits(self.enabled, parse_amount(self.amount_min, "exact.amount_min"))
+
+
+class ExactOpenSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Transfers for callers without a token: none, unless there is a key that pays for their gas."""
+
+    sender_key: str = ""
+    amount_min: str = "10000"
+    gas_per_hour_max: int = 10_000_000
+    payments_per_payer_hour_max: int = 60
+    payments_per_receiver_hour_max: int = 600
+
+
+@dataclass(frozen=True, slots=True)
+class ExactOpen:
+    """What callers without a token may spend: the sender is theirs alone."""
+
+    sender: Signer
+    limits: TransferLimits
+    gas_limits: GasLimits
+
+
+def exact_open(
+    section: ExactOpenSection, chains: tuple[ChainSettings, ...], folder: Path, load_key: KeyLoader | None
+) -> ExactOpen | None:
+    """Check the table; None where there is no sender. Raises ConfigurationError, MalformedError, KeyReferenceError."""
+    amount_min = parse_amount(section.amount_min, "exact_open.amount_min")
+    between(
+        GAS_TYPICAL[TransactionKind.EXACT], section.gas_per_hour_max, GAS_PER_HOUR_MAX, "exact_open.gas_per_hour_max"
+    )
+    per_payer, per_receiver = section.payments_per_payer_hour_max, section.payments_per_receiver_hour_max
+    between(1, per_payer, PAYMENTS_MAX, "exact_open.payments_per_payer_hour_max")
+    between(1, per_receiver, PAYMENTS_MAX, "exact_open.payments_per_receiver_hour_max")
+    if not section.sender_key or load_key is None:
+        return None
+    sender = load_key(with_paths(section.sender_key, folder.joinpath), "exact_open.sender_key")
+    for chain in chains:
+        if sender.address in {chain.sender.address, chain.operator, chain.operator_signer.address}:
+            raise ConfigurationError(
+                f"exact_open.sender_key: got a key that {chain.network} uses as its sender or operator, allowed one of"
+                " its own: strangers must not spend what sellers' claims are sent with"
+            )
+    return ExactOpen(
+        sender,
+        TransferLimits(amount_min=amount_min, per_receiver_hour_max=per_receiver),
+        GasLimits(0, 0, section.gas_per_hour_max, 0, 0, per_payer),
+    )
