@@ -103,6 +103,7 @@ async def serving(
     schemes: Sequence[Scheme[Any, Any]] = (),
     call_limits: CallLimits | None = None,
     transfers: TransferLimits = NO_TRANSFER_LIMITS,
+    with_upto: bool = False,
 ) -> AsyncIterator[Edge]:
     """Serve a market from a store in this folder; `schemes` are those beside `deferred` and `exact`."""
     store = await SqliteStore.open(folder / "store.db")
@@ -111,7 +112,9 @@ async def serving(
     try:
         async with marketplace(store=store, rules=rules, limits=transfers) as market:
             principals = Principals(credentials.lookup)
-            facilitator = Facilitator(principals, [market.deferred, market.exact, *schemes])
+            facilitator = Facilitator(
+                principals, [market.deferred, market.exact, *([market.upto] if with_upto else []), *schemes]
+            )
             services = Services(
                 FacilitatorService(facilitator, market.rules, limits),
                 ChargeService(principals, market.batcher, market.writer, limits),

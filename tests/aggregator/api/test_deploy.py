@@ -287,7 +287,7 @@ def test_tls_files_are_found_from_any_folder(chain: Anvil, tmp_path: Path, monke
     monkeypatch.chdir("/")
     tls = Config.load(tmp_path / "aggregator.toml").tls
     assert tls is not None
-    assert tls.certificate == (TLS / "server.pem").read_bytes()
+    assert tls.current.certificate == (TLS / "server.pem").read_bytes()
     assert not Operator.load(tmp_path / "operator.json").insecure
 
 

@@ -5,9 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import permit2_payments
 import pytest
-from chain_twin import CONTRACT_WALLET_SIGNATURE
-from doubles import DOMAIN, ESCROW_REF, MUSIC, NETWORK, NEWS, NOW_MS, NOW_S, OTHER_PAGE, Payer
+from chain_twin import CONTRACT_WALLET_SIGNATURE, Permit2TokenTwin
+from doubles import DOMAIN, ESCROW_REF, MUSIC, NETWORK, NEWS, NOW_MS, NOW_S, OTHER_PAGE, TOKEN, Payer
 from marketplace import MIN_DEPOSIT, PRICE, deposit_of, signed, transfer_of
 from serving_twin import Edge, charge_of, serving
 from wire import ALICE, authorization_of, config_of, exact_of, terms_of, verify_request
@@ -15,10 +16,19 @@ from wire import ALICE, authorization_of, config_of, exact_of, terms_of, verify_
 from tallystick import eip712
 from tallystick.amounts import encode_amount
 from tallystick.channels import channel_id
+from tallystick.hexadecimal import checksum
 from tallystick.reasons import Reason
 from tallystick.spend_keys import key_hash
 from tallystick.v1 import account_pb2, charge_pb2, common_pb2, facilitator_pb2
-from tallystick.x402 import ExactAuthorization
+from tallystick.x402 import (
+    ExactAuthorization,
+    PaymentPayload,
+    PaymentRequirements,
+    Permit2Authorization,
+    permit2_payload,
+    permit_extension,
+)
+from tallystick.x402.messages import encode_json
 from tallystick_aggregator.auth.limits import GasLimits
 from tallystick_aggregator.auth.transfer_limits import NO_LIMITS, TransferLimits
 from tallystick_aggregator.chain.port import DepositAuthorization, RevertedError
@@ -61,7 +71,9 @@ def reaches(reason: Reason) -> Callable[[Way], Way]:
 async def test_every_refusal_is_reached_from_the_outside_and_says_what_it_should(
     reason: Reason, tmp_path: Path
 ) -> None:
-    async with serving(tmp_path, rules=RULES.get(reason), transfers=TRANSFERS.get(reason, NO_LIMITS)) as edge:
+    async with serving(
+        tmp_path, rules=RULES.get(reason), transfers=TRANSFERS.get(reason, NO_LIMITS), with_upto=True
+    ) as edge:
         refusal = await WAYS[reason](edge)
     assert Reason.from_wire(refusal.reason) is reason
     assert refusal.retry == reason.retry
@@ -382,7 +394,7 @@ async def _(edge: Edge) -> common_pb2.Refusal:
 @reaches(Reason.SCHEME_UNSUPPORTED)
 async def _(edge: Edge) -> common_pb2.Refusal:
     request = verify_request(voucher_payment())
-    request.terms.scheme = "upto"
+    request.terms.scheme = "barter"
     return await verify(edge, request)
 
 
@@ -523,6 +535,58 @@ async def _(edge: Edge) -> common_pb2.Refusal:
     edge.market.chain.fate = TransactionStatus.REVERTED
     await settle_exact(edge)
     return await verify_exact(edge, transfer_of(ALICE, 1))
+
+
+# Payments by Permit2.
+
+
+async def by_permit2(
+    edge: Edge, payment: Permit2Authorization, scheme: str = "exact", *, allowance: int = FUNDS, amount: int = PRICE
+) -> common_pb2.Refusal:
+    """Settle a payment whose payer lets Permit2 take this much."""
+    payer = ALICE.signer.address
+    edge.market.chain.balances[payer] = FUNDS
+    edge.market.chain.permit2_token = Permit2TokenTwin(edge.market.chain, sponsors_permits=True)
+    edge.market.chain.permit2_token.allowances[payer] = allowance
+    accepted = PaymentRequirements(
+        scheme=scheme,
+        network=NETWORK,
+        amount=str(PRICE),
+        asset=checksum(TOKEN),
+        pay_to=checksum(NEWS),
+        max_timeout_seconds=60,
+        extra={"assetTransferMethod": "permit2"},
+    )
+    extensions = None if payment.permit is None else permit_extension(payment.permit)
+    payload = PaymentPayload(payload=permit2_payload(payment), accepted=accepted, extensions=extensions)
+    request = facilitator_pb2.SettleRequest(terms=terms_of(scheme, amount), payload=encode_json(payload))
+    return (await edge.facilitator.Settle(request, metadata=edge.news)).refusal
+
+
+@reaches(Reason.PERMIT2_ALLOWANCE_REQUIRED)
+async def _(edge: Edge) -> common_pb2.Refusal:
+    return await by_permit2(edge, permit2_payments.exact_of(ALICE), allowance=PRICE - 1)
+
+
+@reaches(Reason.PERMIT2_SPENDER)
+async def _(edge: Edge) -> common_pb2.Refusal:
+    return await by_permit2(edge, permit2_payments.exact_of(ALICE, spender=NEWS))
+
+
+@reaches(Reason.PERMIT2_PERMIT)
+async def _(edge: Edge) -> common_pb2.Refusal:
+    permit = permit2_payments.permit_of(ALICE, nonce=7)
+    return await by_permit2(edge, permit2_payments.exact_of(ALICE, permit=permit), allowance=0)
+
+
+@reaches(Reason.UPTO_FACILITATOR_MISMATCH)
+async def _(edge: Edge) -> common_pb2.Refusal:
+    return await by_permit2(edge, permit2_payments.upto_of(ALICE, facilitator=NEWS), "upto")
+
+
+@reaches(Reason.UPTO_AMOUNT_EXCEEDED)
+async def _(edge: Edge) -> common_pb2.Refusal:
+    return await by_permit2(edge, permit2_payments.upto_of(ALICE), "upto", amount=PRICE + 1)
 
 
 # Accounts.

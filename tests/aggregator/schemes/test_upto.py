@@ -162,3 +162,17 @@ async def test_sellers_are_told_who_settles(market: Marketplace, permit2: Permit
     assert kind.extra == {"assetTransferMethod": "permit2", "facilitatorAddress": checksum(SENDER)}
     market.chain.permit2_token = None
     assert await market.upto.kinds() == []
+
+
+NAMED = replace(MINE, payment_id=b"n" * 32)
+
+
+async def test_a_payments_identifier_names_one_payment(market: Marketplace) -> None:
+    first = await market.upto.settle(used(30), upto_of(ALICE), NAMED)
+    assert isinstance(first, Settled)
+    assert market.chain.sent[0].payment_id == NAMED.payment_id
+    assert await market.upto.settle(used(30), upto_of(ALICE), NAMED) == first
+    for amount in (30, 0):
+        assert reason_of(await market.upto.settle(used(amount), upto_of(ALICE, 1), NAMED)) is Reason.PAYMENT_ID_REUSED
+    assert reason_of(await market.upto.verify(UPTO_TERMS, upto_of(ALICE, 1), NAMED)) is Reason.PAYMENT_ID_REUSED
+    assert len(market.chain.sent) == 1
