@@ -10,7 +10,7 @@ stands on it: the network in memory below EvmChain (aggregator/memory_chain), th
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import Final, NamedTuple, TypeAlias
 
 import typed_data
@@ -18,6 +18,7 @@ from tallystick import eip712
 from tallystick.eip712 import Domain
 from tallystick.errors import InvalidSignatureError
 from tallystick.signatures import recover
+from tallystick.x402 import ExactAuthorization
 from tallystick_contracts.claim_batch import AccountClaim, ClaimBatch, ClaimRow
 from tallystick_contracts.events import (
     AccountOpened,
@@ -165,47 +166,16 @@ class TokenModel:
             return False
         return True
 
-    def transfer_with_authorization(
-        self,
-        from_: bytes,
-        to: bytes,
-        amount: int,
-        valid_after_s: int,
-        valid_before_s: int,
-        nonce: bytes,
-        signature: bytes,
-        now_s: int,
-    ) -> None:
-        struct = eip712.hash_transfer_with_authorization(from_, to, amount, valid_after_s, valid_before_s, nonce)
-        self._authorized(struct, from_, to, amount, valid_after_s, valid_before_s, nonce, signature, now_s)
+    def transfer_with_authorization(self, authorization: ExactAuthorization, now_s: int) -> None:
+        self._use(authorization, eip712.hash_transfer_with_authorization, now_s)
 
-    def receive_with_authorization(
-        self,
-        from_: bytes,
-        to: bytes,
-        amount: int,
-        valid_after_s: int,
-        valid_before_s: int,
-        nonce: bytes,
-        signature: bytes,
-        now_s: int,
-    ) -> None:
+    def receive_with_authorization(self, authorization: ExactAuthorization, now_s: int) -> None:
         """As `to` calls it."""
-        struct = eip712.hash_receive_with_authorization(from_, to, amount, valid_after_s, valid_before_s, nonce)
-        self._authorized(struct, from_, to, amount, valid_after_s, valid_before_s, nonce, signature, now_s)
+        self._use(authorization, eip712.hash_receive_with_authorization, now_s)
 
-    def _authorized(
-        self,
-        struct: bytes,
-        from_: bytes,
-        to: bytes,
-        amount: int,
-        valid_after_s: int,
-        valid_before_s: int,
-        nonce: bytes,
-        signature: bytes,
-        now_s: int,
-    ) -> None:
+    def _use(self, authorization: ExactAuthorization, hash_struct: Callable[..., bytes], now_s: int) -> None:
+        from_, to, amount, valid_after_s, valid_before_s, nonce, signature = astuple(authorization)
+        struct = hash_struct(from_, to, amount, valid_after_s, valid_before_s, nonce)
         if now_s <= valid_after_s:
             raise TokenRevertedError("FiatTokenV2: authorization is not yet valid")
         if now_s >= valid_before_s:
@@ -301,9 +271,10 @@ class EscrowModel:
         nonce = eip712.deposit_nonce(self.account_id(config), salt)
         if (config.payer, nonce) in token.used:
             return []
-        token.receive_with_authorization(
-            config.payer, self.address, amount, valid_after_s, valid_before_s, nonce, signature, now_s
+        authorization = ExactAuthorization(
+            config.payer, self.address, amount, valid_after_s, valid_before_s, nonce, signature
         )
+        token.receive_with_authorization(authorization, now_s)
         return self._book(config, amount)
 
     # Claims.

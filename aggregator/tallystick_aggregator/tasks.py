@@ -32,16 +32,19 @@ class PeriodicTask:
         interval_s: float,
         *,
         passing: tuple[type[Exception], ...] = (),
+        retry_s: float | None = None,
         wait: Callable[[asyncio.Event, float], Awaitable[None]] = until_woken,
     ) -> None:
         """`passing`: exceptions that the world brings about; they are told in one line instead of a traceback.
 
-        `wait` lets a pause pass, unless it is woken before.
+        `retry_s`: how soon a failed run is repeated first; None: at the interval. `wait` lets a pause pass, unless it
+        is woken before.
         """
         self.name = name
         self._action = action
         self._interval_s = interval_s
         self._passing = passing
+        self._retry_s = interval_s if retry_s is None else retry_s
         self._wait = wait
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -72,11 +75,15 @@ class PeriodicTask:
 
     async def _run(self) -> None:
         while True:
-            # The pause grows with failures, but never beyond what the work itself is planned at.
-            pause_s = max(self._interval_s, min(self._interval_s * 2**self._failures, PAUSE_S_MAX))
-            await self._wait(self._woken, pause_s)
+            await self._wait(self._woken, self._pause_s())
             self._woken.clear()
             await self._once()
+
+    def _pause_s(self) -> float:
+        if not self._failures:
+            return self._interval_s
+        # It grows with failures, but never beyond what the work itself is planned at.
+        return max(self._retry_s, min(self._retry_s * (1 << self._failures), PAUSE_S_MAX))
 
     async def _once(self) -> None:
         try:

@@ -34,7 +34,9 @@ HEADROOM_MAX: Final = 4
 WALLET_SHARE: Final = 0.15
 """Of the kills, those that hit the wallet."""
 BETWEEN_S: Final = (0.1, 0.8)
-SPEND_TIMEOUT_S: Final = 240.0
+SPEND_TIMEOUT_S: Final = 1_200.0
+"""A busy machine needs long for the budget. While some of it is left, nobody has to take headroom back, and what killed
+workers paid last stays unknown until their reservations lapse."""
 RECONCILE_TIMEOUT_S: Final = 180.0
 
 

@@ -444,15 +444,13 @@ class TokenTwin:
         return (authorizer, nonce) in self._chain.used
 
     def transfer_call(self, authorization: ExactAuthorization) -> Call:
-        a, chain = authorization, self._chain
+        chain = self._chain
 
         def effect() -> int:
-            chain.model.tokens[TOKEN].transfer_with_authorization(
-                a.from_, a.to, a.value, a.valid_after, a.valid_before, a.nonce, a.signature, chain.block_s
-            )
-            return a.value
+            chain.model.tokens[TOKEN].transfer_with_authorization(authorization, chain.block_s)
+            return authorization.value
 
-        return chain._call(TOKEN, effect, a.from_)
+        return chain._call(TOKEN, effect, authorization.from_)
 
 
 class Permit2TokenTwin:

@@ -71,6 +71,21 @@ async def test_work_planned_at_long_intervals_is_not_put_off_by_failures() -> No
     assert pauses.passed == [60, 60, 60]
 
 
+async def test_rare_work_that_failed_is_repeated_soon() -> None:
+    failures = [RuntimeError(), RuntimeError()]
+
+    async def action() -> None:
+        if failures:
+            raise failures.pop()
+
+    pauses = Pauses(5)
+    task = PeriodicTask("work", action, 600.0, retry_s=1.0, wait=pauses)
+    task.start()
+    await pauses.over.wait()
+    await task.stop()
+    assert pauses.passed == [600, 2, 4, 600, 600]
+
+
 async def test_waking_does_not_wait_for_the_interval() -> None:
     done = asyncio.Event()
 

@@ -77,7 +77,10 @@ class Maintenance:
         settings = self._settings
         return (
             PeriodicTask("expiring reservations", self.expire_reservations, settings.look_every_s),
-            PeriodicTask("forgetting payment ids", self.forget_payments, settings.forget_every_s),
+            # What fails counts as trouble until its next run: of this rare one that must not be minutes away.
+            PeriodicTask(
+                "forgetting payment ids", self.forget_payments, settings.forget_every_s, retry_s=settings.look_every_s
+            ),
             PeriodicTask("checkpoints", self.checkpoint, settings.look_every_s),
         )
 

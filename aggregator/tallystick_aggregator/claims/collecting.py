@@ -42,8 +42,8 @@ SWEEP_S: Final = 86_400.0
 PAUSE_S: Final = 600.0
 """After a `collect` was sent, or would have failed; twice as long after each further failure."""
 PAUSE_S_MAX: Final = 21_600.0
-CHANNELS_PER_SLICE: Final = 1_000
-"""Channels looked through before others get their turn: keeps the event loop free."""
+PER_SLICE: Final = 1_000
+"""Accounts or channels looked through before others get their turn: keeps the event loop free."""
 
 _log = logging.getLogger(__name__)
 _alarm = logging.getLogger("tallystick.alarm")
@@ -166,10 +166,13 @@ class Collecting:
         """Sellers that were paid on chain, and payers, of this escrow."""
         ledger, escrow = self._writer.ledger, self._chain.escrow.ref
         found: dict[Creditor, None] = {}
-        for account in ledger.accounts_of(escrow):
-            found[Creditor(account.config.payer, account.config.token)] = None
+        for number, account in enumerate(ledger.every_account()):
+            if number % PER_SLICE == PER_SLICE - 1:
+                await asyncio.sleep(0)
+            if account.escrow == escrow:
+                found[Creditor(account.config.payer, account.config.token)] = None
         for number, channel in enumerate(ledger.every_channel()):
-            if number % CHANNELS_PER_SLICE == CHANNELS_PER_SLICE - 1:
+            if number % PER_SLICE == PER_SLICE - 1:
                 await asyncio.sleep(0)
             account = ledger.known_account(channel.account_id)
             if account.escrow == escrow and channel.claimed:

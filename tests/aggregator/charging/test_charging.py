@@ -2,11 +2,11 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 from doubles import MUSIC, NEWS, OTHER_PAGE, Payer, PureLedger
-from running import Scripted, running
+from running import Scripted
 
 from tallystick.reasons import Reason
 from tallystick_aggregator.charging import UncheckedPayment
@@ -16,32 +16,6 @@ from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
 
 TIMES = 50
-
-
-@pytest.fixture
-def alice() -> Payer:
-    return Payer("alice")
-
-
-@pytest.fixture
-def bob() -> Payer:
-    return Payer("bob")
-
-
-@pytest.fixture
-def batching() -> BatcherSettings:
-    return BatcherSettings()
-
-
-@pytest.fixture
-async def shop(alice: Payer, bob: Payer, batching: BatcherSettings) -> AsyncIterator[Scripted]:
-    """Alice pays by vouchers, Bob by a spend key."""
-    books = PureLedger()
-    books.fund(alice, 10**9, NEWS, MUSIC)
-    books.fund(bob, 10**9, NEWS, MUSIC)
-    books.register(bob, bob.spend_key())
-    async with running(books, batching) as shop:
-        yield shop
 
 
 class SlowSignatures:

@@ -21,21 +21,6 @@ from tallystick_aggregator.store.port import StoreUnavailableError, StoreUncerta
 
 
 @pytest.fixture
-def alice() -> Payer:
-    return Payer("alice")
-
-
-@pytest.fixture
-def batching() -> BatcherSettings:
-    return BatcherSettings()
-
-
-@pytest.fixture
-def writing() -> WriterSettings:
-    return WriterSettings()
-
-
-@pytest.fixture
 async def shop(alice: Payer, batching: BatcherSettings, writing: WriterSettings) -> AsyncIterator[Scripted]:
     books = PureLedger()
     books.fund(alice, 10**9, NEWS, MUSIC)

@@ -20,11 +20,6 @@ SETTINGS = MaintenanceSettings(expired_per_commit_max=2)
 
 
 @pytest.fixture
-def alice() -> Payer:
-    return Payer("alice")
-
-
-@pytest.fixture
 async def shop(alice: Payer) -> AsyncIterator[Scripted]:
     books = PureLedger(RULES)
     books.fund(alice, 10**9)

@@ -20,11 +20,6 @@ WAITING_MAX = 100
 
 
 @pytest.fixture
-def alice() -> Payer:
-    return Payer("alice")
-
-
-@pytest.fixture
 def batching() -> BatcherSettings:
     return BatcherSettings(waiting_max=WAITING_MAX)
 

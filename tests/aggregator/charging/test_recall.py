@@ -20,16 +20,6 @@ LATER_MS = NOW_MS + 3_600_000
 
 
 @pytest.fixture
-def alice() -> Payer:
-    return Payer("alice")
-
-
-@pytest.fixture
-def bob() -> Payer:
-    return Payer("bob")
-
-
-@pytest.fixture
 async def shop(alice: Payer, bob: Payer) -> AsyncIterator[Scripted]:
     """Alice pays by vouchers, Bob by a spend key."""
     books = PureLedger()

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from doubles import DOMAIN, ESCROW, MUSIC, NEWS, OTHER_PAGE, PAGE, Payer, PureLedger, payment_id_of
@@ -26,32 +26,6 @@ from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger
 
 Check = Callable[[Sequence[SignatureCheck], AuthorizerKeys], list[bool]]
-
-
-@pytest.fixture
-def alice() -> Payer:
-    return Payer("alice")
-
-
-@pytest.fixture
-def bob() -> Payer:
-    return Payer("bob")
-
-
-@pytest.fixture
-def batching() -> BatcherSettings:
-    return BatcherSettings()
-
-
-@pytest.fixture
-async def shop(alice: Payer, bob: Payer, batching: BatcherSettings) -> AsyncIterator[Scripted]:
-    """Alice pays by vouchers, Bob by a spend key."""
-    books = PureLedger()
-    books.fund(alice, 10**9, NEWS, MUSIC)
-    books.fund(bob, 10**9, NEWS, MUSIC)
-    books.register(bob, bob.spend_key())
-    async with running(books, batching) as shop:
-        yield shop
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ from tallystick import eip712
 from tallystick.channels import ChannelConfig
 from tallystick.eip712 import Domain
 from tallystick.hashing import keccak256
+from tallystick.x402 import ExactAuthorization
 from tallystick_aggregator.chain.node import CallRevertedError, Log
 from tallystick_contracts import claim_batch, load
 from tallystick_contracts.claim_batch import ClaimBatchError
@@ -210,7 +211,7 @@ def _transfer_with_authorization(call: _Call, *arguments: Any) -> None:
     """In both forms: one takes the signature in one piece, the other as v, r and s."""
     fields, signature = arguments[:6], arguments[6:]
     whole = signature[0] if len(signature) == 1 else signature[1] + signature[2] + bytes([signature[0]])
-    call.token.transfer_with_authorization(*fields, whole, call.now_s)
+    call.token.transfer_with_authorization(ExactAuthorization(*fields, whole), call.now_s)
 
 
 _OF_TOKEN: Final[dict[str, Callable[..., Any]]] = {

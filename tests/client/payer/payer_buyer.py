@@ -1,5 +1,6 @@
 """Who pays the fake seller from a wallet."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -39,3 +40,19 @@ class Buyer:
 async def account_of(wallet: Wallet) -> Any:
     (account,) = (await wallet.status()).accounts
     return account
+
+
+class CrashError(Exception):
+    """The wallet's process is gone at this moment."""
+
+
+async def die(wallet: Wallet) -> None:
+    """Go without a word: what is not on disk is gone."""
+    for task in wallet._tasks:
+        task.cancel()
+    await asyncio.gather(*wallet._tasks, return_exceptions=True)
+    await wallet._allocator.finish()
+    await wallet._store._connection.close()
+    wallet._is_closed = True
+    for client in wallet._clients.values():
+        await client.close()

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from payer_buyer import REQUEST, OpenWallet
+from payer_buyer import REQUEST, CrashError, OpenWallet, die
 from payer_fakes import PRICE, FakeAggregator, FakeSeller
 
 from tallystick.x402 import PaymentRequired
@@ -23,10 +23,6 @@ from tallystick_client.payer.wallet.store import Statement
 from tallystick_client.payer.wallet.timing import Timing
 
 BUDGET = 60 * PRICE
-
-
-class CrashError(Exception):
-    pass
 
 
 class World:
@@ -65,15 +61,7 @@ class World:
 
     async def die(self) -> None:
         """Go without a word: what is not on disk is gone."""
-        wallet = self.wallet
-        for task in wallet._tasks:
-            task.cancel()
-        await asyncio.gather(*wallet._tasks, return_exceptions=True)
-        await wallet._allocator.finish()
-        await wallet._store._connection.close()
-        wallet._is_closed = True
-        for client in wallet._clients.values():
-            await client.close()
+        await die(self.wallet)
         self.crash_at = None
 
     async def pay(self, host: str) -> Payment:

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import httpx2
 import pytest
-from payer_buyer import REQUEST, Buyer, OpenWallet, account_of
+from payer_buyer import REQUEST, Buyer, CrashError, OpenWallet, account_of, die
 from payer_fakes import PRICE, FakeAggregator, FakeSeller, until, write_operator_file
 from payer_fakes import RefusalError as FakeRefusal
 
@@ -20,6 +20,7 @@ from tallystick.v1 import wallet_pb2_grpc
 from tallystick.x402 import PaymentRequired
 from tallystick_client import Budgets, DepositPolicy, PayingTransport, Wallet
 from tallystick_client.payer.errors import (
+    BookUnavailableError,
     BudgetExceededError,
     DepositNotAllowedError,
     OfferNotAllowedError,
@@ -29,6 +30,7 @@ from tallystick_client.payer.fleet.remote import RemoteWallet
 from tallystick_client.payer.fleet.serving import WalletServer
 from tallystick_client.payer.wallet.accounts import AccountClient
 from tallystick_client.payer.wallet.grants import Payment
+from tallystick_client.payer.wallet.store import Statement
 from tallystick_client.rpc import AggregatorUnavailableError, CallRejectedError, bearer
 
 TOKEN = "fleet-token"
@@ -281,6 +283,37 @@ async def test_workers_outlive_a_restart_of_the_wallet(fleet: Fleet, aggregator:
     account = await fleet.account()
     assert account.charged == aggregator.account.committed == (len(payments) + 20) * PRICE
     assert (account.unknown, account.disputed, account.granted) == (0, 0, 0)
+
+
+async def test_what_a_worker_never_heard_of_is_free_after_a_restart(fleet: Fleet, aggregator: FakeAggregator) -> None:
+    """The wallet dies after a grant is on disk, and before its key is: nothing can be charged under that."""
+    fleet.lease_s = 0.1
+    await fleet.serve()
+    await fleet.wallet.deposit()
+    worker = await fleet.worker()
+    await fleet.buy(worker)
+    await worker.close()
+    wallet = fleet.wallet
+    offer = wallet.choose(PaymentRequired(accepts=[fleet.seller.offer("deferred", "a.example", PRICE)]))
+    real_write = wallet._store.write
+
+    async def write(statements: list[Statement]) -> None:
+        if any("spend_keys" in sql for sql, _ in statements):
+            raise CrashError
+        await real_write(statements)
+
+    wallet._store.write = write  # type: ignore[method-assign]
+    with pytest.raises((CrashError, BookUnavailableError)):
+        await wallet._allocator.allot(offer.seller("a.example"), "another worker", None, PRICE, PRICE)
+    assert fleet.server is not None
+    await fleet.server.__aexit__(None, None, None)
+    await die(wallet)
+    await fleet.serve()
+    await until(lambda: all(row.closed_at for row in fleet.wallet._book.grants.values()))
+    await fleet.wallet.reconcile()
+    account = await fleet.account()
+    assert (account.charged, account.unknown, account.granted) == (PRICE, 0, 0)
+    assert aggregator.account.committed == PRICE
 
 
 async def test_who_waits_while_the_wallet_is_away_is_served_when_it_is_back(fleet: Fleet) -> None:

@@ -74,6 +74,9 @@ class SpendKeys:
         self._live: dict[tuple[bytes, str], LiveKey] = {}
         # Accounts at an aggregator of a version that raises no caps: each grant of a worker gets a key of its own.
         self._fixed_caps: set[bytes] = set()
+        # Of a former run that ended between the entries of a grant and of its key. A key is written down before it is
+        # registered, and its secret is lost: nothing was or will be charged under these.
+        self._never_registered = {row.key_id for row in self._book.grants.values()} - self._book.spend_keys.keys()
         # Keys whose registration is under way: a revocation could arrive before it, and would end nothing.
         self._registering: set[bytes] = set()
         self._locks: dict[tuple[bytes, str], asyncio.Lock] = {}
@@ -182,10 +185,12 @@ class SpendKeys:
 
     def is_dead(self, row: GrantRow) -> bool:
         """Whether nothing that the grant's holder sent can be charged anew."""
+        if not row.closed_at:
+            return False
         key = self._book.spend_keys.get(row.key_id)
-        return (
-            bool(row.closed_at) and key is not None and (key.revoked or self._clock() >= key.expires_at + CLOCK_SKEW_S)
-        )
+        if key is None:
+            return row.key_id in self._never_registered
+        return key.revoked or self._clock() >= key.expires_at + CLOCK_SKEW_S
 
     async def _register(self, account: Account, client: AccountClient, cap: int) -> LiveKey:
         key = SpendKey(os.urandom(32), os.urandom(32))
