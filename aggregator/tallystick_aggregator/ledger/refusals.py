@@ -162,6 +162,7 @@ class Why:
     PAYMENT_IDENTIFIER_TAKEN = Text(Reason.PAYMENT_ID_REUSED, "extensions.payment-identifier.info.id",
         "The payment identifier names another payment.")
     PAYMENT_USED = Text(Reason.PAYMENT_USED, "", "The payment has paid for a request, and pays for one only.")
+    PAYMENT_SERVED = Text(Reason.PAYMENT_USED, "", "The payment was verified before, and pays for one request only.")
     PAYMENT_VERIFIED_BEFORE = Text(Reason.PAYMENT_PENDING, "payment_id",
         "The payment was verified before and is not settled yet: it pays for that request only.")
 

@@ -51,6 +51,33 @@ async def test_settling_again_moves_nothing_and_is_answered_alike(edge: HttpEdge
     assert len(edge.market.chain.sent) == 1
 
 
+USED = "invalid_exact_evm_nonce_already_used"
+
+
+async def test_a_payment_is_verified_once_so_that_no_seller_serves_two_pages_for_it(edge: HttpEdge) -> None:
+    answers = await asyncio.gather(*(verify(edge, request_of()) for _ in range(5)))
+    assert [answer["isValid"] for answer in answers].count(True) == 1
+    refused = next(answer for answer in answers if not answer["isValid"])
+    assert (refused["invalidReason"], refused["payer"]) == (USED, PAYER)
+    assert refused["extra"] == {"reason": "payment_used", "retry": False}
+
+
+async def test_a_payment_that_was_settled_is_not_valid_any_more(edge: HttpEdge) -> None:
+    edge.market.chain.held = True
+    assert (await settle(edge, request_of(maxTimeoutSeconds=0)))["errorReason"] == "settlement_pending"
+    assert (await verify(edge, request_of()))["invalidReason"] == USED
+    edge.market.chain.held = False
+    assert (await settle(edge, request_of()))["success"] is True
+    assert (await verify(edge, request_of()))["invalidReason"] == USED
+
+
+async def test_a_payment_that_was_refused_may_be_verified_again(edge: HttpEdge) -> None:
+    edge.market.chain.down = True
+    assert (await verify(edge, request_of()))["isValid"] is False
+    edge.market.chain.down = False
+    assert (await verify(edge, request_of()))["isValid"] is True
+
+
 async def test_a_used_payment_of_another_seller_is_refused_with_its_own_code(edge: HttpEdge) -> None:
     await settle(edge, request_of())
     to_music = transfer_of(ALICE, to=MUSIC)

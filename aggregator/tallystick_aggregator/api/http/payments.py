@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from starlette.types import Receive, Scope, Send
 
 from tallystick.errors import MalformedError
-from tallystick.facilitator import Settled
+from tallystick.facilitator import Settled, Verified
 from tallystick.reasons import Reason
 from tallystick.x402 import PaymentTerms, read_terms
 from tallystick.x402.facilitator import SettleRequest, VerifyRequest
@@ -36,6 +36,7 @@ from tallystick_aggregator.api.http.responses import ProblemError, Reply, proble
 from tallystick_aggregator.auth.credentials import Principal, UnauthenticatedError
 from tallystick_aggregator.facilitator import Facilitator
 from tallystick_aggregator.ledger.answers import Refusal
+from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.schemes.port import NOBODY, PAYLOAD, Caller, EncodedPayment
 
 ASK_AGAIN_S: Final = 0.5
@@ -84,6 +85,9 @@ class Verifying:
     ) -> bytes:
         """Check the payment."""
         answer, payer = await self._facilitator.verify(principal, terms, payment, caller)
+        if isinstance(answer, Verified) and answer.replayed:
+            # x402's answer has no word for it, so its server would serve another page for the same payment.
+            answer = refuse(Why.PAYMENT_SERVED)
         if not isinstance(answer, Refusal):
             return responses.verified(answer)
         code = self._facilitator.reason_code(terms.scheme, answer) or standard_code(answer.reason, self.name)

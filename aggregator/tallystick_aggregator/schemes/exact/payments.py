@@ -18,12 +18,7 @@ from tallystick.codec.facilitator import read_exact
 from tallystick.errors import Described, MalformedError
 from tallystick.facilitator import Kind, Settled, Verified
 from tallystick.reasons import Reason
-from tallystick.x402 import (
-    ASSET_TRANSFER_PERMIT2,
-    SCHEME_EXACT,
-    PaymentTerms,
-    Permit2Authorization,
-)
+from tallystick.x402 import ASSET_TRANSFER_PERMIT2, SCHEME_EXACT, PaymentTerms, Permit2Authorization
 from tallystick_aggregator.accounts.offers import Offers, amount_is, find_offer, find_token, receiver_is
 from tallystick_aggregator.accounts.outcomes import named_otherwise, overloaded, unless_unavailable, wait_until_mined
 from tallystick_aggregator.auth.limits import GasBudget
@@ -59,6 +54,7 @@ from tallystick_aggregator.schemes.exact.payloads import read_payload
 from tallystick_aggregator.schemes.exact.permit2 import find_permit2_token, permit2_kinds, without_unsponsored
 from tallystick_aggregator.schemes.exact.preconditions import TRANSFER_GAS_MAX, Preconditions, Transfer
 from tallystick_aggregator.schemes.exact.reason_codes import PERMIT2_CODES, REASON_CODES
+from tallystick_aggregator.schemes.exact.served import Served
 from tallystick_aggregator.schemes.port import NOBODY, PAYLOAD, Caller
 from tallystick_aggregator.store.port import OutboundTransaction, Outbox, Payout, TransactionKind, TransactionStatus
 from tallystick_aggregator.tasks import SingleFlight
@@ -128,6 +124,7 @@ class TransferPayments(ABC, Generic[A]):
         self._clock_s = clock_s
         self._settle_timeout_s = settle_timeout_s
         self._claims = claims or Claims(clock_s)
+        self._served = Served()
         self._limits = limits
         self._monotonic = monotonic
         self._waiting = 0
@@ -164,7 +161,9 @@ class TransferPayments(ABC, Generic[A]):
             return self._budget.refusal(chain, TransactionKind.EXACT, b"", has_paid=True) is None
 
     async def verify(self, terms: PaymentTerms, payment: A, caller: Caller = NOBODY) -> Verified | Refusal:
-        """Check that the payment would settle now, and hold it for the caller's attempt, if it names one."""
+        """Check that the payment would settle now, and hold it for the caller's attempt. Callers that name none are
+        told by `replayed` that they have verified or settled it before.
+        """
         case = self._case(terms, payment, caller)
         return case if isinstance(case, Refusal) else await unless_unavailable(self._verify(case))
 
@@ -174,9 +173,9 @@ class TransferPayments(ABC, Generic[A]):
         Whoever goes away before has it sent all the same, and learns by the same payment what became of it.
         """
         case = self._case(terms, payment, caller)
-        return (
-            case if isinstance(case, Refusal) else await unless_unavailable(self._settle(case, self._timeout_s(terms)))
-        )
+        if isinstance(case, Refusal):
+            return case
+        return await unless_unavailable(self._settle(case, self._timeout_s(terms)))
 
     async def release(self, terms: PaymentTerms, payment: A, caller: Caller) -> Settled | Refusal:
         """Let go of what the caller's attempt holds. What was sent goes on, for other attempts of the same request; the
@@ -214,7 +213,8 @@ class TransferPayments(ABC, Generic[A]):
         else:
             until_s = self._clock_s() + CLAIM_S
         if not case.mine.attempt:
-            return Verified(case.payment.from_, replayed=sent is not None and _is_sent(sent))
+            is_first = self._served.begin(case.mine)
+            return Verified(case.payment.from_, replayed=_is_sent(sent) or not is_first)
         # What was in nobody's hands above may be in somebody's by now.
         refusal = self._claims.take(case.slot, case.mine, sent, owner, until_s)
         return refusal or Verified(case.payment.from_, expires_at=until_s)
@@ -233,6 +233,7 @@ class TransferPayments(ABC, Generic[A]):
         refusal = self._claims.take(case.slot, case.mine, sent, self._owner(case, sent), until_s)
         if refusal is not None:
             return refusal
+        self._served.begin(case.mine)
         self._waiting += 1
         try:
             outcome = await self._land(case, until)
@@ -248,7 +249,7 @@ class TransferPayments(ABC, Generic[A]):
         elif self._claims.holds(case.slot) or owner != case.mine:
             # It was given back meanwhile, and another attempt may deliver what it pays for.
             return self._claims.conflict(case.slot, case.mine, landed, None) or refuse(Why.PAYMENT_PENDING)
-        replayed = not case.mine.attempt and (is_running or (sent is not None and _is_sent(sent)))
+        replayed = not case.mine.attempt and (is_running or _is_sent(sent))
         moved = self._moved(case, outcome)
         return Settled(case.payment.from_, moved, transaction=outcome.transaction_hash, replayed=replayed)
 
@@ -318,7 +319,7 @@ class TransferPayments(ABC, Generic[A]):
             self._claims.drop(case.slot, case.mine)
         elif self._claims.is_owner(case.slot, case.mine) or owner == case.mine:
             self._claims.give_back(case.slot, case.mine)
-        return Settled(case.payment.from_, 0, replayed=sent is not None and _is_sent(sent))
+        return Settled(case.payment.from_, 0, replayed=_is_sent(sent))
 
     def _hold_until(self, case: Case) -> int:
         return min(case.payment.valid_before, self._clock_s() + HOLD_S_MAX)
@@ -363,9 +364,9 @@ class TransferPayments(ABC, Generic[A]):
         return Case(chain, token, payment, slot, claim, caller.payment_id)
 
 
-def _is_sent(outbound: OutboundTransaction) -> bool:
+def _is_sent(outbound: OutboundTransaction | None) -> bool:
     """Whether it is in the world: one whose nonce another transaction used never happened, and is sent anew."""
-    return outbound.status is not TransactionStatus.SUPERSEDED
+    return outbound is not None and outbound.status is not TransactionStatus.SUPERSEDED
 
 
 class ExactPayments(TransferPayments[Authorization]):
