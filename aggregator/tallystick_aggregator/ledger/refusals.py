@@ -157,6 +157,8 @@ class Why:
     EXACT_ONE_AT_A_TIME = Text(Reason.PAYMENT_PENDING, "from",
         "Several transfers of this payer's are on the way, and its contract decides whether they succeed; wait until "
         "one has landed.")
+    EXACT_ABOVE_REST = Text(Reason.PAYMENT_PENDING, "amount",
+        "Transfers of this payer's are on the way, and leave less than this payment; wait until they have landed.")
     EXACT_RECEIVER_LIMIT = Text(Reason.GAS_BUDGET_SPENT, "payTo",
         "As many transfers to this receiver as callers without a token may have were sent in the last hour.")
     PAYMENT_IDENTIFIER_TAKEN = Text(Reason.PAYMENT_ID_REUSED, "extensions.payment-identifier.info.id",

@@ -264,7 +264,8 @@ class TransferPayments(ABC, Generic[A]):
         sent = await self._sent(case)
         if sent is not None and _is_sent(sent):
             return sent
-        outcome = await self._send(case)
+        with self._preconditions.sending(case):
+            outcome = await self._send(case)
         if isinstance(outcome, Refusal):
             if case.mine.attempt and outcome.reason.retry:
                 self._claims.keep_until(case.slot, case.mine, self._hold_until(case))

@@ -6,7 +6,8 @@ are not deployed yet (ERC-6492) are not accepted (threat 21).
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
 from typing import Final, cast
@@ -101,12 +102,31 @@ class Preconditions:
         self._pause = pause
         self._unproven = RateLimit(UNPROVEN_PER_S, UNPROVEN_BURST)
         self._gas_money = {network: GasMoney(chain) for network, chain in chains.items()}
+        self._spending: dict[tuple[str, bytes, bytes], dict[bytes, int]] = {}
+        """By network, payer and token: what is being sent right now, by nonce; the outbox does not have it yet."""
 
     async def can_be_paid_for(self, chain: Chain, payer: bytes) -> Refusal | None:
         """Check that the sender has the gas for one more transfer, and that the budget allows it."""
         if not await self._gas_money[chain.network].suffices():
             return refuse(Why.EXACT_UNAVAILABLE, network=chain.network)
         return self._budget.refusal(chain, TransactionKind.EXACT, payer, has_paid=True)
+
+    @contextmanager
+    def sending(self, transfer: Transfer) -> Generator[None]:
+        """While a transfer is checked and sent, count it as spent: a key signs any number of payments over the same
+        money, and of those that are sent together all but one would revert, at the operator's expense.
+
+        It counts from the moment in which its balance has been read; afterwards the outbox tells.
+        """
+        key = _purse(transfer)
+        spending = self._spending.setdefault(key, {})
+        spending[transfer.payment.nonce] = 0
+        try:
+            yield
+        finally:
+            del spending[transfer.payment.nonce]
+            if not spending:
+                del self._spending[key]
 
     async def would_settle(self, transfer: Transfer) -> Refusal | None:
         """Check time, the sender's money and the signature's form, then at one block: nonce, balance, simulation.
@@ -199,9 +219,24 @@ class Preconditions:
             return refuse(Why.EXACT_NONCE_USED)
         if balance < payment.value:
             return refuse(Why.EXACT_ABOVE_BALANCE, payment.value, f"at most {balance}")
+        refusal = self._is_left(transfer, balance)
+        if refusal is not None:
+            return refusal
         if isinstance(payment, Permit2Authorization):
             token = cast("Permit2Token", transfer.token)
             return await approval_refusal(token, payment, block, self._clock_s())
+        return None
+
+    def _is_left(self, transfer: Transfer, balance: int) -> Refusal | None:
+        """Check that the payer's transfers on the way leave enough for this one (X3)."""
+        payment = transfer.payment
+        spending = self._spending.get(_purse(transfer), {})
+        others = sum(value for nonce, value in spending.items() if nonce != payment.nonce)
+        left = balance - others - transfer.chain.gas.leaving(payment.from_, transfer.token.address)
+        if left < payment.value:
+            return refuse(Why.EXACT_ABOVE_REST, payment.value, f"at most {max(0, left)}")
+        if payment.nonce in spending:
+            spending[payment.nonce] = payment.value
         return None
 
     async def _why_simulation_fails(
@@ -237,6 +272,10 @@ class Preconditions:
             code = await transfer.chain.code(transfer.payment.from_, block)
             return _too_much_gas(describe_code(transfer.payment.from_, code) if code else "the token")
         return refusal or refuse(Why.EXACT_WOULD_FAIL, error=error.reason)
+
+
+def _purse(transfer: Transfer) -> tuple[str, bytes, bytes]:
+    return transfer.chain.network, transfer.payment.from_, transfer.token.address
 
 
 def _too_much_gas(whose: str) -> Refusal:
