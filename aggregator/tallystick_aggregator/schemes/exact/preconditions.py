@@ -134,7 +134,11 @@ class Preconditions:
         Any visitor of a seller can bring this about, so what is cheap comes first and the rest is bounded.
         """
         token, payment = transfer.token, transfer.payment
-        refusal = self._is_taken(transfer) or await self._window_opens(payment) or signature_may_count(payment)
+        refusal = (
+            self._is_taken(transfer)
+            or window_is_open(payment, self._clock_s(), grace_s=GRACE_S)
+            or signature_may_count(payment)
+        )
         if refusal is not None:
             return refusal
         refusal = await self.can_be_paid_for(transfer.chain, payment.from_)
@@ -153,6 +157,10 @@ class Preconditions:
                 return not_by_the_key(token, payment)
             if not self._unproven.take():
                 return overloaded("payments that only the payer's contract can check", UNPROVEN_BURST)
+        # Last: whoever waits holds a place, and what nobody signed must not.
+        refusal = await self._window_opens(payment)
+        if refusal is not None:
+            return refusal
         for left in range(GRACE_S, -1, -1):
             try:
                 await self._simulate(transfer, block, TRANSFER_GAS_MAX)
