@@ -15,6 +15,7 @@ from tallystick.x402 import ExactAuthorization
 from tallystick_aggregator.api.http.reason_codes import standard_code
 from tallystick_aggregator.schemes.exact.reason_codes import REASON_CODES
 from tallystick_aggregator.store.port import StoreUncertainError, TransactionStatus
+from waiting import until
 
 PAYER = checksum(ALICE.signer.address)
 
@@ -194,6 +195,19 @@ async def test_settle_stays_open_until_the_transaction_is_in_a_block(edge: HttpE
     assert not settling.done()
     edge.market.chain.held = False
     assert (await settling)["success"] is True
+
+
+async def test_a_settlement_that_outlasts_the_server_is_503_and_no_failure_in_the_log(
+    edge: HttpEdge, caplog: pytest.LogCaptureFixture
+) -> None:
+    edge.market.chain.held = True
+    settling = asyncio.create_task(edge.post("/settle", request_of(maxTimeoutSeconds=60)))
+    await until(lambda: bool(edge.market.chain.sent))
+    await edge.server.stop()
+    response = await settling
+    assert (response.status_code, response.json()["error"]) == (503, "stopping")
+    assert (response.json()["success"], response.json()["errorReason"]) == (False, "unexpected_settle_error")
+    assert "Exception in ASGI application" not in caplog.text
 
 
 async def test_a_transfer_that_reverted_is_told_with_its_transaction(edge: HttpEdge) -> None:

@@ -41,6 +41,9 @@ from tallystick_aggregator.schemes.port import NOBODY, PAYLOAD, Caller, EncodedP
 
 ASK_AGAIN_S: Final = 0.5
 """Between two looks at a settlement that is on its way."""
+STOPPING: Final = "the facilitator is stopping; send the same request again to learn its outcome"
+STOPPED_S: Final = 5
+"""When to ask again: a restart takes about as long."""
 OLD_VERSION: Final = (
     "got x402Version 1, allowed 2: this facilitator speaks x402 version 2 only. Use a version 2 client and server SDK;"
     " networks are then CAIP-2 names such as eip155:8453, and the amount is in `amount`"
@@ -163,10 +166,15 @@ class PaymentRoute:
             reply = Reply(200, await self._answer(scope, receive))
         except ClientGoneError:
             return
+        except asyncio.CancelledError:
+            # The server stops and waits no longer. What was sent is on disk, so the same request finds it afterwards.
+            reply = self._problem(ProblemError(503, "stopping", STOPPING, retry_after_s=STOPPED_S))
         except Exception as error:  # noqa: BLE001 - the outermost edge
-            problem = problem_of(error, self._verb.name)
-            reply = problem_reply(problem, self._verb.refused(_code_of(problem, self._verb.name), problem.message))
+            reply = self._problem(problem_of(error, self._verb.name))
         await reply.send_to(send)
+
+    def _problem(self, problem: ProblemError) -> Reply:
+        return problem_reply(problem, self._verb.refused(_code_of(problem, self._verb.name), problem.message))
 
     async def _answer(self, scope: Scope, receive: Receive) -> bytes:
         principal = self._principal(scope)
