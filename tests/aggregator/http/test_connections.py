@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -29,9 +31,9 @@ async def until_closed(edge: HttpEdge, first: bytes, then: bytes = b"") -> bytes
     reader, writer = await asyncio.open_connection("127.0.0.1", edge.server.port)
     try:
         writer.write(first)
-        answer = await reader.read(65_536)
-        writer.write(then)
         async with asyncio.timeout(WITHIN_S):
+            answer = await reader.read(65_536)
+            writer.write(then)
             return answer + await reader.read()
     finally:
         writer.close()
@@ -59,6 +61,17 @@ async def test_few_requests_of_a_connection_wait_for_an_earlier_one(hasty: HttpE
     writer.close()
 
 
+async def test_connections_beyond_the_most_are_closed_before_they_ask(tmp_path: Path) -> None:
+    async with http_edge(tmp_path, limits=HttpLimits(connections_max=3)) as edge:
+        opened = [await asyncio.open_connection("127.0.0.1", edge.server.port) for _ in range(2)]
+        # The last one is answered that there are too many, the one beyond it not at all.
+        assert b" 503 " in await until_closed(edge, GET)
+        opened.append(await asyncio.open_connection("127.0.0.1", edge.server.port))
+        assert await until_closed(edge, b"") == b""
+        for _, writer in opened:
+            writer.close()
+
+
 async def test_who_does_not_read_the_answers_is_cut_off(hasty: HttpEdge) -> None:
     loop = asyncio.get_running_loop()
     with socket.socket() as deaf:
@@ -81,3 +94,14 @@ async def test_what_is_no_request_writes_no_line_to_the_log(hasty: HttpEdge, cap
         for data in (b"noise\r\n\r\n", upgrade, GET * (PIPELINED_MAX + 2)):
             await until_closed(hasty, data)
     assert not [record for record in caplog.records if record.name.startswith("uvicorn")]
+
+
+def test_the_process_takes_all_the_open_files_that_it_may_have() -> None:
+    """In a process of its own, which may have fewer at first, as on many systems."""
+    program = (
+        "import resource as r; hard = r.getrlimit(r.RLIMIT_NOFILE)[1]; r.setrlimit(r.RLIMIT_NOFILE, (256, hard));"
+        "from tallystick_aggregator.runtime.serve import tune; tune();"
+        "print(r.getrlimit(r.RLIMIT_NOFILE) == (hard, hard))"
+    )
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert told.stdout.strip() == "True"

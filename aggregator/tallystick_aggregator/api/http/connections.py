@@ -6,6 +6,7 @@ out (threat 28).
 """
 
 import asyncio
+import math
 from typing import Any, Final
 
 from uvicorn.config import Config
@@ -42,9 +43,14 @@ class BoundedProtocol(HttpToolsProtocol):
         self._write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for the first request."""
+        """Begin to wait for the first request; end what is one connection too many, which would take a file from others
+        than HTTP's callers.
+        """
         super().connection_made(transport)
-        self._await_head()
+        if len(self.connections) > (self.limit_concurrency or math.inf):
+            transport.abort()
+        else:
+            self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait for nothing any more."""
