@@ -30,14 +30,9 @@ SERVERS: Final = {
 _NO_DEFERRED_CLIENT: Final = (
     "npm's @x402 packages have no client scheme for deferred, and Tallystick's plug-in with one is for Python"
 )
-_NO_PERMIT2_WALLET: Final = (
-    "Tallystick's wallet pays from its deposit or by ERC-3009, and signs no transfers by Permit2"
-)
 _NOT: Final[dict[tuple[str, Scheme], str]] = {
     ("fetch", "deferred"): _NO_DEFERRED_CLIENT,
     ("axios", "deferred"): _NO_DEFERRED_CLIENT,
-    ("transport", "permit2"): _NO_PERMIT2_WALLET,
-    ("transport", "upto"): _NO_PERMIT2_WALLET,
 }
 """What a client or server cannot do, by its name and the scheme."""
 

@@ -5,9 +5,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
-import uvicorn
 from fastapi import FastAPI, HTTPException, Request, Response
 from flask import Flask
 from flask import request as flask_request
@@ -20,6 +19,7 @@ from x402.mechanisms.evm.exact import ExactEvmServerScheme
 from x402.schemas import AssetAmount
 
 from e2e.market import Market
+from served import served
 from tallystick.hexadecimal import checksum
 from tallystick_client.x402 import (
     DeferredServerScheme,
@@ -28,7 +28,6 @@ from tallystick_client.x402 import (
     KeptAnswers,
     KeptAnswersMiddleware,
 )
-from waiting import wait_until
 
 PRICE: Final = 1_000
 
@@ -93,7 +92,7 @@ def fastapi_shop(market: Market) -> Iterator[Shop]:
     async def exact() -> str:
         return "exact"
 
-    with _uvicorn(app) as shop.url:
+    with served(app) as shop.url:
         yield shop
 
 
@@ -138,17 +137,3 @@ def flask_shop(market: Market) -> Iterator[Shop]:
             listener.shutdown()
             thread.join(30)
             listener.server_close()
-
-
-@contextmanager
-def _uvicorn(app: Any) -> Iterator[str]:
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="off"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    try:
-        wait_until(lambda: server.started or not thread.is_alive(), 30, lambda: "uvicorn does not start")
-        (listener,) = server.servers
-        yield f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(30)
