@@ -14,7 +14,7 @@ import pytest
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 from fastapi import FastAPI
-from market import MONEY, PRICE, Market
+from market import MONEY, PRICE, HttpMarket
 from x402 import x402Client, x402ResourceServer
 from x402.extensions.eip2612_gas_sponsoring import declare_eip2612_gas_sponsoring_extension
 from x402.http import FacilitatorConfig, HTTPFacilitatorClient, PaymentOption, RouteConfig
@@ -53,7 +53,7 @@ from tallystick_contracts import load
 NETWORK = "eip155:31337"
 
 
-class Permit2Market(Market):
+class Permit2Market(HttpMarket):
     """A market whose shop asks for a token without ERC-3009: by Permit2 only, its permits landed."""
 
     price = "0.001 PUSD"
@@ -73,15 +73,9 @@ name = "Permit Dollar"
 version = "1"
 transfer_methods = ["permit2"]
 eip2612 = true
-
-[http]
-listen = "127.0.0.1:0"
 """
         )
-
-    def serve(self) -> None:
-        super().serve()
-        self.http_url = self.server.wait_for("HTTP facilitator at ")
+        super().prepare()
 
     @property
     def operator(self) -> Operator:
