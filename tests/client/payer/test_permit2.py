@@ -35,8 +35,8 @@ from tallystick_client.payer.errors import BudgetExceededError, ChainError, Offe
 from tallystick_client.payer.policy.answers import Answer
 from tallystick_client.payer.policy.offers import Echo, Offer, choose
 from tallystick_client.payer.policy.operators import Asset
+from tallystick_client.payer.wallet.permit_turns import PermitTurns
 from tallystick_client.payer.wallet.schemes.exact import ExactScheme
-from tallystick_client.payer.wallet.schemes.permit_turns import PermitTurns
 from tallystick_client.payer.wallet.schemes.port import Order, OutgoingPayment, by_name
 from tallystick_client.payer.wallet.schemes.upto import UptoScheme
 

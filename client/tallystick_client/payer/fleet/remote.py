@@ -33,7 +33,7 @@ from tallystick_client.payer.policy.offers import Offer, Offered, choose
 from tallystick_client.payer.policy.operators import Operator
 from tallystick_client.payer.retries import retried
 from tallystick_client.payer.wallet.grants import Clock
-from tallystick_client.payer.wallet.schemes.permit_turns import PermitTurns
+from tallystick_client.payer.wallet.permit_turns import PermitTurns
 from tallystick_client.payer.wallet.schemes.port import Scheme, by_name
 from tallystick_client.payer.wallet.schemes.standard import STANDARD_SCHEMES
 from tallystick_client.rpc import (

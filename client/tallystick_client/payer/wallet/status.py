@@ -35,9 +35,9 @@ class DepositUnderWay:
 
 @dataclass(frozen=True, slots=True)
 class AccountStatus:
-    """One deposit. `deposits` is how many there were; `free` is what can still be granted from it. `salt` is that of its
-    channels' configs.
+    """One deposit. `deposits` is how many there were; `free` is what can still be granted from it.
 
+    `salt` is part of the configs of its channels.
     `refunds_under_way` are the amounts that were asked for, 0 for all that is available.
     """
 

@@ -37,10 +37,10 @@ from tallystick_client.payer.wallet.deposits import Deposits
 from tallystick_client.payer.wallet.exact import ExactPayer
 from tallystick_client.payer.wallet.grants import Clock
 from tallystick_client.payer.wallet.local_grants import LocalGrants
+from tallystick_client.payer.wallet.permit_turns import PermitTurns
 from tallystick_client.payer.wallet.reconcile import Reconciled, Reconciler
 from tallystick_client.payer.wallet.recovery import Remedies
 from tallystick_client.payer.wallet.rows import Account
-from tallystick_client.payer.wallet.schemes.permit_turns import PermitTurns
 from tallystick_client.payer.wallet.schemes.port import Scheme, by_name
 from tallystick_client.payer.wallet.schemes.standard import STANDARD_SCHEMES
 from tallystick_client.payer.wallet.spend_keys import KEY_TTL_S, SELF, SpendKeys

@@ -28,7 +28,7 @@ from tallystick_client.payer.errors import Permit2ApprovalError
 from tallystick_client.payer.policy.answers import Answer, is_refused, is_unfinished, read_receipt, told_charge
 from tallystick_client.payer.policy.offers import Offer
 from tallystick_client.payer.texts import show
-from tallystick_client.payer.wallet.schemes.permit_turns import PermitTurn
+from tallystick_client.payer.wallet.permit_turns import PermitTurn
 from tallystick_client.payer.wallet.schemes.port import Order, Outcome, OutgoingPayment, Payer, payment_header
 
 VALID_S_MIN: Final = 30

@@ -29,7 +29,7 @@ from tallystick.x402.messages import Message, as_object
 from tallystick_client.payer.policy.answers import Answer, is_unfinished, says_released, told_charge
 from tallystick_client.payer.policy.offers import Means, Offer, OfferRules
 from tallystick_client.payer.wallet.grants import Grants
-from tallystick_client.payer.wallet.schemes.permit_turns import PermitTurns
+from tallystick_client.payer.wallet.permit_turns import PermitTurns
 
 ECHO_BYTES_MAX: Final = 4_096
 """What a payment repeats of its 402 at most; of more, nothing: servers refuse long headers."""
