@@ -268,7 +268,7 @@ def refuse(
     What is refused for what became of a `transaction` has its hash in `got` too. See `Refusal`.
     """
     reason, usual_field, text, code = why
-    got = got or (to_hex(transaction) if transaction else "")
+    got = to_hex(transaction) if transaction else got
     said = text.format(transaction=got, **words) if words else text
     usual = field or usual_field
     return Refusal(reason, said, usual, str(got), str(allowed), totals, retry_after_s, code, transaction)
