@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from tallystick.errors import MalformedError
 from tallystick.facilitator import Kind, Limits, Supported
@@ -68,6 +69,18 @@ def test_a_payment_is_passed_on_as_it_came_and_known_by_what_permit2_takes_once(
     assert incoming.payer == parse_address(VECTOR["payer"], "payer")
     nonce = int(VECTOR[scheme]["permit2Authorization"]["nonce"])
     assert int(incoming.payment_id, 16) == nonce
+
+
+@pytest.mark.parametrize(("scheme", "index"), [("exact", 1), ("upto", 2)])
+def test_what_is_passed_on_does_not_tell_the_page(scheme: str, index: int) -> None:
+    offer = offers()[index]
+    came = payment(scheme, offer)
+    echoed = {**(came.extensions or {}), "pay-ahead": {"info": {"path": "/secret*"}}}
+    named = structs.replace(came, resource=ResourceInfo(url="http://shop/secret"), extensions=echoed)
+    incoming = offer.scheme.read(named, offer)(bytes(32))
+    assert isinstance(incoming.payment, OtherPayment)
+    assert b"secret" not in incoming.payment.payload
+    assert decode_json(incoming.payment.payload, PaymentPayload, "payment", HEADER_BYTES_MAX) == came
 
 
 def test_the_price_of_upto_is_a_maximum_and_that_of_exact_is_not() -> None:
