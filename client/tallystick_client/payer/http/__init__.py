@@ -1,6 +1,7 @@
 """The transports.
 
-purchase     how a request is paid for, without I/O; steps what it begins with and what it asks for
+purchase     how a request is paid for, without I/O; steps what it begins with and what it asks for; sending how one payment
+             is sent until an answer decides
 price_cache  what is known of prices
 unfinished   payments of a try that ended without an answer
 receipts     what a request cost
