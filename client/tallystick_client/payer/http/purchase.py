@@ -50,7 +50,8 @@ from tallystick_client.payer.errors import (
     InsecureOriginError,
     WalletError,
 )
-from tallystick_client.payer.http.price_cache import FREE_METHODS, Prices
+from tallystick_client.payer.http.manifests import MANIFEST_S_MAX, Manifests
+from tallystick_client.payer.http.price_cache import FREE_METHODS, Prices, is_free_everywhere
 from tallystick_client.payer.http.receipts import Receipt
 from tallystick_client.payer.http.sending import NotTakenError, Sending
 from tallystick_client.payer.http.steps import (
@@ -58,6 +59,7 @@ from tallystick_client.payer.http.steps import (
     CloseResponse,
     ConnectionLostError,
     Done,
+    FetchManifest,
     Flow,
     PayableRequest,
     SendRequest,
@@ -82,6 +84,7 @@ __all__ = [
     "AskWallet",
     "CloseResponse",
     "Done",
+    "FetchManifest",
     "PayableRequest",
     "Purchase",
     "Purchases",
@@ -104,6 +107,7 @@ class Purchases:
 
     `clock`: seconds since the epoch; `monotonic`: seconds that nobody sets. `deadline_s`: how long one request and all
     that is sent for it may take. `require_https`: pay over plain http at this machine's own address only.
+    `read_manifests`: learn prices from what sites publish (`manifests`), each within `manifest_s_max` seconds.
     """
 
     def __init__(
@@ -114,6 +118,8 @@ class Purchases:
         *,
         deadline_s: float = DEADLINE_S,
         require_https: bool = True,
+        read_manifests: bool = False,
+        manifest_s_max: float = MANIFEST_S_MAX,
     ) -> None:
         self.wallet = wallet
         self.deadline_s = deadline_s
@@ -121,6 +127,7 @@ class Purchases:
         self.clock = clock
         self.monotonic = monotonic
         self.prices = Prices()
+        self.manifests = Manifests(wallet, self.prices, monotonic, manifest_s_max) if read_manifests else None
         self.unfinished = UnfinishedPayments(clock)
 
     def purchase(self, request: PayableRequest, deadline_s: float | None = None) -> "Purchase":
@@ -141,6 +148,7 @@ class Purchase:
         self._wallet = shared.wallet
         self._clock = shared.clock
         self._prices = shared.prices
+        self._manifests = shared.manifests
         self._unfinished = shared.unfinished
         self._request = request
         end_at = shared.monotonic() + deadline_s
@@ -211,7 +219,9 @@ class Purchase:
     def _pay_ahead(self) -> Flow[OutgoingPayment | None]:
         """A payment at the remembered price; None where there is no such price, or the wallet refuses it."""
         request = self._request
-        may_pay = request.is_payable and self._is_private
+        may_pay = request.is_payable and self._is_private and not is_free_everywhere(request.method, request.target)
+        if may_pay and self._manifests is not None and (fetch := self._manifests.due(request)) is not None:
+            self._manifests.fetched(request.origin, (yield fetch))
         offer = self._prices.offer_for(request.origin, request.method, request.target) if may_pay else None
         if offer is None:
             return None
