@@ -34,6 +34,8 @@ OFFERS_MAX: Final = 16
 """Of one resource."""
 CONTAINERS_MAX: Final = 128
 """Arrays and objects in one resource: bounds how deep they nest."""
+QUESTIONS_MAX: Final = 256
+"""Different filters whose results are kept until the list changes."""
 _TEXT_CHARS_MAX: Final = 1_024
 _KINDS: Final = ("http", "mcp")
 _MIB: Final = 1024 * 1024
@@ -48,7 +50,7 @@ class ListingLimits:
     items_per_seller_max: Annotated[int, Meta(ge=1, le=10_000)] = 200
     item_bytes_max: Annotated[int, Meta(ge=256, le=65_536)] = 8_192
     """Of one resource, as JSON."""
-    bytes_max: Annotated[int, Meta(ge=1_024, le=1024 * _MIB)] = 32 * _MIB
+    bytes_max: Annotated[int, Meta(ge=1_024, le=256 * _MIB)] = 16 * _MIB
     """Of all resources of all sellers."""
 
 
@@ -120,6 +122,12 @@ class Listing:
         self._items: dict[str, list[_Item]] = {}
         self._bytes: dict[str, int] = {}
         self._writing = asyncio.Lock()
+        self._bound: list[tuple[str, frozenset[str]]] = []
+        """What was bound to whom when these were made:"""
+        self._visible: list[_Item] = []
+        self._by_receiver: dict[str, list[_Item]] = {}
+        self._words: frozenset[str] = frozenset()
+        self._found: dict[Filter, list[_Item]] = {}
 
     async def load(self) -> None:
         """Read what the store has; a text that cannot be read is left out, and told in the log."""
@@ -156,22 +164,45 @@ class Listing:
         """Return at most `limit` of the resources that are asked for, after the first `offset`; those of a seller stay
         together, in its order.
         """
-        found = [
-            item.told
-            for seller, items in self._items.items()
-            if (bound := self._origins(seller))
-            for item in items
-            if item.origin in bound and item.fits(wanted)
-        ]
-        return ResourcePage(found[offset : offset + limit], len(found))
+        found = self._find(wanted)
+        return ResourcePage([item.told for item in found[offset : offset + limit]], len(found))
+
+    def _find(self, wanted: Filter) -> list[_Item]:
+        """All that fit. Anybody may ask, so the list is not walked through for each: only for a new question, of which
+        there are few, and what is paid to one receiver is short.
+        """
+        bound = [(seller, self._origins(seller)) for seller in self._items]
+        if bound != self._bound:
+            self._look_up(bound)
+        if wanted.pay_to:
+            return [item for item in self._by_receiver.get(checksum(wanted.pay_to), ()) if item.fits(wanted)]
+        if not self._words.issuperset(word for word in (wanted.scheme, wanted.network, wanted.extension) if word):
+            return []
+        found = self._found.get(wanted)
+        if found is None:
+            found = [item for item in self._visible if item.fits(wanted)]
+            if len(self._found) < QUESTIONS_MAX:
+                self._found[wanted] = found
+        return found
+
+    def _look_up(self, bound: list[tuple[str, frozenset[str]]]) -> None:
+        self._bound = bound
+        self._visible = [item for seller, origins in bound for item in self._items[seller] if item.origin in origins]
+        self._found = {}
+        self._by_receiver = {}
+        offers = [offer for item in self._visible for offer in item.told["accepts"]]
+        self._words = frozenset({BAZAAR, *(offer[name] for offer in offers for name in ("scheme", "network"))})
+        for item in self._visible:
+            for receiver in {offer["payTo"] for offer in item.told["accepts"]}:
+                self._by_receiver.setdefault(receiver, []).append(item)
 
     async def _replace(self, seller: str, items: Mapping[tuple[str, ...], dict[str, Any]]) -> None:
         before = {_key(item.told): item.told for item in self._items.get(seller, ())}
         now = int(self._clock())
         for key, item in items.items():
-            known = before.get(key)
             # What has not changed keeps its time, so that the same push again changes nothing and writes nothing.
-            item["lastUpdated"] = known["lastUpdated"] if known == item | {"lastUpdated": _time(known)} else now
+            then = before.get(key, {}).get("lastUpdated", now)
+            item["lastUpdated"] = then if before.get(key) == item | {"lastUpdated": then} else now
         if list(items.values()) == list(before.values()):
             return
         body = msgspec.json.encode(list(items.values())) if items else b""
@@ -185,6 +216,7 @@ class Listing:
     def _put(self, seller: str, items: Iterable[dict[str, Any]], length: int) -> None:
         self._items[seller] = [_Item(origin_of(item["resource"]), item) for item in items]
         self._bytes[seller] = length
+        self._bound = []
 
     def _read_item(self, principal: Principal, raw: msgspec.Raw, field: str, notes: list[str]) -> dict[str, Any]:
         """A resource as it is listed. Raises MalformedError where it is not; notes what was dropped of it."""
@@ -276,10 +308,6 @@ def _key(item: Mapping[str, Any]) -> tuple[str, ...]:
     """What a resource is known by: its URL, and its method or its tool, of which a URL may have several."""
     called = as_object(as_object(as_object(as_object(item["extensions"]).get(BAZAAR)).get("info")).get("input"))
     return item["resource"], item["type"], str(called.get("method", "")), str(called.get("toolName", ""))
-
-
-def _time(item: Mapping[str, Any] | None) -> int:
-    return 0 if item is None else int(item["lastUpdated"])
 
 
 def _short(text: object) -> str:

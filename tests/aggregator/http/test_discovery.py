@@ -1,5 +1,6 @@
 """What sellers publish is listed: theirs alone, within bounds, and found by what clients ask for."""
 
+import asyncio
 import json
 from base64 import b64decode
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 from doubles import MUSIC, NETWORK, NEWS
 from failing_disk import Fault, MemoryDisk, Operation
 from http_twin import NOW_S, HttpEdge, Json, http_edge, request_of, requirements
+from x402.extensions.bazaar import DiscoveryResourcesResponse, ListDiscoveryResourcesParams, with_bazaar
+from x402.http import FacilitatorConfig, HTTPFacilitatorClientSync
 
 from tallystick.hexadecimal import checksum
 from tallystick_aggregator.auth.credentials import Principal, Scope
@@ -196,6 +199,35 @@ async def test_clients_find_what_they_ask_for_page_by_page(bound: HttpEdge) -> N
     assert told == {"limit": 1, "offset": 1, "total": 3}
     wrong = await bound.client.get(PATH + "?payTo=me")
     assert (wrong.status_code, wrong.json()["field"]) == (400, "payTo")
+
+
+async def test_what_strangers_ask_is_looked_for_once_and_nonsense_never() -> None:
+    listing = Listing(MemoryListings(MemoryDisk()), lambda _: frozenset({ORIGIN}), clock=lambda: NOW_S)
+    principal = Principal("news", frozenset({NEWS}), frozenset({Scope.CHARGE}))
+    manifest = json.dumps({"items": [item(f"/{number}") for number in range(9)]}).encode()
+    await listing.publish(principal, manifest)
+    for odd in (Filter(scheme="odd"), Filter(network="eip155:9"), Filter(extension="odd"), Filter(pay_to=MUSIC)):
+        assert listing.page(odd, 9, 0).total == 0
+    assert listing._found == {}
+    asked = Filter("http", scheme="exact")
+    assert [listing.page(asked, 3, offset).total for offset in (0, 3, 6)] == [9, 9, 9]
+    assert list(listing._found) == [asked]
+    await listing.publish(principal, b'{"items": []}')
+    assert listing.page(asked, 3, 0).total == 0
+
+
+async def test_the_official_client_reads_the_list(bound: HttpEdge) -> None:
+    await push(bound, item("/a", description="A page"), item("/b"))
+
+    def ask() -> DiscoveryResourcesResponse:
+        params = ListDiscoveryResourcesParams(type="http", pay_to=checksum(NEWS), network=NETWORK, limit=1, offset=0)
+        with HTTPFacilitatorClientSync(FacilitatorConfig(url=bound.server.url)) as client:
+            return with_bazaar(client).extensions.bazaar.list_resources(params)
+
+    told = await asyncio.to_thread(ask)
+    assert (told.pagination.total, len(told.items)) == (2, 1)
+    assert (told.items[0].resource, told.items[0].description) == (ORIGIN + "/a", "A page")
+    assert told.items[0].accepts is not None
 
 
 async def test_a_push_is_bounded_in_items_bytes_and_depth(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ for without having asked.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 
@@ -131,7 +131,7 @@ class Manifests:
         if manifest.version != 2 or type(age_s) is not int or age_s < 1 or not isinstance(patterns, list):
             return None
         prices: list[tuple[PayAhead, Offer]] = []
-        for entry in patterns[:PATTERNS_MAX]:
+        for entry in cast("list[object]", patterns)[:PATTERNS_MAX]:
             pay_ahead = read_pay_ahead({PAY_AHEAD: {"info": entry}})
             number = as_object(entry).get("item")
             if pay_ahead is None or type(number) is not int or not 0 <= number < len(manifest.items):
@@ -147,7 +147,7 @@ class Manifests:
         if not isinstance(url, str) or origin_of(url) != origin_of(origin) or not isinstance(accepts, list):
             return None
         try:
-            offer = choose(Asked("", read_requirements(accepts)), self._wallet)
+            offer = choose(Asked("", read_requirements(cast("list[object]", accepts))), self._wallet)
         except TallystickError:
             return None
         return offer if self._wallet.schemes[offer.terms.scheme].is_paid_ahead else None

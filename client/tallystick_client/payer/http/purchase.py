@@ -81,6 +81,7 @@ from tallystick_client.payer.wallet.schemes.port import Order, Outcome, Outgoing
 from tallystick_client.rpc import AggregatorUnavailableError
 
 __all__ = [
+    "Answer",
     "AskWallet",
     "CloseResponse",
     "Done",
