@@ -12,7 +12,10 @@ from payer_buyer import OpenWallet
 from payer_fakes import PRICE, FakeAggregator, FakeSeller
 
 from tallystick_client import BudgetExceededError, Budgets, PayingTransport, Wallet
-from tallystick_client.payer.http.manifests import LOOK_AGAIN_S, LOOK_EVERY_S
+from tallystick_client.payer.http.manifests import LOOK_AGAIN_S, LOOK_EVERY_S, ORIGINS_MAX, Manifests
+from tallystick_client.payer.http.price_cache import Prices
+from tallystick_client.payer.http.steps import PayableRequest, payable_request
+from tallystick_client.payer.policy.answers import Answer
 
 ORIGIN = "https://a.example"
 PATH = "/.well-known/x402.json"
@@ -365,3 +368,20 @@ async def test_many_first_requests_at_once_fetch_one_manifest(http: httpx2.Async
     answers = await asyncio.gather(*(http.get(f"{ORIGIN}/articles/{page}") for page in range(8)))
     assert {answer.status_code for answer in answers} == {200}
     assert len(site.asked) == 1
+
+
+async def test_what_is_forgotten_for_newer_origins_is_not_believed_for_ever(wallet: Wallet, site: Site) -> None:
+    prices = Prices()
+    manifests = Manifests(wallet, prices, lambda: 1_000.0)
+
+    def request(host: str) -> PayableRequest:
+        return payable_request("GET", "https", host, b"/articles/1", {}, b"")
+
+    first = request("a.example")
+    assert manifests.due(first) is not None
+    manifests.fetched(first.origin, Answer(200, {}, json.dumps(site.manifest()).encode()))
+    assert prices.offer_for(first.origin, "GET", first.target) is not None
+    for number in range(ORIGINS_MAX):
+        assert manifests.due(request(f"{number}.example")) is not None
+    assert manifests.due(first) is not None
+    assert prices.offer_for(first.origin, "GET", first.target) is None

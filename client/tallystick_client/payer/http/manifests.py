@@ -85,8 +85,8 @@ class Manifests:
         known = self._known.get(request.origin) or _Known()
         if now < known.believed_until:
             return None
-        if known.believed_until:
-            self._prices.publish(request.origin, ())
+        # Too old, or forgotten here for newer ones: then nobody would say when it is.
+        self._prices.publish(request.origin, ())
         if now < known.look_at or self._prices.offer_for(request.origin, request.method, request.target) is not None:
             return None
         # Others that are sent meanwhile do not wait for this one: they get their 402.

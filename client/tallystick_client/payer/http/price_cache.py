@@ -139,6 +139,8 @@ class Prices:
         """
         known = self._origins.get(origin)
         if known is None:
+            if not prices:
+                return
             known = _Origin()
             self._origins.put(origin, known)
         known.manifest = []
