@@ -50,7 +50,7 @@ class ListingLimits:
     items_per_seller_max: Annotated[int, Meta(ge=1, le=10_000)] = 200
     item_bytes_max: Annotated[int, Meta(ge=256, le=65_536)] = 8_192
     """Of one resource, as JSON."""
-    bytes_max: Annotated[int, Meta(ge=1_024, le=256 * _MIB)] = 16 * _MIB
+    bytes_max: Annotated[int, Meta(ge=1_024, le=256 * _MIB)] = 8 * _MIB
     """Of all resources of all sellers."""
 
 
