@@ -1,10 +1,10 @@
 """What can be bought: the resources that sellers published under their tokens (x402 specification v2, §8).
 
-A seller pushes all that it sells in one message, which replaces the one before. Listed is only what is of an origin
-that the operator bound to the seller (`auth.credentials`), and is paid to a receiver of the seller's token; so nobody
-lists another's page, and none of its own with somebody else's address. What breaks a rule is dropped with a note, the
-rest is listed. All of it is bounded, and on disk before the seller hears of it. An origin that is bound no longer, or a
-seller that is revoked, is listed no longer from then on.
+A seller pushes all that it sells at an origin in one message, which replaces the one before. Listed is only what is of
+an origin that the operator bound to the seller (`auth.credentials`), and is paid to a receiver of the seller's token; so
+nobody lists another's page, and none of its own with somebody else's address. What breaks a rule is dropped with a note,
+the rest is listed. All of it is bounded, and on disk before the seller hears of it. An origin that is bound no longer,
+or a seller that is revoked, is listed no longer from then on.
 
 Nothing is taken over from payments: `resource` and `extensions` of a payment are its payer's words.
 """
@@ -80,6 +80,8 @@ class ResourcePage(NamedTuple):
 
 class _Manifest(msgspec.Struct, frozen=True):
     items: list[msgspec.Raw]
+    origins: list[str] = []
+    """Those whose items are replaced; where none is named, those of the items, and without items all."""
 
 
 class _Item(NamedTuple):
@@ -138,13 +140,15 @@ class Listing:
                 log.warning("the resources of %s cannot be read, and are not listed: %s", seller, error)
 
     async def publish(self, principal: Principal, manifest: bytes) -> Published:
-        """List these resources of a seller instead of those that it published before: JSON with `items`.
+        """List these resources of a seller instead of those that it published before of the same origins: JSON with
+        `items`, and with `origins` where it has none of one of them any more. Without either nothing stays listed.
 
         Raises MalformedError, and StoreUnavailableError with nothing changed.
         """
         notes: list[str] = []
         items: dict[tuple[str, ...], dict[str, Any]] = {}
-        raws = _read(manifest)
+        told = _read(manifest)
+        raws = told.items
         for at, raw in enumerate(raws[: self._limits.items_per_seller_max]):
             try:
                 item = self._read_item(principal, raw, f"items[{at}]", notes)
@@ -156,8 +160,11 @@ class Listing:
             notes.append(f"items: got {len(raws)}, allowed {self._limits.items_per_seller_max}: the rest is not listed")
         if len(notes) > NOTES_MAX:
             notes[NOTES_MAX:] = [f"and {len(notes) - NOTES_MAX} more"]
+        origins = {origin_of(origin) for origin in told.origins} | {
+            origin_of(item["resource"]) for item in items.values()
+        }
         async with self._writing:
-            await self._replace(principal.name, items)
+            await self._replace(principal.name, items, origins if told.origins or raws else None)
         return Published(len(items), tuple(notes))
 
     def page(self, wanted: Filter, limit: int, offset: int) -> ResourcePage:
@@ -196,10 +203,21 @@ class Listing:
             for receiver in {offer["payTo"] for offer in item.told["accepts"]}:
                 self._by_receiver.setdefault(receiver, []).append(item)
 
-    async def _replace(self, seller: str, items: Mapping[tuple[str, ...], dict[str, Any]]) -> None:
-        before = {_key(item.told): item.told for item in self._items.get(seller, ())}
+    async def _replace(
+        self, seller: str, pushed: Mapping[tuple[str, ...], dict[str, Any]], origins: set[str] | None
+    ) -> None:
+        """Replace a seller's items of these origins; None: of all."""
+        known = self._items.get(seller, [])
+        before = {_key(item.told): item.told for item in known}
+        others_of_it = [item.told for item in known if origins is not None and item.origin not in origins]
+        most = self._limits.items_per_seller_max
+        if len(others_of_it) + len(pushed) > most:
+            got = Described(f"{len(pushed)}, beside {len(others_of_it)} of other origins")
+            raise MalformedError("items", got, f"{most} of one seller")
+        items = {_key(item): item for item in others_of_it} | {key: dict(item) for key, item in pushed.items()}
         now = int(self._clock())
-        for key, item in items.items():
+        for key in pushed:
+            item = items[key]
             # What has not changed keeps its time, so that the same push again changes nothing and writes nothing.
             then = before.get(key, {}).get("lastUpdated", now)
             item["lastUpdated"] = then if before.get(key) == item | {"lastUpdated": then} else now
@@ -250,9 +268,9 @@ class Listing:
         }
 
 
-def _read(manifest: bytes) -> list[msgspec.Raw]:
+def _read(manifest: bytes) -> _Manifest:
     try:
-        return msgspec.json.decode(manifest, type=_Manifest).items
+        return msgspec.json.decode(manifest, type=_Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedError("manifest", Described(str(error)), 'a JSON object with "items", a list') from None
 

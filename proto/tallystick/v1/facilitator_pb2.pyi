@@ -26,7 +26,9 @@ class PublishResourcesRequest(_message.Message):
 
     MANIFEST_FIELD_NUMBER: _builtins.int
     manifest: _builtins.bytes
-    """A JSON object with `items`, as at /.well-known/x402.json; none of them: nothing is listed any more."""
+    """A JSON object with `items`, as at /.well-known/x402.json, and with `origins` where one of them has none any more;
+    without either nothing stays listed.
+    """
     def __init__(
         self,
         *,

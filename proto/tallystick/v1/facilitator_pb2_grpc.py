@@ -89,8 +89,9 @@ class FacilitatorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PublishResources(self, request, context):
-        """Lists what the caller sells at /discovery/resources, instead of what it published before. Needs a token with the
-        scope `charge`; listed is what is of an origin that the operator bound to it, and paid to its receivers.
+        """Lists what the caller sells at /discovery/resources, instead of what it published before of the same origins.
+        Needs a token with the scope `charge`; listed is what is of an origin that the operator bound to it, and paid to
+        its receivers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -47,8 +47,9 @@ class FacilitatorServiceStub:
     An exact payment settles for one receiver, one request and one attempt.
     """
     PublishResources: _grpc.UnaryUnaryMultiCallable[_facilitator_pb2.PublishResourcesRequest, _facilitator_pb2.PublishResourcesResponse]
-    """Lists what the caller sells at /discovery/resources, instead of what it published before. Needs a token with the
-    scope `charge`; listed is what is of an origin that the operator bound to it, and paid to its receivers.
+    """Lists what the caller sells at /discovery/resources, instead of what it published before of the same origins.
+    Needs a token with the scope `charge`; listed is what is of an origin that the operator bound to it, and paid to
+    its receivers.
     """
 
 @_typing.type_check_only
@@ -70,8 +71,9 @@ class FacilitatorServiceAsyncStub(FacilitatorServiceStub):
     An exact payment settles for one receiver, one request and one attempt.
     """
     PublishResources: _aio.UnaryUnaryMultiCallable[_facilitator_pb2.PublishResourcesRequest, _facilitator_pb2.PublishResourcesResponse]  # type: ignore[assignment]
-    """Lists what the caller sells at /discovery/resources, instead of what it published before. Needs a token with the
-    scope `charge`; listed is what is of an origin that the operator bound to it, and paid to its receivers.
+    """Lists what the caller sells at /discovery/resources, instead of what it published before of the same origins.
+    Needs a token with the scope `charge`; listed is what is of an origin that the operator bound to it, and paid to
+    its receivers.
     """
 
 class FacilitatorServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -114,8 +116,9 @@ class FacilitatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _facilitator_pb2.PublishResourcesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_facilitator_pb2.PublishResourcesResponse, _abc.Awaitable[_facilitator_pb2.PublishResourcesResponse]]:
-        """Lists what the caller sells at /discovery/resources, instead of what it published before. Needs a token with the
-        scope `charge`; listed is what is of an origin that the operator bound to it, and paid to its receivers.
+        """Lists what the caller sells at /discovery/resources, instead of what it published before of the same origins.
+        Needs a token with the scope `charge`; listed is what is of an origin that the operator bound to it, and paid to
+        its receivers.
         """
 
 def add_FacilitatorServiceServicer_to_server(servicer: FacilitatorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -71,6 +71,30 @@ async def test_a_push_replaces_the_one_before_and_an_empty_one_ends_it(bound: Ht
     assert await listed(bound) == []
 
 
+async def test_a_sellers_sites_do_not_replace_each_other(bound: HttpEdge) -> None:
+    second = "https://second.example"
+    bound.credentials.bind("news", [ORIGIN, second])
+    for _ in range(2):
+        await push(bound, item("/a"), item("/b"))
+        await push(bound, item(resource=second + "/a"))
+    assert [one["resource"] for one in await listed(bound)] == [ORIGIN + "/a", ORIGIN + "/b", second + "/a"]
+    # What sells nothing any more says whose that is.
+    body = json.dumps({"items": [], "origins": [ORIGIN + "/"]}).encode()
+    await bound.client.put(PATH, content=body, headers=dict(bound.news))
+    assert [one["resource"] for one in await listed(bound)] == [second + "/a"]
+    await push(bound)
+    assert await listed(bound) == []
+
+
+async def test_all_sites_of_a_seller_share_its_room(tmp_path: Path) -> None:
+    async with http_edge(tmp_path, listing_limits=ListingLimits(items_per_seller_max=2)) as edge:
+        edge.credentials.bind("news", [ORIGIN, "https://second.example"])
+        await push(edge, item("/a"), item("/b"))
+        refused = await push(edge, item(resource="https://second.example/a"))
+        assert (refused.status_code, refused.json()["field"]) == (400, "items")
+        assert len(await listed(edge)) == 2
+
+
 async def test_nothing_is_listed_without_the_token_or_the_scope(bound: HttpEdge) -> None:
     body = json.dumps({"items": [item()]}).encode()
     assert (await bound.client.put(PATH, content=body)).status_code == 401

@@ -91,8 +91,9 @@ class Manifest:
         return SendResponse(200, headers, b"" if head.method == "HEAD" else body)
 
     def told(self, supported: Supported, origin: str) -> bytes:
-        """What the aggregator is told to list: the items. Raises MalformedError as `answer` does."""
-        return msgspec.json.encode({"x402Version": 2, "items": self._items(supported, origin)[0]})
+        """What the aggregator is told to list: the items, and whose they are. Raises as `answer` does."""
+        items = self._items(supported, origin)[0]
+        return msgspec.json.encode({"x402Version": 2, "origins": [origin], "items": items})
 
     def _items(self, supported: Supported, origin: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         items: list[dict[str, Any]] = []
