@@ -1,10 +1,10 @@
 """What can be bought: the resources that sellers published under their tokens (x402 specification v2, §8).
 
 A seller pushes all that it sells at an origin in one message, which replaces the one before. Listed is only what is of
-an origin that the operator bound to the seller (`auth.credentials`), and is paid to a receiver of the seller's token; so
-nobody lists another's page, and none of its own with somebody else's address. What breaks a rule is dropped with a note,
-the rest is listed. All of it is bounded, and on disk before the seller hears of it. An origin that is bound no longer,
-or a seller that is revoked, is listed no longer from then on.
+an origin that the operator bound to the seller (`auth.credentials`), and is paid to a receiver of its token; so nobody
+lists another's page, and none of its own with somebody else's address. What breaks a rule is dropped with a note, the
+rest is listed. All of it is bounded, and on disk before the seller hears of it. An origin that is bound no longer, or a
+seller that is revoked, is listed no longer from then on.
 
 Nothing is taken over from payments: `resource` and `extensions` of a payment are its payer's words.
 """
