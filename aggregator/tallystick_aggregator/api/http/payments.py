@@ -163,7 +163,7 @@ class PaymentRoute:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         try:
-            reply = Reply(200, await self._answer(scope, receive))
+            reply = await self._answer(scope, receive)
         except ClientGoneError:
             return
         except asyncio.CancelledError:
@@ -176,15 +176,15 @@ class PaymentRoute:
     def _problem(self, problem: ProblemError) -> Reply:
         return problem_reply(problem, self._verb.refused(_code_of(problem, self._verb.name), problem.message))
 
-    async def _answer(self, scope: Scope, receive: Receive) -> bytes:
+    async def _answer(self, scope: Scope, receive: Receive) -> Reply:
         principal = self._principal(scope)
         with self._seats.seat() if principal is None else self._seats.seat(principal.name):
             body = await read_body(scope, receive, self._limits)
             try:
                 asked = read_request(body, self._verb.request, self._limits)
             except OldVersionError as old:
-                return self._verb.refused(INVALID_VERSION, OLD_VERSION, old.network)
-            return await self._ask(principal, asked)
+                return Reply(200, self._verb.refused(INVALID_VERSION, OLD_VERSION, old.network))
+            return Reply(200, await self._ask(principal, asked), responses.extension_outcomes(asked.payload.extensions))
 
     def _principal(self, scope: Scope) -> Principal | None:
         """Return who calls, None for a stranger where strangers may do anything; raises DeniedError."""
