@@ -18,12 +18,7 @@ from tallystick.codec.facilitator import read_exact
 from tallystick.errors import Described, MalformedError
 from tallystick.facilitator import Kind, Settled, Verified
 from tallystick.reasons import Reason
-from tallystick.x402 import (
-    ASSET_TRANSFER_PERMIT2,
-    SCHEME_EXACT,
-    PaymentTerms,
-    Permit2Authorization,
-)
+from tallystick.x402 import ASSET_TRANSFER_PERMIT2, SCHEME_EXACT, PaymentTerms, Permit2Authorization
 from tallystick_aggregator.accounts.offers import Offers, amount_is, find_offer, find_token, receiver_is
 from tallystick_aggregator.accounts.outcomes import named_otherwise, overloaded, unless_unavailable, wait_until_mined
 from tallystick_aggregator.auth.limits import GasBudget
@@ -174,9 +169,9 @@ class TransferPayments(ABC, Generic[A]):
         Whoever goes away before has it sent all the same, and learns by the same payment what became of it.
         """
         case = self._case(terms, payment, caller)
-        return (
-            case if isinstance(case, Refusal) else await unless_unavailable(self._settle(case, self._timeout_s(terms)))
-        )
+        if isinstance(case, Refusal):
+            return case
+        return await unless_unavailable(self._settle(case, self._timeout_s(terms)))
 
     async def release(self, terms: PaymentTerms, payment: A, caller: Caller) -> Settled | Refusal:
         """Let go of what the caller's attempt holds. What was sent goes on, for other attempts of the same request; the
@@ -196,7 +191,7 @@ class TransferPayments(ABC, Generic[A]):
     async def _verify(self, case: Case) -> Verified | Refusal:
         sent = await self._sent(case)
         owner = self._owner(case, sent)
-        refusal = await named_otherwise(self._outbox, case.payment_id, case.slot)
+        refusal = await self._named_otherwise(case)
         refusal = refusal or self._claims.conflict(case.slot, case.mine, sent, owner)
         if refusal is not None:
             return refusal
@@ -222,7 +217,7 @@ class TransferPayments(ABC, Generic[A]):
     async def _settle(self, case: Case, timeout_s: float) -> Settled | Refusal:
         until = self._monotonic() + timeout_s
         sent = await self._sent(case)
-        refusal = await named_otherwise(self._outbox, case.payment_id, case.slot)
+        refusal = await self._named_otherwise(case)
         if refusal is not None:
             return refusal
         # From here until the claim is taken nothing is awaited.
@@ -322,6 +317,10 @@ class TransferPayments(ABC, Generic[A]):
 
     def _hold_until(self, case: Case) -> int:
         return min(case.payment.valid_before, self._clock_s() + HOLD_S_MAX)
+
+    async def _named_otherwise(self, case: Case) -> Refusal | None:
+        refusal = self._claims.named_otherwise(case.payment_id, case.slot)
+        return refusal or await named_otherwise(self._outbox, case.payment_id, case.slot)
 
     async def _sent(self, case: Case) -> OutboundTransaction | None:
         return await self._outbox.by_reference(TransactionKind.EXACT, case.slot)
