@@ -23,13 +23,7 @@ from tallystick_aggregator.accounts.offers import Offers, amount_is, find_offer,
 from tallystick_aggregator.accounts.outcomes import named_otherwise, overloaded, unless_unavailable, wait_until_mined
 from tallystick_aggregator.auth.limits import GasBudget
 from tallystick_aggregator.auth.transfer_limits import NO_LIMITS, TransferLimits
-from tallystick_aggregator.chain.port import (
-    Chain,
-    ChainUnavailableError,
-    PaymentIdTakenError,
-    RevertedError,
-    Send,
-)
+from tallystick_aggregator.chain.port import Chain, ChainUnavailableError, PaymentIdTakenError, RevertedError, Send
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.ledger.values import EscrowRef
@@ -62,6 +56,8 @@ Answer = TypeVar("Answer")
 
 SETTLEMENTS_MAX: Final = 1_024
 """Exact payments being settled at once, those included that wait for a block."""
+SENDING_AT_ONCE: Final = 16
+"""Of them being checked and sent; the others have their turn, so that a verify does not wait for all of them."""
 VERIFIES_MAX: Final = 128
 """Exact payments being verified at once: each asks the node four times."""
 SETTLE_TIMEOUT_S: Final = 30.0
@@ -128,6 +124,7 @@ class TransferPayments(ABC, Generic[A]):
         self._waiting = 0
         self._pause = pause
         self._sending = SingleFlight[bytes, OutboundTransaction | Refusal]()
+        self._turns = asyncio.Semaphore(SENDING_AT_ONCE)
         self._verifying = 0
         self._budget = budget or GasBudget()
         self._preconditions = Preconditions(self._chains, clock_s, self._budget, limits, pause)
@@ -258,7 +255,9 @@ class TransferPayments(ABC, Generic[A]):
         sent = await self._sent(case)
         if sent is not None and _is_sent(sent):
             return sent
-        outcome = await self._send(case)
+        await self._preconditions.wait_for_window(case.payment)  # for nobody else to wait for it
+        async with self._turns:
+            outcome = await self._send(case)
         if isinstance(outcome, Refusal):
             if case.mine.attempt and outcome.reason.retry:
                 self._claims.keep_until(case.slot, case.mine, self._hold_until(case))
