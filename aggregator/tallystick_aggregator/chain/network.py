@@ -4,7 +4,7 @@ import time
 from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from tallystick.signatures import Signer
 from tallystick_aggregator.chain.node import Node, Receipt
@@ -15,6 +15,9 @@ from tallystick_aggregator.chain.sending.sender import Sender
 from tallystick_aggregator.chain.settings import ChainSettings
 from tallystick_aggregator.store.port import OutboundTransaction, Outbox, Payout, StoreUnavailableError
 from tallystick_aggregator.tasks import PeriodicTask
+
+REST_S: Final = 0.05
+"""Between two looks at all that was sent: everything that is sent asks for one."""
 
 
 class StrangersMeans(NamedTuple):
@@ -64,7 +67,9 @@ class EvmNetwork:
             None if strangers is None else self._for_strangers(replace(settings, sender=strangers), outbox, clock)
         )
         passing = (ChainUnavailableError, StoreUnavailableError)
-        self.sending = PeriodicTask(f"sending on {self.name}", self.tick, settings.poll_s, passing=passing)
+        self.sending = PeriodicTask(
+            f"sending on {self.name}", self.tick, settings.poll_s, passing=passing, rest_s=REST_S
+        )
         self._payouts: dict[bytes, PayoutsOf] = {}
         """By escrow. Kept to the end: sending goes on for an escrow that has left while others have not."""
         self._served: set[bytes] = set()

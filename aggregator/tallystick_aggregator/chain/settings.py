@@ -75,6 +75,8 @@ class ChainLimits:
 
     offer_again_s: float = 15.0
     """How often the bytes of a waiting transaction are offered again to pools that may have dropped it."""
+    look_again_s: float = 2.0
+    """How often a transaction is looked up while there is no new block."""
     unproven_s: float = 600.0
     """For so long a receipt may be late after a nonce was used in a final block, if nobody can tell by whom."""
     trace_s_max: float = 3.0

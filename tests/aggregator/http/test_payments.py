@@ -1,17 +1,20 @@
 """/verify and /settle: x402's answers, and every refusal with the code that SDKs know."""
 
 import asyncio
+import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from doubles import MUSIC, NOW_S, Payer
-from http_twin import ALICE, HttpEdge, Json, request_of, requirements
+from http_twin import ALICE, HttpEdge, Json, http_edge, request_of, requirements
 from marketplace import PRICE, transfer_of
 
 from tallystick.hexadecimal import checksum, to_hex
 from tallystick.reasons import Reason
 from tallystick.x402 import ExactAuthorization
+from tallystick_aggregator.api.http.limits import HttpLimits
 from tallystick_aggregator.api.http.reason_codes import standard_code
 from tallystick_aggregator.schemes.exact.reason_codes import REASON_CODES
 from tallystick_aggregator.store.port import StoreUncertainError, TransactionStatus
@@ -208,6 +211,22 @@ async def test_a_settlement_that_outlasts_the_server_is_503_and_no_failure_in_th
     assert (response.status_code, response.json()["error"]) == (503, "stopping")
     assert (response.json()["success"], response.json()["errorReason"]) == (False, "unexpected_settle_error")
     assert "Exception in ASGI application" not in caplog.text
+
+
+@pytest.mark.parametrize("settle_s_max", [0.1, 1.5])
+async def test_settle_stays_open_no_longer_than_the_operator_allows_whatever_the_terms_ask_for(
+    tmp_path: Path, settle_s_max: float
+) -> None:
+    async with http_edge(tmp_path, limits=HttpLimits(settle_s_max=settle_s_max)) as edge:
+        edge.market.chain.balances[ALICE.signer.address] = PRICE
+        edge.market.chain.held = True
+        began = time.monotonic()
+        pending = await settle(edge, request_of(maxTimeoutSeconds=600))
+        assert settle_s_max <= time.monotonic() - began < 9
+        assert (pending["errorReason"], len(pending["transaction"])) == ("settlement_pending", 66)
+        edge.market.chain.held = False
+        assert (await settle(edge, request_of(maxTimeoutSeconds=600)))["success"] is True
+        assert len(edge.market.chain.sent) == 1
 
 
 async def test_a_transfer_that_reverted_is_told_with_its_transaction(edge: HttpEdge) -> None:

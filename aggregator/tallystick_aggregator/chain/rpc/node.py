@@ -41,6 +41,7 @@ from tallystick_aggregator.chain.rpc.endpoint import Endpoint, LimitedError
 from tallystick_aggregator.chain.rpc.log_search import LogSearch, Wanted
 from tallystick_aggregator.chain.rpc.pinned_reads import ask_at, call_at
 from tallystick_aggregator.chain.settings import LOGS_RANGE_BLOCKS
+from tallystick_aggregator.tasks import Shared
 from tallystick_chain.answers import optional, read_bytes, read_integer
 from tallystick_chain.errors import RpcError, is_revert
 from tallystick_chain.fees import Bid, MarketFees, market_fees
@@ -69,6 +70,8 @@ class RpcNode:
         self._pause = pause
         self._log_search = LogSearch(self._try_each, clock=clock, pause=pause)
         self._agreement = Agreement(self._endpoints, clock=clock)
+        # Every settlement and every look at what was sent begins with the head.
+        self._heads = Shared(self._agreement.head)
 
     def problems(self) -> list[str]:
         """Which endpoints are left out now, and why."""
@@ -83,7 +86,7 @@ class RpcNode:
         return ids.pop()
 
     async def head(self) -> Block:
-        return await self._agreement.head()
+        return await self._heads.answer()
 
     async def block(self, number: int) -> Block | None:
         return await self._agreement.block(number)

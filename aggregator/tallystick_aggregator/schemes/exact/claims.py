@@ -32,6 +32,8 @@ SHARE_MAX: Final = 1_024
 """Of them for one principal: a seller that never settles blocks itself alone."""
 CLAIM_S: Final = 3_600
 """How long a claim is remembered after it was last used. One that is only verified ends with its authorization."""
+NAMED_MAX: Final = 65_536
+"""Identifiers of payments without a transaction, which no outbox has."""
 HOLD_S_MAX: Final = 600
 """How long a verified payment waits for its attempt at most."""
 
@@ -95,6 +97,7 @@ class Claims:
         self._claims_max = claims_max
         self._share_max = share_max
         self._held: dict[bytes, _Held] = {}
+        self._named: dict[bytes, bytes] = {}
         self._by_principal: Counter[bytes] = Counter()
 
     def conflict(
@@ -160,6 +163,17 @@ class Claims:
             self._held[slot].until_s = until_s
         else:
             self.drop(slot, mine)
+
+    def name(self, payment_id: bytes, slot: bytes) -> None:
+        """Remember that an identifier stands for a payment that was settled without a transaction."""
+        if payment_id:
+            self._named[payment_id] = slot
+            if len(self._named) > NAMED_MAX:
+                del self._named[next(iter(self._named))]
+
+    def named_otherwise(self, payment_id: bytes, slot: bytes) -> Refusal | None:
+        """Refuse a payment whose identifier stands for another one; None if it is new, or its own."""
+        return None if self._named.get(payment_id, slot) == slot else refuse(Why.PAYMENT_IDENTIFIER_TAKEN)
 
     def _find(self, slot: bytes) -> _Held | None:
         held = self._held.get(slot)

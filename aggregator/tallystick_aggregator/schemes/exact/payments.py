@@ -23,13 +23,7 @@ from tallystick_aggregator.accounts.offers import Offers, amount_is, find_offer,
 from tallystick_aggregator.accounts.outcomes import named_otherwise, overloaded, unless_unavailable, wait_until_mined
 from tallystick_aggregator.auth.limits import GasBudget
 from tallystick_aggregator.auth.transfer_limits import NO_LIMITS, TransferLimits
-from tallystick_aggregator.chain.port import (
-    Chain,
-    ChainUnavailableError,
-    PaymentIdTakenError,
-    RevertedError,
-    Send,
-)
+from tallystick_aggregator.chain.port import Chain, ChainUnavailableError, PaymentIdTakenError, RevertedError, Send
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.ledger.values import EscrowRef
@@ -63,6 +57,8 @@ Answer = TypeVar("Answer")
 
 SETTLEMENTS_MAX: Final = 1_024
 """Exact payments being settled at once, those included that wait for a block."""
+SENDING_AT_ONCE: Final = 16
+"""Of them being checked and sent; the others have their turn, so that a verify does not wait for all of them."""
 VERIFIES_MAX: Final = 128
 """Exact payments being verified at once: each asks the node four times."""
 SETTLE_TIMEOUT_S: Final = 30.0
@@ -130,6 +126,7 @@ class TransferPayments(ABC, Generic[A]):
         self._waiting = 0
         self._pause = pause
         self._sending = SingleFlight[bytes, OutboundTransaction | Refusal]()
+        self._turns = asyncio.Semaphore(SENDING_AT_ONCE)
         self._verifying = 0
         self._budget = budget or GasBudget()
         self._preconditions = Preconditions(self._chains, clock_s, self._budget, limits, pause)
@@ -195,7 +192,7 @@ class TransferPayments(ABC, Generic[A]):
     async def _verify(self, case: Case) -> Verified | Refusal:
         sent = await self._sent(case)
         owner = self._owner(case, sent)
-        refusal = await named_otherwise(self._outbox, case.payment_id, case.slot)
+        refusal = await self._named_otherwise(case)
         refusal = refusal or self._claims.conflict(case.slot, case.mine, sent, owner)
         if refusal is not None:
             return refusal
@@ -222,7 +219,7 @@ class TransferPayments(ABC, Generic[A]):
     async def _settle(self, case: Case, timeout_s: float) -> Settled | Refusal:
         until = self._monotonic() + timeout_s
         sent = await self._sent(case)
-        refusal = await named_otherwise(self._outbox, case.payment_id, case.slot)
+        refusal = await self._named_otherwise(case)
         if refusal is not None:
             return refusal
         # From here until the claim is taken nothing is awaited.
@@ -264,8 +261,10 @@ class TransferPayments(ABC, Generic[A]):
         sent = await self._sent(case)
         if sent is not None and _is_sent(sent):
             return sent
-        with self._preconditions.sending(case):
-            outcome = await self._send(case)
+        await self._preconditions.wait_for_window(case.payment)  # for nobody else to wait for it
+        async with self._turns:
+            with self._preconditions.sending(case):
+                outcome = await self._send(case)
         if isinstance(outcome, Refusal):
             if case.mine.attempt and outcome.reason.retry:
                 self._claims.keep_until(case.slot, case.mine, self._hold_until(case))
@@ -324,6 +323,10 @@ class TransferPayments(ABC, Generic[A]):
 
     def _hold_until(self, case: Case) -> int:
         return min(case.payment.valid_before, self._clock_s() + HOLD_S_MAX)
+
+    async def _named_otherwise(self, case: Case) -> Refusal | None:
+        refusal = self._claims.named_otherwise(case.payment_id, case.slot)
+        return refusal or await named_otherwise(self._outbox, case.payment_id, case.slot)
 
     async def _sent(self, case: Case) -> OutboundTransaction | None:
         return await self._outbox.by_reference(TransactionKind.EXACT, case.slot)

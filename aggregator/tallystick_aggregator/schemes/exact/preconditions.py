@@ -201,12 +201,15 @@ class Preconditions:
             return refuse(Why.EXACT_RECEIVER_LIMIT, f"{gas.count_to(payment.to) + 1} in an hour", f"at most {most}")
         return None
 
-    async def _window_opens(self, payment: Authorization) -> Refusal | None:
-        """Check the window; what is valid in a moment is waited for: clocks are never quite alike (X8)."""
+    async def wait_for_window(self, payment: Authorization) -> None:
+        """Return when a payment is valid that is to be so in a moment: clocks are never quite alike (X8)."""
         for _ in range(GRACE_S):
             if not 0 < payment.valid_after - self._clock_s() <= GRACE_S:
                 break
             await self._pause(1.0)
+
+    async def _window_opens(self, payment: Authorization) -> Refusal | None:
+        await self.wait_for_window(payment)
         return window_is_open(payment, self._clock_s())
 
     async def _has_few_under_way(self, transfer: Transfer, block: Block) -> Refusal | None:
