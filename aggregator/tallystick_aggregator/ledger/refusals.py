@@ -133,7 +133,12 @@ class Why:
     EXACT_TOO_EARLY = Text(Reason.EXACT_NOT_YET_VALID, "valid_after", "The authorization is not valid yet.")
     EXACT_TOO_LATE = Text(Reason.EXACT_EXPIRED, "valid_before", "The authorization has expired, or is about to.")
     EXACT_UNSIGNED = Text(Reason.EXACT_SIGNATURE, "signature", "The payment is not signed.")
-    EXACT_UNDEPLOYED = Text(Reason.EXACT_SIGNATURE, "signature", "A wallet that is not deployed yet cannot pay here.")
+    EXACT_UNDEPLOYED = Text(Reason.EXACT_SIGNATURE, "signature", "A wallet that is not deployed yet cannot pay here.",
+        "invalid_exact_evm_payload_undeployed_smart_wallet")
+    EXACT_FACTORY = Text(Reason.EXACT_SIGNATURE, "signature",
+        "The operator does not list this factory, so the payer's wallet is not deployed for it.",
+        "eip6492_factory_not_allowed")
+    EXACT_WRAPPER = Text(Reason.EXACT_SIGNATURE, "signature", "The ERC-6492 wrapper cannot be read.")
     EXACT_SIGNED_BY_ANOTHER = Text(Reason.EXACT_SIGNATURE, "signature",
         "The payer's key did not sign this transfer, and there is no contract at {payer}.")
     EXACT_SIGNED_BY_NOBODY = Text(Reason.EXACT_SIGNATURE, "signature",

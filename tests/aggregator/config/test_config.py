@@ -2,13 +2,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from config_sample import ESCROW, GOOD, KEYS
+from config_sample import ESCROW, GOOD, KEYS, TOKEN
 
+from tallystick.eip712 import PERMIT2_ADDRESS
 from tallystick.hexadecimal import checksum
 from tallystick.keys import create_keystore
 from tallystick.signatures import Signer
 from tallystick_aggregator.auth.limits import GasLimits
 from tallystick_aggregator.auth.transfer_limits import TransferLimits
+from tallystick_aggregator.chain.multicall import MULTICALL3_ADDRESS
 from tallystick_aggregator.chain.settings import ConfigurationError, FeeSettings
 from tallystick_aggregator.runtime.config.chains import describe
 from tallystick_aggregator.runtime.config.file import Config
@@ -421,6 +423,29 @@ def test_x9_exact_is_on_without_a_minimum_unless_it_is_told_otherwise(load: Load
     assert load().exact_limits == TransferLimits(enabled=True, amount_min=0)
     config = load(text='[exact]\nenabled = false\namount_min = "500"\n' + GOOD)
     assert config.exact_limits == TransferLimits(enabled=False, amount_min=500)
+
+
+def test_factories_of_wallets_are_none_unless_they_are_listed(load: Load) -> None:
+    assert load().exact_limits.erc6492_factories == frozenset()
+    config = load(text=f'[exact]\nerc6492_factories = ["0x{"fa" * 20}"]\n' + GOOD)
+    assert config.exact_limits.erc6492_factories == {b"\xfa" * 20}
+
+
+@pytest.mark.parametrize(
+    ("factory", "told"),
+    [
+        ("0x1234", r"exact\.erc6492_factories\[1\]: got 0x and 4 hex digits, allowed 0x and 40"),
+        ("0x" + "00" * 20, "which is nobody's"),
+        (checksum(MULTICALL3_ADDRESS), "which is Multicall3"),
+        (checksum(PERMIT2_ADDRESS), "which is Permit2"),
+        (ESCROW, "which is the escrow of eip155:31337"),
+        (TOKEN, "which is the token USDC of eip155:31337"),
+        (checksum(Signer(bytes.fromhex(KEYS["operator"])).address), "which is the operator of eip155:31337"),
+    ],
+)
+def test_a_factory_that_payers_must_not_have_called_is_refused(load: Load, factory: str, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        load(text=f'[exact]\nerc6492_factories = ["0x{"fa" * 20}", "{factory}"]\n' + GOOD)
 
 
 @pytest.mark.usefixtures("strangers")
