@@ -157,6 +157,12 @@ async def test_x2_a_deployment_above_the_gas_cap_is_refused_and_named(market: Ma
     assert checksum(FACTORY) in refusal.message
 
 
+async def test_x5_a_sender_that_can_pay_for_a_transfer_alone_deploys_nothing(market: Marketplace) -> None:
+    market.chain.gas_money = DEPLOYING_GAS_MAX - 1
+    assert (await refused(market, by_wallet())).reason is Reason.EXACT_UNAVAILABLE
+    assert isinstance(await market.exact.verify(EXACT_TERMS, transfer_of(WALLET, 1), CALLER), Verified)
+
+
 async def test_a_call_that_deploys_another_wallet_pays_nothing(market: Marketplace) -> None:
     refusal = await refused(market, by_wallet(data=STRANGE))
     assert refusal.reason is Reason.EXACT_SIGNATURE
