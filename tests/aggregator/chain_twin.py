@@ -19,6 +19,7 @@ from tallystick import eip712
 from tallystick.channels import ChannelConfig, account_id, channel_id
 from tallystick.eip712 import PERMIT2_ADDRESS, Domain, escrow_domain, permit2_domain
 from tallystick.x402 import ExactAuthorization, Permit2Authorization
+from tallystick_aggregator.chain.bundle_port import Bundles
 from tallystick_aggregator.chain.multicall import MULTICALL3_ADDRESS
 from tallystick_aggregator.chain.port import (
     GAS_LIMIT_MAX,
@@ -114,6 +115,7 @@ class ChainTwin:
         self.finds_accounts = True
         """Whether the watcher opens accounts by itself; those that were tracked it always does."""
         self.token = TokenTwin(self)
+        self.bundles: Bundles | None = None
         self.permit2_token: Permit2TokenTwin | None = None
         """Where it is set, payments may move the token by Permit2."""
         self._effects: dict[bytes, Callable[[], int]] = {}

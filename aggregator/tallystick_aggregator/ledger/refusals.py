@@ -184,6 +184,16 @@ class Why:
         "The permit has another nonce than the token expects of its owner.")
     PERMIT_SIGNATURE = Text(Reason.PERMIT2_PERMIT, "extensions.eip2612GasSponsoring.info.signature",
         "The payer's key did not sign the permit.")
+    APPROVAL_UNREADABLE = Text(Reason.PERMIT2_PERMIT, "extensions.erc20ApprovalGasSponsoring.info.signedTransaction",
+        "The signed approval cannot be read.", "invalid_erc20_approval_extension_format")
+    APPROVAL_OF_ANOTHER = Text(Reason.PERMIT2_PERMIT, "extensions.erc20ApprovalGasSponsoring.info",
+        "The signed approval is not for this payment.", "invalid_erc20_approval_extension_format")
+    APPROVAL_DIFFERS = Text(Reason.PERMIT2_PERMIT, "extensions.erc20ApprovalGasSponsoring.info.signedTransaction",
+        "The signed approval has another {name} than is sent here.", "invalid_erc20_approval_extension_format")
+    APPROVAL_TOO_LONG = Text(Reason.PERMIT2_PERMIT, "deadline",
+        "A payment whose approval is paid for may not be valid for so long.")
+    APPROVAL_BY_CONTRACT = Text(Reason.PERMIT2_PERMIT, "from",
+        "An account with code approves Permit2 by itself; it is sent no gas money.")
     UPTO_FACILITATOR = Text(Reason.UPTO_FACILITATOR_MISMATCH, "witness.facilitator",
         "The payment may be settled by another facilitator only.")
     UPTO_EXCEEDED = Text(Reason.UPTO_AMOUNT_EXCEEDED, "amount", "The payer signed for less than is to be settled.")
@@ -273,7 +283,7 @@ def refuse(
     What is refused for what became of a `transaction` has its hash in `got` too. See `Refusal`.
     """
     reason, usual_field, text, code = why
-    got = got or (to_hex(transaction) if transaction else "")
+    got = to_hex(transaction) if transaction and got == "" else got
     said = text.format(transaction=got, **words) if words else text
     usual = field or usual_field
     return Refusal(reason, said, usual, str(got), str(allowed), totals, retry_after_s, code, transaction)

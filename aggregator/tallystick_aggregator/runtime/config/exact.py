@@ -97,7 +97,8 @@ def exact_open(
         return None
     sender = load_key(with_paths(section.sender_key, folder.joinpath), "exact_open.sender_key")
     for chain in chains:
-        if sender.address in {chain.sender.address, chain.operator, chain.operator_signer.address}:
+        bundles = {chain.bundles.sender.address} if chain.bundles else set[bytes]()
+        if sender.address in {chain.sender.address, chain.operator, chain.operator_signer.address} | bundles:
             raise ConfigurationError(
                 f"exact_open.sender_key: got a key that {chain.network} uses as its sender or operator, allowed one of"
                 " its own: strangers must not spend what sellers' claims are sent with"

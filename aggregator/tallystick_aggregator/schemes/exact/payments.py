@@ -28,6 +28,7 @@ from tallystick_aggregator.accounts.offers import Offers, amount_is, find_offer,
 from tallystick_aggregator.accounts.outcomes import named_otherwise, overloaded, unless_unavailable, wait_until_mined
 from tallystick_aggregator.auth.limits import GasBudget
 from tallystick_aggregator.auth.transfer_limits import NO_LIMITS, TransferLimits
+from tallystick_aggregator.chain.bundle_port import BundleBusyError
 from tallystick_aggregator.chain.port import (
     Chain,
     ChainUnavailableError,
@@ -299,7 +300,9 @@ class TransferPayments(ABC, Generic[A]):
                 return spent
             for left in range(GRACE_S, -1, -1):
                 try:
-                    return await case.chain.send(send)
+                    return await found.send(send)
+                except BundleBusyError:
+                    return overloaded("payments whose approval is paid for", 1)
                 except PaymentIdTakenError:
                     return refuse(Why.PAYMENT_IDENTIFIER_TAKEN)
                 except RevertedError as error:
@@ -384,7 +387,7 @@ class ExactPayments(TransferPayments[Authorization]):
         offered = self._offers[chain.escrow.ref].tokens
         tokens = [token for address, token in offered.items() if chain.tokens[address].by_eip3009]
         own = [Kind(self.name, chain.network, tokens, signers=(chain.sender,))] if tokens else []
-        return [*own, *permit2_kinds(self.name, chain, offered)]
+        return [*own, *permit2_kinds(self.name, chain, offered, with_approvals=True)]
 
     async def verify(self, terms: PaymentTerms, payment: Authorization, caller: Caller = NOBODY) -> Verified | Refusal:
         """See TransferPayments."""

@@ -16,10 +16,12 @@ from tallystick.x402 import Permit2Authorization
 from tallystick_aggregator.accounts.outcomes import overloaded
 from tallystick_aggregator.auth.limits import GasBudget, RateLimit
 from tallystick_aggregator.auth.transfer_limits import TransferLimits
-from tallystick_aggregator.chain.port import Block, Call, Chain, OutOfGasError, RevertedError
+from tallystick_aggregator.chain.bundle_port import Bundle
+from tallystick_aggregator.chain.port import Block, Call, Chain, OutOfGasError, RevertedError, Send
 from tallystick_aggregator.chain.token_port import Deployment, Permit2Token, Token
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse
+from tallystick_aggregator.schemes.exact.approvals import plan_bundle
 from tallystick_aggregator.schemes.exact.authorizations import (
     GRACE_S,
     Authorization,
@@ -31,8 +33,8 @@ from tallystick_aggregator.schemes.exact.authorizations import (
     window_is_open,
 )
 from tallystick_aggregator.schemes.exact.counterfactual import deployment_refusal
-from tallystick_aggregator.schemes.exact.permit2 import approval_refusal
-from tallystick_aggregator.store.port import TransactionKind
+from tallystick_aggregator.schemes.exact.permit2 import approval_refusal, brings_approval
+from tallystick_aggregator.store.port import OutboundTransaction, TransactionKind
 
 TRANSFER_GAS_MAX: Final = 250_000
 """Gas of one transfer at most. USDC takes some 82,000 with a key's signature, contract wallets in use 60,000 more;
@@ -76,13 +78,15 @@ it is barred."""
 class Transfer:
     """A payment, on its chain and in its token, which is a `Permit2Token` where Permit2 moves it.
 
-    `deployment`: what would deploy the payer's wallet first, if it has no code.
+    `deployment`: what would deploy the payer's wallet first, if it has no code. `bundle`: what goes before the transfer
+    in transactions of their own.
     """
 
     chain: Chain
     token: TransferToken
     payment: Authorization
     deployment: Deployment | None = field(default=None, kw_only=True)
+    bundle: Bundle | None = field(default=None, kw_only=True)
 
     @property
     def gas_max(self) -> int:
@@ -97,6 +101,12 @@ class Transfer:
         if self.deployment is None:
             return token.transfer_call(self.payment)
         return token.deploying_transfer_call(self.payment, self.deployment)
+
+    async def send(self, send: Send) -> OutboundTransaction:
+        """As `Chain.send`; raises BundleBusyError besides."""
+        if self.bundle is None or self.chain.bundles is None:
+            return await self.chain.send(send)
+        return await self.chain.bundles.send(send, self.bundle, self.payment.valid_before)
 
 
 class Preconditions:
@@ -143,7 +153,7 @@ class Preconditions:
         refusal = await self._chain_state_allows(transfer, block)
         if refusal is not None:
             return refusal
-        found = await self._as_deployed(transfer, block)
+        found = await self._as_sent(transfer, block)
         if isinstance(found, Refusal):
             return found
         transfer = found
@@ -164,8 +174,17 @@ class Preconditions:
                 break
         return transfer
 
-    async def _as_deployed(self, transfer: Transfer, block: Block) -> Transfer | Refusal:
-        """Return the transfer as it is sent: without a deployment where the wallet has code already (ERC-6492)."""
+    async def _as_sent(self, transfer: Transfer, block: Block) -> Transfer | Refusal:
+        """Return the transfer as it is sent: without a deployment where the wallet has code already (ERC-6492), and
+        with a bundle where the payer has not approved Permit2 yet.
+        """
+        payment = transfer.payment
+        if brings_approval(payment, transfer.chain):
+            token = cast("Permit2Token", transfer.token)
+            if await token.allowance(payment.from_, block) >= payment.value:
+                return transfer
+            bundle = await plan_bundle(transfer.chain, payment, block, self._clock_s())
+            return bundle if isinstance(bundle, Refusal) else replace(transfer, bundle=bundle)
         if transfer.deployment is None:
             return transfer
         if await transfer.chain.code(transfer.payment.from_, block):
@@ -185,7 +204,10 @@ class Preconditions:
     async def _simulate(self, transfer: Transfer, block: Block, gas_max: int) -> None:
         """As the transaction would run: in the next block, which tokens compare with the authorization's window."""
         at_s = max(block.timestamp, self._clock_s()) + 1
-        await transfer.chain.simulate(transfer.call(), block, gas_max=gas_max, at_s=at_s)
+        if transfer.bundle is not None and transfer.chain.bundles is not None:
+            await transfer.chain.bundles.simulate(transfer.bundle, transfer.call(), block, gas_max=gas_max)
+        else:
+            await transfer.chain.simulate(transfer.call(), block, gas_max=gas_max, at_s=at_s)
 
     def _is_taken(self, transfer: Transfer) -> Refusal | None:
         """Check what the operator configured, and what became of the payer's earlier transfers (X3, X9)."""
@@ -232,7 +254,7 @@ class Preconditions:
             return refuse(Why.EXACT_ABOVE_BALANCE, payment.value, f"at most {balance}")
         if isinstance(payment, Permit2Authorization):
             token = cast("Permit2Token", transfer.token)
-            return await approval_refusal(token, payment, block, self._clock_s())
+            return await approval_refusal(transfer.chain, token, payment, block, self._clock_s())
         return None
 
     async def _why_simulation_fails(
