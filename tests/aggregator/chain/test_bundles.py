@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from eth_abi.abi import encode
+from eth_account import Account
 from eth_account.typed_transactions.typed_transaction import TypedTransaction
 from harness import Side, chain_side
 from hexbytes import HexBytes
@@ -18,6 +19,7 @@ from httpx2 import AsyncClient
 from hypothesis import given
 from hypothesis import strategies as st
 from rpc_servers import Endpoint, JsonRpcError
+from x402.extensions.erc20_approval_gas_sponsoring.client import sign_erc20_approval_transaction
 
 import site_files
 from _anvil import Anvil, hexed
@@ -227,6 +229,31 @@ async def test_a_payer_without_coin_approves_and_pays_in_one_block(stall: Stall)
         assert isinstance(second, Settled), "Permit2 is approved now"
         assert len(stall.builder.offered) == 1
         assert side.chain.problems() == []
+
+
+class OfficialSigner:
+    """What the official SDK asks of a payer's signer."""
+
+    def __init__(self, stall: Stall) -> None:
+        self.stall, self.account = stall, Account.from_key(sha256(b"a payer without coin").digest())
+        self.address = self.account.address
+
+    def get_transaction_count(self, address: str) -> int:
+        return int(self.stall.devnet.anvil.rpc("eth_getTransactionCount", address, "latest"), 16)
+
+    def estimate_fees_per_gas(self) -> tuple[int, int]:
+        return self.stall.base_fee() * 2, self.stall.base_fee()
+
+    def sign_transaction(self, transaction: dict[str, Any]) -> str:
+        return hexed(bytes(self.account.sign_transaction(transaction).raw_transaction))
+
+
+async def test_an_approval_by_the_official_sdk_is_taken(stall: Stall) -> None:
+    made: Any = sign_erc20_approval_transaction(OfficialSigner(stall), checksum(stall.token), CHAIN_ID)
+    async with opened(stall) as (exact, _):
+        payment = stall.payment(approval=bytes.fromhex(made.signed_transaction[2:]))
+        assert isinstance(await exact.settle(stall.terms(), payment), Settled)
+        assert stall.received() == VALUE
 
 
 async def test_a_payer_with_coin_is_sent_no_gas_money(stall: Stall) -> None:
