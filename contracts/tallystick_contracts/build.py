@@ -27,6 +27,8 @@ SOURCES: Final[dict[ContractName, str]] = {
     "TestExactPermit2Proxy": "src/test/TestPermit2Proxy.sol",
     "TestUptoPermit2Proxy": "src/test/TestPermit2Proxy.sol",
     "TestPermitToken": "src/test/TestPermitToken.sol",
+    "TestMulticall3": "src/test/TestMulticall3.sol",
+    "TestWalletFactory": "src/test/TestWalletFactory.sol",
 }
 
 # The same as in contracts/foundry.toml.

@@ -91,6 +91,14 @@ class ChainLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class BundleSettings:
+    """Where bundles are offered, and the key that sends them and nothing else."""
+
+    url: str = field(repr=False)
+    sender: Signer
+
+
+@dataclass(frozen=True, slots=True)
 class ChainSettings:
     """One escrow on its network, with tokens and keys. The settings of a network's escrows differ in the escrow only.
 
@@ -120,6 +128,8 @@ class ChainSettings:
     """None: HEAD_AGE_S_MAX, and no limit on chains for development. 0: no limit."""
     fees: FeeSettings = FeeSettings()
     limits: ChainLimits = ChainLimits()
+    bundles: BundleSettings | None = None
+    """None: nobody's approval is paid for."""
 
     def __post_init__(self) -> None:
         """Check what needs no chain. Raises ConfigurationError."""

@@ -25,8 +25,11 @@ FACILITATOR = VECTOR["upto"]["permit2Authorization"]["witness"]["facilitator"]
 BY_PERMIT2 = {"assetTransferMethod": "permit2"}
 
 
-def offers(*, sponsored: bool = False) -> Any:
-    extensions = ("eip2612GasSponsoring",) if sponsored else ()
+SPONSORING = ("eip2612GasSponsoring", "erc20ApprovalGasSponsoring")
+
+
+def offers(*, sponsored: bool = False, extensions: tuple[str, ...] = ()) -> Any:
+    extensions = SPONSORING[:1] if sponsored else extensions
     kinds = (
         Kind("upto", VECTOR["network"], (TOKEN,), extra={**BY_PERMIT2, "facilitatorAddress": FACILITATOR}),
         Kind("exact", VECTOR["network"], (TOKEN,)),
@@ -58,6 +61,12 @@ def test_each_way_is_an_offer_of_its_own() -> None:
 def test_the_402_declares_that_permits_are_landed_where_they_are(sponsored: bool) -> None:
     required = payment_required(offers(sponsored=sponsored), ResourceInfo(url="http://shop/a"), "payment_required")
     assert ("eip2612GasSponsoring" in (required.extensions or {})) is sponsored
+
+
+@pytest.mark.parametrize("extensions", [(), SPONSORING[:1], SPONSORING[1:], SPONSORING])
+def test_the_402_declares_what_the_aggregator_sponsors_and_no_more(extensions: tuple[str, ...]) -> None:
+    required = payment_required(offers(extensions=extensions), ResourceInfo(url="http://shop/a"), "payment_required")
+    assert set(SPONSORING) & set(required.extensions or {}) == set(extensions)
 
 
 @pytest.mark.parametrize(("scheme", "index"), [("exact", 1), ("upto", 2)])

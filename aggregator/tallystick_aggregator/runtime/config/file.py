@@ -247,7 +247,7 @@ class Config:
             rules=rules,
             charge_limits=charge_limits,
             gas_limits=file.gas_limits(),
-            exact_limits=file.exact.limits(),
+            exact_limits=file.exact.limits(chains),
             exact_open=exact_open(file.exact_open, chains, folder, load_key),
             chains=chains,
             http=None if file.http is None else read_http(file.http, file.server.check_listen),

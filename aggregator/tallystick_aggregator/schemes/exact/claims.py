@@ -20,6 +20,7 @@ from typing import Final
 
 from tallystick.hashing import keccak256
 from tallystick_aggregator.accounts.outcomes import overloaded, reverted
+from tallystick_aggregator.chain.sending.bundle_memo import unpack_bundle
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.schemes.exact.authorizations import Authorization
@@ -76,7 +77,7 @@ def owner_of(sent: OutboundTransaction, mine: Claim, call_data: Callable[[], byt
     A transaction from before claims were written down has no memo. It belongs to callers that name no attempt, as all
     did then, if it is this very transfer; nobody else gets anything for it.
     """
-    memo = sent.memo
+    memo = unpack_bundle(sent.memo).memo
     if memo[:1] == _VERSION and len(memo) in {65, 129}:
         return Claim(memo[1:33], memo[33:65], memo[65:97], memo[97:129])
     return Claim(mine.authorization if sent.data == call_data() else b"", mine.principal, b"", b"")

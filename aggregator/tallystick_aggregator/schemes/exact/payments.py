@@ -12,7 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic
 
 from tallystick.codec.facilitator import read_exact
 from tallystick.errors import Described, MalformedError
@@ -23,6 +23,7 @@ from tallystick_aggregator.accounts.offers import Offers, amount_is, find_offer,
 from tallystick_aggregator.accounts.outcomes import named_otherwise, overloaded, unless_unavailable, wait_until_mined
 from tallystick_aggregator.auth.limits import GasBudget
 from tallystick_aggregator.auth.transfer_limits import NO_LIMITS, TransferLimits
+from tallystick_aggregator.chain.bundle_port import BundleBusyError
 from tallystick_aggregator.chain.port import Chain, ChainUnavailableError, PaymentIdTakenError, RevertedError, Send
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse
@@ -44,16 +45,15 @@ from tallystick_aggregator.schemes.exact.claims import (
     claim_of,
     owner_of,
 )
+from tallystick_aggregator.schemes.exact.counterfactual import unwrap
 from tallystick_aggregator.schemes.exact.payloads import read_payload
 from tallystick_aggregator.schemes.exact.permit2 import find_permit2_token, permit2_kinds, without_unsponsored
-from tallystick_aggregator.schemes.exact.preconditions import TRANSFER_GAS_MAX, Preconditions, Transfer
-from tallystick_aggregator.schemes.exact.reason_codes import PERMIT2_CODES, REASON_CODES
+from tallystick_aggregator.schemes.exact.preconditions import Preconditions, Transfer
+from tallystick_aggregator.schemes.exact.reason_codes import REASON_CODES, with_its_code
 from tallystick_aggregator.schemes.exact.served import Served
 from tallystick_aggregator.schemes.port import NOBODY, PAYLOAD, Caller
 from tallystick_aggregator.store.port import OutboundTransaction, Outbox, Payout, TransactionKind, TransactionStatus
 from tallystick_aggregator.tasks import SingleFlight
-
-Answer = TypeVar("Answer")
 
 SETTLEMENTS_MAX: Final = 1_024
 """Exact payments being settled at once, those included that wait for a block."""
@@ -201,11 +201,11 @@ class TransferPayments(ABC, Generic[A]):
                 return overloaded("exact payments being verified", VERIFIES_MAX)
             self._verifying += 1
             try:
-                refusal = await self._preconditions.would_settle(case)
+                found = await self._preconditions.would_settle(case)
             finally:
                 self._verifying -= 1
-            if refusal is not None:
-                return refusal
+            if isinstance(found, Refusal):
+                return found
             until_s = self._hold_until(case)
         else:
             until_s = self._clock_s() + CLAIM_S
@@ -282,26 +282,28 @@ class TransferPayments(ABC, Generic[A]):
         return case.payment.value
 
     async def _send(self, case: Case) -> OutboundTransaction | Refusal:
-        refusal = await self._preconditions.would_settle(case)
-        if refusal is not None:
-            return refusal
+        found = await self._preconditions.would_settle(case)
+        if isinstance(found, Refusal):
+            return found
         payment = case.payment
         send = Send(
             TransactionKind.EXACT,
             case.slot,
-            case.call(),
+            found.call(),
             payouts=(Payout(payment.to, case.token.address, payment.value),),
             memo=case.mine.encode(),
             payer=payment.from_,
             payment_id=case.payment_id,
-            gas_max=TRANSFER_GAS_MAX,
+            gas_max=found.gas_max,
         )
         with self._budget.hold(case.chain, TransactionKind.EXACT, payment.from_, has_paid=True) as spent:
             if spent is not None:
                 return spent
             for left in range(GRACE_S, -1, -1):
                 try:
-                    return await case.chain.send(send)
+                    return await found.send(send)
+                except BundleBusyError:
+                    return overloaded("payments whose approval is paid for", 1)
                 except PaymentIdTakenError:
                     return refuse(Why.PAYMENT_IDENTIFIER_TAKEN)
                 except RevertedError as error:
@@ -360,12 +362,18 @@ class TransferPayments(ABC, Generic[A]):
         token = self._find_token(chain, terms, payment)
         if isinstance(token, Refusal):
             return token
+        deployment = None
         if isinstance(payment, Permit2Authorization):
             payment = without_unsponsored(chain.permit2_tokens[terms.asset], payment)
+        elif self._limits.erc6492_factories:
+            unwrapped = unwrap(token, payment)
+            if isinstance(unwrapped, Refusal):
+                return unwrapped
+            payment, deployment = unwrapped.payment, unwrapped.deployment
         payment = with_canonical_v(token, payment)
         claim = claim_of(transfer_digest(token, payment), payment, caller)
         slot = transfer_slot(chain.network, terms.asset, payment)
-        return Case(chain, token, payment, slot, claim, caller.payment_id)
+        return Case(chain, token, payment, slot, claim, caller.payment_id, deployment=deployment)
 
 
 def _is_sent(outbound: OutboundTransaction | None) -> bool:
@@ -384,19 +392,12 @@ class ExactPayments(TransferPayments[Authorization]):
         offered = self._offers[chain.escrow.ref].tokens
         tokens = [token for address, token in offered.items() if chain.tokens[address].by_eip3009]
         own = [Kind(self.name, chain.network, tokens, signers=(chain.sender,))] if tokens else []
-        return [*own, *permit2_kinds(self.name, chain, offered)]
+        return [*own, *permit2_kinds(self.name, chain, offered, with_approvals=True)]
 
     async def verify(self, terms: PaymentTerms, payment: Authorization, caller: Caller = NOBODY) -> Verified | Refusal:
         """See TransferPayments."""
-        return _coded(payment, await super().verify(terms, payment, caller))
+        return with_its_code(payment, await super().verify(terms, payment, caller))
 
     async def settle(self, terms: PaymentTerms, payment: Authorization, caller: Caller = NOBODY) -> Settled | Refusal:
         """See TransferPayments."""
-        return _coded(payment, await super().settle(terms, payment, caller))
-
-
-def _coded(payment: Authorization, answer: Answer) -> Answer | Refusal:
-    """Return the answer; the refusal of a payment by Permit2 with the standard code that it has."""
-    if isinstance(answer, Refusal) and isinstance(payment, Permit2Authorization):
-        return answer._replace(code=answer.code or PERMIT2_CODES.get(answer.reason, ""))
-    return answer
+        return with_its_code(payment, await super().settle(terms, payment, caller))

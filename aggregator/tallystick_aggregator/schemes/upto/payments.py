@@ -91,9 +91,9 @@ class UptoPayments(TransferPayments[Permit2Authorization]):
         refusal = await self._named_otherwise(case)
         refusal = refusal or self._claims.conflict(case.slot, case.mine, None, None)
         if refusal is None and not is_signed_by_key(case.token, case.payment):
-            refusal = await self._preconditions.would_settle(
-                replace(case, payment=replace(payment, value=payment.permitted))
-            )
+            whole = replace(case, payment=replace(payment, value=payment.permitted))
+            found = await self._preconditions.would_settle(whole)
+            refusal = found if isinstance(found, Refusal) else None
         if refusal is not None:
             return refusal
         replayed = not case.mine.attempt and case.slot in self._unused
