@@ -5,7 +5,7 @@ GET of its resource's URL ("mcp://tool/forecast"): its arguments are not, as no 
 its schemes.
 """
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from io import BytesIO
 from typing import Any, Final, TypeAlias, cast
 from urllib.parse import urlsplit
@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from x402 import schemas
 from x402.http.types import HTTPAdapter, HTTPTransportContext
 
+from tallystick.errors import MalformedError
 from tallystick.hexadecimal import to_hex
 from tallystick.requests import body_digest, normal_target, request_hash
 from tallystick.x402 import bound_hash, read_deferred, without_page
@@ -26,11 +27,20 @@ BodyReader: TypeAlias = Callable[[HTTPAdapter], "bytes | Awaitable[bytes]"]
 """Reads the bytes of a request's body, and leaves them to the application as well."""
 
 
+def request_at(method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> PayableRequest:
+    """A request as an HTTP client's URL tells it; `body` as of `payable_request`. Raises MalformedError."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise MalformedError("url", url, "a URL") from None
+    # A login is no part of the host: budgets count by that.
+    host = parts.netloc.rpartition("@")[2]
+    return payable_request(method, parts.scheme, host, url.encode(), headers, body)
+
+
 def resource_request(url: str) -> PayableRequest:
-    """What is paid for, as far as a 402 tells it: GET of its resource."""
-    parts = urlsplit(url)
-    target = normal_target(url.encode())
-    return payable_request(METHOD, parts.scheme, parts.netloc, target, {}, b"")
+    """What is paid for, as far as a 402 tells it: GET of its resource. Raises MalformedError."""
+    return request_at(METHOD, url, {}, b"")
 
 
 def resource_hash(url: str) -> bytes:

@@ -94,7 +94,7 @@ class WalletPayments:
             id_ = again[1] if again is not None and again[0].key == request.key else None
             order = Order(request.host, request.request_hash, self._clock, id_)
             payment = await self._scheme.pay(self._wallet, offer, order)
-        self._under_way[owner] = _UnderWay(request, payment, was_sent_before, is_kept=_is_http(request))
+        self._under_way[owner] = _UnderWay(request, payment, was_sent_before, is_kept=not _is_tool(request))
         message = decode_header(payment.header, PaymentPayload, PAYMENT_SIGNATURE_HEADER)
         return {**message.payload, "__extensions": message.extensions or {}}
 
@@ -136,7 +136,7 @@ class WalletPayments:
         """Raise as our own transports do where nothing is to be paid at all."""
         if request.method in FREE_METHODS:
             raise OfferNotAllowedError([f"{request.method} carries no page to pay for"])
-        if _is_http(request) and self._require_https and not request.is_private:
+        if not _is_tool(request) and self._require_https and not request.is_private:
             raise InsecureOriginError(request.origin)
 
     def _keep(self, found: _UnderWay) -> None:
@@ -158,8 +158,8 @@ class WalletPayments:
         return None
 
 
-def _is_http(request: PayableRequest) -> bool:
-    return request.origin.startswith("http")
+def _is_tool(request: PayableRequest) -> bool:
+    return request.origin.startswith("mcp:")
 
 
 def told_answer(context: schemas.PaymentResponseContext) -> Answer:

@@ -22,9 +22,11 @@ from tallystick.hexadecimal import checksum, to_hex
 from tallystick.requests import blinded_hash, body_digest, normal_target, request_hash
 from tallystick.tokens import Token
 from tallystick.x402 import DeferredTerms, Network, PaymentTerms
+from tallystick_client import InsecureOriginError
 from tallystick_client.x402 import BearerAuth, DeferredServerScheme, KeptAnswers, KeptAnswersMiddleware
-from tallystick_client.x402.binding import bind, http_hash, is_bound_to_body, read_body, resource_hash
+from tallystick_client.x402.binding import bind, http_hash, is_bound_to_body, read_body, request_at, resource_hash
 from tallystick_client.x402.kept import key_of
+from tallystick_client.x402.payments import WalletPayments
 
 NETWORK = "eip155:31337"
 TOKEN, OTHER = bytes([7]) * 20, bytes([8]) * 20
@@ -258,6 +260,34 @@ class App:
         self.runs += 1
         await send({"type": "http.response.start", "status": self._status, "headers": self._headers})
         await send({"type": "http.response.body", "body": f"run {self.runs}".encode()})
+
+
+@pytest.mark.parametrize(
+    ("url", "origin", "target"),
+    [
+        ("http://shop.test?a=1", "http://shop.test", b"/?a=1"),
+        ("http://rogue.test?@localhost", "http://rogue.test", b"/?@localhost"),
+        ("http://localhost@rogue.test/page", "http://rogue.test", b"/page"),
+        ("https://user:word@shop.test:8443/page", "https://shop.test:8443", b"/page"),
+    ],
+)
+def test_a_buyer_knows_whom_a_url_speaks_to(url: str, origin: str, target: bytes) -> None:
+    request = request_at("GET", url, {}, b"")
+    assert (request.origin, request.target) == (origin, target)
+    assert request.is_private is origin.startswith("https:")
+
+
+def test_a_url_that_is_none_is_told() -> None:
+    with pytest.raises(MalformedError, match="url"):
+        request_at("GET", "http://[", {}, b"")
+
+
+@pytest.mark.parametrize("url", ["http://shop.test/page", "/page", "", "//localhost@shop.test"])
+async def test_w10_a_402_that_does_not_say_https_is_not_paid_by_a_client_without_hooks(url: str) -> None:
+    wallet: Any = SimpleNamespace(schemes={"deferred": None})
+    required = schemas.PaymentRequired(accepts=[payment().accepted], resource=schemas.ResourceInfo(url=url))
+    with pytest.raises(InsecureOriginError):
+        await WalletPayments(wallet, "deferred").pay("task", required, payment().accepted, None)
 
 
 async def test_an_answer_is_sent_again_once_for_each_verification() -> None:
