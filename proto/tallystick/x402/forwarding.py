@@ -8,6 +8,7 @@ whether that is the request that it came with. What is handed on has nothing lef
 guessed, where the payer blinded the hash (`payload.blind`).
 """
 
+from collections.abc import Collection
 from typing import Any
 
 from msgspec import structs
@@ -39,10 +40,11 @@ def bound_hash(payment: DeferredPayment, request_hash: bytes) -> bytes:
     return bound
 
 
-def without_page(payment: PaymentPayload) -> PaymentPayload:
+def without_page(payment: PaymentPayload, extensions: Collection[str] = ()) -> PaymentPayload:
     """The payment as its aggregator may see it: no `resource`, no `payload.blind`, and of the extensions, which may
-    hold the seller's patterns of paths, only the payment's id.
+    hold the seller's patterns of paths, only the payment's id and those that are named.
     """
     payload: dict[str, Any] = {name: value for name, value in payment.payload.items() if name != "blind"}
-    extensions = {name: value for name, value in (payment.extensions or {}).items() if name == PAYMENT_IDENTIFIER}
-    return structs.replace(payment, payload=payload, resource=None, extensions=extensions or None)
+    names = {PAYMENT_IDENTIFIER, *extensions}
+    kept = {name: value for name, value in (payment.extensions or {}).items() if name in names}
+    return structs.replace(payment, payload=payload, resource=None, extensions=kept or None)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from tallystick.errors import MalformedError
 from tallystick.facilitator import Kind, Limits, Supported
@@ -68,6 +69,19 @@ def test_a_payment_is_passed_on_as_it_came_and_known_by_what_permit2_takes_once(
     assert incoming.payer == parse_address(VECTOR["payer"], "payer")
     nonce = int(VECTOR[scheme]["permit2Authorization"]["nonce"])
     assert int(incoming.payment_id, 16) == nonce
+
+
+@pytest.mark.parametrize(("scheme", "index"), [("exact", 1), ("upto", 2)])
+def test_what_is_passed_on_tells_neither_the_page_nor_the_sellers_patterns(scheme: str, index: int) -> None:
+    offer = offers()[index]
+    told = structs.replace(
+        payment(scheme, offer),
+        resource=ResourceInfo(url="https://news.example/secret"),
+        extensions={**VECTOR["extensions"], "pay-ahead": {"info": {"path": "/secret*"}}, "bazaar": {"path": "/secret"}},
+    )
+    passed_on = offer.scheme.read(told, offer)(bytes(32)).payment.payload
+    assert b"secret" not in passed_on
+    assert decode_json(passed_on, PaymentPayload, "payment", HEADER_BYTES_MAX) == payment(scheme, offer)
 
 
 def test_the_price_of_upto_is_a_maximum_and_that_of_exact_is_not() -> None:
