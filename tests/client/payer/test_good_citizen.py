@@ -1,5 +1,6 @@
 """What the transport owes to sellers that are not ours, and to who uses it."""
 
+import gzip
 import json
 from base64 import b64encode
 from dataclasses import replace
@@ -315,6 +316,18 @@ async def test_p23_another_402_without_terms_is_the_callers_to_read(wallet: Wall
         response = await http.get(URL)
         assert response.status_code == 402
         assert response.content == httpx2.Response(402, **answer).content
+
+
+async def test_p23_a_compressed_402_is_not_unpacked_by_the_transport(wallet: Wallet) -> None:
+    bomb = gzip.compress(b" " * 50_000_000)
+
+    async def answer(_: httpx2.Request) -> httpx2.Response:
+        headers = {"content-type": "application/json", "content-encoding": "gzip", "content-length": str(len(bomb))}
+        return httpx2.Response(402, headers=headers, stream=httpx2.ByteStream(bomb))
+
+    async with client(wallet, httpx2.MockTransport(answer)) as http, http.stream("GET", URL) as response:
+        assert response.status_code == 402
+        assert not response.is_stream_consumed
 
 
 def test_a_receipt_in_base64url_is_read_too() -> None:

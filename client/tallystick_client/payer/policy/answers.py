@@ -33,7 +33,12 @@ class Answer(NamedTuple):
 
 
 def is_told_in_body(status: int, headers: Mapping[str, str]) -> bool:
-    """Whether a 402 may be of x402 version 1, which has its terms in the body: JSON, and short enough to be read."""
+    """Whether a 402 may be of x402 version 1, which has its terms in the body: JSON, and short enough to be read.
+
+    A compressed one is left to the caller: a few bytes can be made to unpack to gigabytes.
+    """
+    if "content-encoding" in headers:
+        return False
     if status != _PAYMENT_REQUIRED or PAYMENT_REQUIRED_HEADER in headers:
         return False
     length = headers.get("content-length", "")
