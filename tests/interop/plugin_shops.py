@@ -39,7 +39,6 @@ class Shop:
 
     url: str
     handled: Counter[str] = field(default_factory=Counter)
-    fail: bool = False
 
 
 def routes(market: Market) -> dict[str, RouteConfig]:
@@ -58,11 +57,25 @@ def routes(market: Market) -> dict[str, RouteConfig]:
     }
 
 
+class LosingFacilitator(FacilitatorClient):
+    """Loses its first answer to settle, after the aggregator gave it."""
+
+    is_lost = False
+
+    async def settle(self, payload: Any, requirements: Any) -> Any:
+        """Settle, then fail as the SDK's own client does whose connection broke."""
+        settled = await super().settle(payload, requirements)
+        if not self.is_lost:
+            self.is_lost = True
+            raise ConnectionResetError("the connection broke")
+        return settled
+
+
 @contextmanager
-def fastapi_shop(market: Market) -> Iterator[Shop]:
+def fastapi_shop(market: Market, made: type[FacilitatorClient] = FacilitatorClient) -> Iterator[Shop]:
     """FastAPI behind the SDK's middleware."""
     shop, kept = Shop(""), KeptAnswers()
-    facilitator = FacilitatorClient(market.aggregator, token=market.seller_token)
+    facilitator = made(market.aggregator, token=market.seller_token)
     server = x402ResourceServer(facilitator)
     network = str(market.operator.network)
     server.register(network, DeferredServerScheme(kept=kept, facilitator=facilitator))

@@ -34,7 +34,7 @@ from tallystick_client.payer.errors import InsecureOriginError, OfferNotAllowedE
 from tallystick_client.payer.http.price_cache import FREE_METHODS
 from tallystick_client.payer.http.steps import PayableRequest
 from tallystick_client.payer.http.unfinished import UnfinishedPayments
-from tallystick_client.payer.policy.answers import Answer, is_refused, read_receipt, reason_in, told_error
+from tallystick_client.payer.policy.answers import Answer, is_refused, reason_in, told_error
 from tallystick_client.payer.policy.offers import choose
 from tallystick_client.payer.wallet.schemes.port import Order, OutgoingPayment, Payer
 from tallystick_client.x402.binding import resource_request
@@ -105,12 +105,14 @@ class WalletPayments:
             return False
         payment, request = found.payment, found.request
         reason = reason_in(told_error(answer.headers))
-        if _is_open(answer, reason):
+        if is_refused(answer) and reason is Reason.PAYMENT_PENDING:
+            # The SDK's servers have no other status for a payment that is under way.
             payment.lost()
             self._keep(found)
             return False
         if payment.answered(answer).is_open:
             self._keep(found)
+            return False
         if not is_refused(answer):
             return False
         if found.was_sent_before:
@@ -183,10 +185,3 @@ def tool_answer(receipt: schemas.SettleResponse | None) -> Answer:
 def _with_receipt(receipt: schemas.SettleResponse) -> Answer:
     header = encode_header(ours(receipt, SettleResponse, PAYMENT_RESPONSE_HEADER))
     return Answer(_OK if receipt.success else _PAYMENT_REQUIRED, {PAYMENT_RESPONSE_HEADER: header})
-
-
-def _is_open(answer: Answer, reason: Reason) -> bool:
-    """Whether a 402 leaves open what became of the payment: the SDK's servers have no other status for that."""
-    receipt = read_receipt(answer)
-    told = Reason.from_code(receipt.error_reason or "") if receipt is not None and not receipt.success else reason
-    return is_refused(answer) and told is Reason.PAYMENT_PENDING

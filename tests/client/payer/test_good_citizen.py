@@ -12,6 +12,7 @@ from payer_fakes import PRICE, FakeSeller, no_sleep
 
 from tallystick.x402 import (
     PAYMENT_REQUIRED_HEADER,
+    PAYMENT_RESPONSE_HEADER,
     PAYMENT_SIGNATURE_HEADER,
     PaymentRequired,
     SettleResponse,
@@ -255,6 +256,31 @@ async def test_w10_a_payment_under_way_is_not_asked_for_after_the_requests_own_d
     async with httpx2.AsyncClient(transport=transport) as http:
         assert (await http.get(URL, extensions={"payment_deadline_s": 5})).status_code == 409
     assert clock.now_s - 1_000 <= 5
+
+
+@pytest.mark.parametrize(
+    ("reason", "is_open"),
+    [
+        ("the connection broke", True),
+        ("unexpected_settle_error", True),
+        ("payment_pending", True),
+        ("settlement_pending", True),
+        ("reservation_released", False),
+        ("payment_id_reused", False),
+    ],
+)
+async def test_an_official_seller_that_does_not_know_what_it_took_gets_the_same_payment_again(
+    wallet: Wallet, seller: FakeSeller, reason: str, is_open: bool
+) -> None:
+    failed = encode_header(SettleResponse(success=False, error_reason=reason, transaction="", network="eip155:31337"))
+    seller.after = [lambda _: httpx2.Response(402, headers={PAYMENT_RESPONSE_HEADER: failed}, json={})]
+    async with client(wallet, seller) as http:
+        assert (await http.get(URL)).status_code == 402
+        (account,) = (await wallet.status()).accounts
+        assert account.unknown == (PRICE if is_open else 0)
+        await http.get(URL)
+    sent = [payment["extensions"]["payment-identifier"]["info"]["id"] for payment in payments_of(seller)]
+    assert (sent[1] == sent[0]) is is_open
 
 
 async def test_p7_headers_of_up_to_64_kib_are_read(wallet: Wallet, seller: FakeSeller) -> None:
