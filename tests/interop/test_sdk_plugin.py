@@ -155,6 +155,21 @@ async def test_a_retry_in_another_task_sends_the_same_payment(shop: Shop, buyer:
     assert shop.handled["tasks"] == 1
 
 
+async def test_a_retry_by_another_worker_sends_the_same_payment(shop: Shop, buyer: Any) -> None:
+    async with buyer() as payer:
+        wire = Losing()
+        transport = x402AsyncTransport(payer.client, wire)
+        async with httpx.AsyncClient(transport=transport, event_hooks=payer.scheme.event_hooks, timeout=60) as http:
+            with pytest.raises(PaymentError):
+                await http.get(f"{shop.url}/page/handed-on")
+            assert (await http.get(f"{shop.url}/free")).status_code == 404, "this worker goes on, and is not done"
+            again = await asyncio.create_task(http.get(f"{shop.url}/page/handed-on"))
+        assert again.status_code == 200
+        assert len(set(wire.payments)) == 1
+        assert await payer.charged() == PRICE
+    assert shop.handled["handed-on"] == 1
+
+
 async def test_the_same_payment_pays_for_nothing_else(shop: Shop, buyer: Any) -> None:
     async with buyer() as payer:
         wire = Losing(0)

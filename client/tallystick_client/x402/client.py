@@ -90,6 +90,8 @@ class DeferredClientScheme(_Scheme):
         await self.payments.answered(_task(), tool_answer(context.settle_response))
 
     async def _show(self, request: Any) -> None:
+        # A task that goes on to its next request has given up the one before, and another task may try that again.
+        self.payments.lost(_task())
         body = await request.aread() if is_read_first(request.headers) else None
         shown.set(request_at(request.method, str(request.url), request.headers, body))
 

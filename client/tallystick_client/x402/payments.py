@@ -1,9 +1,9 @@
 """A wallet's payments through the SDK's client: which are under way, and which are to be sent again. No I/O of its own.
 
 The SDK asks a scheme for a payment after the 402 and tells it what came of the payment if the answer says so; that no
-answer came it tells nobody. So a payment without an answer counts as lost once its task (or thread) goes on to pay for
-something else, or has ended: one task waits for one answer at a time. The next payment for the same request is then the
-lost one, sent again: it is charged once.
+answer came it tells nobody. So a payment without an answer counts as lost once its task goes on to another request (a
+thread: once it pays for another), or has ended: each waits for one answer at a time. The next payment for the same
+request is then the lost one, sent again: it is charged once.
 
 Everything here runs in the wallet's event loop.
 """
@@ -131,8 +131,8 @@ class WalletPayments:
             self._keep(found)
 
     def owners(self) -> list[Hashable]:
-        """Who has a payment under way."""
-        return list(self._under_way)
+        """Who has a payment under way, or was told to make another."""
+        return [*self._under_way, *self._again]
 
     def _check(self, request: PayableRequest) -> None:
         """Raise as our own transports do where nothing is to be paid at all."""

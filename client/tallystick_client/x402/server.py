@@ -244,7 +244,10 @@ def _paid_request(context: Any) -> _PaidRequest | None:
 
 
 def _resource_url(payload: schemas.PaymentPayload, transport: object) -> str:
-    """What is sold without HTTP: the MCP tool that is called, which the server says, not the payer."""
+    """What is sold without HTTP: the MCP tool that is called, which the server says, not the payer.
+
+    Where a server says nothing, as one that verifies payments by itself: what the payer says. Nothing is compared then.
+    """
     if isinstance(transport, dict):
         return f"mcp://tool/{cast('dict[str, Any]', transport).get('toolName', '')}"
     return payload.resource.url if payload.resource is not None else ""
