@@ -1,4 +1,4 @@
-"""What a seller does with a `deferred` payment before its aggregator sees it: compare, then take the page out.
+"""What a seller does with a payment before its aggregator sees it: compare a `deferred` one, then take the page out.
 
     bound = bound_hash(read_deferred(payment), request_hash(method, target, digest))    # may raise RefusedError
     post_to_aggregator(without_page(payment))
@@ -8,7 +8,6 @@ whether that is the request that it came with. What is handed on has nothing lef
 guessed, where the payer blinded the hash (`payload.blind`).
 """
 
-from collections.abc import Collection
 from typing import Any
 
 from msgspec import structs
@@ -40,11 +39,11 @@ def bound_hash(payment: DeferredPayment, request_hash: bytes) -> bytes:
     return bound
 
 
-def without_page(payment: PaymentPayload, extensions: Collection[str] = ()) -> PaymentPayload:
+def without_page(payment: PaymentPayload, *needed: str) -> PaymentPayload:
     """The payment as its aggregator may see it: no `resource`, no `payload.blind`, and of the extensions, which may
-    hold the seller's patterns of paths, only the payment's id and those that are named.
+    hold the seller's patterns of paths, only the payment's id and those that the scheme has `needed`.
     """
+    passed_on = {PAYMENT_IDENTIFIER, *needed}
     payload: dict[str, Any] = {name: value for name, value in payment.payload.items() if name != "blind"}
-    names = {PAYMENT_IDENTIFIER, *extensions}
-    kept = {name: value for name, value in (payment.extensions or {}).items() if name in names}
-    return structs.replace(payment, payload=payload, resource=None, extensions=kept or None)
+    extensions = {name: value for name, value in (payment.extensions or {}).items() if name in passed_on}
+    return structs.replace(payment, payload=payload, resource=None, extensions=extensions or None)
