@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         InsecureOriginError,
         NoHeadroomError,
         OfferNotAllowedError,
+        Permit2ApprovalError,
         WalletError,
     )
     from tallystick_client.payer.fleet.remote import RemoteWallet
@@ -70,6 +71,7 @@ __all__ = [
     "PaymentFlow",
     "PaymentFlows",
     "Paywall",
+    "Permit2ApprovalError",
     "Purchase",
     "Purchases",
     "Receipt",

@@ -21,8 +21,8 @@ from x402.mcp.server_async import PaymentWrapperConfig, create_payment_wrapper
 from x402.mechanisms.evm.exact import ExactEvmClientScheme
 from x402.schemas import PaymentAbortedError
 
-from e2e.market import PRICE, Market
-from interop.plugin_shops import LosingFacilitator, Shop, fastapi_shop, flask_shop
+from e2e.market import PRICE, HttpMarket, Market
+from interop.plugin_shops import LosingFacilitator, Shop, fastapi_shop, fastapi_shop_over_http, flask_shop
 from tallystick.hexadecimal import checksum
 from tallystick.x402 import PAYMENT_SIGNATURE_HEADER
 from tallystick_client import BudgetExceededError, Budgets, DepositPolicy, OfferNotAllowedError, Wallet, WalletThread
@@ -36,17 +36,17 @@ from tallystick_client.x402 import (
 from tallystick_client.x402.requests import PayingAdapter
 
 DEPOSIT = DepositPolicy(low="0.01", high="0.5")
-SHOPS = {"fastapi": fastapi_shop, "flask": flask_shop}
+SHOPS = {"fastapi": fastapi_shop, "fastapi over http": fastapi_shop_over_http, "flask": flask_shop}
 
 
 @pytest.fixture(scope="module")
-def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
-    with Market(tmp_path_factory.mktemp("market")) as running:
+def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpMarket]:
+    with HttpMarket(tmp_path_factory.mktemp("market")) as running:
         yield running
 
 
-@pytest.fixture(scope="module", params=["fastapi", "flask"])
-def shop(market: Market, request: pytest.FixtureRequest) -> Iterator[Shop]:
+@pytest.fixture(scope="module", params=SHOPS)
+def shop(market: HttpMarket, request: pytest.FixtureRequest) -> Iterator[Shop]:
     with SHOPS[request.param](market) as running:
         yield running
 
@@ -122,7 +122,7 @@ async def test_a_hundred_parallel_requests_on_one_channel_all_succeed(shop: Shop
         assert {answer.status_code for answer in answers} == {200}
         assert await payer.charged() == 100 * PRICE
         (account,) = (await payer.wallet.status()).accounts
-        assert account.deposits == 1
+        assert (account.deposits, len(account.channels)) == (1, 1)
     assert shop.handled["crowd"] == 50
 
 
@@ -187,7 +187,9 @@ async def test_the_same_payment_pays_for_nothing_else(shop: Shop, buyer: Any) ->
     assert (shop.handled["another"], shop.handled["mine"]) == (0, 1)
 
 
-async def test_what_was_taken_is_delivered_though_the_facilitators_answer_was_lost(market: Market, buyer: Any) -> None:
+async def test_what_was_taken_is_delivered_though_the_facilitators_answer_was_lost(
+    market: HttpMarket, buyer: Any
+) -> None:
     with fastapi_shop(market, LosingFacilitator) as shop:
         async with buyer() as payer:
             async with x402HttpxClient(payer.client, event_hooks=payer.scheme.event_hooks, timeout=60) as http:

@@ -5,5 +5,6 @@ deferred  from a deposit: a voucher or a spend key's proof
 exact     without one: a transfer of its own
 upto      without one: a transfer of what was used
 permit2   what exact and upto share: payments by Permit2
+permit_turns  whose permit of a token is the next
 standard  those that a wallet has if it is told of no others
 """
