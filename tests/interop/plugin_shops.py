@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from flask import Flask
@@ -39,7 +39,6 @@ class Shop:
 
     url: str
     handled: Counter[str] = field(default_factory=Counter)
-    fail: bool = False
 
 
 def routes(market: Market) -> dict[str, RouteConfig]:
@@ -58,9 +57,23 @@ def routes(market: Market) -> dict[str, RouteConfig]:
     }
 
 
-def fastapi_shop(market: HttpMarket) -> AbstractContextManager[Shop]:
+class LosingFacilitator(FacilitatorClient):
+    """Loses its first answer to settle, after the aggregator gave it."""
+
+    is_lost = False
+
+    async def settle(self, payload: Any, requirements: Any) -> Any:
+        """Settle, then fail as the SDK's own client does whose connection broke."""
+        settled = await super().settle(payload, requirements)
+        if not self.is_lost:
+            self.is_lost = True
+            raise ConnectionResetError("the connection broke")
+        return settled
+
+
+def fastapi_shop(market: HttpMarket, made: type[FacilitatorClient] = FacilitatorClient) -> AbstractContextManager[Shop]:
     """FastAPI behind the SDK's middleware, which asks the aggregator by our plug-in."""
-    facilitator = FacilitatorClient(market.aggregator, token=market.seller_token)
+    facilitator = made(market.aggregator, token=market.seller_token)
     return _fastapi_shop(market, facilitator, facilitator.close)
 
 

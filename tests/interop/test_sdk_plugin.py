@@ -22,7 +22,7 @@ from x402.mechanisms.evm.exact import ExactEvmClientScheme
 from x402.schemas import PaymentAbortedError
 
 from e2e.market import PRICE, HttpMarket, Market
-from interop.plugin_shops import Shop, fastapi_shop, fastapi_shop_over_http, flask_shop
+from interop.plugin_shops import LosingFacilitator, Shop, fastapi_shop, fastapi_shop_over_http, flask_shop
 from tallystick.hexadecimal import checksum
 from tallystick.x402 import PAYMENT_SIGNATURE_HEADER
 from tallystick_client import BudgetExceededError, Budgets, DepositPolicy, OfferNotAllowedError, Wallet, WalletThread
@@ -155,6 +155,21 @@ async def test_a_retry_in_another_task_sends_the_same_payment(shop: Shop, buyer:
     assert shop.handled["tasks"] == 1
 
 
+async def test_a_retry_by_another_worker_sends_the_same_payment(shop: Shop, buyer: Any) -> None:
+    async with buyer() as payer:
+        wire = Losing()
+        transport = x402AsyncTransport(payer.client, wire)
+        async with httpx.AsyncClient(transport=transport, event_hooks=payer.scheme.event_hooks, timeout=60) as http:
+            with pytest.raises(PaymentError):
+                await http.get(f"{shop.url}/page/handed-on")
+            assert (await http.get(f"{shop.url}/free")).status_code == 404, "this worker goes on, and is not done"
+            again = await asyncio.create_task(http.get(f"{shop.url}/page/handed-on"))
+        assert again.status_code == 200
+        assert len(set(wire.payments)) == 1
+        assert await payer.charged() == PRICE
+    assert shop.handled["handed-on"] == 1
+
+
 async def test_the_same_payment_pays_for_nothing_else(shop: Shop, buyer: Any) -> None:
     async with buyer() as payer:
         wire = Losing(0)
@@ -170,6 +185,32 @@ async def test_the_same_payment_pays_for_nothing_else(shop: Shop, buyer: Any) ->
         assert same.status_code == 200, "the kept answer, to who has the payment"
         assert await payer.charged() == PRICE
     assert (shop.handled["another"], shop.handled["mine"]) == (0, 1)
+
+
+async def test_what_was_taken_is_delivered_though_the_facilitators_answer_was_lost(
+    market: HttpMarket, buyer: Any
+) -> None:
+    with fastapi_shop(market, LosingFacilitator) as shop:
+        async with buyer() as payer:
+            async with x402HttpxClient(payer.client, event_hooks=payer.scheme.event_hooks, timeout=60) as http:
+                answers = [await http.get(f"{shop.url}/page/late") for _ in range(2)]
+            assert [answer.status_code for answer in answers] == [402, 200]
+            assert await payer.charged() == PRICE
+        assert shop.handled["late"] == 1
+
+
+async def test_a_payment_that_was_used_has_no_handler_run_again_by_requests_beside_it(shop: Shop, buyer: Any) -> None:
+    async with buyer() as payer:
+        wire = Losing(0)
+        transport = x402AsyncTransport(payer.client, wire)
+        async with httpx.AsyncClient(transport=transport, event_hooks=payer.scheme.event_hooks, timeout=60) as http:
+            await http.get(f"{shop.url}/page/once")
+        (payment,) = wire.payments
+        async with httpx.AsyncClient(headers={PAYMENT_SIGNATURE_HEADER: payment}, timeout=60) as rogue:
+            paths = ["/page/once", "/free", "/free", "/free"] * 20
+            await asyncio.gather(*(rogue.get(f"{shop.url}{path}") for path in paths))
+        assert await payer.charged() == PRICE
+    assert shop.handled["once"] == 1
 
 
 async def test_a_failed_handler_costs_nothing(shop: Shop, buyer: Any) -> None:
