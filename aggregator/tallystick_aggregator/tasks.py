@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, Generic, TypeVar
 
@@ -131,22 +132,43 @@ class SingleFlight(Generic[Key, Result]):
         return await asyncio.shield(task)
 
 
-class Shared(Generic[Result]):
-    """Asks one question for all who ask it meanwhile. Nobody gets an answer to a question older than its own."""
+class Shared(Generic[Key, Result]):
+    """Asks each question once for all who ask it meanwhile. Nobody gets an answer to a question older than its own.
 
-    def __init__(self, ask: Callable[[], Coroutine[Any, Any, Result]]) -> None:
-        self._ask = ask
-        self._under_way: asyncio.Task[Result] | None = None
-        self._next: asyncio.Task[Result] | None = None
+    One that nobody waits for any more is given up.
+    """
 
-    async def answer(self) -> Result:
+    def __init__(self) -> None:
+        self._under_way: dict[Key, asyncio.Task[Result]] = {}
+        self._next: dict[Key, asyncio.Task[Result]] = {}
+        self._askers: Counter[asyncio.Task[Result]] = Counter()
+
+    async def answer(self, key: Key, ask: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
         """Return the answer to a question that is asked from now on, once the one under way is answered."""
-        if self._next is None:
-            self._next = asyncio.create_task(self._after(self._under_way))
-        return await asyncio.shield(self._next)
+        task = self._next.get(key)
+        if task is None:
+            task = self._next[key] = asyncio.create_task(self._asked(key, ask))
+            task.add_done_callback(lambda done: self._forget(key, done))
+        self._askers[task] += 1
+        try:
+            return await asyncio.shield(task)
+        finally:
+            self._askers[task] -= 1
+            if not self._askers[task]:
+                del self._askers[task]
+                if self._next.get(key) is task:
+                    del self._next[key]
+                task.cancel()
 
-    async def _after(self, under_way: "asyncio.Task[Result] | None") -> Result:
-        if under_way is not None and not under_way.done():
-            await asyncio.wait([under_way])
-        self._under_way, self._next = self._next, None
-        return await self._ask()
+    async def _asked(self, key: Key, ask: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+        before = self._under_way.get(key)
+        if before is not None:
+            await asyncio.wait([before])
+        self._under_way[key] = self._next.pop(key)
+        return await ask()
+
+    def _forget(self, key: Key, done: "asyncio.Task[Result]") -> None:
+        if self._under_way.get(key) is done:
+            del self._under_way[key]
+        if not done.cancelled():
+            done.exception()  # whoever asked may be gone

@@ -166,11 +166,11 @@ async def test_a_question_is_shared_by_all_who_ask_before_it_is_asked_and_by_nob
         asked.append(asyncio.get_running_loop().create_future())
         return await asked[-1]
 
-    shared = Shared(ask)
-    early = [asyncio.create_task(shared.answer()) for _ in range(3)]
+    shared = Shared[None, int]()
+    early = [asyncio.create_task(shared.answer(None, ask)) for _ in range(3)]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    late = [asyncio.create_task(shared.answer()) for _ in range(3)]
+    late = [asyncio.create_task(shared.answer(None, ask)) for _ in range(3)]
     late[0].cancel()
     await asyncio.sleep(0)
     assert len(asked) == 1, "one question at a time"
@@ -191,7 +191,33 @@ async def test_a_question_that_failed_is_asked_again_by_the_next_one() -> None:
             raise outcome
         return outcome
 
-    shared = Shared(ask)
+    shared = Shared[None, int]()
     with pytest.raises(ChainUnavailableError):
-        await shared.answer()
-    assert await shared.answer() == 5
+        await shared.answer(None, ask)
+    assert await shared.answer(None, ask) == 5
+
+
+async def test_a_question_that_nobody_waits_for_any_more_is_given_up_and_asked_again_by_the_next_one() -> None:
+    asked: list[asyncio.Future[int]] = []
+
+    async def ask() -> int:
+        asked.append(asyncio.get_running_loop().create_future())
+        return await asked[-1]
+
+    shared = Shared[None, int]()
+    gone = [asyncio.create_task(shared.answer(None, ask)) for _ in range(2)]
+    await asyncio.wait(gone, timeout=0.01)
+    waiting = asyncio.create_task(shared.answer(None, ask))
+    await asyncio.sleep(0)
+    for task in gone:
+        task.cancel()
+    await asyncio.wait(gone)
+    while len(asked) < 2:  # noqa: ASYNC110 - it is asked within a turn or two of the loop
+        await asyncio.sleep(0)
+    assert asked[0].cancelled()
+    waiting.cancel()
+    late = asyncio.create_task(shared.answer(None, ask))
+    while len(asked) < 3:  # noqa: ASYNC110 - likewise
+        await asyncio.sleep(0)
+    asked[2].set_result(7)
+    assert await late == 7

@@ -20,7 +20,7 @@ from tallystick_aggregator.chain.node import Receipt
 from tallystick_aggregator.chain.port import Block, ChainUnavailableError
 from tallystick_aggregator.chain.rpc.answers import read_block, read_receipt, read_transaction_hashes
 from tallystick_aggregator.chain.rpc.endpoint import LimitedError
-from tallystick_aggregator.tasks import SingleFlight
+from tallystick_aggregator.tasks import Shared
 from tallystick_chain.answers import optional
 from tallystick_chain.errors import RpcError
 
@@ -61,7 +61,7 @@ class Agreement:
         self._endpoints = endpoints
         self._clock = clock
         self._head: Block | None = None
-        self._contents = SingleFlight[tuple[Endpoint, int], tuple[Block, frozenset[bytes]] | None]()
+        self._contents = Shared[tuple[Endpoint, int], tuple[Block, frozenset[bytes]] | None]()
         """Which transactions a block holds, as an endpoint is being asked now."""
         self._moved: dict[Endpoint, tuple[int, float]] = {}
         self._sidelined: dict[Endpoint, tuple[float, str]] = {}
@@ -226,7 +226,7 @@ class Agreement:
         """
         ask = _asking(optional(read_transaction_hashes), "eth_getBlockByNumber", hex(receipt.block_number), False)
         try:
-            found = await self._contents.run((endpoint, receipt.block_number), lambda: ask(endpoint))
+            found = await self._contents.answer((endpoint, receipt.block_number), lambda: ask(endpoint))
         except ChainUnavailableError:
             return None
         if found is None:

@@ -73,7 +73,7 @@ class RpcNode:
         self._log_search = LogSearch(self._try_each, clock=clock, pause=pause)
         self._agreement = Agreement(self._endpoints, clock=clock)
         # Every settlement and every look at what was sent begins with the head.
-        self._heads = Shared(self._agreement.head)
+        self._heads = Shared[None, Block]()
 
     def problems(self) -> list[str]:
         """Which endpoints are left out now, and why."""
@@ -88,7 +88,7 @@ class RpcNode:
         return ids.pop()
 
     async def head(self) -> Block:
-        return await self._heads.answer()
+        return await self._heads.answer(None, self._agreement.head)
 
     async def block(self, number: int) -> Block | None:
         return await self._agreement.block(number)

@@ -56,7 +56,7 @@ from tallystick_aggregator.store.port import (
     TransactionKind,
     TransactionStatus,
 )
-from tallystick_aggregator.tasks import Shared, SingleFlight
+from tallystick_aggregator.tasks import Shared
 from tallystick_chain.fees import Bid
 from tallystick_chain.transactions import Unsigned, sign
 
@@ -99,9 +99,9 @@ class Sender:
         self._on_revert = on_revert
         self._clock = clock
         self._nonces = asyncio.Lock()
-        self._next_nonce = Shared(lambda: node.next_nonce(self.address))
+        self._next_nonce = Shared[None, int]()
         self._lookups = Lookups(settings.limits.look_again_s, clock)
-        self._blocks = SingleFlight[int, Block | None]()
+        self._blocks = Shared[int, Block | None]()
         self._offered_at: dict[int, float] = {}
         self._passed_since: dict[int, float] = {}
         self._first_waiting: tuple[int, float] = (-1, 0.0)
@@ -126,7 +126,7 @@ class Sender:
             return known
         gas_limit = await self.trial.gas_limit(send.call, send.gas_max)
         offer = bid(await self.trial.market(), self._settings.fees, urgent=send.urgent)
-        told = await self._next_nonce.answer()
+        told = await self._next_nonce.answer(None, lambda: self._node.next_nonce(self.address))
         # One at a time from here: it asks nobody but the store.
         async with self._nonces:
             known = await self._outbox.by_reference(send.kind, send.reference)
@@ -236,7 +236,7 @@ class Sender:
 
     async def _is_canonical(self, receipt: Receipt) -> bool:
         number = receipt.block_number
-        block = await self._blocks.run(number, lambda: self._node.block(number))
+        block = await self._blocks.answer(number, lambda: self._node.block(number))
         return block is not None and block.block_hash == receipt.block_hash
 
     async def _drop_superseded(
