@@ -197,8 +197,8 @@ class Sender:
         """Look up what became of every open transaction, and push on those that wait. Raises ChainUnavailableError."""
         final_number = head.number - self._settings.confirmations
         outgoing = [sent for sent in await self._outbox.open(self._settings.network) if self._follows(sent)]
-        waiting = await self._lookups.waiting(outgoing, head, lambda sent: self._follow(sent, final_number))
-        waiting = await self._drop_superseded(waiting, final_number)
+        found = await self._lookups.waiting(outgoing, head, lambda sent: self._follow(sent, final_number))
+        waiting = await self._drop_superseded([_in_no_block(sent) for sent in found], final_number)
         await self._fill_gaps([outbound for outbound in waiting if outbound.sender == self.address], head)
         await self._push(waiting)
 
@@ -207,9 +207,7 @@ class Sender:
         receipt = await self._receipt(outbound)
         if receipt is None:
             if outbound.status is TransactionStatus.MINED:  # a reorganisation took it back
-                await self._store(
-                    replace(outbound, status=TransactionStatus.PENDING, block_number=0, block_hash=b"", gas_used=0)
-                )
+                await self._store(_in_no_block(outbound))
             return False
         final = receipt.block_number <= final_number and await self._is_canonical(receipt)
         if not receipt.succeeded:
@@ -384,3 +382,8 @@ class Sender:
             self._offered_at.pop(outbound.id, None)
             self._passed_since.pop(outbound.id, None)
         self.waiters.tell(outbound)
+
+
+def _in_no_block(outbound: OutboundTransaction) -> OutboundTransaction:
+    """The transaction as it waits; a block that held it was taken back."""
+    return replace(outbound, status=TransactionStatus.PENDING, block_number=0, block_hash=b"", gas_used=0)
