@@ -238,6 +238,10 @@ class TransferPayments(ABC, Generic[A]):
         if self._claims.is_owner(case.slot, case.mine):
             if owner == case.mine:
                 self._claims.drop(case.slot, case.mine)  # the outbox tells whose it is from now on
+            elif owner is None or not case.mine.may_follow(owner):
+                # It was sent for another caller while this one was looking for it.
+                self._claims.drop(case.slot, case.mine)
+                return self._claims.conflict(case.slot, case.mine, landed, owner) or refuse(Why.PAYMENT_PENDING)
         elif self._claims.holds(case.slot) or owner != case.mine:
             # It was given back meanwhile, and another attempt may deliver what it pays for.
             return self._claims.conflict(case.slot, case.mine, landed, None) or refuse(Why.PAYMENT_PENDING)
