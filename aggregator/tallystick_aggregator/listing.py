@@ -183,7 +183,8 @@ class Listing:
             self._look_up(bound)
         if wanted.pay_to:
             return [item for item in self._by_receiver.get(checksum(wanted.pay_to), ()) if item.fits(wanted)]
-        if not self._words.issuperset(word for word in (wanted.scheme, wanted.network, wanted.extension) if word):
+        words = wanted.kind, wanted.scheme, wanted.network, wanted.extension
+        if not self._words.issuperset(word for word in words if word):
             return []
         found = self._found.get(wanted)
         if found is None:
@@ -198,7 +199,7 @@ class Listing:
         self._found = {}
         self._by_receiver = {}
         offers = [offer for item in self._visible for offer in item.told["accepts"]]
-        self._words = frozenset({BAZAAR, *(offer[name] for offer in offers for name in ("scheme", "network"))})
+        self._words = frozenset({BAZAAR, *_KINDS, *(offer[name] for offer in offers for name in ("scheme", "network"))})
         for item in self._visible:
             for receiver in {offer["payTo"] for offer in item.told["accepts"]}:
                 self._by_receiver.setdefault(receiver, []).append(item)
@@ -224,7 +225,8 @@ class Listing:
         if list(items.values()) == list(before.values()):
             return
         body = msgspec.json.encode(list(items.values())) if items else b""
-        others = sum(length for name, length in self._bytes.items() if name != seller)
+        # What is of a seller without an origin is not listed, and takes up no room.
+        others = sum(length for name, length in self._bytes.items() if name != seller and self._origins(name))
         if others + len(body) > self._limits.bytes_max:
             room = max(0, self._limits.bytes_max - others)
             raise MalformedError("items", Described(f"{len(body)} bytes"), f"{room} bytes: all sellers share one list")

@@ -40,8 +40,7 @@ class PeriodicTask:
         """`passing`: exceptions that the world brings about; they are told in one line instead of a traceback.
 
         `retry_s`: how soon a failed run is repeated first; None: at the interval. `rest_s`: between two runs at least,
-        even if it is woken. `wait` lets a pause pass, unless it
-        is woken before.
+        even if it is woken. `wait` lets a pause pass, unless it is woken before.
         """
         self.name = name
         self._action = action

@@ -42,7 +42,8 @@ from tallystick.x402 import (
 )
 from tallystick_aggregator.accounts.offers import EscrowOffer
 from tallystick_aggregator.chain.approval_transactions import APPROVE_SELECTOR, read_approval
-from tallystick_aggregator.chain.port import ChainUnavailableError
+from tallystick_aggregator.chain.bundle_port import Bundle
+from tallystick_aggregator.chain.port import Call, ChainUnavailableError, PaymentIdTakenError, Send
 from tallystick_aggregator.chain.rpc.answers import read_outcomes
 from tallystick_aggregator.chain.sending.bundle_memo import pack_bundle, unpack_bundle
 from tallystick_aggregator.chain.settings import BundleSettings
@@ -52,7 +53,7 @@ from tallystick_aggregator.runtime.config.file import Config
 from tallystick_aggregator.schemes.exact import ExactPayments
 from tallystick_aggregator.schemes.exact.approvals import APPROVAL_GAS_MAX, BUNDLE_S_MAX
 from tallystick_aggregator.store.memory import MemoryDisk
-from tallystick_aggregator.store.port import TransactionStatus
+from tallystick_aggregator.store.port import TransactionKind, TransactionStatus
 from tallystick_chain.fees import Bid
 from tallystick_chain.transactions import Unsigned, sign
 
@@ -306,6 +307,74 @@ async def test_the_next_bundle_takes_the_nonces_of_one_that_can_settle_no_more(s
         assert known is not None
         assert known.status in {TransactionStatus.PENDING, TransactionStatus.SUPERSEDED}
         assert stall.received() == VALUE
+
+
+async def test_a_bundle_ends_with_its_deadline(stall: Stall) -> None:
+    """Its payment is told as expired, and its payer's money is not held back for it."""
+    stall.builder.takes = False
+    stall.until_s = int(time.time()) + 60
+    async with opened(stall) as (exact, side):
+        payment = stall.payment()
+        pending = await exact.settle(stall.terms(1), payment)
+        assert isinstance(pending, Refusal)
+        assert side.chain.gas.leaving(PAYER.address, stall.token)
+        stall.wait(61)
+        for _ in range(side.chain.settings.confirmations + 1):
+            stall.devnet.anvil.mine()
+        for _ in range(20):
+            told = await exact.settle(stall.terms(1), payment)
+            assert isinstance(told, Refusal)
+            if told.reason is not Reason.TRANSACTION_PENDING:
+                break
+        assert told.reason is Reason.EXACT_EXPIRED
+        assert not await side.outbox.open(NETWORK)
+        assert not side.chain.gas.leaving(PAYER.address, stall.token)
+        assert stall.received() == 0
+
+
+async def test_a_bundle_is_signed_with_the_nonces_of_the_newest_block(
+    stall: Stall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A block that comes during its simulation may hold the bundle before it."""
+    anvil = stall.devnet.anvil
+
+    def nonce() -> int:
+        return int(anvil.rpc("eth_getTransactionCount", hexed(BUNDLER.address), "latest"), 16)
+
+    async with opened(stall) as (exact, side):
+        bundles: Any = side.chain.bundles
+        simulate = bundles.simulate
+
+        async def simulated_while_another_lands(*arguments: Any, **keywords: Any) -> int:
+            gas = int(await simulate(*arguments, **keywords))
+            unsigned = Unsigned(CHAIN_ID, nonce(), 21_000, BUNDLER.address, b"")
+            other = sign(BUNDLER, unsigned, Bid(stall.base_fee() * 2, stall.base_fee()))
+            anvil.rpc("eth_sendRawTransaction", hexed(other.raw))
+            anvil.mine()
+            assert nonce() == unsigned.nonce + 1
+            return gas
+
+        monkeypatch.setattr(bundles, "simulate", simulated_while_another_lands)
+        assert isinstance(await exact.settle(stall.terms(), stall.payment()), Settled)
+        assert stall.received() == VALUE
+
+
+async def test_a_bundle_takes_no_identifier_of_another_payment(stall: Stall) -> None:
+    stall.builder.takes = False
+    async with opened(stall) as (_, side):
+        bundles: Any = side.chain.bundles
+        other = Send(TransactionKind.EXACT, b"other" * 4, Call(stall.token, b""), payment_id=b"named")
+        draft = bundles._draft(other, 21_000, Bid(GWEI, GWEI), 0)
+        await side.outbox.add(replace(draft, status=TransactionStatus.FINAL))
+        payment = stall.payment()
+        transaction = read_approval(stall.approval())
+        assert transaction is not None
+        token = side.chain.permit2_tokens[stall.token]
+        send = Send(TransactionKind.EXACT, b"mine" * 5, token.transfer_call(payment), payment_id=b"named")
+        bundle = Bundle(PAYER.address, transaction, transaction.cost_wei)
+        with pytest.raises(PaymentIdTakenError):
+            await bundles.send(send, bundle, payment.deadline)
+        assert stall.builder.offered == []
 
 
 async def test_without_a_builder_it_is_refused_as_ever(stall: Stall) -> None:

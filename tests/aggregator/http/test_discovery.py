@@ -230,7 +230,13 @@ async def test_what_strangers_ask_is_looked_for_once_and_nonsense_never() -> Non
     principal = Principal("news", frozenset({NEWS}), frozenset({Scope.CHARGE}))
     manifest = json.dumps({"items": [item(f"/{number}") for number in range(9)]}).encode()
     await listing.publish(principal, manifest)
-    for odd in (Filter(scheme="odd"), Filter(network="eip155:9"), Filter(extension="odd"), Filter(pay_to=MUSIC)):
+    for odd in (
+        Filter(kind="odd"),
+        Filter(scheme="odd"),
+        Filter(network="eip155:9"),
+        Filter(extension="odd"),
+        Filter(pay_to=MUSIC),
+    ):
         assert listing.page(odd, 9, 0).total == 0
     assert listing._found == {}
     asked = Filter("http", scheme="exact")
@@ -270,6 +276,18 @@ async def test_a_push_is_bounded_in_items_bytes_and_depth(tmp_path: Path) -> Non
         full = await push(edge, item("/a", description="x" * 300), item("/b", description="x" * 300))
         assert (full.status_code, full.json()["field"]) == (400, "items")
         assert [one["resource"][-1] for one in await listed(edge)] == ["a", "b"]
+
+
+async def test_a_seller_that_is_revoked_leaves_its_room_to_the_others(tmp_path: Path) -> None:
+    async with http_edge(tmp_path, listing_limits=ListingLimits(bytes_max=1_200)) as edge:
+        edge.credentials.bind("news", [ORIGIN])
+        edge.credentials.bind("music", ["https://music.example"])
+        theirs = item(resource="https://music.example/m", accepts=[requirements(payTo=checksum(MUSIC))])
+        assert (await push(edge, theirs | {"description": "x" * 500}, as_="music")).status_code == 200
+        big = item(description="x" * 500)
+        assert (await push(edge, big)).status_code == 400
+        edge.credentials.revoke("music")
+        assert (await push(edge, big)).status_code == 200
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"items": {}}', b"\xff", b'{"items": [' + b"[" * 9_000])

@@ -5,19 +5,21 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from chain_twin import CONTRACT_WALLET_SIGNATURE
+from chain_twin import CONTRACT_WALLET_SIGNATURE, Permit2TokenTwin
 from doubles import ESCROW_REF, MUSIC, NEWS, NOW_S, Payer
 from marketplace import EXACT_TERMS, OFFERS, PRICE, Marketplace, marketplace, transfer_of
+from permit2_payments import exact_of
 
 from tallystick.facilitator import Settled, Verified
 from tallystick.reasons import Reason
 from tallystick_aggregator.auth.limits import GasBudget, GasLimits
 from tallystick_aggregator.auth.transfer_limits import TransferLimits
+from tallystick_aggregator.chain.port import Send
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.schemes.exact import ExactPayments
 from tallystick_aggregator.schemes.exact.authorizations import GRACE_S
 from tallystick_aggregator.schemes.exact.preconditions import BY_CONTRACT_AT_ONCE
-from tallystick_aggregator.store.port import TransactionStatus
+from tallystick_aggregator.store.port import OutboundTransaction, TransactionStatus
 
 ALICE, BOB, WALLET = Payer("alice"), Payer("bob"), Payer("wallet")
 
@@ -231,3 +233,38 @@ async def test_x3_what_was_refused_or_has_landed_takes_up_no_money(market: Marke
         assert isinstance(await market.exact.settle(EXACT_TERMS, transfer_of(ALICE, number)), Settled)
     refusal = refused(await market.exact.settle(EXACT_TERMS, transfer_of(ALICE, 3)))
     assert refusal.reason is Reason.INSUFFICIENT_BALANCE
+
+
+async def test_x3_a_transfer_that_is_being_handed_to_the_node_counts_once(
+    market: Marketplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sender writes it down first, and then waits for the node: both know of it meanwhile."""
+    market.chain.balances[ALICE.signer.address] = 2 * PRICE
+    market.chain.held = True
+    send, is_written, node_has_it = market.chain.send, asyncio.Event(), asyncio.Event()
+
+    async def sent_slowly(what: Send) -> OutboundTransaction:
+        sent = await send(what)
+        is_written.set()
+        await node_has_it.wait()
+        return sent
+
+    monkeypatch.setattr(market.chain, "send", sent_slowly)
+    first = asyncio.create_task(market.exact.settle(EXACT_TERMS, transfer_of(ALICE)))
+    async with asyncio.timeout(10):
+        await is_written.wait()
+    try:
+        assert isinstance(await market.exact.verify(EXACT_TERMS, transfer_of(ALICE, 1)), Verified)
+    finally:
+        node_has_it.set()
+        await first
+
+
+async def test_x3_the_same_nonce_of_the_token_and_of_permit2_are_two_transfers(market: Marketplace) -> None:
+    permit2 = market.chain.permit2_token = Permit2TokenTwin(market.chain)
+    permit2.allowances[ALICE.signer.address] = 10_000
+    own = transfer_of(ALICE)
+    by_permit2 = exact_of(ALICE, nonce=own.nonce)
+    answers = await asyncio.gather(*(market.exact.settle(EXACT_TERMS, one) for one in (own, by_permit2)))
+    assert all(isinstance(answer, Settled) for answer in answers), answers
+    assert market.chain.balances[NEWS] == 2 * PRICE

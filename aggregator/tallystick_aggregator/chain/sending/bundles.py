@@ -8,6 +8,7 @@ Why the gas money is not lost
    its memo. The same bytes are offered for every block until the payment's deadline.
 3. Its sender is a key of its own, so nothing waits behind a bundle that no builder takes. There is one bundle at a
    time. One that is past its deadline cannot settle any more, and the next takes its nonces: one of them lands at most.
+   Once a final block is from after the deadline, and the nonce is unused there, the bundle has ended without it, too.
 4. Gas money is what the approval's signed limit and fee demand, both of them capped. What the approval does not use
    stays with the payer: that, and the gas of three transactions, is what a sponsored payment costs.
 
@@ -108,19 +109,16 @@ class BundleSender(Sender):
                 return known
             if any(self._may_still_land(other) for other in await self._own()):
                 raise BundleBusyError
-            nonce = await self._node.nonce_at(self.address, head.number)
+            await self._check_identifier(send)
+            # As of now: a bundle may have landed since the simulation, and its nonces would never do again.
+            nonce = await self._node.nonce_at(self.address, (await self._node.head()).number)
             fund = b""
             if bundle.fund_wei:
                 unsigned = Unsigned(self._settings.chain_id, nonce, FUND_GAS, bundle.payer, b"", bundle.fund_wei)
                 fund = sign(self._signer, unsigned, offer).raw
                 nonce += 1
             memo = pack_bundle(send.memo, until_s, fund, bundle.approval.raw)
-            draft = self._draft(replace(send, memo=memo), gas_limit, offer, nonce)
-            if known is None:
-                outbound = await self._outbox.add(draft)
-            else:
-                outbound = replace(draft, id=known.id)
-                await self._outbox.update(outbound)
+            outbound = await self._journal(self._draft(replace(send, memo=memo), gas_limit, offer, nonce), known)
         await self._offer(outbound)
         return outbound
 
@@ -134,6 +132,24 @@ class BundleSender(Sender):
 
     def _may_still_land(self, outbound: OutboundTransaction) -> bool:
         return unpack_bundle(outbound.memo).until_s >= self._clock()
+
+    async def _drop_superseded(
+        self, waiting: Sequence[OutboundTransaction], final_number: int
+    ) -> list[OutboundTransaction]:
+        """Besides, those that ended with their deadline: their payments are expired, no longer on the way."""
+        still = await super()._drop_superseded(waiting, final_number)
+        if final_number < 0 or all(self._may_still_land(outbound) for outbound in still):
+            return still
+        final = await self._node.block(final_number)
+        used = await self._node.nonce_at(self.address, final_number)
+        left: list[OutboundTransaction] = []
+        for outbound in still:
+            if final is None or final.timestamp <= unpack_bundle(outbound.memo).until_s or outbound.nonce < used:
+                left.append(outbound)
+                continue
+            _log.warning("bundle %d did not land before its deadline", outbound.id)
+            await self._store(replace(outbound, status=TransactionStatus.SUPERSEDED))
+        return left
 
     async def _fill_gaps(self, waiting: Sequence[OutboundTransaction], head: Block) -> None:
         """There are none: the next bundle takes the nonces of one that did not land."""

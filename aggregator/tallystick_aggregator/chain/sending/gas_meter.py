@@ -4,8 +4,8 @@ Counted from the outbox, so that a restart forgets nothing: what is mined counts
 with its gas limit, and what another transaction superseded not at all. Claims and gap fillers are counted alike.
 """
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple, TypeVar
 
 from tallystick_aggregator.store.port import OutboundTransaction, Outbox, Payout, TransactionKind, TransactionStatus
@@ -26,6 +26,7 @@ class _Entry(NamedTuple):
     receiver: bytes
     is_under_way: bool
     has_reverted: bool
+    reference: bytes
     moves: tuple[Payout, ...]
 
 
@@ -44,7 +45,8 @@ class GasMeter:
         self._counts: Counter[tuple[TransactionKind, bytes]] = Counter()
         self._received: Counter[bytes] = Counter()
         self._under_way: Counter[tuple[TransactionKind, bytes]] = Counter()
-        self._leaving: Counter[tuple[bytes, bytes]] = Counter()
+        self._leaving: defaultdict[tuple[bytes, bytes], Counter[bytes]] = defaultdict(Counter)
+        """By payer and token: amounts, by the transaction's reference."""
         self._reverted: Counter[tuple[TransactionKind, bytes]] = Counter()
 
     async def load(self, outbox: Outbox, network: str) -> None:
@@ -75,6 +77,7 @@ class GasMeter:
                 outbound.payouts[0].receiver if outbound.kind in PAYERS_KINDS and outbound.payouts else b"",
                 is_under_way=outbound.status is TransactionStatus.PENDING,
                 has_reverted=outbound.status is TransactionStatus.REVERTED or bool(known and known.has_reverted),
+                reference=outbound.reference,
                 moves=outbound.payouts if outbound.kind is TransactionKind.EXACT else (),
             )
             self._entries[outbound.id] = entry
@@ -108,10 +111,12 @@ class GasMeter:
         self._forget()
         return self._under_way[kind, payer]
 
-    def leaving(self, payer: bytes, token: bytes) -> int:
-        """Return how many atomic units of a token leave a payer by its transfers that are in no block yet."""
+    def leaving(self, payer: bytes, token: bytes) -> Mapping[bytes, int]:
+        """Return the transfers of a payer's tokens that are in no block yet: atomic units, by what names each in the
+        outbox.
+        """
         self._forget()
-        return self._leaving[payer, token]
+        return self._leaving.get((payer, token), {})
 
     def reverted(self, kind: TransactionKind, payer: bytes) -> int:
         """Return how many of a payer's transactions of a kind from the last hour have reverted on chain."""
@@ -152,7 +157,10 @@ class GasMeter:
         if entry.is_under_way:
             _count(self._under_way, by, times)
             for payout in entry.moves:
-                _count(self._leaving, (entry.payer, payout.token), times * payout.amount)
+                purse = entry.payer, payout.token
+                _count(self._leaving[purse], entry.reference, times * payout.amount)
+                if not self._leaving[purse]:
+                    del self._leaving[purse]
         if entry.has_reverted:
             _count(self._reverted, by, times)
 

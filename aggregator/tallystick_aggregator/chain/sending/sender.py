@@ -132,18 +132,10 @@ class Sender:
             known = await self._outbox.by_reference(send.kind, send.reference)
             if known is not None and known.status is not TransactionStatus.SUPERSEDED:
                 return known
-            if send.payment_id:
-                named = await self._outbox.by_payment_id(send.payment_id)
-                if named is not None and (named.kind, named.reference) != (send.kind, send.reference):
-                    raise PaymentIdTakenError
+            await self._check_identifier(send)
             stored = await self._outbox.next_nonce(self._settings.network, self.address)
             nonce = await free_nonce(self._node, self.address, stored, told)
-            draft = self._draft(send, gas_limit, offer, nonce)
-            if known is None:
-                outbound = await self._outbox.add(draft)
-            else:
-                outbound = replace(draft, id=known.id)
-                await self._outbox.update(outbound)
+            outbound = await self._journal(self._draft(send, gas_limit, offer, nonce), known)
         await self._offer(outbound)
         return outbound
 
@@ -152,6 +144,22 @@ class Sender:
         is_new = bool(stakes.keys() - self._stakes.keys())
         self._stakes = dict(stakes)
         return is_new
+
+    async def _check_identifier(self, send: Send) -> None:
+        """Raise PaymentIdTakenError where the payment's identifier was sent for another one."""
+        if not send.payment_id:
+            return
+        named = await self._outbox.by_payment_id(send.payment_id)
+        if named is not None and (named.kind, named.reference) != (send.kind, send.reference):
+            raise PaymentIdTakenError
+
+    async def _journal(self, draft: OutboundTransaction, known: OutboundTransaction | None) -> OutboundTransaction:
+        """Write it down, in the place of one with the same reference that never happened."""
+        if known is None:
+            return await self._outbox.add(draft)
+        outbound = replace(draft, id=known.id)
+        await self._outbox.update(outbound)
+        return outbound
 
     def _draft(self, send: Send, gas_limit: int, offer: Bid, nonce: int) -> OutboundTransaction:
         now = int(self._clock())
@@ -189,8 +197,8 @@ class Sender:
         """Look up what became of every open transaction, and push on those that wait. Raises ChainUnavailableError."""
         final_number = head.number - self._settings.confirmations
         outgoing = [sent for sent in await self._outbox.open(self._settings.network) if self._follows(sent)]
-        waiting = await self._lookups.waiting(outgoing, head, lambda sent: self._follow(sent, final_number))
-        waiting = await self._drop_superseded(waiting, final_number)
+        found = await self._lookups.waiting(outgoing, head, lambda sent: self._follow(sent, final_number))
+        waiting = await self._drop_superseded([_in_no_block(sent) for sent in found], final_number)
         await self._fill_gaps([outbound for outbound in waiting if outbound.sender == self.address], head)
         await self._push(waiting)
 
@@ -199,9 +207,7 @@ class Sender:
         receipt = await self._receipt(outbound)
         if receipt is None:
             if outbound.status is TransactionStatus.MINED:  # a reorganisation took it back
-                await self._store(
-                    replace(outbound, status=TransactionStatus.PENDING, block_number=0, block_hash=b"", gas_used=0)
-                )
+                await self._store(_in_no_block(outbound))
             return False
         final = receipt.block_number <= final_number and await self._is_canonical(receipt)
         if not receipt.succeeded:
@@ -376,3 +382,8 @@ class Sender:
             self._offered_at.pop(outbound.id, None)
             self._passed_since.pop(outbound.id, None)
         self.waiters.tell(outbound)
+
+
+def _in_no_block(outbound: OutboundTransaction) -> OutboundTransaction:
+    """The transaction as it waits; a block that held it was taken back."""
+    return replace(outbound, status=TransactionStatus.PENDING, block_number=0, block_hash=b"", gas_used=0)

@@ -1,10 +1,8 @@
-"""Verify, settle and give back, for `exact`.
+"""Verify, settle and give back what is paid by one transfer: for `exact`, and for `upto`.
 
 Verify and settle ask the same `preconditions`. A transfer is named by what the token takes once, (network, token, from,
 nonce), so one is sent; whose it is the module `claims` says, and everybody else is refused, whatever became of it.
 Settle says what happened on chain: done, reverted, or not known yet, which is never taken for failed.
-
-Amounts must be equal, as the official SDKs demand.
 """
 
 import asyncio
@@ -14,11 +12,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Generic
 
-from tallystick.codec.facilitator import read_exact
 from tallystick.errors import Described, MalformedError
 from tallystick.facilitator import Kind, Settled, Verified
 from tallystick.reasons import Reason
-from tallystick.x402 import ASSET_TRANSFER_PERMIT2, SCHEME_EXACT, PaymentTerms, Permit2Authorization
+from tallystick.x402 import ASSET_TRANSFER_PERMIT2, PaymentTerms, Permit2Authorization
 from tallystick_aggregator.accounts.offers import Offers, amount_is, find_offer, find_token, receiver_is
 from tallystick_aggregator.accounts.outcomes import named_otherwise, overloaded, unless_unavailable, wait_until_mined
 from tallystick_aggregator.auth.limits import GasBudget
@@ -46,12 +43,10 @@ from tallystick_aggregator.schemes.exact.claims import (
     owner_of,
 )
 from tallystick_aggregator.schemes.exact.counterfactual import unwrap
-from tallystick_aggregator.schemes.exact.payloads import read_payload
-from tallystick_aggregator.schemes.exact.permit2 import find_permit2_token, permit2_kinds, without_unsponsored
+from tallystick_aggregator.schemes.exact.permit2 import find_permit2_token, without_unsponsored
 from tallystick_aggregator.schemes.exact.preconditions import Preconditions, Transfer
-from tallystick_aggregator.schemes.exact.reason_codes import REASON_CODES, with_its_code
 from tallystick_aggregator.schemes.exact.served import Served
-from tallystick_aggregator.schemes.port import NOBODY, PAYLOAD, Caller
+from tallystick_aggregator.schemes.port import NOBODY, Caller
 from tallystick_aggregator.store.port import OutboundTransaction, Outbox, Payout, TransactionKind, TransactionStatus
 from tallystick_aggregator.tasks import SingleFlight
 
@@ -243,6 +238,10 @@ class TransferPayments(ABC, Generic[A]):
         if self._claims.is_owner(case.slot, case.mine):
             if owner == case.mine:
                 self._claims.drop(case.slot, case.mine)  # the outbox tells whose it is from now on
+            elif owner is None or not case.mine.may_follow(owner):
+                # It was sent for another caller while this one was looking for it.
+                self._claims.drop(case.slot, case.mine)
+                return self._claims.conflict(case.slot, case.mine, landed, owner) or refuse(Why.PAYMENT_PENDING)
         elif self._claims.holds(case.slot) or owner != case.mine:
             # It was given back meanwhile, and another attempt may deliver what it pays for.
             return self._claims.conflict(case.slot, case.mine, landed, None) or refuse(Why.PAYMENT_PENDING)
@@ -379,25 +378,3 @@ class TransferPayments(ABC, Generic[A]):
 def _is_sent(outbound: OutboundTransaction | None) -> bool:
     """Whether it is in the world: one whose nonce another transaction used never happened, and is sent anew."""
     return outbound is not None and outbound.status is not TransactionStatus.SUPERSEDED
-
-
-class ExactPayments(TransferPayments[Authorization]):
-    """The scheme `exact`: all that the payer signed, by ERC-3009 or by Permit2."""
-
-    name = SCHEME_EXACT
-    reason_codes = REASON_CODES
-    verify_forms: Mapping[str, Callable[[Any], Authorization]] = {"exact": read_exact, PAYLOAD: read_payload}
-
-    def _kinds_on(self, chain: Chain) -> Sequence[Kind]:
-        offered = self._offers[chain.escrow.ref].tokens
-        tokens = [token for address, token in offered.items() if chain.tokens[address].by_eip3009]
-        own = [Kind(self.name, chain.network, tokens, signers=(chain.sender,))] if tokens else []
-        return [*own, *permit2_kinds(self.name, chain, offered, with_approvals=True)]
-
-    async def verify(self, terms: PaymentTerms, payment: Authorization, caller: Caller = NOBODY) -> Verified | Refusal:
-        """See TransferPayments."""
-        return with_its_code(payment, await super().verify(terms, payment, caller))
-
-    async def settle(self, terms: PaymentTerms, payment: Authorization, caller: Caller = NOBODY) -> Settled | Refusal:
-        """See TransferPayments."""
-        return with_its_code(payment, await super().settle(terms, payment, caller))

@@ -31,6 +31,7 @@ from tallystick_aggregator.schemes.exact.authorizations import (
     is_signed_by_key,
     not_by_the_key,
     signature_may_count,
+    transfer_slot,
     window_is_open,
 )
 from tallystick_aggregator.schemes.exact.counterfactual import deployment_refusal
@@ -128,7 +129,7 @@ class Preconditions:
         self._unproven = RateLimit(UNPROVEN_PER_S, UNPROVEN_BURST)
         self._gas_money = {network: GasMoney(chain) for network, chain in chains.items()}
         self._spending: dict[tuple[str, bytes, bytes], dict[bytes, int]] = {}
-        """By network, payer and token: what is being sent right now, by nonce; the outbox does not have it yet."""
+        """By network, payer and token: what is being sent right now, by slot; the outbox may not have it yet."""
 
     async def can_be_paid_for(self, chain: Chain, payer: bytes, gas_max: int = TRANSFER_GAS_MAX) -> Refusal | None:
         """Check that the sender has the gas for one more transfer, and that the budget allows it."""
@@ -143,15 +144,15 @@ class Preconditions:
 
         It counts from the moment in which its balance has been read; afterwards the outbox tells.
         """
-        key = _purse(transfer)
-        spending = self._spending.setdefault(key, {})
-        spending[transfer.payment.nonce] = 0
+        purse, slot = _purse(transfer), _slot(transfer)
+        spending = self._spending.setdefault(purse, {})
+        spending[slot] = 0
         try:
             yield
         finally:
-            del spending[transfer.payment.nonce]
+            del spending[slot]
             if not spending:
-                del self._spending[key]
+                del self._spending[purse]
 
     async def would_settle(self, transfer: Transfer) -> Transfer | Refusal:
         """Check time, the sender's money and the signature's form, then at one block: nonce, balance, simulation.
@@ -293,14 +294,15 @@ class Preconditions:
 
     def _is_left(self, transfer: Transfer, balance: int) -> Refusal | None:
         """Check that the payer's transfers on the way leave enough for this one (X3)."""
-        payment = transfer.payment
+        payment, slot = transfer.payment, _slot(transfer)
         spending = self._spending.get(_purse(transfer), {})
-        others = sum(value for nonce, value in spending.items() if nonce != payment.nonce)
-        left = balance - others - transfer.chain.gas.leaving(payment.from_, transfer.token.address)
+        # One that is being sent may be in the outbox already: it counts once.
+        others = {**transfer.chain.gas.leaving(payment.from_, transfer.token.address), **spending}
+        left = balance - sum(value for other, value in others.items() if other != slot)
         if left < payment.value:
             return refuse(Why.EXACT_ABOVE_REST, payment.value, f"at most {max(0, left)}")
-        if payment.nonce in spending:
-            spending[payment.nonce] = payment.value
+        if slot in spending:
+            spending[slot] = payment.value
         return None
 
     async def _why_simulation_fails(
@@ -344,6 +346,10 @@ class Preconditions:
 
 def _purse(transfer: Transfer) -> tuple[str, bytes, bytes]:
     return transfer.chain.network, transfer.payment.from_, transfer.token.address
+
+
+def _slot(transfer: Transfer) -> bytes:
+    return transfer_slot(transfer.chain.network, transfer.token.address, transfer.payment)
 
 
 def _too_much_gas(whose: str, gas_max: int) -> Refusal:
