@@ -1,8 +1,9 @@
 // Pays by `deferred` in the official npm clients: a client scheme for @x402/fetch, @x402/axios or @x402/core, without
 // packages of its own. It pays from a deposit, by vouchers; see ../reference/deferred-http.md.
 //
-//   tallystick wallet deposit 2 --key file:payer.key --wallet node.db      # without gas; a wallet file for this alone
-//   tallystick wallet status --json --key file:payer.key --wallet node.db  # tells the account's salt
+//   export TALLYSTICK_OPERATOR=operator.json TALLYSTICK_KEY=file:payer.key  # the operator's terms, the payer's key
+//   tallystick wallet deposit 2 --wallet node.db      # without gas; a wallet file for this alone
+//   tallystick wallet status --json --wallet node.db  # tells the account's salt
 //
 //   const scheme = new DeferredClientScheme({
 //     account: privateKeyToAccount(key), hashTypedData,                    // both of viem
@@ -10,6 +11,7 @@
 //   });
 //   const client = new x402Client().register("eip155:8453", scheme);
 //   client.onBeforePaymentCreation(scheme.schemeHooks.onBeforePaymentCreation); // with @x402/axios 2.11, else needless
+//   client.setSpendControls({ allowedAssets: true });     // for a token that the client does not know, as a test token
 //
 // It buys by GET, without a body. A page that is asked for again is another payment. What was signed for a seller is in
 // `file` before it is sent, and the seller may take all of it: one process at a time, and never without the file.

@@ -21,7 +21,7 @@ SELLERS = (ROOT / "docs/sellers.md").read_text()
 PAYERS = (ROOT / "docs/payers.md").read_text()
 """It comes last: it ends a day later."""
 FACILITATOR = (ROOT / "docs/guides/facilitator.md").read_text()
-PORTS = ("8545", "7402", "8000", "8001", "8402", "4021", "4022")
+PORTS = ("8545", "7402", "8000", "8001", "8002", "8003", "8402", "4021", "4022")
 STEP_TIMEOUT_S = 90
 A_DAY_LATER = "# a day later\n"
 

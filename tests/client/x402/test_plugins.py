@@ -1,6 +1,8 @@
 """The plug-ins for the official SDK, without an aggregator: prices, terms, bindings, kept answers, tokens."""
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -375,3 +377,13 @@ def test_a_token_is_read_anew_from_its_file(tmp_path: Path, monkeypatch: pytest.
     assert BearerAuth("env:SELLER").get_auth_headers().bazaar == {"Authorization": "Bearer third"}
     with pytest.raises(MalformedError, match="token"):
         BearerAuth("env:NOT_SET")
+
+
+def test_a_program_ends_though_nobody_closed_its_synchronous_facilitator(tmp_path: Path) -> None:
+    # In a module, as Flask's are: what is a local variable of a function's ends with the function.
+    (tmp_path / "shop.py").write_text(
+        "from tallystick_client.x402 import FacilitatorClientSync\n"
+        "facilitator = FacilitatorClientSync('127.0.0.1:1', token='ts_x')\n"
+    )
+    ended = subprocess.run([sys.executable, tmp_path / "shop.py"], timeout=60, capture_output=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, b"")
