@@ -202,6 +202,26 @@ async def test_a_nonce_gap_is_filled(devnet: Devnet, node: FaultyNode) -> None:
         assert devnet.balance(HOLDER) == 8
 
 
+async def test_what_was_mined_during_a_look_leaves_no_gap_where_a_node_is_behind(
+    devnet: Devnet, node: FaultyNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its receipt is there, and the head of the look is from before it."""
+    async with sending_side(devnet, node=node) as side:
+        await side.chain._shared.sending.stop()
+        head, mined = await node.head(), mined_nonce(side)
+        await send(side)
+        await until(lambda: mined_nonce(side) == mined + 1)
+        devnet.anvil.automine(on=False)
+        await send(side, b"two")
+
+        async def behind(_sender: bytes) -> int:
+            return mined
+
+        monkeypatch.setattr(node, "next_nonce", behind)
+        await side.chain._shared.sender.tick(head)
+        assert _kinds(side) == {TransactionKind.EXACT}
+
+
 async def test_r5_c1_a_gap_is_filled_with_the_gas_that_the_chain_asks_for(
     devnet: Devnet, node: FaultyNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
