@@ -185,6 +185,20 @@ async def test_a_fee_spike_waits_under_the_cap_and_ends(devnet: Devnet) -> None:
         assert devnet.balance(HOLDER) == 5
 
 
+async def test_a_bid_is_made_of_the_fees_of_now_though_a_price_was_read_just_before(devnet: Devnet) -> None:
+    async with sending_side(devnet) as side:
+        await ended(side, await send(side))
+        assert await side.chain.gas_affordable() > 0
+        devnet.anvil.automine(on=False)
+        devnet.anvil.rpc("anvil_setNextBlockBaseFeePerGas", hex(100 * GWEI))
+        devnet.anvil.mine()
+        dear = await send(side, b"two", 1)
+        assert dear.attempts[-1].max_fee_per_gas_wei >= 100 * GWEI
+        devnet.anvil.rpc("anvil_setNextBlockBaseFeePerGas", hex(GWEI))
+        devnet.anvil.mine()
+        await ended(side, dear)
+
+
 async def test_a_nonce_gap_is_filled(devnet: Devnet, node: FaultyNode) -> None:
     """As after a reorganisation that took back what was final, or a restored backup: nobody knows the nonce before."""
     disk = MemoryDisk()

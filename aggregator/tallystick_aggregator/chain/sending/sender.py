@@ -57,7 +57,7 @@ from tallystick_aggregator.store.port import (
     TransactionStatus,
 )
 from tallystick_aggregator.tasks import Shared
-from tallystick_chain.fees import Bid
+from tallystick_chain.fees import Bid, MarketFees
 from tallystick_chain.transactions import Unsigned, sign
 
 _GWEI: Final = 10**9
@@ -100,6 +100,7 @@ class Sender:
         self._clock = clock
         self._nonces = asyncio.Lock()
         self._next_nonce = Shared[None, int]()
+        self._fees = Shared[None, MarketFees]()
         self._lookups = Lookups(settings.limits.look_again_s, clock)
         self._blocks = Shared[int, Block | None]()
         self._offered_at: dict[int, float] = {}
@@ -125,7 +126,9 @@ class Sender:
         if known is not None and known.status is not TransactionStatus.SUPERSEDED:
             return known
         gas_limit = await self.trial.gas_limit(send.call, send.gas_max)
-        offer = bid(await self.trial.market(), self._settings.fees, urgent=send.urgent)
+        # Of now: those that bid less than a block costs are raised one after the other, and all behind them wait.
+        market = await self._fees.answer(None, self._node.fees)
+        offer = bid(market, self._settings.fees, urgent=send.urgent)
         told = await self._next_nonce.answer(None, lambda: self._node.next_nonce(self.address))
         # One at a time from here: it asks nobody but the store.
         async with self._nonces:
