@@ -14,6 +14,7 @@ SCHEME_UPTO: Final = "upto"
 SCHEME_BATCH_SETTLEMENT: Final = "batch-settlement"
 
 VOUCHER_MANAGER_FACILITATOR: Final = "facilitator"
+VOUCHER_MANAGER_SERVER: Final = "server"
 ASSET_TRANSFER_EIP3009: Final = "eip3009"
 ASSET_TRANSFER_PERMIT2: Final = "permit2"
 ASSET_TRANSFER_METHOD: Final = "assetTransferMethod"
@@ -130,6 +131,47 @@ class UptoTerms:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class BatchSettlementTerms:
+    """What `batch-settlement` adds to the terms (scheme_batch_settlement_evm.md, "402 Response").
+
+    `name` and `version` are of the token's EIP-712 domain. `min_deposit`, in atomic units, is a wish, at least the
+    price. `refund_authorizer`: the server's own key for refunds, only where the facilitator manages vouchers.
+    """
+
+    receiver_authorizer: bytes
+    withdraw_delay_s: int
+    name: str
+    version: str
+    asset_transfer_method: str = ASSET_TRANSFER_EIP3009
+    min_deposit: int | None = None
+    voucher_manager: str = VOUCHER_MANAGER_SERVER
+    refund_authorizer: bytes | None = None
+
+    @property
+    def is_managed(self) -> bool:
+        """Whether the facilitator keeps the channel's vouchers, so that the server only forwards."""
+        return self.voucher_manager == VOUCHER_MANAGER_FACILITATOR
+
+    def extra(self) -> dict[str, Any]:
+        """The `extra` of the PaymentRequirements; a corrective 402 adds to it (`batch_settlement_states`)."""
+        extra: dict[str, Any] = {
+            "receiverAuthorizer": checksum(self.receiver_authorizer),
+            "withdrawDelay": self.withdraw_delay_s,
+            "name": self.name,
+            "version": self.version,
+        }
+        if self.asset_transfer_method != ASSET_TRANSFER_EIP3009:
+            extra[ASSET_TRANSFER_METHOD] = self.asset_transfer_method
+        if self.min_deposit is not None:
+            extra["minDeposit"] = str(self.min_deposit)
+        if self.voucher_manager != VOUCHER_MANAGER_SERVER:
+            extra["voucherManager"] = self.voucher_manager
+        if self.refund_authorizer is not None:
+            extra["refundAuthorizer"] = checksum(self.refund_authorizer)
+        return extra
+
+
 def read_terms(requirements: PaymentRequirements, field: str = "accepted") -> PaymentTerms:
     """The terms as bytes and integers; raises MalformedError, its field below `field`."""
     return PaymentTerms(
@@ -175,6 +217,37 @@ def read_upto_terms(extra: dict[str, Any], field: str = "extra") -> UptoTerms:
         name=_name(extra.get("name"), f"{field}.name"),
         version=_name(extra.get("version"), f"{field}.version"),
     )
+
+
+def read_batch_settlement_terms(extra: dict[str, Any], field: str = "extra") -> BatchSettlementTerms:
+    """What the `extra` of a `batch-settlement` offer says; raises MalformedError, its field below `field`."""
+    min_deposit, refund_authorizer = extra.get("minDeposit"), extra.get("refundAuthorizer")
+    return BatchSettlementTerms(
+        receiver_authorizer=parse_address(extra.get("receiverAuthorizer"), f"{field}.receiverAuthorizer"),
+        withdraw_delay_s=_seconds(extra.get("withdrawDelay"), f"{field}.withdrawDelay"),
+        name=_name(extra.get("name"), f"{field}.name"),
+        version=_name(extra.get("version"), f"{field}.version"),
+        asset_transfer_method=_one_of(
+            extra.get(ASSET_TRANSFER_METHOD, ASSET_TRANSFER_EIP3009),
+            (ASSET_TRANSFER_EIP3009, ASSET_TRANSFER_PERMIT2),
+            f"{field}.{ASSET_TRANSFER_METHOD}",
+        ),
+        min_deposit=None if min_deposit is None else parse_amount(min_deposit, f"{field}.minDeposit"),
+        voucher_manager=_one_of(
+            extra.get("voucherManager", VOUCHER_MANAGER_SERVER),
+            (VOUCHER_MANAGER_SERVER, VOUCHER_MANAGER_FACILITATOR),
+            f"{field}.voucherManager",
+        ),
+        refund_authorizer=None
+        if refund_authorizer is None
+        else parse_address(refund_authorizer, f"{field}.refundAuthorizer"),
+    )
+
+
+def _one_of(value: object, choices: tuple[str, ...], field: str) -> str:
+    if not isinstance(value, str) or value not in choices:
+        raise MalformedError(field, value, " or ".join(f'"{choice}"' for choice in choices))
+    return value
 
 
 def _name(value: object, field: str) -> str:
