@@ -83,6 +83,13 @@ class Why:
     NETWORK_OF_ANOTHER_RESERVATION = Text(Reason.NETWORK_UNSUPPORTED, "network",
         "The reservation is on another network than the terms name.")
 
+    # Payments by `batch-settlement`.
+    CHANNEL_BUSY = Text(Reason.CHANNEL_BUSY, "voucher", "Another request holds the channel; send this one again.")
+    WATERMARK_MISSED = Text(Reason.CUMULATIVE_AMOUNT_MISMATCH, "voucher.maxClaimableAmount",
+        "The voucher is not over what was charged on the channel plus the amount asked for.")
+    RESERVATION_OF_ANOTHER_VOUCHER = Text(Reason.PENDING_ID_MISMATCH, "pendingId",
+        "The channel is not held for this voucher under this pendingId.")
+
     # The aggregator's own state.
     CHAIN_STALE = Text(Reason.CHAIN_STALE, "", "The view of {network} is not up to date; try again soon.")
     CHAIN_UNAVAILABLE = Text(Reason.CHAIN_UNAVAILABLE, "", "The chain cannot be reached now: {error}.")

@@ -107,6 +107,10 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_PERMIT2_PERMIT: _Reason.ValueType  # 102
     REASON_UPTO_FACILITATOR_MISMATCH: _Reason.ValueType  # 103
     REASON_UPTO_AMOUNT_EXCEEDED: _Reason.ValueType  # 104
+    REASON_CHANNEL_BUSY: _Reason.ValueType  # 110
+    """Payments by `batch-settlement`."""
+    REASON_CUMULATIVE_AMOUNT_MISMATCH: _Reason.ValueType  # 111
+    REASON_PENDING_ID_MISMATCH: _Reason.ValueType  # 112
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why something was refused. One list for gRPC, for HTTP (in lower case, without the prefix) and for the clients'
@@ -190,6 +194,10 @@ REASON_PERMIT2_SPENDER: Reason.ValueType  # 101
 REASON_PERMIT2_PERMIT: Reason.ValueType  # 102
 REASON_UPTO_FACILITATOR_MISMATCH: Reason.ValueType  # 103
 REASON_UPTO_AMOUNT_EXCEEDED: Reason.ValueType  # 104
+REASON_CHANNEL_BUSY: Reason.ValueType  # 110
+"""Payments by `batch-settlement`."""
+REASON_CUMULATIVE_AMOUNT_MISMATCH: Reason.ValueType  # 111
+REASON_PENDING_ID_MISMATCH: Reason.ValueType  # 112
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
 
 @_typing.final
