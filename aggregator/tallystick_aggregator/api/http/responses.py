@@ -88,7 +88,7 @@ def settled(answer: Settled, network: str) -> bytes:
             payer=checksum(answer.payer),
             transaction=_hash(answer.transaction),
             network=network,
-            amount=str(answer.amount),
+            amount=str(answer.amount) if answer.moves else "",
             extra=_extra(answer.extra),
         )
     )
