@@ -4,22 +4,25 @@
 """
 
 import json
+from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from x402.mechanisms.evm.batch_settlement import constants as official
 from x402.mechanisms.evm.batch_settlement import errors
 
 from tallystick import eip712
-from tallystick.channels import channel_id
+from tallystick.channels import ChannelConfig, channel_id
 from tallystick.eip712 import Domain, batch_settlement_domain, digest, permit2_domain
 from tallystick.errors import MalformedError
 from tallystick.hashing import keccak256
 from tallystick.hexadecimal import checksum, parse_address, parse_bytes
 from tallystick.signatures import Signer, recover
-from tallystick.vouchers import check_voucher
+from tallystick.vouchers import UncheckedVoucher, check_voucher
 from tallystick.x402 import Network, PaymentPayload, PaymentRequirements, permit_extension
 from tallystick.x402.batch_settlement import (
     BatchSettlementCode,
@@ -31,6 +34,7 @@ from tallystick.x402.batch_settlement import (
     RefundPayload,
     Reservation,
     SettlePayload,
+    VoucherClaim,
     VoucherPayload,
     batch_settlement_payload,
     read_batch_settlement,
@@ -289,3 +293,72 @@ def test_a_wrong_checksum_is_no_address() -> None:
     broken = {**VECTORS[0]["payloads"]["settle"], "token": checksum(token).swapcase().replace("0X", "0x")}
     with pytest.raises(MalformedError, match=r"payload\.token"):
         read_batch_settlement(payment(broken))
+
+
+# Properties.
+
+words = st.binary(min_size=32, max_size=32)
+addresses = st.binary(min_size=20, max_size=20).filter(any)
+amounts = st.integers(0, 2**128 - 1)
+times = st.integers(0, 2**64 - 1)
+signatures = st.binary(min_size=65, max_size=65)
+of_contracts = st.binary(max_size=200)
+configs = st.builds(ChannelConfig, *[addresses] * 5, st.integers(900, 2_592_000), words)
+vouchers = st.builds(UncheckedVoucher, words, amounts, signatures)
+claims = st.lists(st.builds(VoucherClaim, configs, amounts, signatures, amounts), min_size=1, max_size=4).map(tuple)
+reservations = st.builds(Reservation, st.none() | st.text(min_size=1, max_size=128), st.booleans())
+erc3009 = st.builds(Erc3009Deposit, times, times, words, of_contracts)
+permit2 = st.builds(Permit2Deposit, addresses, addresses, amounts, addresses, words, times, words, of_contracts)
+payloads = (
+    st.builds(DepositPayload, configs, vouchers, st.integers(1, 2**128 - 1), erc3009 | permit2, reservations)
+    | st.builds(VoucherPayload, configs, vouchers, reservations)
+    | st.builds(
+        RefundPayload,
+        configs,
+        vouchers,
+        st.none() | amounts,
+        st.none() | st.integers(0, 2**256 - 1),
+        st.just(()) | claims,
+        st.none() | of_contracts,
+        st.none() | of_contracts,
+        reservations,
+    )
+    | st.builds(ClaimPayload, claims, st.none() | of_contracts)
+    | st.builds(SettlePayload, addresses, addresses)
+)
+junk = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just([]) | st.just({"type": "x"})
+)
+
+
+@given(payloads)
+def test_any_payload_is_read_as_it_was_written(payload: BatchSettlementPayload) -> None:
+    written = json.loads(json.dumps(batch_settlement_payload(payload)))
+    assert read_batch_settlement(payment(written)) == payload
+
+
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where anything stands in a JSON value, the objects themselves too."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, below in items:
+        yield (*path, key)
+        yield from leaves(below, (*path, key))
+
+
+@given(payloads, st.data())
+def test_whatever_stands_in_a_field_is_read_or_its_name_is_told(
+    payload: BatchSettlementPayload, data: st.DataObject
+) -> None:
+    written = batch_settlement_payload(payload)
+    *path, last = data.draw(st.sampled_from([*leaves(written)]))
+    at: Any = written
+    for step in path:
+        at = at[step]
+    at[last] = data.draw(junk)
+    try:
+        read_batch_settlement(payment(written))
+    except MalformedError as error:
+        named = error.field.replace(" $", "")
+        whole = "payload" + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in (*path, last))
+        # An object of the wrong form may be told by what it lacks, and one of two alternatives by what holds them.
+        assert named.startswith(whole) or whole.startswith(named), (named, whole)

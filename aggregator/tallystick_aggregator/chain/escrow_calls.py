@@ -107,6 +107,16 @@ def is_valid_signature(digest: bytes, signature: bytes) -> bytes:
     return selector(IS_VALID_SIGNATURE) + encode(["bytes32", "bytes"], [digest, signature])
 
 
+def accounts_query(account_ids: Sequence[bytes]) -> bytes:
+    """Calldata that asks for accounts by their ids."""
+    return words_query(ACCOUNTS, account_ids)
+
+
+def claimed_query(channel_ids: Sequence[bytes]) -> bytes:
+    """Calldata that asks for what channels were paid."""
+    return words_query(CLAIMED, channel_ids)
+
+
 def words_query(function: str, words: Sequence[bytes]) -> bytes:
     """Calldata of a function that takes one bytes32[]."""
     return selector(function) + _uint(32) + _uint(len(words)) + b"".join(words)
