@@ -244,6 +244,13 @@ class ChainTwin:
     def channel_id(self, config: ChannelConfig) -> bytes:
         return channel_id(self.domain, config)
 
+    def account_config(self, config: ChannelConfig) -> ChannelConfig:
+        return config.account()
+
+    @property
+    def deposit_recipient(self) -> bytes:
+        return self.address
+
     def deposit_token_nonce(self, deposit: DepositAuthorization) -> bytes:
         return eip712.deposit_nonce(self.account_id(deposit.account), deposit.salt)
 

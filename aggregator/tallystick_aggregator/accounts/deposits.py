@@ -289,10 +289,10 @@ def window_is_open(deposit: DepositAuthorization, now_s: int) -> Refusal | None:
 
 
 def deposit_digest(chain: Chain, deposit: DepositAuthorization) -> bytes:
-    """Return what the payer signs: the token's ReceiveWithAuthorization to the escrow."""
+    """Return what the payer signs: the token's ReceiveWithAuthorization to the escrow, or to who collects for it."""
     struct_hash = eip712.hash_receive_with_authorization(
         deposit.account.payer,
-        chain.escrow.address,
+        chain.escrow.deposit_recipient,
         deposit.amount,
         deposit.valid_after,
         deposit.valid_before,

@@ -92,7 +92,15 @@ class BatchSettlementEscrow:
     def channel_id(self, config: ChannelConfig) -> bytes:
         return channels.channel_id(self.domain, config)
 
+    def account_config(self, config: ChannelConfig) -> ChannelConfig:
+        return config
+
     # What is sent.
+
+    @property
+    def deposit_recipient(self) -> bytes:
+        """The ERC-3009 collector; Permit2's moves tokens without being named."""
+        return eip712.ERC3009_DEPOSIT_COLLECTOR_ADDRESS
 
     def deposit_call(self, deposit: DepositAuthorization) -> Call:
         authorization = Erc3009Deposit(deposit.valid_after, deposit.valid_before, deposit.salt, deposit.signature)
@@ -148,13 +156,23 @@ class BatchSettlementEscrow:
             refunded = sum(event.amount for event in mine if isinstance(event, contract.Refunded))
             return (Payout(payer_of(outbound), token_of(outbound.data), refunded),)
         # What is claimed is owed to the receiver, and counts as paid: a later `settle` moves it, whoever sends it.
+        return tuple(
+            Payout(receiver, token, amount) for (receiver, token), amount in self._owed_by(outbound, mine).items()
+        )
+
+    def debts(self, outbound: OutboundTransaction, logs: Iterable[tuple[bytes, Log]]) -> Iterable[tuple[bytes, bytes]]:
+        """All that a claim pays is owed until `settle`."""
+        return self._owed_by(outbound, [calls.decode(log) for source, log in logs if source == self.address])
+
+    def _owed_by(self, outbound: OutboundTransaction, events: Iterable[contract.Event]) -> Counter[tuple[bytes, bytes]]:
+        """What a claim's events have added to what is owed, by receiver and token."""
         configs = {self._id_of(row.config): row.config for row in calls.claimed_rows(outbound.data)}
-        paid: Counter[tuple[bytes, bytes]] = Counter()
-        for event in mine:
+        owed: Counter[tuple[bytes, bytes]] = Counter()
+        for event in events:
             if isinstance(event, contract.Claimed) and event.channel_id in configs:
                 config = configs[event.channel_id]
-                paid[config.receiver, config.token] += event.amount
-        return tuple(Payout(receiver, token, amount) for (receiver, token), amount in paid.items())
+                owed[config.receiver, config.token] += event.amount
+        return owed
 
     def _claim(self, rows: Sequence[VoucherClaim]) -> bytes:
         entries = [(self.channel_id(row.config), row.max_claimable_amount, row.total_claimed) for row in rows]

@@ -17,6 +17,7 @@ from tallystick_aggregator.chain.port import (
     Call,
     ChainUnavailableError,
     DepositAuthorization,
+    EscrowBinding,
     Landing,
     Send,
     Stake,
@@ -47,8 +48,11 @@ class EvmChain:
         node: Node | None = None,
         network: EvmNetwork | None = None,
         clock: Callable[[], float] = time.time,
+        bind: Callable[[Node], EscrowBinding] | None = None,
     ) -> None:
-        """`network`: the one that it shares with other escrows; else it has its own, over `node` if one is given."""
+        """`network`: the one that it shares with other escrows; else it has its own, over `node` if one is given.
+        `bind` makes the binding of an escrow of another kind than Escrow.sol.
+        """
         self.settings = settings
         self.network = settings.network
         self.chain_id = settings.chain_id
@@ -58,13 +62,17 @@ class EvmChain:
         self._node, self._sender, self._sending = self._shared.node, self._shared.sender, self._shared.sending
         self._trial = self._sender.trial
         self.gas = self._shared.gas
-        self.escrow = DeferredEscrow(
-            self._node,
-            settings.chain_id,
-            settings.escrow,
-            settings.operator,
-            settings.operator_signer,
-            items_per_read=settings.limits.items_per_read,
+        self.escrow: EscrowBinding = (
+            bind(self._node)
+            if bind is not None
+            else DeferredEscrow(
+                self._node,
+                settings.chain_id,
+                settings.escrow,
+                settings.operator,
+                settings.operator_signer,
+                items_per_read=settings.limits.items_per_read,
+            )
         )
         self.tokens: Mapping[bytes, Erc3009Token] = {}
         self.permit2_tokens: Mapping[bytes, ProxiedToken] = {}
@@ -228,9 +236,8 @@ class EvmChain:
 
     def _payouts_of(self, outbound: OutboundTransaction, receipt: Receipt) -> tuple[Payout, ...]:
         """What a transaction to this escrow moved, by its events; what is owed since is told to those who listen."""
-        for source, log in receipt.logs if outbound.kind is TransactionKind.CLAIM else ():
-            owed = self.escrow.read_event(log).owed if source == self.escrow.address else None
-            if owed is not None:
+        if outbound.kind is TransactionKind.CLAIM:
+            for to, token in self.escrow.debts(outbound, receipt.logs):
                 for listener in self._owed_listeners:
-                    listener(owed.to, owed.token)
+                    listener(to, token)
         return self.escrow.payouts(outbound, receipt.logs)

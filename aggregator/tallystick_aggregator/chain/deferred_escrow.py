@@ -84,7 +84,14 @@ class DeferredEscrow:
     def channel_id(self, config: ChannelConfig) -> bytes:
         return channels.channel_id(self.domain, config)
 
+    def account_config(self, config: ChannelConfig) -> ChannelConfig:
+        return config.account()
+
     # What is sent.
+
+    @property
+    def deposit_recipient(self) -> bytes:
+        return self.address
 
     def deposit_call(self, deposit: DepositAuthorization) -> Call:
         return Call(self.address, calls.deposit_with_authorization(deposit))
@@ -146,6 +153,13 @@ class DeferredEscrow:
             if event.owed is not None:
                 paid[event.owed.to] += event.owed.amount
         return tuple(Payout(receiver, token, amount) for receiver, amount in paid.items())
+
+    def debts(self, outbound: OutboundTransaction, logs: Iterable[tuple[bytes, Log]]) -> Iterable[tuple[bytes, bytes]]:
+        del outbound
+        for source, log in logs:
+            owed = self.read_event(log).owed if source == self.address else None
+            if owed is not None:
+                yield owed.to, owed.token
 
     # What is read.
 

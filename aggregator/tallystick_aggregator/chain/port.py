@@ -179,7 +179,16 @@ class EscrowBinding(Protocol):
 
     def channel_id(self, config: ChannelConfig) -> bytes: ...
 
+    def account_config(self, config: ChannelConfig) -> ChannelConfig:
+        """What names the account that a channel draws on."""
+        ...
+
     # What is sent.
+
+    @property
+    def deposit_recipient(self) -> bytes:
+        """Whom a deposit's authorization is to: the escrow, or who collects for it."""
+        ...
 
     def deposit_call(self, deposit: DepositAuthorization) -> Call: ...
 
@@ -225,6 +234,12 @@ class EscrowBinding(Protocol):
         What is owed to a receiver after a claim counts as paid to it. One payout, of 0, where a deposit or a refund
         has moved nothing.
         """
+        ...
+
+    def debts(
+        self, outbound: OutboundTransaction, logs: "Iterable[tuple[bytes, Log]]"
+    ) -> Iterable[tuple[bytes, bytes]]:
+        """To whom, in which token, a claim has left something owed, by its receipt's events."""
         ...
 
     # What is read.

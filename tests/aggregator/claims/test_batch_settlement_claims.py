@@ -1,0 +1,92 @@
+"""Settlement as it is, over x402BatchSettlement: what cannot be claimed is left out, the rest lands and is paid."""
+
+from batch_world import World, world
+
+from _anvil import hexed
+from anvil import Devnet, receiver
+from batch_channels import DELAY_S, ESCROW, BatchChannel
+from tallystick.hashing import keccak256
+from tallystick_aggregator.claims.collecting import Collecting
+from tallystick_aggregator.claims.service import ClaimService, SettlementSettings
+from tallystick_aggregator.ledger.answers import Accepted
+from tallystick_aggregator.store.port import TransactionKind
+from tallystick_aggregator.store.transactions import decode_outgoing
+from waiting import until
+
+NEVER = SettlementSettings(interval_s=10**9)
+SHOPS = [receiver(number) for number in range(3)]
+
+
+def drain_unseen(channel: BatchChannel) -> None:
+    """Take a channel's money without an event: its row will revert, and nothing has told the mirror."""
+    slot = keccak256(channel.id + bytes(32))  # `channels` is the contract's first variable
+    channel.devnet.anvil.rpc("anvil_setStorageAt", hexed(ESCROW), hexed(slot), "0x" + "00" * 32)
+    channel.devnet.anvil.mine()
+
+
+async def charged(w: World, count: int, amount: int = 100) -> list[BatchChannel]:
+    channels = [await w.fund(SHOPS[at % len(SHOPS)], 10_000) for at in range(count)]
+    for channel in channels:
+        assert isinstance(await w.charge(channel, amount), Accepted)
+    return channels
+
+
+async def test_a_poisoned_row_is_left_out_and_all_others_land(devnet: Devnet) -> None:
+    async with world(devnet) as w:
+        settlement = ClaimService(w.side.chain, w.side.writer, w.side.outbox, NEVER)
+        channels = await charged(w, 8)
+        poisoned, claimed_by_itself, withdrawing = channels[:3]
+        claimed_by_itself.send("claim", [claimed_by_itself.claim(100)], sender=SHOPS[1])
+        withdrawing.initiate_withdraw(10_000)
+        await w.side.mirrored()
+        drain_unseen(poisoned)
+        claims = await settlement.settle_now()
+        assert len(claims) > 1, "the batch was halved until the row was found"
+        assert [(one.channel_id, one.reason) for one in claims.left_out] == [(poisoned.id, "ClaimExceedsBalance()")]
+        await w.side.mirrored()
+        assert [channel.state[1] for channel in channels] == [0, *[100] * 7]
+        await settlement.stop()
+
+
+async def test_what_was_claimed_is_paid_out_to_each_seller_once(devnet: Devnet) -> None:
+    async with world(devnet) as w:
+        settlement = ClaimService(w.side.chain, w.side.writer, w.side.outbox, NEVER)
+        collecting = Collecting(w.side.chain, w.side.writer, w.side.outbox)
+        await charged(w, 6, 600)
+        (claim,) = await settlement.settle_now()
+        assert claim.rows == 6
+        await w.side.mirrored()
+        assert [devnet.balance(shop) for shop in SHOPS] == [0, 0, 0]
+        await collecting.check()
+        sent = [decode_outgoing(id_, body) for id_, body in w.side.disk.outbound.items()]
+        collects = [outbound for outbound in sent if outbound.kind is TransactionKind.COLLECT]
+        for outbound in collects:
+            await w.side.chain.wait(outbound, final=True, timeout_s=10)
+        assert len(collects) == len(SHOPS), "one for each seller, of all of its channels"
+        assert [devnet.balance(shop) for shop in SHOPS] == [1_200, 1_200, 1_200]
+        await settlement.stop()
+
+
+async def test_a_withdrawal_is_answered_by_a_claim_at_once(devnet: Devnet) -> None:
+    async with world(devnet) as w:
+        settlement = ClaimService(w.side.chain, w.side.writer, w.side.outbox, NEVER)
+        settlement.start()
+        (channel,) = await charged(w, 1)
+        channel.initiate_withdraw(10_000)
+        await until(lambda: channel.state[1] == 100)
+        devnet.anvil.advance(DELAY_S)
+        channel.finalize_withdraw()
+        assert channel.state == (100, 100), "the payer got what was not charged, and no more"
+        await settlement.stop()
+
+
+async def test_receivers_side_and_facilitator_may_claim_the_same_voucher(devnet: Devnet) -> None:
+    async with world(devnet) as w:
+        settlement = ClaimService(w.side.chain, w.side.writer, w.side.outbox, NEVER)
+        (channel,) = await charged(w, 1)
+        (claim,) = await settlement.settle_now()
+        channel.send("claim", [channel.claim(100)], sender=SHOPS[0])
+        await w.side.mirrored()
+        assert channel.state == (10_000, 100)
+        assert sum(payout.amount for payout in claim.payouts) == 100
+        await settlement.stop()
