@@ -1,15 +1,18 @@
 """`batch-settlement` over a chain in memory: seller NEWS, whose vouchers the facilitator manages, and who pays it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from types import MappingProxyType
 from typing import Any, Final
 
-from batch_twin import BATCH_DOMAIN, BATCH_OPERATOR, DELAY_S_MIN, BatchTwin
-from doubles import MUSIC, NETWORK, NEWS, NOW_MS, TOKEN
+from batch_twin import BATCH_DOMAIN, BATCH_OPERATOR, CHAIN_ID, DELAY_S_MIN, BatchTwin
+from chain_twin import TOKEN_DOMAIN
+from doubles import MUSIC, NETWORK, NEWS, NOW_MS, NOW_S, TOKEN
 
+from tallystick import eip712
 from tallystick.channels import ChannelConfig, channel_id
 from tallystick.eip712 import BATCH_SETTLEMENT_ADDRESS, BATCH_SETTLEMENT_NAME, BATCH_SETTLEMENT_VERSION
 from tallystick.facilitator import Settled, Verified
@@ -19,21 +22,27 @@ from tallystick.quantities import PaymentId
 from tallystick.signatures import Signer
 from tallystick.tokens import Token
 from tallystick.vouchers import UncheckedVoucher, sign_voucher
-from tallystick.x402 import Network, PaymentPayload, PaymentRequirements, PaymentTerms
+from tallystick.x402 import Network, PaymentPayload, PaymentRequirements, PaymentTerms, TokenPermit
 from tallystick.x402.batch_settlement import (
     BatchSettlementPayload,
+    DepositPayload,
+    Erc3009Deposit,
+    Permit2Deposit,
     Reservation,
     VoucherPayload,
     batch_settlement_payload,
 )
+from tallystick.x402.permit2 import permit_extension
 from tallystick.x402.terms import (
     SCHEME_BATCH_SETTLEMENT,
     VOUCHER_MANAGER_FACILITATOR,
     BatchSettlementTerms,
 )
 from tallystick_aggregator.accounts.channels import Channels
+from tallystick_aggregator.accounts.deposits import Deposits
 from tallystick_aggregator.accounts.offers import EscrowOffer
 from tallystick_aggregator.auth.credentials import Principal, Principals, Scope
+from tallystick_aggregator.auth.limits import NO_LIMITS, GasBudget, GasLimits
 from tallystick_aggregator.charging import LedgerWriter, PaymentBatcher, Steps
 from tallystick_aggregator.charging.maintenance import Maintenance
 from tallystick_aggregator.charging.signatures import SignatureThreads
@@ -43,10 +52,11 @@ from tallystick_aggregator.ledger.commands import Rules
 from tallystick_aggregator.ledger.invariants import check_invariants
 from tallystick_aggregator.ledger.state import Account, Channel, Ledger
 from tallystick_aggregator.ledger.values import EscrowRef
-from tallystick_aggregator.schemes.batch_settlement import BatchSettlementPayments
+from tallystick_aggregator.schemes.batch_settlement import BatchSettlementPayments, Ports
 from tallystick_aggregator.schemes.port import PAYLOAD, Caller, EncodedPayment
 from tallystick_aggregator.store.memory import MemoryDisk, MemoryJournal, MemoryOutbox
 
+EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
 PRICE: Final = 100
 MIN_DEPOSIT: Final = 1_000
 DELAY_S: Final = 86_400
@@ -100,6 +110,52 @@ class BatchPayer:
         """A voucher payload; `reservation` is what the server adds."""
         return VoucherPayload(self.config, self.voucher(ceiling), Reservation(**reservation))
 
+    def deposit(
+        self,
+        amount: int,
+        ceiling: int = PRICE,
+        *,
+        salt: bytes = bytes(32),
+        window: tuple[int, int] = (0, NOW_S + 3_600),
+        **reservation: Any,
+    ) -> DepositPayload:
+        """A deposit by ERC-3009 and a voucher."""
+        deposit = Erc3009Deposit(*window, salt, b"")
+        struct = deposit.struct_hash(self.config, self.channel_id, amount)
+        signed = replace(deposit, signature=self.signer.sign(eip712.digest(TOKEN_DOMAIN, struct)))
+        return DepositPayload(self.config, self.voucher(ceiling), amount, signed, Reservation(**reservation))
+
+    def permit2(
+        self,
+        amount: int,
+        ceiling: int = PRICE,
+        *,
+        permit_nonce: int | None = None,
+        changes: Mapping[str, Any] = EMPTY,
+        **reservation: Any,
+    ) -> DepositPayload:
+        """A deposit by Permit2 and a voucher; with a permit that approves Permit2 where its nonce is said."""
+        deposit = Permit2Deposit(
+            from_=self.signer.address,
+            token=TOKEN,
+            permitted=amount,
+            spender=eip712.PERMIT2_DEPOSIT_COLLECTOR_ADDRESS,
+            nonce=sha256(b"permit2 nonce").digest(),
+            deadline=NOW_S + 3_600,
+            channel_id=self.channel_id,
+            signature=b"",
+        )
+        deposit = replace(deposit, **changes)
+        digest = eip712.digest(eip712.permit2_domain(CHAIN_ID), deposit.struct_hash())
+        permit = None if permit_nonce is None else self._permit(amount, permit_nonce)
+        signed = replace(deposit, signature=self.signer.sign(digest), permit=permit)
+        return DepositPayload(self.config, self.voucher(ceiling), amount, signed, Reservation(**reservation))
+
+    def _permit(self, amount: int, nonce: int) -> TokenPermit:
+        owner = self.signer.address
+        permit = TokenPermit(owner, TOKEN, eip712.PERMIT2_ADDRESS, amount, nonce, NOW_S + 3_600, b"")
+        return replace(permit, signature=self.signer.sign(eip712.digest(TOKEN_DOMAIN, permit.struct_hash())))
+
 
 def requirements(terms: PaymentTerms = TERMS) -> PaymentRequirements:
     """The same as it stands in a 402."""
@@ -116,7 +172,13 @@ def requirements(terms: PaymentTerms = TERMS) -> PaymentRequirements:
 
 def message_of(payload: BatchSettlementPayload, accepted: PaymentTerms = TERMS) -> PaymentPayload:
     """The payment as its payer writes it."""
-    return PaymentPayload(payload=batch_settlement_payload(payload), accepted=requirements(accepted))
+    extensions: dict[str, Any] = {}
+    if isinstance(payload, DepositPayload) and isinstance(payload.authorization, Permit2Deposit):
+        permit = payload.authorization.permit
+        extensions = permit_extension(permit) if permit else {}
+    return PaymentPayload(
+        payload=batch_settlement_payload(payload), accepted=requirements(accepted), extensions=extensions
+    )
 
 
 @dataclass
@@ -185,7 +247,10 @@ class BatchMarket:
 
 @asynccontextmanager
 async def batch_market(
-    disk: MemoryDisk | None = None, rules: Rules | None = None, chain: BatchTwin | None = None
+    disk: MemoryDisk | None = None,
+    rules: Rules | None = None,
+    chain: BatchTwin | None = None,
+    gas: GasLimits = NO_LIMITS,
 ) -> AsyncIterator[BatchMarket]:
     """Open a market on this disk; `chain`: the one of a market that has ended, to be continued."""
     disk, rules, clock = disk or MemoryDisk(), rules or Rules(), Clock()
@@ -205,7 +270,21 @@ async def batch_market(
     def new_id() -> PaymentId:
         return new_payment_id(clock.now_ms, disk.epoch.to_bytes(2, "big") + next(numbers).to_bytes(8, "big"))
 
-    scheme = BatchSettlementPayments(chains, OFFERS, Channels(chains, OFFERS, writer, rules), steps, writer, new_id)
+    scheme = BatchSettlementPayments(
+        Ports(
+            chains=chains,
+            offers=OFFERS,
+            channels=Channels(chains, OFFERS, writer, rules),
+            deposits=Deposits(
+                chains, OFFERS, writer, outbox, lambda: clock.now_s, credit_timeout_s=0.2, budget=GasBudget(gas)
+            ),
+            steps=steps,
+            writer=writer,
+            new_id=new_id,
+            clock_s=lambda: clock.now_s,
+            hold_s=rules.reservation_s,
+        )
+    )
     try:
         yield BatchMarket(
             disk,

@@ -8,7 +8,7 @@ from dataclasses import astuple
 from hashlib import sha256
 from typing import Final, cast
 
-from chain_twin import TOKEN_DOMAIN, ChainTwin
+from chain_twin import TOKEN_DOMAIN, ChainTwin, Permit2TokenTwin
 from doubles import TOKEN
 
 import escrow_model
@@ -78,6 +78,29 @@ class EscrowTwin(BatchSettlementEscrow):
         self._chain._answer()
         owed = self._chain.batch.owed.get((to, token))
         return owed.claimed - owed.settled if owed else 0
+
+
+class ApprovedTokenTwin(Permit2TokenTwin):
+    """The token and Permit2 as the model keeps them."""
+
+    def __init__(self, chain: "BatchTwin", *, sponsors_permits: bool = False) -> None:
+        super().__init__(chain, sponsors_permits=sponsors_permits)
+        self._batch = chain
+
+    async def authorization_used(self, authorizer: bytes, nonce: bytes, block: Block) -> bool:
+        del block
+        self._batch._answer()
+        return (authorizer, nonce) in self._batch.batch.nonces
+
+    async def allowance(self, owner: bytes, block: Block) -> int:
+        del block
+        self._batch._answer()
+        return self._batch.batch.allowances.get(owner, 0)
+
+    async def permit_nonce(self, owner: bytes, block: Block) -> int:
+        del block
+        self._batch._answer()
+        return self._batch.batch.permits.get(owner, 0)
 
 
 class BatchTwin(ChainTwin):

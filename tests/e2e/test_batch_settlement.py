@@ -1,19 +1,25 @@
 """batch-settlement end to end: `tallystick serve` on Anvil, with stand-ins of the standard's contracts."""
 
 import json
+import re
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 from market import BatchSettlementMarket
 
-from batch_channels import BatchChannel, batch_channel
+from _anvil import hexed
+from anvil import PERMIT2_CONTRACTS
+from batch_channels import BatchChannel, approve_permit2, batch_channel
 from tallystick.hexadecimal import checksum
 from tallystick.vouchers import UncheckedVoucher
 from tallystick.x402 import Network, PaymentPayload, encode_json
 from tallystick.x402.batch_settlement import (
     BatchSettlementPayload,
+    DepositPayload,
     Reservation,
     VoucherPayload,
     batch_settlement_payload,
@@ -21,6 +27,7 @@ from tallystick.x402.batch_settlement import (
 from tallystick.x402.messages import PaymentRequirements
 from tallystick.x402.terms import SCHEME_BATCH_SETTLEMENT, BatchSettlementTerms
 from tallystick_client import Aggregator
+from tallystick_contracts import load
 from waiting import wait_until
 
 PRICE = 1_000
@@ -118,3 +125,54 @@ def test_a_channel_with_a_deposit_is_charged_also_after_a_restart(market: BatchS
     settled = again.post("settle", pay(channel, 2 * PRICE - 1, held["extra"]["pendingId"]))
     assert settled["extra"]["channelState"]["chargedCumulativeAmount"] == str(2 * PRICE - 1)
     assert again.call("GET", "/healthz") == {"status": "serving", "settling": True}
+
+
+def lands_and_pays(market: BatchSettlementMarket, payload: DepositPayload, channel: BatchChannel) -> None:
+    """A deposit of ten prices and a voucher over one: verified, landed, charged, and never again."""
+    server = Server(market)
+    verified = server.post("verify", payload)
+    assert verified["isValid"], verified
+    held = replace(payload, reservation=Reservation(verified["extra"]["pendingId"]))
+    settled = server.post("settle", held, PRICE - 1)
+    assert settled["success"], settled
+    assert (settled["amount"], settled["extra"]["chargedAmount"]) == (str(10 * PRICE), str(PRICE - 1))
+    assert settled["extra"]["channelState"]["balance"] == str(10 * PRICE)
+    assert market.anvil.rpc("eth_getTransactionReceipt", settled["transaction"])["status"] == "0x1"
+    again = server.post("settle", held, PRICE - 1)
+    assert again["errorReason"].endswith("cumulative_amount_mismatch"), again
+    assert server.post("verify", pay(channel, 2 * PRICE - 1))["isValid"]
+
+
+def funded(market: BatchSettlementMarket) -> BatchChannel:
+    """A channel of somebody who holds ten prices."""
+    channel = Server(market).channel()
+    market.anvil.mint(market.token, channel.payer.address, 10 * PRICE)
+    return channel
+
+
+def test_a_deposit_lands_until_it_is_final_and_pays_for_its_request(market: BatchSettlementMarket) -> None:
+    channel = funded(market)
+    lands_and_pays(market, channel.deposit_payload(10 * PRICE, PRICE), channel)
+
+
+class Permit2Market(BatchSettlementMarket):
+    """The same, and its token may move by Permit2 too."""
+
+    def prepare(self) -> None:
+        for address, name in PERMIT2_CONTRACTS.items():
+            self.anvil.rpc("anvil_setCode", hexed(address), hexed(load(name).deployed_bytecode))
+        text = self.config.read_text()
+        methods = '\ntransfer_methods = ["eip3009", "permit2"]'
+        self.config.write_text(re.sub(r"(\nsymbol = .*)", rf"\1{methods}", text, count=1))
+        super().prepare()
+
+
+def test_a_deposit_by_permit2_lands_where_its_payer_has_approved_it(tmp_path: Path) -> None:
+    with Permit2Market(tmp_path) as market:
+        channel = funded(market)
+        payload = channel.deposit_payload(10 * PRICE, PRICE)
+        payload = replace(payload, authorization=channel.permit2(10 * PRICE))
+        refused = Server(market).post("verify", payload)
+        assert refused["invalidReason"].endswith("permit2_allowance_required"), refused
+        approve_permit2(channel)
+        lands_and_pays(market, payload, channel)

@@ -11,11 +11,11 @@ from typing import TypeVar
 
 from tallystick.charges import Charge as UncheckedPayment
 from tallystick.vouchers import Voucher
-from tallystick_aggregator.charging.batcher import BatcherSettings, ChargeAnswer, ReserveAnswer
+from tallystick_aggregator.charging.batcher import BatcherSettings, ChargeAnswer
 from tallystick_aggregator.charging.signatures import SignatureCheck, SignatureChecker
 from tallystick_aggregator.charging.writer import LedgerWriter, Lookups, lookup_of
 from tallystick_aggregator.ledger import decide
-from tallystick_aggregator.ledger.answers import Done, Refusal
+from tallystick_aggregator.ledger.answers import Done, Held, Refusal
 from tallystick_aggregator.ledger.commands import DecisionContext, ProvenPayment, Rules, WatermarkProof
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.refusals import Why, refuse
@@ -47,19 +47,28 @@ class Steps:
         self._waiting_max = waiting_max
         self._inside = 0
 
-    async def hold(self, payment: UncheckedPayment) -> ReserveAnswer:
-        """Hold the payment's amount, and with it the channel, which must be known, if its voucher is the next step."""
+    async def hold(self, payment: UncheckedPayment, below: int = 0) -> Held | Refusal:
+        """Hold the payment's amount, and with it the channel, which must be known, if its voucher is the next step.
 
-        async def held() -> ReserveAnswer:
-            proven = await self._prove(payment)
+        `below`: what of the voucher is charged later, and not held: of a request whose deposit has yet to come.
+        """
+        return await self.hold_again(payment, None, below)
+
+    async def hold_again(
+        self, payment: UncheckedPayment, before: UncheckedPayment | None, below: int = 0
+    ) -> Held | Refusal:
+        """The same for what `before` may hold already: if so, that goes on, and the answer is `replayed`."""
+
+        async def held() -> Held | Refusal:
+            proven = await self._prove(payment, below)
             if isinstance(proven, Refusal):
                 return proven
             handle = _new_handle(payment)
 
-            def decision(draft: Draft, _: Ledger, moment: DecisionContext) -> ReserveAnswer:
-                return decide.reserve(draft, proven, handle, moment, self._rules)
+            def decision(draft: Draft, _: Ledger, moment: DecisionContext) -> Held | Refusal:
+                return decide.hold_in_step(draft, proven, handle, moment, self._rules, before)
 
-            return await _decided(self._writer.submit_payments(decision, 1, _lookups(payment)))
+            return await _decided(self._writer.submit_payments(decision, 1, _lookups(before or payment)))
 
         return await self._within(held)
 
@@ -105,17 +114,17 @@ class Steps:
         (good,) = await self._signatures.check([check])
         return None if good else refuse(Why.VOUCHER_SIGNATURE)
 
-    async def _prove(self, payment: UncheckedPayment) -> ProvenPayment | Refusal:
+    async def _prove(self, payment: UncheckedPayment, below: int = 0) -> ProvenPayment | Refusal:
         ledger, ceiling, signature = self._writer.ledger, payment.ceiling, payment.signature
         channel = ledger.channel(payment.channel_id)
         if channel is None:
             return refuse(Why.CHANNEL_UNKNOWN)
-        refusal = watermark_is_met(channel, ceiling, payment.amount)
+        refusal = watermark_is_met(channel, ceiling, payment.amount + below)
         if refusal is None and (ceiling, signature) != (channel.ceiling, channel.signature):
             refusal = await self.is_signed(ledger.known_account(channel.account_id), payment)
         if refusal is not None:
             return refusal
-        proof = WatermarkProof(ceiling, Voucher(channel.id, ceiling, signature))
+        proof = WatermarkProof(ceiling - below, Voucher(channel.id, ceiling, signature))
         return ProvenPayment(channel.id, payment.payment_id, payment.amount, payment.request_hash, proof)
 
     async def _within(self, work: Callable[[], Awaitable[Answer]]) -> Answer | Refusal:

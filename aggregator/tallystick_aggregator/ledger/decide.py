@@ -11,6 +11,7 @@ is recorded in the draft. The rules (`rules`) run in the design's order:
 import hmac
 
 from tallystick.charges import Charge
+from tallystick.reasons import Reason
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
 from tallystick_aggregator.ledger.commands import (
@@ -170,6 +171,27 @@ def capture_in_step(
     if known.status is PaymentStatus.EXPIRED and draft.open_reservations(channel.id):
         return refuse(Why.CHANNEL_BUSY, totals=totals_of(channel))
     return capture(draft, known.handle, amount, moment, rules)
+
+
+def hold_in_step(
+    draft: Draft, payment: ProvenPayment, handle: bytes, moment: DecisionContext, rules: Rules, before: Charge | None
+) -> Held | Refusal:
+    """Hold a channel that `before` may hold already: then it goes on holding it, and the answer is `replayed`.
+
+    What was settled or given back holds it never again; what expired, or is not known any more, is held anew.
+    """
+    known = None if before is None else find_payment(draft, before)
+    if isinstance(known, Refusal):
+        return refuse(Why.RESERVATION_OF_ANOTHER_VOUCHER)
+    if known is not None and known.status in _SETTLED:
+        return refuse(Why.RESERVATION_OF_ANOTHER_VOUCHER)
+    if known is not None and known.status is PaymentStatus.RESERVED:
+        return Held(known.handle, 0, replayed=True)
+    held = reserve(draft, payment, handle, moment, rules)
+    assert not isinstance(held, Accepted), "a payment id of our own is new"
+    if isinstance(held, Refusal) and held.reason is Reason.CHANNEL_BUSY and before is not None:
+        return refuse(Why.RESERVATION_OF_ANOTHER_VOUCHER)
+    return held
 
 
 def charge_in_step(

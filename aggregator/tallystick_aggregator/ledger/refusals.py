@@ -254,6 +254,8 @@ class Why:
     DEPOSIT_TOO_EARLY = Text(Reason.DEPOSIT_AUTHORIZATION, "valid_after", "The authorization is not valid yet.")
     DEPOSIT_TOO_LATE = Text(Reason.DEPOSIT_AUTHORIZATION, "valid_before",
         "The authorization has expired, or is about to.")
+    DEPOSIT_OF_ANOTHER = Text(Reason.DEPOSIT_AUTHORIZATION, "",
+        "The deposit's authorization is for something else than the payload says.")
     DEPOSIT_ABOVE_BALANCE = Text(Reason.INSUFFICIENT_BALANCE, "amount",
         "The payer holds less than it wants to deposit.")
     DEPOSIT_UNPROVEN = Text(Reason.OVERLOADED, "signature",

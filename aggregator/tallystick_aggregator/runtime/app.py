@@ -48,7 +48,7 @@ from tallystick_aggregator.runtime.config.file import Config
 from tallystick_aggregator.runtime.foreign_accounts import refuse_foreign_accounts
 from tallystick_aggregator.runtime.health import LOOK_EVERY_S, PROBE_EVERY_S, Health, probe
 from tallystick_aggregator.runtime.http_edge import HttpEdge
-from tallystick_aggregator.schemes.batch_settlement import BatchSettlementPayments
+from tallystick_aggregator.schemes.batch_settlement import BatchSettlementPayments, Ports
 from tallystick_aggregator.schemes.deferred.payments import DeferredPayments
 from tallystick_aggregator.schemes.exact import Claims, ExactPayments
 from tallystick_aggregator.schemes.port import Scheme
@@ -166,11 +166,7 @@ class _Parts:
         clock: Callable[[], float],
     ) -> None:
         self.config, self.store, self.writer, self.chains, self.clock = config, store, writer, chains, clock
-
-        def now_s() -> int:
-            return int(clock())
-
-        rules, outbox = config.rules, store.outbox
+        now_s, rules, outbox = self._now_s, config.rules, store.outbox
         separators = {escrow: chain.escrow.domain.separator for escrow, chain in chains.items()}
         self.batcher = PaymentBatcher(writer, separators, rules, signatures=signatures)
         self.steps = Steps(writer, separators, rules, signatures)
@@ -200,10 +196,24 @@ class _Parts:
             self.schemes.append(self._batch_settlement(canonical))
 
     def _batch_settlement(self, offers: Offers) -> BatchSettlementPayments:
-        """The scheme of x402's own contract, with channels of its own."""
+        """The scheme of x402's own contract, with channels and deposits of its own."""
         chains = {escrow: self.chains[escrow] for escrow in offers}
-        channels = Channels(chains, offers, self.writer, self.config.rules)
-        return BatchSettlementPayments(chains, offers, channels, self.steps, self.writer, self._new_payment_id)
+        writer, outbox = self.writer, self.store.outbox
+        ports = Ports(
+            chains=chains,  # type: ignore[arg-type]  # a chain does not say which kind its escrow is of
+            offers=offers,
+            channels=Channels(chains, offers, writer, self.config.rules),
+            deposits=Deposits(chains, offers, writer, outbox, self._now_s, budget=self.budget),
+            steps=self.steps,
+            writer=writer,
+            new_id=self._new_payment_id,
+            clock_s=self._now_s,
+            hold_s=self.config.rules.reservation_s,
+        )
+        return BatchSettlementPayments(ports)
+
+    def _now_s(self) -> int:
+        return int(self.clock())
 
     def _new_payment_id(self) -> PaymentId:
         return new_payment_id(int(self.clock() * 1_000), os.urandom(10))

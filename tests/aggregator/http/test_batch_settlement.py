@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 from batch_market import PRICE, TERMS, BatchMarket, BatchPayer, batch_market, message_of, requirements
-from doubles import NETWORK
+from doubles import NETWORK, NOW_S
 from http_twin import HttpEdge, Json, http_edge
 
 from tallystick.hexadecimal import checksum, to_hex
 from tallystick.x402 import PaymentTerms, encode_json
 from tallystick.x402.batch_settlement import BatchSettlementPayload
 
-ALICE = BatchPayer("alice")
+ALICE, BOB = BatchPayer("alice"), BatchPayer("bob")
 CODE = "invalid_batch_settlement_evm_"
 
 
@@ -130,3 +130,40 @@ async def test_supported_tells_what_servers_copy_into_their_402s(shop: Shop) -> 
         "delegatedRefund": True,
     }
     assert checksum(shop.market.chain.sender) in answer["signers"]["eip155:*"]
+
+
+async def test_a_deposit_is_settled_with_its_transaction_and_its_amount(shop: Shop) -> None:
+    shop.market.chain.balances[BOB.signer.address] = 5_000
+    verified = await shop.post("verify", BOB.deposit(5_000))
+    assert (verified["isValid"], verified["extra"]["balance"]) == (True, "0")
+    settled = await shop.post("settle", BOB.deposit(5_000, pending_id=verified["extra"]["pendingId"]), amount="70")
+    assert settled["transaction"] == to_hex(shop.market.chain.sent[0].attempts[0].transaction_hash)
+    assert (settled["success"], settled["amount"], settled["payer"]) == (True, "5000", checksum(BOB.signer.address))
+    assert settled["extra"] == {
+        "chargedAmount": "70",
+        "channelState": {
+            "channelId": to_hex(BOB.channel_id),
+            "balance": "5000",
+            "totalClaimed": "0",
+            "withdrawRequestedAt": 0,
+            "refundNonce": "0",
+            "chargedCumulativeAmount": "70",
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        (BOB.deposit(5_001), CODE + "insufficient_balance"),
+        (BOB.deposit(5_000, PRICE + 1), CODE + "cumulative_amount_mismatch"),
+        (BOB.deposit(999), "deposit_below_minimum"),
+        (BOB.deposit(5_000, window=(0, NOW_S)), CODE + "payload_authorization_valid_before"),
+    ],
+)
+async def test_a_deposit_that_would_not_do_has_the_standards_code(
+    shop: Shop, payload: BatchSettlementPayload, reason: str
+) -> None:
+    shop.market.chain.balances[BOB.signer.address] = 5_000
+    assert (await shop.post("verify", payload))["invalidReason"] == reason
+    assert (await shop.post("settle", payload))["errorReason"] == reason

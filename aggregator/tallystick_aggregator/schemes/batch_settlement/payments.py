@@ -5,6 +5,7 @@ receivers), so nobody else empties a channel by a refund or settles for less.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tallystick.facilitator import Kind, Settled, Verified
@@ -14,20 +15,25 @@ from tallystick.x402.batch_settlement import (
     BatchSettlementPayload,
     BatchSettlementSupport,
     ClaimPayload,
+    DepositPayload,
     SettlePayload,
     VoucherPayload,
 )
 from tallystick.x402.terms import SCHEME_BATCH_SETTLEMENT, BatchSettlementTerms
 from tallystick_aggregator.accounts.channels import Channels
+from tallystick_aggregator.accounts.deposits import Deposits
 from tallystick_aggregator.accounts.offers import Offers
-from tallystick_aggregator.chain.port import Chain
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.charging.steps import Steps
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.ledger.values import EscrowRef
+from tallystick_aggregator.schemes.batch_settlement.deposits import ManagedDeposits
+from tallystick_aggregator.schemes.batch_settlement.locks import Locks
+from tallystick_aggregator.schemes.batch_settlement.port import ChannelChain
 from tallystick_aggregator.schemes.batch_settlement.reason_codes import REASON_CODES
 from tallystick_aggregator.schemes.batch_settlement.requests import (
+    ChannelPayload,
     Request,
     accepted_is,
     is_the_servers,
@@ -37,8 +43,28 @@ from tallystick_aggregator.schemes.batch_settlement.requests import (
     seller_terms,
 )
 from tallystick_aggregator.schemes.batch_settlement.snapshots import Snapshots
-from tallystick_aggregator.schemes.batch_settlement.vouchers import ManagedVouchers, Step
+from tallystick_aggregator.schemes.batch_settlement.steps import Step
+from tallystick_aggregator.schemes.batch_settlement.vouchers import ManagedVouchers
 from tallystick_aggregator.schemes.port import NOBODY, PAYLOAD, Caller
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What the scheme stands on. Chains and offers, and what is made over them, are of canonical escrows alone.
+
+    `new_id` makes payment ids by the clock that the ledger goes by; `clock_s` is that clock, in seconds since the
+    epoch. A channel that only memory can hold is held for `hold_s`.
+    """
+
+    chains: Mapping[EscrowRef, ChannelChain]
+    offers: Offers
+    channels: Channels
+    deposits: Deposits
+    steps: Steps
+    writer: Writer
+    new_id: Callable[[], PaymentId]
+    clock_s: Callable[[], int]
+    hold_s: int
 
 
 class BatchSettlementPayments:
@@ -50,23 +76,16 @@ class BatchSettlementPayments:
     verify_forms: Mapping[str, Callable[[Any], Request]] = {PAYLOAD: read_request}
     settle_forms = verify_forms
 
-    def __init__(
-        self,
-        chains: Mapping[EscrowRef, Chain],
-        offers: Offers,
-        channels: Channels,
-        steps: Steps,
-        writer: Writer,
-        new_id: Callable[[], PaymentId],
-    ) -> None:
-        """`chains`, `offers` and `channels` are of canonical escrows alone.
-
-        `new_id` makes payment ids by the clock that the ledger goes by.
-        """
-        self._chains = chains
-        self._offers = offers
-        snapshots = Snapshots(chains, offers, writer)
-        self._vouchers = ManagedVouchers(channels, steps, writer, snapshots, new_id)
+    def __init__(self, ports: Ports) -> None:
+        self._chains = ports.chains
+        self._offers = ports.offers
+        writer, steps, new_id = ports.writer, ports.steps, ports.new_id
+        snapshots = Snapshots(ports.chains, ports.offers, writer)
+        locks = Locks(ports.clock_s, ports.hold_s)
+        self._vouchers = ManagedVouchers(ports.channels, steps, writer, snapshots, locks, new_id)
+        self._deposits = ManagedDeposits(
+            ports.chains, ports.deposits, self._vouchers, steps, locks, writer, snapshots, new_id
+        )
 
     async def kinds(self) -> Sequence[Kind]:
         """Return every network on which the canonical contract is served."""
@@ -97,38 +116,47 @@ class BatchSettlementPayments:
         """Check a payload of a payer's, and hold its channel where the facilitator manages it."""
         del caller
         payload, asked = request.payload, seller_terms(terms)
-        if not isinstance(payload, VoucherPayload) or not asked.is_managed:
+        if not isinstance(payload, VoucherPayload | DepositPayload) or not asked.is_managed:
             return _not_here(payload)
-        step = is_the_servers(payload) or accepted_is(terms, request.accepted) or self._step(terms, asked, request)
-        return step if isinstance(step, Refusal) else await self._vouchers.hold(step)
+        refusal = is_the_servers(payload) or accepted_is(terms, request.accepted)
+        step = refusal or self._step(terms, asked, payload, request.accepted)
+        if isinstance(step, Refusal):
+            return step
+        if isinstance(payload, DepositPayload):
+            return await self._deposits.hold(step, payload)
+        return await self._vouchers.hold(step)
 
     async def settle(self, terms: PaymentTerms, request: Request, caller: Caller = NOBODY) -> Settled | Refusal:
         """Charge what is held, or give it free; land deposits, claims and refunds."""
-        del caller
         payload, asked = request.payload, seller_terms(terms)
-        if not isinstance(payload, VoucherPayload) or not asked.is_managed:
+        if not isinstance(payload, VoucherPayload | DepositPayload) or not asked.is_managed:
             return _not_here(payload)
-        step = self._step(terms, asked, request)
+        if payload.reservation.cancel:
+            return await self.release(terms, request, caller)
+        step = self._step(terms, asked, payload, request.accepted)
         if isinstance(step, Refusal):
             return step
-        if payload.reservation.cancel:
-            return await self._vouchers.cancel(step, payload.reservation.pending_id)
+        if isinstance(payload, DepositPayload):
+            return await self._deposits.settle(step, payload, terms.amount, terms.max_timeout_s or None)
         return await self._vouchers.charge(step, payload.reservation.pending_id, terms.amount)
 
     async def release(self, terms: PaymentTerms, request: Request, caller: Caller = NOBODY) -> Settled | Refusal:
         """Give a held channel free, as a payload with `cancel` does."""
         del caller
         payload, asked = request.payload, seller_terms(terms)
-        if not isinstance(payload, VoucherPayload) or not asked.is_managed:
+        if not isinstance(payload, VoucherPayload | DepositPayload) or not asked.is_managed:
             return _not_here(payload)
-        step = self._step(terms, asked, request)
-        return step if isinstance(step, Refusal) else await self._vouchers.cancel(step, payload.reservation.pending_id)
+        step = self._step(terms, asked, payload, request.accepted)
+        if isinstance(step, Refusal):
+            return step
+        managed = self._deposits if isinstance(payload, DepositPayload) else self._vouchers
+        return await managed.cancel(step, payload.reservation.pending_id)
 
-    def _step(self, terms: PaymentTerms, asked: BatchSettlementTerms, request: Request) -> Step | Refusal:
-        payload = request.payload
-        assert isinstance(payload, VoucherPayload)
+    def _step(
+        self, terms: PaymentTerms, asked: BatchSettlementTerms, payload: ChannelPayload, accepted: int
+    ) -> Step | Refusal:
         refusal = meets_terms(terms, asked, payload.config)
-        return refusal or self._vouchers.step_of(terms, payload, request.accepted)
+        return refusal or self._vouchers.step_of(terms, payload, accepted)
 
 
 def _not_here(payload: BatchSettlementPayload) -> Refusal:
