@@ -28,6 +28,7 @@ from tallystick.x402.batch_settlement import (
     DepositPayload,
     Erc3009Deposit,
     Permit2Deposit,
+    RefundPayload,
     Reservation,
     VoucherPayload,
     batch_settlement_payload,
@@ -38,9 +39,11 @@ from tallystick.x402.terms import (
     VOUCHER_MANAGER_FACILITATOR,
     BatchSettlementTerms,
 )
+from tallystick_aggregator.accounts.accounts import Accounts
 from tallystick_aggregator.accounts.channels import Channels
 from tallystick_aggregator.accounts.deposits import Deposits
 from tallystick_aggregator.accounts.offers import EscrowOffer
+from tallystick_aggregator.accounts.refunds import Refunds
 from tallystick_aggregator.auth.credentials import Principal, Principals, Scope
 from tallystick_aggregator.auth.limits import NO_LIMITS, GasBudget, GasLimits
 from tallystick_aggregator.charging import LedgerWriter, PaymentBatcher, Steps
@@ -52,7 +55,7 @@ from tallystick_aggregator.ledger.commands import Rules
 from tallystick_aggregator.ledger.invariants import check_invariants
 from tallystick_aggregator.ledger.state import Account, Channel, Ledger
 from tallystick_aggregator.ledger.values import EscrowRef
-from tallystick_aggregator.schemes.batch_settlement import BatchSettlementPayments, Ports
+from tallystick_aggregator.schemes.batch_settlement import BatchSettlementPayments, Ports, RefundCalls
 from tallystick_aggregator.schemes.port import PAYLOAD, Caller, EncodedPayment
 from tallystick_aggregator.store.memory import MemoryDisk, MemoryJournal, MemoryOutbox
 
@@ -109,6 +112,12 @@ class BatchPayer:
     def pay(self, ceiling: int, **reservation: Any) -> VoucherPayload:
         """A voucher payload; `reservation` is what the server adds."""
         return VoucherPayload(self.config, self.voucher(ceiling), Reservation(**reservation))
+
+    def refund(self, ceiling: int, amount: int | None = None, **changes: Any) -> RefundPayload:
+        """A voucher that charges nothing, and what is asked back; `changes` are of the server."""
+        pending, cancel = changes.pop("pending_id", None), changes.pop("cancel", False)
+        payload = RefundPayload(self.config, self.voucher(ceiling), amount, reservation=Reservation(pending, cancel))
+        return replace(payload, **changes)
 
     def deposit(
         self,
@@ -206,6 +215,7 @@ class BatchMarket:
     maintenance: Maintenance
     scheme: BatchSettlementPayments
     facilitator: Facilitator
+    refunds: Refunds
 
     @property
     def ledger(self) -> Ledger:
@@ -270,11 +280,23 @@ async def batch_market(
     def new_id() -> PaymentId:
         return new_payment_id(clock.now_ms, disk.epoch.to_bytes(2, "big") + next(numbers).to_bytes(8, "big"))
 
+    channels = Channels(chains, OFFERS, writer, rules)
+    payers = Accounts(chains, OFFERS, channels, writer, rules, lambda: clock.now_s)
+    refunds = Refunds(
+        chains,
+        payers,
+        writer,
+        outbox,
+        refund_timeout_s=0.2,
+        budget=GasBudget(gas),
+        call_of=RefundCalls(chains, writer),
+    )
     scheme = BatchSettlementPayments(
         Ports(
             chains=chains,
             offers=OFFERS,
-            channels=Channels(chains, OFFERS, writer, rules),
+            channels=channels,
+            refunds=refunds,
             deposits=Deposits(
                 chains, OFFERS, writer, outbox, lambda: clock.now_s, credit_timeout_s=0.2, budget=GasBudget(gas)
             ),
@@ -297,6 +319,7 @@ async def batch_market(
             Maintenance(writer, journal, rules),
             scheme,
             Facilitator(Principals(lambda _: SELLER), [scheme]),
+            refunds,
         )
         check_invariants(writer.ledger)
     finally:

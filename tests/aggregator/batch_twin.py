@@ -224,7 +224,7 @@ class BatchTwin(ChainTwin):
         logs = [as_log(event, self.number) for event in self.do(self.sender, outbound.data)]
         self.number -= 1  # `do` has mined a block of its own
         payouts = self.escrow.payouts(outbound, logs)
-        if outbound.kind is TransactionKind.CLAIM:
+        if outbound.kind in {TransactionKind.CLAIM, TransactionKind.REFUND}:
             for to, token in self.escrow.debts(outbound, logs):
                 for listener in self.debtors:
                     listener(to, token)

@@ -20,6 +20,7 @@ from tallystick.x402 import Network, PaymentPayload, encode_json
 from tallystick.x402.batch_settlement import (
     BatchSettlementPayload,
     DepositPayload,
+    RefundPayload,
     Reservation,
     VoucherPayload,
     batch_settlement_payload,
@@ -153,6 +154,23 @@ def funded(market: BatchSettlementMarket) -> BatchChannel:
 def test_a_deposit_lands_until_it_is_final_and_pays_for_its_request(market: BatchSettlementMarket) -> None:
     channel = funded(market)
     lands_and_pays(market, channel.deposit_payload(10 * PRICE, PRICE), channel)
+
+
+def test_a_refund_claims_what_is_charged_and_gives_the_rest_back(market: BatchSettlementMarket) -> None:
+    server, channel = Server(market), funded(market)
+    deposited = server.post("settle", channel.deposit_payload(10 * PRICE, PRICE))
+    assert deposited["success"], deposited
+    voucher = UncheckedVoucher(channel.id, PRICE, channel.voucher(PRICE).signature)
+    verified = server.post("verify", RefundPayload(channel.config, voucher))
+    assert verified["isValid"], verified
+    held = RefundPayload(channel.config, voucher, reservation=Reservation(verified["extra"]["pendingId"]))
+    refunded = server.post("settle", held)
+    assert (refunded.get("success"), refunded["amount"]) == (True, str(9 * PRICE)), refunded
+    assert server.post("settle", held)["transaction"] == refunded["transaction"]
+    assert market.anvil.token_balance(market.token, channel.payer.address) == 9 * PRICE
+    assert channel.state == (PRICE, PRICE)
+    # The receiver is paid what was claimed, though no claim of its own was sent.
+    wait_until(lambda: channel.words("receivers", market.receiver, market.token)[1] >= PRICE, 60, lambda: "not settled")
 
 
 class Permit2Market(BatchSettlementMarket):

@@ -124,6 +124,16 @@ def claimed_rows(call_data: bytes) -> list[ClaimedRow]:
     ]
 
 
+def refunded_config(call_data: bytes) -> Config:
+    """The channel of a refund in calldata, inside of a `multicall` too. Raises ValueError where there is none."""
+    call, _ = split_suffix(call_data)
+    if call[:4] == MULTICALL.selector:
+        call = _decode(MULTICALL, call)[0][-1]
+    if call[:4] != REFUND_WITH_SIGNATURE.selector:
+        raise ValueError("not the calldata of a refund")
+    return _config(_decode(REFUND_WITH_SIGNATURE, call)[0])
+
+
 # What is read.
 
 

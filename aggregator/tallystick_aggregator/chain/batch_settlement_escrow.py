@@ -29,7 +29,6 @@ from tallystick_aggregator.chain.port import (
     Heard,
     RevertedError,
 )
-from tallystick_aggregator.chain.sending.gas_meter import payer_of
 from tallystick_aggregator.chain.settings import ChainLimits, ConfigurationError
 from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.store.port import OutboundTransaction, Payout, TransactionKind
@@ -154,7 +153,8 @@ class BatchSettlementEscrow:
             return (Payout(self.address, token_of(outbound.data), credited),)
         if outbound.kind is TransactionKind.REFUND:
             refunded = sum(event.amount for event in mine if isinstance(event, contract.Refunded))
-            return (Payout(payer_of(outbound), token_of(outbound.data), refunded),)
+            config = calls.refunded_config(outbound.data)
+            return (Payout(config.payer, config.token, refunded),)
         # What is claimed is owed to the receiver, and counts as paid: a later `settle` moves it, whoever sends it.
         return tuple(
             Payout(receiver, token, amount) for (receiver, token), amount in self._owed_by(outbound, mine).items()

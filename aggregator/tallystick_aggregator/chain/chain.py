@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from functools import partial
+from typing import Final
 
 from tallystick.channels import ChannelConfig
 from tallystick.hexadecimal import checksum
@@ -35,6 +36,9 @@ from tallystick_aggregator.store.port import (
     TransactionKind,
 )
 from tallystick_aggregator.tasks import PeriodicTask
+
+_CLAIMING: Final = frozenset({TransactionKind.CLAIM, TransactionKind.REFUND})
+"""What may leave something owed: a refund of a channel claims what is charged first."""
 
 
 class EvmChain:
@@ -230,7 +234,7 @@ class EvmChain:
 
     def _payouts_of(self, outbound: OutboundTransaction, receipt: Receipt) -> tuple[Payout, ...]:
         """What a transaction to this escrow moved, by its events; what is owed since is told to those who listen."""
-        if outbound.kind is TransactionKind.CLAIM:
+        if outbound.kind in _CLAIMING:
             for to, token in self.escrow.debts(outbound, receipt.logs):
                 for listener in self._owed_listeners:
                     listener(to, token)

@@ -277,6 +277,10 @@ class Why:
 
     # Refunds.
     REFUND_TOO_SMALL = Text(Reason.PAYLOAD_INVALID, "amount", "The refund is too small to be worth its transaction.")
+    REFUND_OF_NOTHING = Text(Reason.PAYLOAD_INVALID, "payload.amount", "A refund gives something back.",
+        Code.REFUND_AMOUNT_INVALID)
+    REFUND_NOT_AUTHORIZED = Text(Reason.CALL_SIGNATURE, "payload.refundAuthorizerSignature",
+        "The server's refundAuthorizer did not sign this refund, {what}.", Code.REFUND_AUTHORIZER_SIGNATURE)
     REFUND_TOO_LARGE = Text(Reason.REFUND_EXCEEDS_AVAILABLE, "amount",
         "A refund returns only what is neither charged, reserved, withdrawing nor being refunded.")
     REFUND_OF_ANOTHER_AMOUNT = Text(Reason.AMOUNT_MISMATCH, "amount",

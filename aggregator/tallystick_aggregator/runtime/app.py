@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from tallystick.payment_ids import new_payment_id
 from tallystick.quantities import PaymentId
@@ -48,7 +48,8 @@ from tallystick_aggregator.runtime.config.file import Config
 from tallystick_aggregator.runtime.foreign_accounts import refuse_foreign_accounts
 from tallystick_aggregator.runtime.health import LOOK_EVERY_S, PROBE_EVERY_S, Health, probe
 from tallystick_aggregator.runtime.http_edge import HttpEdge
-from tallystick_aggregator.schemes.batch_settlement import BatchSettlementPayments, Ports
+from tallystick_aggregator.schemes.batch_settlement import BatchSettlementPayments, Ports, RefundCalls
+from tallystick_aggregator.schemes.batch_settlement.port import ChannelChain
 from tallystick_aggregator.schemes.deferred.payments import DeferredPayments
 from tallystick_aggregator.schemes.exact import Claims, ExactPayments
 from tallystick_aggregator.schemes.port import Scheme
@@ -192,23 +193,30 @@ class _Parts:
         self.accounts = Accounts(chains, offers, channels, writer, rules, now_s)
         self.deposits = Deposits(own, offers, writer, outbox, now_s, budget=self.budget)
         self.refunds = Refunds(own, self.accounts, writer, outbox, budget=self.budget)
+        self.channel_refunds: Refunds | None = None
         if canonical := make_offers(config, canonical=True):
             self.schemes.append(self._batch_settlement(canonical))
 
     def _batch_settlement(self, offers: Offers) -> BatchSettlementPayments:
-        """The scheme of x402's own contract, with channels and deposits of its own."""
-        chains = {escrow: self.chains[escrow] for escrow in offers}
-        writer, outbox = self.writer, self.store.outbox
+        """The scheme of x402's own contract, with channels, deposits and refunds of its own."""
+        # A chain does not say which kind its escrow is of.
+        chains = {escrow: cast("ChannelChain", self.chains[escrow]) for escrow in offers}
+        writer, outbox, rules = self.writer, self.store.outbox, self.config.rules
+        channels = Channels(chains, offers, writer, rules)
+        payers = Accounts(chains, offers, channels, writer, rules, self._now_s)
+        calls = RefundCalls(chains, writer)
+        self.channel_refunds = Refunds(chains, payers, writer, outbox, budget=self.budget, call_of=calls)
         ports = Ports(
-            chains=chains,  # type: ignore[arg-type]  # a chain does not say which kind its escrow is of
+            chains=chains,
             offers=offers,
-            channels=Channels(chains, offers, writer, self.config.rules),
+            channels=channels,
             deposits=Deposits(chains, offers, writer, outbox, self._now_s, budget=self.budget),
+            refunds=self.channel_refunds,
             steps=self.steps,
             writer=writer,
             new_id=self._new_payment_id,
             clock_s=self._now_s,
-            hold_s=self.config.rules.reservation_s,
+            hold_s=rules.reservation_s,
         )
         return BatchSettlementPayments(ports)
 
@@ -343,6 +351,7 @@ def _start_timers(stack: AsyncExitStack, parts: _Parts, health: Health) -> Seque
     timers = (
         *parts.maintenance.timers(),
         PeriodicTask("refunds", parts.refunds.resume, RESUME_EVERY_S),
+        *([PeriodicTask("refunds of channels", of.resume, RESUME_EVERY_S)] if (of := parts.channel_refunds) else []),
         PeriodicTask("store probe", lambda: probe(parts.writer), PROBE_EVERY_S),
         PeriodicTask("health", health.look, LOOK_EVERY_S),
         *([PeriodicTask("TLS files", tls.look, TLS_LOOK_EVERY_S)] if (tls := parts.config.tls) else []),

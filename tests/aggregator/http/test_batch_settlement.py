@@ -167,3 +167,21 @@ async def test_a_deposit_that_would_not_do_has_the_standards_code(
     shop.market.chain.balances[BOB.signer.address] = 5_000
     assert (await shop.post("verify", payload))["invalidReason"] == reason
     assert (await shop.post("settle", payload))["errorReason"] == reason
+
+
+async def test_a_refund_is_settled_with_what_it_gave_back(shop: Shop) -> None:
+    pending = (await shop.post("verify", ALICE.pay(PRICE)))["extra"]["pendingId"]
+    await shop.post("settle", ALICE.pay(PRICE, pending_id=pending), amount="70")
+    verified = await shop.post("verify", ALICE.refund(70))
+    assert verified["extra"].pop("pendingId")
+    assert verified["extra"] == state(70)
+    settled = await shop.post("settle", ALICE.refund(70))
+    assert settled["errorReason"] == f"{CODE}channel_busy"
+    await shop.market.expire()
+    settled = await shop.post("settle", ALICE.refund(70))
+    assert (settled["success"], settled["amount"]) == (True, "9930")
+    assert settled["transaction"] == to_hex(shop.market.chain.sent[0].attempts[0].transaction_hash)
+    assert settled["extra"] == {"channelState": state(70) | {"balance": "70", "totalClaimed": "70", "refundNonce": "1"}}
+    await shop.market.chain.look()
+    assert (await shop.post("verify", ALICE.refund(70)))["invalidReason"] == f"{CODE}refund_no_balance"
+    assert (await shop.post("verify", ALICE.refund(70, 0)))["invalidReason"] == f"{CODE}refund_amount_invalid"

@@ -5,11 +5,13 @@ requests      what is asked, and whether it fits the seller's terms
 steps         a voucher on its way, and what is held and charged for it
 vouchers      those that the facilitator manages: hold a channel, charge it, give it free
 deposits      the same with a deposit before; fundings is what payers sign for it, locks what the ledger cannot hold
+refunds       vouchers that charge nothing: claim what is charged, give the rest back
 snapshots     what answers tell of a channel
 port          what is asked of the chain beside what all schemes ask
 reason_codes  the standard's codes for our reasons
 """
 
 from tallystick_aggregator.schemes.batch_settlement.payments import BatchSettlementPayments, Ports
+from tallystick_aggregator.schemes.batch_settlement.refunds import RefundCalls
 
-__all__ = ["BatchSettlementPayments", "Ports"]
+__all__ = ["BatchSettlementPayments", "Ports", "RefundCalls"]

@@ -16,13 +16,14 @@ from tallystick.x402.batch_settlement import (
     BatchSettlementSupport,
     ClaimPayload,
     DepositPayload,
+    RefundPayload,
     SettlePayload,
-    VoucherPayload,
 )
 from tallystick.x402.terms import SCHEME_BATCH_SETTLEMENT, BatchSettlementTerms
 from tallystick_aggregator.accounts.channels import Channels
 from tallystick_aggregator.accounts.deposits import Deposits
 from tallystick_aggregator.accounts.offers import Offers
+from tallystick_aggregator.accounts.refunds import Refunds
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.charging.steps import Steps
 from tallystick_aggregator.ledger.answers import Refusal
@@ -32,6 +33,7 @@ from tallystick_aggregator.schemes.batch_settlement.deposits import ManagedDepos
 from tallystick_aggregator.schemes.batch_settlement.locks import Locks
 from tallystick_aggregator.schemes.batch_settlement.port import ChannelChain
 from tallystick_aggregator.schemes.batch_settlement.reason_codes import REASON_CODES
+from tallystick_aggregator.schemes.batch_settlement.refunds import ManagedRefunds
 from tallystick_aggregator.schemes.batch_settlement.requests import (
     ChannelPayload,
     Request,
@@ -60,6 +62,7 @@ class Ports:
     offers: Offers
     channels: Channels
     deposits: Deposits
+    refunds: Refunds
     steps: Steps
     writer: Writer
     new_id: Callable[[], PaymentId]
@@ -83,6 +86,7 @@ class BatchSettlementPayments:
         snapshots = Snapshots(ports.chains, ports.offers, writer)
         locks = Locks(ports.clock_s, ports.hold_s)
         self._vouchers = ManagedVouchers(ports.channels, steps, writer, snapshots, locks, new_id)
+        self._refunds = ManagedRefunds(ports.chains, ports.refunds, self._vouchers, steps, writer, snapshots, new_id)
         self._deposits = ManagedDeposits(
             ports.chains, ports.deposits, self._vouchers, steps, locks, writer, snapshots, new_id
         )
@@ -116,7 +120,7 @@ class BatchSettlementPayments:
         """Check a payload of a payer's, and hold its channel where the facilitator manages it."""
         del caller
         payload, asked = request.payload, seller_terms(terms)
-        if not isinstance(payload, VoucherPayload | DepositPayload) or not asked.is_managed:
+        if isinstance(payload, ClaimPayload | SettlePayload) or not asked.is_managed:
             return _not_here(payload)
         refusal = is_the_servers(payload) or accepted_is(terms, request.accepted)
         step = refusal or self._step(terms, asked, payload, request.accepted)
@@ -124,12 +128,14 @@ class BatchSettlementPayments:
             return step
         if isinstance(payload, DepositPayload):
             return await self._deposits.hold(step, payload)
+        if isinstance(payload, RefundPayload):
+            return await self._refunds.hold(step, payload)
         return await self._vouchers.hold(step)
 
     async def settle(self, terms: PaymentTerms, request: Request, caller: Caller = NOBODY) -> Settled | Refusal:
         """Charge what is held, or give it free; land deposits, claims and refunds."""
         payload, asked = request.payload, seller_terms(terms)
-        if not isinstance(payload, VoucherPayload | DepositPayload) or not asked.is_managed:
+        if isinstance(payload, ClaimPayload | SettlePayload) or not asked.is_managed:
             return _not_here(payload)
         if payload.reservation.cancel:
             return await self.release(terms, request, caller)
@@ -138,13 +144,15 @@ class BatchSettlementPayments:
             return step
         if isinstance(payload, DepositPayload):
             return await self._deposits.settle(step, payload, terms.amount, terms.max_timeout_s or None)
+        if isinstance(payload, RefundPayload):
+            return await self._refunds.settle(step, payload, asked.refund_authorizer)
         return await self._vouchers.charge(step, payload.reservation.pending_id, terms.amount)
 
     async def release(self, terms: PaymentTerms, request: Request, caller: Caller = NOBODY) -> Settled | Refusal:
         """Give a held channel free, as a payload with `cancel` does."""
         del caller
         payload, asked = request.payload, seller_terms(terms)
-        if not isinstance(payload, VoucherPayload | DepositPayload) or not asked.is_managed:
+        if isinstance(payload, ClaimPayload | SettlePayload) or not asked.is_managed:
             return _not_here(payload)
         step = self._step(terms, asked, payload, request.accepted)
         if isinstance(step, Refusal):
@@ -156,9 +164,14 @@ class BatchSettlementPayments:
         self, terms: PaymentTerms, asked: BatchSettlementTerms, payload: ChannelPayload, accepted: int
     ) -> Step | Refusal:
         refusal = meets_terms(terms, asked, payload.config)
-        return refusal or self._vouchers.step_of(terms, payload, accepted)
+        charged = 0 if isinstance(payload, RefundPayload) else accepted
+        return refusal or self._vouchers.step_of(terms, payload, charged)
 
 
 def _not_here(payload: BatchSettlementPayload) -> Refusal:
     """Refuse a payload that belongs to another call, or to another manager of vouchers."""
-    return refuse(Why.WRONG_PAYLOAD_TYPE, payload_type(payload), "voucher, where the facilitator manages vouchers")
+    return refuse(
+        Why.WRONG_PAYLOAD_TYPE,
+        payload_type(payload),
+        "deposit, voucher or refund, where the facilitator manages vouchers",
+    )

@@ -19,6 +19,7 @@ from tallystick.x402.terms import BatchSettlementTerms, read_batch_settlement_te
 from tallystick_aggregator.accounts.offers import amount_is, config_meets_terms
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse
+from tallystick_aggregator.schemes.batch_settlement.steps import REFUND
 
 ChannelPayload = DepositPayload | VoucherPayload | RefundPayload
 """What payers write: it names a channel, and has a voucher of it."""
@@ -27,7 +28,7 @@ ChannelPayload = DepositPayload | VoucherPayload | RefundPayload
 _TYPES: Final = {
     DepositPayload: "deposit",
     VoucherPayload: "voucher",
-    RefundPayload: "refund",
+    RefundPayload: REFUND,
     ClaimPayload: "claim",
     SettlePayload: "settle",
 }

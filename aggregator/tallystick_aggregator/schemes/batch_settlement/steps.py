@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Final
 
 from tallystick import payment_ids
 from tallystick.channels import ChannelConfig
@@ -12,6 +13,8 @@ from tallystick.vouchers import UncheckedVoucher
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.ledger.values import EscrowRef
+
+REFUND: Final = "refund"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,11 @@ class Step:
     config: ChannelConfig
     voucher: UncheckedVoucher
     accepted: int
+
+    @property
+    def is_refund(self) -> bool:
+        """Whether it asks for money back, and charges nothing."""
+        return self.kind == REFUND
 
     @property
     def channel_id(self) -> bytes:

@@ -111,7 +111,7 @@ class ManagedVouchers:
         """Rule 10: where nothing is asked for, a voucher over what is claimed already pays for nothing."""
         channel = self._writer.ledger.channel(step.channel_id)
         ceiling = step.voucher.max_claimable_amount
-        if step.accepted or channel is None or not ceiling == channel.charged == channel.claimed:
+        if step.accepted or step.is_refund or channel is None or not ceiling == channel.charged == channel.claimed:
             return None
         return refuse(Why.VOUCHER_CLAIMED, ceiling, f"above {channel.claimed}")
 
