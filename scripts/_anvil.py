@@ -161,10 +161,13 @@ class Anvil(DevChain):
         self, *, chain_id: int = 31337, block_time_s: float | None = None, options: tuple[str, ...] = ()
     ) -> None:
         """Start it on a free port; returns once it answers. With `block_time_s` it mines on the clock as well."""
+        # Old states take gigabytes, which it leaves in the user's home where it is killed; with `stop` these go.
+        self._folder = tempfile.TemporaryDirectory(prefix="anvil-", ignore_cleanup_errors=True)
         # To a file: a pipe that nobody empties would stop the node after 64 KiB.
-        self._log = tempfile.NamedTemporaryFile(prefix="anvil-", suffix=".log", delete=False)  # noqa: SIM115
+        self._log = Path(self._folder.name, "log").open("wb")  # noqa: SIM115 - closed by `stop`
         # Limits as on live chains, so that the sizes of batches are real.
-        command = [anvil_binary(), "--port", "0", "--chain-id", str(chain_id), "--enable-tx-gas-limit", *options]
+        command = [anvil_binary(), "--port", "0", "--chain-id", str(chain_id), "--enable-tx-gas-limit"]
+        command += ["--cache-path", self._folder.name, *options]
         if block_time_s is not None:
             command += ["--block-time", str(block_time_s), "--mixed-mining"]
         self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log, stdin=subprocess.DEVNULL)
@@ -189,7 +192,7 @@ class Anvil(DevChain):
                 self._process.kill()
                 self._process.wait()
         self._log.close()
-        Path(self._log.name).unlink(missing_ok=True)
+        self._folder.cleanup()
 
     def __enter__(self) -> Self:
         return self

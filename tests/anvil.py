@@ -202,5 +202,9 @@ def devnet(anvil_process: Devnet) -> Iterator[Devnet]:
     try:
         yield anvil_process
     finally:
-        anvil_process.anvil.automine(on=True)
-        anvil_process.anvil.revert(snapshot)
+        anvil = anvil_process.anvil
+        # In this order: a transaction that is left would be mined while the chain goes back, and take its blocks along.
+        anvil.automine(on=False)
+        anvil.rpc("anvil_dropAllTransactions")
+        anvil.revert(snapshot)
+        anvil.automine(on=True)

@@ -132,6 +132,9 @@ class Direct:
     async def supported(self) -> Supported:
         return self._supported
 
+    def derived_key(self, purpose: bytes) -> bytes:
+        return purpose
+
     async def close(self) -> None:
         """Nothing to close."""
 

@@ -185,6 +185,20 @@ async def test_a_fee_spike_waits_under_the_cap_and_ends(devnet: Devnet) -> None:
         assert devnet.balance(HOLDER) == 5
 
 
+async def test_a_bid_is_made_of_the_fees_of_now_though_a_price_was_read_just_before(devnet: Devnet) -> None:
+    async with sending_side(devnet) as side:
+        await ended(side, await send(side))
+        assert await side.chain.gas_affordable() > 0
+        devnet.anvil.automine(on=False)
+        devnet.anvil.rpc("anvil_setNextBlockBaseFeePerGas", hex(100 * GWEI))
+        devnet.anvil.mine()
+        dear = await send(side, b"two", 1)
+        assert dear.attempts[-1].max_fee_per_gas_wei >= 100 * GWEI
+        devnet.anvil.rpc("anvil_setNextBlockBaseFeePerGas", hex(GWEI))
+        devnet.anvil.mine()
+        await ended(side, dear)
+
+
 async def test_a_nonce_gap_is_filled(devnet: Devnet, node: FaultyNode) -> None:
     """As after a reorganisation that took back what was final, or a restored backup: nobody knows the nonce before."""
     disk = MemoryDisk()
@@ -200,6 +214,26 @@ async def test_a_nonce_gap_is_filled(devnet: Devnet, node: FaultyNode) -> None:
         await until(lambda: _kinds(side) == {TransactionKind.EXACT, TransactionKind.NONCE_FILLER})
         await ended(side, await send(side, b"three", 1))
         assert devnet.balance(HOLDER) == 8
+
+
+async def test_what_was_mined_during_a_look_leaves_no_gap_where_a_node_is_behind(
+    devnet: Devnet, node: FaultyNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its receipt is there, and the head of the look is from before it."""
+    async with sending_side(devnet, node=node) as side:
+        await side.chain._shared.sending.stop()
+        head, mined = await node.head(), mined_nonce(side)
+        await send(side)
+        await until(lambda: mined_nonce(side) == mined + 1)
+        devnet.anvil.automine(on=False)
+        await send(side, b"two")
+
+        async def behind(_sender: bytes) -> int:
+            return mined
+
+        monkeypatch.setattr(node, "next_nonce", behind)
+        await side.chain._shared.sender.tick(head)
+        assert _kinds(side) == {TransactionKind.EXACT}
 
 
 async def test_r5_c1_a_gap_is_filled_with_the_gas_that_the_chain_asks_for(

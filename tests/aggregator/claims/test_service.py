@@ -250,7 +250,8 @@ async def test_an_account_that_holds_too_little_is_claimed_again_after_a_top_up(
         await settlement.settle_now()
         assert len(side.disk.outbound) == 1  # nothing there: a claim would be wasted
         payer.deposit(20_000)
-        await side.mirrored()
+        await side.chain.wait(claim, final=True, timeout_s=10)  # until then its row is under way
+        await until(lambda: side.account(payer).funds == 22_000)
         await settlement.settle_now()
         assert devnet.balance(FIRST) == 9_000
 

@@ -334,9 +334,9 @@ async def test_what_was_published_survives_a_restart_and_the_same_again_writes_n
 
 
 async def test_a_payment_lists_nothing_and_its_seller_is_told_so(bound: HttpEdge) -> None:
-    request = request_of()
-    plain = await bound.post("/verify", request)
+    plain = await bound.post("/verify", request_of())
     assert "extension-responses" not in plain.headers
+    request = request_of(number=1)
     request["paymentPayload"]["extensions"] = {"bazaar": {"info": {"input": {"type": "http", "method": "GET"}}}}
     for path in ("/verify", "/settle"):
         response = await bound.post(path, request)

@@ -141,7 +141,8 @@ async def test_x8_nothing_is_waited_for_that_would_be_refused_anyway(market: Mar
     """Who waits holds a place of all sellers' payments; junk that is valid in a moment must not."""
     clock = Clock(market)
     junk = replace(transfer_of(ALICE, valid_after=NOW_S + GRACE_S), signature=transfer_of(ALICE).signature)
-    assert refused(await clock.exact().verify(EXACT_TERMS, junk)).reason is Reason.EXACT_SIGNATURE
+    for ask in (clock.exact().verify, clock.exact().settle):
+        assert refused(await ask(EXACT_TERMS, junk)).reason is Reason.EXACT_SIGNATURE
     poor = transfer_of(Payer("nobody"), valid_after=NOW_S + GRACE_S)
     assert refused(await clock.exact().verify(EXACT_TERMS, poor)).reason is Reason.INSUFFICIENT_BALANCE
     assert clock.now_s == NOW_S, "nobody waited"

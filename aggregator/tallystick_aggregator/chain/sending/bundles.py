@@ -17,7 +17,7 @@ What is not guaranteed: a builder can break its word, and land the gas money alo
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from typing import Any, Final
 
@@ -151,7 +151,7 @@ class BundleSender(Sender):
             await self._store(replace(outbound, status=TransactionStatus.SUPERSEDED))
         return left
 
-    async def _fill_gaps(self, waiting: Sequence[OutboundTransaction], head: Block) -> None:
+    async def _fill_gaps(self, waiting: Sequence[OutboundTransaction], known: Set[int], head: Block) -> None:
         """There are none: the next bundle takes the nonces of one that did not land."""
 
     async def _push(self, waiting: Sequence[OutboundTransaction]) -> None:

@@ -28,7 +28,7 @@ What is not guaranteed
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Final
 
@@ -57,7 +57,7 @@ from tallystick_aggregator.store.port import (
     TransactionStatus,
 )
 from tallystick_aggregator.tasks import Shared
-from tallystick_chain.fees import Bid
+from tallystick_chain.fees import Bid, MarketFees
 from tallystick_chain.transactions import Unsigned, sign
 
 _GWEI: Final = 10**9
@@ -100,6 +100,7 @@ class Sender:
         self._clock = clock
         self._nonces = asyncio.Lock()
         self._next_nonce = Shared[None, int]()
+        self._fees = Shared[None, MarketFees]()
         self._lookups = Lookups(settings.limits.look_again_s, clock)
         self._blocks = Shared[int, Block | None]()
         self._offered_at: dict[int, float] = {}
@@ -125,7 +126,9 @@ class Sender:
         if known is not None and known.status is not TransactionStatus.SUPERSEDED:
             return known
         gas_limit = await self.trial.gas_limit(send.call, send.gas_max)
-        offer = bid(await self.trial.market(), self._settings.fees, urgent=send.urgent)
+        # Of now: those that bid less than a block costs are raised one after the other, and all behind them wait.
+        market = await self._fees.answer(None, self._node.fees)
+        offer = bid(market, self._settings.fees, urgent=send.urgent)
         told = await self._next_nonce.answer(None, lambda: self._node.next_nonce(self.address))
         # One at a time from here: it asks nobody but the store.
         async with self._nonces:
@@ -199,7 +202,8 @@ class Sender:
         outgoing = [sent for sent in await self._outbox.open(self._settings.network) if self._follows(sent)]
         found = await self._lookups.waiting(outgoing, head, lambda sent: self._follow(sent, final_number))
         waiting = await self._drop_superseded([_in_no_block(sent) for sent in found], final_number)
-        await self._fill_gaps([outbound for outbound in waiting if outbound.sender == self.address], head)
+        known = {sent.nonce for sent in outgoing if sent.sender == self.address}
+        await self._fill_gaps([outbound for outbound in waiting if outbound.sender == self.address], known, head)
         await self._push(waiting)
 
     async def _follow(self, outbound: OutboundTransaction, final_number: int) -> bool:
@@ -283,13 +287,16 @@ class Sender:
             return None if any(attempt.transaction_hash == other for attempt in outbound.attempts) else other
         return b"" if self._clock() - since >= self._settings.limits.unproven_s else None
 
-    async def _fill_gaps(self, waiting: Sequence[OutboundTransaction], head: Block) -> None:
-        """Send nothing, to ourselves, under nonces that neither the chain, the pools nor the outbox know."""
+    async def _fill_gaps(self, waiting: Sequence[OutboundTransaction], known: Set[int], head: Block) -> None:
+        """Send nothing, to ourselves, under nonces that neither the chain, the pools nor the outbox know.
+
+        `known`: those of the outbox's open transactions, which may be in a block that came after this head.
+        """
         if not waiting:
             return
         mined = await self._node.nonce_at(self.address, head.number)
         first = max(mined, await self._node.next_nonce(self.address))
-        missing = set(range(first, waiting[-1].nonce)) - {outbound.nonce for outbound in waiting}
+        missing = set(range(first, waiting[-1].nonce)) - known
         if not missing:
             return
         offer = max(bid_of(outbound.attempts[-1]) for outbound in waiting)

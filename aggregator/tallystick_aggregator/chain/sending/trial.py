@@ -40,7 +40,7 @@ class Trial:
 
     async def simulate(self, call: Call, block: Block, *, gas_max: int, at_s: int) -> None:
         """See `port.Chain.simulate`."""
-        price = bid(await self.market(), self._settings.fees)
+        price = bid(await self._todays_market(), self._settings.fees)
         try:
             await self._node.call(call.to, call.data, block, from_=self._address, gas=gas_max, price=price, at_s=at_s)
         except CallRevertedError as reverted:
@@ -48,7 +48,7 @@ class Trial:
 
     async def gas_affordable(self) -> int:
         """See `port.Chain.gas_affordable`: pools take what a sender can pay for beside all that it has in them."""
-        market, balance = await asyncio.gather(self.market(), self._node.balance(self._address))
+        market, balance = await asyncio.gather(self._todays_market(), self._node.balance(self._address))
         for outbound in await self._outbox.open(self._settings.network):
             if outbound.status is TransactionStatus.PENDING and outbound.sender == self._address:
                 balance -= outbound.gas_limit * outbound.attempts[-1].max_fee_per_gas_wei
@@ -75,7 +75,7 @@ class Trial:
         except RevertedError:
             return _FILL_GAS
 
-    async def market(self) -> MarketFees:
+    async def _todays_market(self) -> MarketFees:
         """What blocks cost, as of FRESH_S ago at most."""
         async with self._asking:
             if self._market is None or self._clock() - self._read_at >= FRESH_S:

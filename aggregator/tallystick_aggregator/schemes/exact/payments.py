@@ -30,6 +30,7 @@ from tallystick_aggregator.schemes.exact.authorizations import (
     A,
     Authorization,
     TransferToken,
+    is_signed_by_key,
     transfer_digest,
     transfer_slot,
     with_canonical_v,
@@ -260,7 +261,8 @@ class TransferPayments(ABC, Generic[A]):
         sent = await self._sent(case)
         if sent is not None and _is_sent(sent):
             return sent
-        await self._preconditions.wait_for_window(case.payment)  # for nobody else to wait for it
+        if is_signed_by_key(case.token, case.payment):  # what nobody signed is refused without a wait
+            await self._preconditions.wait_for_window(case.payment)  # for nobody else to wait for it
         async with self._turns:
             with self._preconditions.sending(case):
                 outcome = await self._send(case)
