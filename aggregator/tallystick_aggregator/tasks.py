@@ -33,11 +33,13 @@ class PeriodicTask:
         *,
         passing: tuple[type[Exception], ...] = (),
         retry_s: float | None = None,
+        rest_s: float = 0.0,
         wait: Callable[[asyncio.Event, float], Awaitable[None]] = until_woken,
     ) -> None:
         """`passing`: exceptions that the world brings about; they are told in one line instead of a traceback.
 
-        `retry_s`: how soon a failed run is repeated first; None: at the interval. `wait` lets a pause pass, unless it
+        `retry_s`: how soon a failed run is repeated first; None: at the interval. `rest_s`: between two runs at least,
+        even if it is woken. `wait` lets a pause pass, unless it
         is woken before.
         """
         self.name = name
@@ -45,6 +47,7 @@ class PeriodicTask:
         self._interval_s = interval_s
         self._passing = passing
         self._retry_s = interval_s if retry_s is None else retry_s
+        self._rest_s = rest_s
         self._wait = wait
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -78,6 +81,8 @@ class PeriodicTask:
             await self._wait(self._woken, self._pause_s())
             self._woken.clear()
             await self._once()
+            if self._rest_s:
+                await self._wait(asyncio.Event(), self._rest_s)
 
     def _pause_s(self) -> float:
         if not self._failures:
@@ -124,3 +129,24 @@ class SingleFlight(Generic[Key, Result]):
             task = self._under_way[key] = asyncio.create_task(work())
             task.add_done_callback(lambda _: self._under_way.pop(key))
         return await asyncio.shield(task)
+
+
+class Shared(Generic[Result]):
+    """Asks one question for all who ask it meanwhile. Nobody gets an answer to a question older than its own."""
+
+    def __init__(self, ask: Callable[[], Coroutine[Any, Any, Result]]) -> None:
+        self._ask = ask
+        self._under_way: asyncio.Task[Result] | None = None
+        self._next: asyncio.Task[Result] | None = None
+
+    async def answer(self) -> Result:
+        """Return the answer to a question that is asked from now on, once the one under way is answered."""
+        if self._next is None:
+            self._next = asyncio.create_task(self._after(self._under_way))
+        return await asyncio.shield(self._next)
+
+    async def _after(self, under_way: "asyncio.Task[Result] | None") -> Result:
+        if under_way is not None and not under_way.done():
+            await asyncio.wait([under_way])
+        self._under_way, self._next = self._next, None
+        return await self._ask()

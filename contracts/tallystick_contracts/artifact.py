@@ -16,6 +16,8 @@ ContractName: TypeAlias = Literal[
     "TestExactPermit2Proxy",
     "TestUptoPermit2Proxy",
     "TestPermitToken",
+    "TestMulticall3",
+    "TestWalletFactory",
     "TestBatchSettlement",
     "TestERC3009DepositCollector",
     "TestPermit2DepositCollector",

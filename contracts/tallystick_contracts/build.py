@@ -27,6 +27,8 @@ SOURCES: Final[dict[ContractName, str]] = {
     "TestExactPermit2Proxy": "src/test/TestPermit2Proxy.sol",
     "TestUptoPermit2Proxy": "src/test/TestPermit2Proxy.sol",
     "TestPermitToken": "src/test/TestPermitToken.sol",
+    "TestMulticall3": "src/test/TestMulticall3.sol",
+    "TestWalletFactory": "src/test/TestWalletFactory.sol",
     "TestBatchSettlement": "src/test/TestBatchSettlement.sol",
     "TestERC3009DepositCollector": "src/test/TestDepositCollectors.sol",
     "TestPermit2DepositCollector": "src/test/TestDepositCollectors.sol",

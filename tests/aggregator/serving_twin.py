@@ -36,6 +36,7 @@ from tallystick_aggregator.charging import UncheckedPayment
 from tallystick_aggregator.claims.claiming import Claimed
 from tallystick_aggregator.facilitator import Facilitator
 from tallystick_aggregator.ledger.commands import Rules
+from tallystick_aggregator.listing import Listing
 from tallystick_aggregator.schemes.port import Scheme
 from tallystick_aggregator.store.port import OutboundTransaction
 from tallystick_aggregator.store.sqlite.store import SqliteStore
@@ -56,6 +57,10 @@ class SettlesNothing:
         if isinstance(self.answer, Exception):
             raise self.answer
         return Claimed(self.answer, self.left_out)
+
+
+NOW_S = 1_800_000_000
+"""The time of the listing."""
 
 
 @dataclass
@@ -115,8 +120,9 @@ async def serving(
             facilitator = Facilitator(
                 principals, [market.deferred, market.exact, *([market.upto] if with_upto else []), *schemes]
             )
+            listing = Listing(store.listings, credentials.origins, clock=lambda: NOW_S)
             services = Services(
-                FacilitatorService(facilitator, market.rules, limits),
+                FacilitatorService(facilitator, listing, market.rules, limits),
                 ChargeService(principals, market.batcher, market.writer, limits),
                 AccountService(principals, market.accounts, market.deposits, market.refunds),
                 SettlementService(principals, market.outbox, settlement),

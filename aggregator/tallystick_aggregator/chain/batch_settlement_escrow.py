@@ -160,9 +160,9 @@ class BatchSettlementEscrow:
             Payout(receiver, token, amount) for (receiver, token), amount in self._owed_by(outbound, mine).items()
         )
 
-    def debts(self, outbound: OutboundTransaction, logs: Iterable[tuple[bytes, Log]]) -> Iterable[tuple[bytes, bytes]]:
+    def debts(self, claim: OutboundTransaction, logs: Iterable[tuple[bytes, Log]]) -> Iterable[tuple[bytes, bytes]]:
         """All that a claim pays is owed until `settle`."""
-        return self._owed_by(outbound, [calls.decode(log) for source, log in logs if source == self.address])
+        return self._owed_by(claim, [calls.decode(log) for source, log in logs if source == self.address])
 
     def _owed_by(self, outbound: OutboundTransaction, events: Iterable[contract.Event]) -> Counter[tuple[bytes, bytes]]:
         """What a claim's events have added to what is owed, by receiver and token."""

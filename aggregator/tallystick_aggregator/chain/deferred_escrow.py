@@ -154,8 +154,8 @@ class DeferredEscrow:
                 paid[event.owed.to] += event.owed.amount
         return tuple(Payout(receiver, token, amount) for receiver, amount in paid.items())
 
-    def debts(self, outbound: OutboundTransaction, logs: Iterable[tuple[bytes, Log]]) -> Iterable[tuple[bytes, bytes]]:
-        del outbound
+    def debts(self, claim: OutboundTransaction, logs: Iterable[tuple[bytes, Log]]) -> Iterable[tuple[bytes, bytes]]:
+        del claim
         for source, log in logs:
             owed = self.read_event(log).owed if source == self.address else None
             if owed is not None:

@@ -18,6 +18,7 @@ from tallystick_aggregator.store.port import OutboundTransaction, Payout, Transa
 from tallystick_chain import errors
 
 if TYPE_CHECKING:
+    from tallystick_aggregator.chain.bundle_port import Bundles
     from tallystick_aggregator.chain.node import Log
     from tallystick_aggregator.chain.token_port import Permit2Token, Token
 
@@ -174,14 +175,11 @@ class EscrowBinding(Protocol):
     def operator(self) -> bytes: ...
 
     def account_id(self, config: ChannelConfig) -> bytes:
-        """The account that a channel draws on."""
+        """The account that a channel draws on; `account_config` is what names it."""
         ...
 
+    def account_config(self, config: ChannelConfig) -> ChannelConfig: ...
     def channel_id(self, config: ChannelConfig) -> bytes: ...
-
-    def account_config(self, config: ChannelConfig) -> ChannelConfig:
-        """What names the account that a channel draws on."""
-        ...
 
     # What is sent.
 
@@ -236,9 +234,7 @@ class EscrowBinding(Protocol):
         """
         ...
 
-    def debts(
-        self, outbound: OutboundTransaction, logs: "Iterable[tuple[bytes, Log]]"
-    ) -> Iterable[tuple[bytes, bytes]]:
+    def debts(self, claim: OutboundTransaction, logs: "Iterable[tuple[bytes, Log]]") -> Iterable[tuple[bytes, bytes]]:
         """To whom, in which token, a claim has left something owed, by its receipt's events."""
         ...
 
@@ -310,6 +306,11 @@ class Chain(Protocol):
     @property
     def permit2_tokens(self) -> "Mapping[bytes, Permit2Token]":
         """Those that payments may move by Permit2."""
+        ...
+
+    @property
+    def bundles(self) -> "Bundles | None":
+        """What sends a payer's approval along with its payment; None where there is no builder."""
         ...
 
     @property

@@ -50,13 +50,16 @@ from tallystick_client.payer.errors import (
     InsecureOriginError,
     WalletError,
 )
-from tallystick_client.payer.http.price_cache import FREE_METHODS, Prices
+from tallystick_client.payer.http.manifests import MANIFEST_S_MAX, Manifests
+from tallystick_client.payer.http.price_cache import FREE_METHODS, Prices, is_free_everywhere
 from tallystick_client.payer.http.receipts import Receipt
+from tallystick_client.payer.http.sending import NotTakenError, Sending
 from tallystick_client.payer.http.steps import (
     AskWallet,
     CloseResponse,
     ConnectionLostError,
     Done,
+    FetchManifest,
     Flow,
     PayableRequest,
     SendRequest,
@@ -72,17 +75,17 @@ from tallystick_client.payer.policy.answers import (
     is_refused,
     reason_in,
     says_free,
-    says_released,
-    says_under_way,
 )
 from tallystick_client.payer.policy.offers import Asked, Echo, Offer, check_version, choose, read_offers
 from tallystick_client.payer.wallet.schemes.port import Order, Outcome, OutgoingPayment, Payer, Scheme
 from tallystick_client.rpc import AggregatorUnavailableError
 
 __all__ = [
+    "Answer",
     "AskWallet",
     "CloseResponse",
     "Done",
+    "FetchManifest",
     "PayableRequest",
     "Purchase",
     "Purchases",
@@ -100,29 +103,12 @@ PAID_AGAIN_MAX: Final = 5
 """How often a request is paid again while its payments are refused for their spend keys."""
 
 
-RESEND_PAUSES_S: Final = (0.2, 1.0, 2.0)
-"""Before a payment is sent again."""
-RETRY_AFTER_S_MAX: Final = 5.0
-READ_MARGIN_S: Final = 10.0
-"""How much longer than a seller may take for a transfer its answer is waited for."""
-
-
-class _NotTakenError(Exception):
-    """The request failed and its payment is not taken. `cause` is the HTTP library's error.
-
-    `was_sent`: the seller says that it gave the payment back; else it did not leave.
-    """
-
-    def __init__(self, cause: Exception, *, was_sent: bool) -> None:
-        self.cause = cause
-        self.was_sent = was_sent
-
-
 class Purchases:
     """What is remembered between the requests that a wallet pays for: prices, and payments whose outcome is open.
 
     `clock`: seconds since the epoch; `monotonic`: seconds that nobody sets. `deadline_s`: how long one request and all
     that is sent for it may take. `require_https`: pay over plain http at this machine's own address only.
+    `read_manifests`: learn prices from what sites publish (`manifests`), each within `manifest_s_max` seconds.
     """
 
     def __init__(
@@ -133,6 +119,8 @@ class Purchases:
         *,
         deadline_s: float = DEADLINE_S,
         require_https: bool = True,
+        read_manifests: bool = False,
+        manifest_s_max: float = MANIFEST_S_MAX,
     ) -> None:
         self.wallet = wallet
         self.deadline_s = deadline_s
@@ -140,6 +128,7 @@ class Purchases:
         self.clock = clock
         self.monotonic = monotonic
         self.prices = Prices()
+        self.manifests = Manifests(wallet, self.prices, monotonic, manifest_s_max) if read_manifests else None
         self.unfinished = UnfinishedPayments(clock)
 
     def purchase(self, request: PayableRequest, deadline_s: float | None = None) -> "Purchase":
@@ -159,11 +148,12 @@ class Purchase:
     def __init__(self, shared: Purchases, request: PayableRequest, deadline_s: float) -> None:
         self._wallet = shared.wallet
         self._clock = shared.clock
-        self._monotonic = shared.monotonic
         self._prices = shared.prices
+        self._manifests = shared.manifests
         self._unfinished = shared.unfinished
         self._request = request
-        self._end_at = shared.monotonic() + deadline_s
+        end_at = shared.monotonic() + deadline_s
+        self._sending = Sending(request, end_at, shared.clock, shared.monotonic)
         self._is_private = request.is_private or not shared.require_https
         self._receipt: Receipt | None = None
         self._flow = self._buy()
@@ -230,7 +220,9 @@ class Purchase:
     def _pay_ahead(self) -> Flow[OutgoingPayment | None]:
         """A payment at the remembered price; None where there is no such price, or the wallet refuses it."""
         request = self._request
-        may_pay = request.is_payable and self._is_private
+        may_pay = request.is_payable and self._is_private and not is_free_everywhere(request.method, request.target)
+        if may_pay and self._manifests is not None and (fetch := self._manifests.due(request)) is not None:
+            self._manifests.fetched(request.origin, (yield fetch))
         offer = self._prices.offer_for(request.origin, request.method, request.target) if may_pay else None
         if offer is None:
             return None
@@ -320,8 +312,8 @@ class Purchase:
     def _present(self, payment: OutgoingPayment, *, again: bool = False) -> Flow[Answer]:
         """The answer to the request with this payment. `again`: it was sent in an earlier try."""
         try:
-            answer = yield from self._send(payment, was_sent=again)
-        except _NotTakenError as error:
+            answer = yield from self._sending.send(payment, was_sent=again)
+        except NotTakenError as error:
             if payment.not_taken(was_sent=error.was_sent):
                 self._unfinished.keep(self._request, payment)
             raise error.cause from None
@@ -334,46 +326,6 @@ class Purchase:
             self._unfinished.keep(self._request, payment)
         self._note(payment, answer, outcome)
         return answer
-
-    def _send(self, payment: OutgoingPayment, *, was_sent: bool) -> Flow[Answer]:
-        """The answer that decides. `was_sent`: it was sent before.
-
-        Raises _NotTakenError, and the HTTP library's error where nobody knows what became of the payment.
-        """
-        is_replayable, patience_s = self._request.is_replayable, payment.patience_s(self._clock())
-        give_up_at = min(self._monotonic() + patience_s, self._end_at)
-        pauses_s = list(RESEND_PAUSES_S) if is_replayable else []
-        lost: Exception | None = None
-        while True:
-            try:
-                left_s = max(0.0, self._end_at - self._monotonic())
-                read_s = min(patience_s + READ_MARGIN_S, left_s) if patience_s else 0
-                answer: Answer = yield SendRequest(payment.header, read_s)
-            except ConnectionLostError as failure:
-                if failure.was_sent:
-                    was_sent, lost = True, failure.cause
-                elif not was_sent:
-                    raise _NotTakenError(failure.cause, was_sent=False) from None
-                if not pauses_s or self._monotonic() + pauses_s[0] > self._end_at:
-                    raise failure.cause from None
-                pause_s = pauses_s.pop(0)
-            else:
-                was_sent = True
-                if lost is not None and says_released(answer):
-                    yield CloseResponse()
-                    raise _NotTakenError(lost, was_sent=True)
-                if not says_under_way(answer) or not is_replayable:
-                    return answer
-                pause_s = _retry_after_s(answer)
-                if patience_s:
-                    if self._monotonic() + pause_s > give_up_at:
-                        return answer
-                elif pauses_s and self._monotonic() + max(pauses_s[0], pause_s) <= self._end_at:
-                    pause_s = max(pauses_s.pop(0), pause_s)
-                else:
-                    return answer
-                yield CloseResponse()
-            yield Wait(pause_s)
 
     def _pay_again(self, refused: OutgoingPayment, answer: Answer) -> Flow[None]:
         """Pay again with the same id, unless the caller is to see the 402 that refused the payment before."""
@@ -406,10 +358,3 @@ class Purchase:
             self._prices.was_taken(request.origin, request.method, request.target, offer)
         id_ = format_payment_id(payment.payment_id)
         self._receipt = Receipt(offer.terms.scheme, offer, payment.amount, charged, id_, outcome.transaction)
-
-
-def _retry_after_s(answer: Answer) -> float:
-    """When to ask again: what the answer says, from the first pause on; a date counts as that."""
-    value = answer.headers["retry-after"]
-    asked_s = float(value) if value.isascii() and value.isdigit() else 0.0
-    return min(max(asked_s, RESEND_PAUSES_S[0]), RETRY_AFTER_S_MAX)

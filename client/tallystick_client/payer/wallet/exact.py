@@ -18,13 +18,13 @@ from tallystick.channels import ChannelConfig
 from tallystick.errors import TallystickError
 from tallystick.hexadecimal import checksum
 from tallystick.signatures import Signer
-from tallystick.tokens import Token
+from tallystick.tokens import Permit2Approval, Token
 from tallystick.x402 import ExactAuthorization
 from tallystick_client.payer.errors import BalanceTooLowError
 from tallystick_client.payer.policy.offers import Seller
 from tallystick_client.payer.policy.operators import Asset, Operator
 from tallystick_client.payer.texts import show
-from tallystick_client.payer.wallet.accounts import NONCES_MAX, AccountClient
+from tallystick_client.payer.wallet.accounts import NONCES_MAX, AccountClient, Balance
 from tallystick_client.payer.wallet.allocator import Allocator
 from tallystick_client.payer.wallet.grants import Clock
 from tallystick_client.payer.wallet.rows import ExactPayment
@@ -108,15 +108,24 @@ class ExactPayer:
                     freed += payment.amount
         return freed
 
-    async def _check_balance(self, seller: Seller, amount: int) -> None:
+    async def permit2_approval(self, seller: Seller, amount: int) -> Permit2Approval | None:
+        """How far Permit2 may move the seller's token for this payer; None where the aggregator does not tell.
+
+        Raises BalanceTooLowError where the payer holds less than `amount` atomic units.
+        """
+        balance = await self._check_balance(seller, amount, permit2=True)
+        return None if balance is None else balance.permit2
+
+    async def _check_balance(self, seller: Seller, amount: int, *, permit2: bool = False) -> Balance | None:
+        """The balance, where the aggregator tells it. Raises BalanceTooLowError."""
         operator, token = seller.operator, seller.token
         try:
-            balance = await self._clients[operator].balance(self._account(operator, token))
+            balance = await self._clients[operator].balance(self._account(operator, token), permit2=permit2)
         except TallystickError:
-            return  # the seller's facilitator may be another one, which does answer
+            return None  # the seller's facilitator may be another one, which does answer
         promised = self._store.book.promised(seller.asset, self._clock())
         if balance is None or balance.amount - promised >= amount:
-            return
+            return balance
         there_is = show(max(0, balance.amount - promised), token.decimals, token.symbol)
         asked = show(amount, token.decimals, token.symbol)
         raise BalanceTooLowError(

@@ -79,10 +79,11 @@ def payment_required(
     error: str,
     totals: ChannelTotals | None = None,
     extensions: Mapping[str, Any] | None = None,
+    declared: Mapping[str, Any] | None = None,
 ) -> PaymentRequired:
     """What the 402 says; with the channel's totals where a refusal told them, so that the payer can sign higher.
 
-    `extensions` are those for payments that are reserved, beside the payment id's.
+    `extensions` are those for payments that are reserved, beside the payment id's; `declared` those for all.
     """
     is_reserved = [offer.scheme.is_reserved for offer in offers]
     return PaymentRequired(
@@ -93,6 +94,7 @@ def payment_required(
             PAYMENT_IDENTIFIER: payment_identifier_declaration(required=all(is_reserved)),
             **{name: declared for offer in offers for name, declared in offer.extensions.items()},
             **((extensions or {}) if any(is_reserved) else {}),
+            **(declared or {}),
         },
     )
 

@@ -45,11 +45,15 @@ def ask_for_payment(
     error: MalformedError | RefusedError | str,
     receipt: str | None = None,
     extensions: Mapping[str, Any] | None = None,
+    declared: Mapping[str, Any] | None = None,
 ) -> SendResponse:
-    """402 with the terms, and why the payment that came was not taken."""
+    """402 with the terms, and why the payment that came was not taken.
+
+    `extensions` are those for payments that are reserved, `declared` those for all.
+    """
     totals = error.state if isinstance(error, RefusedError) else None
     text = error if isinstance(error, str) else error_text(error)
-    required = encode_header(payment_required(offers, resource, text, totals, extensions))
+    required = encode_header(payment_required(offers, resource, text, totals, extensions, declared))
     headers = [(PAYMENT_REQUIRED_HEADER.lower(), required), *_with(receipt)]
     message = (
         f"To be paid for by version {X402_VERSION} of x402: {resource.url}. Its terms are in the header "
