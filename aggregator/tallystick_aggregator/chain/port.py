@@ -157,9 +157,8 @@ class Stake:
 class EscrowBinding(Protocol):
     """All that is particular to one kind of escrow contract (docs/design.md §3); nobody else knows its encoding.
 
-    Made for `deferred` (Escrow.sol: one account, many receivers) so that the standard's `batch-settlement` contract
-    fits too. What is asked of that one is said where it differs: its channel is an account with one receiver, so both
-    ids are the channel's; vouchers are its only authorization; and paying out is a call of its own.
+    Made for Escrow.sol (one account, many receivers) so that the standard's contract fits too. There a channel is an
+    account with one receiver, so both ids are the channel's; only vouchers authorize; paying out is a call of its own.
     """
 
     @property
