@@ -17,15 +17,17 @@ from typing import Final, NamedTuple, TypeVar
 
 from tallystick.charges import Charge as UncheckedPayment
 from tallystick.payment_ids import payment_ids_from
+from tallystick.vouchers import Voucher
 from tallystick_aggregator.charging.signatures import SignatureCheck, SignatureChecker, SignatureThreads
 from tallystick_aggregator.charging.verification import Provers, Replay, Screening, screen_first
 from tallystick_aggregator.charging.writer import LedgerWriter, lookup_of
 from tallystick_aggregator.ledger import decide
 from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
 from tallystick_aggregator.ledger.batch import charge_all
-from tallystick_aggregator.ledger.commands import DecisionContext, ProvenPayment, Rules
+from tallystick_aggregator.ledger.commands import DecisionContext, ProvenPayment, Rules, WatermarkProof
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.refusals import Why, refuse
+from tallystick_aggregator.ledger.rules import watermark_is_met
 from tallystick_aggregator.ledger.state import Account, Ledger, payment_of_handle, reservation_handle
 from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.store.port import StoreUnavailableError, StoreUncertainError
@@ -186,6 +188,44 @@ class PaymentBatcher:
             return await self._decided(decided)
         finally:
             self._inside -= 1
+
+    async def reserve_in_step(self, payment: UncheckedPayment) -> ReserveAnswer:
+        """Hold the payment's amount, and with it the channel, if its voucher is over what was charged and this amount.
+
+        That is how `batch-settlement` proves a payment; its channel must be known.
+        """
+        if self._inside >= self._settings.waiting_max:
+            return self._overloaded()
+        self._inside += 1
+        try:
+            ledger = self._writer.ledger
+            channel = ledger.channel(payment.channel_id)
+            if channel is None:
+                return refuse(Why.CHANNEL_UNKNOWN)
+            refusal = watermark_is_met(channel, payment.ceiling, payment.amount)
+            if refusal is not None:  # as it will be decided: no signature has to be checked for that
+                return refusal
+            raised = Voucher(channel.id, payment.ceiling, payment.signature)
+            if (payment.ceiling, payment.signature) != (channel.ceiling, channel.signature):
+                refusal = await self.prove(ledger.known_account(channel.account_id), payment)
+                if refusal is not None:
+                    return refusal
+            payment_id, amount, request_hash = payment.payment_id, payment.amount, payment.request_hash
+            proven = ProvenPayment(
+                channel.id, payment_id, amount, request_hash, WatermarkProof(payment.ceiling, raised)
+            )
+            return await self._decided(self._submit_reservation(proven))
+        finally:
+            self._inside -= 1
+
+    async def capture_in_step(self, payment: UncheckedPayment, amount: int) -> ChargeAnswer:
+        """Charge what `reserve_in_step` holds for this payment, in full or less. Not answered a second time."""
+
+        def decision(draft: Draft, _: Ledger, moment: DecisionContext) -> ChargeAnswer:
+            return decide.capture_in_step(draft, payment, amount, moment, self.rules)
+
+        lookups = lookup_of(payment.channel_id, payment.payment_id)
+        return await self._decided(self._writer.submit(decision, lookups=lookups))
 
     def _overloaded(self) -> Refusal:
         most = self._settings.waiting_max

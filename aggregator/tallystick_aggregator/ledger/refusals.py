@@ -9,6 +9,7 @@ from typing import NamedTuple
 from tallystick.hexadecimal import to_hex
 from tallystick.quantities import ChannelTotals
 from tallystick.reasons import Reason
+from tallystick.x402.batch_settlement import BatchSettlementCode as Code
 from tallystick_aggregator.ledger.answers import Refusal
 
 
@@ -82,6 +83,23 @@ class Why:
         "The seller would hold too much of this account; settle or release some of it.")
     NETWORK_OF_ANOTHER_RESERVATION = Text(Reason.NETWORK_UNSUPPORTED, "network",
         "The reservation is on another network than the terms name.")
+
+    # Payments by `batch-settlement`.
+    CHANNEL_BUSY = Text(Reason.CHANNEL_BUSY, "voucher", "Another request holds the channel; send this one again.")
+    WATERMARK_MISSED = Text(Reason.CUMULATIVE_AMOUNT_MISMATCH, "voucher.maxClaimableAmount",
+        "The voucher is not over what was charged on the channel plus the amount asked for.")
+    RESERVATION_OF_ANOTHER_VOUCHER = Text(Reason.PENDING_ID_MISMATCH, "pendingId",
+        "The channel is not held for this voucher under this pendingId.")
+    UNEXPECTED_PENDING_ID = Text(Reason.PAYLOAD_INVALID, "payload.pendingId",
+        "A payer does not write pendingId: the server adds what verify answered.", Code.UNEXPECTED_PENDING_ID)
+    UNEXPECTED_CANCEL = Text(Reason.PAYLOAD_INVALID, "payload.cancel",
+        "A payer does not write cancel: the server adds it to give the channel free.", Code.UNEXPECTED_CANCEL)
+    WITHDRAW_DELAY_MISMATCH = Text(Reason.WITHDRAW_DELAY_OUT_OF_RANGE, "channelConfig.withdrawDelay",
+        "The channel has another withdraw delay than the seller asks for.", Code.WITHDRAW_DELAY_MISMATCH)
+    REFUND_AUTHORIZER_MISMATCH = Text(Reason.OPERATOR_MISMATCH, "channelConfig.salt",
+        "The salt does not end with the server's refundAuthorizer.", Code.REFUND_AUTHORIZER_MISMATCH)
+    WRONG_PAYLOAD_TYPE = Text(Reason.PAYLOAD_INVALID, "payload.type",
+        "The payload's type does not belong to this call.", Code.PAYLOAD_TYPE)
 
     # The aggregator's own state.
     CHAIN_STALE = Text(Reason.CHAIN_STALE, "", "The view of {network} is not up to date; try again soon.")

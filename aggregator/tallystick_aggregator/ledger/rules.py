@@ -40,6 +40,20 @@ def voucher_may_prove(account: Account, channel: Channel, ceiling: int) -> Refus
     return None
 
 
+def watermark_is_next(draft: Draft, channel: Channel, ceiling: int, amount: int) -> Refusal | None:
+    """Rule 2c, but for the signature: is the voucher over what was charged and this amount, and the channel free?"""
+    if draft.open_reservations(channel.id):
+        return refuse(Why.CHANNEL_BUSY, totals=totals_of(channel))
+    return watermark_is_met(channel, ceiling, amount)
+
+
+def watermark_is_met(channel: Channel, ceiling: int, amount: int) -> Refusal | None:
+    """The voucher is over what was charged on the channel and `amount`, neither more nor less."""
+    if ceiling == channel.charged + amount:
+        return None
+    return refuse(Why.WATERMARK_MISSED, ceiling, channel.charged + amount, totals=totals_of(channel))
+
+
 def spend_key_may_prove(
     draft: Draft, account: Account, amount: int, proof: SpendProof, moment: DecisionContext
 ) -> Refusal | None:

@@ -1,5 +1,6 @@
 """What a 402 asks for, as bytes and integers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
@@ -50,8 +51,8 @@ class Network:
 class PaymentTerms:
     """What the seller asks for; `amount` is in atomic units of `asset`, addresses have 20 bytes.
 
-    `max_timeout_s`: how long the seller waits for a settlement (`maxTimeoutSeconds`); 0 where it does not say. Terms
-    that differ in it alone are the same terms.
+    `max_timeout_s`: how long the seller waits for a settlement (`maxTimeoutSeconds`); 0 where it does not say. `extra`
+    is the seller's, as it stands in its PaymentRequirements. Terms that differ in these alone are the same terms.
     """
 
     scheme: str
@@ -60,6 +61,7 @@ class PaymentTerms:
     asset: bytes
     pay_to: bytes
     max_timeout_s: int = field(default=0, compare=False)
+    extra: Mapping[str, Any] = field(default_factory=dict[str, Any], compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +183,7 @@ def read_terms(requirements: PaymentRequirements, field: str = "accepted") -> Pa
         asset=parse_address(requirements.asset, f"{field}.asset"),
         pay_to=parse_address(requirements.pay_to, f"{field}.payTo"),
         max_timeout_s=requirements.max_timeout_seconds,
+        extra=requirements.extra or {},
     )
 
 

@@ -84,6 +84,7 @@ def write_refusal(refusal: Refusal) -> common_pb2.Refusal:
         refusal.allowed,
         refusal.totals,
         refusal.retry_after_s,
+        refusal.extra,
     )
 
 

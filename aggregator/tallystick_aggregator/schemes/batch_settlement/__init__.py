@@ -1,0 +1,7 @@
+"""The standard scheme `batch-settlement`, on the canonical contract: a channel is an account with one receiver.
+
+requests      what is asked, and whether it fits the seller's terms
+vouchers      those that the facilitator manages: hold a channel, charge it, give it free
+snapshots     what answers tell of a channel
+reason_codes  the standard's codes for our reasons
+"""

@@ -1,0 +1,126 @@
+"""Vouchers that the facilitator manages: /verify holds the channel, /settle charges it or gives it free.
+
+The hold is a reservation of the ledger under a payment id of ours, `pendingId`: durable, one for each channel, ended by
+settle, cancel or time. What a voucher must be is the ledger's rule 2c (docs/design.md §6).
+"""
+
+from collections.abc import Callable
+from hashlib import sha256
+from typing import NamedTuple
+
+from tallystick import payment_ids
+from tallystick.channels import ChannelConfig
+from tallystick.charges import Charge
+from tallystick.facilitator import Settled, Verified
+from tallystick.quantities import PaymentId
+from tallystick.reasons import Reason
+from tallystick.vouchers import UncheckedVoucher
+from tallystick.x402 import PaymentTerms
+from tallystick.x402.batch_settlement import Settlement, corrective_extra, verified_extra
+from tallystick_aggregator.accounts.channels import Channels
+from tallystick_aggregator.charging.batcher import PaymentBatcher
+from tallystick_aggregator.charging.port import Writer
+from tallystick_aggregator.ledger.answers import Accepted, Held, Refusal
+from tallystick_aggregator.ledger.refusals import Why, refuse
+from tallystick_aggregator.ledger.values import EscrowRef
+from tallystick_aggregator.schemes.batch_settlement.requests import ChannelPayload
+from tallystick_aggregator.schemes.batch_settlement.snapshots import Snapshots
+
+
+class Step(NamedTuple):
+    """A voucher on its way: of which channel, over how much, and what its payer accepted for this request."""
+
+    escrow: EscrowRef
+    config: ChannelConfig
+    voucher: UncheckedVoucher
+    accepted: int
+
+    def charge(self, pending_id: PaymentId) -> Charge:
+        """The payment that the ledger knows under this pendingId: the same voucher and amount, or it is another."""
+        channel_id, ceiling = self.voucher.channel_id, self.voucher.max_claimable_amount
+        bound = sha256(b"%b|%d|%d" % (channel_id, ceiling, self.accepted)).digest()
+        return Charge(channel_id, pending_id, self.accepted, bound, ceiling, self.voucher.signature)
+
+
+class ManagedVouchers:
+    """Holds, charges and frees channels."""
+
+    def __init__(
+        self,
+        channels: Channels,
+        batcher: PaymentBatcher,
+        writer: Writer,
+        snapshots: Snapshots,
+        new_id: Callable[[], PaymentId] = payment_ids.new,
+    ) -> None:
+        self._channels = channels
+        self._batcher = batcher
+        self._writer = writer
+        self._snapshots = snapshots
+        self._new_id = new_id
+
+    def step_of(self, terms: PaymentTerms, payload: ChannelPayload, accepted: int) -> Step | Refusal:
+        """The voucher in a payload, once its channel's id is that of its configuration (rule 1)."""
+        config, voucher = payload.config, payload.voucher
+        escrow = self._channels.escrow_of(str(terms.network), config, voucher.channel_id)
+        return escrow if isinstance(escrow, Refusal) else Step(escrow, config, voucher, accepted)
+
+    async def hold(self, step: Step) -> Verified | Refusal:
+        """Hold the channel for this voucher, if it is the channel's next step; it is opened if it is not known yet."""
+        refusal = await self._opened(step)
+        if refusal is not None:
+            return refusal
+        await self._snapshots.refresh(step.voucher.channel_id)
+        payment = step.charge(self._new_id())
+        held = await self._batcher.reserve_in_step(payment)
+        if isinstance(held, Refusal):
+            return self.corrected(step, held)
+        assert isinstance(held, Held), "a payment id of our own is new"
+        state = self._snapshots.of(step.voucher.channel_id)
+        extra = verified_extra(state, payment.payment_id.hex())
+        return Verified(step.config.payer, expires_at=held.expires_at, extra=extra)
+
+    async def charge(self, step: Step, pending_id: str, amount: int) -> Settled | Refusal:
+        """Charge what is held under this pendingId, in full or less, and give the channel free."""
+        payment = step.charge(_read_pending_id(pending_id))
+        captured = await self._batcher.capture_in_step(payment, amount)
+        if isinstance(captured, Refusal):
+            return self.corrected(step, captured)
+        return self._settled(step, captured)
+
+    async def cancel(self, step: Step, pending_id: str) -> Settled | Refusal:
+        """Give the channel free, and charge nothing."""
+        released = await self._batcher.release_payment(step.charge(_read_pending_id(pending_id)))
+        if released is None:
+            return refuse(Why.RESERVATION_OF_ANOTHER_VOUCHER)
+        return released if isinstance(released, Refusal) else self._settled(step, None)
+
+    def corrected(self, step: Step, refusal: Refusal) -> Refusal:
+        """The refusal with what its payer needs to sign the next step: the channel's state and its newest voucher."""
+        if refusal.reason is not Reason.CUMULATIVE_AMOUNT_MISMATCH:
+            return refusal
+        channel_id = step.voucher.channel_id
+        extra = corrective_extra(self._snapshots.of(channel_id), self._snapshots.newest_voucher(channel_id))
+        return refusal._replace(extra=extra)
+
+    def _settled(self, step: Step, captured: Accepted | None) -> Settled:
+        amount, charged = (captured.amount, captured.charged) if captured else (0, 0)
+        state = self._snapshots.of(step.voucher.channel_id)
+        extra = Settlement(state, amount).extra()
+        return Settled(step.config.payer, amount, charged, extra=extra, moves=False)
+
+    async def _opened(self, step: Step) -> Refusal | None:
+        if self._writer.ledger.channel(step.voucher.channel_id) is not None:
+            return None
+        account = self._channels.account_of(step.escrow, step.config)
+        if isinstance(account, Refusal):
+            return account
+        # It is opened only for a voucher of its payer's: its configuration is public, so anybody can name it.
+        return await self._batcher.prove(account, step.charge(self._new_id())) or await self._channels.open(
+            step.escrow, step.config
+        )
+
+
+def _read_pending_id(pending_id: str) -> PaymentId:
+    """Read what verify answered; what it never answered is refused as such."""
+    return payment_ids.parse_payment_id(pending_id, "payload.pendingId")
