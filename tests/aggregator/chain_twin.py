@@ -388,9 +388,7 @@ class ChainTwin:
             status, payouts = self.fate, outbound.payouts
             if status is TransactionStatus.MINED:
                 try:
-                    moved = self._effects[outbound.data]()
-                    if outbound.kind is not TransactionKind.EXACT:
-                        payouts = (Payout(self.address, TOKEN, moved),)
+                    payouts = self._land(outbound)
                 except RevertedError:
                     status = TransactionStatus.REVERTED
             outbound = replace(
@@ -406,6 +404,11 @@ class ChainTwin:
             outbound = replace(outbound, status=TransactionStatus.FINAL)
             await self.outbox.update(outbound)
         return outbound
+
+    def _land(self, outbound: OutboundTransaction) -> tuple[Payout, ...]:
+        """Do what a transaction says; what it moved. Raises RevertedError."""
+        moved = self._effects[outbound.data]()
+        return outbound.payouts if outbound.kind is TransactionKind.EXACT else (Payout(self.address, TOKEN, moved),)
 
     def _signed(self, signer: bytes, digest: bytes, signature: bytes) -> bool:
         if signer == OPERATOR:
