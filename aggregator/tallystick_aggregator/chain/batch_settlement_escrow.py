@@ -132,6 +132,10 @@ class BatchSettlementEscrow:
         refund = self._refund(account, amount, nonce)
         return Call(self.address, calls.multicall([self._claim(claims), refund]) if claims else refund)
 
+    @property
+    def pays_on_claim(self) -> bool:
+        return False
+
     def collect_call(self, to: bytes, token: bytes) -> Call:
         return Call(self.address, calls.SETTLE.call(to, token))
 

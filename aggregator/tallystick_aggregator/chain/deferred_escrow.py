@@ -109,6 +109,10 @@ class DeferredEscrow:
         batch = ClaimBatch(self.operator, token, tuple(map(account_claim, groups)))
         return Call(self.address, calls.call_data("claim", claim_batch.encode(batch)))
 
+    @property
+    def pays_on_claim(self) -> bool:
+        return True
+
     def collect_call(self, to: bytes, token: bytes) -> Call:
         return Call(self.address, calls.call_data("collect", to, token))
 

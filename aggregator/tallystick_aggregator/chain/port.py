@@ -218,6 +218,11 @@ class EscrowBinding(Protocol):
         """Whether a claim was refused because of who sends it, so that it is of no use to look for a bad row."""
         ...
 
+    @property
+    def pays_on_claim(self) -> bool:
+        """Whether a claim pays out; else it only notes what is owed, and every claim is followed by `collect_call`."""
+        ...
+
     def collect_call(self, to: bytes, token: bytes) -> Call:
         """Pay `to` what the escrow owes it: what a failed transfer has left there. Anybody may send it.
 
