@@ -7,8 +7,15 @@ The contract is not this project's: these are its public interface (specs/scheme
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
-from tallystick.hashing import keccak256
-from tallystick_contracts.events import LogError, RawLog
+from tallystick_contracts.log_words import (
+    Kind,
+    LogError,
+    RawLog,
+    decode_log,
+    kinds_by_topic,
+    read_address,
+    read_uint,
+)
 
 ERRORS: Final = (
     "InvalidChannel",
@@ -40,7 +47,6 @@ ERRORS: Final = (
 CONFIG_TYPE: Final = "(address,address,address,address,address,uint40,bytes32)"
 """ChannelConfig in an ABI."""
 _CONFIG_WORDS: Final = 7
-_WORD: Final = 32
 
 
 class Config(NamedTuple):
@@ -128,16 +134,6 @@ Event: TypeAlias = (
 )
 
 
-def _address(word: bytes) -> bytes:
-    if any(word[:12]):
-        raise LogError(f"an address: got {word.hex()}; it has 20 bytes")
-    return word[12:]
-
-
-def _uint(word: bytes) -> int:
-    return int.from_bytes(word, "big")
-
-
 def _bytes32(word: bytes) -> bytes:
     return word
 
@@ -150,9 +146,9 @@ def _config(kind: Callable[[bytes, Config], Event]) -> Callable[[Sequence[bytes]
         if len(config) != _CONFIG_WORDS:
             raise LogError(f"a channel's configuration: got {len(config)} words; it has {_CONFIG_WORDS}")
         *addresses, delay, salt = config
-        payer, payer_authorizer, receiver, receiver_authorizer, token = map(_address, addresses)
+        payer, payer_authorizer, receiver, receiver_authorizer, token = map(read_address, addresses)
         return kind(
-            channel_id, Config(payer, payer_authorizer, receiver, receiver_authorizer, token, _uint(delay), salt)
+            channel_id, Config(payer, payer_authorizer, receiver, receiver_authorizer, token, read_uint(delay), salt)
         )
 
     return read
@@ -163,26 +159,25 @@ def _fields(kind: Callable[..., Event], *reads: Callable[[bytes], bytes | int]) 
     return lambda words: kind(*(read(word) for read, word in zip(reads, words, strict=True)))
 
 
-class _Kind(NamedTuple):
-    """How an event is read, and how many fields are indexed (in topics)."""
-
-    indexed: int
-    read: Callable[[Sequence[bytes]], Event]
-
-
-SIGNATURES: Final[dict[str, _Kind]] = {
-    f"ChannelCreated(bytes32,{CONFIG_TYPE})": _Kind(1, _config(ChannelCreated)),
-    f"ChannelClosed(bytes32,{CONFIG_TYPE})": _Kind(1, _config(ChannelClosed)),
-    "Deposited(bytes32,address,uint128,uint128)": _Kind(2, _fields(Deposited, _bytes32, _address, _uint, _uint)),
-    "Claimed(bytes32,address,uint128,uint128)": _Kind(2, _fields(Claimed, _bytes32, _address, _uint, _uint)),
-    "Settled(address,address,address,uint128)": _Kind(3, _fields(Settled, _address, _address, _address, _uint)),
-    "Refunded(bytes32,address,uint128)": _Kind(2, _fields(Refunded, _bytes32, _address, _uint)),
-    "WithdrawInitiated(bytes32,uint128,uint40)": _Kind(1, _fields(WithdrawInitiated, _bytes32, _uint, _uint)),
-    "WithdrawFinalized(bytes32,address,uint128)": _Kind(2, _fields(WithdrawFinalized, _bytes32, _address, _uint)),
+SIGNATURES: Final[dict[str, Kind[Event]]] = {
+    f"ChannelCreated(bytes32,{CONFIG_TYPE})": Kind(1, _config(ChannelCreated)),
+    f"ChannelClosed(bytes32,{CONFIG_TYPE})": Kind(1, _config(ChannelClosed)),
+    "Deposited(bytes32,address,uint128,uint128)": Kind(
+        2, _fields(Deposited, _bytes32, read_address, read_uint, read_uint)
+    ),
+    "Claimed(bytes32,address,uint128,uint128)": Kind(2, _fields(Claimed, _bytes32, read_address, read_uint, read_uint)),
+    "Settled(address,address,address,uint128)": Kind(
+        3, _fields(Settled, read_address, read_address, read_address, read_uint)
+    ),
+    "Refunded(bytes32,address,uint128)": Kind(2, _fields(Refunded, _bytes32, read_address, read_uint)),
+    "WithdrawInitiated(bytes32,uint128,uint40)": Kind(1, _fields(WithdrawInitiated, _bytes32, read_uint, read_uint)),
+    "WithdrawFinalized(bytes32,address,uint128)": Kind(
+        2, _fields(WithdrawFinalized, _bytes32, read_address, read_uint)
+    ),
 }
 """Every event of the contract by its signature; a test holds them against the stand-in's ABI."""
 
-_KINDS: Final = {keccak256(signature.encode()): (signature, kind) for signature, kind in SIGNATURES.items()}
+_KINDS: Final = kinds_by_topic(SIGNATURES)
 TOPICS: Final = tuple(_KINDS)
 """The first topic of each event."""
 CREATED_TOPIC: Final = TOPICS[0]
@@ -190,15 +185,4 @@ CREATED_TOPIC: Final = TOPICS[0]
 
 def decode(log: RawLog) -> Event:
     """The event of a raw log. Raises LogError if the contract emits no such event."""
-    if not log.topics or log.topics[0] not in _KINDS:
-        raise LogError(f"topic: got {log.topics[0].hex() if log.topics else 'none'}; no event of the contract has it")
-    signature, kind = _KINDS[log.topics[0]]
-    if len(log.topics) != 1 + kind.indexed or len(log.data) % _WORD:
-        raise LogError(f"{signature}: got {len(log.topics)} topics and {len(log.data)} bytes of data")
-    words = [*log.topics[1:], *(log.data[at : at + _WORD] for at in range(0, len(log.data), _WORD))]
-    try:
-        return kind.read(words)
-    except LogError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise LogError(f"{signature}: {len(words)} words that do not fit its fields") from error
+    return decode_log(log, _KINDS)

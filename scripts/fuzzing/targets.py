@@ -71,8 +71,8 @@ from tallystick_client.payer.wallet.schemes.port import by_name
 from tallystick_client.payer.wallet.schemes.standard import STANDARD_SCHEMES
 from tallystick_client.seller.paywall.offers import read_payment
 from tallystick_contracts import claim_batch
-from tallystick_contracts.events import LogError
 from tallystick_contracts.events import decode as decode_log
+from tallystick_contracts.log_words import LogError
 
 T = TypeVar("T")
 

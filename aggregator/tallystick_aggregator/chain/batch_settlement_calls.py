@@ -24,7 +24,7 @@ from tallystick_aggregator.chain.port import ChainUnavailableError, EscrowAccoun
 from tallystick_contracts import batch_settlement as contract
 from tallystick_contracts.attribution import split_suffix
 from tallystick_contracts.batch_settlement import CONFIG_TYPE, Config
-from tallystick_contracts.events import LogError
+from tallystick_contracts.log_words import LogError
 
 
 class Function(NamedTuple):

@@ -131,6 +131,10 @@ class BatchSettlementEscrow:
         refund = self._refund(account, amount, nonce)
         return Call(self.address, calls.multicall([self._claim(claims), refund]) if claims else refund)
 
+    @property
+    def pays_on_claim(self) -> bool:
+        return False
+
     def collect_call(self, to: bytes, token: bytes) -> Call:
         return Call(self.address, calls.SETTLE.call(to, token))
 
@@ -160,9 +164,9 @@ class BatchSettlementEscrow:
             Payout(receiver, token, amount) for (receiver, token), amount in self._owed_by(outbound, mine).items()
         )
 
-    def debts(self, outbound: OutboundTransaction, logs: Iterable[tuple[bytes, Log]]) -> Iterable[tuple[bytes, bytes]]:
+    def debts(self, claim: OutboundTransaction, logs: Iterable[tuple[bytes, Log]]) -> Iterable[tuple[bytes, bytes]]:
         """All that a claim pays is owed until `settle`."""
-        return self._owed_by(outbound, [calls.decode(log) for source, log in logs if source == self.address])
+        return self._owed_by(claim, [calls.decode(log) for source, log in logs if source == self.address])
 
     def _owed_by(self, outbound: OutboundTransaction, events: Iterable[contract.Event]) -> Counter[tuple[bytes, bytes]]:
         """What a claim's events have added to what is owed, by receiver and token."""

@@ -109,6 +109,10 @@ class DeferredEscrow:
         batch = ClaimBatch(self.operator, token, tuple(map(account_claim, groups)))
         return Call(self.address, calls.call_data("claim", claim_batch.encode(batch)))
 
+    @property
+    def pays_on_claim(self) -> bool:
+        return True
+
     def collect_call(self, to: bytes, token: bytes) -> Call:
         return Call(self.address, calls.call_data("collect", to, token))
 
@@ -154,8 +158,8 @@ class DeferredEscrow:
                 paid[event.owed.to] += event.owed.amount
         return tuple(Payout(receiver, token, amount) for receiver, amount in paid.items())
 
-    def debts(self, outbound: OutboundTransaction, logs: Iterable[tuple[bytes, Log]]) -> Iterable[tuple[bytes, bytes]]:
-        del outbound
+    def debts(self, claim: OutboundTransaction, logs: Iterable[tuple[bytes, Log]]) -> Iterable[tuple[bytes, bytes]]:
+        del claim
         for source, log in logs:
             owed = self.read_event(log).owed if source == self.address else None
             if owed is not None:

@@ -30,13 +30,13 @@ from tallystick_contracts.events import (
     SIGNATURES,
     AccountOpened,
     Deposited,
-    LogError,
     Refunded,
     RowSkipped,
     SkipReason,
     WithdrawFinalized,
     decode,
 )
+from tallystick_contracts.log_words import LogError
 
 
 def selector(signature: str) -> bytes:

@@ -4,21 +4,9 @@ pragma solidity 0.8.37;
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {IERC20Permit} from "@openzeppelin/contracts/token/ERC20/extensions/IERC20Permit.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
+import {IERC3009Bytes} from "../interfaces/IERC3009Bytes.sol";
 import {ITestDepositCollector} from "./TestBatchSettlement.sol";
 import {TestPermit2} from "./TestPermit2.sol";
-
-/// @notice The one function of ERC-3009 that deposits use, with the signature as bytes.
-interface ITestERC3009 {
-    function receiveWithAuthorization(
-        address from,
-        address to,
-        uint256 value,
-        uint256 validAfter,
-        uint256 validBefore,
-        bytes32 nonce,
-        bytes calldata signature
-    ) external;
-}
 
 /// @notice What both collectors of x402BatchSettlement share: nobody else may have them collect.
 /// @dev Same functions, events and errors as the contracts at x402's canonical addresses, written for tests: without
@@ -47,7 +35,7 @@ contract TestERC3009DepositCollector is TestDepositCollector {
         (uint256 validAfter, uint256 validBefore, uint256 salt, bytes memory signature) =
             abi.decode(collectorData, (uint256, uint256, uint256, bytes));
         bytes32 nonce = keccak256(abi.encode(channelId, salt));
-        ITestERC3009(token)
+        IERC3009Bytes(token)
             .receiveWithAuthorization(payer, address(this), amount, validAfter, validBefore, nonce, signature);
         IERC20(token).safeTransfer(msg.sender, amount);
     }

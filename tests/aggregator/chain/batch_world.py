@@ -3,7 +3,7 @@
 A channel there is an account with one channel, and both have the channel's id.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -12,6 +12,7 @@ from harness import RULES, Side, chain_side
 from anvil import CHAIN_ID, Devnet
 from batch_channels import AUTHORIZER, DELAY_S, ESCROW, BatchChannel, batch_channel, put_batch_settlement
 from tallystick.payment_ids import new_payment_id
+from tallystick.vouchers import Voucher
 from tallystick_aggregator.chain.batch_settlement_escrow import CLAIM_COSTS, BatchSettlementEscrow
 from tallystick_aggregator.chain.claim_plan import Group
 from tallystick_aggregator.chain.node import Node
@@ -40,25 +41,42 @@ class World:
 
     async def fund(self, to: bytes, amount: int) -> BatchChannel:
         """Deposit, wait for it, open the account's one channel."""
-        channel = batch_channel(self.devnet, to)
-        channel.deposit(amount)
-        await self.side.mirrored()
-        await self.open(channel)
+        (channel,) = await self.fund_many([to], amount)
         return channel
 
-    async def open(self, channel: BatchChannel) -> None:
-        (claimed,) = await self.side.chain.escrow.claimed([channel.id], await self.side.chain.head())
+    async def fund_many(self, receivers: Sequence[bytes], amount: int) -> list[BatchChannel]:
+        """A channel to each receiver, of as many payers."""
+        channels = [batch_channel(self.devnet, to) for to in receivers]
+        for channel in channels:
+            channel.deposit(amount)
+        await self.side.mirrored()
+        await self.open(*channels)
+        return channels
 
-        def decision(draft: Draft, _ledger: Ledger, _moment: DecisionContext) -> Refusal | None:
-            return accounts.open_channel(draft, channel.id, channel.id, channel.config.receiver, claimed, RULES)
+    async def open(self, *channels: BatchChannel) -> None:
+        head = await self.side.chain.head()
+        claimed = await self.side.chain.escrow.claimed([channel.id for channel in channels], head)
+        for channel, total in zip(channels, claimed, strict=True):
 
-        assert await self.side.writer.run(decision) is None
-        self.side.chain.track(channel.config)
+            def decision(
+                draft: Draft,
+                _ledger: Ledger,
+                _moment: DecisionContext,
+                channel: BatchChannel = channel,
+                total: int = total,
+            ) -> Refusal | None:
+                return accounts.open_channel(draft, channel.id, channel.id, channel.config.receiver, total, RULES)
+
+            assert await self.side.writer.run(decision) is None
+            self.side.chain.track(channel.config)
         self.devnet.anvil.mine()
         await self.side.mirrored()
 
-    async def charge(self, channel: BatchChannel, amount: int) -> Accepted | Refusal:
+    async def charge(self, channel: BatchChannel, amount: int, *, signature: bytes = b"") -> Accepted | Refusal:
+        """Charge by the next voucher; `signature` stands in for the payer's where its check is passed by."""
         voucher = channel.voucher(self.channel(channel).charged + amount)
+        if signature:
+            voucher = Voucher(channel.id, voucher.max_claimable_amount, signature)
         payment = ProvenPayment(
             self.channel(channel).id,
             new_payment_id(system_clock_ms(), voucher.signature[:10]),

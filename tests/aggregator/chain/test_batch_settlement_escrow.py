@@ -46,7 +46,7 @@ from tallystick_chain.errors import CallRevertedError
 from tallystick_contracts import batch_settlement as contract
 from tallystick_contracts import load
 from tallystick_contracts.attribution import read_charge_counts, split_suffix
-from tallystick_contracts.events import LogError
+from tallystick_contracts.log_words import LogError
 
 NEWS, MUSIC = receiver(1), receiver(2)
 STRANGER = Signer(b"\x05" * 32)
