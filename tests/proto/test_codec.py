@@ -129,12 +129,20 @@ def test_what_is_written_is_read_as_it_was(number: int, data: st.DataObject) -> 
     assert read(write(value)) == value
 
 
-@given(st.sampled_from(Reason), texts, texts, texts, texts, st.none() | totals, uint32s)
+@given(st.sampled_from(Reason), texts, texts, texts, texts, st.none() | totals, uint32s, texts)
 def test_a_refusal_is_raised_as_it_was_written(
-    reason: Reason, message: str, field: str, got: str, allowed: str, state: ChannelTotals | None, retry_after_s: int
+    reason: Reason,
+    message: str,
+    field: str,
+    got: str,
+    allowed: str,
+    state: ChannelTotals | None,
+    retry_after_s: int,
+    code: str,
 ) -> None:
-    written = common.write_refusal(reason, message, field, got, allowed, state, retry_after_s)
+    written = common.write_refusal(reason, message, field, got, allowed, state, retry_after_s, code=code)
     refused = common.read_refusal(written)
+    assert refused.code == code
     assert (refused.reason, refused.message, refused.field) == (reason, message, field)
     assert (refused.got, refused.allowed, refused.state, refused.retry_after_s) == (got, allowed, state, retry_after_s)
     assert written.retry is refused.retry is reason.retry
@@ -142,6 +150,16 @@ def test_a_refusal_is_raised_as_it_was_written(
         answer = facilitator_pb2.VerifyResponse if read is facilitator.read_verified else facilitator_pb2.SettleResponse
         with pytest.raises(RefusedError):
             read(answer(refusal=written))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("extra", "told"), [({"voucherManager": ["facilitator"]}, 100), ({"assetTransferMethod": "permit2"}, 0)]
+)
+def test_the_least_deposit_is_told_where_payers_deposit(extra: dict[str, Any], told: int) -> None:
+    kind = Kind("of-some-kind", "eip155:1", [Token(bytes(20), "USDC", 6, "USD Coin", "2", 100)], extra=extra)
+    supported = Supported((kind,), Limits(1, 1, 1, 1), frozenset(), frozenset())
+    (read,) = facilitator.read_supported(facilitator.write_supported(supported)).kinds
+    assert read.assets[0].min_deposit == told
 
 
 def test_statuses_agree_with_the_generated_code() -> None:
