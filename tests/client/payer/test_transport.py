@@ -606,7 +606,7 @@ async def test_no_response_stays_open_where_its_refusal_cannot_be_mended(
         aggregator.lose_answers["GetAccount"] = 100
     transport = PayingTransport(wallet, Inner(), sleep=no_sleep)
     with pytest.raises(asyncio.CancelledError if is_cancelled else AggregatorUnavailableError):
-        await transport.handle_async_request(httpx2.Request("GET", "http://a.example/1"))
+        await transport.handle_async_request(httpx2.Request("GET", "https://a.example/1"))
     assert [body.is_closed for body in bodies] == [True, True]
 
 
@@ -629,7 +629,7 @@ async def test_x6_what_a_late_try_is_charged_is_entered_though_one_between_told_
     http: httpx2.AsyncClient, seller: FakeSeller, wallet: Wallet
 ) -> None:
     seller.before = [lambda _: httpx2.Response(503)] * 2
-    answers = [(await http.get("http://a.example/1")).status_code for _ in range(3)]
+    answers = [(await http.get("https://a.example/1")).status_code for _ in range(3)]
     assert (answers, len(set(payment_ids_of(seller)))) == ([503, 503, 200], 1)
     account = (await wallet.status()).accounts[0]
     assert (account.charged, account.unknown) == (PRICE, 0)
