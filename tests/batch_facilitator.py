@@ -63,6 +63,7 @@ class BatchFacilitator:
         self.token_domain = token_domain
         self.delay_s = delay_s
         self.balance = 10**12
+        self.managed = "facilitator"
         self.channels: dict[bytes, Channel] = {}
         self.vouchers: list[UncheckedVoucher] = []
         """All that ever came, taken or not."""
@@ -85,7 +86,7 @@ class BatchFacilitator:
             raise refused((Reason.PAYLOAD_INVALID, BatchSettlementCode.UNEXPECTED_PENDING_ID))
         if read_terms(message.accepted).amount != terms.amount:
             raise refused((Reason.AMOUNT_MISMATCH, ""))
-        assert terms.extra["voucherManager"] == "facilitator", "who manages vouchers is the seller's word"
+        assert terms.extra.get("voucherManager", "server") == self.managed, "who manages vouchers is the seller's word"
         channel = self._check(payload, terms, message)
         self._locks += 1
         pending_id = f"pending-{self._locks}"

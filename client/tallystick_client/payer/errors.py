@@ -9,6 +9,7 @@ WalletError                 below TallystickError; nothing was signed for what i
 ├── BalanceTooLowError      the payer's address holds less than a transfer would move
 ├── ApprovalRefusedError    the aggregator's totals are above the wallet's own book
 ├── InsecureOriginError     a page asks for money over plain http, where anybody between could take the payment
+├── ChannelDisputedError    a seller counts more on its channel than this wallet has ever signed
 ├── NoHeadroomError         a grant has too little left for a payment: the wallet has to extend it first
 └── BodyNotReplayableError  a request body that can be sent once only, where it may have to be sent twice
 
@@ -78,6 +79,22 @@ class ApprovalRefusedError(WalletError):
         self.book = book
         super().__init__(
             f"the total of receiver {receiver} is not approved: got {total}, allowed {book} by this wallet's own book"
+        )
+
+
+class ChannelDisputedError(WalletError):
+    """A seller wants a voucher over more than this wallet has ever signed on their channel, beside the price.
+
+    `told` is what the seller says it has charged, `signed` the most that it can have; in atomic units of the token.
+    """
+
+    def __init__(self, channel_id: str, told: int, signed: int) -> None:
+        self.channel_id = channel_id
+        self.told = told
+        self.signed = signed
+        super().__init__(
+            f"channel {channel_id}: got {told} as what was charged, allowed at most {signed}, the highest voucher of "
+            "this wallet; no other was signed. `tallystick wallet withdraw` brings the deposit back"
         )
 
 

@@ -34,6 +34,7 @@ How a request is paid, and what is done about each answer:
 - A 402 of x402 version 1 is told apart, by its body too where the adapter hands that in.
 """
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -47,6 +48,7 @@ from tallystick.x402 import PAYMENT_REQUIRED_HEADER, read_pay_ahead
 from tallystick_client.payer.errors import (
     BodyNotReplayableError,
     BookUnavailableError,
+    ChannelDisputedError,
     InsecureOriginError,
     WalletError,
 )
@@ -58,6 +60,7 @@ from tallystick_client.payer.http.steps import (
     ConnectionLostError,
     Done,
     Flow,
+    NotTakenError,
     PayableRequest,
     SendRequest,
     Step,
@@ -71,11 +74,12 @@ from tallystick_client.payer.policy.answers import (
     Answer,
     is_refused,
     reason_in,
+    retry_after_s,
     says_free,
     says_released,
     says_under_way,
 )
-from tallystick_client.payer.policy.offers import Asked, Echo, Offer, check_version, choose, read_offers
+from tallystick_client.payer.policy.offers import Asked, Echo, Offer, check_version, choose, preference, read_offers
 from tallystick_client.payer.wallet.schemes.port import Order, Outcome, OutgoingPayment, Payer, Scheme
 from tallystick_client.rpc import AggregatorUnavailableError
 
@@ -102,20 +106,10 @@ PAID_AGAIN_MAX: Final = 5
 
 RESEND_PAUSES_S: Final = (0.2, 1.0, 2.0)
 """Before a payment is sent again."""
-RETRY_AFTER_S_MAX: Final = 5.0
 READ_MARGIN_S: Final = 10.0
 """How much longer than a seller may take for a transfer its answer is waited for."""
 
-
-class _NotTakenError(Exception):
-    """The request failed and its payment is not taken. `cause` is the HTTP library's error.
-
-    `was_sent`: the seller says that it gave the payment back; else it did not leave.
-    """
-
-    def __init__(self, cause: Exception, *, was_sent: bool) -> None:
-        self.cause = cause
-        self.was_sent = was_sent
+_log = logging.getLogger("tallystick.payer")
 
 
 class Purchases:
@@ -221,7 +215,9 @@ class Purchase:
     # What to pay.
 
     def _pay(self, offer: Offer, payment_id: PaymentId | None = None) -> Flow[OutgoingPayment]:
-        order = Order(self._request.host, self._request.request_hash, self._clock, payment_id)
+        request = self._request
+        url = request.origin + request.target.decode("latin-1")
+        order = Order(request.host, request.request_hash, self._clock, payment_id, url)
         return ask_wallet(partial(self._scheme(offer).pay, self._wallet, offer, order))
 
     def _scheme(self, offer: Offer) -> Scheme:
@@ -263,6 +259,8 @@ class Purchase:
             raise InsecureOriginError(self._request.origin)
         required = read_offers(header)
         offer = choose(required, self._wallet)
+        if why := preference(offer, self._wallet.schemes):
+            _log.info("%s is paid by %s", self._request.host, why)
         self._learn(offer, required)
         offer = replace(offer, echo=Echo(required.resource, required.extensions))
         request = self._request
@@ -278,10 +276,10 @@ class Purchase:
         """The offer for another payment after a 402 to one; None where the 402 is the caller's to see.
 
         `times`: how often it was paid again already. Raises AggregatorUnavailableError where the wallet or its
-        aggregator is away: then nobody has refused for good.
+        aggregator is away: then nobody has refused for good; and ChannelDisputedError.
         """
         header, offer = answer.headers.get(PAYMENT_REQUIRED_HEADER), refused.offer
-        is_safe = self._request.is_replayable and self._scheme(offer).charges_once
+        is_safe = self._request.is_replayable and self._scheme(offer).charges_once and not refused.is_spent
         if header is None or not is_safe:
             return None
         try:
@@ -297,7 +295,7 @@ class Purchase:
             recover = partial(refused.recover, self._wallet, reason, host)
             if better.terms == offer.terms and not (yield from ask_wallet(recover)):
                 return None
-        except AggregatorUnavailableError:
+        except (AggregatorUnavailableError, ChannelDisputedError):
             yield CloseResponse()
             raise
         except TallystickError:
@@ -321,7 +319,7 @@ class Purchase:
         """The answer to the request with this payment. `again`: it was sent in an earlier try."""
         try:
             answer = yield from self._send(payment, was_sent=again)
-        except _NotTakenError as error:
+        except NotTakenError as error:
             if payment.not_taken(was_sent=error.was_sent):
                 self._unfinished.keep(self._request, payment)
             raise error.cause from None
@@ -338,7 +336,7 @@ class Purchase:
     def _send(self, payment: OutgoingPayment, *, was_sent: bool) -> Flow[Answer]:
         """The answer that decides. `was_sent`: it was sent before.
 
-        Raises _NotTakenError, and the HTTP library's error where nobody knows what became of the payment.
+        Raises NotTakenError, and the HTTP library's error where nobody knows what became of the payment.
         """
         is_replayable, patience_s = self._request.is_replayable, payment.patience_s(self._clock())
         give_up_at = min(self._monotonic() + patience_s, self._end_at)
@@ -353,7 +351,7 @@ class Purchase:
                 if failure.was_sent:
                     was_sent, lost = True, failure.cause
                 elif not was_sent:
-                    raise _NotTakenError(failure.cause, was_sent=False) from None
+                    raise NotTakenError(failure.cause, was_sent=False) from None
                 if not pauses_s or self._monotonic() + pauses_s[0] > self._end_at:
                     raise failure.cause from None
                 pause_s = pauses_s.pop(0)
@@ -361,10 +359,10 @@ class Purchase:
                 was_sent = True
                 if lost is not None and says_released(answer):
                     yield CloseResponse()
-                    raise _NotTakenError(lost, was_sent=True)
+                    raise NotTakenError(lost, was_sent=True)
                 if not says_under_way(answer) or not is_replayable:
                     return answer
-                pause_s = _retry_after_s(answer)
+                pause_s = retry_after_s(answer, RESEND_PAUSES_S[0])
                 if patience_s:
                     if self._monotonic() + pause_s > give_up_at:
                         return answer
@@ -406,10 +404,3 @@ class Purchase:
             self._prices.was_taken(request.origin, request.method, request.target, offer)
         id_ = format_payment_id(payment.payment_id)
         self._receipt = Receipt(offer.terms.scheme, offer, payment.amount, charged, id_, outcome.transaction)
-
-
-def _retry_after_s(answer: Answer) -> float:
-    """When to ask again: what the answer says, from the first pause on; a date counts as that."""
-    value = answer.headers["retry-after"]
-    asked_s = float(value) if value.isascii() and value.isdigit() else 0.0
-    return min(max(asked_s, RESEND_PAUSES_S[0]), RETRY_AFTER_S_MAX)

@@ -77,6 +77,17 @@ class ConnectionLostError(Exception):
         self.was_sent = was_sent
 
 
+class NotTakenError(Exception):
+    """The request failed and its payment is not taken. `cause` is the HTTP library's error.
+
+    `was_sent`: the seller says that it gave the payment back; else it did not leave.
+    """
+
+    def __init__(self, cause: Exception, *, was_sent: bool) -> None:
+        self.cause = cause
+        self.was_sent = was_sent
+
+
 class PayableRequest(NamedTuple):
     """A request that may be paid for.
 

@@ -6,7 +6,7 @@ not charge pays for its own next page, and comes back to the budgets only after 
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
 from tallystick.amounts import parse_amount
 from tallystick.errors import MalformedError
@@ -19,6 +19,8 @@ _PAYMENT_REQUIRED = 402
 _CONFLICT = 409
 _UNAVAILABLE = 503
 _ASK_LATER = frozenset({408, 425, 429})
+RETRY_AFTER_S_MAX: Final = 5.0
+"""An answer that asks to come again later than this is not waited for as long."""
 
 
 class Answer(NamedTuple):
@@ -50,6 +52,21 @@ def told_error(headers: Mapping[str, str]) -> str:
         return read_offers(headers[PAYMENT_REQUIRED_HEADER]).error if PAYMENT_REQUIRED_HEADER in headers else ""
     except (MalformedError, WalletError):
         return ""
+
+
+def refused_offers(answer: Answer, scheme: str) -> tuple[str, list[dict[str, Any]]]:
+    """What a 402 says: its `error`, and the `extra` of each of its offers of this scheme that can be read.
+
+    Nothing of both where there is no such header, or none that can be read.
+    """
+    if PAYMENT_REQUIRED_HEADER not in answer.headers:
+        return "", []
+    try:
+        asked = read_offers(answer.headers[PAYMENT_REQUIRED_HEADER])
+    except (MalformedError, WalletError):
+        return "", []
+    offers = [offer for offer in asked.accepts if not isinstance(offer, MalformedError) and offer.scheme == scheme]
+    return asked.error, [offer.extra for offer in offers]
 
 
 def reason_in(error: str) -> Reason:
@@ -108,6 +125,13 @@ def says_under_way(answer: Answer) -> bool:
     """Whether the same payment is to be sent again soon: 409 or 503 with Retry-After, and nothing decided."""
     is_later = answer.status in {_CONFLICT, _UNAVAILABLE} and "retry-after" in answer.headers
     return is_later and read_receipt(answer) is None
+
+
+def retry_after_s(answer: Answer, least_s: float) -> float:
+    """When to ask again: what the answer says, within limits, but not before `least_s`; a date counts as that."""
+    value = answer.headers["retry-after"]
+    asked_s = float(value) if value.isascii() and value.isdigit() else 0.0
+    return min(max(asked_s, least_s), RETRY_AFTER_S_MAX)
 
 
 def is_unfinished(answer: Answer) -> bool:

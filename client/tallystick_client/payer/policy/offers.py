@@ -9,7 +9,7 @@ be read of it is left out, and said where no offer remains.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
@@ -100,6 +100,8 @@ class Offer:
     accepted: PaymentRequirements
     echo: Echo = field(default=NO_ECHO, compare=False, repr=False)
     """Of the 402 that made it. A payment that is sent ahead answers none, and repeats nothing."""
+    instead_of: tuple[str, ...] = field(default=(), compare=False)
+    """The schemes of the offers beside it that could have been taken, too."""
 
     def goes_where(self, other: "Offer") -> bool:
         """Whether both are paid by the same scheme, in the same token, to the same receiver at the same operator."""
@@ -159,6 +161,11 @@ class OfferRules(Protocol):
         """The scheme's name in offers."""
         ...
 
+    @property
+    def advantage(self) -> str:
+        """Why it is preferred to schemes that come after it, for a person to read; empty where nobody asks."""
+        ...
+
     def problem(self, requirements: PaymentRequirements, field: str, operator: Operator, token: Token) -> str:
         """Why this operator's allow-list does not take what the offer says beyond receiver, amount and token; empty
         where it does. Begins with the name of a part of the offer, whose own name is `field`. Raises MalformedError.
@@ -192,6 +199,10 @@ class Means(Protocol):
         """Whether there is, or may be, a deposit to pay from."""
         ...
 
+    def channel_lack(self, offer: Offer) -> str:
+        """What is lacking to pay this offer from a channel with its seller alone; empty where nothing is."""
+        ...
+
 
 def choose(required: Offered, means: Means) -> Offer:
     """The offer to take: the first of the scheme that the wallet prefers, among those that it may take and can pay.
@@ -220,7 +231,15 @@ def choose(required: Offered, means: Means) -> Offer:
     if not allowed:
         raise OfferNotAllowedError(problems)
     preferred = list(means.schemes)
-    return min(allowed, key=lambda offer: preferred.index(offer.terms.scheme))
+    taken = min(allowed, key=lambda offer: preferred.index(offer.terms.scheme))
+    others = {offer.terms.scheme for offer in allowed} - {taken.terms.scheme}
+    return replace(taken, instead_of=tuple(sorted(others, key=preferred.index))) if others else taken
+
+
+def preference(offer: Offer, schemes: Mapping[str, OfferRules]) -> str:
+    """Why this offer was taken and not another of its 402, for a person to read; empty where there was no choice."""
+    advantage = schemes[offer.terms.scheme].advantage if offer.instead_of else ""
+    return advantage and f"{offer.terms.scheme} rather than {' or '.join(offer.instead_of)}: {advantage}"
 
 
 def first_difference(*compared: tuple[str, str | int, str | int]) -> str:

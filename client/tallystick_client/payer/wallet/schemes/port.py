@@ -28,6 +28,7 @@ from tallystick.x402.messages import Message, as_object
 from tallystick_client.payer.policy.answers import Answer, is_unfinished, says_released, told_charge
 from tallystick_client.payer.policy.offers import Means, Offer, OfferRules
 from tallystick_client.payer.wallet.grants import Grants
+from tallystick_client.payer.wallet.seller_channels import SellerChannels
 
 ECHO_BYTES_MAX: Final = 4_096
 """What a payment repeats of its 402 at most; of more, nothing: servers refuse long headers."""
@@ -36,7 +37,7 @@ KEPT_S: Final = 172_800.0
 
 
 class Order(NamedTuple):
-    """What a payment is for: a request at a host.
+    """What a payment is for: a request at a host. `url`: where it is, empty where nobody says.
 
     `clock`: seconds since the epoch. `payment_id`: of an earlier payment of the same request that was refused, where
     the scheme charges both once.
@@ -46,6 +47,7 @@ class Order(NamedTuple):
     request_hash: bytes
     clock: Callable[[], float]
     payment_id: PaymentId | None = None
+    url: str = ""
 
 
 class Outcome(NamedTuple):
@@ -92,6 +94,11 @@ class OutgoingPayment:
     def answered(self, answer: Answer) -> Outcome:
         """Enter what the answer says about it."""
         return Outcome(told_charge(answer, self.amount), is_unfinished(answer))
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether its refusal shows that it was charged all the same: then its request is not paid for again."""
+        return False
 
     def is_void(self, answer: Answer, now_s: float) -> bool:
         """Whether, by this answer to its second try, it can no longer be taken, so that another may be made."""
@@ -145,6 +152,11 @@ class Payer(Means, Protocol):
     @property
     def grants(self) -> Grants[Any]:
         """What is paid from the deposit."""
+        ...
+
+    @property
+    def channels(self) -> SellerChannels | None:
+        """What is paid from channels with one seller alone; None where another process has the wallet's book."""
         ...
 
     async def pay_exact(self, offer: Offer, host: str) -> ExactAuthorization:

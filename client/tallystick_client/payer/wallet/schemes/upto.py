@@ -19,6 +19,7 @@ class UptoScheme:
     name = SCHEME_UPTO
     is_paid_ahead = False
     charges_once = False
+    advantage = ""
 
     def __init__(self, signer: Signer) -> None:
         """`signer` is the wallet's own, which holds the tokens."""
