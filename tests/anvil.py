@@ -20,6 +20,7 @@ from tallystick.quantities import ZERO_ADDRESS
 from tallystick.signatures import Signer
 from tallystick.vouchers import Voucher, sign_voucher
 from tallystick_aggregator.chain.escrow_calls import CONFIG_TYPE, selector
+from tallystick_aggregator.chain.multicall import MULTICALL3_ADDRESS
 from tallystick_aggregator.chain.port import DepositAuthorization
 from tallystick_aggregator.chain.settings import ChainSettings, TokenSettings
 from tallystick_aggregator.ledger.values import EscrowRef
@@ -128,6 +129,10 @@ class Devnet:
         for address, name in PERMIT2_CONTRACTS.items():
             self.anvil.rpc("anvil_setCode", hexed(address), hexed(load(name).deployed_bytecode))
         return self.anvil.deploy_contract("TestPermitToken")
+
+    def put_multicall3(self) -> None:
+        """Put what there is of Multicall3 at its address."""
+        self.anvil.rpc("anvil_setCode", hexed(MULTICALL3_ADDRESS), hexed(load("TestMulticall3").deployed_bytecode))
 
     def permit_token_settings(self, token: bytes, **changes: Any) -> TokenSettings:
         """Settings of the token that `put_permit2` returns: moved by Permit2 only, its permits landed."""

@@ -25,6 +25,7 @@ def write_site(
     chain: Table | None = None,
     token: Table | None = None,
     http: Table | None = None,
+    exact: Table | None = None,
     exact_open: Table | None = None,
 ) -> Path:
     """Write everything; returns the configuration's path. What the tables hold replaces what fits a devnet."""
@@ -37,6 +38,7 @@ def write_site(
         ("[settlement]", {"interval_s": 3_600} | dict(settlement or {})),
         ("[limits]", dict(limits or {})),
         *([] if http is None else [("[http]", dict(http))]),
+        *([] if exact is None else [("[exact]", dict(exact))]),
         *([] if exact_open is None else [("[exact_open]", dict(exact_open))]),
         (
             "[[chain]]",

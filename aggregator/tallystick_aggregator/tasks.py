@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, Generic, TypeVar
 
@@ -33,18 +34,20 @@ class PeriodicTask:
         *,
         passing: tuple[type[Exception], ...] = (),
         retry_s: float | None = None,
+        rest_s: float = 0.0,
         wait: Callable[[asyncio.Event, float], Awaitable[None]] = until_woken,
     ) -> None:
         """`passing`: exceptions that the world brings about; they are told in one line instead of a traceback.
 
-        `retry_s`: how soon a failed run is repeated first; None: at the interval. `wait` lets a pause pass, unless it
-        is woken before.
+        `retry_s`: how soon a failed run is repeated first; None: at the interval. `rest_s`: between two runs at least,
+        even if it is woken. `wait` lets a pause pass, unless it is woken before.
         """
         self.name = name
         self._action = action
         self._interval_s = interval_s
         self._passing = passing
         self._retry_s = interval_s if retry_s is None else retry_s
+        self._rest_s = rest_s
         self._wait = wait
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -78,6 +81,8 @@ class PeriodicTask:
             await self._wait(self._woken, self._pause_s())
             self._woken.clear()
             await self._once()
+            if self._rest_s:
+                await self._wait(asyncio.Event(), self._rest_s)
 
     def _pause_s(self) -> float:
         if not self._failures:
@@ -124,3 +129,45 @@ class SingleFlight(Generic[Key, Result]):
             task = self._under_way[key] = asyncio.create_task(work())
             task.add_done_callback(lambda _: self._under_way.pop(key))
         return await asyncio.shield(task)
+
+
+class Shared(Generic[Key, Result]):
+    """Asks each question once for all who ask it meanwhile. Nobody gets an answer to a question older than its own.
+
+    One that nobody waits for any more is given up.
+    """
+
+    def __init__(self) -> None:
+        self._under_way: dict[Key, asyncio.Task[Result]] = {}
+        self._next: dict[Key, asyncio.Task[Result]] = {}
+        self._askers: Counter[asyncio.Task[Result]] = Counter()
+
+    async def answer(self, key: Key, ask: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+        """Return the answer to a question that is asked from now on, once the one under way is answered."""
+        task = self._next.get(key)
+        if task is None:
+            task = self._next[key] = asyncio.create_task(self._asked(key, ask))
+            task.add_done_callback(lambda done: self._forget(key, done))
+        self._askers[task] += 1
+        try:
+            return await asyncio.shield(task)
+        finally:
+            self._askers[task] -= 1
+            if not self._askers[task]:
+                del self._askers[task]
+                if self._next.get(key) is task:
+                    del self._next[key]
+                task.cancel()
+
+    async def _asked(self, key: Key, ask: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+        before = self._under_way.get(key)
+        if before is not None:
+            await asyncio.wait([before])
+        self._under_way[key] = self._next.pop(key)
+        return await ask()
+
+    def _forget(self, key: Key, done: "asyncio.Task[Result]") -> None:
+        if self._under_way.get(key) is done:
+            del self._under_way[key]
+        if not done.cancelled():
+            done.exception()  # whoever asked may be gone

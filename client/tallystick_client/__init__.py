@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         InsecureOriginError,
         NoHeadroomError,
         OfferNotAllowedError,
+        Permit2ApprovalError,
         WalletError,
     )
     from tallystick_client.payer.fleet.remote import RemoteWallet
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
     from tallystick_client.payer.policy.operators import Operator
     from tallystick_client.rpc import AggregatorError, AggregatorUnavailableError, CallRejectedError
     from tallystick_client.seller.client.aggregator import Aggregator
-    from tallystick_client.seller.paywall.asgi import Paywall, ResponseRefusedError
+    from tallystick_client.seller.paywall.asgi import Paywall
+    from tallystick_client.seller.paywall.outgoing import ResponseRefusedError
     from tallystick_client.seller.paywall.paid import PaidRequest
     from tallystick_client.seller.paywall.payment_flow import PaymentFlow, PaymentFlows
     from tallystick_client.seller.paywall.rules import RequestInfo, Rule
@@ -72,6 +74,7 @@ __all__ = [
     "PaymentFlow",
     "PaymentFlows",
     "Paywall",
+    "Permit2ApprovalError",
     "Purchase",
     "Purchases",
     "Receipt",
@@ -110,7 +113,8 @@ _ROOMS: Final = {
     "tallystick_client.seller.client.aggregator": ("Aggregator",),
     "tallystick_client.seller.paywall.paid": ("PaidRequest",),
     "tallystick_client.seller.paywall.payment_flow": ("PaymentFlow", "PaymentFlows"),
-    "tallystick_client.seller.paywall.asgi": ("Paywall", "ResponseRefusedError"),
+    "tallystick_client.seller.paywall.asgi": ("Paywall",),
+    "tallystick_client.seller.paywall.outgoing": ("ResponseRefusedError",),
     "tallystick_client.seller.paywall.rules": ("RequestInfo", "Rule"),
 }
 _MODULES: Final = {name: module for module, names in _ROOMS.items() for name in names}

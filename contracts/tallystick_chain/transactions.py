@@ -10,13 +10,14 @@ from tallystick_chain.fees import Bid
 
 
 class Unsigned(NamedTuple):
-    """What a transaction says, apart from its bid. It carries no value. `to` empty: `data` creates a contract."""
+    """What a transaction says, apart from its bid; `value` in wei. `to` empty: `data` creates a contract."""
 
     chain_id: int
     nonce: int
     gas_limit: int
     to: bytes
     data: bytes
+    value: int = 0
 
 
 class Signed(NamedTuple):
@@ -36,7 +37,7 @@ def sign(signer: Signer, unsigned: Unsigned, offer: Bid) -> Signed:
         "maxFeePerGas": offer.max_fee,
         "maxPriorityFeePerGas": offer.priority_fee,
         "to": unsigned.to,
-        "value": 0,
+        "value": unsigned.value,
         "data": unsigned.data,
         "accessList": (),
     }

@@ -20,6 +20,8 @@ ContractName: TypeAlias = Literal[
     "TestERC3009DepositCollector",
     "TestPermit2DepositCollector",
     "TestTryAggregate",
+    "TestMulticall3",
+    "TestWalletFactory",
 ]
 
 

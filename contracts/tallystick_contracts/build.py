@@ -31,6 +31,8 @@ SOURCES: Final[dict[ContractName, str]] = {
     "TestERC3009DepositCollector": "src/test/TestDepositCollectors.sol",
     "TestPermit2DepositCollector": "src/test/TestDepositCollectors.sol",
     "TestTryAggregate": "src/test/TestTryAggregate.sol",
+    "TestMulticall3": "src/test/TestMulticall3.sol",
+    "TestWalletFactory": "src/test/TestWalletFactory.sol",
 }
 
 # The same as in contracts/foundry.toml.

@@ -6,7 +6,8 @@ import { createServer } from "node:http";
 const { FACILITATOR, TOKEN, PAY_TO, ASSET, PRICE = "1000", PORT = "0" } = process.env;
 const PAGES = { "/articles/1": "The first article.", "/articles/2": "The second article." };
 const NAMED = { "payment-identifier": { info: { required: true } } };
-const sold = new Map(); // answers by payment: who lost one sends the same payment again, and gets it again
+const made = new Map(); // pages by payment: who lost an answer sends the same payment again, and gets it again
+class AwayError extends Error {}
 
 const sha256 = (...parts) => createHash("sha256").update(Buffer.concat(parts)).digest();
 const length = (part) => new Uint8Array(new Uint32Array([Buffer.byteLength(part)]).buffer).reverse(); // 4 bytes
@@ -38,8 +39,8 @@ export function withoutPage({ resource, extensions, payload: { blind, ...payload
 async function ask(path, message) {
   const headers = { authorization: `Bearer ${TOKEN}`, "content-type": "application/json" };
   const body = message && JSON.stringify(message);
-  const response = await fetch(FACILITATOR + path, { method: body ? "POST" : "GET", headers, body });
-  if (!response.ok) throw new TypeError(`the facilitator answered ${response.status}`);
+  const response = await fetch(FACILITATOR + path, { method: body ? "POST" : "GET", headers, body }).catch(() => ({}));
+  if (!response.ok) throw new AwayError(`the facilitator answered ${response.status ?? "nothing"}`);
   return response.json();
 }
 
@@ -49,22 +50,22 @@ async function sell(offer, { method, url, headers }, body) {
   const refuse = (error) =>
     [402, { "payment-required": write({ x402Version: 2, error, resource, accepts: [offer], extensions: NAMED }) }, error];
   if (!header) return refuse("PAYMENT-SIGNATURE header is required");
-  if (sold.has(header)) return sold.get(header);
   const payment = read(header);
   if (["scheme", "network", "amount", "asset", "payTo"].some((name) => payment.accepted[name] !== offer[name]))
     return refuse("amount_mismatch: accept the offer as it stands");
   if (payment.payload.requestHash !== boundHash(method, url, body, payment.payload.blind))
     return refuse("request_mismatch: the payment is bound to another request");
   const message = { x402Version: 2, paymentPayload: withoutPage(payment), paymentRequirements: offer };
-  const verified = await ask("/verify", message);
-  if (verified.invalidReason === "payment_pending") return [409, { "retry-after": "1" }, verified.invalidReason];
-  if (!verified.isValid) return refuse(verified.invalidReason);
-  const page = PAGES[url]; // made only now, and given away only after the money is taken
+  if (!made.has(header)) {
+    const verified = await ask("/verify", message);
+    if (verified.invalidReason === "payment_pending") return [409, { "retry-after": "1" }, verified.invalidReason];
+    if (!verified.isValid) return refuse(verified.invalidReason);
+    if (made.set(header, PAGES[url]).size > 1000) made.delete(made.keys().next().value); // made only now
+  }
+  const page = made.get(header); // given away only after the money is taken, and that is taken once
   const settled = await ask("/settle", message);
   if (!settled.success) return refuse(settled.errorReason);
-  const answer = [200, { "payment-response": write(settled), "cache-control": "private" }, page];
-  if (sold.set(header, answer).size > 1000) sold.delete(sold.keys().next().value);
-  return answer;
+  return [200, { "payment-response": write(settled), "cache-control": "private" }, page];
 }
 
 if (FACILITATOR) {
@@ -73,7 +74,7 @@ if (FACILITATOR) {
   const offer = { scheme, network, ...terms, extra: { ...extra, blinding: true } };
   const server = createServer(async (request, response) => {
     const body = Buffer.concat(await Array.fromAsync(request));
-    const failed = (error) => [error instanceof TypeError ? 503 : 400, {}, String(error)]; // fetch raises a TypeError
+    const failed = (error) => [error instanceof AwayError ? 503 : 400, {}, String(error)];
     const [status, headers, page] = PAGES[request.url] ? await sell(offer, request, body).catch(failed) : [404, {}, ""];
     response.writeHead(status, headers).end(page);
   });

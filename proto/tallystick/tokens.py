@@ -1,7 +1,7 @@
-"""A token that payments are made in."""
+"""A token that payments are made in, and what a payer lets Permit2 move of it."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from tallystick.eip712 import Domain
 
@@ -25,3 +25,13 @@ class Token:
     def domain(self, chain_id: int) -> Domain:
         """The EIP-712 domain of the token on this chain: of ERC-3009 authorizations."""
         return Domain(self.name, self.version, chain_id, self.address)
+
+
+class Permit2Approval(NamedTuple):
+    """How far Permit2 may move a payer's token, in atomic units; at most MAX_AMOUNT, which also stands for more.
+
+    `permit_nonce`: of the payer's next EIP-2612 permit; None where permits are not landed with payments.
+    """
+
+    allowance: int
+    permit_nonce: int | None

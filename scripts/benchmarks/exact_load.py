@@ -24,7 +24,7 @@ async def answered(reader: asyncio.StreamReader) -> tuple[bytes, dict[str, Any]]
     return lines[0], json.loads(await reader.readexactly(length))
 
 
-async def ask(port: int, pool: list[bytes], taken: list[float]) -> None:
+async def ask(port: int, pool: list[bytes], taken: list[float], pause_s: float) -> None:
     """Send requests of the pool, one after another, until it is cancelled; the pool must not run out."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
@@ -35,15 +35,17 @@ async def ask(port: int, pool: list[bytes], taken: list[float]) -> None:
             if b" 200" not in status or not (body.get("isValid") or body.get("success")):
                 raise AssertionError(f"the facilitator answered {status!r}, {body}")
             taken.append(time.perf_counter() - start)
+            if pause_s:
+                await asyncio.sleep(pause_s)
         raise AssertionError("the load ran out of requests before the time was over")
     finally:
         writer.close()
 
 
-async def measure(port: int, connections: int, pool: list[bytes], duration_s: float) -> list[float]:
-    """The latencies of all that was answered in this time."""
+async def measure(port: int, connections: int, pool: list[bytes], duration_s: float, pause_s: float) -> list[float]:
+    """The latencies of all that was answered in this time; each connection pauses after an answer."""
     taken: list[float] = []
-    tasks = [asyncio.create_task(ask(port, pool, taken)) for _ in range(connections)]
+    tasks = [asyncio.create_task(ask(port, pool, taken, pause_s)) for _ in range(connections)]
     done, pending = await asyncio.wait(tasks, timeout=duration_s, return_when=asyncio.FIRST_EXCEPTION)
     for task in pending:
         task.cancel()
@@ -59,11 +61,11 @@ async def main() -> None:
     port, connections, count = settings["port"], settings["connections"], settings["requests"]
     pool = list(requests(settings["path"], settings["token"], settings["bearer"], settings["label"], count))
     if settings["warm_up_s"]:
-        await measure(port, connections, pool, settings["warm_up_s"])
+        await measure(port, connections, pool, settings["warm_up_s"], settings["pause_s"])
     say({"ready": True})
     hear()
     start, cpu_before = time.perf_counter(), cpu_s(os.getpid())
-    taken = await measure(port, connections, pool, settings["duration_s"])
+    taken = await measure(port, connections, pool, settings["duration_s"], settings["pause_s"])
     elapsed_s = time.perf_counter() - start
     say(
         {

@@ -6,8 +6,9 @@ Run by uvicorn and configured by the environment. Every shop has an address of i
 import os
 
 from tallystick_client import Aggregator, Paywall, Rule
-from tallystick_client.seller.paywall.asgi import Scope, Send
+from tallystick_client.seller.paywall.asgi import Scope
 from tallystick_client.seller.paywall.bodies import Receive
+from tallystick_client.seller.paywall.outgoing import Send
 
 PRICE_TEXT = os.environ["CHAOS_PRICE"]
 RECEIVERS = os.environ["CHAOS_RECEIVERS"].split(",")

@@ -27,7 +27,6 @@ from tallystick.v1 import account_pb2, charge_pb2, facilitator_pb2, wallet_pb2
 from tallystick.x402 import (
     HEADER_BYTES_MAX,
     PaymentPayload,
-    PaymentRequired,
     decode_header,
     deferred_payload,
     encode_header,
@@ -154,7 +153,6 @@ def payment_required(data: bytes) -> None:
     """A 402 as a payer gets it: nothing in it may crash the wallet or be taken without being allowed."""
     with suppress(MalformedError, OfferNotAllowedError):
         required = read_offers(b64encode(data).decode())
-        assert isinstance(required, PaymentRequired)
         offer = choose(required, _Paying())
         assert offer.operator == seeds.OPERATOR
         assert offer.terms.amount > 0

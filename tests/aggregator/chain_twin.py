@@ -19,6 +19,8 @@ from tallystick import eip712
 from tallystick.channels import ChannelConfig, account_id, channel_id
 from tallystick.eip712 import PERMIT2_ADDRESS, Domain, escrow_domain, permit2_domain
 from tallystick.x402 import ExactAuthorization, Permit2Authorization
+from tallystick_aggregator.chain.bundle_port import Bundles
+from tallystick_aggregator.chain.multicall import MULTICALL3_ADDRESS
 from tallystick_aggregator.chain.port import (
     GAS_LIMIT_MAX,
     Block,
@@ -33,6 +35,7 @@ from tallystick_aggregator.chain.port import (
     Send,
 )
 from tallystick_aggregator.chain.sending.gas_meter import GasMeter, MeteredOutbox
+from tallystick_aggregator.chain.token_port import Deployment
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger.commands import DecisionContext
@@ -112,6 +115,7 @@ class ChainTwin:
         self.finds_accounts = True
         """Whether the watcher opens accounts by itself; those that were tracked it always does."""
         self.token = TokenTwin(self)
+        self.bundles: Bundles | None = None
         self.permit2_token: Permit2TokenTwin | None = None
         """Where it is set, payments may move the token by Permit2."""
         self._effects: dict[bytes, Callable[[], int]] = {}
@@ -384,9 +388,7 @@ class ChainTwin:
             status, payouts = self.fate, outbound.payouts
             if status is TransactionStatus.MINED:
                 try:
-                    moved = self._effects[outbound.data]()
-                    if outbound.kind is not TransactionKind.EXACT:
-                        payouts = (Payout(self.address, TOKEN, moved),)
+                    payouts = self._land(outbound)
                 except RevertedError:
                     status = TransactionStatus.REVERTED
             outbound = replace(
@@ -402,6 +404,11 @@ class ChainTwin:
             outbound = replace(outbound, status=TransactionStatus.FINAL)
             await self.outbox.update(outbound)
         return outbound
+
+    def _land(self, outbound: OutboundTransaction) -> tuple[Payout, ...]:
+        """Do what a transaction says; what it moved. Raises RevertedError."""
+        moved = self._effects[outbound.data]()
+        return outbound.payouts if outbound.kind is TransactionKind.EXACT else (Payout(self.address, TOKEN, moved),)
 
     def _signed(self, signer: bytes, digest: bytes, signature: bytes) -> bool:
         if signer == OPERATOR:
@@ -458,6 +465,24 @@ class TokenTwin:
             return authorization.value
 
         return chain._call(TOKEN, effect, authorization.from_)
+
+    def deploying_transfer_call(self, authorization: ExactAuthorization, deployment: Deployment) -> Call:
+        """The factory is the wallet's, and its call names the wallet; one that is there is not deployed twice."""
+        chain, transfer = self._chain, self.transfer_call(authorization)
+
+        def effect() -> int:
+            before = set(chain.contract_wallets)
+            chain.contract_wallets.add(deployment.data)
+            try:
+                moved = chain._effects[transfer.data]()
+            except RevertedError:
+                chain.contract_wallets = before
+                raise
+            if chain.is_trial:
+                chain.contract_wallets = before
+            return moved
+
+        return chain._call(MULTICALL3_ADDRESS, effect, authorization.from_)
 
 
 class Permit2TokenTwin:

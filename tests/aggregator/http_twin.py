@@ -23,10 +23,14 @@ from tallystick_aggregator.api.http.server import HttpServer
 from tallystick_aggregator.api.tls import TlsFiles
 from tallystick_aggregator.auth.credentials import Credentials, Principals, Scope
 from tallystick_aggregator.facilitator import Facilitator
+from tallystick_aggregator.listing import Listing, ListingLimits
 from tallystick_aggregator.schemes.port import Scheme
+from tallystick_aggregator.store.memory import MemoryDisk, MemoryListings
 
 ALICE = Payer("alice")
 Json = dict[str, Any]
+NOW_S = 1_800_000_000
+"""The time of the listing."""
 
 
 @dataclass
@@ -56,6 +60,7 @@ async def http_edge(
     open_schemes: Sequence[str] = (),
     schemes: Sequence[Scheme[Any, Any]] = (),
     resources: Resources | None = None,
+    listing_limits: ListingLimits | None = None,
     tls: TlsFiles | None = None,
     verify: Any = True,
 ) -> AsyncIterator[HttpEdge]:
@@ -66,7 +71,8 @@ async def http_edge(
             all_schemes: list[Scheme[Any, Any]] = [market.deferred, market.exact, *schemes]
             opened = [scheme for scheme in all_schemes if scheme.name in open_schemes]
             facilitator = Facilitator(Principals(credentials.lookup), all_schemes, opened)
-            app = FacilitatorApp(facilitator, limits, resources)
+            listing = Listing(MemoryListings(MemoryDisk()), credentials.origins, listing_limits, clock=lambda: NOW_S)
+            app = FacilitatorApp(facilitator, limits, resources or listing)
             await app.tell_health(serving=True)
             await app.tell_settling(settling=True)
             server = HttpServer(app, "127.0.0.1:0", tls, limits, grace_s=1)

@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from batch_market import BatchMarket
 from doubles import MUSIC, NEWS
 from marketplace import Marketplace, marketplace
 
@@ -36,6 +37,7 @@ from tallystick_aggregator.charging import UncheckedPayment
 from tallystick_aggregator.claims.claiming import Claimed
 from tallystick_aggregator.facilitator import Facilitator
 from tallystick_aggregator.ledger.commands import Rules
+from tallystick_aggregator.listing import Listing
 from tallystick_aggregator.schemes.port import Scheme
 from tallystick_aggregator.store.port import OutboundTransaction
 from tallystick_aggregator.store.sqlite.store import SqliteStore
@@ -58,6 +60,10 @@ class SettlesNothing:
         return Claimed(self.answer, self.left_out)
 
 
+NOW_S = 1_800_000_000
+"""The time of the listing."""
+
+
 @dataclass
 class Edge:
     """A server, its parts, and stubs that reach it."""
@@ -72,6 +78,8 @@ class Edge:
     """The token of NEWS, for everything."""
     music: Metadata
     """The token of MUSIC, for everything."""
+    batch: BatchMarket | None = None
+    """Where a scheme of a market of its own is served beside."""
 
     @property
     def charges(self) -> charge_pb2_grpc.ChargeServiceAsyncStub:
@@ -115,8 +123,9 @@ async def serving(
             facilitator = Facilitator(
                 principals, [market.deferred, market.exact, *([market.upto] if with_upto else []), *schemes]
             )
+            listing = Listing(store.listings, credentials.origins, clock=lambda: NOW_S)
             services = Services(
-                FacilitatorService(facilitator, market.rules, limits),
+                FacilitatorService(facilitator, listing, market.rules, limits),
                 ChargeService(principals, market.batcher, market.writer, limits),
                 AccountService(principals, market.accounts, market.deposits, market.refunds),
                 SettlementService(principals, market.outbox, settlement),

@@ -37,7 +37,7 @@ def test_random_histories_hold_the_invariants(history: History) -> None:
 def test_every_kind_of_event_is_reached() -> None:
     reached = set[type]()
 
-    @settings(max_examples=300, derandomize=True, database=None)
+    @settings(max_examples=1_500, derandomize=True, database=None)
     @given(histories())
     def explore(history: History) -> None:
         reached.update(map(type, run(history)[1]))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from tallystick_aggregator.chain.port import ChainUnavailableError
-from tallystick_aggregator.tasks import PeriodicTask, SingleFlight
+from tallystick_aggregator.tasks import PeriodicTask, Shared, SingleFlight
 
 
 class Pauses:
@@ -142,3 +142,82 @@ async def test_what_several_ask_for_at_once_is_done_once_though_one_goes_away() 
     await asyncio.sleep(0)
     assert len(flights) == 0
     assert await flights.run("a", work) == 2
+
+
+async def test_woken_work_rests_before_it_is_done_again() -> None:
+    runs: list[int] = []
+
+    async def action() -> None:
+        runs.append(1)
+        task.wake()
+
+    pauses = Pauses(4)
+    task = PeriodicTask("work", action, 9.0, rest_s=0.5, wait=pauses)
+    task.start()
+    await pauses.over.wait()
+    await task.stop()
+    assert (pauses.passed, len(runs)) == ([9.0, 0.5, 9.0, 0.5], 2)
+
+
+async def test_a_question_is_shared_by_all_who_ask_before_it_is_asked_and_by_nobody_who_asks_later() -> None:
+    asked: list[asyncio.Future[int]] = []
+
+    async def ask() -> int:
+        asked.append(asyncio.get_running_loop().create_future())
+        return await asked[-1]
+
+    shared = Shared[None, int]()
+    early = [asyncio.create_task(shared.answer(None, ask)) for _ in range(3)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    late = [asyncio.create_task(shared.answer(None, ask)) for _ in range(3)]
+    late[0].cancel()
+    await asyncio.sleep(0)
+    assert len(asked) == 1, "one question at a time"
+    asked[0].set_result(1)
+    assert await asyncio.gather(*early) == [1, 1, 1]
+    while len(asked) < 2:  # noqa: ASYNC110 - it is asked within a turn or two of the loop
+        await asyncio.sleep(0)
+    asked[1].set_result(2)
+    assert await asyncio.gather(*late[1:]) == [2, 2]
+
+
+async def test_a_question_that_failed_is_asked_again_by_the_next_one() -> None:
+    outcomes: list[Exception | int] = [ChainUnavailableError("down"), 5]
+
+    async def ask() -> int:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    shared = Shared[None, int]()
+    with pytest.raises(ChainUnavailableError):
+        await shared.answer(None, ask)
+    assert await shared.answer(None, ask) == 5
+
+
+async def test_a_question_that_nobody_waits_for_any_more_is_given_up_and_asked_again_by_the_next_one() -> None:
+    asked: list[asyncio.Future[int]] = []
+
+    async def ask() -> int:
+        asked.append(asyncio.get_running_loop().create_future())
+        return await asked[-1]
+
+    shared = Shared[None, int]()
+    gone = [asyncio.create_task(shared.answer(None, ask)) for _ in range(2)]
+    await asyncio.wait(gone, timeout=0.01)
+    waiting = asyncio.create_task(shared.answer(None, ask))
+    await asyncio.sleep(0)
+    for task in gone:
+        task.cancel()
+    await asyncio.wait(gone)
+    while len(asked) < 2:  # noqa: ASYNC110 - it is asked within a turn or two of the loop
+        await asyncio.sleep(0)
+    assert asked[0].cancelled()
+    waiting.cancel()
+    late = asyncio.create_task(shared.answer(None, ask))
+    while len(asked) < 3:  # noqa: ASYNC110 - likewise
+        await asyncio.sleep(0)
+    asked[2].set_result(7)
+    assert await late == 7

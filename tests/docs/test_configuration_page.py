@@ -10,11 +10,13 @@ import pytest
 from tallystick_aggregator.api.grpc.charge import ChargeLimits
 from tallystick_aggregator.auth.limits import GasLimits
 from tallystick_aggregator.ledger.commands import Rules
+from tallystick_aggregator.listing import ListingLimits
 from tallystick_aggregator.runtime.config import chains, exact, file
 
 PAGE = (Path(__file__).parents[2] / "docs/configuration.md").read_text()
 SECTIONS: dict[str, tuple[type, ...]] = {
     "`[server]`": (file.ServerSection,),
+    "## `[discovery]`": (ListingLimits,),
     "`[store]`": (file.StoreSection,),
     "`[settlement]`": (file.SettlementSection,),
     "`[limits]`": (Rules, ChargeLimits),

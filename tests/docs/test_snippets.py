@@ -21,7 +21,7 @@ SELLERS = (ROOT / "docs/sellers.md").read_text()
 PAYERS = (ROOT / "docs/payers.md").read_text()
 """It comes last: it ends a day later."""
 FACILITATOR = (ROOT / "docs/guides/facilitator.md").read_text()
-PORTS = ("8545", "7402", "8000", "8001", "8402", "4021", "4022")
+PORTS = ("8545", "7402", "8000", "8001", "8002", "8003", "8402", "4021", "4022")
 STEP_TIMEOUT_S = 90
 A_DAY_LATER = "# a day later\n"
 
@@ -196,7 +196,7 @@ def test_a_newcomer_gets_through_the_readme_and_the_pages_for_sellers_and_payers
 
 @pytest.mark.timeout(400)
 def test_a_newcomer_gets_through_the_guide_to_the_official_sdks(shell: Shell) -> None:
-    (shell.folder / "node_modules").symlink_to(ROOT / "tests/interop/node/node_modules")
+    (shell.folder / "tests").symlink_to(ROOT / "tests")
 
     printed = run_page(shell, FACILITATOR, {port: free_port() for port in PORTS})
 

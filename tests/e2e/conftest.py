@@ -61,7 +61,8 @@ def shopper(market: Market, tmp_path: Path) -> Any:
     async def make(signer: Signer | None = None, name: str = "wallet", **settings: Any) -> AsyncIterator[Shopper]:
         signer = signer or market.payer()
         settings.setdefault("deposit", DEPOSIT)
-        wallet = await Wallet.open(tmp_path / f"{name}.db", key=signer, operators=[market.operator], **settings)
+        settings.setdefault("operators", [market.operator])
+        wallet = await Wallet.open(tmp_path / f"{name}.db", key=signer, **settings)
         recorder = Recorder()
         transport = PayingTransport(wallet, recorder)
         async with wallet, httpx2.AsyncClient(transport=transport, base_url=market.url, timeout=60) as http:

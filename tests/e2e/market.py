@@ -109,7 +109,7 @@ class Market:
         """Start the aggregator; again on the same port, if it ran before."""
         if hasattr(self, "aggregator"):
             text = self.config.read_text()
-            self.config.write_text(text.replace('listen = "127.0.0.1:0"', f'listen = "{self.aggregator}"'))
+            self.config.write_text(text.replace('listen = "127.0.0.1:0"', f'listen = "{self.aggregator}"', 1))
             self.server.log.unlink()
         self.server = self.start(
             "aggregator", [sys.executable, "-m", "tallystick_client.cli", "serve", "--config", str(self.config)]
@@ -164,6 +164,17 @@ class Market:
                 process.stop()
         finally:
             self.anvil.__exit__(None, None, None)
+
+
+class HttpMarket(Market):
+    """A market whose aggregator is a facilitator over HTTP too, at `http_url`."""
+
+    def prepare(self) -> None:
+        self.config.write_text(self.config.read_text() + '\n[http]\nlisten = "127.0.0.1:0"\n')
+
+    def serve(self) -> None:
+        super().serve()
+        self.http_url = self.server.wait_for("HTTP facilitator at ")
 
 
 def tallystick(*arguments: str, **environment: Any) -> str:

@@ -3,7 +3,9 @@
 Also over HTTP: the official facilitator client verifies and settles what the official client signed.
 """
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -11,18 +13,24 @@ import httpx
 import pytest
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
-from market import MONEY, PRICE, Market
-from x402 import x402Client
-from x402.http import FacilitatorConfig, HTTPFacilitatorClient
+from fastapi import FastAPI
+from market import MONEY, PRICE, HttpMarket
+from x402 import x402Client, x402ResourceServer
+from x402.extensions.eip2612_gas_sponsoring import declare_eip2612_gas_sponsoring_extension
+from x402.http import FacilitatorConfig, HTTPFacilitatorClient, PaymentOption, RouteConfig
 from x402.http.clients.httpx import wrapHttpxWithPayment
 from x402.http.facilitator_client_base import AuthHeaders
+from x402.http.middleware.fastapi import payment_middleware
 from x402.mechanisms.evm.exact import ExactEvmScheme
+from x402.mechanisms.evm.exact.server import ExactEvmScheme as ExactEvmServerScheme
 from x402.mechanisms.evm.signers import EthAccountSigner
 from x402.mechanisms.evm.upto import UptoEvmClientScheme
-from x402.schemas import PaymentPayload, PaymentRequirements
+from x402.mechanisms.evm.upto.server import UptoEvmScheme as UptoEvmServerScheme
+from x402.schemas import AssetAmount, PaymentPayload, PaymentRequirements
 
 from _anvil import function, hexed
 from anvil import PERMIT2_CONTRACTS
+from served import served
 from tallystick.eip712 import PERMIT2_ADDRESS
 from tallystick.hexadecimal import checksum
 from tallystick.tokens import Token
@@ -33,9 +41,10 @@ from tallystick.x402 import (
     SettleResponse,
     decode_header,
 )
+from tallystick.x402 import PaymentPayload as Payment
 from tallystick_client import Budgets, Operator
 from tallystick_client.payer.cli.onchain import approve_permit2
-from tallystick_client.payer.errors import BudgetExceededError
+from tallystick_client.payer.errors import BudgetExceededError, Permit2ApprovalError
 from tallystick_client.payer.policy.answers import told_error
 from tallystick_client.payer.wallet.schemes.exact import ExactScheme
 from tallystick_client.payer.wallet.schemes.upto import UptoScheme
@@ -44,7 +53,7 @@ from tallystick_contracts import load
 NETWORK = "eip155:31337"
 
 
-class Permit2Market(Market):
+class Permit2Market(HttpMarket):
     """A market whose shop asks for a token without ERC-3009: by Permit2 only, its permits landed."""
 
     price = "0.001 PUSD"
@@ -64,15 +73,9 @@ name = "Permit Dollar"
 version = "1"
 transfer_methods = ["permit2"]
 eip2612 = true
-
-[http]
-listen = "127.0.0.1:0"
 """
         )
-
-    def serve(self) -> None:
-        super().serve()
-        self.http_url = self.server.wait_for("HTTP facilitator at ")
+        super().prepare()
 
     @property
     def operator(self) -> Operator:
@@ -257,7 +260,9 @@ async def test_our_wallet_pays_by_permit2_within_its_budgets(market: Permit2Mark
     signer, before = market.payer(), market.received()
     budgets = Budgets(per_day=f"{3 * PRICE / 10**6}")
     schemes = [UptoScheme(signer), ExactScheme(permit2=signer)]
-    async with shopper(signer=signer, deposit=None, schemes=schemes, budgets=budgets) as payer:
+    unreachable = [replace(market.operator, aggregator="127.0.0.1:1")]
+    async with shopper(signer=signer, deposit=None, schemes=schemes, budgets=budgets, operators=unreachable) as payer:
+        # It cannot ask what Permit2 may move, so the seller's refusal tells.
         refused = await payer.http.get("/paid/metered/300")
         assert refused.status_code == 402
         assert "permit2_allowance_required" in told_error(refused.headers)
@@ -273,3 +278,87 @@ async def test_our_wallet_pays_by_permit2_within_its_budgets(market: Permit2Mark
         with pytest.raises(BudgetExceededError):
             await payer.http.get("/paid/page/ours-4")
         assert market.received() - before == 300 + 3 * PRICE
+
+
+def brought_permit(payment: str) -> bool:
+    return "signature" in decode_header(payment, Payment, "payment").extensions["eip2612GasSponsoring"]["info"]  # type: ignore[index]
+
+
+async def test_our_wallet_signs_a_permit_for_each_payment_where_it_has_approved_nothing(
+    market: Permit2Market, shopper: Any
+) -> None:
+    signer, before = market.payer(), market.received()
+    schemes = [UptoScheme(signer), ExactScheme(permit2=signer)]
+    async with shopper(signer=signer, deposit=None, schemes=schemes) as payer:
+        used = await payer.http.get("/paid/metered/300")
+        assert (used.status_code, used.json()) == (200, "used 300")
+    async with shopper(signer=signer, name="other", deposit=None, schemes=schemes[1:]) as exact:
+        # 700 of the first permit are left, less than a page costs; and no two permits are under way at once.
+        pages = [exact.http.get(f"/paid/page/permits-{number}") for number in range(4)]
+        assert {page.status_code for page in await asyncio.gather(*pages)} == {200}
+    assert all(brought_permit(payment) for payment in [*payer.payments, *exact.payments])
+    assert market.received() - before == 300 + 4 * PRICE
+    assert market.anvil.rpc("eth_getBalance", hexed(signer.address), "latest") == "0x0"
+
+
+async def test_our_wallet_signs_no_permit_where_it_has_approved_enough(market: Permit2Market, shopper: Any) -> None:
+    signer, before = market.payer(), market.received()
+    market.anvil.set_ether(signer.address, 10**18)
+    await approve_permit2(market.anvil.url, market.operator, signer, market.token, 2 * PRICE)
+    async with shopper(signer=signer, deposit=None, schemes=[ExactScheme(permit2=signer)]) as payer:
+        for number in range(2):
+            assert (await payer.http.get(f"/paid/page/approved-{number}")).status_code == 200
+    assert not any(brought_permit(payment) for payment in payer.payments)
+    assert market.received() - before == 2 * PRICE
+
+
+async def test_our_wallet_pays_an_official_seller_by_a_permit(market: Permit2Market, shopper: Any) -> None:
+    signer, before = market.payer(), market.received()
+    schemes = [UptoScheme(signer), ExactScheme(permit2=signer)]
+    with official_shop(market) as url:
+        async with shopper(signer=signer, deposit=None, schemes=schemes) as payer:
+            for page in ("upto", "exact"):
+                bought = await payer.http.get(f"{url}/{page}")
+                assert (bought.status_code, bought.json()) == (200, page), bought.headers
+            with pytest.raises(Permit2ApprovalError, match="tallystick wallet approve --rpc URL --token PUSD"):
+                await payer.http.get(f"{url}/unsponsored")
+    assert all(brought_permit(payment) for payment in payer.payments)
+    assert market.received() - before == 2 * PRICE
+    assert market.anvil.rpc("eth_getBalance", hexed(signer.address), "latest") == "0x0"
+
+
+@contextmanager
+def official_shop(market: Permit2Market) -> Iterator[str]:
+    """A FastAPI shop of the official SDK's, with the market's aggregator as its facilitator over HTTP; its address."""
+    facilitator = HTTPFacilitatorClient(
+        FacilitatorConfig(url=market.http_url, auth_provider=Bearer(market.seller_token))
+    )
+    server = x402ResourceServer(facilitator).register(NETWORK, ExactEvmServerScheme())
+    server.register(NETWORK, UptoEvmServerScheme())
+    extra = {"name": "Permit Dollar", "version": "1", "assetTransferMethod": "permit2"}
+    price = AssetAmount(amount=str(PRICE), asset=checksum(market.token), extra=extra)
+
+    def route(scheme: str, **settings: Any) -> RouteConfig:
+        return RouteConfig(accepts=PaymentOption(scheme, checksum(market.receiver), price, NETWORK), **settings)
+
+    permits = declare_eip2612_gas_sponsoring_extension()
+
+    @asynccontextmanager
+    async def closing(_: FastAPI) -> AsyncIterator[None]:
+        async with facilitator:
+            yield
+
+    app = FastAPI(lifespan=closing)
+    app.middleware("http")(
+        payment_middleware(
+            {
+                "GET /exact": route("exact", extensions=permits),
+                "GET /upto": route("upto", extensions=permits),
+                "GET /unsponsored": route("exact"),
+            },
+            server,
+        )
+    )
+    app.get("/{page}")(lambda page: page)
+    with served(app) as url:
+        yield url

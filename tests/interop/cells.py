@@ -1,8 +1,9 @@
 """Which pairs of a client and a server the matrix has for each scheme, and why the other ones cannot be.
 
-This is the one place that says so: `_NOT` names what a client or a server cannot do, and a pair is run where both can.
+This is the one place that says so: `CANNOT` names what a client or a server cannot do. A pair is run where both can.
 """
 
+from collections.abc import Mapping
 from typing import Final, Literal, NamedTuple
 
 Scheme = Literal["exact", "permit2", "upto", "deferred"]
@@ -27,19 +28,8 @@ SERVERS: Final = {
     "paywall": "Tallystick's paywall",
 }
 
-_NO_DEFERRED_CLIENT: Final = (
-    "npm's @x402 packages have no client scheme for deferred, and Tallystick's plug-in with one is for Python"
-)
-_NO_PERMIT2_WALLET: Final = (
-    "Tallystick's wallet pays from its deposit or by ERC-3009, and signs no transfers by Permit2"
-)
-_NOT: Final[dict[tuple[str, Scheme], str]] = {
-    ("fetch", "deferred"): _NO_DEFERRED_CLIENT,
-    ("axios", "deferred"): _NO_DEFERRED_CLIENT,
-    ("transport", "permit2"): _NO_PERMIT2_WALLET,
-    ("transport", "upto"): _NO_PERMIT2_WALLET,
-}
-"""What a client or server cannot do, by its name and the scheme."""
+CANNOT: Final[Mapping[tuple[str, Scheme], str]] = {}
+"""What a client or server cannot do, by its name and the scheme, and why: a sentence. At the moment each can do all."""
 
 
 class Cell(NamedTuple):
@@ -56,10 +46,10 @@ class Cell(NamedTuple):
         return f"{self.client}-{self.server}-{self.scheme}"
 
 
-def all_cells() -> list[Cell]:
+def all_cells(cannot: Mapping[tuple[str, Scheme], str] = CANNOT) -> list[Cell]:
     """Every pair under every scheme, those of one client and scheme together."""
     return [
-        Cell(client, server, scheme, _NOT.get((client, scheme)) or _NOT.get((server, scheme), ""))
+        Cell(client, server, scheme, cannot.get((client, scheme)) or cannot.get((server, scheme), ""))
         for client in CLIENTS
         for scheme in SCHEMES
         for server in SERVERS

@@ -9,10 +9,12 @@ import argparse
 import asyncio
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from itertools import groupby
 from pathlib import Path
+from textwrap import fill
 from typing import Any, Final, NamedTuple
 
 from cells import CLIENTS, SCHEMES, SERVERS, Cell, Scheme, all_cells, covering
@@ -26,6 +28,7 @@ from _figures import table, write
 PASS: Final = "pass"
 FAIL: Final = "fail"
 NONE: Final = "none"
+WIDTH: Final = 80
 
 
 class Result(NamedTuple):
@@ -140,21 +143,27 @@ async def run(cells: Sequence[Cell], tell: Callable[[Result], None]) -> list[Res
 
 
 def text(results: Sequence[Result]) -> str:
-    """A table for each scheme, clients against servers, and a sentence for each cell that did not pass."""
-    by_cell = {result.cell[:3]: result for result in results}
+    """A table for each scheme, clients against servers, a sentence for each cell that did not pass, and the counts."""
+    by_cell = {result.cell[:3]: result.result for result in results}
     parts: list[str] = []
     for scheme, title in SCHEMES.items():
-        rows = [[title, *SERVERS]]
-        for client in CLIENTS:
-            found = [by_cell.get((client, server, scheme)) for server in SERVERS]
-            rows.append([client, *("" if one is None else one.result for one in found)])
-        parts.append(table(rows))
+        found = {client: [by_cell.get((client, server, scheme), "") for server in SERVERS] for client in CLIENTS}
+        rows = [[client, *answers] for client, answers in found.items() if any(answers)]
+        if rows:
+            parts.append(table([[title, *SERVERS], *rows]))
     whys: dict[tuple[str, str], list[str]] = {}
     for result in results:
         if result.why:
             whys.setdefault((result.result, result.why), []).append(result.cell.name)
-    parts += [f"{result}: {', '.join(names)}\n  {why}" for (result, why), names in whys.items()]
-    return "\n\n".join(parts)
+    parts += [_wrapped(f"{result}: {', '.join(names)}", why) for (result, why), names in whys.items()]
+    counts = Counter(result.result for result in results)
+    return "\n\n".join([*parts, ", ".join(f"{counts[name]} {name}" for name in (PASS, FAIL, NONE))])
+
+
+def _wrapped(names: str, why: str) -> str:
+    return "\n".join(
+        fill(part, WIDTH, initial_indent=indent, subsequent_indent="  ") for part, indent in ((names, ""), (why, "  "))
+    )
 
 
 def choose(only: str) -> list[Cell]:

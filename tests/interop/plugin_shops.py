@@ -2,24 +2,25 @@
 
 import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import uvicorn
 from fastapi import FastAPI, HTTPException, Request, Response
 from flask import Flask
 from flask import request as flask_request
 from werkzeug.serving import make_server
 from x402 import x402ResourceServer, x402ResourceServerSync
-from x402.http import PaymentOption, RouteConfig
+from x402.http import FacilitatorConfig, HTTPFacilitatorClient, PaymentOption, RouteConfig
 from x402.http.middleware.fastapi import payment_middleware
 from x402.http.middleware.flask import PaymentMiddleware
 from x402.mechanisms.evm.exact import ExactEvmServerScheme
 from x402.schemas import AssetAmount
 
-from e2e.market import Market
+from e2e.market import HttpMarket, Market
+from interop.sdk import Bearer
+from served import served
 from tallystick.hexadecimal import checksum
 from tallystick_client.x402 import (
     DeferredServerScheme,
@@ -28,7 +29,6 @@ from tallystick_client.x402 import (
     KeptAnswers,
     KeptAnswersMiddleware,
 )
-from waiting import wait_until
 
 PRICE: Final = 1_000
 
@@ -39,7 +39,6 @@ class Shop:
 
     url: str
     handled: Counter[str] = field(default_factory=Counter)
-    fail: bool = False
 
 
 def routes(market: Market) -> dict[str, RouteConfig]:
@@ -58,16 +57,50 @@ def routes(market: Market) -> dict[str, RouteConfig]:
     }
 
 
+class LosingFacilitator(FacilitatorClient):
+    """Loses its first answer to settle, after the aggregator gave it."""
+
+    is_lost = False
+
+    async def settle(self, payload: Any, requirements: Any) -> Any:
+        """Settle, then fail as the SDK's own client does whose connection broke."""
+        settled = await super().settle(payload, requirements)
+        if not self.is_lost:
+            self.is_lost = True
+            raise ConnectionResetError("the connection broke")
+        return settled
+
+
+def fastapi_shop(market: HttpMarket, made: type[FacilitatorClient] = FacilitatorClient) -> AbstractContextManager[Shop]:
+    """FastAPI behind the SDK's middleware, which asks the aggregator by our plug-in."""
+    facilitator = made(market.aggregator, token=market.seller_token)
+    return _fastapi_shop(market, facilitator, facilitator.close)
+
+
+def fastapi_shop_over_http(market: HttpMarket) -> AbstractContextManager[Shop]:
+    """FastAPI behind the SDK's middleware, which asks the aggregator as it asks any facilitator."""
+    config = FacilitatorConfig(url=market.http_url, auth_provider=Bearer(market.seller_token))
+    facilitator = HTTPFacilitatorClient(config)
+    return _fastapi_shop(market, facilitator, facilitator.aclose)
+
+
 @contextmanager
-def fastapi_shop(market: Market) -> Iterator[Shop]:
-    """FastAPI behind the SDK's middleware."""
+def _fastapi_shop(
+    market: HttpMarket, facilitator: FacilitatorClient | HTTPFacilitatorClient, close: Callable[[], Awaitable[None]]
+) -> Iterator[Shop]:
     shop, kept = Shop(""), KeptAnswers()
-    facilitator = FacilitatorClient(market.aggregator, token=market.seller_token)
+
+    @asynccontextmanager
+    async def closing(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await close()
+
     server = x402ResourceServer(facilitator)
     network = str(market.operator.network)
-    server.register(network, DeferredServerScheme(kept=kept, facilitator=facilitator))
+    tokens = market.operator.tokens  # a facilitator over HTTP does not tell them
+    server.register(network, DeferredServerScheme(kept=kept, facilitator=facilitator, tokens=tokens))
     server.register(network, ExactEvmServerScheme())
-    app = FastAPI()
+    app = FastAPI(lifespan=closing)
     app.add_middleware(KeptAnswersMiddleware, kept=kept)
     paid = payment_middleware(routes(market), server)
 
@@ -93,7 +126,7 @@ def fastapi_shop(market: Market) -> Iterator[Shop]:
     async def exact() -> str:
         return "exact"
 
-    with _uvicorn(app) as shop.url:
+    with served(app) as shop.url:
         yield shop
 
 
@@ -138,17 +171,3 @@ def flask_shop(market: Market) -> Iterator[Shop]:
             listener.shutdown()
             thread.join(30)
             listener.server_close()
-
-
-@contextmanager
-def _uvicorn(app: Any) -> Iterator[str]:
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="off"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    try:
-        wait_until(lambda: server.started or not thread.is_alive(), 30, lambda: "uvicorn does not start")
-        (listener,) = server.servers
-        yield f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(30)

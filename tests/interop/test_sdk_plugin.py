@@ -21,8 +21,8 @@ from x402.mcp.server_async import PaymentWrapperConfig, create_payment_wrapper
 from x402.mechanisms.evm.exact import ExactEvmClientScheme
 from x402.schemas import PaymentAbortedError
 
-from e2e.market import PRICE, Market
-from interop.plugin_shops import Shop, fastapi_shop, flask_shop
+from e2e.market import PRICE, HttpMarket, Market
+from interop.plugin_shops import LosingFacilitator, Shop, fastapi_shop, fastapi_shop_over_http, flask_shop
 from tallystick.hexadecimal import checksum
 from tallystick.x402 import PAYMENT_SIGNATURE_HEADER
 from tallystick_client import BudgetExceededError, Budgets, DepositPolicy, OfferNotAllowedError, Wallet, WalletThread
@@ -36,17 +36,17 @@ from tallystick_client.x402 import (
 from tallystick_client.x402.requests import PayingAdapter
 
 DEPOSIT = DepositPolicy(low="0.01", high="0.5")
-SHOPS = {"fastapi": fastapi_shop, "flask": flask_shop}
+SHOPS = {"fastapi": fastapi_shop, "fastapi over http": fastapi_shop_over_http, "flask": flask_shop}
 
 
 @pytest.fixture(scope="module")
-def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
-    with Market(tmp_path_factory.mktemp("market")) as running:
+def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpMarket]:
+    with HttpMarket(tmp_path_factory.mktemp("market")) as running:
         yield running
 
 
-@pytest.fixture(scope="module", params=["fastapi", "flask"])
-def shop(market: Market, request: pytest.FixtureRequest) -> Iterator[Shop]:
+@pytest.fixture(scope="module", params=SHOPS)
+def shop(market: HttpMarket, request: pytest.FixtureRequest) -> Iterator[Shop]:
     with SHOPS[request.param](market) as running:
         yield running
 
@@ -122,7 +122,7 @@ async def test_a_hundred_parallel_requests_on_one_channel_all_succeed(shop: Shop
         assert {answer.status_code for answer in answers} == {200}
         assert await payer.charged() == 100 * PRICE
         (account,) = (await payer.wallet.status()).accounts
-        assert account.deposits == 1
+        assert (account.deposits, len(account.channels)) == (1, 1)
     assert shop.handled["crowd"] == 50
 
 
@@ -155,6 +155,21 @@ async def test_a_retry_in_another_task_sends_the_same_payment(shop: Shop, buyer:
     assert shop.handled["tasks"] == 1
 
 
+async def test_a_retry_by_another_worker_sends_the_same_payment(shop: Shop, buyer: Any) -> None:
+    async with buyer() as payer:
+        wire = Losing()
+        transport = x402AsyncTransport(payer.client, wire)
+        async with httpx.AsyncClient(transport=transport, event_hooks=payer.scheme.event_hooks, timeout=60) as http:
+            with pytest.raises(PaymentError):
+                await http.get(f"{shop.url}/page/handed-on")
+            assert (await http.get(f"{shop.url}/free")).status_code == 404, "this worker goes on, and is not done"
+            again = await asyncio.create_task(http.get(f"{shop.url}/page/handed-on"))
+        assert again.status_code == 200
+        assert len(set(wire.payments)) == 1
+        assert await payer.charged() == PRICE
+    assert shop.handled["handed-on"] == 1
+
+
 async def test_the_same_payment_pays_for_nothing_else(shop: Shop, buyer: Any) -> None:
     async with buyer() as payer:
         wire = Losing(0)
@@ -170,6 +185,32 @@ async def test_the_same_payment_pays_for_nothing_else(shop: Shop, buyer: Any) ->
         assert same.status_code == 200, "the kept answer, to who has the payment"
         assert await payer.charged() == PRICE
     assert (shop.handled["another"], shop.handled["mine"]) == (0, 1)
+
+
+async def test_what_was_taken_is_delivered_though_the_facilitators_answer_was_lost(
+    market: HttpMarket, buyer: Any
+) -> None:
+    with fastapi_shop(market, LosingFacilitator) as shop:
+        async with buyer() as payer:
+            async with x402HttpxClient(payer.client, event_hooks=payer.scheme.event_hooks, timeout=60) as http:
+                answers = [await http.get(f"{shop.url}/page/late") for _ in range(2)]
+            assert [answer.status_code for answer in answers] == [402, 200]
+            assert await payer.charged() == PRICE
+        assert shop.handled["late"] == 1
+
+
+async def test_a_payment_that_was_used_has_no_handler_run_again_by_requests_beside_it(shop: Shop, buyer: Any) -> None:
+    async with buyer() as payer:
+        wire = Losing(0)
+        transport = x402AsyncTransport(payer.client, wire)
+        async with httpx.AsyncClient(transport=transport, event_hooks=payer.scheme.event_hooks, timeout=60) as http:
+            await http.get(f"{shop.url}/page/once")
+        (payment,) = wire.payments
+        async with httpx.AsyncClient(headers={PAYMENT_SIGNATURE_HEADER: payment}, timeout=60) as rogue:
+            paths = ["/page/once", "/free", "/free", "/free"] * 20
+            await asyncio.gather(*(rogue.get(f"{shop.url}{path}") for path in paths))
+        assert await payer.charged() == PRICE
+    assert shop.handled["once"] == 1
 
 
 async def test_a_failed_handler_costs_nothing(shop: Shop, buyer: Any) -> None:

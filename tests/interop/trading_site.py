@@ -29,6 +29,7 @@ ENVIRONMENT: Final = {"PYTHONPATH": os.pathsep.join(map(str, (HERE, SCRIPTS)))}
 START_TIMEOUT_S: Final = 60.0
 PURCHASE_TIMEOUT_S: Final = 90.0
 MONEY: Final = 10_000_000
+DEPOSIT_TEXT: Final = "0.5"
 PRICE: Final = 1_000
 PRICE_TEXT: Final = "0.001 USDC"
 USED: Final = 400
@@ -123,16 +124,26 @@ class Market:
         self._anvil.mint(self._site.token, buyer.address, MONEY)
         if scheme in {"permit2", "upto"}:
             self._approve_permit2(buyer.address)
+        book = str(self._folder / f"buyer-{self._buyers}.db")
         settings = self._settings() | {
             "page": scheme,
             "key": f"0x{key.read_text()}",
             "key_file": str(key),
-            "book": str(self._folder / f"buyer-{self._buyers}.db"),
+            "book": book,
             "operator": str(self._site.operator),
         }
+        if scheme == "deferred" and _PROGRAMS[name].endswith(".mjs"):
+            settings["salt"] = await self._deposit(key, book)
         program = await self._start(name, settings)
         await program.read(START_TIMEOUT_S)
         return program
+
+    async def _deposit(self, key: Path, book: str) -> str:
+        """What the user of a program that makes no deposits does before; returns the salt of the account."""
+        options = ("--key", f"file:{key}", "--wallet", book, "--operator", str(self._site.operator))
+        await self._site.tallystick("wallet", "deposit", DEPOSIT_TEXT, *options)
+        status = json.loads(await self._site.tallystick("wallet", "status", "--json", *options))
+        return str(status["accounts"][0]["salt"])
 
     async def settle(self) -> None:
         """Have what is owed to all sellers claimed, in one settlement."""

@@ -195,7 +195,13 @@ def test_the_page_gets_its_tables_and_keeps_its_text() -> None:
 
 @pytest.mark.timeout(240)
 async def test_both_facilitators_verify_and_settle_and_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
-    sizes = facilitator.Sizes(0.5, 0.1, 2, 5_000, 2 * facilitator.BLOCK_S + 0.5, 5, 200)
+    settle_s = 2 * facilitator.BLOCK_S + 0.5
+    sizes = facilitator.Sizes(
+        verify=facilitator.Load("/verify", 0.5, 0.1, 2, 5_000),
+        settle=facilitator.Load("/settle", settle_s, 0.0, 5, 200),
+        busy=facilitator.Load("/settle", settle_s, 0.0, 5, 200),
+        meanwhile=facilitator.Load("/verify", settle_s, 0.0, 1, 200, pause_s=0.1),
+    )
 
     results = await facilitator.measure(sizes)
 
@@ -203,6 +209,10 @@ async def test_both_facilitators_verify_and_settle_and_are_compared(capsys: pyte
         for path in ("verify", "settle"):
             assert results[name][path]["answered"] > 0
             assert 0 < results[name][path]["p50_ms"] <= results[name][path]["p99_ms"]
+    busy = results["tallystick"]["verify_while_settling"]
+    assert (busy["settling"], results["verify_p99_ms"]) == (5, busy["p99_ms"])
+    assert 0 < busy["answered"] <= settle_s / 0.1 + 1, "it pauses between two"
+    assert busy["settled"] > 0
     assert results["exact_vs_official"] > 1, "five at once, and one after the other"
     assert "tallystick /settle: " in capsys.readouterr().out
 
@@ -213,12 +223,18 @@ def test_a_facilitator_that_is_not_fast_enough_is_called_so() -> None:
 
     raw = {
         "official": {"verify": one(50, 9.0), "settle": one(0.5, 80.0)},
-        "tallystick": {"verify": one(150, 4.5), "settle": one(5, 20.0)},
+        "tallystick": {
+            "verify": one(150, 4.5),
+            "settle": one(5, 20.0),
+            "verify_while_settling": one(40, 9.0) | {"settling": 500},
+        },
     }
 
     ratios = facilitator.ratios(raw)
 
     assert ratios == {"exact_vs_official": 10.0, "verify_vs_official": 3.0, "verify_cpu_vs_official": 2.0}
-    text = facilitator.rendered(raw | ratios)
+    text = facilitator.rendered(raw | ratios | {"verify_p99_ms": 51.0})
     assert "exact_vs_official: 10.0, at least 10\n" in text
     assert "verify_cpu_vs_official: 2.0, at least 3: MISSED" in text
+    assert "verify_p99_ms: 51.0, at most 50: MISSED" in text
+    assert "/verify, tallystick, while 500 settle" in text

@@ -19,6 +19,7 @@ from tallystick.hashing import keccak256
 from tallystick.hexadecimal import checksum
 from tallystick.quantities import MAX_AMOUNT
 from tallystick.signatures import recover
+from tallystick.tokens import Permit2Approval
 from tallystick_aggregator.accounts.offers import EscrowOffer, Offers, config_is_served, find_offer, find_token
 from tallystick_aggregator.accounts.outcomes import find_sent, overloaded, unless_unavailable, wait_until_mined
 from tallystick_aggregator.accounts.signed_calls import SignedCall, call_is_signed
@@ -137,6 +138,29 @@ class Deposits:
                 for nonce in nonces
             ]
             return used, block.timestamp
+
+        return await unless_unavailable(read())
+
+    async def permit2_approval(
+        self, network: str, account: ChannelConfig, escrow: bytes = b""
+    ) -> Permit2Approval | Refusal | None:
+        """Return how far Permit2 may move the account's token for its payer, None where no payments here do.
+
+        The caller has passed `balance`, which checks its signature.
+        """
+        offer = find_offer(self._offers, network, escrow)
+        if isinstance(offer, Refusal):
+            return offer
+        chain = self._chains[offer.ref]
+        token = chain.permit2_tokens.get(account.token)
+        if token is None:
+            return None
+
+        async def read() -> Permit2Approval:
+            block = await chain.head()
+            allowance = min(MAX_AMOUNT, await token.allowance(account.payer, block))
+            nonce = await token.permit_nonce(account.payer, block) if token.sponsors_permits else None
+            return Permit2Approval(allowance, nonce)
 
         return await unless_unavailable(read())
 

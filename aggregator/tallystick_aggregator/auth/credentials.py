@@ -33,7 +33,9 @@ RECEIVERS_MAX: Final = 1_000
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _APPLICATION_ID: Final = 0x54414C4B
-_VERSION: Final = 1
+_VERSION: Final = 2
+ORIGINS_MAX: Final = 100
+"""Of one seller."""
 _BUSY_S: Final = 5.0
 _SCHEMA: Final = f"""
 BEGIN IMMEDIATE;
@@ -49,6 +51,11 @@ CREATE TABLE IF NOT EXISTS tokens (
     name TEXT NOT NULL REFERENCES principals (name),
     expires_at REAL
 ) STRICT;
+CREATE TABLE IF NOT EXISTS origins (
+    name TEXT NOT NULL REFERENCES principals (name),
+    origin TEXT NOT NULL,
+    PRIMARY KEY (name, origin)
+) STRICT, WITHOUT ROWID;
 PRAGMA application_id = {_APPLICATION_ID};
 PRAGMA user_version = {_VERSION};
 COMMIT"""
@@ -85,6 +92,8 @@ class Listed(NamedTuple):
     created_at: int
     revoked_at: int
     tokens: int
+    origins: frozenset[str] = frozenset()
+    """Of which it may have resources listed."""
 
 
 class CredentialsError(Exception):
@@ -102,6 +111,7 @@ class Credentials:
         self._clock_s = clock_s
         self._monotonic_s = monotonic_s
         self._principals: dict[bytes, tuple[Principal, float]] = {}
+        self._origins: dict[str, frozenset[str]] = {}
         self._data_version = -1
         self._polled_at = float("-inf")
         self._refresh()
@@ -138,8 +148,11 @@ class Credentials:
         """Close the file; idempotent."""
         self._connection.close()
 
-    def add(self, name: str, receivers: Iterable[bytes], scopes: Iterable[Scope]) -> str:
-        """Make a principal; return its token, which is shown this once. Raises CredentialsError."""
+    def add(self, name: str, receivers: Iterable[bytes], scopes: Iterable[Scope], origins: Iterable[str] = ()) -> str:
+        """Make a principal; return its token, which is shown this once. Raises CredentialsError.
+
+        `origins`: those of which it may have resources listed, in their one spelling.
+        """
         principal = Principal(name, frozenset(receivers), frozenset(scopes))
         _check(principal)
         token = _new_token()
@@ -156,6 +169,7 @@ class Credentials:
                 )
             self._connection.execute("INSERT INTO principals VALUES (?, ?, ?, ?, NULL)", row)
             self._insert_token(name, token)
+            self._bind(name, origins)
         self._refresh()
         return token
 
@@ -185,6 +199,19 @@ class Credentials:
             )
         self._refresh()
 
+    def bind(self, name: str, origins: Iterable[str]) -> None:
+        """Let a principal have resources of these origins listed, and of no others. Raises CredentialsError."""
+        with _transaction(self._connection, self._path):
+            self._require(name)
+            self._bind(name, origins)
+        self._refresh()
+
+    def origins(self, name: str) -> frozenset[str]:
+        """Of which origins a principal may have resources listed; none if it is unknown or revoked. From memory."""
+        if self._monotonic_s() - self._polled_at >= POLL_S:
+            self._poll()
+        return self._origins.get(name, frozenset())
+
     def list(self) -> Sequence[Listed]:
         """All principals by name, revoked ones included."""
         rows = self._connection.execute(
@@ -196,7 +223,7 @@ class Credentials:
             (self._clock_s(),),
         )
         return [
-            Listed(_principal(name, receivers, scopes), created_at, revoked_at or 0, tokens)
+            Listed(_principal(name, receivers, scopes), created_at, revoked_at or 0, tokens, self.origins(name))
             for name, receivers, scopes, created_at, revoked_at, tokens in rows
         ]
 
@@ -233,6 +260,12 @@ class Credentials:
             digest: (_principal(name, receivers, scopes), float("inf") if expires_at is None else expires_at)
             for digest, expires_at, name, receivers, scopes in rows
         }
+        bound: dict[str, set[str]] = {}
+        for name, origin in self._connection.execute(
+            "SELECT name, origin FROM origins JOIN principals USING (name) WHERE revoked_at IS NULL"
+        ):
+            bound.setdefault(name, set()).add(origin)
+        self._origins = {name: frozenset(origins) for name, origins in bound.items()}
 
     def _require(self, name: str) -> None:
         found = self._connection.execute("SELECT revoked_at FROM principals WHERE name = ?", (name,)).fetchone()
@@ -240,6 +273,13 @@ class Credentials:
             raise CredentialsError(f"name: there is no seller {name!r}")
         if found[0] is not None:
             raise CredentialsError(f"name: the seller {name!r} was revoked; add one with another name")
+
+    def _bind(self, name: str, origins: Iterable[str]) -> None:
+        bound = frozenset(origins)
+        if len(bound) > ORIGINS_MAX:
+            raise CredentialsError(f"origins: got {len(bound)}, allowed up to {ORIGINS_MAX}")
+        self._connection.execute("DELETE FROM origins WHERE name = ?", (name,))
+        self._connection.executemany("INSERT INTO origins VALUES (?, ?)", [(name, one) for one in bound])
 
     def _insert_token(self, name: str, token: str) -> None:
         self._connection.execute("INSERT INTO tokens VALUES (?, ?, NULL)", (sha256(token.encode()).digest(), name))
@@ -269,7 +309,8 @@ def _make_current(connection: sqlite3.Connection, path: Path) -> None:
         raise CredentialsError(f"{path} is a database of another program (application id {application_id:#010x})")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
-    if application_id != _APPLICATION_ID:
+    if version != _VERSION:
+        # Every statement leaves alone what is there: from version 1 on only a table is added.
         connection.executescript(_SCHEMA)
 
 

@@ -12,6 +12,8 @@ escrow_reads     what bindings share when they read
 escrow_events    what an event means to the ledger
 claim_plan       what planner and binding tell each other: rows to claim, and what they cost (pure)
 token            the ERC-20 with ERC-3009
+multicall        two calls in one transaction
+bundle_port      what is asked of bundles; approval_transactions reads payers' part of them
 landings         what became of somebody else's transactions, by their events
 contradictions   one phrase for each kind of wrong answer; reads that two answers agree on
 deployer         puts the escrow on a chain

@@ -8,6 +8,7 @@ from functools import partial
 from tallystick.channels import ChannelConfig
 from tallystick.hexadecimal import checksum
 from tallystick_aggregator.chain import landings
+from tallystick_aggregator.chain.bundle_port import Bundles
 from tallystick_aggregator.chain.deferred_escrow import DeferredEscrow
 from tallystick_aggregator.chain.network import EvmNetwork
 from tallystick_aggregator.chain.node import Node, Receipt
@@ -74,6 +75,7 @@ class EvmChain:
                 items_per_read=settings.limits.items_per_read,
             )
         )
+        self.bundles: Bundles | None = self._shared.bundles
         self.tokens: Mapping[bytes, Erc3009Token] = {}
         self.permit2_tokens: Mapping[bytes, ProxiedToken] = {}
         self._withdrawal_listeners: list[Callable[[], None]] = []
@@ -95,7 +97,7 @@ class EvmChain:
         if means is None:
             return None
         view = copy(self)
-        view.gas, view.sender = means.gas, means.sender.address
+        view.gas, view.sender, view.bundles = means.gas, means.sender.address, None
         view._sender, view._trial = means.sender, means.sender.trial  # noqa: SLF001 - our own copy
         return view
 
@@ -132,6 +134,9 @@ class EvmChain:
             raise ConfigurationError(
                 f"{settings.network}: sender {checksum(settings.sender.address)} has no ether to pay for gas"
             )
+        if settings.bundles is not None and not await self._node.balance(settings.bundles.sender.address):
+            address = checksum(settings.bundles.sender.address)
+            raise ConfigurationError(f"{settings.network}: the sender of bundles {address} has no ether to pay for gas")
         self.tokens = {token.address: await open_token(self._node, chain_id, token, head) for token in settings.tokens}
         self.permit2_tokens = await open_permit2(self._node, settings, head)
 

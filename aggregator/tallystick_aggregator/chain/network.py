@@ -4,17 +4,22 @@ import time
 from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from tallystick.signatures import Signer
 from tallystick_aggregator.chain.node import Node, Receipt
 from tallystick_aggregator.chain.port import ChainUnavailableError
+from tallystick_aggregator.chain.rpc.endpoint import Endpoint
 from tallystick_aggregator.chain.rpc.node import RpcNode
+from tallystick_aggregator.chain.sending.bundles import BundleSender
 from tallystick_aggregator.chain.sending.gas_meter import GasMeter, MeteredOutbox
 from tallystick_aggregator.chain.sending.sender import Sender
-from tallystick_aggregator.chain.settings import ChainSettings
+from tallystick_aggregator.chain.settings import BundleSettings, ChainSettings
 from tallystick_aggregator.store.port import OutboundTransaction, Outbox, Payout, StoreUnavailableError
 from tallystick_aggregator.tasks import PeriodicTask
+
+REST_S: Final = 0.05
+"""Between two looks at all that was sent: everything that is sent asks for one."""
 
 
 class StrangersMeans(NamedTuple):
@@ -49,6 +54,7 @@ class EvmNetwork:
             settings.rpc_urls, timeout_s=settings.rpc_timeout_s, logs_range_blocks_max=settings.logs_range_blocks_max
         )
         apart = strangers.address if strangers else b""
+        bundled = settings.bundles.sender.address if settings.bundles else b""
         self.gas = GasMeter(clock, counts=lambda sent: sent.sender != apart)
         self.outbox = MeteredOutbox(outbox, self.gas)
         self.sender = Sender(
@@ -56,15 +62,18 @@ class EvmNetwork:
             self.node,
             self.outbox,
             payouts_of=self._payouts_of,
-            follows=lambda sent: sent.sender != apart,
+            follows=lambda sent: sent.sender not in {apart, bundled},
             on_revert=self.gas.note_revert,
             clock=clock,
         )
+        self.bundles = None if settings.bundles is None else self._for_bundles(settings, settings.bundles, clock)
         self.strangers = (
             None if strangers is None else self._for_strangers(replace(settings, sender=strangers), outbox, clock)
         )
         passing = (ChainUnavailableError, StoreUnavailableError)
-        self.sending = PeriodicTask(f"sending on {self.name}", self.tick, settings.poll_s, passing=passing)
+        self.sending = PeriodicTask(
+            f"sending on {self.name}", self.tick, settings.poll_s, passing=passing, rest_s=REST_S
+        )
         self._payouts: dict[bytes, PayoutsOf] = {}
         """By escrow. Kept to the end: sending goes on for an escrow that has left while others have not."""
         self._served: set[bytes] = set()
@@ -87,6 +96,20 @@ class EvmNetwork:
         )
         return StrangersMeans(gas, metered, sender)
 
+    def _for_bundles(
+        self, settings: ChainSettings, bundles: BundleSettings, clock: Callable[[], float]
+    ) -> BundleSender:
+        """A sender beside the sellers', within their gas budget."""
+        return BundleSender(
+            replace(settings, sender=bundles.sender),
+            self.node,
+            self.outbox,
+            Endpoint(bundles.url, settings.rpc_timeout_s),
+            on_revert=self.gas.note_revert,
+            waiters=self.sender.waiters,
+            clock=clock,
+        )
+
     def join(self, escrow: bytes, payouts_of: PayoutsOf) -> None:
         """Serve the escrow with this address. `payouts_of`: what a mined transaction to it has moved."""
         self._payouts[escrow] = payouts_of
@@ -98,6 +121,8 @@ class EvmNetwork:
         if not self._served:
             await self.sending.stop()
             await self.node.close()
+            if self.bundles is not None:
+                await self.bundles.close()
 
     async def catch_up(self) -> None:
         """Take up what the outbox holds, once for all escrows."""
@@ -119,8 +144,9 @@ class EvmNetwork:
         try:
             await self.sender.tick(head)
         finally:
-            if self.strangers is not None:
-                await self.strangers.sender.tick(head)
+            for beside in (self.strangers.sender if self.strangers else None, self.bundles):
+                if beside is not None:
+                    await beside.tick(head)
 
     def hurry(self, escrow: bytes, worth: Mapping[int, int | None]) -> None:
         """Let these claims on an escrow, by id, bid more than usual for what they are worth in wei; no others of it."""
@@ -134,6 +160,8 @@ class EvmNetwork:
         if self.strangers is not None:
             sender = self.strangers.sender
             found += [f"strangers' sender: {told}" for told in (sender.problem, sender.capped, sender.late) if told]
+        if self.bundles is not None and self.bundles.problem:
+            found.append(f"bundles: {self.bundles.problem}")
         return found
 
     def sending_problems(self) -> Sequence[str]:

@@ -59,6 +59,24 @@ class BlockTransaction(NamedTuple):
     nonce: int
 
 
+class OrderedCall(NamedTuple):
+    """A call in a sequence; `value` in wei."""
+
+    from_: bytes
+    to: bytes
+    data: bytes
+    value: int
+    gas: int
+
+
+class CallOutcome(NamedTuple):
+    """What became of it; `problem` is empty where it succeeded."""
+
+    succeeded: bool
+    gas_used: int
+    problem: str
+
+
 class Node(Protocol):
     """One network, through one node or several."""
 
@@ -98,6 +116,10 @@ class Node(Protocol):
         `at_s`: as in a block of this time, where the node can do that; else, and where it is 0, at the block's own.
         `heard` notes who answered, and keeps those from being asked again that it excludes.
         """
+        ...
+
+    async def run_in_order(self, calls: Sequence[OrderedCall], block: Block) -> Sequence[CallOutcome]:
+        """Run calls one after the other on the state after this block, each on what those before it left."""
         ...
 
     async def estimate_gas(self, from_: bytes, to: bytes, data: bytes, *, gas_max: int) -> int:

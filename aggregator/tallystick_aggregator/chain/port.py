@@ -18,6 +18,7 @@ from tallystick_aggregator.store.port import OutboundTransaction, Payout, Transa
 from tallystick_chain import errors
 
 if TYPE_CHECKING:
+    from tallystick_aggregator.chain.bundle_port import Bundles
     from tallystick_aggregator.chain.node import Log
     from tallystick_aggregator.chain.token_port import Permit2Token, Token
 
@@ -310,6 +311,11 @@ class Chain(Protocol):
     @property
     def permit2_tokens(self) -> "Mapping[bytes, Permit2Token]":
         """Those that payments may move by Permit2."""
+        ...
+
+    @property
+    def bundles(self) -> "Bundles | None":
+        """What sends a payer's approval along with its payment; None where there is no builder."""
         ...
 
     @property

@@ -75,6 +75,8 @@ class ChainLimits:
 
     offer_again_s: float = 15.0
     """How often the bytes of a waiting transaction are offered again to pools that may have dropped it."""
+    look_again_s: float = 2.0
+    """How often a transaction is looked up while there is no new block."""
     unproven_s: float = 600.0
     """For so long a receipt may be late after a nonce was used in a final block, if nobody can tell by whom."""
     trace_s_max: float = 3.0
@@ -86,6 +88,14 @@ class ChainLimits:
     items_per_read: int = 1_000
     """Accounts or channels per eth_call: some 5 million gas, a tenth of what most nodes allow. Halved where one allows
     less gas, or shorter questions and answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class BundleSettings:
+    """Where bundles are offered, and the key that sends them and nothing else."""
+
+    url: str = field(repr=False)
+    sender: Signer
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +128,8 @@ class ChainSettings:
     """None: HEAD_AGE_S_MAX, and no limit on chains for development. 0: no limit."""
     fees: FeeSettings = FeeSettings()
     limits: ChainLimits = ChainLimits()
+    bundles: BundleSettings | None = None
+    """None: nobody's approval is paid for."""
 
     def __post_init__(self) -> None:
         """Check what needs no chain. Raises ConfigurationError."""

@@ -14,9 +14,11 @@ from tallystick.hexadecimal import checksum
 from tallystick.quantities import ZERO_ADDRESS
 from tallystick.x402 import ExactAuthorization
 from tallystick_aggregator.chain.escrow_calls import selector, topic
+from tallystick_aggregator.chain.multicall import deploy_first
 from tallystick_aggregator.chain.node import CallRevertedError, Log, Node
 from tallystick_aggregator.chain.port import Block, Call, ChainUnavailableError, Heard
 from tallystick_aggregator.chain.settings import ConfigurationError, TokenSettings
+from tallystick_aggregator.chain.token_port import Deployment
 from tallystick_chain.reverts import describe
 
 BALANCE_OF: Final = "balanceOf(address)"
@@ -80,6 +82,9 @@ class Erc3009Token:
             parts = (signature[64], signature[:32], signature[32:64])
             return Call(self.address, selector(TRANSFER_BY_PARTS) + encode(PARTS_TYPES, (*fields, *parts)))
         return Call(self.address, selector(TRANSFER_BY_BYTES) + encode(BYTES_TYPES, (*fields, signature)))
+
+    def deploying_transfer_call(self, authorization: ExactAuthorization, deployment: Deployment) -> Call:
+        return deploy_first(deployment, self.transfer_call(authorization))
 
     async def _read(self, data: bytes, block: Block) -> bytes:
         try:

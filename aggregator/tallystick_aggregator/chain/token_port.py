@@ -1,10 +1,19 @@
 """What schemes ask of a chain's tokens: an ERC-20 with authorizations of its own, or as Permit2 moves it."""
 
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from tallystick.eip712 import Domain, UnversionedDomain
 from tallystick.x402 import ExactAuthorization, Permit2Authorization
 from tallystick_aggregator.chain.port import Block, Call
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """The call that deploys a payer's wallet: the payer chose its data."""
+
+    factory: bytes
+    data: bytes = field(repr=False)
 
 
 class Token(Protocol):
@@ -25,6 +34,10 @@ class Token(Protocol):
     async def authorization_used(self, authorizer: bytes, nonce: bytes, block: Block) -> bool: ...
 
     def transfer_call(self, authorization: ExactAuthorization) -> Call: ...
+
+    def deploying_transfer_call(self, authorization: ExactAuthorization, deployment: Deployment) -> Call:
+        """Deploy the payer's wallet, unless it is there by then, and move its tokens; all or nothing."""
+        ...
 
 
 class Permit2Token(Protocol):

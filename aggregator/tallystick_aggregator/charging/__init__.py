@@ -1,6 +1,7 @@
 """The way of a charge: gather a batch, cheap checks first, then proofs, then one decision and one commit for all.
 
 batcher       what edges and schemes call
+turns         in which order batches by voucher are decided
 verification  from unchecked payments to proven ones
 signatures    checks of vouchers, on threads or in processes of their own (signature_processes)
 writer        the ledger's only writer

@@ -19,6 +19,7 @@ from tallystick.charges import Charge as UncheckedPayment
 from tallystick.payment_ids import payment_ids_from
 from tallystick.vouchers import Voucher
 from tallystick_aggregator.charging.signatures import SignatureCheck, SignatureChecker, SignatureThreads
+from tallystick_aggregator.charging.turns import Turn, Turns
 from tallystick_aggregator.charging.verification import Provers, Replay, Screening, screen_first
 from tallystick_aggregator.charging.writer import LedgerWriter, lookup_of
 from tallystick_aggregator.ledger import decide
@@ -66,32 +67,6 @@ class _Waiting(NamedTuple):
     released: Callable[[], None]
 
 
-class _Turn:
-    """Whose turn it is to be decided: payments by voucher are decided in the order in which they came, though some are
-    screened faster. A channel's vouchers then arrive at the ledger as they were signed, and none is taken for used
-    because hundreds of later ones were faster.
-    """
-
-    __slots__ = ("_before", "taken")
-
-    def __init__(self, before: "asyncio.Future[None] | None") -> None:
-        self._before = before
-        self.taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    async def comes(self) -> None:
-        """Wait until the batch before has had its turn."""
-        if self._before is not None:
-            await asyncio.shield(self._before)
-            self._before = None
-
-    def pass_on(self) -> None:
-        """Let the next proceed. It still waits until everything before this one has been decided."""
-        if self._before is None or self._before.done():
-            self.taken.set_result(None)
-        else:
-            self._before.add_done_callback(lambda _: self.taken.set_result(None))
-
-
 class PaymentBatcher:
     """The one way in for payments of a channel. Every method may raise StoreUncertainError."""
 
@@ -122,7 +97,7 @@ class PaymentBatcher:
         """Both, and reservations."""
         self._settings = settings or BatcherSettings()
         self._screenings: set[asyncio.Task[None]] = set()
-        self._last_turn: asyncio.Future[None] | None = None
+        self._turns = Turns()
 
     def close(self) -> None:
         """Let go of whoever checks signatures."""
@@ -174,7 +149,7 @@ class PaymentBatcher:
         self._inside += 1
         try:
             # What a spend key proves uses no voucher up, so its order means nothing.
-            turn = self._next_turn() if payment.spend is None else None
+            turn = self._turns.next() if payment.spend is None else None
             try:
                 outcome = (await self._screen([payment], decide.replay_of_reservation))[0]
                 if not isinstance(outcome, ProvenPayment):
@@ -198,25 +173,46 @@ class PaymentBatcher:
             return self._overloaded()
         self._inside += 1
         try:
-            ledger = self._writer.ledger
-            channel = ledger.channel(payment.channel_id)
-            if channel is None:
-                return refuse(Why.CHANNEL_UNKNOWN)
-            refusal = watermark_is_met(channel, payment.ceiling, payment.amount)
-            if refusal is not None:  # as it will be decided: no signature has to be checked for that
-                return refusal
-            raised = Voucher(channel.id, payment.ceiling, payment.signature)
-            if (payment.ceiling, payment.signature) != (channel.ceiling, channel.signature):
-                refusal = await self.prove(ledger.known_account(channel.account_id), payment)
-                if refusal is not None:
-                    return refusal
-            payment_id, amount, request_hash = payment.payment_id, payment.amount, payment.request_hash
-            proven = ProvenPayment(
-                channel.id, payment_id, amount, request_hash, WatermarkProof(payment.ceiling, raised)
-            )
-            return await self._decided(self._submit_reservation(proven))
+            proven = await self._prove_step(payment)
+            return proven if isinstance(proven, Refusal) else await self._decided(self._submit_reservation(proven))
         finally:
             self._inside -= 1
+
+    async def charge_in_step(
+        self, payment: UncheckedPayment, amount: int, lock: UncheckedPayment | None = None
+    ) -> ChargeAnswer:
+        """Charge the payment, in full or less, in one step. `lock`: what held the channel for it until now."""
+        if self._inside >= self._settings.waiting_max:
+            return self._overloaded()
+        self._inside += 1
+        try:
+            proven = await self._prove_step(payment)
+            if isinstance(proven, Refusal):
+                return proven
+            handle = _new_handle(proven)
+
+            def decision(draft: Draft, _: Ledger, moment: DecisionContext) -> ChargeAnswer:
+                return decide.charge_in_step(draft, proven, amount, handle, moment, self.rules, lock)
+
+            lookups = lookup_of(*((lock.channel_id, lock.payment_id) if lock else payment_of_handle(handle)))
+            return await self._decided(self._writer.submit_payments(decision, 1, lookups))
+        finally:
+            self._inside -= 1
+
+    async def _prove_step(self, payment: UncheckedPayment) -> ProvenPayment | Refusal:
+        ledger = self._writer.ledger
+        channel = ledger.channel(payment.channel_id)
+        if channel is None:
+            return refuse(Why.CHANNEL_UNKNOWN)
+        refusal = watermark_is_met(channel, payment.ceiling, payment.amount)
+        if refusal is not None:  # as it will be decided: no signature has to be checked for that
+            return refusal
+        if (payment.ceiling, payment.signature) != (channel.ceiling, channel.signature):
+            refusal = await self.prove(ledger.known_account(channel.account_id), payment)
+            if refusal is not None:
+                return refusal
+        proof = WatermarkProof(payment.ceiling, Voucher(channel.id, payment.ceiling, payment.signature))
+        return ProvenPayment(channel.id, payment.payment_id, payment.amount, payment.request_hash, proof)
 
     async def capture_in_step(self, payment: UncheckedPayment, amount: int) -> ChargeAnswer:
         """Charge what `reserve_in_step` holds for this payment, in full or less. Not answered a second time."""
@@ -232,7 +228,7 @@ class PaymentBatcher:
         return refuse(Why.TOO_MANY_PAYMENTS, f"more than {most} waiting", f"at most {most}")
 
     def _submit_reservation(self, proven: ProvenPayment) -> "asyncio.Future[ReserveAnswer]":
-        handle = reservation_handle(proven.channel_id, proven.payment_id, secrets.token_bytes(16))
+        handle = _new_handle(proven)
 
         def decision(draft: Draft, _: Ledger, moment: DecisionContext) -> ReserveAnswer:
             return decide.reserve(draft, proven, handle, moment, self.rules)
@@ -283,14 +279,9 @@ class PaymentBatcher:
             return
         if gathered := self._gather():
             self._under_way += _count(gathered)
-            task = asyncio.create_task(self._work(gathered, self._next_turn()))
+            task = asyncio.create_task(self._work(gathered, self._turns.next()))
             self._screenings.add(task)
             task.add_done_callback(self._screening_done)
-
-    def _next_turn(self) -> _Turn:
-        turn = _Turn(self._last_turn)
-        self._last_turn = turn.taken
-        return turn
 
     def _may_start(self) -> bool:
         """A batch starts alone, or beside others if full, or a quarter full and no smaller than what is under way.
@@ -322,7 +313,7 @@ class PaymentBatcher:
                 taken += len(waiting.payments)
         return gathered
 
-    async def _work(self, gathered: list[_Waiting], turn: "_Turn") -> None:
+    async def _work(self, gathered: list[_Waiting], turn: Turn) -> None:
         try:
             answers = await self._charge_all([payment for waiting in gathered for payment in waiting.payments], turn)
         except BaseException as error:
@@ -345,7 +336,7 @@ class PaymentBatcher:
                 waiting.done.set_result(list(answers[start:end]))
             start = end
 
-    async def _charge_all(self, payments: list[UncheckedPayment], turn: "_Turn") -> Sequence[ChargeAnswer]:
+    async def _charge_all(self, payments: list[UncheckedPayment], turn: Turn) -> Sequence[ChargeAnswer]:
         try:
             outcomes = await self._screen(payments, decide.replay_of_charge)
             proven = [outcome for outcome in outcomes if isinstance(outcome, ProvenPayment)]
@@ -396,6 +387,10 @@ class PaymentBatcher:
             raise
         except StoreUnavailableError as error:
             return refuse(Why.PAYMENT_NOT_STORED, error=error)
+
+
+def _new_handle(payment: ProvenPayment) -> bytes:
+    return reservation_handle(payment.channel_id, payment.payment_id, secrets.token_bytes(16))
 
 
 def _count(gathered: list[_Waiting]) -> int:

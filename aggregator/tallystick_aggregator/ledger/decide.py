@@ -172,6 +172,34 @@ def capture_in_step(
     return capture(draft, known.handle, amount, moment, rules)
 
 
+def charge_in_step(
+    draft: Draft,
+    payment: ProvenPayment,
+    amount: int,
+    handle: bytes,
+    moment: DecisionContext,
+    rules: Rules,
+    lock: Charge | None = None,
+) -> Accepted | Refusal:
+    """Take a payment that a `WatermarkProof` proves at once: its amount is the most, `amount` what is charged.
+
+    `lock`: what held the channel until now for this request. It is given free, whatever is decided. `handle` is the
+    reservation's in between.
+    """
+    known = None if lock is None else find_payment(draft, lock)
+    if isinstance(known, Payment) and known.status is PaymentStatus.RESERVED:
+        draft.record(ev.Released(known.handle))
+    if amount > payment.amount:
+        return refuse(Why.CAPTURE_ABOVE_RESERVED, amount, f"at most {payment.amount}")
+    held = reserve(draft, payment, handle, moment, rules)
+    if not isinstance(held, Held):
+        return held
+    captured = capture(draft, handle, amount, moment, rules)
+    if isinstance(captured, Refusal):
+        draft.record(ev.Released(handle))
+    return captured
+
+
 def release_payment(draft: Draft, payment: Charge) -> Done | Refusal | None:
     """Give the reservation of this payment back as `release` does; None where it was never held nor charged."""
     known = find_payment(draft, payment)

@@ -90,6 +90,8 @@ class Why:
         "The voucher is not over what was charged on the channel plus the amount asked for.")
     RESERVATION_OF_ANOTHER_VOUCHER = Text(Reason.PENDING_ID_MISMATCH, "pendingId",
         "The channel is not held for this voucher under this pendingId.")
+    VOUCHER_CLAIMED = Text(Reason.CUMULATIVE_AMOUNT_MISMATCH, "payload.voucher.maxClaimableAmount",
+        "The voucher is over no more than what was claimed on the channel.", Code.CUMULATIVE_BELOW_CLAIMED)
     UNEXPECTED_PENDING_ID = Text(Reason.PAYLOAD_INVALID, "payload.pendingId",
         "A payer does not write pendingId: the server adds what verify answered.", Code.UNEXPECTED_PENDING_ID)
     UNEXPECTED_CANCEL = Text(Reason.PAYLOAD_INVALID, "payload.cancel",
@@ -151,7 +153,12 @@ class Why:
     EXACT_TOO_EARLY = Text(Reason.EXACT_NOT_YET_VALID, "valid_after", "The authorization is not valid yet.")
     EXACT_TOO_LATE = Text(Reason.EXACT_EXPIRED, "valid_before", "The authorization has expired, or is about to.")
     EXACT_UNSIGNED = Text(Reason.EXACT_SIGNATURE, "signature", "The payment is not signed.")
-    EXACT_UNDEPLOYED = Text(Reason.EXACT_SIGNATURE, "signature", "A wallet that is not deployed yet cannot pay here.")
+    EXACT_UNDEPLOYED = Text(Reason.EXACT_SIGNATURE, "signature", "A wallet that is not deployed yet cannot pay here.",
+        "invalid_exact_evm_payload_undeployed_smart_wallet")
+    EXACT_FACTORY = Text(Reason.EXACT_SIGNATURE, "signature",
+        "The operator does not list this factory, so the payer's wallet is not deployed for it.",
+        "eip6492_factory_not_allowed")
+    EXACT_WRAPPER = Text(Reason.EXACT_SIGNATURE, "signature", "The ERC-6492 wrapper cannot be read.")
     EXACT_SIGNED_BY_ANOTHER = Text(Reason.EXACT_SIGNATURE, "signature",
         "The payer's key did not sign this transfer, and there is no contract at {payer}.")
     EXACT_SIGNED_BY_NOBODY = Text(Reason.EXACT_SIGNATURE, "signature",
@@ -175,11 +182,14 @@ class Why:
     EXACT_ONE_AT_A_TIME = Text(Reason.PAYMENT_PENDING, "from",
         "Several transfers of this payer's are on the way, and its contract decides whether they succeed; wait until "
         "one has landed.")
+    EXACT_ABOVE_REST = Text(Reason.PAYMENT_PENDING, "amount",
+        "Transfers of this payer's are on the way, and leave less than this payment; wait until they have landed.")
     EXACT_RECEIVER_LIMIT = Text(Reason.GAS_BUDGET_SPENT, "payTo",
         "As many transfers to this receiver as callers without a token may have were sent in the last hour.")
     PAYMENT_IDENTIFIER_TAKEN = Text(Reason.PAYMENT_ID_REUSED, "extensions.payment-identifier.info.id",
         "The payment identifier names another payment.")
     PAYMENT_USED = Text(Reason.PAYMENT_USED, "", "The payment has paid for a request, and pays for one only.")
+    PAYMENT_SERVED = Text(Reason.PAYMENT_USED, "", "The payment was verified before, and pays for one request only.")
     PAYMENT_VERIFIED_BEFORE = Text(Reason.PAYMENT_PENDING, "payment_id",
         "The payment was verified before and is not settled yet: it pays for that request only.")
 
@@ -197,6 +207,16 @@ class Why:
         "The permit has another nonce than the token expects of its owner.")
     PERMIT_SIGNATURE = Text(Reason.PERMIT2_PERMIT, "extensions.eip2612GasSponsoring.info.signature",
         "The payer's key did not sign the permit.")
+    APPROVAL_UNREADABLE = Text(Reason.PERMIT2_PERMIT, "extensions.erc20ApprovalGasSponsoring.info.signedTransaction",
+        "The signed approval cannot be read.", "invalid_erc20_approval_extension_format")
+    APPROVAL_OF_ANOTHER = Text(Reason.PERMIT2_PERMIT, "extensions.erc20ApprovalGasSponsoring.info",
+        "The signed approval is not for this payment.", "invalid_erc20_approval_extension_format")
+    APPROVAL_DIFFERS = Text(Reason.PERMIT2_PERMIT, "extensions.erc20ApprovalGasSponsoring.info.signedTransaction",
+        "The signed approval has another {name} than is sent here.", "invalid_erc20_approval_extension_format")
+    APPROVAL_TOO_LONG = Text(Reason.PERMIT2_PERMIT, "deadline",
+        "A payment whose approval is paid for may not be valid for so long.")
+    APPROVAL_BY_CONTRACT = Text(Reason.PERMIT2_PERMIT, "from",
+        "An account with code approves Permit2 by itself; it is sent no gas money.")
     UPTO_FACILITATOR = Text(Reason.UPTO_FACILITATOR_MISMATCH, "witness.facilitator",
         "The payment may be settled by another facilitator only.")
     UPTO_EXCEEDED = Text(Reason.UPTO_AMOUNT_EXCEEDED, "amount", "The payer signed for less than is to be settled.")
@@ -286,7 +306,7 @@ def refuse(
     What is refused for what became of a `transaction` has its hash in `got` too. See `Refusal`.
     """
     reason, usual_field, text, code = why
-    got = got or (to_hex(transaction) if transaction else "")
+    got = to_hex(transaction) if transaction else got
     said = text.format(transaction=got, **words) if words else text
     usual = field or usual_field
     return Refusal(reason, said, usual, str(got), str(allowed), totals, retry_after_s, code, transaction)

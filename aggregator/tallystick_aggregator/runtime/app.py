@@ -40,6 +40,7 @@ from tallystick_aggregator.claims.settlements import Settlements
 from tallystick_aggregator.facilitator import Facilitator
 from tallystick_aggregator.ledger.invariants import InvariantError, check_invariants
 from tallystick_aggregator.ledger.values import EscrowRef
+from tallystick_aggregator.listing import Listing
 from tallystick_aggregator.runtime.config.chains import describe
 from tallystick_aggregator.runtime.config.file import Config
 from tallystick_aggregator.runtime.foreign_accounts import refuse_foreign_accounts
@@ -94,9 +95,11 @@ async def running(config: Config, *, clock: Callable[[], float] = time.time) -> 
         timers: list[PeriodicTask] = []
         principals = Principals(credentials.lookup)
         facilitator = parts.facilitator(principals)
-        services = parts.services(facilitator, principals, settlements)
+        listing = Listing(store.listings, credentials.origins, config.listing_limits, clock=clock)
+        await listing.load()
+        services = parts.services(facilitator, principals, settlements, listing)
         server = GrpcServer(services, config.server.listen, config.tls)
-        http = HttpEdge(config, facilitator)
+        http = HttpEdge(config, facilitator, listing)
         stack.push_async_callback(http.stop)
         health = Health(
             [
@@ -194,11 +197,13 @@ class _Parts:
         """Return x402's verbs, which all edges share."""
         return Facilitator(principals, self.schemes, self.open_schemes)
 
-    def services(self, facilitator: Facilitator, principals: Principals, settlements: Settlements) -> Services:
+    def services(
+        self, facilitator: Facilitator, principals: Principals, settlements: Settlements, listing: Listing
+    ) -> Services:
         """Return what the gRPC server serves."""
         limits = self.config.charge_limits
         return Services(
-            FacilitatorService(facilitator, self.config.rules, limits),
+            FacilitatorService(facilitator, listing, self.config.rules, limits),
             ChargeService(principals, self.batcher, self.writer, limits),
             AccountService(principals, self.accounts, self.deposits, self.refunds),
             SettlementService(principals, self.store.outbox, settlements),

@@ -13,6 +13,7 @@ import click
 
 from tallystick.errors import MalformedError
 from tallystick.hexadecimal import checksum, parse_address
+from tallystick.origins import parse_origin
 from tallystick_aggregator.auth.credentials import Credentials, CredentialsError, Listed, Scope
 from tallystick_aggregator.chain.settings import ConfigurationError
 from tallystick_aggregator.runtime.config.chains import DEFAULT_WITHDRAW_DELAY_S
@@ -89,10 +90,22 @@ def seller() -> None:
     type=click.Choice([scope.value for scope in Scope]),
     help="What the token is for; repeatable. Default: all.",
 )
+@click.option(
+    "--origin",
+    "origins",
+    multiple=True,
+    metavar="URL",
+    help="An origin, such as https://news.example, whose resources it may have listed; repeatable.",
+)
 @_config_option
 @_json_option
 def seller_add(
-    name: str, receivers: tuple[str, ...], scopes: tuple[str, ...], config_path: Path, as_json: bool
+    name: str,
+    receivers: tuple[str, ...],
+    scopes: tuple[str, ...],
+    origins: tuple[str, ...],
+    config_path: Path,
+    as_json: bool,
 ) -> None:
     """Make a seller and print its token, this once.
 
@@ -101,8 +114,25 @@ def seller_add(
     """
     with _credentials(config_path) as credentials:
         addresses = [parse_address(receiver, "--receiver") for receiver in receivers]
-        token = credentials.add(name, addresses, [Scope(scope) for scope in scopes] or list(Scope))
+        bound = [parse_origin(origin, "--origin") for origin in origins]
+        token = credentials.add(name, addresses, [Scope(scope) for scope in scopes] or list(Scope), bound)
     _print_token(name, token, as_json=as_json)
+
+
+@seller.command("origins")
+@click.argument("name")
+@click.argument("origins", nargs=-1, metavar="[URL]...")
+@_config_option
+def seller_origins(name: str, origins: tuple[str, ...], config_path: Path) -> None:
+    """Say of which origins a seller may have resources listed at /discovery/resources: of these and no others.
+
+    \b
+    tallystick seller origins news https://news.example https://www.news.example
+    """
+    with _credentials(config_path) as credentials:
+        bound = sorted({parse_origin(origin, "URL") for origin in origins})
+        credentials.bind(name, bound)
+    click.echo(f"{name} may list {' '.join(bound) or 'nothing'}")
 
 
 @seller.command("rotate")
@@ -154,6 +184,8 @@ def seller_list(config_path: Path, as_json: bool) -> None:
         tokens = "1 token" if one.tokens == 1 else f"{one.tokens} tokens"
         state = f"revoked {described['revoked_at']}" if one.revoked_at else tokens
         click.echo(f"{described['name']}  {' '.join(described['receivers'])}  {','.join(described['scopes'])}  {state}")
+        for origin in described["origins"]:
+            click.echo(f"  lists {origin}")
 
 
 def _described(one: Listed) -> dict[str, Any]:
@@ -161,6 +193,7 @@ def _described(one: Listed) -> dict[str, Any]:
         "name": one.principal.name,
         "receivers": sorted(checksum(receiver) for receiver in one.principal.receivers),
         "scopes": sorted(scope.value for scope in one.principal.scopes),
+        "origins": sorted(one.origins),
         "created_at": one.created_at,
         "revoked_at": one.revoked_at,
         "tokens": one.tokens,

@@ -175,7 +175,7 @@ async def carry_out(plan: Plan, say: Callable[[str], None]) -> None:
     _write_new(out / CONFIG_NAME, _configuration(deployment, plan))
     _write_new(out / OPERATOR_NAME, _operator_file(deployment, plan))
     for name, key in DEV_KEYS.items() if plan.dev else ():
-        _write_new(out / f"{name}.key", key + "\n", mode=0o600)
+        _write_new(out / f"{name}.key", f"0x{key}\n", mode=0o600)  # viem takes no key without 0x
         written.append(out / f"{name}.key")
     say("wrote      " + "\n           ".join(str(path) for path in written))
     if plan.tls_certificate and is_loopback(plan.public):

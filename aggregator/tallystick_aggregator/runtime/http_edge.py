@@ -5,18 +5,19 @@ from collections.abc import Sequence
 from tallystick_aggregator.api.http.app import FacilitatorApp
 from tallystick_aggregator.api.http.server import HttpServer
 from tallystick_aggregator.facilitator import Facilitator
+from tallystick_aggregator.listing import Listing
 from tallystick_aggregator.runtime.config.file import Config
 
 
 class HttpEdge:
     """Application and server, or neither."""
 
-    def __init__(self, config: Config, facilitator: Facilitator) -> None:
+    def __init__(self, config: Config, facilitator: Facilitator, listing: Listing) -> None:
         """Build and bind; raises ConfigurationError where the address cannot be had."""
         self._app: FacilitatorApp | None = None
         self._server: HttpServer | None = None
         if (settings := config.http) is not None:
-            self._app = FacilitatorApp(facilitator, settings.limits)
+            self._app = FacilitatorApp(facilitator, settings.limits, listing)
             grace_s = float(config.server.stop_grace_s)
             self._server = HttpServer(self._app, settings.listen, config.tls, settings.limits, grace_s=grace_s)
 

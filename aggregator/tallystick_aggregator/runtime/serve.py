@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import signal
 import sys
 import time
@@ -44,6 +45,9 @@ def run(config_path: Path, say: Callable[[str], None], *, clock: Callable[[], fl
 def tune() -> None:
     """Set what holds for the whole process, before the first event loop and the first gRPC object."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    # Each connection is an open file. Many systems allow 1,024 unless asked: strangers' would leave none for the chain.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     os.environ.setdefault("GRPC_EXPERIMENTS", GRPC_EXPERIMENTS)
 
 

@@ -33,16 +33,18 @@ class Operation(Enum):
     APPEND = auto()
     CHECKPOINT = auto()
     OUTBOX = auto()
+    LISTING = auto()
 
 
 @dataclass(slots=True)
 class MemoryDisk:
-    """What survives a crash: every entry of the log, the payments that checkpoints wrote down, the outbox."""
+    """What survives a crash: the log, the payments that checkpoints wrote down, the outbox, the listings."""
 
     entries: list[bytes] = field(default_factory=list[bytes])
     payments: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
     outbound: dict[int, bytes] = field(default_factory=dict[int, bytes])
     epoch: int = 0
+    listings: dict[str, bytes] = field(default_factory=dict[str, bytes])
 
     def write(self, operation: Operation, store: Callable[[], None]) -> None:
         """Store something. `operation` is for disks that fail."""
@@ -219,6 +221,36 @@ class MemoryOutbox:
         self.disk.write(Operation.OUTBOX, lambda: self.disk.outbound.__setitem__(outbound.id, body))
 
 
+class MemoryListings:
+    """Listings over a MemoryDisk."""
+
+    def __init__(self, disk: MemoryDisk) -> None:
+        self._disk = disk
+        self.closed = False
+
+    async def put(self, seller: str, body: bytes) -> None:
+        """See the port."""
+        await asyncio.sleep(0)
+        self._open()
+
+        def store() -> None:
+            self._disk.listings.pop(seller, None)
+            if body:
+                self._disk.listings[seller] = body
+
+        self._disk.write(Operation.LISTING, store)
+
+    async def all(self) -> Mapping[str, bytes]:
+        """See the port."""
+        await asyncio.sleep(0)
+        self._open()
+        return dict(self._disk.listings)
+
+    def _open(self) -> None:
+        if self.closed:
+            raise StoreUnavailableError("the store is closed")
+
+
 class MemoryStore:
     """See `port.Store`. Closing the journal closes all of it; a new one on the same disk is a restart."""
 
@@ -234,7 +266,8 @@ class MemoryStore:
         disk = disk or MemoryDisk()
         self.journal = MemoryJournal(disk, hot_payments_max=hot_payments_max, hot_age_ms_max=hot_age_ms_max)
         self.outbox = MemoryOutbox(disk)
+        self.listings = MemoryListings(disk)
 
     async def close(self) -> None:
         await self.journal.close()
-        self.outbox.closed = True
+        self.outbox.closed = self.listings.closed = True

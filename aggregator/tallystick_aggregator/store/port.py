@@ -1,7 +1,7 @@
 """What the aggregator asks of its store. `memory` is the twin for tests and simulation, `sqlite` the real one.
 
-A `Store` holds a `Journal` and an `Outbox`; module `opening` opens one by its URL. Sellers' tokens are not in it: they
-change while the store is locked for the server alone (`auth.credentials`).
+A `Store` holds a `Journal`, an `Outbox` and `Listings`; module `opening` opens one by its URL. Sellers' tokens are not
+in it: they change while the store is locked for the server alone (`auth.credentials`).
 
 Two promises hold for every method that writes: when it returns, what was written is on disk (I3); when it raises
 `StoreUnavailableError`, nothing was written that anyone may rely on, and the caller has to refuse (fail closed).
@@ -235,6 +235,18 @@ class Outbox(Protocol):
         ...
 
 
+class Listings(Protocol):
+    """What sellers have published of what they sell: one text each, opaque here."""
+
+    async def put(self, seller: str, body: bytes) -> None:
+        """Store a seller's text instead of the one before; an empty one removes it."""
+        ...
+
+    async def all(self) -> Mapping[str, bytes]:
+        """All texts, by their sellers' names."""
+        ...
+
+
 class Store(Protocol):
     """Everything durable, open for this process alone."""
 
@@ -246,6 +258,11 @@ class Store(Protocol):
     @property
     def outbox(self) -> Outbox:
         """The transactions that were or will be sent."""
+        ...
+
+    @property
+    def listings(self) -> Listings:
+        """What sellers have published."""
         ...
 
     @property

@@ -7,6 +7,7 @@ WalletError                 below TallystickError; nothing was signed for what i
 ├── DepositNotAllowedError  the account is empty and the wallet was not told to deposit, or not that much, or the
 │                           payer's address does not hold that much
 ├── BalanceTooLowError      the payer's address holds less than a transfer would move
+├── Permit2ApprovalError    Permit2 may move less of the token than a payment by it, and no permit can be signed
 ├── ApprovalRefusedError    the aggregator's totals are above the wallet's own book
 ├── InsecureOriginError     a page asks for money over plain http, where anybody between could take the payment
 ├── ChannelDisputedError    a seller counts more on its channel than this wallet has ever signed
@@ -68,6 +69,12 @@ class DepositNotAllowedError(WalletError):
 
 class BalanceTooLowError(WalletError):
     """The payer's address holds less of the token than a transfer would move, as far as the aggregator can see."""
+
+
+class Permit2ApprovalError(WalletError):
+    """Permit2 may move less of the payer's token than a payment by it, and no permit can be signed along with it; says
+    why not, and how to approve.
+    """
 
 
 class ApprovalRefusedError(WalletError):

@@ -7,8 +7,9 @@ from tallystick.tokens import Token
 from tallystick_client.seller.client.aggregator import Aggregator
 from tallystick_client.seller.client.messages import SettledNow
 from tallystick_client.seller.client.stream import ChargeStream
-from tallystick_client.seller.paywall.asgi import Paywall, ResponseRefusedError
+from tallystick_client.seller.paywall.asgi import Paywall
 from tallystick_client.seller.paywall.offers import make_offers, read_payment
+from tallystick_client.seller.paywall.outgoing import ResponseRefusedError
 from tallystick_client.seller.paywall.paid import PaidRequest
 from tallystick_client.seller.paywall.payment_flow import PaymentFlow, PaymentFlows
 from tallystick_client.seller.paywall.rules import PriceFunction, RequestInfo, Rule

@@ -5,7 +5,7 @@ GET of its resource's URL ("mcp://tool/forecast"): its arguments are not, as no 
 its schemes.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from io import BytesIO
 from typing import Any, Final, TypeAlias, cast
 from urllib.parse import urlsplit
@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from x402 import schemas
 from x402.http.types import HTTPAdapter, HTTPTransportContext
 
+from tallystick.errors import MalformedError
 from tallystick.hexadecimal import to_hex
 from tallystick.requests import body_digest, normal_target, request_hash
 from tallystick.x402 import bound_hash, read_deferred, without_page
@@ -26,11 +27,20 @@ BodyReader: TypeAlias = Callable[[HTTPAdapter], "bytes | Awaitable[bytes]"]
 """Reads the bytes of a request's body, and leaves them to the application as well."""
 
 
+def request_at(method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> PayableRequest:
+    """A request as an HTTP client's URL tells it; `body` as of `payable_request`. Raises MalformedError."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise MalformedError("url", url, "a URL") from None
+    # A login is no part of the host: budgets count by that.
+    host = parts.netloc.rpartition("@")[2]
+    return payable_request(method, parts.scheme, host, url.encode(), headers, body)
+
+
 def resource_request(url: str) -> PayableRequest:
-    """What is paid for, as far as a 402 tells it: GET of its resource."""
-    parts = urlsplit(url)
-    target = normal_target(url.encode())
-    return payable_request(METHOD, parts.scheme, parts.netloc, target, {}, b"")
+    """What is paid for, as far as a 402 tells it: GET of its resource. Raises MalformedError."""
+    return request_at(METHOD, url, {}, b"")
 
 
 def resource_hash(url: str) -> bytes:
@@ -48,10 +58,15 @@ def is_bound_to_body(adapter: HTTPAdapter) -> bool:
 def http_hash(context: HTTPTransportContext, body: bytes) -> bytes:
     """The hash of a request as the server's framework has it."""
     request = context.request
-    # The path as it was sent: frameworks' URLs have a decoded one.
-    query = request.adapter.get_url().partition("#")[0].partition("?")[2]
-    target = normal_target(f"{request.path}?{query}".encode())
+    target = normal_target(request.path.encode() + b"?" + _query(request.adapter))
     return request_hash(request.method, target, body_digest(body))
+
+
+def application_scope(adapter: HTTPAdapter) -> MutableMapping[str, Any] | None:
+    """What the framework hands on with the request: ASGI's scope, WSGI's environ; None of a framework not known."""
+    request: Any = getattr(adapter, "_request", None)
+    found = getattr(request, "scope", None) or getattr(request, "environ", None)
+    return cast("MutableMapping[str, Any]", found) if isinstance(found, dict) else None
 
 
 def read_body(adapter: HTTPAdapter) -> "bytes | Awaitable[bytes]":
@@ -66,6 +81,16 @@ def read_body(adapter: HTTPAdapter) -> "bytes | Awaitable[bytes]":
     if hasattr(request, "body"):
         return cast("Awaitable[bytes]", request.body())
     raise TypeError(f"give DeferredServerScheme a `read_body` that can read the body of a {type(adapter).__name__}")
+
+
+def _query(adapter: HTTPAdapter) -> bytes:
+    """The query as it was sent: a framework's URL may have a decoded one, and a host that the client has made up."""
+    scope = application_scope(adapter)
+    if scope is None:
+        return adapter.get_url().partition("#")[0].partition("?")[2].encode()
+    if "query_string" in scope:
+        return bytes(scope["query_string"])
+    return str(scope.get("QUERY_STRING", "")).encode("latin-1")
 
 
 def bind(payload: schemas.PaymentPayload, request: bytes) -> None:

@@ -26,9 +26,10 @@ from x402 import schemas
 from tallystick.errors import TallystickError
 from tallystick.x402 import SCHEME_DEFERRED
 from tallystick_client.payer.http.background import WalletThread
-from tallystick_client.payer.http.steps import PayableRequest, is_read_first, payable_request
+from tallystick_client.payer.http.steps import is_read_first
 from tallystick_client.payer.policy.answers import Answer
 from tallystick_client.payer.wallet.schemes.port import Payer
+from tallystick_client.x402.binding import request_at
 from tallystick_client.x402.payments import WalletPayments, shown, told_answer, tool_answer
 
 _made: ContextVar[dict[str, Any] | None] = ContextVar("tallystick_payment", default=None)
@@ -59,7 +60,7 @@ class _Scheme:
         self, method: str, url: str, body: bytes | None = b"", headers: Mapping[str, str] = MappingProxyType({})
     ) -> Generator[None]:
         """Pay for this request in the block; `body` is None for one that is streamed up. `headers`: the request's."""
-        before = shown.set(_payable(method, url, headers, body))
+        before = shown.set(request_at(method, url, headers, body))
         try:
             yield
         finally:
@@ -89,8 +90,10 @@ class DeferredClientScheme(_Scheme):
         await self.payments.answered(_task(), tool_answer(context.settle_response))
 
     async def _show(self, request: Any) -> None:
+        # A task that goes on to its next request has given up the one before, and another task may try that again.
+        self.payments.lost(_task())
         body = await request.aread() if is_read_first(request.headers) else None
-        shown.set(_payable(request.method, str(request.url), request.headers, body))
+        shown.set(request_at(request.method, str(request.url), request.headers, body))
 
     async def _was_answered(self, response: Any) -> None:
         shown.set(None)
@@ -164,12 +167,6 @@ class DeferredClientSchemeSync(_Scheme):
         except TallystickError as error:
             raise _aborted(error) from error
         return schemas.RecoveredResponseResult() if again else None
-
-
-def _payable(method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> PayableRequest:
-    scheme, _, rest = url.partition("://")
-    host, slash, target = rest.partition("/")
-    return payable_request(method, scheme, host, (slash + target).encode(), headers, body)
 
 
 def _of_v2(context: schemas.PaymentCreationContext) -> tuple[schemas.PaymentRequired, schemas.PaymentRequirements]:

@@ -8,6 +8,7 @@ as over HTTP; a call that failed as a call raises FacilitatorResponseError.
 
 import asyncio
 import os
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -161,13 +162,18 @@ class FacilitatorClient:
 class FacilitatorClientSync:
     """The SDK's `FacilitatorClientSync`, for `x402ResourceServerSync`: Flask, for example. Threads may share it.
 
-    Its calls run on a thread of their own, until it is closed. The arguments are those of `FacilitatorClient`.
+    Its calls run on a thread of their own, until it is closed, or the program ends. The arguments are those of
+    `FacilitatorClient`.
     """
 
     def __init__(self, target: str, *, token: str, **connection: Any) -> None:
         self._client = FacilitatorClient(target, token=token, **connection)
-        self._exits = ExitStack()
-        self._portal: BlockingPortal = self._exits.enter_context(start_blocking_portal())
+        exits = ExitStack()
+        self._portal: BlockingPortal = exits.enter_context(start_blocking_portal())
+        exits.callback(self._portal.call, self._client.close)
+        # Nobody closes what a module of Flask's made. Once the interpreter has stopped the portal's thread, its own end
+        # would wait for that thread for ever; this comes before.
+        self._end = weakref.finalize(self, exits.close)
 
     def verify(self, payload: Any, requirements: Any) -> schemas.VerifyResponse:
         """As `FacilitatorClient.verify`."""
@@ -183,10 +189,7 @@ class FacilitatorClientSync:
 
     def close(self) -> None:
         """Close the connection and end the thread."""
-        try:
-            self._run(self._client.close)
-        finally:
-            self._exits.close()
+        self._end()
 
     def __enter__(self) -> Self:
         return self

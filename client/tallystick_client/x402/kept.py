@@ -13,28 +13,34 @@ is not kept here either (`seller.paywall.response_cache`).
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final, TypeAlias
 
-from tallystick.x402 import PAYMENT_SIGNATURE_HEADER, PaymentTerms
-from tallystick_client.payer.recent import Recent
+from tallystick.x402 import PaymentTerms
 from tallystick_client.seller.paywall.response_cache import AGE_S, Answer, ResponseCache, is_logged_in, keepable
 from tallystick_client.seller.paywall.steps import Headers
 
 BYTES_MAX: Final = 64 * 1024 * 1024
 """For all answers together; one takes at most an eighth."""
-ADMITTED_MAX: Final = 16_384
-"""Verified requests that have not reached their handler."""
 
-_HEADER: Final = PAYMENT_SIGNATURE_HEADER.lower().encode()
 _LOGINS: Final = ("HTTP_AUTHORIZATION", "HTTP_PROXY_AUTHORIZATION", "HTTP_COOKIE")
-_ENVIRON: Final = "HTTP_" + PAYMENT_SIGNATURE_HEADER.replace("-", "_")
+_ADMITTED: Final = "tallystick.admitted"
+"""Where a verified request carries what it was verified for: in ASGI's scope, in WSGI's environ."""
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 WsgiApp: TypeAlias = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Admitted:
+    """What one request was verified for: a new answer at these terms, or a kept one."""
+
+    key: bytes
+    what: Answer | PaymentTerms
 
 
 class KeptAnswers:
@@ -45,21 +51,20 @@ class KeptAnswers:
     ) -> None:
         self._cache = ResponseCache(bytes_max, age_s=age_s, clock=clock)
         self._lock = threading.Lock()
-        self._admitted: Recent[bytes, list[Answer | PaymentTerms]] = Recent(ADMITTED_MAX)
 
-    # What the server scheme says, by `key_of` the header: once for each verification, and the middleware takes it once.
-    # So the same header on a request that nobody verified finds and keeps nothing.
+    # What the server scheme says of the request at hand; `scope` is ASGI's, or WSGI's environ. The request carries it
+    # on, so no other one can take it away and have a handler run for a payment that was used.
 
-    def begin(self, key: bytes, terms: PaymentTerms) -> None:
-        """The payment was verified: its handler runs next, and its answer is to be kept."""
-        self._admit(key, terms)
+    def begin(self, scope: Scope, key: bytes, terms: PaymentTerms) -> None:
+        """The payment was verified: its handler runs next, and its answer is to be kept under `key` (`key_of`)."""
+        scope[_ADMITTED] = _Admitted(key, terms)
 
-    def repeat(self, key: bytes) -> bool:
+    def repeat(self, scope: Scope, key: bytes) -> bool:
         """The payment was taken before: its answer is to be sent again. False where none is kept."""
         with self._lock:
             answer = self._cache.get(key)
         if answer is not None:
-            self._admit(key, answer)
+            scope[_ADMITTED] = _Admitted(key, answer)
         return answer is not None
 
     def forget(self, key: bytes) -> None:
@@ -69,15 +74,6 @@ class KeptAnswers:
 
     # What the middleware does.
 
-    def take(self, key: bytes) -> Answer | PaymentTerms | None:
-        """What the request at hand was verified for: the answer to send again, or the terms of a new one."""
-        with self._lock:
-            admitted = self._admitted.get(key) or []
-            found = admitted.pop(0) if admitted else None
-            if not admitted:
-                self._admitted.remove(key)
-            return found
-
     def keep(self, key: bytes, status: int, headers: Headers, body: bytes, terms: PaymentTerms) -> None:
         """Keep an answer, if it may be."""
         kept = keepable(headers)
@@ -85,24 +81,21 @@ class KeptAnswers:
             with self._lock:
                 self._cache.keep(key, Answer(status, kept, body, terms, b""))
 
-    def _admit(self, key: bytes, what: Answer | PaymentTerms) -> None:
-        with self._lock:
-            self._admitted.put(key, [*(self._admitted.get(key) or []), what])
-
     def wsgi(self, app: WsgiApp) -> WsgiApp:
         """A WSGI application that answers what `app` would, and kept answers again."""
 
         def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-            header = str(environ.get(_ENVIRON, ""))
-            key = key_of(header)
-            found = self.take(key) if header else None
-            if isinstance(found, Answer):
+            admitted: _Admitted | None = environ.pop(_ADMITTED, None)
+            if admitted is None:
+                return app(environ, start_response)
+            if isinstance(admitted.what, Answer):
+                found = admitted.what
                 headers = [(str(name, "latin-1"), str(value, "latin-1")) for name, value in found.headers]
                 start_response(f"{found.status} OK", headers)
                 return [found.body]
-            if found is None or any(name in environ for name in _LOGINS):
+            if any(name in environ for name in _LOGINS):
                 return app(environ, start_response)
-            return self._recorded(app, environ, start_response, key, found)
+            return self._recorded(app, environ, start_response, admitted.key, admitted.what)
 
         return answer
 
@@ -138,17 +131,17 @@ class KeptAnswersMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        headers: Headers = list(scope.get("headers", []))
-        header = next((bytes(value).decode("latin-1") for name, value in headers if name == _HEADER), "")
-        key = key_of(header)
-        found = self._kept.take(key) if header else None
-        if isinstance(found, Answer):
+        admitted: _Admitted | None = scope.pop(_ADMITTED, None)
+        if admitted is None:
+            await self._app(scope, receive, send)
+        elif isinstance(admitted.what, Answer):
+            found = admitted.what
             await send({"type": "http.response.start", "status": found.status, "headers": list(found.headers)})
             await send({"type": "http.response.body", "body": found.body})
-        elif found is None or is_logged_in(headers):
+        elif is_logged_in(list(scope.get("headers", []))):
             await self._app(scope, receive, send)
         else:
-            await self._app(scope, receive, _Recorder(self._kept, key, found, send))
+            await self._app(scope, receive, _Recorder(self._kept, admitted.key, admitted.what, send))
 
 
 class _Recorder:

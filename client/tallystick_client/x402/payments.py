@@ -1,9 +1,9 @@
 """A wallet's payments through the SDK's client: which are under way, and which are to be sent again. No I/O of its own.
 
 The SDK asks a scheme for a payment after the 402 and tells it what came of the payment if the answer says so; that no
-answer came it tells nobody. So a payment without an answer counts as lost once its task (or thread) goes on to pay for
-something else, or has ended: one task waits for one answer at a time. The next payment for the same request is then the
-lost one, sent again: it is charged once.
+answer came it tells nobody. So a payment without an answer counts as lost once its task goes on to another request (a
+thread: once it pays for another), or has ended: each waits for one answer at a time. The next payment for the same
+request is then the lost one, sent again: it is charged once.
 
 Everything here runs in the wallet's event loop.
 """
@@ -34,7 +34,7 @@ from tallystick_client.payer.errors import InsecureOriginError, OfferNotAllowedE
 from tallystick_client.payer.http.price_cache import FREE_METHODS
 from tallystick_client.payer.http.steps import PayableRequest
 from tallystick_client.payer.http.unfinished import UnfinishedPayments
-from tallystick_client.payer.policy.answers import Answer, is_refused, read_receipt, reason_in, told_error
+from tallystick_client.payer.policy.answers import Answer, is_refused, reason_in, told_error
 from tallystick_client.payer.policy.offers import choose
 from tallystick_client.payer.wallet.schemes.port import Order, OutgoingPayment, Payer
 from tallystick_client.x402.binding import resource_request
@@ -94,7 +94,7 @@ class WalletPayments:
             id_ = again[1] if again is not None and again[0].key == request.key else None
             order = Order(request.host, request.request_hash, self._clock, id_)
             payment = await self._scheme.pay(self._wallet, offer, order)
-        self._under_way[owner] = _UnderWay(request, payment, was_sent_before, is_kept=_is_http(request))
+        self._under_way[owner] = _UnderWay(request, payment, was_sent_before, is_kept=not _is_tool(request))
         message = decode_header(payment.header, PaymentPayload, PAYMENT_SIGNATURE_HEADER)
         return {**message.payload, "__extensions": message.extensions or {}}
 
@@ -105,12 +105,14 @@ class WalletPayments:
             return False
         payment, request = found.payment, found.request
         reason = reason_in(told_error(answer.headers))
-        if _is_open(answer, reason):
+        if is_refused(answer) and reason is Reason.PAYMENT_PENDING:
+            # The SDK's servers have no other status for a payment that is under way.
             payment.lost()
             self._keep(found)
             return False
         if payment.answered(answer).is_open:
             self._keep(found)
+            return False
         if not is_refused(answer):
             return False
         if found.was_sent_before:
@@ -129,14 +131,14 @@ class WalletPayments:
             self._keep(found)
 
     def owners(self) -> list[Hashable]:
-        """Who has a payment under way."""
-        return list(self._under_way)
+        """Who has a payment under way, or was told to make another."""
+        return [*self._under_way, *self._again]
 
     def _check(self, request: PayableRequest) -> None:
         """Raise as our own transports do where nothing is to be paid at all."""
         if request.method in FREE_METHODS:
             raise OfferNotAllowedError([f"{request.method} carries no page to pay for"])
-        if _is_http(request) and self._require_https and not request.is_private:
+        if not _is_tool(request) and self._require_https and not request.is_private:
             raise InsecureOriginError(request.origin)
 
     def _keep(self, found: _UnderWay) -> None:
@@ -158,8 +160,8 @@ class WalletPayments:
         return None
 
 
-def _is_http(request: PayableRequest) -> bool:
-    return request.origin.startswith("http")
+def _is_tool(request: PayableRequest) -> bool:
+    return request.origin.startswith("mcp:")
 
 
 def told_answer(context: schemas.PaymentResponseContext) -> Answer:
@@ -183,10 +185,3 @@ def tool_answer(receipt: schemas.SettleResponse | None) -> Answer:
 def _with_receipt(receipt: schemas.SettleResponse) -> Answer:
     header = encode_header(ours(receipt, SettleResponse, PAYMENT_RESPONSE_HEADER))
     return Answer(_OK if receipt.success else _PAYMENT_REQUIRED, {PAYMENT_RESPONSE_HEADER: header})
-
-
-def _is_open(answer: Answer, reason: Reason) -> bool:
-    """Whether a 402 leaves open what became of the payment: the SDK's servers have no other status for that."""
-    receipt = read_receipt(answer)
-    told = Reason.from_code(receipt.error_reason or "") if receipt is not None and not receipt.success else reason
-    return is_refused(answer) and told is Reason.PAYMENT_PENDING

@@ -8,9 +8,9 @@ page is taken out of it (`binding`). A payment that was taken before gets the an
 where none is kept it is refused, and charged nothing more.
 """
 
-from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Mapping, MutableMapping, Sequence
 from inspect import isawaitable
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 from x402 import schemas
 from x402.http.types import HTTPTransportContext
@@ -25,7 +25,15 @@ from tallystick.reasons import Reason
 from tallystick.tokens import Token
 from tallystick.x402 import SCHEME_DEFERRED, read_deferred_terms, read_terms
 from tallystick_client.seller.paywall.offers import error_text
-from tallystick_client.x402.binding import BodyReader, bind, http_hash, is_bound_to_body, read_body, resource_hash
+from tallystick_client.x402.binding import (
+    BodyReader,
+    application_scope,
+    bind,
+    http_hash,
+    is_bound_to_body,
+    read_body,
+    resource_hash,
+)
 from tallystick_client.x402.kept import KeptAnswers, key_of
 from tallystick_client.x402.messages import requirements_of
 
@@ -145,22 +153,23 @@ class DeferredServerScheme:
 
     def after_verify(self, context: hooks.VerifyResultContext) -> None:
         """The handler of a new payment runs next."""
-        key, is_repeated = _key(context), (context.result.extra or {}).get(_REPEATED) is True
-        if self._kept is not None and key is not None and not is_repeated:
-            self._kept.begin(key, read_terms(requirements_of(_v2(context.requirements))))
+        paid, is_repeated = _paid_request(context), (context.result.extra or {}).get(_REPEATED) is True
+        if self._kept is not None and paid is not None and not is_repeated:
+            self._kept.begin(*paid, read_terms(requirements_of(_v2(context.requirements))))
 
     def on_verify_failure(self, context: hooks.VerifyFailureContext) -> hooks.RecoveredVerifyResult | None:
         """Let a payment that was taken before have the answer that was kept for it: no handler runs again."""
-        key, is_taken = _key(context), str(context.error) in _TAKEN
-        if self._kept is None or key is None or not is_taken or not self._kept.repeat(key):
+        paid, is_taken = _paid_request(context), str(context.error) in _TAKEN
+        if self._kept is None or paid is None or not is_taken or not self._kept.repeat(*paid):
             return None
         return hooks.RecoveredVerifyResult(schemas.VerifyResponse(is_valid=True, extra={_REPEATED: True}))
 
     def on_settle_failure(self, context: hooks.SettleFailureContext) -> None:
-        """Keep the answer only where the payment may have been taken."""
-        key = _key(context)
-        if self._kept is not None and key is not None and str(context.error) != Reason.PAYMENT_PENDING.code:
-            self._kept.forget(key)
+        """Keep the answer only where the payment may have been taken: also where the facilitator did not answer."""
+        paid, reason = _paid_request(context), Reason.from_code(str(context.error))
+        is_final = reason is not Reason.UNSPECIFIED and not reason.retry
+        if self._kept is not None and paid is not None and is_final:
+            self._kept.forget(paid.key)
 
     def on_verified_payment_canceled(self, context: hooks.VerifiedPaymentCanceledContext) -> Any:
         """Give back what is reserved for a handler that failed, where that can be done."""
@@ -219,17 +228,26 @@ def _v2(requirements: Any) -> schemas.PaymentRequirements:
     return requirements
 
 
-def _key(context: Any) -> bytes | None:
-    """What the payment's answer is kept under; None without HTTP."""
+class _PaidRequest(NamedTuple):
+    scope: MutableMapping[str, Any]
+    key: bytes
+    """What the payment's answer is kept under."""
+
+
+def _paid_request(context: Any) -> _PaidRequest | None:
+    """The request that a payment came with; None without HTTP, and behind a framework that nothing can be kept for."""
     transport = context.transport_context
     if not isinstance(transport, HTTPTransportContext):
         return None
-    header = transport.request.payment_header
-    return None if header is None else key_of(header)
+    scope, header = application_scope(transport.request.adapter), transport.request.payment_header
+    return None if scope is None or header is None else _PaidRequest(scope, key_of(header))
 
 
 def _resource_url(payload: schemas.PaymentPayload, transport: object) -> str:
-    """What is sold without HTTP: the MCP tool that is called, which the server says, not the payer."""
+    """What is sold without HTTP: the MCP tool that is called, which the server says, not the payer.
+
+    Where a server says nothing, as one that verifies payments by itself: what the payer says. Nothing is compared then.
+    """
     if isinstance(transport, dict):
         return f"mcp://tool/{cast('dict[str, Any]', transport).get('toolName', '')}"
     return payload.resource.url if payload.resource is not None else ""

@@ -122,9 +122,12 @@ class GetBalanceRequest(_message.Message):
     AUTHORIZATION_FIELD_NUMBER: _builtins.int
     NONCES_FIELD_NUMBER: _builtins.int
     ESCROW_FIELD_NUMBER: _builtins.int
+    PERMIT2_FIELD_NUMBER: _builtins.int
     network: _builtins.str
     escrow: _builtins.bytes
     """The escrow's address; empty: the network's first."""
+    permit2: _builtins.bool
+    """Whether to tell how far Permit2 may move the account's token for its payer."""
     @_builtins.property
     def account(self) -> _common_pb2.ChannelConfig:
         """The account (`receiver` zero or empty)."""
@@ -143,14 +146,45 @@ class GetBalanceRequest(_message.Message):
         authorization: Global___CallAuthorization | None = ...,
         nonces: _abc.Iterable[_builtins.bytes] | None = ...,
         escrow: _builtins.bytes = ...,
+        permit2: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "authorization", b"authorization"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "authorization", b"authorization", "escrow", b"escrow", "network", b"network", "nonces", b"nonces"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "authorization", b"authorization", "escrow", b"escrow", "network", b"network", "nonces", b"nonces", "permit2", b"permit2"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetBalanceRequest: _TypeAlias = GetBalanceRequest  # noqa: Y015
+
+@_typing.final
+class Permit2Approval(_message.Message):
+    """How far Permit2 may move a payer's token, at the head."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALLOWANCE_FIELD_NUMBER: _builtins.int
+    SPONSORS_PERMITS_FIELD_NUMBER: _builtins.int
+    PERMIT_NONCE_FIELD_NUMBER: _builtins.int
+    allowance: _builtins.bytes
+    """2**128 - 1 where it is more."""
+    sponsors_permits: _builtins.bool
+    """Whether EIP-2612 permits to Permit2 are landed with the payments that they come with (eip2612GasSponsoring)."""
+    permit_nonce: _builtins.int
+    """The nonce of the payer's next permit; told where permits are landed."""
+    def __init__(
+        self,
+        *,
+        allowance: _builtins.bytes = ...,
+        sponsors_permits: _builtins.bool = ...,
+        permit_nonce: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowance", b"allowance", "permit_nonce", b"permit_nonce", "sponsors_permits", b"sponsors_permits"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Permit2Approval: _TypeAlias = Permit2Approval  # noqa: Y015
 
 @_typing.final
 class GetBalanceResponse(_message.Message):
@@ -160,6 +194,7 @@ class GetBalanceResponse(_message.Message):
     BALANCE_FIELD_NUMBER: _builtins.int
     NONCES_USED_FIELD_NUMBER: _builtins.int
     NONCES_AT_FIELD_NUMBER: _builtins.int
+    PERMIT2_FIELD_NUMBER: _builtins.int
     balance: _builtins.bytes
     """2**128 - 1 where it is more."""
     nonces_at: _builtins.int
@@ -174,6 +209,10 @@ class GetBalanceResponse(_message.Message):
         be. Empty from an aggregator of a version that does not tell.
         """
 
+    @_builtins.property
+    def permit2(self) -> Global___Permit2Approval:
+        """Absent unless the request asks for it, and the aggregator moves the token by Permit2."""
+
     def __init__(
         self,
         *,
@@ -181,10 +220,11 @@ class GetBalanceResponse(_message.Message):
         balance: _builtins.bytes = ...,
         nonces_used: _abc.Iterable[_builtins.bool] | None = ...,
         nonces_at: _builtins.int = ...,
+        permit2: Global___Permit2Approval | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["refusal", b"refusal"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["permit2", b"permit2", "refusal", b"refusal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "nonces_at", b"nonces_at", "nonces_used", b"nonces_used", "refusal", b"refusal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "nonces_at", b"nonces_at", "nonces_used", b"nonces_used", "permit2", b"permit2", "refusal", b"refusal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,39 +26,43 @@ from tallystick.v1 import charge_pb2 as tallystick_dot_v1_dot_charge__pb2
 from tallystick.v1 import common_pb2 as tallystick_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftallystick/v1/facilitator.proto\x12\rtallystick.v1\x1a\x1atallystick/v1/charge.proto\x1a\x1atallystick/v1/common.proto\"\x12\n\x10SupportedRequest\"\x81\x01\n\x11SupportedResponse\x12\"\n\x05kinds\x18\x01 \x03(\x0b\x32\x13.tallystick.v1.Kind\x12%\n\x06limits\x18\x02 \x01(\x0b\x32\x15.tallystick.v1.Limits\x12\x11\n\treceivers\x18\x03 \x03(\x0c\x12\x0e\n\x06scopes\x18\x04 \x03(\t\"\x95\x02\n\x04Kind\x12\x0e\n\x06scheme\x18\x01 \x01(\t\x12\x0f\n\x07network\x18\x02 \x01(\t\x12$\n\x06\x61ssets\x18\x03 \x03(\x0b\x32\x14.tallystick.v1.Asset\x12\x0e\n\x06\x65scrow\x18\x04 \x01(\x0c\x12\x13\n\x0b\x65scrow_name\x18\x05 \x01(\t\x12\x16\n\x0e\x65scrow_version\x18\x06 \x01(\t\x12\x10\n\x08operator\x18\x07 \x01(\x0c\x12\x1c\n\x14withdraw_delay_s_min\x18\x08 \x01(\x04\x12\x1c\n\x14withdraw_delay_s_max\x18\t \x01(\x04\x12\x18\n\x10withdraw_delay_s\x18\n \x01(\x04\x12\r\n\x05\x65xtra\x18\x0b \x01(\x0c\x12\x12\n\nextensions\x18\x0c \x03(\t\"l\n\x05\x41sset\x12\r\n\x05token\x18\x01 \x01(\x0c\x12\x0e\n\x06symbol\x18\x02 \x01(\t\x12\x10\n\x08\x64\x65\x63imals\x18\x03 \x01(\r\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x13\n\x0bmin_deposit\x18\x06 \x01(\x0c\"~\n\x06Limits\x12\x1d\n\x15\x63harges_per_batch_max\x18\x01 \x01(\r\x12\x1e\n\x16unanswered_batches_max\x18\x02 \x01(\r\x12\x15\n\rreservation_s\x18\x03 \x01(\x04\x12\x1e\n\x16payment_id_retention_s\x18\x04 \x01(\x04\"m\n\x0cPaymentTerms\x12\x0e\n\x06scheme\x18\x01 \x01(\t\x12\x0f\n\x07network\x18\x02 \x01(\t\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x0c\x12\r\n\x05\x61sset\x18\x04 \x01(\x0c\x12\x0e\n\x06pay_to\x18\x05 \x01(\x0c\x12\r\n\x05\x65xtra\x18\x06 \x01(\x0c\"f\n\x0f\x44\x65\x66\x65rredPayment\x12,\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x1c.tallystick.v1.ChannelConfig\x12%\n\x06\x63harge\x18\x02 \x01(\x0b\x32\x15.tallystick.v1.Charge\"\x84\x01\n\x0c\x45xactPayment\x12\x0c\n\x04\x66rom\x18\x01 \x01(\x0c\x12\n\n\x02to\x18\x02 \x01(\x0c\x12\r\n\x05value\x18\x03 \x01(\x0c\x12\x13\n\x0bvalid_after\x18\x04 \x01(\x04\x12\x14\n\x0cvalid_before\x18\x05 \x01(\x04\x12\r\n\x05nonce\x18\x06 \x01(\x0c\x12\x11\n\tsignature\x18\x07 \x01(\x0c\"+\n\x07\x41ttempt\x12\n\n\x02id\x18\x01 \x01(\x0c\x12\x14\n\x0crequest_hash\x18\x02 \x01(\x0c\"\xe4\x01\n\rVerifyRequest\x12*\n\x05terms\x18\x01 \x01(\x0b\x32\x1b.tallystick.v1.PaymentTerms\x12\x32\n\x08\x64\x65\x66\x65rred\x18\x02 \x01(\x0b\x32\x1e.tallystick.v1.DeferredPaymentH\x00\x12,\n\x05\x65xact\x18\x03 \x01(\x0b\x32\x1b.tallystick.v1.ExactPaymentH\x00\x12\x11\n\x07payload\x18\x05 \x01(\x0cH\x00\x12\'\n\x07\x61ttempt\x18\x04 \x01(\x0b\x32\x16.tallystick.v1.AttemptB\t\n\x07payment\"\xa8\x01\n\x0eVerifyResponse\x12\r\n\x05valid\x18\x01 \x01(\x08\x12\'\n\x07refusal\x18\x02 \x01(\x0b\x32\x16.tallystick.v1.Refusal\x12\r\n\x05payer\x18\x03 \x01(\x0c\x12\x0e\n\x06handle\x18\x04 \x01(\x0c\x12\x1e\n\x16reservation_expires_at\x18\x05 \x01(\x04\x12\x10\n\x08replayed\x18\x06 \x01(\x08\x12\r\n\x05\x65xtra\x18\x07 \x01(\x0c\"\xd3\x01\n\rSettleRequest\x12*\n\x05terms\x18\x01 \x01(\x0b\x32\x1b.tallystick.v1.PaymentTerms\x12\x10\n\x06handle\x18\x02 \x01(\x0cH\x00\x12,\n\x05\x65xact\x18\x03 \x01(\x0b\x32\x1b.tallystick.v1.ExactPaymentH\x00\x12\x11\n\x07payload\x18\x06 \x01(\x0cH\x00\x12\x0f\n\x07release\x18\x04 \x01(\x08\x12\'\n\x07\x61ttempt\x18\x05 \x01(\x0b\x32\x16.tallystick.v1.AttemptB\t\n\x07payment\"\xb0\x01\n\x0eSettleResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\'\n\x07refusal\x18\x02 \x01(\x0b\x32\x16.tallystick.v1.Refusal\x12\r\n\x05payer\x18\x03 \x01(\x0c\x12\x0e\n\x06\x61mount\x18\x04 \x01(\x0c\x12\x13\n\x0btransaction\x18\x05 \x01(\x0c\x12\x0f\n\x07\x63harged\x18\x06 \x01(\x0c\x12\x10\n\x08replayed\x18\x07 \x01(\x08\x12\r\n\x05\x65xtra\x18\x08 \x01(\x0c\x32\xf2\x01\n\x12\x46\x61\x63ilitatorService\x12N\n\tSupported\x12\x1f.tallystick.v1.SupportedRequest\x1a .tallystick.v1.SupportedResponse\x12\x45\n\x06Verify\x12\x1c.tallystick.v1.VerifyRequest\x1a\x1d.tallystick.v1.VerifyResponse\x12\x45\n\x06Settle\x12\x1c.tallystick.v1.SettleRequest\x1a\x1d.tallystick.v1.SettleResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftallystick/v1/facilitator.proto\x12\rtallystick.v1\x1a\x1atallystick/v1/charge.proto\x1a\x1atallystick/v1/common.proto\"+\n\x17PublishResourcesRequest\x12\x10\n\x08manifest\x18\x01 \x01(\x0c\";\n\x18PublishResourcesResponse\x12\x0e\n\x06listed\x18\x01 \x01(\r\x12\x0f\n\x07\x64ropped\x18\x02 \x03(\t\"\x12\n\x10SupportedRequest\"\x81\x01\n\x11SupportedResponse\x12\"\n\x05kinds\x18\x01 \x03(\x0b\x32\x13.tallystick.v1.Kind\x12%\n\x06limits\x18\x02 \x01(\x0b\x32\x15.tallystick.v1.Limits\x12\x11\n\treceivers\x18\x03 \x03(\x0c\x12\x0e\n\x06scopes\x18\x04 \x03(\t\"\x95\x02\n\x04Kind\x12\x0e\n\x06scheme\x18\x01 \x01(\t\x12\x0f\n\x07network\x18\x02 \x01(\t\x12$\n\x06\x61ssets\x18\x03 \x03(\x0b\x32\x14.tallystick.v1.Asset\x12\x0e\n\x06\x65scrow\x18\x04 \x01(\x0c\x12\x13\n\x0b\x65scrow_name\x18\x05 \x01(\t\x12\x16\n\x0e\x65scrow_version\x18\x06 \x01(\t\x12\x10\n\x08operator\x18\x07 \x01(\x0c\x12\x1c\n\x14withdraw_delay_s_min\x18\x08 \x01(\x04\x12\x1c\n\x14withdraw_delay_s_max\x18\t \x01(\x04\x12\x18\n\x10withdraw_delay_s\x18\n \x01(\x04\x12\r\n\x05\x65xtra\x18\x0b \x01(\x0c\x12\x12\n\nextensions\x18\x0c \x03(\t\"l\n\x05\x41sset\x12\r\n\x05token\x18\x01 \x01(\x0c\x12\x0e\n\x06symbol\x18\x02 \x01(\t\x12\x10\n\x08\x64\x65\x63imals\x18\x03 \x01(\r\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x13\n\x0bmin_deposit\x18\x06 \x01(\x0c\"~\n\x06Limits\x12\x1d\n\x15\x63harges_per_batch_max\x18\x01 \x01(\r\x12\x1e\n\x16unanswered_batches_max\x18\x02 \x01(\r\x12\x15\n\rreservation_s\x18\x03 \x01(\x04\x12\x1e\n\x16payment_id_retention_s\x18\x04 \x01(\x04\"m\n\x0cPaymentTerms\x12\x0e\n\x06scheme\x18\x01 \x01(\t\x12\x0f\n\x07network\x18\x02 \x01(\t\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x0c\x12\r\n\x05\x61sset\x18\x04 \x01(\x0c\x12\x0e\n\x06pay_to\x18\x05 \x01(\x0c\x12\r\n\x05\x65xtra\x18\x06 \x01(\x0c\"f\n\x0f\x44\x65\x66\x65rredPayment\x12,\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x1c.tallystick.v1.ChannelConfig\x12%\n\x06\x63harge\x18\x02 \x01(\x0b\x32\x15.tallystick.v1.Charge\"\x84\x01\n\x0c\x45xactPayment\x12\x0c\n\x04\x66rom\x18\x01 \x01(\x0c\x12\n\n\x02to\x18\x02 \x01(\x0c\x12\r\n\x05value\x18\x03 \x01(\x0c\x12\x13\n\x0bvalid_after\x18\x04 \x01(\x04\x12\x14\n\x0cvalid_before\x18\x05 \x01(\x04\x12\r\n\x05nonce\x18\x06 \x01(\x0c\x12\x11\n\tsignature\x18\x07 \x01(\x0c\"+\n\x07\x41ttempt\x12\n\n\x02id\x18\x01 \x01(\x0c\x12\x14\n\x0crequest_hash\x18\x02 \x01(\x0c\"\xe4\x01\n\rVerifyRequest\x12*\n\x05terms\x18\x01 \x01(\x0b\x32\x1b.tallystick.v1.PaymentTerms\x12\x32\n\x08\x64\x65\x66\x65rred\x18\x02 \x01(\x0b\x32\x1e.tallystick.v1.DeferredPaymentH\x00\x12,\n\x05\x65xact\x18\x03 \x01(\x0b\x32\x1b.tallystick.v1.ExactPaymentH\x00\x12\x11\n\x07payload\x18\x05 \x01(\x0cH\x00\x12\'\n\x07\x61ttempt\x18\x04 \x01(\x0b\x32\x16.tallystick.v1.AttemptB\t\n\x07payment\"\xa8\x01\n\x0eVerifyResponse\x12\r\n\x05valid\x18\x01 \x01(\x08\x12\'\n\x07refusal\x18\x02 \x01(\x0b\x32\x16.tallystick.v1.Refusal\x12\r\n\x05payer\x18\x03 \x01(\x0c\x12\x0e\n\x06handle\x18\x04 \x01(\x0c\x12\x1e\n\x16reservation_expires_at\x18\x05 \x01(\x04\x12\x10\n\x08replayed\x18\x06 \x01(\x08\x12\r\n\x05\x65xtra\x18\x07 \x01(\x0c\"\xd3\x01\n\rSettleRequest\x12*\n\x05terms\x18\x01 \x01(\x0b\x32\x1b.tallystick.v1.PaymentTerms\x12\x10\n\x06handle\x18\x02 \x01(\x0cH\x00\x12,\n\x05\x65xact\x18\x03 \x01(\x0b\x32\x1b.tallystick.v1.ExactPaymentH\x00\x12\x11\n\x07payload\x18\x06 \x01(\x0cH\x00\x12\x0f\n\x07release\x18\x04 \x01(\x08\x12\'\n\x07\x61ttempt\x18\x05 \x01(\x0b\x32\x16.tallystick.v1.AttemptB\t\n\x07payment\"\xb0\x01\n\x0eSettleResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\'\n\x07refusal\x18\x02 \x01(\x0b\x32\x16.tallystick.v1.Refusal\x12\r\n\x05payer\x18\x03 \x01(\x0c\x12\x0e\n\x06\x61mount\x18\x04 \x01(\x0c\x12\x13\n\x0btransaction\x18\x05 \x01(\x0c\x12\x0f\n\x07\x63harged\x18\x06 \x01(\x0c\x12\x10\n\x08replayed\x18\x07 \x01(\x08\x12\r\n\x05\x65xtra\x18\x08 \x01(\x0c\x32\xd7\x02\n\x12\x46\x61\x63ilitatorService\x12N\n\tSupported\x12\x1f.tallystick.v1.SupportedRequest\x1a .tallystick.v1.SupportedResponse\x12\x45\n\x06Verify\x12\x1c.tallystick.v1.VerifyRequest\x1a\x1d.tallystick.v1.VerifyResponse\x12\x45\n\x06Settle\x12\x1c.tallystick.v1.SettleRequest\x1a\x1d.tallystick.v1.SettleResponse\x12\x63\n\x10PublishResources\x12&.tallystick.v1.PublishResourcesRequest\x1a\'.tallystick.v1.PublishResourcesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tallystick.v1.facilitator_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SUPPORTEDREQUEST']._serialized_start=106
-  _globals['_SUPPORTEDREQUEST']._serialized_end=124
-  _globals['_SUPPORTEDRESPONSE']._serialized_start=127
-  _globals['_SUPPORTEDRESPONSE']._serialized_end=256
-  _globals['_KIND']._serialized_start=259
-  _globals['_KIND']._serialized_end=536
-  _globals['_ASSET']._serialized_start=538
-  _globals['_ASSET']._serialized_end=646
-  _globals['_LIMITS']._serialized_start=648
-  _globals['_LIMITS']._serialized_end=774
-  _globals['_PAYMENTTERMS']._serialized_start=776
-  _globals['_PAYMENTTERMS']._serialized_end=885
-  _globals['_DEFERREDPAYMENT']._serialized_start=887
-  _globals['_DEFERREDPAYMENT']._serialized_end=989
-  _globals['_EXACTPAYMENT']._serialized_start=992
-  _globals['_EXACTPAYMENT']._serialized_end=1124
-  _globals['_ATTEMPT']._serialized_start=1126
-  _globals['_ATTEMPT']._serialized_end=1169
-  _globals['_VERIFYREQUEST']._serialized_start=1172
-  _globals['_VERIFYREQUEST']._serialized_end=1400
-  _globals['_VERIFYRESPONSE']._serialized_start=1403
-  _globals['_VERIFYRESPONSE']._serialized_end=1571
-  _globals['_SETTLEREQUEST']._serialized_start=1574
-  _globals['_SETTLEREQUEST']._serialized_end=1785
-  _globals['_SETTLERESPONSE']._serialized_start=1788
-  _globals['_SETTLERESPONSE']._serialized_end=1964
-  _globals['_FACILITATORSERVICE']._serialized_start=1967
-  _globals['_FACILITATORSERVICE']._serialized_end=2209
+  _globals['_PUBLISHRESOURCESREQUEST']._serialized_start=106
+  _globals['_PUBLISHRESOURCESREQUEST']._serialized_end=149
+  _globals['_PUBLISHRESOURCESRESPONSE']._serialized_start=151
+  _globals['_PUBLISHRESOURCESRESPONSE']._serialized_end=210
+  _globals['_SUPPORTEDREQUEST']._serialized_start=212
+  _globals['_SUPPORTEDREQUEST']._serialized_end=230
+  _globals['_SUPPORTEDRESPONSE']._serialized_start=233
+  _globals['_SUPPORTEDRESPONSE']._serialized_end=362
+  _globals['_KIND']._serialized_start=365
+  _globals['_KIND']._serialized_end=642
+  _globals['_ASSET']._serialized_start=644
+  _globals['_ASSET']._serialized_end=752
+  _globals['_LIMITS']._serialized_start=754
+  _globals['_LIMITS']._serialized_end=880
+  _globals['_PAYMENTTERMS']._serialized_start=882
+  _globals['_PAYMENTTERMS']._serialized_end=991
+  _globals['_DEFERREDPAYMENT']._serialized_start=993
+  _globals['_DEFERREDPAYMENT']._serialized_end=1095
+  _globals['_EXACTPAYMENT']._serialized_start=1098
+  _globals['_EXACTPAYMENT']._serialized_end=1230
+  _globals['_ATTEMPT']._serialized_start=1232
+  _globals['_ATTEMPT']._serialized_end=1275
+  _globals['_VERIFYREQUEST']._serialized_start=1278
+  _globals['_VERIFYREQUEST']._serialized_end=1506
+  _globals['_VERIFYRESPONSE']._serialized_start=1509
+  _globals['_VERIFYRESPONSE']._serialized_end=1677
+  _globals['_SETTLEREQUEST']._serialized_start=1680
+  _globals['_SETTLEREQUEST']._serialized_end=1891
+  _globals['_SETTLERESPONSE']._serialized_start=1894
+  _globals['_SETTLERESPONSE']._serialized_end=2070
+  _globals['_FACILITATORSERVICE']._serialized_start=2073
+  _globals['_FACILITATORSERVICE']._serialized_end=2416
 # @@protoc_insertion_point(module_scope)

@@ -52,6 +52,11 @@ class FacilitatorServiceStub:
                 request_serializer=tallystick_dot_v1_dot_facilitator__pb2.SettleRequest.SerializeToString,
                 response_deserializer=tallystick_dot_v1_dot_facilitator__pb2.SettleResponse.FromString,
                 _registered_method=True)
+        self.PublishResources = channel.unary_unary(
+                '/tallystick.v1.FacilitatorService/PublishResources',
+                request_serializer=tallystick_dot_v1_dot_facilitator__pb2.PublishResourcesRequest.SerializeToString,
+                response_deserializer=tallystick_dot_v1_dot_facilitator__pb2.PublishResourcesResponse.FromString,
+                _registered_method=True)
 
 
 class FacilitatorServiceServicer:
@@ -83,6 +88,15 @@ class FacilitatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PublishResources(self, request, context):
+        """Lists what the caller sells at /discovery/resources, instead of what it published before of the same origins.
+        Needs a token with the scope `charge`; listed is what is of an origin that the operator bound to it, and paid to
+        its receivers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FacilitatorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -100,6 +114,11 @@ def add_FacilitatorServiceServicer_to_server(servicer, server):
                     servicer.Settle,
                     request_deserializer=tallystick_dot_v1_dot_facilitator__pb2.SettleRequest.FromString,
                     response_serializer=tallystick_dot_v1_dot_facilitator__pb2.SettleResponse.SerializeToString,
+            ),
+            'PublishResources': grpc.unary_unary_rpc_method_handler(
+                    servicer.PublishResources,
+                    request_deserializer=tallystick_dot_v1_dot_facilitator__pb2.PublishResourcesRequest.FromString,
+                    response_serializer=tallystick_dot_v1_dot_facilitator__pb2.PublishResourcesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -186,6 +205,33 @@ class FacilitatorService:
             '/tallystick.v1.FacilitatorService/Settle',
             tallystick_dot_v1_dot_facilitator__pb2.SettleRequest.SerializeToString,
             tallystick_dot_v1_dot_facilitator__pb2.SettleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PublishResources(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tallystick.v1.FacilitatorService/PublishResources',
+            tallystick_dot_v1_dot_facilitator__pb2.PublishResourcesRequest.SerializeToString,
+            tallystick_dot_v1_dot_facilitator__pb2.PublishResourcesResponse.FromString,
             options,
             channel_credentials,
             insecure,

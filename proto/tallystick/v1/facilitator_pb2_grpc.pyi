@@ -46,6 +46,11 @@ class FacilitatorServiceStub:
     """Deferred: captures the reservation, in full or less, or releases it. Exact: sends the transfer and waits for it.
     An exact payment settles for one receiver, one request and one attempt.
     """
+    PublishResources: _grpc.UnaryUnaryMultiCallable[_facilitator_pb2.PublishResourcesRequest, _facilitator_pb2.PublishResourcesResponse]
+    """Lists what the caller sells at /discovery/resources, instead of what it published before of the same origins.
+    Needs a token with the scope `charge`; listed is what is of an origin that the operator bound to it, and paid to
+    its receivers.
+    """
 
 @_typing.type_check_only
 class FacilitatorServiceAsyncStub(FacilitatorServiceStub):
@@ -64,6 +69,11 @@ class FacilitatorServiceAsyncStub(FacilitatorServiceStub):
     Settle: _aio.UnaryUnaryMultiCallable[_facilitator_pb2.SettleRequest, _facilitator_pb2.SettleResponse]  # type: ignore[assignment]
     """Deferred: captures the reservation, in full or less, or releases it. Exact: sends the transfer and waits for it.
     An exact payment settles for one receiver, one request and one attempt.
+    """
+    PublishResources: _aio.UnaryUnaryMultiCallable[_facilitator_pb2.PublishResourcesRequest, _facilitator_pb2.PublishResourcesResponse]  # type: ignore[assignment]
+    """Lists what the caller sells at /discovery/resources, instead of what it published before of the same origins.
+    Needs a token with the scope `charge`; listed is what is of an origin that the operator bound to it, and paid to
+    its receivers.
     """
 
 class FacilitatorServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -98,6 +108,17 @@ class FacilitatorServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_facilitator_pb2.SettleResponse, _abc.Awaitable[_facilitator_pb2.SettleResponse]]:
         """Deferred: captures the reservation, in full or less, or releases it. Exact: sends the transfer and waits for it.
         An exact payment settles for one receiver, one request and one attempt.
+        """
+
+    @_abc_1.abstractmethod
+    def PublishResources(
+        self,
+        request: _facilitator_pb2.PublishResourcesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_facilitator_pb2.PublishResourcesResponse, _abc.Awaitable[_facilitator_pb2.PublishResourcesResponse]]:
+        """Lists what the caller sells at /discovery/resources, instead of what it published before of the same origins.
+        Needs a token with the scope `charge`; listed is what is of an origin that the operator bound to it, and paid to
+        its receivers.
         """
 
 def add_FacilitatorServiceServicer_to_server(servicer: FacilitatorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,4 +1,4 @@
-"""What a seller does with a `deferred` payment before its aggregator sees it: compare, then take the page out.
+"""What a seller does with a payment before its aggregator sees it: compare a `deferred` one, then take the page out.
 
     bound = bound_hash(read_deferred(payment), request_hash(method, target, digest))    # may raise RefusedError
     post_to_aggregator(without_page(payment))
@@ -39,10 +39,11 @@ def bound_hash(payment: DeferredPayment, request_hash: bytes) -> bytes:
     return bound
 
 
-def without_page(payment: PaymentPayload) -> PaymentPayload:
+def without_page(payment: PaymentPayload, *needed: str) -> PaymentPayload:
     """The payment as its aggregator may see it: no `resource`, no `payload.blind`, and of the extensions, which may
-    hold the seller's patterns of paths, only the payment's id.
+    hold the seller's patterns of paths, only the payment's id and those that the scheme has `needed`.
     """
+    passed_on = {PAYMENT_IDENTIFIER, *needed}
     payload: dict[str, Any] = {name: value for name, value in payment.payload.items() if name != "blind"}
-    extensions = {name: value for name, value in (payment.extensions or {}).items() if name == PAYMENT_IDENTIFIER}
+    extensions = {name: value for name, value in (payment.extensions or {}).items() if name in passed_on}
     return structs.replace(payment, payload=payload, resource=None, extensions=extensions or None)

@@ -54,6 +54,14 @@ class _PayloadMessage(Message, frozen=True, kw_only=True):
     authorization: _AuthorizationMessage = msgspec.field(name=_AUTHORIZATION)
 
 
+class _ApprovalMessage(Message, frozen=True, kw_only=True):
+    from_: str = msgspec.field(name="from")
+    asset: str
+    spender: str
+    amount: str
+    signed_transaction: str
+
+
 class _PermitMessage(Message, frozen=True, kw_only=True):
     from_: str = msgspec.field(name="from")
     asset: str
@@ -85,12 +93,23 @@ class TokenPermit:
 
 
 @dataclass(frozen=True, slots=True)
+class SignedApproval:
+    """A signed transaction, unchecked, by which `owner` says to let `spender` take `amount` atomic units of `token`."""
+
+    owner: bytes
+    token: bytes
+    spender: bytes
+    amount: int
+    raw: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Permit2Authorization:
     """A signed PermitWitnessTransferFrom of Permit2, unchecked; times in seconds since the epoch, amounts atomic units.
 
     `permitted` is what the payer signed, `value` what is to be moved: less only where `upto` settles less.
     `facilitator` is of `upto`: who alone may send it. `permit` approves Permit2 on the way; `offers_approval`: a signed
-    transaction that would approve it came along instead.
+    transaction that would approve it came along instead: `approval`, where all of the extension could be read.
     """
 
     from_: bytes
@@ -106,6 +125,7 @@ class Permit2Authorization:
     facilitator: bytes | None = None
     permit: TokenPermit | None = None
     offers_approval: bool = False
+    approval: SignedApproval | None = None
 
     @property
     def valid_before(self) -> int:
@@ -169,6 +189,26 @@ def permit_extension(permit: TokenPermit) -> dict[str, Any]:
     return {EIP2612_GAS_SPONSORING: {"info": info}}
 
 
+def approval_extension(approval: SignedApproval) -> dict[str, Any]:
+    """The entry of a payment's `extensions` that carries an approval."""
+    info = {
+        "from": checksum(approval.owner),
+        "asset": checksum(approval.token),
+        "spender": checksum(approval.spender),
+        "amount": str(approval.amount),
+        "signedTransaction": to_hex(approval.raw),
+        "version": "1",
+    }
+    return {ERC20_APPROVAL_GAS_SPONSORING: {"info": info}}
+
+
+def approval_declaration() -> dict[str, Any]:
+    """The entry of a 402's `extensions` that says that signed approvals are paid for and sent."""
+    properties = dict.fromkeys(("from", "asset", "spender", "signedTransaction"), _HEX) | {"amount": _DECIMAL}
+    schema = {"type": "object", "properties": properties, "required": [*properties]}
+    return {ERC20_APPROVAL_GAS_SPONSORING: {"info": {"version": "1"}, "schema": schema}}
+
+
 def permit_declaration() -> dict[str, Any]:
     """The entry of a 402's `extensions` that says that permits are landed for the payer."""
     properties = dict.fromkeys(("from", "asset", "spender", "signature"), _HEX)
@@ -195,6 +235,7 @@ def _read(payment: PaymentPayload, facilitator: bytes | None) -> Permit2Authoriz
         facilitator=facilitator,
         permit=read_permit(payment.extensions),
         offers_approval=bool(_info(payment.extensions, ERC20_APPROVAL_GAS_SPONSORING).get("signedTransaction")),
+        approval=_read_approval(payment.extensions),
     )
 
 
@@ -222,6 +263,25 @@ def read_permit(extensions: Mapping[str, Any] | None) -> TokenPermit | None:
         nonce=parse_uint256(message.nonce, f"{_INFO}.nonce"),
         deadline=parse_uint256(message.deadline, f"{_INFO}.deadline"),
         signature=parse_bytes(message.signature, 65, f"{_INFO}.signature"),
+    )
+
+
+def _read_approval(extensions: Mapping[str, Any] | None) -> SignedApproval | None:
+    """The approval that came along; None also where a client only repeats what the 402 declared."""
+    info = _info(extensions, ERC20_APPROVAL_GAS_SPONSORING)
+    if "signedTransaction" not in info:
+        return None
+    path = f"extensions.{ERC20_APPROVAL_GAS_SPONSORING}.info"
+    try:
+        message = msgspec.convert(info, _ApprovalMessage)
+    except msgspec.ValidationError as error:
+        raise malformed(error, path) from None
+    return SignedApproval(
+        owner=parse_address(message.from_, f"{path}.from"),
+        token=parse_address(message.asset, f"{path}.asset"),
+        spender=parse_address(message.spender, f"{path}.spender"),
+        amount=parse_uint256(message.amount, f"{path}.amount"),
+        raw=parse_bytes_up_to(message.signed_transaction, SIGNATURE_BYTES_MAX, f"{path}.signedTransaction"),
     )
 
 

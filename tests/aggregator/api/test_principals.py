@@ -1,3 +1,5 @@
+import json
+
 import grpc
 import pytest
 from doubles import MUSIC, NEWS, Payer
@@ -36,6 +38,7 @@ async def test_a_call_without_one_good_token_is_unauthenticated(edge: Edge, meta
         edge.facilitator.Supported(facilitator_pb2.SupportedRequest(), metadata=metadata),
         edge.facilitator.Verify(facilitator_pb2.VerifyRequest(), metadata=metadata),
         edge.facilitator.Settle(facilitator_pb2.SettleRequest(), metadata=metadata),
+        edge.facilitator.PublishResources(facilitator_pb2.PublishResourcesRequest(), metadata=metadata),
         edge.charges.Charge(charge_pb2.ChargeRequest(), metadata=metadata),
         edge.settlements.ListSettlements(settlement_pb2.ListSettlementsRequest(), metadata=metadata),
         edge.settlements.SettleNow(settlement_pb2.SettleNowRequest(), metadata=metadata),
@@ -62,6 +65,7 @@ async def test_a_token_is_good_for_its_scopes_only(edge: Edge) -> None:
         edge.charges.Charge(charge_pb2.ChargeRequest(), metadata=reader),
         edge.facilitator.Verify(facilitator_pb2.VerifyRequest(), metadata=reader),
         edge.facilitator.Settle(facilitator_pb2.SettleRequest(), metadata=reader),
+        edge.facilitator.PublishResources(facilitator_pb2.PublishResourcesRequest(), metadata=reader),
         edge.settlements.ListSettlements(settlement_pb2.ListSettlementsRequest(), metadata=charger),
         edge.settlements.SettleNow(settlement_pb2.SettleNowRequest(), metadata=reader),
     ):
@@ -114,3 +118,17 @@ async def test_a_channel_is_opened_by_its_sellers_token_or_its_payers_signature_
     answer = await edge.accounts.OpenChannel(request, metadata=edge.news)
     assert answer.channel.channel_id == ALICE.channel_id()
     assert MUSIC not in {channel.receiver for channel in edge.market.ledger.channels.values()}
+
+
+async def test_what_a_seller_publishes_is_listed_for_its_origins_only(edge: Edge) -> None:
+    token = edge.token("charger", Scope.CHARGE)
+    edge.credentials.bind("charger", ["https://news.example"])
+    items = [{"resource": f"https://{site}.example/a"} for site in ("news", "music")]
+    request = facilitator_pb2.PublishResourcesRequest(manifest=json.dumps({"items": items}).encode())
+    answer = await edge.facilitator.PublishResources(request, metadata=token)
+    assert (answer.listed, len(answer.dropped)) == (1, 1)
+    assert answer.dropped[0].startswith("items[1].resource: ")
+    odd = facilitator_pb2.PublishResourcesRequest(manifest=b"[]")
+    error = await refused(edge.facilitator.PublishResources(odd, metadata=token))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "manifest" in str(error.details())

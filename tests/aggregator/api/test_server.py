@@ -5,6 +5,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from chain_twin import Permit2TokenTwin
 from doubles import MUSIC, NETWORK, NEWS, NOW_S, OTHER_PAGE
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -213,6 +214,28 @@ async def test_x10_a_payer_hears_which_of_its_authorizations_were_used(edge: Edg
     request.nonces.extend([bytes(32)] * 15)
     error = await refused(edge.accounts.GetBalance(request))
     assert (error.code(), "at most 16" in (error.details() or "")) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+
+
+@pytest.mark.parametrize(("sponsors", "allowed", "nonce"), [(True, 700, 3), (False, 2**128, 0)])
+async def test_a_payer_hears_what_permit2_may_move_where_it_asks(
+    edge: Edge, sponsors: bool, allowed: int, nonce: int
+) -> None:
+    read = authorization_of(signed(ALICE, eip712.hash_read_account(ALICE.account_id, NOW_S + 60)))
+    request = account_pb2.GetBalanceRequest(
+        network=NETWORK, account=config_of(ALICE.config), authorization=read, permit2=True
+    )
+    chain = edge.market.chain
+    assert not (await edge.accounts.GetBalance(request)).HasField("permit2"), "the token is not moved by Permit2"
+    chain.permit2_token = Permit2TokenTwin(chain, sponsors_permits=sponsors)
+    chain.permit2_token.allowances[ALICE.signer.address] = allowed
+    chain.permit2_token.permits[ALICE.signer.address] = 3
+    told = (await edge.accounts.GetBalance(request)).permit2
+    assert decode_amount(told.allowance, "") == min(allowed, 2**128 - 1)
+    assert (told.sponsors_permits, told.permit_nonce) == (sponsors, nonce)
+    request.permit2 = False
+    assert not (await edge.accounts.GetBalance(request)).HasField("permit2")
+    request.permit2, request.authorization.signature = True, bytes(65)
+    assert (await edge.accounts.GetBalance(request)).refusal.reason == Reason.CALL_SIGNATURE
 
 
 async def test_a_payers_whole_life_over_the_wire(edge: Edge) -> None:

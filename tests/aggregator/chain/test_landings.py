@@ -16,6 +16,7 @@ from tallystick_aggregator.chain.landings import Reach, find_deposit
 from tallystick_aggregator.chain.node import Log, Receipt
 from tallystick_aggregator.chain.port import ChainUnavailableError, DepositAuthorization, Send
 from tallystick_aggregator.chain.rpc.node import RpcNode
+from tallystick_aggregator.chain.settings import ChainLimits
 from tallystick_aggregator.chain.token import TRANSFER_TOPIC, read_transfer
 from tallystick_aggregator.store.port import OutboundTransaction, Payout, TransactionKind, TransactionStatus
 
@@ -187,7 +188,7 @@ async def test_an_event_that_lacks_topics_is_an_unreadable_answer(devnet: Devnet
     _, deposit = funded(devnet)
     node = ShortTopics([devnet.anvil.url])
     node.source, node.kept = devnet.escrow, kept
-    async with chain_side(devnet, node=node) as side:
+    async with chain_side(devnet, node=node, limits=ChainLimits(look_again_s=0)) as side:
         call = side.chain.escrow.deposit_call(deposit)
         outbound = await side.chain.send(Send(TransactionKind.DEPOSIT, b"deposit", call))
         with pytest.raises(ChainUnavailableError, match="malformed"):

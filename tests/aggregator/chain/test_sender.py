@@ -289,6 +289,25 @@ async def test_a_reorganisation_sends_a_mined_transaction_back_to_waiting(devnet
         assert (await ended(side, outbound)).status is TransactionStatus.FINAL
 
 
+async def test_what_a_reorganisation_took_back_is_not_called_mined_when_it_bids_more(
+    devnet: Devnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devnet.anvil.mine(3)
+    async with sending_side(devnet, confirmations=3, replace_after_s=0) as side:
+        outbound = await side.chain.wait(await send(side), timeout_s=10)
+        stored, update = list[OutboundTransaction](), side.outbox.update
+
+        async def noted(changed: OutboundTransaction) -> None:
+            stored.append(changed)
+            await update(changed)
+
+        monkeypatch.setattr(side.outbox, "update", noted)
+        devnet.anvil.automine(on=False)
+        devnet.anvil.reorg(1)
+        await until(lambda: any(len(one.attempts) > len(outbound.attempts) for one in stored))
+        assert {one.status for one in stored} == {TransactionStatus.PENDING}
+
+
 async def test_a_revert_is_believed_when_it_is_final(devnet: Devnet, node: FaultyNode) -> None:
     devnet.anvil.mint(devnet.token, devnet.sender.address, 5)
     transfer = Call(devnet.token, function("transfer(address,uint256)", HOLDER, 5))

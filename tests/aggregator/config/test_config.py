@@ -2,13 +2,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from config_sample import ESCROW, GOOD, KEYS
+from config_sample import ESCROW, GOOD, KEYS, TOKEN
 
+from tallystick.eip712 import PERMIT2_ADDRESS
 from tallystick.hexadecimal import checksum
 from tallystick.keys import create_keystore
 from tallystick.signatures import Signer
 from tallystick_aggregator.auth.limits import GasLimits
 from tallystick_aggregator.auth.transfer_limits import TransferLimits
+from tallystick_aggregator.chain.multicall import MULTICALL3_ADDRESS
 from tallystick_aggregator.chain.settings import ConfigurationError, FeeSettings
 from tallystick_aggregator.runtime.config.chains import describe
 from tallystick_aggregator.runtime.config.file import Config
@@ -421,6 +423,74 @@ def test_x9_exact_is_on_without_a_minimum_unless_it_is_told_otherwise(load: Load
     assert load().exact_limits == TransferLimits(enabled=True, amount_min=0)
     config = load(text='[exact]\nenabled = false\namount_min = "500"\n' + GOOD)
     assert config.exact_limits == TransferLimits(enabled=False, amount_min=500)
+
+
+BUNDLES = 'sender_key = "file:sender.key"\n'
+BY_PERMIT2 = ('min_deposit = "1000"', 'min_deposit = "1000"\ntransfer_methods = ["permit2"]')
+
+
+def with_bundles(url: str = "http://127.0.0.1:1", key: str = "file:strangers.key") -> tuple[str, str]:
+    return BUNDLES, BUNDLES + f'bundle_url = "{url}"\nbundle_sender_key = "{key}"\n'
+
+
+@pytest.mark.usefixtures("strangers")
+def test_bundles_have_a_builder_and_a_key_of_their_own(load: Load) -> None:
+    assert load().chains[0].bundles is None
+    bundles = load(BY_PERMIT2, with_bundles()).chains[0].bundles
+    assert bundles is not None
+    assert (bundles.url, bundles.sender.address) == ("http://127.0.0.1:1", Signer(bytes.fromhex("33" * 32)).address)
+    assert "127.0.0.1:1" not in repr(bundles), "some URLs hold a key"
+
+
+@pytest.mark.usefixtures("strangers")
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ([with_bundles()], r"chain\[0\]\.bundle_url: allowed only where a token's transfer_methods"),
+        ([BY_PERMIT2, with_bundles(url="")], r"bundle_url: allowed only together with bundle_sender_key"),
+        ([BY_PERMIT2, with_bundles(key="")], r"bundle_url: allowed only together with bundle_sender_key"),
+        ([BY_PERMIT2, with_bundles(url="builder")], r"bundle_url: allowed an http:// or https:// URL"),
+        (
+            [BY_PERMIT2, with_bundles(key="file:sender.key")],
+            r"bundle_sender_key: got the sender's or the operator's key",
+        ),
+        ([BY_PERMIT2, with_bundles(key="file:operator.key")], r"bundle_sender_key: got the sender's or the operator's"),
+    ],
+)
+def test_bundles_that_cannot_work_are_refused(load: Load, changes: list[tuple[str, str]], told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        load(*changes)
+
+
+@pytest.mark.usefixtures("strangers")
+def test_strangers_do_not_share_the_key_of_bundles(load: Load) -> None:
+    old, new = BY_PERMIT2
+    text = GOOD.replace(old, new).replace(*with_bundles())
+    with pytest.raises(ConfigurationError, match=r"exact_open\.sender_key: got a key that eip155:31337 uses"):
+        load(text=OPEN + text)
+
+
+def test_factories_of_wallets_are_none_unless_they_are_listed(load: Load) -> None:
+    assert load().exact_limits.erc6492_factories == frozenset()
+    config = load(text=f'[exact]\nerc6492_factories = ["0x{"fa" * 20}"]\n' + GOOD)
+    assert config.exact_limits.erc6492_factories == {b"\xfa" * 20}
+
+
+@pytest.mark.parametrize(
+    ("factory", "told"),
+    [
+        ("0x1234", r"exact\.erc6492_factories\[1\]: got 0x and 4 hex digits, allowed 0x and 40"),
+        ("0x" + "00" * 20, "which is nobody's"),
+        (checksum(MULTICALL3_ADDRESS), "which is Multicall3"),
+        (checksum(PERMIT2_ADDRESS), "which is Permit2"),
+        (ESCROW, "which is the escrow of eip155:31337"),
+        (TOKEN, "which is the token USDC of eip155:31337"),
+        (checksum(Signer(bytes.fromhex(KEYS["operator"])).address), "which is the operator of eip155:31337"),
+    ],
+)
+def test_a_factory_that_payers_must_not_have_called_is_refused(load: Load, factory: str, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        load(text=f'[exact]\nerc6492_factories = ["0x{"fa" * 20}", "{factory}"]\n' + GOOD)
 
 
 @pytest.mark.usefixtures("strangers")

@@ -8,6 +8,7 @@ from config_sample import GOOD, KEYS
 
 from tallystick_aggregator.api.http.limits import HttpLimits
 from tallystick_aggregator.chain.settings import ConfigurationError
+from tallystick_aggregator.listing import ListingLimits
 from tallystick_aggregator.runtime.config.file import Config
 from tallystick_aggregator.runtime.config.http import HttpSettings
 
@@ -75,3 +76,16 @@ def test_beyond_loopback_it_may_listen_behind_something_that_does_tls(tmp_path: 
     config = Config.load(path)
     assert config.http is not None
     assert config.http.listen == "0.0.0.0:8402"
+
+
+def test_the_list_of_resources_has_limits(load: Load) -> None:
+    assert load("").listing_limits == ListingLimits()
+    limits = load("[discovery]\nitems_per_seller_max = 5\nitem_bytes_max = 1000\nbytes_max = 2000").listing_limits
+    assert limits == ListingLimits(5, 1_000, 2_000)
+    for odd, named in (
+        ("items_per_seller_max = 0", "discovery.items_per_seller_max: got 0, allowed 1 to 10000"),
+        ("bytes_max = 1", "discovery.bytes_max: got 1, allowed 1024 to 268435456"),
+        ("origins = []", "discovery.origins: got it, but there is no such setting"),
+    ):
+        with pytest.raises(ConfigurationError, match=named):
+            load(f"[discovery]\n{odd}")

@@ -92,3 +92,31 @@ def test_what_cannot_be_done_is_one_sentence_and_exit_code_2(config: Path, argum
 def test_a_configuration_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     result = run(tmp_path / "none.toml", "list")
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+
+
+def test_origins_are_bound_and_shown(config: Path) -> None:
+    add(config, "--origin", "https://News.example/", "--origin", "https://b.example:8443")
+
+    def origins() -> list[str]:
+        (one,) = json.loads(run(config, "list", "--json").output)
+        return list(one["origins"])
+
+    assert origins() == ["https://b.example:8443", "https://news.example"]
+    assert "lists https://news.example" in run(config, "list").output
+    result = run(config, "origins", "news", "https://a.example", "https://a.example/")
+    assert (result.exit_code, result.output) == (0, "news may list https://a.example\n")
+    assert origins() == ["https://a.example"]
+    assert run(config, "origins", "news").output == "news may list nothing\n"
+    assert origins() == []
+
+
+def test_an_origin_that_is_none_changes_nothing_and_is_named(config: Path) -> None:
+    add(config, "--origin", "https://news.example")
+    result = run(config, "origins", "news", "https://a.example", "https://a.example/path")
+    assert result.exit_code != 0
+    assert "https://a.example/path" in result.output
+    (one,) = json.loads(run(config, "list", "--json").output)
+    assert one["origins"] == ["https://news.example"]
+    other = run(config, "add", "music", "--receiver", checksum(NEWS), "--origin", "music.example")
+    assert (other.exit_code != 0, "--origin" in other.output) == (True, True)
+    assert len(json.loads(run(config, "list", "--json").output)) == 1

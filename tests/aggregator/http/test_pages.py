@@ -8,7 +8,8 @@ from doubles import ESCROW, NETWORK, OPERATOR
 from http_twin import HttpEdge, http_edge
 
 from tallystick.hexadecimal import checksum
-from tallystick_aggregator.api.http.discovery import ResourcePage
+from tallystick_aggregator.auth.credentials import Principal
+from tallystick_aggregator.listing import Filter, Published, ResourcePage
 
 
 async def test_supported_has_the_specifications_shape(edge: HttpEdge) -> None:
@@ -46,10 +47,13 @@ class Two:
     def __init__(self) -> None:
         self.asked: list[Any] = []
 
-    def page(self, kind: str, limit: int, offset: int) -> ResourcePage:
-        self.asked.append((kind, limit, offset))
+    def page(self, wanted: Filter, limit: int, offset: int) -> ResourcePage:
+        self.asked.append((wanted.kind, limit, offset))
         items = [{"resource": f"https://news.example/{name}", "type": "http"} for name in "ab"]
         return ResourcePage(items[offset : offset + limit], 2)
+
+    async def publish(self, principal: Principal, manifest: bytes) -> Published:
+        raise AssertionError((principal, manifest))
 
 
 async def test_what_the_port_lists_is_told_page_by_page(tmp_path: Path) -> None:

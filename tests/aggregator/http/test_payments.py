@@ -1,20 +1,24 @@
 """/verify and /settle: x402's answers, and every refusal with the code that SDKs know."""
 
 import asyncio
+import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from doubles import MUSIC, NOW_S, Payer
-from http_twin import ALICE, HttpEdge, Json, request_of, requirements
+from http_twin import ALICE, HttpEdge, Json, http_edge, request_of, requirements
 from marketplace import PRICE, transfer_of
 
 from tallystick.hexadecimal import checksum, to_hex
 from tallystick.reasons import Reason
 from tallystick.x402 import ExactAuthorization
+from tallystick_aggregator.api.http.limits import HttpLimits
 from tallystick_aggregator.api.http.reason_codes import standard_code
 from tallystick_aggregator.schemes.exact.reason_codes import REASON_CODES
 from tallystick_aggregator.store.port import StoreUncertainError, TransactionStatus
+from waiting import until
 
 PAYER = checksum(ALICE.signer.address)
 
@@ -49,6 +53,33 @@ async def test_settling_again_moves_nothing_and_is_answered_alike(edge: HttpEdge
     first = await settle(edge, request_of())
     assert await settle(edge, request_of()) == first
     assert len(edge.market.chain.sent) == 1
+
+
+USED = "invalid_exact_evm_nonce_already_used"
+
+
+async def test_a_payment_is_verified_once_so_that_no_seller_serves_two_pages_for_it(edge: HttpEdge) -> None:
+    answers = await asyncio.gather(*(verify(edge, request_of()) for _ in range(5)))
+    assert [answer["isValid"] for answer in answers].count(True) == 1
+    refused = next(answer for answer in answers if not answer["isValid"])
+    assert (refused["invalidReason"], refused["payer"]) == (USED, PAYER)
+    assert refused["extra"] == {"reason": "payment_used", "retry": False}
+
+
+async def test_a_payment_that_was_settled_is_not_valid_any_more(edge: HttpEdge) -> None:
+    edge.market.chain.held = True
+    assert (await settle(edge, request_of(maxTimeoutSeconds=0)))["errorReason"] == "settlement_pending"
+    assert (await verify(edge, request_of()))["invalidReason"] == USED
+    edge.market.chain.held = False
+    assert (await settle(edge, request_of()))["success"] is True
+    assert (await verify(edge, request_of()))["invalidReason"] == USED
+
+
+async def test_a_payment_that_was_refused_may_be_verified_again(edge: HttpEdge) -> None:
+    edge.market.chain.down = True
+    assert (await verify(edge, request_of()))["isValid"] is False
+    edge.market.chain.down = False
+    assert (await verify(edge, request_of()))["isValid"] is True
 
 
 async def test_a_used_payment_of_another_seller_is_refused_with_its_own_code(edge: HttpEdge) -> None:
@@ -167,6 +198,35 @@ async def test_settle_stays_open_until_the_transaction_is_in_a_block(edge: HttpE
     assert not settling.done()
     edge.market.chain.held = False
     assert (await settling)["success"] is True
+
+
+async def test_a_settlement_that_outlasts_the_server_is_503_and_no_failure_in_the_log(
+    edge: HttpEdge, caplog: pytest.LogCaptureFixture
+) -> None:
+    edge.market.chain.held = True
+    settling = asyncio.create_task(edge.post("/settle", request_of(maxTimeoutSeconds=60)))
+    await until(lambda: bool(edge.market.chain.sent))
+    await edge.server.stop()
+    response = await settling
+    assert (response.status_code, response.json()["error"]) == (503, "stopping")
+    assert (response.json()["success"], response.json()["errorReason"]) == (False, "unexpected_settle_error")
+    assert "Exception in ASGI application" not in caplog.text
+
+
+@pytest.mark.parametrize("settle_s_max", [0.1, 1.5])
+async def test_settle_stays_open_no_longer_than_the_operator_allows_whatever_the_terms_ask_for(
+    tmp_path: Path, settle_s_max: float
+) -> None:
+    async with http_edge(tmp_path, limits=HttpLimits(settle_s_max=settle_s_max)) as edge:
+        edge.market.chain.balances[ALICE.signer.address] = PRICE
+        edge.market.chain.held = True
+        began = time.monotonic()
+        pending = await settle(edge, request_of(maxTimeoutSeconds=600))
+        assert settle_s_max <= time.monotonic() - began < 9
+        assert (pending["errorReason"], len(pending["transaction"])) == ("settlement_pending", 66)
+        edge.market.chain.held = False
+        assert (await settle(edge, request_of(maxTimeoutSeconds=600)))["success"] is True
+        assert len(edge.market.chain.sent) == 1
 
 
 async def test_a_transfer_that_reverted_is_told_with_its_transaction(edge: HttpEdge) -> None:

@@ -109,9 +109,9 @@ async def test_a_head_that_does_not_arrive_or_does_not_end_closes_the_connection
 async def test_a_long_body_does_not_count_as_a_long_head(tmp_path: Path) -> None:
     async with http_edge(tmp_path, limits=HttpLimits(head_bytes_max=1_024)) as edge:
         edge.market.chain.balances[ALICE.signer.address] = 1_000
-        body = request_of()
-        body["paymentPayload"]["resource"]["description"] = "x" * 8_000
-        for _ in range(3):
+        for number in range(3):
+            body = request_of(number=number)
+            body["paymentPayload"]["resource"]["description"] = "x" * 8_000
             assert (await edge.post("/verify", body)).json()["isValid"] is True
 
 

@@ -10,7 +10,7 @@ from tallystick_aggregator.ledger.refusals import Text, Why, refuse
 
 PACKAGE = Path(tallystick_aggregator.__path__[0])
 TABLE = {name: text for name, text in vars(Why).items() if isinstance(text, Text)}
-OWN = {"field", "totals", "retry_after_s"}
+OWN = {"field", "totals", "retry_after_s", "transaction"}
 """What `refuse` takes beside the words of a sentence."""
 
 
@@ -29,7 +29,11 @@ def test_each_refusal_is_used_and_filled_in() -> None:
     used = list(uses())
     assert {name for name, _ in used} == set(TABLE)
     for name, words in used:
-        assert words == {word for _, word, _, _ in Formatter().parse(TABLE[name].text) if word}, name
+        assert words == {word for _, word, _, _ in Formatter().parse(TABLE[name].text) if word} - OWN, name
+
+
+def test_a_refusal_of_nothing_says_that_it_got_nothing() -> None:
+    assert (refuse(Why.PERMIT_NONCE, 0, 1).got, refuse(Why.PERMIT_NONCE, 0, 1).allowed) == ("0", "1")
 
 
 def test_a_refusal_says_what_it_got_and_what_is_allowed() -> None:

@@ -16,7 +16,17 @@ from escrow_model import EscrowModel
 from memory_chain.contracts import Contracts, World
 from tallystick.hashing import keccak256
 from tallystick.signatures import recover
-from tallystick_aggregator.chain.node import BlockTransaction, CallRevertedError, Header, Log, Receipt, RejectedError
+from tallystick_aggregator.chain.node import (
+    BlockTransaction,
+    CallOutcome,
+    CallRevertedError,
+    Header,
+    Log,
+    OrderedCall,
+    Receipt,
+    RefusedError,
+    RejectedError,
+)
 from tallystick_aggregator.chain.port import Block, ChainUnavailableError, Heard
 from tallystick_aggregator.chain.rpc.bloom import BLOOM_BYTES, mask
 from tallystick_chain.fees import Bid, MarketFees
@@ -192,6 +202,9 @@ class MemoryNode:
             raise CallRevertedError(b"", "out of gas")
         world = self._at(block).world.copy()
         return self.contracts.run(world, from_ or bytes(20), to, data, at_s or block.timestamp)[0]
+
+    async def run_in_order(self, calls: Sequence[OrderedCall], block: Block) -> Sequence[CallOutcome]:
+        raise RefusedError(f"this network does not run {len(calls)} calls in order after block {block.number}")
 
     async def estimate_gas(self, from_: bytes, to: bytes, data: bytes, *, gas_max: int) -> int:
         self._answer()

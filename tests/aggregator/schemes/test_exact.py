@@ -12,7 +12,7 @@ from tallystick.x402 import ExactAuthorization, Network
 from tallystick_aggregator.chain.port import Block
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.schemes.exact.authorizations import ERC6492_SUFFIX
-from tallystick_aggregator.schemes.exact.payments import VERIFIES_MAX
+from tallystick_aggregator.schemes.exact.payments import SENDING_AT_ONCE, VERIFIES_MAX
 from tallystick_aggregator.store.port import TransactionStatus
 
 ALICE = Payer("alice")
@@ -250,3 +250,28 @@ async def test_payments_being_verified_are_bounded(market: Marketplace, monkeypa
     answers = await asyncio.gather(*calls)
     assert sum(isinstance(answer, Verified) for answer in answers) == VERIFIES_MAX
     assert isinstance(await market.exact.verify(EXACT_TERMS, transfer_of(ALICE)), Verified)
+
+
+async def test_settlements_take_turns_and_all_of_them_have_one(
+    market: Marketplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answering = asyncio.Event()
+    head, asked = market.chain.head, 0
+
+    async def slow() -> Block:
+        nonlocal asked
+        asked += 1
+        await answering.wait()
+        return await head()
+
+    monkeypatch.setattr(market.chain, "head", slow)
+    count = 2 * SENDING_AT_ONCE
+    market.chain.balances[ADDRESS] = count * PRICE
+    terms = replace(EXACT_TERMS, max_timeout_s=60)
+    calls = [asyncio.create_task(market.exact.settle(terms, transfer_of(ALICE, number))) for number in range(count)]
+    done, _ = await asyncio.wait(calls, timeout=0.1)
+    assert (len(done), asked) == (0, SENDING_AT_ONCE), "nobody asks the chain out of turn"
+    answering.set()
+    answers = await asyncio.gather(*calls)
+    assert [answer for answer in answers if not isinstance(answer, Settled)] == []
+    assert len(market.chain.sent) == count

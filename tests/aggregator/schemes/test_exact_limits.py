@@ -1,22 +1,25 @@
 """X3, X8, X9: contracts that tell a simulation from a transaction, clocks that differ, payments that are too small."""
 
 import asyncio
+from collections import Counter
 from dataclasses import replace
 
 import pytest
-from chain_twin import CONTRACT_WALLET_SIGNATURE
+from chain_twin import CONTRACT_WALLET_SIGNATURE, Permit2TokenTwin
 from doubles import ESCROW_REF, MUSIC, NEWS, NOW_S, Payer
 from marketplace import EXACT_TERMS, OFFERS, PRICE, Marketplace, marketplace, transfer_of
+from permit2_payments import exact_of
 
 from tallystick.facilitator import Settled, Verified
 from tallystick.reasons import Reason
 from tallystick_aggregator.auth.limits import GasBudget, GasLimits
 from tallystick_aggregator.auth.transfer_limits import TransferLimits
+from tallystick_aggregator.chain.port import Send
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.schemes.exact import ExactPayments
 from tallystick_aggregator.schemes.exact.authorizations import GRACE_S
 from tallystick_aggregator.schemes.exact.preconditions import BY_CONTRACT_AT_ONCE
-from tallystick_aggregator.store.port import TransactionStatus
+from tallystick_aggregator.store.port import OutboundTransaction, TransactionStatus
 
 ALICE, BOB, WALLET = Payer("alice"), Payer("bob"), Payer("wallet")
 
@@ -134,6 +137,16 @@ async def test_x8_a_few_seconds_are_waited_for_and_no_more(market: Marketplace) 
     assert clock.now_s == NOW_S, "it is told at once"
 
 
+async def test_x8_nothing_is_waited_for_that_would_be_refused_anyway(market: Marketplace) -> None:
+    """Who waits holds a place of all sellers' payments; junk that is valid in a moment must not."""
+    clock = Clock(market)
+    junk = replace(transfer_of(ALICE, valid_after=NOW_S + GRACE_S), signature=transfer_of(ALICE).signature)
+    assert refused(await clock.exact().verify(EXACT_TERMS, junk)).reason is Reason.EXACT_SIGNATURE
+    poor = transfer_of(Payer("nobody"), valid_after=NOW_S + GRACE_S)
+    assert refused(await clock.exact().verify(EXACT_TERMS, poor)).reason is Reason.INSUFFICIENT_BALANCE
+    assert clock.now_s == NOW_S, "nobody waited"
+
+
 # X9.
 
 
@@ -187,3 +200,71 @@ async def test_x9_payments_of_a_payer_and_to_a_receiver_are_limited(market: Mark
     assert isinstance(by_another, Settled if of == "payer" else Refusal)
     assert isinstance(to_another, Settled if of == "receiver" else Refusal)
     assert market.chain.balances[NEWS] >= 2 * PRICE
+
+
+# One purse, many payments.
+
+
+async def test_x3_payments_over_the_same_money_are_not_sent_together(market: Marketplace) -> None:
+    """Each alone would pass the simulation; together all but one would revert, and the operator paid for it."""
+    market.chain.balances[ALICE.signer.address] = 2 * PRICE + 1
+    market.chain.held = True
+    answers = await asyncio.gather(*(market.exact.settle(EXACT_TERMS, transfer_of(ALICE, n)) for n in range(20)))
+    assert len(market.chain.sent) == 2
+    assert Counter(refused(answer).reason for answer in answers) == {
+        Reason.TRANSACTION_PENDING: 2,
+        Reason.PAYMENT_PENDING: 18,
+    }
+    refusal = refused(await market.exact.verify(EXACT_TERMS, transfer_of(ALICE, 20)))
+    assert (refusal.reason, refusal.field, refusal.got, refusal.allowed) == (
+        Reason.PAYMENT_PENDING,
+        "amount",
+        str(PRICE),
+        "at most 1",
+    )
+
+
+async def test_x3_what_was_refused_or_has_landed_takes_up_no_money(market: Marketplace) -> None:
+    market.chain.balances[ALICE.signer.address] = 2 * PRICE
+    market.chain.down = True
+    refused(await market.exact.settle(EXACT_TERMS, transfer_of(ALICE)))
+    market.chain.down = False
+    for number in range(2):
+        assert isinstance(await market.exact.settle(EXACT_TERMS, transfer_of(ALICE, number)), Settled)
+    refusal = refused(await market.exact.settle(EXACT_TERMS, transfer_of(ALICE, 3)))
+    assert refusal.reason is Reason.INSUFFICIENT_BALANCE
+
+
+async def test_x3_a_transfer_that_is_being_handed_to_the_node_counts_once(
+    market: Marketplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sender writes it down first, and then waits for the node: both know of it meanwhile."""
+    market.chain.balances[ALICE.signer.address] = 2 * PRICE
+    market.chain.held = True
+    send, is_written, node_has_it = market.chain.send, asyncio.Event(), asyncio.Event()
+
+    async def sent_slowly(what: Send) -> OutboundTransaction:
+        sent = await send(what)
+        is_written.set()
+        await node_has_it.wait()
+        return sent
+
+    monkeypatch.setattr(market.chain, "send", sent_slowly)
+    first = asyncio.create_task(market.exact.settle(EXACT_TERMS, transfer_of(ALICE)))
+    async with asyncio.timeout(10):
+        await is_written.wait()
+    try:
+        assert isinstance(await market.exact.verify(EXACT_TERMS, transfer_of(ALICE, 1)), Verified)
+    finally:
+        node_has_it.set()
+        await first
+
+
+async def test_x3_the_same_nonce_of_the_token_and_of_permit2_are_two_transfers(market: Marketplace) -> None:
+    permit2 = market.chain.permit2_token = Permit2TokenTwin(market.chain)
+    permit2.allowances[ALICE.signer.address] = 10_000
+    own = transfer_of(ALICE)
+    by_permit2 = exact_of(ALICE, nonce=own.nonce)
+    answers = await asyncio.gather(*(market.exact.settle(EXACT_TERMS, one) for one in (own, by_permit2)))
+    assert all(isinstance(answer, Settled) for answer in answers), answers
+    assert market.chain.balances[NEWS] == 2 * PRICE

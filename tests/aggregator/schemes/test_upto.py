@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from chain_twin import CONTRACT_WALLET_SIGNATURE, SENDER, Permit2TokenTwin
 from doubles import MUSIC, NEWS, NOW_S, Payer
-from marketplace import EXACT_TERMS, PRICE, Marketplace
+from marketplace import EXACT_TERMS, PRICE, Marketplace, transfer_of
 from permit2_payments import UPTO_TERMS, permit_of, upto_of
 
 from tallystick.eip712 import EXACT_PERMIT2_PROXY_ADDRESS
@@ -15,6 +15,7 @@ from tallystick.hexadecimal import checksum
 from tallystick.reasons import Reason
 from tallystick.x402 import PaymentTerms
 from tallystick_aggregator.ledger.answers import Refusal
+from tallystick_aggregator.schemes.exact.claims import NAMED_MAX, Claims
 from tallystick_aggregator.schemes.port import Caller
 
 ALICE, MALLORY = Payer("alice"), Payer("mallory")
@@ -176,3 +177,25 @@ async def test_a_payments_identifier_names_one_payment(market: Marketplace) -> N
         assert reason_of(await market.upto.settle(used(amount), upto_of(ALICE, 1), NAMED)) is Reason.PAYMENT_ID_REUSED
     assert reason_of(await market.upto.verify(UPTO_TERMS, upto_of(ALICE, 1), NAMED)) is Reason.PAYMENT_ID_REUSED
     assert len(market.chain.sent) == 1
+
+
+async def test_the_identifier_of_what_was_settled_for_nothing_names_that_payment_too(market: Marketplace) -> None:
+    nothing = await market.upto.settle(used(0), upto_of(ALICE), NAMED)
+    assert nothing == Settled(ADDRESS, 0)
+    assert await market.upto.settle(used(0), upto_of(ALICE), NAMED) == nothing, "the same again is answered alike"
+    for amount in (30, 0):
+        assert reason_of(await market.upto.settle(used(amount), upto_of(ALICE, 1), NAMED)) is Reason.PAYMENT_ID_REUSED
+    assert reason_of(await market.upto.verify(UPTO_TERMS, upto_of(ALICE, 1), NAMED)) is Reason.PAYMENT_ID_REUSED
+    by_exact = await market.exact.settle(EXACT_TERMS, transfer_of(ALICE), NAMED)
+    assert reason_of(by_exact) is Reason.PAYMENT_ID_REUSED, "whatever the other payment's scheme is"
+    assert not market.chain.sent
+
+
+async def test_of_identifiers_without_a_transaction_the_oldest_is_forgotten_first() -> None:
+    claims = Claims(lambda: 0)
+    for number in range(NAMED_MAX + 1):
+        claims.name(number.to_bytes(4, "big"), b"slot")
+    assert claims.named_otherwise(bytes(4), b"other") is None
+    assert reason_of(claims.named_otherwise((1).to_bytes(4, "big"), b"other")) is Reason.PAYMENT_ID_REUSED
+    claims.name(b"", b"slot")
+    assert claims.named_otherwise(b"", b"other") is None, "no identifier is no name"

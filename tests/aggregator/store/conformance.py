@@ -396,5 +396,43 @@ class OutboxConformance:
         await found.close()
 
 
-class StoreConformance(JournalConformance, OutboxConformance):
+class ListingsConformance:
+    """What sellers have published."""
+
+    async def test_each_seller_has_the_text_that_came_last(self, site: Site, store: Store) -> None:
+        assert await store.listings.all() == {}
+        await store.listings.put("news", b"first")
+        await store.listings.put("music", bytes(range(256)) * 1_000)
+        await store.listings.put("news", b"second")
+        expected = {"news": b"second", "music": bytes(range(256)) * 1_000}
+        assert await store.listings.all() == expected
+        found = await site.crashed().open()
+        assert await found.listings.all() == expected
+        await found.close()
+
+    async def test_an_empty_text_removes_a_sellers(self, site: Site, store: Store) -> None:
+        await store.listings.put("news", b"first")
+        await store.listings.put("news", b"")
+        await store.listings.put("nobody", b"")
+        assert await store.listings.all() == {}
+        found = await site.crashed().open()
+        assert await found.listings.all() == {}
+        await found.close()
+
+    async def test_a_refused_text_leaves_the_one_before(self, site: Site, store: Store) -> None:
+        await store.listings.put("news", b"first")
+        async with site.refusing(store):
+            with pytest.raises(StoreUnavailableError):
+                await store.listings.put("news", b"second")
+        assert await store.listings.all() == {"news": b"first"}
+
+    async def test_a_closed_store_publishes_nothing(self, store: Store) -> None:
+        await store.close()
+        with pytest.raises(StoreUnavailableError):
+            await store.listings.put("news", b"first")
+        with pytest.raises(StoreUnavailableError):
+            await store.listings.all()
+
+
+class StoreConformance(JournalConformance, OutboxConformance, ListingsConformance):
     """All that is asked of a store."""

@@ -25,7 +25,7 @@ from tallystick_aggregator.store.port import (
 )
 from tallystick_aggregator.store.transactions import decode_outgoing, encode_outgoing
 
-EPOCH, EVENTS, CHECKPOINT, OUTBOUND = "epoch", "events", "checkpoint", "outbound"
+EPOCH, EVENTS, CHECKPOINT, OUTBOUND, LISTING = "epoch", "events", "checkpoint", "outbound", "listing"
 
 Row = tuple[str, bytes]
 
@@ -46,6 +46,7 @@ class FileStore:
         self.write(EPOCH, b"")
         self.journal = FileJournal(self)
         self.outbox = FileOutbox(self)
+        self.listings = FileListings(self)
 
     def write(self, kind: str, value: bytes) -> None:
         """Append a row and fsync it. A row that is cut is none."""
@@ -186,3 +187,21 @@ class FileOutbox:
 
     def _write(self, outbound: OutboundTransaction) -> None:
         self._store.write(OUTBOUND, outbound.id.to_bytes(8, "big") + encode_outgoing(outbound))
+
+
+class FileListings:
+    """See `port.Listings`."""
+
+    def __init__(self, store: FileStore) -> None:
+        self._store = store
+
+    async def put(self, seller: str, body: bytes) -> None:
+        """See the port."""
+        self._store.write(LISTING, msgspec.msgpack.encode((seller, body)))
+
+    async def all(self) -> Mapping[str, bytes]:
+        """See the port."""
+        if self._store.closed:
+            raise StoreUnavailableError("the store is closed")
+        rows = (msgspec.msgpack.decode(value, type=Row) for kind, value in self._store.rows if kind == LISTING)
+        return {seller: body for seller, body in dict(rows).items() if body}

@@ -68,7 +68,9 @@ class MemorySite:
         """See `Site`."""
         disk = self.disk
         return MemorySite(
-            MemoryDisk(*deepcopy((disk.entries, disk.payments, disk.outbound, disk.epoch)), plan=disk.plan)
+            MemoryDisk(
+                *deepcopy((disk.entries, disk.payments, disk.outbound, disk.epoch, disk.listings)), plan=disk.plan
+            )
         )
 
     @asynccontextmanager

@@ -249,3 +249,37 @@ def test_a_change_that_fails_changes_nothing(path: Path) -> None:
     assert tokens.lookup(token) is not None
     assert len(tokens.list()) == 1
     tokens.close()
+
+
+def test_a_seller_is_bound_to_origins_until_it_is_revoked(path: Path) -> None:
+    tokens = Credentials.open(path)
+    tokens.add("news", [ALICE], [Scope.CHARGE], ["https://news.example"])
+    tokens.add("music", [BOB], [Scope.CHARGE])
+    assert tokens.origins("news") == {"https://news.example"}
+    assert tokens.origins("music") == tokens.origins("nobody") == frozenset()
+    tokens.bind("news", ["https://a.example", "https://b.example"])
+    tokens.close()
+    tokens = Credentials.open(path)
+    assert tokens.origins("news") == {"https://a.example", "https://b.example"}
+    assert [one.origins for one in tokens.list()] == [frozenset(), {"https://a.example", "https://b.example"}]
+    with pytest.raises(CredentialsError, match="origins: got 101"):
+        tokens.bind("news", [f"https://{number}.example" for number in range(101)])
+    with pytest.raises(CredentialsError, match="no seller"):
+        tokens.bind("nobody", [])
+    assert len(tokens.origins("news")) == 2
+    tokens.revoke("news")
+    assert tokens.origins("news") == frozenset()
+
+
+def test_a_file_of_the_version_before_origins_is_taken_over(path: Path) -> None:
+    tokens = Credentials.open(path)
+    token = tokens.add("news", [ALICE], [Scope.CHARGE])
+    tokens.close()
+    connection = sqlite3.connect(path)
+    connection.execute("DROP TABLE origins")
+    connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    tokens = Credentials.open(path)
+    assert tokens.lookup(token) is not None
+    tokens.bind("news", ["https://news.example"])
+    assert tokens.origins("news") == {"https://news.example"}

@@ -38,6 +38,7 @@ async def previous_form(path: Path) -> None:
     await store.close()
     connection = sqlite3.connect(path)
     assert [key for (key,) in connection.execute("SELECT key FROM heads")] == [NETWORK.encode()]
+    connection.execute("DROP TABLE listings")
     connection.execute("DROP INDEX outbox_by_payment_id")
     connection.execute("ALTER TABLE outbox DROP COLUMN payment_id")
     connection.execute("PRAGMA user_version = 1")

@@ -1,5 +1,6 @@
 """What the transport owes to sellers that are not ours, and to who uses it."""
 
+import gzip
 import json
 from base64 import b64encode
 from dataclasses import replace
@@ -11,6 +12,7 @@ from payer_fakes import PRICE, FakeSeller, no_sleep
 
 from tallystick.x402 import (
     PAYMENT_REQUIRED_HEADER,
+    PAYMENT_RESPONSE_HEADER,
     PAYMENT_SIGNATURE_HEADER,
     PaymentRequired,
     SettleResponse,
@@ -256,6 +258,31 @@ async def test_w10_a_payment_under_way_is_not_asked_for_after_the_requests_own_d
     assert clock.now_s - 1_000 <= 5
 
 
+@pytest.mark.parametrize(
+    ("reason", "is_open"),
+    [
+        ("the connection broke", True),
+        ("unexpected_settle_error", True),
+        ("payment_pending", True),
+        ("settlement_pending", True),
+        ("reservation_released", False),
+        ("payment_id_reused", False),
+    ],
+)
+async def test_an_official_seller_that_does_not_know_what_it_took_gets_the_same_payment_again(
+    wallet: Wallet, seller: FakeSeller, reason: str, is_open: bool
+) -> None:
+    failed = encode_header(SettleResponse(success=False, error_reason=reason, transaction="", network="eip155:31337"))
+    seller.after = [lambda _: httpx2.Response(402, headers={PAYMENT_RESPONSE_HEADER: failed}, json={})]
+    async with client(wallet, seller) as http:
+        assert (await http.get(URL)).status_code == 402
+        (account,) = (await wallet.status()).accounts
+        assert account.unknown == (PRICE if is_open else 0)
+        await http.get(URL)
+    sent = [payment["extensions"]["payment-identifier"]["info"]["id"] for payment in payments_of(seller)]
+    assert (sent[1] == sent[0]) is is_open
+
+
 async def test_p7_headers_of_up_to_64_kib_are_read(wallet: Wallet, seller: FakeSeller) -> None:
     def grow(told: dict[str, Any]) -> None:
         told["resource"] = {"url": URL + "?q=" + "x" * 40_000}
@@ -315,6 +342,18 @@ async def test_p23_another_402_without_terms_is_the_callers_to_read(wallet: Wall
         response = await http.get(URL)
         assert response.status_code == 402
         assert response.content == httpx2.Response(402, **answer).content
+
+
+async def test_p23_a_compressed_402_is_not_unpacked_by_the_transport(wallet: Wallet) -> None:
+    bomb = gzip.compress(b" " * 50_000_000)
+
+    async def answer(_: httpx2.Request) -> httpx2.Response:
+        headers = {"content-type": "application/json", "content-encoding": "gzip", "content-length": str(len(bomb))}
+        return httpx2.Response(402, headers=headers, stream=httpx2.ByteStream(bomb))
+
+    async with client(wallet, httpx2.MockTransport(answer)) as http, http.stream("GET", URL) as response:
+        assert response.status_code == 402
+        assert not response.is_stream_consumed
 
 
 def test_a_receipt_in_base64url_is_read_too() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import httpx2
+import msgspec
 import pytest
 from payer_buyer import OpenWallet
 from payer_fakes import PRICE, FakeSeller, no_sleep
@@ -148,6 +149,68 @@ async def test_a_synchronous_client_pays_from_a_wallet_on_a_thread_of_its_own(
     assert pauses == [0.2]
     assert len(status.accounts) == 1
     assert seller.aggregator.account.committed == 3 * PRICE
+
+
+def publish(seller: FakeSeller, asked: list[Any]) -> None:
+    """Have the seller publish that its price holds for /articles/*."""
+    seller.pattern = ""
+
+    def manifest(request: httpx2.Request) -> httpx2.Response:
+        asked.append(request)
+        told = {
+            "x402Version": 2,
+            "items": [
+                {
+                    "resource": {"url": "https://site.example/articles/*"},
+                    "accepts": [msgspec.to_builtins(seller.offer("deferred", "site.example", PRICE))],
+                }
+            ],
+            "pay-ahead": {"max_age_s": 60, "patterns": [{"path": "/articles/*", "item": 0}]},
+        }
+        return httpx2.Response(200, json=told)
+
+    seller.others["/.well-known/"] = manifest
+
+
+@LIBRARIES
+async def test_either_library_learns_prices_from_a_manifest(
+    library: Any, transports: Any, open_wallet: OpenWallet, seller: FakeSeller
+) -> None:
+    asked: list[Any] = []
+    publish(seller, asked)
+    wallet = await open_wallet()
+    paying = transports.PayingTransport(wallet, inner_of(library, seller, []), read_manifests=True)
+    async with library.AsyncClient(transport=paying) as http:
+        assert (await http.get(URL)).status_code == 200
+    assert (len(asked), len(seller.requests), len(seller.paid_requests)) == (1, 2, 1)
+
+
+@LIBRARIES
+async def test_a_synchronous_client_learns_them_too_and_leaves_what_is_too_long(
+    library: Any, transports: Any, tmp_path: Path, signer: Signer, operator: Operator, seller: FakeSeller
+) -> None:
+    asked: list[Any] = []
+    publish(seller, asked)
+    inner = sync_inner_of(library, seller, [])
+
+    def crawl() -> list[int]:
+        opening = Wallet.open(
+            tmp_path / "wallet.db",
+            key=signer,
+            operators=[operator],
+            budgets=Budgets(),
+            deposit=DepositPolicy(low="0.1", high="1"),
+        )
+        with WalletThread(opening) as thread:
+            paying = transports.SyncPayingTransport(thread, inner, read_manifests=True)
+            with library.Client(transport=paying) as http:
+                statuses = [http.get(URL).status_code]
+                seller.others["/.well-known/"] = lambda _: httpx2.Response(200, content=b" " * 300_000)
+                statuses.append(http.get("https://long.example/articles/1").status_code)
+            return statuses
+
+    assert await asyncio.to_thread(crawl) == [200, 200]
+    assert (len(asked), len(seller.paid_requests), len(seller.requests)) == (1, 2, 5)
 
 
 async def test_a_synchronous_client_that_is_interrupted_leaves_its_payment_to_the_next_try(

@@ -1,5 +1,6 @@
 """Payments by Permit2 on the payer's side: which offers are taken, what is signed, and the approval that they need."""
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -9,26 +10,34 @@ from msgspec import structs
 
 from anvil import CHAIN_ID, DELAY_S, Devnet
 from tallystick import eip712
+from tallystick.quantities import MAX_AMOUNT
 from tallystick.signatures import Signer, recover
-from tallystick.tokens import Token
+from tallystick.tokens import Permit2Approval, Token
 from tallystick.x402 import (
+    PAYMENT_RESPONSE_HEADER,
     ExactTerms,
     Network,
     PaymentPayload,
     PaymentRequired,
     PaymentRequirements,
+    SettleResponse,
     UptoTerms,
     decode_header,
+    encode_header,
+    permit_declaration,
     read_exact_permit2,
     read_upto,
 )
 from tallystick_aggregator.chain.escrow_calls import selector
 from tallystick_client import Operator
 from tallystick_client.payer.cli.onchain import approve_permit2
-from tallystick_client.payer.errors import BudgetExceededError, ChainError, OfferNotAllowedError
-from tallystick_client.payer.policy.offers import Offer, choose
+from tallystick_client.payer.errors import BudgetExceededError, ChainError, OfferNotAllowedError, Permit2ApprovalError
+from tallystick_client.payer.policy.answers import Answer
+from tallystick_client.payer.policy.offers import Echo, Offer, choose
+from tallystick_client.payer.policy.operators import Asset
+from tallystick_client.payer.wallet.permit_turns import PermitTurns
 from tallystick_client.payer.wallet.schemes.exact import ExactScheme
-from tallystick_client.payer.wallet.schemes.port import Order, by_name
+from tallystick_client.payer.wallet.schemes.port import Order, OutgoingPayment, by_name
 from tallystick_client.payer.wallet.schemes.upto import UptoScheme
 
 SIGNER = Signer(bytes([7]) * 32)
@@ -46,9 +55,15 @@ class Purse:
     allows_exact = True
     operators = (OPERATOR,)
 
-    def __init__(self, *schemes: Any, money: int = 10_000) -> None:
+    def __init__(self, *schemes: Any, money: int = 10_000, approval: Permit2Approval | None = None) -> None:
         self.schemes = by_name(schemes)
         self.money = money
+        self.approval = approval
+        self.permit_turns = PermitTurns()
+
+    async def permit2_approval(self, offer: Offer, host: str) -> Permit2Approval | None:
+        del offer, host
+        return self.approval
 
     def can_defer(self, operator: Operator, token: Token) -> bool:
         del operator, token
@@ -133,6 +148,103 @@ def test_a_wallet_that_pays_from_its_deposit_only_takes_neither() -> None:
     purse.allows_exact = False
     with pytest.raises(OfferNotAllowedError):
         chosen(purse, BY_PERMIT2, METERED)
+
+
+def sponsored(purse: Purse, requirements: PaymentRequirements) -> Offer:
+    """The offer of a seller who has permits landed."""
+    return replace(chosen(purse, requirements), echo=Echo(extensions=permit_declaration()))
+
+
+async def sent(purse: Purse, offer: Offer) -> OutgoingPayment:
+    order = Order("shop.example", bytes(32), lambda: NOW_S)
+    return await purse.schemes[offer.terms.scheme].pay(purse, offer, order)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("requirements", [BY_PERMIT2, METERED])
+async def test_a_permit_over_the_amount_comes_along_where_permit2_is_not_approved(
+    requirements: PaymentRequirements,
+) -> None:
+    purse = Purse(ExactScheme(permit2=SIGNER), UptoScheme(SIGNER), approval=Permit2Approval(999, 7))
+    payment = await paid(purse, sponsored(purse, requirements))
+    assert payment.extensions is not None
+    declared = permit_declaration()["eip2612GasSponsoring"]
+    assert payment.extensions["eip2612GasSponsoring"]["schema"] == declared["schema"], "what the 402 said is repeated"
+    signed = read_upto(payment) if requirements is METERED else read_exact_permit2(payment)
+    permit = signed.permit
+    assert permit is not None
+    assert (permit.owner, permit.token, permit.spender) == (SIGNER.address, TOKEN.address, eip712.PERMIT2_ADDRESS)
+    assert (permit.value, permit.nonce, permit.deadline) == (1_000, 7, signed.deadline)
+    assert recover(eip712.digest(TOKEN.domain(CHAIN_ID), permit.struct_hash()), permit.signature) == SIGNER.address
+
+
+@pytest.mark.parametrize("approval", [None, Permit2Approval(1_000, 7), Permit2Approval(MAX_AMOUNT, None)])
+async def test_no_permit_is_signed_where_permit2_may_move_enough_or_nobody_tells(
+    approval: Permit2Approval | None,
+) -> None:
+    purse = Purse(UptoScheme(SIGNER), approval=approval)
+    assert read_upto(await paid(purse, sponsored(purse, METERED))).permit is None
+
+
+async def test_who_can_sign_no_permit_is_told_how_to_approve_and_nothing_is_signed() -> None:
+    purse = Purse(UptoScheme(SIGNER), approval=Permit2Approval(200, 0))
+    with pytest.raises(Permit2ApprovalError) as unsponsored:
+        await paid(purse, chosen(purse, METERED))
+    assert "got 0.001 PUSD, allowed at most 0.0002 PUSD" in str(unsponsored.value)
+    assert "its seller does not offer to have a permit landed (eip2612GasSponsoring)" in str(unsponsored.value)
+    assert str(unsponsored.value).endswith("tallystick wallet approve --rpc URL --token PUSD")
+    purse.approval = Permit2Approval(200, None)
+    with pytest.raises(Permit2ApprovalError, match="the aggregator lands no permits of PUSD"):
+        await paid(purse, sponsored(purse, METERED))
+    assert purse.money == 10_000
+
+
+RECEIPT = encode_header(SettleResponse(success=True, transaction="0x01", network="eip155:31337", amount="1000"))
+ANSWERS = {
+    "paid": lambda payment: payment.answered(Answer(200, {PAYMENT_RESPONSE_HEADER: RECEIPT})),
+    "refused": lambda payment: payment.answered(Answer(402, {})),
+    "never sent": lambda payment: payment.not_taken(was_sent=False),
+}
+
+
+@pytest.mark.parametrize("end", ANSWERS.values(), ids=ANSWERS)
+async def test_payments_with_permits_of_one_token_go_one_after_the_other(end: Any) -> None:
+    purse = Purse(ExactScheme(permit2=SIGNER), UptoScheme(SIGNER), approval=Permit2Approval(0, 0))
+    first = await sent(purse, sponsored(purse, METERED))
+    second = asyncio.create_task(sent(purse, sponsored(purse, BY_PERMIT2)))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await asyncio.shield(second)
+    assert purse.money == 9_000
+    purse.approval = Permit2Approval(0, 1)
+    end(first)
+    payment = decode_header((await second).header, PaymentPayload, "payment")
+    permit = read_exact_permit2(payment).permit
+    assert permit is not None
+    assert permit.nonce == 1, "the nonce was asked for before the payment before was decided"
+
+
+async def test_a_permit_that_may_still_be_landed_keeps_its_turn_until_it_expires() -> None:
+    purse = Purse(UptoScheme(SIGNER), approval=Permit2Approval(0, 0))
+    payment = await sent(purse, sponsored(purse, METERED))
+    payment.lost()
+    payment.not_taken(was_sent=True)
+    payment.answered(Answer(503, {"retry-after": "1"}))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await purse.permit_turns.take(sponsored(purse, METERED).seller("").asset, 60)
+    turns = PermitTurns()
+    asset = Asset(f"eip155:{CHAIN_ID}", TOKEN.address)
+    async with asyncio.timeout(10):
+        await turns.take(asset, 0.01)
+        assert not (await turns.take(asset, 60)).is_over
+
+
+async def test_a_payment_that_the_budgets_refuse_gives_its_turn_back() -> None:
+    purse = Purse(UptoScheme(SIGNER), money=999, approval=Permit2Approval(0, 0))
+    for _ in range(2):
+        async with asyncio.timeout(10):
+            with pytest.raises(BudgetExceededError):
+                await paid(purse, sponsored(purse, METERED))
 
 
 async def test_permit2_is_approved_in_a_transaction_of_the_payers(devnet: Devnet) -> None:

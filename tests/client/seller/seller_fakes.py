@@ -94,6 +94,9 @@ class FakeAggregator(
         self.exact_given_back: set[bytes] = set()
         self.charged: dict[bytes, int] = {}
         self.supported_trouble: list[grpc.StatusCode] = []
+        self.publish_trouble: list[grpc.StatusCode] = []
+        self.published: list[bytes] = []
+        self.dropped: list[str] = []
         self.verify_trouble: list[Any] = []
         self.settle_trouble: list[Any] = []
         self.settlements: list[settlement_pb2.Settlement] = []
@@ -116,6 +119,13 @@ class FakeAggregator(
         return facilitator_pb2.SupportedResponse(
             kinds=self.kinds, limits=self.limits, receivers=self.receivers, scopes=self.scopes
         )
+
+    async def PublishResources(self, request: Any, context: Any) -> facilitator_pb2.PublishResourcesResponse:
+        self._enter("PublishResources", context)
+        if self.publish_trouble:
+            await context.abort(self.publish_trouble.pop(0), "not now")
+        self.published.append(request.manifest)
+        return facilitator_pb2.PublishResourcesResponse(listed=1, dropped=self.dropped)
 
     async def Verify(self, request: Any, context: Any) -> facilitator_pb2.VerifyResponse:
         self._enter("Verify", context)

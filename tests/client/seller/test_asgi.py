@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from tallystick.errors import MalformedError
-from tallystick_client.seller.paywall.asgi import Outgoing, ResponseRefusedError, Stage, request_head
+from tallystick_client.seller.paywall.asgi import request_head
 from tallystick_client.seller.paywall.bodies import Backpressure, Incoming
 from tallystick_client.seller.paywall.headers import make_private
+from tallystick_client.seller.paywall.outgoing import Outgoing, ResponseRefusedError, Stage
 from tallystick_client.seller.paywall.steps import ClientGoneError, RequestHead
 
 

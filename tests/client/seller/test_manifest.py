@@ -6,7 +6,7 @@ import pytest
 from seller_shop import hello
 
 from tallystick.hexadecimal import checksum
-from tallystick_client import Rule
+from tallystick_client import Aggregator, Rule
 
 PATHS = ("/.well-known/x402.json", "/.well-known/x402")
 RULES = [
@@ -72,6 +72,15 @@ async def test_who_has_it_already_is_told_so(open_shop: Any) -> None:
     assert (head.status_code, head.content, head.headers["etag"]) == (200, b"", first.headers["etag"])
     other = await open_shop(missing, rules=RULES[:2]).http.get(PATHS[0])
     assert other.headers["etag"] != first.headers["etag"]
+
+
+async def test_the_tag_is_under_a_key_that_the_sites_processes_share(open_shop: Any, running: Any) -> None:
+    """It tells nothing of the list, and a load balancer's servers have the same."""
+    mine = [(await open_shop(missing, rules=RULES).http.get(PATHS[0])).headers["etag"] for _ in range(2)]
+    assert mine[0] == mine[1]
+    async with Aggregator(running.target, token="another") as aggregator:
+        theirs = await open_shop(missing, rules=RULES, aggregator=aggregator).http.get(PATHS[0])
+    assert theirs.headers["etag"] != mine[0]
 
 
 async def test_urls_are_those_of_the_origin_that_clients_see(open_shop: Any) -> None:

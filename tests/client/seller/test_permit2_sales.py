@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from tallystick.errors import MalformedError
 from tallystick.facilitator import Kind, Limits, Supported
@@ -24,8 +25,11 @@ FACILITATOR = VECTOR["upto"]["permit2Authorization"]["witness"]["facilitator"]
 BY_PERMIT2 = {"assetTransferMethod": "permit2"}
 
 
-def offers(*, sponsored: bool = False) -> Any:
-    extensions = ("eip2612GasSponsoring",) if sponsored else ()
+SPONSORING = ("eip2612GasSponsoring", "erc20ApprovalGasSponsoring")
+
+
+def offers(*, sponsored: bool = False, extensions: tuple[str, ...] = ()) -> Any:
+    extensions = SPONSORING[:1] if sponsored else extensions
     kinds = (
         Kind("upto", VECTOR["network"], (TOKEN,), extra={**BY_PERMIT2, "facilitatorAddress": FACILITATOR}),
         Kind("exact", VECTOR["network"], (TOKEN,)),
@@ -59,6 +63,12 @@ def test_the_402_declares_that_permits_are_landed_where_they_are(sponsored: bool
     assert ("eip2612GasSponsoring" in (required.extensions or {})) is sponsored
 
 
+@pytest.mark.parametrize("extensions", [(), SPONSORING[:1], SPONSORING[1:], SPONSORING])
+def test_the_402_declares_what_the_aggregator_sponsors_and_no_more(extensions: tuple[str, ...]) -> None:
+    required = payment_required(offers(extensions=extensions), ResourceInfo(url="http://shop/a"), "payment_required")
+    assert set(SPONSORING) & set(required.extensions or {}) == set(extensions)
+
+
 @pytest.mark.parametrize(("scheme", "index"), [("exact", 1), ("upto", 2)])
 def test_a_payment_is_passed_on_as_it_came_and_known_by_what_permit2_takes_once(scheme: str, index: int) -> None:
     offer = offers()[index]
@@ -68,6 +78,18 @@ def test_a_payment_is_passed_on_as_it_came_and_known_by_what_permit2_takes_once(
     assert incoming.payer == parse_address(VECTOR["payer"], "payer")
     nonce = int(VECTOR[scheme]["permit2Authorization"]["nonce"])
     assert int(incoming.payment_id, 16) == nonce
+
+
+@pytest.mark.parametrize(("scheme", "index"), [("exact", 1), ("upto", 2)])
+def test_what_is_passed_on_does_not_tell_the_page(scheme: str, index: int) -> None:
+    offer = offers()[index]
+    came = payment(scheme, offer)
+    echoed = {**(came.extensions or {}), "pay-ahead": {"info": {"path": "/secret*"}}}
+    named = structs.replace(came, resource=ResourceInfo(url="http://shop/secret"), extensions=echoed)
+    incoming = offer.scheme.read(named, offer)(bytes(32))
+    assert isinstance(incoming.payment, OtherPayment)
+    assert b"secret" not in incoming.payment.payload
+    assert decode_json(incoming.payment.payload, PaymentPayload, "payment", HEADER_BYTES_MAX) == came
 
 
 def test_the_price_of_upto_is_a_maximum_and_that_of_exact_is_not() -> None:

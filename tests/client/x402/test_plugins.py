@@ -1,13 +1,22 @@
 """The plug-ins for the official SDK, without an aggregator: prices, terms, bindings, kept answers, tokens."""
 
 import asyncio
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from urllib.parse import unquote
 
+import flask
 import httpx
 import pytest
+from fastapi import Request
 from x402 import schemas
-from x402.http.types import HTTPRequestContext, HTTPTransportContext
+from x402.http.middleware.fastapi import FastAPIAdapter
+from x402.http.middleware.flask import FlaskAdapter
+from x402.http.types import HTTPAdapter, HTTPRequestContext, HTTPTransportContext
 from x402.schemas import AssetAmount, hooks
 
 from tallystick.errors import MalformedError, RefusedError
@@ -15,9 +24,11 @@ from tallystick.hexadecimal import checksum, to_hex
 from tallystick.requests import blinded_hash, body_digest, normal_target, request_hash
 from tallystick.tokens import Token
 from tallystick.x402 import DeferredTerms, Network, PaymentTerms
+from tallystick_client import InsecureOriginError
 from tallystick_client.x402 import BearerAuth, DeferredServerScheme, KeptAnswers, KeptAnswersMiddleware
-from tallystick_client.x402.binding import bind, http_hash, is_bound_to_body, read_body, resource_hash
+from tallystick_client.x402.binding import bind, http_hash, is_bound_to_body, read_body, request_at, resource_hash
 from tallystick_client.x402.kept import key_of
+from tallystick_client.x402.payments import WalletPayments
 
 NETWORK = "eip155:31337"
 TOKEN, OTHER = bytes([7]) * 20, bytes([8]) * 20
@@ -128,6 +139,31 @@ def test_buyer_and_seller_bind_a_payment_alike(target: str) -> None:
     assert http_hash(context, b"x") == request_hash("GET", normal_target(request.url.raw_path), body_digest(b"x"))
 
 
+def by_fastapi(target: str, host: str) -> HTTPAdapter:
+    path, _, query = target.partition("?")
+    scope = {"type": "http", "method": "GET", "scheme": "http", "path": unquote(path), "raw_path": path.encode()}
+    scope |= {"query_string": query.encode(), "headers": [(b"host", host.encode())], "server": ("shop.test", 80)}
+    return FastAPIAdapter(Request(scope))
+
+
+def by_flask(target: str, host: str) -> HTTPAdapter:
+    path, _, query = target.partition("?")
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": unquote(path), "QUERY_STRING": query, "RAW_URI": target}
+    environ |= {"HTTP_HOST": host, "SERVER_NAME": "shop.test", "SERVER_PORT": "80", "wsgi.url_scheme": "http"}
+    return FlaskAdapter(flask.Request(environ))
+
+
+@pytest.mark.parametrize("framework", [by_fastapi, by_flask])
+@pytest.mark.parametrize("host", ["shop.test", "x?other=1", "x#", "x/y?"])
+def test_a_query_is_bound_as_it_was_sent_whatever_the_framework_makes_of_it(
+    framework: Callable[[str, str], HTTPAdapter], host: str
+) -> None:
+    for query in (*(f"q=%{byte:02X}" for byte in range(256)), "url=https%3A%2F%2Fexample.org%2F%3Fa%3D1", "a[]=1&b=?"):
+        context = HTTPRequestContext(framework(f"/p?{query}", host), "/p", "GET")
+        bound = http_hash(HTTPTransportContext(context), b"")
+        assert bound == request_hash("GET", normal_target(f"/p?{query}".encode())), query
+
+
 def test_a_body_is_bound_where_its_length_is_declared() -> None:
     assert is_bound_to_body(served("POST", "/", "/", content_length="3").request.adapter)
     assert is_bound_to_body(served("GET", "/", "/").request.adapter)
@@ -194,11 +230,15 @@ def test_a_tool_is_bound_by_the_sellers_word() -> None:
     assert context.payment_payload.payload["requestHash"] == to_hex(request)
 
 
-async def answered(kept: KeptAnswers, app: Any, header: str = "payment", **headers: str) -> list[Any]:
-    """What an application behind kept answers says to a request with this payment."""
-    sent: list[Any] = []
+def asked(header: str = "payment", **headers: str) -> dict[str, Any]:
+    """ASGI's scope of a request with this payment."""
     names = {"payment-signature": header, **headers}
-    scope = {"type": "http", "headers": [(name.encode(), value.encode()) for name, value in names.items()]}
+    return {"type": "http", "headers": [(name.encode(), value.encode()) for name, value in names.items()]}
+
+
+async def answered(kept: KeptAnswers, app: Any, scope: dict[str, Any]) -> list[Any]:
+    """What an application behind kept answers says to a request."""
+    sent: list[Any] = []
 
     async def receive() -> Any:
         return {"type": "http.request"}
@@ -224,40 +264,106 @@ class App:
         await send({"type": "http.response.body", "body": f"run {self.runs}".encode()})
 
 
+@pytest.mark.parametrize(
+    ("url", "origin", "target"),
+    [
+        ("http://shop.test?a=1", "http://shop.test", b"/?a=1"),
+        ("http://rogue.test?@localhost", "http://rogue.test", b"/?@localhost"),
+        ("http://localhost@rogue.test/page", "http://rogue.test", b"/page"),
+        ("https://user:word@shop.test:8443/page", "https://shop.test:8443", b"/page"),
+    ],
+)
+def test_a_buyer_knows_whom_a_url_speaks_to(url: str, origin: str, target: bytes) -> None:
+    request = request_at("GET", url, {}, b"")
+    assert (request.origin, request.target) == (origin, target)
+    assert request.is_private is origin.startswith("https:")
+
+
+def test_a_url_that_is_none_is_told() -> None:
+    with pytest.raises(MalformedError, match="url"):
+        request_at("GET", "http://[", {}, b"")
+
+
+@pytest.mark.parametrize("url", ["http://shop.test/page", "/page", "", "//localhost@shop.test"])
+async def test_w10_a_402_that_does_not_say_https_is_not_paid_by_a_client_without_hooks(url: str) -> None:
+    wallet: Any = SimpleNamespace(schemes={"deferred": None})
+    required = schemas.PaymentRequired(accepts=[payment().accepted], resource=schemas.ResourceInfo(url=url))
+    with pytest.raises(InsecureOriginError):
+        await WalletPayments(wallet, "deferred").pay("task", required, payment().accepted, None)
+
+
 async def test_an_answer_is_sent_again_once_for_each_verification() -> None:
     kept, app, key = KeptAnswers(), App(), key_of("payment")
-    assert not kept.repeat(key)
-    kept.begin(key, TERMS)
-    first = await answered(kept, app)
-    assert kept.repeat(key)
-    assert kept.repeat(key)
-    again = await asyncio.gather(answered(kept, app), answered(kept, app))
+    new, second, third = asked(), asked(), asked()
+    assert not kept.repeat(new, key)
+    kept.begin(new, key, TERMS)
+    first = await answered(kept, app, new)
+    assert kept.repeat(second, key)
+    assert kept.repeat(third, key)
+    again = await asyncio.gather(answered(kept, app, second), answered(kept, app, third))
     assert [sent[1]["body"] for sent in (first, *again)] == [b"run 1"] * 3
-    assert (await answered(kept, app))[1]["body"] == b"run 2", "nobody verified this one"
+    assert (await answered(kept, app, third))[1]["body"] == b"run 2", "nobody verified this one"
     kept.forget(key)
-    assert not kept.repeat(key)
+    assert not kept.repeat(asked(), key)
+
+
+async def test_a_request_that_nobody_verified_takes_no_answer_from_one_that_was() -> None:
+    kept, app, key = KeptAnswers(), App(), key_of("payment")
+    new, again = asked(), asked()
+    kept.begin(new, key, TERMS)
+    assert (await answered(kept, App(), asked()))[1]["body"] == b"run 1", "a free page, with the same payment"
+    assert (await answered(kept, app, new))[1]["body"] == b"run 1"
+    assert kept.repeat(again, key)
+    await answered(kept, App(), asked())
+    assert (await answered(kept, app, again))[1]["body"] == b"run 1"
+    assert app.runs == 1, "a payment that was used has a handler run for it once"
 
 
 async def test_what_belongs_to_a_person_or_has_failed_is_not_kept() -> None:
     for app in (App((b"cache-control", b"no-store")), App(status=404)):
-        kept = KeptAnswers()
-        kept.begin(key_of("payment"), TERMS)
-        await answered(kept, app)
-        assert not kept.repeat(key_of("payment"))
-    kept = KeptAnswers()
-    kept.begin(key_of("payment"), TERMS)
-    await answered(kept, App(), cookie="session=1")
-    assert not kept.repeat(key_of("payment"))
+        kept, scope = KeptAnswers(), asked()
+        kept.begin(scope, key_of("payment"), TERMS)
+        await answered(kept, app, scope)
+        assert not kept.repeat(asked(), key_of("payment"))
+    kept, scope = KeptAnswers(), asked(cookie="session=1")
+    kept.begin(scope, key_of("payment"), TERMS)
+    await answered(kept, App(), scope)
+    assert not kept.repeat(asked(), key_of("payment"))
 
 
 async def test_answers_are_kept_for_a_while_and_up_to_a_size() -> None:
     now = [0.0]
     kept = KeptAnswers(bytes_max=80_000, age_s=10, clock=lambda: now[0])
     for name in ("old", "new"):
-        kept.begin(key_of(name), TERMS)
-        await answered(kept, App(), name)
+        scope = asked(name)
+        kept.begin(scope, key_of(name), TERMS)
+        await answered(kept, App(), scope)
         now[0] += 6
-    assert (kept.repeat(key_of("old")), kept.repeat(key_of("new"))) == (False, True)
+    assert (kept.repeat(asked(), key_of("old")), kept.repeat(asked(), key_of("new"))) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_kept"),
+    [
+        ("payment_pending", True),
+        ("store_unavailable", True),
+        ("the facilitator did not answer", True),
+        ("Facilitator settle failed (502): ", True),
+        ("reservation_released", False),
+        ("payment_id_reused", False),
+    ],
+)
+async def test_an_answer_is_kept_unless_its_payment_is_refused_for_good(error: str, is_kept: bool) -> None:
+    kept, key, scope = KeptAnswers(), key_of("payment"), asked()
+    kept.begin(scope, key, TERMS)
+    await answered(kept, App(), scope)
+    adapter: Any = SimpleNamespace(_request=SimpleNamespace(scope=scope))
+    transport = HTTPTransportContext(HTTPRequestContext(adapter, "/", "GET", "payment"))
+    failed = hooks.SettleFailureContext(
+        payment(), payment().accepted, transport_context=transport, error=RuntimeError(error)
+    )
+    DeferredServerScheme(kept=kept).on_settle_failure(failed)
+    assert kept.repeat(asked(), key) is is_kept
 
 
 def test_a_token_is_read_anew_from_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,3 +377,13 @@ def test_a_token_is_read_anew_from_its_file(tmp_path: Path, monkeypatch: pytest.
     assert BearerAuth("env:SELLER").get_auth_headers().bazaar == {"Authorization": "Bearer third"}
     with pytest.raises(MalformedError, match="token"):
         BearerAuth("env:NOT_SET")
+
+
+def test_a_program_ends_though_nobody_closed_its_synchronous_facilitator(tmp_path: Path) -> None:
+    # In a module, as Flask's are: what is a local variable of a function's ends with the function.
+    (tmp_path / "shop.py").write_text(
+        "from tallystick_client.x402 import FacilitatorClientSync\n"
+        "facilitator = FacilitatorClientSync('127.0.0.1:1', token='ts_x')\n"
+    )
+    ended = subprocess.run([sys.executable, tmp_path / "shop.py"], timeout=60, capture_output=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, b"")

@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from tallystick.amounts import decode_amount, encode_amount
-from tallystick.codec.account import read_totals, write_totals
+from tallystick.codec.account import read_totals, write_permit2_approval, write_totals
 from tallystick.codec.common import (
     SIGNATURE_BYTES,
     fixed,
@@ -60,7 +60,7 @@ class AccountService(account_pb2_grpc.AccountServiceServicer):
     async def GetBalance(  # noqa: N802 - the .proto's name
         self, request: account_pb2.GetBalanceRequest, context: ServicerContext
     ) -> account_pb2.GetBalanceResponse | Refusal:
-        """Tell what a payer could deposit, and which of its authorizations were used."""
+        """Tell what a payer could deposit, which of its authorizations were used, and what Permit2 may move."""
         del context  # proven by the signed call
         network, account = str(read_network(request.network)), read_account(request.account, "account")
         escrow = read_escrow(request.escrow)
@@ -77,6 +77,12 @@ class AccountService(account_pb2_grpc.AccountServiceServicer):
                 return told
             used, response.nonces_at = told
             response.nonces_used.extend(used)
+        if request.permit2:
+            approval = await self._deposits.permit2_approval(network, account, escrow)
+            if isinstance(approval, Refusal):
+                return approval
+            if approval is not None:
+                response.permit2.CopyFrom(write_permit2_approval(approval))
         return response
 
     @refusing(account_pb2.GetAccountResponse)

@@ -10,13 +10,15 @@ from tallystick_aggregator.api.grpc.codec import read_caller, read_payment, writ
 from tallystick_aggregator.facilitator import Facilitator
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.commands import Rules
+from tallystick_aggregator.listing import Listing
 
 
 class FacilitatorService(facilitator_pb2_grpc.FacilitatorServiceServicer):
     """See tallystick/v1/facilitator.proto."""
 
-    def __init__(self, facilitator: Facilitator, rules: Rules, limits: ChargeLimits) -> None:
+    def __init__(self, facilitator: Facilitator, listing: Listing, rules: Rules, limits: ChargeLimits) -> None:
         self._facilitator = facilitator
+        self._listing = listing
         self._limits = Limits(
             charges_per_batch_max=limits.charges_per_batch_max,
             unanswered_batches_max=limits.unanswered_batches_max,
@@ -55,6 +57,14 @@ class FacilitatorService(facilitator_pb2_grpc.FacilitatorServiceServicer):
         caller = read_caller(request, principal.name)
         answer = await self._facilitator.settle(principal, terms, payment, caller, release=request.release)
         return write_settled(answer, self._code(terms, answer))
+
+    @guarded
+    async def PublishResources(  # noqa: N802 - the .proto's name
+        self, request: facilitator_pb2.PublishResourcesRequest, context: ServicerContext
+    ) -> facilitator_pb2.PublishResourcesResponse:
+        """List what the caller sells."""
+        published = await self._listing.publish(self._facilitator.charger(token_of(context)), request.manifest)
+        return facilitator_pb2.PublishResourcesResponse(listed=published.listed, dropped=published.dropped)
 
     def _code(self, terms: PaymentTerms, answer: Verified | Settled | Refusal) -> str:
         return self._facilitator.reason_code(terms.scheme, answer) if isinstance(answer, Refusal) else ""

@@ -8,6 +8,6 @@ requests      tokens, bodies, and x402's requests as values
 responses     x402's answers, refusals and errors, as JSON
 reason_codes  our reasons as x402's standard codes
 limits        size, time and how many at once, as the configuration says
-discovery     the port of what /discovery/resources lists
+discovery     GET and PUT /discovery/resources, over the port of what is listed
 openapi       the document that describes all of it
 """

@@ -3,11 +3,13 @@
 POST /verify, /settle       payments
 GET  /supported             what can be verified and settled
 GET  /discovery/resources   what can be bought
+PUT  /discovery/resources   a seller's list of what it sells
 GET  /healthz               200 while the aggregator serves, else 503
 GET  /openapi.json, /       this, for programs and for people
 """
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -18,21 +20,17 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from tallystick.errors import Described, MalformedError
-from tallystick_aggregator.api.http import openapi, responses
+from tallystick_aggregator.api.http import discovery, openapi, responses
 from tallystick_aggregator.api.http.discovery import NoResources, Resources
 from tallystick_aggregator.api.http.limits import HttpLimits, Seats
 from tallystick_aggregator.api.http.payments import PaymentRoute, Settling, Verifying
-from tallystick_aggregator.api.http.requests import NO_STRANGERS, token_of
+from tallystick_aggregator.api.http.requests import NO_STRANGERS, ClientGoneError, read_body, token_of
 from tallystick_aggregator.api.http.responses import ProblemError, Reply, problem_of, problem_reply
 from tallystick_aggregator.auth.credentials import UnauthenticatedError
 from tallystick_aggregator.facilitator import Facilitator
 
-RESOURCES_MAX: Final = 100
-RESOURCES_USUALLY: Final = 20
-_OFFSET_MAX: Final = 2**53 - 1
-_NUMBER_CHARS_MAX: Final = 16
-_TYPE_CHARS_MAX: Final = 64
+_CLIENT_GONE: Final = 499
+"""Nobody is there to see it."""
 _KNOWN: Final = {404: "not_found", 405: "method_not_allowed"}
 
 Page = Callable[[Request], Awaitable[Reply]]
@@ -52,6 +50,7 @@ class FacilitatorApp:
         """Whether what is charged gets claimed, told there too."""
         self.seats = Seats(limits)
         self._facilitator = facilitator
+        self._limits = limits
         self._resources = resources or NoResources()
         verbs = Verifying(facilitator), Settling(facilitator, limits.settle_s_max)
         self._payments = {f"/{verb.name}": PaymentRoute(facilitator, verb, limits, self.seats) for verb in verbs}
@@ -59,7 +58,7 @@ class FacilitatorApp:
             routes=[
                 *(Route(path, self._never, methods=["POST"]) for path in self._payments),
                 Route("/supported", _guarded(self._supported)),
-                Route("/discovery/resources", _guarded(self._discovery)),
+                Route("/discovery/resources", _guarded(self._discovery), methods=["GET", "PUT"]),
                 Route("/healthz", _guarded(self._health)),
                 Route("/openapi.json", _guarded(self._openapi)),
                 Route("/", self._for_people),
@@ -96,18 +95,15 @@ class FacilitatorApp:
             return Reply(200, responses.supported(kinds))
 
     async def _discovery(self, request: Request) -> Reply:
-        query = request.query_params
-        kind = query.get("type", "")
-        if len(kind) > _TYPE_CHARS_MAX:
-            raise MalformedError(
-                "type", kind, f"a kind of resource, such as http, of at most {_TYPE_CHARS_MAX} characters"
-            )
-        limit = _number(query.get("limit"), "limit", RESOURCES_USUALLY, 1, RESOURCES_MAX)
-        offset = _number(query.get("offset"), "offset", 0, 0, _OFFSET_MAX)
-        page = self._resources.page(kind, limit, offset)
-        pagination = {"limit": limit, "offset": offset, "total": page.total}
-        body = {"x402Version": 2, "items": page.items, "pagination": pagination}
-        return Reply(200, msgspec.json.encode(body))
+        if request.method != "PUT":
+            return discovery.page(self._resources, request.query_params)
+        token = token_of(request.scope["headers"])
+        if token is None:
+            raise UnauthenticatedError(NO_STRANGERS)
+        principal = self._facilitator.charger(token)
+        with self.seats.seat(principal.name):
+            read = partial(read_body, request.scope, request.receive, self._limits)
+            return await discovery.publish(self._resources, principal, read)
 
     async def _health(self, request: Request) -> Reply:
         del request
@@ -130,6 +126,8 @@ def _guarded(page: Page) -> Callable[[Request], Awaitable[Response]]:
     async def call(request: Request) -> Response:
         try:
             reply = await page(request)
+        except ClientGoneError:
+            return Response(status_code=_CLIENT_GONE)
         except Exception as error:  # noqa: BLE001 - the outermost edge
             reply = problem_reply(problem_of(error, request.url.path))
         return _response(reply)
@@ -148,12 +146,3 @@ async def _not_there(request: Request, error: Exception) -> Response:
 def _response(reply: Reply) -> Response:
     headers = {name.decode(): value.decode() for name, value in reply.headers}
     return Response(reply.body, reply.status, headers, responses.JSON.decode())
-
-
-def _number(text: str | None, field: str, usual: int, least: int, most: int) -> int:
-    if text is None:
-        return usual
-    is_number = text.isascii() and text.isdecimal() and len(text) <= _NUMBER_CHARS_MAX
-    if not is_number or not least <= int(text) <= most:
-        raise MalformedError(field, Described(repr(text[:_NUMBER_CHARS_MAX])), f"from {least} to {most}")
-    return int(text)

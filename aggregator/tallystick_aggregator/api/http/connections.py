@@ -1,17 +1,26 @@
-"""What a connection may take up before it has asked for anything.
+"""What a connection may take up besides the requests that it asks.
 
-uvicorn bounds neither how long a request's line and headers may take nor how long they are; with enough connections
-that say nothing one caller would keep all others out (threat 28).
+uvicorn bounds neither how long a request's line and headers may take nor how long they are, nor how long a connection
+stays that sends what is no request, or does not read its answers; with enough of them one caller would keep all others
+out (threat 28).
 """
 
 import asyncio
+import math
 from typing import Any, Final
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+PIPELINED_MAX: Final = 8
+"""Requests of a connection that wait for the answer to an earlier one. No client in use sends any; a packet holds
+thousands of them."""
 _TOO_LONG: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+class PipelineError(Exception):
+    """Too many requests at once on one connection: the parser stops, and uvicorn answers 400 and closes."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -31,15 +40,22 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._is_head = True
         self._head_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for the first request."""
+        """Begin to wait for the first request; end what is one connection too many, which would take a file from others
+        than HTTP's callers.
+        """
         super().connection_made(transport)
-        self._await_head()
+        if len(self.connections) > (self.limit_concurrency or math.inf):
+            transport.abort()
+        else:
+            self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait for nothing any more."""
         self._stop_waiting()
+        self.resume_writing()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -51,9 +67,30 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._is_head and self._head_bytes > self.head_bytes_max and not self.transport.is_closing():
             self.transport.write(_TOO_LONG)
             self.transport.close()
+        elif self._is_idle() and self.timeout_keep_alive_task is None and self._head_timer is None:
+            # Nothing of a request: an empty line, or what is left of one that was answered before its end.
+            self._await_head()
+
+    def pause_writing(self) -> None:
+        """Wait for a caller that does not read its answers, but not for long."""
+        super().pause_writing()
+        self._write_timer = self.loop.call_later(self.head_s_max, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        super().resume_writing()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+
+    def timeout_keep_alive_handler(self) -> None:
+        """End a connection that asks nothing more."""
+        self._give_up()
 
     def on_message_begin(self) -> None:
-        """Wait for the rest of a request that has begun."""
+        """Wait for the rest of a request that has begun. Raises PipelineError."""
+        if len(self.pipeline) >= PIPELINED_MAX:
+            raise PipelineError
         super().on_message_begin()
         if self._head_timer is None:
             self._await_head()
@@ -69,6 +106,10 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_complete()
         self._is_head, self._head_bytes = True, 0
 
+    def _is_idle(self) -> bool:
+        # uvicorn's attribute is None before the first request.
+        return not self.cycle or self.cycle.response_complete
+
     def _await_head(self) -> None:
         self._head_timer = self.loop.call_later(self.head_s_max, self._give_up)
 
@@ -78,7 +119,9 @@ class BoundedProtocol(HttpToolsProtocol):
             self._head_timer = None
 
     def _give_up(self) -> None:
-        if not self.transport.is_closing():
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()  # what its caller does not read would keep it open
+        else:
             self.transport.close()
 
 

@@ -16,6 +16,7 @@ _ABOUT: Final = (
     " reason code; other statuses are errors. Sellers send their token as `Authorization: Bearer`."
 )
 _KINDS: Final = (VerifyRequest, SettleRequest, VerifyResponse, SettleResponse, SupportedResponse, RequestV1, Problem)
+_FILTERS: Final = ("type", "scheme", "network", "extensions")
 _ERRORS: Final = {
     400: "Malformed; `field` names what.",
     401: "No token that is known here.",
@@ -44,7 +45,7 @@ def document() -> bytes:
                     )
                 },
                 "/supported": {"get": _supported()},
-                "/discovery/resources": {"get": _discovery()},
+                "/discovery/resources": {"get": _discovery(), "put": _publish()},
                 "/healthz": {"get": _health()},
             },
             "components": {
@@ -64,7 +65,8 @@ def page() -> str:
         " name this address as your facilitator.</p><ul>"
         "<li><code>POST /verify</code>, <code>POST /settle</code>"
         "<li><a href='supported'>GET /supported</a>: schemes, networks, signers"
-        "<li><a href='discovery/resources'>GET /discovery/resources</a>: what can be bought"
+        "<li><a href='discovery/resources'>GET /discovery/resources</a>: what can be bought;"
+        " <code>PUT</code> with a seller's token lists what it sells"
         "<li><a href='healthz'>GET /healthz</a>"
         "<li><a href='openapi.json'>OpenAPI</a></ul></html>"
     )
@@ -105,11 +107,34 @@ def _discovery() -> dict[str, Any]:
     return {
         "summary": "What can be bought",
         "parameters": [
-            _parameter("type", {"type": "string", "maxLength": 64}),
+            *(_parameter(name, {"type": "string", "maxLength": 64}) for name in _FILTERS),
+            _parameter("payTo", {"type": "string", "pattern": "^0x[0-9a-fA-F]{40}$"}),
             _parameter("limit", {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}),
             _parameter("offset", {"type": "integer", "minimum": 0, "maximum": 2**53 - 1, "default": 0}),
         ],
         "responses": {"200": _json("Some of them.", page), **_errors(400, 500)},
+    }
+
+
+def _publish() -> dict[str, Any]:
+    manifest = {
+        "type": "object",
+        "required": ["items"],
+        "properties": {"items": {"type": "array"}},
+    }
+    published = {
+        "type": "object",
+        "required": ["listed", "dropped"],
+        "properties": {"listed": {"type": "integer"}, "dropped": {"type": "array", "items": {"type": "string"}}},
+    }
+    return {
+        "summary": "List what a seller sells, instead of what it listed before",
+        "security": [{"token": []}],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": manifest}}},
+        "responses": {
+            "200": _json("What is listed, and what was dropped and why.", published),
+            **_errors(400, 401, 403, 408, 413, 429, 500, 503),
+        },
     }
 
 

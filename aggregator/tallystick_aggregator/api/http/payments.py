@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from starlette.types import Receive, Scope, Send
 
 from tallystick.errors import MalformedError
-from tallystick.facilitator import Settled
+from tallystick.facilitator import Settled, Verified
 from tallystick.reasons import Reason
 from tallystick.x402 import PaymentTerms, read_terms
 from tallystick.x402.facilitator import SettleRequest, VerifyRequest
@@ -36,10 +36,14 @@ from tallystick_aggregator.api.http.responses import ProblemError, Reply, proble
 from tallystick_aggregator.auth.credentials import Principal, UnauthenticatedError
 from tallystick_aggregator.facilitator import Facilitator
 from tallystick_aggregator.ledger.answers import Refusal
+from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.schemes.port import NOBODY, PAYLOAD, Caller, EncodedPayment
 
 ASK_AGAIN_S: Final = 0.5
 """Between two looks at a settlement that is on its way."""
+STOPPING: Final = "the facilitator is stopping; send the same request again to learn its outcome"
+STOPPED_S: Final = 5
+"""When to ask again: a restart takes about as long."""
 OLD_VERSION: Final = (
     "got x402Version 1, allowed 2: this facilitator speaks x402 version 2 only. Use a version 2 client and server SDK;"
     " networks are then CAIP-2 names such as eip155:8453, and the amount is in `amount`"
@@ -84,6 +88,9 @@ class Verifying:
     ) -> bytes:
         """Check the payment."""
         answer, payer = await self._facilitator.verify(principal, terms, payment, caller)
+        if isinstance(answer, Verified) and answer.replayed:
+            # x402's answer has no word for it, so its server would serve another page for the same payment.
+            answer = refuse(Why.PAYMENT_SERVED)
         if not isinstance(answer, Refusal):
             return responses.verified(answer)
         code = self._facilitator.reason_code(terms.scheme, answer) or standard_code(answer.reason, self.name)
@@ -156,23 +163,28 @@ class PaymentRoute:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         try:
-            reply = Reply(200, await self._answer(scope, receive))
+            reply = await self._answer(scope, receive)
         except ClientGoneError:
             return
+        except asyncio.CancelledError:
+            # The server stops and waits no longer. What was sent is on disk, so the same request finds it afterwards.
+            reply = self._problem(ProblemError(503, "stopping", STOPPING, retry_after_s=STOPPED_S))
         except Exception as error:  # noqa: BLE001 - the outermost edge
-            problem = problem_of(error, self._verb.name)
-            reply = problem_reply(problem, self._verb.refused(_code_of(problem, self._verb.name), problem.message))
+            reply = self._problem(problem_of(error, self._verb.name))
         await reply.send_to(send)
 
-    async def _answer(self, scope: Scope, receive: Receive) -> bytes:
+    def _problem(self, problem: ProblemError) -> Reply:
+        return problem_reply(problem, self._verb.refused(_code_of(problem, self._verb.name), problem.message))
+
+    async def _answer(self, scope: Scope, receive: Receive) -> Reply:
         principal = self._principal(scope)
         with self._seats.seat() if principal is None else self._seats.seat(principal.name):
             body = await read_body(scope, receive, self._limits)
             try:
                 asked = read_request(body, self._verb.request, self._limits)
             except OldVersionError as old:
-                return self._verb.refused(INVALID_VERSION, OLD_VERSION, old.network)
-            return await self._ask(principal, asked)
+                return Reply(200, self._verb.refused(INVALID_VERSION, OLD_VERSION, old.network))
+            return Reply(200, await self._ask(principal, asked), responses.extension_outcomes(asked.payload.extensions))
 
     def _principal(self, scope: Scope) -> Principal | None:
         """Return who calls, None for a stranger where strangers may do anything; raises DeniedError."""

@@ -6,6 +6,7 @@ field that it is about, what came and what is allowed.
 
 import logging
 import secrets
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -16,6 +17,7 @@ from tallystick.errors import MalformedError
 from tallystick.facilitator import Kind, Settled, Verified
 from tallystick.hexadecimal import checksum, to_hex
 from tallystick.x402 import SettleResponse, encode_json
+from tallystick.x402.bazaar import BAZAAR
 from tallystick.x402.facilitator import SupportedKind, SupportedResponse, VerifyResponse
 from tallystick.x402.messages import Message
 from tallystick_aggregator.auth.credentials import DeniedError, UnauthenticatedError
@@ -26,6 +28,19 @@ log = logging.getLogger(__name__)
 
 JSON: Final = b"application/json"
 _ALL_EVM: Final = "eip155:*"
+_NOT_LISTED: Final = (
+    b"extension-responses",
+    b64encode(
+        msgspec.json.encode(
+            {
+                BAZAAR: {
+                    "status": "rejected",
+                    "rejectedReason": "listed is what sellers push: PUT /discovery/resources with the token",
+                }
+            }
+        )
+    ),
+)
 
 
 class ProblemError(Exception):
@@ -134,6 +149,14 @@ def supported(kinds: Sequence[Kind]) -> bytes:
             else {},
         )
     )
+
+
+def extension_outcomes(extensions: Mapping[str, Any] | None) -> Sequence[tuple[bytes, bytes]]:
+    """What became of a payment's extensions, for its seller alone: the header EXTENSION-RESPONSES.
+
+    What a payment says of a resource is its payer's word, so that nothing is listed by it (extensions/bazaar.md).
+    """
+    return (_NOT_LISTED,) if BAZAAR in (extensions or {}) else ()
 
 
 # Errors.

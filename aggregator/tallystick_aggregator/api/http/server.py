@@ -60,6 +60,7 @@ class HttpServer:
             ws="none",
             lifespan="off",
             log_config=None,
+            log_level="error",  # it warns of each request that is none: any stranger could fill the log
             access_log=False,
             proxy_headers=False,
             server_header=False,

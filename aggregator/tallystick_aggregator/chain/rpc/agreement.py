@@ -11,7 +11,7 @@ holds the transaction. What is believed of a receipt is kept, so that following 
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 from tallystick.hexadecimal import to_hex
@@ -20,6 +20,7 @@ from tallystick_aggregator.chain.node import Receipt
 from tallystick_aggregator.chain.port import Block, ChainUnavailableError
 from tallystick_aggregator.chain.rpc.answers import read_block, read_receipt, read_transaction_hashes
 from tallystick_aggregator.chain.rpc.endpoint import LimitedError
+from tallystick_aggregator.tasks import Shared
 from tallystick_chain.answers import optional
 from tallystick_chain.errors import RpcError
 
@@ -60,6 +61,8 @@ class Agreement:
         self._endpoints = endpoints
         self._clock = clock
         self._head: Block | None = None
+        self._contents = Shared[tuple[Endpoint, int], tuple[Block, frozenset[bytes]] | None]()
+        """Which transactions a block holds, as an endpoint is being asked now."""
         self._moved: dict[Endpoint, tuple[int, float]] = {}
         self._sidelined: dict[Endpoint, tuple[float, str]] = {}
         self._receipts: OrderedDict[bytes, Receipt] = OrderedDict()
@@ -211,10 +214,25 @@ class Agreement:
             return None
         if len(tellers) > 1:
             return receipts[0]
-        held = [await _holds(one, receipts[0]) for one in told if one not in tellers or len(told) == 1]
+        held = [await self._holds(one, receipts[0]) for one in told if one not in tellers or len(told) == 1]
         if False in held:
             contradicted(Answer.RECEIPT, tellers[0].name, _described(receipts[0].transaction_hash, receipts[0]))
         return receipts[0] if True in held else None
+
+    async def _holds(self, endpoint: Endpoint, receipt: Receipt) -> bool | None:
+        """Whether the canonical block of a receipt holds its transaction; None if the endpoint has no such block yet.
+
+        The receipts of a block come together, and are held against it together.
+        """
+        ask = _asking(optional(read_transaction_hashes), "eth_getBlockByNumber", hex(receipt.block_number), False)
+        try:
+            found = await self._contents.answer((endpoint, receipt.block_number), lambda: ask(endpoint))
+        except ChainUnavailableError:
+            return None
+        if found is None:
+            return None
+        block, hashes = found
+        return block.block_hash == receipt.block_hash and receipt.transaction_hash in hashes
 
     def _hold_against_doubts(self, transaction_hash: bytes, receipt: Receipt | None) -> None:
         for endpoint, told in self._doubted.pop(transaction_hash, ()):
@@ -272,7 +290,7 @@ def _has_answer(task: "asyncio.Future[Any]") -> bool:
     return task.done() and not task.cancelled() and task.exception() is None
 
 
-def _asking(decode: Callable[[Any], T], method: str, *params: Any) -> Callable[[Endpoint], Awaitable[T]]:
+def _asking(decode: Callable[[Any], T], method: str, *params: Any) -> Callable[[Endpoint], Coroutine[Any, Any, T]]:
     async def ask(endpoint: Endpoint) -> T:
         try:
             return decode(await endpoint.ask(method, *params))
@@ -291,19 +309,6 @@ async def _has(endpoint: Endpoint, block: Block) -> bool | None:
         )
     except ChainUnavailableError:
         return None
-
-
-async def _holds(endpoint: Endpoint, receipt: Receipt) -> bool | None:
-    """Whether the canonical block of a receipt holds its transaction; None if the endpoint has no such block yet."""
-    ask = _asking(optional(read_transaction_hashes), "eth_getBlockByNumber", hex(receipt.block_number), False)
-    try:
-        found = await ask(endpoint)
-    except ChainUnavailableError:
-        return None
-    if found is None:
-        return None
-    block, hashes = found
-    return block.block_hash == receipt.block_hash and receipt.transaction_hash in hashes
 
 
 def _bounded(kept: OrderedDict[bytes, T], key: bytes, value: T) -> None:

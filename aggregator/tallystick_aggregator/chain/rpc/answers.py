@@ -5,7 +5,8 @@ Every function takes parsed JSON and raises ChainUnavailableError, which never s
 
 from typing import Any, Final
 
-from tallystick_aggregator.chain.node import BlockTransaction, Header, Log, Receipt
+from tallystick.hexadecimal import to_hex
+from tallystick_aggregator.chain.node import BlockTransaction, CallOutcome, Header, Log, OrderedCall, Receipt
 from tallystick_aggregator.chain.port import Block
 from tallystick_aggregator.chain.rpc.bloom import BLOOM_BYTES
 from tallystick_chain.answers import parse_fixed, parse_hex, read_integer, strict
@@ -73,3 +74,28 @@ def read_receipt(item: Any) -> Receipt:
         read_integer(item.get("effectiveGasPrice") or "0x0"),
         tuple((parse_fixed(log["address"], 20), read_log(log)) for log in item["logs"]),
     )
+
+
+def ordered_call(call: OrderedCall) -> dict[str, str]:
+    """A call as eth_simulateV1 takes it."""
+    return {
+        "from": to_hex(call.from_),
+        "to": to_hex(call.to),
+        "input": to_hex(call.data),
+        "value": hex(call.value),
+        "gas": hex(call.gas),
+    }
+
+
+@strict
+def read_outcomes(blocks: Any) -> list[CallOutcome]:
+    """What became of the calls in the one block that eth_simulateV1 was asked for."""
+    (block,) = blocks
+    return [
+        CallOutcome(
+            read_integer(call["status"]) == 1,
+            read_integer(call["gasUsed"]),
+            "" if not call.get("error") else str(call["error"]["message"])[:200],
+        )
+        for call in block["calls"]
+    ]

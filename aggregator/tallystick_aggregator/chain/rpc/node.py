@@ -26,21 +26,24 @@ from tallystick.hexadecimal import to_hex
 from tallystick_aggregator.chain.contradictions import Answer, contradicted
 from tallystick_aggregator.chain.node import (
     BlockTransaction,
+    CallOutcome,
     CallRevertedError,
     Header,
     Log,
+    OrderedCall,
     Receipt,
     RefusedError,
     RejectedError,
 )
 from tallystick_aggregator.chain.port import Block, ChainUnavailableError, Heard
 from tallystick_aggregator.chain.rpc.agreement import Agreement, answers
-from tallystick_aggregator.chain.rpc.answers import read_header, read_transactions
+from tallystick_aggregator.chain.rpc.answers import ordered_call, read_header, read_outcomes, read_transactions
 from tallystick_aggregator.chain.rpc.block_events import events_of_block
 from tallystick_aggregator.chain.rpc.endpoint import Endpoint, LimitedError
 from tallystick_aggregator.chain.rpc.log_search import LogSearch, Wanted
 from tallystick_aggregator.chain.rpc.pinned_reads import ask_at, call_at
 from tallystick_aggregator.chain.settings import LOGS_RANGE_BLOCKS
+from tallystick_aggregator.tasks import Shared
 from tallystick_chain.answers import optional, read_bytes, read_integer
 from tallystick_chain.errors import RpcError, is_revert
 from tallystick_chain.fees import Bid, MarketFees, market_fees
@@ -69,6 +72,8 @@ class RpcNode:
         self._pause = pause
         self._log_search = LogSearch(self._try_each, clock=clock, pause=pause)
         self._agreement = Agreement(self._endpoints, clock=clock)
+        # Every settlement and every look at what was sent begins with the head.
+        self._heads = Shared[None, Block]()
 
     def problems(self) -> list[str]:
         """Which endpoints are left out now, and why."""
@@ -83,7 +88,7 @@ class RpcNode:
         return ids.pop()
 
     async def head(self) -> Block:
-        return await self._agreement.head()
+        return await self._heads.answer(None, self._agreement.head)
 
     async def block(self, number: int) -> Block | None:
         return await self._agreement.block(number)
@@ -124,6 +129,14 @@ class RpcNode:
         return read_bytes(
             await self._try_each(lambda endpoint: call_at(endpoint, block, transaction, at_s), heard=heard)
         )
+
+    async def run_in_order(self, calls: Sequence[OrderedCall], block: Block) -> Sequence[CallOutcome]:
+        # The method has no parameter that names a block by its hash everywhere; its number has to do.
+        asked = {"blockStateCalls": [{"calls": [ordered_call(call) for call in calls]}]}
+        outcomes = read_outcomes(await self._first("eth_simulateV1", asked, hex(block.number)))
+        if len(outcomes) != len(calls):
+            raise ChainUnavailableError(f"{len(calls)} calls were simulated, {len(outcomes)} were answered")
+        return outcomes
 
     async def estimate_gas(self, from_: bytes, to: bytes, data: bytes, *, gas_max: int) -> int:
         transaction = {"from": to_hex(from_), "to": to_hex(to), "data": to_hex(data), "gas": hex(gas_max)}

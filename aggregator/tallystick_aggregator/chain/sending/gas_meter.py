@@ -1,14 +1,14 @@
-"""How much gas our own transactions on one network took in the last hour, by kind and by payer.
+"""How much gas our own transactions on one network took in the last hour, by kind and by payer, and what they move.
 
 Counted from the outbox, so that a restart forgets nothing: what is mined counts with the gas that it used, what waits
 with its gas limit, and what another transaction superseded not at all. Claims and gap fillers are counted alike.
 """
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple, TypeVar
 
-from tallystick_aggregator.store.port import OutboundTransaction, Outbox, TransactionKind, TransactionStatus
+from tallystick_aggregator.store.port import OutboundTransaction, Outbox, Payout, TransactionKind, TransactionStatus
 
 HOUR_S: Final = 3_600
 PAYERS_KINDS: Final = frozenset({TransactionKind.DEPOSIT, TransactionKind.REFUND, TransactionKind.EXACT})
@@ -26,6 +26,8 @@ class _Entry(NamedTuple):
     receiver: bytes
     is_under_way: bool
     has_reverted: bool
+    reference: bytes
+    moves: tuple[Payout, ...]
 
 
 class GasMeter:
@@ -43,6 +45,8 @@ class GasMeter:
         self._counts: Counter[tuple[TransactionKind, bytes]] = Counter()
         self._received: Counter[bytes] = Counter()
         self._under_way: Counter[tuple[TransactionKind, bytes]] = Counter()
+        self._leaving: defaultdict[tuple[bytes, bytes], Counter[bytes]] = defaultdict(Counter)
+        """By payer and token: amounts, by the transaction's reference."""
         self._reverted: Counter[tuple[TransactionKind, bytes]] = Counter()
 
     async def load(self, outbox: Outbox, network: str) -> None:
@@ -73,6 +77,8 @@ class GasMeter:
                 outbound.payouts[0].receiver if outbound.kind in PAYERS_KINDS and outbound.payouts else b"",
                 is_under_way=outbound.status is TransactionStatus.PENDING,
                 has_reverted=outbound.status is TransactionStatus.REVERTED or bool(known and known.has_reverted),
+                reference=outbound.reference,
+                moves=outbound.payouts if outbound.kind is TransactionKind.EXACT else (),
             )
             self._entries[outbound.id] = entry
             self._add(entry, 1)
@@ -104,6 +110,13 @@ class GasMeter:
         """Return how many of a payer's transactions of a kind are in no block yet, as far as is known."""
         self._forget()
         return self._under_way[kind, payer]
+
+    def leaving(self, payer: bytes, token: bytes) -> Mapping[bytes, int]:
+        """Return the transfers of a payer's tokens that are in no block yet: atomic units, by what names each in the
+        outbox.
+        """
+        self._forget()
+        return self._leaving.get((payer, token), {})
 
     def reverted(self, kind: TransactionKind, payer: bytes) -> int:
         """Return how many of a payer's transactions of a kind from the last hour have reverted on chain."""
@@ -143,6 +156,11 @@ class GasMeter:
             _count(self._received, entry.receiver, times)
         if entry.is_under_way:
             _count(self._under_way, by, times)
+            for payout in entry.moves:
+                purse = entry.payer, payout.token
+                _count(self._leaving[purse], entry.reference, times * payout.amount)
+                if not self._leaving[purse]:
+                    del self._leaving[purse]
         if entry.has_reverted:
             _count(self._reverted, by, times)
 

@@ -15,12 +15,12 @@ _NONCE_MAX: Final = 2**63 - 1
 """What the outbox can store; no key ever gets there (EIP-2681 allows twice as much)."""
 
 
-async def free_nonce(node: Node, sender: bytes, stored: int) -> int:
-    """The next nonce; `stored` is what the outbox, which knows our own, says of it. Raises ChainUnavailableError.
+async def free_nonce(node: Node, sender: bytes, stored: int, told: int) -> int:
+    """The next nonce; `stored` is what the outbox, which knows our own, says of it, `told` what the node said before.
+    Raises ChainUnavailableError.
 
     A node that tells of more is asked again: a nonce that is too high leaves a gap, and filling that costs gas.
     """
-    told = await node.next_nonce(sender)
     if told > stored:
         again = await node.next_nonce(sender)
         if again != told:

@@ -28,7 +28,7 @@ What is not guaranteed
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -43,6 +43,7 @@ from tallystick_aggregator.chain.port import (
     Send,
 )
 from tallystick_aggregator.chain.sending.bidding import bid, bid_of, raises
+from tallystick_aggregator.chain.sending.lookups import Lookups
 from tallystick_aggregator.chain.sending.nonces import GAP_MAX, free_nonce, surely_used_by
 from tallystick_aggregator.chain.sending.trial import Trial
 from tallystick_aggregator.chain.sending.waiters import ENDED, Waiters
@@ -55,10 +56,9 @@ from tallystick_aggregator.store.port import (
     TransactionKind,
     TransactionStatus,
 )
+from tallystick_aggregator.tasks import Shared
 from tallystick_chain.fees import Bid
 from tallystick_chain.transactions import Unsigned, sign
-
-LOOKUPS_AT_ONCE: Final = 16
 
 _GWEI: Final = 10**9
 
@@ -99,6 +99,9 @@ class Sender:
         self._on_revert = on_revert
         self._clock = clock
         self._nonces = asyncio.Lock()
+        self._next_nonce = Shared[None, int]()
+        self._lookups = Lookups(settings.limits.look_again_s, clock)
+        self._blocks = Shared[int, Block | None]()
         self._offered_at: dict[int, float] = {}
         self._passed_since: dict[int, float] = {}
         self._first_waiting: tuple[int, float] = (-1, 0.0)
@@ -122,21 +125,17 @@ class Sender:
         if known is not None and known.status is not TransactionStatus.SUPERSEDED:
             return known
         gas_limit = await self.trial.gas_limit(send.call, send.gas_max)
-        offer = bid(await self._node.fees(), self._settings.fees, urgent=send.urgent)
+        offer = bid(await self.trial.market(), self._settings.fees, urgent=send.urgent)
+        told = await self._next_nonce.answer(None, lambda: self._node.next_nonce(self.address))
+        # One at a time from here: it asks nobody but the store.
         async with self._nonces:
             known = await self._outbox.by_reference(send.kind, send.reference)
             if known is not None and known.status is not TransactionStatus.SUPERSEDED:
                 return known
-            if send.payment_id:
-                named = await self._outbox.by_payment_id(send.payment_id)
-                if named is not None and (named.kind, named.reference) != (send.kind, send.reference):
-                    raise PaymentIdTakenError
-            draft = await self._draft(send, gas_limit, offer)
-            if known is None:
-                outbound = await self._outbox.add(draft)
-            else:
-                outbound = replace(draft, id=known.id)
-                await self._outbox.update(outbound)
+            await self._check_identifier(send)
+            stored = await self._outbox.next_nonce(self._settings.network, self.address)
+            nonce = await free_nonce(self._node, self.address, stored, told)
+            outbound = await self._journal(self._draft(send, gas_limit, offer, nonce), known)
         await self._offer(outbound)
         return outbound
 
@@ -146,10 +145,23 @@ class Sender:
         self._stakes = dict(stakes)
         return is_new
 
-    async def _draft(self, send: Send, gas_limit: int, offer: Bid, nonce: int | None = None) -> OutboundTransaction:
-        if nonce is None:
-            stored = await self._outbox.next_nonce(self._settings.network, self.address)
-            nonce = await free_nonce(self._node, self.address, stored)
+    async def _check_identifier(self, send: Send) -> None:
+        """Raise PaymentIdTakenError where the payment's identifier was sent for another one."""
+        if not send.payment_id:
+            return
+        named = await self._outbox.by_payment_id(send.payment_id)
+        if named is not None and (named.kind, named.reference) != (send.kind, send.reference):
+            raise PaymentIdTakenError
+
+    async def _journal(self, draft: OutboundTransaction, known: OutboundTransaction | None) -> OutboundTransaction:
+        """Write it down, in the place of one with the same reference that never happened."""
+        if known is None:
+            return await self._outbox.add(draft)
+        outbound = replace(draft, id=known.id)
+        await self._outbox.update(outbound)
+        return outbound
+
+    def _draft(self, send: Send, gas_limit: int, offer: Bid, nonce: int) -> OutboundTransaction:
         now = int(self._clock())
         unsigned = Unsigned(self._settings.chain_id, nonce, gas_limit, send.call.to, send.call.data)
         attempt = self._signed(unsigned, offer, now)
@@ -184,16 +196,9 @@ class Sender:
     async def tick(self, head: Block) -> None:
         """Look up what became of every open transaction, and push on those that wait. Raises ChainUnavailableError."""
         final_number = head.number - self._settings.confirmations
-        waiting: list[OutboundTransaction] = []
-
-        async def follow(outbound: OutboundTransaction) -> None:
-            if not await self._follow(outbound, final_number):
-                waiting.append(outbound)
-
-        outgoing = await self._outbox.open(self._settings.network)
-        await _each([outbound for outbound in outgoing if self._follows(outbound)], follow)
-        waiting.sort(key=lambda outbound: outbound.nonce)
-        waiting = await self._drop_superseded(waiting, final_number)
+        outgoing = [sent for sent in await self._outbox.open(self._settings.network) if self._follows(sent)]
+        found = await self._lookups.waiting(outgoing, head, lambda sent: self._follow(sent, final_number))
+        waiting = await self._drop_superseded([_in_no_block(sent) for sent in found], final_number)
         await self._fill_gaps([outbound for outbound in waiting if outbound.sender == self.address], head)
         await self._push(waiting)
 
@@ -202,9 +207,7 @@ class Sender:
         receipt = await self._receipt(outbound)
         if receipt is None:
             if outbound.status is TransactionStatus.MINED:  # a reorganisation took it back
-                await self._store(
-                    replace(outbound, status=TransactionStatus.PENDING, block_number=0, block_hash=b"", gas_used=0)
-                )
+                await self._store(_in_no_block(outbound))
             return False
         final = receipt.block_number <= final_number and await self._is_canonical(receipt)
         if not receipt.succeeded:
@@ -238,7 +241,8 @@ class Sender:
         return None
 
     async def _is_canonical(self, receipt: Receipt) -> bool:
-        block = await self._node.block(receipt.block_number)
+        number = receipt.block_number
+        block = await self._blocks.answer(number, lambda: self._node.block(number))
         return block is not None and block.block_hash == receipt.block_hash
 
     async def _drop_superseded(
@@ -294,7 +298,7 @@ class Sender:
             _log.warning("nonce %d is missing: it is filled, so that %d transactions can go on", nonce, len(waiting))
             gap = f"{self._settings.network} {self.address.hex()} {nonce} {self._clock()}"
             fill = Send(TransactionKind.NONCE_FILLER, keccak256(gap.encode()), Call(self.address, b""))
-            await self._offer(await self._outbox.add(await self._draft(fill, gas_limit, offer, nonce)))
+            await self._offer(await self._outbox.add(self._draft(fill, gas_limit, offer, nonce)))
 
     async def _push(self, waiting: Sequence[OutboundTransaction]) -> None:
         """Bid more where that is needed; offer again what waits."""
@@ -380,11 +384,6 @@ class Sender:
         self.waiters.tell(outbound)
 
 
-async def _each(items: Sequence[OutboundTransaction], work: Callable[[OutboundTransaction], Awaitable[None]]) -> None:
-    for at in range(0, len(items), LOOKUPS_AT_ONCE):
-        outcomes = await asyncio.gather(
-            *(work(item) for item in items[at : at + LOOKUPS_AT_ONCE]), return_exceptions=True
-        )
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException):
-                raise outcome
+def _in_no_block(outbound: OutboundTransaction) -> OutboundTransaction:
+    """The transaction as it waits; a block that held it was taken back."""
+    return replace(outbound, status=TransactionStatus.PENDING, block_number=0, block_hash=b"", gas_used=0)

@@ -15,7 +15,7 @@ from tallystick_aggregator.chain.port import GAS_LIMIT_MAX, Block, Call, Reverte
 from tallystick_aggregator.chain.sending.bidding import bid, limit_for
 from tallystick_aggregator.chain.settings import ChainSettings
 from tallystick_aggregator.store.port import Outbox, TransactionStatus
-from tallystick_chain.fees import Bid
+from tallystick_chain.fees import MarketFees
 
 _FILL_GAS: Final = 21_000
 FRESH_S: Final = 3.0
@@ -35,12 +35,12 @@ class Trial:
         self._clock = clock
         self._address = settings.sender.address
         self._asking = asyncio.Lock()
-        self._price: Bid | None = None
-        self._priced_at = 0.0
+        self._market: MarketFees | None = None
+        self._read_at = 0.0
 
     async def simulate(self, call: Call, block: Block, *, gas_max: int, at_s: int) -> None:
         """See `port.Chain.simulate`."""
-        price = await self._todays_price()
+        price = bid(await self.market(), self._settings.fees)
         try:
             await self._node.call(call.to, call.data, block, from_=self._address, gas=gas_max, price=price, at_s=at_s)
         except CallRevertedError as reverted:
@@ -48,11 +48,11 @@ class Trial:
 
     async def gas_affordable(self) -> int:
         """See `port.Chain.gas_affordable`: pools take what a sender can pay for beside all that it has in them."""
-        price, balance = await asyncio.gather(self._todays_price(), self._node.balance(self._address))
+        market, balance = await asyncio.gather(self.market(), self._node.balance(self._address))
         for outbound in await self._outbox.open(self._settings.network):
             if outbound.status is TransactionStatus.PENDING and outbound.sender == self._address:
                 balance -= outbound.gas_limit * outbound.attempts[-1].max_fee_per_gas_wei
-        return max(0, balance) // max(1, price.max_fee)
+        return max(0, balance) // max(1, bid(market, self._settings.fees).max_fee)
 
     async def estimate(self, call: Call, gas_max: int = GAS_LIMIT_MAX) -> int:
         """The gas that the call would take now.
@@ -75,9 +75,10 @@ class Trial:
         except RevertedError:
             return _FILL_GAS
 
-    async def _todays_price(self) -> Bid:
+    async def market(self) -> MarketFees:
+        """What blocks cost, as of FRESH_S ago at most."""
         async with self._asking:
-            if self._price is None or self._clock() - self._priced_at >= FRESH_S:
-                self._price = bid(await self._node.fees(), self._settings.fees)
-                self._priced_at = self._clock()
-        return self._price
+            if self._market is None or self._clock() - self._read_at >= FRESH_S:
+                self._market = await self._node.fees()
+                self._read_at = self._clock()
+        return self._market

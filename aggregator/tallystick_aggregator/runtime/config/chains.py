@@ -19,6 +19,7 @@ from tallystick.x402 import ASSET_TRANSFER_EIP3009, ASSET_TRANSFER_PERMIT2
 from tallystick_aggregator.chain.settings import (
     LOGS_RANGE_BLOCKS,
     URGENT_CAP_FACTOR,
+    BundleSettings,
     ChainSettings,
     ConfigurationError,
     FeeSettings,
@@ -94,6 +95,9 @@ class ChainSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     priority_fee_per_gas_gwei_max: float = 50.0
     urgent_max_fee_per_gas_gwei: float = 0.0
     """What a withdrawal's claim may bid; 0: URGENT_CAP_FACTOR times `max_fee_per_gas_gwei`."""
+    bundle_url: str = ""
+    """A builder that takes `eth_sendBundle`; none: nobody's approval of Permit2 is paid for."""
+    bundle_sender_key: str = ""
 
 
 def chain_settings(section: ChainSection, index: int, folder: Path, load_key: KeyLoader) -> list[ChainSettings]:
@@ -130,7 +134,30 @@ def chain_settings(section: ChainSection, index: int, folder: Path, load_key: Ke
         withdraw_delay_s_max=section.withdraw_delay_s_max,
         fees=fees,
     )
+    settings = replace(settings, bundles=_bundles(section, where, settings, folder, load_key))
     return [replace(settings, escrow=address, escrow_block=block) for address, block in escrows]
+
+
+def _bundles(
+    section: ChainSection, where: str, chain: ChainSettings, folder: Path, load_key: KeyLoader
+) -> BundleSettings | None:
+    """Return where bundles go, and whose they are; None where nothing of it is set."""
+    if bool(section.bundle_url) != bool(section.bundle_sender_key):
+        raise ConfigurationError(f"{where}.bundle_url: allowed only together with bundle_sender_key, and that with it")
+    if not section.bundle_url:
+        return None
+    if not any(token.by_permit2 for token in chain.tokens):
+        raise ConfigurationError(
+            f"{where}.bundle_url: allowed only where a token's transfer_methods have {ASSET_TRANSFER_PERMIT2!r}"
+        )
+    url = read_endpoint(section.bundle_url, f"{where}.bundle_url")
+    sender = load_key(with_paths(section.bundle_sender_key, folder.joinpath), f"{where}.bundle_sender_key")
+    if sender.address in {chain.sender.address, chain.operator, chain.operator_signer.address}:
+        raise ConfigurationError(
+            f"{where}.bundle_sender_key: got the sender's or the operator's key, allowed one of its own: nothing else"
+            " may wait behind a bundle that no builder takes"
+        )
+    return BundleSettings(url, sender)
 
 
 def _escrows(section: ChainSection, where: str) -> list[tuple[bytes, int]]:

@@ -1,5 +1,6 @@
 """The tables `[exact]` and `[exact_open]`: which transfers the operator pays for, those of strangers among them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -7,10 +8,14 @@ from typing import Final
 import msgspec
 
 from tallystick.amounts import parse_amount
+from tallystick.eip712 import PERMIT2_ADDRESS
+from tallystick.hexadecimal import parse_address
 from tallystick.keys import with_paths
+from tallystick.quantities import ZERO_ADDRESS
 from tallystick.signatures import Signer
 from tallystick_aggregator.auth.limits import GAS_TYPICAL, GasLimits
 from tallystick_aggregator.auth.transfer_limits import TransferLimits
+from tallystick_aggregator.chain.multicall import MULTICALL3_ADDRESS
 from tallystick_aggregator.chain.settings import ChainSettings, ConfigurationError
 from tallystick_aggregator.runtime.config.chains import KeyLoader
 from tallystick_aggregator.runtime.config.errors import between
@@ -26,10 +31,36 @@ class ExactSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     enabled: bool = True
     amount_min: str = "0"
     """The least that is transferred, in atomic units."""
+    erc6492_factories: tuple[str, ...] = ()
+    """Who may be called to deploy payers' wallets."""
 
-    def limits(self) -> TransferLimits:
-        """What the scheme takes. Raises MalformedError."""
-        return TransferLimits(self.enabled, parse_amount(self.amount_min, "exact.amount_min"))
+    def limits(self, chains: tuple[ChainSettings, ...]) -> TransferLimits:
+        """What the scheme takes. Raises ConfigurationError and MalformedError."""
+        amount_min = parse_amount(self.amount_min, "exact.amount_min")
+        taken = {address: what for chain in chains for address, what in _no_factories(chain)} | _NO_FACTORIES
+        factories = set[bytes]()
+        for index, text in enumerate(self.erc6492_factories):
+            field = f"exact.erc6492_factories[{index}]"
+            address = parse_address(text, field)
+            if what := taken.get(address):
+                raise ConfigurationError(f"{field}: got {text}, {what}; allowed a contract that deploys wallets")
+            factories.add(address)
+        return TransferLimits(self.enabled, amount_min, erc6492_factories=frozenset(factories))
+
+
+_NO_FACTORIES: Final = {
+    ZERO_ADDRESS: "which is nobody's",
+    MULTICALL3_ADDRESS: "which is Multicall3",
+    PERMIT2_ADDRESS: "which is Permit2",
+}
+
+
+def _no_factories(chain: ChainSettings) -> Iterator[tuple[bytes, str]]:
+    """What payers must not have called in the place of a factory."""
+    yield chain.escrow, f"which is the escrow of {chain.network}"
+    yield chain.operator, f"which is the operator of {chain.network}"
+    for token in chain.tokens:
+        yield token.address, f"which is the token {token.symbol} of {chain.network}"
 
 
 class ExactOpenSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -66,7 +97,8 @@ def exact_open(
         return None
     sender = load_key(with_paths(section.sender_key, folder.joinpath), "exact_open.sender_key")
     for chain in chains:
-        if sender.address in {chain.sender.address, chain.operator, chain.operator_signer.address}:
+        bundles = {chain.bundles.sender.address} if chain.bundles else set[bytes]()
+        if sender.address in {chain.sender.address, chain.operator, chain.operator_signer.address} | bundles:
             raise ConfigurationError(
                 f"exact_open.sender_key: got a key that {chain.network} uses as its sender or operator, allowed one of"
                 " its own: strangers must not spend what sellers' claims are sent with"

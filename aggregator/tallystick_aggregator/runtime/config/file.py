@@ -31,6 +31,7 @@ from tallystick_aggregator.auth.transfer_limits import TransferLimits
 from tallystick_aggregator.chain.settings import ChainSettings, ConfigurationError
 from tallystick_aggregator.ledger.commands import Rules
 from tallystick_aggregator.ledger.values import COUNT_MAX, SECONDS_MAX
+from tallystick_aggregator.listing import ListingLimits
 from tallystick_aggregator.runtime.config.chains import (
     ChainSection,
     KeyLoader,
@@ -163,6 +164,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     exact: ExactSection = ExactSection()
     exact_open: ExactOpenSection = ExactOpenSection()
     http: dict[str, Any] | None = None
+    discovery: dict[str, Any] = {}
 
     def rules(self) -> tuple[Rules, ChargeLimits]:
         """The limits of payers, sellers and peers; amounts are text, "0" for none. Raises ConfigurationError."""
@@ -203,6 +205,7 @@ class Config:
     chains: tuple[ChainSettings, ...]
     http: HttpSettings | None
     """None without a table [http]: then there is no HTTP edge."""
+    listing_limits: ListingLimits
     withdraw_delays_s: Mapping[str, int]
 
     @classmethod
@@ -244,10 +247,11 @@ class Config:
             rules=rules,
             charge_limits=charge_limits,
             gas_limits=file.gas_limits(),
-            exact_limits=file.exact.limits(),
+            exact_limits=file.exact.limits(chains),
             exact_open=exact_open(file.exact_open, chains, folder, load_key),
             chains=chains,
             http=None if file.http is None else read_http(file.http, file.server.check_listen),
+            listing_limits=read_table(file.discovery, "discovery", ListingLimits)[0],
             withdraw_delays_s={section.network: section.withdraw_delay_s for section in file.chain},
         )
 

@@ -8,22 +8,35 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tallystick.facilitator import Kind, Settled, Verified
+from tallystick.quantities import PaymentId
 from tallystick.x402 import PaymentTerms
-from tallystick.x402.batch_settlement import BatchSettlementSupport, ClaimPayload, SettlePayload, VoucherPayload
-from tallystick.x402.terms import SCHEME_BATCH_SETTLEMENT
+from tallystick.x402.batch_settlement import (
+    BatchSettlementPayload,
+    BatchSettlementSupport,
+    ClaimPayload,
+    SettlePayload,
+    VoucherPayload,
+)
+from tallystick.x402.terms import SCHEME_BATCH_SETTLEMENT, BatchSettlementTerms
+from tallystick_aggregator.accounts.channels import Channels
 from tallystick_aggregator.accounts.offers import Offers
+from tallystick_aggregator.chain.port import Chain
+from tallystick_aggregator.charging.batcher import PaymentBatcher
+from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse
+from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.schemes.batch_settlement.reason_codes import REASON_CODES
 from tallystick_aggregator.schemes.batch_settlement.requests import (
-    ChannelPayload,
     Request,
     accepted_is,
     is_the_servers,
     meets_terms,
+    payload_type,
     read_request,
     seller_terms,
 )
+from tallystick_aggregator.schemes.batch_settlement.snapshots import Snapshots
 from tallystick_aggregator.schemes.batch_settlement.vouchers import ManagedVouchers, Step
 from tallystick_aggregator.schemes.port import NOBODY, PAYLOAD, Caller
 
@@ -37,9 +50,23 @@ class BatchSettlementPayments:
     verify_forms: Mapping[str, Callable[[Any], Request]] = {PAYLOAD: read_request}
     settle_forms = verify_forms
 
-    def __init__(self, offers: Offers, vouchers: ManagedVouchers) -> None:
+    def __init__(
+        self,
+        chains: Mapping[EscrowRef, Chain],
+        offers: Offers,
+        channels: Channels,
+        batcher: PaymentBatcher,
+        writer: Writer,
+        new_id: Callable[[], PaymentId],
+    ) -> None:
+        """`chains`, `offers` and `channels` are of canonical escrows alone.
+
+        `new_id` makes payment ids by the clock that the ledger goes by.
+        """
+        self._chains = chains
         self._offers = offers
-        self._vouchers = vouchers
+        snapshots = Snapshots(chains, offers, writer)
+        self._vouchers = ManagedVouchers(channels, batcher, writer, snapshots, new_id)
 
     async def kinds(self) -> Sequence[Kind]:
         """Return every network on which the canonical contract is served."""
@@ -48,9 +75,17 @@ class BatchSettlementPayments:
                 self.name,
                 offer.network,
                 list(offer.tokens.values()),
+                escrow=offer.escrow,
+                escrow_name=offer.escrow_name,
+                escrow_version=offer.escrow_version,
+                operator=offer.operator,
+                withdraw_delay_s=offer.withdraw_delay_s,
+                withdraw_delay_s_min=offer.withdraw_delay_s_min,
+                withdraw_delay_s_max=offer.withdraw_delay_s_max,
                 extra=BatchSettlementSupport(offer.operator, offer.withdraw_delay_s, delegated_refund=True).extra(),
+                signers=(self._chains[escrow].sender,),
             )
-            for offer in self._offers.values()
+            for escrow, offer in self._offers.items()
         ]
 
     def payer_of(self, request: Request) -> bytes:
@@ -61,41 +96,41 @@ class BatchSettlementPayments:
     async def verify(self, terms: PaymentTerms, request: Request, caller: Caller = NOBODY) -> Verified | Refusal:
         """Check a payload of a payer's, and hold its channel where the facilitator manages it."""
         del caller
-        payload = request.payload
-        if isinstance(payload, ClaimPayload | SettlePayload):
-            return refuse(Why.WRONG_PAYLOAD_TYPE, "claim or settle", "deposit, voucher or refund")
-        step = is_the_servers(payload) or accepted_is(terms, request.accepted) or self._step(terms, payload, request)
-        if isinstance(step, Refusal):
-            return step
-        if isinstance(payload, VoucherPayload):
-            return await self._vouchers.hold(step)
-        raise NotImplementedError
+        payload, asked = request.payload, seller_terms(terms)
+        if not isinstance(payload, VoucherPayload) or not asked.is_managed:
+            return _not_here(payload)
+        step = is_the_servers(payload) or accepted_is(terms, request.accepted) or self._step(terms, asked, request)
+        return step if isinstance(step, Refusal) else await self._vouchers.hold(step)
 
     async def settle(self, terms: PaymentTerms, request: Request, caller: Caller = NOBODY) -> Settled | Refusal:
         """Charge what is held, or give it free; land deposits, claims and refunds."""
         del caller
-        payload = request.payload
-        if isinstance(payload, VoucherPayload):
-            step = self._step(terms, payload, request)
-            if isinstance(step, Refusal):
-                return step
-            pending_id = payload.reservation.pending_id or ""
-            if payload.reservation.cancel:
-                return await self._vouchers.cancel(step, pending_id)
-            return await self._vouchers.charge(step, pending_id, terms.amount)
-        raise NotImplementedError
+        payload, asked = request.payload, seller_terms(terms)
+        if not isinstance(payload, VoucherPayload) or not asked.is_managed:
+            return _not_here(payload)
+        step = self._step(terms, asked, request)
+        if isinstance(step, Refusal):
+            return step
+        if payload.reservation.cancel:
+            return await self._vouchers.cancel(step, payload.reservation.pending_id)
+        return await self._vouchers.charge(step, payload.reservation.pending_id, terms.amount)
 
     async def release(self, terms: PaymentTerms, request: Request, caller: Caller = NOBODY) -> Settled | Refusal:
         """Give a held channel free, as a payload with `cancel` does."""
         del caller
-        payload = request.payload
-        if isinstance(payload, ClaimPayload | SettlePayload):
-            return refuse(Why.WRONG_PAYLOAD_TYPE, "claim or settle", "deposit, voucher or refund")
-        step = self._step(terms, payload, request)
-        if isinstance(step, Refusal):
-            return step
-        return await self._vouchers.cancel(step, payload.reservation.pending_id or "")
+        payload, asked = request.payload, seller_terms(terms)
+        if not isinstance(payload, VoucherPayload) or not asked.is_managed:
+            return _not_here(payload)
+        step = self._step(terms, asked, request)
+        return step if isinstance(step, Refusal) else await self._vouchers.cancel(step, payload.reservation.pending_id)
 
-    def _step(self, terms: PaymentTerms, payload: ChannelPayload, request: Request) -> Step | Refusal:
-        refusal = meets_terms(terms, seller_terms(terms), payload.config)
+    def _step(self, terms: PaymentTerms, asked: BatchSettlementTerms, request: Request) -> Step | Refusal:
+        payload = request.payload
+        assert isinstance(payload, VoucherPayload)
+        refusal = meets_terms(terms, asked, payload.config)
         return refusal or self._vouchers.step_of(terms, payload, request.accepted)
+
+
+def _not_here(payload: BatchSettlementPayload) -> Refusal:
+    """Refuse a payload that belongs to another call, or to another manager of vouchers."""
+    return refuse(Why.WRONG_PAYLOAD_TYPE, payload_type(payload), "voucher, where the facilitator manages vouchers")

@@ -1,14 +1,16 @@
 """What a caller asks for, and whether it fits what the seller asks for. Nothing of the chain or the ledger is read."""
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from tallystick.channels import ChannelConfig
 from tallystick.hexadecimal import checksum
 from tallystick.x402 import PaymentPayload, PaymentTerms, read_terms
 from tallystick.x402.batch_settlement import (
     BatchSettlementPayload,
+    ClaimPayload,
     DepositPayload,
     RefundPayload,
+    SettlePayload,
     VoucherPayload,
     packed_refund_authorizer,
     read_batch_settlement,
@@ -20,6 +22,20 @@ from tallystick_aggregator.ledger.refusals import Why, refuse
 
 ChannelPayload = DepositPayload | VoucherPayload | RefundPayload
 """What payers write: it names a channel, and has a voucher of it."""
+
+
+_TYPES: Final = {
+    DepositPayload: "deposit",
+    VoucherPayload: "voucher",
+    RefundPayload: "refund",
+    ClaimPayload: "claim",
+    SettlePayload: "settle",
+}
+
+
+def payload_type(payload: BatchSettlementPayload) -> str:
+    """The payload's `type`, as it stands on the wire."""
+    return _TYPES[type(payload)]
 
 
 class Request(NamedTuple):

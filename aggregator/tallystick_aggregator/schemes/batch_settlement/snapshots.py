@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from tallystick.x402.batch_settlement import ChannelState, VoucherState
+from tallystick_aggregator.accounts.offers import Offers
 from tallystick_aggregator.chain.port import Chain, ChainUnavailableError
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.ledger.values import EscrowRef
@@ -19,8 +20,9 @@ NONCES_MAX: Final = 65_536
 class Snapshots:
     """Channels as answers show them; each must be known to the ledger."""
 
-    def __init__(self, chains: Mapping[EscrowRef, Chain], writer: Writer) -> None:
+    def __init__(self, chains: Mapping[EscrowRef, Chain], offers: Offers, writer: Writer) -> None:
         self._chains = chains
+        self._offers = offers
         self._writer = writer
         self._nonces: dict[bytes, tuple[int, int]] = {}
         """By channel: its funds when it was read, and its refund nonce."""
@@ -44,12 +46,13 @@ class Snapshots:
         """The channel's state now."""
         ledger = self._writer.ledger
         account, channel = ledger.known_account(channel_id), ledger.known_channel(channel_id)
-        finalizes_at = account.withdraw_finalizes_at
+        # Every withdrawal is taken to last as long as the shortest delay that is served.
+        shortest_s = self._offers[account.escrow].withdraw_delay_s_min
         return ChannelState(
             channel_id=channel_id,
             balance=account.funds,
             total_claimed=channel.claimed,
-            withdraw_requested_at=finalizes_at and finalizes_at - account.config.withdraw_delay_s,
+            withdraw_requested_at=max(0, account.withdraw_finalizes_at - shortest_s),
             refund_nonce=self._nonces.get(channel_id, (0, 0))[1],
             charged=channel.charged,
         )

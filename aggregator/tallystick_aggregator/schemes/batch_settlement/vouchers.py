@@ -11,12 +11,13 @@ from typing import NamedTuple
 from tallystick import payment_ids
 from tallystick.channels import ChannelConfig
 from tallystick.charges import Charge
+from tallystick.errors import MalformedError
 from tallystick.facilitator import Settled, Verified
 from tallystick.quantities import PaymentId
 from tallystick.reasons import Reason
 from tallystick.vouchers import UncheckedVoucher
 from tallystick.x402 import PaymentTerms
-from tallystick.x402.batch_settlement import Settlement, corrective_extra, verified_extra
+from tallystick.x402.batch_settlement import BatchSettlementCode, Settlement, corrective_extra, verified_extra
 from tallystick_aggregator.accounts.channels import Channels
 from tallystick_aggregator.charging.batcher import PaymentBatcher
 from tallystick_aggregator.charging.port import Writer
@@ -38,7 +39,7 @@ class Step(NamedTuple):
     def charge(self, pending_id: PaymentId) -> Charge:
         """The payment that the ledger knows under this pendingId: the same voucher and amount, or it is another."""
         channel_id, ceiling = self.voucher.channel_id, self.voucher.max_claimable_amount
-        bound = sha256(b"%b|%d|%d" % (channel_id, ceiling, self.accepted)).digest()
+        bound = sha256(b"voucher|%b|%d|%d" % (channel_id, ceiling, self.accepted)).digest()
         return Charge(channel_id, pending_id, self.accepted, bound, ceiling, self.voucher.signature)
 
 
@@ -51,8 +52,9 @@ class ManagedVouchers:
         batcher: PaymentBatcher,
         writer: Writer,
         snapshots: Snapshots,
-        new_id: Callable[[], PaymentId] = payment_ids.new,
+        new_id: Callable[[], PaymentId],
     ) -> None:
+        """`new_id` makes payment ids by the clock that the ledger goes by."""
         self._channels = channels
         self._batcher = batcher
         self._writer = writer
@@ -72,7 +74,7 @@ class ManagedVouchers:
             return refusal
         await self._snapshots.refresh(step.voucher.channel_id)
         payment = step.charge(self._new_id())
-        held = await self._batcher.reserve_in_step(payment)
+        held = self._is_above_claimed(step) or await self._batcher.reserve_in_step(payment)
         if isinstance(held, Refusal):
             return self.corrected(step, held)
         assert isinstance(held, Held), "a payment id of our own is new"
@@ -80,28 +82,52 @@ class ManagedVouchers:
         extra = verified_extra(state, payment.payment_id.hex())
         return Verified(step.config.payer, expires_at=held.expires_at, extra=extra)
 
-    async def charge(self, step: Step, pending_id: str, amount: int) -> Settled | Refusal:
-        """Charge what is held under this pendingId, in full or less, and give the channel free."""
-        payment = step.charge(_read_pending_id(pending_id))
-        captured = await self._batcher.capture_in_step(payment, amount)
+    async def charge(self, step: Step, pending_id: str | None, amount: int) -> Settled | Refusal:
+        """Charge what is held under this pendingId, in full or less, and give the channel free.
+
+        Without a pendingId the voucher is verified now.
+        """
+        captured: Accepted | Refusal
+        if pending_id is None:
+            captured = await self._opened(step) or self._is_above_claimed(step) or await self._charge_now(step, amount)
+        else:
+            payment_id = read_pending_id(pending_id)
+            if isinstance(payment_id, Refusal):
+                return payment_id
+            captured = await self._batcher.capture_in_step(step.charge(payment_id), amount)
         if isinstance(captured, Refusal):
             return self.corrected(step, captured)
         return self._settled(step, captured)
 
-    async def cancel(self, step: Step, pending_id: str) -> Settled | Refusal:
+    async def cancel(self, step: Step, pending_id: str | None) -> Settled | Refusal:
         """Give the channel free, and charge nothing."""
-        released = await self._batcher.release_payment(step.charge(_read_pending_id(pending_id)))
-        if released is None:
+        payment_id = read_pending_id(pending_id)
+        if isinstance(payment_id, Refusal):
+            return payment_id
+        released = await self._batcher.release_payment(step.charge(payment_id))
+        if released is None or isinstance(released, Refusal):
             return refuse(Why.RESERVATION_OF_ANOTHER_VOUCHER)
-        return released if isinstance(released, Refusal) else self._settled(step, None)
+        return self._settled(step, None)
 
     def corrected(self, step: Step, refusal: Refusal) -> Refusal:
         """The refusal with what its payer needs to sign the next step: the channel's state and its newest voucher."""
-        if refusal.reason is not Reason.CUMULATIVE_AMOUNT_MISMATCH:
-            return refusal
         channel_id = step.voucher.channel_id
+        if refusal.reason is not Reason.CUMULATIVE_AMOUNT_MISMATCH or self._writer.ledger.channel(channel_id) is None:
+            return refusal
         extra = corrective_extra(self._snapshots.of(channel_id), self._snapshots.newest_voucher(channel_id))
         return refusal._replace(extra=extra)
+
+    async def _charge_now(self, step: Step, amount: int) -> Accepted | Refusal:
+        await self._snapshots.refresh(step.voucher.channel_id)
+        return await self._batcher.charge_in_step(step.charge(self._new_id()), amount)
+
+    def _is_above_claimed(self, step: Step) -> Refusal | None:
+        """Rule 10: where nothing is asked for, a voucher over what is claimed already pays for nothing."""
+        channel = self._writer.ledger.channel(step.voucher.channel_id)
+        ceiling = step.voucher.max_claimable_amount
+        if step.accepted or channel is None or not ceiling == channel.charged == channel.claimed:
+            return None
+        return refuse(Why.VOUCHER_CLAIMED, ceiling, f"above {channel.claimed}")
 
     def _settled(self, step: Step, captured: Accepted | None) -> Settled:
         amount, charged = (captured.amount, captured.charged) if captured else (0, 0)
@@ -114,13 +140,17 @@ class ManagedVouchers:
             return None
         account = self._channels.account_of(step.escrow, step.config)
         if isinstance(account, Refusal):
-            return account
+            is_empty = account.reason is Reason.INSUFFICIENT_FUNDS  # rule 7: a channel without a balance is none
+            return account._replace(code=BatchSettlementCode.CHANNEL_NOT_FOUND) if is_empty else account
         # It is opened only for a voucher of its payer's: its configuration is public, so anybody can name it.
         return await self._batcher.prove(account, step.charge(self._new_id())) or await self._channels.open(
             step.escrow, step.config
         )
 
 
-def _read_pending_id(pending_id: str) -> PaymentId:
-    """Read what verify answered; what it never answered is refused as such."""
-    return payment_ids.parse_payment_id(pending_id, "payload.pendingId")
+def read_pending_id(pending_id: str | None) -> PaymentId | Refusal:
+    """Read what verify answered; what it never answered is refused as one that nothing is held under."""
+    try:
+        return payment_ids.parse_payment_id(pending_id or "", "payload.pendingId")
+    except MalformedError:
+        return refuse(Why.RESERVATION_OF_ANOTHER_VOUCHER)

@@ -64,9 +64,9 @@ def is_signed_by_key(token: TransferToken, payment: Authorization) -> bool:
         return False
 
 
-def window_is_open(payment: Authorization, now_s: int) -> Refusal | None:
-    """Check that the authorization is valid now and for long enough to be mined."""
-    if payment.valid_after > now_s:
+def window_is_open(payment: Authorization, now_s: int, *, grace_s: int = 0) -> Refusal | None:
+    """Check that the authorization is valid now, or so many seconds later, and for long enough to be mined."""
+    if payment.valid_after > now_s + grace_s:
         return refuse(Why.EXACT_TOO_EARLY, payment.valid_after, f"at most {now_s}")
     if payment.valid_before < now_s + WINDOW_MARGIN_S:
         return refuse(Why.EXACT_TOO_LATE, payment.valid_before, f"at least {now_s + WINDOW_MARGIN_S}")

@@ -20,6 +20,7 @@ from typing import Final
 
 from tallystick.hashing import keccak256
 from tallystick_aggregator.accounts.outcomes import overloaded, reverted
+from tallystick_aggregator.chain.sending.bundle_memo import unpack_bundle
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.schemes.exact.authorizations import Authorization
@@ -32,6 +33,8 @@ SHARE_MAX: Final = 1_024
 """Of them for one principal: a seller that never settles blocks itself alone."""
 CLAIM_S: Final = 3_600
 """How long a claim is remembered after it was last used. One that is only verified ends with its authorization."""
+NAMED_MAX: Final = 65_536
+"""Identifiers of payments without a transaction, which no outbox has."""
 HOLD_S_MAX: Final = 600
 """How long a verified payment waits for its attempt at most."""
 
@@ -74,7 +77,7 @@ def owner_of(sent: OutboundTransaction, mine: Claim, call_data: Callable[[], byt
     A transaction from before claims were written down has no memo. It belongs to callers that name no attempt, as all
     did then, if it is this very transfer; nobody else gets anything for it.
     """
-    memo = sent.memo
+    memo = unpack_bundle(sent.memo).memo
     if memo[:1] == _VERSION and len(memo) in {65, 129}:
         return Claim(memo[1:33], memo[33:65], memo[65:97], memo[97:129])
     return Claim(mine.authorization if sent.data == call_data() else b"", mine.principal, b"", b"")
@@ -95,6 +98,7 @@ class Claims:
         self._claims_max = claims_max
         self._share_max = share_max
         self._held: dict[bytes, _Held] = {}
+        self._named: dict[bytes, bytes] = {}
         self._by_principal: Counter[bytes] = Counter()
 
     def conflict(
@@ -160,6 +164,17 @@ class Claims:
             self._held[slot].until_s = until_s
         else:
             self.drop(slot, mine)
+
+    def name(self, payment_id: bytes, slot: bytes) -> None:
+        """Remember that an identifier stands for a payment that was settled without a transaction."""
+        if payment_id:
+            self._named[payment_id] = slot
+            if len(self._named) > NAMED_MAX:
+                del self._named[next(iter(self._named))]
+
+    def named_otherwise(self, payment_id: bytes, slot: bytes) -> Refusal | None:
+        """Refuse a payment whose identifier stands for another one; None if it is new, or its own."""
+        return None if self._named.get(payment_id, slot) == slot else refuse(Why.PAYMENT_IDENTIFIER_TAKEN)
 
     def _find(self, slot: bytes) -> _Held | None:
         held = self._held.get(slot)

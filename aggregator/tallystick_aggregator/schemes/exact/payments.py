@@ -1,10 +1,8 @@
-"""Verify, settle and give back, for `exact`.
+"""Verify, settle and give back what is paid by one transfer: for `exact`, and for `upto`.
 
 Verify and settle ask the same `preconditions`. A transfer is named by what the token takes once, (network, token, from,
 nonce), so one is sent; whose it is the module `claims` says, and everybody else is refused, whatever became of it.
 Settle says what happened on chain: done, reverted, or not known yet, which is never taken for failed.
-
-Amounts must be equal, as the official SDKs demand.
 """
 
 import asyncio
@@ -12,29 +10,18 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic
 
-from tallystick.codec.facilitator import read_exact
 from tallystick.errors import Described, MalformedError
 from tallystick.facilitator import Kind, Settled, Verified
 from tallystick.reasons import Reason
-from tallystick.x402 import (
-    ASSET_TRANSFER_PERMIT2,
-    SCHEME_EXACT,
-    PaymentTerms,
-    Permit2Authorization,
-)
+from tallystick.x402 import ASSET_TRANSFER_PERMIT2, PaymentTerms, Permit2Authorization
 from tallystick_aggregator.accounts.offers import Offers, amount_is, find_offer, find_token, receiver_is
 from tallystick_aggregator.accounts.outcomes import named_otherwise, overloaded, unless_unavailable, wait_until_mined
 from tallystick_aggregator.auth.limits import GasBudget
 from tallystick_aggregator.auth.transfer_limits import NO_LIMITS, TransferLimits
-from tallystick_aggregator.chain.port import (
-    Chain,
-    ChainUnavailableError,
-    PaymentIdTakenError,
-    RevertedError,
-    Send,
-)
+from tallystick_aggregator.chain.bundle_port import BundleBusyError
+from tallystick_aggregator.chain.port import Chain, ChainUnavailableError, PaymentIdTakenError, RevertedError, Send
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.ledger.values import EscrowRef
@@ -55,18 +42,18 @@ from tallystick_aggregator.schemes.exact.claims import (
     claim_of,
     owner_of,
 )
-from tallystick_aggregator.schemes.exact.payloads import read_payload
-from tallystick_aggregator.schemes.exact.permit2 import find_permit2_token, permit2_kinds, without_unsponsored
-from tallystick_aggregator.schemes.exact.preconditions import TRANSFER_GAS_MAX, Preconditions, Transfer
-from tallystick_aggregator.schemes.exact.reason_codes import PERMIT2_CODES, REASON_CODES
-from tallystick_aggregator.schemes.port import NOBODY, PAYLOAD, Caller
+from tallystick_aggregator.schemes.exact.counterfactual import unwrap
+from tallystick_aggregator.schemes.exact.permit2 import find_permit2_token, without_unsponsored
+from tallystick_aggregator.schemes.exact.preconditions import Preconditions, Transfer
+from tallystick_aggregator.schemes.exact.served import Served
+from tallystick_aggregator.schemes.port import NOBODY, Caller
 from tallystick_aggregator.store.port import OutboundTransaction, Outbox, Payout, TransactionKind, TransactionStatus
 from tallystick_aggregator.tasks import SingleFlight
 
-Answer = TypeVar("Answer")
-
 SETTLEMENTS_MAX: Final = 1_024
 """Exact payments being settled at once, those included that wait for a block."""
+SENDING_AT_ONCE: Final = 16
+"""Of them being checked and sent; the others have their turn, so that a verify does not wait for all of them."""
 VERIFIES_MAX: Final = 128
 """Exact payments being verified at once: each asks the node four times."""
 SETTLE_TIMEOUT_S: Final = 30.0
@@ -128,11 +115,13 @@ class TransferPayments(ABC, Generic[A]):
         self._clock_s = clock_s
         self._settle_timeout_s = settle_timeout_s
         self._claims = claims or Claims(clock_s)
+        self._served = Served()
         self._limits = limits
         self._monotonic = monotonic
         self._waiting = 0
         self._pause = pause
         self._sending = SingleFlight[bytes, OutboundTransaction | Refusal]()
+        self._turns = asyncio.Semaphore(SENDING_AT_ONCE)
         self._verifying = 0
         self._budget = budget or GasBudget()
         self._preconditions = Preconditions(self._chains, clock_s, self._budget, limits, pause)
@@ -164,7 +153,9 @@ class TransferPayments(ABC, Generic[A]):
             return self._budget.refusal(chain, TransactionKind.EXACT, b"", has_paid=True) is None
 
     async def verify(self, terms: PaymentTerms, payment: A, caller: Caller = NOBODY) -> Verified | Refusal:
-        """Check that the payment would settle now, and hold it for the caller's attempt, if it names one."""
+        """Check that the payment would settle now, and hold it for the caller's attempt. Callers that name none are
+        told by `replayed` that they have verified or settled it before.
+        """
         case = self._case(terms, payment, caller)
         return case if isinstance(case, Refusal) else await unless_unavailable(self._verify(case))
 
@@ -174,9 +165,9 @@ class TransferPayments(ABC, Generic[A]):
         Whoever goes away before has it sent all the same, and learns by the same payment what became of it.
         """
         case = self._case(terms, payment, caller)
-        return (
-            case if isinstance(case, Refusal) else await unless_unavailable(self._settle(case, self._timeout_s(terms)))
-        )
+        if isinstance(case, Refusal):
+            return case
+        return await unless_unavailable(self._settle(case, self._timeout_s(terms)))
 
     async def release(self, terms: PaymentTerms, payment: A, caller: Caller) -> Settled | Refusal:
         """Let go of what the caller's attempt holds. What was sent goes on, for other attempts of the same request; the
@@ -196,7 +187,7 @@ class TransferPayments(ABC, Generic[A]):
     async def _verify(self, case: Case) -> Verified | Refusal:
         sent = await self._sent(case)
         owner = self._owner(case, sent)
-        refusal = await named_otherwise(self._outbox, case.payment_id, case.slot)
+        refusal = await self._named_otherwise(case)
         refusal = refusal or self._claims.conflict(case.slot, case.mine, sent, owner)
         if refusal is not None:
             return refusal
@@ -205,16 +196,17 @@ class TransferPayments(ABC, Generic[A]):
                 return overloaded("exact payments being verified", VERIFIES_MAX)
             self._verifying += 1
             try:
-                refusal = await self._preconditions.would_settle(case)
+                found = await self._preconditions.would_settle(case)
             finally:
                 self._verifying -= 1
-            if refusal is not None:
-                return refusal
+            if isinstance(found, Refusal):
+                return found
             until_s = self._hold_until(case)
         else:
             until_s = self._clock_s() + CLAIM_S
         if not case.mine.attempt:
-            return Verified(case.payment.from_, replayed=sent is not None and _is_sent(sent))
+            is_first = self._served.begin(case.mine)
+            return Verified(case.payment.from_, replayed=_is_sent(sent) or not is_first)
         # What was in nobody's hands above may be in somebody's by now.
         refusal = self._claims.take(case.slot, case.mine, sent, owner, until_s)
         return refusal or Verified(case.payment.from_, expires_at=until_s)
@@ -222,7 +214,7 @@ class TransferPayments(ABC, Generic[A]):
     async def _settle(self, case: Case, timeout_s: float) -> Settled | Refusal:
         until = self._monotonic() + timeout_s
         sent = await self._sent(case)
-        refusal = await named_otherwise(self._outbox, case.payment_id, case.slot)
+        refusal = await self._named_otherwise(case)
         if refusal is not None:
             return refusal
         # From here until the claim is taken nothing is awaited.
@@ -233,6 +225,7 @@ class TransferPayments(ABC, Generic[A]):
         refusal = self._claims.take(case.slot, case.mine, sent, self._owner(case, sent), until_s)
         if refusal is not None:
             return refusal
+        self._served.begin(case.mine)
         self._waiting += 1
         try:
             outcome = await self._land(case, until)
@@ -245,10 +238,14 @@ class TransferPayments(ABC, Generic[A]):
         if self._claims.is_owner(case.slot, case.mine):
             if owner == case.mine:
                 self._claims.drop(case.slot, case.mine)  # the outbox tells whose it is from now on
+            elif owner is None or not case.mine.may_follow(owner):
+                # It was sent for another caller while this one was looking for it.
+                self._claims.drop(case.slot, case.mine)
+                return self._claims.conflict(case.slot, case.mine, landed, owner) or refuse(Why.PAYMENT_PENDING)
         elif self._claims.holds(case.slot) or owner != case.mine:
             # It was given back meanwhile, and another attempt may deliver what it pays for.
             return self._claims.conflict(case.slot, case.mine, landed, None) or refuse(Why.PAYMENT_PENDING)
-        replayed = not case.mine.attempt and (is_running or (sent is not None and _is_sent(sent)))
+        replayed = not case.mine.attempt and (is_running or _is_sent(sent))
         moved = self._moved(case, outcome)
         return Settled(case.payment.from_, moved, transaction=outcome.transaction_hash, replayed=replayed)
 
@@ -263,7 +260,10 @@ class TransferPayments(ABC, Generic[A]):
         sent = await self._sent(case)
         if sent is not None and _is_sent(sent):
             return sent
-        outcome = await self._send(case)
+        await self._preconditions.wait_for_window(case.payment)  # for nobody else to wait for it
+        async with self._turns:
+            with self._preconditions.sending(case):
+                outcome = await self._send(case)
         if isinstance(outcome, Refusal):
             if case.mine.attempt and outcome.reason.retry:
                 self._claims.keep_until(case.slot, case.mine, self._hold_until(case))
@@ -281,26 +281,28 @@ class TransferPayments(ABC, Generic[A]):
         return case.payment.value
 
     async def _send(self, case: Case) -> OutboundTransaction | Refusal:
-        refusal = await self._preconditions.would_settle(case)
-        if refusal is not None:
-            return refusal
+        found = await self._preconditions.would_settle(case)
+        if isinstance(found, Refusal):
+            return found
         payment = case.payment
         send = Send(
             TransactionKind.EXACT,
             case.slot,
-            case.call(),
+            found.call(),
             payouts=(Payout(payment.to, case.token.address, payment.value),),
             memo=case.mine.encode(),
             payer=payment.from_,
             payment_id=case.payment_id,
-            gas_max=TRANSFER_GAS_MAX,
+            gas_max=found.gas_max,
         )
         with self._budget.hold(case.chain, TransactionKind.EXACT, payment.from_, has_paid=True) as spent:
             if spent is not None:
                 return spent
             for left in range(GRACE_S, -1, -1):
                 try:
-                    return await case.chain.send(send)
+                    return await found.send(send)
+                except BundleBusyError:
+                    return overloaded("payments whose approval is paid for", 1)
                 except PaymentIdTakenError:
                     return refuse(Why.PAYMENT_IDENTIFIER_TAKEN)
                 except RevertedError as error:
@@ -318,10 +320,14 @@ class TransferPayments(ABC, Generic[A]):
             self._claims.drop(case.slot, case.mine)
         elif self._claims.is_owner(case.slot, case.mine) or owner == case.mine:
             self._claims.give_back(case.slot, case.mine)
-        return Settled(case.payment.from_, 0, replayed=sent is not None and _is_sent(sent))
+        return Settled(case.payment.from_, 0, replayed=_is_sent(sent))
 
     def _hold_until(self, case: Case) -> int:
         return min(case.payment.valid_before, self._clock_s() + HOLD_S_MAX)
+
+    async def _named_otherwise(self, case: Case) -> Refusal | None:
+        refusal = self._claims.named_otherwise(case.payment_id, case.slot)
+        return refusal or await named_otherwise(self._outbox, case.payment_id, case.slot)
 
     async def _sent(self, case: Case) -> OutboundTransaction | None:
         return await self._outbox.by_reference(TransactionKind.EXACT, case.slot)
@@ -355,43 +361,20 @@ class TransferPayments(ABC, Generic[A]):
         token = self._find_token(chain, terms, payment)
         if isinstance(token, Refusal):
             return token
+        deployment = None
         if isinstance(payment, Permit2Authorization):
             payment = without_unsponsored(chain.permit2_tokens[terms.asset], payment)
+        elif self._limits.erc6492_factories:
+            unwrapped = unwrap(token, payment)
+            if isinstance(unwrapped, Refusal):
+                return unwrapped
+            payment, deployment = unwrapped.payment, unwrapped.deployment
         payment = with_canonical_v(token, payment)
         claim = claim_of(transfer_digest(token, payment), payment, caller)
         slot = transfer_slot(chain.network, terms.asset, payment)
-        return Case(chain, token, payment, slot, claim, caller.payment_id)
+        return Case(chain, token, payment, slot, claim, caller.payment_id, deployment=deployment)
 
 
-def _is_sent(outbound: OutboundTransaction) -> bool:
+def _is_sent(outbound: OutboundTransaction | None) -> bool:
     """Whether it is in the world: one whose nonce another transaction used never happened, and is sent anew."""
-    return outbound.status is not TransactionStatus.SUPERSEDED
-
-
-class ExactPayments(TransferPayments[Authorization]):
-    """The scheme `exact`: all that the payer signed, by ERC-3009 or by Permit2."""
-
-    name = SCHEME_EXACT
-    reason_codes = REASON_CODES
-    verify_forms: Mapping[str, Callable[[Any], Authorization]] = {"exact": read_exact, PAYLOAD: read_payload}
-
-    def _kinds_on(self, chain: Chain) -> Sequence[Kind]:
-        offered = self._offers[chain.escrow.ref].tokens
-        tokens = [token for address, token in offered.items() if chain.tokens[address].by_eip3009]
-        own = [Kind(self.name, chain.network, tokens, signers=(chain.sender,))] if tokens else []
-        return [*own, *permit2_kinds(self.name, chain, offered)]
-
-    async def verify(self, terms: PaymentTerms, payment: Authorization, caller: Caller = NOBODY) -> Verified | Refusal:
-        """See TransferPayments."""
-        return _coded(payment, await super().verify(terms, payment, caller))
-
-    async def settle(self, terms: PaymentTerms, payment: Authorization, caller: Caller = NOBODY) -> Settled | Refusal:
-        """See TransferPayments."""
-        return _coded(payment, await super().settle(terms, payment, caller))
-
-
-def _coded(payment: Authorization, answer: Answer) -> Answer | Refusal:
-    """Return the answer; the refusal of a payment by Permit2 with the standard code that it has."""
-    if isinstance(answer, Refusal) and isinstance(payment, Permit2Authorization):
-        return answer._replace(code=answer.code or PERMIT2_CODES.get(answer.reason, ""))
-    return answer
+    return outbound is not None and outbound.status is not TransactionStatus.SUPERSEDED

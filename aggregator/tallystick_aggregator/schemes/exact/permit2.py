@@ -2,13 +2,13 @@
 
 Where the payer lets Permit2 take too little, an EIP-2612 permit that came along may raise it, in the same transaction
 (eip2612_gas_sponsoring.md). The proxy takes a permit over exactly the payment's maximum, and goes on where the permit
-fails: somebody may have landed it before. A transaction that approves (erc20_gas_sponsoring.md) is never sponsored: the
-payer would be sent gas money that it can run away with, unless all of it were one bundle.
+fails: somebody may have landed it before. A transaction that approves (erc20_gas_sponsoring.md) is paid for in a bundle
+only (module `approvals`): else the payer would be sent gas money that it can run away with.
 """
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from tallystick import eip712
 from tallystick.eip712 import EXACT_PERMIT2_PROXY_ADDRESS, PERMIT2_ADDRESS, UPTO_PERMIT2_PROXY_ADDRESS
@@ -21,6 +21,7 @@ from tallystick.x402 import (
     ASSET_TRANSFER_METHOD,
     ASSET_TRANSFER_PERMIT2,
     EIP2612_GAS_SPONSORING,
+    ERC20_APPROVAL_GAS_SPONSORING,
     PaymentTerms,
     Permit2Authorization,
     TokenPermit,
@@ -30,6 +31,7 @@ from tallystick_aggregator.chain.port import Block, Chain
 from tallystick_aggregator.chain.token_port import Permit2Token
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse
+from tallystick_aggregator.schemes.exact.authorizations import Authorization
 
 PERMIT_MARGIN_S: Final = 6
 """How long a permit must still be valid to be sent, in seconds: as the official facilitator has it."""
@@ -50,14 +52,24 @@ def find_permit2_token(chain: Chain, terms: PaymentTerms, payment: Permit2Author
 
 
 def permit2_kinds(
-    scheme: str, chain: Chain, offered: Mapping[bytes, Token], extra: Mapping[str, Any] | None = None
+    scheme: str,
+    chain: Chain,
+    offered: Mapping[bytes, Token],
+    extra: Mapping[str, Any] | None = None,
+    *,
+    with_approvals: bool = False,
 ) -> list[Kind]:
-    """Return what a scheme moves by Permit2: one kind for tokens whose permits are landed, one for the others."""
+    """Return what a scheme moves by Permit2: one kind for tokens whose permits are landed, one for the others.
+
+    `with_approvals`: signed approvals are paid for, too, where there is a builder.
+    """
     found = list[Kind]()
     method = {ASSET_TRANSFER_METHOD: ASSET_TRANSFER_PERMIT2, **(extra or {})}
     for sponsored in (True, False):
         tokens = [offered[one.address] for one in chain.permit2_tokens.values() if one.sponsors_permits is sponsored]
         extensions = (EIP2612_GAS_SPONSORING,) if sponsored else ()
+        if with_approvals and chain.bundles is not None:
+            extensions = (*extensions, ERC20_APPROVAL_GAS_SPONSORING)
         if tokens:
             found.append(
                 Kind(scheme, chain.network, tokens, extra=method, signers=(chain.sender,), extensions=extensions)
@@ -70,12 +82,21 @@ def without_unsponsored(token: Permit2Token, payment: Permit2Authorization) -> P
     return payment if token.sponsors_permits else replace(payment, permit=None)
 
 
+def brings_approval(payment: Authorization, chain: Chain) -> TypeGuard[Permit2Authorization]:
+    """Whether a signed approval came along, and is paid for here. Payments of `upto` name another sender than ours of
+    bundles, and a permit is cheaper.
+    """
+    if not isinstance(payment, Permit2Authorization) or chain.bundles is None:
+        return False
+    return payment.approval is not None and payment.permit is None and payment.facilitator is None
+
+
 async def approval_refusal(
-    token: Permit2Token, payment: Permit2Authorization, block: Block, now_s: int
+    chain: Chain, token: Permit2Token, payment: Permit2Authorization, block: Block, now_s: int
 ) -> Refusal | None:
-    """Check that Permit2 may take the payment's maximum, or will by its permit."""
+    """Check that Permit2 may take the payment's maximum, or will by its permit or its approval."""
     allowance = await token.allowance(payment.from_, block)
-    if allowance >= payment.value:
+    if allowance >= payment.value or brings_approval(payment, chain):
         return None
     if payment.permit is None:
         beside = ""

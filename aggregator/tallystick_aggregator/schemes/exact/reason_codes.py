@@ -1,9 +1,14 @@
 """The standard codes of refusals of `exact` on EVM chains (x402 specification v2, §9, and the official SDKs)."""
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, TypeVar
 
 from tallystick.reasons import Reason
+from tallystick.x402 import Permit2Authorization
+from tallystick_aggregator.ledger.answers import Refusal
+from tallystick_aggregator.schemes.exact.authorizations import Authorization
+
+Answer = TypeVar("Answer")
 
 REASON_CODES: Final[Mapping[Reason, str]] = {
     Reason.RECEIVER_MISMATCH: "invalid_exact_evm_payload_recipient_mismatch",
@@ -34,3 +39,10 @@ PERMIT2_CODES: Final[Mapping[Reason, str]] = {
     Reason.EXACT_GAS: "invalid_exact_evm_transaction_simulation_failed",
 }
 """Of payments by Permit2."""
+
+
+def with_its_code(payment: Authorization, answer: Answer) -> Answer | Refusal:
+    """Return the answer; the refusal of a payment by Permit2 with the standard code that it has."""
+    if isinstance(answer, Refusal) and isinstance(payment, Permit2Authorization):
+        return answer._replace(code=answer.code or PERMIT2_CODES.get(answer.reason, ""))
+    return answer

@@ -5,7 +5,8 @@ was settled stands in the calldata of its transaction; settling again, for whate
 answered with that.
 
 Nothing used is settled without a transaction. The signature stays good on chain until its deadline, so the payment is
-remembered as used up, in memory: a restart forgets it, and then its seller could settle it as it could have before.
+remembered as used up, in memory, and so is its identifier: a restart forgets both, and then its seller could settle it
+as it could have before.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ from typing import Any, Final
 from tallystick.facilitator import Kind, Settled, Verified
 from tallystick.hexadecimal import checksum
 from tallystick.x402 import SCHEME_UPTO, PaymentTerms, Permit2Authorization, read_upto
-from tallystick_aggregator.accounts.outcomes import named_otherwise, unless_unavailable
+from tallystick_aggregator.accounts.outcomes import unless_unavailable
 from tallystick_aggregator.chain.port import Chain
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse
@@ -87,12 +88,12 @@ class UptoPayments(TransferPayments[Permit2Authorization]):
         sent = await self._sent(case)
         if sent is not None or is_running or case.slot in self._sending:
             return await self._settle(case, timeout_s)  # more than nothing was settled before: that is the answer
-        refusal = await named_otherwise(self._outbox, case.payment_id, case.slot)
+        refusal = await self._named_otherwise(case)
         refusal = refusal or self._claims.conflict(case.slot, case.mine, None, None)
         if refusal is None and not is_signed_by_key(case.token, case.payment):
-            refusal = await self._preconditions.would_settle(
-                replace(case, payment=replace(payment, value=payment.permitted))
-            )
+            whole = replace(case, payment=replace(payment, value=payment.permitted))
+            found = await self._preconditions.would_settle(whole)
+            refusal = found if isinstance(found, Refusal) else None
         if refusal is not None:
             return refusal
         replayed = not case.mine.attempt and case.slot in self._unused
@@ -100,4 +101,5 @@ class UptoPayments(TransferPayments[Permit2Authorization]):
         if len(self._unused) > UNUSED_MAX:
             del self._unused[next(iter(self._unused))]
         self._claims.drop(case.slot, case.mine)
+        self._claims.name(case.payment_id, case.slot)
         return Settled(case.payment.from_, 0, replayed=replayed)

@@ -95,7 +95,9 @@ _VERSION_3: Final = (
     "CREATE UNIQUE INDEX outbox_by_payment_id ON outbox (payment_id) WHERE payment_id IS NOT NULL",
 )
 
-MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_VERSION_1, _VERSION_2, _VERSION_3)
+_VERSION_4: Final = ("CREATE TABLE listings (seller TEXT PRIMARY KEY, body BLOB NOT NULL) STRICT, WITHOUT ROWID",)
+
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
 """The statements that lead to version 1, from 1 to 2, and so on. What is here is never changed, only added to."""
 
 
@@ -160,7 +162,7 @@ def check_integrity(connection: sqlite3.Connection, path: str) -> None:
     Rows carry checksums of their own. The partitions are left out: they may hold tens of millions of payments, and
     charges must not wait for that.
     """
-    for table in ("store", "log", *STATE_TABLES, "outbox"):
+    for table in ("store", "log", *STATE_TABLES, "outbox", "listings"):
         (verdict,) = connection.execute(f"PRAGMA quick_check('{table}')").fetchone()
         if verdict != "ok":
             raise StoreDamagedError(f"{path} is damaged: {verdict}")

@@ -33,6 +33,7 @@ from tallystick_aggregator.store.sqlite.checkpoint import (
     state_portions,
 )
 from tallystick_aggregator.store.sqlite.database import Database, Rows, explain
+from tallystick_aggregator.store.sqlite.listings import SqliteListings
 from tallystick_aggregator.store.sqlite.loading import Loaded, load
 from tallystick_aggregator.store.sqlite.outbox import SqliteOutbox
 from tallystick_aggregator.store.sqlite.schema import (
@@ -51,7 +52,7 @@ _APPEND: Final = "INSERT INTO log (seq, entries) SELECT ?, ? FROM store WHERE ep
 
 
 class SqliteStore:
-    """See `port.Store`: one file with the journal and the outbox in it."""
+    """See `port.Store`: one file with the journal, the outbox and the listings in it."""
 
     def __init__(
         self, database: Database, hot_payments_max: int, hot_age_ms_max: int, checkpoints: CheckpointSettings
@@ -59,6 +60,7 @@ class SqliteStore:
         self._database = database
         self.journal = SqliteJournal(database, hot_payments_max, hot_age_ms_max, checkpoints)
         self.outbox = SqliteOutbox(database)
+        self.listings = SqliteListings(database)
 
     @classmethod
     async def open(

@@ -22,7 +22,7 @@ from tallystick.amounts import encode_amount
 from tallystick.codec.facilitator import read_exact
 from tallystick.errors import TallystickError
 from tallystick.reasons import Reason
-from tallystick.tokens import Token
+from tallystick.tokens import Permit2Approval, Token
 from tallystick.v1 import wallet_pb2 as pb
 from tallystick.v1 import wallet_pb2_grpc
 from tallystick.x402 import ExactAuthorization
@@ -33,6 +33,7 @@ from tallystick_client.payer.policy.offers import Offer, Offered, choose
 from tallystick_client.payer.policy.operators import Operator
 from tallystick_client.payer.retries import retried
 from tallystick_client.payer.wallet.grants import Clock
+from tallystick_client.payer.wallet.permit_turns import PermitTurns
 from tallystick_client.payer.wallet.schemes.port import Scheme, by_name
 from tallystick_client.payer.wallet.schemes.standard import STANDARD_SCHEMES
 from tallystick_client.rpc import (
@@ -78,6 +79,7 @@ class RemoteWallet:
         self._terms = terms
         self._retry_pauses_s = retry_pauses_s
         self.grants = RemoteGrants(terms, self.worker_id, self._extend_grant, clock)
+        self.permit_turns = PermitTurns()
         self._transferred: list[bytes] = []
         self._reporting = asyncio.Lock()
         self._report_soon = asyncio.Event()
@@ -156,6 +158,11 @@ class RemoteWallet:
         """Raises WalletError: only the process that opened the wallet counts for schemes that pay by themselves."""
         del host
         raise WalletError(f"scheme {offer.terms.scheme}: a wallet that another process serves does not pay by it")
+
+    async def permit2_approval(self, offer: Offer, host: str) -> Permit2Approval | None:
+        """Raises WalletError, as `spend` does."""
+        await self.spend(offer, host)
+        return None
 
     async def recover_from(self, offer: Offer, reason: Reason, host: str = "", key_id: bytes = b"") -> bool:
         """Do what can be done about a refusal; see Wallet.recover_from."""

@@ -16,6 +16,7 @@ from tallystick_client.payer.http.purchase import Purchase, Purchases
 from tallystick_client.payer.http.steps import (
     AskWallet,
     Done,
+    FetchManifest,
     PayableRequest,
     SendRequest,
     Step,
@@ -23,7 +24,7 @@ from tallystick_client.payer.http.steps import (
     is_read_first,
     payable_request,
 )
-from tallystick_client.payer.policy.answers import is_told_in_body
+from tallystick_client.payer.policy.answers import Answer, is_told_in_body
 from tallystick_client.payer.wallet.schemes.port import Payer
 
 TransportT = TypeVar("TransportT")
@@ -91,7 +92,7 @@ class AsyncAdapter(Generic[TransportT, RequestT, ResponseT]):
         monotonic: Callable[[], float] = time.monotonic,
         **settings: Any,
     ) -> None:
-        """`settings`: `deadline_s` and `require_https`, as of `Purchases`."""
+        """`settings`: `deadline_s`, `require_https` and `read_manifests`, and others of `Purchases`."""
         self._inner: Any = inner or self._library.async_transport()
         self._sleep = sleep
         self._purchases = Purchases(wallet, clock, monotonic, **settings)
@@ -117,6 +118,8 @@ class AsyncAdapter(Generic[TransportT, RequestT, ResponseT]):
                         advance = partial(purchase.lost, error, was_sent=self._library.was_sent(error))
                     else:
                         advance = _received(purchase, response, body)
+                elif isinstance(step, FetchManifest):
+                    advance = partial(purchase.resume, await self._fetch(request, step))
                 elif isinstance(step, Wait):
                     await self._sleep(step.seconds)
                 else:
@@ -129,6 +132,22 @@ class AsyncAdapter(Generic[TransportT, RequestT, ResponseT]):
                 await response.aclose()
             raise
         return _noted(response, step)
+
+    async def _fetch(self, request: Any, step: FetchManifest) -> Answer | None:
+        response: Any = None
+        try:
+            async with asyncio.timeout(step.seconds):
+                response = await self._inner.handle_async_request(_manifest_request(self._library, request, step))
+                parts = _Parts(step.bytes_max)
+                async for part in response.stream:
+                    if not parts.take(part):
+                        return None
+                return parts.answer(response)
+        except (self._library.transport_error, TimeoutError):
+            return None
+        finally:
+            if response is not None:
+                await response.aclose()
 
     async def aclose(self) -> None:
         """Close the inner transport."""
@@ -163,6 +182,7 @@ class SyncAdapter(Generic[TransportT, RequestT, ResponseT]):
     ) -> None:
         """`settings`: of `Purchases`."""
         self._thread = wallet
+        self._monotonic = monotonic
         self._inner: Any = inner or self._library.sync_transport()
         self._sleep = sleep
         self._purchases = Purchases(wallet.wallet, clock, monotonic, **settings)
@@ -188,6 +208,8 @@ class SyncAdapter(Generic[TransportT, RequestT, ResponseT]):
                         advance = partial(purchase.lost, error, was_sent=self._library.was_sent(error))
                     else:
                         advance = _received(purchase, response, body)
+                elif isinstance(step, FetchManifest):
+                    advance = partial(purchase.resume, self._fetch(request, step))
                 elif isinstance(step, Wait):
                     self._sleep(step.seconds)
                 else:
@@ -199,6 +221,23 @@ class SyncAdapter(Generic[TransportT, RequestT, ResponseT]):
                 response.close()
             raise
         return _noted(response, step)
+
+    def _fetch(self, request: Any, step: FetchManifest) -> Answer | None:
+        response: Any = None
+        end_at = self._monotonic() + step.seconds
+        try:
+            response = self._inner.handle_request(_manifest_request(self._library, request, step))
+            parts = _Parts(step.bytes_max)
+            for part in response.stream:
+                # Each part may take the whole time: a thread cannot be interrupted in between.
+                if not parts.take(part) or self._monotonic() > end_at:
+                    return None
+            return parts.answer(response)
+        except self._library.transport_error:
+            return None
+        finally:
+            if response is not None:
+                response.close()
 
     def close(self) -> None:
         """Close the inner transport."""
@@ -231,6 +270,37 @@ def _with_payment(library: Library, request: Any, step: SendRequest) -> Any:
     if step.read_s_min and timeout and timeout.get("read") is not None:
         extensions["timeout"] = {**timeout, "read": max(timeout["read"], step.read_s_min)}
     return library.request(request.method, request.url, headers=headers, stream=request.stream, extensions=extensions)
+
+
+def _manifest_request(library: Library, request: Any, step: FetchManifest) -> Any:
+    """A request of our own to the same origin: it carries nothing of the caller's but the name of its program."""
+    headers = step.headers
+    if "user-agent" in request.headers:
+        headers["user-agent"] = request.headers["user-agent"]
+    extensions: dict[str, Any] = {"timeout": dict.fromkeys(("connect", "read", "write", "pool"), step.seconds)}
+    if "sni_hostname" in request.extensions:
+        extensions["sni_hostname"] = request.extensions["sni_hostname"]
+    url = request.url.copy_with(raw_path=step.path.encode(), fragment=None)
+    return library.request("GET", url, headers=headers, extensions=extensions)
+
+
+class _Parts:
+    """A body of bounded length, part by part."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._body = bytearray()
+
+    def take(self, part: bytes) -> bool:
+        """Add a part; False where the body is too long by now."""
+        self._body += part
+        return len(self._body) <= self._bytes_max
+
+    def answer(self, response: Any) -> Answer | None:
+        """The answer with this body; None where it is encoded in a way that was not asked for."""
+        if response.headers.get("content-encoding", "identity") != "identity":
+            return None
+        return Answer(response.status_code, response.headers, bytes(self._body))
 
 
 def _deadline_s(request: Any) -> float | None:

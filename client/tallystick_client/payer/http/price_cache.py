@@ -13,7 +13,9 @@ is bounded; what was not used for longest goes first.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 import msgspec
@@ -74,6 +76,7 @@ class _Origin:
         """Most offers of an origin are alike: one object stands for all that are."""
         self.targets: Recent[tuple[str, bytes], Offer | _NoPrice] = Recent(TARGETS_MAX)
         self.patterns: Recent[PayAhead, _Published] = Recent(PATTERNS_MAX)
+        self.manifest: list[_Published] = []
 
     def same(self, offer: Offer) -> Offer | None:
         """The object that stands for all equal offers; None where this one is too long to be remembered."""
@@ -88,8 +91,8 @@ class _Origin:
         return offer
 
     def published_offer(self, method: str, target: bytes) -> Offer | None:
-        """The price of the newest pattern that covers the target."""
-        patterns = reversed(self.patterns.values())
+        """The price of the newest pattern of a 402 that covers the target, else of the manifest's first."""
+        patterns = chain(reversed(self.patterns.values()), self.manifest)
         return next((known.offer for known in patterns if known.pay_ahead.covers(method, target)), None)
 
 
@@ -102,7 +105,7 @@ class Prices:
     def offer_for(self, origin: str, method: str, target: bytes) -> Offer | None:
         """The offer to pay ahead, None to ask first."""
         known = self._origins.get(origin)
-        if known is None or _is_free_everywhere(method, target):
+        if known is None or is_free_everywhere(method, target):
             return None
         found = known.targets.get(_key(method, target))
         if found is None:
@@ -125,12 +128,32 @@ class Prices:
                 known.patterns.put(pay_ahead, _Published(pay_ahead, offer))
             elif pay_ahead.covers(method, target):
                 published.saw(offer)
+        for published in known.manifest:
+            if published.pay_ahead.covers(method, target):
+                published.saw(offer)
         known.targets.put(_key(method, target), offer)
+
+    def publish(self, origin: str, prices: Sequence[tuple[PayAhead, Offer]]) -> None:
+        """Take these for what the origin's manifest says, and nothing else. Its first pattern that covers a target
+        counts; what 402s say comes first.
+        """
+        known = self._origins.get(origin)
+        if known is None:
+            if not prices:
+                return
+            known = _Origin()
+            self._origins.put(origin, known)
+        known.manifest = []
+        if known.moves < MOVES_MAX:
+            for pay_ahead, offer in prices[:PATTERNS_MAX]:
+                same = known.same(offer)
+                if same is not None:
+                    known.manifest.append(_Published(pay_ahead, same))
 
     def was_taken(self, origin: str, method: str, target: bytes, offer: Offer) -> None:
         """Note that a payment at this price was taken: what another page in the pattern cost was its own price."""
         known = self._origins.get(origin)
-        for published in known.patterns.values() if known is not None else ():
+        for published in (*known.patterns.values(), *known.manifest) if known is not None else ():
             if published.other is not None and published.offer == offer and published.pay_ahead.covers(method, target):
                 published.other = None
 
@@ -153,7 +176,8 @@ class Prices:
             known.targets.put(key, _ASK)
 
 
-def _is_free_everywhere(method: str, target: bytes) -> bool:
+def is_free_everywhere(method: str, target: bytes) -> bool:
+    """Whether no seller asks for money here."""
     path = target.partition(b"?")[0]
     return method in FREE_METHODS or path == b"/robots.txt" or path.startswith(b"/.well-known/")
 

@@ -52,15 +52,17 @@ from tallystick_client.payer.errors import (
     InsecureOriginError,
     WalletError,
 )
-from tallystick_client.payer.http.price_cache import FREE_METHODS, Prices
+from tallystick_client.payer.http.manifests import MANIFEST_S_MAX, Manifests
+from tallystick_client.payer.http.price_cache import FREE_METHODS, Prices, is_free_everywhere
 from tallystick_client.payer.http.receipts import Receipt
+from tallystick_client.payer.http.sending import NotTakenError, Sending
 from tallystick_client.payer.http.steps import (
     AskWallet,
     CloseResponse,
     ConnectionLostError,
     Done,
+    FetchManifest,
     Flow,
-    NotTakenError,
     PayableRequest,
     SendRequest,
     Step,
@@ -74,19 +76,18 @@ from tallystick_client.payer.policy.answers import (
     Answer,
     is_refused,
     reason_in,
-    retry_after_s,
     says_free,
-    says_released,
-    says_under_way,
 )
 from tallystick_client.payer.policy.offers import Asked, Echo, Offer, check_version, choose, preference, read_offers
 from tallystick_client.payer.wallet.schemes.port import Order, Outcome, OutgoingPayment, Payer, Scheme
 from tallystick_client.rpc import AggregatorUnavailableError
 
 __all__ = [
+    "Answer",
     "AskWallet",
     "CloseResponse",
     "Done",
+    "FetchManifest",
     "PayableRequest",
     "Purchase",
     "Purchases",
@@ -103,12 +104,6 @@ DEADLINE_S: Final = 120.0
 PAID_AGAIN_MAX: Final = 5
 """How often a request is paid again while its payments are refused for their spend keys."""
 
-
-RESEND_PAUSES_S: Final = (0.2, 1.0, 2.0)
-"""Before a payment is sent again."""
-READ_MARGIN_S: Final = 10.0
-"""How much longer than a seller may take for a transfer its answer is waited for."""
-
 _log = logging.getLogger("tallystick.payer")
 
 
@@ -117,6 +112,7 @@ class Purchases:
 
     `clock`: seconds since the epoch; `monotonic`: seconds that nobody sets. `deadline_s`: how long one request and all
     that is sent for it may take. `require_https`: pay over plain http at this machine's own address only.
+    `read_manifests`: learn prices from what sites publish (`manifests`), each within `manifest_s_max` seconds.
     """
 
     def __init__(
@@ -127,6 +123,8 @@ class Purchases:
         *,
         deadline_s: float = DEADLINE_S,
         require_https: bool = True,
+        read_manifests: bool = False,
+        manifest_s_max: float = MANIFEST_S_MAX,
     ) -> None:
         self.wallet = wallet
         self.deadline_s = deadline_s
@@ -134,6 +132,7 @@ class Purchases:
         self.clock = clock
         self.monotonic = monotonic
         self.prices = Prices()
+        self.manifests = Manifests(wallet, self.prices, monotonic, manifest_s_max) if read_manifests else None
         self.unfinished = UnfinishedPayments(clock)
 
     def purchase(self, request: PayableRequest, deadline_s: float | None = None) -> "Purchase":
@@ -153,11 +152,12 @@ class Purchase:
     def __init__(self, shared: Purchases, request: PayableRequest, deadline_s: float) -> None:
         self._wallet = shared.wallet
         self._clock = shared.clock
-        self._monotonic = shared.monotonic
         self._prices = shared.prices
+        self._manifests = shared.manifests
         self._unfinished = shared.unfinished
         self._request = request
-        self._end_at = shared.monotonic() + deadline_s
+        end_at = shared.monotonic() + deadline_s
+        self._sending = Sending(request, end_at, shared.clock, shared.monotonic)
         self._is_private = request.is_private or not shared.require_https
         self._receipt: Receipt | None = None
         self._flow = self._buy()
@@ -226,7 +226,9 @@ class Purchase:
     def _pay_ahead(self) -> Flow[OutgoingPayment | None]:
         """A payment at the remembered price; None where there is no such price, or the wallet refuses it."""
         request = self._request
-        may_pay = request.is_payable and self._is_private
+        may_pay = request.is_payable and self._is_private and not is_free_everywhere(request.method, request.target)
+        if may_pay and self._manifests is not None and (fetch := self._manifests.due(request)) is not None:
+            self._manifests.fetched(request.origin, (yield fetch))
         offer = self._prices.offer_for(request.origin, request.method, request.target) if may_pay else None
         if offer is None:
             return None
@@ -318,7 +320,7 @@ class Purchase:
     def _present(self, payment: OutgoingPayment, *, again: bool = False) -> Flow[Answer]:
         """The answer to the request with this payment. `again`: it was sent in an earlier try."""
         try:
-            answer = yield from self._send(payment, was_sent=again)
+            answer = yield from self._sending.send(payment, was_sent=again)
         except NotTakenError as error:
             if payment.not_taken(was_sent=error.was_sent):
                 self._unfinished.keep(self._request, payment)
@@ -332,46 +334,6 @@ class Purchase:
             self._unfinished.keep(self._request, payment)
         self._note(payment, answer, outcome)
         return answer
-
-    def _send(self, payment: OutgoingPayment, *, was_sent: bool) -> Flow[Answer]:
-        """The answer that decides. `was_sent`: it was sent before.
-
-        Raises NotTakenError, and the HTTP library's error where nobody knows what became of the payment.
-        """
-        is_replayable, patience_s = self._request.is_replayable, payment.patience_s(self._clock())
-        give_up_at = min(self._monotonic() + patience_s, self._end_at)
-        pauses_s = list(RESEND_PAUSES_S) if is_replayable else []
-        lost: Exception | None = None
-        while True:
-            try:
-                left_s = max(0.0, self._end_at - self._monotonic())
-                read_s = min(patience_s + READ_MARGIN_S, left_s) if patience_s else 0
-                answer: Answer = yield SendRequest(payment.header, read_s)
-            except ConnectionLostError as failure:
-                if failure.was_sent:
-                    was_sent, lost = True, failure.cause
-                elif not was_sent:
-                    raise NotTakenError(failure.cause, was_sent=False) from None
-                if not pauses_s or self._monotonic() + pauses_s[0] > self._end_at:
-                    raise failure.cause from None
-                pause_s = pauses_s.pop(0)
-            else:
-                was_sent = True
-                if lost is not None and says_released(answer):
-                    yield CloseResponse()
-                    raise NotTakenError(lost, was_sent=True)
-                if not says_under_way(answer) or not is_replayable:
-                    return answer
-                pause_s = retry_after_s(answer, RESEND_PAUSES_S[0])
-                if patience_s:
-                    if self._monotonic() + pause_s > give_up_at:
-                        return answer
-                elif pauses_s and self._monotonic() + max(pauses_s[0], pause_s) <= self._end_at:
-                    pause_s = max(pauses_s.pop(0), pause_s)
-                else:
-                    return answer
-                yield CloseResponse()
-            yield Wait(pause_s)
 
     def _pay_again(self, refused: OutgoingPayment, answer: Answer) -> Flow[None]:
         """Pay again with the same id, unless the caller is to see the 402 that refused the payment before."""

@@ -19,6 +19,8 @@ from tallystick_client.payer.http.receipts import Receipt
 T = TypeVar("T")
 
 BUFFERED_BYTES_MAX: Final = 16 * 1024 * 1024
+MANIFEST_PATH: Final = "/.well-known/x402.json"
+MANIFEST_BYTES_MAX: Final = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,27 @@ class CloseResponse:
 
 
 @dataclass(frozen=True, slots=True)
+class FetchManifest:
+    """Fetch what the request's origin publishes; then `resume` with an Answer and its body, or with None.
+
+    It is asked for only where `Purchases` was told to read manifests. A GET of `path` at the request's own scheme, host
+    and port, with `headers` and none of the caller's; a redirect is an answer like others. None stands for no answer:
+    the connection failed, the body is longer than `bytes_max`, or it was not there within `seconds`.
+    """
+
+    seconds: float
+    etag: str = ""
+    path: str = MANIFEST_PATH
+    bytes_max: int = MANIFEST_BYTES_MAX
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """All headers of the request, beside Host."""
+        headers = {"accept": "application/json", "accept-encoding": "identity"}
+        return {**headers, "if-none-match": self.etag} if self.etag else headers
+
+
+@dataclass(frozen=True, slots=True)
 class Wait:
     """Wait this long; then `resume`."""
 
@@ -64,23 +87,12 @@ class Done:
     receipt: Receipt | None
 
 
-Step: TypeAlias = SendRequest | CloseResponse | Wait | AskWallet | Done
+Step: TypeAlias = SendRequest | CloseResponse | FetchManifest | Wait | AskWallet | Done
 
 
 class ConnectionLostError(Exception):
     """A request that got no response. `cause`: the HTTP library's error; `was_sent`: False, if it surely did not
     leave.
-    """
-
-    def __init__(self, cause: Exception, *, was_sent: bool) -> None:
-        self.cause = cause
-        self.was_sent = was_sent
-
-
-class NotTakenError(Exception):
-    """The request failed and its payment is not taken. `cause` is the HTTP library's error.
-
-    `was_sent`: the seller says that it gave the payment back; else it did not leave.
     """
 
     def __init__(self, cause: Exception, *, was_sent: bool) -> None:

@@ -6,7 +6,7 @@ not charge pays for its own next page, and comes back to the budgets only after 
 """
 
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from tallystick.amounts import parse_amount
 from tallystick.errors import MalformedError
@@ -19,8 +19,6 @@ _PAYMENT_REQUIRED = 402
 _CONFLICT = 409
 _UNAVAILABLE = 503
 _ASK_LATER = frozenset({408, 425, 429})
-RETRY_AFTER_S_MAX: Final = 5.0
-"""An answer that asks to come again later than this is not waited for as long."""
 
 
 class Answer(NamedTuple):
@@ -35,7 +33,12 @@ class Answer(NamedTuple):
 
 
 def is_told_in_body(status: int, headers: Mapping[str, str]) -> bool:
-    """Whether a 402 may be of x402 version 1, which has its terms in the body: JSON, and short enough to be read."""
+    """Whether a 402 may be of x402 version 1, which has its terms in the body: JSON, and short enough to be read.
+
+    A compressed one is left to the caller: a few bytes can be made to unpack to gigabytes.
+    """
+    if "content-encoding" in headers:
+        return False
     if status != _PAYMENT_REQUIRED or PAYMENT_REQUIRED_HEADER in headers:
         return False
     length = headers.get("content-length", "")
@@ -89,7 +92,7 @@ def told_charge(answer: Answer, amount: int) -> int | None:
     if receipt is None:
         return 0 if answer.status == _PAYMENT_REQUIRED else None
     if not receipt.success:
-        return 0
+        return None if _is_undecided(receipt) else 0
     try:
         charged = parse_amount((receipt.extra or {}).get("chargedAmount", receipt.amount), "chargedAmount")
     except MalformedError:
@@ -127,15 +130,20 @@ def says_under_way(answer: Answer) -> bool:
     return is_later and read_receipt(answer) is None
 
 
-def retry_after_s(answer: Answer, least_s: float) -> float:
-    """When to ask again: what the answer says, within limits, but not before `least_s`; a date counts as that."""
-    value = answer.headers["retry-after"]
-    asked_s = float(value) if value.isascii() and value.isdigit() else 0.0
-    return min(max(asked_s, least_s), RETRY_AFTER_S_MAX)
-
-
 def is_unfinished(answer: Answer) -> bool:
     """Whether the answer leaves open what became of the payment, and the page may still be had for it."""
-    if read_receipt(answer) is not None:
-        return False
+    receipt = read_receipt(answer)
+    if receipt is not None:
+        return _is_undecided(receipt)
     return answer.status >= 500 or answer.status in _ASK_LATER or says_under_way(answer)
+
+
+def _is_undecided(receipt: SettleResponse) -> bool:
+    """Whether a receipt says no success for a reason that does not say that nothing was taken.
+
+    The official SDK's servers answer so, with whatever text, also where their facilitator did not answer.
+    """
+    if receipt.success or not receipt.error_reason:
+        return False
+    reason = Reason.from_code(receipt.error_reason)
+    return reason is Reason.UNSPECIFIED or reason.retry

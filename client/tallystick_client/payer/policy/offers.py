@@ -124,10 +124,15 @@ def read_offers(header: str) -> Asked:
         raise _other_version(f"{PAYMENT_REQUIRED_HEADER} $.x402Version", version)
     return Asked(
         error=received.error if isinstance(received.error, str) else "",
-        accepts=[_requirements(entry, f"accepts[{at}]") for at, entry in enumerate(received.accepts[:OFFERS_MAX])],
+        accepts=read_requirements(received.accepts),
         resource=as_object(received.resource) or None,
         extensions=as_object(received.extensions) or None,
     )
+
+
+def read_requirements(accepts: Sequence[object]) -> list[PaymentRequirements | MalformedError]:
+    """The first OFFERS_MAX entries of `accepts`; of one that cannot be read, why."""
+    return [_requirements(entry, f"accepts[{at}]") for at, entry in enumerate(accepts[:OFFERS_MAX])]
 
 
 def check_version(body: bytes) -> None:

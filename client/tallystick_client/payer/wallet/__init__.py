@@ -13,6 +13,7 @@ reconcile      what became of payments whose answer was lost
 recovery       what a refused payment needs before it can be sent again
 exact          payments without a deposit
 status         the book as a program reads it
+permit_turns   whose EIP-2612 permit of a token is the next
 schemes        how it pays, a module each
 timing         how long it waits for what
 """

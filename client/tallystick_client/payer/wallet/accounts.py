@@ -14,7 +14,7 @@ import grpc.aio
 from tallystick import channels, eip712, spend_keys
 from tallystick.amounts import decode_amount, encode_amount
 from tallystick.channels import ChannelConfig
-from tallystick.codec.account import write_totals
+from tallystick.codec.account import read_permit2_approval, write_totals
 from tallystick.codec.common import check_refusal, read_channel_totals, write_config
 from tallystick.eip712 import Domain
 from tallystick.errors import Described, MalformedError
@@ -22,6 +22,7 @@ from tallystick.quantities import ChannelTotals
 from tallystick.reasons import Reason
 from tallystick.signatures import Signer
 from tallystick.spend_keys import SpendKey
+from tallystick.tokens import Permit2Approval
 from tallystick.v1 import account_pb2 as pb
 from tallystick.v1 import account_pb2_grpc
 from tallystick_client.payer.policy.operators import Operator
@@ -62,12 +63,13 @@ class Balance(NamedTuple):
     """What a payer holds of a token outside of the escrow, in atomic units.
 
     `unused`: of the nonces that were asked for, those that no transfer has used; told as of `at`, in seconds since the
-    epoch. None where the aggregator does not tell.
+    epoch. None where the aggregator does not tell. `permit2`: None too where it was not asked for.
     """
 
     amount: int
     unused: frozenset[bytes] | None = None
     at: int = 0
+    permit2: Permit2Approval | None = None
 
 
 class Refunded(NamedTuple):
@@ -130,11 +132,14 @@ class AccountClient:
                 return KeyState(cap, spent, key.expires_at, key.revoked)
         return None
 
-    async def balance(self, account: ChannelConfig, nonces: Sequence[bytes] = ()) -> Balance | None:
+    async def balance(
+        self, account: ChannelConfig, nonces: Sequence[bytes] = (), *, permit2: bool = False
+    ) -> Balance | None:
         """What the account's payer holds of its token outside of the escrow; the account need not be known yet.
 
-        `nonces`: of the payer's transfers, at most NONCES_MAX. None where the aggregator is of a version that does not
-        tell. Raises RefusedError, with a reason to retry where it cannot reach the chain or has too much to do.
+        `nonces`: of the payer's transfers, at most NONCES_MAX. `permit2`: whether to ask what Permit2 may move. None
+        where the aggregator is of a version that does not tell. Raises RefusedError, with a reason to retry where it
+        cannot reach the chain or has too much to do.
         """
         request = pb.GetBalanceRequest(
             network=str(self.operator.network),
@@ -142,6 +147,7 @@ class AccountClient:
             authorization=self._may_read(channels.account_id(self._domain, account)),
             nonces=nonces,
             escrow=self.operator.escrow,
+            permit2=permit2,
         )
         try:
             response = await call(self._service().GetBalance, request)
@@ -151,10 +157,13 @@ class AccountClient:
             raise
         check_refusal(response)
         amount = decode_amount(response.balance, "balance")
+        has_approval = permit2 and response.HasField("permit2")
+        approval = read_permit2_approval(response.permit2, "permit2") if has_approval else None
         if not nonces or len(response.nonces_used) != len(nonces):
-            return Balance(amount)
+            return Balance(amount, permit2=approval)
         used = zip(nonces, response.nonces_used, strict=True)
-        return Balance(amount, frozenset(nonce for nonce, is_used in used if not is_used), response.nonces_at)
+        unused = frozenset(nonce for nonce, is_used in used if not is_used)
+        return Balance(amount, unused, response.nonces_at, approval)
 
     async def register_spend_key(self, account_id: bytes, key: SpendKey, cap: int, expires_at: int) -> None:
         """Register a key that may spend up to `cap` atomic units until `expires_at` (seconds)."""

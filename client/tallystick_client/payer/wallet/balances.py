@@ -13,7 +13,7 @@ from tallystick_client.payer.errors import BalanceTooLowError
 from tallystick_client.payer.policy.offers import Seller
 from tallystick_client.payer.policy.operators import Operator
 from tallystick_client.payer.texts import show
-from tallystick_client.payer.wallet.accounts import AccountClient
+from tallystick_client.payer.wallet.accounts import AccountClient, Balance
 from tallystick_client.payer.wallet.grants import Clock
 from tallystick_client.payer.wallet.store import Store
 
@@ -31,19 +31,20 @@ class Balances:
         self._clients = clients
         self._clock = clock
 
-    async def check(self, seller: Seller, amount: int, what: str) -> None:
-        """Raise BalanceTooLowError where the balance is told and does not cover `amount` more; `what` it is for.
+    async def check(self, seller: Seller, amount: int, what: str, *, permit2: bool = False) -> Balance | None:
+        """The balance, where the aggregator tells it; `what` has to be covered, `amount` atomic units.
 
         Where nobody tells it, nothing is refused: the seller's facilitator may be another one, which does answer.
+        Raises BalanceTooLowError.
         """
         operator, token = seller.operator, seller.token
         try:
-            balance = await self._clients[operator].balance(self.account(operator, token))
+            balance = await self._clients[operator].balance(self.account(operator, token), permit2=permit2)
         except TallystickError:
-            return
+            return None
         promised = self._store.book.promised(seller.asset, self._clock())
         if balance is None or balance.amount - promised >= amount:
-            return
+            return balance
         there_is = show(max(0, balance.amount - promised), token.decimals, token.symbol)
         asked = show(amount, token.decimals, token.symbol)
         raise BalanceTooLowError(

@@ -15,7 +15,7 @@ from typing import Final
 
 from tallystick import eip712
 from tallystick.signatures import Signer
-from tallystick.tokens import Token
+from tallystick.tokens import Permit2Approval, Token
 from tallystick.x402 import ExactAuthorization
 from tallystick_client.payer.policy.offers import Seller
 from tallystick_client.payer.policy.operators import Asset, Operator
@@ -105,3 +105,11 @@ class ExactPayer:
                     book.free_exact(payment.nonce)
                     freed += payment.amount
         return freed
+
+    async def permit2_approval(self, seller: Seller, amount: int) -> Permit2Approval | None:
+        """How far Permit2 may move the seller's token for this payer; None where the aggregator does not tell.
+
+        Raises BalanceTooLowError where the payer holds less than `amount` atomic units.
+        """
+        balance = await self._balances.check(seller, amount, "transfer", permit2=True)
+        return None if balance is None else balance.permit2

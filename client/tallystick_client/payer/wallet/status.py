@@ -37,10 +37,12 @@ class DepositUnderWay:
 class AccountStatus:
     """One deposit. `deposits` is how many there were; `free` is what can still be granted from it.
 
+    `salt` is part of the configs of its channels.
     `refunds_under_way` are the amounts that were asked for, 0 for all that is available.
     """
 
     account_id: str
+    salt: str
     network: str
     operator: str
     escrow: str
@@ -131,6 +133,7 @@ def _account(book: Book, account: Account, operator: Operator, token: Token, tod
     spent = book.spent(account.asset, "", today)
     return AccountStatus(
         account_id=to_hex(account.id),
+        salt=to_hex(account.config.salt),
         network=account.asset.network,
         operator=checksum(operator.operator),
         escrow=checksum(operator.escrow),

@@ -24,7 +24,7 @@ from tallystick.hexadecimal import checksum
 from tallystick.keys import load_signer
 from tallystick.reasons import Reason
 from tallystick.signatures import Signer
-from tallystick.tokens import Token
+from tallystick.tokens import Permit2Approval, Token
 from tallystick.x402 import ExactAuthorization
 from tallystick_client.payer.errors import BookUnavailableError
 from tallystick_client.payer.policy.budgets import Budgets, DepositPolicy
@@ -38,6 +38,7 @@ from tallystick_client.payer.wallet.deposits import Deposits
 from tallystick_client.payer.wallet.exact import ExactPayer
 from tallystick_client.payer.wallet.grants import Clock
 from tallystick_client.payer.wallet.local_grants import LocalGrants
+from tallystick_client.payer.wallet.permit_turns import PermitTurns
 from tallystick_client.payer.wallet.reconcile import Reconciled, Reconciler
 from tallystick_client.payer.wallet.recovery import Remedies
 from tallystick_client.payer.wallet.rows import Account
@@ -116,6 +117,7 @@ class LocalWallet:
             store, signer, self._clients, self._deposits, self._keys, budgets, proof=proof, clock=clock
         )
         self.grants = LocalGrants(self._book, self._allocator, signer, max_headroom, clock)
+        self.permit_turns = PermitTurns()
         balances = Balances(store, signer, self._clients, clock)
         self._exact = ExactPayer(store, signer, self._clients, self._allocator, balances, clock)
         self.channels = SellerChannels(store, signer, self._clients, self._allocator, balances, deposit, clock)
@@ -224,6 +226,10 @@ class LocalWallet:
         Raises BudgetExceededError, BookUnavailableError.
         """
         await self._allocator.spend(offer.seller(host), offer.terms.amount)
+
+    async def permit2_approval(self, offer: Offer, host: str) -> Permit2Approval | None:
+        """How far Permit2 may move the offer's token; see `Payer.permit2_approval`."""
+        return await self._exact.permit2_approval(offer.seller(host), offer.terms.amount)
 
     async def recover_from(self, offer: Offer, reason: Reason, host: str = "", key_id: bytes = b"") -> bool:
         """Do what can be done about a refusal at this host: a new spend key where the aggregator does not take the one

@@ -5,6 +5,7 @@ AggregatorUnavailableError (repeat it with the same ids) or CallRejectedError (r
 """
 
 import asyncio
+import hmac
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
@@ -29,7 +30,7 @@ from tallystick.v1 import (
 )
 from tallystick.x402 import ExactAuthorization, PaymentTerms
 from tallystick_client import rpc
-from tallystick_client.seller.client.messages import OtherPayment, SettledNow
+from tallystick_client.seller.client.messages import OtherPayment, PublishedResources, SettledNow
 from tallystick_client.seller.client.stream import ChargeStream
 
 if TYPE_CHECKING:
@@ -81,7 +82,9 @@ class Aggregator:
     ) -> None:
         check_target(target, "aggregator")
         self.target = target
-        self._metadata = rpc.bearer(rpc.read_token(token))
+        secret = rpc.read_token(token)
+        self._metadata = rpc.bearer(secret)
+        self._secret = secret.encode()
         self._insecure = insecure
         self._certificates = (root_certificates, certificate_chain, private_key)
         self._timeout_s = timeout_s
@@ -170,6 +173,18 @@ class Aggregator:
         else:
             _put_payment(request, payment, attempt)
         return facilitator.read_settled(await self._call(self._connection().facilitator.Settle, request))
+
+    async def publish(self, manifest: bytes) -> PublishedResources:
+        """Have these resources listed at /discovery/resources instead of those before: JSON with `items`, as of a
+        manifest; with none of them, nothing is listed any more. Of origins that the operator bound to the token.
+        """
+        request = facilitator_pb2.PublishResourcesRequest(manifest=manifest)
+        response = await self._call(self._connection().facilitator.PublishResources, request)
+        return PublishedResources(response.listed, tuple(response.dropped))
+
+    def derived_key(self, purpose: bytes) -> bytes:
+        """32 bytes that processes with the same token have in common, and that tell nothing of it."""
+        return hmac.digest(self._secret, b"tallystick " + purpose, "sha256")
 
     async def charge(self, charge: Charge) -> Charged:
         """Take one payment at once. Raises RefusedError. May be repeated: a payment id is charged once."""

@@ -4,6 +4,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from tallystick.settlements import LeftOut, Settlement
 
@@ -13,6 +14,13 @@ class OtherPayment:
     """A payment of a scheme that only the aggregator reads: x402's PaymentPayload, as JSON."""
 
     payload: bytes = field(repr=False)
+
+
+class PublishedResources(NamedTuple):
+    """How many resources the aggregator lists, and what it dropped and why."""
+
+    listed: int
+    dropped: tuple[str, ...]
 
 
 class SettledNow(list[Settlement]):

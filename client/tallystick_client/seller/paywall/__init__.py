@@ -1,7 +1,8 @@
 """The paywall.
 
 payment_flow   how a request is sold, without I/O; steps what it asks for, sale what becomes of one with a payment
-asgi           carries the steps out: the middleware; bodies what it reads ahead
+asgi           carries the steps out: the middleware; bodies what it reads ahead, outgoing what it holds back
+manifest       what a site sells, published by itself; listing the same for the aggregator's list
 rules          which requests cost what; paths every reading of a path, pricing prices that are functions
 offers         what a 402 says, and the payment that meets it
 schemes        what is special about a scheme

@@ -4,14 +4,15 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from enum import Enum
 from typing import Any, Final
 
-from tallystick.errors import Described, MalformedError, TallystickError
+from tallystick.errors import Described, MalformedError
 from tallystick_client.errors import AggregatorError, CallRejectedError
 from tallystick_client.seller.client.aggregator import Aggregator
 from tallystick_client.seller.paywall.bodies import Backpressure, Incoming, Message, Receive
 from tallystick_client.seller.paywall.headers import hides_cors
+from tallystick_client.seller.paywall.listing import Announcer
+from tallystick_client.seller.paywall.outgoing import AHEAD_OF_RESPONSE, BODY, START, Outgoing, Send
 from tallystick_client.seller.paywall.paths import find_roots
 from tallystick_client.seller.paywall.payment_flow import (
     BODY_BYTES_MAX,
@@ -47,15 +48,10 @@ from tallystick_client.seller.paywall.steps import (
 )
 
 Scope = MutableMapping[str, Any]
-Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-START: Final = "http.response.start"
-BODY: Final = "http.response.body"
 BUFFERED_BYTES_MAX: Final = 64 * 1024 * 1024
 BODY_PATIENCE_S: Final = 30.0
-_AHEAD_OF_RESPONSE: Final = frozenset({"http.response.push", "http.response.early_hint", "http.response.debug"})
-"""Messages that carry nothing of the page."""
 
 _log = logging.getLogger("tallystick.seller")
 
@@ -73,7 +69,8 @@ class Paywall:
     `release_wait_s`: how long an answer waits for its payment to be given back. `busy_patience_s`: how long a request
     waits while another one is under way on its payer's channel. `base_url`: scheme and host as clients see them, for
     the URL in a 402; `trust_proxy_headers`: X-Forwarded-Proto and -Host say it. `publish`: whether the price list is
-    told at /.well-known/x402.json and /.well-known/x402, where `app` has no pages of its own.
+    told at /.well-known/x402.json and /.well-known/x402, where `app` has no pages of its own. `list_resources`: have
+    the aggregator list it at /discovery/resources, and declare it in 402s; needs `base_url`.
     `clock` (seconds that nobody sets) and `sleep` are what is waited for by.
 
     Raises MalformedError, which names the setting, what it was and what is allowed. Prices, the token and whether it is
@@ -100,6 +97,7 @@ class Paywall:
         base_url: str | None = None,
         trust_proxy_headers: bool = False,
         publish: bool = True,
+        list_resources: bool = False,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -118,8 +116,11 @@ class Paywall:
             base_url=base_url,
             trust_proxy_headers=trust_proxy_headers,
             publish=publish,
+            declare_resources=list_resources,
+            etag_key=aggregator.derived_key(b"manifest"),
             clock=clock,
         )
+        self._announcer = Announcer(aggregator, self.flows, base_url, sleep) if list_resources else None
         self.room = Backpressure(at_least("buffer_bodies_bytes", buffer_bodies_bytes, max_body_bytes))
         if not body_patience_s > 0:
             raise MalformedError("body_patience_s", Described(str(body_patience_s)), "more than 0 seconds")
@@ -149,6 +150,8 @@ class Paywall:
 
     async def finish(self) -> None:
         """Wait until what is done beside requests is done; what may be left is left after `release_wait_s`."""
+        if self._announcer is not None:
+            await self._announcer.stop()
         while waited_for := [task for work, task in self._tasks.items() if not work.may_be_left]:
             await asyncio.wait(waited_for)
         if self._tasks:
@@ -170,12 +173,17 @@ class Paywall:
 
     def _look_at_app(self) -> None:
         """Not when the paywall is made: more may be mounted, and put around, until the first request."""
+        self._announce()
         self._has_looked, self.flows.roots = True, find_roots(self.app)
         if hides_cors(self.app):
             _log.warning(
                 "a CORS middleware is behind the paywall, so that scripts of other origins cannot read a 402: "
                 "put it around the paywall"
             )
+
+    def _announce(self) -> None:
+        if self._announcer is not None:
+            self._announcer.start()
 
     # The steps that have nothing to do with one request.
 
@@ -208,6 +216,7 @@ class Paywall:
             message = await receive()
             if message["type"] == "lifespan.startup":
                 await self._check_settings()
+                self._announce()
             return message
 
         async def send_closing(message: Message) -> None:
@@ -278,7 +287,7 @@ class _Exchange:
 
     async def _deliver(self, message: Message) -> None:
         await self._send(message)
-        if message["type"] != START and message["type"] not in _AHEAD_OF_RESPONSE:
+        if message["type"] != START and message["type"] not in AHEAD_OF_RESPONSE:
             body, is_last = _part(message)
             await self._until(self._flow.sent(body, is_last=is_last))
 
@@ -345,55 +354,5 @@ def _part(message: Message) -> tuple[bytes | None, bool]:
     return message.get("body", b""), not message.get("more_body", False)
 
 
-class ResponseRefusedError(TallystickError, OSError):
-    """What the application gets when it goes on sending a response that is not delivered.
-
-    An OSError, as ASGI demands of `send` to a client that is gone: frameworks stop at it quietly.
-    """
-
-
 class _StartupFailedError(Exception):
     """The paywall's settings do not fit the aggregator's."""
-
-
-class Stage(Enum):
-    """Where a response is: nothing of it was sent, or it goes out, or another one was sent instead."""
-
-    HELD = "held"
-    PASSING = "passing"
-    REFUSED = "refused"
-
-
-class Outgoing:
-    """The application's response, held back until its first byte.
-
-    Then `decide` is asked once, with the message that starts the response and the first of its body. It returns the
-    start to send, or None after it has answered the client itself: then nothing of the response goes out.
-    """
-
-    def __init__(self, send: Send, decide: Callable[[Message, Message], Awaitable[Message | None]]) -> None:
-        self._send = send
-        self._decide = decide
-        self._start: Message | None = None
-        self.stage = Stage.HELD
-
-    async def send(self, message: Message) -> None:
-        """What the application calls."""
-        if self.stage is Stage.PASSING or message["type"] in _AHEAD_OF_RESPONSE:
-            await self._send(message)
-        elif self.stage is Stage.REFUSED:
-            raise ResponseRefusedError("the response is not delivered: it was not paid for")
-        elif message["type"] == START:
-            self._start = message
-        else:
-            await self._first_byte(message)
-
-    async def _first_byte(self, message: Message) -> None:
-        assert self._start is not None, "a body has a start before it"
-        start = await self._decide(self._start, message)
-        if start is None:
-            self.stage = Stage.REFUSED
-            return
-        self.stage = Stage.PASSING
-        await self._send(start)
-        await self._send(message)

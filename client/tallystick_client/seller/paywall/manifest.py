@@ -11,9 +11,10 @@ Under a key of ours, `pay-ahead`, stands where a fixed price holds for everybody
 Without `methods` it holds for all that can cost something. `max_age_s` is how long it may be believed.
 """
 
+import hmac
+import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from hashlib import sha256
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -35,11 +36,22 @@ _ETAG_CHARS: Final = 32
 
 
 class Manifest:
-    """The manifest of one price list. `now`: seconds since the epoch."""
+    """The manifest of one price list.
 
-    def __init__(self, rules: Sequence[Rule], book: OfferBook, now: Callable[[], float] = time.time) -> None:
+    `etag_key`: its ETag is a MAC under this key, so that nobody can tell from it what the list was, or which server
+    made it; the processes of a site share one, else each has its own ETags. `now`: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        rules: Sequence[Rule],
+        book: OfferBook,
+        etag_key: bytes | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self._rules = rules
         self._book = book
+        self._etag_key = etag_key or secrets.token_bytes(32)
         self._now = now
         self._etag = ""
         self._updated_at = 0
@@ -54,7 +66,7 @@ class Manifest:
         Raises MalformedError where a fixed price cannot be asked for.
         """
         items, patterns = self._items(supported, origin)
-        etag = sha256(msgspec.json.encode([items, patterns])).hexdigest()[:_ETAG_CHARS]
+        etag = hmac.digest(self._etag_key, msgspec.json.encode([items, patterns]), "sha256").hex()[:_ETAG_CHARS]
         if etag != self._etag:
             self._etag, self._updated_at = etag, int(self._now())
         headers: Headers = [
@@ -77,6 +89,11 @@ class Manifest:
         )
         headers.append((b"content-length", str(len(body)).encode()))
         return SendResponse(200, headers, b"" if head.method == "HEAD" else body)
+
+    def told(self, supported: Supported, origin: str) -> bytes:
+        """What the aggregator is told to list: the items, and whose they are. Raises as `answer` does."""
+        items = self._items(supported, origin)[0]
+        return msgspec.json.encode({"x402Version": 2, "origins": [origin], "items": items})
 
     def _items(self, supported: Supported, origin: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         items: list[dict[str, Any]] = []

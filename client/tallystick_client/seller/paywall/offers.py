@@ -78,10 +78,11 @@ def payment_required(
     error: str,
     refused: RefusedError | None = None,
     extensions: Mapping[str, Any] | None = None,
+    declared: Mapping[str, Any] | None = None,
 ) -> PaymentRequired:
     """What the 402 says; after a refusal with what the payer needs for its next payment (`Scheme.correction`).
 
-    `extensions` are those for payments that are reserved, beside the payment id's.
+    `extensions` are those for payments that are reserved, beside the payment id's; `declared` those for all.
     """
     return PaymentRequired(
         error=error,
@@ -93,6 +94,7 @@ def payment_required(
             ),
             **{name: declared for offer in offers for name, declared in offer.extensions.items()},
             **((extensions or {}) if any(offer.scheme.is_reserved for offer in offers) else {}),
+            **(declared or {}),
         },
     )
 

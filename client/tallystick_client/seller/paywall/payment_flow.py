@@ -21,7 +21,7 @@ What decides, in this order:
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -32,6 +32,7 @@ from tallystick.hexadecimal import parse_address
 from tallystick.quantities import ZERO_ADDRESS
 from tallystick.requests import body_digest, normal_target, request_hash
 from tallystick.x402 import PAYMENT_RESPONSE_HEADER, PAYMENT_SIGNATURE_HEADER, Network, ResourceInfo
+from tallystick.x402.bazaar import bazaar_extension
 from tallystick_client.errors import AggregatorError
 from tallystick_client.seller.paywall import responses
 from tallystick_client.seller.paywall.headers import make_readable
@@ -103,9 +104,10 @@ class _Mark:
 class PaymentFlows:
     """What is the same for all requests of a paywall, and remembered between them.
 
-    Settings as of `Paywall`. `release_wait_s`: how long an answer waits for its payment to be given back.
-    `busy_patience_s`: how long a request waits while another one is under way on its payer's channel. `schemes`: those
-    that are not left to the aggregator, in the order of the offers. `clock`: seconds that nobody sets. Raises
+    Settings as of `Paywall`. `declare_resources`: say in 402s how resources are called (the bazaar extension).
+    `etag_key`: of the manifest (`manifest`). `release_wait_s`: how long an answer waits for its payment to be given
+    back. `busy_patience_s`: how long a request waits while another one is under way on its payer's channel. `schemes`:
+    those that are not left to the aggregator, in the order of the offers. `clock`: seconds that nobody sets. Raises
     MalformedError, which names the setting. Rules that can never decide anything are logged as warnings.
     """
 
@@ -124,6 +126,8 @@ class PaymentFlows:
         base_url: str | None = None,
         trust_proxy_headers: bool = False,
         publish: bool = True,
+        declare_resources: bool = False,
+        etag_key: bytes | None = None,
         schemes: Sequence[Scheme] = SCHEMES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -141,7 +145,8 @@ class PaymentFlows:
         kept = ResponseCache(at_least("keep_responses_bytes", keep_responses_bytes, 0))
         self.state = PaywallState(kept, settle_patience_s, release_wait_s, busy_patience_s, clock)
         self.urls = Urls(base_url, trust_proxy_headers=trust_proxy_headers)
-        self.manifest = Manifest(self.rules, self.book) if publish else None
+        self.manifest = Manifest(self.rules, self.book, etag_key) if publish else None
+        self.declares_resources = declare_resources
         self.roots = Roots()
         """The prefixes that applications behind the paywall live under, as far as the adapter can see them."""
         self._is_prefix_told = False
@@ -336,9 +341,15 @@ class PaymentFlow(Steps):
         resource = ResourceInfo(
             url=self._flows.urls.of(self._head), description=rule.description, mime_type=rule.mime_type
         )
-        ahead = pay_ahead_of(match, self._head)
+        ahead, declared = pay_ahead_of(match, self._head), self._declared(rule)
         scheme = self._accepted.scheme_among(offers) if isinstance(self._accepted, Accepted) else None
-        return responses.ask_for_payment(offers, resource, error, receipt, ahead, scheme)
+        return responses.ask_for_payment(offers, resource, error, receipt, ahead, declared, scheme)
+
+    def _declared(self, rule: Rule) -> Mapping[str, Any]:
+        """How the resource is called, for those who list it."""
+        if not self._flows.declares_resources:
+            return {}
+        return bazaar_extension(self._head.method, rule.pattern.text, rule.mime_type)
 
     def _give(self) -> Flow[None]:
         """Serve a request that costs nothing, and say so where a payment came with it, unless somebody else did."""

@@ -47,14 +47,18 @@ def ask_for_payment(
     error: MalformedError | RefusedError | str,
     receipt: str | None = None,
     extensions: Mapping[str, Any] | None = None,
+    declared: Mapping[str, Any] | None = None,
     scheme: Scheme | None = None,
 ) -> SendResponse:
-    """402 with the terms, and why the payment that came, by this scheme, was not taken."""
+    """402 with the terms, and why the payment that came, by this scheme, was not taken.
+
+    `extensions` are those for payments that are reserved, `declared` those for all.
+    """
     refused = error if isinstance(error, RefusedError) else None
     text = why = error if isinstance(error, str) else error_text(error)
     if refused is not None and scheme is not None and scheme.error_is_code:
         text = refused.code or text
-    required = encode_header(payment_required(offers, resource, text, refused, extensions))
+    required = encode_header(payment_required(offers, resource, text, refused, extensions, declared))
     headers = [(PAYMENT_REQUIRED_HEADER.lower(), required), *_with(receipt)]
     if refused is not None and refused.reason is Reason.CHANNEL_BUSY:
         headers.append(("retry-after", str(refused.retry_after_s or BUSY_RETRY_AFTER_S)))

@@ -16,6 +16,7 @@ import msgspec
 from tallystick.errors import Described, MalformedError
 from tallystick.quantities import PaymentId
 from tallystick.reasons import Reason
+from tallystick.tokens import Permit2Approval
 from tallystick.x402 import (
     PAYMENT_IDENTIFIER,
     ExactAuthorization,
@@ -28,6 +29,7 @@ from tallystick.x402.messages import Message, as_object
 from tallystick_client.payer.policy.answers import Answer, is_unfinished, says_released, told_charge
 from tallystick_client.payer.policy.offers import Means, Offer, OfferRules
 from tallystick_client.payer.wallet.grants import Grants
+from tallystick_client.payer.wallet.permit_turns import PermitTurns
 from tallystick_client.payer.wallet.seller_channels import SellerChannels
 
 ECHO_BYTES_MAX: Final = 4_096
@@ -174,6 +176,19 @@ class Payer(Means, Protocol):
         """
         ...
 
+    @property
+    def permit_turns(self) -> PermitTurns:
+        """Who may sign the next permit of a token."""
+        ...
+
+    async def permit2_approval(self, offer: Offer, host: str) -> Permit2Approval | None:
+        """How far Permit2 may move the offer's token for this payer; None where the aggregator does not tell, because
+        it is not reached, does not move the token so, or is of an older version.
+
+        Raises BalanceTooLowError where the payer holds less than the offer's amount.
+        """
+        ...
+
     async def recover_from(self, offer: Offer, reason: Reason, host: str = "", key_id: bytes = b"") -> bool:
         """Do what can be done about a refusal at this host; whether the payment is worth another try.
 
@@ -192,20 +207,31 @@ class _Payment(Message, frozen=True, kw_only=True):
     extensions: Mapping[str, Any]
 
 
-def payment_header(offer: Offer, payload: dict[str, Any], payment_id: bytes) -> str:
-    """The value of a PAYMENT-SIGNATURE header. It repeats the 402's `resource` and `extensions`, and names itself."""
-    named = payment_identifier_extension(payment_id)
+def payment_header(
+    offer: Offer, payload: dict[str, Any], payment_id: bytes, added: Mapping[str, Any] | None = None
+) -> str:
+    """The value of a PAYMENT-SIGNATURE header. It repeats the 402's `resource` and `extensions`, and names itself.
+
+    `added`: further entries of its `extensions`; their `info` goes into what the 402 declares under their names.
+    """
+    named, added = payment_identifier_extension(payment_id), added or {}
     resource, extensions = offer.echo
     is_empty = resource is None and extensions is None
     if is_empty or len(msgspec.json.encode(offer.echo)) > ECHO_BYTES_MAX:
-        return encode_header(PaymentPayload(payload=payload, accepted=offer.accepted, extensions=named))
-    theirs = as_object((extensions or {}).get(PAYMENT_IDENTIFIER))
+        return encode_header(PaymentPayload(payload=payload, accepted=offer.accepted, extensions={**named, **added}))
+    declared = extensions or {}
+    theirs = as_object(declared.get(PAYMENT_IDENTIFIER))
     if theirs:
         ours = as_object(named[PAYMENT_IDENTIFIER].get("info"))
         named = {PAYMENT_IDENTIFIER: {**theirs, "info": {**ours, **as_object(theirs.get("info")), "id": ours["id"]}}}
-    named = {**(extensions or {}), **named}
-    payment = _Payment(x402_version=2, payload=payload, accepted=offer.accepted, resource=resource, extensions=named)
+    completed = {name: _completed(as_object(declared.get(name)), entry) for name, entry in added.items()}
+    merged = {**declared, **named, **completed}
+    payment = _Payment(x402_version=2, payload=payload, accepted=offer.accepted, resource=resource, extensions=merged)
     return encode_header(payment)
+
+
+def _completed(declared: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {**declared, "info": {**as_object(declared.get("info")), **entry["info"]}}
 
 
 def by_name(schemes: Sequence[Scheme]) -> dict[str, Scheme]:

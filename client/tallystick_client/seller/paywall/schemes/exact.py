@@ -14,9 +14,11 @@ from tallystick.x402 import (
     ASSET_TRANSFER_EIP3009,
     ASSET_TRANSFER_METHOD,
     EIP2612_GAS_SPONSORING,
+    ERC20_APPROVAL_GAS_SPONSORING,
     SCHEME_EXACT,
     ExactTerms,
     PaymentPayload,
+    approval_declaration,
     is_permit2,
     permit_declaration,
     read_exact,
@@ -40,7 +42,8 @@ class ExactScheme(Scheme):
 
     def extensions(self, kind: Kind) -> Mapping[str, Any]:
         """That permits are landed, where they are."""
-        return permit_declaration() if EIP2612_GAS_SPONSORING in kind.extensions else {}
+        permits = permit_declaration() if EIP2612_GAS_SPONSORING in kind.extensions else {}
+        return permits | (approval_declaration() if ERC20_APPROVAL_GAS_SPONSORING in kind.extensions else {})
 
     def read(self, message: PaymentPayload, offer: Offer) -> Bind:
         """An authorization of the token's own, or of Permit2."""
