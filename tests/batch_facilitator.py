@@ -3,6 +3,7 @@
 It manages vouchers, as `voucherManager: "facilitator"` has it (scheme_batch_settlement_evm.md, version 1.1).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final
@@ -64,6 +65,7 @@ class BatchFacilitator:
         self.delay_s = delay_s
         self.balance = 10**12
         self.managed = "facilitator"
+        self.on_land: Callable[[DepositPayload], None] = lambda _: None
         self.channels: dict[bytes, Channel] = {}
         self.vouchers: list[UncheckedVoucher] = []
         """All that ever came, taken or not."""
@@ -170,6 +172,7 @@ class BatchFacilitator:
         assert isinstance(payload.authorization, Erc3009Deposit)
         if payload.authorization.salt not in channel.salts:
             channel.salts.add(payload.authorization.salt)
+            self.on_land(payload)
             channel.balance += payload.amount
             self.balance -= payload.amount
         return payload.amount

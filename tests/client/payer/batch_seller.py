@@ -10,6 +10,7 @@ from payer_fakes import CHAIN_ID, DELAY_S, OPERATOR, PRICE, TOKEN_DOMAIN, USDC, 
 
 from batch_facilitator import BatchFacilitator
 from tallystick import eip712
+from tallystick.eip712 import Domain
 from tallystick.errors import RefusedError
 from tallystick.facilitator import Settled
 from tallystick.hexadecimal import checksum
@@ -26,6 +27,7 @@ from tallystick.x402 import (
     pay_ahead_extension,
     read_terms,
 )
+from tallystick.x402.batch_settlement import DepositPayload
 from tallystick.x402.terms import BatchSettlementTerms
 from tallystick_client import Budgets, DepositPolicy, PayingTransport, Wallet
 
@@ -50,6 +52,10 @@ class BatchSeller(httpx2.AsyncBaseTransport):
             OPERATOR, DELAY_S, "USD Coin", "2", min_deposit=50_000, voucher_manager="facilitator"
         )
     )
+    token: bytes = USDC
+    token_domain: Domain = TOKEN_DOMAIN
+    land: Callable[[DepositPayload], None] = lambda _: None
+    """Has a deposit landed on another chain than the seller's own."""
     more_offers: list[PaymentRequirements] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     before: list[Callable[[], None]] = field(default_factory=list)
@@ -64,7 +70,8 @@ class BatchSeller(httpx2.AsyncBaseTransport):
     _in_flight: int = 0
 
     def __post_init__(self) -> None:
-        self.facilitator = BatchFacilitator(CHAIN_ID, self.terms.receiver_authorizer, TOKEN_DOMAIN, DELAY_S)
+        self.facilitator = BatchFacilitator(CHAIN_ID, self.terms.receiver_authorizer, self.token_domain, DELAY_S)
+        self.facilitator.on_land = self.land
 
     @property
     def is_busy(self) -> bool:
@@ -87,7 +94,7 @@ class BatchSeller(httpx2.AsyncBaseTransport):
             scheme=SCHEME,
             network=f"eip155:{CHAIN_ID}",
             amount=str(self.prices.get(request.url.path, self.price)),
-            asset=checksum(USDC),
+            asset=checksum(self.token),
             pay_to=checksum(self.receiver(request.url.netloc.decode())),
             max_timeout_seconds=60,
             extra=self.terms.extra(),

@@ -101,7 +101,7 @@ class Offer:
     echo: Echo = field(default=NO_ECHO, compare=False, repr=False)
     """Of the 402 that made it. A payment that is sent ahead answers none, and repeats nothing."""
     instead_of: tuple[str, ...] = field(default=(), compare=False)
-    """The schemes of the offers beside it that could have been taken, too."""
+    """The schemes of the offers beside it that could have been taken too, where all of them take deposits."""
 
     def goes_where(self, other: "Offer") -> bool:
         """Whether both are paid by the same scheme, in the same token, to the same receiver at the same operator."""
@@ -167,8 +167,13 @@ class OfferRules(Protocol):
         ...
 
     @property
+    def takes_deposits(self) -> bool:
+        """Whether its payments come out of a deposit, not out of the payer's own address."""
+        ...
+
+    @property
     def advantage(self) -> str:
-        """Why it is preferred to schemes that come after it, for a person to read; empty where nobody asks."""
+        """Why it is preferred to others that take deposits, for a person to read."""
         ...
 
     def problem(self, requirements: PaymentRequirements, field: str, operator: Operator, token: Token) -> str:
@@ -237,14 +242,27 @@ def choose(required: Offered, means: Means) -> Offer:
         raise OfferNotAllowedError(problems)
     preferred = list(means.schemes)
     taken = min(allowed, key=lambda offer: preferred.index(offer.terms.scheme))
-    others = {offer.terms.scheme for offer in allowed} - {taken.terms.scheme}
-    return replace(taken, instead_of=tuple(sorted(others, key=preferred.index))) if others else taken
+    if not means.schemes[taken.terms.scheme].takes_deposits:
+        return taken
+    others = {offer.terms.scheme for offer in allowed if means.schemes[offer.terms.scheme].takes_deposits}
+    return replace(taken, instead_of=tuple(sorted(others - {taken.terms.scheme}, key=preferred.index)))
+
+
+def allowed_offers(required: Offered, scheme: OfferRules, operators: Sequence[Operator]) -> list[Offer]:
+    """The offers of this scheme that the allow-list takes."""
+    found = [
+        _check(requirements, f"accepts[{index}]", scheme, operators)
+        for index, requirements in enumerate(required.accepts[:OFFERS_MAX])
+        if not isinstance(requirements, MalformedError) and requirements.scheme == scheme.name
+    ]
+    return [offer for offer in found if not isinstance(offer, str)]
 
 
 def preference(offer: Offer, schemes: Mapping[str, OfferRules]) -> str:
-    """Why this offer was taken and not another of its 402, for a person to read; empty where there was no choice."""
-    advantage = schemes[offer.terms.scheme].advantage if offer.instead_of else ""
-    return advantage and f"{offer.terms.scheme} rather than {' or '.join(offer.instead_of)}: {advantage}"
+    """Which deposit an offer is paid from, and why, for a person to read; empty where the 402 left no choice."""
+    if not offer.instead_of:
+        return ""
+    return f"{offer.terms.scheme} rather than {' or '.join(offer.instead_of)}: {schemes[offer.terms.scheme].advantage}"
 
 
 def first_difference(*compared: tuple[str, str | int, str | int]) -> str:

@@ -22,7 +22,7 @@ from typing import Final
 
 from tallystick.hexadecimal import to_hex
 from tallystick.quantities import PaymentId
-from tallystick.x402.batch_settlement import DepositPayload, VoucherPayload
+from tallystick.x402.batch_settlement import DepositPayload, RefundPayload, VoucherPayload
 from tallystick_client.payer.errors import ChannelDisputedError
 from tallystick_client.payer.wallet.book import Book
 from tallystick_client.payer.wallet.rows import ChannelDeposit, SellerChannel
@@ -52,7 +52,7 @@ class Step:
 
     book: Book
     lane: Lane
-    payload: DepositPayload | VoucherPayload = field(repr=False)
+    payload: DepositPayload | VoucherPayload | RefundPayload = field(repr=False)
     payment_id: PaymentId
     amount: int
     base: int

@@ -23,7 +23,13 @@ from tallystick.quantities import MAX_AMOUNT, PaymentId
 from tallystick.signatures import Signer
 from tallystick.tokens import Token
 from tallystick.vouchers import UncheckedVoucher, sign_voucher
-from tallystick.x402.batch_settlement import DepositPayload, Erc3009Deposit, VoucherPayload, pack_refund_authorizer
+from tallystick.x402.batch_settlement import (
+    DepositPayload,
+    Erc3009Deposit,
+    RefundPayload,
+    VoucherPayload,
+    pack_refund_authorizer,
+)
 from tallystick.x402.terms import BatchSettlementTerms, read_batch_settlement_terms
 from tallystick_client.payer.errors import DepositNotAllowedError, WalletError
 from tallystick_client.payer.policy.budgets import DepositPolicy
@@ -112,12 +118,56 @@ class SellerChannels:
         if state is None:
             return False
         before = channel.balance
-        for deposit in list(self._pending(channel)):
-            if state.funds >= channel.deposited - channel.returned + deposit.amount:
-                self._book.end_deposit(deposit, "landed")
+        self._note_landed(channel, state.funds)
         channel.missing = max(0, channel.deposited - channel.returned - state.funds)
         self._book.changed(channel)
         return channel.balance != before
+
+    @property
+    def all(self) -> list[SellerChannel]:
+        """The channels of the book."""
+        return list(self._book.seller_channels.values())
+
+    def token_of(self, channel: SellerChannel) -> Token | None:
+        """What the channel is counted in; None where the allow-list does not have it (any more)."""
+        operator = self.operator_of(channel)
+        return None if operator is None else operator.token(channel.asset.token)
+
+    async def ask_back(self, channel: SellerChannel, offer: Offer, amount: int | None) -> Step | None:
+        """A step that asks the seller for a refund of `amount`, or of all: its voucher charges nothing.
+
+        None where the offer is of another channel. The caller ends the step.
+        """
+        terms = read_batch_settlement_terms(offer.accepted.extra)
+        if self._config(offer, terms, channel.index) != channel.config:
+            return None
+        lane = self._lanes.setdefault(channel.id, Lane(channel))
+        lane.users += 1
+        try:
+            await lane.turn.acquire()
+        finally:
+            self._leave(lane)
+        signed = sign_voucher(self._signer, _domain(offer.operator), channel.id, channel.counted)
+        voucher = UncheckedVoucher(channel.id, channel.counted, signed.signature)
+        payload = RefundPayload(channel.config, voucher, amount)
+        return Step(self._book, lane, payload, payment_ids.new(), 0, channel.counted, channel.counted)
+
+    async def came_back(self, channel: SellerChannel, amount: int) -> int:
+        """Enter what a refund brought back, as the seller tells; no more than was left counts, which is returned."""
+        amount = min(amount, max(0, channel.balance - channel.counted))
+        channel.returned += amount
+        self._book.changed(channel)
+        await self._store.commit()
+        return amount
+
+    async def record(self, channel: SellerChannel, held: int, *, is_leaving: bool) -> None:
+        """Enter what the chain itself says that the channel holds. `is_leaving`: its payer withdraws from it."""
+        self._note_landed(channel, held)
+        channel.deposited = max(channel.deposited, held + channel.returned)
+        channel.returned, channel.missing = channel.deposited - held, 0
+        channel.active = channel.active and not is_leaving
+        self._book.changed(channel)
+        await self._store.commit()
 
     async def reconcile(self) -> None:
         """Learn what became of deposits that are under way, and of what the aggregator saw missing."""
@@ -313,6 +363,12 @@ class SellerChannels:
             if book.seller_channels[deposit.channel_id].asset == asset
         )
         return under_way + sum(channel.locked for channel in book.seller_channels.values() if channel.asset == asset)
+
+    def _note_landed(self, channel: SellerChannel, held: int) -> None:
+        """Note which deposits have landed, by what the channel holds."""
+        for deposit in list(self._pending(channel)):
+            if held >= channel.deposited - channel.returned + deposit.amount:
+                self._book.end_deposit(deposit, "landed")
 
     def _pending(self, channel: SellerChannel) -> Iterator[ChannelDeposit]:
         return (deposit for deposit in self._book.channel_deposits.values() if deposit.channel_id == channel.id)

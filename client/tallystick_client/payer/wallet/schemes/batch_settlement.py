@@ -38,9 +38,10 @@ from tallystick.x402.terms import (
 )
 from tallystick_client.payer.errors import ChannelDisputedError, WalletError
 from tallystick_client.payer.policy.answers import Answer, is_refused, is_unfinished, read_receipt, refused_offers
-from tallystick_client.payer.policy.offers import Means, Offer, first_difference
+from tallystick_client.payer.policy.offers import Means, Offer, Offered, allowed_offers, first_difference
 from tallystick_client.payer.policy.operators import Operator
 from tallystick_client.payer.wallet.channel_steps import Step
+from tallystick_client.payer.wallet.rows import SellerChannel
 from tallystick_client.payer.wallet.schemes.port import KEPT_S, Order, Outcome, OutgoingPayment, Payer, payment_header
 
 BUSY_PAUSE_S: Final = 1.0
@@ -65,7 +66,8 @@ class BatchSettlementScheme:
     name = SCHEME_BATCH_SETTLEMENT
     is_paid_ahead = True
     charges_once = True
-    advantage = "one deposit pays for many pages of the seller, where a transfer pays for one"
+    takes_deposits = True
+    advantage = "the contract is the standard's, and no operator is trusted with the deposit"
 
     def __init__(self, *, any_authorizer: bool = False, sleep: Sleep = asyncio.sleep) -> None:
         self._any_authorizer = any_authorizer
@@ -103,6 +105,18 @@ class BatchSettlementScheme:
         header = payment_header(offer, batch_settlement_payload(step.payload), step.payment_id)
         kept_until = order.clock() + KEPT_S
         return _FromChannel(offer, header, step.amount, step.payment_id, kept_until, step, self._sleep)
+
+    async def ask_back(
+        self, payer: Payer, asked: Offered, channel: SellerChannel, clock: Callable[[], float]
+    ) -> OutgoingPayment | None:
+        """A request for a refund of all that is left ("Cooperative refund flow")."""
+        assert payer.channels is not None, "only a wallet's own process has channels"
+        for offer in allowed_offers(asked, self, payer.operators):
+            step = await payer.channels.ask_back(channel, offer, None)
+            if step is not None:
+                header = payment_header(offer, batch_settlement_payload(step.payload), step.payment_id)
+                return _Refund(offer, header, 0, step.payment_id, clock() + KEPT_S, step, self._sleep)
+        return None
 
     def _authorizer(self, added: BatchSettlementTerms, operator: Operator) -> bytes:
         return added.receiver_authorizer if self._any_authorizer else operator.operator
@@ -212,3 +226,16 @@ class _FromChannel(OutgoingPayment):
             return check_voucher(domain, voucher, channel.config.payer_authorizer).max_claimable_amount
         except InvalidSignatureError:
             return 0
+
+
+@dataclass(slots=True, eq=False)
+class _Refund(_FromChannel):
+    """What it brings back is the `amount` of its receipt."""
+
+    def patience_s(self, now_s: float) -> float:
+        del now_s
+        return self.offer.accepted.max_timeout_seconds
+
+    def _taken(self, receipt: SettleResponse) -> Outcome:
+        self.step.refuse()
+        return Outcome(0, is_open=False, transaction=receipt.transaction)

@@ -31,6 +31,7 @@ class ExactScheme:
     name = SCHEME_EXACT
     is_paid_ahead = False
     charges_once = False
+    takes_deposits = False
     advantage = ""
 
     def __init__(self, permit2: Signer | None = None) -> None:

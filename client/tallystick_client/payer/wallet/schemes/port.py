@@ -9,7 +9,7 @@ A new scheme is a class for each, given to `Wallet.open` as one of its `schemes`
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
@@ -27,9 +27,10 @@ from tallystick.x402 import (
 )
 from tallystick.x402.messages import Message, as_object
 from tallystick_client.payer.policy.answers import Answer, is_unfinished, says_released, told_charge
-from tallystick_client.payer.policy.offers import Means, Offer, OfferRules
+from tallystick_client.payer.policy.offers import Means, Offer, Offered, OfferRules
 from tallystick_client.payer.wallet.grants import Grants
 from tallystick_client.payer.wallet.permit_turns import PermitTurns
+from tallystick_client.payer.wallet.rows import SellerChannel
 from tallystick_client.payer.wallet.seller_channels import SellerChannels
 
 ECHO_BYTES_MAX: Final = 4_096
@@ -139,6 +140,19 @@ class Scheme(OfferRules, Protocol):
         """A payment of the offer's amount; counted in all budgets, and on disk.
 
         Raises BudgetExceededError, and the wallet's other errors where it cannot be made.
+        """
+        ...
+
+
+@runtime_checkable
+class AsksSellers(Protocol):
+    """A scheme whose deposits the sellers give back."""
+
+    async def ask_back(
+        self, payer: "Payer", asked: Offered, channel: SellerChannel, clock: Callable[[], float]
+    ) -> OutgoingPayment | None:
+        """A request for what is left in a channel, to be sent where the seller asked for a payment; None where this
+        402 has no offer for the channel.
         """
         ...
 
