@@ -50,6 +50,7 @@ class BatchSettlementScheme(Scheme):
     name = SCHEME_BATCH_SETTLEMENT
     is_reserved = True
     tells_extra = True
+    is_passed_on = True
     error_is_code = True
 
     def is_offered(self, kind: Kind) -> bool:
@@ -125,11 +126,12 @@ class BatchSettlementScheme(Scheme):
         state, newest = correction or (None, None)
         if state is None or newest is None:
             return None
-        voucher, charged_before = payload.voucher, payload.voucher.max_claimable_amount - payment.offer.terms.amount
+        voucher = payload.voucher
+        charged_before = voucher.max_claimable_amount - read_terms(message.accepted).amount
         is_ours = newest.signature == voucher.signature and newest.signed_max_claimable == voucher.max_claimable_amount
         if not is_ours or state.charged != charged_before + amount:
             return None
-        return Settled(payment.payer, amount, charged_before + amount, extra=Settlement(state, amount).extra())
+        return Settled(payload.config.payer, amount, charged_before + amount, extra=Settlement(state, amount).extra())
 
     def receipt_amount(self, settled: Settled) -> str:
         """What moved on chain, a deposit or a refund; empty for a charge alone ("Payment Response Contract")."""

@@ -104,6 +104,8 @@ class Scheme(Protocol):
     """Whether each of its payments names itself (x402's payment-identifier)."""
     tells_extra: bool = False
     """Whether the aggregator has to be told what the offers' `extra` says, which is the seller's word."""
+    is_passed_on: bool = False
+    """Whether x402's own server side writes into its payments, so that the SDK's are passed on as they come."""
     error_is_code: bool = False
     """Whether its clients act on a 402's `error` where that is x402's code of the refusal, and nothing beside it."""
 
