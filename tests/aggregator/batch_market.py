@@ -34,7 +34,7 @@ from tallystick.x402.terms import (
 from tallystick_aggregator.accounts.channels import Channels
 from tallystick_aggregator.accounts.offers import EscrowOffer
 from tallystick_aggregator.auth.credentials import Principal, Principals, Scope
-from tallystick_aggregator.charging import LedgerWriter, PaymentBatcher
+from tallystick_aggregator.charging import LedgerWriter, PaymentBatcher, Steps
 from tallystick_aggregator.charging.maintenance import Maintenance
 from tallystick_aggregator.charging.signatures import SignatureThreads
 from tallystick_aggregator.facilitator import Facilitator
@@ -196,14 +196,16 @@ async def batch_market(
     if chain is not None:
         twin.continue_from(chain)
     chains = {REF: twin}
-    batcher = PaymentBatcher(writer, {REF: BATCH_DOMAIN.separator}, rules, signatures=SignatureThreads(1))
+    signatures, separators = SignatureThreads(1), {REF: BATCH_DOMAIN.separator}
+    batcher = PaymentBatcher(writer, separators, rules, signatures=signatures)
+    steps = Steps(writer, separators, rules, signatures)
     await twin.gas.load(outbox, NETWORK)
     numbers = iter(range(2**32))
 
     def new_id() -> PaymentId:
         return new_payment_id(clock.now_ms, disk.epoch.to_bytes(2, "big") + next(numbers).to_bytes(8, "big"))
 
-    scheme = BatchSettlementPayments(chains, OFFERS, Channels(chains, OFFERS, writer, rules), batcher, writer, new_id)
+    scheme = BatchSettlementPayments(chains, OFFERS, Channels(chains, OFFERS, writer, rules), steps, writer, new_id)
     try:
         yield BatchMarket(
             disk,

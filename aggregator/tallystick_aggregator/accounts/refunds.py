@@ -139,7 +139,8 @@ class Refunds:
 
         What cannot be sent now is tried again next time.
         """
-        started = [account for account in self._writer.ledger.every_account() if account.refund is not None]
+        ledger = self._writer.ledger
+        started = [one for one in ledger.every_account() if one.refund is not None and one.escrow in self._chains]
         for account in started:
             try:
                 await self._send(account.id)

@@ -3,6 +3,7 @@
 port             what the rest asks of a chain, and of an escrow's binding; settings is what it is configured with
 token_port       the same of its tokens
 chain            one escrow on its network, put together; network what the escrows of a network share
+bindings         which binding an escrow has
 rpc              a network through its JSON-RPC endpoints
 watching         the mirror of the escrow, and what of it is believed
 sending          the one sender, its bids, nonces and gas

@@ -8,8 +8,8 @@ from functools import partial
 from tallystick.channels import ChannelConfig
 from tallystick.hexadecimal import checksum
 from tallystick_aggregator.chain import landings
+from tallystick_aggregator.chain.bindings import binding_of
 from tallystick_aggregator.chain.bundle_port import Bundles
-from tallystick_aggregator.chain.deferred_escrow import DeferredEscrow
 from tallystick_aggregator.chain.network import EvmNetwork
 from tallystick_aggregator.chain.node import Node, Receipt
 from tallystick_aggregator.chain.permit2 import ProxiedToken, open_permit2
@@ -52,7 +52,7 @@ class EvmChain:
         bind: Callable[[Node], EscrowBinding] | None = None,
     ) -> None:
         """`network`: the one that it shares with other escrows; else it has its own, over `node` if one is given.
-        `bind` makes the binding of an escrow of another kind than Escrow.sol.
+        `bind` makes another binding than the escrow's own, for tests.
         """
         self.settings = settings
         self.network = settings.network
@@ -63,18 +63,7 @@ class EvmChain:
         self._node, self._sender, self._sending = self._shared.node, self._shared.sender, self._shared.sending
         self._trial = self._sender.trial
         self.gas = self._shared.gas
-        self.escrow: EscrowBinding = (
-            bind(self._node)
-            if bind is not None
-            else DeferredEscrow(
-                self._node,
-                settings.chain_id,
-                settings.escrow,
-                settings.operator,
-                settings.operator_signer,
-                items_per_read=settings.limits.items_per_read,
-            )
-        )
+        self.escrow: EscrowBinding = binding_of(settings, self._node) if bind is None else bind(self._node)
         self.bundles: Bundles | None = self._shared.bundles
         self.tokens: Mapping[bytes, Erc3009Token] = {}
         self.permit2_tokens: Mapping[bytes, ProxiedToken] = {}

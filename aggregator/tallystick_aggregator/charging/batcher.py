@@ -17,7 +17,6 @@ from typing import Final, NamedTuple, TypeVar
 
 from tallystick.charges import Charge as UncheckedPayment
 from tallystick.payment_ids import payment_ids_from
-from tallystick.vouchers import Voucher
 from tallystick_aggregator.charging.signatures import SignatureCheck, SignatureChecker, SignatureThreads
 from tallystick_aggregator.charging.turns import Turn, Turns
 from tallystick_aggregator.charging.verification import Provers, Replay, Screening, screen_first
@@ -25,10 +24,9 @@ from tallystick_aggregator.charging.writer import LedgerWriter, lookup_of
 from tallystick_aggregator.ledger import decide
 from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
 from tallystick_aggregator.ledger.batch import charge_all
-from tallystick_aggregator.ledger.commands import DecisionContext, ProvenPayment, Rules, WatermarkProof
+from tallystick_aggregator.ledger.commands import DecisionContext, ProvenPayment, Rules
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.refusals import Why, refuse
-from tallystick_aggregator.ledger.rules import watermark_is_met
 from tallystick_aggregator.ledger.state import Account, Ledger, payment_of_handle, reservation_handle
 from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.store.port import StoreUnavailableError, StoreUncertainError
@@ -164,71 +162,12 @@ class PaymentBatcher:
         finally:
             self._inside -= 1
 
-    async def reserve_in_step(self, payment: UncheckedPayment) -> ReserveAnswer:
-        """Hold the payment's amount, and with it the channel, if its voucher is over what was charged and this amount.
-
-        That is how `batch-settlement` proves a payment; its channel must be known.
-        """
-        if self._inside >= self._settings.waiting_max:
-            return self._overloaded()
-        self._inside += 1
-        try:
-            proven = await self._prove_step(payment)
-            return proven if isinstance(proven, Refusal) else await self._decided(self._submit_reservation(proven))
-        finally:
-            self._inside -= 1
-
-    async def charge_in_step(
-        self, payment: UncheckedPayment, amount: int, lock: UncheckedPayment | None = None
-    ) -> ChargeAnswer:
-        """Charge the payment, in full or less, in one step. `lock`: what held the channel for it until now."""
-        if self._inside >= self._settings.waiting_max:
-            return self._overloaded()
-        self._inside += 1
-        try:
-            proven = await self._prove_step(payment)
-            if isinstance(proven, Refusal):
-                return proven
-            handle = _new_handle(proven)
-
-            def decision(draft: Draft, _: Ledger, moment: DecisionContext) -> ChargeAnswer:
-                return decide.charge_in_step(draft, proven, amount, handle, moment, self.rules, lock)
-
-            lookups = lookup_of(*((lock.channel_id, lock.payment_id) if lock else payment_of_handle(handle)))
-            return await self._decided(self._writer.submit_payments(decision, 1, lookups))
-        finally:
-            self._inside -= 1
-
-    async def _prove_step(self, payment: UncheckedPayment) -> ProvenPayment | Refusal:
-        ledger = self._writer.ledger
-        channel = ledger.channel(payment.channel_id)
-        if channel is None:
-            return refuse(Why.CHANNEL_UNKNOWN)
-        refusal = watermark_is_met(channel, payment.ceiling, payment.amount)
-        if refusal is not None:  # as it will be decided: no signature has to be checked for that
-            return refusal
-        if (payment.ceiling, payment.signature) != (channel.ceiling, channel.signature):
-            refusal = await self.prove(ledger.known_account(channel.account_id), payment)
-            if refusal is not None:
-                return refusal
-        proof = WatermarkProof(payment.ceiling, Voucher(channel.id, payment.ceiling, payment.signature))
-        return ProvenPayment(channel.id, payment.payment_id, payment.amount, payment.request_hash, proof)
-
-    async def capture_in_step(self, payment: UncheckedPayment, amount: int) -> ChargeAnswer:
-        """Charge what `reserve_in_step` holds for this payment, in full or less. Not answered a second time."""
-
-        def decision(draft: Draft, _: Ledger, moment: DecisionContext) -> ChargeAnswer:
-            return decide.capture_in_step(draft, payment, amount, moment, self.rules)
-
-        lookups = lookup_of(payment.channel_id, payment.payment_id)
-        return await self._decided(self._writer.submit(decision, lookups=lookups))
-
     def _overloaded(self) -> Refusal:
         most = self._settings.waiting_max
         return refuse(Why.TOO_MANY_PAYMENTS, f"more than {most} waiting", f"at most {most}")
 
     def _submit_reservation(self, proven: ProvenPayment) -> "asyncio.Future[ReserveAnswer]":
-        handle = _new_handle(proven)
+        handle = reservation_handle(proven.channel_id, proven.payment_id, secrets.token_bytes(16))
 
         def decision(draft: Draft, _: Ledger, moment: DecisionContext) -> ReserveAnswer:
             return decide.reserve(draft, proven, handle, moment, self.rules)
@@ -387,10 +326,6 @@ class PaymentBatcher:
             raise
         except StoreUnavailableError as error:
             return refuse(Why.PAYMENT_NOT_STORED, error=error)
-
-
-def _new_handle(payment: ProvenPayment) -> bytes:
-    return reservation_handle(payment.channel_id, payment.payment_id, secrets.token_bytes(16))
 
 
 def _count(gathered: list[_Waiting]) -> int:

@@ -90,6 +90,8 @@ class Why:
         "The voucher is not over what was charged on the channel plus the amount asked for.")
     RESERVATION_OF_ANOTHER_VOUCHER = Text(Reason.PENDING_ID_MISMATCH, "pendingId",
         "The channel is not held for this voucher under this pendingId.")
+    IN_STEP_ONLY = Text(Reason.CUMULATIVE_AMOUNT_MISMATCH, "channel_id",
+        "The channel is one of batch-settlement: have its payments verified and settled, one at a time.")
     VOUCHER_CLAIMED = Text(Reason.CUMULATIVE_AMOUNT_MISMATCH, "payload.voucher.maxClaimableAmount",
         "The voucher is over no more than what was claimed on the channel.", Code.CUMULATIVE_BELOW_CLAIMED)
     UNEXPECTED_PENDING_ID = Text(Reason.PAYLOAD_INVALID, "payload.pendingId",

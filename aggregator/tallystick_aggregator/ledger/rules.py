@@ -31,6 +31,9 @@ def payment_id_is_in_time(draft: Draft, payment_id: bytes, moment: DecisionConte
 
 def voucher_may_prove(account: Account, channel: Channel, ceiling: int) -> Refusal | None:
     """Rule 2a, but for the signature: may a voucher of this ceiling prove a charge, and this one alone?"""
+    own_account: bytes = account.id
+    if channel.id == own_account:  # of the canonical escrow: rule 2c
+        return refuse(Why.IN_STEP_ONLY, totals=totals_of(channel))
     if account.takes_spend_proofs_only:
         return refuse(Why.SPEND_PROOF_REQUIRED, "none", "a proof under a registered spend key")
     if channel.has_used(ceiling):

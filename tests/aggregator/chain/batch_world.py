@@ -19,7 +19,7 @@ from tallystick_aggregator.charging.writer import system_clock_ms
 from tallystick_aggregator.claims.planner import EVERYTHING, pack, plan_account
 from tallystick_aggregator.ledger import accounts, decide
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
-from tallystick_aggregator.ledger.commands import DecisionContext, ProvenPayment, VoucherProof
+from tallystick_aggregator.ledger.commands import DecisionContext, ProvenPayment, WatermarkProof
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Account, Channel, Ledger
 from tallystick_aggregator.store.memory import MemoryDisk
@@ -64,7 +64,7 @@ class World:
             new_payment_id(system_clock_ms(), voucher.signature[:10]),
             amount,
             bytes(32),
-            VoucherProof(voucher.max_claimable_amount, voucher),
+            WatermarkProof(voucher.max_claimable_amount, voucher),
         )
 
         def decision(draft: Draft, _ledger: Ledger, moment: DecisionContext) -> Accepted | Refusal:

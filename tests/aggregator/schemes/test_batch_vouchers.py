@@ -9,6 +9,7 @@ from batch_market import (
     ASKED,
     MUSIC,
     PRICE,
+    REF,
     SELLER,
     TERMS,
     BatchMarket,
@@ -20,14 +21,20 @@ from batch_market import (
     settled,
     verified,
 )
-from batch_twin import BATCH_OPERATOR
-from doubles import NOW_S
+from batch_twin import BATCH_DOMAIN, BATCH_OPERATOR
+from doubles import NOW_S, Payer, payment_id_of
 
 from batch_settlement_model import INITIATE_WITHDRAW
+from tallystick import eip712
+from tallystick.charges import Charge
 from tallystick.errors import MalformedError
 from tallystick.hexadecimal import to_hex
 from tallystick.reasons import Reason
+from tallystick.spend_keys import key_hash
 from tallystick.x402.batch_settlement import ClaimPayload, SettlePayload, VoucherClaim
+from tallystick_aggregator.accounts.accounts import Accounts
+from tallystick_aggregator.accounts.channels import Channels
+from tallystick_aggregator.accounts.signed_calls import SignedCall
 from tallystick_aggregator.auth.credentials import ForbiddenError, Principal, Scope
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.schemes.port import PAYLOAD, Caller, EncodedPayment
@@ -346,3 +353,40 @@ async def test_what_is_offered_names_the_contract_and_who_signs_for_receivers(ma
     )
     assert kind.extra["voucherManager"] == ["server", "facilitator"]
     assert (kind.extra["withdrawDelay"], kind.extra["delegatedRefund"]) == (86_400, True)
+
+
+async def test_a_channel_goes_by_steps_only_whoever_charges_it(market: BatchMarket) -> None:
+    """Or a seller that charges by batches would move a channel on while one of its other servers holds it."""
+    await pay(market, PRICE)
+    voucher = ALICE.voucher(2 * PRICE)
+    charge = Charge(ALICE.channel_id, payment_id_of(1), PRICE, bytes(32), 2 * PRICE, voucher.signature)
+    for answer in [await market.batcher.reserve(charge), *await market.batcher.charge([charge, charge])]:
+        assert "batch-settlement" in refused(answer).message
+    assert market.channel(ALICE).charged == PRICE
+
+
+async def test_a_payer_reads_its_channel_and_has_nothing_else_done_to_it(market: BatchMarket) -> None:
+    await pay(market, PRICE)
+    chains = {REF: market.chain}
+    channels = Channels(chains, {}, market.writer, market.rules)
+    accounts = Accounts(chains, {}, channels, market.writer, market.rules, lambda: NOW_S)
+    deadline = NOW_S + 60
+
+    def call(struct_hash: bytes) -> SignedCall:
+        return SignedCall(deadline, ALICE.signer.sign(eip712.digest(BATCH_DOMAIN, struct_hash)))
+
+    page = accounts.read(ALICE.channel_id, call(eip712.hash_read_account(ALICE.channel_id, deadline)))
+    assert not isinstance(page, Refusal)
+    assert [(one.charged, one.ceiling) for one in page.channels] == [(PRICE, PRICE)]
+    key = Payer("alice").spend_key()
+    registering = eip712.hash_register_spend_key(
+        ALICE.channel_id, key.key_id, key_hash(key.secret), key.cap, key.expires_at, deadline
+    )
+    registered = await accounts.register_spend_key(
+        ALICE.channel_id, key.key_id, key.secret, key.cap, key.expires_at, call(registering)
+    )
+    assert refused(registered).reason is Reason.ACCOUNT_UNKNOWN
+    totals = ((ALICE.config.receiver, PRICE),)
+    digest = eip712.digest(BATCH_DOMAIN, eip712.hash_totals_approval(ALICE.channel_id, totals))
+    approved = await accounts.approve_totals(ALICE.channel_id, totals, ALICE.signer.sign(digest))
+    assert refused(approved).reason is Reason.ACCOUNT_UNKNOWN

@@ -21,8 +21,8 @@ from tallystick.x402.terms import SCHEME_BATCH_SETTLEMENT, BatchSettlementTerms
 from tallystick_aggregator.accounts.channels import Channels
 from tallystick_aggregator.accounts.offers import Offers
 from tallystick_aggregator.chain.port import Chain
-from tallystick_aggregator.charging.batcher import PaymentBatcher
 from tallystick_aggregator.charging.port import Writer
+from tallystick_aggregator.charging.steps import Steps
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.ledger.values import EscrowRef
@@ -55,7 +55,7 @@ class BatchSettlementPayments:
         chains: Mapping[EscrowRef, Chain],
         offers: Offers,
         channels: Channels,
-        batcher: PaymentBatcher,
+        steps: Steps,
         writer: Writer,
         new_id: Callable[[], PaymentId],
     ) -> None:
@@ -66,7 +66,7 @@ class BatchSettlementPayments:
         self._chains = chains
         self._offers = offers
         snapshots = Snapshots(chains, offers, writer)
-        self._vouchers = ManagedVouchers(channels, batcher, writer, snapshots, new_id)
+        self._vouchers = ManagedVouchers(channels, steps, writer, snapshots, new_id)
 
     async def kinds(self) -> Sequence[Kind]:
         """Return every network on which the canonical contract is served."""

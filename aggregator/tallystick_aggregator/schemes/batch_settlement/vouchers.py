@@ -19,8 +19,8 @@ from tallystick.vouchers import UncheckedVoucher
 from tallystick.x402 import PaymentTerms
 from tallystick.x402.batch_settlement import BatchSettlementCode, Settlement, corrective_extra, verified_extra
 from tallystick_aggregator.accounts.channels import Channels
-from tallystick_aggregator.charging.batcher import PaymentBatcher
 from tallystick_aggregator.charging.port import Writer
+from tallystick_aggregator.charging.steps import Steps
 from tallystick_aggregator.ledger.answers import Accepted, Held, Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.ledger.values import EscrowRef
@@ -49,14 +49,14 @@ class ManagedVouchers:
     def __init__(
         self,
         channels: Channels,
-        batcher: PaymentBatcher,
+        steps: Steps,
         writer: Writer,
         snapshots: Snapshots,
         new_id: Callable[[], PaymentId],
     ) -> None:
         """`new_id` makes payment ids by the clock that the ledger goes by."""
         self._channels = channels
-        self._batcher = batcher
+        self._steps = steps
         self._writer = writer
         self._snapshots = snapshots
         self._new_id = new_id
@@ -74,7 +74,7 @@ class ManagedVouchers:
             return refusal
         await self._snapshots.refresh(step.voucher.channel_id)
         payment = step.charge(self._new_id())
-        held = self._is_above_claimed(step) or await self._batcher.reserve_in_step(payment)
+        held = self._is_above_claimed(step) or await self._steps.hold(payment)
         if isinstance(held, Refusal):
             return self.corrected(step, held)
         assert isinstance(held, Held), "a payment id of our own is new"
@@ -94,7 +94,7 @@ class ManagedVouchers:
             payment_id = read_pending_id(pending_id)
             if isinstance(payment_id, Refusal):
                 return payment_id
-            captured = await self._batcher.capture_in_step(step.charge(payment_id), amount)
+            captured = await self._steps.capture(step.charge(payment_id), amount)
         if isinstance(captured, Refusal):
             return self.corrected(step, captured)
         return self._settled(step, captured)
@@ -104,7 +104,7 @@ class ManagedVouchers:
         payment_id = read_pending_id(pending_id)
         if isinstance(payment_id, Refusal):
             return payment_id
-        released = await self._batcher.release_payment(step.charge(payment_id))
+        released = await self._steps.release(step.charge(payment_id))
         if released is None or isinstance(released, Refusal):
             return refuse(Why.RESERVATION_OF_ANOTHER_VOUCHER)
         return self._settled(step, None)
@@ -119,7 +119,7 @@ class ManagedVouchers:
 
     async def _charge_now(self, step: Step, amount: int) -> Accepted | Refusal:
         await self._snapshots.refresh(step.voucher.channel_id)
-        return await self._batcher.charge_in_step(step.charge(self._new_id()), amount)
+        return await self._steps.charge(step.charge(self._new_id()), amount)
 
     def _is_above_claimed(self, step: Step) -> Refusal | None:
         """Rule 10: where nothing is asked for, a voucher over what is claimed already pays for nothing."""
@@ -143,9 +143,8 @@ class ManagedVouchers:
             is_empty = account.reason is Reason.INSUFFICIENT_FUNDS  # rule 7: a channel without a balance is none
             return account._replace(code=BatchSettlementCode.CHANNEL_NOT_FOUND) if is_empty else account
         # It is opened only for a voucher of its payer's: its configuration is public, so anybody can name it.
-        return await self._batcher.prove(account, step.charge(self._new_id())) or await self._channels.open(
-            step.escrow, step.config
-        )
+        is_forged = await self._steps.is_signed(account, step.charge(self._new_id()))
+        return is_forged or await self._channels.open(step.escrow, step.config)
 
 
 def read_pending_id(pending_id: str | None) -> PaymentId | Refusal:
