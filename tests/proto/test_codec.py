@@ -152,16 +152,6 @@ def test_a_refusal_is_raised_as_it_was_written(
             read(answer(refusal=written))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("extra", "told"), [({"voucherManager": ["facilitator"]}, 100), ({"assetTransferMethod": "permit2"}, 0)]
-)
-def test_the_least_deposit_is_told_where_payers_deposit(extra: dict[str, Any], told: int) -> None:
-    kind = Kind("of-some-kind", "eip155:1", [Token(bytes(20), "USDC", 6, "USD Coin", "2", 100)], extra=extra)
-    supported = Supported((kind,), Limits(1, 1, 1, 1), frozenset(), frozenset())
-    (read,) = facilitator.read_supported(facilitator.write_supported(supported)).kinds
-    assert read.assets[0].min_deposit == told
-
-
 def test_statuses_agree_with_the_generated_code() -> None:
     named = {f"SETTLEMENT_STATUS_{status.name}": status.value for status in SettlementStatus}
     assert named == dict(settlement_pb2.SettlementStatus.items())

@@ -244,8 +244,9 @@ def _receipt(payment: IncomingPayment, settled: Settled) -> SettleResponse:
 
 def _kind(kind: Kind) -> schemas.SupportedKind:
     extra = dict(kind.extra)
-    if kind.escrow:
-        terms = scheme_of(kind.scheme).offer_extra(kind, kind.assets[0])
+    scheme = scheme_of(kind.scheme)
+    if kind.escrow and not scheme.is_passed_on:
+        terms = scheme.offer_extra(kind, kind.assets[0])
         terms.pop("minDeposit", None)
         extra |= terms
         extra["assets"] = [

@@ -21,7 +21,6 @@ from tallystick.tokens import DECIMALS_MAX, Token
 from tallystick.v1 import facilitator_pb2 as pb
 from tallystick.x402 import ExactAuthorization, PaymentTerms
 from tallystick.x402.payloads import SIGNATURE_BYTES_MAX
-from tallystick.x402.terms import VOUCHER_MANAGER
 
 ATTEMPT_BYTES: Final = 16
 HANDLE_BYTES: Final = 64
@@ -202,7 +201,7 @@ def _write_kind(kind: Kind) -> pb.Kind:
     return pb.Kind(
         scheme=kind.scheme,
         network=kind.network,
-        assets=[write_token(token, takes_deposits=_takes_deposits(kind)) for token in kind.assets],
+        assets=[write_token(token, takes_deposits=bool(kind.escrow)) for token in kind.assets],
         escrow=kind.escrow,
         escrow_name=kind.escrow_name,
         escrow_version=kind.escrow_version,
@@ -213,11 +212,6 @@ def _write_kind(kind: Kind) -> pb.Kind:
         extra=write_extra(kind.extra),
         extensions=kind.extensions,
     )
-
-
-def _takes_deposits(kind: Kind) -> bool:
-    """Whether its payers deposit: into an escrow that the kind names, or into channels of vouchers."""
-    return bool(kind.escrow) or VOUCHER_MANAGER in kind.extra
 
 
 def read_verified(message: pb.VerifyResponse) -> Verified:

@@ -45,7 +45,14 @@ class BatchAggregator(FakeAggregator):
         self.channels = BatchFacilitator(CHAIN_ID, OPERATOR, TOKEN_DOMAIN, DELAY_S)
         extra = BatchSettlementSupport(OPERATOR, DELAY_S, delegated_refund=True).extra()
         self.kinds.append(
-            facilitator_pb2.Kind(scheme=SCHEME, network=NETWORK, assets=[usdc()], extra=msgspec.json.encode(extra))
+            facilitator_pb2.Kind(
+                scheme=SCHEME,
+                network=NETWORK,
+                assets=[usdc()],
+                escrow=eip712.BATCH_SETTLEMENT_ADDRESS,
+                operator=OPERATOR,
+                extra=msgspec.json.encode(extra),
+            )
         )
         self.payloads: list[dict[str, Any]] = []
         self.before_verify: Callable[[], Awaitable[None]] | None = None
