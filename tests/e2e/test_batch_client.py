@@ -94,7 +94,7 @@ async def payer(market: BatchSettlementMarket, tmp_path: Path) -> AsyncIterator[
     channel.deposit(DEPOSIT)
     async with payer_of(market, Signer(channel.key), tmp_path) as found:
         async with asyncio.timeout(20):
-            while await held(found.wallet, channel.id) != DEPOSIT:
+            while await held(found.wallet, channel.id) != DEPOSIT:  # noqa: ASYNC110 - the aggregator follows the chain
                 await asyncio.sleep(0.05)
         yield found
 
