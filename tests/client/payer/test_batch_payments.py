@@ -10,6 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 from batch_seller import DEFAULTS, BatchBuyer, BatchSeller, lost, receipt, tell_held
+from msgspec import structs
 from payer_buyer import OpenWallet, die
 from payer_fakes import DELAY_S, OPERATOR, PRICE, FakeAggregator, FakeSeller, no_sleep, until
 
@@ -333,6 +334,15 @@ async def test_what_is_said_of_another_channel_counts_for_nothing(buyer: BatchBu
     }  # fmt: skip
     assert (await buyer.get("/2")).status_code == 402
     assert buyer.channel.counted == 1_000
+
+
+async def test_a_correction_is_found_among_several_offers(buyer: BatchBuyer, shop: BatchSeller) -> None:
+    await buyer.get("/1")
+    shop.facilitator.channel.charged = 600
+    elsewhere = structs.replace(shop.offer(httpx2.Request("GET", "https://a.example/1")), network="eip155:1")
+    shop.more_offers = [elsewhere]
+    assert (await buyer.get("/2")).status_code == 200
+    assert shop.ceilings[-2:] == [2_000, 1_600]
 
 
 async def test_an_old_state_that_is_replayed_gets_no_more_than_was_signed(buyer: BatchBuyer, shop: BatchSeller) -> None:

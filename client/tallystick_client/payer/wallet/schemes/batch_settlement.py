@@ -193,7 +193,8 @@ class _FromChannel(OutgoingPayment):
 
     def _refused(self, answer: Answer) -> Outcome:
         error, extras = refused_offers(answer, self.offer.terms.scheme)
-        correction = self._correction(extras[0]) if error in _CORRECTIVE and extras else None
+        corrections = (self._correction(extra) for extra in extras) if error in _CORRECTIVE else ()
+        correction = next((found for found in corrections if found is not None), None)
         if correction is None or correction[0].charged is None:
             self.is_busy = error == BatchSettlementCode.CHANNEL_BUSY
             self.has_too_little = error in _TOO_LITTLE
@@ -204,7 +205,7 @@ class _FromChannel(OutgoingPayment):
             self.may_pay_again = self.step.correct(told, self._proven(newest))
         except ChannelDisputedError as dispute:
             self.dispute = dispute
-        return Outcome(told - self.step.base if self.is_spent else 0, is_open=False)
+        return Outcome(min(self.amount, told - self.step.base) if self.is_spent else 0, is_open=False)
 
     def _correction(self, extra: dict[str, object]) -> tuple[ChannelState, VoucherState | None] | None:
         """What a corrective 402 says of this payment's channel; None where it says nothing of it."""
