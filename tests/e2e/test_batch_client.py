@@ -59,7 +59,7 @@ class Payer:
 
     @property
     def channel(self) -> Any:
-        (channel,) = self.wallet.channels.all
+        (channel,) = self.wallet.channels.known
         return channel
 
 

@@ -138,7 +138,7 @@ async def test_one_seller_that_is_away_keeps_no_other_from_giving_back(
         async with httpx2.AsyncClient(transport=transport) as http:
             for host in ("127.0.0.1", "localhost"):
                 assert (await http.get(f"http://{host}:{port}/1")).status_code == 200
-        gone = next(channel for channel in wallet.channels.all if channel.host.startswith("localhost"))
+        gone = next(channel for channel in wallet.channels.known if channel.host.startswith("localhost"))
         gone.url = "http://127.0.0.1:1/1"
         found = await refund_all(wallet)
     assert sorted((back.amount, bool(back.problem)) for back in found) == [(0, True), (49_000, False)]
@@ -234,8 +234,8 @@ async def test_what_is_left_is_withdrawn_on_chain(
     assert (status.returned, status.left, status.active) == (50_000, 0, False)
 
     assert (await buyer.get("/2")).status_code == 200, "by another channel"
-    assert len(wallet.channels.all) == 2
-    assert wallet.channels.all[1].config.salt == (1).to_bytes(32, "big")
+    assert len(wallet.channels.known) == 2
+    assert wallet.channels.known[1].config.salt == (1).to_bytes(32, "big")
 
 
 async def test_a_chain_without_the_contract_is_told(devnet: Devnet) -> None:

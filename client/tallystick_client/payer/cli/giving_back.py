@@ -48,7 +48,7 @@ async def refund_all(opened: Wallet) -> list[GivenBack]:
         GivenBack(refunded.token, refunded.amount, to_hex(refunded.transaction)) for refunded in await opened.refund()
     ]
     async with httpx2.AsyncClient() as http:
-        for channel in opened.channels.all:
+        for channel in opened.channels.known:
             token = opened.channels.token_of(channel)
             if token is None or not channel.url or channel.balance <= channel.counted:
                 continue

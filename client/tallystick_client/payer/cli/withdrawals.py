@@ -75,7 +75,7 @@ async def _withdraw_channels(opened: Wallet, rpc: str, step: Step) -> list[Taken
     from tallystick_client.payer.cli.channel_onchain import ChannelCaller  # noqa: PLC0415
 
     taken: list[Taken] = []
-    for channel in opened.channels.all if step != "cancel" else []:
+    for channel in opened.channels.known if step != "cancel" else []:
         operator, token = opened.channels.operator_of(channel), opened.channels.token_of(channel)
         if operator is None or token is None:
             continue

@@ -12,7 +12,7 @@ lock no more than the deposit policy's `high`, by this book alone.
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from tallystick import eip712, payment_ids
@@ -81,7 +81,7 @@ class SellerChannels:
         channel = self._channel(offer, terms)
         need = channel.counted + offer.terms.amount - channel.balance
         try:
-            if need > 0 and not any(True for _ in self._pending(channel)):
+            if need > 0 and not self._pending(channel):
                 self._deposit_amount(offer, terms, need)
         except DepositNotAllowedError as error:
             return str(error)
@@ -124,7 +124,7 @@ class SellerChannels:
         return channel.balance != before
 
     @property
-    def all(self) -> list[SellerChannel]:
+    def known(self) -> list[SellerChannel]:
         """The channels of the book."""
         return list(self._book.seller_channels.values())
 
@@ -133,8 +133,8 @@ class SellerChannels:
         operator = self.operator_of(channel)
         return None if operator is None else operator.token(channel.asset.token)
 
-    async def ask_back(self, channel: SellerChannel, offer: Offer, amount: int | None) -> Step | None:
-        """A step that asks the seller for a refund of `amount`, or of all: its voucher charges nothing.
+    async def ask_back(self, channel: SellerChannel, offer: Offer) -> Step | None:
+        """A step that asks the seller for a refund of all that is left: its voucher charges nothing.
 
         None where the offer is of another channel. The caller ends the step.
         """
@@ -149,7 +149,7 @@ class SellerChannels:
             self._leave(lane)
         signed = sign_voucher(self._signer, _domain(offer.operator), channel.id, channel.counted)
         voucher = UncheckedVoucher(channel.id, channel.counted, signed.signature)
-        payload = RefundPayload(channel.config, voucher, amount)
+        payload = RefundPayload(channel.config, voucher)
         return Step(self._book, lane, payload, payment_ids.new(), 0, channel.counted, channel.counted)
 
     async def came_back(self, channel: SellerChannel, amount: int) -> int:
@@ -172,7 +172,7 @@ class SellerChannels:
     async def reconcile(self) -> None:
         """Learn what became of deposits that are under way, and of what the aggregator saw missing."""
         for channel in list(self._book.seller_channels.values()):
-            if channel.missing or any(True for _ in self._pending(channel)):
+            if channel.missing or self._pending(channel):
                 await self.look(channel)
         await self._store.commit()
 
@@ -296,7 +296,7 @@ class SellerChannels:
         """The deposit that has to come with a voucher over `ceiling`; None where the channel holds enough."""
         if ceiling <= channel.balance:
             return None
-        for pending in list(self._pending(channel)):
+        for pending in self._pending(channel):
             if self._clock() >= pending.landable_until:
                 await self._end_late(channel, pending)
             elif ceiling <= channel.balance + pending.amount:
@@ -366,12 +366,12 @@ class SellerChannels:
 
     def _note_landed(self, channel: SellerChannel, held: int) -> None:
         """Note which deposits have landed, by what the channel holds."""
-        for deposit in list(self._pending(channel)):
+        for deposit in self._pending(channel):
             if held >= channel.deposited - channel.returned + deposit.amount:
                 self._book.end_deposit(deposit, "landed")
 
-    def _pending(self, channel: SellerChannel) -> Iterator[ChannelDeposit]:
-        return (deposit for deposit in self._book.channel_deposits.values() if deposit.channel_id == channel.id)
+    def _pending(self, channel: SellerChannel) -> list[ChannelDeposit]:
+        return [deposit for deposit in self._book.channel_deposits.values() if deposit.channel_id == channel.id]
 
 
 def _domain(operator: Operator) -> eip712.Domain:

@@ -112,7 +112,7 @@ class BatchSettlementScheme:
         """A request for a refund of all that is left ("Cooperative refund flow")."""
         assert payer.channels is not None, "only a wallet's own process has channels"
         for offer in allowed_offers(asked, self, payer.operators):
-            step = await payer.channels.ask_back(channel, offer, None)
+            step = await payer.channels.ask_back(channel, offer)
             if step is not None:
                 header = payment_header(offer, batch_settlement_payload(step.payload), step.payment_id)
                 return _Refund(offer, header, 0, step.payment_id, clock() + KEPT_S, step, self._sleep)
