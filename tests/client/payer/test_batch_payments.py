@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -17,11 +18,12 @@ from payer_fakes import DELAY_S, OPERATOR, PRICE, FakeAggregator, FakeSeller, no
 from tallystick.channels import ChannelConfig
 from tallystick.facilitator import Settled
 from tallystick.hexadecimal import checksum
-from tallystick.x402 import PAYMENT_RESPONSE_HEADER, PaymentRequired
+from tallystick.x402 import PAYMENT_RESPONSE_HEADER, PaymentRequired, SettleResponse, encode_header
 from tallystick.x402.batch_settlement import BatchSettlementCode, packed_refund_authorizer
 from tallystick_client import Budgets, DepositPolicy, PayingTransport, Wallet, payment_of
 from tallystick_client.payer.errors import (
     BalanceTooLowError,
+    BookUnavailableError,
     BudgetExceededError,
     ChannelDisputedError,
     DepositNotAllowedError,
@@ -276,6 +278,50 @@ async def test_a_deposit_that_was_refused_is_sent_again_and_no_other_is_signed(
     assert (await buyer.get()).status_code == 200
     salts = {p.payload["deposit"]["authorization"]["erc3009Authorization"]["salt"] for p in shop.payments}
     assert len(salts) == 1
+
+
+async def test_a_page_without_a_receipt_leaves_open_what_it_cost(buyer: BatchBuyer, shop: BatchSeller) -> None:
+    await buyer.get("/1")
+    shop.faults = [lambda _request, _response: httpx2.Response(200, text="page")]
+    response = await buyer.get("/2")
+    assert response.status_code == 200
+    paid = payment_of(response)
+    assert paid is not None
+    assert paid.charged is None
+    assert (await buyer.get("/3")).status_code == 200
+    assert shop.ceilings == [1_000, 2_000, 2_000, 3_000], "the open payment's voucher explains what the seller counts"
+    assert buyer.channel.counted == shop.facilitator.channel.charged == 3_000
+
+
+async def test_a_receipt_of_no_success_costs_no_second_step(buyer: BatchBuyer, shop: BatchSeller) -> None:
+    await buyer.get("/1")
+    failed = encode_header(SettleResponse(success=False, error_reason="no", transaction="", network="eip155:31337"))
+
+    def fail(_request: httpx2.Request, _response: httpx2.Response) -> httpx2.Response:
+        shop.facilitator.channel.charged = 1_000
+        return httpx2.Response(500, headers={PAYMENT_RESPONSE_HEADER: failed})
+
+    shop.faults = [fail]
+    assert (await buyer.get("/2")).status_code == 500
+    assert (await buyer.get("/3")).status_code == 200
+    assert shop.ceilings == [1_000, 2_000, 2_000]
+
+
+async def test_nothing_is_sent_that_is_not_on_disk(
+    buyer: BatchBuyer, shop: BatchSeller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await buyer.get("/1")
+
+    async def full(_statements: Any) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(buyer.wallet._store, "write", full)
+        with pytest.raises(BookUnavailableError, match="disk I/O error"):
+            await buyer.get("/2")
+    assert len(shop.payments) == 1
+    with pytest.raises(BookUnavailableError):  # and nobody waits for a turn that is never given back
+        await buyer.get("/3")
 
 
 # Whose word counts.
