@@ -65,7 +65,7 @@ from tallystick_chain import answers as chain_answers
 from tallystick_chain.errors import read_error
 from tallystick_client.payer.errors import OfferNotAllowedError
 from tallystick_client.payer.fleet import codec as wallet_codec
-from tallystick_client.payer.policy.offers import choose, read_offers
+from tallystick_client.payer.policy.offers import Offer, choose, read_offers
 from tallystick_client.payer.policy.operators import Operator
 from tallystick_client.payer.wallet.schemes.port import by_name
 from tallystick_client.payer.wallet.schemes.standard import STANDARD_SCHEMES
@@ -143,6 +143,10 @@ class _Paying:
     def can_defer(self, operator: Operator, token: Token) -> bool:
         del operator, token
         return True
+
+    def channel_lack(self, offer: Offer) -> str:
+        del offer
+        return ""
 
 
 def payment_required(data: bytes) -> None:

@@ -120,6 +120,7 @@ def read_refusal(message: common_pb2.Refusal) -> RefusedError:
         read_channel_totals(message.totals, "refusal.totals") if message.HasField("totals") else None,
         message.retry_after_s,
         read_extra(message.extra, "refusal.extra"),
+        message.code,
     )
 
 
@@ -160,6 +161,7 @@ def write_refusal(
     totals: ChannelTotals | None = None,
     retry_after_s: int = 0,
     extra: Mapping[str, Any] | None = None,
+    code: str = "",
 ) -> common_pb2.Refusal:
     """Write why not, what came and what is allowed. Whether it may be retried is the reason's own property."""
     return common_pb2.Refusal(
@@ -172,4 +174,5 @@ def write_refusal(
         totals=None if totals is None else write_channel_totals(totals),
         retry_after_s=retry_after_s,
         extra=write_extra(extra or {}),
+        code=code,
     )

@@ -215,6 +215,7 @@ class Refusal(_message.Message):
     TOTALS_FIELD_NUMBER: _builtins.int
     RETRY_AFTER_S_FIELD_NUMBER: _builtins.int
     EXTRA_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
     reason: Global___Reason.ValueType
     retry: _builtins.bool
     """True: the same call may succeed later, or after the remedy that `message` names. False: it never will."""
@@ -228,6 +229,8 @@ class Refusal(_message.Message):
     """After how many seconds the same call may do better; 0 where nobody can tell."""
     extra: _builtins.bytes
     """What the scheme tells beside it in x402's answers: a JSON object; empty as a rule."""
+    code: _builtins.str
+    """x402's code of the refusal where the scheme has one of its own; empty as a rule."""
     @_builtins.property
     def totals(self) -> Global___ChannelTotals:
         """The channel's totals, told only to the channel's own parties, with insufficient_ceiling and insufficient_funds."""
@@ -244,10 +247,11 @@ class Refusal(_message.Message):
         totals: Global___ChannelTotals | None = ...,
         retry_after_s: _builtins.int = ...,
         extra: _builtins.bytes = ...,
+        code: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["totals", b"totals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "extra", b"extra", "field", b"field", "got", b"got", "message", b"message", "reason", b"reason", "retry", b"retry", "retry_after_s", b"retry_after_s", "totals", b"totals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "code", b"code", "extra", b"extra", "field", b"field", "got", b"got", "message", b"message", "reason", b"reason", "retry", b"retry", "retry_after_s", b"retry_after_s", "totals", b"totals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

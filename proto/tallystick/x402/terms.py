@@ -14,6 +14,7 @@ SCHEME_EXACT: Final = "exact"
 SCHEME_UPTO: Final = "upto"
 SCHEME_BATCH_SETTLEMENT: Final = "batch-settlement"
 
+VOUCHER_MANAGER: Final = "voucherManager"
 VOUCHER_MANAGER_FACILITATOR: Final = "facilitator"
 VOUCHER_MANAGER_SERVER: Final = "server"
 ASSET_TRANSFER_EIP3009: Final = "eip3009"
