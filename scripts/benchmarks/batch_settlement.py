@@ -36,7 +36,7 @@ from tallystick_aggregator.claims.collecting import CHECK_S, Collecting
 from tallystick_aggregator.claims.service import ClaimService, SettlementSettings
 from tallystick_aggregator.ledger import accounts, decide
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
-from tallystick_aggregator.ledger.commands import DecisionContext, ProvenPayment, Rules, VoucherProof
+from tallystick_aggregator.ledger.commands import DecisionContext, ProvenPayment, Rules, WatermarkProof
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger
 from tallystick_aggregator.store.memory import MemoryDisk, MemoryJournal, MemoryOutbox
@@ -111,7 +111,7 @@ class World:
         for number, channel in enumerate(self.channels):
             voucher = sign_voucher(channel.payer, DOMAIN, channel.id, total)
             payment_id = new_payment_id(system_clock_ms(), sha256(b"%d %d" % (number, total)).digest()[:10])
-            proof = VoucherProof(total, voucher)
+            proof = WatermarkProof(total, voucher)
             payment = ProvenPayment(channel.id, payment_id, CHARGE, bytes(32), proof)
 
             def decision(

@@ -16,7 +16,7 @@ from tallystick_client.payer.cli.onchain import told
 from tallystick_client.payer.errors import ChainError
 from tallystick_client.payer.wallet.rows import SellerChannel
 from tallystick_contracts.batch_settlement import WithdrawFinalized, decode
-from tallystick_contracts.events import LogError
+from tallystick_contracts.log_words import LogError
 
 _CONTRACT: Final = "TestBatchSettlement"
 """Ours has the interface of the standard's."""
