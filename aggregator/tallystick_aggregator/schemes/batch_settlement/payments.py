@@ -19,7 +19,7 @@ from tallystick.x402.batch_settlement import (
     RefundPayload,
     SettlePayload,
 )
-from tallystick.x402.terms import SCHEME_BATCH_SETTLEMENT, BatchSettlementTerms
+from tallystick.x402.terms import SCHEME_BATCH_SETTLEMENT, VOUCHER_MANAGER_FACILITATOR, BatchSettlementTerms
 from tallystick_aggregator.accounts.channels import Channels
 from tallystick_aggregator.accounts.deposits import Deposits
 from tallystick_aggregator.accounts.offers import Offers
@@ -105,7 +105,12 @@ class BatchSettlementPayments:
                 withdraw_delay_s=offer.withdraw_delay_s,
                 withdraw_delay_s_min=offer.withdraw_delay_s_min,
                 withdraw_delay_s_max=offer.withdraw_delay_s_max,
-                extra=BatchSettlementSupport(offer.operator, offer.withdraw_delay_s, delegated_refund=True).extra(),
+                extra=BatchSettlementSupport(
+                    offer.operator,
+                    offer.withdraw_delay_s,
+                    delegated_refund=True,
+                    managers=(VOUCHER_MANAGER_FACILITATOR,),
+                ).extra(),
                 signers=(self._chains[escrow].sender,),
             )
             for escrow, offer in self._offers.items()

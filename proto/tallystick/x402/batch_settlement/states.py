@@ -84,19 +84,20 @@ class BatchSettlementSupport:
     """What /supported says of the scheme on one network.
 
     `delegated_refund`: callers of /settle are known, and a refund needs no signature of the server that opened the
-    channel.
+    channel. `managers`: who may manage vouchers, as an offer's `voucherManager` names them.
     """
 
     receiver_authorizer: bytes
     withdraw_delay_s: int
     delegated_refund: bool
+    managers: tuple[str, ...] = (VOUCHER_MANAGER_SERVER, VOUCHER_MANAGER_FACILITATOR)
 
     def extra(self) -> dict[str, Any]:
         """The `extra` of the SupportedKind."""
         return {
             "receiverAuthorizer": checksum(self.receiver_authorizer),
             "withdrawDelay": self.withdraw_delay_s,
-            "voucherManager": [VOUCHER_MANAGER_SERVER, VOUCHER_MANAGER_FACILITATOR],
+            "voucherManager": [*self.managers],
             "delegatedRefund": self.delegated_refund,
         }
 
