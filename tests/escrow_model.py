@@ -239,7 +239,7 @@ class EscrowModel:
             for account in batch.accounts
             for row in account.rows
         ]
-        return self._digest(typed_data.hash_claim_batch(entries))
+        return self._digest(eip712.hash_claim_batch(entries))
 
     def account(self, account_id: bytes) -> Account:
         """The account, to be changed."""

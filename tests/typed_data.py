@@ -1,15 +1,11 @@
 """Struct hashes that only contracts and tests make: what the product signs is in `tallystick.eip712`."""
 
-from collections.abc import Iterable
 from typing import Final
 
 from tallystick import eip712
 from tallystick.hashing import keccak256
 from tallystick.quantities import Bytes32
 
-_CLAIM_ENTRY: Final = b"ClaimEntry(bytes32 channelId,uint128 maxClaimableAmount,uint128 totalClaimed)"
-CLAIM_ENTRY_TYPEHASH: Final = keccak256(_CLAIM_ENTRY)
-CLAIM_BATCH_TYPEHASH: Final = keccak256(b"ClaimBatch(ClaimEntry[] claims)" + _CLAIM_ENTRY)
 CANCEL_AUTHORIZATION_TYPEHASH: Final = keccak256(b"CancelAuthorization(address authorizer,bytes32 nonce)")
 
 
@@ -21,17 +17,11 @@ def hash_voucher(channel_id: bytes, max_claimable_amount: int) -> Bytes32:
 def hash_claim_entry(channel_id: bytes, max_claimable_amount: int, total_claimed: int) -> Bytes32:
     """The struct hash of one ClaimEntry."""
     return eip712._hash(
-        CLAIM_ENTRY_TYPEHASH,
+        eip712.CLAIM_ENTRY_TYPEHASH,
         eip712._bytes32(channel_id),
         eip712._uint(128, max_claimable_amount),
         eip712._uint(128, total_claimed),
     )
-
-
-def hash_claim_batch(entries: Iterable[tuple[bytes, int, int]]) -> Bytes32:
-    """The struct hash of a ClaimBatch of entries (channel id, maxClaimableAmount, totalClaimed), in their order."""
-    hashes = b"".join(hash_claim_entry(*entry) for entry in entries)
-    return eip712._hash(CLAIM_BATCH_TYPEHASH, keccak256(hashes))
 
 
 def hash_cancel_authorization(authorizer: bytes, nonce: bytes) -> Bytes32:

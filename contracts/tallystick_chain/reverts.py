@@ -12,8 +12,9 @@ from eth_utils.abi import (
     get_abi_input_types,
 )
 
+from tallystick.hashing import keccak256
 from tallystick_chain.errors import CallRevertedError, RpcError
-from tallystick_contracts import load
+from tallystick_contracts import batch_settlement, load
 
 _ERROR: Final = bytes.fromhex("08c379a0")  # Error(string)
 _PANIC: Final = bytes.fromhex("4e487b71")  # Panic(uint256)
@@ -61,8 +62,11 @@ def by_contract(reverted: CallRevertedError) -> bool:
 def _known_errors() -> dict[bytes, tuple[str, list[str], list[str]]]:
     """By selector: name, types and names of the arguments."""
     abis: Any = [item for contract in (load("Escrow"), load("Operator")) for item in contract.abi]
-    return {
-        # The selector of an error is made as a function's.
+    # The selector of an error is made as a function's.
+    known: dict[bytes, tuple[str, list[str], list[str]]] = {
+        keccak256(f"{name}()".encode())[:4]: (name, [], []) for name in batch_settlement.ERRORS
+    }
+    return known | {
         function_abi_to_4byte_selector(cast("Any", item)): (
             item["name"],
             get_abi_input_types(item),

@@ -16,6 +16,10 @@ ContractName: TypeAlias = Literal[
     "TestExactPermit2Proxy",
     "TestUptoPermit2Proxy",
     "TestPermitToken",
+    "TestBatchSettlement",
+    "TestERC3009DepositCollector",
+    "TestPermit2DepositCollector",
+    "TestTryAggregate",
     "TestMulticall3",
     "TestWalletFactory",
 ]

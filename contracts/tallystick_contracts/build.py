@@ -27,6 +27,10 @@ SOURCES: Final[dict[ContractName, str]] = {
     "TestExactPermit2Proxy": "src/test/TestPermit2Proxy.sol",
     "TestUptoPermit2Proxy": "src/test/TestPermit2Proxy.sol",
     "TestPermitToken": "src/test/TestPermitToken.sol",
+    "TestBatchSettlement": "src/test/TestBatchSettlement.sol",
+    "TestERC3009DepositCollector": "src/test/TestDepositCollectors.sol",
+    "TestPermit2DepositCollector": "src/test/TestDepositCollectors.sol",
+    "TestTryAggregate": "src/test/TestTryAggregate.sol",
     "TestMulticall3": "src/test/TestMulticall3.sol",
     "TestWalletFactory": "src/test/TestWalletFactory.sol",
 }

@@ -19,9 +19,7 @@ from tallystick_contracts.events import (
     Collected,
     Deposited,
     Event,
-    LogError,
     Owed,
-    RawLog,
     Refunded,
     RowSkipped,
     SenderSet,
@@ -30,6 +28,7 @@ from tallystick_contracts.events import (
     WithdrawInitiated,
     decode,
 )
+from tallystick_contracts.log_words import LogError, RawLog
 
 
 @dataclass(slots=True)

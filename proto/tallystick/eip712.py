@@ -6,7 +6,7 @@ the struct hash of type X; `digest` joins it with a domain to what is signed.
 Integers outside of their type raise OverflowError and words of a wrong length ValueError: values are checked where they
 enter, so either is a fault of the program, and hashing on would sign something else than what was meant.
 
-The types ChannelConfig, Voucher and Refund are those of x402's batch-settlement; ERC-3009 gives the
+The types ChannelConfig, Voucher, Refund and ClaimBatch are those of x402's batch-settlement; ERC-3009 gives the
 authorizations, EIP-2612 permits, and Permit2 with x402's witnesses transfers; the rest is Tallystick's own. Domains:
 EIP-712 with name, version, chainId and verifyingContract; Permit2's has no version.
 """
@@ -28,6 +28,9 @@ CHANNEL_CONFIG_TYPEHASH: Final = keccak256(
 )
 VOUCHER_TYPEHASH: Final = keccak256(b"Voucher(bytes32 channelId,uint128 maxClaimableAmount)")
 REFUND_TYPEHASH: Final = keccak256(b"Refund(bytes32 channelId,uint256 nonce,uint128 amount)")
+_CLAIM_ENTRY: Final = b"ClaimEntry(bytes32 channelId,uint128 maxClaimableAmount,uint128 totalClaimed)"
+CLAIM_ENTRY_TYPEHASH: Final = keccak256(_CLAIM_ENTRY)
+CLAIM_BATCH_TYPEHASH: Final = keccak256(b"ClaimBatch(ClaimEntry[] claims)" + _CLAIM_ENTRY)
 _RECEIVER_TOTAL: Final = b"ReceiverTotal(address receiver,uint128 total)"
 RECEIVER_TOTAL_TYPEHASH: Final = keccak256(_RECEIVER_TOTAL)
 TOTALS_APPROVAL_TYPEHASH: Final = keccak256(
@@ -57,6 +60,12 @@ _WITNESS_TRANSFER: Final = (
 )
 EXACT_WITNESS_TRANSFER_TYPEHASH: Final = keccak256(_WITNESS_TRANSFER + _EXACT_WITNESS)
 UPTO_WITNESS_TRANSFER_TYPEHASH: Final = keccak256(_WITNESS_TRANSFER + _UPTO_WITNESS)
+_DEPOSIT_WITNESS: Final = b"DepositWitness(bytes32 channelId)"
+DEPOSIT_WITNESS_TYPEHASH: Final = keccak256(_DEPOSIT_WITNESS)
+DEPOSIT_WITNESS_TRANSFER_TYPEHASH: Final = keccak256(
+    b"PermitWitnessTransferFrom(TokenPermissions permitted,address spender,uint256 nonce,uint256 deadline,"
+    b"DepositWitness witness)" + _DEPOSIT_WITNESS + _TOKEN_PERMISSIONS
+)
 
 REGISTER_SPEND_KEY_TYPEHASH: Final = keccak256(
     b"RegisterSpendKey(bytes32 accountId,bytes32 keyId,bytes32 keyHash,uint128 cap,uint64 expiresAt,uint64 deadline)"
@@ -74,6 +83,10 @@ BATCH_SETTLEMENT_NAME: Final = "x402 Batch Settlement"
 BATCH_SETTLEMENT_VERSION: Final = "1"
 BATCH_SETTLEMENT_ADDRESS: Final = Address(bytes.fromhex("4020074e9dF2ce1deE5A9C1b5c3f541D02a10003"))
 """x402BatchSettlement, at the same address on every chain."""
+ERC3009_DEPOSIT_COLLECTOR_ADDRESS: Final = Address(bytes.fromhex("4020806089470a89826cB9fB1f4059150b550004"))
+"""Its collector of deposits by ERC-3009: the `to` of their authorizations (scheme_batch_settlement_evm.md)."""
+PERMIT2_DEPOSIT_COLLECTOR_ADDRESS: Final = Address(bytes.fromhex("4020425FAf3B746C082C2f942b4E5159887B0005"))
+"""Its collector of deposits by Permit2: their spender."""
 PERMIT2_NAME: Final = "Permit2"
 PERMIT2_ADDRESS: Final = Address(bytes.fromhex("000000000022D473030F116dDEE9F6B43aC78BA3"))
 """Permit2, at the same address on every chain: holders approve it once, then sign each transfer."""
@@ -167,6 +180,15 @@ def hash_refund(channel_id: bytes, nonce: int, amount: int) -> Bytes32:
     return _hash(REFUND_TYPEHASH, _bytes32(channel_id), _uint(256, nonce), _uint(128, amount))
 
 
+def hash_claim_batch(entries: Iterable[tuple[bytes, int, int]]) -> Bytes32:
+    """The struct hash of a ClaimBatch of entries (channel id, maxClaimableAmount, totalClaimed), in their order."""
+    hashes = b"".join(
+        _hash(CLAIM_ENTRY_TYPEHASH, _bytes32(channel_id), _uint(128, ceiling), _uint(128, total))
+        for channel_id, ceiling, total in entries
+    )
+    return _hash(CLAIM_BATCH_TYPEHASH, keccak256(hashes))
+
+
 def hash_totals_approval(account_id: bytes, totals: Iterable[tuple[bytes, int]]) -> Bytes32:
     """The struct hash of a TotalsApproval of totals (receiver, total), in their order."""
     hashes = b"".join(
@@ -225,6 +247,14 @@ def hash_upto_witness_transfer(
     """The struct hash of Permit2's PermitWitnessTransferFrom with the witness of `upto` (domain: Permit2's)."""
     witness = _hash(UPTO_WITNESS_TYPEHASH, _address(to), _address(facilitator), _uint(256, valid_after))
     return _hash_witness_transfer(UPTO_WITNESS_TRANSFER_TYPEHASH, token, amount, spender, nonce, deadline, witness)
+
+
+def hash_deposit_witness_transfer(
+    token: bytes, amount: int, spender: bytes, nonce: bytes, deadline: int, channel_id: bytes
+) -> Bytes32:
+    """The struct hash of Permit2's PermitWitnessTransferFrom with the channel as its witness (domain: Permit2's)."""
+    witness = _hash(DEPOSIT_WITNESS_TYPEHASH, _bytes32(channel_id))
+    return _hash_witness_transfer(DEPOSIT_WITNESS_TRANSFER_TYPEHASH, token, amount, spender, nonce, deadline, witness)
 
 
 def hash_register_spend_key(

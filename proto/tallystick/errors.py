@@ -10,7 +10,8 @@ TallystickError            everything below; catch it at the outermost edge
 Each says what it got and what would have been allowed. None ever holds a key, a secret or a signature in full.
 """
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from tallystick.quantities import ChannelTotals
 from tallystick.reasons import Reason
@@ -65,7 +66,8 @@ class RefusedError(TallystickError):
 
     `state` are the channel's totals where the reason tells the payer to sign higher or deposit more, and only for the
     channel's own parties. `retry_after_s`: after how many seconds the same call may do better; 0 where that is not
-    known.
+    known. `extra`: what the scheme tells beside it in x402's answer, JSON values. `code`: x402's own code of it, where
+    the scheme has one.
     """
 
     def __init__(
@@ -77,6 +79,8 @@ class RefusedError(TallystickError):
         allowed: str = "",
         state: ChannelTotals | None = None,
         retry_after_s: int = 0,
+        extra: Mapping[str, Any] | None = None,
+        code: str = "",
     ) -> None:
         self.reason = reason
         self.message = message
@@ -85,6 +89,8 @@ class RefusedError(TallystickError):
         self.allowed = allowed
         self.state = state
         self.retry_after_s = retry_after_s
+        self.extra: Mapping[str, Any] = extra or {}
+        self.code = code
         super().__init__(f"{reason.code}: {message}")
 
     @property

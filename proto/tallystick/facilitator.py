@@ -89,6 +89,9 @@ class Verified:
 class Settled:
     """A payment that was settled: what it moved, the channel's charged total right after it (`deferred`), the hash of
     the transaction that moved it (`exact`), and whether it had been settled before. `extra` is as in Verified.
+
+    `moves`: whether `amount` moved on chain; x402's answer names no amount that only a channel counts, where its scheme
+    has it so (`batch-settlement`).
     """
 
     payer: bytes
@@ -97,3 +100,4 @@ class Settled:
     transaction: bytes = b""
     replayed: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    moves: bool = True

@@ -154,6 +154,11 @@ class Reason(IntEnum):
     UPTO_FACILITATOR_MISMATCH = 103, _FINAL, "Sign for the facilitatorAddress that the offer names."
     UPTO_AMOUNT_EXCEEDED = 104, _FINAL, "Settle at most what the payer signed."
 
+    # Payments by `batch-settlement`.
+    CHANNEL_BUSY = 110, _RETRY, "Send the same request again in a moment: another one of this channel is under way."
+    CUMULATIVE_AMOUNT_MISMATCH = 111, _FINAL, "Sign a voucher over exactly what was charged plus the amount asked for."
+    PENDING_ID_MISMATCH = 112, _FINAL, "Settle the voucher that was verified, with the pendingId that verify answered."
+
     def __new__(cls, number: int, retry: bool, advice: str) -> Self:
         """Make the member of this number."""
         reason = int.__new__(cls, number)

@@ -65,14 +65,14 @@ from tallystick_chain import answers as chain_answers
 from tallystick_chain.errors import read_error
 from tallystick_client.payer.errors import OfferNotAllowedError
 from tallystick_client.payer.fleet import codec as wallet_codec
-from tallystick_client.payer.policy.offers import choose, read_offers
+from tallystick_client.payer.policy.offers import Offer, choose, read_offers
 from tallystick_client.payer.policy.operators import Operator
 from tallystick_client.payer.wallet.schemes.port import by_name
 from tallystick_client.payer.wallet.schemes.standard import STANDARD_SCHEMES
 from tallystick_client.seller.paywall.offers import read_payment
 from tallystick_contracts import claim_batch
-from tallystick_contracts.events import LogError
 from tallystick_contracts.events import decode as decode_log
+from tallystick_contracts.log_words import LogError
 
 T = TypeVar("T")
 
@@ -143,6 +143,10 @@ class _Paying:
     def can_defer(self, operator: Operator, token: Token) -> bool:
         del operator, token
         return True
+
+    def channel_lack(self, offer: Offer) -> str:
+        del offer
+        return ""
 
 
 def payment_required(data: bytes) -> None:

@@ -248,6 +248,13 @@ class ChainTwin:
     def channel_id(self, config: ChannelConfig) -> bytes:
         return channel_id(self.domain, config)
 
+    def account_config(self, config: ChannelConfig) -> ChannelConfig:
+        return config.account()
+
+    @property
+    def deposit_recipient(self) -> bytes:
+        return self.address
+
     def deposit_token_nonce(self, deposit: DepositAuthorization) -> bytes:
         return eip712.deposit_nonce(self.account_id(deposit.account), deposit.salt)
 
@@ -381,9 +388,7 @@ class ChainTwin:
             status, payouts = self.fate, outbound.payouts
             if status is TransactionStatus.MINED:
                 try:
-                    moved = self._effects[outbound.data]()
-                    if outbound.kind is not TransactionKind.EXACT:
-                        payouts = (Payout(self.address, TOKEN, moved),)
+                    payouts = self._land(outbound)
                 except RevertedError:
                     status = TransactionStatus.REVERTED
             outbound = replace(
@@ -399,6 +404,11 @@ class ChainTwin:
             outbound = replace(outbound, status=TransactionStatus.FINAL)
             await self.outbox.update(outbound)
         return outbound
+
+    def _land(self, outbound: OutboundTransaction) -> tuple[Payout, ...]:
+        """Do what a transaction says; what it moved. Raises RevertedError."""
+        moved = self._effects[outbound.data]()
+        return outbound.payouts if outbound.kind is TransactionKind.EXACT else (Payout(self.address, TOKEN, moved),)
 
     def _signed(self, signer: bytes, digest: bytes, signature: bytes) -> bool:
         if signer == OPERATOR:

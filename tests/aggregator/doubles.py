@@ -22,7 +22,14 @@ from tallystick_aggregator.charging.port import Decision
 from tallystick_aggregator.ledger import accounts, decide
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
-from tallystick_aggregator.ledger.commands import DecisionContext, ProvenPayment, Rules, SpendProof, VoucherProof
+from tallystick_aggregator.ledger.commands import (
+    DecisionContext,
+    ProvenPayment,
+    Rules,
+    SpendProof,
+    VoucherProof,
+    WatermarkProof,
+)
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.invariants import check_invariants
 from tallystick_aggregator.ledger.payments import PackedPayment, PaymentKey
@@ -260,6 +267,15 @@ def by_voucher(
     channel = payer.channel_id(receiver)
     proof = VoucherProof(ceiling, Voucher(channel, ceiling, signature_of(ceiling)))
     return ProvenPayment(channel, payment_id_of(number, ms), amount, request, proof)
+
+
+def in_step(
+    payer: Payer, number: int, amount: int, ceiling: int, *, receiver: bytes = NEWS, ms: int = NOW_MS
+) -> ProvenPayment:
+    """A payment proven by a voucher over what was charged and this amount, as `batch-settlement` has it."""
+    channel = payer.channel_id(receiver)
+    proof = WatermarkProof(ceiling, Voucher(channel, ceiling, signature_of(ceiling)))
+    return ProvenPayment(channel, payment_id_of(number, ms), amount, PAGE, proof)
 
 
 def by_key(

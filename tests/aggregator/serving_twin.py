@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from batch_market import BatchMarket
 from doubles import MUSIC, NEWS
 from marketplace import Marketplace, marketplace
 
@@ -77,6 +78,8 @@ class Edge:
     """The token of NEWS, for everything."""
     music: Metadata
     """The token of MUSIC, for everything."""
+    batch: BatchMarket | None = None
+    """Where a scheme of a market of its own is served beside."""
 
     @property
     def charges(self) -> charge_pb2_grpc.ChargeServiceAsyncStub:

@@ -4,7 +4,6 @@ from batch_strategies import batches
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import typed_data
 from anvil import Devnet
 from tallystick import eip712
 from tallystick.hashing import keccak256
@@ -41,7 +40,7 @@ def digest_in_python(devnet: Devnet, batch: ClaimBatch) -> bytes:
         for account in batch.accounts
         for row in account.rows
     ]
-    return eip712.digest(devnet.domain, typed_data.hash_claim_batch(entries))
+    return eip712.digest(devnet.domain, eip712.hash_claim_batch(entries))
 
 
 @QUICK

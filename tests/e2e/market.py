@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from _anvil import Anvil
+from _anvil import DEV_KEYS, Anvil
+from anvil import Devnet
+from batch_channels import put_batch_settlement
 from tallystick.hexadecimal import checksum
 from tallystick.signatures import Signer
 from tallystick_client import Operator
@@ -175,6 +177,21 @@ class HttpMarket(Market):
     def serve(self) -> None:
         super().serve()
         self.http_url = self.server.wait_for("HTTP facilitator at ")
+
+
+class BatchSettlementMarket(HttpMarket):
+    """The same, and it serves batch-settlement on stand-ins of x402's contracts at their canonical addresses."""
+
+    def prepare(self) -> None:
+        put_batch_settlement(self.anvil)
+        text = self.config.read_text()
+        self.config.write_text(text.replace("\noperator_key", "\nbatch_settlement = true\noperator_key", 1))
+        super().prepare()
+
+    def devnet(self) -> Devnet:
+        """The chain as helpers for payers' channels take it (`batch_channels`)."""
+        escrow, somebody = bytes.fromhex(self._terms["escrow"][2:]), Signer(DEV_KEYS[3])
+        return Devnet(self.anvil, escrow, self.token, somebody, somebody, 0)
 
 
 def tallystick(*arguments: str, **environment: Any) -> str:

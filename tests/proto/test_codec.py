@@ -129,12 +129,20 @@ def test_what_is_written_is_read_as_it_was(number: int, data: st.DataObject) -> 
     assert read(write(value)) == value
 
 
-@given(st.sampled_from(Reason), texts, texts, texts, texts, st.none() | totals, uint32s)
+@given(st.sampled_from(Reason), texts, texts, texts, texts, st.none() | totals, uint32s, texts)
 def test_a_refusal_is_raised_as_it_was_written(
-    reason: Reason, message: str, field: str, got: str, allowed: str, state: ChannelTotals | None, retry_after_s: int
+    reason: Reason,
+    message: str,
+    field: str,
+    got: str,
+    allowed: str,
+    state: ChannelTotals | None,
+    retry_after_s: int,
+    code: str,
 ) -> None:
-    written = common.write_refusal(reason, message, field, got, allowed, state, retry_after_s)
+    written = common.write_refusal(reason, message, field, got, allowed, state, retry_after_s, code=code)
     refused = common.read_refusal(written)
+    assert refused.code == code
     assert (refused.reason, refused.message, refused.field) == (reason, message, field)
     assert (refused.got, refused.allowed, refused.state, refused.retry_after_s) == (got, allowed, state, retry_after_s)
     assert written.retry is refused.retry is reason.retry

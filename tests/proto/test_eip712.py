@@ -105,7 +105,7 @@ def test_claim_batch_hashes_as_the_generic_encoder_does(domain: Domain, entries:
     types = {name: fields, "ClaimBatch": [{"name": "claims", "type": "ClaimEntry[]"}]}
     claims = [dict(zip(("channelId", "maxClaimableAmount", "totalClaimed"), entry, strict=True)) for entry in entries]
     expected = generic_digest(domain, types, "ClaimBatch", {"claims": claims})
-    assert digest(domain, typed_data.hash_claim_batch(entries)) == expected
+    assert digest(domain, eip712.hash_claim_batch(entries)) == expected
 
 
 @settings(max_examples=60)

@@ -14,6 +14,7 @@ from tallystick.eip712 import (
     batch_settlement_domain,
     deposit_nonce,
     digest,
+    hash_claim_batch,
     hash_refund,
 )
 from tallystick.hexadecimal import parse_address, parse_bytes
@@ -21,7 +22,7 @@ from tallystick.signatures import AuthorizerKey, Signer, recover
 from tallystick.vouchers import UncheckedVoucher, check_voucher, sign_voucher, voucher_digest
 from tallystick.x402 import Network, decode_json
 from tallystick.x402.payloads import ChannelConfigMessage, read_channel_config, write_channel_config
-from typed_data import hash_claim_batch, hash_voucher
+from typed_data import hash_voucher
 
 FILE = json.loads((Path(__file__).parent / "vectors/batch_settlement.json").read_text())
 VECTORS: list[dict[str, Any]] = FILE["vectors"]

@@ -2,6 +2,7 @@
 
 accounts      read them, register and revoke spend keys, approve totals, open channels
 deposits      land a payer's authorization in the escrow
+fundings      what payers sign for that
 refunds       give back what is not owed
 channels      make channels known, each with its baseline from the chain
 signed_calls  what payers sign to be heard

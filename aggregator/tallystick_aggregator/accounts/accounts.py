@@ -65,10 +65,15 @@ class Accounts:
         self._clock_s = clock_s
         self._per_page = channels_per_page
 
-    def signed(self, account_id: bytes, struct_hash: bytes, call: SignedCall) -> Account | Refusal:
-        """Return the account whose payerAuthorizer signed this call, or the refusal."""
+    def signed(
+        self, account_id: bytes, struct_hash: bytes, call: SignedCall, *, to_read: bool = False
+    ) -> Account | Refusal:
+        """Return the account whose payerAuthorizer signed this call, or the refusal.
+
+        What is only `to_read` may be in an escrow that is not offered: a channel of `batch-settlement`.
+        """
         account = self._writer.ledger.account(account_id)
-        if account is None:
+        if account is None or not (to_read or account.escrow in self._offers):
             return refuse(Why.ACCOUNT_UNKNOWN)
         domain = self._chains[account.escrow].escrow.domain
         refusal = call_is_signed(domain, struct_hash, call, account.config.payer_authorizer, self._clock_s())
@@ -80,7 +85,7 @@ class Accounts:
 
     def read(self, account_id: bytes, call: SignedCall, after_channel_id: bytes = b"") -> AccountPage | Refusal:
         """Return the account and its channels after that one; from the first if it is empty."""
-        account = self.signed(account_id, eip712.hash_read_account(account_id, call.deadline), call)
+        account = self.signed(account_id, eip712.hash_read_account(account_id, call.deadline), call, to_read=True)
         if isinstance(account, Refusal):
             return account
         ledger = self._writer.ledger
@@ -160,7 +165,7 @@ class Accounts:
     async def approve_totals(self, account_id: bytes, totals: Totals, signature: bytes) -> Refusal | None:
         """Keep a payer's approval. Its signature is its own proof; it may approve nothing that was not charged."""
         account = self._writer.ledger.account(account_id)
-        if account is None:
+        if account is None or account.escrow not in self._offers:
             return refuse(Why.ACCOUNT_UNKNOWN)
         if not 0 < len(totals) <= APPROVAL_ROWS_MAX:
             return refuse(Why.APPROVAL_SIZE, f"{len(totals)} totals", f"1 to {APPROVAL_ROWS_MAX}")

@@ -100,5 +100,5 @@ class Channels:
         refusal = await self._writer.run(decision)
         if claimed and refusal is None:
             # Funds count what the known channels were paid: the account has more than was known before this one was.
-            chain.track(config.account())
+            chain.track(chain.escrow.account_config(config))
         return refusal

@@ -14,21 +14,19 @@ from typing import Final
 
 from tallystick import eip712
 from tallystick.channels import ChannelConfig
-from tallystick.errors import InvalidSignatureError
-from tallystick.hashing import keccak256
 from tallystick.hexadecimal import checksum
 from tallystick.quantities import MAX_AMOUNT
-from tallystick.signatures import recover
 from tallystick.tokens import Permit2Approval
-from tallystick_aggregator.accounts.offers import EscrowOffer, Offers, config_is_served, find_offer, find_token
+from tallystick_aggregator.accounts.fundings import Funding, TokenFunding, Window
+from tallystick_aggregator.accounts.offers import Offers, config_is_served, find_offer
 from tallystick_aggregator.accounts.outcomes import find_sent, overloaded, unless_unavailable, wait_until_mined
 from tallystick_aggregator.accounts.signed_calls import SignedCall, call_is_signed
 from tallystick_aggregator.auth.limits import GasBudget, RateLimit, has_paid
 from tallystick_aggregator.chain.port import Block, Chain, DepositAuthorization, OutOfGasError, RevertedError, Send
-from tallystick_aggregator.chain.token_port import Token
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse
+from tallystick_aggregator.ledger.state import Account
 from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.store.port import OutboundTransaction, Outbox, TransactionKind
 from tallystick_aggregator.tasks import SingleFlight
@@ -172,96 +170,131 @@ class Deposits:
         offer = find_offer(self._offers, network, escrow)
         if isinstance(offer, Refusal):
             return offer
-        chain = self._chains[offer.ref]
-        refusal = config_is_served(offer, deposit.account) or deposit_is_large_enough(offer, deposit)
+        return await self.land(TokenFunding(self._chains[offer.ref], deposit))
+
+    async def land(self, funding: Funding, timeout_s: float | None = None) -> Deposited | Refusal:
+        """The same for what a payer has signed in any way; `timeout_s`: for how long the caller waits."""
+        refusal = self._is_taken(funding)
+        if refusal is None and funding.reference not in self._under_way:
+            refusal = self._is_worth_a_try(funding)
         if refusal is not None:
             return refusal
-        reference = deposit_reference(chain, deposit)
-        if reference not in self._under_way:
-            refusal = self._is_worth_a_try(chain, deposit)
-            if refusal is not None:
-                return refusal
-        return await self._under_way.run(reference, lambda: unless_unavailable(self._land(chain, deposit, reference)))
+        wait_s = self._credit_timeout_s if timeout_s is None else timeout_s
+        return await self._under_way.run(funding.reference, lambda: unless_unavailable(self._land(funding, wait_s)))
 
-    async def _land(self, chain: Chain, deposit: DepositAuthorization, reference: bytes) -> Deposited | Refusal:
-        sent = await find_sent(self._outbox, TransactionKind.DEPOSIT, reference)
+    async def check(self, funding: Funding) -> Refusal | None:
+        """Check that a deposit would land now. One that was sent before needs none: `land` tells what became of it."""
+        refusal = self._is_taken(funding) or self._is_worth_a_try(funding)
+        return refusal or await unless_unavailable(self._check(funding))
+
+    async def _check(self, funding: Funding) -> Refusal | None:
+        if await find_sent(self._outbox, TransactionKind.DEPOSIT, funding.reference) is not None:
+            return None
+        chain, head = funding.chain, await funding.chain.head()
+        if await funding.is_used(head):
+            return refuse(Why.DEPOSIT_NOT_FOUND)
+        refusal = await self._would_be_taken(funding, head)
+        if refusal is not None:
+            return refusal
+        payer, is_known = funding.account.payer, has_paid(self._account_of(funding))
+        refusal = self._budget.refusal(chain, TransactionKind.DEPOSIT, payer, has_paid=is_known)
+        if refusal is not None:
+            return refusal
+        try:
+            await chain.simulate(funding.call(), head, gas_max=DEPOSIT_GAS_MAX)
+        except RevertedError as error:
+            return await _why_it_fails(funding, head, error)
+        return None
+
+    async def _land(self, funding: Funding, timeout_s: float) -> Deposited | Refusal:
+        sent = await find_sent(self._outbox, TransactionKind.DEPOSIT, funding.reference)
         if sent is None:
-            token, nonce = chain.tokens[deposit.account.token], chain.escrow.deposit_token_nonce(deposit)
-            head = await chain.head()
-            if await token.authorization_used(deposit.account.payer, nonce, head):
-                return await self._landed_otherwise(chain, token, deposit, nonce)
-            refusal = window_is_open(deposit, self._clock_s())
-            if refusal is not None:
-                return refusal
-            balance = await token.balance(deposit.account.payer, head)
-            if balance < deposit.amount:
-                return refuse(Why.DEPOSIT_ABOVE_BALANCE, deposit.amount, f"at most {balance}")
-            outcome = await self._send(chain, deposit, reference, head)
+            head = await funding.chain.head()
+            if await funding.is_used(head):
+                return await self._landed_otherwise(funding, timeout_s)
+            outcome = await self._would_be_taken(funding, head) or await self._send(funding, head)
             if isinstance(outcome, Refusal):
                 return outcome
             sent = outcome
-        mined = await wait_until_mined(chain, sent, "deposit", self._credit_timeout_s, final=True)
+        mined = await wait_until_mined(funding.chain, sent, "deposit", timeout_s, final=True)
         if isinstance(mined, Refusal):
             return mined
         if not any(payout.amount for payout in mined.payouts):  # its nonce was used before: it did nothing
-            token, nonce = chain.tokens[deposit.account.token], chain.escrow.deposit_token_nonce(deposit)
-            return await self._landed_otherwise(chain, token, deposit, nonce)
-        return await self._credited(chain, deposit, mined.transaction_hash)
+            return await self._landed_otherwise(funding, timeout_s)
+        return await self._credited(funding, mined.transaction_hash, timeout_s)
 
-    async def _send(
-        self, chain: Chain, deposit: DepositAuthorization, reference: bytes, head: Block
-    ) -> OutboundTransaction | Refusal:
+    async def _would_be_taken(self, funding: Funding, head: Block) -> Refusal | None:
+        """Check its time, its payer's balance, and what else its way of moving tokens asks for."""
+        refusal = window_is_open(funding.window, self._clock_s())
+        if refusal is not None:
+            return refusal
+        balance = await funding.balance(head)
+        if balance < funding.amount:
+            return refuse(Why.DEPOSIT_ABOVE_BALANCE, funding.amount, f"at most {balance}")
+        return await funding.unmet(head, self._clock_s())
+
+    async def _send(self, funding: Funding, head: Block) -> OutboundTransaction | Refusal:
         """Send the deposit, if the operator still pays for it in this hour."""
-        payer = deposit.account.payer
-        account = self._writer.ledger.account(chain.escrow.account_id(deposit.account))
-        with self._budget.hold(chain, TransactionKind.DEPOSIT, payer, has_paid=has_paid(account)) as refusal:
+        chain, payer, is_known = funding.chain, funding.account.payer, has_paid(self._account_of(funding))
+        with self._budget.hold(chain, TransactionKind.DEPOSIT, payer, has_paid=is_known) as refusal:
             if refusal is not None:
                 return refusal
+            send = Send(TransactionKind.DEPOSIT, funding.reference, funding.call(), gas_max=DEPOSIT_GAS_MAX)
             try:
-                call = chain.escrow.deposit_call(deposit)
-                return await chain.send(Send(TransactionKind.DEPOSIT, reference, call, gas_max=DEPOSIT_GAS_MAX))
-            except OutOfGasError:
-                return await _too_much_gas(chain, deposit, head)
+                return await chain.send(send)
             except RevertedError as error:
-                return refuse(Why.DEPOSIT_WOULD_FAIL, error=error.reason)
+                return await _why_it_fails(funding, head, error)
 
-    async def _landed_otherwise(
-        self, chain: Chain, token: Token, deposit: DepositAuthorization, nonce: bytes
-    ) -> Deposited | Refusal:
+    async def _landed_otherwise(self, funding: Funding, timeout_s: float) -> Deposited | Refusal:
         """Wait until the nonce is used for good, not by a transaction of ours, and tell what that one did."""
-        deadline = asyncio.get_running_loop().time() + self._credit_timeout_s
-        while not await token.authorization_used(deposit.account.payer, nonce, await chain.final()):
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while not await funding.is_used(await funding.chain.final()):
             if asyncio.get_running_loop().time() >= deadline:
                 return refuse(Why.TRANSACTION_PENDING, what="deposit")
             await asyncio.sleep(POLL_S)
         if not self._landings.take():
             return overloaded("deposits being looked for", LANDINGS_BURST)
-        landing = await chain.deposit_landing(deposit)
+        landing = await funding.landing()
         if landing is None:
             return refuse(Why.DEPOSIT_NOT_FOUND)
         if not landing.amount:
             return refuse(Why.DEPOSIT_USED_OTHERWISE, used_by=landing.transaction_hash.hex())
-        return await self._credited(chain, deposit, b"")
+        return await self._credited(funding, b"", timeout_s)
 
-    async def _credited(self, chain: Chain, deposit: DepositAuthorization, transaction: bytes) -> Deposited | Refusal:
+    async def _credited(self, funding: Funding, transaction: bytes, timeout_s: float) -> Deposited | Refusal:
+        chain = funding.chain
         head = await chain.head()
         try:
-            await chain.mirrored(head.number, self._credit_timeout_s)
+            await chain.mirrored(head.number, timeout_s)
         except TimeoutError:
             return refuse(Why.TRANSACTION_PENDING, what="deposit")
-        account_id = chain.escrow.account_id(deposit.account)
+        account_id = chain.escrow.account_id(funding.account)
         if self._writer.ledger.account(account_id) is None:
             (held,) = await chain.escrow.accounts([account_id], head)
             if held.balance:
                 # The watcher once found it too small to keep; its owner names it now, and its money stays in sight.
-                chain.track(deposit.account)
+                chain.track(funding.account)
                 return refuse(Why.TRANSACTION_PENDING, what="deposit")
             return refuse(Why.DEPOSIT_LEFT_AGAIN)
         if chain.is_held_back(account_id):
             return refuse(Why.DEPOSIT_UNCONFIRMED)
         return Deposited(transaction)
 
-    def _is_worth_a_try(self, chain: Chain, deposit: DepositAuthorization) -> Refusal | None:
+    def _account_of(self, funding: Funding) -> Account | None:
+        return self._writer.ledger.account(funding.chain.escrow.account_id(funding.account))
+
+    def _is_taken(self, funding: Funding) -> Refusal | None:
+        """Check that the account is one that is served, and that the deposit is no dust (threat 18)."""
+        offer = find_offer(self._offers, *funding.chain.escrow.ref)
+        if isinstance(offer, Refusal):
+            return offer
+        refusal = config_is_served(offer, funding.account)
+        if refusal is not None:
+            return refusal
+        least = max(1, offer.tokens[funding.account.token].min_deposit)
+        return None if funding.amount >= least else refuse(Why.DEPOSIT_TOO_SMALL, funding.amount, f"at least {least}")
+
+    def _is_worth_a_try(self, funding: Funding) -> Refusal | None:
         """Bound what deposits may cost, before any of it is spent: the signature is the cheapest to check.
 
         What the payer's own key did not sign only the chain can check (contract wallets). Such a deposit takes nothing
@@ -269,7 +302,7 @@ class Deposits:
         """
         if len(self._under_way) >= DEPOSITS_MAX:
             return overloaded("deposits", DEPOSITS_MAX)
-        problem = _why_unproven(chain, deposit)
+        problem = funding.why_unproven()
         if problem is None:
             return None if self._rate.take() else overloaded("deposits", DEPOSITS_MAX)
         if self._unproven.take():
@@ -277,56 +310,18 @@ class Deposits:
         return refuse(Why.DEPOSIT_UNPROVEN, problem=problem)
 
 
-async def _too_much_gas(chain: Chain, deposit: DepositAuthorization, head: Block) -> Refusal:
-    payer = deposit.account.payer
-    whose = f"the contract at {checksum(payer)}" if await chain.code(payer, head) else "the token"
+async def _why_it_fails(funding: Funding, head: Block, error: RevertedError) -> Refusal:
+    if not isinstance(error, OutOfGasError):
+        return refuse(Why.DEPOSIT_WOULD_FAIL, error=error.reason)
+    payer = funding.account.payer
+    whose = f"the contract at {checksum(payer)}" if await funding.chain.code(payer, head) else "the token"
     return refuse(Why.DEPOSIT_GAS, f"more than {DEPOSIT_GAS_MAX}", f"at most {DEPOSIT_GAS_MAX}", whose=whose)
 
 
-def _why_unproven(chain: Chain, deposit: DepositAuthorization) -> str | None:
-    """Say why the signature is not one of the payer's own key; None if it is."""
-    try:
-        if recover(deposit_digest(chain, deposit), deposit.signature) == deposit.account.payer:
-            return None
-    except InvalidSignatureError as error:
-        return f"The deposit's signature is not one that counts: {error.problem}"
-    return "The payer did not sign this deposit"
-
-
-def deposit_is_large_enough(offer: EscrowOffer, deposit: DepositAuthorization) -> Refusal | None:
-    """Refuse dust (threat 18)."""
-    token = find_token(offer, deposit.account.token)
-    if isinstance(token, Refusal):
-        return token
-    if deposit.amount >= max(1, token.min_deposit):
-        return None
-    return refuse(Why.DEPOSIT_TOO_SMALL, deposit.amount, f"at least {max(1, token.min_deposit)}")
-
-
-def window_is_open(deposit: DepositAuthorization, now_s: int) -> Refusal | None:
+def window_is_open(window: Window, now_s: int) -> Refusal | None:
     """Refuse an authorization that is not valid yet, or would hardly be when its transaction is mined."""
-    if deposit.valid_after >= now_s:
-        return refuse(Why.DEPOSIT_TOO_EARLY, deposit.valid_after, f"before {now_s}")
-    if deposit.valid_before <= now_s + WINDOW_MARGIN_S:
-        return refuse(Why.DEPOSIT_TOO_LATE, deposit.valid_before, f"after {now_s + WINDOW_MARGIN_S}")
+    if window.valid_after >= now_s:
+        return refuse(Why.DEPOSIT_TOO_EARLY, window.valid_after, f"before {now_s}")
+    if window.valid_before <= now_s + WINDOW_MARGIN_S:
+        return refuse(Why.DEPOSIT_TOO_LATE, window.valid_before, f"after {now_s + WINDOW_MARGIN_S}")
     return None
-
-
-def deposit_digest(chain: Chain, deposit: DepositAuthorization) -> bytes:
-    """Return what the payer signs: the token's ReceiveWithAuthorization to the escrow."""
-    struct_hash = eip712.hash_receive_with_authorization(
-        deposit.account.payer,
-        chain.escrow.address,
-        deposit.amount,
-        deposit.valid_after,
-        deposit.valid_before,
-        chain.escrow.deposit_token_nonce(deposit),
-    )
-    return eip712.digest(chain.tokens[deposit.account.token].domain, struct_hash)
-
-
-def deposit_reference(chain: Chain, deposit: DepositAuthorization) -> bytes:
-    """Return what names the deposit in the outbox: what the token takes once."""
-    account = deposit.account
-    nonce = chain.escrow.deposit_token_nonce(deposit)
-    return keccak256(chain.network.encode() + account.token + account.payer + nonce)

@@ -15,9 +15,9 @@ What is told is what the escrow paid, by its own event: it pays what the refund 
 
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Self
 
 from tallystick import eip712
@@ -28,7 +28,7 @@ from tallystick_aggregator.accounts.outcomes import overloaded, unless_unavailab
 from tallystick_aggregator.accounts.signed_calls import SignedCall
 from tallystick_aggregator.auth.limits import GasBudget, RateLimit, has_paid
 from tallystick_aggregator.chain.contradictions import read_account
-from tallystick_aggregator.chain.port import Chain, ChainUnavailableError, RevertedError, Send
+from tallystick_aggregator.chain.port import Call, Chain, ChainUnavailableError, RevertedError, Send
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.ledger import accounts
 from tallystick_aggregator.ledger import events as ev
@@ -36,7 +36,7 @@ from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.commands import DecisionContext
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.refusals import Why, refuse
-from tallystick_aggregator.ledger.state import Account, Ledger
+from tallystick_aggregator.ledger.state import Account, Ledger, PendingRefund
 from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.store.port import (
     OutboundTransaction,
@@ -108,9 +108,14 @@ class Refunds:
         *,
         refund_timeout_s: float = REFUND_TIMEOUT_S,
         budget: GasBudget | None = None,
+        call_of: Callable[[Account, PendingRefund], Call] | None = None,
     ) -> None:
-        """`budget` bounds what refunds cost in gas; without one there is no bound."""
+        """`budget` bounds what refunds cost in gas; without one there is no bound.
+
+        `call_of` makes the transaction of a refund that was journaled; without one it is the escrow's own.
+        """
         self._chains = chains
+        self._call_of = call_of or self._refund_call
         self._payers = payers
         self._writer = writer
         self._outbox = outbox
@@ -125,6 +130,10 @@ class Refunds:
         account = self._payers.signed(account_id, struct_hash, call)
         if isinstance(account, Refusal):
             return account
+        return await self.give_back(account_id, refund_id, amount)
+
+    async def give_back(self, account_id: bytes, refund_id: bytes, amount: int) -> Refunded | Refusal:
+        """The same for a caller who was found to be allowed to ask for it."""
         reference = refund_reference(account_id, refund_id)
         if reference not in self._under_way and len(self._under_way) >= REFUNDS_MAX:
             return overloaded("refunds", REFUNDS_MAX)
@@ -134,12 +143,21 @@ class Refunds:
         # Another call with this id may have asked for another amount.
         return _of_amount(answer, amount) if isinstance(answer, Refunded) else answer
 
+    async def is_begun(self, account_id: bytes, refund_id: bytes) -> bool:
+        """Whether this refund was started before, whatever has become of it. Raises StoreUnavailableError."""
+        account = self._writer.ledger.account(account_id)
+        if account is not None and account.refund is not None and account.refund.refund_id == refund_id:
+            return True
+        newest, _ = await self._newest(refund_reference(account_id, refund_id))
+        return newest is not None
+
     async def resume(self) -> None:
         """Send what was started and not sent: no refund waits for somebody to ask again.
 
         What cannot be sent now is tried again next time.
         """
-        started = [account for account in self._writer.ledger.every_account() if account.refund is not None]
+        ledger = self._writer.ledger
+        started = [one for one in ledger.every_account() if one.refund is not None and one.escrow in self._chains]
         for account in started:
             try:
                 await self._send(account.id)
@@ -234,9 +252,13 @@ class Refunds:
         if newest is not None and newest.status not in _NEVER_HAPPENED:
             return newest
         chain = self._chains[account.escrow]
-        call = chain.escrow.refund_call(account.config, refund.amount, refund.nonce)
         memo = RefundMemo(refund.amount, refund.nonce).to_bytes()
-        return await chain.send(Send(TransactionKind.REFUND, reference, call, memo=memo, gas_max=REFUND_GAS_MAX))
+        payer = account.config.payer
+        send = Send(TransactionKind.REFUND, reference, self._call_of(account, refund), memo=memo, payer=payer)
+        return await chain.send(replace(send, gas_max=REFUND_GAS_MAX))
+
+    def _refund_call(self, account: Account, refund: PendingRefund) -> Call:
+        return self._chains[account.escrow].escrow.refund_call(account.config, refund.amount, refund.nonce)
 
     async def _newest(self, reference: bytes) -> tuple[OutboundTransaction | None, bytes]:
         """Return the refund's newest transaction, and the reference that the next one would go under."""

@@ -4,12 +4,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from functools import partial
+from typing import Final
 
 from tallystick.channels import ChannelConfig
 from tallystick.hexadecimal import checksum
 from tallystick_aggregator.chain import landings
+from tallystick_aggregator.chain.bindings import binding_of
 from tallystick_aggregator.chain.bundle_port import Bundles
-from tallystick_aggregator.chain.deferred_escrow import DeferredEscrow
 from tallystick_aggregator.chain.network import EvmNetwork
 from tallystick_aggregator.chain.node import Node, Receipt
 from tallystick_aggregator.chain.permit2 import ProxiedToken, open_permit2
@@ -18,6 +19,7 @@ from tallystick_aggregator.chain.port import (
     Call,
     ChainUnavailableError,
     DepositAuthorization,
+    EscrowBinding,
     Landing,
     Send,
     Stake,
@@ -35,6 +37,9 @@ from tallystick_aggregator.store.port import (
 )
 from tallystick_aggregator.tasks import PeriodicTask
 
+_CLAIMING: Final = frozenset({TransactionKind.CLAIM, TransactionKind.REFUND})
+"""What may leave something owed: a refund of a channel claims what is charged first."""
+
 
 class EvmChain:
     """See `port.Chain`. `start` before use: it checks the configuration against the chain and catches up."""
@@ -48,8 +53,11 @@ class EvmChain:
         node: Node | None = None,
         network: EvmNetwork | None = None,
         clock: Callable[[], float] = time.time,
+        bind: Callable[[Node], EscrowBinding] | None = None,
     ) -> None:
-        """`network`: the one that it shares with other escrows; else it has its own, over `node` if one is given."""
+        """`network`: the one that it shares with other escrows; else it has its own, over `node` if one is given.
+        `bind` makes another binding than the escrow's own, for tests.
+        """
         self.settings = settings
         self.network = settings.network
         self.chain_id = settings.chain_id
@@ -59,14 +67,7 @@ class EvmChain:
         self._node, self._sender, self._sending = self._shared.node, self._shared.sender, self._shared.sending
         self._trial = self._sender.trial
         self.gas = self._shared.gas
-        self.escrow = DeferredEscrow(
-            self._node,
-            settings.chain_id,
-            settings.escrow,
-            settings.operator,
-            settings.operator_signer,
-            items_per_read=settings.limits.items_per_read,
-        )
+        self.escrow: EscrowBinding = binding_of(settings, self._node) if bind is None else bind(self._node)
         self.bundles: Bundles | None = self._shared.bundles
         self.tokens: Mapping[bytes, Erc3009Token] = {}
         self.permit2_tokens: Mapping[bytes, ProxiedToken] = {}
@@ -233,9 +234,8 @@ class EvmChain:
 
     def _payouts_of(self, outbound: OutboundTransaction, receipt: Receipt) -> tuple[Payout, ...]:
         """What a transaction to this escrow moved, by its events; what is owed since is told to those who listen."""
-        for source, log in receipt.logs if outbound.kind is TransactionKind.CLAIM else ():
-            owed = self.escrow.read_event(log).owed if source == self.escrow.address else None
-            if owed is not None:
+        if outbound.kind in _CLAIMING:
+            for to, token in self.escrow.debts(outbound, receipt.logs):
                 for listener in self._owed_listeners:
-                    listener(owed.to, owed.token)
+                    listener(to, token)
         return self.escrow.payouts(outbound, receipt.logs)

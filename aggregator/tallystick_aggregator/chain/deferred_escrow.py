@@ -1,23 +1,21 @@
 """The binding of the scheme `deferred`: Escrow.sol, one account for any number of receivers (docs/design.md §3, §4)."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 from tallystick import channels, eip712
 from tallystick.channels import ChannelConfig
-from tallystick.hashing import keccak256
 from tallystick.hexadecimal import checksum
 from tallystick.signatures import Signer
 from tallystick_aggregator.chain import escrow_calls as calls
 from tallystick_aggregator.chain.claim_plan import ClaimCosts, Group
-from tallystick_aggregator.chain.contradictions import Answer, contradicted
 from tallystick_aggregator.chain.escrow_events import EscrowEvent
-from tallystick_aggregator.chain.node import CallRevertedError, Log, Node, RefusedError
+from tallystick_aggregator.chain.escrow_reads import EscrowReads, emitted
+from tallystick_aggregator.chain.node import Log, Node
 from tallystick_aggregator.chain.port import (
     Block,
     Call,
-    ChainUnavailableError,
     DepositAuthorization,
     EscrowAccount,
     Heard,
@@ -28,7 +26,6 @@ from tallystick_aggregator.chain.settings import ChainLimits, ConfigurationError
 from tallystick_aggregator.chain.token import read_transfer
 from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.store.port import OutboundTransaction, Payout, TransactionKind
-from tallystick_chain.reverts import describe
 from tallystick_contracts import claim_batch
 from tallystick_contracts.claim_batch import AccountClaim, ClaimBatch, ClaimRow
 
@@ -55,11 +52,6 @@ CLAIM_COSTS: Final = ClaimCosts(
 """With a token like USDC behind its proxy, by today's rules of Ethereum. A test holds them against Anvil."""
 
 _NO_ACCOUNT: Final = EscrowAccount(0, 0, 0, 0, 0)
-_ERC1271_MAGIC: Final = bytes.fromhex("1626ba7e")
-_PROBE: Final = keccak256(b"Tallystick asks whether this key signs for the operator")
-ITEMS_PER_READ_MIN: Final = 8
-
-Item = TypeVar("Item")
 
 
 class DeferredEscrow:
@@ -84,7 +76,7 @@ class DeferredEscrow:
         self._signer = operator_signer
         self.domain = eip712.escrow_domain(chain_id, address)
         self.ref = EscrowRef(f"eip155:{chain_id}", address)
-        self._items_per_read = items_per_read
+        self._reads = EscrowReads(node, address, items_per_read)
 
     def account_id(self, config: ChannelConfig) -> bytes:
         return channels.account_id(self.domain, config)
@@ -92,7 +84,14 @@ class DeferredEscrow:
     def channel_id(self, config: ChannelConfig) -> bytes:
         return channels.channel_id(self.domain, config)
 
+    def account_config(self, config: ChannelConfig) -> ChannelConfig:
+        return config.account()
+
     # What is sent.
+
+    @property
+    def deposit_recipient(self) -> bytes:
+        return self.address
 
     def deposit_call(self, deposit: DepositAuthorization) -> Call:
         return Call(self.address, calls.deposit_with_authorization(deposit))
@@ -109,6 +108,10 @@ class DeferredEscrow:
     def claim_call(self, token: bytes, groups: Sequence[Group]) -> Call:
         batch = ClaimBatch(self.operator, token, tuple(map(account_claim, groups)))
         return Call(self.address, calls.call_data("claim", claim_batch.encode(batch)))
+
+    @property
+    def pays_on_claim(self) -> bool:
+        return True
 
     def collect_call(self, to: bytes, token: bytes) -> Call:
         return Call(self.address, calls.call_data("collect", to, token))
@@ -155,114 +158,60 @@ class DeferredEscrow:
                 paid[event.owed.to] += event.owed.amount
         return tuple(Payout(receiver, token, amount) for receiver, amount in paid.items())
 
+    def debts(self, claim: OutboundTransaction, logs: Iterable[tuple[bytes, Log]]) -> Iterable[tuple[bytes, bytes]]:
+        del claim
+        for source, log in logs:
+            owed = self.read_event(log).owed if source == self.address else None
+            if owed is not None:
+                yield owed.to, owed.token
+
     # What is read.
 
     async def accounts(
         self, account_ids: Sequence[bytes], block: Block, heard: Heard | None = None
     ) -> Sequence[EscrowAccount]:
-        return await self._read_each(calls.ACCOUNTS, account_ids, block, calls.read_accounts, _NO_ACCOUNT, heard)
+        return await self._reads.each(calls.accounts_query, account_ids, block, calls.read_accounts, _NO_ACCOUNT, heard)
 
     async def claimed(self, channel_ids: Sequence[bytes], block: Block, heard: Heard | None = None) -> Sequence[int]:
-        return await self._read_each(calls.CLAIMED, channel_ids, block, calls.read_claimed, 0, heard)
+        return await self._reads.each(calls.claimed_query, channel_ids, block, calls.read_claimed, 0, heard)
 
     async def block_logs(self, block: Block, heard: Heard) -> Sequence[Log]:
-        return _emitted(await self._node.block_logs(self.address, block, heard), str(heard))
+        return emitted(await self._node.block_logs(self.address, block, heard), calls.can_be_ours, str(heard))
 
     async def owed(self, to: bytes, token: bytes, block: Block) -> int:
-        return int.from_bytes(await self._read(calls.call_data("owed", to, token), block), "big")
+        return int.from_bytes(await self._reads.one(calls.call_data("owed", to, token), block), "big")
 
     async def logs(self, first: int, last: Block) -> Sequence[Log]:
-        return _emitted(await self._node.logs(self.address, first, last))
+        return emitted(await self._node.logs(self.address, first, last), calls.can_be_ours)
 
     async def opened(self, first: int, last: Block) -> Sequence[Log]:
         topics = [calls.event_topic("AccountOpened"), None, None, self.operator.rjust(32, b"\0")]
-        return _emitted(await self._node.logs(self.address, first, last, topics))
+        return emitted(await self._node.logs(self.address, first, last, topics), calls.can_be_ours)
 
     async def of_account(self, account_id: bytes, first: int, last: Block) -> Sequence[Log]:
-        return _emitted(await self._node.logs(self.address, first, last, [None, account_id]))
+        return emitted(await self._node.logs(self.address, first, last, [None, account_id]), calls.can_be_ours)
 
     async def check(self, sender: bytes, block: Block) -> None:
         where = f"escrow {checksum(self.address)} on {self.ref.network}"
         if not await self._node.code(self.address):
             raise ConfigurationError(f"{where}: there is no contract at this address")
-        if await self._domain_separator(block) != self.domain.separator:
+        if await self._reads.hash_of(calls.call_data("domainSeparator"), block) != self.domain.separator:
             raise ConfigurationError(f"{where}: the contract at this address is not a Tallystick escrow")
-        await self._check_operator(block)
+        await self._reads.check_operator(self.operator, self._signer, block)
         if sender != self.operator and not await self._is_sender(sender, block):
             raise ConfigurationError(
                 f"{where}: sender {checksum(sender)} may not claim for operator {checksum(self.operator)};"
                 " let the operator call setSender first"
             )
 
-    async def _domain_separator(self, block: Block) -> bytes:
-        """What the contract itself thinks its domain is; empty where it has none."""
-        try:
-            return await self._read(calls.call_data("domainSeparator"), block)
-        except ChainUnavailableError as error:
-            if isinstance(error.__cause__, CallRevertedError):
-                return b""
-            raise
-
     async def _is_sender(self, sender: bytes, block: Block) -> bool:
-        return int.from_bytes(await self._read(calls.call_data("isSender", self.operator, sender), block), "big") == 1
-
-    async def _check_operator(self, block: Block) -> None:
-        """The signer must be able to sign for the operator: refunds and sellers' exit kits rest on it."""
-        who = f"operator_key: {checksum(self._signer.address)}"
-        if self.operator == self._signer.address:
-            return
-        if not await self._node.code(self.operator):
-            raise ConfigurationError(f"{who} is not the key of operator {checksum(self.operator)}")
-        question = calls.is_valid_signature(_PROBE, self._signer.sign(_PROBE))
-        try:
-            # As the escrow: Operator.sol answers none but its verifiers.
-            answer = await self._node.call(self.operator, question, block, from_=self.address)
-        except CallRevertedError:
-            answer = b""
-        if answer[:4] != _ERC1271_MAGIC:
-            raise ConfigurationError(f"{who} is not an active signer of operator contract {checksum(self.operator)}")
+        answer = await self._reads.one(calls.call_data("isSender", self.operator, sender), block)
+        return int.from_bytes(answer, "big") == 1
 
     # Events.
 
     def read_event(self, log: Log) -> EscrowEvent:
         return calls.read_event(log)
-
-    async def _read_each(
-        self,
-        function: str,
-        ids: Sequence[bytes],
-        block: Block,
-        read: Callable[[bytes, int], list[Item]],
-        nothing: Item,
-        heard: Heard | None,
-    ) -> list[Item]:
-        """What a function that takes many ids says of each, in portions that the endpoints take."""
-        found: list[Item] = []
-        items = self._items_per_read
-        while len(found) < len(ids):
-            portion = ids[len(found) : len(found) + items]
-            try:
-                answer = await self._read(calls.words_query(function, portion), block, heard)
-            except ChainUnavailableError as error:
-                is_refused = isinstance(error, RefusedError) or isinstance(error.__cause__, CallRevertedError)
-                if not is_refused or len(portion) <= ITEMS_PER_READ_MIN:
-                    raise
-                items = len(portion) // 2
-                continue
-            found += read(answer, len(portion)) if answer else [nothing] * len(portion)
-        self._items_per_read = items
-        return found
-
-    async def _read(self, data: bytes, block: Block, heard: Heard | None = None) -> bytes:
-        """What a view returns; nothing for a block before the escrow's deployment."""
-        try:
-            answer = await self._node.call(self.address, data, block, heard=heard)
-        except CallRevertedError as reverted:
-            # A view of ours never reverts: what answered is not the escrow, or it is starved of gas.
-            raise ChainUnavailableError(f"the escrow cannot be read: {describe(reverted)}") from reverted
-        if not answer and await self._node.code(self.address, block):
-            raise ChainUnavailableError(f"an endpoint answers nothing for the escrow at block {block.number}")
-        return answer
 
 
 def account_claim(group: Group) -> AccountClaim:
@@ -274,11 +223,3 @@ def account_claim(group: Group) -> AccountClaim:
     return AccountClaim(
         config.payer, config.payer_authorizer, config.withdraw_delay_s, config.salt, rows, group.approval
     )
-
-
-def _emitted(logs: Sequence[Log], who: str = "the node") -> Sequence[Log]:
-    """Leave out what the escrow cannot have emitted: a watcher that reads such an event fails, at every look."""
-    found = [log for log in logs if calls.can_be_ours(log)]
-    if len(found) < len(logs):
-        contradicted(Answer.LOGS, who, f"made up {len(logs) - len(found)} events that the escrow cannot emit")
-    return found

@@ -30,13 +30,13 @@ from tallystick_contracts.events import (
     SIGNATURES,
     AccountOpened,
     Deposited,
-    LogError,
     Refunded,
     RowSkipped,
     SkipReason,
     WithdrawFinalized,
     decode,
 )
+from tallystick_contracts.log_words import LogError
 
 
 def selector(signature: str) -> bytes:
@@ -105,6 +105,16 @@ def batch_of_claim(claim: bytes) -> bytes:
 def is_valid_signature(digest: bytes, signature: bytes) -> bytes:
     """Calldata of ERC-1271's `isValidSignature`."""
     return selector(IS_VALID_SIGNATURE) + encode(["bytes32", "bytes"], [digest, signature])
+
+
+def accounts_query(account_ids: Sequence[bytes]) -> bytes:
+    """Calldata that asks for accounts by their ids."""
+    return words_query(ACCOUNTS, account_ids)
+
+
+def claimed_query(channel_ids: Sequence[bytes]) -> bytes:
+    """Calldata that asks for what channels were paid."""
+    return words_query(CLAIMED, channel_ids)
 
 
 def words_query(function: str, words: Sequence[bytes]) -> bytes:

@@ -157,9 +157,8 @@ class Stake:
 class EscrowBinding(Protocol):
     """All that is particular to one kind of escrow contract (docs/design.md §3); nobody else knows its encoding.
 
-    Made for `deferred` (Escrow.sol: one account, many receivers) so that the standard's `batch-settlement` contract
-    fits too. What is asked of that one is said where it differs: its channel is an account with one receiver, so both
-    ids are the channel's; vouchers are its only authorization; and paying out is a call of its own.
+    Made for Escrow.sol (one account, many receivers) so that the standard's contract fits too. There a channel is an
+    account with one receiver, so both ids are the channel's; only vouchers authorize; paying out is a call of its own.
     """
 
     @property
@@ -175,12 +174,18 @@ class EscrowBinding(Protocol):
     def operator(self) -> bytes: ...
 
     def account_id(self, config: ChannelConfig) -> bytes:
-        """The account that a channel draws on."""
+        """The account that a channel draws on; `account_config` is what names it."""
         ...
 
+    def account_config(self, config: ChannelConfig) -> ChannelConfig: ...
     def channel_id(self, config: ChannelConfig) -> bytes: ...
 
     # What is sent.
+
+    @property
+    def deposit_recipient(self) -> bytes:
+        """Whom a deposit's authorization is to: the escrow, or who collects for it."""
+        ...
 
     def deposit_call(self, deposit: DepositAuthorization) -> Call: ...
 
@@ -213,6 +218,11 @@ class EscrowBinding(Protocol):
         """Whether a claim was refused because of who sends it, so that it is of no use to look for a bad row."""
         ...
 
+    @property
+    def pays_on_claim(self) -> bool:
+        """Whether a claim pays out; else it only notes what is owed, and every claim is followed by `collect_call`."""
+        ...
+
     def collect_call(self, to: bytes, token: bytes) -> Call:
         """Pay `to` what the escrow owes it: what a failed transfer has left there. Anybody may send it.
 
@@ -226,6 +236,10 @@ class EscrowBinding(Protocol):
         What is owed to a receiver after a claim counts as paid to it. One payout, of 0, where a deposit or a refund
         has moved nothing.
         """
+        ...
+
+    def debts(self, claim: OutboundTransaction, logs: "Iterable[tuple[bytes, Log]]") -> Iterable[tuple[bytes, bytes]]:
+        """To whom, in which token, a claim has left something owed, by its receipt's events."""
         ...
 
     # What is read.

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from tallystick.channels import WITHDRAW_DELAY_S_MAX, WITHDRAW_DELAY_S_MIN
+from tallystick.eip712 import BATCH_SETTLEMENT_ADDRESS, Domain, batch_settlement_domain, escrow_domain
 from tallystick.signatures import Signer
 from tallystick.tokens import Token
 from tallystick_aggregator.ledger.values import EscrowRef
@@ -179,6 +180,18 @@ class ChainSettings:
     def escrow_ref(self) -> EscrowRef:
         """The escrow as the ledger names it."""
         return EscrowRef(self.network, self.escrow)
+
+    @property
+    def is_canonical(self) -> bool:
+        """Whether the escrow is x402BatchSettlement, which has this address on every chain; else it is Escrow.sol."""
+        return self.escrow == BATCH_SETTLEMENT_ADDRESS
+
+    @property
+    def domain(self) -> Domain:
+        """The EIP-712 domain of the escrow."""
+        return (
+            batch_settlement_domain(self.chain_id) if self.is_canonical else escrow_domain(self.chain_id, self.escrow)
+        )
 
     @property
     def stale_after_s(self) -> float:

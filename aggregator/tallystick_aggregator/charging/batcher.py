@@ -18,6 +18,7 @@ from typing import Final, NamedTuple, TypeVar
 from tallystick.charges import Charge as UncheckedPayment
 from tallystick.payment_ids import payment_ids_from
 from tallystick_aggregator.charging.signatures import SignatureCheck, SignatureChecker, SignatureThreads
+from tallystick_aggregator.charging.turns import Turn, Turns
 from tallystick_aggregator.charging.verification import Provers, Replay, Screening, screen_first
 from tallystick_aggregator.charging.writer import LedgerWriter, lookup_of
 from tallystick_aggregator.ledger import decide
@@ -64,32 +65,6 @@ class _Waiting(NamedTuple):
     released: Callable[[], None]
 
 
-class _Turn:
-    """Whose turn it is to be decided: payments by voucher are decided in the order in which they came, though some are
-    screened faster. A channel's vouchers then arrive at the ledger as they were signed, and none is taken for used
-    because hundreds of later ones were faster.
-    """
-
-    __slots__ = ("_before", "taken")
-
-    def __init__(self, before: "asyncio.Future[None] | None") -> None:
-        self._before = before
-        self.taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    async def comes(self) -> None:
-        """Wait until the batch before has had its turn."""
-        if self._before is not None:
-            await asyncio.shield(self._before)
-            self._before = None
-
-    def pass_on(self) -> None:
-        """Let the next proceed. It still waits until everything before this one has been decided."""
-        if self._before is None or self._before.done():
-            self.taken.set_result(None)
-        else:
-            self._before.add_done_callback(lambda _: self.taken.set_result(None))
-
-
 class PaymentBatcher:
     """The one way in for payments of a channel. Every method may raise StoreUncertainError."""
 
@@ -120,7 +95,7 @@ class PaymentBatcher:
         """Both, and reservations."""
         self._settings = settings or BatcherSettings()
         self._screenings: set[asyncio.Task[None]] = set()
-        self._last_turn: asyncio.Future[None] | None = None
+        self._turns = Turns()
 
     def close(self) -> None:
         """Let go of whoever checks signatures."""
@@ -172,7 +147,7 @@ class PaymentBatcher:
         self._inside += 1
         try:
             # What a spend key proves uses no voucher up, so its order means nothing.
-            turn = self._next_turn() if payment.spend is None else None
+            turn = self._turns.next() if payment.spend is None else None
             try:
                 outcome = (await self._screen([payment], decide.replay_of_reservation))[0]
                 if not isinstance(outcome, ProvenPayment):
@@ -243,14 +218,9 @@ class PaymentBatcher:
             return
         if gathered := self._gather():
             self._under_way += _count(gathered)
-            task = asyncio.create_task(self._work(gathered, self._next_turn()))
+            task = asyncio.create_task(self._work(gathered, self._turns.next()))
             self._screenings.add(task)
             task.add_done_callback(self._screening_done)
-
-    def _next_turn(self) -> _Turn:
-        turn = _Turn(self._last_turn)
-        self._last_turn = turn.taken
-        return turn
 
     def _may_start(self) -> bool:
         """A batch starts alone, or beside others if full, or a quarter full and no smaller than what is under way.
@@ -282,7 +252,7 @@ class PaymentBatcher:
                 taken += len(waiting.payments)
         return gathered
 
-    async def _work(self, gathered: list[_Waiting], turn: "_Turn") -> None:
+    async def _work(self, gathered: list[_Waiting], turn: Turn) -> None:
         try:
             answers = await self._charge_all([payment for waiting in gathered for payment in waiting.payments], turn)
         except BaseException as error:
@@ -305,7 +275,7 @@ class PaymentBatcher:
                 waiting.done.set_result(list(answers[start:end]))
             start = end
 
-    async def _charge_all(self, payments: list[UncheckedPayment], turn: "_Turn") -> Sequence[ChargeAnswer]:
+    async def _charge_all(self, payments: list[UncheckedPayment], turn: Turn) -> Sequence[ChargeAnswer]:
         try:
             outcomes = await self._screen(payments, decide.replay_of_charge)
             proven = [outcome for outcome in outcomes if isinstance(outcome, ProvenPayment)]

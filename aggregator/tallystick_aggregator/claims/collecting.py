@@ -1,5 +1,9 @@
 """Has the escrow pay out what a failed transfer left owed to sellers and payers that are served here (`collect`).
 
+Where claims pay out (`EscrowBinding.pays_on_claim`), only a failed transfer leaves a debt, and that is rare. Where
+claims only note what they pay, each leaves a debt to each of its receivers: then more are looked after in a check, and
+who was paid is looked at again in the next (`Pace`).
+
 A transfer fails because its receiver is frozen by the token's issuer, because the token is paused, or because it takes
 more gas than it gets. The escrow keeps the amount, and anybody may have it paid out later; sellers should not have to.
 
@@ -34,16 +38,27 @@ from tallystick_aggregator.store.port import Outbox, StoreUnavailableError, Tran
 from tallystick_aggregator.tasks import PeriodicTask
 
 CHECK_S: Final = 60.0
-READS_PER_CHECK: Final = 50
-"""Debts looked up in one check at most: a call of a node each."""
-SENDS_PER_CHECK: Final = 10
 SWEEP_S: Final = 86_400.0
 """Between two looks at everybody served."""
 PAUSE_S: Final = 600.0
-"""After a `collect` was sent, or would have failed; twice as long after each further failure."""
+"""After a `collect` would have failed; twice as long after each further failure."""
 PAUSE_S_MAX: Final = 21_600.0
 PER_SLICE: Final = 1_000
 """Accounts or channels looked through before others get their turn: keeps the event loop free."""
+
+
+class Pace(NamedTuple):
+    """How much is done for debts in one check, and when one that was paid is looked at again."""
+
+    reads_per_check: int
+    """Debts looked up at most: a call of a node each."""
+    sends_per_check: int
+    rest_s: float
+    """After a `collect` was sent."""
+
+
+FAILED_TRANSFERS: Final = Pace(reads_per_check=50, sends_per_check=10, rest_s=PAUSE_S)
+EVERY_CLAIM: Final = Pace(reads_per_check=200, sends_per_check=50, rest_s=CHECK_S)
 
 _log = logging.getLogger(__name__)
 _alarm = logging.getLogger("tallystick.alarm")
@@ -94,11 +109,12 @@ class Collecting:
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`amount_min`: the least that is worth a transaction, in atomic units. Where the configuration does not tell
-        what a token is worth, its minimum deposit counts too.
+        what a token is worth, its minimum deposit counts too. What is less stays owed until more has come to it.
         """
         self._chain = chain
         self._writer = writer
         self._outbox = outbox
+        self._pace = FAILED_TRANSFERS if chain.escrow.pays_on_claim else EVERY_CLAIM
         self._amount_min = amount_min
         self._clock = clock
         self._debts: dict[Creditor, _Debt] = {}
@@ -146,14 +162,14 @@ class Collecting:
         sent = 0
         for creditor in self._next(now):
             sent += await self._look_after(creditor, head, under_way)
-            if sent >= SENDS_PER_CHECK:
+            if sent >= self._pace.sends_per_check:
                 return
 
     def _next(self, now: float) -> Iterator[Creditor]:
         """Whose turn it is: known debts first. Who could not be looked after goes to the end of the line."""
-        due = [creditor for creditor, debt in self._debts.items() if debt.due_at <= now][:READS_PER_CHECK]
+        due = [creditor for creditor, debt in self._debts.items() if debt.due_at <= now][: self._pace.reads_per_check]
         yield from due
-        for _ in range(READS_PER_CHECK - len(due)):
+        for _ in range(self._pace.reads_per_check - len(due)):
             if not self._to_look_up:
                 return
             creditor = self._to_look_up[0]
@@ -187,7 +203,7 @@ class Collecting:
         escrow = self._chain.escrow
         call = escrow.collect_call(creditor.to, creditor.token)
         if call.data in under_way:
-            self._debts.setdefault(creditor, _Debt(0.0)).due_at = self._clock() + PAUSE_S
+            self._debts.setdefault(creditor, _Debt(0.0)).due_at = self._clock() + self._pace.rest_s
             return False
         amount = await escrow.owed(creditor.to, creditor.token, head)
         if not self._is_enough(creditor.token, amount):
@@ -203,7 +219,7 @@ class Collecting:
         except RevertedError as reverted:
             self._blocked(creditor, debt, amount, reverted.reason)
             return False
-        self._debts[creditor] = _Debt(due_at=self._clock() + PAUSE_S)
+        self._debts[creditor] = _Debt(due_at=self._clock() + self._pace.rest_s)
         _log.info("collect %d: %d of token %s for %s", outbound.id, amount, *map(checksum, reversed(creditor)))
         return True
 

@@ -2,11 +2,15 @@
 the reason's own property (tallystick.reasons).
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 from tallystick.quantities import ChannelTotals
 from tallystick.reasons import Reason
 from tallystick.values import Value
+
+NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class Refusal(NamedTuple):
@@ -14,7 +18,8 @@ class Refusal(NamedTuple):
 
     `retry_after_s`: when the same call may do better; 0 where that is not known. `transaction`: the hash of one that
     was sent, and whose outcome is not known yet or is that it reverted; `got` has it in hex. `code`, over HTTP only:
-    the refusal's standard reason code where its scheme names one.
+    the refusal's standard reason code where its scheme names one. `extra`: what the scheme tells beside it in x402's
+    answer, JSON values.
     """
 
     reason: Reason
@@ -26,6 +31,7 @@ class Refusal(NamedTuple):
     retry_after_s: int = 0
     code: str = ""
     transaction: bytes = b""
+    extra: Mapping[str, Any] = NOTHING
 
 
 class Accepted(Value, frozen=True, gc=False):

@@ -14,7 +14,14 @@ from typing import Final
 from tallystick.payment_ids import payment_ids_from
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
-from tallystick_aggregator.ledger.commands import DecisionContext, ProvenPayment, Rules, SpendProof, VoucherProof
+from tallystick_aggregator.ledger.commands import (
+    DecisionContext,
+    ProvenPayment,
+    Rules,
+    SpendProof,
+    VoucherProof,
+    WatermarkProof,
+)
 from tallystick_aggregator.ledger.decide import charge
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.rules import (
@@ -104,13 +111,13 @@ def _charged_by_key(run: Sequence[ProvenPayment], first: SpendProof) -> list[ev.
     return charges
 
 
-def _charged_by_vouchers(run: Sequence[ProvenPayment], first: VoucherProof) -> list[ev.Charged] | None:
+def _charged_by_vouchers(run: Sequence[ProvenPayment], first: VoucherProof | WatermarkProof) -> list[ev.Charged] | None:
     """What would be recorded, if each has a voucher above the one before: so none is used twice."""
     raised, before = first.raised, -1
     charges: list[ev.Charged] = []
     for one in run:
         proof = one.proof
-        if isinstance(proof, SpendProof) or proof.raised is not raised or proof.ceiling <= before:
+        if not isinstance(proof, VoucherProof) or proof.raised is not raised or proof.ceiling <= before:
             return None
         before = proof.ceiling
         charges.append(ev.Charged(one.channel_id, one.payment_id, one.amount, one.request_hash, before, b""))

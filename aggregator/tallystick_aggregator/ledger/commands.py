@@ -30,6 +30,16 @@ class SpendProof(Value, frozen=True, gc=False):
     raised: Voucher | None
 
 
+class WatermarkProof(Value, frozen=True, gc=False):
+    """Rule 2c, of `batch-settlement`: the payer signed a voucher over exactly what was charged and this payment.
+
+    Nothing else may be held on the channel meanwhile: the reservation is the channel's lock. `raised` as above.
+    """
+
+    ceiling: int
+    raised: Voucher | None
+
+
 class ProvenPayment(Value, frozen=True, gc=False):
     """A payment whose payer meant it: to be charged at once, or reserved.
 
@@ -40,7 +50,7 @@ class ProvenPayment(Value, frozen=True, gc=False):
     payment_id: bytes
     amount: int
     request_hash: bytes
-    proof: VoucherProof | SpendProof
+    proof: VoucherProof | SpendProof | WatermarkProof
 
 
 class DecisionContext(NamedTuple):

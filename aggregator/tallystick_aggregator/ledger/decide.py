@@ -11,9 +11,17 @@ is recorded in the draft. The rules (`rules`) run in the design's order:
 import hmac
 
 from tallystick.charges import Charge
+from tallystick.reasons import Reason
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
-from tallystick_aggregator.ledger.commands import DecisionContext, ProvenPayment, Rules, VoucherProof
+from tallystick_aggregator.ledger.commands import (
+    DecisionContext,
+    ProvenPayment,
+    Rules,
+    SpendProof,
+    VoucherProof,
+    WatermarkProof,
+)
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.payments import Payment, PaymentStatus
 from tallystick_aggregator.ledger.refusals import Why, refuse
@@ -28,7 +36,10 @@ from tallystick_aggregator.ledger.rules import (
     payment_id_is_in_time,
     reservations_allow,
     spend_key_may_prove,
+    totals_of,
     voucher_may_prove,
+    watermark_is_met,
+    watermark_is_next,
 )
 from tallystick_aggregator.ledger.state import Channel, Reservation, payment_of_handle
 
@@ -141,6 +152,76 @@ def capture_payment(
     return capture(draft, known.handle, amount, moment, rules) if known.handle else _capture_again(known, amount)
 
 
+def capture_in_step(
+    draft: Draft, payment: Charge, amount: int, moment: DecisionContext, rules: Rules
+) -> Accepted | Refusal:
+    """Charge the reservation of a payment that a `WatermarkProof` proved, while its voucher is still the next step.
+
+    The standard has no second answer: what was captured is refused as any voucher that is behind. A reservation that
+    expired may have let another request in between: then too.
+    """
+    known, channel = find_payment(draft, payment), draft.channel(payment.channel_id)
+    if isinstance(known, Refusal) or known is None or channel is None:
+        return refuse(Why.RESERVATION_OF_ANOTHER_VOUCHER)
+    refusal = watermark_is_met(channel, payment.ceiling, payment.amount)
+    if refusal is not None:
+        return refusal
+    if known.status in _SETTLED:
+        return refuse(Why.RESERVATION_OF_ANOTHER_VOUCHER)
+    if known.status is PaymentStatus.EXPIRED and draft.open_reservations(channel.id):
+        return refuse(Why.CHANNEL_BUSY, totals=totals_of(channel))
+    return capture(draft, known.handle, amount, moment, rules)
+
+
+def hold_in_step(
+    draft: Draft, payment: ProvenPayment, handle: bytes, moment: DecisionContext, rules: Rules, before: Charge | None
+) -> Held | Refusal:
+    """Hold a channel that `before` may hold already: then it goes on holding it, and the answer is `replayed`.
+
+    What was settled or given back holds it never again; what expired, or is not known any more, is held anew.
+    """
+    known = None if before is None else find_payment(draft, before)
+    if isinstance(known, Refusal):
+        return refuse(Why.RESERVATION_OF_ANOTHER_VOUCHER)
+    if known is not None and known.status in _SETTLED:
+        return refuse(Why.RESERVATION_OF_ANOTHER_VOUCHER)
+    if known is not None and known.status is PaymentStatus.RESERVED:
+        return Held(known.handle, 0, replayed=True)
+    held = reserve(draft, payment, handle, moment, rules)
+    assert not isinstance(held, Accepted), "a payment id of our own is new"
+    if isinstance(held, Refusal) and held.reason is Reason.CHANNEL_BUSY and before is not None:
+        return refuse(Why.RESERVATION_OF_ANOTHER_VOUCHER)
+    return held
+
+
+def charge_in_step(
+    draft: Draft,
+    payment: ProvenPayment,
+    amount: int,
+    handle: bytes,
+    moment: DecisionContext,
+    rules: Rules,
+    lock: Charge | None = None,
+) -> Accepted | Refusal:
+    """Take a payment that a `WatermarkProof` proves at once: its amount is the most, `amount` what is charged.
+
+    `lock`: what held the channel until now for this request. It is given free, whatever is decided. `handle` is the
+    reservation's in between.
+    """
+    known = None if lock is None else find_payment(draft, lock)
+    if isinstance(known, Payment) and known.status is PaymentStatus.RESERVED:
+        draft.record(ev.Released(known.handle))
+    if amount > payment.amount:
+        return refuse(Why.CAPTURE_ABOVE_RESERVED, amount, f"at most {payment.amount}")
+    held = reserve(draft, payment, handle, moment, rules)
+    if not isinstance(held, Held):
+        return held
+    captured = capture(draft, handle, amount, moment, rules)
+    if isinstance(captured, Refusal):
+        draft.record(ev.Released(handle))
+    return captured
+
+
 def release_payment(draft: Draft, payment: Charge) -> Done | Refusal | None:
     """Give the reservation of this payment back as `release` does; None where it was never held nor charged."""
     known = find_payment(draft, payment)
@@ -193,12 +274,16 @@ def _accept(
         return refuse(Why.CHANNEL_UNKNOWN)
     account = draft.account_of(channel)
     proof = payment.proof
-    if isinstance(proof, VoucherProof):
-        refusal = voucher_may_prove(account, channel, proof.ceiling)
-        used_ceiling, key_id = proof.ceiling, b""
-    else:
-        refusal = spend_key_may_prove(draft, account, payment.amount, proof, moment)
-        used_ceiling, key_id = 0, proof.key_id
+    used_ceiling, key_id = 0, b""
+    match proof:
+        case VoucherProof():
+            refusal = voucher_may_prove(account, channel, proof.ceiling)
+            used_ceiling = proof.ceiling
+        case WatermarkProof():
+            refusal = watermark_is_next(draft, channel, proof.ceiling, payment.amount)
+        case SpendProof():
+            refusal = spend_key_may_prove(draft, account, payment.amount, proof, moment)
+            key_id = proof.key_id
     if refusal is not None:
         return refusal
     voucher, ceiling = proof.raised, channel.ceiling

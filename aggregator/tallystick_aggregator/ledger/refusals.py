@@ -9,6 +9,7 @@ from typing import NamedTuple
 from tallystick.hexadecimal import to_hex
 from tallystick.quantities import ChannelTotals
 from tallystick.reasons import Reason
+from tallystick.x402.batch_settlement import BatchSettlementCode as Code
 from tallystick_aggregator.ledger.answers import Refusal
 
 
@@ -82,6 +83,27 @@ class Why:
         "The seller would hold too much of this account; settle or release some of it.")
     NETWORK_OF_ANOTHER_RESERVATION = Text(Reason.NETWORK_UNSUPPORTED, "network",
         "The reservation is on another network than the terms name.")
+
+    # Payments by `batch-settlement`.
+    CHANNEL_BUSY = Text(Reason.CHANNEL_BUSY, "voucher", "Another request holds the channel; send this one again.")
+    WATERMARK_MISSED = Text(Reason.CUMULATIVE_AMOUNT_MISMATCH, "voucher.maxClaimableAmount",
+        "The voucher is not over what was charged on the channel plus the amount asked for.")
+    RESERVATION_OF_ANOTHER_VOUCHER = Text(Reason.PENDING_ID_MISMATCH, "pendingId",
+        "The channel is not held for this voucher under this pendingId.")
+    IN_STEP_ONLY = Text(Reason.CUMULATIVE_AMOUNT_MISMATCH, "channel_id",
+        "The channel is one of batch-settlement: have its payments verified and settled, one at a time.")
+    VOUCHER_CLAIMED = Text(Reason.CUMULATIVE_AMOUNT_MISMATCH, "payload.voucher.maxClaimableAmount",
+        "The voucher is over no more than what was claimed on the channel.", Code.CUMULATIVE_BELOW_CLAIMED)
+    UNEXPECTED_PENDING_ID = Text(Reason.PAYLOAD_INVALID, "payload.pendingId",
+        "A payer does not write pendingId: the server adds what verify answered.", Code.UNEXPECTED_PENDING_ID)
+    UNEXPECTED_CANCEL = Text(Reason.PAYLOAD_INVALID, "payload.cancel",
+        "A payer does not write cancel: the server adds it to give the channel free.", Code.UNEXPECTED_CANCEL)
+    WITHDRAW_DELAY_MISMATCH = Text(Reason.WITHDRAW_DELAY_OUT_OF_RANGE, "channelConfig.withdrawDelay",
+        "The channel has another withdraw delay than the seller asks for.", Code.WITHDRAW_DELAY_MISMATCH)
+    REFUND_AUTHORIZER_MISMATCH = Text(Reason.OPERATOR_MISMATCH, "channelConfig.salt",
+        "The salt does not end with the server's refundAuthorizer.", Code.REFUND_AUTHORIZER_MISMATCH)
+    WRONG_PAYLOAD_TYPE = Text(Reason.PAYLOAD_INVALID, "payload.type",
+        "The payload's type does not belong to this call.", Code.PAYLOAD_TYPE)
 
     # The aggregator's own state.
     CHAIN_STALE = Text(Reason.CHAIN_STALE, "", "The view of {network} is not up to date; try again soon.")
@@ -232,6 +254,8 @@ class Why:
     DEPOSIT_TOO_EARLY = Text(Reason.DEPOSIT_AUTHORIZATION, "valid_after", "The authorization is not valid yet.")
     DEPOSIT_TOO_LATE = Text(Reason.DEPOSIT_AUTHORIZATION, "valid_before",
         "The authorization has expired, or is about to.")
+    DEPOSIT_OF_ANOTHER = Text(Reason.DEPOSIT_AUTHORIZATION, "",
+        "The deposit's authorization is for something else than the payload says.")
     DEPOSIT_ABOVE_BALANCE = Text(Reason.INSUFFICIENT_BALANCE, "amount",
         "The payer holds less than it wants to deposit.")
     DEPOSIT_UNPROVEN = Text(Reason.OVERLOADED, "signature",
@@ -253,6 +277,10 @@ class Why:
 
     # Refunds.
     REFUND_TOO_SMALL = Text(Reason.PAYLOAD_INVALID, "amount", "The refund is too small to be worth its transaction.")
+    REFUND_OF_NOTHING = Text(Reason.PAYLOAD_INVALID, "payload.amount", "A refund gives something back.",
+        Code.REFUND_AMOUNT_INVALID)
+    REFUND_NOT_AUTHORIZED = Text(Reason.CALL_SIGNATURE, "payload.refundAuthorizerSignature",
+        "The server's refundAuthorizer did not sign this refund, {what}.", Code.REFUND_AUTHORIZER_SIGNATURE)
     REFUND_TOO_LARGE = Text(Reason.REFUND_EXCEEDS_AVAILABLE, "amount",
         "A refund returns only what is neither charged, reserved, withdrawing nor being refunded.")
     REFUND_OF_ANOTHER_AMOUNT = Text(Reason.AMOUNT_MISMATCH, "amount",

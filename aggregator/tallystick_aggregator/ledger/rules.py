@@ -31,6 +31,9 @@ def payment_id_is_in_time(draft: Draft, payment_id: bytes, moment: DecisionConte
 
 def voucher_may_prove(account: Account, channel: Channel, ceiling: int) -> Refusal | None:
     """Rule 2a, but for the signature: may a voucher of this ceiling prove a charge, and this one alone?"""
+    own_account: bytes = account.id
+    if channel.id == own_account:  # of the canonical escrow: rule 2c
+        return refuse(Why.IN_STEP_ONLY, totals=totals_of(channel))
     if account.takes_spend_proofs_only:
         return refuse(Why.SPEND_PROOF_REQUIRED, "none", "a proof under a registered spend key")
     if channel.has_used(ceiling):
@@ -38,6 +41,20 @@ def voucher_may_prove(account: Account, channel: Channel, ceiling: int) -> Refus
             Why.VOUCHER_USED, ceiling, f"an unused amount above {channel.used.floor}", totals=totals_of(channel)
         )
     return None
+
+
+def watermark_is_next(draft: Draft, channel: Channel, ceiling: int, amount: int) -> Refusal | None:
+    """Rule 2c, but for the signature: is the voucher over what was charged and this amount, and the channel free?"""
+    if draft.open_reservations(channel.id):
+        return refuse(Why.CHANNEL_BUSY, totals=totals_of(channel))
+    return watermark_is_met(channel, ceiling, amount)
+
+
+def watermark_is_met(channel: Channel, ceiling: int, amount: int) -> Refusal | None:
+    """The voucher is over what was charged on the channel and `amount`, neither more nor less."""
+    if ceiling == channel.charged + amount:
+        return None
+    return refuse(Why.WATERMARK_MISSED, ceiling, channel.charged + amount, totals=totals_of(channel))
 
 
 def spend_key_may_prove(

@@ -5,13 +5,15 @@
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from tallystick.eip712 import ESCROW_NAME, ESCROW_VERSION
+from tallystick.payment_ids import new_payment_id
+from tallystick.quantities import PaymentId
 from tallystick_aggregator.accounts.accounts import Accounts
 from tallystick_aggregator.accounts.channels import Channels
 from tallystick_aggregator.accounts.deposits import Deposits
@@ -29,7 +31,7 @@ from tallystick_aggregator.chain.chain import EvmChain
 from tallystick_aggregator.chain.network import EvmNetwork
 from tallystick_aggregator.chain.port import ChainUnavailableError
 from tallystick_aggregator.chain.settings import ConfigurationError
-from tallystick_aggregator.charging import LedgerWriter, PaymentBatcher
+from tallystick_aggregator.charging import LedgerWriter, PaymentBatcher, Steps
 from tallystick_aggregator.charging.maintenance import Maintenance
 from tallystick_aggregator.charging.signature_processes import SignatureProcesses
 from tallystick_aggregator.charging.signatures import SignatureChecker, SignatureThreads
@@ -46,6 +48,8 @@ from tallystick_aggregator.runtime.config.file import Config
 from tallystick_aggregator.runtime.foreign_accounts import refuse_foreign_accounts
 from tallystick_aggregator.runtime.health import LOOK_EVERY_S, PROBE_EVERY_S, Health, probe
 from tallystick_aggregator.runtime.http_edge import HttpEdge
+from tallystick_aggregator.schemes.batch_settlement import BatchSettlementPayments, Ports, RefundCalls
+from tallystick_aggregator.schemes.batch_settlement.port import ChannelChain
 from tallystick_aggregator.schemes.deferred.payments import DeferredPayments
 from tallystick_aggregator.schemes.exact import Claims, ExactPayments
 from tallystick_aggregator.schemes.port import Scheme
@@ -87,8 +91,7 @@ async def running(config: Config, *, clock: Callable[[], float] = time.time) -> 
         chains: dict[EscrowRef, EvmChain] = {}
         writer = await _start_writer(stack, config, store, chains, dead, clock)
         await _start_chains(stack, config, store, writer, chains, clock)
-        offers = make_offers(config)
-        parts = _Parts(config, store, writer, chains, offers, await _start_signatures(stack, config), clock)
+        parts = _Parts(config, store, writer, chains, await _start_signatures(stack, config), clock)
         stack.callback(parts.batcher.close)
         settlements = await _start_settlements(stack, parts)
         collecting = await _start_collecting(stack, parts)
@@ -132,14 +135,14 @@ async def running(config: Config, *, clock: Callable[[], float] = time.time) -> 
         log.info("stopping")
 
 
-def make_offers(config: Config) -> Offers:
-    """Return what the configuration accepts, by escrow."""
+def make_offers(config: Config, *, canonical: bool = False) -> Offers:
+    """Return what the configuration accepts, by escrow: in escrows of ours, or in x402's own contracts."""
     return {
         chain.escrow_ref: EscrowOffer(
             network=chain.network,
             escrow=chain.escrow,
-            escrow_name=ESCROW_NAME,
-            escrow_version=ESCROW_VERSION,
+            escrow_name=chain.domain.name,
+            escrow_version=chain.domain.version,
             operator=chain.operator,
             tokens={token.address: token for token in chain.tokens},
             withdraw_delay_s_min=chain.withdraw_delay_s_min,
@@ -147,6 +150,7 @@ def make_offers(config: Config) -> Offers:
             withdraw_delay_s=config.withdraw_delays_s[chain.network],
         )
         for chain in config.chains
+        if chain.is_canonical is canonical
     }
 
 
@@ -159,39 +163,68 @@ class _Parts:
         store: Store,
         writer: LedgerWriter,
         chains: Mapping[EscrowRef, EvmChain],
-        offers: Offers,
         signatures: SignatureChecker,
         clock: Callable[[], float],
     ) -> None:
-        self.config, self.store, self.writer, self.chains, self.offers = config, store, writer, chains, offers
-        self.clock = clock
-
-        def now_s() -> int:
-            return int(clock())
-
-        rules, outbox = config.rules, store.outbox
+        self.config, self.store, self.writer, self.chains, self.clock = config, store, writer, chains, clock
+        now_s, rules, outbox = self._now_s, config.rules, store.outbox
         separators = {escrow: chain.escrow.domain.separator for escrow, chain in chains.items()}
         self.batcher = PaymentBatcher(writer, separators, rules, signatures=signatures)
+        self.steps = Steps(writer, separators, rules, signatures)
         self.maintenance = Maintenance(writer, store.journal, rules)
-        channels = Channels(chains, offers, writer, rules)
+        offers = make_offers(config)
+        own = {escrow: chains[escrow] for escrow in offers}
+        channels = Channels(own, offers, writer, rules)
         self.budget = GasBudget(config.gas_limits)
         claims = Claims(now_s)
-        self.schemes: Sequence[Scheme[Any, Any]] = [
+        self.schemes: list[Scheme[Any, Any]] = [
             DeferredPayments(offers, channels, self.batcher, writer),
-            ExactPayments(chains, offers, outbox, now_s, budget=self.budget, limits=config.exact_limits, claims=claims),
-            UptoPayments(chains, offers, outbox, now_s, budget=self.budget, limits=config.exact_limits, claims=claims),
+            ExactPayments(own, offers, outbox, now_s, budget=self.budget, limits=config.exact_limits, claims=claims),
+            UptoPayments(own, offers, outbox, now_s, budget=self.budget, limits=config.exact_limits, claims=claims),
         ]
         self.open_schemes: Sequence[Scheme[Any, Any]] = []
         if config.exact_open is not None:
-            views = {ref: view for ref, chain in chains.items() if (view := chain.for_strangers()) is not None}
+            views = {ref: view for ref, chain in own.items() if (view := chain.for_strangers()) is not None}
             means = GasBudget(config.exact_open.gas_limits)
             limits = config.exact_open.limits
             self.open_schemes = [
                 ExactPayments(views, offers, outbox, now_s, budget=means, limits=limits, claims=claims)
             ]
         self.accounts = Accounts(chains, offers, channels, writer, rules, now_s)
-        self.deposits = Deposits(chains, offers, writer, outbox, now_s, budget=self.budget)
-        self.refunds = Refunds(chains, self.accounts, writer, outbox, budget=self.budget)
+        self.deposits = Deposits(own, offers, writer, outbox, now_s, budget=self.budget)
+        self.refunds = Refunds(own, self.accounts, writer, outbox, budget=self.budget)
+        self.channel_refunds: Refunds | None = None
+        if canonical := make_offers(config, canonical=True):
+            self.schemes.append(self._batch_settlement(canonical))
+
+    def _batch_settlement(self, offers: Offers) -> BatchSettlementPayments:
+        """The scheme of x402's own contract, with channels, deposits and refunds of its own."""
+        # A chain does not say which kind its escrow is of.
+        chains = {escrow: cast("ChannelChain", self.chains[escrow]) for escrow in offers}
+        writer, outbox, rules = self.writer, self.store.outbox, self.config.rules
+        channels = Channels(chains, offers, writer, rules)
+        payers = Accounts(chains, offers, channels, writer, rules, self._now_s)
+        calls = RefundCalls(chains, writer)
+        self.channel_refunds = Refunds(chains, payers, writer, outbox, budget=self.budget, call_of=calls)
+        ports = Ports(
+            chains=chains,
+            offers=offers,
+            channels=channels,
+            deposits=Deposits(chains, offers, writer, outbox, self._now_s, budget=self.budget),
+            refunds=self.channel_refunds,
+            steps=self.steps,
+            writer=writer,
+            new_id=self._new_payment_id,
+            clock_s=self._now_s,
+            hold_s=rules.reservation_s,
+        )
+        return BatchSettlementPayments(ports)
+
+    def _now_s(self) -> int:
+        return int(self.clock())
+
+    def _new_payment_id(self) -> PaymentId:
+        return new_payment_id(int(self.clock() * 1_000), os.urandom(10))
 
     def facilitator(self, principals: Principals) -> Facilitator:
         """Return x402's verbs, which all edges share."""
@@ -318,6 +351,7 @@ def _start_timers(stack: AsyncExitStack, parts: _Parts, health: Health) -> Seque
     timers = (
         *parts.maintenance.timers(),
         PeriodicTask("refunds", parts.refunds.resume, RESUME_EVERY_S),
+        *([PeriodicTask("refunds of channels", of.resume, RESUME_EVERY_S)] if (of := parts.channel_refunds) else []),
         PeriodicTask("store probe", lambda: probe(parts.writer), PROBE_EVERY_S),
         PeriodicTask("health", health.look, LOOK_EVERY_S),
         *([PeriodicTask("TLS files", tls.look, TLS_LOOK_EVERY_S)] if (tls := parts.config.tls) else []),

@@ -1,9 +1,9 @@
 """Accounts in the store that the configuration does not serve: with them the aggregator does not start."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
-from tallystick.channels import account_id
-from tallystick.eip712 import Domain, escrow_domain
+from tallystick.channels import ChannelConfig, account_id, channel_id
 from tallystick.hexadecimal import checksum, to_hex
 from tallystick_aggregator.chain.settings import ChainSettings, ConfigurationError
 from tallystick_aggregator.ledger.state import Account, Ledger
@@ -16,10 +16,7 @@ def refuse_foreign_accounts(ledger: Ledger, chains: Sequence[ChainSettings], sto
     Names the escrow of accounts that were stored before they named it, and lets go of heads of escrows that are served
     no more. Raises ConfigurationError.
     """
-    served = {  # made once: every account is hashed under a domain
-        EscrowRef(chain.network, chain.escrow): (chain.operator, escrow_domain(chain.chain_id, chain.escrow))
-        for chain in chains
-    }
+    served = {chain.escrow_ref: (chain.operator, _account_id(chain)) for chain in chains}
     ledger.name_escrows(lambda account: _escrow_of(account, served, store))
     for account in ledger.every_account():
         if not _is_in(account, account.escrow, served):
@@ -27,8 +24,13 @@ def refuse_foreign_accounts(ledger: Ledger, chains: Sequence[ChainSettings], sto
     ledger.keep_heads(served.keys())
 
 
-_Served = Mapping[EscrowRef, tuple[bytes, Domain]]
-"""By escrow, its operator and its signing domain."""
+_Served = Mapping[EscrowRef, tuple[bytes, Callable[[ChannelConfig], bytes]]]
+"""By escrow, its operator, and what an account with a configuration has as its id."""
+
+
+def _account_id(chain: ChainSettings) -> Callable[[ChannelConfig], bytes]:
+    """How ids are made in an escrow: of x402's contract a channel is an account. The domain is made once for all."""
+    return partial(channel_id if chain.is_canonical else account_id, chain.domain)
 
 
 def _escrow_of(account: Account, served: _Served, store: str) -> EscrowRef:
@@ -41,12 +43,10 @@ def _escrow_of(account: Account, served: _Served, store: str) -> EscrowRef:
 
 def _is_in(account: Account, escrow: EscrowRef, served: _Served) -> bool:
     """Whether the account is that operator's, and has its id under that escrow's domain, which names it for certain."""
-    operator, domain = served.get(escrow, (None, None))
-    return (
-        account.config.receiver_authorizer == operator
-        and domain is not None
-        and account_id(domain, account.config) == account.id
-    )
+    if escrow not in served:
+        return False
+    operator, id_of = served[escrow]
+    return account.config.receiver_authorizer == operator and id_of(account.config) == account.id
 
 
 def _foreign(account: Account, store: str) -> ConfigurationError:

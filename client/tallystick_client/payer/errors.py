@@ -10,6 +10,7 @@ WalletError                 below TallystickError; nothing was signed for what i
 ├── Permit2ApprovalError    Permit2 may move less of the token than a payment by it, and no permit can be signed
 ├── ApprovalRefusedError    the aggregator's totals are above the wallet's own book
 ├── InsecureOriginError     a page asks for money over plain http, where anybody between could take the payment
+├── ChannelDisputedError    a seller counts more on its channel than this wallet has ever signed
 ├── NoHeadroomError         a grant has too little left for a payment: the wallet has to extend it first
 └── BodyNotReplayableError  a request body that can be sent once only, where it may have to be sent twice
 
@@ -85,6 +86,22 @@ class ApprovalRefusedError(WalletError):
         self.book = book
         super().__init__(
             f"the total of receiver {receiver} is not approved: got {total}, allowed {book} by this wallet's own book"
+        )
+
+
+class ChannelDisputedError(WalletError):
+    """A seller wants a voucher over more than this wallet has ever signed on their channel, beside the price.
+
+    `told` is what the seller says it has charged, `signed` the most that it can have; in atomic units of the token.
+    """
+
+    def __init__(self, channel_id: str, told: int, signed: int) -> None:
+        self.channel_id = channel_id
+        self.told = told
+        self.signed = signed
+        super().__init__(
+            f"channel {channel_id}: got {told} as what was charged, allowed at most {signed}, the highest voucher of "
+            "this wallet; no other was signed. `tallystick wallet withdraw` brings the deposit back"
         )
 
 

@@ -21,7 +21,7 @@ from x402.http.facilitator_client_base import FacilitatorResponseError
 
 from tallystick.charges import DeferredCharge
 from tallystick.errors import MalformedError, RefusedError
-from tallystick.facilitator import Attempt, Kind, Supported
+from tallystick.facilitator import Attempt, Kind, Settled, Supported, Verified
 from tallystick.hexadecimal import checksum, parse_bytes
 from tallystick.reasons import Reason
 from tallystick.tokens import Token
@@ -33,6 +33,7 @@ from tallystick_client.seller.client.messages import OtherPayment
 from tallystick_client.seller.paywall.offers import error_text
 from tallystick_client.seller.paywall.responses import receipt_of, receipt_of_nothing
 from tallystick_client.seller.paywall.schemes import scheme_of
+from tallystick_client.seller.paywall.schemes.other import OtherScheme
 from tallystick_client.seller.paywall.schemes.port import IncomingPayment, Offer
 from tallystick_client.x402.messages import payment_of, requirements_of, theirs
 
@@ -85,14 +86,20 @@ class FacilitatorClient:
         """Check a payment and reserve its amount, or hold it for this handling of its request."""
         try:
             forwarded = _read(payload, requirements)
-            payer = await self._hold(forwarded)
+            verified = await self._hold(forwarded)
         except (MalformedError, RefusedError) as error:
             return schemas.VerifyResponse(
-                is_valid=False, invalid_reason=_code(error), invalid_message=error_text(error)
+                is_valid=False,
+                invalid_reason=_code(error, requirements),
+                invalid_message=error_text(error),
+                extra=_extra_of(error),
             )
         except AggregatorError as error:
             raise _failed(error) from error
-        return schemas.VerifyResponse(is_valid=True, payer=checksum(payer) if payer else None)
+        payer = verified.payer or forwarded.payment.payer
+        return schemas.VerifyResponse(
+            is_valid=True, payer=checksum(payer) if payer else None, extra=dict(verified.extra) or None
+        )
 
     async def settle(self, payload: Any, requirements: Any) -> schemas.SettleResponse:
         """Take the amount of the requirements. Zero gives a reservation back.
@@ -103,7 +110,7 @@ class FacilitatorClient:
         try:
             receipt = await self._settled(_read(payload, requirements))
         except (MalformedError, RefusedError) as error:
-            return _unsettled(requirements, _code(error), error_text(error))
+            return _unsettled(requirements, _code(error, requirements), error_text(error), _extra_of(error))
         except AggregatorUnavailableError as error:
             return _unsettled(requirements, Reason.PAYMENT_PENDING.code, str(_failed(error)))
         except AggregatorError as error:
@@ -127,21 +134,28 @@ class FacilitatorClient:
         async with self._open() as aggregator:
             return await aggregator.supported()
 
-    async def _hold(self, forwarded: _Forwarded) -> bytes:
-        """Verify a payment; whose money it is. Raises RefusedError."""
+    async def _hold(self, forwarded: _Forwarded) -> Verified:
+        """Verify a payment. Raises RefusedError."""
         payment = forwarded.payment
         attempt = None if payment.is_reserved else Attempt(os.urandom(16), payment.attempt_hash())
         verified = await self._aggregator.verify(forwarded.terms, forwarded.sent, attempt)
         if attempt is not None:
             self._attempts.put(payment.money_key, attempt)
-        return verified.payer or payment.payer
+        return verified
 
     async def _settled(self, forwarded: _Forwarded) -> SettleResponse:
         """The receipt of a settlement, which is repeated while its outcome is not known."""
+        is_again = False
         for pause_s in (*self._pauses_s, None):
             try:
                 return await self._settle_once(forwarded)
             except (AggregatorUnavailableError, RefusedError) as error:
+                payment, amount = forwarded.payment, forwarded.terms.amount
+                if is_again and isinstance(error, RefusedError):
+                    found = payment.offer.scheme.found_settled(payment, amount, error)
+                    if found is not None:
+                        return _receipt(payment, found)
+                is_again = True
                 undecided = isinstance(error, AggregatorUnavailableError) or error.reason in _UNDECIDED
                 if pause_s is None or not undecided:
                     raise
@@ -151,12 +165,11 @@ class FacilitatorClient:
     async def _settle_once(self, forwarded: _Forwarded) -> SettleResponse:
         payment, terms, sent = forwarded.payment, forwarded.terms, forwarded.sent
         assert not isinstance(sent, DeferredCharge), "reservations are sent as they came"
-        if payment.is_reserved and not terms.amount:
+        if payment.is_reserved and not terms.amount and not payment.offer.scheme.is_passed_on:
             await self._aggregator.release(terms, sent)
             return decode_header(receipt_of_nothing(str(terms.network)), SettleResponse, "receipt")
         settled = await self._aggregator.settle(terms, sent, self._attempts.get(payment.money_key))
-        taken = replace(payment, payer=settled.payer or payment.payer)
-        return decode_header(receipt_of(taken, settled), SettleResponse, "receipt")
+        return _receipt(payment, settled)
 
 
 class FacilitatorClientSync:
@@ -212,7 +225,10 @@ def _read(payload: Any, requirements: Any) -> _Forwarded:
     terms = read_terms(wanted, "paymentRequirements")
     scheme = scheme_of(terms.scheme)
     # Neither side of the SDK says what a token is called or how many decimals it has, and nothing here asks.
-    bind = scheme.read(message, Offer(scheme, terms, wanted, Token(terms.asset, "", 0, "", "")))
+    offer = Offer(scheme, terms, wanted, Token(terms.asset, "", 0, "", ""))
+    if scheme.is_passed_on:
+        return _Forwarded(OtherScheme(scheme.name).read(message, offer)(b""), OtherPayment(encode_json(message)))
+    bind = scheme.read(message, offer)
     if not scheme.is_reserved:
         payment = bind(b"")
         return _Forwarded(payment, payment.payment)
@@ -221,10 +237,16 @@ def _read(payload: Any, requirements: Any) -> _Forwarded:
     return _Forwarded(payment, OtherPayment(encode_json(message)))
 
 
+def _receipt(payment: IncomingPayment, settled: Settled) -> SettleResponse:
+    taken = replace(payment, payer=settled.payer or payment.payer)
+    return decode_header(receipt_of(taken, settled), SettleResponse, "receipt")
+
+
 def _kind(kind: Kind) -> schemas.SupportedKind:
     extra = dict(kind.extra)
-    if kind.escrow:
-        terms = scheme_of(kind.scheme).offer_extra(kind, kind.assets[0])
+    scheme = scheme_of(kind.scheme)
+    if kind.escrow and not scheme.is_passed_on:
+        terms = scheme.offer_extra(kind, kind.assets[0])
         terms.pop("minDeposit", None)
         extra |= terms
         extra["assets"] = [
@@ -241,15 +263,28 @@ def _kind(kind: Kind) -> schemas.SupportedKind:
     return schemas.SupportedKind(x402_version=2, scheme=kind.scheme, network=kind.network, extra=extra or None)
 
 
-def _code(error: MalformedError | RefusedError) -> str:
+def _code(error: MalformedError | RefusedError, requirements: Any) -> str:
     if isinstance(error, MalformedError):
         return Reason.PAYLOAD_INVALID.code
+    if error.code and scheme_of(str(getattr(requirements, "scheme", ""))).error_is_code:
+        return error.code
     return "settlement_pending" if error.reason is Reason.TRANSACTION_PENDING else error.reason.code
 
 
-def _unsettled(requirements: Any, reason: str, message: str) -> schemas.SettleResponse:
+def _extra_of(error: MalformedError | RefusedError) -> dict[str, Any] | None:
+    return dict(error.extra) or None if isinstance(error, RefusedError) else None
+
+
+def _unsettled(
+    requirements: Any, reason: str, message: str, extra: dict[str, Any] | None = None
+) -> schemas.SettleResponse:
     return schemas.SettleResponse(
-        success=False, error_reason=reason, error_message=message, transaction="", network=requirements.network
+        success=False,
+        error_reason=reason,
+        error_message=message,
+        transaction="",
+        network=requirements.network,
+        extra=extra,
     )
 
 

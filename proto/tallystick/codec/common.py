@@ -1,6 +1,9 @@
 """What every service shares (common.proto): channels, totals, refusals; and the checks of single fields."""
 
-from typing import Final, Literal, Protocol
+from collections.abc import Mapping
+from typing import Any, Final, Literal, Protocol
+
+import msgspec
 
 from tallystick.amounts import decode_amount, encode_amount
 from tallystick.channels import ChannelConfig
@@ -8,7 +11,7 @@ from tallystick.errors import Described, MalformedError, RefusedError
 from tallystick.quantities import ZERO_ADDRESS, ChannelTotals
 from tallystick.reasons import Reason
 from tallystick.v1 import common_pb2
-from tallystick.x402 import Network
+from tallystick.x402 import HEADER_BYTES_MAX, Network, decode_json
 
 SIGNATURE_BYTES: Final = 65
 _NETWORK_CHARS_MAX: Final = 64
@@ -116,7 +119,18 @@ def read_refusal(message: common_pb2.Refusal) -> RefusedError:
         message.allowed,
         read_channel_totals(message.totals, "refusal.totals") if message.HasField("totals") else None,
         message.retry_after_s,
+        read_extra(message.extra, "refusal.extra"),
+        message.code,
     )
+
+
+def read_extra(message: bytes, field: str) -> Mapping[str, Any]:
+    """Read what stands in an `extra` of x402: a JSON object, empty where nothing was sent."""
+    return decode_json(message, dict[str, Any], field, HEADER_BYTES_MAX) if message else {}
+
+
+def write_extra(extra: Mapping[str, Any]) -> bytes:
+    return msgspec.json.encode(extra) if extra else b""
 
 
 class Refusable(Protocol):
@@ -146,6 +160,8 @@ def write_refusal(
     allowed: str = "",
     totals: ChannelTotals | None = None,
     retry_after_s: int = 0,
+    extra: Mapping[str, Any] | None = None,
+    code: str = "",
 ) -> common_pb2.Refusal:
     """Write why not, what came and what is allowed. Whether it may be retried is the reason's own property."""
     return common_pb2.Refusal(
@@ -157,4 +173,6 @@ def write_refusal(
         allowed=allowed,
         totals=None if totals is None else write_channel_totals(totals),
         retry_after_s=retry_after_s,
+        extra=write_extra(extra or {}),
+        code=code,
     )

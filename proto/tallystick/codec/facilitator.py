@@ -1,18 +1,25 @@
 """Terms, payments, kinds, verified and settled payments (facilitator.proto)."""
 
-from typing import Any, Final
-
-import msgspec
+from typing import Final
 
 from tallystick.amounts import decode_amount, encode_amount
 from tallystick.charges import DeferredCharge
 from tallystick.codec.charge import read_charge, write_charge
-from tallystick.codec.common import fixed, not_zero, read_channel, read_network, read_refusal, write_config
+from tallystick.codec.common import (
+    fixed,
+    not_zero,
+    read_channel,
+    read_extra,
+    read_network,
+    read_refusal,
+    write_config,
+    write_extra,
+)
 from tallystick.errors import MalformedError
 from tallystick.facilitator import Attempt, Kind, Limits, Settled, Supported, Verified
 from tallystick.tokens import DECIMALS_MAX, Token
 from tallystick.v1 import facilitator_pb2 as pb
-from tallystick.x402 import HEADER_BYTES_MAX, ExactAuthorization, PaymentTerms, decode_json
+from tallystick.x402 import ExactAuthorization, PaymentTerms
 from tallystick.x402.payloads import SIGNATURE_BYTES_MAX
 
 ATTEMPT_BYTES: Final = 16
@@ -38,6 +45,7 @@ def read_terms(request: Request) -> PaymentTerms:
         amount=decode_amount(message.amount, "terms.amount"),
         asset=fixed(message.asset, 20, "terms.asset"),
         pay_to=fixed(message.pay_to, 20, "terms.pay_to"),
+        extra=read_extra(message.extra, "terms.extra"),
     )
 
 
@@ -48,6 +56,7 @@ def write_terms(terms: PaymentTerms) -> pb.PaymentTerms:
         amount=encode_amount(terms.amount),
         asset=terms.asset,
         pay_to=terms.pay_to,
+        extra=write_extra(terms.extra),
     )
 
 
@@ -183,7 +192,7 @@ def _read_kind(message: pb.Kind) -> Kind:
         withdraw_delay_s=message.withdraw_delay_s,
         withdraw_delay_s_min=message.withdraw_delay_s_min,
         withdraw_delay_s_max=message.withdraw_delay_s_max,
-        extra=decode_json(message.extra, dict[str, Any], "Kind.extra", HEADER_BYTES_MAX) if message.extra else {},
+        extra=read_extra(message.extra, "Kind.extra"),
         extensions=tuple(message.extensions),
     )
 
@@ -200,7 +209,7 @@ def _write_kind(kind: Kind) -> pb.Kind:
         withdraw_delay_s=kind.withdraw_delay_s,
         withdraw_delay_s_min=kind.withdraw_delay_s_min,
         withdraw_delay_s_max=kind.withdraw_delay_s_max,
-        extra=msgspec.json.encode(kind.extra) if kind.extra else b"",
+        extra=write_extra(kind.extra),
         extensions=kind.extensions,
     )
 
@@ -209,7 +218,13 @@ def read_verified(message: pb.VerifyResponse) -> Verified:
     """Read a payment that is valid; raises RefusedError for one that is not."""
     if not message.valid:
         raise read_refusal(message.refusal)
-    return Verified(message.payer, message.handle, message.reservation_expires_at, message.replayed)
+    return Verified(
+        message.payer,
+        message.handle,
+        message.reservation_expires_at,
+        message.replayed,
+        read_extra(message.extra, "VerifyResponse.extra"),
+    )
 
 
 def write_verified(verified: Verified) -> pb.VerifyResponse:
@@ -220,6 +235,7 @@ def write_verified(verified: Verified) -> pb.VerifyResponse:
         handle=verified.handle,
         reservation_expires_at=verified.expires_at,
         replayed=verified.replayed,
+        extra=write_extra(verified.extra),
     )
 
 
@@ -233,6 +249,7 @@ def read_settled(message: pb.SettleResponse) -> Settled:
         charged=decode_amount(message.charged, "SettleResponse.charged"),
         transaction=message.transaction,
         replayed=message.replayed,
+        extra=read_extra(message.extra, "SettleResponse.extra"),
     )
 
 
@@ -245,4 +262,5 @@ def write_settled(settled: Settled) -> pb.SettleResponse:
         charged=encode_amount(settled.charged),
         transaction=settled.transaction,
         replayed=settled.replayed,
+        extra=write_extra(settled.extra),
     )

@@ -107,6 +107,10 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_PERMIT2_PERMIT: _Reason.ValueType  # 102
     REASON_UPTO_FACILITATOR_MISMATCH: _Reason.ValueType  # 103
     REASON_UPTO_AMOUNT_EXCEEDED: _Reason.ValueType  # 104
+    REASON_CHANNEL_BUSY: _Reason.ValueType  # 110
+    """Payments by `batch-settlement`."""
+    REASON_CUMULATIVE_AMOUNT_MISMATCH: _Reason.ValueType  # 111
+    REASON_PENDING_ID_MISMATCH: _Reason.ValueType  # 112
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why something was refused. One list for gRPC, for HTTP (in lower case, without the prefix) and for the clients'
@@ -190,6 +194,10 @@ REASON_PERMIT2_SPENDER: Reason.ValueType  # 101
 REASON_PERMIT2_PERMIT: Reason.ValueType  # 102
 REASON_UPTO_FACILITATOR_MISMATCH: Reason.ValueType  # 103
 REASON_UPTO_AMOUNT_EXCEEDED: Reason.ValueType  # 104
+REASON_CHANNEL_BUSY: Reason.ValueType  # 110
+"""Payments by `batch-settlement`."""
+REASON_CUMULATIVE_AMOUNT_MISMATCH: Reason.ValueType  # 111
+REASON_PENDING_ID_MISMATCH: Reason.ValueType  # 112
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
 
 @_typing.final
@@ -206,6 +214,8 @@ class Refusal(_message.Message):
     ALLOWED_FIELD_NUMBER: _builtins.int
     TOTALS_FIELD_NUMBER: _builtins.int
     RETRY_AFTER_S_FIELD_NUMBER: _builtins.int
+    EXTRA_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
     reason: Global___Reason.ValueType
     retry: _builtins.bool
     """True: the same call may succeed later, or after the remedy that `message` names. False: it never will."""
@@ -217,6 +227,10 @@ class Refusal(_message.Message):
     allowed: _builtins.str
     retry_after_s: _builtins.int
     """After how many seconds the same call may do better; 0 where nobody can tell."""
+    extra: _builtins.bytes
+    """What the scheme tells beside it in x402's answers: a JSON object; empty as a rule."""
+    code: _builtins.str
+    """x402's code of the refusal where the scheme has one of its own; empty as a rule."""
     @_builtins.property
     def totals(self) -> Global___ChannelTotals:
         """The channel's totals, told only to the channel's own parties, with insufficient_ceiling and insufficient_funds."""
@@ -232,10 +246,12 @@ class Refusal(_message.Message):
         allowed: _builtins.str = ...,
         totals: Global___ChannelTotals | None = ...,
         retry_after_s: _builtins.int = ...,
+        extra: _builtins.bytes = ...,
+        code: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["totals", b"totals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "field", b"field", "got", b"got", "message", b"message", "reason", b"reason", "retry", b"retry", "retry_after_s", b"retry_after_s", "totals", b"totals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "code", b"code", "extra", b"extra", "field", b"field", "got", b"got", "message", b"message", "reason", b"reason", "retry", b"retry", "retry_after_s", b"retry_after_s", "totals", b"totals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -257,11 +257,14 @@ class PaymentTerms(_message.Message):
     AMOUNT_FIELD_NUMBER: _builtins.int
     ASSET_FIELD_NUMBER: _builtins.int
     PAY_TO_FIELD_NUMBER: _builtins.int
+    EXTRA_FIELD_NUMBER: _builtins.int
     scheme: _builtins.str
     network: _builtins.str
     amount: _builtins.bytes
     asset: _builtins.bytes
     pay_to: _builtins.bytes
+    extra: _builtins.bytes
+    """x402's `extra`, for schemes that read it: a JSON object; may be empty."""
     def __init__(
         self,
         *,
@@ -270,10 +273,11 @@ class PaymentTerms(_message.Message):
         amount: _builtins.bytes = ...,
         asset: _builtins.bytes = ...,
         pay_to: _builtins.bytes = ...,
+        extra: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "asset", b"asset", "network", b"network", "pay_to", b"pay_to", "scheme", b"scheme"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "asset", b"asset", "extra", b"extra", "network", b"network", "pay_to", b"pay_to", "scheme", b"scheme"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -421,6 +425,7 @@ class VerifyResponse(_message.Message):
     HANDLE_FIELD_NUMBER: _builtins.int
     RESERVATION_EXPIRES_AT_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
+    EXTRA_FIELD_NUMBER: _builtins.int
     valid: _builtins.bool
     payer: _builtins.bytes
     handle: _builtins.bytes
@@ -431,6 +436,8 @@ class VerifyResponse(_message.Message):
     """True where this payment id was taken before: charged, or held by another reservation. It pays for the kept
     response only, and the handler must not run. No handle comes with it.
     """
+    extra: _builtins.bytes
+    """What the scheme tells in the `extra` of x402's answer: a JSON object; may be empty."""
     @_builtins.property
     def refusal(self) -> _common_pb2.Refusal: ...
     def __init__(
@@ -442,10 +449,11 @@ class VerifyResponse(_message.Message):
         handle: _builtins.bytes = ...,
         reservation_expires_at: _builtins.int = ...,
         replayed: _builtins.bool = ...,
+        extra: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["refusal", b"refusal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["handle", b"handle", "payer", b"payer", "refusal", b"refusal", "replayed", b"replayed", "reservation_expires_at", b"reservation_expires_at", "valid", b"valid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["extra", b"extra", "handle", b"handle", "payer", b"payer", "refusal", b"refusal", "replayed", b"replayed", "reservation_expires_at", b"reservation_expires_at", "valid", b"valid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -508,6 +516,7 @@ class SettleResponse(_message.Message):
     TRANSACTION_FIELD_NUMBER: _builtins.int
     CHARGED_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
+    EXTRA_FIELD_NUMBER: _builtins.int
     success: _builtins.bool
     payer: _builtins.bytes
     amount: _builtins.bytes
@@ -518,6 +527,8 @@ class SettleResponse(_message.Message):
     """Deferred: the channel's charged total right after this capture."""
     replayed: _builtins.bool
     """It was done before. Of an exact payment that is given back: its transfer was sent before, and goes on."""
+    extra: _builtins.bytes
+    """As in VerifyResponse."""
     @_builtins.property
     def refusal(self) -> _common_pb2.Refusal: ...
     def __init__(
@@ -530,10 +541,11 @@ class SettleResponse(_message.Message):
         transaction: _builtins.bytes = ...,
         charged: _builtins.bytes = ...,
         replayed: _builtins.bool = ...,
+        extra: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["refusal", b"refusal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "charged", b"charged", "payer", b"payer", "refusal", b"refusal", "replayed", b"replayed", "success", b"success", "transaction", b"transaction"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "charged", b"charged", "extra", b"extra", "payer", b"payer", "refusal", b"refusal", "replayed", b"replayed", "success", b"success", "transaction", b"transaction"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

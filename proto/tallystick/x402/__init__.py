@@ -4,6 +4,7 @@ messages    the JSON objects, the three headers and their strict codec
 terms       what a 402 asks for: network, amount, token, receiver, and what each scheme adds
 payloads    what a payment carries: `deferred` and `exact`
 permit2     what payments by Permit2 carry, and permits that are landed with them
+batch_settlement  the standard scheme of this name: its payloads, states and codes
 facilitator what is posted to a facilitator over HTTP, and its answers
 identifier  the payment-identifier extension
 forwarding  what a seller compares of a `deferred` payment, and what it hands on to its aggregator

@@ -27,7 +27,9 @@ _DECIMAL: Final = {"type": "string", "pattern": "^[0-9]+$"}
 _HEX: Final = {"type": "string", "pattern": "^0x[a-fA-F0-9]+$"}
 
 
-class _PermittedMessage(Message, frozen=True, kw_only=True):
+class PermittedMessage(Message, frozen=True, kw_only=True):
+    """The token and the amount that a transfer by Permit2 is signed for, in JSON: hex, and decimal text."""
+
     token: str
     amount: str
 
@@ -39,7 +41,7 @@ class _WitnessMessage(Message, frozen=True, kw_only=True):
 
 
 class _AuthorizationMessage(Message, frozen=True, kw_only=True):
-    permitted: _PermittedMessage
+    permitted: PermittedMessage
     from_: str = msgspec.field(name="from")
     spender: str
     nonce: str
@@ -228,23 +230,23 @@ def _read(payment: PaymentPayload, facilitator: bytes | None) -> Permit2Authoriz
         spender=parse_address(signed.spender, f"{_PATH}.spender"),
         valid_after=parse_uint64(signed.witness.valid_after, f"{_PATH}.witness.validAfter"),
         deadline=parse_uint64(signed.deadline, f"{_PATH}.deadline"),
-        nonce=_read_nonce(signed.nonce, f"{_PATH}.nonce"),
+        nonce=read_nonce(signed.nonce, f"{_PATH}.nonce"),
         signature=parse_bytes_up_to(payload.signature, SIGNATURE_BYTES_MAX, "payload.signature"),
         facilitator=facilitator,
-        permit=_read_permit(payment.extensions),
+        permit=read_permit(payment.extensions),
         offers_approval=bool(_info(payment.extensions, ERC20_APPROVAL_GAS_SPONSORING).get("signedTransaction")),
         approval=_read_approval(payment.extensions),
     )
 
 
-def _read_nonce(text: str, field: str) -> bytes:
-    """The nonce as a word: official clients write it as a decimal number, some texts of the specification as hex."""
+def read_nonce(text: str, field: str) -> bytes:
+    """Permit2's nonce as a word: official clients write a decimal number, some texts of the specification hex."""
     if text.startswith("0x"):
         return parse_bytes("0x" + text[2:].rjust(64, "0"), 32, field)
     return parse_uint256(text, field).to_bytes(32, "big")
 
 
-def _read_permit(extensions: Mapping[str, Any] | None) -> TokenPermit | None:
+def read_permit(extensions: Mapping[str, Any] | None) -> TokenPermit | None:
     """The permit that came along; None also where a client only repeats what the 402 declared."""
     info = _info(extensions, EIP2612_GAS_SPONSORING)
     if "signature" not in info:

@@ -1,5 +1,6 @@
 """What a 402 asks for, as bytes and integers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
@@ -13,7 +14,9 @@ SCHEME_EXACT: Final = "exact"
 SCHEME_UPTO: Final = "upto"
 SCHEME_BATCH_SETTLEMENT: Final = "batch-settlement"
 
+VOUCHER_MANAGER: Final = "voucherManager"
 VOUCHER_MANAGER_FACILITATOR: Final = "facilitator"
+VOUCHER_MANAGER_SERVER: Final = "server"
 ASSET_TRANSFER_EIP3009: Final = "eip3009"
 ASSET_TRANSFER_PERMIT2: Final = "permit2"
 ASSET_TRANSFER_METHOD: Final = "assetTransferMethod"
@@ -49,8 +52,8 @@ class Network:
 class PaymentTerms:
     """What the seller asks for; `amount` is in atomic units of `asset`, addresses have 20 bytes.
 
-    `max_timeout_s`: how long the seller waits for a settlement (`maxTimeoutSeconds`); 0 where it does not say. Terms
-    that differ in it alone are the same terms.
+    `max_timeout_s`: how long the seller waits for a settlement (`maxTimeoutSeconds`); 0 where it does not say. `extra`
+    is the seller's, as it stands in its PaymentRequirements. Terms that differ in these alone are the same terms.
     """
 
     scheme: str
@@ -59,6 +62,7 @@ class PaymentTerms:
     asset: bytes
     pay_to: bytes
     max_timeout_s: int = field(default=0, compare=False)
+    extra: Mapping[str, Any] = field(default_factory=dict[str, Any], compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +134,47 @@ class UptoTerms:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class BatchSettlementTerms:
+    """What `batch-settlement` adds to the terms (scheme_batch_settlement_evm.md, "402 Response").
+
+    `name` and `version` are of the token's EIP-712 domain. `min_deposit`, in atomic units, is a wish, at least the
+    price. `refund_authorizer`: the server's own key for refunds, only where the facilitator manages vouchers.
+    """
+
+    receiver_authorizer: bytes
+    withdraw_delay_s: int
+    name: str
+    version: str
+    asset_transfer_method: str = ASSET_TRANSFER_EIP3009
+    min_deposit: int | None = None
+    voucher_manager: str = VOUCHER_MANAGER_SERVER
+    refund_authorizer: bytes | None = None
+
+    @property
+    def is_managed(self) -> bool:
+        """Whether the facilitator keeps the channel's vouchers, so that the server only forwards."""
+        return self.voucher_manager == VOUCHER_MANAGER_FACILITATOR
+
+    def extra(self) -> dict[str, Any]:
+        """The `extra` of the PaymentRequirements; a corrective 402 adds to it (`batch_settlement_states`)."""
+        extra: dict[str, Any] = {
+            "receiverAuthorizer": checksum(self.receiver_authorizer),
+            "withdrawDelay": self.withdraw_delay_s,
+            "name": self.name,
+            "version": self.version,
+        }
+        if self.asset_transfer_method != ASSET_TRANSFER_EIP3009:
+            extra[ASSET_TRANSFER_METHOD] = self.asset_transfer_method
+        if self.min_deposit is not None:
+            extra["minDeposit"] = str(self.min_deposit)
+        if self.voucher_manager != VOUCHER_MANAGER_SERVER:
+            extra["voucherManager"] = self.voucher_manager
+        if self.refund_authorizer is not None:
+            extra["refundAuthorizer"] = checksum(self.refund_authorizer)
+        return extra
+
+
 def read_terms(requirements: PaymentRequirements, field: str = "accepted") -> PaymentTerms:
     """The terms as bytes and integers; raises MalformedError, its field below `field`."""
     return PaymentTerms(
@@ -139,6 +184,7 @@ def read_terms(requirements: PaymentRequirements, field: str = "accepted") -> Pa
         asset=parse_address(requirements.asset, f"{field}.asset"),
         pay_to=parse_address(requirements.pay_to, f"{field}.payTo"),
         max_timeout_s=requirements.max_timeout_seconds,
+        extra=requirements.extra or {},
     )
 
 
@@ -175,6 +221,37 @@ def read_upto_terms(extra: dict[str, Any], field: str = "extra") -> UptoTerms:
         name=_name(extra.get("name"), f"{field}.name"),
         version=_name(extra.get("version"), f"{field}.version"),
     )
+
+
+def read_batch_settlement_terms(extra: dict[str, Any], field: str = "extra") -> BatchSettlementTerms:
+    """What the `extra` of a `batch-settlement` offer says; raises MalformedError, its field below `field`."""
+    min_deposit, refund_authorizer = extra.get("minDeposit"), extra.get("refundAuthorizer")
+    return BatchSettlementTerms(
+        receiver_authorizer=parse_address(extra.get("receiverAuthorizer"), f"{field}.receiverAuthorizer"),
+        withdraw_delay_s=_seconds(extra.get("withdrawDelay"), f"{field}.withdrawDelay"),
+        name=_name(extra.get("name"), f"{field}.name"),
+        version=_name(extra.get("version"), f"{field}.version"),
+        asset_transfer_method=_one_of(
+            extra.get(ASSET_TRANSFER_METHOD, ASSET_TRANSFER_EIP3009),
+            (ASSET_TRANSFER_EIP3009, ASSET_TRANSFER_PERMIT2),
+            f"{field}.{ASSET_TRANSFER_METHOD}",
+        ),
+        min_deposit=None if min_deposit is None else parse_amount(min_deposit, f"{field}.minDeposit"),
+        voucher_manager=_one_of(
+            extra.get("voucherManager", VOUCHER_MANAGER_SERVER),
+            (VOUCHER_MANAGER_SERVER, VOUCHER_MANAGER_FACILITATOR),
+            f"{field}.voucherManager",
+        ),
+        refund_authorizer=None
+        if refund_authorizer is None
+        else parse_address(refund_authorizer, f"{field}.refundAuthorizer"),
+    )
+
+
+def _one_of(value: object, choices: tuple[str, ...], field: str) -> str:
+    if not isinstance(value, str) or value not in choices:
+        raise MalformedError(field, value, " or ".join(f'"{choice}"' for choice in choices))
+    return value
 
 
 def _name(value: object, field: str) -> str:

@@ -209,6 +209,7 @@ answers = st.one_of(
         st.sampled_from(list(Reason)),
         st.text(max_size=200),
         totals=st.none(),
+        extra=st.just({}) | st.just({"balance": "1"}),
         retry_after_s=st.integers(0, 2**32 - 1),
     ),
 )

@@ -7,6 +7,8 @@ from typing import Any
 
 import permit2_payments
 import pytest
+from batch_market import TERMS as BATCH_TERMS
+from batch_market import BatchPayer, batch_market, message_of, settled
 from chain_twin import CONTRACT_WALLET_SIGNATURE, Permit2TokenTwin
 from doubles import DOMAIN, ESCROW_REF, MUSIC, NETWORK, NEWS, NOW_MS, NOW_S, OTHER_PAGE, TOKEN, Payer
 from marketplace import MIN_DEPOSIT, PRICE, deposit_of, signed, transfer_of
@@ -16,6 +18,7 @@ from wire import ALICE, authorization_of, config_of, exact_of, terms_of, verify_
 from tallystick import eip712
 from tallystick.amounts import encode_amount
 from tallystick.channels import channel_id
+from tallystick.codec.facilitator import write_terms
 from tallystick.hexadecimal import checksum
 from tallystick.reasons import Reason
 from tallystick.spend_keys import key_hash
@@ -28,6 +31,7 @@ from tallystick.x402 import (
     permit2_payload,
     permit_extension,
 )
+from tallystick.x402.batch_settlement import VoucherPayload
 from tallystick.x402.messages import encode_json
 from tallystick_aggregator.auth.limits import GasLimits
 from tallystick_aggregator.auth.transfer_limits import NO_LIMITS, TransferLimits
@@ -41,6 +45,7 @@ from tallystick_aggregator.schemes.exact.preconditions import TRANSFER_GAS_MAX
 from tallystick_aggregator.store.port import StoreUnavailableError, TransactionStatus
 
 DAY_MS = 86_400_000
+BOB = BatchPayer("bob")
 FUNDS = 10_000
 Way = Callable[[Edge], Awaitable[common_pb2.Refusal]]
 WAYS: dict[Reason, Way] = {}
@@ -73,9 +78,12 @@ def reaches(reason: Reason) -> Callable[[Way], Way]:
 async def test_every_refusal_is_reached_from_the_outside_and_says_what_it_should(
     reason: Reason, tmp_path: Path
 ) -> None:
-    async with serving(
-        tmp_path, rules=RULES.get(reason), transfers=TRANSFERS.get(reason, NO_LIMITS), with_upto=True
-    ) as edge:
+    rules, transfers = RULES.get(reason), TRANSFERS.get(reason, NO_LIMITS)
+    async with (
+        batch_market() as batch,
+        serving(tmp_path, rules=rules, transfers=transfers, with_upto=True, schemes=[batch.scheme]) as edge,
+    ):
+        edge.batch = batch
         refusal = await WAYS[reason](edge)
     assert Reason.from_wire(refusal.reason) is reason
     assert refusal.retry == reason.retry
@@ -589,6 +597,38 @@ async def _(edge: Edge) -> common_pb2.Refusal:
 @reaches(Reason.UPTO_AMOUNT_EXCEEDED)
 async def _(edge: Edge) -> common_pb2.Refusal:
     return await by_permit2(edge, permit2_payments.upto_of(ALICE), "upto", amount=PRICE + 1)
+
+
+# Payments by batch-settlement.
+
+
+async def by_voucher(edge: Edge, payload: VoucherPayload, *, settles: bool = False) -> common_pb2.Refusal:
+    """Have a channel that was charged once, and then pay by this."""
+    assert edge.batch is not None
+    await edge.batch.chain.fund(BOB.config, FUNDS)
+    settled(await edge.batch.settle(BOB.pay(PRICE)))
+    terms, written = write_terms(BATCH_TERMS), encode_json(message_of(payload))
+    if settles:
+        settling = facilitator_pb2.SettleRequest(terms=terms, payload=written)
+        return (await edge.facilitator.Settle(settling, metadata=edge.news)).refusal
+    verifying = facilitator_pb2.VerifyRequest(terms=terms, payload=written)
+    answers = [await edge.facilitator.Verify(verifying, metadata=edge.news) for _ in range(2)]
+    return answers[-1].refusal
+
+
+@reaches(Reason.CHANNEL_BUSY)
+async def _(edge: Edge) -> common_pb2.Refusal:
+    return await by_voucher(edge, BOB.pay(2 * PRICE))
+
+
+@reaches(Reason.CUMULATIVE_AMOUNT_MISMATCH)
+async def _(edge: Edge) -> common_pb2.Refusal:
+    return await by_voucher(edge, BOB.pay(PRICE))
+
+
+@reaches(Reason.PENDING_ID_MISMATCH)
+async def _(edge: Edge) -> common_pb2.Refusal:
+    return await by_voucher(edge, BOB.pay(2 * PRICE, pending_id="00" * 16), settles=True)
 
 
 # Accounts.

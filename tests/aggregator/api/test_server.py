@@ -26,6 +26,7 @@ from tallystick_aggregator.api.grpc.settlement import SETTLE_NOW_BURST
 from tallystick_aggregator.chain.port import ChainUnavailableError
 from tallystick_aggregator.chain.settings import ConfigurationError
 from tallystick_aggregator.runtime.health import Health
+from tallystick_aggregator.schemes.exact.reason_codes import REASON_CODES
 from tallystick_aggregator.store.port import (
     Attempt,
     OutboundTransaction,
@@ -169,6 +170,17 @@ async def test_verify_then_settle_an_exact_payment(edge: Edge) -> None:
     assert settled[0].transaction == settled[1].transaction != b""
     foreign = await refused(edge.facilitator.Settle(settle, metadata=edge.music))
     assert foreign.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_a_refusal_has_the_code_that_its_scheme_has_for_it(edge: Edge) -> None:
+    payment = exact_of(transfer_of(ALICE))
+    request = facilitator_pb2.VerifyRequest(terms=terms_of("exact", amount=9_999), exact=payment)
+    refusal = (await edge.facilitator.Verify(request, metadata=edge.news)).refusal
+    assert (refusal.reason, refusal.code) == (Reason.AMOUNT_MISMATCH, REASON_CODES[Reason.AMOUNT_MISMATCH])
+    settle = facilitator_pb2.SettleRequest(terms=request.terms, exact=payment)
+    assert (await edge.facilitator.Settle(settle, metadata=edge.news)).refusal.code == refusal.code
+    unknown = facilitator_pb2.VerifyRequest(terms=terms_of("upto"))
+    assert not (await edge.facilitator.Verify(unknown, metadata=edge.news)).refusal.code
 
 
 async def test_an_unknown_scheme_is_refused_by_name(edge: Edge) -> None:

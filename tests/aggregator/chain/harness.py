@@ -15,6 +15,7 @@ from tallystick_aggregator.chain.claim_plan import ClaimCosts
 from tallystick_aggregator.chain.deferred_escrow import CLAIM_COSTS
 from tallystick_aggregator.chain.network import EvmNetwork
 from tallystick_aggregator.chain.node import Node
+from tallystick_aggregator.chain.port import EscrowBinding
 from tallystick_aggregator.charging.writer import LedgerWriter, system_clock_ms
 from tallystick_aggregator.ledger import accounts, approvals, decide
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
@@ -118,23 +119,28 @@ async def chain_side(
     clock: Callable[[], float] | None = None,
     outbox: Outbox | None = None,
     strangers: Signer | None = None,
+    bind: Callable[[Node], EscrowBinding] | None = None,
     **changes: Any,
 ) -> AsyncIterator[Side]:
-    """A chain side that runs; leaving the context stops it. The same disk again is a restart."""
+    """A chain side that runs; leaving the context stops it. The same disk again is a restart.
+
+    `bind` makes the binding of another escrow than ours, which `changes` have to name.
+    """
+    settings = devnet.settings(**changes)
     disk = disk or MemoryDisk()
     journal, outbox = MemoryJournal(disk), outbox or MemoryOutbox(disk)
     chain: EvmChain | None = None
 
     def stale() -> frozenset[str]:
-        return frozenset({devnet.escrow_ref}) if chain is None or chain.stale() else frozenset()
+        return frozenset({settings.escrow_ref}) if chain is None or chain.stale() else frozenset()
 
     writer = LedgerWriter(await journal.load(), journal, stale_escrows=stale)
     serving = asyncio.create_task(writer.serve())
     keywords: dict[str, Any] = {"clock": clock} if clock else {}
-    settings = devnet.settings(**changes)
     network = EvmNetwork(settings, outbox, node=node, strangers=strangers, **keywords)
-    chain = EvmChain(settings, outbox, writer, network=network, **keywords)
-    chain.escrow.claim_costs = claim_costs
+    chain = EvmChain(settings, outbox, writer, network=network, bind=bind, **keywords)
+    if bind is None:
+        chain.escrow.claim_costs = claim_costs
     try:
         if start:
             await chain.start()

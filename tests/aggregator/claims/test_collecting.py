@@ -15,7 +15,7 @@ from _anvil import function
 from anvil import Devnet, Payer, receiver
 from tallystick_aggregator.chain.port import ChainUnavailableError, Send
 from tallystick_aggregator.chain.rpc.node import RpcNode
-from tallystick_aggregator.claims.collecting import PAUSE_S, PAUSE_S_MAX, READS_PER_CHECK, SWEEP_S, Collecting
+from tallystick_aggregator.claims.collecting import FAILED_TRANSFERS, PAUSE_S, PAUSE_S_MAX, SWEEP_S, Collecting
 from tallystick_aggregator.claims.service import ClaimService, SettlementSettings
 from tallystick_aggregator.store.memory import MemoryDisk
 from tallystick_aggregator.store.port import OutboundTransaction, TransactionKind, TransactionStatus
@@ -224,7 +224,7 @@ async def test_c1_below_the_minimum_deposit_nothing_is_collected_unless_the_toke
 
 
 async def test_c1_a_look_at_everybody_takes_a_few_at_a_time_and_an_outage_leaves_nobody_out(devnet: Devnet) -> None:
-    shops = [receiver(100 + number) for number in range(READS_PER_CHECK + 10)]
+    shops = [receiver(100 + number) for number in range(FAILED_TRANSFERS.reads_per_check + 10)]
     payer, clock = devnet.payer(), Clock()
     node = FaultyNode(RpcNode([devnet.anvil.url]))
     async with collecting(devnet, clock, node=node) as (side, settlement, collector):
@@ -249,7 +249,7 @@ async def test_c1_a_look_at_everybody_takes_a_few_at_a_time_and_an_outage_leaves
             await collector.check()
         before = len(looked_up)
         await collector.check()
-        assert len(looked_up) - before == READS_PER_CHECK
+        assert len(looked_up) - before == FAILED_TRANSFERS.reads_per_check
         await collector.check()
         assert set(looked_up) == {payer.signer.address, *shops}
         after = len(looked_up)
@@ -257,4 +257,4 @@ async def test_c1_a_look_at_everybody_takes_a_few_at_a_time_and_an_outage_leaves
         assert len(looked_up) == after  # until the next day
         clock.now += SWEEP_S
         await collector.check()
-        assert len(looked_up) == after + READS_PER_CHECK
+        assert len(looked_up) == after + FAILED_TRANSFERS.reads_per_check

@@ -1,10 +1,11 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from config_sample import ESCROW, GOOD, KEYS, TOKEN
 
-from tallystick.eip712 import PERMIT2_ADDRESS
+from tallystick.eip712 import BATCH_SETTLEMENT_ADDRESS, PERMIT2_ADDRESS
 from tallystick.hexadecimal import checksum
 from tallystick.keys import create_keystore
 from tallystick.signatures import Signer
@@ -121,6 +122,22 @@ def test_a_network_may_have_several_escrows(load: Load) -> None:
     expected = [(bytes.fromhex(ESCROW[2:]), 3), (bytes.fromhex(other[2:]), 0)]
     assert [(chain.escrow, chain.escrow_block) for chain in chains] == expected
     assert len({chain.network for chain in chains}) == 1
+
+
+def test_batch_settlement_is_served_beside_a_networks_escrows(load: Load) -> None:
+    switched_on = "batch_settlement = true\nbatch_settlement_block = 7\noperator_key ="
+    own, canonical = load(("operator_key =", switched_on)).chains
+    assert (own.is_canonical, canonical.is_canonical) == (False, True)
+    assert (canonical.escrow, canonical.escrow_block) == (BATCH_SETTLEMENT_ADDRESS, 7)
+    assert canonical == replace(own, escrow=BATCH_SETTLEMENT_ADDRESS, escrow_block=7), "everything else is shared"
+    assert (own.domain.name, canonical.domain.name) == ("Tallystick Escrow", "x402 Batch Settlement")
+
+
+def test_the_standards_contract_is_no_escrow_of_ours(load: Load) -> None:
+    with pytest.raises(ConfigurationError, match=r"chain\[0\]\.escrow: got 0x4020.*set batch_settlement = true"):
+        load((ESCROW, checksum(BATCH_SETTLEMENT_ADDRESS)))
+    with pytest.raises(ConfigurationError, match=r"chain\[0\]\.batch_settlement_block: got -1"):
+        load(("operator_key =", "batch_settlement_block = -1\noperator_key ="))
 
 
 def test_an_operator_contract_may_stand_before_its_signers_key(load: Load) -> None:

@@ -56,6 +56,7 @@ from tallystick.x402 import (
     read_exact,
 )
 from tallystick_client import Operator
+from tallystick_client.payer.policy.offers import Offer
 from tallystick_client.payer.wallet.schemes.port import by_name
 from tallystick_client.payer.wallet.schemes.standard import STANDARD_SCHEMES
 
@@ -86,6 +87,10 @@ class Paying:
     def can_defer(self, operator: Operator, token: Token) -> bool:
         del operator, token
         return self.has_deposit
+
+    def channel_lack(self, offer: Offer) -> str:
+        del offer
+        return "" if self.has_deposit else "there is no deposit with this seller"
 
 
 class RefusalError(Exception):
@@ -132,8 +137,9 @@ class FakeAggregator(account_pb2_grpc.AccountServiceServicer):
     """Holds to the rules of a charge; `calls` counts what came, `lose_answers` makes calls take effect unheard, `hold`
     makes them wait.
 
-    `salts`: of all deposits that came, refused ones too. `retention_s`: 0 is an aggregator that does not tell it.
-    `balance`: what each payer holds; None is an aggregator of before GetBalance, whose payers hold enough. `landed`:
+    `held`: what channels of the standard's contract hold on chain, by their ids, as their payer is told. `salts`: of
+    all deposits that came, refused ones too. `retention_s`: 0 is an aggregator that does not tell it. `balance`: what
+    each payer holds; None is an aggregator of before GetBalance, whose payers hold enough. `landed`:
     the nonces of transfers on chain. `keys_max`: live spend keys of an account. `raises_caps`, `tells_nonces`: false
     for an older version.
     """
@@ -150,6 +156,9 @@ class FakeAggregator(account_pb2_grpc.AccountServiceServicer):
         self.retention_s = 172_800
         self.balance: int | None = 10**12
         self.landed: set[bytes] = set()
+        self.payer = b""
+        """Whose channels `held` has."""
+        self.held: Callable[[], dict[bytes, int]] = dict
         self.keys_max = 1_024
         self.raises_caps = self.tells_nonces = True
         self.propose: Callable[[Account], list[tuple[bytes, int]]] = propose_charged
@@ -292,6 +301,9 @@ class FakeAggregator(account_pb2_grpc.AccountServiceServicer):
     async def GetAccount(self, request: pb.GetAccountRequest, context: Any) -> pb.GetAccountResponse:
         account = self.accounts.get(request.account_id)
         deadline = request.authorization.deadline
+        held = self.held()
+        if request.account_id in held:
+            return await self._tell_channel(request, held[request.account_id])
         self._check_call(request, eip712.hash_read_account(request.account_id, deadline))
         refusal = await self._enter("GetAccount")
         if refusal is not None or account is None:
@@ -319,6 +331,16 @@ class FakeAggregator(account_pb2_grpc.AccountServiceServicer):
             ],
             payment_id_retention_s=self.retention_s,
         )
+
+    async def _tell_channel(self, request: pb.GetAccountRequest, held: int) -> pb.GetAccountResponse:
+        struct_hash = eip712.hash_read_account(request.account_id, request.authorization.deadline)
+        digest = eip712.digest(eip712.batch_settlement_domain(CHAIN_ID), struct_hash)
+        assert recover(digest, request.authorization.signature) == self.payer
+        refusal = await self._enter("GetAccount")
+        if refusal is not None:
+            return pb.GetAccountResponse(refusal=refusal)
+        totals = common_pb2.AccountTotals(account_id=request.account_id, funds=encode_amount(held))
+        return pb.GetAccountResponse(account=totals)
 
     async def RegisterSpendKey(self, request: pb.RegisterSpendKeyRequest, context: Any) -> pb.RegisterSpendKeyResponse:
         account = self.accounts[request.account_id]

@@ -1,17 +1,16 @@
 """The payer's commands, as a person runs them: separate processes, and one sentence where something is wrong."""
 
-import asyncio
 import json
 import os
-import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any
 
 import pytest
 from payer_buyer import OpenWallet
+from payer_commands import KEY, Result, Run, command_runner
 from payer_fakes import PRICE, FakeAggregator, FakeSeller, served, write_operator_file
 
 from tallystick.reasons import Reason
@@ -19,51 +18,10 @@ from tallystick.x402 import PaymentRequired
 from tallystick_client import Operator
 from tallystick_client.payer.cli.status_text import print_status
 
-KEY = "11" * 32
-
-
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Awaitable[Result]]
-
 
 @pytest.fixture
 def run(tmp_path: Path, operator: Operator) -> Run:
-    """Runs `tallystick ...` with a wallet in a folder of its own."""
-    write_operator_file(operator, tmp_path / "operator.json")
-    (tmp_path / "payer.key").write_text(KEY)
-    (tmp_path / "payer.key").chmod(0o600)
-
-    async def run_(*arguments: str, stdout: int | IO[bytes] = asyncio.subprocess.PIPE, **environment: str) -> Result:
-        settings = {
-            "TALLYSTICK_WALLET": str(tmp_path / "wallet.db"),
-            "TALLYSTICK_KEY": f"file:{tmp_path / 'payer.key'}",
-            "TALLYSTICK_OPERATOR": str(tmp_path / "operator.json"),
-            "COLUMNS": "200",
-            **environment,
-        }
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "tallystick_client.cli",
-            *arguments,
-            env=os.environ | settings,
-            cwd=tmp_path,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        out, err = await asyncio.wait_for(process.communicate(), 60)
-        out = out or b""
-        assert "Traceback" not in err.decode()
-        assert KEY not in out.decode() + err.decode()
-        return Result(process.returncode or 0, out.decode(), err.decode())
-
-    return run_
+    return command_runner(tmp_path, operator)
 
 
 @pytest.fixture

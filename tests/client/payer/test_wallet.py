@@ -16,7 +16,8 @@ from tallystick.vouchers import voucher_digest
 from tallystick_client import Budgets, DepositPolicy, Operator, Wallet
 from tallystick_client.payer.errors import BookUnavailableError, BudgetExceededError
 from tallystick_client.payer.wallet.grants import Payment
-from tallystick_client.payer.wallet.schemes.standard import STANDARD_SCHEMES
+from tallystick_client.payer.wallet.schemes.deferred import DeferredScheme
+from tallystick_client.payer.wallet.schemes.exact import ExactScheme
 from tallystick_client.payer.wallet.timing import Timing
 from tallystick_client.rpc import AggregatorUnavailableError
 
@@ -337,7 +338,9 @@ async def test_an_account_that_was_emptied_is_not_filled_again_by_itself(
     assert aggregator.calls.count("Deposit") == 1
 
 
-@pytest.mark.parametrize(("schemes", "got"), [((), "none"), (STANDARD_SCHEMES * 2, "deferred, exact, deferred, exact")])
+@pytest.mark.parametrize(
+    ("schemes", "got"), [((), "none"), ((DeferredScheme(), ExactScheme()) * 2, "deferred, exact, deferred, exact")]
+)
 async def test_schemes_have_a_name_of_their_own_each(open_wallet: OpenWallet, schemes: Any, got: str) -> None:
     with pytest.raises(MalformedError, match=f"schemes: got {got}, allowed at least one"):
         await open_wallet(schemes=schemes)

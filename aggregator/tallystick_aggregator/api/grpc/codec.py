@@ -74,8 +74,8 @@ _STATUS: Final = {
 }
 
 
-def write_refusal(refusal: Refusal) -> common_pb2.Refusal:
-    """Why not, what came, what is allowed."""
+def write_refusal(refusal: Refusal, code: str = "") -> common_pb2.Refusal:
+    """Why not, what came, what is allowed; `code` is x402's, where the scheme has one."""
     return common.write_refusal(
         refusal.reason,
         refusal.message,
@@ -84,6 +84,8 @@ def write_refusal(refusal: Refusal) -> common_pb2.Refusal:
         refusal.allowed,
         refusal.totals,
         refusal.retry_after_s,
+        refusal.extra,
+        code,
     )
 
 
@@ -94,17 +96,17 @@ def write_charge_result(answer: Accepted | Refusal) -> charge_pb2.ChargeResult:
     return charge_pb2.ChargeResult(refusal=write_refusal(answer))
 
 
-def write_verified(answer: Verified | Refusal, payer: bytes) -> facilitator_pb2.VerifyResponse:
+def write_verified(answer: Verified | Refusal, payer: bytes, code: str = "") -> facilitator_pb2.VerifyResponse:
     """Whether a payment will settle, and the reservation's handle."""
     if isinstance(answer, Refusal):
-        return facilitator_pb2.VerifyResponse(refusal=write_refusal(answer), payer=payer)
+        return facilitator_pb2.VerifyResponse(refusal=write_refusal(answer, code), payer=payer)
     return facilitator.write_verified(answer)
 
 
-def write_settled(answer: Settled | Refusal) -> facilitator_pb2.SettleResponse:
+def write_settled(answer: Settled | Refusal, code: str = "") -> facilitator_pb2.SettleResponse:
     """What was captured or transferred."""
     if isinstance(answer, Refusal):
-        return facilitator_pb2.SettleResponse(refusal=write_refusal(answer))
+        return facilitator_pb2.SettleResponse(refusal=write_refusal(answer, code))
     return facilitator.write_settled(answer)
 
 

@@ -1,12 +1,14 @@
 """FacilitatorService: x402's verbs for every scheme. Decodes, asks the Facilitator, encodes."""
 
 from tallystick.codec.facilitator import read_terms, write_supported
-from tallystick.facilitator import Limits, Supported
+from tallystick.facilitator import Limits, Settled, Supported, Verified
 from tallystick.v1 import facilitator_pb2, facilitator_pb2_grpc
+from tallystick.x402 import PaymentTerms
 from tallystick_aggregator.api.grpc.calls import ServicerContext, guarded, token_of
 from tallystick_aggregator.api.grpc.charge import ChargeLimits
 from tallystick_aggregator.api.grpc.codec import read_caller, read_payment, write_settled, write_verified
 from tallystick_aggregator.facilitator import Facilitator
+from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.commands import Rules
 from tallystick_aggregator.listing import Listing
 
@@ -42,7 +44,8 @@ class FacilitatorService(facilitator_pb2_grpc.FacilitatorServiceServicer):
         principal = self._facilitator.charger(token_of(context))
         terms, payment = read_terms(request), read_payment(request)
         caller = read_caller(request, principal.name)
-        return write_verified(*await self._facilitator.verify(principal, terms, payment, caller))
+        answer, payer = await self._facilitator.verify(principal, terms, payment, caller)
+        return write_verified(answer, payer, self._code(terms, answer))
 
     @guarded
     async def Settle(  # noqa: N802 - the .proto's name
@@ -52,8 +55,8 @@ class FacilitatorService(facilitator_pb2_grpc.FacilitatorServiceServicer):
         principal = self._facilitator.charger(token_of(context))
         terms, payment = read_terms(request), read_payment(request)
         caller = read_caller(request, principal.name)
-        settled = await self._facilitator.settle(principal, terms, payment, caller, release=request.release)
-        return write_settled(settled)
+        answer = await self._facilitator.settle(principal, terms, payment, caller, release=request.release)
+        return write_settled(answer, self._code(terms, answer))
 
     @guarded
     async def PublishResources(  # noqa: N802 - the .proto's name
@@ -62,3 +65,6 @@ class FacilitatorService(facilitator_pb2_grpc.FacilitatorServiceServicer):
         """List what the caller sells."""
         published = await self._listing.publish(self._facilitator.charger(token_of(context)), request.manifest)
         return facilitator_pb2.PublishResourcesResponse(listed=published.listed, dropped=published.dropped)
+
+    def _code(self, terms: PaymentTerms, answer: Verified | Settled | Refusal) -> str:
+        return self._facilitator.reason_code(terms.scheme, answer) if isinstance(answer, Refusal) else ""

@@ -103,7 +103,7 @@ def settled(answer: Settled, network: str) -> bytes:
             payer=checksum(answer.payer),
             transaction=_hash(answer.transaction),
             network=network,
-            amount=str(answer.amount),
+            amount=str(answer.amount) if answer.moves else "",
             extra=_extra(answer.extra),
         )
     )
@@ -127,7 +127,7 @@ def not_settled(
 
 def refusal_extra(refusal: Refusal) -> Mapping[str, Any]:
     """What a refusal says beside its code and its sentence; what is empty is left out."""
-    said: dict[str, Any] = {"reason": refusal.reason.code, "retry": refusal.reason.retry}
+    said: dict[str, Any] = {**refusal.extra, "reason": refusal.reason.code, "retry": refusal.reason.retry}
     said |= {
         name: value
         for name, value in (("field", refusal.field), ("got", refusal.got), ("allowed", refusal.allowed))

@@ -114,7 +114,7 @@ class Watcher:
 
     def track(self, account: ChannelConfig) -> None:
         """Read this account at the next look."""
-        self._tracked[self._escrow.account_id(account)] = account.account()
+        self._tracked[self._escrow.account_id(account)] = self._escrow.account_config(account)
 
     async def mirrored(self, block_number: int, timeout_s: float) -> None:
 

@@ -11,6 +11,7 @@ import msgspec
 
 from tallystick.amounts import parse_amount
 from tallystick.channels import WITHDRAW_DELAY_S_MAX, WITHDRAW_DELAY_S_MIN
+from tallystick.eip712 import BATCH_SETTLEMENT_ADDRESS
 from tallystick.hexadecimal import checksum, parse_address
 from tallystick.keys import with_paths
 from tallystick.quantities import MAX_AMOUNT
@@ -78,6 +79,10 @@ class ChainSection(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     token: list[TokenSection]
     operator: str = ""
     escrow_block: int = 0
+    batch_settlement: bool = False
+    """Whether x402's own contract is served beside, by its scheme batch-settlement."""
+    batch_settlement_block: int = 0
+    """Where the search for its channels begins: no channel has named our operator before."""
     confirmations: int = 12
     reorg_depth: int = 64
     poll_s: float = 2.0
@@ -135,6 +140,8 @@ def chain_settings(section: ChainSection, index: int, folder: Path, load_key: Ke
         fees=fees,
     )
     settings = replace(settings, bundles=_bundles(section, where, settings, folder, load_key))
+    if section.batch_settlement:
+        escrows.append((BATCH_SETTLEMENT_ADDRESS, section.batch_settlement_block))
     return [replace(settings, escrow=address, escrow_block=block) for address, block in escrows]
 
 
@@ -161,7 +168,19 @@ def _bundles(
 
 
 def _escrows(section: ChainSection, where: str) -> list[tuple[bytes, int]]:
-    """Return each escrow's address and first block."""
+    """Return each escrow's address and first block; that of batch-settlement has a setting of its own."""
+    between(0, section.batch_settlement_block, SECONDS_MAX, f"{where}.batch_settlement_block")
+    escrows = _own_escrows(section, where)
+    if BATCH_SETTLEMENT_ADDRESS in dict(escrows):
+        canonical = checksum(BATCH_SETTLEMENT_ADDRESS)
+        raise ConfigurationError(
+            f"{where}.escrow: got {canonical}, x402's own contract, allowed escrows of `tallystick deploy`; set"
+            " batch_settlement = true to serve that one too"
+        )
+    return escrows
+
+
+def _own_escrows(section: ChainSection, where: str) -> list[tuple[bytes, int]]:
     if isinstance(section.escrow, str):
         return [(parse_address(section.escrow, f"{where}.escrow"), section.escrow_block)]
     if section.escrow_block:

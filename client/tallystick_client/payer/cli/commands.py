@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +17,7 @@ from tallystick.hexadecimal import checksum, to_hex
 from tallystick.keys import PASSWORD_VARIABLE, create_keystore
 from tallystick_client.cli import EXIT_CONFIGURATION, EXIT_FAILED
 from tallystick_client.payer.cli.approvals import approve_token
+from tallystick_client.payer.cli.giving_back import refund_all
 from tallystick_client.payer.cli.options import JSON, OpenWallet, with_existing_wallet, with_wallet
 from tallystick_client.payer.cli.status_text import print_status
 from tallystick_client.payer.cli.withdrawals import Step, withdraw_all
@@ -23,7 +25,9 @@ from tallystick_client.payer.http.receipts import payment_of
 from tallystick_client.payer.http.transport import PayingTransport
 from tallystick_client.payer.policy.answers import told_error
 from tallystick_client.payer.policy.budgets import Budgets, DepositPolicy
+from tallystick_client.payer.policy.offers import preference
 from tallystick_client.payer.texts import show
+from tallystick_client.payer.wallet.schemes.port import Scheme
 from tallystick_client.payer.wallet.wallet import RECONCILE_EVERY_S
 
 
@@ -109,23 +113,22 @@ async def deposit(open_wallet: OpenWallet, amount: str) -> None:
 async def refund(open_wallet: OpenWallet, as_json: bool) -> None:
     """Bring back all that is not owed to sellers: at once, and without gas.
 
+    From accounts by their operator; from channels with one seller alone by that seller, each asked at its site.
+
     \b
     tallystick wallet refund --json
     """
     async with await open_wallet() as opened:
-        refunds = await opened.refund()
+        refunds = await refund_all(opened)
     if as_json:
-        rows = [
-            {"token": checksum(r.token.address), "amount": r.amount, "transaction": to_hex(r.transaction)}
-            for r in refunds
-        ]
-        click.echo(json.dumps(rows, indent=2))
-        return
-    for token, amount, transaction in refunds:
-        shown = show(amount, token.decimals, token.symbol)
-        click.echo(f"{shown} came back in {to_hex(transaction)}" if amount else "nothing to bring back")
-    if not refunds:
+        click.echo(json.dumps([refunded.as_dict() for refunded in refunds], indent=2))
+    for refunded in refunds:
+        if refunded.problem or not as_json:
+            click.echo(str(refunded), err=bool(refunded.problem))
+    if not refunds and not as_json:
         click.echo("No account yet: nothing to bring back.")
+    if any(refunded.problem for refunded in refunds):
+        sys.exit(EXIT_FAILED)
 
 
 @wallet.command()
@@ -160,7 +163,8 @@ async def reconcile(open_wallet: OpenWallet, as_json: bool) -> None:
 async def withdraw(open_wallet: OpenWallet, rpc: str, finalize: bool, cancel: bool, as_json: bool) -> None:
     """Leave without the operator: by the payer's own transactions, after the account's delay. Needs gas.
 
-    Without --finalize or --cancel it starts to withdraw everything. What was charged is paid first.
+    Without --finalize or --cancel it starts to withdraw everything. What was charged is paid first. Channels with one
+    seller alone are withdrawn from, too; their contract has no way to give that up.
 
     \b
     tallystick wallet withdraw --rpc https://rpc.example
@@ -327,7 +331,7 @@ async def fetch(
         except httpx2.InvalidURL as error:
             raise MalformedError("url", url, f"a URL of http or https ({error})") from None
     if verbose:
-        click.echo(_cost(response), err=True)
+        click.echo(_cost(response, opened.schemes), err=True)
     sys.stdout.buffer.write(response.content)
     ends_open = not response.content.endswith(b"\n") and sys.stdout.isatty()
     if response.is_error or ends_open:
@@ -339,11 +343,13 @@ async def fetch(
         sys.exit(EXIT_FAILED)
 
 
-def _cost(response: httpx2.Response) -> str:
+def _cost(response: httpx2.Response, schemes: Mapping[str, Scheme]) -> str:
     receipt = payment_of(response)
     if receipt is None:
         return "it cost nothing"
     token = receipt.offer.token
+    why = preference(receipt.offer, schemes)
+    by = f"by {receipt.scheme}" + (f"\npaid by {why}" if why else "")
     if receipt.charged is None:
-        return f"it cost at most {show(receipt.amount, token.decimals, token.symbol)} by {receipt.scheme}"
-    return f"it cost {show(receipt.charged, token.decimals, token.symbol)} by {receipt.scheme}"
+        return f"it cost at most {show(receipt.amount, token.decimals, token.symbol)} {by}"
+    return f"it cost {show(receipt.charged, token.decimals, token.symbol)} {by}"

@@ -69,7 +69,7 @@ class EscrowCaller:
     async def account(self, config: ChannelConfig) -> OnChainAccount:
         """The account at the chain's head. Raises ChainError."""
         id_ = account_id(self._operator.domain, config)
-        with _told("accounts"):
+        with told("accounts"):
             (state,) = await self._caller.read(self._operator.escrow, "Escrow", "accounts", [id_])
         return OnChainAccount(state.balance, state.withdrawAmount, state.withdrawableAt, state.withdrawByPayer)
 
@@ -92,7 +92,7 @@ class EscrowCaller:
         return returned, mined.transaction_hash
 
     async def _send(self, function: str, *arguments: Any) -> Mined:
-        with _told(function):  # a ChannelConfig has its fields in the order of the ABI
+        with told(function):  # a ChannelConfig has its fields in the order of the ABI
             data = self._caller.encode("Escrow", function, *arguments)
             return await self._caller.send(self._signer, self._operator.escrow, data)
 
@@ -104,7 +104,7 @@ async def approve_permit2(rpc_url: str, operator: Operator, signer: Signer, toke
     """
     caller = Caller(rpc_url)
     try:
-        with _told("approve", "the token"):
+        with told("approve", "the token"):
             if await caller.chain_id() != operator.network.chain_id:
                 raise ChainError(f"rpc: allowed an endpoint of {operator.network}")
             if not await caller.code(PERMIT2_ADDRESS):
@@ -116,7 +116,7 @@ async def approve_permit2(rpc_url: str, operator: Operator, signer: Signer, toke
 
 
 @contextmanager
-def _told(function: str, who: str = "the escrow") -> Generator[None]:
+def told(function: str, who: str = "the escrow") -> Generator[None]:
     """Tell what is in the way of a call as a ChainError."""
     try:
         yield

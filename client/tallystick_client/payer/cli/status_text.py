@@ -9,7 +9,7 @@ from rich.text import Text
 
 from tallystick.hexadecimal import shorten
 from tallystick_client.payer.texts import show, show_time
-from tallystick_client.payer.wallet.status import AccountStatus, WalletStatus
+from tallystick_client.payer.wallet.status import AccountStatus, SellerChannelStatus, WalletStatus
 
 _NO_DEPOSIT: Final = (
     "No deposit yet: each payment is an exact transfer of its own.\n"
@@ -23,10 +23,12 @@ def print_status(found: WalletStatus) -> None:
     click.echo(f"payer {found.payer}")
     # An account that was never deposited into is a place in the book, and nothing on chain.
     accounts = [account for account in found.accounts if account.deposited or account.deposits_under_way]
-    if not accounts:
+    if not accounts and not found.seller_channels:
         click.echo(_NO_DEPOSIT)
     for account in accounts:
         _print_account(account)
+    for channel in found.seller_channels:
+        _print_seller_channel(channel)
     for spent in found.exact:
         click.echo(f"signed for exact transfers {show(spent.paid, spent.decimals, spent.symbol)} on {spent.network}")
 
@@ -45,6 +47,24 @@ def _print_account(account: AccountStatus) -> None:
         click.echo(f"  refund of {what} under way;\n  `tallystick wallet refund` sends it again")
     if account.channels:
         Console().print(_channels(account))
+
+
+def _print_seller_channel(channel: SellerChannelStatus) -> None:
+    where = f"{shorten(channel.receiver)} on {channel.network}"
+    click.echo(f"channel {shorten(channel.channel_id)} with {where}, in {channel.symbol}")
+    click.echo(f"  at {channel.host}")
+    named = ["deposited", "returned", "charged", "signed", "left", *(["missing"] if channel.missing else [])]
+    click.echo("  " + ", ".join(f"{name} {_plain(channel, getattr(channel, name))}" for name in named))
+    if not channel.active:
+        click.echo("  is being withdrawn, and paid from no more")
+    for deposit in channel.deposits_under_way:
+        amount, until = _plain(channel, deposit.amount), show_time(deposit.landable_until)
+        click.echo(f"  deposit of {amount} under way, may be landed until {until};")
+        click.echo("  the next payment to this seller sends it again")
+
+
+def _plain(channel: SellerChannelStatus, amount: int) -> str:
+    return show(amount, channel.decimals, channel.symbol).removesuffix(f" {channel.symbol}")
 
 
 def _channels(account: AccountStatus) -> Table:

@@ -1,6 +1,7 @@
 """What `tallystick wallet withdraw` does: a step of the timed way out, for every account of a wallet."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from tallystick.hexadecimal import shorten, to_hex
@@ -14,7 +15,7 @@ Step = Literal["initiate", "cancel", "finalize"]
 @dataclass(frozen=True, slots=True)
 class Taken:
     """A step that was taken for an account, or had been before: then `transaction` is empty. `returned` in atomic units
-    of the token; times in seconds since the epoch.
+    of the token; times in seconds since the epoch. `kind`: "channel" for one with a seller alone.
     """
 
     account_id: bytes
@@ -22,10 +23,11 @@ class Taken:
     transaction: bytes
     finalizes_at: int | None = None
     returned: int | None = None
+    kind: Literal["account", "channel"] = "account"
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        fields: dict[str, Any] = {"account": to_hex(self.account_id), "transaction": to_hex(self.transaction)}
+        fields: dict[str, Any] = {self.kind: to_hex(self.account_id), "transaction": to_hex(self.transaction)}
         if self.finalizes_at is not None:
             fields["finalizes_at"] = self.finalizes_at
         if self.returned is not None:
@@ -33,7 +35,7 @@ class Taken:
         return fields
 
     def __str__(self) -> str:
-        account = f"account {shorten(to_hex(self.account_id))}"
+        account = f"{self.kind} {shorten(to_hex(self.account_id))}"
         if self.finalizes_at is not None:
             # A node may be behind what it has just mined, and not know the time yet.
             when = f"from {show_time(self.finalizes_at)} on" if self.finalizes_at else "after the delay"
@@ -65,4 +67,33 @@ async def withdraw_all(opened: Wallet, rpc: str, step: Step) -> list[Taken]:
                 returned, transaction = await escrow.finalize(account.config)
                 await opened.record_withdrawal(account.id, returned)
                 taken.append(Taken(account.id, token, transaction, returned=returned))
+    return taken + await _withdraw_channels(opened, rpc, step)
+
+
+async def _withdraw_channels(opened: Wallet, rpc: str, step: Step) -> list[Taken]:
+    """The same for channels with one seller alone, whose withdrawals cannot be given up."""
+    from tallystick_client.payer.cli.channel_onchain import ChannelCaller  # noqa: PLC0415
+
+    taken: list[Taken] = []
+    for channel in opened.channels.known if step != "cancel" else []:
+        operator, token = opened.channels.operator_of(channel), opened.channels.token_of(channel)
+        if operator is None or token is None:
+            continue
+        note = partial(Taken, channel.id, token, kind="channel")
+        async with ChannelCaller(rpc, operator.network.chain_id, opened.signer) as contract:
+            state = await contract.channel(channel)
+            if step == "initiate" and state.withdrawable_at:
+                taken.append(note(b"", finalizes_at=state.withdrawable_at))
+            elif step == "initiate" and state.left:
+                # Before it is sent: a payment that comes meanwhile opens another channel.
+                await opened.channels.record(channel, state.balance, is_leaving=True)
+                transaction = await contract.initiate(channel, state.left)
+                finalizes_at = (await contract.channel(channel)).withdrawable_at
+                taken.append(note(transaction, finalizes_at=finalizes_at))
+            elif step == "finalize" and state.withdrawable_at:
+                returned, transaction = await contract.finalize(channel)
+                await opened.channels.record(channel, state.balance - returned, is_leaving=True)
+                taken.append(note(transaction, returned=returned))
+            else:
+                await opened.channels.record(channel, state.balance, is_leaving=False)
     return taken

@@ -71,6 +71,7 @@ class RemoteWallet:
         self.operators = terms.operators
         self.schemes = by_name(schemes)
         self.allows_exact = terms.allows_exact
+        self.channels = None
         self.worker_id = os.urandom(16)
         self._channel = channel
         self._stub = stub
@@ -127,6 +128,11 @@ class RemoteWallet:
     def can_defer(self, operator: Operator, token: Token) -> bool:
         """Whether there is, or may be, a deposit to pay from."""
         return (operator, token.address) in self._terms.deferred
+
+    def channel_lack(self, offer: Offer) -> str:
+        """The wallet's process alone pays from channels: one payment at a time."""
+        del offer
+        return "a wallet that another process serves does not pay from channels with one seller"
 
     def choose(self, required: Offered) -> Offer:
         """The offer of a 402 to take; raises OfferNotAllowedError."""

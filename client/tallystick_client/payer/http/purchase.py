@@ -34,6 +34,7 @@ How a request is paid, and what is done about each answer:
 - A 402 of x402 version 1 is told apart, by its body too where the adapter hands that in.
 """
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -47,6 +48,7 @@ from tallystick.x402 import PAYMENT_REQUIRED_HEADER, read_pay_ahead
 from tallystick_client.payer.errors import (
     BodyNotReplayableError,
     BookUnavailableError,
+    ChannelDisputedError,
     InsecureOriginError,
     WalletError,
 )
@@ -76,7 +78,7 @@ from tallystick_client.payer.policy.answers import (
     reason_in,
     says_free,
 )
-from tallystick_client.payer.policy.offers import Asked, Echo, Offer, check_version, choose, read_offers
+from tallystick_client.payer.policy.offers import Asked, Echo, Offer, check_version, choose, preference, read_offers
 from tallystick_client.payer.wallet.schemes.port import Order, Outcome, OutgoingPayment, Payer, Scheme
 from tallystick_client.rpc import AggregatorUnavailableError
 
@@ -101,6 +103,8 @@ DEADLINE_S: Final = 120.0
 """More than sellers usually wait for a transfer, and less than a person does."""
 PAID_AGAIN_MAX: Final = 5
 """How often a request is paid again while its payments are refused for their spend keys."""
+
+_log = logging.getLogger("tallystick.payer")
 
 
 class Purchases:
@@ -211,7 +215,9 @@ class Purchase:
     # What to pay.
 
     def _pay(self, offer: Offer, payment_id: PaymentId | None = None) -> Flow[OutgoingPayment]:
-        order = Order(self._request.host, self._request.request_hash, self._clock, payment_id)
+        request = self._request
+        url = request.origin + request.target.decode("latin-1")
+        order = Order(request.host, request.request_hash, self._clock, payment_id, url)
         return ask_wallet(partial(self._scheme(offer).pay, self._wallet, offer, order))
 
     def _scheme(self, offer: Offer) -> Scheme:
@@ -255,6 +261,8 @@ class Purchase:
             raise InsecureOriginError(self._request.origin)
         required = read_offers(header)
         offer = choose(required, self._wallet)
+        if why := preference(offer, self._wallet.schemes):
+            _log.info("%s is paid by %s", self._request.host, why)
         self._learn(offer, required)
         offer = replace(offer, echo=Echo(required.resource, required.extensions))
         request = self._request
@@ -270,10 +278,10 @@ class Purchase:
         """The offer for another payment after a 402 to one; None where the 402 is the caller's to see.
 
         `times`: how often it was paid again already. Raises AggregatorUnavailableError where the wallet or its
-        aggregator is away: then nobody has refused for good.
+        aggregator is away: then nobody has refused for good; and ChannelDisputedError.
         """
         header, offer = answer.headers.get(PAYMENT_REQUIRED_HEADER), refused.offer
-        is_safe = self._request.is_replayable and self._scheme(offer).charges_once
+        is_safe = self._request.is_replayable and self._scheme(offer).charges_once and not refused.is_spent
         if header is None or not is_safe:
             return None
         try:
@@ -289,7 +297,7 @@ class Purchase:
             recover = partial(refused.recover, self._wallet, reason, host)
             if better.terms == offer.terms and not (yield from ask_wallet(recover)):
                 return None
-        except AggregatorUnavailableError:
+        except (AggregatorUnavailableError, ChannelDisputedError):
             yield CloseResponse()
             raise
         except TallystickError:

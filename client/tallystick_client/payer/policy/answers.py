@@ -6,7 +6,7 @@ not charge pays for its own next page, and comes back to the budgets only after 
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tallystick.amounts import parse_amount
 from tallystick.errors import MalformedError
@@ -55,6 +55,21 @@ def told_error(headers: Mapping[str, str]) -> str:
         return read_offers(headers[PAYMENT_REQUIRED_HEADER]).error if PAYMENT_REQUIRED_HEADER in headers else ""
     except (MalformedError, WalletError):
         return ""
+
+
+def refused_offers(answer: Answer, scheme: str) -> tuple[str, list[dict[str, Any]]]:
+    """What a 402 says: its `error`, and the `extra` of each of its offers of this scheme that can be read.
+
+    Nothing of both where there is no such header, or none that can be read.
+    """
+    if PAYMENT_REQUIRED_HEADER not in answer.headers:
+        return "", []
+    try:
+        asked = read_offers(answer.headers[PAYMENT_REQUIRED_HEADER])
+    except (MalformedError, WalletError):
+        return "", []
+    offers = [offer for offer in asked.accepts if not isinstance(offer, MalformedError) and offer.scheme == scheme]
+    return asked.error, [offer.extra for offer in offers]
 
 
 def reason_in(error: str) -> Reason:

@@ -9,7 +9,7 @@ be read of it is left out, and said where no offer remains.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
@@ -100,6 +100,8 @@ class Offer:
     accepted: PaymentRequirements
     echo: Echo = field(default=NO_ECHO, compare=False, repr=False)
     """Of the 402 that made it. A payment that is sent ahead answers none, and repeats nothing."""
+    instead_of: tuple[str, ...] = field(default=(), compare=False)
+    """The schemes of the offers beside it that could have been taken too, where all of them take deposits."""
 
     def goes_where(self, other: "Offer") -> bool:
         """Whether both are paid by the same scheme, in the same token, to the same receiver at the same operator."""
@@ -164,6 +166,16 @@ class OfferRules(Protocol):
         """The scheme's name in offers."""
         ...
 
+    @property
+    def takes_deposits(self) -> bool:
+        """Whether its payments come out of a deposit, not out of the payer's own address."""
+        ...
+
+    @property
+    def advantage(self) -> str:
+        """Why it is preferred to others that take deposits, for a person to read."""
+        ...
+
     def problem(self, requirements: PaymentRequirements, field: str, operator: Operator, token: Token) -> str:
         """Why this operator's allow-list does not take what the offer says beyond receiver, amount and token; empty
         where it does. Begins with the name of a part of the offer, whose own name is `field`. Raises MalformedError.
@@ -197,6 +209,10 @@ class Means(Protocol):
         """Whether there is, or may be, a deposit to pay from."""
         ...
 
+    def channel_lack(self, offer: Offer) -> str:
+        """What is lacking to pay this offer from a channel with its seller alone; empty where nothing is."""
+        ...
+
 
 def choose(required: Offered, means: Means) -> Offer:
     """The offer to take: the first of the scheme that the wallet prefers, among those that it may take and can pay.
@@ -225,7 +241,28 @@ def choose(required: Offered, means: Means) -> Offer:
     if not allowed:
         raise OfferNotAllowedError(problems)
     preferred = list(means.schemes)
-    return min(allowed, key=lambda offer: preferred.index(offer.terms.scheme))
+    taken = min(allowed, key=lambda offer: preferred.index(offer.terms.scheme))
+    if not means.schemes[taken.terms.scheme].takes_deposits:
+        return taken
+    others = {offer.terms.scheme for offer in allowed if means.schemes[offer.terms.scheme].takes_deposits}
+    return replace(taken, instead_of=tuple(sorted(others - {taken.terms.scheme}, key=preferred.index)))
+
+
+def allowed_offers(required: Offered, scheme: OfferRules, operators: Sequence[Operator]) -> list[Offer]:
+    """The offers of this scheme that the allow-list takes."""
+    found = [
+        _check(requirements, f"accepts[{index}]", scheme, operators)
+        for index, requirements in enumerate(required.accepts[:OFFERS_MAX])
+        if not isinstance(requirements, MalformedError) and requirements.scheme == scheme.name
+    ]
+    return [offer for offer in found if not isinstance(offer, str)]
+
+
+def preference(offer: Offer, schemes: Mapping[str, OfferRules]) -> str:
+    """Which deposit an offer is paid from, and why, for a person to read; empty where the 402 left no choice."""
+    if not offer.instead_of:
+        return ""
+    return f"{offer.terms.scheme} rather than {' or '.join(offer.instead_of)}: {schemes[offer.terms.scheme].advantage}"
 
 
 def first_difference(*compared: tuple[str, str | int, str | int]) -> str:

@@ -11,7 +11,8 @@ deposits       deposits, top-ups, refunds; deposit_queue who waits for one
 approvals      signing the totals of the next claim
 reconcile      what became of payments whose answer was lost
 recovery       what a refused payment needs before it can be sent again
-exact          payments without a deposit
+exact          payments without a deposit; balances whether the payer's address covers them
+seller_channels channels with one seller alone, and deposits into them; channel_steps what their vouchers are over
 status         the book as a program reads it
 permit_turns   whose EIP-2612 permit of a token is the next
 schemes        how it pays, a module each

@@ -16,6 +16,7 @@ from tallystick.amounts import decode_amount, encode_amount
 from tallystick.channels import ChannelConfig
 from tallystick.codec.account import read_permit2_approval, write_totals
 from tallystick.codec.common import check_refusal, read_channel_totals, write_config
+from tallystick.eip712 import Domain
 from tallystick.errors import Described, MalformedError
 from tallystick.quantities import ChannelTotals
 from tallystick.reasons import Reason
@@ -89,9 +90,12 @@ class AccountClient:
         self._channel: grpc.aio.Channel | None = None
         self._stub: account_pb2_grpc.AccountServiceAsyncStub | None = None
 
-    async def read(self, account_id: bytes) -> AccountState | None:
-        """The account with all its channels, None where the aggregator does not know it."""
-        authorization = self._may_read(account_id)
+    async def read(self, account_id: bytes, domain: Domain | None = None) -> AccountState | None:
+        """The account with all its channels, None where the aggregator does not know it.
+
+        `domain`: of the contract that holds it, where that is not the operator's escrow.
+        """
+        authorization = self._may_read(account_id, domain)
         found: list[ChannelTotals] = []
         for _ in range(_PAGES_MAX):
             after = found[-1].channel_id if found else b""
@@ -229,12 +233,12 @@ class AccountClient:
         check_refusal(response)
         return response
 
-    def _may_read(self, account_id: bytes) -> pb.CallAuthorization:
-        return self._authorize(lambda deadline: eip712.hash_read_account(account_id, deadline))
+    def _may_read(self, account_id: bytes, domain: Domain | None = None) -> pb.CallAuthorization:
+        return self._authorize(lambda deadline: eip712.hash_read_account(account_id, deadline), domain)
 
-    def _authorize(self, hash_call: Callable[[int], bytes]) -> pb.CallAuthorization:
+    def _authorize(self, hash_call: Callable[[int], bytes], domain: Domain | None = None) -> pb.CallAuthorization:
         deadline = int(self._clock()) + CALL_VALID_S
-        signature = self._signer.sign(eip712.digest(self._domain, hash_call(deadline)))
+        signature = self._signer.sign(eip712.digest(domain or self._domain, hash_call(deadline)))
         return pb.CallAuthorization(deadline=deadline, signature=signature)
 
     def _service(self) -> "account_pb2_grpc.AccountServiceAsyncStub":

@@ -27,12 +27,14 @@ from tallystick_client.payer.wallet.rows import (
     Account,
     Changes,
     Channel,
+    ChannelDeposit,
     Counter,
     Deposit,
     ExactPayment,
     GrantRow,
     Refund,
     Row,
+    SellerChannel,
     SpendKeyRow,
 )
 
@@ -49,6 +51,9 @@ class Book:
         self.refunds: dict[bytes, Refund] = {}
         self.exact_payments: dict[bytes, ExactPayment] = {}
         """Those that were sent, and may yet turn out not to be spent."""
+        self.seller_channels: dict[bytes, SellerChannel] = {}
+        self.channel_deposits: dict[bytes, ChannelDeposit] = {}
+        """By their salts; those that have landed are not kept here."""
         self.counters: dict[Counter, int] = {}
         self._grants_of: dict[bytes, dict[int, GrantRow]] = {}
         self._next_grant_id = 1
@@ -92,6 +97,10 @@ class Book:
                 self.refunds[row.refund_id] = row
             case ExactPayment():
                 self.exact_payments[row.nonce] = row
+            case SellerChannel():
+                self.seller_channels[row.id] = row
+            case ChannelDeposit():
+                self.channel_deposits[row.salt] = row
         self.changed(row)
 
     def new_grant(self, channel: Channel, host: str, holder: str, key_id: bytes, day: int) -> GrantRow:
@@ -218,6 +227,27 @@ class Book:
         self._count(payment.asset, payment.host, payment.day, -payment.amount)
         self.changed(payment)
 
+    # Channels with one seller alone.
+
+    def sign_step(self, channel: SellerChannel, host: str, day: int, ceiling: int) -> None:
+        """Count a voucher that is about to be signed: only what it adds to all that were signed before can be taken."""
+        more = max(0, ceiling - channel.signed)
+        channel.signed += more
+        channel.spent += more
+        if more:
+            self._count(channel.asset, host, day, more)
+        self.changed(channel)
+
+    def end_deposit(self, deposit: ChannelDeposit, status: str) -> None:
+        """Note that a deposit has landed, or can land no more."""
+        deposit.status = status
+        self.changed(deposit)
+        del self.channel_deposits[deposit.salt]
+        if status == "landed":
+            channel = self.seller_channels[deposit.channel_id]
+            channel.deposited += deposit.amount
+            self.changed(channel)
+
     # Budgets.
 
     def affordable(self, asset: Asset, host: str, day: int, limits: Limits) -> int:
@@ -234,8 +264,9 @@ class Book:
         return {counter.kind: self.counters.get(counter, 0) for counter in _counters(asset, host, day)}
 
     def spent_by_exact(self, asset: Asset) -> int:
-        """What was signed for payments without a deposit, in all: budgets count that, and what accounts committed."""
+        """What was signed for payments without a deposit, in all: budgets count that, and what deposits committed."""
         committed = sum(account.committed for account in self.accounts.values() if account.asset == asset)
+        committed += sum(channel.spent for channel in self.seller_channels.values() if channel.asset == asset)
         return self.counters.get(Counter(asset, "total", ""), 0) - committed
 
     def promised(self, asset: Asset, now_s: float) -> int:
@@ -246,6 +277,11 @@ class Book:
             if deposit.status == "pending"
             and self.accounts[deposit.account_id].asset == asset
             and now_s < deposit.landable_until
+        )
+        deposits += sum(
+            deposit.amount
+            for deposit in self.channel_deposits.values()
+            if self.seller_channels[deposit.channel_id].asset == asset and now_s < deposit.landable_until
         )
         transfers = sum(
             payment.amount
@@ -275,6 +311,10 @@ class Book:
                 assert channel.committed - channel.disputed <= channel.ceiling
             assert account.committed == sum(channel.committed for channel in channels)
             assert account.open == sum(row.open for channel in channels for row in self.grants_of(channel.id))
+        for single in self.seller_channels.values():
+            assert min(single.counted, single.missing, single.returned) >= 0
+            assert single.counted <= single.signed
+            assert single.spent <= single.signed
 
     def _budgets(self, asset: Asset, host: str, day: int, limits: Limits) -> Iterator[tuple[str, Counter, int]]:
         allowed = {"host": limits.per_host, "day": limits.per_day, "total": limits.total}

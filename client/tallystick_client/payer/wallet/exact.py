@@ -14,18 +14,14 @@ from collections.abc import Mapping
 from typing import Final
 
 from tallystick import eip712
-from tallystick.channels import ChannelConfig
-from tallystick.errors import TallystickError
-from tallystick.hexadecimal import checksum
 from tallystick.signatures import Signer
 from tallystick.tokens import Permit2Approval, Token
 from tallystick.x402 import ExactAuthorization
-from tallystick_client.payer.errors import BalanceTooLowError
 from tallystick_client.payer.policy.offers import Seller
 from tallystick_client.payer.policy.operators import Asset, Operator
-from tallystick_client.payer.texts import show
-from tallystick_client.payer.wallet.accounts import NONCES_MAX, AccountClient, Balance
+from tallystick_client.payer.wallet.accounts import NONCES_MAX, AccountClient
 from tallystick_client.payer.wallet.allocator import Allocator
+from tallystick_client.payer.wallet.balances import Balances
 from tallystick_client.payer.wallet.grants import Clock
 from tallystick_client.payer.wallet.rows import ExactPayment
 from tallystick_client.payer.wallet.store import Store
@@ -46,8 +42,10 @@ class ExactPayer:
         signer: Signer,
         clients: Mapping[Operator, AccountClient],
         allocator: Allocator,
+        balances: Balances,
         clock: Clock = time.time,
     ) -> None:
+        self._balances = balances
         self._store = store
         self._signer = signer
         self._clients = clients
@@ -61,7 +59,7 @@ class ExactPayer:
         """
         self._allocator.check_request(seller, amount)
         self._allocator.check_budgets(seller, amount)
-        await self._check_balance(seller, amount)
+        await self._balances.check(seller, amount, "transfer")
         # Others may have spent meanwhile; nothing is awaited between this look at the budgets and the entry.
         self._allocator.check_budgets(seller, amount)
         now_s = int(self._clock())
@@ -95,7 +93,7 @@ class ExactPayer:
         freed = 0
         for first in range(0, len(due), NONCES_MAX):
             part = due[first : first + NONCES_MAX]
-            told = await client.balance(self._account(operator, token), [payment.nonce for payment in part])
+            told = await client.balance(self._balances.account(operator, token), [payment.nonce for payment in part])
             if told is None or told.unused is None:
                 break  # of a version that does not tell: they stay spent
             for payment in part:
@@ -113,26 +111,5 @@ class ExactPayer:
 
         Raises BalanceTooLowError where the payer holds less than `amount` atomic units.
         """
-        balance = await self._check_balance(seller, amount, permit2=True)
+        balance = await self._balances.check(seller, amount, "transfer", permit2=True)
         return None if balance is None else balance.permit2
-
-    async def _check_balance(self, seller: Seller, amount: int, *, permit2: bool = False) -> Balance | None:
-        """The balance, where the aggregator tells it. Raises BalanceTooLowError."""
-        operator, token = seller.operator, seller.token
-        try:
-            balance = await self._clients[operator].balance(self._account(operator, token), permit2=permit2)
-        except TallystickError:
-            return None  # the seller's facilitator may be another one, which does answer
-        promised = self._store.book.promised(seller.asset, self._clock())
-        if balance is None or balance.amount - promised >= amount:
-            return balance
-        there_is = show(max(0, balance.amount - promised), token.decimals, token.symbol)
-        asked = show(amount, token.decimals, token.symbol)
-        raise BalanceTooLowError(
-            f"transfer: got {asked}, allowed at most {there_is}, which {checksum(self._signer.address)} holds on "
-            f"{operator.network} beyond deposits and transfers under way; nothing was signed"
-        )
-
-    def _account(self, operator: Operator, token: Token) -> ChannelConfig:
-        """Whose balance is asked for: the payer's first account, which need not be there."""
-        return operator.account(self._signer.address, token.address, bytes(32))

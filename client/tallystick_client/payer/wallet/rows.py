@@ -147,6 +147,64 @@ class ExactPayment:
     status: str = "sent"
 
 
+@dataclass(slots=True)
+class SellerChannel:
+    """A channel of the standard's contract: a deposit with one seller alone. `index` is what its salt counts from.
+
+    `counted`: what the seller has charged, as far as its answers say and this wallet has signed; the next voucher is
+    over this and the price. `signed`: the highest ceiling of all vouchers. `spent`: what budgets count of it.
+    `missing`: what the aggregator sees less in it than this book. One that is not `active` is only emptied.
+
+    `url` is a page that was paid for: there the seller is asked for a refund. `open_id` and `open_request` name the
+    newest payment while its outcome is not known, `open_amount` the most that it costs; empty and 0 otherwise.
+    """
+
+    id: bytes
+    asset: Asset
+    config: ChannelConfig
+    index: int
+    host: str
+    url: str = ""
+    active: bool = True
+    deposited: int = 0
+    returned: int = 0
+    missing: int = 0
+    counted: int = 0
+    signed: int = 0
+    spent: int = 0
+    open_id: bytes = b""
+    open_request: bytes = b""
+    open_amount: int = 0
+
+    @property
+    def balance(self) -> int:
+        """What it holds, what was charged included."""
+        return self.deposited - self.returned - self.missing
+
+    @property
+    def locked(self) -> int:
+        """What of the deposits is neither charged nor back."""
+        return max(0, self.deposited - self.returned - self.counted)
+
+
+@dataclass(slots=True)
+class ChannelDeposit:
+    """A signed deposit into a SellerChannel, written down before it is sent: until it is landed, it is sent again."""
+
+    salt: bytes
+    channel_id: bytes
+    amount: int
+    valid_before: int
+    signature: bytes = field(repr=False)
+    status: str = "pending"
+    """pending, landed, or refused: it can no longer land."""
+
+    @property
+    def landable_until(self) -> int:
+        """Until when somebody may land it, in seconds since the epoch."""
+        return self.valid_before + DEPOSIT_LATE_S
+
+
 class Counter(NamedTuple):
     """What names a budget's counter: `kind` is host, day or total."""
 
@@ -155,7 +213,7 @@ class Counter(NamedTuple):
     name: str
 
 
-Row = Account | Channel | GrantRow | SpendKeyRow | Deposit | Refund | ExactPayment
+Row = Account | Channel | GrantRow | SpendKeyRow | Deposit | Refund | ExactPayment | SellerChannel | ChannelDeposit
 
 
 class Changes(NamedTuple):

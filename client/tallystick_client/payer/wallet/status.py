@@ -8,7 +8,7 @@ from tallystick.hexadecimal import checksum, to_hex
 from tallystick.tokens import Token
 from tallystick_client.payer.policy.operators import Asset, Operator
 from tallystick_client.payer.wallet.book import Book
-from tallystick_client.payer.wallet.rows import Account
+from tallystick_client.payer.wallet.rows import Account, SellerChannel
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +77,37 @@ class ExactStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class SellerChannelStatus:
+    """A deposit with one seller alone; see `rows.SellerChannel` for what the amounts mean. `left`: neither charged nor
+    back, as far as this book knows.
+    """
+
+    channel_id: str
+    network: str
+    receiver: str
+    receiver_authorizer: str
+    host: str
+    token: str
+    symbol: str
+    decimals: int
+    active: bool
+    deposits_under_way: list[DepositUnderWay]
+    deposited: int
+    returned: int
+    missing: int
+    charged: int
+    signed: int
+    left: int
+
+
+@dataclass(frozen=True, slots=True)
 class WalletStatus:
-    """All of a wallet's accounts, and what was paid without one."""
+    """All of a wallet's accounts, its channels with one seller alone, and what was paid without either."""
 
     payer: str
     accounts: list[AccountStatus]
     exact: list[ExactStatus]
+    seller_channels: list[SellerChannelStatus]
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: the accounts, beside them all channels, each with its account's id, and exact payments."""
@@ -111,7 +136,37 @@ def read_status(
         for asset, token in tokens.items()
         if (paid := book.spent_by_exact(asset))
     ]
-    return WalletStatus(checksum(payer), found, exact)
+    channels = [
+        _seller_channel(book, channel, tokens[channel.asset])
+        for channel in book.seller_channels.values()
+        if channel.asset in tokens
+    ]
+    return WalletStatus(checksum(payer), found, exact, channels)
+
+
+def _seller_channel(book: Book, channel: SellerChannel, token: Token) -> SellerChannelStatus:
+    return SellerChannelStatus(
+        channel_id=to_hex(channel.id),
+        network=channel.asset.network,
+        receiver=checksum(channel.config.receiver),
+        receiver_authorizer=checksum(channel.config.receiver_authorizer),
+        host=channel.host,
+        token=checksum(token.address),
+        symbol=token.symbol,
+        decimals=token.decimals,
+        active=channel.active,
+        deposits_under_way=[
+            DepositUnderWay(deposit.amount, deposit.landable_until)
+            for deposit in book.channel_deposits.values()
+            if deposit.channel_id == channel.id
+        ],
+        deposited=channel.deposited,
+        returned=channel.returned,
+        missing=channel.missing,
+        charged=channel.counted,
+        signed=channel.signed,
+        left=max(0, channel.balance - channel.counted),
+    )
 
 
 def _account(book: Book, account: Account, operator: Operator, token: Token, today: int) -> AccountStatus:

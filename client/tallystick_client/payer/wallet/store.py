@@ -25,12 +25,14 @@ from tallystick_client.payer.wallet.book import Book
 from tallystick_client.payer.wallet.rows import (
     Account,
     Channel,
+    ChannelDeposit,
     Counter,
     Deposit,
     ExactPayment,
     GrantRow,
     Refund,
     Row,
+    SellerChannel,
     SpendKeyRow,
 )
 
@@ -64,6 +66,15 @@ CREATE TABLE IF NOT EXISTS refunds (
 CREATE TABLE IF NOT EXISTS exact_payments (
     nonce BLOB PRIMARY KEY, network TEXT NOT NULL, token BLOB NOT NULL, host TEXT NOT NULL, amount TEXT NOT NULL,
     valid_before INTEGER NOT NULL, day INTEGER NOT NULL, status TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS seller_channels (
+    id BLOB PRIMARY KEY, network TEXT NOT NULL, payer BLOB NOT NULL, payer_authorizer BLOB NOT NULL,
+    receiver BLOB NOT NULL, receiver_authorizer BLOB NOT NULL, token BLOB NOT NULL, withdraw_delay_s INTEGER NOT NULL,
+    salt BLOB NOT NULL, salt_index INTEGER NOT NULL, host TEXT NOT NULL, url TEXT NOT NULL, active INTEGER NOT NULL,
+    deposited TEXT NOT NULL, returned TEXT NOT NULL, missing TEXT NOT NULL, counted TEXT NOT NULL, signed TEXT NOT NULL,
+    spent TEXT NOT NULL, open_id BLOB NOT NULL, open_request BLOB NOT NULL, open_amount TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS channel_deposits (
+    salt BLOB PRIMARY KEY, channel_id BLOB NOT NULL, amount TEXT NOT NULL, valid_before INTEGER NOT NULL,
+    signature BLOB NOT NULL, status TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS counters (
     network TEXT NOT NULL, token BLOB NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL, amount TEXT NOT NULL,
     PRIMARY KEY (network, token, kind, name)) STRICT;
@@ -236,6 +247,36 @@ def _write(row: Row) -> Statement:
         case ExactPayment():
             tail = (row.host, str(row.amount), row.valid_before, row.day, row.status)
             return _replace("exact_payments", row.nonce, *row.asset, *tail)
+        case SellerChannel():
+            return _write_seller_channel(row)
+        case ChannelDeposit():
+            terms = (str(row.amount), row.valid_before)
+            return _replace("channel_deposits", row.salt, row.channel_id, *terms, row.signature, row.status)
+
+
+def _write_seller_channel(row: SellerChannel) -> Statement:
+    config = row.config
+    amounts = (row.deposited, row.returned, row.missing, row.counted, row.signed, row.spent)
+    return _replace(
+        "seller_channels",
+        row.id,
+        row.asset.network,
+        config.payer,
+        config.payer_authorizer,
+        config.receiver,
+        config.receiver_authorizer,
+        config.token,
+        config.withdraw_delay_s,
+        config.salt,
+        row.index,
+        row.host,
+        row.url,
+        int(row.active),
+        *map(str, amounts),
+        row.open_id,
+        row.open_request,
+        str(row.open_amount),
+    )
 
 
 def _write_counter(counter: Counter, amount: int) -> Statement:
@@ -258,6 +299,7 @@ async def _read(connection: aiosqlite.Connection) -> Book:
         ("spend_keys", lambda row: SpendKeyRow(row[0], row[1], int(row[2]), row[3], bool(row[4]))),
         ("deposits", lambda row: Deposit(row[0], row[1], int(row[2]), row[3], row[4], row[5], row[6])),
         ("refunds", lambda row: Refund(row[0], row[1], int(row[2]), int(row[3]), row[4])),
+        ("seller_channels", _seller_channel),
     )
     for table, reader in readers:
         async with connection.execute(f"SELECT * FROM {table}") as cursor:  # noqa: S608 - a name of ours
@@ -266,6 +308,9 @@ async def _read(connection: aiosqlite.Connection) -> Book:
     async with connection.execute("SELECT * FROM exact_payments WHERE status = 'sent'") as cursor:
         async for nonce, network, token, host, amount, valid_before, day, status in cursor:
             book.add(ExactPayment(nonce, Asset(network, token), host, int(amount), valid_before, day, status))
+    async with connection.execute("SELECT * FROM channel_deposits WHERE status = 'pending'") as cursor:
+        async for salt, channel_id, amount, valid_before, signature, status in cursor:
+            book.add(ChannelDeposit(salt, channel_id, int(amount), valid_before, signature, status))
     async with connection.execute("SELECT * FROM counters") as cursor:
         async for network, token, kind, name, amount in cursor:
             book.counters[Counter(Asset(network, token), kind, name)] = int(amount)
@@ -289,3 +334,28 @@ def _grant(row: Any, account: Account) -> GrantRow:
     id_, channel_id, host, holder, key_id, day, granted, returned, charged, unknown, closed_at = row
     amounts = (int(granted), int(returned), int(charged), int(unknown))
     return GrantRow(id_, channel_id, account.asset, host, holder, key_id, day, *amounts, closed_at)
+
+
+def _seller_channel(row: Any) -> SellerChannel:
+    id_, network, payer, authorizer, receiver, operator, token, delay, salt, index, host, url, active, *rest = row
+    config = ChannelConfig(payer, authorizer, receiver, operator, token, delay, salt)
+    *amounts, open_id, open_request, open_amount = rest
+    deposited, returned, missing, counted, signed, spent = map(int, amounts)
+    return SellerChannel(
+        id_,
+        Asset(network, token),
+        config,
+        index,
+        host,
+        url,
+        bool(active),
+        deposited,
+        returned,
+        missing,
+        counted,
+        signed,
+        spent,
+        open_id,
+        open_request,
+        int(open_amount),
+    )

@@ -33,6 +33,7 @@ from tallystick_client.payer.policy.operators import Operator
 from tallystick_client.payer.wallet.accounts import AccountClient, Refunded
 from tallystick_client.payer.wallet.allocator import Allocator, Proof
 from tallystick_client.payer.wallet.approvals import Approver
+from tallystick_client.payer.wallet.balances import Balances
 from tallystick_client.payer.wallet.deposits import Deposits
 from tallystick_client.payer.wallet.exact import ExactPayer
 from tallystick_client.payer.wallet.grants import Clock
@@ -43,6 +44,7 @@ from tallystick_client.payer.wallet.recovery import Remedies
 from tallystick_client.payer.wallet.rows import Account
 from tallystick_client.payer.wallet.schemes.port import Scheme, by_name
 from tallystick_client.payer.wallet.schemes.standard import STANDARD_SCHEMES
+from tallystick_client.payer.wallet.seller_channels import SellerChannels
 from tallystick_client.payer.wallet.spend_keys import KEY_TTL_S, SELF, SpendKeys
 from tallystick_client.payer.wallet.status import WalletStatus, read_status
 from tallystick_client.payer.wallet.store import Store
@@ -116,7 +118,9 @@ class LocalWallet:
         )
         self.grants = LocalGrants(self._book, self._allocator, signer, max_headroom, clock)
         self.permit_turns = PermitTurns()
-        self._exact = ExactPayer(store, signer, self._clients, self._allocator, clock)
+        balances = Balances(store, signer, self._clients, clock)
+        self._exact = ExactPayer(store, signer, self._clients, self._allocator, balances, clock)
+        self.channels = SellerChannels(store, signer, self._clients, self._allocator, balances, deposit, clock)
         self._reconciler = Reconciler(
             store, self._clients, self._keys, self.grants, self._allocator, clock, timing.drain_s
         )
@@ -199,6 +203,10 @@ class LocalWallet:
         """Whether there is, or may be, a deposit to pay from."""
         account = self._deposits.known_account(operator, token)
         return self._deposits.may_open() or (account is not None and account.unspent > 0)
+
+    def channel_lack(self, offer: Offer) -> str:
+        """What is lacking to pay this offer from a channel with its seller alone; empty where nothing is."""
+        return self.channels.lack(offer)
 
     def choose(self, required: Offered) -> Offer:
         """The offer of a 402 to take; raises OfferNotAllowedError."""
@@ -285,6 +293,7 @@ class LocalWallet:
         for account, operator, token in self.accounts():
             await self._deposits.resume(account, operator, token)
             result += await self._reconciler.reconcile(account, operator, spare_s=spare_s)
+        await self.channels.reconcile()
         freed = await self._exact.free_unlanded() if self._book.exact_payments else 0
         return result + Reconciled(freed=freed)
 
@@ -347,7 +356,7 @@ class LocalWallet:
         if approve_every_s:
             self._run_every(approve_every_s, self.approve_totals)
         if reconcile_every_s:
-            at_once = bool(self._book.accounts or self._book.exact_payments)
+            at_once = bool(self._book.accounts or self._book.exact_payments or self._book.channel_deposits)
             self._run_every(reconcile_every_s, self._reconcile, at_once=at_once)
 
     async def flush(self) -> None:

@@ -16,6 +16,7 @@ from tallystick_client.seller.paywall.outgoing import AHEAD_OF_RESPONSE, BODY, S
 from tallystick_client.seller.paywall.paths import find_roots
 from tallystick_client.seller.paywall.payment_flow import (
     BODY_BYTES_MAX,
+    BUSY_PATIENCE_S,
     KEPT_BYTES_MAX,
     MAX_TIMEOUT_S,
     RELEASE_WAIT_S,
@@ -65,10 +66,11 @@ class Paywall:
     to this. `buffer_bodies_bytes`: memory for the bodies of all requests that are read ahead at once.
     `body_patience_s`: how long one may take. `keep_responses_bytes`: memory for answers that are sent again to a payer
     whose connection broke. `settle_patience_s`: how long a served request waits for an aggregator that is away;
-    `release_wait_s`: how long an answer waits for its payment to be given back. `base_url`: scheme and host as clients
-    see them, for the URL in a 402; `trust_proxy_headers`: X-Forwarded-Proto and -Host say it. `publish`: whether
-    the price list is told at /.well-known/x402.json and /.well-known/x402, where `app` has no pages of its own.
-    `list_resources`: have the aggregator list it at /discovery/resources, and declare it in 402s; needs `base_url`.
+    `release_wait_s`: how long an answer waits for its payment to be given back. `busy_patience_s`: how long a request
+    waits while another one is under way on its payer's channel. `base_url`: scheme and host as clients see them, for
+    the URL in a 402; `trust_proxy_headers`: X-Forwarded-Proto and -Host say it. `publish`: whether the price list is
+    told at /.well-known/x402.json and /.well-known/x402, where `app` has no pages of its own. `list_resources`: have
+    the aggregator list it at /discovery/resources, and declare it in 402s; needs `base_url`.
     `clock` (seconds that nobody sets) and `sleep` are what is waited for by.
 
     Raises MalformedError, which names the setting, what it was and what is allowed. Prices, the token and whether it is
@@ -91,6 +93,7 @@ class Paywall:
         keep_responses_bytes: int = KEPT_BYTES_MAX,
         settle_patience_s: float = SETTLE_PATIENCE_S,
         release_wait_s: float = RELEASE_WAIT_S,
+        busy_patience_s: float = BUSY_PATIENCE_S,
         base_url: str | None = None,
         trust_proxy_headers: bool = False,
         publish: bool = True,
@@ -109,6 +112,7 @@ class Paywall:
             keep_responses_bytes=keep_responses_bytes,
             settle_patience_s=settle_patience_s,
             release_wait_s=release_wait_s,
+            busy_patience_s=busy_patience_s,
             base_url=base_url,
             trust_proxy_headers=trust_proxy_headers,
             publish=publish,

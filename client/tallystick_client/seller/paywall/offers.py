@@ -14,7 +14,6 @@ from tallystick.amounts import parse_price
 from tallystick.errors import Described, MalformedError, RefusedError, describe
 from tallystick.facilitator import Kind, Supported
 from tallystick.hexadecimal import checksum, to_hex
-from tallystick.quantities import ChannelTotals
 from tallystick.reasons import Reason
 from tallystick.tokens import Token
 from tallystick.x402 import (
@@ -77,23 +76,24 @@ def payment_required(
     offers: Sequence[Offer],
     resource: ResourceInfo,
     error: str,
-    totals: ChannelTotals | None = None,
+    refused: RefusedError | None = None,
     extensions: Mapping[str, Any] | None = None,
     declared: Mapping[str, Any] | None = None,
 ) -> PaymentRequired:
-    """What the 402 says; with the channel's totals where a refusal told them, so that the payer can sign higher.
+    """What the 402 says; after a refusal with what the payer needs for its next payment (`Scheme.correction`).
 
     `extensions` are those for payments that are reserved, beside the payment id's; `declared` those for all.
     """
-    is_reserved = [offer.scheme.is_reserved for offer in offers]
     return PaymentRequired(
         error=error,
         resource=resource,
-        accepts=[_with_totals(offer, totals) for offer in offers],
+        accepts=[_corrected(offer, refused) for offer in offers],
         extensions={
-            PAYMENT_IDENTIFIER: payment_identifier_declaration(required=all(is_reserved)),
+            PAYMENT_IDENTIFIER: payment_identifier_declaration(
+                required=all(offer.scheme.requires_id for offer in offers)
+            ),
             **{name: declared for offer in offers for name, declared in offer.extensions.items()},
-            **((extensions or {}) if any(is_reserved) else {}),
+            **((extensions or {}) if any(offer.scheme.is_reserved for offer in offers) else {}),
             **(declared or {}),
         },
     )
@@ -109,7 +109,15 @@ def error_text(error: MalformedError | RefusedError) -> str:
 
 def _offer(scheme: Scheme, kind: Kind, asset: Token, price: str, pay_to: bytes, timeout_s: int, field: str) -> Offer:
     amount = parse_price(price, asset.decimals, field).amount
-    terms = PaymentTerms(kind.scheme, Network.parse(kind.network, "network"), amount, asset.address, pay_to)
+    extra = scheme.offer_extra(kind, asset)
+    terms = PaymentTerms(
+        kind.scheme,
+        Network.parse(kind.network, "network"),
+        amount,
+        asset.address,
+        pay_to,
+        extra=extra if scheme.tells_extra else {},
+    )
     requirements = PaymentRequirements(
         scheme=kind.scheme,
         network=kind.network,
@@ -117,7 +125,7 @@ def _offer(scheme: Scheme, kind: Kind, asset: Token, price: str, pay_to: bytes, 
         asset=checksum(asset.address),
         pay_to=checksum(pay_to),
         max_timeout_seconds=timeout_s,
-        extra=scheme.offer_extra(kind, asset),
+        extra=extra,
     )
     return Offer(scheme, terms, requirements, asset, scheme.extensions(kind))
 
@@ -130,11 +138,11 @@ def _offered(supported: Supported, schemes: Sequence[Scheme]) -> list[tuple[Sche
     return sorted(offered, key=lambda way: ranks.get(way[0].name, len(ranks)))
 
 
-def _with_totals(offer: Offer, totals: ChannelTotals | None) -> PaymentRequirements:
-    if totals is None:
+def _corrected(offer: Offer, refused: RefusedError | None) -> PaymentRequirements:
+    correction = offer.scheme.correction(refused) if refused is not None else None
+    if not correction:
         return offer.requirements
-    extra = {**offer.requirements.extra, **offer.scheme.totals_extra(totals)}
-    return structs.replace(offer.requirements, extra=extra)
+    return structs.replace(offer.requirements, extra={**offer.requirements.extra, **correction})
 
 
 def _allowed(kinds: Sequence[tuple[Scheme, Kind]], network: str | None) -> str:
@@ -217,6 +225,10 @@ class Accepted:
         """
         offer = _matching(offers, self.terms)
         return offer.scheme.read(self.message, offer)
+
+    def scheme_among(self, offers: Sequence[Offer]) -> Scheme | None:
+        """The payment's scheme, where one of these offers is of it."""
+        return next((offer.scheme for offer in offers if offer.scheme.name == self.terms.scheme), None)
 
 
 def read_accepted(headers: Sequence[bytes]) -> Accepted:

@@ -74,6 +74,7 @@ KEPT_BYTES_MAX: Final = 8 * 1024 * 1024
 MAX_TIMEOUT_S: Final = 60
 SETTLE_PATIENCE_S: Final = 10.0
 RELEASE_WAIT_S: Final = 2.0
+BUSY_PATIENCE_S: Final = 5.0
 _PAYMENT: Final = PAYMENT_SIGNATURE_HEADER.lower().encode()
 _PAYMENT_V1: Final = b"x-payment"
 _VERSION_1: Final = (
@@ -105,8 +106,9 @@ class PaymentFlows:
 
     Settings as of `Paywall`. `declare_resources`: say in 402s how resources are called (the bazaar extension).
     `etag_key`: of the manifest (`manifest`). `release_wait_s`: how long an answer waits for its payment to be given
-    back. `schemes`: those that are not left to the aggregator, in the order of the offers. `clock`: seconds that nobody
-    sets. Raises MalformedError, which names the setting. Rules that can never decide anything are logged as warnings.
+    back. `busy_patience_s`: how long a request waits while another one is under way on its payer's channel. `schemes`:
+    those that are not left to the aggregator, in the order of the offers. `clock`: seconds that nobody sets. Raises
+    MalformedError, which names the setting. Rules that can never decide anything are logged as warnings.
     """
 
     def __init__(
@@ -120,6 +122,7 @@ class PaymentFlows:
         keep_responses_bytes: int = KEPT_BYTES_MAX,
         settle_patience_s: float = SETTLE_PATIENCE_S,
         release_wait_s: float = RELEASE_WAIT_S,
+        busy_patience_s: float = BUSY_PATIENCE_S,
         base_url: str | None = None,
         trust_proxy_headers: bool = False,
         publish: bool = True,
@@ -140,7 +143,7 @@ class PaymentFlows:
         self.book = OfferBook(self.pay_to, network, at_least("max_timeout_s", max_timeout_s, 1), schemes)
         self.max_body_bytes = at_least("max_body_bytes", max_body_bytes, 0)
         kept = ResponseCache(at_least("keep_responses_bytes", keep_responses_bytes, 0))
-        self.state = PaywallState(kept, settle_patience_s, release_wait_s, clock)
+        self.state = PaywallState(kept, settle_patience_s, release_wait_s, busy_patience_s, clock)
         self.urls = Urls(base_url, trust_proxy_headers=trust_proxy_headers)
         self.manifest = Manifest(self.rules, self.book, etag_key) if publish else None
         self.declares_resources = declare_resources
@@ -338,9 +341,9 @@ class PaymentFlow(Steps):
         resource = ResourceInfo(
             url=self._flows.urls.of(self._head), description=rule.description, mime_type=rule.mime_type
         )
-        extensions = pay_ahead_of(match, self._head)
-        declared = self._declared(rule)
-        return responses.ask_for_payment(offers, resource, error, receipt, extensions, declared)
+        ahead, declared = pay_ahead_of(match, self._head), self._declared(rule)
+        scheme = self._accepted.scheme_among(offers) if isinstance(self._accepted, Accepted) else None
+        return responses.ask_for_payment(offers, resource, error, receipt, ahead, declared, scheme)
 
     def _declared(self, rule: Rule) -> Mapping[str, Any]:
         """How the resource is called, for those who list it."""

@@ -18,12 +18,14 @@ from tallystick.x402 import (
     encode_header,
 )
 from tallystick_client.seller.paywall.offers import error_text, payment_required
-from tallystick_client.seller.paywall.schemes.port import IncomingPayment, Offer
+from tallystick_client.seller.paywall.schemes.port import IncomingPayment, Offer, Scheme
 from tallystick_client.seller.paywall.steps import Headers, SendResponse
 
 X402_VERSION: Final = 2
 RETRY_AFTER_S: Final = 2
 """What a client is told to wait for when the aggregator is away; it usually restarts within that."""
+BUSY_RETRY_AFTER_S: Final = 1
+"""What a client is told to wait for while another of its requests is under way on the same channel."""
 PASSING_REASONS: Final = frozenset(
     {
         Reason.CHAIN_STALE,
@@ -46,16 +48,21 @@ def ask_for_payment(
     receipt: str | None = None,
     extensions: Mapping[str, Any] | None = None,
     declared: Mapping[str, Any] | None = None,
+    scheme: Scheme | None = None,
 ) -> SendResponse:
-    """402 with the terms, and why the payment that came was not taken.
+    """402 with the terms, and why the payment that came, by this scheme, was not taken.
 
     `extensions` are those for payments that are reserved, `declared` those for all.
     """
-    totals = error.state if isinstance(error, RefusedError) else None
-    text = error if isinstance(error, str) else error_text(error)
-    required = encode_header(payment_required(offers, resource, text, totals, extensions, declared))
+    refused = error if isinstance(error, RefusedError) else None
+    text = why = error if isinstance(error, str) else error_text(error)
+    if refused is not None and scheme is not None and scheme.error_is_code:
+        text = refused.code or text
+    required = encode_header(payment_required(offers, resource, text, refused, extensions, declared))
     headers = [(PAYMENT_REQUIRED_HEADER.lower(), required), *_with(receipt)]
-    message = (
+    if refused is not None and refused.reason is Reason.CHANNEL_BUSY:
+        headers.append(("retry-after", str(refused.retry_after_s or BUSY_RETRY_AFTER_S)))
+    message = (f"{why}. " if why != text else "") + (
         f"To be paid for by version {X402_VERSION} of x402: {resource.url}. Its terms are in the header "
         f"{PAYMENT_REQUIRED_HEADER}; send the payment in the header {PAYMENT_SIGNATURE_HEADER}."
     )
@@ -138,7 +145,7 @@ def receipt_of(payment: IncomingPayment, settled: Settled) -> str:
             payer=to_hex(payment.payer),
             transaction=to_hex(settled.transaction) if settled.transaction else "",
             network=str(payment.offer.terms.network),
-            amount=str(settled.amount),
+            amount=payment.offer.scheme.receipt_amount(settled),
             extra=payment.offer.scheme.receipt_extra(payment, settled),
         )
     )

@@ -3,6 +3,9 @@
     kept answer? -> Verify (reserves) -> application -> 2xx: Settle (captures) -> first byte
                                                      -> else, or client gone: Settle (releases)
 
+A payment that buys nothing, as a request for a refund, is settled without the application. Where another request is
+under way on the payer's channel, this one waits for a while: then its answer may be kept, or the channel be free.
+
 The money is decided before the first byte goes out. What can happen in between, and who bears it:
 
 - The aggregator is away at Verify: 503. It may hold a reservation, which expires; nothing was charged.
@@ -25,7 +28,7 @@ from dataclasses import replace
 from typing import Final
 
 from tallystick.errors import MalformedError, RefusedError
-from tallystick.facilitator import Attempt, Settled, Verified
+from tallystick.facilitator import Attempt, Verified
 from tallystick.reasons import Reason
 from tallystick_client.errors import AggregatorUnavailableError, CallRejectedError
 from tallystick_client.seller.paywall import responses
@@ -33,6 +36,7 @@ from tallystick_client.seller.paywall.headers import make_private
 from tallystick_client.seller.paywall.paid import SCOPE_KEY, PaidRequest
 from tallystick_client.seller.paywall.response_cache import Answer, Recording, is_logged_in, keepable
 from tallystick_client.seller.paywall.schemes.port import Held, IncomingPayment
+from tallystick_client.seller.paywall.settling import PAUSES_S, OutcomeUnknownError, settle
 from tallystick_client.seller.paywall.state import PaywallState
 from tallystick_client.seller.paywall.steps import (
     AppResponse,
@@ -53,20 +57,11 @@ from tallystick_client.seller.paywall.steps import (
     Work,
 )
 
-_PAUSES_S: Final = (0.1, 0.2, 0.5, 1.0)
-"""Between attempts to settle; the last one repeats."""
+_OK: Final = 200
 
 _log = logging.getLogger("tallystick.seller")
 
 Refuse = Callable[[MalformedError | RefusedError, str | None], SendResponse]
-
-
-class _OutcomeUnknownError(Exception):
-    """A payment may or may not have been taken; `reason` is the aggregator's, where it said so itself."""
-
-    def __init__(self, message: str, reason: Reason | None = None) -> None:
-        super().__init__(message)
-        self.reason = reason
 
 
 class Sale:
@@ -90,7 +85,7 @@ class Sale:
 
     def run(self) -> Flow[None]:
         """Answer the request, with the application's response if it is paid for."""
-        kept = None if self._answer_key is None else self._state.kept.get(self._answer_key)
+        kept = self._kept()
         if kept is not None and kept.receipt is not None:
             yield _repeated(kept, kept.receipt)
             return
@@ -107,6 +102,9 @@ class Sale:
                 if is_logged_in(self._head.headers):
                     self._answer_key = None
                 self._take_key()
+                if self._payment.instead is not None:
+                    yield from self._settle_only(self._payment.instead)
+                    return
                 self._paid = self._head.scope[SCOPE_KEY] = PaidRequest(self._payment)
                 yield from self._serve()
         finally:
@@ -127,7 +125,7 @@ class Sale:
         if not self._is_reserved:
             self._attempt = Attempt(os.urandom(16), self._payment.attempt_hash())
         try:
-            verified: Verified = yield AskAggregator("verify", (self._terms, self._payment.payment, self._attempt))
+            verified = yield from self._verified()
         except RefusedError as refused:
             yield self._refused(refused)
             return False
@@ -141,19 +139,49 @@ class Sale:
                 yield self._release_later()  # it may be held; nobody else would get it until that ends
             yield _trouble(error)
             return False
+        if verified is None:
+            return False
         self._payment = replace(self._payment, payer=self._payment.payer or verified.payer)
         if self._is_reserved:
-            self._held = verified.handle
-            if verified.replayed or not verified.handle:
+            held = self._payment.offer.scheme.held(self._payment, verified)
+            if held is None:
                 is_under_way = self._payment.money_key in self._state.under_way or not verified.replayed
                 yield responses.replayed(under_way=is_under_way)
                 return False
+            self._held = held
         elif verified.replayed:
             yield responses.used()
             return False
         else:
             self._held = verified.handle or self._held
         return True
+
+    def _verified(self) -> Flow[Verified | None]:
+        """What Verify answers, once no other request is under way on the payer's channel, or patience ends.
+
+        None where the request was answered meanwhile, or its client has left. Raises what Verify raises.
+        """
+        give_up_at, pauses_s = self._state.clock() + self._state.busy_patience_s, iter(PAUSES_S)
+        while True:
+            try:
+                verified: Verified = yield AskAggregator("verify", (self._terms, self._payment.payment, self._attempt))
+            except RefusedError as refused:
+                pause_s = next(pauses_s, PAUSES_S[-1])
+                if refused.reason is not Reason.CHANNEL_BUSY or self._state.clock() + pause_s > give_up_at:
+                    raise
+            else:
+                return verified
+            yield Wait(pause_s)
+            kept = self._kept()
+            if kept is not None and kept.receipt is not None:
+                # The other one was the same request: its client has lost the answer, and asks again.
+                yield _repeated(kept, kept.receipt)
+                return None
+            if (yield CheckClient()):
+                return None
+
+    def _kept(self) -> Answer | None:
+        return None if self._answer_key is None else self._state.kept.get(self._answer_key)
 
     def _refused(self, refused: RefusedError, receipt: str | None = None) -> SendResponse:
         """What the aggregator refused: 503 or 409 where the payment may be sent again or is spent, else 402."""
@@ -164,6 +192,14 @@ class Sale:
         if refused.reason in responses.PASSING_REASONS:
             return responses.unavailable(refused.message)
         return self._refuse(refused, receipt)
+
+    def _settle_only(self, body: bytes) -> Flow[None]:
+        """Settle a payment that buys nothing, and answer with this body."""
+        headers: Headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        answer = Answer(_OK, make_private(headers), body, self._terms, self._held)
+        receipt = yield from self._capture(self._propose(answer, Part(body, is_last=True)))
+        if receipt is not None:
+            yield _repeated(answer, receipt)
 
     # The application.
 
@@ -237,10 +273,10 @@ class Sale:
 
     # Taking the money.
 
-    def _capture(self, answer: Answer) -> Flow[str | None]:
+    def _capture(self, answer: Answer, *, is_again: bool = False) -> Flow[str | None]:
         """Take the money for an answer: the receipt, or None after something else was answered."""
         try:
-            return (yield from self._settled_or_answered(answer))
+            return (yield from self._settled_or_answered(answer, is_again=is_again))
         except (Exception, GeneratorExit):
             raise
         except BaseException:
@@ -249,9 +285,9 @@ class Sale:
                 yield self._follow(answer)
             raise
 
-    def _settled_or_answered(self, answer: Answer) -> Flow[str | None]:
+    def _settled_or_answered(self, answer: Answer, *, is_again: bool) -> Flow[str | None]:
         try:
-            settled = yield from self._settle(answer)
+            settled = yield from settle(self._state, self._payment, answer, is_again=is_again)
         except RefusedError as refused:
             if refused.reason is not Reason.PAYMENT_USED:
                 # What is still held would only wait for its expiry; given back, "not charged" is final.
@@ -259,7 +295,7 @@ class Sale:
             self._forget()
             yield self._refused(refused, responses.receipt_of_refusal(str(self._terms.network), refused))
             return None
-        except _OutcomeUnknownError as error:
+        except OutcomeUnknownError as error:
             yield from self._put_off(answer, error)
             return None
         if self._is_reserved:
@@ -287,46 +323,17 @@ class Sale:
         self._is_followed = True
         return self._state.follow(self._payment, answer, self._request)
 
-    def _put_off(self, answer: Answer, error: _OutcomeUnknownError) -> Flow[None]:
+    def _put_off(self, answer: Answer, error: OutcomeUnknownError) -> Flow[None]:
         """Tell the client to ask again, and see that the money is not lost meanwhile."""
         if not self._is_reserved:
             yield self._follow(answer)
         elif not self._is_kept:
             yield self._release_later()
-        if not self._is_reserved and error.reason in {Reason.TRANSACTION_PENDING, Reason.PAYMENT_PENDING}:
+        is_landing = self._payment.moves_money or not self._is_reserved
+        if is_landing and error.reason in {Reason.TRANSACTION_PENDING, Reason.PAYMENT_PENDING}:
             yield responses.pending()
         else:
             yield _trouble(error)
-
-    def _settle(self, answer: Answer) -> Flow[Settled]:
-        """What was settled. Raises RefusedError or _OutcomeUnknownError."""
-        patience_s = self._state.settle_patience_s
-        if not self._is_reserved:
-            patience_s = max(patience_s, self._payment.offer.requirements.max_timeout_seconds)
-        undecided = responses.PASSING_REASONS if self._is_reserved else responses.UNDECIDED_REASONS
-        give_up_at = self._state.clock() + patience_s
-        attempts = 0
-        while True:
-            reason = None
-            try:
-                settled: Settled = yield AskAggregator("settle", (answer.terms, answer.payment, answer.attempt))
-            except RefusedError as refused:
-                if refused.reason not in undecided:
-                    raise
-                error: Exception = refused
-                reason = refused.reason
-            except AggregatorUnavailableError as unavailable:
-                error = unavailable
-            except (CallRejectedError, MalformedError) as rejected:
-                raise _OutcomeUnknownError(str(rejected)) from rejected
-            else:
-                return settled
-            pause_s = _PAUSES_S[min(attempts, len(_PAUSES_S) - 1)]
-            attempts += 1
-            is_late = self._state.clock() + pause_s > give_up_at
-            if is_late or (not self._is_reserved and (yield CheckClient())):
-                raise _OutcomeUnknownError(str(error), reason) from error
-            yield Wait(pause_s)
 
     # Answers that are sent again.
 
@@ -344,7 +351,7 @@ class Sale:
         # If it was given back, this takes it again, unless another process has taken it over.
         self._attempt = answer.attempt
         self._payment = replace(self._payment, payer=answer.payer)
-        receipt = yield from self._capture(answer)
+        receipt = yield from self._capture(answer, is_again=True)
         if receipt is not None:
             yield _repeated(answer, receipt)
 

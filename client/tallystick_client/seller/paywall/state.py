@@ -52,6 +52,8 @@ class PaywallState:
     settle_patience_s: float
     release_wait_s: float
     """How long a response waits for its reservation to be given back; the reservation expires by itself."""
+    busy_patience_s: float
+    """How long a request waits while another one is under way on its payer's channel."""
     clock: Callable[[], float] = time.monotonic
     under_way: set[tuple[object, ...]] = field(default_factory=set[tuple[object, ...]])
     """The money of requests that are being served here."""

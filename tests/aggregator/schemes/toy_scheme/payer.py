@@ -21,6 +21,8 @@ class PayByTab:
     name = "tab"
     is_paid_ahead = True
     charges_once = False
+    takes_deposits = False
+    advantage = ""
 
     def problem(self, requirements: PaymentRequirements, field: str, operator: Operator, token: Token) -> str:
         del field, operator, token

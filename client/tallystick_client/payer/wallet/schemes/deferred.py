@@ -30,6 +30,8 @@ class DeferredScheme:
     name = SCHEME_DEFERRED
     is_paid_ahead = True
     charges_once = True
+    takes_deposits = True
+    advantage = "one deposit pays every seller of the operator, and requests need not wait for each other"
 
     def __init__(self, secret: bytes | None = None) -> None:
         """`secret`: 32 bytes that blinds are made from; new for each process unless it is given."""

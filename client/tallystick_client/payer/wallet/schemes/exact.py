@@ -31,6 +31,8 @@ class ExactScheme:
     name = SCHEME_EXACT
     is_paid_ahead = False
     charges_once = False
+    takes_deposits = False
+    advantage = ""
 
     def __init__(self, permit2: Signer | None = None) -> None:
         """`permit2`: the wallet's own key, to pay offers by Permit2 too; without it they are not taken."""

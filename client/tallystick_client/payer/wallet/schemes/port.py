@@ -9,7 +9,7 @@ A new scheme is a class for each, given to `Wallet.open` as one of its `schemes`
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
@@ -27,9 +27,11 @@ from tallystick.x402 import (
 )
 from tallystick.x402.messages import Message, as_object
 from tallystick_client.payer.policy.answers import Answer, is_unfinished, says_released, told_charge
-from tallystick_client.payer.policy.offers import Means, Offer, OfferRules
+from tallystick_client.payer.policy.offers import Means, Offer, Offered, OfferRules
 from tallystick_client.payer.wallet.grants import Grants
 from tallystick_client.payer.wallet.permit_turns import PermitTurns
+from tallystick_client.payer.wallet.rows import SellerChannel
+from tallystick_client.payer.wallet.seller_channels import SellerChannels
 
 ECHO_BYTES_MAX: Final = 4_096
 """What a payment repeats of its 402 at most; of more, nothing: servers refuse long headers."""
@@ -38,7 +40,7 @@ KEPT_S: Final = 172_800.0
 
 
 class Order(NamedTuple):
-    """What a payment is for: a request at a host.
+    """What a payment is for: a request at a host. `url`: where it is, empty where nobody says.
 
     `clock`: seconds since the epoch. `payment_id`: of an earlier payment of the same request that was refused, where
     the scheme charges both once.
@@ -48,6 +50,7 @@ class Order(NamedTuple):
     request_hash: bytes
     clock: Callable[[], float]
     payment_id: PaymentId | None = None
+    url: str = ""
 
 
 class Outcome(NamedTuple):
@@ -95,6 +98,11 @@ class OutgoingPayment:
         """Enter what the answer says about it."""
         return Outcome(told_charge(answer, self.amount), is_unfinished(answer))
 
+    @property
+    def is_spent(self) -> bool:
+        """Whether its refusal shows that it was charged all the same: then its request is not paid for again."""
+        return False
+
     def is_void(self, answer: Answer, now_s: float) -> bool:
         """Whether, by this answer to its second try, it can no longer be taken, so that another may be made."""
         del now_s
@@ -136,6 +144,19 @@ class Scheme(OfferRules, Protocol):
         ...
 
 
+@runtime_checkable
+class AsksSellers(Protocol):
+    """A scheme whose deposits the sellers give back."""
+
+    async def ask_back(
+        self, payer: "Payer", asked: Offered, channel: SellerChannel, clock: Callable[[], float]
+    ) -> OutgoingPayment | None:
+        """A request for what is left in a channel, to be sent where the seller asked for a payment; None where this
+        402 has no offer for the channel.
+        """
+        ...
+
+
 class Payer(Means, Protocol):
     """What a transport and its schemes need of a wallet, in this process or in another."""
 
@@ -147,6 +168,11 @@ class Payer(Means, Protocol):
     @property
     def grants(self) -> Grants[Any]:
         """What is paid from the deposit."""
+        ...
+
+    @property
+    def channels(self) -> SellerChannels | None:
+        """What is paid from channels with one seller alone; None where another process has the wallet's book."""
         ...
 
     async def pay_exact(self, offer: Offer, host: str) -> ExactAuthorization:

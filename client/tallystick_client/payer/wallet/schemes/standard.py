@@ -2,8 +2,9 @@
 
 from typing import Final
 
+from tallystick_client.payer.wallet.schemes.batch_settlement import BatchSettlementScheme
 from tallystick_client.payer.wallet.schemes.deferred import DeferredScheme
 from tallystick_client.payer.wallet.schemes.exact import ExactScheme
 from tallystick_client.payer.wallet.schemes.port import Scheme
 
-STANDARD_SCHEMES: Final[tuple[Scheme, ...]] = (DeferredScheme(), ExactScheme())
+STANDARD_SCHEMES: Final[tuple[Scheme, ...]] = (DeferredScheme(), BatchSettlementScheme(), ExactScheme())

@@ -19,6 +19,8 @@ class UptoScheme:
     name = SCHEME_UPTO
     is_paid_ahead = False
     charges_once = False
+    takes_deposits = False
+    advantage = ""
 
     def __init__(self, signer: Signer) -> None:
         """`signer` is the wallet's own, which holds the tokens."""

@@ -5,10 +5,10 @@ from functools import partial
 from typing import Any
 
 from tallystick.charges import Charge, DeferredCharge
+from tallystick.errors import RefusedError
 from tallystick.facilitator import Kind, Settled
 from tallystick.hexadecimal import to_hex
 from tallystick.payment_ids import format_payment_id
-from tallystick.quantities import ChannelTotals
 from tallystick.tokens import Token
 from tallystick.x402 import (
     SCHEME_DEFERRED,
@@ -26,6 +26,7 @@ class DeferredScheme(Scheme):
 
     name = SCHEME_DEFERRED
     is_reserved = True
+    requires_id = True
 
     def offer_extra(self, kind: Kind, asset: Token) -> dict[str, Any]:
         """The escrow, who authorizes for the receiver, and how long a withdrawal takes."""
@@ -39,11 +40,14 @@ class DeferredScheme(Scheme):
             blinding=True,
         ).extra()
 
-    def totals_extra(self, totals: ChannelTotals) -> Mapping[str, Any]:
-        """The channel's totals, so that the payer can sign higher.
+    def correction(self, refused: RefusedError) -> Mapping[str, Any]:
+        """The channel's totals where the refusal tells them, so that the payer can sign higher.
 
         By the names of batch-settlement's corrective 402, and one of ours for what is held by requests under way.
         """
+        totals = refused.state
+        if totals is None:
+            return {}
         return {
             "channelState": {
                 "channelId": to_hex(totals.channel_id),

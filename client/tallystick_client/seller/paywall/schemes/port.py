@@ -7,8 +7,8 @@ from hashlib import sha256
 from typing import Any, Protocol, TypeAlias
 
 from tallystick.charges import DeferredCharge
-from tallystick.facilitator import Kind, Settled
-from tallystick.quantities import ChannelTotals
+from tallystick.errors import RefusedError
+from tallystick.facilitator import Kind, Settled, Verified
 from tallystick.tokens import Token
 from tallystick.x402 import ExactAuthorization, PaymentPayload, PaymentRequirements, PaymentTerms
 from tallystick_client.seller.client.messages import OtherPayment
@@ -50,6 +50,10 @@ class IncomingPayment:
     """
     identifier: str | None = None
     """How a payment that is not reserved names itself, if it does."""
+    moves_money: bool = False
+    """Whether settling it is a transaction though it is reserved: it takes as long as the chain does."""
+    instead: bytes | None = None
+    """The body, JSON, of the answer to a payment that buys nothing: the application is not asked."""
 
     @property
     def is_reserved(self) -> bool:
@@ -58,7 +62,7 @@ class IncomingPayment:
 
     @property
     def held(self) -> Held:
-        """What is settled: the payment itself; nothing of one that is reserved, until Verify tells its handle."""
+        """What is settled: the payment itself; nothing of one that is reserved, until Verify tells (`Scheme.held`)."""
         return b"" if isinstance(self.payment, DeferredCharge) else self.payment
 
     @property
@@ -91,11 +95,19 @@ class Scheme(Protocol):
     """Whether less than the price may be taken though nothing is reserved: the price is a maximum then."""
 
     is_reserved: bool
-    """Whether the aggregator reserves the amount, under the payment id that every payment has.
+    """Whether the aggregator reserves the amount.
 
     Then it may be sent ahead, a part of it may be taken, and giving it back is final. Else each handling of a request
     is an attempt that holds all that the payer signed, and one attempt gets it.
     """
+    requires_id: bool = False
+    """Whether each of its payments names itself (x402's payment-identifier)."""
+    tells_extra: bool = False
+    """Whether the aggregator has to be told what the offers' `extra` says, which is the seller's word."""
+    is_passed_on: bool = False
+    """Whether x402's own server side writes into its payments, so that the SDK's are passed on as they come."""
+    error_is_code: bool = False
+    """Whether its clients act on a 402's `error` where that is x402's code of the refusal, and nothing beside it."""
 
     def is_offered(self, kind: Kind) -> bool:  # noqa: ARG002 - for those that override it
         """Whether payments of this kind can be asked for: whenever the aggregator supports it, if not overridden."""
@@ -109,13 +121,33 @@ class Scheme(Protocol):
         """What its offers say beside price, token and receiver."""
         ...
 
-    def totals_extra(self, totals: ChannelTotals) -> Mapping[str, Any]:  # noqa: ARG002 - for those that override it
-        """What its offers say in addition where a refusal told a channel's totals: nothing, if not overridden."""
+    def correction(self, refused: RefusedError) -> Mapping[str, Any]:  # noqa: ARG002 - for those that override it
+        """What its offers say in addition after this refusal, for the next payment: nothing, if not overridden."""
         return {}
 
     def read(self, message: PaymentPayload, offer: Offer) -> Bind:
         """The payment in a PAYMENT-SIGNATURE header that meets this offer. Raises MalformedError."""
         ...
+
+    def held(self, payment: IncomingPayment, verified: Verified) -> Held | None:  # noqa: ARG002
+        """What is settled of a payment that was reserved: the handle, if not overridden. None where it was before."""
+        return None if verified.replayed else verified.handle or None
+
+    def found_settled(
+        self,
+        payment: IncomingPayment,  # noqa: ARG002 - for those that override it
+        amount: int,  # noqa: ARG002
+        refused: RefusedError,  # noqa: ARG002
+    ) -> Settled | None:
+        """What a settlement of this amount did whose answer was lost, if the refusal of the same once more shows it.
+
+        Never, if not overridden: settling again is answered alike.
+        """
+        return None
+
+    def receipt_amount(self, settled: Settled) -> str:
+        """The `amount` of a receipt: what was taken, if not overridden."""
+        return str(settled.amount)
 
     def receipt_extra(self, payment: IncomingPayment, settled: Settled) -> dict[str, Any] | None:  # noqa: ARG002
         """What a receipt says beside amount and transaction: nothing, if not overridden."""

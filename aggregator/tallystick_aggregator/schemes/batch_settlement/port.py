@@ -1,0 +1,29 @@
+"""What the scheme asks of its chains, beside what all schemes do: the canonical contract's own calls."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from tallystick.channels import ChannelConfig
+from tallystick.x402.batch_settlement import DepositPayload, VoucherClaim
+from tallystick_aggregator.chain.port import Call, Chain, EscrowBinding
+
+
+class ChannelEscrow(EscrowBinding, Protocol):
+    """The binding of x402BatchSettlement."""
+
+    def deposit_payload_call(self, payload: DepositPayload) -> Call:
+        """The deposit of a payload, by either collector; a permit that came along is landed with it."""
+        ...
+
+    def claim_and_refund_call(
+        self, claims: Sequence[VoucherClaim], account: ChannelConfig, amount: int, nonce: int
+    ) -> Call:
+        """A refund that claims first, in one transaction."""
+        ...
+
+
+class ChannelChain(Chain, Protocol):
+    """A chain whose escrow is x402BatchSettlement."""
+
+    @property
+    def escrow(self) -> ChannelEscrow: ...

@@ -1,0 +1,61 @@
+"""What `tallystick wallet refund` does: accounts are refunded by their operators, channels by their sellers."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+
+from tallystick.errors import TallystickError
+from tallystick.hexadecimal import checksum, to_hex
+from tallystick.tokens import Token
+from tallystick_client.payer.fleet.wallet import Wallet
+from tallystick_client.payer.http.refunds import ask_back
+from tallystick_client.payer.texts import show
+
+
+@dataclass(frozen=True, slots=True)
+class GivenBack:
+    """What came back: `amount` atomic units, and the transaction, 0x-hex. `host`: of a seller, who names both.
+
+    `problem`: why nothing did.
+    """
+
+    token: Token
+    amount: int
+    transaction: str
+    host: str = ""
+    problem: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        row: dict[str, Any] = {
+            "token": checksum(self.token.address), "amount": self.amount, "transaction": self.transaction
+        }  # fmt: skip
+        return row | ({"host": self.host} if self.host else {}) | ({"problem": self.problem} if self.problem else {})
+
+    def __str__(self) -> str:
+        if self.problem:
+            return f"tallystick: {self.problem}"
+        by = f", as {self.host} says" if self.host else ""
+        if not self.amount:
+            return f"nothing to bring back{by}"
+        return f"{show(self.amount, self.token.decimals, self.token.symbol)} came back in {self.transaction}{by}"
+
+
+async def refund_all(opened: Wallet) -> list[GivenBack]:
+    """Ask for all that is not owed to sellers. A seller that does not give it back keeps nobody else from doing so."""
+    found = [
+        GivenBack(refunded.token, refunded.amount, to_hex(refunded.transaction)) for refunded in await opened.refund()
+    ]
+    async with httpx2.AsyncClient() as http:
+        for channel in opened.channels.known:
+            token = opened.channels.token_of(channel)
+            if token is None or not channel.url or channel.balance <= channel.counted:
+                continue
+            try:
+                amount, transaction = await ask_back(opened, http, channel)
+            except (TallystickError, httpx2.HTTPError) as error:
+                found.append(GivenBack(token, 0, "", channel.host, str(error) or type(error).__name__))
+            else:
+                found.append(GivenBack(token, amount, transaction, channel.host))
+    return found
