@@ -2,13 +2,12 @@
 
 import sqlite3
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-from doubles import ESCROW, ESCROW_REF, NETWORK, NOW_MS, OPERATOR, Payer
+from doubles import ESCROW, ESCROW_REF, NETWORK, NOW_MS, OPERATOR, TOKEN, Payer
 
-from tallystick_aggregator.chain.settings import ConfigurationError
+from tallystick.signatures import Signer
+from tallystick_aggregator.chain.settings import ChainSettings, ConfigurationError, TokenSettings
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.draft import Draft
 from tallystick_aggregator.ledger.state import Ledger
@@ -45,9 +44,11 @@ async def previous_form(path: Path) -> None:
     connection.close()
 
 
-def configured(*escrows: bytes) -> list[Any]:
+def configured(*escrows: bytes) -> list[ChainSettings]:
     """What the check reads of configured chains."""
-    return [SimpleNamespace(network=NETWORK, chain_id=31337, escrow=one, operator=OPERATOR) for one in escrows]
+    key = Signer(b"\x11" * 32)
+    tokens = (TokenSettings(TOKEN, "USDC", 6, "USD Coin", "2"),)
+    return [ChainSettings(NETWORK, ("http://127.0.0.1:1",), one, OPERATOR, key, key, tokens) for one in escrows]
 
 
 def check(ledger: Ledger) -> None:
