@@ -14,7 +14,9 @@ from batch_channels import BatchChannel, batch_channel
 from tallystick import eip712
 from tallystick.hexadecimal import to_hex
 from tallystick.signatures import Signer
-from tallystick_client import DepositPolicy, PayingTransport, Wallet, payment_of
+from tallystick_client import Aggregator, DepositPolicy, PayingTransport, Wallet, payment_of
+from tallystick_client.payer.cli.withdrawals import withdraw_all
+from tallystick_client.payer.http.refunds import ask_back
 from tallystick_client.payer.wallet.schemes.batch_settlement import BatchSettlementScheme
 from tallystick_client.payer.wallet.schemes.standard import STANDARD_SCHEMES
 
@@ -180,3 +182,79 @@ async def test_deferred_is_preferred_where_both_are_offered(market: BatchSettlem
         receipt = payment_of(answer)
         assert receipt is not None
         assert (receipt.scheme, receipt.offer.instead_of) == ("deferred", ("batch-settlement",))
+
+
+# Deposits of its own.
+
+
+async def test_the_first_payment_brings_the_deposit(market: BatchSettlementMarket, tmp_path: Path) -> None:
+    async with payer_of(market, market.payer(), tmp_path) as payer:
+        before = market.anvil.token_balance(market.token, payer.wallet.address)
+        receipt = payment_of(await payer.http.get("/paid/page/deposit"))
+        assert receipt is not None
+        assert (receipt.charged, len(receipt.transaction)) == (PRICE, 66)
+        deposited = before - market.anvil.token_balance(market.token, payer.wallet.address)
+        assert deposited == payer.channel.balance == await held(payer.wallet, payer.channel.id) > PRICE
+        answers = await asyncio.gather(*(payer.http.get(f"/paid/page/deposited-{number}") for number in range(4)))
+        assert [answer.status_code for answer in answers] == [200] * 4
+        assert payer.channel.counted == 5 * PRICE
+        assert payer.channel.balance == deposited, "one deposit for all"
+
+
+async def test_a_deposit_whose_answer_is_lost_lands_once(market: BatchSettlementMarket, tmp_path: Path) -> None:
+    async with payer_of(market, market.payer(), tmp_path) as payer:
+        before = market.anvil.token_balance(market.token, payer.wallet.address)
+        payer.transport.lose = 10
+        name = f"lost-deposit-{to_hex(payer.wallet.address)[:8]}"
+        with pytest.raises(httpx2.ReadError):
+            await payer.http.get(f"/paid/page/{name}")
+        signer = payer.wallet.signer
+    async with payer_of(market, signer, tmp_path) as again:
+        assert (await again.http.get(f"/paid/page/{name}")).json() == f"page {name}"
+        assert market.handled(f"page {name}") == 1
+        assert (await again.http.get("/paid/page/after")).status_code == 200
+        deposited = before - market.anvil.token_balance(market.token, signer.address)
+        assert deposited == again.channel.balance == await held(again.wallet, again.channel.id)
+        assert again.channel.counted == 2 * PRICE
+
+
+async def test_a_page_that_fails_is_no_reason_to_deposit(market: BatchSettlementMarket, tmp_path: Path) -> None:
+    async with payer_of(market, market.payer(), tmp_path) as payer:
+        before = market.anvil.token_balance(market.token, payer.wallet.address)
+        assert (await payer.http.get("/paid/broken")).status_code == 500
+        assert market.anvil.token_balance(market.token, payer.wallet.address) == before
+        assert (await payer.http.get("/paid/page/first-good")).status_code == 200
+        assert payer.channel.counted == PRICE
+
+
+async def test_what_is_left_comes_back_and_the_seller_keeps_its_own(
+    market: BatchSettlementMarket, tmp_path: Path
+) -> None:
+    async with payer_of(market, market.payer(), tmp_path) as payer, httpx2.AsyncClient(timeout=60) as plain:
+        before = market.anvil.token_balance(market.token, payer.wallet.address)
+        for number in range(3):
+            assert (await payer.http.get(f"/paid/page/refund-{number}")).status_code == 200
+        came = await ask_back(payer.wallet, plain, payer.channel)
+        assert came.amount == payer.channel.deposited - 3 * PRICE
+        assert market.anvil.token_balance(market.token, payer.wallet.address) == before - 3 * PRICE
+        async with Aggregator(market.aggregator, token=market.seller_token, insecure=True) as aggregator:
+            await aggregator.settle_now()
+        claimed = market.received()
+        assert claimed >= 3 * PRICE
+        assert (await payer.http.get("/paid/page/after-refund")).status_code == 200, "with another deposit"
+        assert len(payer.wallet.channels.known) == 1
+        assert payer.channel.counted == 4 * PRICE
+
+
+async def test_a_channel_that_is_withdrawn_makes_room_for_another(
+    market: BatchSettlementMarket, tmp_path: Path
+) -> None:
+    signer = market.payer()
+    market.anvil.set_ether(signer.address, 10**18)
+    async with payer_of(market, signer, tmp_path) as payer:
+        assert (await payer.http.get("/paid/page/before-withdrawal")).status_code == 200
+        (started,) = await withdraw_all(payer.wallet, market.anvil.url, "initiate")
+        assert started.finalizes_at
+        assert (await payer.http.get("/paid/page/during-withdrawal")).status_code == 200
+        old, new = payer.wallet.channels.known
+        assert (old.active, new.active, new.counted) == (False, True, PRICE)
