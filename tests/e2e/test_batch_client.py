@@ -146,6 +146,14 @@ async def test_what_was_used_is_charged_and_nothing_for_failures(payer: Payer) -
     assert payer.channel.counted == 300 + PRICE
 
 
+async def test_a_streamed_page_is_paid_for_and_had_again_after_a_lost_answer(payer: Payer) -> None:
+    payer.transport.lose = 1
+    assert (await payer.http.get("/paid/stream")).text == "part 0\npart 1\npart 2\n"
+    assert len(set(payer.transport.payments)) == 1
+    assert payer.channel.counted == await charged(payer) == PRICE
+    assert (await payer.http.get("/paid/page/after-stream")).status_code == 200
+
+
 async def test_a_lost_answer_is_had_again_and_charged_once(market: BatchSettlementMarket, payer: Payer) -> None:
     payer.transport.lose = 2
     name = f"lost-{to_hex(payer.wallet.address)[:8]}"
