@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import re
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from tallystick.errors import TallystickError
 from tallystick.reasons import Reason
 from tallystick_client import Aggregator, Budgets, DepositPolicy, Paywall, Receipt, RequestInfo, Rule, Wallet
 from tallystick_client.payer.cli.commands import wallet
+from tallystick_client.payer.wallet.schemes.port import by_name
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAYERS = (DOCS / "payers.md").read_text()
@@ -121,3 +123,11 @@ def test_the_page_names_every_error_that_a_payer_may_meet() -> None:
 def test_the_pages_name_every_field_of_what_they_hand_out(page: str, class_: type) -> None:
     missing = {field.name for field in dataclasses.fields(class_)} - set(re.findall(r"`(\w+)`", page))
     assert missing == set()
+
+
+def test_the_payers_page_makes_schemes_that_a_wallet_takes() -> None:
+    blocks = re.findall(r"(?:^    .*\n|^\n)+", PAYERS, re.MULTILINE)
+    (block,) = [block for block in blocks if "any_authorizer=True" in block]
+    made: dict[str, Any] = {}
+    exec(textwrap.dedent(block), made)
+    assert list(by_name(made["schemes"])) == ["deferred", "batch-settlement", "exact"]

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,13 @@ import httpx2
 import pytest
 from market import BatchSettlementMarket
 
-from batch_channels import BatchChannel, batch_channel
+from batch_channels import ESCROW, BatchChannel, batch_channel, call_data
 from tallystick import eip712
 from tallystick.hexadecimal import to_hex
 from tallystick.signatures import Signer
 from tallystick_client import DepositPolicy, PayingTransport, Wallet, payment_of
+from tallystick_client.payer.cli.withdrawals import withdraw_all
+from tallystick_client.payer.http.refunds import ask_back
 from tallystick_client.payer.wallet.schemes.batch_settlement import BatchSettlementScheme
 from tallystick_client.payer.wallet.schemes.standard import STANDARD_SCHEMES
 
@@ -62,6 +64,13 @@ class Payer:
         (channel,) = self.wallet.channels.known
         return channel
 
+    async def get_until_it_comes(self, name: str) -> httpx2.Response:
+        """A page; asked for again where all answers to the transport's own retries were lost."""
+        for _ in range(8):
+            with suppress(httpx2.ReadError):
+                return await self.http.get(f"/paid/page/{name}")
+        raise AssertionError("no answer")
+
 
 @asynccontextmanager
 async def payer_of(
@@ -105,17 +114,26 @@ async def held(wallet: Wallet, channel_id: bytes) -> int:
     return state.funds if state is not None else 0
 
 
+def claimed(market: BatchSettlementMarket, channel_id: bytes) -> int:
+    """What is claimed of a channel on chain; its receiver is owed it by the contract."""
+    return int.from_bytes(market.anvil.call(ESCROW, call_data("channels", channel_id))[32:64], "big")
+
+
+async def charged(payer: Payer) -> int:
+    """What the aggregator has charged on the payer's channel."""
+    state = await next(iter(payer.wallet._clients.values())).read(payer.channel.id, DOMAIN)
+    return sum(totals.charged for totals in state.channels) if state is not None else 0
+
+
 async def test_pages_are_bought_and_paid_for_one_after_the_other(market: BatchSettlementMarket, payer: Payer) -> None:
-    names = [f"one-{number}" for number in range(8)]
+    names = [f"one-{number}" for number in range(20)]
     answers = await asyncio.gather(*(payer.http.get(f"/paid/page/{name}") for name in names))
     assert [answer.json() for answer in answers] == [f"page {name}" for name in names]
     assert all(market.handled(f"page {name}") == 1 for name in names)
     receipts = [payment_of(answer) for answer in answers]
-    assert [receipt and (receipt.scheme, receipt.charged) for receipt in receipts] == [("batch-settlement", PRICE)] * 8
-    assert payer.channel.counted == payer.channel.signed == 8 * PRICE
-    state = await next(iter(payer.wallet._clients.values())).read(payer.channel.id, DOMAIN)
-    assert state is not None
-    assert [totals.charged for totals in state.channels] == [8 * PRICE]
+    assert [receipt and (receipt.scheme, receipt.charged) for receipt in receipts] == [("batch-settlement", PRICE)] * 20
+    assert payer.channel.counted == payer.channel.signed == 20 * PRICE
+    assert await charged(payer) == 20 * PRICE
 
 
 async def test_what_was_used_is_charged_and_nothing_for_failures(payer: Payer) -> None:
@@ -128,6 +146,14 @@ async def test_what_was_used_is_charged_and_nothing_for_failures(payer: Payer) -
     assert payer.channel.counted == 300 + PRICE
 
 
+async def test_a_streamed_page_is_paid_for_and_had_again_after_a_lost_answer(payer: Payer) -> None:
+    payer.transport.lose = 1
+    assert (await payer.http.get("/paid/stream")).text == "part 0\npart 1\npart 2\n"
+    assert len(set(payer.transport.payments)) == 1
+    assert payer.channel.counted == await charged(payer) == PRICE
+    assert (await payer.http.get("/paid/page/after-stream")).status_code == 200
+
+
 async def test_a_lost_answer_is_had_again_and_charged_once(market: BatchSettlementMarket, payer: Payer) -> None:
     payer.transport.lose = 2
     name = f"lost-{to_hex(payer.wallet.address)[:8]}"
@@ -135,6 +161,17 @@ async def test_a_lost_answer_is_had_again_and_charged_once(market: BatchSettleme
     assert len(set(payer.transport.payments)) == 1
     assert market.handled(f"page {name}") == 1
     assert payer.channel.counted == PRICE
+
+
+async def test_twenty_requests_at_once_with_lost_answers_are_each_charged_once(
+    market: BatchSettlementMarket, payer: Payer
+) -> None:
+    payer.transport.lose = 12
+    names = [f"many-{to_hex(payer.wallet.address)[:8]}-{number}" for number in range(20)]
+    answers = await asyncio.gather(*map(payer.get_until_it_comes, names))
+    assert [answer.json() for answer in answers] == [f"page {name}" for name in names]
+    assert [market.handled(f"page {name}") for name in names] == [1] * 20
+    assert await charged(payer) == 20 * PRICE == payer.channel.counted == payer.channel.signed
 
 
 async def test_a_lost_answer_is_had_after_a_restart_of_the_wallet(
@@ -180,3 +217,76 @@ async def test_deferred_is_preferred_where_both_are_offered(market: BatchSettlem
         receipt = payment_of(answer)
         assert receipt is not None
         assert (receipt.scheme, receipt.offer.instead_of) == ("deferred", ("batch-settlement",))
+
+
+# Deposits of its own.
+
+
+async def test_the_first_payment_brings_the_deposit(market: BatchSettlementMarket, tmp_path: Path) -> None:
+    async with payer_of(market, market.payer(), tmp_path) as payer:
+        before = market.anvil.token_balance(market.token, payer.wallet.address)
+        receipt = payment_of(await payer.http.get("/paid/page/deposit"))
+        assert receipt is not None
+        assert (receipt.charged, len(receipt.transaction)) == (PRICE, 66)
+        deposited = before - market.anvil.token_balance(market.token, payer.wallet.address)
+        assert deposited == payer.channel.balance == await held(payer.wallet, payer.channel.id) > PRICE
+        answers = await asyncio.gather(*(payer.http.get(f"/paid/page/deposited-{number}") for number in range(4)))
+        assert [answer.status_code for answer in answers] == [200] * 4
+        assert payer.channel.counted == 5 * PRICE
+        assert payer.channel.balance == deposited, "one deposit for all"
+
+
+async def test_a_deposit_whose_answer_is_lost_lands_once(market: BatchSettlementMarket, tmp_path: Path) -> None:
+    async with payer_of(market, market.payer(), tmp_path) as payer:
+        before = market.anvil.token_balance(market.token, payer.wallet.address)
+        payer.transport.lose = 10
+        name = f"lost-deposit-{to_hex(payer.wallet.address)[:8]}"
+        with pytest.raises(httpx2.ReadError):
+            await payer.http.get(f"/paid/page/{name}")
+        signer = payer.wallet.signer
+    async with payer_of(market, signer, tmp_path) as again:
+        assert (await again.http.get(f"/paid/page/{name}")).json() == f"page {name}"
+        assert market.handled(f"page {name}") == 1
+        assert (await again.http.get("/paid/page/after")).status_code == 200
+        deposited = before - market.anvil.token_balance(market.token, signer.address)
+        assert deposited == again.channel.balance == await held(again.wallet, again.channel.id)
+        assert again.channel.counted == 2 * PRICE
+
+
+async def test_a_page_that_fails_is_no_reason_to_deposit(market: BatchSettlementMarket, tmp_path: Path) -> None:
+    async with payer_of(market, market.payer(), tmp_path) as payer:
+        before = market.anvil.token_balance(market.token, payer.wallet.address)
+        assert (await payer.http.get("/paid/broken")).status_code == 500
+        assert market.anvil.token_balance(market.token, payer.wallet.address) == before
+        assert (await payer.http.get("/paid/page/first-good")).status_code == 200
+        assert payer.channel.counted == PRICE
+
+
+async def test_what_is_left_comes_back_and_the_seller_keeps_its_own(
+    market: BatchSettlementMarket, tmp_path: Path
+) -> None:
+    async with payer_of(market, market.payer(), tmp_path) as payer, httpx2.AsyncClient(timeout=60) as plain:
+        before = market.anvil.token_balance(market.token, payer.wallet.address)
+        for number in range(3):
+            assert (await payer.http.get(f"/paid/page/refund-{number}")).status_code == 200
+        came = await ask_back(payer.wallet, plain, payer.channel)
+        assert came.amount == payer.channel.deposited - 3 * PRICE
+        assert market.anvil.token_balance(market.token, payer.wallet.address) == before - 3 * PRICE
+        assert claimed(market, payer.channel.id) == 3 * PRICE
+        assert (await payer.http.get("/paid/page/after-refund")).status_code == 200, "with another deposit"
+        assert len(payer.wallet.channels.known) == 1
+        assert payer.channel.counted == 4 * PRICE
+
+
+async def test_a_channel_that_is_withdrawn_makes_room_for_another(
+    market: BatchSettlementMarket, tmp_path: Path
+) -> None:
+    signer = market.payer()
+    market.anvil.set_ether(signer.address, 10**18)
+    async with payer_of(market, signer, tmp_path) as payer:
+        assert (await payer.http.get("/paid/page/before-withdrawal")).status_code == 200
+        (started,) = await withdraw_all(payer.wallet, market.anvil.url, "initiate")
+        assert started.finalizes_at
+        assert (await payer.http.get("/paid/page/during-withdrawal")).status_code == 200
+        old, new = payer.wallet.channels.known
+        assert (old.active, new.active, new.counted) == (False, True, PRICE)

@@ -169,6 +169,7 @@ async def test_what_a_page_cost_and_what_is_left_is_told(
         back = await run_command("wallet", "refund", "--json")
         (row,) = json.loads(back.out)
         assert (row["amount"], row["host"]) == (49_000, f"127.0.0.1:{port}")
+        assert row["channel"] == channel["channel_id"]
         again = await run_command("wallet", "refund")
         assert (again.code, again.out) == (0, "No account yet: nothing to bring back.\n")
 
@@ -179,6 +180,10 @@ async def test_a_refund_that_fails_is_told_with_a_code(run_command: Run, shop: B
     failed = await run_command("wallet", "refund")
     assert failed.code == 1
     assert failed.err.startswith("tallystick: ")
+    failed = await run_command("wallet", "refund", "--json")
+    (row,) = json.loads(failed.out)
+    assert (failed.code, row["amount"], len(row["channel"])) == (1, 0, 66)
+    assert row["problem"]
 
 
 # On chain.

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import httpx2
 import pytest
+from batch_seller import BatchSeller
 from payer_buyer import REQUEST, Buyer, CrashError, OpenWallet, account_of, die
 from payer_fakes import PRICE, FakeAggregator, FakeSeller, until, write_operator_file
 from payer_fakes import RefusalError as FakeRefusal
@@ -524,6 +525,16 @@ async def test_a_served_wallet_counts_for_no_scheme_that_pays_by_itself(fleet: F
     worker = await fleet.worker()
     with pytest.raises(WalletError, match="scheme deferred: a wallet that another process serves does not pay by it"):
         await worker.spend(Buyer(worker, fleet.seller).offer(), "a.example")
+
+
+async def test_a_served_wallet_says_that_it_pays_from_no_channel_with_one_seller(fleet: Fleet) -> None:
+    await fleet.serve()
+    worker = await fleet.worker()
+    shop = BatchSeller()
+    problem = "a wallet that another process serves does not pay from channels with one seller"
+    with pytest.raises(OfferNotAllowedError, match=problem):
+        await PayingTransport(worker, shop).handle_async_request(httpx2.Request("GET", "https://a.example/1"))
+    assert shop.payments == []
 
 
 async def test_problems_reach_the_worker_as_they_are(fleet: Fleet, aggregator: FakeAggregator) -> None:

@@ -396,3 +396,111 @@ async def test_a_price_may_be_a_rule_of_many_pages(open_batch: Open) -> None:
     response = await shop.http.get("/b", headers=shop.buyer.pay(offer, 3_000))
     assert response.status_code == 200
     assert shop.charged == 3_000
+
+
+# Streams.
+
+
+def parts(served: list[str]) -> Any:
+    async def handler(scope: Message, _receive: Any, send: Any) -> None:
+        served.append(scope["path"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for chunk in (b"a", b"b", b""):
+            await send({"type": "http.response.body", "body": chunk, "more_body": bool(chunk)})
+
+    return handler
+
+
+async def test_a_stream_is_charged_with_its_deposit_before_its_first_byte(
+    open_batch: Open, exchange: Callable[..., Exchange]
+) -> None:
+    served: list[str] = []
+    shop = open_batch(parts(served))
+    charged: list[int] = []
+    asked = exchange(
+        shop.shop.paywall, "/articles/1", shop.buyer.pay(await shop.offer("/articles/1"), 1_000, deposit=100_000)
+    )
+    asked.on_send = lambda _: charged.append(shop.charged)
+    await asked.run()
+    assert (asked.status, asked.body) == (200, b"ab")
+    assert charged[0] == 1_000
+    assert (shop.fake.channels.channel.balance, shop.fake.channels.channel.lock) == (100_000, None)
+
+
+async def test_a_streamed_page_is_had_again_by_the_same_payment(open_batch: Open) -> None:
+    served: list[str] = []
+    shop = open_batch(parts(served))
+    await shop.open()
+    headers = shop.buyer.pay(await shop.offer("/articles/2"), 2_000)
+    for _ in range(2):
+        response = await shop.http.get("/articles/2", headers=headers)
+        assert (response.status_code, response.content) == (200, b"ab")
+    assert served == ["/articles/first", "/articles/2"]
+    assert shop.charged == 2_000
+
+
+async def test_a_refund_may_be_asked_for_at_a_page_that_streams(open_batch: Open) -> None:
+    served: list[str] = []
+    shop = open_batch(parts(served))
+    await shop.open()
+    response = await shop.http.get("/articles/2", headers=shop.buyer.refund(await shop.offer("/articles/2"), 1_000))
+    assert (response.status_code, Buyer.receipt(response).amount) == (200, "99000")
+    assert served == ["/articles/first"]
+
+
+async def test_a_streams_deposit_whose_answer_is_lost_lands_once_and_pays_once(open_batch: Open) -> None:
+    served: list[str] = []
+    shop = open_batch(parts(served))
+    shop.fake.settle_trouble = [("after", grpc.StatusCode.UNAVAILABLE)]
+    response = await shop.buy("/articles/1", 1_000, deposit=100_000)
+    assert (response.status_code, response.content) == (200, b"ab")
+    assert (shop.charged, shop.fake.channels.channel.balance) == (1_000, 100_000)
+    assert served == ["/articles/1"]
+    assert (await shop.buy("/articles/2", 2_000)).status_code == 200, "the channel is free"
+
+
+@pytest.mark.parametrize("began", [False, True])
+async def test_a_stream_that_fails_costs_what_it_had_begun_to_deliver(open_batch: Open, *, began: bool) -> None:
+    async def handler(_scope: Message, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        if began:
+            await send({"type": "http.response.body", "body": b"a", "more_body": True})
+        raise RuntimeError("the handler failed")
+
+    shop = open_batch(handler)
+    response = await shop.buy("/articles/1", 1_000, deposit=100_000)
+    assert response.status_code == (200 if began else 500)
+    await shop.shop.paywall.finish()
+    assert shop.charged == (1_000 if began else 0)
+    assert shop.fake.channels.channel.lock is None
+
+
+async def test_less_than_the_price_is_taken_of_a_stream(open_batch: Open) -> None:
+    async def handler(scope: Message, _receive: Any, send: Any) -> None:
+        scope["tallystick"].capture(250)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for chunk in (b"a", b"b", b""):
+            await send({"type": "http.response.body", "body": chunk, "more_body": bool(chunk)})
+
+    shop = open_batch(handler)
+    response = await shop.buy("/articles/1", 1_000, deposit=100_000)
+    assert (response.content, (Buyer.receipt(response).extra or {})["chargedAmount"]) == (b"ab", "250")
+    assert shop.charged == 250
+
+
+async def test_a_client_that_leaves_a_stream_before_its_first_byte_is_not_charged(
+    open_batch: Open, exchange: Callable[..., Exchange], until: Any
+) -> None:
+    async def handler(_scope: Message, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    shop = open_batch(handler)
+    asked = exchange(
+        shop.shop.paywall, "/articles/1", shop.buyer.pay(await shop.offer("/articles/1"), 1_000, deposit=100_000)
+    )
+    asked.incoming.put_nowait({"type": "http.disconnect"})
+    await asked.run()
+    await until(lambda: "Release" in shop.fake.calls)
+    assert (shop.charged, shop.fake.channels.channel.lock) == (0, None)

@@ -76,6 +76,9 @@ async def status(open_wallet: OpenWallet, as_json: bool) -> None:
     shown, and what was signed for exact transfers. Text shortens ids and addresses, and leaves unknown and disputed out
     where there is nothing of them.
 
+    A channel with one seller alone shows what was deposited into it and came back, what its seller charged, the total
+    that its highest voucher allows (signed), and what is left of the deposit.
+
     \b
     tallystick wallet status --key env:PAYER_KEY
     """

@@ -17,7 +17,7 @@ from tallystick_client.payer.texts import show
 class GivenBack:
     """What came back: `amount` atomic units, and the transaction, 0x-hex. `host`: of a seller, who names both.
 
-    `problem`: why nothing did.
+    `channel_id`: of the channel with that seller. `problem`: why nothing came back.
     """
 
     token: Token
@@ -25,13 +25,16 @@ class GivenBack:
     transaction: str
     host: str = ""
     problem: str = ""
+    channel_id: bytes = b""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         row: dict[str, Any] = {
             "token": checksum(self.token.address), "amount": self.amount, "transaction": self.transaction
         }  # fmt: skip
-        return row | ({"host": self.host} if self.host else {}) | ({"problem": self.problem} if self.problem else {})
+        if self.channel_id:
+            row |= {"channel": to_hex(self.channel_id), "host": self.host}
+        return row | ({"problem": self.problem} if self.problem else {})
 
     def __str__(self) -> str:
         if self.problem:
@@ -55,7 +58,8 @@ async def refund_all(opened: Wallet) -> list[GivenBack]:
             try:
                 amount, transaction = await ask_back(opened, http, channel)
             except (TallystickError, httpx2.HTTPError) as error:
-                found.append(GivenBack(token, 0, "", channel.host, str(error) or type(error).__name__))
+                problem = str(error) or type(error).__name__
+                found.append(GivenBack(token, 0, "", channel.host, problem, channel.id))
             else:
-                found.append(GivenBack(token, amount, transaction, channel.host))
+                found.append(GivenBack(token, amount, transaction, channel.host, channel_id=channel.id))
     return found
