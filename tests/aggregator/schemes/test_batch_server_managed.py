@@ -1,5 +1,6 @@
 """`batch-settlement` where the server manages its vouchers: verified against the chain, and sent when it asks."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from hashlib import sha256
@@ -224,6 +225,16 @@ async def test_what_is_pending_is_found_again_by_another_process() -> None:
     async with batch_market(disk, chain=before.chain) as after:
         assert settled(await after.settle(payload, 0, JOB)).amount == 2_000
         assert after.chain.sent == []
+
+
+async def test_while_a_refund_is_under_way_no_managed_voucher_takes_the_channel(market: BatchMarket) -> None:
+    market.chain.held = True
+    refunding = asyncio.create_task(market.settle(refund(ALICE, 2_000), 0, replace(JOB, max_timeout_s=1)))
+    async with asyncio.timeout(5):
+        while not market.chain.sent:  # noqa: ASYNC110 - the twin has no event for it
+            await asyncio.sleep(0)
+    assert refused(await market.verify(ALICE.pay(PRICE))).reason is Reason.CHANNEL_BUSY
+    assert refused(await refunding).reason is Reason.TRANSACTION_PENDING
 
 
 async def test_what_reverted_is_sent_again_when_it_is_asked_for_again(market: BatchMarket) -> None:

@@ -197,6 +197,19 @@ class ServerTransactions:
     async def _refund(
         self, escrow: EscrowRef, terms: PaymentTerms, payload: RefundPayload, call: Call, reference: bytes
     ) -> Settled | Refusal:
+        """Refund while no managed voucher takes the channel."""
+        channel_id = payload.voucher.channel_id
+        held = self._locks.take_again(channel_id, reference)
+        if isinstance(held, Refusal):
+            return held
+        try:
+            return await self._refund_held(escrow, terms, payload, call, reference)
+        finally:
+            self._locks.release(channel_id, reference)
+
+    async def _refund_held(
+        self, escrow: EscrowRef, terms: PaymentTerms, payload: RefundPayload, call: Call, reference: bytes
+    ) -> Settled | Refusal:
         chain, channel_id, payer = self._chain(escrow), payload.voucher.channel_id, payload.config.payer
         newest, under = await self._newest(TransactionKind.REFUND, reference)
         if newest is None or newest.status is TransactionStatus.REVERTED:
@@ -209,18 +222,11 @@ class ServerTransactions:
             if not state.balance - max([state.total_claimed, *(row.total_claimed for row in payload.claims)]):
                 return refuse(Why.REFUND_TOO_LARGE, "nothing left", "more than 0")._replace(code=Code.REFUND_NO_BALANCE)
             has_paid = bool(state.total_claimed or payload.claims)
-            # No managed voucher takes the channel meanwhile.
-            held = self._locks.take_again(channel_id, reference)
-            if isinstance(held, Refusal):
-                return held
-            try:
-                with self._budget.hold(chain, TransactionKind.REFUND, payer, has_paid=has_paid) as refusal:
-                    if refusal is not None:
-                        return refusal
-                    send = Send(TransactionKind.REFUND, under, call, payer=payer, gas_max=REFUND_GAS_MAX)
-                    newest = await chain.send(send)
-            finally:
-                self._locks.release(channel_id, reference)
+            with self._budget.hold(chain, TransactionKind.REFUND, payer, has_paid=has_paid) as refusal:
+                if refusal is not None:
+                    return refusal
+                send = Send(TransactionKind.REFUND, under, call, payer=payer, gas_max=REFUND_GAS_MAX)
+                newest = await chain.send(send)
         mined = await wait_until_mined(chain, newest, "refund", _wait_s(terms))
         if isinstance(mined, Refusal):
             return mined
