@@ -291,15 +291,29 @@ async def batch_market(
         budget=GasBudget(gas),
         call_of=RefundCalls(chains, writer),
     )
+
+    def deposits(*, is_credited: bool) -> Deposits:
+        return Deposits(
+            chains,
+            OFFERS,
+            writer,
+            outbox,
+            lambda: clock.now_s,
+            credit_timeout_s=0.2,
+            budget=GasBudget(gas),
+            is_credited=is_credited,
+        )
+
     scheme = BatchSettlementPayments(
         Ports(
             chains=chains,
             offers=OFFERS,
             channels=channels,
             refunds=refunds,
-            deposits=Deposits(
-                chains, OFFERS, writer, outbox, lambda: clock.now_s, credit_timeout_s=0.2, budget=GasBudget(gas)
-            ),
+            deposits=deposits(is_credited=True),
+            server_deposits=deposits(is_credited=False),
+            outbox=outbox,
+            budget=GasBudget(gas),
             steps=steps,
             writer=writer,
             new_id=new_id,

@@ -73,11 +73,11 @@ class EscrowTwin(BatchSettlementEscrow):
         self._chain._answer()
         return [self._chain.batch.channels.get(id_, ChannelModel()).claimed for id_ in channel_ids]
 
-    async def owed(self, to: bytes, token: bytes, block: Block) -> int:
+    async def receiver_totals(self, to: bytes, token: bytes, block: Block) -> tuple[int, int]:
         del block
         self._chain._answer()
         owed = self._chain.batch.owed.get((to, token))
-        return owed.claimed - owed.settled if owed else 0
+        return (owed.claimed, owed.settled) if owed else (0, 0)
 
 
 class ApprovedTokenTwin(Permit2TokenTwin):

@@ -1,9 +1,9 @@
 """What this aggregator accepts: escrows of networks, tokens, delays. Everything else is refused by name (threat 15)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from tallystick.channels import ChannelConfig
+from tallystick.channels import WITHDRAW_DELAY_S_MAX, WITHDRAW_DELAY_S_MIN, ChannelConfig
 from tallystick.hexadecimal import checksum, to_hex
 from tallystick.tokens import Token
 from tallystick.x402 import PaymentTerms
@@ -75,6 +75,16 @@ def config_is_served(offer: EscrowOffer, config: ChannelConfig) -> Refusal | Non
     if not shortest <= config.withdraw_delay_s <= longest:
         return refuse(Why.WITHDRAW_DELAY, config.withdraw_delay_s, f"from {shortest} to {longest} seconds")
     return None
+
+
+def for_any_server(offer: EscrowOffer, config: ChannelConfig) -> EscrowOffer:
+    """The offer where a channel's own server answers for its receiverAuthorizer and delay, within the contract's."""
+    return replace(
+        offer,
+        operator=config.receiver_authorizer,
+        withdraw_delay_s_min=WITHDRAW_DELAY_S_MIN,
+        withdraw_delay_s_max=WITHDRAW_DELAY_S_MAX,
+    )
 
 
 def config_meets_terms(terms: PaymentTerms, config: ChannelConfig) -> Refusal | None:

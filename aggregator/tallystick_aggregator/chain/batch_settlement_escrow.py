@@ -14,7 +14,7 @@ from tallystick.channels import ChannelConfig
 from tallystick.hexadecimal import checksum
 from tallystick.signatures import Signer
 from tallystick.vouchers import voucher_digest
-from tallystick.x402.batch_settlement import DepositPayload, Erc3009Deposit, VoucherClaim
+from tallystick.x402.batch_settlement import DepositPayload, Erc3009Deposit, RefundPayload, VoucherClaim
 from tallystick_aggregator.chain import batch_settlement_calls as calls
 from tallystick_aggregator.chain.claim_plan import ClaimCosts, Group
 from tallystick_aggregator.chain.escrow_calls import token_of
@@ -131,6 +131,19 @@ class BatchSettlementEscrow:
         refund = self._refund(account, amount, nonce)
         return Call(self.address, calls.multicall([self._claim(claims), refund]) if claims else refund)
 
+    def claim_rows_call(self, rows: Sequence[VoucherClaim], signature: bytes | None) -> Call:
+        """The claim that a server asks for: over its receiverAuthorizer's signature, or ours where it is None."""
+        return Call(self.address, self._claim(rows, signature))
+
+    def refund_rows_call(self, payload: RefundPayload) -> Call:
+        """The refund that a server has completed, with its claims before; what it did not sign is signed by us."""
+        amount, nonce = payload.amount or 0, payload.refund_nonce or 0
+        refund = self._refund(payload.config, amount, nonce, payload.refund_authorizer_signature)
+        if not payload.claims:
+            return Call(self.address, refund)
+        claim = self._claim(payload.claims, payload.claim_authorizer_signature)
+        return Call(self.address, calls.multicall([claim, refund]))
+
     @property
     def pays_on_claim(self) -> bool:
         return False
@@ -159,6 +172,12 @@ class BatchSettlementEscrow:
             refunded = sum(event.amount for event in mine if isinstance(event, contract.Refunded))
             config = calls.refunded_config(outbound.data)
             return (Payout(config.payer, config.token, refunded),)
+        if outbound.kind is TransactionKind.COLLECT:
+            return tuple(
+                Payout(event.receiver, event.token, event.amount)
+                for event in mine
+                if isinstance(event, contract.Settled)
+            )
         # What is claimed is owed to the receiver, and counts as paid: a later `settle` moves it, whoever sends it.
         return tuple(
             Payout(receiver, token, amount) for (receiver, token), amount in self._owed_by(outbound, mine).items()
@@ -178,14 +197,14 @@ class BatchSettlementEscrow:
                 owed[config.receiver, config.token] += event.amount
         return owed
 
-    def _claim(self, rows: Sequence[VoucherClaim]) -> bytes:
+    def _claim(self, rows: Sequence[VoucherClaim], signature: bytes | None = None) -> bytes:
         entries = [(self.channel_id(row.config), row.max_claimable_amount, row.total_claimed) for row in rows]
         digest = eip712.digest(self.domain, eip712.hash_claim_batch(entries))
-        return calls.claim_call(rows, self._signer.sign(digest))
+        return calls.claim_call(rows, self._signer.sign(digest) if signature is None else signature)
 
-    def _refund(self, account: ChannelConfig, amount: int, nonce: int) -> bytes:
+    def _refund(self, account: ChannelConfig, amount: int, nonce: int, signature: bytes | None = None) -> bytes:
         digest = eip712.digest(self.domain, eip712.hash_refund(self.account_id(account), nonce, amount))
-        return calls.refund_call(account, amount, nonce, self._signer.sign(digest))
+        return calls.refund_call(account, amount, nonce, self._signer.sign(digest) if signature is None else signature)
 
     def _id_of(self, config: Config) -> bytes:
         return eip712.digest(self.domain, eip712.hash_channel_config(*config))
@@ -203,8 +222,13 @@ class BatchSettlementEscrow:
         return await self._reads.each(calls.claimed_query, channel_ids, block, calls.read_claimed, 0, heard)
 
     async def owed(self, to: bytes, token: bytes, block: Block) -> int:
+        claimed, settled = await self.receiver_totals(to, token, block)
+        return claimed - settled
+
+    async def receiver_totals(self, to: bytes, token: bytes, block: Block) -> tuple[int, int]:
+        """What was ever claimed for a receiver, and what of it was paid to it, in atomic units."""
         answer = await self._reads.one(calls.RECEIVERS.call(to, token), block)
-        return int.from_bytes(answer[:32], "big") - int.from_bytes(answer[32:64], "big")
+        return int.from_bytes(answer[:32], "big"), int.from_bytes(answer[32:64], "big")
 
     async def check(self, sender: bytes, block: Block) -> None:
         """Any sender may land claims, so only the operator's key and the contracts are looked at."""

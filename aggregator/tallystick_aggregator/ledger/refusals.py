@@ -102,6 +102,21 @@ class Why:
         "The channel has another withdraw delay than the seller asks for.", Code.WITHDRAW_DELAY_MISMATCH)
     REFUND_AUTHORIZER_MISMATCH = Text(Reason.OPERATOR_MISMATCH, "channelConfig.salt",
         "The salt does not end with the server's refundAuthorizer.", Code.REFUND_AUTHORIZER_MISMATCH)
+    AUTHORIZER_OF_ANOTHER = Text(Reason.OPERATOR_MISMATCH, "",
+        "The channel's receiverAuthorizer is not the operator's key: send the authorizer's own signature.",
+        Code.AUTHORIZER_ADDRESS_MISMATCH)
+    CHANNEL_IS_MANAGED = Text(Reason.CHANNEL_BUSY, "",
+        "The facilitator manages this channel's vouchers, and has charged or holds something on it: it claims and "
+        "refunds the channel by itself.")
+    ROW_WOULD_FAIL = Text(Reason.SIMULATION_FAILED, "", "Row {at} of the claim would revert, and all others with it.",
+        Code.CLAIM_SIMULATION_FAILED)
+    SERVERS_CALL_WOULD_FAIL = Text(Reason.SIMULATION_FAILED, "", "It would fail on chain now: {error}.")
+    NOTHING_TO_SETTLE = Text(Reason.ACCOUNT_UNKNOWN, "payload.receiver",
+        "Nothing is claimed and unpaid for this receiver in this token.", Code.NOTHING_TO_SETTLE)
+    REFUND_INCOMPLETE = Text(Reason.PAYLOAD_INVALID, "", "The server completes a refund with its amount and nonce.",
+        Code.REFUND_PAYLOAD)
+    REFUND_NONCE = Text(Reason.PAYLOAD_INVALID, "payload.refundNonce",
+        "The channel has another refund nonce on chain.", Code.REFUND_SIMULATION_FAILED)
     WRONG_PAYLOAD_TYPE = Text(Reason.PAYLOAD_INVALID, "payload.type",
         "The payload's type does not belong to this call.", Code.PAYLOAD_TYPE)
 

@@ -206,12 +206,16 @@ class _Parts:
         payers = Accounts(chains, offers, channels, writer, rules, self._now_s)
         calls = RefundCalls(chains, writer)
         self.channel_refunds = Refunds(chains, payers, writer, outbox, budget=self.budget, call_of=calls)
+        deposits = chains, offers, writer, outbox, self._now_s
         ports = Ports(
             chains=chains,
             offers=offers,
             channels=channels,
-            deposits=Deposits(chains, offers, writer, outbox, self._now_s, budget=self.budget),
+            deposits=Deposits(*deposits, budget=self.budget),
+            server_deposits=Deposits(*deposits, budget=self.budget, is_credited=False),
             refunds=self.channel_refunds,
+            outbox=outbox,
+            budget=self.budget,
             steps=self.steps,
             writer=writer,
             new_id=self._new_payment_id,

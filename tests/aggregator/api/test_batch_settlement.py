@@ -69,5 +69,5 @@ async def test_supported_names_the_contract_and_what_offers_carry(shop: Shop) ->
     answer = await shop.edge.facilitator.Supported(pb.SupportedRequest(), metadata=shop.edge.news)
     (kind,) = (one for one in answer.kinds if one.scheme == TERMS.scheme)
     assert (kind.escrow, kind.operator) == (shop.market.chain.address, ALICE.config.receiver_authorizer)
-    assert json.loads(kind.extra)["voucherManager"] == ["facilitator"]
+    assert json.loads(kind.extra)["voucherManager"] == ["server", "facilitator"]
     assert decode_amount(kind.assets[0].min_deposit, "min_deposit") == 1_000

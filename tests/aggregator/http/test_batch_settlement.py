@@ -126,7 +126,7 @@ async def test_supported_tells_what_servers_copy_into_their_402s(shop: Shop) -> 
     assert kind["extra"] == {
         "receiverAuthorizer": checksum(ALICE.config.receiver_authorizer),
         "withdrawDelay": 86_400,
-        "voucherManager": ["facilitator"],
+        "voucherManager": ["server", "facilitator"],
         "delegatedRefund": True,
     }
     assert checksum(shop.market.chain.sender) in answer["signers"]["eip155:*"]

@@ -351,7 +351,7 @@ async def test_what_is_offered_names_the_contract_and_who_signs_for_receivers(ma
         "x402 Batch Settlement",
         (b"\x5e" * 20,),
     )
-    assert kind.extra["voucherManager"] == ["facilitator"]
+    assert kind.extra["voucherManager"] == ["server", "facilitator"]
     assert (kind.extra["withdrawDelay"], kind.extra["delegatedRefund"]) == (86_400, True)
 
 

@@ -100,7 +100,7 @@ def settled(answer: Settled, network: str) -> bytes:
     return encode_json(
         SettleResponse(
             success=True,
-            payer=checksum(answer.payer),
+            payer=checksum(answer.payer) if answer.payer else None,
             transaction=_hash(answer.transaction),
             network=network,
             amount=str(answer.amount) if answer.moves else "",

@@ -6,6 +6,8 @@ steps         a voucher on its way, and what is held and charged for it
 vouchers      those that the facilitator manages: hold a channel, charge it, give it free
 deposits      the same with a deposit before; fundings is what payers sign for it, locks what the ledger cannot hold
 refunds       vouchers that charge nothing: claim what is charged, give the rest back
+server_payments      those whose vouchers the server manages: verified against the chain, deposits landed
+server_transactions  what such servers have sent for them: claims, settles, refunds
 snapshots     what answers tell of a channel
 port          what is asked of the chain beside what all schemes ask
 reason_codes  the standard's codes for our reasons

@@ -18,12 +18,14 @@ from tallystick.x402.batch_settlement import (
     DepositPayload,
     RefundPayload,
     SettlePayload,
+    VoucherPayload,
 )
-from tallystick.x402.terms import SCHEME_BATCH_SETTLEMENT, VOUCHER_MANAGER_FACILITATOR, BatchSettlementTerms
+from tallystick.x402.terms import SCHEME_BATCH_SETTLEMENT, BatchSettlementTerms
 from tallystick_aggregator.accounts.channels import Channels
 from tallystick_aggregator.accounts.deposits import Deposits
-from tallystick_aggregator.accounts.offers import Offers
+from tallystick_aggregator.accounts.offers import Offers, find_offer
 from tallystick_aggregator.accounts.refunds import Refunds
+from tallystick_aggregator.auth.limits import GasBudget
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.charging.steps import Steps
 from tallystick_aggregator.ledger.answers import Refusal
@@ -38,16 +40,20 @@ from tallystick_aggregator.schemes.batch_settlement.requests import (
     ChannelPayload,
     Request,
     accepted_is,
+    is_managed,
     is_the_servers,
     meets_terms,
     payload_type,
     read_request,
     seller_terms,
 )
+from tallystick_aggregator.schemes.batch_settlement.server_payments import OnChain, ServerPayments
+from tallystick_aggregator.schemes.batch_settlement.server_transactions import ServerTransactions
 from tallystick_aggregator.schemes.batch_settlement.snapshots import Snapshots
 from tallystick_aggregator.schemes.batch_settlement.steps import Step
 from tallystick_aggregator.schemes.batch_settlement.vouchers import ManagedVouchers
 from tallystick_aggregator.schemes.port import NOBODY, PAYLOAD, Caller
+from tallystick_aggregator.store.port import Outbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +61,19 @@ class Ports:
     """What the scheme stands on. Chains and offers, and what is made over them, are of canonical escrows alone.
 
     `new_id` makes payment ids by the clock that the ledger goes by; `clock_s` is that clock, in seconds since the
-    epoch. A channel that only memory can hold is held for `hold_s`.
+    epoch. A channel that only memory can hold is held for `hold_s`. `server_deposits` are of channels whose vouchers
+    the server manages: the ledger credits none of them.
     """
 
     chains: Mapping[EscrowRef, ChannelChain]
     offers: Offers
     channels: Channels
     deposits: Deposits
+    server_deposits: Deposits
     refunds: Refunds
     steps: Steps
+    outbox: Outbox
+    budget: GasBudget
     writer: Writer
     new_id: Callable[[], PaymentId]
     clock_s: Callable[[], int]
@@ -85,6 +95,9 @@ class BatchSettlementPayments:
         writer, steps, new_id = ports.writer, ports.steps, ports.new_id
         snapshots = Snapshots(ports.chains, ports.offers, writer)
         locks = Locks(ports.clock_s, ports.hold_s)
+        on_chain = OnChain(ports.chains, ports.offers)
+        self._server_payments = ServerPayments(on_chain, ports.server_deposits)
+        self._server_transactions = ServerTransactions(on_chain, locks, writer, ports.outbox, ports.budget)
         self._vouchers = ManagedVouchers(ports.channels, steps, writer, snapshots, locks, new_id)
         self._refunds = ManagedRefunds(ports.chains, ports.refunds, self._vouchers, steps, writer, snapshots, new_id)
         self._deposits = ManagedDeposits(
@@ -109,7 +122,6 @@ class BatchSettlementPayments:
                     offer.operator,
                     offer.withdraw_delay_s,
                     delegated_refund=True,
-                    managers=(VOUCHER_MANAGER_FACILITATOR,),
                 ).extra(),
                 signers=(self._chains[escrow].sender,),
             )
@@ -124,9 +136,13 @@ class BatchSettlementPayments:
     async def verify(self, terms: PaymentTerms, request: Request, caller: Caller = NOBODY) -> Verified | Refusal:
         """Check a payload of a payer's, and hold its channel where the facilitator manages it."""
         del caller
-        payload, asked = request.payload, seller_terms(terms)
-        if isinstance(payload, ClaimPayload | SettlePayload) or not asked.is_managed:
+        payload = request.payload
+        if isinstance(payload, ClaimPayload | SettlePayload):
             return _not_here(payload)
+        asked = seller_terms(terms)
+        if not asked.is_managed:
+            step = is_the_servers(payload) or self._step(terms, asked, payload, terms.amount)
+            return step if isinstance(step, Refusal) else await self._server_payments.verify(step, payload)
         refusal = is_the_servers(payload) or accepted_is(terms, request.accepted)
         step = refusal or self._step(terms, asked, payload, request.accepted)
         if isinstance(step, Refusal):
@@ -139,9 +155,10 @@ class BatchSettlementPayments:
 
     async def settle(self, terms: PaymentTerms, request: Request, caller: Caller = NOBODY) -> Settled | Refusal:
         """Charge what is held, or give it free; land deposits, claims and refunds."""
-        payload, asked = request.payload, seller_terms(terms)
-        if isinstance(payload, ClaimPayload | SettlePayload) or not asked.is_managed:
-            return _not_here(payload)
+        payload = request.payload
+        if isinstance(payload, ClaimPayload | SettlePayload) or not is_managed(terms):
+            return await self._settle_for_server(terms, payload)
+        asked = seller_terms(terms)
         if payload.reservation.cancel:
             return await self.release(terms, request, caller)
         step = self._step(terms, asked, payload, request.accepted)
@@ -156,17 +173,39 @@ class BatchSettlementPayments:
     async def release(self, terms: PaymentTerms, request: Request, caller: Caller = NOBODY) -> Settled | Refusal:
         """Give a held channel free, as a payload with `cancel` does."""
         del caller
-        payload, asked = request.payload, seller_terms(terms)
-        if isinstance(payload, ClaimPayload | SettlePayload) or not asked.is_managed:
+        payload = request.payload
+        if isinstance(payload, ClaimPayload | SettlePayload) or not is_managed(terms):
             return _not_here(payload)
+        asked = seller_terms(terms)
         step = self._step(terms, asked, payload, request.accepted)
         if isinstance(step, Refusal):
             return step
         managed = self._deposits if isinstance(payload, DepositPayload) else self._vouchers
         return await managed.cancel(step, payload.reservation.pending_id)
 
+    async def _settle_for_server(self, terms: PaymentTerms, payload: BatchSettlementPayload) -> Settled | Refusal:
+        """What a server that manages its vouchers has sent: deposits, claims, settles and refunds."""
+        if isinstance(payload, ClaimPayload | SettlePayload):
+            offer = find_offer(self._offers, str(terms.network))
+            if isinstance(offer, Refusal):
+                return offer
+            if isinstance(payload, ClaimPayload):
+                return await self._server_transactions.claim(offer.ref, terms, payload)
+            return await self._server_transactions.settle(offer.ref, terms, payload)
+        if isinstance(payload, VoucherPayload):
+            return _not_here(payload)
+        refusal = is_the_servers(payload)
+        # A refund that a server starts by itself says nothing of its terms.
+        asked = seller_terms(terms) if terms.extra or isinstance(payload, DepositPayload) else None
+        step = refusal or self._step(terms, asked, payload, terms.amount)
+        if isinstance(step, Refusal):
+            return step
+        if isinstance(payload, DepositPayload):
+            return await self._server_payments.deposit(step, payload, terms.max_timeout_s or None)
+        return await self._server_transactions.refund(step.escrow, terms, payload)
+
     def _step(
-        self, terms: PaymentTerms, asked: BatchSettlementTerms, payload: ChannelPayload, accepted: int
+        self, terms: PaymentTerms, asked: BatchSettlementTerms | None, payload: ChannelPayload, accepted: int
     ) -> Step | Refusal:
         refusal = meets_terms(terms, asked, payload.config)
         charged = 0 if isinstance(payload, RefundPayload) else accepted

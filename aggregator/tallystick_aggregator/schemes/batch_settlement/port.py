@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from tallystick.channels import ChannelConfig
-from tallystick.x402.batch_settlement import DepositPayload, VoucherClaim
-from tallystick_aggregator.chain.port import Call, Chain, EscrowBinding
+from tallystick.x402.batch_settlement import DepositPayload, RefundPayload, VoucherClaim
+from tallystick_aggregator.chain.port import Block, Call, Chain, EscrowBinding
 
 
 class ChannelEscrow(EscrowBinding, Protocol):
@@ -19,6 +19,18 @@ class ChannelEscrow(EscrowBinding, Protocol):
         self, claims: Sequence[VoucherClaim], account: ChannelConfig, amount: int, nonce: int
     ) -> Call:
         """A refund that claims first, in one transaction."""
+        ...
+
+    def claim_rows_call(self, rows: Sequence[VoucherClaim], signature: bytes | None) -> Call:
+        """The claim that a server asks for: over its receiverAuthorizer's signature, or ours where it is None."""
+        ...
+
+    def refund_rows_call(self, payload: RefundPayload) -> Call:
+        """The refund that a server has completed, with its claims before; what it did not sign is signed by us."""
+        ...
+
+    async def receiver_totals(self, to: bytes, token: bytes, block: Block) -> tuple[int, int]:
+        """What was ever claimed for a receiver, and what of it was paid to it, in atomic units."""
         ...
 
 

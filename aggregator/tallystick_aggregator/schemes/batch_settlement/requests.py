@@ -15,7 +15,7 @@ from tallystick.x402.batch_settlement import (
     packed_refund_authorizer,
     read_batch_settlement,
 )
-from tallystick.x402.terms import BatchSettlementTerms, read_batch_settlement_terms
+from tallystick.x402.terms import VOUCHER_MANAGER_FACILITATOR, BatchSettlementTerms, read_batch_settlement_terms
 from tallystick_aggregator.accounts.offers import amount_is, config_meets_terms
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse
@@ -56,6 +56,11 @@ def seller_terms(terms: PaymentTerms) -> BatchSettlementTerms:
     return read_batch_settlement_terms(dict(terms.extra), "paymentRequirements.extra")
 
 
+def is_managed(terms: PaymentTerms) -> bool:
+    """Whether the seller has the facilitator manage its vouchers. What servers send for their own sake has no extra."""
+    return terms.extra.get("voucherManager") == VOUCHER_MANAGER_FACILITATOR
+
+
 def is_the_servers(payload: ChannelPayload) -> Refusal | None:
     """Refuse in /verify what a server alone writes into a payload."""
     if payload.reservation.pending_id is not None:
@@ -65,17 +70,20 @@ def is_the_servers(payload: ChannelPayload) -> Refusal | None:
     return None
 
 
-def meets_terms(terms: PaymentTerms, asked: BatchSettlementTerms, config: ChannelConfig) -> Refusal | None:
-    """Rules 2 to 5 ("Verification Rules"), and that the salt holds the server's key for refunds where it has one."""
+def meets_terms(terms: PaymentTerms, asked: BatchSettlementTerms | None, config: ChannelConfig) -> Refusal | None:
+    """Rules 2 to 5 ("Verification Rules"), and that the salt holds the server's key for refunds where it has one.
+
+    `asked` None: the seller has not said more than `terms`.
+    """
     refusal = config_meets_terms(terms, config)
-    if refusal is not None:
+    if refusal is not None or asked is None:
         return refusal
     if config.receiver_authorizer != asked.receiver_authorizer:
         named, allowed = checksum(config.receiver_authorizer), checksum(asked.receiver_authorizer)
         return refuse(Why.OPERATOR_MISMATCH, named, allowed)
     if config.withdraw_delay_s != asked.withdraw_delay_s:
         return refuse(Why.WITHDRAW_DELAY_MISMATCH, config.withdraw_delay_s, asked.withdraw_delay_s)
-    if asked.refund_authorizer not in {None, packed_refund_authorizer(config.salt)}:
+    if asked.is_managed and asked.refund_authorizer not in {None, packed_refund_authorizer(config.salt)}:
         packed = checksum(packed_refund_authorizer(config.salt))
         return refuse(Why.REFUND_AUTHORIZER_MISMATCH, packed, checksum(asked.refund_authorizer or b""))
     return None

@@ -1,0 +1,311 @@
+"""What servers that manage vouchers have sent for them: claims, settles and refunds ("POST /settle").
+
+Our key signs only for channels whose receiverAuthorizer it is, and only for the receiver whose token asks; a server
+that has its own key sends its signature. Channels that the ledger counts charges or holds on are its own: a claim or a
+refund by somebody else's count would take what is owed here.
+
+Each transaction has a reference that follows from what it does, so the same call again finds it, after a restart too. A
+refund's is its channel and nonce; a claim's its calldata; a settle's the receiver's total, which each claim raises.
+"""
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final
+
+from tallystick.errors import InvalidSignatureError
+from tallystick.facilitator import Settled
+from tallystick.hashing import keccak256
+from tallystick.hexadecimal import checksum
+from tallystick.vouchers import UncheckedVoucher, check_voucher
+from tallystick.x402 import PaymentTerms
+from tallystick.x402.batch_settlement import BatchSettlementCode as Code
+from tallystick.x402.batch_settlement import (
+    ClaimPayload,
+    RefundPayload,
+    Settlement,
+    SettlePayload,
+    VoucherClaim,
+)
+from tallystick_aggregator.accounts.outcomes import overloaded, unless_unavailable, wait_until_mined
+from tallystick_aggregator.accounts.refunds import REFUND_GAS_MAX, REFUND_TIMEOUT_S, REFUNDS_MAX
+from tallystick_aggregator.auth.limits import GasBudget, RateLimit
+from tallystick_aggregator.chain.port import Call, RevertedError, Send
+from tallystick_aggregator.charging.port import Writer
+from tallystick_aggregator.ledger.answers import Refusal
+from tallystick_aggregator.ledger.refusals import Why, refuse
+from tallystick_aggregator.ledger.values import EscrowRef
+from tallystick_aggregator.schemes.batch_settlement.locks import Locks
+from tallystick_aggregator.schemes.batch_settlement.port import ChannelChain
+from tallystick_aggregator.schemes.batch_settlement.server_payments import OnChain
+from tallystick_aggregator.store.port import (
+    OutboundTransaction,
+    Outbox,
+    Payout,
+    TransactionKind,
+    TransactionStatus,
+)
+from tallystick_aggregator.tasks import SingleFlight
+
+CLAIM_EVERY_S: Final = 10.0
+"""How often one receiver may have claims and settles sent in the long run: each costs the operator a transaction."""
+CLAIM_BURST: Final = 60
+RATES_MAX: Final = 10_000
+ATTEMPTS_MAX: Final = 16
+"""Transactions of one call at most: one that reverted is sent again when it is asked for again."""
+
+
+class ServerTransactions:
+    """Sends them and tells what became of them."""
+
+    def __init__(
+        self, on_chain: OnChain, locks: Locks, writer: Writer, outbox: Outbox, budget: GasBudget | None = None
+    ) -> None:
+        """`budget` bounds what refunds cost in gas; without one there is no bound."""
+        self._on_chain = on_chain
+        self._locks = locks
+        self._writer = writer
+        self._outbox = outbox
+        self._budget = budget or GasBudget()
+        self._under_way = SingleFlight[bytes, Settled | Refusal]()
+        self._rates: OrderedDict[bytes, RateLimit] = OrderedDict()
+
+    async def claim(self, escrow: EscrowRef, terms: PaymentTerms, payload: ClaimPayload) -> Settled | Refusal:
+        """Claim all rows, or none."""
+        rows, signature = payload.claims, payload.claim_authorizer_signature
+        refusal = self._may_claim(escrow, terms, rows, is_signed=signature is not None)
+        if refusal is not None:
+            return refusal
+        call = self._chain(escrow).escrow.claim_rows_call(rows, signature)
+        reference = keccak256(escrow.network.encode() + call.data)
+        return await self._once(reference, lambda: self._claim(escrow, terms, rows, call, reference))
+
+    async def settle(self, escrow: EscrowRef, terms: PaymentTerms, payload: SettlePayload) -> Settled | Refusal:
+        """Pay the receiver what was claimed for it and not paid yet."""
+        if (payload.receiver, payload.token) != (terms.pay_to, terms.asset):
+            got, allowed = checksum(payload.receiver), checksum(terms.pay_to)
+            return refuse(Why.RECEIVER_MISMATCH, got, allowed, field="payload.receiver")
+        key = keccak256(b"settle" + escrow.network.encode() + payload.receiver + payload.token)
+        return await self._once(key, lambda: self._settle(escrow, terms, payload, key))
+
+    async def refund(self, escrow: EscrowRef, terms: PaymentTerms, payload: RefundPayload) -> Settled | Refusal:
+        """Claim the rows that came along, and give back what was asked for, in one transaction."""
+        channel_id, nonce, amount = payload.voucher.channel_id, payload.refund_nonce, payload.amount
+        if nonce is None or not amount:
+            missing = "payload.refundNonce" if nonce is None else "payload.amount"
+            return refuse(Why.REFUND_INCOMPLETE, "none", "what the server adds", field=missing)
+        refusal = self._may_refund(escrow, terms, payload)
+        if refusal is not None:
+            return refusal
+        call = self._chain(escrow).escrow.refund_rows_call(payload)
+        reference = keccak256(
+            b"refund" + escrow.network.encode() + channel_id + nonce.to_bytes(32, "big") + amount.to_bytes(16, "big")
+        )
+        if reference not in self._under_way and len(self._under_way) >= REFUNDS_MAX:
+            return overloaded("refunds", REFUNDS_MAX)
+        return await self._once(reference, lambda: self._refund(escrow, terms, payload, call, reference))
+
+    # Who may ask for what.
+
+    def _may_claim(
+        self, escrow: EscrowRef, terms: PaymentTerms, rows: Sequence[VoucherClaim], *, is_signed: bool
+    ) -> Refusal | None:
+        """Refuse the first row that is another receiver's, not ours to sign, or the ledger's own."""
+        binding = self._chain(escrow).escrow
+        for at, row in enumerate(rows):
+            path, config = f"payload.claims[{at}].voucher.channel", row.config
+            if config.receiver != terms.pay_to:
+                got, allowed = checksum(config.receiver), checksum(terms.pay_to)
+                return refuse(Why.RECEIVER_MISMATCH, got, allowed, field=f"{path}.receiver")
+            if config.token != terms.asset:
+                got, allowed = checksum(config.token), checksum(terms.asset)
+                return refuse(Why.TOKEN_MISMATCH, got, allowed, field=f"{path}.token")
+            refusal = self._is_ours_to_sign(escrow, config.receiver_authorizer, path, is_signed=is_signed)
+            refusal = refusal or self._is_the_servers(binding.channel_id(config), path)
+            if refusal is not None:
+                return refusal
+        return None
+
+    def _may_refund(self, escrow: EscrowRef, terms: PaymentTerms, payload: RefundPayload) -> Refusal | None:
+        """The channel is this receiver's (the terms were met), and so are the rows that are claimed before."""
+        config, path = payload.config, "payload.channelConfig"
+        is_signed = payload.refund_authorizer_signature is not None
+        refusal = self._is_ours_to_sign(escrow, config.receiver_authorizer, path, is_signed=is_signed)
+        refusal = refusal or self._is_the_servers(payload.voucher.channel_id, path)
+        signed = payload.claim_authorizer_signature is not None
+        return refusal or self._may_claim(escrow, terms, payload.claims, is_signed=signed)
+
+    def _is_ours_to_sign(self, escrow: EscrowRef, authorizer: bytes, path: str, *, is_signed: bool) -> Refusal | None:
+        operator = self._chain(escrow).escrow.operator
+        if is_signed or authorizer == operator:
+            return None
+        field = f"{path}.receiverAuthorizer"
+        return refuse(Why.AUTHORIZER_OF_ANOTHER, checksum(authorizer), checksum(operator), field=field)
+
+    def _is_the_servers(self, channel_id: bytes, path: str) -> Refusal | None:
+        """Refuse a channel that the ledger counts something on that is not claimed yet."""
+        ledger = self._writer.ledger
+        channel, account = ledger.channel(channel_id), ledger.account(channel_id)
+        is_charged = channel is not None and channel.charged > channel.claimed
+        is_held = bool(ledger.open_reservations.get(channel_id))
+        is_refunded = account is not None and account.refund is not None
+        if is_charged or is_held or is_refunded:
+            return refuse(Why.CHANNEL_IS_MANAGED, field=path)
+        return None
+
+    # Sending.
+
+    async def _claim(
+        self, escrow: EscrowRef, terms: PaymentTerms, rows: Sequence[VoucherClaim], call: Call, reference: bytes
+    ) -> Settled | Refusal:
+        newest, under = await self._newest(TransactionKind.CLAIM, reference)
+        if newest is None or newest.status is TransactionStatus.REVERTED:
+            refusal = await self._would_land(escrow, rows)
+            if refusal is not None:
+                return refusal
+            if not self._rate_of(terms.pay_to).take():
+                return overloaded("claims of this receiver", CLAIM_BURST)
+            paid = await self._paid_by(escrow, rows)
+            send = Send(TransactionKind.CLAIM, under, call, len(rows), paid)
+            newest = await self._chain(escrow).send(send)
+        mined = await wait_until_mined(self._chain(escrow), newest, "claim", _wait_s(terms))
+        if isinstance(mined, Refusal):
+            return mined
+        return Settled(b"", 0, 0, mined.transaction_hash, moves=False)
+
+    async def _settle(
+        self, escrow: EscrowRef, terms: PaymentTerms, payload: SettlePayload, key: bytes
+    ) -> Settled | Refusal:
+        chain = self._chain(escrow)
+        call = chain.escrow.collect_call(payload.receiver, payload.token)
+        total, settled = await chain.escrow.receiver_totals(payload.receiver, payload.token, await chain.head())
+        newest, under = await self._newest(TransactionKind.COLLECT, keccak256(key + total.to_bytes(16, "big")))
+        amount = total - settled
+        if newest is None or newest.status is TransactionStatus.REVERTED:
+            newest = await self._collecting(chain.network, call)
+            if newest is None:
+                if not amount:
+                    return refuse(Why.NOTHING_TO_SETTLE)
+                if not self._rate_of(payload.receiver).take():
+                    return overloaded("settles of this receiver", CLAIM_BURST)
+                paid = (Payout(payload.receiver, payload.token, amount),)
+                newest = await chain.send(Send(TransactionKind.COLLECT, under, call, payouts=paid))
+        mined = await wait_until_mined(chain, newest, "settle", _wait_s(terms))
+        if isinstance(mined, Refusal):
+            return mined
+        return Settled(b"", sum(one.amount for one in mined.payouts) or amount, 0, mined.transaction_hash)
+
+    async def _refund(
+        self, escrow: EscrowRef, terms: PaymentTerms, payload: RefundPayload, call: Call, reference: bytes
+    ) -> Settled | Refusal:
+        """Refund while no managed voucher takes the channel."""
+        channel_id = payload.voucher.channel_id
+        held = self._locks.take_again(channel_id, reference)
+        if isinstance(held, Refusal):
+            return held
+        try:
+            return await self._refund_held(escrow, terms, payload, call, reference)
+        finally:
+            self._locks.release(channel_id, reference)
+
+    async def _refund_held(
+        self, escrow: EscrowRef, terms: PaymentTerms, payload: RefundPayload, call: Call, reference: bytes
+    ) -> Settled | Refusal:
+        chain, channel_id, payer = self._chain(escrow), payload.voucher.channel_id, payload.config.payer
+        newest, under = await self._newest(TransactionKind.REFUND, reference)
+        if newest is None or newest.status is TransactionStatus.REVERTED:
+            state = await self._on_chain.state(escrow, channel_id, await chain.head())
+            refusal = await self._would_land(escrow, payload.claims)
+            if refusal is not None:
+                return refusal
+            if payload.refund_nonce != state.refund_nonce:
+                return refuse(Why.REFUND_NONCE, payload.refund_nonce, state.refund_nonce)
+            if not state.balance - max([state.total_claimed, *(row.total_claimed for row in payload.claims)]):
+                return refuse(Why.REFUND_TOO_LARGE, "nothing left", "more than 0")._replace(code=Code.REFUND_NO_BALANCE)
+            has_paid = bool(state.total_claimed or payload.claims)
+            with self._budget.hold(chain, TransactionKind.REFUND, payer, has_paid=has_paid) as refusal:
+                if refusal is not None:
+                    return refusal
+                send = Send(TransactionKind.REFUND, under, call, payer=payer, gas_max=REFUND_GAS_MAX)
+                newest = await chain.send(send)
+        mined = await wait_until_mined(chain, newest, "refund", _wait_s(terms))
+        if isinstance(mined, Refusal):
+            return mined
+        extra = Settlement(await self._on_chain.state(escrow, channel_id, await chain.head())).extra()
+        return Settled(payer, sum(one.amount for one in mined.payouts), 0, mined.transaction_hash, extra=extra)
+
+    async def _would_land(self, escrow: EscrowRef, rows: Sequence[VoucherClaim]) -> Refusal | None:
+        """Pre-flight at the head: refuse the first row that would revert, by its index."""
+        if not rows:
+            return None
+        chain = self._chain(escrow)
+        head, binding = await chain.head(), chain.escrow
+        ids = [binding.channel_id(row.config) for row in rows]
+        held, claimed = await binding.accounts(ids, head), await binding.claimed(ids, head)
+        for at, (row, id_, account, before) in enumerate(zip(rows, ids, held, claimed, strict=True)):
+            path, balance = f"payload.claims[{at}]", account.balance + before
+            if row.total_claimed <= before:
+                continue  # the contract passes it by
+            most = min(balance, row.max_claimable_amount)
+            if row.total_claimed > most:
+                field = f"{path}.totalClaimed"
+                return refuse(Why.ROW_WOULD_FAIL, row.total_claimed, f"at most {most}", field=field, at=at)
+            try:
+                voucher = UncheckedVoucher(id_, row.max_claimable_amount, row.signature)
+                check_voucher(binding.domain, voucher, row.config.payer_authorizer)
+            except InvalidSignatureError:
+                return refuse(Why.ROW_WOULD_FAIL, field=f"{path}.signature", at=at)
+        return None
+
+    async def _paid_by(self, escrow: EscrowRef, rows: Sequence[VoucherClaim]) -> tuple[Payout, ...]:
+        chain = self._chain(escrow)
+        claimed = await chain.escrow.claimed([chain.escrow.channel_id(row.config) for row in rows], await chain.head())
+        paid: Counter[tuple[bytes, bytes]] = Counter()
+        for row, before in zip(rows, claimed, strict=True):
+            paid[row.config.receiver, row.config.token] += max(0, row.total_claimed - before)
+        return tuple(Payout(receiver, token, amount) for (receiver, token), amount in paid.items())
+
+    async def _collecting(self, network: str, call: Call) -> OutboundTransaction | None:
+        """The same payout, if it is under way already: our own collector may have been faster."""
+        under_way = await self._outbox.open(network)
+        return next((one for one in under_way if (one.to, one.data) == (call.to, call.data)), None)
+
+    async def _newest(self, kind: TransactionKind, reference: bytes) -> tuple[OutboundTransaction | None, bytes]:
+        """The newest transaction of a call unless it never happened, and the reference that the next would go under."""
+        newest, under = None, reference
+        for attempt in range(ATTEMPTS_MAX):
+            under = reference + bytes([attempt]) if attempt else reference
+            found = await self._outbox.by_reference(kind, under)
+            if found is None or found.status is TransactionStatus.SUPERSEDED:
+                break
+            newest = found
+            if found.status is not TransactionStatus.REVERTED:
+                break
+        return newest, under
+
+    async def _once(
+        self, reference: bytes, do: Callable[[], Coroutine[Any, Any, Settled | Refusal]]
+    ) -> Settled | Refusal:
+        """Do it once for all who ask for it now."""
+
+        async def told() -> Settled | Refusal:
+            try:
+                return await unless_unavailable(do())
+            except RevertedError as error:
+                return refuse(Why.SERVERS_CALL_WOULD_FAIL, error=error.reason)
+
+        return await self._under_way.run(reference, told)
+
+    def _rate_of(self, receiver: bytes) -> RateLimit:
+        rate = self._rates.setdefault(receiver, RateLimit(1 / CLAIM_EVERY_S, CLAIM_BURST))
+        self._rates.move_to_end(receiver)
+        if len(self._rates) > RATES_MAX:
+            self._rates.popitem(last=False)
+        return rate
+
+    def _chain(self, escrow: EscrowRef) -> ChannelChain:
+        return self._on_chain.chains[escrow]
+
+
+def _wait_s(terms: PaymentTerms) -> float:
+    """How long the caller waits; servers that ask for their own sake name no time."""
+    return terms.max_timeout_s or REFUND_TIMEOUT_S
