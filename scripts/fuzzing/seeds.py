@@ -29,9 +29,17 @@ from tallystick.x402 import (
     payment_identifier_extension,
 )
 from tallystick_aggregator.ledger import events as ev
-from tallystick_aggregator.ledger.payments import Payment, PaymentStatus, pack_payment
 from tallystick_aggregator.ledger.ceilings import UsedCeilings
-from tallystick_aggregator.ledger.state import Account, Approval, ChainHead, Channel, PendingRefund, Reservation, SpendKey
+from tallystick_aggregator.ledger.payments import Payment, PaymentStatus, pack_payment
+from tallystick_aggregator.ledger.state import (
+    Account,
+    Approval,
+    ChainHead,
+    Channel,
+    PendingRefund,
+    Reservation,
+    SpendKey,
+)
 from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.store.events import encode_entry
 from tallystick_aggregator.store.rows import (
