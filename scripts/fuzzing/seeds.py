@@ -29,6 +29,7 @@ from tallystick.x402 import (
     payment_identifier_extension,
 )
 from tallystick_aggregator.ledger import events as ev
+from tallystick_aggregator.ledger.ceilings import UsedCeilings
 from tallystick_aggregator.ledger.payments import Payment, PaymentStatus, pack_payment
 from tallystick_aggregator.ledger.state import (
     Account,
@@ -38,7 +39,6 @@ from tallystick_aggregator.ledger.state import (
     PendingRefund,
     Reservation,
     SpendKey,
-    UsedCeilings,
 )
 from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.store.events import encode_entry

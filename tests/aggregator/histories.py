@@ -80,7 +80,7 @@ class Pay:
 
 @dataclass(frozen=True, slots=True)
 class Settle:
-    """What becomes of a reservation: `amount` captured, or released, or expired."""
+    """What becomes of a reservation: `amount` captured, in step or not, or released, or expired."""
 
     account: int
     receiver: int
@@ -118,6 +118,15 @@ class Approve:
 
 
 @dataclass(frozen=True, slots=True)
+class Attest:
+    """A claim is to be journaled: up to what is charged, and earlier ones up to so many under way or not."""
+
+    account: int
+    receiver: int
+    before: int
+
+
+@dataclass(frozen=True, slots=True)
 class Advance:
     """A block was taken in."""
 
@@ -132,7 +141,7 @@ class Forget:
     age_s: int
 
 
-Command = Open | Mirror | Pay | Settle | Key | Refund | Approve | Advance | Forget
+Command = Open | Mirror | Pay | Settle | Key | Refund | Approve | Attest | Advance | Forget
 History = Sequence[Sequence[Command]]
 
 _account = st.integers(0, ACCOUNTS - 1)
@@ -153,7 +162,7 @@ def commands() -> st.SearchStrategy[Command]:
         st.none() | st.integers(0, KEYS - 1),
         st.booleans(),
     )
-    outcomes = st.sampled_from(["capture", "capture", "release", "expire"])
+    outcomes = st.sampled_from(["capture", "capture", "step", "release", "expire"])
     settle = st.builds(Settle, _account, _receiver, _payment, outcomes, _amount)
     return st.one_of(
         pay,
@@ -172,6 +181,7 @@ def commands() -> st.SearchStrategy[Command]:
         st.builds(Key, _account, st.integers(0, KEYS - 1), st.integers(50, 500), st.sampled_from([False, False, True])),
         st.builds(Refund, _account, st.integers(0, 2), st.integers(0, 100), st.booleans()),
         st.builds(Approve, _account, st.integers(0, 3)),
+        st.builds(Attest, _account, _receiver, st.integers(0, 60)),
         st.builds(Advance, st.integers(0, 1), st.integers(0, 100)),
         st.builds(Forget, st.sampled_from([4_000, 1_000, 300, -100])),
     )
@@ -243,6 +253,8 @@ def _do(command: Command, draft: Draft, ledger: Ledger, moment: DecisionContext)
             return accounts.start_refund(draft, account_id(account), _hash("refund", number), number, amount, moment)
         case Approve(account, more):
             return _approve(account, more, draft, ledger)
+        case Attest(account, receiver, before):
+            return _attest(channel_id(account, receiver), before, draft)
         case Advance(network, number):
             return draft.record(
                 ev.ChainAdvanced(EscrowRef(f"eip155:{network}", ESCROW_REF.address), number, _hash("block", number))
@@ -322,6 +334,13 @@ def _mirror(command: Mirror, draft: Draft, ledger: Ledger) -> object:
     return accounts.mirror(draft, ledger, seen)
 
 
+def _attest(channel_id: bytes, before: int, draft: Draft) -> None:
+    channel = draft.channel(channel_id)
+    if channel is not None and channel.charged > max(channel.claimed, before):
+        before = max(channel.claimed, before)
+        accounts.attest_charges(draft, channel_id, channel.charged, before, channel.to_attest(before))
+
+
 def _pay(command: Pay, draft: Draft, moment: DecisionContext) -> object:
     channel = channel_id(command.account, command.receiver)
     voucher = Voucher(channel, command.ceiling, _hash("signature", command.ceiling) * 2 + b"\x1b")
@@ -336,8 +355,8 @@ def _pay(command: Pay, draft: Draft, moment: DecisionContext) -> object:
 
 def _settle(command: Settle, draft: Draft, moment: DecisionContext) -> object:
     handle = _handle(command)
-    if command.outcome == "capture":
-        return decide.capture(draft, handle, command.amount, moment, RULES)
+    if command.outcome in {"capture", "step"}:
+        return decide.capture(draft, handle, command.amount, moment, RULES, in_step=command.outcome == "step")
     if command.outcome == "release":
         return decide.release(draft, handle)
     held = draft.reservation(handle)

@@ -15,7 +15,7 @@ What is told is what the escrow paid, by its own event: it pays what the refund 
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Final, Self
@@ -108,7 +108,7 @@ class Refunds:
         *,
         refund_timeout_s: float = REFUND_TIMEOUT_S,
         budget: GasBudget | None = None,
-        call_of: Callable[[Account, PendingRefund], Call] | None = None,
+        call_of: Callable[[Account, PendingRefund], Awaitable[Call]] | None = None,
     ) -> None:
         """`budget` bounds what refunds cost in gas; without one there is no bound.
 
@@ -254,10 +254,11 @@ class Refunds:
         chain = self._chains[account.escrow]
         memo = RefundMemo(refund.amount, refund.nonce).to_bytes()
         payer = account.config.payer
-        send = Send(TransactionKind.REFUND, reference, self._call_of(account, refund), memo=memo, payer=payer)
+        call = await self._call_of(account, refund)
+        send = Send(TransactionKind.REFUND, reference, call, memo=memo, payer=payer)
         return await chain.send(replace(send, gas_max=REFUND_GAS_MAX))
 
-    def _refund_call(self, account: Account, refund: PendingRefund) -> Call:
+    async def _refund_call(self, account: Account, refund: PendingRefund) -> Call:
         return self._chains[account.escrow].escrow.refund_call(account.config, refund.amount, refund.nonce)
 
     async def _newest(self, reference: bytes) -> tuple[OutboundTransaction | None, bytes]:

@@ -182,7 +182,7 @@ def decode(log: Log) -> contract.Event:
 
 
 def read_event(log: Log) -> EscrowEvent:
-    """See `port.EscrowBinding.read_event`. Raises ChainUnavailableError if the contract emits none such."""
+    """See `escrow_port.EscrowBinding.read_event`. Raises ChainUnavailableError if the contract emits none such."""
     event, at = decode(log), log.block_number
     match event:
         case contract.ChannelCreated(channel_id, config):

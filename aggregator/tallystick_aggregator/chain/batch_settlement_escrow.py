@@ -55,7 +55,7 @@ _COLLECTORS: Final = (eip712.ERC3009_DEPOSIT_COLLECTOR_ADDRESS, eip712.PERMIT2_D
 
 
 class BatchSettlementEscrow:
-    """Implements `port.EscrowBinding` for the contract at x402's canonical address.
+    """Implements `escrow_port.EscrowBinding` for the contract at x402's canonical address.
 
     Both ids of a ChannelConfig are the channel's. `operator` is the receiverAuthorizer whose key we have.
     """
@@ -115,21 +115,30 @@ class BatchSettlementEscrow:
     def refund_call(self, account: ChannelConfig, amount: int, nonce: int) -> Call:
         return Call(self.address, self._refund(account, amount, nonce))
 
-    def claim_call(self, token: bytes, groups: Sequence[Group], charge_counts: Sequence[int] = ()) -> Call:
-        """A batch of claims, of any sellers at once. `charge_counts` attests a number of charges for each row."""
+    def claim_call(self, token: bytes, groups: Sequence[Group]) -> Call:
+        """A batch of claims, of any sellers at once; it attests how many charges each row stands for."""
         rows = [claim for group in groups for claim in voucher_claims(group)]
-        if charge_counts and len(charge_counts) != len(rows):
-            raise ValueError(f"{len(charge_counts)} charge counts for {len(rows)} rows")
+        charge_counts = [row.charges for group in groups for row in group.rows]
         if any(row.config.token != token for row in rows):
             raise ValueError("a batch of claims is in one token")
-        return Call(self.address, self._claim(rows) + charge_counts_suffix(charge_counts))
+        return Call(self.address, self._claim(rows) + _attestation(charge_counts, rows))
 
     def claim_and_refund_call(
-        self, claims: Sequence[VoucherClaim], account: ChannelConfig, amount: int, nonce: int
+        self,
+        claims: Sequence[VoucherClaim],
+        account: ChannelConfig,
+        amount: int,
+        nonce: int,
+        charge_counts: Sequence[int] = (),
     ) -> Call:
-        """A refund that claims first, in one transaction, as servers complete it ("Cooperative refund flow")."""
+        """A refund that claims first, in one transaction, as servers complete it ("Cooperative refund flow").
+
+        `charge_counts`: what each of the claims attests, or nothing.
+        """
         refund = self._refund(account, amount, nonce)
-        return Call(self.address, calls.multicall([self._claim(claims), refund]) if claims else refund)
+        if not claims:
+            return Call(self.address, refund)
+        return Call(self.address, calls.multicall([self._claim(claims), refund]) + _attestation(charge_counts, claims))
 
     def claim_rows_call(self, rows: Sequence[VoucherClaim], signature: bytes | None) -> Call:
         """The claim that a server asks for: over its receiverAuthorizer's signature, or ours where it is None."""
@@ -267,6 +276,13 @@ class BatchSettlementEscrow:
     def _is_ours(self, log: Log) -> bool:
         event = calls.decode(log)
         return isinstance(event, contract.ChannelCreated) and event.config.receiver_authorizer == self.operator
+
+
+def _attestation(charge_counts: Sequence[int], rows: Sequence[VoucherClaim]) -> bytes:
+    """The suffix of a claim's calldata; nothing where no charge is attested. Zeros among others keep their places."""
+    if charge_counts and len(charge_counts) != len(rows):
+        raise ValueError(f"{len(charge_counts)} charge counts for {len(rows)} rows")
+    return charge_counts_suffix(charge_counts) if any(charge_counts) else b""
 
 
 def voucher_claims(group: Group) -> list[VoucherClaim]:

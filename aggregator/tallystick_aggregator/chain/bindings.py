@@ -2,8 +2,8 @@
 
 from tallystick_aggregator.chain.batch_settlement_escrow import BatchSettlementEscrow
 from tallystick_aggregator.chain.deferred_escrow import DeferredEscrow
+from tallystick_aggregator.chain.escrow_port import EscrowBinding
 from tallystick_aggregator.chain.node import Node
-from tallystick_aggregator.chain.port import EscrowBinding
 from tallystick_aggregator.chain.settings import ChainSettings
 
 

@@ -11,6 +11,7 @@ from tallystick.hexadecimal import checksum
 from tallystick_aggregator.chain import landings
 from tallystick_aggregator.chain.bindings import binding_of
 from tallystick_aggregator.chain.bundle_port import Bundles
+from tallystick_aggregator.chain.escrow_port import EscrowBinding
 from tallystick_aggregator.chain.network import EvmNetwork
 from tallystick_aggregator.chain.node import Node, Receipt
 from tallystick_aggregator.chain.permit2 import ProxiedToken, open_permit2
@@ -19,7 +20,6 @@ from tallystick_aggregator.chain.port import (
     Call,
     ChainUnavailableError,
     DepositAuthorization,
-    EscrowBinding,
     Landing,
     Send,
     Stake,

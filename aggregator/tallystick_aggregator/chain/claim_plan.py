@@ -7,7 +7,9 @@ from tallystick_aggregator.ledger.state import Account
 
 
 class PlannedRow(NamedTuple):
-    """One channel's claim. `before`: what is claimed or in flight already; `first`: nothing was ever claimed."""
+    """One channel's claim. `before`: what is claimed or in flight already; `first`: nothing was ever claimed;
+    `charges`: how many the claim attests where the escrow's standard has claims attest them.
+    """
 
     channel_id: bytes
     receiver: bytes
@@ -16,6 +18,7 @@ class PlannedRow(NamedTuple):
     ceiling: int
     signature: bytes
     first: bool
+    charges: int = 0
 
     @property
     def amount(self) -> int:

@@ -15,7 +15,8 @@ from enum import StrEnum
 from typing import TypeVar
 
 from tallystick.hexadecimal import to_hex
-from tallystick_aggregator.chain.port import Block, ChainUnavailableError, EscrowAccount, EscrowBinding, Heard
+from tallystick_aggregator.chain.escrow_port import EscrowBinding
+from tallystick_aggregator.chain.port import Block, ChainUnavailableError, EscrowAccount, Heard
 
 _alarm = logging.getLogger("tallystick.alarm")
 

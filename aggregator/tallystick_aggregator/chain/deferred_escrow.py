@@ -55,7 +55,7 @@ _NO_ACCOUNT: Final = EscrowAccount(0, 0, 0, 0, 0)
 
 
 class DeferredEscrow:
-    """Implements `port.EscrowBinding` for Escrow.sol."""
+    """Implements `escrow_port.EscrowBinding` for Escrow.sol."""
 
     def __init__(
         self,

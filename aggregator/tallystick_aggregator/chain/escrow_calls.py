@@ -151,7 +151,7 @@ def can_be_ours(log: Log) -> bool:
 
 
 def read_event(log: Log) -> EscrowEvent:
-    """See `port.EscrowBinding.read_event`. Raises ChainUnavailableError if the escrow emits none such."""
+    """See `escrow_port.EscrowBinding.read_event`. Raises ChainUnavailableError if the escrow emits none such."""
     # 4 µs an event; web3's decoder takes 570, and the first look at an escrow reads every account's.
     try:
         event, at = decode(log), log.block_number

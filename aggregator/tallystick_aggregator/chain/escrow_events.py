@@ -1,4 +1,4 @@
-"""What an escrow's events mean to the ledger: what its binding (`port.EscrowBinding`) reads them as."""
+"""What an escrow's events mean to the ledger: what its binding (`escrow_port.EscrowBinding`) reads them as."""
 
 from typing import NamedTuple
 

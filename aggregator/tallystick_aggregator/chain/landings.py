@@ -9,14 +9,9 @@ our own transaction's receipt (`EscrowBinding.payouts`), or of the transaction t
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final, NamedTuple
 
+from tallystick_aggregator.chain.escrow_port import EscrowBinding
 from tallystick_aggregator.chain.node import Log, Node
-from tallystick_aggregator.chain.port import (
-    Block,
-    ChainUnavailableError,
-    DepositAuthorization,
-    EscrowBinding,
-    Landing,
-)
+from tallystick_aggregator.chain.port import Block, ChainUnavailableError, DepositAuthorization, Landing
 from tallystick_aggregator.chain.token import AUTHORIZATION_USED_TOPIC
 
 

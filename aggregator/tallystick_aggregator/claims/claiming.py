@@ -13,11 +13,15 @@ from typing import Final
 
 from tallystick.hexadecimal import to_hex
 from tallystick.settlements import LeftOut
-from tallystick_aggregator.chain.claim_plan import ClaimCosts, Group
+from tallystick_aggregator.chain.claim_plan import ClaimCosts, Group, PlannedRow
 from tallystick_aggregator.chain.port import GAS_LIMIT_MAX, Chain, ChainUnavailableError, RevertedError, Send
 from tallystick_aggregator.chain.sending.bidding import estimate_of
+from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.claims.planner import Batch
-from tallystick_aggregator.ledger.state import Account, Channel
+from tallystick_aggregator.ledger.accounts import attest_charges
+from tallystick_aggregator.ledger.commands import DecisionContext
+from tallystick_aggregator.ledger.draft import Draft
+from tallystick_aggregator.ledger.state import Account, Channel, Ledger
 from tallystick_aggregator.store.port import OutboundTransaction, TransactionKind
 
 SCALE_MAX: Final = 64.0
@@ -92,8 +96,9 @@ class Run:
 class Claiming:
     """Sends the claims of one escrow, and remembers what is of no use to send."""
 
-    def __init__(self, chain: Chain, clock: Callable[[], float], set_aside_s: float) -> None:
+    def __init__(self, chain: Chain, writer: Writer, clock: Callable[[], float], set_aside_s: float) -> None:
         self._chain = chain
+        self._writer = writer
         self._clock = clock
         self._set_aside_s = set_aside_s
         self._set_aside: dict[bytes, tuple[float, str]] = {}
@@ -139,6 +144,7 @@ class Claiming:
             self._leave_out(batch.groups, run, "not tried, because others fail for a passing reason")
             return
         call = self._chain.escrow.claim_call(batch.token, batch.groups)
+        await self._attest([row for group in batch.groups for row in group.rows if row.charges])
         try:
             outbound = await self._chain.send(
                 Send(TransactionKind.CLAIM, os.urandom(32), call, batch.rows, batch.payouts, urgent=run.urgent)
@@ -161,6 +167,17 @@ class Claiming:
         _log.info("claim %d: %d channels of %d accounts", outbound.id, batch.rows, len(batch.groups))
         run.settled.append(outbound)
         run.accounts.update(group.account.id for group in batch.groups)
+
+    async def _attest(self, rows: Sequence[PlannedRow]) -> None:
+        """Note what a claim attests before it is journaled, so that a crash in between has no charge attested twice."""
+        if not rows:
+            return
+
+        def decision(draft: Draft, _ledger: Ledger, _moment: DecisionContext) -> None:
+            for row in rows:
+                attest_charges(draft, row.channel_id, row.total, row.before, row.charges)
+
+        await self._writer.run(decision)
 
     def _refused(self, group: Group, reverted: RevertedError, run: Run) -> None:
         """A row that would revert by itself, or an approval."""

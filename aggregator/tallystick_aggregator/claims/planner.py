@@ -112,7 +112,14 @@ def _row(channel: Channel, in_flight: Mapping[bytes, int]) -> PlannedRow | None:
     if channel.charged <= before or channel.ceiling < channel.charged or not channel.signature:
         return None
     return PlannedRow(
-        channel.id, channel.receiver, channel.charged, before, channel.ceiling, channel.signature, channel.claimed == 0
+        channel.id,
+        channel.receiver,
+        channel.charged,
+        before,
+        channel.ceiling,
+        channel.signature,
+        channel.claimed == 0,
+        channel.to_attest(before) if channel.charge_count else 0,
     )
 
 

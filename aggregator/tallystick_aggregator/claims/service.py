@@ -99,7 +99,7 @@ class ClaimService:
         self._waiting_since: dict[bytes, float] = {}
         self._withdrawals = Withdrawals(self._settings.withdraw_margin_s)
         self._scan_withdrawals = True
-        self._claiming = Claiming(chain, clock, self._settings.interval_s)
+        self._claiming = Claiming(chain, writer, clock, self._settings.interval_s)
         self._totals_in_flight: OrderedDict[int, Mapping[bytes, int]] = OrderedDict()
         self._followed: dict[int, OutboundTransaction] = {}
         """Claims that were not final when they were last looked at, each as it was when it was sent."""

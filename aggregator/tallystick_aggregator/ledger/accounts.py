@@ -119,6 +119,19 @@ def open_channel(
     return None
 
 
+def attest_charges(draft: Draft, channel_id: bytes, total: int, before: int, charges: int) -> None:
+    """Note that a claim up to `total` attests so many of the channel's charges, before it is journaled.
+
+    `before`: as in `Channel.to_attest`. Does nothing where the chain has that total already: then the claim is void.
+    """
+    channel = draft.channel(channel_id)
+    if channel is None or total <= channel.claimed:
+        return
+    attested = min(charges, channel.to_attest(before))
+    if attested:
+        draft.record(ev.ChargesAttested(channel_id, total, before, attested))
+
+
 def register_spend_key(
     draft: Draft, account_id: bytes, key: SpendKey, moment: DecisionContext, rules: Rules
 ) -> SpendKey | Refusal:

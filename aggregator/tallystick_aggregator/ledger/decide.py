@@ -95,8 +95,13 @@ def reserve(
     return Held(handle, expires_at, replayed=False)
 
 
-def capture(draft: Draft, handle: bytes, amount: int, moment: DecisionContext, rules: Rules) -> Accepted | Refusal:
-    """Charge a reservation, in full or less; after its expiry too, while there is room for it (threat 9)."""
+def capture(
+    draft: Draft, handle: bytes, amount: int, moment: DecisionContext, rules: Rules, *, in_step: bool = False
+) -> Accepted | Refusal:
+    """Charge a reservation, in full or less; after its expiry too, while there is room for it (threat 9).
+
+    `in_step`: it is counted, for claims to attest.
+    """
     reservation = draft.reservation(handle)
     if reservation is None:
         return _capture_again(_settled_payment(draft, handle), amount)
@@ -114,7 +119,8 @@ def capture(draft: Draft, handle: bytes, amount: int, moment: DecisionContext, r
     if refusal is not None:
         return refusal
     charged = channel.charged + amount  # now: recording changes the channel if it is the draft's own
-    draft.record(ev.Captured(handle, reservation.channel_id, reservation.payment_id, reservation.key_id, amount))
+    captured = ev.CapturedInStep if in_step else ev.Captured
+    draft.record(captured(handle, reservation.channel_id, reservation.payment_id, reservation.key_id, amount))
     return Accepted(amount, charged, replayed=False)
 
 
@@ -170,7 +176,7 @@ def capture_in_step(
         return refuse(Why.RESERVATION_OF_ANOTHER_VOUCHER)
     if known.status is PaymentStatus.EXPIRED and draft.open_reservations(channel.id):
         return refuse(Why.CHANNEL_BUSY, totals=totals_of(channel))
-    return capture(draft, known.handle, amount, moment, rules)
+    return capture(draft, known.handle, amount, moment, rules, in_step=True)
 
 
 def hold_in_step(
@@ -216,7 +222,7 @@ def charge_in_step(
     held = reserve(draft, payment, handle, moment, rules)
     if not isinstance(held, Held):
         return held
-    captured = capture(draft, handle, amount, moment, rules)
+    captured = capture(draft, handle, amount, moment, rules, in_step=True)
     if isinstance(captured, Refusal):
         draft.record(ev.Released(handle))
     return captured

@@ -16,6 +16,7 @@ from tallystick_aggregator.ledger.payments import Payment, PaymentStatus, pack_c
 from tallystick_aggregator.ledger.state import (
     Account,
     Approval,
+    Attested,
     ChainHead,
     Channel,
     PendingRefund,
@@ -94,6 +95,8 @@ class Draft(Overlay):
         account.claimed += event.claimed - channel.claimed
         channel.claimed = event.claimed
         channel.charged = max(channel.charged, event.claimed)  # I1: on the canonical escrow the chain may run ahead
+        if channel.attesting:
+            channel.attesting = tuple(attested for attested in channel.attesting if attested.total > event.claimed)
         account.committed += channel.committed - before
         self._expose(account, channel, channel.charged - channel.claimed - exposed)
 
@@ -128,7 +131,7 @@ class Draft(Overlay):
             event.handle, channel.id, event.payment_id, event.amount, event.key_id, event.expires_at
         )
 
-    def _captured(self, event: ev.Captured) -> None:
+    def _captured(self, event: ev.Captured | ev.CapturedInStep) -> None:
         channel = self._own_channel(event.channel_id)
         account = self._own_account(channel.account_id)
         payment = self.payment(event.channel_id, event.payment_id)
@@ -145,6 +148,17 @@ class Draft(Overlay):
         captured = replace(payment, status=PaymentStatus.CHARGED, captured=event.amount, charged=channel.charged)
         self._payments[key] = pack_payment(key, captured)
         self._reservations[event.handle] = None
+
+    def _captured_in_step(self, event: ev.CapturedInStep) -> None:
+        self._captured(event)
+        self._own_channel(event.channel_id).charges += 1
+
+    def _charges_attested(self, event: ev.ChargesAttested) -> None:
+        channel = self._own_channel(event.channel_id)
+        charges = channel.to_attest(event.before)
+        standing = [attested for attested in channel.attesting if attested.total <= event.before]
+        channel.charges = charges - event.charges
+        channel.attesting = (*standing, Attested(event.total, event.charges))
 
     def _released(self, event: ev.Released) -> None:
         reservation = self._give_back(event.handle, PaymentStatus.RELEASED)
@@ -239,6 +253,8 @@ class Draft(Overlay):
         ev.Charged: _charged,
         ev.Reserved: _reserved,
         ev.Captured: _captured,
+        ev.CapturedInStep: _captured_in_step,
+        ev.ChargesAttested: _charges_attested,
         ev.Released: _released,
         ev.Expired: _expired,
         ev.SpendKeyRegistered: _spend_key_registered,

@@ -86,6 +86,27 @@ class Captured(NamedTuple):
     amount: int
 
 
+class CapturedInStep(NamedTuple):
+    """As `Captured`, of a payment that a `WatermarkProof` proved: it counts as a charge that a claim attests."""
+
+    handle: bytes
+    channel_id: bytes
+    payment_id: bytes
+    key_id: bytes
+    amount: int
+
+
+class ChargesAttested(NamedTuple):
+    """A claim up to `total` is to be journaled, which attests so many charges. Earlier claims up to `before` stand;
+    those above it never landed, so that their charges count again.
+    """
+
+    channel_id: bytes
+    total: int
+    before: int
+    charges: int
+
+
 class Released(NamedTuple):
     """A reservation was given back for good."""
 
@@ -173,6 +194,8 @@ Event = (
     | Charged
     | Reserved
     | Captured
+    | CapturedInStep
+    | ChargesAttested
     | Released
     | Expired
     | SpendKeyRegistered

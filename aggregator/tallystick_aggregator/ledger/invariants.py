@@ -58,6 +58,9 @@ def _check_channel(channel: Channel, held: int) -> None:
     )
     # `Channel.has_used` looks no further where a ceiling is higher.
     _require(max(channel.used.highest, channel.used.floor) <= channel.ceiling, "a charge used a voucher not verified")
+    totals = [channel.claimed, *(attested.total for attested in channel.attesting)]
+    _require(totals == sorted(set(totals)), "charges are attested by a claim that the chain has, or twice")
+    _require(min(channel.charges, *(a.charges for a in channel.attesting), 0) == 0, "charges are counted below 0")
     _require(held == channel.reserved, "I1: reserved is not the open reservations' sum")
 
 

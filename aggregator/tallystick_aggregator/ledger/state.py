@@ -8,87 +8,16 @@ What there are hundreds of thousands of, and what every charge copies, is a `Sta
 times as fast as a dataclass, smaller, and never walked by the garbage collector.
 """
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from tallystick.channels import ChannelConfig
 from tallystick.quantities import AccountId, Address, ChannelId
-from tallystick.values import Value
+from tallystick_aggregator.ledger.ceilings import NONE_USED, UsedCeilings
 from tallystick_aggregator.ledger.payments import PackedPayment, PaymentKey
 from tallystick_aggregator.ledger.values import EscrowRef, State
-
-NO_CEILING: Final = -1
-"""As `floor`: nothing was forgotten yet."""
-USED_CEILINGS_KEPT: Final = 256
-"""Used ceilings that a channel remembers at least: how deep charges by voucher may arrive out of order."""
-USED_CEILINGS_MAX: Final = 2 * USED_CEILINGS_KEPT
-CEILING_BYTES: Final = 16
-
-
-class UsedCeilings(Value, frozen=True, gc=False):
-    """A value, which drafts share. To stay small it forgets the lowest, and from then on takes everything at or below
-    `floor` for used.
-
-    Packed, because every charge by voucher makes another: sets of five hundred numbers took six times the memory, and
-    the garbage collector walked through those of a thousand channels at once, for tens of milliseconds.
-    """
-
-    floor: int = NO_CEILING
-    packed: bytes = b""
-    """What is remembered, ascending: big-endian numbers of CEILING_BYTES each."""
-
-    def __contains__(self, ceiling: int) -> bool:
-        """Whether this ceiling was used, or may have been."""
-        if ceiling <= self.floor:
-            return True
-        record = ceiling.to_bytes(CEILING_BYTES, "big")
-        return self.packed.startswith(record, _position(self.packed, record))
-
-    def __len__(self) -> int:
-        """How many are remembered."""
-        return len(self.packed) // CEILING_BYTES
-
-    @property
-    def highest(self) -> int:
-        """The highest that is remembered, or 0."""
-        return int.from_bytes(self.packed[-CEILING_BYTES:], "big")
-
-    def has_room(self, count: int) -> bool:
-        """Whether so many more can be remembered without forgetting any."""
-        return len(self) + count <= USED_CEILINGS_MAX
-
-    def plus(self, *ceilings: int) -> "UsedCeilings":
-        """These and more; the same as adding one after another."""
-        floor, highest, packed = self.floor, self.highest, bytearray(self.packed)
-        for ceiling in ceilings:
-            record = ceiling.to_bytes(CEILING_BYTES, "big")
-            if ceiling > highest:  # nearly always
-                packed += record
-                highest = ceiling
-            else:
-                at = _position(packed, record)
-                if not packed.startswith(record, at):
-                    packed[at:at] = record
-            if len(packed) > USED_CEILINGS_MAX * CEILING_BYTES:
-                forgotten = len(packed) - USED_CEILINGS_KEPT * CEILING_BYTES
-                floor = int.from_bytes(packed[forgotten - CEILING_BYTES : forgotten], "big")
-                del packed[:forgotten]
-        return UsedCeilings(floor, bytes(packed))
-
-
-NONE_USED: Final = UsedCeilings()
-
-
-def _position(packed: bytes | bytearray, record: bytes | bytearray) -> int:
-    """Where this record stands, or would have to."""
-    return CEILING_BYTES * bisect_left(
-        range(len(packed) // CEILING_BYTES),
-        record,
-        key=lambda number: packed[CEILING_BYTES * number : CEILING_BYTES * (number + 1)],
-    )
 
 
 class PendingRefund(NamedTuple):
@@ -97,6 +26,13 @@ class PendingRefund(NamedTuple):
     refund_id: bytes
     nonce: int
     amount: int
+
+
+class Attested(NamedTuple):
+    """A claim up to `total` was journaled, which attests so many charges; the chain does not have it yet."""
+
+    total: int
+    charges: int
 
 
 class Approval(NamedTuple):
@@ -162,6 +98,22 @@ class Channel(State, gc=False):
     reserved: int = 0
     claimed: int = 0
     used: UsedCeilings = NONE_USED
+    charges: int = 0
+    """Charges in step, of `batch-settlement`, that no claim attests so far."""
+    attesting: tuple[Attested, ...] = ()
+    """What claims attest that are not confirmed, by rising totals."""
+
+    @property
+    def charge_count(self) -> int:
+        """Charges in step since the last confirmed claim ("Charge count")."""
+        return self.charges + sum(attested.charges for attested in self.attesting)
+
+    def to_attest(self, before: int) -> int:
+        """Return how many charges a new claim attests; claims up to `before` are confirmed or under way.
+
+        What a claim attested that never landed is attested by the next.
+        """
+        return self.charges + sum(attested.charges for attested in self.attesting if attested.total > before)
 
     @property
     def committed(self) -> int:

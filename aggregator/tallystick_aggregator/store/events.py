@@ -206,6 +206,8 @@ _LAYOUTS: Final[dict[type[ev.Event], tuple[int, tuple[tuple[Put, Take], ...]]]] 
     ev.ChainAdvanced: (29, (_ESCROW, _WHOLE, _BYTES32)),
     ev.PaymentsForgotten: (30, (_WHOLE,)),
     ev.SpendKeyForgotten: (31, (_BYTES32, _BYTES32)),
+    ev.CapturedInStep: (32, (_BYTES64, _BYTES32, _BYTES16, _BLOB, _WHOLE)),
+    ev.ChargesAttested: (33, (_BYTES32, _WHOLE, _WHOLE, _WHOLE)),
 }
 
 

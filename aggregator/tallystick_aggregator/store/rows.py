@@ -10,6 +10,7 @@ from zlib import crc32
 
 from tallystick.errors import MalformedError
 from tallystick.quantities import AccountId, Address, ChannelId
+from tallystick_aggregator.ledger.ceilings import CEILING_BYTES, NO_CEILING, UsedCeilings
 from tallystick_aggregator.ledger.payments import (
     PACKED_PAYMENT_BYTES,
     PAYMENT_KEY_BYTES,
@@ -18,16 +19,14 @@ from tallystick_aggregator.ledger.payments import (
     status_of,
 )
 from tallystick_aggregator.ledger.state import (
-    CEILING_BYTES,
-    NO_CEILING,
     Account,
     Approval,
+    Attested,
     ChainHead,
     Channel,
     PendingRefund,
     Reservation,
     SpendKey,
-    UsedCeilings,
 )
 from tallystick_aggregator.ledger.values import parse_escrow
 from tallystick_aggregator.store.binary import Reader, UnstorableError, blob, fixed, flag, text, whole
@@ -85,10 +84,13 @@ def decode_payment(key: PaymentKey, row: bytes) -> PackedPayment:
 _CHANNEL: Final = struct.Struct(">32s20s16s16s16s16sBBH")
 """account id, receiver, ceiling, charged, reserved, claimed; bytes of the signature, of each used ceiling, and how many
 
-The signature, the used ceilings' floor if there is one (`_HAS_FLOOR`), and the used ceilings follow."""
+The signature, the used ceilings' floor if there is one (`_HAS_FLOOR`), the used ceilings, and what is counted of
+charges in step if there are any (`_HAS_CHARGES`) follow."""
 _HAS_FLOOR: Final = 128
+_HAS_CHARGES: Final = 64
 _NARROW: Final[dict[int, Literal["I", "Q"]]] = {4: "I", 8: "Q"}
 """Used ceilings are stored in the narrowest of 4, 8 or CEILING_BYTES bytes that holds them all."""
+_WIDTHS: Final = frozenset({*_NARROW, CEILING_BYTES})
 
 
 def encode_channel(channel: Channel) -> bytes:
@@ -96,6 +98,8 @@ def encode_channel(channel: Channel) -> bytes:
     used = channel.used
     width = next((width for width in _NARROW if used.highest < 1 << 8 * width), CEILING_BYTES)
     has_floor = used.floor != NO_CEILING
+    charges = _charges(channel)
+    form = width | (_HAS_FLOOR if has_floor else 0) | (_HAS_CHARGES if charges else 0)
     parts = (
         fixed(channel.account_id, 32),
         fixed(channel.receiver, 20),
@@ -103,11 +107,12 @@ def encode_channel(channel: Channel) -> bytes:
         channel.charged.to_bytes(16, "big"),
         channel.reserved.to_bytes(16, "big"),
         channel.claimed.to_bytes(16, "big"),
-        bytes((len(channel.signature), width | _HAS_FLOOR if has_floor else width)),
+        bytes((len(channel.signature), form)),
         len(used).to_bytes(2, "big"),
         channel.signature,
         used.floor.to_bytes(16, "big") if has_floor else b"",
         _narrowed(used.packed, width),
+        charges,
     )
     return seal(channel.id, b"".join(parts))
 
@@ -116,7 +121,7 @@ def decode_channel(key: bytes, row: bytes) -> Channel:
     """The channel in this row; raises StoreDamagedError."""
     body = unseal(key, row, "channel")
     try:
-        account_id, receiver, ceiling, charged, reserved, claimed, signed, width, count = _CHANNEL.unpack_from(body)
+        account_id, receiver, ceiling, charged, reserved, claimed, signed, form, count = _CHANNEL.unpack_from(body)
     except struct.error:
         raise StoreDamagedError(f"the stored channel {key.hex()} has only {len(body)} bytes") from None
     number = int.from_bytes
@@ -130,11 +135,25 @@ def decode_channel(key: bytes, row: bytes) -> Channel:
         number(reserved, "big"),
         number(claimed, "big"),
     )
-    if width & _HAS_FLOOR or count:
+    width = form & ~_HAS_FLOOR
+    counted = width ^ _HAS_CHARGES in _WIDTHS
+    if form & _HAS_FLOOR or counted or count:
         reader = Reader(body, f"the stored channel {key.hex()}", _CHANNEL.size + signed)
-        floor = reader.amount() if width & _HAS_FLOOR else NO_CEILING
-        channel.used = UsedCeilings(floor, _unpack_ceilings(reader, width & ~_HAS_FLOOR, count))
+        floor = reader.amount() if form & _HAS_FLOOR else NO_CEILING
+        channel.used = UsedCeilings(floor, _unpack_ceilings(reader, width ^ _HAS_CHARGES if counted else width, count))
+        if counted:
+            channel.charges = reader.whole()
+            channel.attesting = tuple(Attested(reader.whole(), reader.whole()) for _ in range(reader.whole()))
+        reader.done()
     return channel
+
+
+def _charges(channel: Channel) -> bytes:
+    """What is counted of charges in step; nothing where nothing is."""
+    if not channel.charges and not channel.attesting:
+        return b""
+    numbers = (number for attested in channel.attesting for number in attested)
+    return b"".join(map(whole, (channel.charges, len(channel.attesting), *numbers)))
 
 
 def _narrowed(packed: bytes, width: int) -> bytes:
@@ -146,10 +165,9 @@ def _narrowed(packed: bytes, width: int) -> bytes:
 
 
 def _unpack_ceilings(reader: Reader, width: int, count: int) -> bytes:
-    if width not in _NARROW and width != CEILING_BYTES:
+    if width not in _WIDTHS:
         raise reader.damaged(f"holds used ceilings of {width} bytes each")
     narrow = reader.fixed(width * count)
-    reader.done()
     if width == CEILING_BYTES:
         return narrow
     parts = CEILING_BYTES // width

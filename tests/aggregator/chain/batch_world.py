@@ -22,7 +22,7 @@ from tallystick_aggregator.ledger import accounts, decide
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
 from tallystick_aggregator.ledger.commands import DecisionContext, ProvenPayment, WatermarkProof
 from tallystick_aggregator.ledger.draft import Draft
-from tallystick_aggregator.ledger.state import Account, Channel, Ledger
+from tallystick_aggregator.ledger.state import Account, Channel, Ledger, reservation_handle
 from tallystick_aggregator.store.memory import MemoryDisk
 
 
@@ -85,8 +85,10 @@ class World:
             WatermarkProof(voucher.max_claimable_amount, voucher),
         )
 
+        handle = reservation_handle(payment.channel_id, payment.payment_id, bytes(16))
+
         def decision(draft: Draft, _ledger: Ledger, moment: DecisionContext) -> Accepted | Refusal:
-            return decide.charge(draft, payment, moment, RULES)
+            return decide.charge_in_step(draft, payment, amount, handle, moment, RULES)
 
         return await self.side.writer.run(decision)
 

@@ -13,9 +13,9 @@ from tallystick.signatures import Signer
 from tallystick_aggregator.chain.chain import EvmChain
 from tallystick_aggregator.chain.claim_plan import ClaimCosts
 from tallystick_aggregator.chain.deferred_escrow import CLAIM_COSTS
+from tallystick_aggregator.chain.escrow_port import EscrowBinding
 from tallystick_aggregator.chain.network import EvmNetwork
 from tallystick_aggregator.chain.node import Node
-from tallystick_aggregator.chain.port import EscrowBinding
 from tallystick_aggregator.charging.writer import LedgerWriter, system_clock_ms
 from tallystick_aggregator.ledger import accounts, approvals, decide
 from tallystick_aggregator.ledger.answers import Accepted, Refusal

@@ -24,8 +24,9 @@ from tallystick.quantities import AccountId
 from tallystick.signatures import Signer
 from tallystick.x402.batch_settlement import DepositPayload
 from tallystick_aggregator.chain import batch_settlement_calls as calls
-from tallystick_aggregator.chain.batch_settlement_escrow import CLAIM_COSTS, BatchSettlementEscrow
+from tallystick_aggregator.chain.batch_settlement_escrow import CLAIM_COSTS, BatchSettlementEscrow, voucher_claims
 from tallystick_aggregator.chain.claim_plan import Group, PlannedRow
+from tallystick_aggregator.chain.escrow_port import EscrowBinding
 from tallystick_aggregator.chain.node import Log, as_reverted
 from tallystick_aggregator.chain.port import (
     Block,
@@ -33,7 +34,6 @@ from tallystick_aggregator.chain.port import (
     ChainUnavailableError,
     DepositAuthorization,
     EscrowAccount,
-    EscrowBinding,
     Heard,
 )
 from tallystick_aggregator.chain.rpc.node import RpcNode
@@ -114,11 +114,12 @@ def outbound(kind: TransactionKind, call: Call) -> OutboundTransaction:
     )
 
 
-def group(channel: BatchChannel, total: int, ceiling: int | None = None) -> Group:
+def group(channel: BatchChannel, total: int, ceiling: int | None = None, charges: int = 0) -> Group:
     """A row as the planner makes it of a channel."""
     most = total if ceiling is None else ceiling
     account = Account(AccountId(channel.id), EscrowRef(NETWORK, ESCROW), channel.config)
-    row = PlannedRow(channel.id, channel.config.receiver, total, 0, most, channel.voucher(most).signature, first=True)
+    signature = channel.voucher(most).signature
+    row = PlannedRow(channel.id, channel.config.receiver, total, 0, most, signature, first=True, charges=charges)
     return Group(account, (row,), None)
 
 
@@ -239,9 +240,10 @@ async def test_a_deposit_by_permit2_lands(world: World) -> None:
 
 async def test_one_claim_is_for_channels_of_many_sellers_and_settle_pays_each(world: World) -> None:
     channels = [world.channel(to, 1_000) for to in (NEWS, MUSIC, NEWS)]
-    groups = [group(channel, 100 * (at + 1)) for at, channel in enumerate(channels)]
+    rows = zip(channels, (3, 0, 41), strict=True)
+    groups = [group(channel, 100 * (at + 1), charges=charges) for at, (channel, charges) in enumerate(rows)]
     token = world.devnet.token
-    call = world.escrow.claim_call(token, groups, [3, 0, 41])
+    call = world.escrow.claim_call(token, groups)
     assert read_charge_counts(split_suffix(call.data)[1]) == (3, 0, 41)
     assert world.escrow.claim_totals(call.data) == {c.id: 100 * (at + 1) for at, c in enumerate(channels)}
     payouts = await world.land_as(TransactionKind.CLAIM, call)
@@ -282,7 +284,7 @@ def test_rows_that_the_contract_cannot_take_are_no_claim(world: World) -> None:
     with pytest.raises(ValueError, match="one token"):
         world.escrow.claim_call(NEWS, [one])
     with pytest.raises(ValueError, match="2 charge counts for 1 rows"):
-        world.escrow.claim_call(token, [one], [1, 2])
+        world.escrow.claim_and_refund_call(voucher_claims(one), one.account.config, 1, 0, [1, 2])
 
 
 async def test_a_refund_is_the_operators_and_read_from_its_receipt(world: World) -> None:
@@ -321,7 +323,7 @@ def test_calldata_of_other_calls_claims_nothing(world: World) -> None:
 async def test_a_claim_costs_what_is_planned_and_not_much_less(world: World, rows: int) -> None:
     """Gas of the stand-in; the original's may differ."""
     channels = [world.channel(receiver(at % 20), 1_000) for at in range(rows)]
-    call = world.escrow.claim_call(world.devnet.token, [group(c, 300) for c in channels], [200] * rows)
+    call = world.escrow.claim_call(world.devnet.token, [group(c, 300, charges=200) for c in channels])
     used = int(world.land(call)["gasUsed"], 16)
     costs, receivers = CLAIM_COSTS, min(rows, 20)
     planned = costs.fixed_gas + rows * costs.voucher_row_gas + receivers * costs.receiver_gas

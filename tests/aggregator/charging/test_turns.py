@@ -11,8 +11,8 @@ from tallystick_aggregator.charging import UncheckedPayment
 from tallystick_aggregator.charging.batcher import BATCH_MAX
 from tallystick_aggregator.charging.signatures import AuthorizerKeys, SignatureCheck, check_signatures
 from tallystick_aggregator.ledger.answers import Accepted, Held, Refusal
+from tallystick_aggregator.ledger.ceilings import USED_CEILINGS_MAX
 from tallystick_aggregator.ledger.commands import Rules
-from tallystick_aggregator.ledger.state import USED_CEILINGS_MAX
 
 ALICE = Payer("alice")
 

@@ -13,6 +13,7 @@ from tallystick_aggregator.claims.service import ClaimService, SettlementSetting
 from tallystick_aggregator.ledger.answers import Accepted
 from tallystick_aggregator.store.port import OutboundTransaction, TransactionKind
 from tallystick_aggregator.store.transactions import decode_outgoing
+from tallystick_contracts.attribution import read_charge_counts, split_suffix
 from waiting import until
 
 NEVER = SettlementSettings(interval_s=10**9)
@@ -41,6 +42,16 @@ def before_ours(channel: BatchChannel) -> None:
 def sent(w: World, kind: TransactionKind) -> list[OutboundTransaction]:
     outgoing = [decode_outgoing(id_, body) for id_, body in w.side.disk.outbound.items()]
     return [outbound for outbound in outgoing if outbound.kind is kind]
+
+
+def attested(w: World, claim: OutboundTransaction) -> dict[bytes, int]:
+    """The charge counts of a mined claim by channel, as an indexer reads them."""
+    mined = w.devnet.anvil.rpc("eth_getTransactionByHash", hexed(claim.attempts[-1].transaction_hash))
+    assert mined["blockNumber"] is not None
+    _, entries = split_suffix(bytes.fromhex(mined["input"][2:]))
+    counts = read_charge_counts(entries)
+    assert counts is not None
+    return dict(zip(w.side.chain.escrow.claim_totals(claim.data), counts, strict=True))
 
 
 async def collects_mined(w: World) -> int:
@@ -145,6 +156,24 @@ async def test_each_claim_is_paid_out_at_the_next_check_for_many_sellers_at_once
             await collects_mined(w)
             assert {devnet.balance(shop) for shop in shops} == {paid}
             now[0] += CHECK_S
+        await settlement.stop()
+
+
+async def test_the_claim_that_landed_attests_how_many_charges_each_row_stands_for(devnet: Devnet) -> None:
+    """ERC-8021, read back from the transaction in its block; what is charged meanwhile is the next claim's."""
+    async with world(devnet) as w:
+        settlement = ClaimService(w.side.chain, w.side.writer, w.side.outbox, NEVER)
+        channels = await charged(w, 3)
+        for _ in range(2):
+            assert isinstance(await w.charge(channels[1], 100), Accepted)
+        (claim,) = await settlement.settle_now()
+        assert attested(w, claim) == {channels[0].id: 1, channels[1].id: 3, channels[2].id: 1}
+        assert isinstance(await w.charge(channels[1], 100), Accepted)
+        assert w.side.ledger.known_channel(channels[1].id).charge_count == 4, "the claim is not final"
+        await w.side.mirrored()
+        assert [w.side.ledger.known_channel(channel.id).charge_count for channel in channels] == [0, 1, 0]
+        (after,) = await settlement.settle_now()
+        assert attested(w, after) == {channels[1].id: 1}
         await settlement.stop()
 
 

@@ -67,7 +67,7 @@ async def test_a_voucher_is_verified_and_settled_as_the_standard_writes_it(shop:
         "transaction": "",
         "network": NETWORK,
         "amount": "",
-        "extra": {"chargedAmount": "70", "channelState": state(70)},
+        "extra": {"chargedAmount": "70", "chargeCount": 1, "channelState": state(70)},
     }
 
 
@@ -141,6 +141,7 @@ async def test_a_deposit_is_settled_with_its_transaction_and_its_amount(shop: Sh
     assert (settled["success"], settled["amount"], settled["payer"]) == (True, "5000", checksum(BOB.signer.address))
     assert settled["extra"] == {
         "chargedAmount": "70",
+        "chargeCount": 1,
         "channelState": {
             "channelId": to_hex(BOB.channel_id),
             "balance": "5000",
@@ -181,7 +182,8 @@ async def test_a_refund_is_settled_with_what_it_gave_back(shop: Shop) -> None:
     settled = await shop.post("settle", ALICE.refund(70))
     assert (settled["success"], settled["amount"]) == (True, "9930")
     assert settled["transaction"] == to_hex(shop.market.chain.sent[0].attempts[0].transaction_hash)
-    assert settled["extra"] == {"channelState": state(70) | {"balance": "70", "totalClaimed": "70", "refundNonce": "1"}}
+    after = state(70) | {"balance": "70", "totalClaimed": "70", "refundNonce": "1"}
+    assert settled["extra"] == {"chargeCount": 0, "channelState": after}
     await shop.market.chain.look()
     assert (await shop.post("verify", ALICE.refund(70)))["invalidReason"] == f"{CODE}refund_no_balance"
     assert (await shop.post("verify", ALICE.refund(70, 0)))["invalidReason"] == f"{CODE}refund_amount_invalid"

@@ -21,9 +21,9 @@ from tallystick.vouchers import Voucher
 from tallystick_aggregator.ledger import decide
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
 from tallystick_aggregator.ledger.batch import charge_all
+from tallystick_aggregator.ledger.ceilings import USED_CEILINGS_MAX
 from tallystick_aggregator.ledger.commands import ProvenPayment, Rules, SpendProof, VoucherProof
 from tallystick_aggregator.ledger.draft import Draft
-from tallystick_aggregator.ledger.state import USED_CEILINGS_MAX
 
 ALICE, BOB = Payer("alice"), Payer("bob")
 KEYS = [BOB.spend_key(0, cap=60), BOB.spend_key(1), BOB.spend_key(2, expires_at=NOW_S + 1), BOB.spend_key(3)]

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tallystick_aggregator.ledger.state import (
+from tallystick_aggregator.ledger.ceilings import (
     NO_CEILING,
     NONE_USED,
     USED_CEILINGS_KEPT,

@@ -8,9 +8,9 @@ from doubles import MUSIC, NEWS, Payer, PureLedger, by_voucher, signature_of
 from tallystick.reasons import Reason
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
 from tallystick_aggregator.ledger.batch import charge_all
+from tallystick_aggregator.ledger.ceilings import NO_CEILING, USED_CEILINGS_KEPT, USED_CEILINGS_MAX
 from tallystick_aggregator.ledger.commands import DecisionContext, VoucherProof
 from tallystick_aggregator.ledger.draft import Draft
-from tallystick_aggregator.ledger.state import NO_CEILING, USED_CEILINGS_KEPT, USED_CEILINGS_MAX
 
 
 @pytest.fixture

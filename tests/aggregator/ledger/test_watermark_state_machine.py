@@ -20,6 +20,7 @@ from tallystick.charges import Charge
 from tallystick.payment_ids import payment_id_ms
 from tallystick.reasons import Reason
 from tallystick_aggregator.chain.batch_settlement_escrow import CLAIM_COSTS
+from tallystick_aggregator.chain.claim_plan import PlannedRow
 from tallystick_aggregator.claims.planner import EVERYTHING, plan_account
 from tallystick_aggregator.ledger import accounts, decide
 from tallystick_aggregator.ledger.answers import Accepted, Done, Held, Refusal
@@ -62,6 +63,11 @@ class Book:
     refund: tuple[int, int, int] | None = None
     """Number, nonce and amount."""
     locks: dict[bytes, Lock] = field(default_factory=dict[bytes, Lock])
+    captures: int = 0
+    confirmed: int = 0
+    """Charges that confirmed claims attest."""
+    pending: dict[int, int] = field(default_factory=dict[int, int])
+    """What claims attest that are not confirmed, by their totals."""
 
     @property
     def total(self) -> int:
@@ -153,6 +159,7 @@ class WatermarkMachine(RuleBasedStateMachine):
         assert expected is None
         assert answer == Accepted(amount, before + amount, replayed=False)
         book.charged, lock.status = before + amount, "charged"
+        book.captures += 1
         assert book.charged <= book.ceiling, "I1"
 
     @rule(payment=locks)
@@ -183,14 +190,26 @@ class WatermarkMachine(RuleBasedStateMachine):
 
     @rule(payer=payers)
     def claim(self, payer: Payer) -> None:
+        self.send_claim(payer, lands=True)
+
+    @rule(payer=payers)
+    def lose_claim(self, payer: Payer) -> None:
+        """It was journaled, and never lands: the next claim attests its charges, too."""
+        self.send_claim(payer, lands=False)
+
+    def send_claim(self, payer: Payer, *, lands: bool) -> None:
         """As the planner has it: up to what was charged (I6), by a voucher that covers it."""
         book, account = self.books[payer], self.ledger.account(payer)
         for group in plan_account(account, [self.ledger.channel(payer)], {}, EVERYTHING, CLAIM_COSTS):
             (row,) = group.rows
             assert (row.total, row.ceiling) == (book.total, book.ceiling), "I6"
             assert row.total <= row.ceiling, "I1"
+            assert row.charges == book.captures - book.confirmed, "each charge is attested once"
+            self.attest(row)
+            book.pending = {row.total: row.charges}
             book.claimed_by_us = max(book.claimed_by_us, row.total)
-            self.land_claim(payer, row.total)
+            if lands:
+                self.land_claim(payer, row.total)
 
     @rule(payer=payers, share=st.integers(0, 4))
     def claim_by_oneself(self, payer: Payer, share: int) -> None:
@@ -292,6 +311,12 @@ class WatermarkMachine(RuleBasedStateMachine):
             assert short.get(payer.account_id) == (figures if book.is_short else None), "I11"
 
     @invariant()
+    def each_charge_is_counted_until_a_confirmed_claim_attests_it(self) -> None:
+        for payer, book in self.books.items():
+            if payer.account_id in self.ledger.ledger.accounts:
+                assert self.ledger.channel(payer).charge_count == book.captures - book.confirmed
+
+    @invariant()
     def one_request_at_a_time_holds_a_channel(self) -> None:
         assert all(len(book.open) <= 1 for book in self.books.values())
 
@@ -351,6 +376,14 @@ class WatermarkMachine(RuleBasedStateMachine):
     def charge_of(self, payment: ProvenPayment, ceiling: int) -> Charge:
         return Charge(payment.channel_id, payment.payment_id, payment.amount, PAGE, ceiling)
 
+    def attest(self, row: PlannedRow) -> None:
+        """As it is done before a claim is journaled."""
+        self.ledger.run(
+            lambda draft, _ledger, _moment: accounts.attest_charges(
+                draft, row.channel_id, row.total, row.before, row.charges
+            )
+        )
+
     def land_claim(self, payer: Payer, total: int) -> None:
         """A row of the canonical contract: it reverts if the balance does not cover it."""
         at_head = self.escrow.at_head(payer)
@@ -363,6 +396,8 @@ class WatermarkMachine(RuleBasedStateMachine):
         self.ledger.run(lambda draft, ledger, _moment: accounts.mirror(draft, ledger, seen))
         final, head = self.escrow.at_final(payer), self.escrow.at_head(payer)
         book.claimed = max(book.claimed, final.claimed.get(payer.channel_id(NEWS), 0))
+        for total in [total for total in book.pending if total <= book.claimed]:
+            book.confirmed += book.pending.pop(total)
         book.funds = max(0, final.deposited - head.returned)
         book.withdrawing, book.finalizes_at = head.withdraw_amount, head.withdrawable_at
         if book.refund is not None and final.refund_nonce > book.refund[1]:

@@ -31,6 +31,7 @@ from tallystick_aggregator.chain.batch_settlement_calls import claimed_rows
 from tallystick_aggregator.schemes.batch_settlement.reason_codes import REASON_CODES
 from tallystick_aggregator.store.memory import MemoryDisk
 from tallystick_aggregator.store.port import TransactionStatus
+from tallystick_contracts.attribution import read_charge_counts, split_suffix
 
 ALICE = BatchPayer("alice")
 DEPOSIT = 10_000
@@ -67,6 +68,7 @@ async def test_a_refund_claims_what_is_charged_and_gives_the_rest_back_in_one_tr
     done = settled(await market.settle(ALICE.refund(70, pending_id=pending_id(held))))
     assert (done.amount, done.moves, len(done.transaction)) == (DEPOSIT - 70, True, 32)
     assert done.extra == {
+        "chargeCount": 0,
         "channelState": {
             "channelId": to_hex(ALICE.channel_id),
             "balance": "70",
@@ -74,13 +76,14 @@ async def test_a_refund_claims_what_is_charged_and_gives_the_rest_back_in_one_tr
             "withdrawRequestedAt": 0,
             "refundNonce": "1",
             "chargedCumulativeAmount": "70",
-        }
+        },
     }
     assert market.chain.balances[ALICE.signer.address] == DEPOSIT - 70
     assert (held_by(market), market.account(ALICE).funds, market.channel(ALICE).claimed) == (0, 70, 70)
     assert market.chain.batch.owed[NEWS, TOKEN].claimed == 70
     (sent,) = market.chain.sent
     assert [row.total for row in claimed_rows(sent.data)] == [70]
+    assert read_charge_counts(split_suffix(sent.data)[1]) == (1,), "the claim in it attests its charges"
     assert sent.payer == ALICE.signer.address
 
 

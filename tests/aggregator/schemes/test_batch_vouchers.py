@@ -77,7 +77,7 @@ async def test_a_voucher_is_held_and_charged_with_what_the_standard_says_in_extr
     assert held.extra == state(0) | {"pendingId": pending}
     charged = settled(await market.settle(ALICE.pay(PRICE, pending_id=pending), 70))
     assert (charged.amount, charged.transaction, charged.moves, charged.charged) == (70, b"", False, 70)
-    assert charged.extra == {"chargedAmount": "70", "channelState": state(70)}
+    assert charged.extra == {"chargedAmount": "70", "chargeCount": 1, "channelState": state(70)}
     channel = market.channel(ALICE)
     assert (channel.charged, channel.reserved, channel.ceiling) == (70, 0, PRICE)
 
@@ -158,7 +158,7 @@ async def test_what_was_charged_is_not_cancelled(market: BatchMarket) -> None:
 
 async def test_without_a_pending_id_settle_verifies_by_itself(market: BatchMarket) -> None:
     charged = settled(await market.settle(ALICE.pay(PRICE), 60))
-    assert charged.extra == {"chargedAmount": "60", "channelState": state(60)}
+    assert charged.extra == {"chargedAmount": "60", "chargeCount": 1, "channelState": state(60)}
     forged = replace(ALICE.pay(60 + PRICE), voucher=ALICE.voucher(60 + PRICE, BATCH_OPERATOR))
     assert refused(await market.settle(forged)).reason is Reason.VOUCHER_SIGNATURE
     assert refused(await market.settle(ALICE.pay(PRICE))).reason is Reason.CUMULATIVE_AMOUNT_MISMATCH

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import pytest
 from driven import Driven
-from histories import BEGINNING, NOW_MS, Advance, Command, Forget, Key, Pay, Refund, Settle, same_state
+from histories import BEGINNING, NOW_MS, Advance, Attest, Command, Forget, Key, Pay, Refund, Settle, same_state
 
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.state import Ledger
@@ -66,8 +66,11 @@ HISTORY: list[list[Command]] = [
     [Key(1, 1, 300, revoke=False), Key(1, 0, 400, revoke=True), Advance(0, 7)],
     [Refund(0, 0, 50, end=False), Settle(0, 0, 6, "expire", 0)],
     [Settle(0, 0, 6, "capture", 5), Refund(0, 0, 50, end=True), Advance(1, 3)],
+    [Pay(0, 1, 4, 8, 40, None, reserve=True), Settle(0, 1, 4, "step", 8), Attest(0, 1, 0)],
+    [Pay(0, 1, 5, 2, 41, None, reserve=True), Settle(0, 1, 5, "step", 2)],
 ]
-"""Everything that a ledger can hold, with a reservation that outlives a commit and a late capture."""
+"""Everything that a ledger can hold, with a reservation that outlives a commit, a late capture, and charges that are
+counted, one of them attested by a claim that is not confirmed."""
 AGAIN: list[Command] = [
     Pay(0, 0, 1, 10, 10, None, reserve=False),
     Pay(1, 1, 7, 9, 1, 0, reserve=False),

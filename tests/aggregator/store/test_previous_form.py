@@ -4,13 +4,13 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from doubles import ESCROW, ESCROW_REF, NETWORK, NOW_MS, OPERATOR, TOKEN, Payer
+from doubles import ESCROW, ESCROW_REF, NETWORK, NEWS, NOW_MS, OPERATOR, TOKEN, Payer
 
 from tallystick.signatures import Signer
 from tallystick_aggregator.chain.settings import ChainSettings, ConfigurationError, TokenSettings
 from tallystick_aggregator.ledger import events as ev
 from tallystick_aggregator.ledger.draft import Draft
-from tallystick_aggregator.ledger.state import Ledger
+from tallystick_aggregator.ledger.state import Ledger, reservation_handle
 from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.runtime.foreign_accounts import refuse_foreign_accounts
 from tallystick_aggregator.store.sqlite.schema import MIGRATIONS
@@ -102,3 +102,50 @@ async def test_the_head_of_a_previous_form_without_accounts_is_read_again_from_t
     draft.adopt()
     refuse_foreign_accounts(ledger, configured(ESCROW), "store.db")
     assert not ledger.heads
+
+
+async def test_a_file_from_before_charges_were_counted_opens_and_counts_from_then_on(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    store = await SqliteStore.open(path)
+    ledger = await store.journal.load()
+    channel_id = ALICE.channel_id(NEWS)
+
+    async def commit(*events: ev.Event) -> None:
+        draft = Draft(ledger)
+        for event in events:
+            draft.record(event)
+        await store.journal.append(draft.events)
+        draft.adopt()
+
+    def held(number: int) -> tuple[ev.Reserved, bytes]:
+        payment_id = bytes(15) + bytes([number])
+        handle = reservation_handle(channel_id, payment_id, bytes(16))
+        return ev.Reserved(channel_id, payment_id, 5, bytes(32), 0, b"", handle, 0), payment_id
+
+    await commit(
+        ev.AccountOpened(ALICE.account_id, ESCROW_REF, ALICE.config),
+        ev.AccountMirrored(ALICE.account_id, 700, 0, 0),
+        ev.ChannelOpened(channel_id, ALICE.account_id, NEWS, 0),
+        ev.CeilingRaised(channel_id, 100, bytes(65)),
+    )
+    for number in (1, 2):  # one comes into the tables of state, one stays in the log
+        reserved, payment_id = held(number)
+        await commit(reserved, ev.Captured(reserved.handle, channel_id, payment_id, b"", 5))
+        if number == 1:
+            await store.journal.checkpoint(NOW_MS)
+    await store.close()
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 4")
+    connection.close()
+
+    store = await SqliteStore.open(path)
+    ledger = await store.journal.load()
+    assert ledger.known_channel(channel_id).charged == 10
+    assert ledger.known_channel(channel_id).charge_count == 0
+    reserved, payment_id = held(3)
+    await commit(reserved, ev.CapturedInStep(reserved.handle, channel_id, payment_id, b"", 5))
+    await store.journal.checkpoint(NOW_MS)
+    await store.close()
+    store = await SqliteStore.open(path)
+    assert (await store.journal.load()).known_channel(channel_id).charge_count == 1
+    await store.close()

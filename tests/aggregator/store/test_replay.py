@@ -141,4 +141,4 @@ def test_commands_are_drawn_at_random() -> None:
         drawn.add(type(command))
 
     explore()
-    assert len(drawn) == 9
+    assert len(drawn) == 10

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_stored_events import AMOUNT, BYTES16, BYTES20, BYTES32, BYTES64, CONFIG, ESCROW, SIGNATURE, TIME
 
+from tallystick_aggregator.ledger.ceilings import NO_CEILING, UsedCeilings
 from tallystick_aggregator.ledger.payments import (
     PACKED_PAYMENT_BYTES,
     PackedPayment,
@@ -17,15 +18,14 @@ from tallystick_aggregator.ledger.payments import (
     pack_payment,
 )
 from tallystick_aggregator.ledger.state import (
-    NO_CEILING,
     Account,
     Approval,
+    Attested,
     ChainHead,
     Channel,
     PendingRefund,
     Reservation,
     SpendKey,
-    UsedCeilings,
 )
 from tallystick_aggregator.store.binary import UnstorableError
 from tallystick_aggregator.store.port import StoreDamagedError
@@ -53,7 +53,22 @@ USED = st.builds(
     | st.lists(st.integers(0, 2**64 - 1), max_size=40)
     | st.lists(AMOUNT, max_size=40),
 )
-CHANNEL = st.builds(Channel, BYTES32, BYTES32, BYTES20, AMOUNT, st.just(b"") | SIGNATURE, AMOUNT, AMOUNT, AMOUNT, USED)
+COUNT = st.just(0) | st.integers(0, 2**64 - 1)
+ATTESTING = st.just(()) | st.lists(st.builds(Attested, AMOUNT, COUNT), max_size=3).map(tuple)
+CHANNEL = st.builds(
+    Channel,
+    BYTES32,
+    BYTES32,
+    BYTES20,
+    AMOUNT,
+    st.just(b"") | SIGNATURE,
+    AMOUNT,
+    AMOUNT,
+    AMOUNT,
+    USED,
+    COUNT,
+    ATTESTING,
+)
 REFUND = st.none() | st.builds(PendingRefund, BYTES32, st.integers(0, 2**200), AMOUNT)
 APPROVAL = st.none() | st.builds(
     Approval, st.lists(st.tuples(BYTES20, AMOUNT), max_size=4).map(tuple), st.just(b"") | SIGNATURE
@@ -211,3 +226,13 @@ def test_no_error_tells_a_secret() -> None:
     with pytest.raises(StoreDamagedError) as raised:
         decode_spend_key(key, row[:-1] + b"?")
     assert row[:32].hex() not in str(raised.value)
+
+
+def test_a_channel_without_charges_in_step_is_stored_as_it_was_before_they_were_counted() -> None:
+    channel = Channel(bytes(32), bytes(32), bytes(20), charged=7)
+    plain = encode_channel(channel)
+    channel.charges, channel.attesting = 3, (Attested(5, 2),)
+    counted = encode_channel(channel)
+    assert len(counted) - len(plain) == len(b"\1\3\1\1\1\5\1\2")
+    assert decode_channel(channel.id, plain).charge_count == 0
+    assert decode_channel(channel.id, counted).charge_count == 5

@@ -52,6 +52,8 @@ STRATEGIES: dict[Any, st.SearchStrategy[Any]] = {
         for proof in (BY_VOUCHER, BY_KEY)
     ),
     ev.Captured: st.builds(ev.Captured, BYTES64, BYTES32, BYTES16, NO_KEY | BYTES32, AMOUNT),
+    ev.CapturedInStep: st.builds(ev.CapturedInStep, BYTES64, BYTES32, BYTES16, NO_KEY | BYTES32, AMOUNT),
+    ev.ChargesAttested: st.builds(ev.ChargesAttested, BYTES32, AMOUNT, AMOUNT, AMOUNT),
     ev.Released: st.builds(ev.Released, BYTES64),
     ev.Expired: st.builds(ev.Expired, BYTES64),
     ev.SpendKeyRegistered: st.builds(ev.SpendKeyRegistered, BYTES32, BYTES32, BYTES32, AMOUNT, TIME),

@@ -11,8 +11,9 @@ from typing import Final
 
 from tallystick.hexadecimal import checksum, to_hex
 from tallystick_aggregator.chain.contradictions import Answer, contradicted
+from tallystick_aggregator.chain.escrow_port import EscrowBinding
 from tallystick_aggregator.chain.node import Log, Node
-from tallystick_aggregator.chain.port import Block, ChainUnavailableError, EscrowBinding, Heard
+from tallystick_aggregator.chain.port import Block, ChainUnavailableError, Heard
 from tallystick_aggregator.chain.settings import ChainSettings
 from tallystick_aggregator.chain.token import balance_of
 from tallystick_aggregator.chain.watching.explained import Anchor, Explained

@@ -14,7 +14,8 @@ from typing import Final, NamedTuple
 
 from tallystick.hexadecimal import to_hex
 from tallystick_aggregator.chain.contradictions import Answer, contradicted
-from tallystick_aggregator.chain.port import Block, ChainUnavailableError, EscrowAccount, EscrowBinding, Heard
+from tallystick_aggregator.chain.escrow_port import EscrowBinding
+from tallystick_aggregator.chain.port import Block, ChainUnavailableError, EscrowAccount, Heard
 from tallystick_aggregator.chain.watching.mirror import cautious
 from tallystick_aggregator.ledger.state import Account, Ledger
 

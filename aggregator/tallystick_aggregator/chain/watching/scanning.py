@@ -11,8 +11,9 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from tallystick_aggregator.chain.contradictions import Answer, contradicted
+from tallystick_aggregator.chain.escrow_port import EscrowBinding
 from tallystick_aggregator.chain.node import Header, Log, Node
-from tallystick_aggregator.chain.port import Block, ChainUnavailableError, EscrowBinding, Heard
+from tallystick_aggregator.chain.port import Block, ChainUnavailableError, Heard
 from tallystick_aggregator.chain.rpc.bloom import may_hold
 
 NEWEST_BLOCKS: Final = 8

@@ -8,8 +8,9 @@ it and the aggregator restarted, is credited in the end.
 
 from typing import Final
 
+from tallystick_aggregator.chain.escrow_port import EscrowBinding
 from tallystick_aggregator.chain.node import Node
-from tallystick_aggregator.chain.port import Block, ChainUnavailableError, EscrowBinding
+from tallystick_aggregator.chain.port import Block, ChainUnavailableError
 from tallystick_aggregator.chain.watching.explained import Anchor
 
 RANGES_PER_LOOK: Final = 4

@@ -24,8 +24,9 @@ from typing import Final
 from tallystick.channels import ChannelConfig
 from tallystick.hexadecimal import checksum, to_hex
 from tallystick_aggregator.chain.escrow_events import EscrowEvent
+from tallystick_aggregator.chain.escrow_port import EscrowBinding
 from tallystick_aggregator.chain.node import Log, Node
-from tallystick_aggregator.chain.port import Block, ChainUnavailableError, EscrowBinding
+from tallystick_aggregator.chain.port import Block, ChainUnavailableError
 from tallystick_aggregator.chain.settings import ChainSettings
 from tallystick_aggregator.chain.watching.credit import Credit, Shortfalls
 from tallystick_aggregator.chain.watching.history import History

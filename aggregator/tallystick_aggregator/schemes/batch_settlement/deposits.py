@@ -216,7 +216,8 @@ class ManagedDeposits:
         await self._snapshots.refresh(step.channel_id)
         if isinstance(charged, Refusal):
             return _after_deposit(self._vouchers.corrected(step, charged), landed)
-        extra = Settlement(self._snapshots.of(step.channel_id), charged.amount).extra()
+        count = self._snapshots.charge_count(step.channel_id)
+        extra = Settlement(self._snapshots.of(step.channel_id), charged.amount, count).extra()
         payer, transaction = step.config.payer, landed.transaction
         return Settled(payer, payload.amount, charged.charged, transaction, extra=extra)
 

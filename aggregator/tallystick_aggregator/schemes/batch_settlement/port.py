@@ -5,7 +5,8 @@ from typing import Protocol
 
 from tallystick.channels import ChannelConfig
 from tallystick.x402.batch_settlement import DepositPayload, RefundPayload, VoucherClaim
-from tallystick_aggregator.chain.port import Block, Call, Chain, EscrowBinding
+from tallystick_aggregator.chain.escrow_port import EscrowBinding
+from tallystick_aggregator.chain.port import Block, Call, Chain
 
 
 class ChannelEscrow(EscrowBinding, Protocol):
@@ -16,9 +17,14 @@ class ChannelEscrow(EscrowBinding, Protocol):
         ...
 
     def claim_and_refund_call(
-        self, claims: Sequence[VoucherClaim], account: ChannelConfig, amount: int, nonce: int
+        self,
+        claims: Sequence[VoucherClaim],
+        account: ChannelConfig,
+        amount: int,
+        nonce: int,
+        charge_counts: Sequence[int] = (),
     ) -> Call:
-        """A refund that claims first, in one transaction."""
+        """A refund that claims first, in one transaction; `charge_counts`: what each of the claims attests."""
         ...
 
     def claim_rows_call(self, rows: Sequence[VoucherClaim], signature: bytes | None) -> Call:

@@ -22,9 +22,10 @@ from tallystick_aggregator.chain.contradictions import read_account
 from tallystick_aggregator.chain.port import Call
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.charging.steps import Steps
+from tallystick_aggregator.ledger.accounts import attest_charges
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse
-from tallystick_aggregator.ledger.state import Account, PendingRefund
+from tallystick_aggregator.ledger.state import Account, Channel, PendingRefund
 from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.schemes.batch_settlement.port import ChannelChain
 from tallystick_aggregator.schemes.batch_settlement.snapshots import Snapshots
@@ -100,7 +101,8 @@ class ManagedRefunds:
         if isinstance(done, Refusal):
             return done._replace(code=done.code or _CODES.get(done.reason, ""))
         await self._snapshots.refresh(step.channel_id)
-        extra = Settlement(self._snapshots.of(step.channel_id)).extra()
+        count = self._snapshots.charge_count(step.channel_id)
+        extra = Settlement(self._snapshots.of(step.channel_id), charge_count=count).extra()
         return Settled(step.config.payer, done.amount, 0, done.transaction, extra=extra)
 
     def _has_money(self, step: Step) -> Refusal | None:
@@ -140,14 +142,32 @@ class RefundCalls:
         self._chains = chains
         self._writer = writer
 
-    def __call__(self, account: Account, refund: PendingRefund) -> Call:
-        """Return the call; a channel whose money left before its claim is refunded alone."""
+    async def __call__(self, account: Account, refund: PendingRefund) -> Call:
+        """Return the call; a channel whose money left before its claim is refunded alone.
+
+        What its claim attests is noted before: as with other claims, see `claims.claiming`.
+        """
         channel = self._writer.ledger.channel(account.id)
         claims: list[VoucherClaim] = []
+        counts: list[int] = []
         if channel is not None and channel.claimed < channel.charged <= account.funds and channel.signature:
             claims = [VoucherClaim(account.config, channel.ceiling, channel.signature, channel.charged)]
+            counts = [await self._attested(channel)]
         escrow = self._chains[account.escrow].escrow
-        return escrow.claim_and_refund_call(claims, account.config, refund.amount, refund.nonce)
+        return escrow.claim_and_refund_call(claims, account.config, refund.amount, refund.nonce, counts)
+
+    async def _attested(self, channel: Channel) -> int:
+        """Note what the claim attests. Claims up to less are taken to be under way; of two up to the same total only
+        one takes effect, so that both attest alike.
+        """
+        total, earlier = channel.charged, [attested.total for attested in channel.attesting]
+        before = max((known for known in earlier if known < total), default=channel.claimed)
+        charges = channel.to_attest(before)
+        if charges:
+            await self._writer.run(
+                lambda draft, _ledger, _moment: attest_charges(draft, channel.id, total, before, charges)
+            )
+        return charges
 
 
 def _amount_is(payload: RefundPayload) -> Refusal | None:

@@ -57,6 +57,10 @@ class Snapshots:
             charged=channel.charged,
         )
 
+    def charge_count(self, channel_id: bytes) -> int:
+        """Charges since the channel's last confirmed claim."""
+        return self._writer.ledger.known_channel(channel_id).charge_count
+
     def newest_voucher(self, channel_id: bytes) -> VoucherState | None:
         """The highest voucher that the payer has signed; None while there is none."""
         channel = self._writer.ledger.known_channel(channel_id)

@@ -118,7 +118,7 @@ class ManagedVouchers:
     def _settled(self, step: Step, captured: Accepted | None) -> Settled:
         amount, charged = (captured.amount, captured.charged) if captured else (0, 0)
         state = self._snapshots.of(step.channel_id)
-        extra = Settlement(state, amount).extra()
+        extra = Settlement(state, amount, self._snapshots.charge_count(step.channel_id)).extra()
         return Settled(step.config.payer, amount, charged, extra=extra, moves=False)
 
     async def opened(self, step: Step) -> Refusal | None:

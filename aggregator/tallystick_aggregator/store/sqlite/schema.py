@@ -97,7 +97,11 @@ _VERSION_3: Final = (
 
 _VERSION_4: Final = ("CREATE TABLE listings (seller TEXT PRIMARY KEY, body BLOB NOT NULL) STRICT, WITHOUT ROWID",)
 
-MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
+_VERSION_5: Final = ()
+"""Channels count charges in step, for claims to attest: a number that keeps programs from the file that would take such
+rows and log entries for damaged. Rows without a count are as they were."""
+
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5)
 """The statements that lead to version 1, from 1 to 2, and so on. What is here is never changed, only added to."""
 
 
