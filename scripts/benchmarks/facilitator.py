@@ -2,7 +2,8 @@
 
 Two loads each: `/verify` as fast as it answers, and `/settle` with many payments at once while a block takes 2 s. Both
 have one worker process and a sender of their own. Processor time is that of the facilitator's processes; the chain's
-own is left out. Then ours alone: how long a `/verify` takes while 500 payments are always being settled.
+own is left out. Then ours alone: how long a `/verify` takes while 500 payments are always being settled. At last
+vouchers of batch-settlement that ours manages, beside the official package's server (`vouchers`).
 """
 
 import argparse
@@ -17,6 +18,7 @@ from _arguments import add_json_option
 from _children import Child, Children
 from _figures import table, write
 from _site import Site
+from benchmarks import vouchers
 from benchmarks.exact_requests import PAYER, RECEIVER
 from benchmarks.measure import commit, cpu_s, load_average, machine
 
@@ -154,7 +156,12 @@ def ratios(results: dict[str, Any]) -> dict[str, float]:
     }
 
 
-AT_LEAST: Final = {"exact_vs_official": 10.0, "verify_vs_official": 3.0, "verify_cpu_vs_official": 3.0}
+AT_LEAST: Final = {
+    "exact_vs_official": 10.0,
+    "verify_vs_official": 3.0,
+    "verify_cpu_vs_official": 3.0,
+    "verify_settle_vs_official": vouchers.AT_LEAST,
+}
 AT_MOST: Final = {"verify_p99_ms": 50.0}
 """What is promised; `verify_p99_ms` while 500 payments are being settled."""
 
@@ -178,20 +185,24 @@ def rendered(results: dict[str, Any]) -> str:
         f"{name}: {results[name]:.1f}, at most {bound:g}{'' if results[name] <= bound else ': MISSED'}"
         for name, bound in AT_MOST.items()
     ]
-    return "\n".join([table(rows), "", *lines])
+    return "\n".join([table(rows), "", vouchers.rendered(results["vouchers"]), "", *lines])
 
 
-async def measure(sizes: Sizes) -> dict[str, Any]:
+async def measure(sizes: Sizes, voucher_sizes: vouchers.Sizes) -> dict[str, Any]:
     """All figures, as the JSON file has them."""
     load_before = load_average()
     with tempfile.TemporaryDirectory(prefix="tallystick-bench-") as folder, Anvil() as anvil:
         async with Children(Path(folder)) as children:
             results = await Bench(Path(folder), anvil, children, sizes).run()
+    paid = await vouchers.measure(voucher_sizes)
     load = {"before": load_before, "after": load_average()}
     return {
         **ratios(results),
         "verify_p99_ms": results["tallystick"]["verify_while_settling"]["p99_ms"],
+        "verify_settle_vs_official": paid["ratio"],
+        "pair_cpu_us": paid["cpu_us"],
         **results,
+        "vouchers": paid,
         "block_s": BLOCK_S,
         "machine": machine(),
         "commit": commit(),
@@ -205,6 +216,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_json_option(parser)
     parser.add_argument("--quick", action="store_true", help="a smoke run: shows that it works")
     options = parser.parse_args(arguments)
-    results = asyncio.run(measure(QUICK if options.quick else FULL))
+    results = asyncio.run(measure(*((QUICK, vouchers.QUICK) if options.quick else (FULL, vouchers.FULL))))
     print("\n" + rendered(results))
     write(options.json, results)

@@ -1,5 +1,6 @@
 """Requests with something wrong in them: well-formed ones, changed by a seeded generator."""
 
+import copy
 import json
 import random
 from collections.abc import Iterator
@@ -112,7 +113,7 @@ class Mutator:
             if draw.random() < 0.15:
                 del place[key]
             else:
-                place[key] = draw.choice(_VALUES)
+                place[key] = copy.deepcopy(draw.choice(_VALUES))
             return
 
     def _damage(self, data: bytes) -> bytes:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from _children import Children
-from benchmarks import facilitator, http2, intake, pairs, plot, pool, report, world
+from benchmarks import facilitator, http2, intake, pairs, plot, pool, report, vouchers, world
 from benchmarks import scenarios as scenarios_
 from benchmarks.bench import Bench
 from benchmarks.measure import percentile
@@ -203,7 +203,9 @@ async def test_both_facilitators_verify_and_settle_and_are_compared(capsys: pyte
         meanwhile=facilitator.Load("/verify", settle_s, 0.0, 1, 200, pause_s=0.1),
     )
 
-    results = await facilitator.measure(sizes)
+    few = vouchers.Sizes(2, 2, 0.1, 0.5, {vouchers.OFFICIAL: 800, vouchers.OURS: 2_000})
+
+    results = await facilitator.measure(sizes, few)
 
     for name in ("official", "tallystick"):
         for path in ("verify", "settle"):
@@ -214,6 +216,12 @@ async def test_both_facilitators_verify_and_settle_and_are_compared(capsys: pyte
     assert 0 < busy["answered"] <= settle_s / 0.1 + 1, "it pauses between two"
     assert busy["settled"] > 0
     assert results["exact_vs_official"] > 1, "five at once, and one after the other"
+    assert [list(one) for one in results["vouchers"]["rounds"]] == [
+        [vouchers.OFFICIAL, vouchers.OURS],
+        [vouchers.OURS, vouchers.OFFICIAL],
+    ]
+    assert all(side["paid"] > 0 for one in results["vouchers"]["rounds"] for side in one.values())
+    assert results["verify_settle_vs_official"] == results["vouchers"]["ratio"]
     assert "tallystick /settle: " in capsys.readouterr().out
 
 
@@ -233,7 +241,17 @@ def test_a_facilitator_that_is_not_fast_enough_is_called_so() -> None:
     ratios = facilitator.ratios(raw)
 
     assert ratios == {"exact_vs_official": 10.0, "verify_vs_official": 3.0, "verify_cpu_vs_official": 2.0}
-    text = facilitator.rendered(raw | ratios | {"verify_p99_ms": 51.0})
+    side = {"server_cpu_us": 1_000.0, "p50_ms": 1.0, "p99_ms": 2.0}
+    rounds = [
+        {vouchers.OFFICIAL: side | {"per_s": rate}, vouchers.OURS: side | {"per_s": 1_000.0, "server_cpu_us": 250.0}}
+        for rate in (100.0, 500.0, 400.0)
+    ]
+    paid = vouchers.figures(rounds)
+    assert (paid["ratio"], paid["cpu_ratio"]) == (2.5, 4.0)
+    assert paid["cpu_us"] == {vouchers.OFFICIAL: 1_000.0, vouchers.OURS: 250.0}
+    told = {"verify_p99_ms": 51.0, "verify_settle_vs_official": paid["ratio"], "vouchers": {"rounds": rounds}}
+    text = facilitator.rendered(raw | ratios | told)
+    assert "verify_settle_vs_official: 2.5, at least 3: MISSED" in text
     assert "exact_vs_official: 10.0, at least 10\n" in text
     assert "verify_cpu_vs_official: 2.0, at least 3: MISSED" in text
     assert "verify_p99_ms: 51.0, at most 50: MISSED" in text
