@@ -132,7 +132,8 @@ class SingleFlight(Generic[Key, Result]):
 
 
 class Shared(Generic[Key, Result]):
-    """Asks each question once for all who ask it meanwhile. Nobody gets an answer to a question older than its own.
+    """Asks each question once for all who ask it meanwhile. Nobody gets an answer to a question older than its own,
+    unless it says that one will do.
 
     One that nobody waits for any more is given up.
     """
@@ -142,9 +143,13 @@ class Shared(Generic[Key, Result]):
         self._next: dict[Key, asyncio.Task[Result]] = {}
         self._askers: Counter[asyncio.Task[Result]] = Counter()
 
-    async def answer(self, key: Key, ask: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
-        """Return the answer to a question that is asked from now on, once the one under way is answered."""
-        task = self._next.get(key)
+    async def answer(self, key: Key, ask: Callable[[], Coroutine[Any, Any, Result]], *, joins: bool = False) -> Result:
+        """Return the answer to a question that is asked from now on, once the one under way is answered.
+
+        `joins`: that of the one under way will do, if there is one.
+        """
+        task = self._waited_for(key) if joins else None
+        task = task or self._next.get(key)
         if task is None:
             task = self._next[key] = asyncio.create_task(self._asked(key, ask))
             task.add_done_callback(lambda done: self._forget(key, done))
@@ -158,6 +163,11 @@ class Shared(Generic[Key, Result]):
                 if self._next.get(key) is task:
                     del self._next[key]
                 task.cancel()
+
+    def _waited_for(self, key: Key) -> asyncio.Task[Result] | None:
+        """The question under way, unless all who asked it are gone: then it is being given up."""
+        task = self._under_way.get(key)
+        return task if task is not None and self._askers[task] else None
 
     async def _asked(self, key: Key, ask: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
         before = self._under_way.get(key)

@@ -7,7 +7,7 @@ import asyncio
 import json
 import os
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import uvloop
 
@@ -24,8 +24,15 @@ async def answered(reader: asyncio.StreamReader) -> tuple[bytes, dict[str, Any]]
     return lines[0], json.loads(await reader.readexactly(length))
 
 
-async def ask(port: int, pool: list[bytes], taken: list[float], pause_s: float) -> None:
-    """Send requests of the pool, one after another, until it is cancelled; the pool must not run out."""
+class Taken(NamedTuple):
+    """One answered request: when it was sent, by this machine's monotonic clock, and how long its answer took."""
+
+    sent_at_s: float
+    took_s: float
+
+
+async def ask(port: int, pool: list[bytes], taken: list[Taken], pause_s: float, *, once: bool) -> None:
+    """Send requests of the pool, one after another, until it is cancelled; the pool must not run out. `once`: one."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         while pool:
@@ -34,7 +41,9 @@ async def ask(port: int, pool: list[bytes], taken: list[float], pause_s: float) 
             status, body = await answered(reader)
             if b" 200" not in status or not (body.get("isValid") or body.get("success")):
                 raise AssertionError(f"the facilitator answered {status!r}, {body}")
-            taken.append(time.perf_counter() - start)
+            taken.append(Taken(start, time.perf_counter() - start))
+            if once:
+                return
             if pause_s:
                 await asyncio.sleep(pause_s)
         raise AssertionError("the load ran out of requests before the time was over")
@@ -42,16 +51,20 @@ async def ask(port: int, pool: list[bytes], taken: list[float], pause_s: float) 
         writer.close()
 
 
-async def measure(port: int, connections: int, pool: list[bytes], duration_s: float, pause_s: float) -> list[float]:
-    """The latencies of all that was answered in this time; each connection pauses after an answer."""
-    taken: list[float] = []
-    tasks = [asyncio.create_task(ask(port, pool, taken, pause_s)) for _ in range(connections)]
+async def measure(
+    port: int, connections: int, pool: list[bytes], duration_s: float, pause_s: float, *, once: bool = False
+) -> list[Taken]:
+    """What was answered in this time; each connection pauses after an answer. `once`: and all of it must be."""
+    taken: list[Taken] = []
+    tasks = [asyncio.create_task(ask(port, pool, taken, pause_s, once=once)) for _ in range(connections)]
     done, pending = await asyncio.wait(tasks, timeout=duration_s, return_when=asyncio.FIRST_EXCEPTION)
     for task in pending:
         task.cancel()
     await asyncio.gather(*pending, return_exceptions=True)
     for task in done:
         task.result()
+    if once and len(taken) < connections:
+        raise AssertionError(f"{len(taken)} of {connections} requests were answered in {duration_s:g} s")
     return taken
 
 
@@ -65,7 +78,8 @@ async def main() -> None:
     say({"ready": True})
     hear()
     start, cpu_before = time.perf_counter(), cpu_s(os.getpid())
-    taken = await measure(port, connections, pool, settings["duration_s"], settings["pause_s"])
+    once = settings["once"]
+    taken = await measure(port, connections, pool, settings["duration_s"], settings["pause_s"], once=once)
     elapsed_s = time.perf_counter() - start
     say(
         {
@@ -73,7 +87,8 @@ async def main() -> None:
             "per_s": len(taken) / elapsed_s,
             "elapsed_s": elapsed_s,
             "client_cpu_s": cpu_s(os.getpid()) - cpu_before,
-            **latencies(taken),
+            **latencies([one.took_s for one in taken]),
+            "taken": taken,
         }
     )
 

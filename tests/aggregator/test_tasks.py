@@ -182,6 +182,47 @@ async def test_a_question_is_shared_by_all_who_ask_before_it_is_asked_and_by_nob
     assert await asyncio.gather(*late[1:]) == [2, 2]
 
 
+async def test_who_takes_an_answer_of_a_moment_ago_joins_the_question_that_is_under_way() -> None:
+    asked: list[asyncio.Future[int]] = []
+
+    async def ask() -> int:
+        asked.append(asyncio.get_running_loop().create_future())
+        return await asked[-1]
+
+    shared = Shared[None, int]()
+    first = asyncio.create_task(shared.answer(None, ask, joins=True))
+    while not asked:  # noqa: ASYNC110 - it is asked within a turn or two of the loop
+        await asyncio.sleep(0)
+    joined = asyncio.create_task(shared.answer(None, ask, joins=True))
+    fresh = asyncio.create_task(shared.answer(None, ask))
+    await asyncio.sleep(0)
+    asked[0].set_result(1)
+    assert await asyncio.gather(first, joined) == [1, 1]
+    while len(asked) < 2:  # noqa: ASYNC110 - likewise
+        await asyncio.sleep(0)
+    asked[1].set_result(2)
+    assert await fresh == 2
+
+
+async def test_nobody_joins_a_question_that_is_being_given_up() -> None:
+    asked: list[asyncio.Future[int]] = []
+
+    async def ask() -> int:
+        asked.append(asyncio.get_running_loop().create_future())
+        return await asked[-1]
+
+    shared = Shared[None, int]()
+    gone = asyncio.create_task(shared.answer(None, ask))
+    while not asked:  # noqa: ASYNC110 - it is asked within a turn or two of the loop
+        await asyncio.sleep(0)
+    gone.cancel()
+    joining = asyncio.create_task(shared.answer(None, ask, joins=True))
+    while len(asked) < 2:  # noqa: ASYNC110 - likewise
+        await asyncio.sleep(0)
+    asked[1].set_result(2)
+    assert await joining == 2
+
+
 async def test_a_question_that_failed_is_asked_again_by_the_next_one() -> None:
     outcomes: list[Exception | int] = [ChainUnavailableError("down"), 5]
 

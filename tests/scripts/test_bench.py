@@ -199,6 +199,7 @@ async def test_both_facilitators_verify_and_settle_and_are_compared(capsys: pyte
     sizes = facilitator.Sizes(
         verify=facilitator.Load("/verify", 0.5, 0.1, 2, 5_000),
         settle=facilitator.Load("/settle", settle_s, 0.0, 5, 200),
+        burst=facilitator.Load("/settle", 30.0, 0.0, 5, 5, once=True),
         busy=facilitator.Load("/settle", settle_s, 0.0, 5, 200),
         meanwhile=facilitator.Load("/verify", settle_s, 0.0, 1, 200, pause_s=0.1),
     )
@@ -215,6 +216,9 @@ async def test_both_facilitators_verify_and_settle_and_are_compared(capsys: pyte
     assert (busy["settling"], results["verify_p99_ms"]) == (5, busy["p99_ms"])
     assert 0 < busy["answered"] <= settle_s / 0.1 + 1, "it pauses between two"
     assert busy["settled"] > 0
+    burst = results["tallystick"]["verify_while_burst"]
+    assert (burst["settling"], burst["settled"], results["verify_p99_burst_ms"]) == (5, 5, burst["p99_ms"])
+    assert 0 < burst["answered"] <= burst["settled_in_s"] / 0.1 + 1, "none that began after the last settlement"
     assert results["exact_vs_official"] > 1, "five at once, and one after the other"
     assert [list(one) for one in results["vouchers"]["rounds"]] == [
         [vouchers.OFFICIAL, vouchers.OURS],
@@ -234,6 +238,7 @@ def test_a_facilitator_that_is_not_fast_enough_is_called_so() -> None:
         "tallystick": {
             "verify": one(150, 4.5),
             "settle": one(5, 20.0),
+            "verify_while_burst": one(40, 9.0) | {"settling": 500},
             "verify_while_settling": one(40, 9.0) | {"settling": 500},
         },
     }
@@ -249,10 +254,16 @@ def test_a_facilitator_that_is_not_fast_enough_is_called_so() -> None:
     paid = vouchers.figures(rounds)
     assert (paid["ratio"], paid["cpu_ratio"]) == (2.5, 4.0)
     assert paid["cpu_us"] == {vouchers.OFFICIAL: 1_000.0, vouchers.OURS: 250.0}
-    told = {"verify_p99_ms": 51.0, "verify_settle_vs_official": paid["ratio"], "vouchers": {"rounds": rounds}}
+    told = {
+        "verify_p99_ms": 51.0,
+        "verify_p99_burst_ms": 49.0,
+        "verify_settle_vs_official": paid["ratio"],
+        "vouchers": {"rounds": rounds},
+    }
     text = facilitator.rendered(raw | ratios | told)
     assert "verify_settle_vs_official: 2.5, at least 3: MISSED" in text
     assert "exact_vs_official: 10.0, at least 10\n" in text
     assert "verify_cpu_vs_official: 2.0, at least 3: MISSED" in text
     assert "verify_p99_ms: 51.0, at most 50: MISSED" in text
+    assert "verify_p99_burst_ms: 49.0, at most 50\n" in text
     assert "/verify, tallystick, while 500 settle" in text

@@ -135,8 +135,8 @@ class EvmChain:
 
     # What port.Chain asks for.
 
-    async def head(self) -> Block:
-        return await self._node.head()
+    async def head(self, *, fresh: bool = True) -> Block:
+        return await self._node.head(fresh=fresh)
 
     async def final(self) -> Block:
         head = await self._node.head()

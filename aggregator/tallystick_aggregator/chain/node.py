@@ -82,8 +82,11 @@ class Node(Protocol):
 
     async def chain_id(self) -> int: ...
 
-    async def head(self) -> Block:
-        """The newest block that the endpoints agree on; one that is the only endpoint is asked twice for it."""
+    async def head(self, *, fresh: bool = True) -> Block:
+        """The newest block that the endpoints agree on; one that is the only endpoint is asked twice for it.
+
+        Without `fresh` it may be the answer to a question that was under way already.
+        """
         ...
 
     async def block(self, number: int) -> Block | None:

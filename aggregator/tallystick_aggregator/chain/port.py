@@ -187,7 +187,9 @@ class Chain(Protocol):
         """What our transactions took in the last hour."""
         ...
 
-    async def head(self) -> Block: ...
+    async def head(self, *, fresh: bool = True) -> Block:
+        """The newest block. Without `fresh` as of a moment ago: what somebody was just asking for will do."""
+        ...
 
     async def final(self) -> Block:
         """The newest block with enough confirmations."""

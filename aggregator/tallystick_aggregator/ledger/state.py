@@ -246,6 +246,10 @@ class Ledger:
         """Yield the account's channels, in the order in which they were opened."""
         return (self.channels[channel_id] for channel_id in self.channel_ids.get(account_id, ()))
 
+    def is_held(self, channel_id: bytes) -> bool:
+        """Tell whether a reservation is open on the channel."""
+        return channel_id in self.open_reservations
+
     def channel_count(self, account_id: bytes) -> int:
         """Return how many channels the account has."""
         return len(self.channel_ids.get(account_id, ()))

@@ -224,6 +224,28 @@ async def test_r1_an_endpoint_that_is_asked_too_often_is_left_alone(nodes: Any, 
     assert asked == [2]
 
 
+async def test_an_estimate_names_the_newest_block_and_not_all_that_waits_in_a_pool(nodes: Any) -> None:
+    asked: list[tuple[str, Any]] = []
+
+    def answer(method: str, params: list[Any]) -> Any:
+        asked.append((method, params[1:]))
+        return "0x5208"
+
+    node = await nodes(answer)
+    assert await node.estimate_gas(bytes(20), bytes(20), b"", gas_max=100_000) == 21_000
+    assert asked == [("eth_estimateGas", ["latest"])] * 2
+
+
+async def test_x8_what_reverts_after_the_newest_block_is_estimated_as_the_node_would(nodes: Any) -> None:
+    def answer(_method: str, params: list[Any]) -> Any:
+        if params[1:]:
+            raise JsonRpcError({"code": 3, "message": "execution reverted: authorization is not yet valid"})
+        return "0x5208"
+
+    node = await nodes(answer)
+    assert await node.estimate_gas(bytes(20), bytes(20), b"", gas_max=100_000) == 21_000
+
+
 async def test_r1_what_a_contract_says_when_it_reverts_is_no_rate_limit(nodes: Any) -> None:
     """Anybody can deploy a contract, and silence the endpoints by its words."""
     clock = Clock()

@@ -160,7 +160,8 @@ class MemoryNode:
         self._answer()
         return self.chain_id_
 
-    async def head(self) -> Block:
+    async def head(self, *, fresh: bool = True) -> Block:
+        del fresh
         self._answer()
         return self._blocks[-1].block
 

@@ -1,5 +1,6 @@
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from chain_twin import CONTRACT_WALLET_SIGNATURE
@@ -235,7 +236,8 @@ async def test_payments_being_verified_are_bounded(market: Marketplace, monkeypa
     answering = asyncio.Event()
     head = market.chain.head
 
-    async def slow() -> Block:
+    async def slow(*, fresh: bool = True) -> Block:
+        del fresh
         await answering.wait()
         return await head()
 
@@ -252,13 +254,55 @@ async def test_payments_being_verified_are_bounded(market: Marketplace, monkeypa
     assert isinstance(await market.exact.verify(EXACT_TERMS, transfer_of(ALICE)), Verified)
 
 
+async def test_verify_takes_a_block_of_a_moment_ago_and_settle_asks_anew(
+    market: Marketplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head, asked = market.chain.head, []
+
+    async def noted(*, fresh: bool = True) -> Block:
+        asked.append(fresh)
+        return await head()
+
+    monkeypatch.setattr(market.chain, "head", noted)
+    assert isinstance(await market.exact.verify(EXACT_TERMS, transfer_of(ALICE)), Verified)
+    assert asked == [False]
+    assert isinstance(await market.exact.settle(EXACT_TERMS, transfer_of(ALICE)), Settled)
+    assert set(asked[1:]) == {True}
+
+
+async def test_what_is_asked_of_the_chain_about_a_key_s_payment_is_asked_at_once(
+    market: Marketplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answering, simulating = asyncio.Event(), asyncio.Event()
+    token = market.chain.tokens[EXACT_TERMS.asset]
+    balance, simulate = type(token).balance, market.chain.simulate
+
+    async def slow(*arguments: Any) -> int:
+        await answering.wait()
+        return await balance(*arguments)
+
+    async def noted(*arguments: Any, **settings: Any) -> None:
+        simulating.set()
+        await simulate(*arguments, **settings)
+
+    monkeypatch.setattr(type(token), "balance", slow)
+    monkeypatch.setattr(market.chain, "simulate", noted)
+    verifying = asyncio.create_task(market.exact.verify(EXACT_TERMS, transfer_of(ALICE)))
+    async with asyncio.timeout(5):
+        await simulating.wait()
+    assert not verifying.done()
+    answering.set()
+    assert isinstance(await verifying, Verified)
+
+
 async def test_settlements_take_turns_and_all_of_them_have_one(
     market: Marketplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answering = asyncio.Event()
     head, asked = market.chain.head, 0
 
-    async def slow() -> Block:
+    async def slow(*, fresh: bool = True) -> Block:
+        del fresh
         nonlocal asked
         asked += 1
         await answering.wait()

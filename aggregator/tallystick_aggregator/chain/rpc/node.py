@@ -87,8 +87,8 @@ class RpcNode:
             raise ChainUnavailableError(f"the endpoints are of different chains: {', '.join(map(str, sorted(ids)))}")
         return ids.pop()
 
-    async def head(self) -> Block:
-        return await self._heads.answer(None, self._agreement.head)
+    async def head(self, *, fresh: bool = True) -> Block:
+        return await self._heads.answer(None, self._agreement.head, joins=not fresh)
 
     async def block(self, number: int) -> Block | None:
         return await self._agreement.block(number)
@@ -155,8 +155,13 @@ class RpcNode:
         return max(sums)
 
     async def _estimate(self, transaction: dict[str, Any], heard: Heard) -> int | CallRevertedError:
-        def ask(endpoint: Endpoint) -> Awaitable[Any]:
-            return endpoint.ask("eth_estimateGas", transaction)
+        async def ask(endpoint: Endpoint) -> Any:
+            # Where no block is named, some nodes take one with all that waits in the pool, and run through that for
+            # every estimate. It is the next one, though, in which more may be valid: so it decides what reverts.
+            try:
+                return await endpoint.ask("eth_estimateGas", transaction, "latest")
+            except RpcError:
+                return await endpoint.ask("eth_estimateGas", transaction)
 
         try:
             return read_integer(await self._try_each(ask, heard=heard))

@@ -146,7 +146,7 @@ class ServerTransactions:
         ledger = self._writer.ledger
         channel, account = ledger.channel(channel_id), ledger.account(channel_id)
         is_charged = channel is not None and channel.charged > channel.claimed
-        is_held = bool(ledger.open_reservations.get(channel_id))
+        is_held = ledger.is_held(channel_id)
         is_refunded = account is not None and account.refund is not None
         if is_charged or is_held or is_refunded:
             return refuse(Why.CHANNEL_IS_MANAGED, field=path)

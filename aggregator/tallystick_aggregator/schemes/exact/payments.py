@@ -197,7 +197,8 @@ class TransferPayments(ABC, Generic[A]):
                 return overloaded("exact payments being verified", VERIFIES_MAX)
             self._verifying += 1
             try:
-                found = await self._preconditions.would_settle(case)
+                # Whoever settles asks anew: here a block as of a moment ago will do.
+                found = await self._preconditions.would_settle(case, fresh=False)
             finally:
                 self._verifying -= 1
             if isinstance(found, Refusal):

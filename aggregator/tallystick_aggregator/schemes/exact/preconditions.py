@@ -154,13 +154,14 @@ class Preconditions:
             if not spending:
                 del self._spending[purse]
 
-    async def would_settle(self, transfer: Transfer) -> Transfer | Refusal:
+    async def would_settle(self, transfer: Transfer, *, fresh: bool = True) -> Transfer | Refusal:
         """Check time, the sender's money and the signature's form, then at one block: nonce, balance, simulation.
         Returns the transfer as it is to be sent: a wallet that has code already is not deployed.
 
-        Any visitor of a seller can bring this about, so what is cheap comes first and the rest is bounded.
+        Any visitor of a seller can bring this about, so what is cheap comes first and the rest is bounded. Without
+        `fresh` the block may be as of a moment ago, see `Chain.head`.
         """
-        token, payment = transfer.token, transfer.payment
+        payment = transfer.payment
         refusal = (
             self._is_taken(transfer)
             or window_is_open(payment, self._clock_s(), grace_s=GRACE_S)
@@ -171,18 +172,32 @@ class Preconditions:
         refusal = await self.can_be_paid_for(transfer.chain, payment.from_, transfer.gas_max)
         if refusal is not None:
             return refusal
-        block = await transfer.chain.head()
-        refusal = await self._has_few_under_way(transfer, block)
+        block = await transfer.chain.head(fresh=fresh)
+        signed_by_key = is_signed_by_key(transfer.token, payment)
+        checks: list[Awaitable[Refusal | None]] = [
+            self._has_few_under_way(transfer, block),
+            self._chain_state_allows(transfer, block),
+        ]
+        # Only what a contract must check is counted and bounded: what a key signed need not wait for the rest.
+        at_once = signed_by_key and _is_complete_in(block, transfer)
+        if at_once:
+            checks.append(self._simulate(transfer, block, transfer.gas_max))
+        try:
+            refusal = await _first_of(*checks)
+        except RevertedError:
+            at_once = False  # why is found out below
         if refusal is not None:
             return refusal
-        refusal = await self._chain_state_allows(transfer, block)
-        if refusal is not None:
-            return refusal
+        if at_once:
+            return transfer
         found = await self._as_sent(transfer, block)
         if isinstance(found, Refusal):
             return found
-        transfer = found
-        signed_by_key = is_signed_by_key(token, payment)
+        return await self._passes(found, block, signed_by_key=signed_by_key)
+
+    async def _passes(self, transfer: Transfer, block: Block, *, signed_by_key: bool) -> Transfer | Refusal:
+        """Check that the transfer's time has come, and simulate it."""
+        token, payment = transfer.token, transfer.payment
         if not signed_by_key:
             if transfer.deployment is None and not await transfer.chain.code(payment.from_, block):
                 return not_by_the_key(token, payment)
@@ -342,6 +357,23 @@ class Preconditions:
             whose = describe_code(transfer.payment.from_, code) if code else "the token"
             return _too_much_gas(whose, transfer.gas_max)
         return refusal or refuse(Why.EXACT_WOULD_FAIL, error=error.reason)
+
+
+def _is_complete_in(block: Block, transfer: Transfer) -> bool:
+    """Whether the token alone decides about it, in a block in which it is valid: nothing goes before it, or has to."""
+    payment = transfer.payment
+    is_alone = transfer.deployment is None and not isinstance(payment, Permit2Authorization)
+    return is_alone and payment.valid_after < block.timestamp
+
+
+async def _first_of(*checks: Awaitable[Refusal | None]) -> Refusal | None:
+    """Ask all at once. Whichever comes first by order and refuses, or fails, speaks for all."""
+    for outcome in await asyncio.gather(*checks, return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome
+        if outcome is not None:
+            return outcome
+    return None
 
 
 def _purse(transfer: Transfer) -> tuple[str, bytes, bytes]:
