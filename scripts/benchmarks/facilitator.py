@@ -3,8 +3,8 @@
 Two loads each: `/verify` as fast as it answers, and `/settle` with many payments at once while a block takes 2 s. Both
 have one worker process and a sender of their own. Processor time is that of the facilitator's processes; the chain's
 own is left out. Then ours alone: how long a `/verify` takes while 500 payments that came at once are settled, and while
-500 are always being settled. At last vouchers of batch-settlement that ours manages, beside the official package's server
-(`vouchers`).
+500 are always being settled. At last vouchers of batch-settlement that ours manages, beside the official package's
+server (`vouchers`).
 """
 
 import argparse
