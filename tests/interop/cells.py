@@ -6,13 +6,15 @@ This is the one place that says so: `CANNOT` names what a client or a server can
 from collections.abc import Mapping
 from typing import Final, Literal, NamedTuple
 
-Scheme = Literal["exact", "permit2", "upto", "deferred"]
+Scheme = Literal["exact", "permit2", "upto", "deferred", "facilitator-managed", "server-managed"]
 
 SCHEMES: Final[dict[Scheme, str]] = {
     "exact": "exact by ERC-3009",
     "permit2": "exact by Permit2",
     "upto": "upto",
     "deferred": "deferred",
+    "facilitator-managed": "batch-settlement, facilitator-managed",
+    "server-managed": "batch-settlement, server-managed",
 }
 CLIENTS: Final = {
     "httpx": "official Python client, httpx",
@@ -28,8 +30,14 @@ SERVERS: Final = {
     "paywall": "Tallystick's paywall",
 }
 
-CANNOT: Final[Mapping[tuple[str, Scheme], str]] = {}
-"""What a client or server cannot do, by its name and the scheme, and why: a sentence. At the moment each can do all."""
+_NO_PASS_THROUGH: Final = "the official server scheme always keeps the vouchers itself and knows no voucherManager"
+CANNOT: Final[Mapping[tuple[str, Scheme], str]] = {
+    ("fastapi", "facilitator-managed"): _NO_PASS_THROUGH,
+    ("flask", "facilitator-managed"): _NO_PASS_THROUGH,
+    ("express", "facilitator-managed"): _NO_PASS_THROUGH,
+    ("paywall", "server-managed"): "our paywall keeps no vouchers: its aggregator does",
+}
+"""What a client or server cannot do, by its name and the scheme, and why: a sentence."""
 
 
 class Cell(NamedTuple):

@@ -9,6 +9,8 @@ from fastapi import FastAPI, Response
 from x402 import x402ResourceServer
 from x402.http import HTTPFacilitatorClient
 from x402.http.middleware.fastapi import payment_middleware, set_settlement_overrides
+from x402.mechanisms.evm.batch_settlement.server import BatchSettlementChannelManager, BatchSettlementEvmScheme
+from x402.mechanisms.evm.batch_settlement.server.channel_manager_common import ChannelManagerConfig
 from x402.mechanisms.evm.exact.server import ExactEvmScheme
 from x402.mechanisms.evm.upto.server import UptoEvmScheme
 
@@ -16,13 +18,25 @@ from _children import say, settings_of_child
 from tallystick_client.x402 import DeferredServerScheme
 
 settings = settings_of_child()
-server = x402ResourceServer(HTTPFacilitatorClient(sdk.facilitator(settings)))
+facilitator = HTTPFacilitatorClient(sdk.facilitator(settings))
+server = x402ResourceServer(facilitator)
 server.register(settings["network"], ExactEvmScheme())
 server.register(settings["network"], UptoEvmScheme())
 server.register(settings["network"], DeferredServerScheme())
+batches = BatchSettlementEvmScheme(settings["pay_to"])
+server.register(settings["network"], batches)
+manager = BatchSettlementChannelManager(
+    ChannelManagerConfig(batches, facilitator, settings["pay_to"], settings["asset"], settings["network"])
+)
 
 app = FastAPI()
 app.middleware("http")(payment_middleware(sdk.routes(settings), server))
+
+
+@app.post("/claim")
+async def claim() -> dict[str, int]:
+    """Claim what its channels owe, and have it paid out; costs nothing."""
+    return {"claims": len((await manager.claim_and_settle())["claims"])}
 
 
 @app.get("/{page}")

@@ -6,6 +6,8 @@ from werkzeug.serving import make_server
 from x402 import x402ResourceServerSync
 from x402.http import HTTPFacilitatorClientSync
 from x402.http.middleware.flask import payment_middleware, set_settlement_overrides
+from x402.mechanisms.evm.batch_settlement.server import BatchSettlementChannelManagerSync, BatchSettlementEvmScheme
+from x402.mechanisms.evm.batch_settlement.server.channel_manager_common import ChannelManagerConfigSync
 from x402.mechanisms.evm.exact.server import ExactEvmScheme
 from x402.mechanisms.evm.upto.server import UptoEvmScheme
 
@@ -13,12 +15,24 @@ from _children import say, settings_of_child
 from tallystick_client.x402 import DeferredServerScheme
 
 settings = settings_of_child()
-server = x402ResourceServerSync(HTTPFacilitatorClientSync(sdk.facilitator(settings)))
+facilitator = HTTPFacilitatorClientSync(sdk.facilitator(settings))
+server = x402ResourceServerSync(facilitator)
 server.register(settings["network"], ExactEvmScheme())
 server.register(settings["network"], UptoEvmScheme())
 server.register(settings["network"], DeferredServerScheme())
+batches = BatchSettlementEvmScheme(settings["pay_to"])
+server.register(settings["network"], batches)
+manager = BatchSettlementChannelManagerSync(
+    ChannelManagerConfigSync(batches, facilitator, settings["pay_to"], settings["asset"], settings["network"])
+)
 
 app = Flask(__name__)
+
+
+@app.post("/claim")
+def claim() -> Response:
+    """Claim what its channels owe, and have it paid out; costs nothing."""
+    return jsonify({"claims": len(manager.claim_and_settle()["claims"])})
 
 
 @app.get("/<page>")

@@ -1,6 +1,7 @@
 """What the programs here that use the official Python SDK have in common: routes, the facilitator's address, a payer.
 
-A seller's page is named after what it takes: /exact, /permit2, /upto, /deferred, for one offer each.
+A seller's page is named after what it takes: /exact, /permit2, /upto, /deferred, /server-managed and
+/facilitator-managed, for one offer each.
 """
 
 from typing import Any, Final
@@ -8,11 +9,19 @@ from typing import Any, Final
 from eth_account import Account
 from x402 import x402Client, x402ClientSync
 from x402.http import AuthHeaders, FacilitatorConfig, PaymentOption, RouteConfig
+from x402.mechanisms.evm.batch_settlement.client import BatchSettlementEvmScheme
 from x402.mechanisms.evm.exact import ExactEvmScheme
 from x402.mechanisms.evm.upto import UptoEvmScheme
 from x402.schemas import AssetAmount
 
-SCHEMES: Final = {"exact": "exact", "permit2": "exact", "upto": "upto", "deferred": "deferred"}
+SCHEMES: Final = {
+    "exact": "exact",
+    "permit2": "exact",
+    "upto": "upto",
+    "deferred": "deferred",
+    "facilitator-managed": "batch-settlement",
+    "server-managed": "batch-settlement",
+}
 """A page's name, and its scheme's."""
 
 
@@ -50,7 +59,8 @@ def enable(client: x402Client | x402ClientSync, settings: dict[str, Any]) -> Non
     """Let a client pay by the one scheme of this page, in a token that the SDK does not know."""
     account, page = Account.from_key(settings["key"]), settings["page"]
     client.set_spend_controls({"allowed_assets": True})
-    client.register(settings["network"], {"exact": ExactEvmScheme, "upto": UptoEvmScheme}[SCHEMES[page]](account))
+    schemes = {"exact": ExactEvmScheme, "upto": UptoEvmScheme, "batch-settlement": BatchSettlementEvmScheme}
+    client.register(settings["network"], schemes[SCHEMES[page]](account))
     if SCHEMES[page] == "exact":  # of a seller's two offers by this scheme, the one that is meant
         client.register_policy(
             lambda _, offers: [offer for offer in offers if is_permit2(offer) == (page == "permit2")]

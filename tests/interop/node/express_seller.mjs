@@ -1,5 +1,6 @@
 // A seller on Express, by the official middleware.
 import { HTTPFacilitatorClient } from "@x402/core/server";
+import { BatchSettlementEvmScheme } from "@x402/evm/batch-settlement/server";
 import { ExactEvmScheme } from "@x402/evm/exact/server";
 import { UptoEvmScheme } from "@x402/evm/upto/server";
 import { paymentMiddleware, setSettlementOverrides, x402ResourceServer } from "@x402/express";
@@ -7,7 +8,7 @@ import express from "express";
 import { DeferredScheme } from "./deferred_scheme.mjs";
 
 const settings = JSON.parse(process.argv[2]);
-const schemes = { exact: "exact", permit2: "exact", upto: "upto", deferred: "deferred" };
+const schemes = { exact: "exact", permit2: "exact", upto: "upto", deferred: "deferred", "server-managed": "batch-settlement" };
 
 function route(page) {
   const extra = { name: settings.name, version: settings.version };
@@ -21,13 +22,20 @@ const facilitator = new HTTPFacilitatorClient({
   url: settings.facilitator,
   createAuthHeaders: async () => ({ verify: bearer, settle: bearer, supported: bearer }),
 });
+const batches = new BatchSettlementEvmScheme(settings.pay_to);
+const manager = batches.createChannelManager(facilitator, settings.network, settings.asset);
 const server = new x402ResourceServer(facilitator)
   .register(settings.network, new ExactEvmScheme())
   .register(settings.network, new UptoEvmScheme())
-  .register(settings.network, new DeferredScheme());
+  .register(settings.network, new DeferredScheme())
+  .register(settings.network, batches);
 
 const app = express();
 app.use(paymentMiddleware(Object.fromEntries(settings.pages.map(route)), server));
+// Claims what its channels owe, and has it paid out; costs nothing.
+app.post("/claim", async (_, response) => {
+  response.json({ claims: (await manager.claimAndSettle()).claims.length });
+});
 app.get("/:page", (request, response) => {
   const { page } = request.params;
   if (page === "upto") setSettlementOverrides(response, { amount: settings.used });
