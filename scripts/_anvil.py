@@ -147,6 +147,8 @@ class DevChain:
         """Go back to a state that was remembered; it is forgotten by that. The chain's clock goes by ours again."""
         self.rpc("evm_revert", snapshot)
         self.rpc("evm_setTime", hex(int(time.time())))  # it would go on from the time of the snapshot
+        # The next block would ask for the fee of the blocks that are gone.
+        self.rpc("anvil_setNextBlockBaseFeePerGas", self.rpc("eth_getBlockByNumber", "latest", False)["baseFeePerGas"])
 
     @property
     def block_number(self) -> int:
