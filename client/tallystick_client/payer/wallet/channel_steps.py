@@ -9,9 +9,9 @@ Whose word moves `counted`:
 - A receipt, by what it says was charged, at most the price; not where it tells another total than that makes.
 - A corrective 402, to a total that vouchers **before** this payment cover: so a payment ended whose answer was lost, or
   the seller lost its books. The next step is signed over it.
-- A corrective 402 with a total that only vouchers of **this** request cover: then the seller has charged it, whether its
-  page came or not. It is not paid for again by itself. So no seller that names a low total first, and a high one then,
-  gets two prices for one request.
+- A corrective 402 with a total that only vouchers of **this** request cover: then the seller has charged it, whether
+  its page came or not. It is not paid for again by itself. So no seller that names a low total first, and a high one
+  then, gets two prices for one request.
 - A corrective 402 beyond all vouchers of the book is believed only with a voucher that has this wallet's signature:
   then the book is older than the wallet. Else nothing is signed.
 """
