@@ -146,6 +146,12 @@ async def test_one_seller_that_is_away_keeps_no_other_from_giving_back(
     assert str(came) == f"0.049 USDC came back in {came.transaction}, as 127.0.0.1:{port} says"
 
 
+async def test_a_channel_without_a_page_to_ask_at_is_told(buyer: BatchBuyer) -> None:
+    buyer.channel.url = ""
+    (told,) = await refund_all(buyer.wallet)
+    assert told.problem.startswith("the book knows no page of a.example to ask at")
+
+
 # The commands.
 
 
@@ -171,7 +177,7 @@ async def test_what_a_page_cost_and_what_is_left_is_told(
         assert (row["amount"], row["host"]) == (49_000, f"127.0.0.1:{port}")
         assert row["channel"] == channel["channel_id"]
         again = await run_command("wallet", "refund")
-        assert (again.code, again.out) == (0, "No account yet: nothing to bring back.\n")
+        assert (again.code, again.out) == (0, "Nothing to bring back.\n"), "it has a channel"
 
 
 async def test_a_refund_that_fails_is_told_with_a_code(run_command: Run, shop: BatchSeller) -> None:

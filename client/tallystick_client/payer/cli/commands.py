@@ -123,13 +123,14 @@ async def refund(open_wallet: OpenWallet, as_json: bool) -> None:
     """
     async with await open_wallet() as opened:
         refunds = await refund_all(opened)
+        has_any = bool(opened.accounts() or opened.channels.known)
     if as_json:
         click.echo(json.dumps([refunded.as_dict() for refunded in refunds], indent=2))
     for refunded in refunds:
         if refunded.problem or not as_json:
             click.echo(str(refunded), err=bool(refunded.problem))
     if not refunds and not as_json:
-        click.echo("No account yet: nothing to bring back.")
+        click.echo("Nothing to bring back." if has_any else "No account or channel yet: nothing to bring back.")
     if any(refunded.problem for refunded in refunds):
         sys.exit(EXIT_FAILED)
 
