@@ -37,7 +37,7 @@ from tallystick.x402.permit2 import PermittedMessage, TokenPermit, read_nonce, r
 
 PAYLOAD_TYPES: Final = ("deposit", "voucher", "refund", "claim", "settle")
 CLAIMS_MAX: Final = 160
-"""Rows of one claim that are read at most: with three objects each, a message holds hardly more (JSON_CONTAINERS_MAX)."""
+"""Rows of one claim that are read at most: each is three objects, of which a message has JSON_CONTAINERS_MAX."""
 PENDING_ID_CHARS_MAX: Final = 128
 _ERC3009: Final = "erc3009Authorization"
 _PERMIT2: Final = "permit2Authorization"
