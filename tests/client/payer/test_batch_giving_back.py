@@ -249,6 +249,37 @@ async def test_what_is_left_is_withdrawn_on_chain(
     assert wallet.channels.known[1].config.salt == (1).to_bytes(32, "big")
 
 
+async def test_a_withdrawal_that_is_not_due_keeps_no_other_from_ending(
+    canonical: Devnet, open_wallet: OpenWallet, aggregator: FakeAggregator, tmp_path: Any
+) -> None:
+    anvil, signer = canonical.anvil, Signer(eip712.keccak256(b"who withdraws from two"))
+    anvil.mint(canonical.token, signer.address, 10**6)
+    anvil.set_ether(signer.address, 10**18)
+    aggregator.balance = None
+    aggregator.clock = lambda: float(int(anvil.rpc("eth_getBlockByNumber", "latest", False)["timestamp"], 16))
+    shop = BatchSeller(token=canonical.token, token_domain=canonical.token_domain, land=land_on(canonical))
+    wallet: Wallet = await open_wallet(
+        path=tmp_path / "two.db",
+        key=signer,
+        operators=[operator_on(canonical, aggregator)],
+        deposit=DepositPolicy(low=0, high="1"),
+        schemes=(BatchSettlementScheme(sleep=no_sleep),),
+        clock=aggregator.clock,
+    )
+    buyer = BatchBuyer(wallet, shop, PayingTransport(wallet, shop, sleep=no_sleep))
+    for path in ("/1", "/2"):
+        assert (await buyer.get(path)).status_code == 200
+        await withdraw_all(wallet, anvil.url, "initiate")
+        anvil.advance(86_401 if path == "/1" else 1)
+    # The channel that is not due stands before the other.
+    wallet._book.seller_channels = {channel.id: channel for channel in reversed(wallet.channels.known)}
+    first, second = await withdraw_all(wallet, anvil.url, "finalize")
+    assert (first.returned, first.problem) == (50_000, "")
+    assert "WithdrawDelayNotElapsed" in second.problem
+    assert second.as_dict()["problem"] == second.problem
+    assert str(second).startswith("tallystick: channel 0x")
+
+
 async def test_a_chain_without_the_contract_is_told(devnet: Devnet) -> None:
     devnet.anvil.rpc("anvil_setCode", "0x" + ESCROW.hex(), "0x")
     with pytest.raises(ChainError, match=r"x402BatchSettlement: there is no contract at 0x4020"):

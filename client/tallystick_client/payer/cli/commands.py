@@ -181,11 +181,13 @@ async def withdraw(open_wallet: OpenWallet, rpc: str, finalize: bool, cancel: bo
         steps = await withdraw_all(opened, rpc, step)
     if as_json:
         click.echo(json.dumps([taken.as_dict() for taken in steps], indent=2))
-        return
     for taken in steps:
-        click.echo(str(taken))
-    if not steps:
+        if taken.problem or not as_json:
+            click.echo(str(taken), err=bool(taken.problem))
+    if not steps and not as_json:
         click.echo(f"No account {'holds anything' if step == 'initiate' else 'is being withdrawn'}: nothing to do.")
+    if any(taken.problem for taken in steps):
+        sys.exit(EXIT_FAILED)
 
 
 @wallet.command()
