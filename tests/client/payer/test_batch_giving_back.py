@@ -146,6 +146,13 @@ async def test_one_seller_that_is_away_keeps_no_other_from_giving_back(
     assert str(came) == f"0.049 USDC came back in {came.transaction}, as 127.0.0.1:{port} says"
 
 
+async def test_a_page_to_ask_at_is_kept_whole_and_without_its_query(buyer: BatchBuyer) -> None:
+    assert (await buyer.get("/2?token=secret")).status_code == 200
+    assert buyer.channel.url == "https://a.example/2"
+    assert (await buyer.get("/" + "3" * 3_000)).status_code == 200
+    assert buyer.channel.url == "https://a.example/2"
+
+
 async def test_a_channel_without_a_page_to_ask_at_is_told(buyer: BatchBuyer) -> None:
     buyer.channel.url = ""
     (told,) = await refund_all(buyer.wallet)

@@ -104,7 +104,8 @@ class SellerChannels:
             if channel.id not in self._book.seller_channels:
                 self._allocator.check_budgets(seller, offer.terms.amount)
                 await self._open(channel, offer.operator)
-            channel.host, channel.url = host, url[:URL_CHARS_MAX]
+            page = url.partition("?")[0]  # queries may hold secrets, and a refund needs none
+            channel.host, channel.url = host, page if len(page) <= URL_CHARS_MAX else channel.url
             return await self._step(lane, offer, terms, request_hash, payment_id)
         except BaseException:
             lane.turn.release()
