@@ -80,12 +80,12 @@ async def withdraw_all(opened: Wallet, rpc: str, step: Step) -> list[Taken]:
                 taken.append(Taken(account.id, token, transaction, returned=returned))
     failed: list[tuple[Taken, ChainError]] = []
     for channel in opened.channels.known if step != "cancel" else []:
-        operator, token = opened.channels.operator_of(channel), opened.channels.token_of(channel)
-        if operator is None or token is None:
+        claims, counted_in = opened.channels.operator_of(channel), opened.channels.token_of(channel)
+        if claims is None or counted_in is None:
             continue
-        note = partial(Taken, channel.id, token, kind="channel")
+        note = partial(Taken, channel.id, counted_in, kind="channel")
         try:
-            taken += await _withdraw_channel(opened, rpc, step, channel, operator, note)
+            taken += await _withdraw_channel(opened, rpc, step, channel, claims, note)
         except ChainError as error:
             failed.append((note(b"", problem=str(error)), error))
     if failed and not taken:
