@@ -9,6 +9,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +24,7 @@ from tallystick.hashing import keccak256
 from tallystick.hexadecimal import checksum, parse_address, parse_bytes
 from tallystick.signatures import Signer, recover
 from tallystick.vouchers import UncheckedVoucher, check_voucher
-from tallystick.x402 import Network, PaymentPayload, PaymentRequirements, permit_extension
+from tallystick.x402 import Network, PaymentPayload, PaymentRequirements, decode_json, encode_json, permit_extension
 from tallystick.x402.batch_settlement import (
     BatchSettlementCode,
     BatchSettlementPayload,
@@ -39,6 +40,7 @@ from tallystick.x402.batch_settlement import (
     batch_settlement_payload,
     read_batch_settlement,
 )
+from tallystick.x402.batch_settlement.payload_codec import CLAIMS_MAX
 from tallystick.x402.permit2 import TokenPermit
 from tallystick.x402.terms import SCHEME_BATCH_SETTLEMENT
 
@@ -265,7 +267,7 @@ BROKEN: list[tuple[str, str, Any, str]] = [
     ("completedRefund", "refundNonce", str(2**256), "payload.refundNonce"),
     ("completedRefund", "refundAuthorizerSignature", "0xzz", "payload.refundAuthorizerSignature"),
     ("claim", "claims", [], "payload.claims"),
-    ("claim", "claims", [VECTORS[0]["payloads"]["claim"]["claims"][0]] * 501, "payload.claims"),
+    ("claim", "claims", [VECTORS[0]["payloads"]["claim"]["claims"][0]] * (CLAIMS_MAX + 1), "payload.claims"),
     ("claim", "claims.1.totalClaimed", "01", "payload.claims[1].totalClaimed"),
     ("claim", "claims.1.signature", "0x", "payload.claims[1].signature"),
     ("claim", "claims.0.voucher.channel.token", "none", "payload.claims[0].voucher.channel.token"),
@@ -286,6 +288,16 @@ def test_what_is_malformed_is_named(kind: str, where: str, what: Any, field: str
     with pytest.raises(MalformedError) as error:
         read_batch_settlement(payment(broken))
     assert error.value.field == field
+
+
+def test_as_many_rows_as_a_claim_may_have_go_into_a_message() -> None:
+    row = VECTORS[0]["payloads"]["claim"]["claims"][0]
+    claim = payment({"type": "claim", "claims": [row] * CLAIMS_MAX}, {"payment-identifier": {"info": {"id": "1"}}})
+    both = encode_json({"paymentPayload": claim, "paymentRequirements": claim.accepted})
+    body = decode_json(both, dict[str, Any], "body", len(both))
+    read_claim = read_batch_settlement(msgspec.convert(body["paymentPayload"], PaymentPayload))
+    assert isinstance(read_claim, ClaimPayload)
+    assert len(read_claim.claims) == CLAIMS_MAX
 
 
 def test_a_wrong_checksum_is_no_address() -> None:

@@ -146,6 +146,19 @@ async def test_one_seller_that_is_away_keeps_no_other_from_giving_back(
     assert str(came) == f"0.049 USDC came back in {came.transaction}, as 127.0.0.1:{port} says"
 
 
+async def test_a_page_to_ask_at_is_kept_whole_and_without_its_query(buyer: BatchBuyer) -> None:
+    assert (await buyer.get("/2?token=secret")).status_code == 200
+    assert buyer.channel.url == "https://a.example/2"
+    assert (await buyer.get("/" + "3" * 3_000)).status_code == 200
+    assert buyer.channel.url == "https://a.example/2"
+
+
+async def test_a_channel_without_a_page_to_ask_at_is_told(buyer: BatchBuyer) -> None:
+    buyer.channel.url = ""
+    (told,) = await refund_all(buyer.wallet)
+    assert told.problem.startswith("the book knows no page of a.example to ask at")
+
+
 # The commands.
 
 
@@ -171,7 +184,7 @@ async def test_what_a_page_cost_and_what_is_left_is_told(
         assert (row["amount"], row["host"]) == (49_000, f"127.0.0.1:{port}")
         assert row["channel"] == channel["channel_id"]
         again = await run_command("wallet", "refund")
-        assert (again.code, again.out) == (0, "No account yet: nothing to bring back.\n")
+        assert (again.code, again.out) == (0, "Nothing to bring back.\n"), "it has a channel"
 
 
 async def test_a_refund_that_fails_is_told_with_a_code(run_command: Run, shop: BatchSeller) -> None:
@@ -241,6 +254,37 @@ async def test_what_is_left_is_withdrawn_on_chain(
     assert (await buyer.get("/2")).status_code == 200, "by another channel"
     assert len(wallet.channels.known) == 2
     assert wallet.channels.known[1].config.salt == (1).to_bytes(32, "big")
+
+
+async def test_a_withdrawal_that_is_not_due_keeps_no_other_from_ending(
+    canonical: Devnet, open_wallet: OpenWallet, aggregator: FakeAggregator, tmp_path: Any
+) -> None:
+    anvil, signer = canonical.anvil, Signer(eip712.keccak256(b"who withdraws from two"))
+    anvil.mint(canonical.token, signer.address, 10**6)
+    anvil.set_ether(signer.address, 10**18)
+    aggregator.balance = None
+    aggregator.clock = lambda: float(int(anvil.rpc("eth_getBlockByNumber", "latest", False)["timestamp"], 16))
+    shop = BatchSeller(token=canonical.token, token_domain=canonical.token_domain, land=land_on(canonical))
+    wallet: Wallet = await open_wallet(
+        path=tmp_path / "two.db",
+        key=signer,
+        operators=[operator_on(canonical, aggregator)],
+        deposit=DepositPolicy(low=0, high="1"),
+        schemes=(BatchSettlementScheme(sleep=no_sleep),),
+        clock=aggregator.clock,
+    )
+    buyer = BatchBuyer(wallet, shop, PayingTransport(wallet, shop, sleep=no_sleep))
+    for path in ("/1", "/2"):
+        assert (await buyer.get(path)).status_code == 200
+        await withdraw_all(wallet, anvil.url, "initiate")
+        anvil.advance(86_401 if path == "/1" else 1)
+    # The channel that is not due stands before the other.
+    wallet._book.seller_channels = {channel.id: channel for channel in reversed(wallet.channels.known)}
+    first, second = await withdraw_all(wallet, anvil.url, "finalize")
+    assert (first.returned, first.problem) == (50_000, "")
+    assert "WithdrawDelayNotElapsed" in second.problem
+    assert second.as_dict()["problem"] == second.problem
+    assert str(second).startswith("tallystick: channel 0x")
 
 
 async def test_a_chain_without_the_contract_is_told(devnet: Devnet) -> None:

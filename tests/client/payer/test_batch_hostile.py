@@ -68,6 +68,7 @@ class Says:
 
 TAKES = Says(status=402, code=BatchSettlementCode.CUMULATIVE_AMOUNT_MISMATCH, total=0)
 """A correction to the very total that the refused payment allows."""
+SELLS = Says(charged=PRICE, total=0)
 
 
 @dataclass
@@ -161,6 +162,7 @@ requests = st.lists(st.tuples(st.sampled_from(HOSTS), st.sampled_from(["/1", "/2
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @example([("a.example", "/1")], [TAKES, Says(charged=0, total=0)], 12 * PRICE)
 @example([("a.example", "/1")], [replace(TAKES, total=7 * PRICE), Says(charged=0, total=0)], 12 * PRICE)
+@example([("a.example", "/1"), ("a.example", "/2")], [SELLS, replace(TAKES, total=-2 * PRICE), TAKES], 12 * PRICE)
 @given(requests, st.lists(lines, max_size=30), st.integers(PRICE, 12 * PRICE))
 def test_whatever_sellers_answer_no_more_is_signed_than_was_asked_for_and_budgeted(
     asked: list[tuple[str, str]], script: list[Says], budget: int

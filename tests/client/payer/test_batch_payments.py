@@ -15,11 +15,12 @@ from msgspec import structs
 from payer_buyer import OpenWallet, die
 from payer_fakes import DELAY_S, OPERATOR, PRICE, FakeAggregator, FakeSeller, no_sleep, until
 
+from tallystick import eip712
 from tallystick.channels import ChannelConfig
 from tallystick.facilitator import Settled
 from tallystick.hexadecimal import checksum
 from tallystick.x402 import PAYMENT_RESPONSE_HEADER, PaymentRequired, SettleResponse, encode_header
-from tallystick.x402.batch_settlement import BatchSettlementCode, packed_refund_authorizer
+from tallystick.x402.batch_settlement import BatchSettlementCode, DepositPayload, packed_refund_authorizer
 from tallystick_client import Budgets, DepositPolicy, PayingTransport, Wallet, payment_of
 from tallystick_client.payer.errors import (
     BalanceTooLowError,
@@ -657,6 +658,30 @@ async def test_a_deposit_that_can_land_no_more_is_replaced(
     assert (await buyer.get("/2")).status_code == 200
     authorizations = [p.payload["deposit"]["authorization"]["erc3009Authorization"]["salt"] for p in shop.payments]
     assert len(set(authorizations)) == 2
+
+
+async def test_a_late_deposit_that_was_taken_is_not_replaced_though_the_aggregator_has_no_such_channel(
+    open_buyer: Open, shop: BatchSeller, aggregator: FakeAggregator
+) -> None:
+    now_s = 1_900_000_000.0
+    aggregator.clock = lambda: now_s
+    landed: list[DepositPayload] = []
+    shop.facilitator.on_land = landed.append
+    shop.terms = replace(shop.terms, receiver_authorizer=THIEF, min_deposit=150_000)
+    shop.facilitator.authorizer = THIEF
+    any_authorizer = BatchSettlementScheme(any_authorizer=True, sleep=no_sleep)
+    buyer = await open_buyer(clock=aggregator.clock, schemes=(any_authorizer,))
+    shop.faults = [lost] * 4
+    with pytest.raises(httpx2.ReadError):
+        await buyer.get("/1")
+    (deposit,) = landed
+    aggregator.held = dict
+    aggregator.landed.add(eip712.deposit_nonce(deposit.voucher.channel_id, deposit.authorization.salt))
+    now_s += 3_600 + 600
+    assert (await buyer.get("/2")).status_code == 200
+    assert len(landed) == 1
+    assert shop.kinds[-1] == "voucher"
+    assert buyer.channel.deposited == 150_000
 
 
 # Which scheme, and why.

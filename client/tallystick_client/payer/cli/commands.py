@@ -123,13 +123,14 @@ async def refund(open_wallet: OpenWallet, as_json: bool) -> None:
     """
     async with await open_wallet() as opened:
         refunds = await refund_all(opened)
+        has_any = bool(opened.accounts() or opened.channels.known)
     if as_json:
         click.echo(json.dumps([refunded.as_dict() for refunded in refunds], indent=2))
     for refunded in refunds:
         if refunded.problem or not as_json:
             click.echo(str(refunded), err=bool(refunded.problem))
     if not refunds and not as_json:
-        click.echo("No account yet: nothing to bring back.")
+        click.echo("Nothing to bring back." if has_any else "No account or channel yet: nothing to bring back.")
     if any(refunded.problem for refunded in refunds):
         sys.exit(EXIT_FAILED)
 
@@ -180,11 +181,13 @@ async def withdraw(open_wallet: OpenWallet, rpc: str, finalize: bool, cancel: bo
         steps = await withdraw_all(opened, rpc, step)
     if as_json:
         click.echo(json.dumps([taken.as_dict() for taken in steps], indent=2))
-        return
     for taken in steps:
-        click.echo(str(taken))
-    if not steps:
+        if taken.problem or not as_json:
+            click.echo(str(taken), err=bool(taken.problem))
+    if not steps and not as_json:
         click.echo(f"No account {'holds anything' if step == 'initiate' else 'is being withdrawn'}: nothing to do.")
+    if any(taken.problem for taken in steps):
+        sys.exit(EXIT_FAILED)
 
 
 @wallet.command()

@@ -53,7 +53,11 @@ async def refund_all(opened: Wallet) -> list[GivenBack]:
     async with httpx2.AsyncClient() as http:
         for channel in opened.channels.known:
             token = opened.channels.token_of(channel)
-            if token is None or not channel.url or channel.balance <= channel.counted:
+            if token is None or channel.balance <= channel.counted:
+                continue
+            if not channel.url:
+                problem = f"the book knows no page of {channel.host} to ask at; `tallystick wallet withdraw` needs none"
+                found.append(GivenBack(token, 0, "", channel.host, problem, channel.id))
                 continue
             try:
                 amount, transaction = await ask_back(opened, http, channel)

@@ -52,6 +52,18 @@ class Balances:
             f"{operator.network} beyond deposits and transfers under way; nothing was signed"
         )
 
+    async def is_used(self, operator: Operator, token: Token, nonce: bytes, until: int) -> bool | None:
+        """Whether an ERC-3009 authorization of the payer that was good `until` then has moved its tokens.
+
+        None where the aggregator cannot tell. Raises what the call raises.
+        """
+        told = await self._clients[operator].balance(self.account(operator, token), [nonce])
+        if told is None or told.unused is None:
+            return None
+        if nonce not in told.unused:
+            return True
+        return False if told.at >= until else None
+
     def account(self, operator: Operator, token: Token) -> ChannelConfig:
         """Whose balance is asked for: the payer's first account, which need not be there."""
         return operator.account(self._signer.address, token.address, NO_SALT)

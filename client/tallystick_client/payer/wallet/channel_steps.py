@@ -9,8 +9,9 @@ Whose word moves `counted`:
 - A receipt, by what it says was charged, at most the price; not where it tells another total than that makes.
 - A corrective 402, to a total that vouchers **before** this payment cover: so a payment ended whose answer was lost, or
   the seller lost its books. The next step is signed over it.
-- A corrective 402 with a total that only **this** payment's voucher covers: then the seller has charged it, whether its
-  page came or not. It is not paid for again by itself.
+- A corrective 402 with a total that only vouchers of **this** request cover: then the seller has charged it, whether
+  its page came or not. It is not paid for again by itself. So no seller that names a low total first, and a high one
+  then, gets two prices for one request.
 - A corrective 402 beyond all vouchers of the book is believed only with a voucher that has this wallet's signature:
   then the book is older than the wallet. Else nothing is signed.
 """
@@ -96,7 +97,10 @@ class Step:
         self._end()
         if told > max(channel.signed, proven):
             raise ChannelDisputedError(to_hex(channel.id), told, channel.signed)
-        is_own = max(channel.counted, self.covered) < told <= min(self.ceiling, channel.signed)
+        # While it has the turn nobody else signs: a total that rises above what its request began with is its own, also
+        # where a lower one was named in between, after an earlier payment of the request that allowed as much.
+        most = channel.signed if had_turn else min(self.ceiling, channel.signed)
+        is_own = max(channel.counted, self.covered) < told <= most
         if is_own:
             self.is_charged = True
         channel.signed = max(channel.signed, proven)

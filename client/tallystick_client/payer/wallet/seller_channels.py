@@ -6,8 +6,9 @@ with the payment that needs it, and again until it is known to have landed.
 
 **What a channel holds** is this book's sum of deposits. The aggregator, which mirrors the chain, is asked for it where
 a channel is new to the book, where a deposit's fate is not known, and where a seller says that there is too little. Its
-word decides whether a payment carries a deposit; it never frees room for another one: together the channels of a token
-lock no more than the deposit policy's `high`, by this book alone.
+word decides whether a payment carries a deposit. Together the channels of a token lock no more than the deposit
+policy's `high`, by this book. What frees room in it: what is charged; what a seller says that it gave back; a deposit
+past its time that never landed, as the aggregator says; and what the chain says (`record`).
 """
 
 import os
@@ -103,7 +104,8 @@ class SellerChannels:
             if channel.id not in self._book.seller_channels:
                 self._allocator.check_budgets(seller, offer.terms.amount)
                 await self._open(channel, offer.operator)
-            channel.host, channel.url = host, url[:URL_CHARS_MAX]
+            page = url.partition("?")[0]  # queries may hold secrets, and a refund needs none
+            channel.host, channel.url = host, page if len(page) <= URL_CHARS_MAX else channel.url
             return await self._step(lane, offer, terms, request_hash, payment_id)
         except BaseException:
             lane.turn.release()
@@ -298,7 +300,7 @@ class SellerChannels:
             return None
         for pending in self._pending(channel):
             if self._clock() >= pending.landable_until:
-                await self._end_late(channel, pending)
+                await self._end_late(channel, offer, pending)
             elif ceiling <= channel.balance + pending.amount:
                 return pending
             else:
@@ -326,8 +328,18 @@ class SellerChannels:
         self._book.add(deposit)
         return deposit
 
-    async def _end_late(self, channel: SellerChannel, deposit: ChannelDeposit) -> None:
-        """End a deposit that can land no more; it may have landed before, where the aggregator says so."""
+    async def _end_late(self, channel: SellerChannel, offer: Offer, deposit: ChannelDeposit) -> None:
+        """End a deposit that can land no more; it may have landed before.
+
+        An aggregator need not know channels that others claim on, but the token knows the authorization. Where nobody
+        tells, such a deposit counts as landed: it is no room for another one.
+        """
+        operator, nonce = offer.operator, eip712.deposit_nonce(channel.id, deposit.salt)
+        is_used = await self._balances.is_used(operator, offer.token, nonce, deposit.valid_before)
+        if is_used is None:
+            is_used = channel.config.receiver_authorizer != operator.operator
+        if is_used and deposit.status == "pending":
+            self._book.end_deposit(deposit, "landed")
         await self.look(channel)
         if deposit.status == "pending":
             self._book.end_deposit(deposit, "refused")

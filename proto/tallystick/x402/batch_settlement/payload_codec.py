@@ -36,8 +36,8 @@ from tallystick.x402.payloads import (
 from tallystick.x402.permit2 import PermittedMessage, TokenPermit, read_nonce, read_permit
 
 PAYLOAD_TYPES: Final = ("deposit", "voucher", "refund", "claim", "settle")
-CLAIMS_MAX: Final = 500
-"""Rows of one claim that are read at most; no transaction's gas pays for as many."""
+CLAIMS_MAX: Final = 160
+"""Rows of one claim that are read at most: each is three objects, of which a message has JSON_CONTAINERS_MAX."""
 PENDING_ID_CHARS_MAX: Final = 128
 _ERC3009: Final = "erc3009Authorization"
 _PERMIT2: Final = "permit2Authorization"
