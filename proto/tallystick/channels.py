@@ -5,6 +5,7 @@ and the contract too: nothing that is signed for one means anything for another.
 """
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final
 
 from tallystick import eip712
@@ -76,7 +77,9 @@ def account_id(domain: Domain, config: ChannelConfig) -> AccountId:
     return AccountId(_hash(domain, config if config.is_account else config.account()))
 
 
+@lru_cache(maxsize=16_384)
 def _hash(domain: Domain, config: ChannelConfig) -> bytes:
+    # Remembered: a channel is named in full by each request that pays from it.
     struct_hash = eip712.hash_channel_config(
         payer=config.payer,
         payer_authorizer=config.payer_authorizer,

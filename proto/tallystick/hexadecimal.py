@@ -4,6 +4,7 @@ Parsing is strict, because what two parties read differently they hash different
 exact, and there is no white space.
 """
 
+import re
 from functools import lru_cache
 from typing import Final
 
@@ -12,6 +13,7 @@ from tallystick.hashing import keccak256
 from tallystick.quantities import Address
 
 _HEX_DIGITS: Final = frozenset("0123456789abcdefABCDEF")
+_HEX: Final = re.compile("0x[0-9a-fA-F]*")
 
 
 def parse_address(text: object, field: str) -> Address:
@@ -21,10 +23,19 @@ def parse_address(text: object, field: str) -> Address:
     one means a mistyped address. Raises MalformedError.
     """
     digits = _digits(text, 20, field)
-    address = Address(bytes.fromhex(digits))
-    if digits not in {digits.lower(), digits.upper()} and "0x" + digits != checksum(address):
-        raise MalformedError(field, text, f"a right checksum (EIP-55), here {checksum(address)}, or lower case")
+    address = _address(digits)
+    if address is None:
+        right = checksum(bytes.fromhex(digits))
+        raise MalformedError(field, text, f"a right checksum (EIP-55), here {right}, or lower case")
     return address
+
+
+@lru_cache(maxsize=4_096)
+def _address(digits: str) -> Address | None:
+    """The address in 40 hex digits; None where their case is no right checksum. Remembered, as `checksum` is."""
+    address = Address(bytes.fromhex(digits))
+    is_right = digits in {digits.lower(), digits.upper()} or "0x" + digits == checksum(address)
+    return address if is_right else None
 
 
 @lru_cache(maxsize=4_096)
@@ -72,7 +83,7 @@ def _digits(text: object, length: int, field: str) -> str:
 
 def _is_hex(text: str) -> bool:
     # bytes.fromhex alone would skip white space.
-    return text.startswith("0x") and _HEX_DIGITS.issuperset(text[2:])
+    return _HEX.fullmatch(text) is not None
 
 
 def _shape(text: object) -> object:

@@ -4,7 +4,7 @@ Two loads each: `/verify` as fast as it answers, and `/settle` with many payment
 have one worker process and a sender of their own. Processor time is that of the facilitator's processes; the chain's
 own is left out. Then ours alone: how long a `/verify` takes while 500 payments that came at once are settled, and while
 500 are always being settled. At last vouchers of batch-settlement that ours manages, beside the official package's
-server (`vouchers`).
+server (`vouchers`). With --only, `exact` or `vouchers` alone.
 """
 
 import argparse
@@ -185,8 +185,31 @@ AT_MOST: Final = {"verify_p99_burst_ms": 50.0, "verify_p99_ms": 50.0}
 """What is promised; while 500 payments are settled that came at once, and while 500 are always being settled."""
 
 
+EXACT: Final = "exact"
+VOUCHERS: Final = "vouchers"
+PARTS: Final = (EXACT, VOUCHERS)
+
+
 def rendered(results: dict[str, Any]) -> str:
-    """Both, side by side."""
+    """What was measured, both side by side, and whether it is what is promised."""
+    tables = [exact_rendered(results)] if "tallystick" in results else []
+    if VOUCHERS in results:
+        tables.append(vouchers.rendered(results[VOUCHERS]))
+    lines = [
+        f"{name}: {results[name]:.1f}, at least {bound:g}{'' if results[name] >= bound else ': MISSED'}"
+        for name, bound in AT_LEAST.items()
+        if name in results
+    ]
+    lines += [
+        f"{name}: {results[name]:.1f}, at most {bound:g}{'' if results[name] <= bound else ': MISSED'}"
+        for name, bound in AT_MOST.items()
+        if name in results
+    ]
+    return "\n\n".join([*tables, "\n".join(lines)])
+
+
+def exact_rendered(results: dict[str, Any]) -> str:
+    """The table of `exact`."""
     rows = [["", "per second", "processor ms each", "p50 ms", "p99 ms"]]
     measured = {
         f"/{path}, {name}": results[name][path] for path in ("verify", "settle") for name in ("official", "tallystick")
@@ -197,37 +220,33 @@ def rendered(results: dict[str, Any]) -> str:
     for label, one in measured.items():
         cpu = f"{one['server_cpu_ms']:,.2f}" if "server_cpu_ms" in one else ""
         rows.append([label, f"{one['per_s']:,.2f}", cpu, f"{one['p50_ms']:,.2f}", f"{one['p99_ms']:,.2f}"])
-    lines = [
-        f"{name}: {results[name]:.1f}, at least {bound:g}{'' if results[name] >= bound else ': MISSED'}"
-        for name, bound in AT_LEAST.items()
-    ]
-    lines += [
-        f"{name}: {results[name]:.1f}, at most {bound:g}{'' if results[name] <= bound else ': MISSED'}"
-        for name, bound in AT_MOST.items()
-    ]
-    return "\n".join([table(rows), "", vouchers.rendered(results["vouchers"]), "", *lines])
+    return table(rows)
 
 
-async def measure(sizes: Sizes, voucher_sizes: vouchers.Sizes) -> dict[str, Any]:
-    """All figures, as the JSON file has them."""
+async def measure(sizes: Sizes, voucher_sizes: vouchers.Sizes, parts: Sequence[str] = PARTS) -> dict[str, Any]:
+    """All figures of these parts, as the JSON file has them."""
     load_before = load_average()
+    figures: dict[str, Any] = {}
+    if EXACT in parts:
+        figures |= await measure_exact(sizes)
+    if VOUCHERS in parts:
+        paid = await vouchers.measure(voucher_sizes)
+        figures |= {"verify_settle_vs_official": paid["ratio"], "pair_cpu_us": paid["cpu_us"], VOUCHERS: paid}
+    load = {"before": load_before, "after": load_average()}
+    return figures | {"machine": machine(), "commit": commit(), "load_average": load}
+
+
+async def measure_exact(sizes: Sizes) -> dict[str, Any]:
+    """All figures of `exact`."""
     with tempfile.TemporaryDirectory(prefix="tallystick-bench-") as folder, Anvil() as anvil:
         async with Children(Path(folder)) as children:
             results = await Bench(Path(folder), anvil, children, sizes).run()
-    paid = await vouchers.measure(voucher_sizes)
-    load = {"before": load_before, "after": load_average()}
     return {
         **ratios(results),
         "verify_p99_burst_ms": results["tallystick"]["verify_while_burst"]["p99_ms"],
         "verify_p99_ms": results["tallystick"]["verify_while_settling"]["p99_ms"],
-        "verify_settle_vs_official": paid["ratio"],
-        "pair_cpu_us": paid["cpu_us"],
         **results,
-        "vouchers": paid,
         "block_s": BLOCK_S,
-        "machine": machine(),
-        "commit": commit(),
-        "load_average": load,
     }
 
 
@@ -236,7 +255,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench facilitator", description=__doc__)
     add_json_option(parser)
     parser.add_argument("--quick", action="store_true", help="a smoke run: shows that it works")
+    parser.add_argument("--only", choices=PARTS, help="this part alone")
     options = parser.parse_args(arguments)
-    results = asyncio.run(measure(*((QUICK, vouchers.QUICK) if options.quick else (FULL, vouchers.FULL))))
+    sizes = (QUICK, vouchers.QUICK) if options.quick else (FULL, vouchers.FULL)
+    results = asyncio.run(measure(*sizes, parts=[options.only] if options.only else PARTS))
     print("\n" + rendered(results))
     write(options.json, results)

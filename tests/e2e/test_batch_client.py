@@ -136,6 +136,20 @@ async def test_pages_are_bought_and_paid_for_one_after_the_other(market: BatchSe
     assert await charged(payer) == 20 * PRICE
 
 
+async def test_two_workers_lose_no_revenue(market: BatchSettlementMarket, payer: Payer) -> None:
+    """Two workers lose 27 % of revenue: not here. Two paywalls, each a process, take the same channel's payments."""
+    second = market.start_shop("second worker")
+    urls = [market.url, second.wait_for("running on ")]
+    names = [f"worker-{number}" for number in range(20)]
+    answers = await asyncio.gather(
+        *(payer.http.get(f"{urls[number % 2]}/paid/page/{name}") for number, name in enumerate(names))
+    )
+    assert [answer.json() for answer in answers] == [f"page {name}" for name in names]
+    assert all(market.handled(f"page {name}") == 1 for name in names)
+    assert await charged(payer) == len(names) * PRICE
+    second.stop()
+
+
 async def test_what_was_used_is_charged_and_nothing_for_failures(payer: Payer) -> None:
     assert (await payer.http.get("/paid/metered/300")).json() == "used 300"
     assert payer.channel.counted == 300

@@ -194,3 +194,40 @@ def test_a_deposit_by_permit2_lands_where_its_payer_has_approved_it(tmp_path: Pa
         assert refused["invalidReason"].endswith("permit2_allowance_required"), refused
         approve_permit2(channel)
         lands_and_pays(market, payload, channel)
+
+
+class HastyMarket(BatchSettlementMarket):
+    """The same, and a channel is held for two seconds."""
+
+    def prepare(self) -> None:
+        self.config.write_text(self.config.read_text() + "\n[limits]\nreservation_s = 2\n")
+        super().prepare()
+
+
+@pytest.mark.timeout(180)
+def test_a_stale_lock_after_kill_9_hangs_no_channel(tmp_path: Path) -> None:
+    """A stale lock file after kill -9 hangs every channel: not here, where a hold that outlives its process ends."""
+    with HastyMarket(tmp_path) as market:
+        server = Server(market)
+        held, other = server.channel(), server.channel()
+        for channel in (held, other):
+            channel.deposit(10 * PRICE)
+
+            def verified(channel: BatchChannel = channel) -> dict[str, Any] | None:
+                answer = server.post("verify", pay(channel, PRICE))
+                return answer if answer["isValid"] else None
+
+            wait_until(verified, 20, lambda: "the deposit is not credited")
+        market.server.kill()
+        market.serve()
+        again = Server(market)
+        for channel in (held, other):
+
+            def free(channel: BatchChannel = channel) -> dict[str, Any] | None:
+                answer = again.post("verify", pay(channel, PRICE))
+                assert answer["isValid"] or answer["invalidReason"].endswith("channel_busy"), answer
+                return answer if answer["isValid"] else None
+
+            answer = wait_until(free, 20, lambda: "the channel is still held")
+            settled = again.post("settle", pay(channel, PRICE, answer["extra"]["pendingId"]))
+            assert settled["extra"]["channelState"]["chargedCumulativeAmount"] == str(PRICE), settled

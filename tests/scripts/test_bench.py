@@ -229,6 +229,16 @@ async def test_both_facilitators_verify_and_settle_and_are_compared(capsys: pyte
     assert "tallystick /settle: " in capsys.readouterr().out
 
 
+@pytest.mark.timeout(120)
+async def test_the_vouchers_alone_are_measured_and_told() -> None:
+    few = vouchers.Sizes(2, 1, 0.1, 0.3, {vouchers.OFFICIAL: 500, vouchers.OURS: 1_500})
+    results = await facilitator.measure(facilitator.QUICK, few, parts=[facilitator.VOUCHERS])
+    assert ("exact_vs_official" in results, len(results["vouchers"]["rounds"])) == (False, 1)
+    text = facilitator.rendered(results)
+    assert ("exact_vs_official" in text, "verify_p99_ms" in text) == (False, False)
+    assert f"verify_settle_vs_official: {results['verify_settle_vs_official']:.1f}, at least 3" in text
+
+
 def test_a_facilitator_that_is_not_fast_enough_is_called_so() -> None:
     def one(per_s: float, cpu_ms: float) -> dict[str, float]:
         return {"per_s": per_s, "server_cpu_ms": cpu_ms, "p50_ms": 1.0, "p99_ms": 2.0}

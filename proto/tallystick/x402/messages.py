@@ -144,8 +144,18 @@ def decode_json(data: bytes, type: type[T], field: str, max_bytes: int) -> T:  #
     """The message in UTF-8 JSON; raises MalformedError, which names `field` and the JSON path, and nothing else."""
     if len(data) > max_bytes:
         raise MalformedError(field, Described(f"{len(data)} bytes"), f"at most {max_bytes}")
-    if data.count(b"[") + data.count(b"{") > JSON_CONTAINERS_MAX:
-        raise MalformedError(field, Described("more"), f"at most {JSON_CONTAINERS_MAX} arrays and objects")
+    check_containers(data, field)
+    return decode_counted_json(data, type, field)
+
+
+def check_containers(data: bytes, field: str, containers_max: int = JSON_CONTAINERS_MAX) -> None:
+    """Bound how deep JSON nests. Raises MalformedError on more arrays and objects than that."""
+    if data.count(b"[") + data.count(b"{") > min(containers_max, JSON_CONTAINERS_MAX):
+        raise MalformedError(field, Described("more"), f"at most {containers_max} arrays and objects")
+
+
+def decode_counted_json(data: bytes, type: type[T], field: str) -> T:  # noqa: A002
+    """`decode_json` of what has passed `check_containers`, and is not too long."""
     try:
         return msgspec.json.decode(data, type=type)
     except msgspec.ValidationError as error:

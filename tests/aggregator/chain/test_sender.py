@@ -107,6 +107,19 @@ async def test_a_lost_transaction_is_offered_again(devnet: Devnet, node: FaultyN
         assert devnet.balance(HOLDER) == 5
 
 
+async def test_a_failed_broadcast_leaves_no_nonce_gap(devnet: Devnet, node: FaultyNode) -> None:
+    """One failed broadcast leaves a nonce gap for good: not here, what failed is offered again under its own nonce."""
+    async with sending_side(devnet, node=node) as side:
+        node.losing_sends = True
+        failed = await send(side, b"failed")
+        node.losing_sends = False
+        following = await send(side, b"following", 7)
+        assert following.nonce == failed.nonce + 1
+        for outbound in (failed, following):
+            assert (await ended(side, outbound)).status is TransactionStatus.FINAL
+        assert devnet.balance(HOLDER) == 12
+
+
 async def test_a_crash_between_journaling_and_sending_is_made_good(devnet: Devnet) -> None:
     disk = MemoryDisk()
     async with sending_side(devnet, disk=disk) as side:

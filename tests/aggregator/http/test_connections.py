@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from http_twin import HttpEdge, http_edge
 
-from tallystick_aggregator.api.http.connections import PIPELINED_MAX
+from tallystick_aggregator.api.http.connections import PIPELINED_MAX, OneWrite
 from tallystick_aggregator.api.http.limits import HttpLimits
 
 GET = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -24,6 +24,29 @@ async def hasty(tmp_path: Path) -> AsyncIterator[HttpEdge]:
     """A server that waits for half a second, and for a second between requests."""
     async with http_edge(tmp_path, limits=HttpLimits(head_s_max=0.5, body_s_max=0.5, idle_s_max=1.0)) as edge:
         yield edge
+
+
+class Written(asyncio.Transport):
+    """Keeps what is written."""
+
+    def __init__(self, written: list[bytes]) -> None:
+        super().__init__()
+        self._written = written
+        self._is_closing = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self._written.append(bytes(data))
+
+    def close(self) -> None:
+        self._is_closing = True
+
+    def is_closing(self) -> bool:
+        return self._is_closing
+
+
+@pytest.fixture
+def written() -> list[bytes]:
+    return []
 
 
 async def until_closed(edge: HttpEdge, first: bytes, then: bytes = b"") -> bytes:
@@ -70,6 +93,33 @@ async def test_connections_beyond_the_most_are_closed_before_they_ask(tmp_path: 
         assert await until_closed(edge, b"") == b""
         for _, writer in opened:
             writer.close()
+
+
+async def test_an_answers_head_and_body_are_written_at_once(written: list[bytes]) -> None:
+    """One system call for each answer, and one packet; with `100 Continue` before it where that is waited for."""
+    transport = OneWrite(Written(written))
+    transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    transport.write(b"HTTP/1.1 200 OK\r\n\r\n")
+    assert written == [b"HTTP/1.1 100 Continue\r\n\r\n"]
+    transport.write(b"body")
+    transport.write(b"more")
+    assert written[1:] == [b"HTTP/1.1 200 OK\r\n\r\nbody", b"more"]
+
+
+async def test_a_head_whose_body_never_comes_is_written_before_the_end(written: list[bytes]) -> None:
+    beneath = Written(written)
+    transport = OneWrite(beneath)
+    transport.write(b"HTTP/1.1 200 OK\r\n\r\n")
+    assert (written, transport.is_closing()) == ([], False)
+    transport.close()
+    assert (written, transport.is_closing()) == ([b"HTTP/1.1 200 OK\r\n\r\n"], True)
+
+
+async def test_a_body_that_is_waited_for_is_asked_for_at_once(hasty: HttpEdge) -> None:
+    head = b"POST /verify HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\nexpect: 100-continue\r\n"
+    token = b"authorization: " + hasty.news["authorization"].encode() + b"\r\n\r\n"
+    answer = await until_closed(hasty, head + token, b"{}")
+    assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 400 "), answer
 
 
 async def test_who_does_not_read_the_answers_is_cut_off(hasty: HttpEdge) -> None:

@@ -13,10 +13,50 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+BODY_IS_HERE: Final = "body_is_here"
+"""In a request's `state`: true once all of its body has come, so that nobody need watch the time."""
 PIPELINED_MAX: Final = 8
 """Requests of a connection that wait for the answer to an earlier one. No client in use sends any; a packet holds
 thousands of them."""
 _TOO_LONG: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+_CONTINUE: Final = b"HTTP/1.1 100 "
+"""Begins what asks for the body of a request, before its answer."""
+
+
+class OneWrite(asyncio.Transport):
+    """Holds an answer's head back until its body comes: one system call, and one packet, for both.
+
+    It stands between uvicorn's cycle of one request and the connection, and offers what that asks of a transport.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        super().__init__()
+        self._transport = transport
+        self._head: bytes | None = None
+        self._is_head = True
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Hold what is the head, and write all else."""
+        data = bytes(data)
+        if self._is_head and not data.startswith(_CONTINUE):
+            self._is_head, self._head = False, data
+        else:
+            self._transport.write(self._taken() + data)
+
+    def close(self) -> None:
+        """Write what is held, and close."""
+        if self._head is not None:
+            self._transport.write(self._taken())
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        """Whether the connection is at its end."""
+        return self._transport.is_closing()
+
+    def _taken(self) -> bytes:
+        head, self._head = self._head or b"", None
+        return head
 
 
 class PipelineError(Exception):
@@ -39,6 +79,8 @@ class BoundedProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._head_bytes = 0
         self._is_head = True
+        self._has_begun = False
+        """Whether a part of a head has come, and not all."""
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
 
@@ -67,8 +109,9 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._is_head and self._head_bytes > self.head_bytes_max and not self.transport.is_closing():
             self.transport.write(_TOO_LONG)
             self.transport.close()
-        elif self._is_idle() and self.timeout_keep_alive_task is None and self._head_timer is None:
-            # Nothing of a request: an empty line, or what is left of one that was answered before its end.
+        elif self._head_timer is None and (self._has_begun or self._is_idle_for_good()):
+            # The head's rest is yet to come, or this was nothing of a request: an empty line, or what is left of one
+            # that was answered before its end. Most heads come in one piece, and need no timer.
             self._await_head()
 
     def pause_writing(self) -> None:
@@ -92,19 +135,25 @@ class BoundedProtocol(HttpToolsProtocol):
         if len(self.pipeline) >= PIPELINED_MAX:
             raise PipelineError
         super().on_message_begin()
-        if self._head_timer is None:
-            self._await_head()
+        self._has_begun = True
 
     def on_headers_complete(self) -> None:
         """Take the request."""
-        self._is_head = False
+        self._is_head = self._has_begun = False
         self._stop_waiting()
+        before = self.cycle
         super().on_headers_complete()
+        if (cycle := self.cycle) is not before:
+            cycle.transport = OneWrite(self.transport)
 
     def on_message_complete(self) -> None:
         """Be ready for the next one."""
         super().on_message_complete()
         self._is_head, self._head_bytes = True, 0
+        self.scope.setdefault("state", {})[BODY_IS_HERE] = True
+
+    def _is_idle_for_good(self) -> bool:
+        return self.timeout_keep_alive_task is None and self._is_idle()
 
     def _is_idle(self) -> bool:
         # uvicorn's attribute is None before the first request.

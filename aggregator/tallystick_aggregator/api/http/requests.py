@@ -11,15 +11,16 @@ import msgspec
 from msgspec import field
 from starlette.types import Receive, Scope
 
-from tallystick.errors import Described, MalformedError
+from tallystick.errors import MalformedError
 from tallystick.x402.facilitator import SettleRequest, VerifyRequest
 from tallystick.x402.messages import (
-    JSON_CONTAINERS_MAX,
     Message,
     PaymentPayload,
     PaymentRequirements,
-    decode_json,
+    check_containers,
+    decode_counted_json,
 )
+from tallystick_aggregator.api.http.connections import BODY_IS_HERE
 from tallystick_aggregator.api.http.limits import HttpLimits
 from tallystick_aggregator.api.http.responses import ProblemError
 from tallystick_aggregator.auth.credentials import UnauthenticatedError
@@ -77,7 +78,7 @@ async def read_body(scope: Scope, receive: Receive, limits: HttpLimits) -> bytes
     parts: list[bytes] = []
     length = 0
     try:
-        async with asyncio.timeout(limits.body_s_max):
+        async with asyncio.timeout(None if scope.get("state", {}).get(BODY_IS_HERE) else limits.body_s_max):
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
@@ -96,10 +97,9 @@ async def read_body(scope: Scope, receive: Receive, limits: HttpLimits) -> bytes
 
 def read_request(body: bytes, kind: type[VerifyRequest] | type[SettleRequest], limits: HttpLimits) -> Asked:
     """Read x402's request. Raises MalformedError, and OldVersionError for one of version 1."""
-    if body.count(b"[") + body.count(b"{") > min(limits.json_containers_max, JSON_CONTAINERS_MAX):
-        raise MalformedError(_BODY, Described("more"), f"at most {limits.json_containers_max} arrays and objects")
+    check_containers(body, _BODY, limits.json_containers_max)
     try:
-        request = decode_json(body, kind, _BODY, limits.body_bytes_max)
+        request = decode_counted_json(body, kind, _BODY)
     except MalformedError:
         _raise_if_old(body)
         raise
