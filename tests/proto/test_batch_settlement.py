@@ -271,6 +271,12 @@ BROKEN: list[tuple[str, str, Any, str]] = [
     ("claim", "claims.1.totalClaimed", "01", "payload.claims[1].totalClaimed"),
     ("claim", "claims.1.signature", "0x", "payload.claims[1].signature"),
     ("claim", "claims.0.voucher.channel.token", "none", "payload.claims[0].voucher.channel.token"),
+    (
+        "claim",
+        "claims.0.voucher.channel.payerAuthorizer",
+        "0x" + "00" * 20,
+        "payload.claims[0].voucher.channel.payerAuthorizer",
+    ),
     ("claim", "claimAuthorizerSignature", "0x1", "payload.claimAuthorizerSignature"),
     ("settle", "receiver", "0x12", "payload.receiver"),
     ("settle", "token", 5, "payload $.token"),

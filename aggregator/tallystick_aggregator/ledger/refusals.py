@@ -110,6 +110,9 @@ class Why:
         "refunds the channel by itself.")
     ROW_WOULD_FAIL = Text(Reason.SIMULATION_FAILED, "", "Row {at} of the claim would revert, and all others with it.",
         Code.CLAIM_SIMULATION_FAILED)
+    ROW_TWICE = Text(Reason.PAYLOAD_INVALID, "", "Two rows of the claim are of the same channel.", Code.CLAIM_PAYLOAD)
+    NOTHING_TO_CLAIM = Text(Reason.SIMULATION_FAILED, "payload.claims",
+        "No row claims more than was claimed on its channel before.", Code.CLAIM_SIMULATION_FAILED)
     SERVERS_CALL_WOULD_FAIL = Text(Reason.SIMULATION_FAILED, "", "It would fail on chain now: {error}.")
     NOTHING_TO_SETTLE = Text(Reason.ACCOUNT_UNKNOWN, "payload.receiver",
         "Nothing is claimed and unpaid for this receiver in this token.", Code.NOTHING_TO_SETTLE)

@@ -248,3 +248,13 @@ async def test_without_its_signature_nothing_is_given_back(market: BatchMarket, 
 async def test_a_channel_without_the_servers_key_in_its_salt_is_refused(market: BatchMarket) -> None:
     refusal = refused(await market.verify(ALICE.refund(70), BOUND_TERMS))
     assert refusal.code == Code.REFUND_AUTHORIZER_MISMATCH
+
+
+async def test_a_deposit_and_a_voucher_with_another_salt_than_the_servers_key_are_refused(market: BatchMarket) -> None:
+    other = BatchPayer("bound", salt=pack_refund_authorizer(bytes(32), ALICE.signer.address))
+    market.chain.balances[other.signer.address] = DEPOSIT
+    for payload in (other.deposit(DEPOSIT), other.pay(PRICE), ALICE.pay(2 * PRICE)):
+        for answer in (await market.verify(payload, BOUND_TERMS), await market.settle(payload, terms=BOUND_TERMS)):
+            refusal = refused(answer)
+            assert (refusal.code, refusal.field) == (Code.REFUND_AUTHORIZER_MISMATCH, "channelConfig.salt")
+    assert (market.chain.sent, market.ledger.channel(other.channel_id)) == ([], None)

@@ -23,6 +23,7 @@ from batch_twin import BATCH_DOMAIN
 from doubles import NEWS, TOKEN
 
 from tallystick import eip712
+from tallystick.facilitator import Verified
 from tallystick.reasons import Reason
 from tallystick.signatures import Signer
 from tallystick.x402 import PaymentTerms
@@ -235,6 +236,39 @@ async def test_while_a_refund_is_under_way_no_managed_voucher_takes_the_channel(
             await asyncio.sleep(0)
     assert refused(await market.verify(ALICE.pay(PRICE))).reason is Reason.CHANNEL_BUSY
     assert refused(await refunding).reason is Reason.TRANSACTION_PENDING
+    # Its server waits no longer, but the transaction is on its way all the same.
+    assert refused(await market.verify(ALICE.pay(PRICE))).reason is Reason.CHANNEL_BUSY
+
+
+async def test_a_channel_twice_in_a_claim_is_refused_by_its_index(market: BatchMarket) -> None:
+    refusal = refused(await market.settle(ClaimPayload((row(ALICE, 80), row(ALICE, 50))), 0, JOB))
+    assert (refusal.code, refusal.field) == (Code.CLAIM_PAYLOAD, "payload.claims[1].voucher.channel")
+    assert market.chain.sent == []
+
+
+async def test_a_claim_of_what_was_claimed_before_costs_no_transaction(market: BatchMarket) -> None:
+    settled(await market.settle(ClaimPayload((row(ALICE, 80),)), 0, JOB))
+    refusal = refused(await market.settle(ClaimPayload((row(ALICE, 50),)), 0, JOB))
+    assert (refusal.code, refusal.field) == (Code.CLAIM_SIMULATION_FAILED, "payload.claims")
+    assert len(market.chain.sent) == 1
+
+
+async def test_what_another_channel_claims_does_not_count_against_a_refund(market: BatchMarket) -> None:
+    done = settled(await market.settle(refund(ALICE, 5, row(BOB, DEPOSIT)), 0, JOB))
+    assert done.amount == 5
+
+
+@pytest.mark.parametrize("later", range(8))
+async def test_a_voucher_and_a_servers_refund_never_have_the_channel_both(market: BatchMarket, later: int) -> None:
+    market.chain.held = True
+
+    async def refunded() -> None:
+        for _ in range(later):
+            await asyncio.sleep(0)
+        refused(await market.settle(refund(ALICE, 2_000), 0, replace(JOB, max_timeout_s=1)))
+
+    held, _ = await asyncio.gather(market.verify(ALICE.pay(PRICE)), refunded())
+    assert not (isinstance(held, Verified) and market.chain.sent)
 
 
 async def test_what_reverted_is_sent_again_when_it_is_asked_for_again(market: BatchMarket) -> None:

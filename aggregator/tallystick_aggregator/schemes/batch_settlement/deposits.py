@@ -119,6 +119,9 @@ class ManagedDeposits:
         held = refusal or await self._steps.hold(step.lock(pending_id), below=step.accepted)
         if isinstance(held, Refusal):
             return self._vouchers.corrected(step, held)
+        refusal = await self._vouchers.taken_meanwhile(step, step.lock(pending_id))
+        if refusal is not None:
+            return refusal
         extra = verified_extra(self._snapshots.of(step.channel_id), pending_id.hex())
         return Verified(step.config.payer, expires_at=held.expires_at, extra=extra)
 

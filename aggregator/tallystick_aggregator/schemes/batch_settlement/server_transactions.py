@@ -16,6 +16,7 @@ from tallystick.errors import InvalidSignatureError
 from tallystick.facilitator import Settled
 from tallystick.hashing import keccak256
 from tallystick.hexadecimal import checksum
+from tallystick.reasons import Reason
 from tallystick.vouchers import UncheckedVoucher, check_voucher
 from tallystick.x402 import PaymentTerms
 from tallystick.x402.batch_settlement import BatchSettlementCode as Code
@@ -111,6 +112,7 @@ class ServerTransactions:
     ) -> Refusal | None:
         """Refuse the first row that is another receiver's, not ours to sign, or the ledger's own."""
         binding = self._chain(escrow).escrow
+        seen: set[bytes] = set()
         for at, row in enumerate(rows):
             path, config = f"payload.claims[{at}].voucher.channel", row.config
             if config.receiver != terms.pay_to:
@@ -120,9 +122,13 @@ class ServerTransactions:
                 got, allowed = checksum(config.token), checksum(terms.asset)
                 return refuse(Why.TOKEN_MISMATCH, got, allowed, field=f"{path}.token")
             refusal = self._is_ours_to_sign(escrow, config.receiver_authorizer, path, is_signed=is_signed)
-            refusal = refusal or self._is_the_servers(binding.channel_id(config), path)
+            channel_id = binding.channel_id(config)
+            refusal = refusal or self._is_the_servers(channel_id, path)
             if refusal is not None:
                 return refusal
+            if channel_id in seen:
+                return refuse(Why.ROW_TWICE, "a channel of a row before", "each channel once", field=path)
+            seen.add(channel_id)
         return None
 
     def _may_refund(self, escrow: EscrowRef, terms: PaymentTerms, payload: RefundPayload) -> Refusal | None:
@@ -162,9 +168,11 @@ class ServerTransactions:
             refusal = await self._would_land(escrow, rows)
             if refusal is not None:
                 return refusal
+            paid = await self._paid_by(escrow, rows)
+            if not any(one.amount for one in paid):
+                return refuse(Why.NOTHING_TO_CLAIM)
             if not self._rate_of(terms.pay_to).take():
                 return overloaded("claims of this receiver", CLAIM_BURST)
-            paid = await self._paid_by(escrow, rows)
             send = Send(TransactionKind.CLAIM, under, call, len(rows), paid)
             newest = await self._chain(escrow).send(send)
         mined = await wait_until_mined(self._chain(escrow), newest, "claim", _wait_s(terms))
@@ -202,10 +210,14 @@ class ServerTransactions:
         held = self._locks.take_again(channel_id, reference)
         if isinstance(held, Refusal):
             return held
+        done: Settled | Refusal | None = None
         try:
-            return await self._refund_held(escrow, terms, payload, call, reference)
+            done = await self._refund_held(escrow, terms, payload, call, reference)
+            return done
         finally:
-            self._locks.release(channel_id, reference)
+            # One that is under way yet moves the channel's money any moment: the hold ends by its time.
+            if not (isinstance(done, Refusal) and done.reason is Reason.TRANSACTION_PENDING):
+                self._locks.release(channel_id, reference)
 
     async def _refund_held(
         self, escrow: EscrowRef, terms: PaymentTerms, payload: RefundPayload, call: Call, reference: bytes
@@ -213,13 +225,18 @@ class ServerTransactions:
         chain, channel_id, payer = self._chain(escrow), payload.voucher.channel_id, payload.config.payer
         newest, under = await self._newest(TransactionKind.REFUND, reference)
         if newest is None or newest.status is TransactionStatus.REVERTED:
+            # Again, as a voucher may have been charged before the hold was taken.
+            refusal = self._is_the_servers(channel_id, "payload.channelConfig")
+            if refusal is not None:
+                return refusal
             state = await self._on_chain.state(escrow, channel_id, await chain.head())
             refusal = await self._would_land(escrow, payload.claims)
             if refusal is not None:
                 return refusal
             if payload.refund_nonce != state.refund_nonce:
                 return refuse(Why.REFUND_NONCE, payload.refund_nonce, state.refund_nonce)
-            if not state.balance - max([state.total_claimed, *(row.total_claimed for row in payload.claims)]):
+            own = [row.total_claimed for row in payload.claims if row.config == payload.config]
+            if state.balance <= max([state.total_claimed, *own]):
                 return refuse(Why.REFUND_TOO_LARGE, "nothing left", "more than 0")._replace(code=Code.REFUND_NO_BALANCE)
             has_paid = bool(state.total_claimed or payload.claims)
             with self._budget.hold(chain, TransactionKind.REFUND, payer, has_paid=has_paid) as refusal:

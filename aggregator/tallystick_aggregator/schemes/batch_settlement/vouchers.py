@@ -61,8 +61,22 @@ class ManagedVouchers:
         held = self._is_above_claimed(step) or await self._steps.hold(payment)
         if isinstance(held, Refusal):
             return self.corrected(step, held)
+        refusal = await self.taken_meanwhile(step, payment)
+        if refusal is not None:
+            return refusal
         extra = verified_extra(self._snapshots.of(step.channel_id), payment.payment_id.hex())
         return Verified(step.config.payer, expires_at=held.expires_at, extra=extra)
+
+    async def taken_meanwhile(self, step: Step, held: Charge) -> Refusal | None:
+        """Give back what was just held if a server's refund took the channel meanwhile.
+
+        That takes its lock first and looks at the ledger's holds then; here it is the other way round, so that at least
+        one of the two sees the other.
+        """
+        refusal = self._locks.refusal(step.channel_id, step.bound)
+        if refusal is not None:
+            await self._steps.release(held)
+        return refusal
 
     async def charge(self, step: Step, pending_id: str | None, amount: int) -> Settled | Refusal:
         """Charge what is held under this pendingId, in full or less, and give the channel free.
