@@ -15,7 +15,7 @@ from x402.mechanisms.evm.exact.server import ExactEvmScheme
 from x402.mechanisms.evm.upto.server import UptoEvmScheme
 
 from _children import say, settings_of_child
-from tallystick_client.x402 import DeferredServerScheme
+from tallystick_client.x402 import DeferredServerScheme, FacilitatorManagedServerScheme
 
 settings = settings_of_child()
 facilitator = HTTPFacilitatorClient(sdk.facilitator(settings))
@@ -29,8 +29,12 @@ manager = BatchSettlementChannelManager(
     ChannelManagerConfig(batches, facilitator, settings["pay_to"], settings["asset"], settings["network"])
 )
 
+managing = x402ResourceServer(facilitator)
+managing.register(settings["network"], FacilitatorManagedServerScheme(facilitator))
+
 app = FastAPI()
-app.middleware("http")(payment_middleware(sdk.routes(settings), server))
+app.middleware("http")(payment_middleware(sdk.routes(settings, managed=False), server))
+app.middleware("http")(payment_middleware(sdk.routes(settings, managed=True), managing))
 
 
 @app.post("/claim")

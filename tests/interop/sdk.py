@@ -41,9 +41,14 @@ def facilitator(settings: dict[str, Any]) -> FacilitatorConfig:
     return FacilitatorConfig(url=settings["facilitator"], auth_provider=Bearer(settings["token"]))
 
 
-def routes(settings: dict[str, Any]) -> dict[str, RouteConfig]:
-    """A page for each scheme, and one offer for each page."""
-    return {f"GET /{page}": RouteConfig(accepts=offer(settings, page)) for page in settings["pages"]}
+def routes(settings: dict[str, Any], *, managed: bool) -> dict[str, RouteConfig]:
+    """A page for each scheme, and one offer for each page.
+
+    `managed`: those whose vouchers the facilitator manages, or all others. A server of the SDK's has one scheme of a
+    name, so these have a server of their own.
+    """
+    pages = [page for page in settings["pages"] if (page == "facilitator-managed") == managed]
+    return {f"GET /{page}": RouteConfig(accepts=offer(settings, page)) for page in pages}
 
 
 def offer(settings: dict[str, Any], page: str) -> PaymentOption:
