@@ -2,14 +2,17 @@
 
 import asyncio
 import gc
+import re
 import sys
+import textwrap
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from x402 import schemas, x402ResourceServer, x402ResourceServerSync
-from x402.schemas import hooks
+from x402.http import PaymentOption
+from x402.schemas import AssetAmount, hooks
 
 sys.path.append(str(Path(__file__).parents[1] / "seller"))
 
@@ -29,6 +32,7 @@ from tallystick.x402.batch_settlement import (
 from tallystick_client.x402 import FacilitatorClient, FacilitatorClientSync, FacilitatorManagedServerScheme
 from tallystick_client.x402.messages import requirements_of
 
+GUIDE = (Path(__file__).parents[3] / "docs/guides/facilitator.md").read_text(encoding="utf-8")
 USDC = Token(TOKEN, "USDC", 6, "USD Coin", "2", min_deposit=50_000)
 SUPPORT = BatchSettlementSupport(OPERATOR, 86_400, delegated_refund=True).extra()
 FAILED = hooks.VerifiedPaymentCancelOptions(reason="handler_failed", response_status=500)
@@ -256,3 +260,28 @@ async def test_a_server_without_an_event_loop_does_the_same(running: Running, fa
 
     await asyncio.to_thread(sell)
     assert (fake.channels.channel.lock, fake.channels.channel.charged) == (None, 1_000)
+
+
+async def test_the_guides_snippet_makes_a_managed_offer(running: Running) -> None:
+    found = re.search(
+        r"(?:^    .*\n|^\n)*^    .*FacilitatorManagedServerScheme(?:.*\n)(?:^    .*\n|^\n)*", GUIDE, re.MULTILINE
+    )
+    assert found is not None
+    client = FacilitatorClient(running.target, token=TOKEN_OF_SELLER, insecure=True)
+    server = x402ResourceServer(client)
+    price = AssetAmount(amount="1000", asset=checksum(TOKEN), extra={"name": "USD Coin", "version": "2"})
+    names = {
+        "server": server,
+        "facilitator": client,
+        "price": price,
+        "NETWORK": NETWORK,
+        "PaymentOption": PaymentOption,
+    }
+
+    exec(textwrap.dedent(found[0]), names)
+    await asyncio.to_thread(server.initialize)
+
+    option: Any = names["offer"]
+    (offer,) = server.build_payment_requirements(option)
+    assert (offer.scheme, offer.amount, offer.extra["voucherManager"]) == ("batch-settlement", "1000", "facilitator")
+    await client.close()
