@@ -41,7 +41,9 @@ app.use(paymentMiddleware(routes((page) => page !== MANAGED), server));
 app.use(paymentMiddleware(routes((page) => page === MANAGED), managing));
 // Claims what its channels owe, and has it paid out; costs nothing.
 app.post("/claim", async (_, response) => {
-  response.json({ claims: (await manager.claimAndSettle()).claims.length });
+  const claims = await manager.claim();
+  await manager.settle(); // also of what a refund has claimed
+  response.json({ claims: claims.length });
 });
 app.get("/:page", (request, response) => {
   const { page } = request.params;
