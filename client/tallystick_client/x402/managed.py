@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import isawaitable
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 from x402 import schemas
 from x402.interfaces import PaymentFlowConfig, SchemePaymentRequiredContext
@@ -205,7 +205,8 @@ class _Support(NamedTuple):
 
 def _read_support(extra: Mapping[str, Any]) -> _Support:
     """What the facilitator says of itself. Raises MalformedError where it does not manage vouchers of such servers."""
-    managers, delay = extra.get(VOUCHER_MANAGER), extra.get("withdrawDelay")
+    managers = cast("list[Any] | None", extra.get(VOUCHER_MANAGER))
+    delay = extra.get("withdrawDelay")
     if not isinstance(managers, list) or VOUCHER_MANAGER_FACILITATOR not in managers:
         raise MalformedError("extra.voucherManager", managers, 'a list with "facilitator"')
     if extra.get("delegatedRefund") is not True:
