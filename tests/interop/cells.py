@@ -30,11 +30,7 @@ SERVERS: Final = {
     "paywall": "Tallystick's paywall",
 }
 
-_NO_PASS_THROUGH: Final = "the official server scheme always keeps the vouchers itself and knows no voucherManager"
 CANNOT: Final[Mapping[tuple[str, Scheme], str]] = {
-    ("fastapi", "facilitator-managed"): _NO_PASS_THROUGH,
-    ("flask", "facilitator-managed"): _NO_PASS_THROUGH,
-    ("express", "facilitator-managed"): _NO_PASS_THROUGH,
     ("paywall", "server-managed"): "our paywall keeps no vouchers: its aggregator does",
 }
 """What a client or server cannot do, by its name and the scheme, and why: a sentence."""

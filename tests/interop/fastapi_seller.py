@@ -5,17 +5,20 @@ import socket
 
 import sdk
 import uvicorn
+from eth_account import Account
 from fastapi import FastAPI, Response
 from x402 import x402ResourceServer
 from x402.http import HTTPFacilitatorClient
 from x402.http.middleware.fastapi import payment_middleware, set_settlement_overrides
+from x402.mechanisms.evm.batch_settlement.authorizer_signer import LocalAuthorizerSigner
 from x402.mechanisms.evm.batch_settlement.server import BatchSettlementChannelManager, BatchSettlementEvmScheme
 from x402.mechanisms.evm.batch_settlement.server.channel_manager_common import ChannelManagerConfig
+from x402.mechanisms.evm.batch_settlement.server.scheme import BatchSettlementEvmSchemeServerConfig
 from x402.mechanisms.evm.exact.server import ExactEvmScheme
 from x402.mechanisms.evm.upto.server import UptoEvmScheme
 
 from _children import say, settings_of_child
-from tallystick_client.x402 import DeferredServerScheme
+from tallystick_client.x402 import DeferredServerScheme, FacilitatorManagedServerScheme
 
 settings = settings_of_child()
 facilitator = HTTPFacilitatorClient(sdk.facilitator(settings))
@@ -23,20 +26,29 @@ server = x402ResourceServer(facilitator)
 server.register(settings["network"], ExactEvmScheme())
 server.register(settings["network"], UptoEvmScheme())
 server.register(settings["network"], DeferredServerScheme())
-batches = BatchSettlementEvmScheme(settings["pay_to"])
+own_key = LocalAuthorizerSigner(Account.create())  # so this seller signs claims and refunds by itself
+batches = BatchSettlementEvmScheme(
+    settings["pay_to"], BatchSettlementEvmSchemeServerConfig(receiver_authorizer_signer=own_key)
+)
 server.register(settings["network"], batches)
 manager = BatchSettlementChannelManager(
     ChannelManagerConfig(batches, facilitator, settings["pay_to"], settings["asset"], settings["network"])
 )
 
+managing = x402ResourceServer(facilitator)
+managing.register(settings["network"], FacilitatorManagedServerScheme(facilitator))
+
 app = FastAPI()
-app.middleware("http")(payment_middleware(sdk.routes(settings), server))
+app.middleware("http")(payment_middleware(sdk.routes(settings, managed=False), server))
+app.middleware("http")(payment_middleware(sdk.routes(settings, managed=True), managing))
 
 
 @app.post("/claim")
 async def claim() -> dict[str, int]:
     """Claim what its channels owe, and have it paid out; costs nothing."""
-    return {"claims": len((await manager.claim_and_settle())["claims"])}
+    claims = await manager.claim()
+    await manager.settle()  # also of what a refund has claimed
+    return {"claims": len(claims)}
 
 
 @app.get("/{page}")

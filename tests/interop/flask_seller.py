@@ -12,7 +12,7 @@ from x402.mechanisms.evm.exact.server import ExactEvmScheme
 from x402.mechanisms.evm.upto.server import UptoEvmScheme
 
 from _children import say, settings_of_child
-from tallystick_client.x402 import DeferredServerScheme
+from tallystick_client.x402 import DeferredServerScheme, FacilitatorManagedServerScheme
 
 settings = settings_of_child()
 facilitator = HTTPFacilitatorClientSync(sdk.facilitator(settings))
@@ -26,13 +26,18 @@ manager = BatchSettlementChannelManagerSync(
     ChannelManagerConfigSync(batches, facilitator, settings["pay_to"], settings["asset"], settings["network"])
 )
 
+managing = x402ResourceServerSync(facilitator)
+managing.register(settings["network"], FacilitatorManagedServerScheme(facilitator))
+
 app = Flask(__name__)
 
 
 @app.post("/claim")
 def claim() -> Response:
     """Claim what its channels owe, and have it paid out; costs nothing."""
-    return jsonify({"claims": len(manager.claim_and_settle()["claims"])})
+    claims = manager.claim()
+    manager.settle()  # also of what a refund has claimed
+    return jsonify({"claims": len(claims)})
 
 
 @app.get("/<page>")
@@ -44,7 +49,8 @@ def page(page: str) -> Response:
     return response
 
 
-payment_middleware(app, sdk.routes(settings), server)
+payment_middleware(app, sdk.routes(settings, managed=False), server)
+payment_middleware(app, sdk.routes(settings, managed=True), managing)
 
 if __name__ == "__main__":
     listener = make_server("127.0.0.1", 0, app, threaded=True)

@@ -3,7 +3,8 @@
 Each pair of a client and a server buys and sells one page by each scheme that both can, on a chain and with processes
 of its own. A pair passes if the page came, the answer told of the payment, and the seller's address on chain got what
 the page cost, to the unit; what is paid by deferred or batch-settlement is claimed at the end. By batch-settlement
-each pair trades three pages, a deposit and two vouchers; the rest must be in the payer's channel.
+each pair trades three pages, a deposit and two vouchers; the rest must be in the payer's channel, or come back where
+the client asks for it.
 """
 
 import argparse
@@ -34,6 +35,8 @@ PAYOUT_TIMEOUT_S: Final = 180.0
 """The aggregator looks once a minute for what it has claimed by batch-settlement, and pays it out."""
 POLL_S: Final = 0.2
 MANAGED: Final = frozenset({"facilitator-managed", "server-managed"})
+REFUNDED: Final = frozenset({"httpx", "fetch"})
+"""Clients that ask for the rest of their channels at the end."""
 LATER: Final = MANAGED | {"deferred"}
 """What a settlement pays, after the pages."""
 
@@ -60,12 +63,14 @@ class Matrix:
         self._tell = tell
         self._sellers: dict[str, Seller] = {}
         self._owed: dict[str, int] = {}
+        self._paid_at_once: Counter[str] = Counter()
         self._server_managed: set[str] = set()
         self._channels: dict[str, tuple[str, int, int]] = {}
 
     async def run(self, cells: Sequence[Cell]) -> list[Result]:
         """Run these cells; those that cannot exist are only named."""
-        possible = [cell for cell in cells if not cell.why_not]
+        # What a refund has claimed is paid out while other pages are bought: after all that is paid at once.
+        possible = sorted((cell for cell in cells if not cell.why_not), key=lambda cell: cell.scheme in MANAGED)
         pages: dict[str, list[Scheme]] = {}
         for cell in possible:
             sold = pages.setdefault(cell.server, [])
@@ -92,6 +97,23 @@ class Matrix:
                 return Result(cell, FAIL, str(error).strip().splitlines()[-1])
             if why := self._wrong(cell, answer, self._market.balance(seller) - before):
                 return Result(cell, FAIL, why)
+        if cell.scheme in MANAGED and cell.client in REFUNDED:
+            return await self._refund(cell, f"{seller.url}/{cell.scheme}", buy)
+        return Result(cell, PASS)
+
+    async def _refund(self, cell: Cell, url: str, buy: "Buy") -> Result:
+        """Have the payer ask for its money back: all that was not charged comes, and no page."""
+        try:
+            receipt = (await buy(url, is_refund=True))["receipt"] or {}
+        except ChildFailedError as error:
+            return Result(cell, FAIL, str(error).strip().splitlines()[-1])
+        if not receipt.get("success"):
+            return Result(cell, FAIL, f"no refund: {receipt}")
+        channel_id = receipt["extra"]["channelState"]["channelId"]
+        server, balance, charged = self._channels[channel_id]
+        if receipt["amount"] != str(balance - charged):
+            return Result(cell, FAIL, f"refunded {receipt['amount']}, left were {balance - charged}: {receipt}")
+        self._channels[channel_id] = (server, charged, charged)
         return Result(cell, PASS)
 
     def _wrong(self, cell: Cell, answer: dict[str, Any], received: int) -> str:
@@ -108,6 +130,8 @@ class Matrix:
             received = int((receipt.get("extra") or {}).get("chargedAmount", -1))
         elif not self._market.moved_by(cell.scheme, receipt["transaction"]):
             return f"{receipt['transaction']} is no transfer by {SCHEMES[cell.scheme]}"
+        else:
+            self._paid_at_once[cell.server] += received
         if received != price:
             return f"the seller got {received}, the price is {price}: {receipt}"
         return ""
@@ -127,11 +151,10 @@ class Matrix:
         if not self._owed:
             return {}
         sellers = {name: self._sellers[name] for name in self._owed}
-        before = {name: self._market.balance(seller) for name, seller in sellers.items()}
         for name in self._server_managed:
             await self._market.claim(sellers[name])
         await self._market.settle()
-        got = await self._received(sellers, before)
+        got = await self._received(sellers)
         wrong = {name: f"claimed {got[name]}, charged {owed}" for name, owed in self._owed.items() if got[name] != owed}
         for channel_id, (name, balance, charged) in self._channels.items():
             found = self._market.channel(channel_id)
@@ -139,12 +162,12 @@ class Matrix:
                 wrong.setdefault(name, f"channel {channel_id} has {found} on chain, expected {(balance, charged)}")
         return wrong
 
-    async def _received(self, sellers: dict[str, Seller], before: dict[str, int]) -> dict[str, int]:
-        """What each seller has got. Waits for it: the payouts of batch-settlement follow their claims."""
+    async def _received(self, sellers: dict[str, Seller]) -> dict[str, int]:
+        """What each seller has got of what was owed. Waits for it: payouts of batch-settlement follow their claims."""
         clock = asyncio.get_running_loop()
         deadline = clock.time() + PAYOUT_TIMEOUT_S
         while True:
-            got = {name: self._market.balance(seller) - before[name] for name, seller in sellers.items()}
+            got = {name: self._market.balance(seller) - self._paid_at_once[name] for name, seller in sellers.items()}
             if all(got[name] >= self._owed[name] for name in got) or clock.time() > deadline:
                 return got
             await asyncio.sleep(POLL_S)
@@ -154,10 +177,10 @@ class Matrix:
         """A buyer that is started when it is needed, and anew after it has failed."""
         children = []
 
-        async def buy(url: str) -> dict[str, Any]:
+        async def buy(url: str, *, is_refund: bool = False) -> dict[str, Any]:
             if not children or children[-1].exit_code is not None:
                 children.append(await self._market.start_buyer(client, scheme))
-            await children[-1].tell({"url": url})
+            await children[-1].tell({"url": url, "is_refund": is_refund})
             return await children[-1].read(PURCHASE_TIMEOUT_S)
 
         yield buy
@@ -165,7 +188,7 @@ class Matrix:
             await child.end()
 
 
-Buy = Callable[[str], Any]
+Buy = Callable[..., Any]
 
 
 def _is_unpaid(result: Result, unpaid: dict[str, str]) -> bool:

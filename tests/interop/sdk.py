@@ -6,10 +6,12 @@ A seller's page is named after what it takes: /exact, /permit2, /upto, /deferred
 
 from typing import Any, Final
 
+import httpx
 from eth_account import Account
 from x402 import x402Client, x402ClientSync
 from x402.http import AuthHeaders, FacilitatorConfig, PaymentOption, RouteConfig
 from x402.mechanisms.evm.batch_settlement.client import BatchSettlementEvmScheme
+from x402.mechanisms.evm.batch_settlement.client.refund import RefundOptions, _RefundResponse
 from x402.mechanisms.evm.exact import ExactEvmScheme
 from x402.mechanisms.evm.upto import UptoEvmScheme
 from x402.schemas import AssetAmount
@@ -41,9 +43,14 @@ def facilitator(settings: dict[str, Any]) -> FacilitatorConfig:
     return FacilitatorConfig(url=settings["facilitator"], auth_provider=Bearer(settings["token"]))
 
 
-def routes(settings: dict[str, Any]) -> dict[str, RouteConfig]:
-    """A page for each scheme, and one offer for each page."""
-    return {f"GET /{page}": RouteConfig(accepts=offer(settings, page)) for page in settings["pages"]}
+def routes(settings: dict[str, Any], *, managed: bool) -> dict[str, RouteConfig]:
+    """A page for each scheme, and one offer for each page.
+
+    `managed`: those whose vouchers the facilitator manages, or all others. A server of the SDK's has one scheme of a
+    name, so these have a server of their own.
+    """
+    pages = [page for page in settings["pages"] if (page == "facilitator-managed") == managed]
+    return {f"GET /{page}": RouteConfig(accepts=offer(settings, page)) for page in pages}
 
 
 def offer(settings: dict[str, Any], page: str) -> PaymentOption:
@@ -55,16 +62,30 @@ def offer(settings: dict[str, Any], page: str) -> PaymentOption:
     return PaymentOption(SCHEMES[page], settings["pay_to"], price, settings["network"])
 
 
-def enable(client: x402Client | x402ClientSync, settings: dict[str, Any]) -> None:
-    """Let a client pay by the one scheme of this page, in a token that the SDK does not know."""
+def enable(client: x402Client | x402ClientSync, settings: dict[str, Any]) -> Any:
+    """Let a client pay by the one scheme of this page, in a token that the SDK does not know; returns the scheme."""
     account, page = Account.from_key(settings["key"]), settings["page"]
     client.set_spend_controls({"allowed_assets": True})
     schemes = {"exact": ExactEvmScheme, "upto": UptoEvmScheme, "batch-settlement": BatchSettlementEvmScheme}
-    client.register(settings["network"], schemes[SCHEMES[page]](account))
+    scheme = schemes[SCHEMES[page]](account)
+    client.register(settings["network"], scheme)
     if SCHEMES[page] == "exact":  # of a seller's two offers by this scheme, the one that is meant
         client.register_policy(
             lambda _, offers: [offer for offer in offers if is_permit2(offer) == (page == "permit2")]
         )
+    return scheme
+
+
+def refund(scheme: BatchSettlementEvmScheme, url: str) -> dict[str, Any]:
+    """Ask for what is left in the channel that pays this page; what came is told as of a page."""
+    paid = scheme.refund(url, RefundOptions(fetch=_patient))
+    return {"status": 200, "body": "", "receipt": paid.model_dump(by_alias=True, mode="json")}
+
+
+def _patient(url: str, headers: dict[str, str]) -> Any:
+    """The SDK's own way to ask waits 5 s, which is less than a block may take."""
+    response = httpx.get(url, headers=headers, timeout=60)
+    return _RefundResponse(status=response.status_code, headers=dict(response.headers))
 
 
 def is_permit2(offer: Any) -> bool:

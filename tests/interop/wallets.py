@@ -30,7 +30,7 @@ def schemes(page: str, signer: Signer) -> Sequence[Scheme]:
     if page == "permit2":
         return [ExactByPermit2(permit2=signer)]
     if page.endswith("-managed"):
-        return [BatchSettlementScheme()]
+        return [BatchSettlementScheme(any_authorizer=page == "server-managed")]
     return [UptoScheme(signer)] if page == "upto" else STANDARD_SCHEMES
 
 

@@ -16,11 +16,8 @@ from x402 import schemas
 from x402.http.types import HTTPTransportContext
 from x402.interfaces import PaymentFlowConfig
 from x402.schemas import AssetAmount, hooks
-from x402.schemas.helpers import parse_money
 
-from tallystick.amounts import parse_price
 from tallystick.errors import MalformedError, RefusedError
-from tallystick.hexadecimal import checksum, parse_address
 from tallystick.reasons import Reason
 from tallystick.tokens import Token
 from tallystick.x402 import SCHEME_DEFERRED, read_deferred_terms, read_terms
@@ -36,6 +33,7 @@ from tallystick_client.x402.binding import (
 )
 from tallystick_client.x402.kept import KeptAnswers, key_of
 from tallystick_client.x402.messages import requirements_of
+from tallystick_client.x402.prices import Prices
 
 DEFAULT_TRANSFER: Final = "default"
 """The SDK's name for a scheme that knows no `assetTransferMethod`; it never goes over the wire."""
@@ -77,9 +75,8 @@ class DeferredServerScheme:
     ) -> None:
         self._kept = kept
         self._facilitator = facilitator
-        self._own_tokens = tuple(tokens)
+        self._prices = Prices(tokens)
         self._read_body = read_body
-        self._tokens: dict[str, tuple[Token, ...]] = {}
 
     # What is asked for.
 
@@ -93,31 +90,18 @@ class DeferredServerScheme:
         extra = supported_kind.extra or {}
         try:
             read_deferred_terms(extra, "extra")
-            told = tuple(_token(asset, f"extra.assets[{index}]") for index, asset in enumerate(extra.get("assets", [])))
+            self._prices.learn(network, extra)
         except MalformedError as error:
             return f"the facilitator's terms cannot be used: {error}"
-        self._tokens[network] = told or self._own_tokens
         return None
 
     def parse_price(self, price: Any, network: str) -> AssetAmount:
-        """A price in atomic units: "$0.001" or "0.001 USDC" of a token that is known, or an AssetAmount of any.
-
-        Raises MalformedError, a ValueError, on a price that the token cannot express, and where it is not clear which
-        token is meant.
-        """
-        if isinstance(price, AssetAmount | dict):
-            amount = AssetAmount.model_validate(price)
-            parse_address(amount.asset, "price.asset")
-            return amount
-        money = parse_money(price)
-        decimal = money.get("amount", "")
-        token = self._token(network, money.get("symbol"), price)
-        exact = parse_price(f"{decimal} {token.symbol}", token.decimals)
-        return AssetAmount(amount=str(exact.amount), asset=checksum(token.address))
+        """As `Prices.parse`."""
+        return self._prices.parse(price, network)
 
     def get_asset_decimals(self, asset: str, network: str) -> int | None:
         """The decimals of a token that is known."""
-        token = self._find(asset, network)
+        token = self._prices.find(asset, network)
         return None if token is None else token.decimals
 
     def enhance_payment_requirements(
@@ -130,7 +114,7 @@ class DeferredServerScheme:
         told = supported_kind.extra or {}
         extra: dict[str, Any] = dict(requirements.extra or {})
         extra.update((name, told[name]) for name in _TERMS if name in told)
-        token = self._find(requirements.asset, requirements.network)
+        token = self._prices.find(requirements.asset, requirements.network)
         if token is not None and token.min_deposit:
             extra["minDeposit"] = str(token.min_deposit)
         requirements.extra = extra
@@ -177,33 +161,6 @@ class DeferredServerScheme:
             return None
         nothing = _v2(context.requirements).model_copy(update={"amount": "0"})
         return self._facilitator.settle(context.payment_payload, nothing)
-
-    def _token(self, network: str, symbol: str | None, price: object) -> Token:
-        tokens = self._tokens.get(network, self._own_tokens)
-        meant = [token for token in tokens if symbol is None or token.symbol.upper() == symbol]
-        if len(meant) != 1:
-            names = " or ".join(f'"0.001 {token.symbol}"' for token in tokens) or "an AssetAmount"
-            raise MalformedError("price", str(price), f"a price in one of the facilitator's tokens: {names}")
-        return meant[0]
-
-    def _find(self, asset: str, network: str) -> Token | None:
-        address = parse_address(asset, "asset")
-        tokens = self._tokens.get(network, self._own_tokens)
-        return next((token for token in tokens if token.address == address), None)
-
-
-def _token(told: Mapping[str, Any], field: str) -> Token:
-    decimals = told.get("decimals")
-    if not isinstance(decimals, int):
-        raise MalformedError(f"{field}.decimals", decimals, "an integer")
-    return Token(
-        parse_address(told.get("asset"), f"{field}.asset"),
-        str(told.get("symbol", "")),
-        decimals,
-        str(told.get("name", "")),
-        str(told.get("version", "")),
-        int(told.get("minDeposit", 0)),
-    )
 
 
 def _bound(payload: schemas.PaymentPayload, request: bytes) -> hooks.AbortResult | None:

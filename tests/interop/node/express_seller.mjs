@@ -5,10 +5,13 @@ import { ExactEvmScheme } from "@x402/evm/exact/server";
 import { UptoEvmScheme } from "@x402/evm/upto/server";
 import { paymentMiddleware, setSettlementOverrides, x402ResourceServer } from "@x402/express";
 import express from "express";
+import { FacilitatorManagedScheme } from "../../../docs/examples/facilitator-managed-seller.mjs";
 import { DeferredScheme } from "./deferred_scheme.mjs";
 
 const settings = JSON.parse(process.argv[2]);
-const schemes = { exact: "exact", permit2: "exact", upto: "upto", deferred: "deferred", "server-managed": "batch-settlement" };
+const MANAGED = "facilitator-managed";
+const batch = "batch-settlement";
+const schemes = { exact: "exact", permit2: "exact", upto: "upto", deferred: "deferred", "server-managed": batch, [MANAGED]: batch };
 
 function route(page) {
   const extra = { name: settings.name, version: settings.version };
@@ -29,12 +32,18 @@ const server = new x402ResourceServer(facilitator)
   .register(settings.network, new UptoEvmScheme())
   .register(settings.network, new DeferredScheme())
   .register(settings.network, batches);
+// A server has one scheme of a name.
+const managing = new x402ResourceServer(facilitator).register(settings.network, new FacilitatorManagedScheme(facilitator));
 
 const app = express();
-app.use(paymentMiddleware(Object.fromEntries(settings.pages.map(route)), server));
+const routes = (chosen) => Object.fromEntries(settings.pages.filter(chosen).map(route));
+app.use(paymentMiddleware(routes((page) => page !== MANAGED), server));
+app.use(paymentMiddleware(routes((page) => page === MANAGED), managing));
 // Claims what its channels owe, and has it paid out; costs nothing.
 app.post("/claim", async (_, response) => {
-  response.json({ claims: (await manager.claimAndSettle()).claims.length });
+  const claims = await manager.claim();
+  await manager.settle(); // also of what a refund has claimed
+  response.json({ claims: claims.length });
 });
 app.get("/:page", (request, response) => {
   const { page } = request.params;
