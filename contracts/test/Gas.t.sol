@@ -66,6 +66,15 @@ contract GasTest is Assertions {
         measure(100, 1, false, 21_000);
     }
 
+    /// @dev The smallest claim: what it takes by itself is nowhere else so much of the whole.
+    function test_gas_1_payer_1_seller_by_vouchers() public {
+        measure(1, 1, false, 65_000);
+    }
+
+    function test_gas_1_payer_1_seller_by_approval() public {
+        measure(1, 1, true, 66_000);
+    }
+
     function test_gas_first_deposit_by_authorization() public {
         uint256 gas = depositByAuthorization("salt");
         assertEq(token.balanceOf(address(escrow)), 1e9 + 1, "deposited");
