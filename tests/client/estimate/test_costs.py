@@ -49,6 +49,20 @@ def test_a_crawl_is_what_one_counts_by_hand() -> None:
     assert (exact(CRAWL).transactions, exact(CRAWL).gas) == (120_000, 120_000 * 64_536)
 
 
+def test_each_transaction_of_a_settlement_pays_its_sellers_once() -> None:
+    once = Workload(payers=50, sellers=50, sellers_per_payer=50, requests=50, interval_s=86_400)
+    claims = deferred(once).items[1]
+    assert claims.transactions == 2  # 2,500 rows of 98 bytes
+    assert claims.gas == 2 * 34_259 + 50 * 8_996 + 2_500 * 11_304 + 2 * 50 * 8_952
+
+
+def test_no_transaction_pays_more_sellers_than_it_has_rows() -> None:
+    wide = Workload(payers=1, sellers=2_000, sellers_per_payer=2_000, requests=2_000, interval_s=86_400)
+    claims = deferred(wide).items[1]
+    assert claims.transactions == 3  # by gas; each row has a seller of its own
+    assert claims.gas == 3 * 34_259 + 8_996 + 2_000 * (11_304 + 8_952)
+
+
 def test_rows_are_of_channels_that_there_were_requests_for() -> None:
     rare = replace(CRAWL, payers=1, requests=3, deposits_milli=0)
     assert deferred(rare).transactions == 3
