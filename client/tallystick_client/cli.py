@@ -17,6 +17,7 @@ _OPERATORS: Final = frozenset({"deploy", "seller", "serve"})
 """Commands of the extra `aggregator`, which `grpc_health` comes with."""
 _SUMMARIES: Final = {
     "deploy": "Deploy the escrow to a chain and write aggregator.toml and operator.json.",
+    "estimate": "Estimate what a day costs by deferred, by batch-settlement and by exact.",
     "fetch": "Fetch one URL, pay for it if it asks, and print its body.",
     "seller": "Sellers' tokens: who may charge, read and settle for which receivers.",
     "serve": "Run the aggregator until it is told to stop (Ctrl-C or SIGTERM).",

@@ -15,6 +15,9 @@ contract GasTest is Assertions {
     bytes32 internal constant RECEIVE_TYPEHASH = keccak256(
         "ReceiveWithAuthorization(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,bytes32 nonce)"
     );
+    bytes32 internal constant TRANSFER_TYPEHASH = keccak256(
+        "TransferWithAuthorization(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,bytes32 nonce)"
+    );
     uint40 internal constant DELAY = 1 days;
     uint128 internal constant DEPOSIT = 1e15;
     /// @dev Nodes do not relay more than 131,072 bytes, and EIP-7825 caps a transaction's gas.
@@ -63,22 +66,61 @@ contract GasTest is Assertions {
         measure(100, 1, false, 21_000);
     }
 
+    /// @dev The smallest claim: what it takes by itself is nowhere else so much of the whole.
+    function test_gas_1_payer_1_seller_by_vouchers() public {
+        measure(1, 1, false, 65_000);
+    }
+
+    function test_gas_1_payer_1_seller_by_approval() public {
+        measure(1, 1, true, 66_000);
+    }
+
     function test_gas_first_deposit_by_authorization() public {
-        address payer = vm.addr(1);
-        token.mint(payer, DEPOSIT);
-        bytes32 id = escrow.accountId(config(1));
-        bytes32 nonce = escrow.depositNonce(id, keccak256("salt"));
-        bytes32 structHash =
-            keccak256(abi.encode(RECEIVE_TYPEHASH, payer, address(escrow), 1e9, 0, block.timestamp + 1 hours, nonce));
-        (uint8 v, bytes32 r, bytes32 s) =
-            vm.sign(1, keccak256(abi.encodePacked("\x19\x01", token.DOMAIN_SEPARATOR(), structHash)));
-        escrow.depositWithAuthorization(
-            config(1), 1e9, 0, block.timestamp + 1 hours, keccak256("salt"), abi.encodePacked(r, s, v)
-        );
-        uint256 gas = vm.lastCallGas().gasTotalUsed;
+        uint256 gas = depositByAuthorization("salt");
         assertEq(token.balanceOf(address(escrow)), 1e9 + 1, "deposited");
         vm.snapshotValue("other", "first_deposit_by_authorization", gas);
         assertAtMost(gas, 100_000, "gas of a first deposit");
+    }
+
+    function test_gas_top_up_by_authorization() public {
+        depositByAuthorization("salt");
+        uint256 gas = depositByAuthorization("another salt");
+        assertEq(token.balanceOf(address(escrow)), 2e9 + 1, "deposited twice");
+        vm.snapshotValue("other", "top_up_by_authorization", gas);
+        assertAtMost(gas, 83_000, "gas of a top-up");
+    }
+
+    /// @dev A payment of `exact` from a payer who keeps some of the token to a seller who was paid before.
+    function test_gas_transfer_by_authorization() public {
+        address payer = vm.addr(1);
+        address seller = address(0x5E11E4);
+        token.mint(payer, DEPOSIT);
+        token.mint(seller, 1);
+        (uint8 v, bytes32 r, bytes32 s) = authorize(TRANSFER_TYPEHASH, seller, keccak256("nonce"));
+        token.transferWithAuthorization(payer, seller, 1e9, 0, block.timestamp + 1 hours, keccak256("nonce"), v, r, s);
+        uint256 gas = vm.lastCallGas().gasTotalUsed;
+        assertEq(token.balanceOf(seller), 1e9 + 1, "paid");
+        vm.snapshotValue("other", "transfer_by_authorization", gas);
+        assertAtMost(gas, 70_000, "gas of an exact payment");
+    }
+
+    function depositByAuthorization(string memory salt) internal returns (uint256 gas) {
+        token.mint(vm.addr(1), DEPOSIT);
+        bytes32 nonce = escrow.depositNonce(escrow.accountId(config(1)), keccak256(bytes(salt)));
+        (uint8 v, bytes32 r, bytes32 s) = authorize(RECEIVE_TYPEHASH, address(escrow), nonce);
+        escrow.depositWithAuthorization(
+            config(1), 1e9, 0, block.timestamp + 1 hours, keccak256(bytes(salt)), abi.encodePacked(r, s, v)
+        );
+        return vm.lastCallGas().gasTotalUsed;
+    }
+
+    function authorize(bytes32 typeHash, address to, bytes32 nonce)
+        internal
+        view
+        returns (uint8 v, bytes32 r, bytes32 s)
+    {
+        bytes32 structHash = keccak256(abi.encode(typeHash, vm.addr(1), to, 1e9, 0, block.timestamp + 1 hours, nonce));
+        return vm.sign(1, keccak256(abi.encodePacked("\x19\x01", token.DOMAIN_SEPARATOR(), structHash)));
     }
 
     function measure(uint256 payers, uint256 sellers, bool byApproval, uint256 gasPerRowMax) internal {
