@@ -1,5 +1,6 @@
 """What comes back from channels with one seller alone: by the seller, and on chain."""
 
+import asyncio
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Callable
@@ -57,6 +58,17 @@ async def test_the_seller_gives_back_what_is_left(buyer: BatchBuyer, shop: Batch
     assert shop.ceilings[-1] == PRICE, "its voucher charges nothing"
     assert (buyer.channel.returned, buyer.channel.balance, buyer.channel.counted) == (49_000, 1_000, 1_000)
     assert shop.served == ["/1"], "a refund is no page"
+
+
+async def test_a_request_that_cannot_be_made_leaves_the_channel_to_the_next(buyer: BatchBuyer) -> None:
+    def no_clock() -> float:
+        raise RuntimeError("no clock")
+
+    async with httpx2.AsyncClient(transport=buyer.seller) as http:
+        with pytest.raises(RuntimeError, match="no clock"):
+            await ask_back(buyer.wallet, http, buyer.channel, no_clock)
+    async with asyncio.timeout(5):
+        assert (await buyer.get("/2")).status_code == 200
 
 
 async def test_a_channel_that_was_given_back_is_used_again(buyer: BatchBuyer, shop: BatchSeller) -> None:

@@ -149,10 +149,14 @@ class SellerChannels:
             await lane.turn.acquire()
         finally:
             self._leave(lane)
-        signed = sign_voucher(self._signer, _domain(offer.operator), channel.id, channel.counted)
-        voucher = UncheckedVoucher(channel.id, channel.counted, signed.signature)
-        payload = RefundPayload(channel.config, voucher)
-        return Step(self._book, lane, payload, payment_ids.new(), 0, channel.counted, channel.counted)
+        try:
+            signed = sign_voucher(self._signer, _domain(offer.operator), channel.id, channel.counted)
+            voucher = UncheckedVoucher(channel.id, channel.counted, signed.signature)
+            payload = RefundPayload(channel.config, voucher)
+            return Step(self._book, lane, payload, payment_ids.new(), 0, channel.counted, channel.counted)
+        except BaseException:
+            lane.turn.release()
+            raise
 
     async def came_back(self, channel: SellerChannel, amount: int) -> int:
         """Enter what a refund brought back, as the seller tells; no more than was left counts, which is returned."""
