@@ -3,7 +3,6 @@
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from tallystick_client.payer.errors import BookUnavailableError
@@ -51,19 +50,17 @@ class WalletThread(Generic[P]):
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the wallet's loop, and return its result; it is cancelled where the caller is.
 
-        One that has ended just then is not: what it has taken is the caller's to give back, by `call_soon`. Raises what it raises, and BookUnavailableError where the wallet is closed.
+        Raises what it raises, and BookUnavailableError where the wallet is closed.
         """
-        future: Future[T] | None = None
+        with self._scheduling:
+            if self._is_closed:
+                work.close()
+                raise BookUnavailableError("the wallet is closed")
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
-            with self._scheduling:
-                if self._is_closed:
-                    work.close()
-                    raise BookUnavailableError("the wallet is closed")
-                future = asyncio.run_coroutine_threadsafe(work, self._loop)
             return future.result()
         except BaseException:
-            if future is not None:
-                future.cancel()
+            future.cancel()
             raise
 
     def call_soon(self, call: Callable[[], object]) -> None:
