@@ -19,7 +19,13 @@ from tallystick import eip712
 from tallystick.channels import ChannelConfig
 from tallystick.facilitator import Settled
 from tallystick.hexadecimal import checksum
-from tallystick.x402 import PAYMENT_REQUIRED_HEADER, PAYMENT_RESPONSE_HEADER, PaymentRequired, SettleResponse, encode_header
+from tallystick.x402 import (
+    PAYMENT_REQUIRED_HEADER,
+    PAYMENT_RESPONSE_HEADER,
+    PaymentRequired,
+    SettleResponse,
+    encode_header,
+)
 from tallystick.x402.batch_settlement import BatchSettlementCode, DepositPayload, packed_refund_authorizer
 from tallystick_client import Budgets, DepositPolicy, PayingTransport, Purchases, Wallet, payment_of
 from tallystick_client.payer.errors import (

@@ -9,7 +9,7 @@ What answers mean is in `wallet.channel_steps`; sections that are named here are
 
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -252,5 +252,8 @@ class _Refund(_FromChannel):
         return self.offer.accepted.max_timeout_seconds
 
     def _taken(self, receipt: SettleResponse) -> Outcome:
-        self.step.refuse()
-        return Outcome(0, is_open=False, transaction=receipt.transaction)
+        told = 0
+        with suppress(MalformedError):
+            told = int(parse_amount(receipt.amount or "0", "amount"))
+        returned = self.step.give_back(told)
+        return Outcome(0, is_open=False, transaction=receipt.transaction, returned=returned)
