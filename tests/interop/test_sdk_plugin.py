@@ -277,6 +277,25 @@ def test_the_requests_adapter_pays_by_deferred(market: Market, shop: Shop, tmp_p
         assert account.charged == 25 * PRICE
 
 
+def test_an_interrupt_when_a_payment_was_just_made_gives_it_up(market: Market, shop: Shop, tmp_path: Path) -> None:
+    class Interrupted(WalletThread[Wallet]):
+        def run(self, work: Any) -> Any:
+            result = super().run(work)
+            if isinstance(result, dict):  # a payment
+                raise KeyboardInterrupt
+            return result
+
+    opening = Wallet.open(tmp_path / "cut.db", key=market.payer(), operators=[market.operator], deposit=DEPOSIT)
+    with Interrupted(opening) as wallet, requests.Session() as session:
+        scheme = DeferredClientSchemeSync(wallet)
+        client = x402ClientSync().register(str(market.operator.network), scheme)
+        session.mount("http://", PayingAdapter(client, scheme))
+        with pytest.raises(KeyboardInterrupt):
+            session.get(f"{shop.url}/page/cut", timeout=60)
+        wallet.run(wallet.wallet.status())
+        assert scheme.payments.owners() == []
+
+
 async def test_exact_settles_through_the_same_facilitator(market: Market, shop: Shop) -> None:
     account = Account.create()
     market.anvil.mint(market.token, bytes.fromhex(account.address[2:]), 10 * PRICE)

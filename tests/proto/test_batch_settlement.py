@@ -188,6 +188,12 @@ def test_what_the_server_adds_is_read_and_written() -> None:
     assert read(VECTORS[0], "voucher").reservation == Reservation()
 
 
+@pytest.mark.parametrize("name", ["pendingId", "cancel", "claims"])
+def test_what_the_server_does_not_add_may_be_null(name: str) -> None:
+    written = {**VECTORS[0]["payloads"]["voucher"], "type": "refund"}
+    assert read_batch_settlement(payment({**written, name: None})) == read_batch_settlement(payment(written))
+
+
 def test_a_permit_comes_along_with_a_deposit_by_permit2() -> None:
     permit = TokenPermit(b"\1" * 20, b"\2" * 20, eip712.PERMIT2_ADDRESS, 5, 0, 2**40, b"\3" * 65)
     payload = VECTORS[0]["payloads"]["permit2Deposit"]

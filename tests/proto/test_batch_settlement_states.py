@@ -81,6 +81,12 @@ def test_a_402_without_a_state_corrects_nothing() -> None:
     assert read_correction(TERMS.extra()) is None
 
 
+@pytest.mark.parametrize("empty", [None, {}])
+def test_a_state_of_a_voucher_that_is_empty_is_none(empty: Any) -> None:
+    state = ChannelState(bytes(32), 2, 0, 0, 0, 1)
+    assert read_correction({**corrective_extra(state, None), "voucherState": empty}) == (state, None)
+
+
 def test_the_server_manages_vouchers_where_nothing_is_said() -> None:
     assert not read_batch_settlement_terms(TERMS.extra()).is_managed
     assert "voucherManager" not in TERMS.extra()

@@ -154,6 +154,10 @@ class DeferredClientSchemeSync(_Scheme):
             _made.set(self._thread.run(paying))
         except TallystickError as error:
             raise _aborted(error) from error
+        except BaseException:
+            # An interrupt may have come when the payment was just made: it keeps nobody else from paying.
+            self.lost()
+            raise
 
     async def _pay(self, thread: Hashable, *what: Any) -> dict[str, Any]:
         for owner in self.payments.owners():

@@ -21,6 +21,7 @@ from tallystick.errors import MalformedError, RefusedError
 from tallystick.reasons import Reason
 from tallystick.tokens import Token
 from tallystick.x402 import SCHEME_DEFERRED, read_deferred_terms, read_terms
+from tallystick.x402.terms import VOUCHER_MANAGER
 from tallystick_client.seller.paywall.offers import error_text
 from tallystick_client.x402.binding import (
     BodyReader,
@@ -37,7 +38,7 @@ from tallystick_client.x402.prices import Prices
 
 DEFAULT_TRANSFER: Final = "default"
 """The SDK's name for a scheme that knows no `assetTransferMethod`; it never goes over the wire."""
-_TERMS: Final = ("escrow", "receiverAuthorizer", "withdrawDelay", "name", "version", "voucherManager", "blinding")
+_TERMS: Final = ("escrow", "receiverAuthorizer", "withdrawDelay", "name", "version", VOUCHER_MANAGER, "blinding")
 _REPEATED: Final = "repeated"
 _TAKEN: Final = frozenset({Reason.PAYMENT_USED.code, Reason.PAYMENT_PENDING.code})
 

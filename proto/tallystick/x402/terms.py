@@ -91,7 +91,7 @@ class DeferredTerms:
             "withdrawDelay": self.withdraw_delay_s,
             "name": self.name,
             "version": self.version,
-            "voucherManager": self.voucher_manager,
+            VOUCHER_MANAGER: self.voucher_manager,
         }
         if self.min_deposit is not None:
             extra["minDeposit"] = str(self.min_deposit)
@@ -169,7 +169,7 @@ class BatchSettlementTerms:
         if self.min_deposit is not None:
             extra["minDeposit"] = str(self.min_deposit)
         if self.voucher_manager != VOUCHER_MANAGER_SERVER:
-            extra["voucherManager"] = self.voucher_manager
+            extra[VOUCHER_MANAGER] = self.voucher_manager
         if self.refund_authorizer is not None:
             extra["refundAuthorizer"] = checksum(self.refund_authorizer)
         return extra
@@ -198,7 +198,7 @@ def read_deferred_terms(extra: dict[str, Any], field: str = "extra") -> Deferred
         name=_name(extra.get("name"), f"{field}.name"),
         version=_name(extra.get("version"), f"{field}.version"),
         min_deposit=None if min_deposit is None else parse_amount(min_deposit, f"{field}.minDeposit"),
-        voucher_manager=_name(extra.get("voucherManager"), f"{field}.voucherManager"),
+        voucher_manager=_name(extra.get(VOUCHER_MANAGER), f"{field}.{VOUCHER_MANAGER}"),
         blinding=extra.get("blinding") is True,
     )
 
@@ -238,9 +238,9 @@ def read_batch_settlement_terms(extra: dict[str, Any], field: str = "extra") -> 
         ),
         min_deposit=None if min_deposit is None else parse_amount(min_deposit, f"{field}.minDeposit"),
         voucher_manager=_one_of(
-            extra.get("voucherManager", VOUCHER_MANAGER_SERVER),
+            extra.get(VOUCHER_MANAGER, VOUCHER_MANAGER_SERVER),
             (VOUCHER_MANAGER_SERVER, VOUCHER_MANAGER_FACILITATOR),
-            f"{field}.voucherManager",
+            f"{field}.{VOUCHER_MANAGER}",
         ),
         refund_authorizer=None
         if refund_authorizer is None

@@ -1,5 +1,6 @@
 """What comes back from channels with one seller alone: by the seller, and on chain."""
 
+import asyncio
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from payer_fakes import PRICE, FakeAggregator, make_operator, no_sleep, served
 from anvil import CHAIN_ID, Devnet
 from batch_channels import ESCROW, call_data, erc3009_collector_data, put_batch_settlement
 from tallystick import eip712
+from tallystick.reasons import Reason
 from tallystick.signatures import Signer
 from tallystick.tokens import Token
 from tallystick.x402 import Network
@@ -59,6 +61,17 @@ async def test_the_seller_gives_back_what_is_left(buyer: BatchBuyer, shop: Batch
     assert shop.served == ["/1"], "a refund is no page"
 
 
+async def test_a_request_that_cannot_be_made_leaves_the_channel_to_the_next(buyer: BatchBuyer) -> None:
+    def no_clock() -> float:
+        raise RuntimeError("no clock")
+
+    async with httpx2.AsyncClient(transport=buyer.seller) as http:
+        with pytest.raises(RuntimeError, match="no clock"):
+            await ask_back(buyer.wallet, http, buyer.channel, no_clock)
+    async with asyncio.timeout(5):
+        assert (await buyer.get("/2")).status_code == 200
+
+
 async def test_a_channel_that_was_given_back_is_used_again(buyer: BatchBuyer, shop: BatchSeller) -> None:
     await ask(buyer)
     assert (await buyer.get("/2")).status_code == 200
@@ -94,6 +107,35 @@ async def test_a_seller_cannot_say_that_more_came_back_than_was_there(buyer: Bat
     shop.faults = [lie]
     assert (await ask(buyer)).amount == 49_000
     assert buyer.channel.balance == 1_000
+
+
+async def test_what_came_back_is_entered_though_it_was_seen_missing_meanwhile(
+    buyer: BatchBuyer, shop: BatchSeller
+) -> None:
+    def look(_request: httpx2.Request, response: httpx2.Response) -> httpx2.Response:
+        # As a payment does that waits for the turn, or was answered late.
+        buyer.channel.missing = 49_000
+        return response
+
+    shop.faults = [look]
+    assert (await ask(buyer)).amount == 49_000
+    channel = buyer.channel
+    assert (channel.returned, channel.missing, channel.balance, channel.locked) == (49_000, 0, 1_000, 0)
+
+
+async def test_what_came_back_is_entered_before_the_next_payment_has_the_turn(
+    buyer: BatchBuyer, shop: BatchSeller
+) -> None:
+    waiting: list[asyncio.Task[httpx2.Response]] = []
+
+    def pay(_request: httpx2.Request, response: httpx2.Response) -> httpx2.Response:
+        waiting.append(asyncio.create_task(buyer.get("/2")))
+        return response
+
+    shop.faults = [pay]
+    assert (await ask(buyer)).amount == 49_000
+    assert (await waiting[0]).status_code == 200
+    assert shop.kinds == ["deposit", "refund", "deposit"]
 
 
 async def test_a_seller_that_refuses_is_quoted(buyer: BatchBuyer, shop: BatchSeller) -> None:
@@ -144,6 +186,19 @@ async def test_one_seller_that_is_away_keeps_no_other_from_giving_back(
     assert sorted((back.amount, bool(back.problem)) for back in found) == [(0, True), (49_000, False)]
     (came,) = [back for back in found if not back.problem]
     assert str(came) == f"0.049 USDC came back in {came.transaction}, as 127.0.0.1:{port} says"
+
+
+async def test_an_operator_that_gives_nothing_back_keeps_no_seller_from_being_asked(
+    run_command: Run, shop: BatchSeller, aggregator: FakeAggregator
+) -> None:
+    aggregator.refuse = {"RequestRefund": Reason.CHAIN_UNAVAILABLE}
+    async with served(shop) as port:  # type: ignore[arg-type]
+        await run_command("fetch", f"http://127.0.0.1:{port}/1", "--deposit", "0.2")
+        await run_command("wallet", "deposit", "2")
+        back = await run_command("wallet", "refund", "--json")
+    operator, seller = json.loads(back.out)
+    assert (back.code, operator["amount"], seller["amount"]) == (1, 0, 49_000)
+    assert operator["problem"]
 
 
 async def test_a_page_to_ask_at_is_kept_whole_and_without_its_query(buyer: BatchBuyer) -> None:

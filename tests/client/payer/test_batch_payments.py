@@ -19,9 +19,15 @@ from tallystick import eip712
 from tallystick.channels import ChannelConfig
 from tallystick.facilitator import Settled
 from tallystick.hexadecimal import checksum
-from tallystick.x402 import PAYMENT_RESPONSE_HEADER, PaymentRequired, SettleResponse, encode_header
+from tallystick.x402 import (
+    PAYMENT_REQUIRED_HEADER,
+    PAYMENT_RESPONSE_HEADER,
+    PaymentRequired,
+    SettleResponse,
+    encode_header,
+)
 from tallystick.x402.batch_settlement import BatchSettlementCode, DepositPayload, packed_refund_authorizer
-from tallystick_client import Budgets, DepositPolicy, PayingTransport, Wallet, payment_of
+from tallystick_client import Budgets, DepositPolicy, PayingTransport, Purchases, Wallet, payment_of
 from tallystick_client.payer.errors import (
     BalanceTooLowError,
     BookUnavailableError,
@@ -30,7 +36,10 @@ from tallystick_client.payer.errors import (
     DepositNotAllowedError,
     OfferNotAllowedError,
 )
+from tallystick_client.payer.http.purchase import AskWallet, payable_request
+from tallystick_client.payer.policy.offers import choose, read_offers
 from tallystick_client.payer.wallet.schemes.batch_settlement import BatchSettlementScheme
+from tallystick_client.payer.wallet.schemes.port import Order
 from tallystick_client.payer.wallet.schemes.standard import STANDARD_SCHEMES
 
 THIEF = bytes([0x66] * 20)
@@ -153,6 +162,38 @@ async def test_a_payment_that_is_cancelled_in_flight_leaves_the_channel_to_the_n
     await asyncio.gather(first, return_exceptions=True)
     shop.delay = None
     assert (await buyer.get("/2")).status_code == 200
+
+
+async def test_a_payment_that_cannot_be_written_leaves_the_channel_to_the_next(
+    open_buyer: Open, shop: BatchSeller
+) -> None:
+    buyer = await open_buyer()
+    response = shop.ask(httpx2.Request("GET", "https://a.example/1"), "pay")
+    asked = read_offers(response.headers[PAYMENT_REQUIRED_HEADER])
+    offer = choose(asked, buyer.wallet)
+
+    def no_clock() -> float:
+        raise RuntimeError("no clock")
+
+    with pytest.raises(RuntimeError, match="no clock"):
+        await BatchSettlementScheme().pay(buyer.wallet, offer, Order("a.example", bytes(32), no_clock))
+    async with asyncio.timeout(5):
+        assert (await buyer.get()).status_code == 200
+
+
+async def test_a_payment_that_was_made_when_its_purchase_was_closed_leaves_the_channel_to_the_next(
+    buyer: BatchBuyer, shop: BatchSeller
+) -> None:
+    purchase = Purchases(buyer.wallet).purchase(payable_request("GET", "https", "a.example", b"/1", {}, b""))
+    purchase.start()
+    purchase.received(402, shop.ask(httpx2.Request("GET", "https://a.example/1"), "pay").headers)
+    step = purchase.resume()
+    assert isinstance(step, AskWallet)
+    made = await step.call()
+    purchase.close()
+    purchase.resume(made)
+    async with asyncio.timeout(5):
+        assert (await buyer.get("/2")).status_code == 200
 
 
 async def test_a_busy_channel_is_tried_again(buyer: BatchBuyer, shop: BatchSeller) -> None:

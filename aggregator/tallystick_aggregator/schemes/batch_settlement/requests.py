@@ -15,7 +15,12 @@ from tallystick.x402.batch_settlement import (
     packed_refund_authorizer,
     read_batch_settlement,
 )
-from tallystick.x402.terms import VOUCHER_MANAGER_FACILITATOR, BatchSettlementTerms, read_batch_settlement_terms
+from tallystick.x402.terms import (
+    VOUCHER_MANAGER,
+    VOUCHER_MANAGER_FACILITATOR,
+    BatchSettlementTerms,
+    read_batch_settlement_terms,
+)
 from tallystick_aggregator.accounts.offers import amount_is, config_meets_terms
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse
@@ -58,7 +63,7 @@ def seller_terms(terms: PaymentTerms) -> BatchSettlementTerms:
 
 def is_managed(terms: PaymentTerms) -> bool:
     """Whether the seller has the facilitator manage its vouchers. What servers send for their own sake has no extra."""
-    return terms.extra.get("voucherManager") == VOUCHER_MANAGER_FACILITATOR
+    return terms.extra.get(VOUCHER_MANAGER) == VOUCHER_MANAGER_FACILITATOR
 
 
 def is_the_servers(payload: ChannelPayload) -> Refusal | None:

@@ -46,10 +46,15 @@ class GivenBack:
 
 
 async def refund_all(opened: Wallet) -> list[GivenBack]:
-    """Ask for all that is not owed to sellers. A seller that does not give it back keeps nobody else from doing so."""
-    found = [
-        GivenBack(refunded.token, refunded.amount, to_hex(refunded.transaction)) for refunded in await opened.refund()
-    ]
+    """Ask for all that is not owed to sellers. Who does not give it back keeps nobody else from being asked."""
+    found: list[GivenBack] = []
+    for account, operator, counted_in in opened.accounts():
+        try:
+            refunded = await opened.refund_account(account, operator, counted_in)
+        except TallystickError as error:
+            found.append(GivenBack(counted_in, 0, "", problem=str(error)))
+        else:
+            found.append(GivenBack(counted_in, refunded.amount, to_hex(refunded.transaction)))
     async with httpx2.AsyncClient() as http:
         for channel in opened.channels.known:
             token = opened.channels.token_of(channel)

@@ -161,6 +161,7 @@ class Purchase:
         self._is_private = request.is_private or not shared.require_https
         self._receipt: Receipt | None = None
         self._flow = self._buy()
+        self._is_closed = False
 
     def start(self) -> Step:
         """Begin."""
@@ -181,6 +182,9 @@ class Purchase:
 
     def resume(self, result: Any = None) -> Step:
         """The step was carried out; `result` is the wallet's, if it was asked."""
+        if self._is_closed and isinstance(result, OutgoingPayment) and result.not_taken(was_sent=False):
+            # It was made while its caller gave up, and is the next try's to send.
+            self._unfinished.keep(self._request, result)
         return self._advance(partial(self._flow.send, result))
 
     def failed(self, error: BaseException) -> Step:
@@ -189,6 +193,7 @@ class Purchase:
 
     def close(self) -> None:
         """Leave it, wherever it is; a payment that may have been sent counts as spent, and is kept for the next try."""
+        self._is_closed = True
         self._flow.close()
 
     def _advance(self, resume: Callable[[], Step]) -> Step:

@@ -10,11 +10,9 @@ from typing import Final, NamedTuple
 
 import httpx2
 
-from tallystick.amounts import parse_amount
-from tallystick.errors import MalformedError
 from tallystick.hexadecimal import to_hex
 from tallystick.reasons import Reason
-from tallystick.x402 import PAYMENT_REQUIRED_HEADER, PAYMENT_SIGNATURE_HEADER, SettleResponse
+from tallystick.x402 import PAYMENT_REQUIRED_HEADER, PAYMENT_SIGNATURE_HEADER
 from tallystick_client.payer.errors import WalletError
 from tallystick_client.payer.policy.answers import Answer, is_refused, read_receipt, told_error
 from tallystick_client.payer.policy.offers import Asked, read_offers
@@ -50,10 +48,11 @@ async def ask_back(
         if payment is None:
             raise WalletError(f"{channel.url}: got no offer for channel {to_hex(channel.id)}, allowed one")
         answer = await _send(http, channel, payment, clock)
-        transaction = payment.answered(answer).transaction
+        outcome = payment.answered(answer)
         receipt = read_receipt(answer)
         if receipt is not None and receipt.success:
-            return CameBack(await payer.channels.came_back(channel, _amount_of(receipt)), transaction)
+            await payer.channels.commit()
+            return CameBack(outcome.returned, outcome.transaction)
         problem = (receipt.error_reason if receipt is not None else "") or told_error(answer.headers) or problem
         if not is_refused(answer) or not await payment.recover(payer, _UNKNOWN, channel.host):
             break
@@ -65,13 +64,6 @@ async def _asked(http: httpx2.AsyncClient, channel: SellerChannel) -> Asked:
     if response.status_code != 402 or PAYMENT_REQUIRED_HEADER not in response.headers:
         raise WalletError(f"{channel.url}: got {response.status_code}, allowed 402 with the offer to refund by")
     return read_offers(response.headers[PAYMENT_REQUIRED_HEADER])
-
-
-def _amount_of(receipt: SettleResponse) -> int:
-    try:
-        return parse_amount(receipt.amount or "0", "amount")
-    except MalformedError:
-        return 0
 
 
 async def _send(

@@ -77,6 +77,18 @@ class Step:
             self.book.end_deposit(self.deposit, "landed")
         self._end()
 
+    def give_back(self, amount: int) -> int:
+        """Enter what a refund brought back, as the seller tells, before anybody else may pay from the channel.
+
+        No more than was left counts, which is returned. What was seen missing meanwhile is taken for it.
+        """
+        channel = self.lane.channel
+        amount = min(amount, channel.locked)
+        channel.returned += amount
+        channel.missing = max(0, channel.missing - amount)
+        self._end()
+        return amount
+
     def refuse(self) -> None:
         """Enter that the seller says it charged nothing. The next voucher allows it no more than this one."""
         self._end()

@@ -149,18 +149,18 @@ class SellerChannels:
             await lane.turn.acquire()
         finally:
             self._leave(lane)
-        signed = sign_voucher(self._signer, _domain(offer.operator), channel.id, channel.counted)
-        voucher = UncheckedVoucher(channel.id, channel.counted, signed.signature)
-        payload = RefundPayload(channel.config, voucher)
-        return Step(self._book, lane, payload, payment_ids.new(), 0, channel.counted, channel.counted)
+        try:
+            signed = sign_voucher(self._signer, _domain(offer.operator), channel.id, channel.counted)
+            voucher = UncheckedVoucher(channel.id, channel.counted, signed.signature)
+            payload = RefundPayload(channel.config, voucher)
+            return Step(self._book, lane, payload, payment_ids.new(), 0, channel.counted, channel.counted)
+        except BaseException:
+            lane.turn.release()
+            raise
 
-    async def came_back(self, channel: SellerChannel, amount: int) -> int:
-        """Enter what a refund brought back, as the seller tells; no more than was left counts, which is returned."""
-        amount = min(amount, max(0, channel.balance - channel.counted))
-        channel.returned += amount
-        self._book.changed(channel)
+    async def commit(self) -> None:
+        """Return when what answers were entered as is on disk."""
         await self._store.commit()
-        return amount
 
     async def record(self, channel: SellerChannel, held: int, *, is_leaving: bool) -> None:
         """Enter what the chain itself says that the channel holds. `is_leaving`: its payer withdraws from it."""

@@ -255,14 +255,15 @@ class LocalWallet:
 
         What is under way at the moment is not available and stays; ask again when it has ended.
         """
-        refunds: list[RefundedAccount] = []
-        for account, operator, token in self.accounts():
-            self._deposits.leave_empty(account)
-            self.grants.retire(account.id)
-            await self.grants.drained(account.id, timeout_s=5)
-            refunded: Refunded = await self._deposits.refund(account, operator, 0)
-            refunds.append(RefundedAccount(token, *refunded))
-        return refunds
+        return [await self.refund_account(*found) for found in self.accounts()]
+
+    async def refund_account(self, account: Account, operator: Operator, token: Token) -> RefundedAccount:
+        """As `refund`, from one of `accounts`."""
+        self._deposits.leave_empty(account)
+        self.grants.retire(account.id)
+        await self.grants.drained(account.id, timeout_s=5)
+        refunded: Refunded = await self._deposits.refund(account, operator, 0)
+        return RefundedAccount(token, *refunded)
 
     async def record_withdrawal(self, account_id: bytes, amount: int) -> None:
         """Enter what a timed withdrawal brought back, in atomic units: the chain told it, not the aggregator."""

@@ -45,10 +45,6 @@ _PERMIT2: Final = "permit2Authorization"
 T = TypeVar("T")
 
 
-def _no_claims() -> "list[_ClaimMessage]":
-    return []
-
-
 class _Erc3009Message(Message, frozen=True, kw_only=True):
     valid_after: str
     valid_before: str
@@ -95,7 +91,7 @@ class _ChannelMessage(Message, frozen=True, kw_only=True):
     channel_config: ChannelConfigMessage
     voucher: VoucherMessage
     pending_id: str | None = None
-    cancel: bool = False
+    cancel: bool | None = None
 
 
 class _DepositPayloadMessage(_ChannelMessage, frozen=True, kw_only=True):
@@ -111,7 +107,7 @@ class _RefundPayloadMessage(_ChannelMessage, frozen=True, kw_only=True):
     type: Literal["refund"]
     amount: str | None = None
     refund_nonce: str | None = None
-    claims: list[_ClaimMessage] = msgspec.field(default_factory=_no_claims)
+    claims: list[_ClaimMessage] | None = None
     refund_authorizer_signature: str | None = None
     claim_authorizer_signature: str | None = None
 
@@ -223,7 +219,7 @@ def _read_refund(message: _RefundPayloadMessage) -> RefundPayload:
         voucher=_read_voucher(message),
         amount=None if amount is None else parse_amount(amount, "payload.amount"),
         refund_nonce=None if nonce is None else parse_uint256(nonce, "payload.refundNonce"),
-        claims=_read_claims(message.claims),
+        claims=_read_claims(message.claims or []),
         refund_authorizer_signature=_read_signature(
             message.refund_authorizer_signature, "payload.refundAuthorizerSignature"
         ),
@@ -257,7 +253,7 @@ def _read_voucher(message: _ChannelMessage) -> UncheckedVoucher:
 def _read_reservation(message: _ChannelMessage) -> Reservation:
     if message.pending_id is not None and not 0 < len(message.pending_id) <= PENDING_ID_CHARS_MAX:
         raise MalformedError("payload.pendingId", message.pending_id, f"1 to {PENDING_ID_CHARS_MAX} characters")
-    return Reservation(message.pending_id, message.cancel)
+    return Reservation(message.pending_id, message.cancel or False)
 
 
 def _read_claims(messages: list[_ClaimMessage]) -> tuple[VoucherClaim, ...]:

@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 from tallystick.amounts import parse_amount, parse_uint256
 from tallystick.errors import MalformedError
 from tallystick.hexadecimal import checksum, parse_bytes, to_hex
-from tallystick.x402.terms import VOUCHER_MANAGER_FACILITATOR, VOUCHER_MANAGER_SERVER
+from tallystick.x402.terms import VOUCHER_MANAGER, VOUCHER_MANAGER_FACILITATOR, VOUCHER_MANAGER_SERVER
 
 _EXACT_IN_JSON_MAX: Final = 2**53 - 1
 _COUNT_MAX: Final = 2**64 - 1
@@ -97,7 +97,7 @@ class BatchSettlementSupport:
         return {
             "receiverAuthorizer": checksum(self.receiver_authorizer),
             "withdrawDelay": self.withdraw_delay_s,
-            "voucherManager": [*self.managers],
+            VOUCHER_MANAGER: [*self.managers],
             "delegatedRefund": self.delegated_refund,
         }
 
@@ -134,8 +134,8 @@ def read_correction(extra: Mapping[str, Any], field: str = "extra") -> tuple[Cha
     if extra.get("channelState") is None:
         return None
     state = read_channel_state(extra["channelState"], f"{field}.channelState")
-    if extra.get("voucherState") is None:
-        return state, None
+    if extra.get("voucherState") in (None, {}):
+        return state, None  # a seller without a voucher writes it either way
     voucher, path = _object(extra["voucherState"], f"{field}.voucherState"), f"{field}.voucherState"
     return state, VoucherState(
         signed_max_claimable=parse_amount(voucher.get("signedMaxClaimable"), f"{path}.signedMaxClaimable"),

@@ -8,7 +8,8 @@ What answers mean is in `wallet.channel_steps`; sections that are named here are
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -102,9 +103,10 @@ class BatchSettlementScheme:
         if payer.channels is None:
             raise WalletError(f"scheme {self.name}: a wallet that another process serves has no channels")
         step = await payer.channels.pay(offer, order.host, order.url, order.request_hash, order.payment_id)
-        header = payment_header(offer, batch_settlement_payload(step.payload), step.payment_id)
-        kept_until = order.clock() + KEPT_S
-        return _FromChannel(offer, header, step.amount, step.payment_id, kept_until, step, self._sleep)
+        with _until_handed_over(step):
+            header = payment_header(offer, batch_settlement_payload(step.payload), step.payment_id)
+            kept_until = order.clock() + KEPT_S
+            return _FromChannel(offer, header, step.amount, step.payment_id, kept_until, step, self._sleep)
 
     async def ask_back(
         self, payer: Payer, asked: Offered, channel: SellerChannel, clock: Callable[[], float]
@@ -113,13 +115,25 @@ class BatchSettlementScheme:
         assert payer.channels is not None, "only a wallet's own process has channels"
         for offer in allowed_offers(asked, self, payer.operators):
             step = await payer.channels.ask_back(channel, offer)
-            if step is not None:
+            if step is None:
+                continue
+            with _until_handed_over(step):
                 header = payment_header(offer, batch_settlement_payload(step.payload), step.payment_id)
                 return _Refund(offer, header, 0, step.payment_id, clock() + KEPT_S, step, self._sleep)
         return None
 
     def _authorizer(self, added: BatchSettlementTerms, operator: Operator) -> bytes:
         return added.receiver_authorizer if self._any_authorizer else operator.operator
+
+
+@contextmanager
+def _until_handed_over(step: Step) -> Generator[None]:
+    """End a step whose payment cannot be made after all: nobody else would let its channel's turn go."""
+    try:
+        yield
+    except BaseException:
+        step.refuse()
+        raise
 
 
 @dataclass(slots=True, eq=False)
@@ -238,5 +252,8 @@ class _Refund(_FromChannel):
         return self.offer.accepted.max_timeout_seconds
 
     def _taken(self, receipt: SettleResponse) -> Outcome:
-        self.step.refuse()
-        return Outcome(0, is_open=False, transaction=receipt.transaction)
+        told = 0
+        with suppress(MalformedError):
+            told = int(parse_amount(receipt.amount or "0", "amount"))
+        returned = self.step.give_back(told)
+        return Outcome(0, is_open=False, transaction=receipt.transaction, returned=returned)

@@ -15,7 +15,7 @@ from tallystick.reasons import Reason
 from tallystick.requests import BLIND_BYTES, blinded_hash
 from tallystick.tokens import Token
 from tallystick.x402 import SCHEME_DEFERRED, PaymentRequirements, deferred_payload, read_deferred_terms
-from tallystick.x402.terms import VOUCHER_MANAGER_FACILITATOR
+from tallystick.x402.terms import VOUCHER_MANAGER, VOUCHER_MANAGER_FACILITATOR
 from tallystick_client.payer.policy.answers import Answer, is_unfinished, told_charge
 from tallystick_client.payer.policy.offers import Means, Offer, first_difference
 from tallystick_client.payer.policy.operators import Operator
@@ -47,7 +47,7 @@ class DeferredScheme:
             ("withdrawDelay", added.withdraw_delay_s, operator.withdraw_delay_s),
             ("name", added.name, domain.name),
             ("version", added.version, domain.version),
-            ("voucherManager", added.voucher_manager, VOUCHER_MANAGER_FACILITATOR),
+            (VOUCHER_MANAGER, added.voucher_manager, VOUCHER_MANAGER_FACILITATOR),
         )
 
     def lack(self, means: Means, offer: Offer) -> str:

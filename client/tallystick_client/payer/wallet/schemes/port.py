@@ -58,11 +58,13 @@ class Outcome(NamedTuple):
 
     `charged`: in atomic units, None where the answer does not say. `is_open`: the next try of the same request sends
     the same payment again. `transaction`: what the seller says moved it, empty where no transaction of its own did.
+    `returned`: what a refund brought back, in atomic units.
     """
 
     charged: int | None
     is_open: bool
     transaction: str = ""
+    returned: int = 0
 
 
 @dataclass(slots=True, eq=False)
