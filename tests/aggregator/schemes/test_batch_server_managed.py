@@ -280,20 +280,23 @@ async def test_a_servers_refund_keeps_its_channel_however_long_it_takes(market: 
     assert market.account(ALICE).funds == DEPOSIT - 2_000
 
 
-async def test_a_servers_refund_keeps_its_channel_after_a_restart() -> None:
-    disk = MemoryDisk()
+async def test_a_servers_refund_keeps_its_channels_after_a_restart() -> None:
+    disk, carol = MemoryDisk(), BatchPayer("carol")
     async with batch_market(disk) as before:
         for payer in (ALICE, BOB):
             await before.chain.fund(payer.config, DEPOSIT)
         before.chain.held = True
         short = replace(JOB, max_timeout_s=1)
-        assert refused(await before.settle(refund(ALICE, 2_000), 0, short)).reason is Reason.TRANSACTION_PENDING
+        payload = refund(ALICE, 2_000, row(BOB, 70))
+        assert refused(await before.settle(payload, 0, short)).reason is Reason.TRANSACTION_PENDING
     async with batch_market(disk, chain=before.chain) as after:
-        await after.chain.look()
-        assert refused(await after.verify(ALICE.pay(PRICE))).reason is Reason.CHANNEL_BUSY
-        verified(await after.verify(BOB.pay(PRICE)))
-        settled(await after.settle(refund(ALICE, 2_000), 0, JOB))
-        verified(await after.verify(ALICE.pay(PRICE)))
+        await after.chain.fund(carol.config, DEPOSIT)
+        for payer in (BOB, ALICE):
+            assert refused(await after.verify(payer.pay(PRICE))).reason is Reason.CHANNEL_BUSY
+        verified(await after.verify(carol.pay(PRICE)))
+        settled(await after.settle(payload, 0, JOB))
+        for payer, ceiling in ((ALICE, PRICE), (BOB, 70 + PRICE)):
+            verified(await after.verify(payer.pay(ceiling)))
 
 
 async def test_a_channel_is_held_after_a_servers_refund_once_the_ledger_has_read_it(market: BatchMarket) -> None:

@@ -62,6 +62,8 @@ class UnderWay:
         if await self._is_over(escrow, sent):
             if self._sent.get(channel_id) == sent:
                 del self._sent[channel_id]
+            before = self._before[escrow]
+            self._before[escrow] = [one for one in before if (one.kind, one.reference) != (sent.kind, sent.reference)]
             return None
         return refuse(Why.CHANNEL_BUSY)
 
@@ -79,7 +81,8 @@ class UnderWay:
 
     async def _find_before(self, escrow: EscrowRef, config: ChannelConfig, channel_id: bytes) -> None:
         if escrow not in self._before:
-            found = [one for one in await self._outbox.open(escrow.network) if one.kind is TransactionKind.REFUND]
+            open_ = await self._outbox.open(escrow.network)
+            found = [one for one in open_ if one.kind is TransactionKind.REFUND]
             self._before.setdefault(escrow, found)
         before = self._before[escrow]
         if not before or channel_id in self._sent:
@@ -88,9 +91,8 @@ class UnderWay:
         # The ledger counts its own refunds by itself.
         noted = account.refund.refund_id if account is not None and account.refund is not None else b""
         words = _words(config)
-        for one in before:
+        for one in before:  # it may claim of other channels too, which wait for it as well
             if one.to == escrow.address and one.reference != noted and words in one.data:
-                before.remove(one)
                 self.follow(channel_id, Sent(one.kind, one.reference, one.reference))
                 return
 
