@@ -5,7 +5,7 @@ The ledger holds the channels that it knows. These holds are in memory: a restar
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
@@ -56,7 +56,7 @@ class Locks:
         return refusal or self._hold(channel_id, bound, held.pending_id if held else b"")
 
     @contextmanager
-    def at_work(self, channel_id: bytes) -> Iterator[None]:
+    def at_work(self, channel_id: bytes) -> Generator[None]:
         """Let the channel's hold last, however long a transaction takes."""
         self._at_work[channel_id] += 1
         try:
