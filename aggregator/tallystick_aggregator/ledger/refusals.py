@@ -114,8 +114,6 @@ class Why:
     NOTHING_TO_CLAIM = Text(Reason.SIMULATION_FAILED, "payload.claims",
         "No row claims more than was claimed on its channel before.", Code.CLAIM_SIMULATION_FAILED)
     SERVERS_CALL_WOULD_FAIL = Text(Reason.SIMULATION_FAILED, "", "It would fail on chain now: {error}.")
-    NOTHING_TO_SETTLE = Text(Reason.ACCOUNT_UNKNOWN, "payload.receiver",
-        "Nothing is claimed and unpaid for this receiver in this token.", Code.NOTHING_TO_SETTLE)
     REFUND_INCOMPLETE = Text(Reason.PAYLOAD_INVALID, "", "The server completes a refund with its amount and nonce.",
         Code.REFUND_PAYLOAD)
     REFUND_NONCE = Text(Reason.PAYLOAD_INVALID, "payload.refundNonce",

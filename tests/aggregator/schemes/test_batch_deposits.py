@@ -158,6 +158,43 @@ async def test_cancel_gives_an_unknown_channel_free(market: BatchMarket) -> None
     assert market.chain.sent == []
 
 
+async def test_cancel_under_another_pending_id_gives_nothing_free(market: BatchMarket) -> None:
+    payload = ALICE.deposit(DEPOSIT)
+    pending_id(await market.verify(payload))
+    assert refused(await market.settle(cancelled(payload, "00" * 16), 0)).reason is Reason.PENDING_ID_MISMATCH
+    assert refused(await market.verify(ALICE.deposit(DEPOSIT, salt=b"\1" * 32))).reason is Reason.CHANNEL_BUSY
+
+
+async def test_a_first_deposit_on_its_way_keeps_its_channel_and_is_not_cancelled(market: BatchMarket) -> None:
+    market.chain.held = True
+    terms, payload = replace(TERMS, max_timeout_s=1), ALICE.deposit(DEPOSIT)
+    pending = pending_id(await market.verify(payload, terms))
+    settling = asyncio.create_task(market.settle(held(payload, pending), terms=terms))
+    async with asyncio.timeout(5):
+        while not market.chain.sent:  # noqa: ASYNC110 - the twin has no event for it
+            await asyncio.sleep(0)
+    assert refused(await market.settle(cancelled(payload, pending), 0)).reason is Reason.PENDING_ID_MISMATCH
+    other, asked = ALICE.deposit(DEPOSIT, PRICE + 1, salt=b"\1" * 32), replace(TERMS, amount=PRICE + 1)
+    await market.expire()
+    assert refused(await market.verify(other, asked)).reason is Reason.CHANNEL_BUSY
+    assert refused(await settling).reason is Reason.TRANSACTION_PENDING
+    await market.expire()
+    assert refused(await market.verify(other, asked)).reason is Reason.CHANNEL_BUSY
+    market.chain.held = False
+    assert settled(await market.settle(held(payload, pending), terms=terms)).charged == PRICE
+
+
+async def test_a_top_up_that_verified_by_itself_keeps_its_channel_while_it_is_pending(market: BatchMarket) -> None:
+    await market.chain.fund(ALICE.config, 1_000)
+    market.chain.held = True
+    terms, payload = replace(TERMS, max_timeout_s=1), ALICE.deposit(DEPOSIT)
+    assert refused(await market.settle(payload, terms=terms)).reason is Reason.TRANSACTION_PENDING
+    assert refused(await market.verify(ALICE.pay(PRICE))).reason is Reason.CHANNEL_BUSY
+    market.chain.held = False
+    assert settled(await market.settle(payload, terms=terms)).charged == PRICE
+    verified(await market.verify(ALICE.pay(2 * PRICE)))
+
+
 async def test_cancel_gives_a_known_channel_free(market: BatchMarket) -> None:
     await market.chain.fund(ALICE.config, 1_000)
     payload = ALICE.deposit(DEPOSIT)

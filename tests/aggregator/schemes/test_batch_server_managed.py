@@ -23,7 +23,7 @@ from batch_twin import BATCH_DOMAIN
 from doubles import NEWS, TOKEN
 
 from tallystick import eip712
-from tallystick.facilitator import Verified
+from tallystick.facilitator import Settled, Verified
 from tallystick.reasons import Reason
 from tallystick.signatures import Signer
 from tallystick.x402 import PaymentTerms
@@ -31,6 +31,8 @@ from tallystick.x402.batch_settlement import BatchSettlementCode as Code
 from tallystick.x402.batch_settlement import ClaimPayload, RefundPayload, SettlePayload, VoucherClaim
 from tallystick_aggregator.auth.credentials import DeniedError
 from tallystick_aggregator.chain.batch_settlement_calls import claimed_rows
+from tallystick_aggregator.schemes.batch_settlement.requests import WAIT_S_MAX, wait_s
+from tallystick_aggregator.schemes.batch_settlement.server_transactions import ATTEMPTS_MAX
 from tallystick_aggregator.store.memory import MemoryDisk
 from tallystick_aggregator.store.port import TransactionStatus
 
@@ -129,8 +131,9 @@ async def test_rows_are_claimed_by_our_key_and_settled_and_both_are_found_again(
     assert len(market.chain.sent) == 2
 
 
-async def test_nothing_to_settle_is_said(market: BatchMarket) -> None:
-    assert refused(await market.settle(SettlePayload(NEWS, TOKEN), 0, JOB)).code == Code.NOTHING_TO_SETTLE
+async def test_a_settle_with_nothing_to_pay_is_done_and_moves_nothing(market: BatchMarket) -> None:
+    done = settled(await market.settle(SettlePayload(NEWS, TOKEN), 0, JOB))
+    assert (done.amount, done.moves, done.transaction, market.chain.sent) == (0, True, b"", [])
 
 
 async def test_a_server_with_its_own_key_signs_by_itself(market: BatchMarket) -> None:
@@ -256,6 +259,94 @@ async def test_a_claim_of_what_was_claimed_before_costs_no_transaction(market: B
 async def test_what_another_channel_claims_does_not_count_against_a_refund(market: BatchMarket) -> None:
     done = settled(await market.settle(refund(ALICE, 5, row(BOB, DEPOSIT)), 0, JOB))
     assert done.amount == 5
+
+
+async def test_a_servers_refund_keeps_its_channel_however_long_it_takes(market: BatchMarket) -> None:
+    market.chain.held = True
+    refunding = asyncio.create_task(market.settle(refund(ALICE, 2_000), 0, replace(JOB, max_timeout_s=1)))
+    async with asyncio.timeout(5):
+        while not market.chain.sent:  # noqa: ASYNC110 - the twin has no event for it
+            await asyncio.sleep(0)
+    for payload in (ALICE.pay(PRICE), ALICE.deposit(DEPOSIT)):
+        market.chain.balances[ALICE.signer.address] = DEPOSIT
+        await market.expire()
+        assert refused(await market.verify(payload)).reason is Reason.CHANNEL_BUSY
+    assert refused(await refunding).reason is Reason.TRANSACTION_PENDING
+    await market.expire()
+    assert refused(await market.verify(ALICE.pay(PRICE))).reason is Reason.CHANNEL_BUSY
+    market.chain.held = False
+    settled(await market.settle(refund(ALICE, 2_000), 0, JOB))
+    verified(await market.verify(ALICE.pay(PRICE)))
+    assert market.account(ALICE).funds == DEPOSIT - 2_000
+
+
+async def test_a_servers_refund_keeps_its_channels_after_a_restart() -> None:
+    disk, carol = MemoryDisk(), BatchPayer("carol")
+    async with batch_market(disk) as before:
+        for payer in (ALICE, BOB):
+            await before.chain.fund(payer.config, DEPOSIT)
+        before.chain.held = True
+        short = replace(JOB, max_timeout_s=1)
+        payload = refund(ALICE, 2_000, row(BOB, 70))
+        assert refused(await before.settle(payload, 0, short)).reason is Reason.TRANSACTION_PENDING
+    async with batch_market(disk, chain=before.chain) as after:
+        await after.chain.fund(carol.config, DEPOSIT)
+        for payer in (BOB, ALICE):
+            assert refused(await after.verify(payer.pay(PRICE))).reason is Reason.CHANNEL_BUSY
+        verified(await after.verify(carol.pay(PRICE)))
+        settled(await after.settle(payload, 0, JOB))
+        for payer, ceiling in ((ALICE, PRICE), (BOB, 70 + PRICE)):
+            verified(await after.verify(payer.pay(ceiling)))
+
+
+async def test_a_channel_is_held_after_a_servers_refund_once_the_ledger_has_read_it(market: BatchMarket) -> None:
+    market.chain.mirroring = False
+    settled(await market.settle(refund(ALICE, DEPOSIT), 0, JOB))
+    assert market.account(ALICE).funds == DEPOSIT
+    assert refused(await market.verify(ALICE.pay(PRICE))).reason is Reason.CHANNEL_BUSY
+    assert refused(await market.settle(ALICE.pay(PRICE))).reason is Reason.CHANNEL_BUSY
+    market.chain.mirroring = True
+    refusal = refused(await market.verify(ALICE.pay(PRICE)))
+    assert (refusal.reason, market.account(ALICE).funds) == (Reason.INSUFFICIENT_FUNDS, 0)
+
+
+async def test_another_refund_waits_for_the_one_that_is_sent(market: BatchMarket) -> None:
+    market.chain.held = True
+    short = replace(JOB, max_timeout_s=1)
+    assert refused(await market.settle(refund(ALICE, 2_000), 0, short)).reason is Reason.TRANSACTION_PENDING
+    assert refused(await market.settle(refund(ALICE, 1_000), 0, short)).reason is Reason.CHANNEL_BUSY
+    assert len(market.chain.sent) == 1
+
+
+@pytest.mark.parametrize("later", range(12))
+async def test_a_charge_without_a_pending_id_and_a_servers_refund_never_have_the_channel_both(
+    market: BatchMarket, later: int
+) -> None:
+    market.chain.held = True
+
+    async def refunded() -> None:
+        for _ in range(later):
+            await asyncio.sleep(0)
+        refused(await market.settle(refund(ALICE, DEPOSIT), 0, replace(JOB, max_timeout_s=1)))
+
+    charged, _ = await asyncio.gather(market.settle(ALICE.pay(PRICE)), refunded())
+    assert not (isinstance(charged, Settled) and market.chain.sent)
+
+
+async def test_a_call_that_reverted_as_often_as_it_may_be_sent_is_refused(market: BatchMarket) -> None:
+    payload = ClaimPayload((row(ALICE, 70),))
+    market.chain.fate = TransactionStatus.REVERTED
+    for _ in range(ATTEMPTS_MAX):
+        assert refused(await market.settle(payload, 0, JOB)).reason is Reason.TRANSACTION_FAILED
+    market.chain.fate = TransactionStatus.MINED
+    refusal = refused(await market.settle(payload, 0, JOB))
+    assert (refusal.reason, refusal.allowed) == (Reason.OVERLOADED, f"at most {ATTEMPTS_MAX}")
+    assert len(market.chain.sent) == ATTEMPTS_MAX
+
+
+def test_no_seller_keeps_a_settle_open_for_as_long_as_it_likes() -> None:
+    assert wait_s(replace(ASKS, max_timeout_s=10**9)) == WAIT_S_MAX
+    assert (wait_s(replace(ASKS, max_timeout_s=5)), wait_s(replace(ASKS, max_timeout_s=0))) == (5, None)
 
 
 @pytest.mark.parametrize("later", range(8))

@@ -29,7 +29,9 @@ from tallystick_aggregator.schemes.batch_settlement.port import ChannelChain
 from tallystick_aggregator.schemes.batch_settlement.reason_codes import of_deposit
 from tallystick_aggregator.schemes.batch_settlement.snapshots import Snapshots
 from tallystick_aggregator.schemes.batch_settlement.steps import Step, read_pending_id
+from tallystick_aggregator.schemes.batch_settlement.under_way import Sent, UnderWay
 from tallystick_aggregator.schemes.batch_settlement.vouchers import ManagedVouchers
+from tallystick_aggregator.store.port import TransactionKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class ManagedDeposits:
         vouchers: ManagedVouchers,
         steps: Steps,
         locks: Locks,
+        under_way: UnderWay,
         writer: Writer,
         snapshots: Snapshots,
         new_id: Callable[[], PaymentId],
@@ -62,6 +65,7 @@ class ManagedDeposits:
         self._vouchers = vouchers
         self._steps = steps
         self._locks = locks
+        self._under_way = under_way
         self._writer = writer
         self._snapshots = snapshots
         self._new_id = new_id
@@ -92,19 +96,24 @@ class ManagedDeposits:
             return hold
         goes_on = False
         try:
-            answer = await self._landed_and_charged(step, payload, funding, amount, timeout_s, hold)
+            with self._locks.at_work(step.channel_id):
+                answer = await self._landed_and_charged(step, payload, funding, amount, timeout_s, hold)
             goes_on = isinstance(answer, Refusal) and answer.reason is Reason.TRANSACTION_PENDING
+            if goes_on:
+                # Its hold may end before, or have a name that nobody knows: the deposit keeps the channel by itself.
+                sent = Sent(TransactionKind.DEPOSIT, funding.reference, step.bound)
+                self._under_way.follow(step.channel_id, sent)
         finally:
             await self._let_go(step, hold, goes_on=goes_on)
         return answer
 
     async def cancel(self, step: Step, pending_id: str | None) -> Settled | Refusal:
         """Give the channel free: nothing was deposited, and nothing is charged."""
-        if self._locks.release(step.channel_id, step.bound):
-            return Settled(step.config.payer, 0, extra={"chargedAmount": "0"}, moves=False)
         payment_id = read_pending_id(pending_id)
         if isinstance(payment_id, Refusal):
             return payment_id
+        if self._locks.cancel(step.channel_id, step.bound, payment_id):
+            return Settled(step.config.payer, 0, extra={"chargedAmount": "0"}, moves=False)
         return await self._vouchers.released(step, step.lock(payment_id))
 
     # Holding.
@@ -128,10 +137,12 @@ class ManagedDeposits:
     async def _hold_unknown(self, step: Step, payload: DepositPayload) -> Verified | Refusal:
         state = await self._on_chain(step)
         refusal = _is_first_step(step, state, payload.amount)
-        until = refusal or self._locks.take(step.channel_id, step.bound)
+        pending_id = self._new_id()
+        refusal = refusal or await self._under_way.refusal(step.escrow, step.config, step.channel_id, step.bound)
+        until = refusal or self._locks.take(step.channel_id, step.bound, pending_id)
         if isinstance(until, Refusal):
             return until
-        return Verified(step.config.payer, expires_at=until, extra=verified_extra(state, self._new_id().hex()))
+        return Verified(step.config.payer, expires_at=until, extra=verified_extra(state, pending_id.hex()))
 
     async def _hold_again(self, step: Step, pending_id: str | None) -> _Hold | Refusal:
         """Go on holding the channel, or hold it anew. What is charged already is seen before anything is sent."""

@@ -46,11 +46,13 @@ from tallystick_aggregator.schemes.batch_settlement.requests import (
     payload_type,
     read_request,
     seller_terms,
+    wait_s,
 )
 from tallystick_aggregator.schemes.batch_settlement.server_payments import OnChain, ServerPayments
 from tallystick_aggregator.schemes.batch_settlement.server_transactions import ServerTransactions
 from tallystick_aggregator.schemes.batch_settlement.snapshots import Snapshots
 from tallystick_aggregator.schemes.batch_settlement.steps import Step
+from tallystick_aggregator.schemes.batch_settlement.under_way import UnderWay
 from tallystick_aggregator.schemes.batch_settlement.vouchers import ManagedVouchers
 from tallystick_aggregator.schemes.port import NOBODY, PAYLOAD, Caller
 from tallystick_aggregator.store.port import Outbox
@@ -96,12 +98,13 @@ class BatchSettlementPayments:
         snapshots = Snapshots(ports.chains, ports.offers, writer)
         locks = Locks(ports.clock_s, ports.hold_s)
         on_chain = OnChain(ports.chains, ports.offers)
+        under_way = UnderWay(ports.chains, ports.outbox, writer)
         self._server_payments = ServerPayments(on_chain, ports.server_deposits)
-        self._server_transactions = ServerTransactions(on_chain, locks, writer, ports.outbox, ports.budget)
-        self._vouchers = ManagedVouchers(ports.channels, steps, writer, snapshots, locks, new_id)
+        self._server_transactions = ServerTransactions(on_chain, locks, under_way, writer, ports.outbox, ports.budget)
+        self._vouchers = ManagedVouchers(ports.channels, steps, writer, snapshots, locks, under_way, new_id)
         self._refunds = ManagedRefunds(ports.chains, ports.refunds, self._vouchers, steps, writer, snapshots, new_id)
         self._deposits = ManagedDeposits(
-            ports.chains, ports.deposits, self._vouchers, steps, locks, writer, snapshots, new_id
+            ports.chains, ports.deposits, self._vouchers, steps, locks, under_way, writer, snapshots, new_id
         )
 
     async def kinds(self) -> Sequence[Kind]:
@@ -165,7 +168,7 @@ class BatchSettlementPayments:
         if isinstance(step, Refusal):
             return step
         if isinstance(payload, DepositPayload):
-            return await self._deposits.settle(step, payload, terms.amount, terms.max_timeout_s or None)
+            return await self._deposits.settle(step, payload, terms.amount, wait_s(terms))
         if isinstance(payload, RefundPayload):
             return await self._refunds.settle(step, payload, asked.refund_authorizer)
         return await self._vouchers.charge(step, payload.reservation.pending_id, terms.amount)
@@ -201,7 +204,7 @@ class BatchSettlementPayments:
         if isinstance(step, Refusal):
             return step
         if isinstance(payload, DepositPayload):
-            return await self._server_payments.deposit(step, payload, terms.max_timeout_s or None)
+            return await self._server_payments.deposit(step, payload, wait_s(terms))
         return await self._server_transactions.refund(step.escrow, terms, payload)
 
     def _step(

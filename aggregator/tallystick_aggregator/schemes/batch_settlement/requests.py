@@ -30,6 +30,9 @@ ChannelPayload = DepositPayload | VoucherPayload | RefundPayload
 """What payers write: it names a channel, and has a voucher of it."""
 
 
+WAIT_S_MAX: Final = 600
+"""For how long settle stays open at most, whatever the seller's `maxTimeoutSeconds` says."""
+
 _TYPES: Final = {
     DepositPayload: "deposit",
     VoucherPayload: "voucher",
@@ -97,3 +100,8 @@ def meets_terms(terms: PaymentTerms, asked: BatchSettlementTerms | None, config:
 def accepted_is(terms: PaymentTerms, accepted: int) -> Refusal | None:
     """Check that the payer accepted what the seller asks for now."""
     return amount_is(terms, accepted)
+
+
+def wait_s(terms: PaymentTerms) -> float | None:
+    """How long the caller of settle waits, which edges need not bound; None where the terms name no time."""
+    return min(terms.max_timeout_s, WAIT_S_MAX) if terms.max_timeout_s else None

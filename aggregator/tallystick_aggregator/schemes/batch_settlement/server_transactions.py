@@ -16,7 +16,6 @@ from tallystick.errors import InvalidSignatureError
 from tallystick.facilitator import Settled
 from tallystick.hashing import keccak256
 from tallystick.hexadecimal import checksum
-from tallystick.reasons import Reason
 from tallystick.vouchers import UncheckedVoucher, check_voucher
 from tallystick.x402 import PaymentTerms
 from tallystick.x402.batch_settlement import BatchSettlementCode as Code
@@ -37,7 +36,9 @@ from tallystick_aggregator.ledger.refusals import Why, refuse
 from tallystick_aggregator.ledger.values import EscrowRef
 from tallystick_aggregator.schemes.batch_settlement.locks import Locks
 from tallystick_aggregator.schemes.batch_settlement.port import ChannelChain
+from tallystick_aggregator.schemes.batch_settlement.requests import wait_s
 from tallystick_aggregator.schemes.batch_settlement.server_payments import OnChain
+from tallystick_aggregator.schemes.batch_settlement.under_way import Sent, UnderWay
 from tallystick_aggregator.store.port import (
     OutboundTransaction,
     Outbox,
@@ -59,11 +60,18 @@ class ServerTransactions:
     """Sends them and tells what became of them."""
 
     def __init__(
-        self, on_chain: OnChain, locks: Locks, writer: Writer, outbox: Outbox, budget: GasBudget | None = None
+        self,
+        on_chain: OnChain,
+        locks: Locks,
+        under_way: UnderWay,
+        writer: Writer,
+        outbox: Outbox,
+        budget: GasBudget | None = None,
     ) -> None:
         """`budget` bounds what refunds cost in gas; without one there is no bound."""
         self._on_chain = on_chain
         self._locks = locks
+        self._sent = under_way
         self._writer = writer
         self._outbox = outbox
         self._budget = budget or GasBudget()
@@ -163,7 +171,10 @@ class ServerTransactions:
     async def _claim(
         self, escrow: EscrowRef, terms: PaymentTerms, rows: Sequence[VoucherClaim], call: Call, reference: bytes
     ) -> Settled | Refusal:
-        newest, under = await self._newest(TransactionKind.CLAIM, reference)
+        known = await self._newest(TransactionKind.CLAIM, reference)
+        if isinstance(known, Refusal):
+            return known
+        newest, under = known
         if newest is None or newest.status is TransactionStatus.REVERTED:
             refusal = await self._would_land(escrow, rows)
             if refusal is not None:
@@ -186,13 +197,16 @@ class ServerTransactions:
         chain = self._chain(escrow)
         call = chain.escrow.collect_call(payload.receiver, payload.token)
         total, settled = await chain.escrow.receiver_totals(payload.receiver, payload.token, await chain.head())
-        newest, under = await self._newest(TransactionKind.COLLECT, keccak256(key + total.to_bytes(16, "big")))
+        known = await self._newest(TransactionKind.COLLECT, keccak256(key + total.to_bytes(16, "big")))
+        if isinstance(known, Refusal):
+            return known
+        newest, under = known
         amount = total - settled
         if newest is None or newest.status is TransactionStatus.REVERTED:
             newest = await self._collecting(chain.network, call)
             if newest is None:
-                if not amount:
-                    return refuse(Why.NOTHING_TO_SETTLE)
+                if not amount:  # done, by nothing ("POST /settle": a no-op's amount is 0)
+                    return Settled(b"", 0)
                 if not self._rate_of(payload.receiver).take():
                     return overloaded("settles of this receiver", CLAIM_BURST)
                 paid = (Payout(payload.receiver, payload.token, amount),)
@@ -210,23 +224,26 @@ class ServerTransactions:
         held = self._locks.take_again(channel_id, reference)
         if isinstance(held, Refusal):
             return held
-        done: Settled | Refusal | None = None
         try:
-            done = await self._refund_held(escrow, terms, payload, call, reference)
-            return done
+            with self._locks.at_work(channel_id):
+                return await self._refund_held(escrow, terms, payload, call, reference)
         finally:
-            # One that is under way yet moves the channel's money any moment: the hold ends by its time.
-            if not (isinstance(done, Refusal) and done.reason is Reason.TRANSACTION_PENDING):
-                self._locks.release(channel_id, reference)
+            # What was sent keeps the channel by itself until the ledger has read what it did.
+            self._locks.release(channel_id, reference)
 
     async def _refund_held(
         self, escrow: EscrowRef, terms: PaymentTerms, payload: RefundPayload, call: Call, reference: bytes
     ) -> Settled | Refusal:
         chain, channel_id, payer = self._chain(escrow), payload.voucher.channel_id, payload.config.payer
-        newest, under = await self._newest(TransactionKind.REFUND, reference)
+        known = await self._newest(TransactionKind.REFUND, reference)
+        if isinstance(known, Refusal):
+            return known
+        newest, under = known
         if newest is None or newest.status is TransactionStatus.REVERTED:
             # Again, as a voucher may have been charged before the hold was taken.
-            refusal = self._is_the_servers(channel_id, "payload.channelConfig")
+            refusal = self._is_the_servers(channel_id, "payload.channelConfig") or await self._sent.refusal(
+                escrow, payload.config, channel_id, reference
+            )
             if refusal is not None:
                 return refusal
             state = await self._on_chain.state(escrow, channel_id, await chain.head())
@@ -243,6 +260,7 @@ class ServerTransactions:
                 if refusal is not None:
                     return refusal
                 send = Send(TransactionKind.REFUND, under, call, payer=payer, gas_max=REFUND_GAS_MAX)
+                self._sent.follow(channel_id, Sent(TransactionKind.REFUND, under, reference))
                 newest = await chain.send(send)
         mined = await wait_until_mined(chain, newest, "refund", _wait_s(terms))
         if isinstance(mined, Refusal):
@@ -286,8 +304,13 @@ class ServerTransactions:
         under_way = await self._outbox.open(network)
         return next((one for one in under_way if (one.to, one.data) == (call.to, call.data)), None)
 
-    async def _newest(self, kind: TransactionKind, reference: bytes) -> tuple[OutboundTransaction | None, bytes]:
-        """The newest transaction of a call unless it never happened, and the reference that the next would go under."""
+    async def _newest(
+        self, kind: TransactionKind, reference: bytes
+    ) -> tuple[OutboundTransaction | None, bytes] | Refusal:
+        """The newest transaction of a call unless it never happened, and the reference that the next would go under.
+
+        Refused where each that may be sent has reverted.
+        """
         newest, under = None, reference
         for attempt in range(ATTEMPTS_MAX):
             under = reference + bytes([attempt]) if attempt else reference
@@ -297,6 +320,8 @@ class ServerTransactions:
             newest = found
             if found.status is not TransactionStatus.REVERTED:
                 break
+        else:
+            return overloaded("transactions of this call, all of which reverted", ATTEMPTS_MAX)
         return newest, under
 
     async def _once(
@@ -325,4 +350,4 @@ class ServerTransactions:
 
 def _wait_s(terms: PaymentTerms) -> float:
     """How long the caller waits; servers that ask for their own sake name no time."""
-    return terms.max_timeout_s or REFUND_TIMEOUT_S
+    return wait_s(terms) or REFUND_TIMEOUT_S

@@ -13,6 +13,7 @@ from tallystick.reasons import Reason
 from tallystick.x402 import PaymentTerms
 from tallystick.x402.batch_settlement import BatchSettlementCode, Settlement, corrective_extra, verified_extra
 from tallystick_aggregator.accounts.channels import Channels
+from tallystick_aggregator.accounts.outcomes import unless_unavailable
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.charging.steps import Steps
 from tallystick_aggregator.ledger.answers import Accepted, Refusal
@@ -21,6 +22,7 @@ from tallystick_aggregator.schemes.batch_settlement.locks import Locks
 from tallystick_aggregator.schemes.batch_settlement.requests import ChannelPayload, payload_type
 from tallystick_aggregator.schemes.batch_settlement.snapshots import Snapshots
 from tallystick_aggregator.schemes.batch_settlement.steps import Step, read_pending_id
+from tallystick_aggregator.schemes.batch_settlement.under_way import UnderWay
 
 
 class ManagedVouchers:
@@ -33,10 +35,12 @@ class ManagedVouchers:
         writer: Writer,
         snapshots: Snapshots,
         locks: Locks,
+        under_way: UnderWay,
         new_id: Callable[[], PaymentId],
     ) -> None:
         """`new_id` makes payment ids by the clock that the ledger goes by."""
         self._locks = locks
+        self._under_way = under_way
         self._channels = channels
         self._steps = steps
         self._writer = writer
@@ -74,6 +78,8 @@ class ManagedVouchers:
         one of the two sees the other.
         """
         refusal = self._locks.refusal(step.channel_id, step.bound)
+        if refusal is None and self._under_way.is_anothers(step.channel_id, step.bound):
+            refusal = refuse(Why.CHANNEL_BUSY)
         if refusal is not None:
             await self._steps.release(held)
         return refusal
@@ -118,8 +124,15 @@ class ManagedVouchers:
         return refusal._replace(extra=extra)
 
     async def _charge_now(self, step: Step, amount: int) -> Accepted | Refusal:
+        """Hold, look whether a server's refund has the channel, and charge: what is held it does not take."""
+        if amount > step.accepted:
+            return refuse(Why.CAPTURE_ABOVE_RESERVED, amount, f"at most {step.accepted}")
         await self._snapshots.refresh(step.channel_id)
-        return await self._steps.charge(step.payment(self._new_id()), amount)
+        payment = step.payment(self._new_id())
+        held = await self._steps.hold(payment)
+        if isinstance(held, Refusal):
+            return held
+        return await self.taken_meanwhile(step, payment) or await self._steps.capture(payment, amount)
 
     def _is_above_claimed(self, step: Step) -> Refusal | None:
         """Rule 10: where nothing is asked for, a voucher over what is claimed already pays for nothing."""
@@ -136,8 +149,10 @@ class ManagedVouchers:
         return Settled(step.config.payer, amount, charged, extra=extra, moves=False)
 
     async def opened(self, step: Step) -> Refusal | None:
-        """Make the channel known, if it has money; refuses one that a first deposit holds."""
-        refusal = self._locks.refusal(step.channel_id, step.bound)
+        """Make the channel known, if it has money; refuses one that a first deposit holds, or whose money leaves."""
+        refusal = self._locks.refusal(step.channel_id, step.bound) or await unless_unavailable(
+            self._under_way.refusal(step.escrow, step.config, step.channel_id, step.bound)
+        )
         if refusal is not None:
             return refusal
         if self._writer.ledger.channel(step.channel_id) is not None:
