@@ -211,7 +211,10 @@ async def test_settle_waits_as_long_as_the_terms_say(market: Marketplace, monkey
     monkeypatch.setattr(market.chain, "wait", noted)
     for number, max_timeout_s in enumerate((0, 45, 86_400)):
         await Edge(market).settle(payment(transfer_of(ALICE, number), None), max_timeout_s=max_timeout_s)
-    assert [round(one, 1) for one in waited] == [0.2, 45, 600]
+    for most, one in zip((0.2, 45, 600), waited, strict=True):
+        assert 0 <= one <= most, "a turn takes of the time"
+    assert waited[1] > 40
+    assert waited[2] > 595
 
 
 # Callers without a token.
