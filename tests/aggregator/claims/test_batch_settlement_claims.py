@@ -169,7 +169,6 @@ async def test_the_claim_that_landed_attests_how_many_charges_each_row_stands_fo
         (claim,) = await settlement.settle_now()
         assert attested(w, claim) == {channels[0].id: 1, channels[1].id: 3, channels[2].id: 1}
         assert isinstance(await w.charge(channels[1], 100), Accepted)
-        assert w.side.ledger.known_channel(channels[1].id).charge_count == 4, "the claim is not final"
         await w.side.mirrored()
         assert [w.side.ledger.known_channel(channel.id).charge_count for channel in channels] == [0, 1, 0]
         (after,) = await settlement.settle_now()
