@@ -6,7 +6,7 @@ another transaction (SUPERSEDED) never happened: `Chain.send` sends it anew unde
 """
 
 from collections.abc import Awaitable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from tallystick_aggregator.chain.port import Chain, ChainUnavailableError
 from tallystick_aggregator.ledger.answers import Refusal
@@ -21,6 +21,10 @@ from tallystick_aggregator.store.port import (
 )
 
 Answer = TypeVar("Answer")
+
+ATTEMPTS_MAX: Final = 16
+"""Transactions of one call at most, where one that reverted may be sent again, as it can happen once only."""
+NEVER_HAPPENED: Final = frozenset({TransactionStatus.SUPERSEDED, TransactionStatus.REVERTED})
 
 
 async def unless_unavailable(answer: Awaitable[Answer]) -> Answer | Refusal:
@@ -47,6 +51,25 @@ async def find_sent(outbox: Outbox, kind: TransactionKind, reference: bytes) -> 
     """Return the transaction under this reference, unless it was never sent or never happened."""
     found = await outbox.by_reference(kind, reference)
     return None if found is not None and found.status is TransactionStatus.SUPERSEDED else found
+
+
+async def newest_sent(
+    outbox: Outbox, kind: TransactionKind, reference: bytes
+) -> tuple[OutboundTransaction | None, bytes]:
+    """Return the newest transaction of a call, and the reference that the next one would go under.
+
+    That is the newest one's own after ATTEMPTS_MAX that reverted.
+    """
+    newest, under = None, reference
+    for attempt in range(ATTEMPTS_MAX):
+        under = reference + bytes([attempt]) if attempt else reference
+        found = await outbox.by_reference(kind, under)
+        if found is None:
+            break
+        newest = found
+        if found.status is not TransactionStatus.REVERTED:
+            break
+    return newest, under
 
 
 async def wait_until_mined(

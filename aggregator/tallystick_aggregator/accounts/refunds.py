@@ -14,19 +14,24 @@ What is told is what the escrow paid, by its own event: it pays what the refund 
 """
 
 import logging
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Self
 
 from tallystick import eip712
 from tallystick.hashing import keccak256
 from tallystick.reasons import Reason
 from tallystick_aggregator.accounts.accounts import Accounts
-from tallystick_aggregator.accounts.outcomes import overloaded, unless_unavailable, wait_until_mined
+from tallystick_aggregator.accounts.outcomes import (
+    NEVER_HAPPENED,
+    newest_sent,
+    overloaded,
+    unless_unavailable,
+    wait_until_mined,
+)
 from tallystick_aggregator.accounts.signed_calls import SignedCall
-from tallystick_aggregator.auth.limits import GasBudget, RateLimit, has_paid
+from tallystick_aggregator.auth.limits import GasBudget, RateLimits, has_paid
 from tallystick_aggregator.chain.contradictions import read_account
 from tallystick_aggregator.chain.port import Call, Chain, ChainUnavailableError, RevertedError, Send
 from tallystick_aggregator.charging.port import Writer
@@ -43,7 +48,6 @@ from tallystick_aggregator.store.port import (
     Outbox,
     StoreUnavailableError,
     TransactionKind,
-    TransactionStatus,
 )
 from tallystick_aggregator.tasks import SingleFlight
 
@@ -52,16 +56,10 @@ REFUNDS_MAX: Final = 64
 REFUND_EVERY_S: Final = 600.0
 """How often an account may begin a refund in the long run: each costs the operator a transaction (threat 18)."""
 REFUND_BURST: Final = 3
-RATES_MAX: Final = 10_000
-"""Accounts whose refunds are counted at once; the one that was refunded longest ago is forgotten first."""
 REFUND_TIMEOUT_S: Final = 90.0
 REFUND_GAS_MAX: Final = 600_000
 """Gas of one refund at most: the escrow gives the token's transfer 300,000 at most, whatever it does."""
 RESUME_EVERY_S: Final = 15.0
-
-ATTEMPTS_MAX: Final = 16
-"""Transactions of one refund at most: one that reverted is sent again, as its nonce lets it happen once only."""
-_NEVER_HAPPENED: Final = frozenset({TransactionStatus.SUPERSEDED, TransactionStatus.REVERTED})
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +119,7 @@ class Refunds:
         self._outbox = outbox
         self._refund_timeout_s = refund_timeout_s
         self._under_way = SingleFlight[bytes, Refunded | Refusal]()
-        self._rates: OrderedDict[bytes, RateLimit] = OrderedDict()
+        self._rates = RateLimits(1 / REFUND_EVERY_S, REFUND_BURST)
         self._budget = budget or GasBudget()
 
     async def refund(self, account_id: bytes, refund_id: bytes, amount: int, call: SignedCall) -> Refunded | Refusal:
@@ -166,7 +164,7 @@ class Refunds:
 
     async def _refund(self, account_id: bytes, refund_id: bytes, amount: int) -> Refunded | Refusal:
         sent, _ = await self._newest(refund_reference(account_id, refund_id))
-        if sent is None or sent.status in _NEVER_HAPPENED:
+        if sent is None or sent.status in NEVER_HAPPENED:
             outcome = await self._begin(account_id, refund_id, amount, sent)
             if isinstance(outcome, Refusal):
                 return outcome
@@ -210,7 +208,7 @@ class Refunds:
         refusal = _is_large_enough(account, amount, self._payers.min_deposit(account))
         if refusal is not None:
             return refusal
-        rate = self._rate_of(account_id)
+        rate = self._rates.of(account_id)
         if not rate.take():
             return refuse(
                 Why.REFUNDED_TOO_OFTEN,
@@ -235,13 +233,6 @@ class Refunds:
 
         return await self._writer.run(decision)
 
-    def _rate_of(self, account_id: bytes) -> RateLimit:
-        rate = self._rates.setdefault(account_id, RateLimit(1 / REFUND_EVERY_S, REFUND_BURST))
-        self._rates.move_to_end(account_id)
-        if len(self._rates) > RATES_MAX:
-            self._rates.popitem(last=False)
-        return rate
-
     async def _send(self, account_id: bytes, refund_id: bytes | None = None) -> OutboundTransaction | None:
         """Sign and send the refund that the account has started (step 2), unless it was sent; None: it has none."""
         account = self._writer.ledger.known_account(account_id)
@@ -249,30 +240,20 @@ class Refunds:
         if refund is None or (refund_id is not None and refund.refund_id != refund_id):
             return None
         newest, reference = await self._newest(refund_reference(account_id, refund.refund_id))
-        if newest is not None and newest.status not in _NEVER_HAPPENED:
+        if newest is not None and newest.status not in NEVER_HAPPENED:
             return newest
         chain = self._chains[account.escrow]
         memo = RefundMemo(refund.amount, refund.nonce).to_bytes()
-        payer = account.config.payer
-        call = await self._call_of(account, refund)
-        send = Send(TransactionKind.REFUND, reference, call, memo=memo, payer=payer)
-        return await chain.send(replace(send, gas_max=REFUND_GAS_MAX))
+        call, payer = await self._call_of(account, refund), account.config.payer
+        return await chain.send(
+            Send(TransactionKind.REFUND, reference, call, memo=memo, payer=payer, gas_max=REFUND_GAS_MAX)
+        )
 
     async def _refund_call(self, account: Account, refund: PendingRefund) -> Call:
         return self._chains[account.escrow].escrow.refund_call(account.config, refund.amount, refund.nonce)
 
     async def _newest(self, reference: bytes) -> tuple[OutboundTransaction | None, bytes]:
-        """Return the refund's newest transaction, and the reference that the next one would go under."""
-        newest, under = None, reference
-        for attempt in range(ATTEMPTS_MAX):
-            under = reference + bytes([attempt]) if attempt else reference
-            found = await self._outbox.by_reference(TransactionKind.REFUND, under)
-            if found is None:
-                break
-            newest = found
-            if found.status is not TransactionStatus.REVERTED:
-                break
-        return newest, under
+        return await newest_sent(self._outbox, TransactionKind.REFUND, reference)
 
     async def _landed(self, account_id: bytes, sent: OutboundTransaction) -> Refunded | Refusal:
         account = self._writer.ledger.known_account(account_id)

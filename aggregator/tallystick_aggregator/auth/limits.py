@@ -9,7 +9,7 @@ what is left tops up the accounts that the operator lives on.
 """
 
 import logging
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -48,6 +48,26 @@ class RateLimit:
             return False
         self._left -= 1
         return True
+
+
+RATES_MAX: Final = 10_000
+
+
+class RateLimits:
+    """A RateLimit for each of many; of more than RATES_MAX who was asked about longest ago is forgotten first."""
+
+    def __init__(self, per_s: float, burst: int) -> None:
+        self._per_s = per_s
+        self._burst = burst
+        self._rates: OrderedDict[bytes, RateLimit] = OrderedDict()
+
+    def of(self, key: bytes) -> RateLimit:
+        """The limit of one of them."""
+        rate = self._rates.setdefault(key, RateLimit(self._per_s, self._burst))
+        self._rates.move_to_end(key)
+        if len(self._rates) > RATES_MAX:
+            self._rates.popitem(last=False)
+        return rate
 
 
 STRANGERS_PERCENT: Final = 75

@@ -108,6 +108,11 @@ def multicall(calls: Iterable[bytes]) -> bytes:
     return MULTICALL.call([*calls])
 
 
+def config_words(config: ChannelConfig) -> bytes:
+    """The configuration as each call that names a channel carries it: seven words in a row, since all are static."""
+    return abi.encode([CONFIG_TYPE], [astuple(config)])
+
+
 def claimed_rows(call_data: bytes) -> list[ClaimedRow]:
     """The rows of all claims in calldata, in call order, those inside of a `multicall` too; none if it claims nothing.
 

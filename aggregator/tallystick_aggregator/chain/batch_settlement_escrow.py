@@ -153,6 +153,10 @@ class BatchSettlementEscrow:
         claim = self._claim(payload.claims, payload.claim_authorizer_signature)
         return Call(self.address, calls.multicall([claim, refund]))
 
+    def call_names(self, call_data: bytes, config: ChannelConfig) -> bool:
+        """Whether a call of the contract is about this channel, alone or among others."""
+        return calls.config_words(config) in call_data
+
     @property
     def pays_on_claim(self) -> bool:
         return False

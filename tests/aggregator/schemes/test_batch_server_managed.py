@@ -29,10 +29,10 @@ from tallystick.signatures import Signer
 from tallystick.x402 import PaymentTerms
 from tallystick.x402.batch_settlement import BatchSettlementCode as Code
 from tallystick.x402.batch_settlement import ClaimPayload, RefundPayload, SettlePayload, VoucherClaim
+from tallystick_aggregator.accounts.outcomes import ATTEMPTS_MAX
 from tallystick_aggregator.auth.credentials import DeniedError
 from tallystick_aggregator.chain.batch_settlement_calls import claimed_rows
 from tallystick_aggregator.schemes.batch_settlement.requests import WAIT_S_MAX, wait_s
-from tallystick_aggregator.schemes.batch_settlement.server_transactions import ATTEMPTS_MAX
 from tallystick_aggregator.store.memory import MemoryDisk
 from tallystick_aggregator.store.port import TransactionStatus
 

@@ -35,6 +35,10 @@ class ChannelEscrow(EscrowBinding, Protocol):
         """The refund that a server has completed, with its claims before; what it did not sign is signed by us."""
         ...
 
+    def call_names(self, call_data: bytes, config: ChannelConfig) -> bool:
+        """Whether a call of the contract is about this channel, alone or among others."""
+        ...
+
     async def receiver_totals(self, to: bytes, token: bytes, block: Block) -> tuple[int, int]:
         """What was ever claimed for a receiver, and what of it was paid to it, in atomic units."""
         ...

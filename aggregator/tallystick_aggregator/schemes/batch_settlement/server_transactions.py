@@ -8,7 +8,7 @@ Each transaction has a reference that follows from what it does, so the same cal
 refund's is its channel and nonce; a claim's its calldata; a settle's the receiver's total, which each claim raises.
 """
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
@@ -26,9 +26,16 @@ from tallystick.x402.batch_settlement import (
     SettlePayload,
     VoucherClaim,
 )
-from tallystick_aggregator.accounts.outcomes import overloaded, unless_unavailable, wait_until_mined
+from tallystick_aggregator.accounts.outcomes import (
+    ATTEMPTS_MAX,
+    NEVER_HAPPENED,
+    newest_sent,
+    overloaded,
+    unless_unavailable,
+    wait_until_mined,
+)
 from tallystick_aggregator.accounts.refunds import REFUND_GAS_MAX, REFUND_TIMEOUT_S, REFUNDS_MAX
-from tallystick_aggregator.auth.limits import GasBudget, RateLimit
+from tallystick_aggregator.auth.limits import GasBudget, RateLimits
 from tallystick_aggregator.chain.port import Call, RevertedError, Send
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.ledger.answers import Refusal
@@ -51,9 +58,6 @@ from tallystick_aggregator.tasks import SingleFlight
 CLAIM_EVERY_S: Final = 10.0
 """How often one receiver may have claims and settles sent in the long run: each costs the operator a transaction."""
 CLAIM_BURST: Final = 60
-RATES_MAX: Final = 10_000
-ATTEMPTS_MAX: Final = 16
-"""Transactions of one call at most: one that reverted is sent again when it is asked for again."""
 
 
 class ServerTransactions:
@@ -76,7 +80,7 @@ class ServerTransactions:
         self._outbox = outbox
         self._budget = budget or GasBudget()
         self._under_way = SingleFlight[bytes, Settled | Refusal]()
-        self._rates: OrderedDict[bytes, RateLimit] = OrderedDict()
+        self._rates = RateLimits(1 / CLAIM_EVERY_S, CLAIM_BURST)
 
     async def claim(self, escrow: EscrowRef, terms: PaymentTerms, payload: ClaimPayload) -> Settled | Refusal:
         """Claim all rows, or none."""
@@ -175,14 +179,14 @@ class ServerTransactions:
         if isinstance(known, Refusal):
             return known
         newest, under = known
-        if newest is None or newest.status is TransactionStatus.REVERTED:
-            refusal = await self._would_land(escrow, rows)
-            if refusal is not None:
-                return refusal
-            paid = await self._paid_by(escrow, rows)
+        if newest is None or newest.status in NEVER_HAPPENED:
+            claimed = await self._claimed_before(escrow, rows)
+            if isinstance(claimed, Refusal):
+                return claimed
+            paid = _paid_by(rows, claimed)
             if not any(one.amount for one in paid):
                 return refuse(Why.NOTHING_TO_CLAIM)
-            if not self._rate_of(terms.pay_to).take():
+            if not self._rates.of(terms.pay_to).take():
                 return overloaded("claims of this receiver", CLAIM_BURST)
             send = Send(TransactionKind.CLAIM, under, call, len(rows), paid)
             newest = await self._chain(escrow).send(send)
@@ -202,12 +206,12 @@ class ServerTransactions:
             return known
         newest, under = known
         amount = total - settled
-        if newest is None or newest.status is TransactionStatus.REVERTED:
+        if newest is None or newest.status in NEVER_HAPPENED:
             newest = await self._collecting(chain.network, call)
             if newest is None:
                 if not amount:  # done, by nothing ("POST /settle": a no-op's amount is 0)
                     return Settled(b"", 0)
-                if not self._rate_of(payload.receiver).take():
+                if not self._rates.of(payload.receiver).take():
                     return overloaded("settles of this receiver", CLAIM_BURST)
                 paid = (Payout(payload.receiver, payload.token, amount),)
                 newest = await chain.send(Send(TransactionKind.COLLECT, under, call, payouts=paid))
@@ -239,7 +243,7 @@ class ServerTransactions:
         if isinstance(known, Refusal):
             return known
         newest, under = known
-        if newest is None or newest.status is TransactionStatus.REVERTED:
+        if newest is None or newest.status in NEVER_HAPPENED:
             # Again, as a voucher may have been charged before the hold was taken.
             refusal = self._is_the_servers(channel_id, "payload.channelConfig") or await self._sent.refusal(
                 escrow, payload.config, channel_id, reference
@@ -247,9 +251,9 @@ class ServerTransactions:
             if refusal is not None:
                 return refusal
             state = await self._on_chain.state(escrow, channel_id, await chain.head())
-            refusal = await self._would_land(escrow, payload.claims)
-            if refusal is not None:
-                return refusal
+            claimed = await self._claimed_before(escrow, payload.claims)
+            if isinstance(claimed, Refusal):
+                return claimed
             if payload.refund_nonce != state.refund_nonce:
                 return refuse(Why.REFUND_NONCE, payload.refund_nonce, state.refund_nonce)
             own = [row.total_claimed for row in payload.claims if row.config == payload.config]
@@ -268,10 +272,10 @@ class ServerTransactions:
         extra = Settlement(await self._on_chain.state(escrow, channel_id, await chain.head())).extra()
         return Settled(payer, sum(one.amount for one in mined.payouts), 0, mined.transaction_hash, extra=extra)
 
-    async def _would_land(self, escrow: EscrowRef, rows: Sequence[VoucherClaim]) -> Refusal | None:
-        """Pre-flight at the head: refuse the first row that would revert, by its index."""
+    async def _claimed_before(self, escrow: EscrowRef, rows: Sequence[VoucherClaim]) -> Sequence[int] | Refusal:
+        """Pre-flight at the head: what is claimed of each row's channel. The first that would revert is refused."""
         if not rows:
-            return None
+            return []
         chain = self._chain(escrow)
         head, binding = await chain.head(), chain.escrow
         ids = [binding.channel_id(row.config) for row in rows]
@@ -289,15 +293,7 @@ class ServerTransactions:
                 check_voucher(binding.domain, voucher, row.config.payer_authorizer)
             except InvalidSignatureError:
                 return refuse(Why.ROW_WOULD_FAIL, field=f"{path}.signature", at=at)
-        return None
-
-    async def _paid_by(self, escrow: EscrowRef, rows: Sequence[VoucherClaim]) -> tuple[Payout, ...]:
-        chain = self._chain(escrow)
-        claimed = await chain.escrow.claimed([chain.escrow.channel_id(row.config) for row in rows], await chain.head())
-        paid: Counter[tuple[bytes, bytes]] = Counter()
-        for row, before in zip(rows, claimed, strict=True):
-            paid[row.config.receiver, row.config.token] += max(0, row.total_claimed - before)
-        return tuple(Payout(receiver, token, amount) for (receiver, token), amount in paid.items())
+        return claimed
 
     async def _collecting(self, network: str, call: Call) -> OutboundTransaction | None:
         """The same payout, if it is under way already: our own collector may have been faster."""
@@ -307,20 +303,9 @@ class ServerTransactions:
     async def _newest(
         self, kind: TransactionKind, reference: bytes
     ) -> tuple[OutboundTransaction | None, bytes] | Refusal:
-        """The newest transaction of a call unless it never happened, and the reference that the next would go under.
-
-        Refused where each that may be sent has reverted.
-        """
-        newest, under = None, reference
-        for attempt in range(ATTEMPTS_MAX):
-            under = reference + bytes([attempt]) if attempt else reference
-            found = await self._outbox.by_reference(kind, under)
-            if found is None or found.status is TransactionStatus.SUPERSEDED:
-                break
-            newest = found
-            if found.status is not TransactionStatus.REVERTED:
-                break
-        else:
+        """As `newest_sent`; refused where each that may be sent has reverted."""
+        newest, under = await newest_sent(self._outbox, kind, reference)
+        if newest is not None and newest.status is TransactionStatus.REVERTED and newest.reference == under:
             return overloaded("transactions of this call, all of which reverted", ATTEMPTS_MAX)
         return newest, under
 
@@ -337,13 +322,6 @@ class ServerTransactions:
 
         return await self._under_way.run(reference, told)
 
-    def _rate_of(self, receiver: bytes) -> RateLimit:
-        rate = self._rates.setdefault(receiver, RateLimit(1 / CLAIM_EVERY_S, CLAIM_BURST))
-        self._rates.move_to_end(receiver)
-        if len(self._rates) > RATES_MAX:
-            self._rates.popitem(last=False)
-        return rate
-
     def _chain(self, escrow: EscrowRef) -> ChannelChain:
         return self._on_chain.chains[escrow]
 
@@ -351,3 +329,11 @@ class ServerTransactions:
 def _wait_s(terms: PaymentTerms) -> float:
     """How long the caller waits; servers that ask for their own sake name no time."""
     return wait_s(terms) or REFUND_TIMEOUT_S
+
+
+def _paid_by(rows: Sequence[VoucherClaim], claimed: Sequence[int]) -> tuple[Payout, ...]:
+    """What a claim adds to what receivers are owed; `claimed`: of each row's channel before."""
+    paid: Counter[tuple[bytes, bytes]] = Counter()
+    for row, before in zip(rows, claimed, strict=True):
+        paid[row.config.receiver, row.config.token] += max(0, row.total_claimed - before)
+    return tuple(Payout(receiver, token, amount) for (receiver, token), amount in paid.items())

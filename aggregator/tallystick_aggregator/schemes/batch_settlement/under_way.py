@@ -5,10 +5,10 @@ tells that it is over is the outbox, however long it takes; after a restart, ref
 """
 
 from collections.abc import Mapping
-from dataclasses import astuple
 from typing import Final, NamedTuple
 
 from tallystick.channels import ChannelConfig
+from tallystick_aggregator.accounts.outcomes import NEVER_HAPPENED
 from tallystick_aggregator.charging.port import Writer
 from tallystick_aggregator.ledger.answers import Refusal
 from tallystick_aggregator.ledger.refusals import Why, refuse
@@ -69,7 +69,7 @@ class UnderWay:
 
     async def _is_over(self, escrow: EscrowRef, sent: Sent) -> bool:
         found = await self._outbox.by_reference(sent.kind, sent.reference)
-        if found is None or found.status in {TransactionStatus.REVERTED, TransactionStatus.SUPERSEDED}:
+        if found is None or found.status in NEVER_HAPPENED:
             return True
         if found.status is TransactionStatus.PENDING:
             return False
@@ -90,14 +90,8 @@ class UnderWay:
         account = self._writer.ledger.account(channel_id)
         # The ledger counts its own refunds by itself.
         noted = account.refund.refund_id if account is not None and account.refund is not None else b""
-        words = _words(config)
+        call_names = self._chains[escrow].escrow.call_names
         for one in before:  # it may claim of other channels too, which wait for it as well
-            if one.to == escrow.address and one.reference != noted and words in one.data:
+            if one.to == escrow.address and one.reference != noted and call_names(one.data, config):
                 self.follow(channel_id, Sent(one.kind, one.reference, one.reference))
                 return
-
-
-def _words(config: ChannelConfig) -> bytes:
-    """The configuration as every call of the contract carries it: seven words in a row."""
-    values: tuple[bytes | int, ...] = astuple(config)
-    return b"".join(one.to_bytes(32, "big") if isinstance(one, int) else one.rjust(32, b"\0") for one in values)
