@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple, Protocol, cast
 
 from x402 import schemas
 from x402.interfaces import PaymentFlowConfig, SchemePaymentRequiredContext
-from x402.schemas import AssetAmount, hooks
+from x402.schemas import hooks
 
 from tallystick.amounts import parse_amount
 from tallystick.errors import MalformedError
@@ -33,7 +33,7 @@ from tallystick.x402.terms import (
     VOUCHER_MANAGER_FACILITATOR,
     read_batch_settlement_terms,
 )
-from tallystick_client.x402.prices import Prices
+from tallystick_client.x402.prices import Priced
 
 DEPOSIT_PAYMENTS: Final = 10
 """How many payments a deposit is asked to last where neither route nor token says: as the SDK's own scheme does."""
@@ -61,7 +61,7 @@ class _Answered:
     correction: Mapping[str, Any]
 
 
-class FacilitatorManagedServerScheme:
+class FacilitatorManagedServerScheme(Priced):
     """The SDK's server scheme, for `x402ResourceServer` and `x402ResourceServerSync`.
 
     `facilitator`: the server's own, async or sync as the server is. `tokens`: what prices in money are counted in, and
@@ -77,7 +77,7 @@ class FacilitatorManagedServerScheme:
 
     def __init__(self, facilitator: Manager, *, tokens: Sequence[Token] = ()) -> None:
         self._facilitator = facilitator
-        self._prices = Prices(tokens)
+        super().__init__(tokens)
         # By the payment's identity, as the SDK's schemes have it: two requests may carry the same payment.
         self._answered: dict[int, _Answered] = {}
 
@@ -97,15 +97,6 @@ class FacilitatorManagedServerScheme:
         except MalformedError as error:
             return f"the facilitator does not manage vouchers as this scheme needs it: {error}"
         return None
-
-    def parse_price(self, price: Any, network: str) -> AssetAmount:
-        """As `Prices.parse`."""
-        return self._prices.parse(price, network)
-
-    def get_asset_decimals(self, asset: str, network: str) -> int | None:
-        """The decimals of a token that is known."""
-        token = self._prices.find(asset, network)
-        return None if token is None else token.decimals
 
     def enhance_payment_requirements(
         self,

@@ -57,6 +57,22 @@ class Prices:
         return meant[0]
 
 
+class Priced:
+    """What the SDK asks every server scheme about prices. `tokens`: as `Prices` has them."""
+
+    def __init__(self, tokens: Sequence[Token]) -> None:
+        self._prices = Prices(tokens)
+
+    def parse_price(self, price: Any, network: str) -> AssetAmount:
+        """As `Prices.parse`."""
+        return self._prices.parse(price, network)
+
+    def get_asset_decimals(self, asset: str, network: str) -> int | None:
+        """The decimals of a token that is known."""
+        token = self._prices.find(asset, network)
+        return None if token is None else token.decimals
+
+
 def _token(told: Mapping[str, Any], field: str) -> Token:
     decimals = told.get("decimals")
     if not isinstance(decimals, int):

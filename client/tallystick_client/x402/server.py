@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, Protocol, cast
 from x402 import schemas
 from x402.http.types import HTTPTransportContext
 from x402.interfaces import PaymentFlowConfig
-from x402.schemas import AssetAmount, hooks
+from x402.schemas import hooks
 
 from tallystick.errors import MalformedError, RefusedError
 from tallystick.reasons import Reason
@@ -34,7 +34,7 @@ from tallystick_client.x402.binding import (
 )
 from tallystick_client.x402.kept import KeptAnswers, key_of
 from tallystick_client.x402.messages import requirements_of
-from tallystick_client.x402.prices import Prices
+from tallystick_client.x402.prices import Priced
 
 DEFAULT_TRANSFER: Final = "default"
 """The SDK's name for a scheme that knows no `assetTransferMethod`; it never goes over the wire."""
@@ -51,7 +51,7 @@ class Settles(Protocol):
         ...
 
 
-class DeferredServerScheme:
+class DeferredServerScheme(Priced):
     """The SDK's server scheme, for `x402ResourceServer` and `x402ResourceServerSync`.
 
     `kept`: where answers are kept for payers that ask again; without it they are refused. `facilitator`: the server's,
@@ -76,7 +76,7 @@ class DeferredServerScheme:
     ) -> None:
         self._kept = kept
         self._facilitator = facilitator
-        self._prices = Prices(tokens)
+        super().__init__(tokens)
         self._read_body = read_body
 
     # What is asked for.
@@ -95,15 +95,6 @@ class DeferredServerScheme:
         except MalformedError as error:
             return f"the facilitator's terms cannot be used: {error}"
         return None
-
-    def parse_price(self, price: Any, network: str) -> AssetAmount:
-        """As `Prices.parse`."""
-        return self._prices.parse(price, network)
-
-    def get_asset_decimals(self, asset: str, network: str) -> int | None:
-        """The decimals of a token that is known."""
-        token = self._prices.find(asset, network)
-        return None if token is None else token.decimals
 
     def enhance_payment_requirements(
         self,

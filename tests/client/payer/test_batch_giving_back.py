@@ -269,10 +269,10 @@ def operator_on(devnet: Devnet, aggregator: FakeAggregator) -> Operator:
     return Operator(Network(CHAIN_ID), aggregator.target, mine.operator, devnet.escrow, 86_400, (token,), insecure=True)
 
 
-async def test_what_is_left_is_withdrawn_on_chain(
-    canonical: Devnet, open_wallet: OpenWallet, aggregator: FakeAggregator, tmp_path: Any
-) -> None:
-    signer = Signer(eip712.keccak256(b"who withdraws"))
+async def chain_buyer(
+    canonical: Devnet, open_wallet: OpenWallet, aggregator: FakeAggregator, path: Path, signer: Signer
+) -> BatchBuyer:
+    """Buys from a seller whose deposits land on this chain, by whose clock everybody goes."""
     anvil = canonical.anvil
     anvil.mint(canonical.token, signer.address, 10**6)
     anvil.set_ether(signer.address, 10**18)
@@ -280,14 +280,22 @@ async def test_what_is_left_is_withdrawn_on_chain(
     aggregator.clock = lambda: float(int(anvil.rpc("eth_getBlockByNumber", "latest", False)["timestamp"], 16))
     shop = BatchSeller(token=canonical.token, token_domain=canonical.token_domain, land=land_on(canonical))
     wallet: Wallet = await open_wallet(
-        path=tmp_path / "chain.db",
+        path=path,
         key=signer,
         operators=[operator_on(canonical, aggregator)],
         deposit=DepositPolicy(low=0, high="1"),
         schemes=(BatchSettlementScheme(sleep=no_sleep),),
         clock=aggregator.clock,
     )
-    buyer = BatchBuyer(wallet, shop, PayingTransport(wallet, shop, sleep=no_sleep))
+    return BatchBuyer(wallet, shop, PayingTransport(wallet, shop, sleep=no_sleep))
+
+
+async def test_what_is_left_is_withdrawn_on_chain(
+    canonical: Devnet, open_wallet: OpenWallet, aggregator: FakeAggregator, tmp_path: Any
+) -> None:
+    signer, anvil = Signer(eip712.keccak256(b"who withdraws")), canonical.anvil
+    buyer = await chain_buyer(canonical, open_wallet, aggregator, tmp_path / "chain.db", signer)
+    wallet = buyer.wallet
     assert (await buyer.get()).status_code == 200
     before = anvil.token_balance(canonical.token, signer.address)
     assert before == 10**6 - 50_000
@@ -315,20 +323,8 @@ async def test_a_withdrawal_that_is_not_due_keeps_no_other_from_ending(
     canonical: Devnet, open_wallet: OpenWallet, aggregator: FakeAggregator, tmp_path: Any
 ) -> None:
     anvil, signer = canonical.anvil, Signer(eip712.keccak256(b"who withdraws from two"))
-    anvil.mint(canonical.token, signer.address, 10**6)
-    anvil.set_ether(signer.address, 10**18)
-    aggregator.balance = None
-    aggregator.clock = lambda: float(int(anvil.rpc("eth_getBlockByNumber", "latest", False)["timestamp"], 16))
-    shop = BatchSeller(token=canonical.token, token_domain=canonical.token_domain, land=land_on(canonical))
-    wallet: Wallet = await open_wallet(
-        path=tmp_path / "two.db",
-        key=signer,
-        operators=[operator_on(canonical, aggregator)],
-        deposit=DepositPolicy(low=0, high="1"),
-        schemes=(BatchSettlementScheme(sleep=no_sleep),),
-        clock=aggregator.clock,
-    )
-    buyer = BatchBuyer(wallet, shop, PayingTransport(wallet, shop, sleep=no_sleep))
+    buyer = await chain_buyer(canonical, open_wallet, aggregator, tmp_path / "two.db", signer)
+    wallet = buyer.wallet
     for path in ("/1", "/2"):
         assert (await buyer.get(path)).status_code == 200
         await withdraw_all(wallet, anvil.url, "initiate")

@@ -6,19 +6,16 @@ Needs the extra `chain` (web3), and some of the chain's coin for gas.
 
 from contextlib import suppress
 from dataclasses import astuple
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from tallystick.eip712 import BATCH_SETTLEMENT_ADDRESS
-from tallystick.hexadecimal import checksum
 from tallystick.signatures import Signer
-from tallystick_chain.caller import Caller, Mined
-from tallystick_client.payer.cli.onchain import told
-from tallystick_client.payer.errors import ChainError
+from tallystick_client.payer.cli.onchain import ContractCaller
 from tallystick_client.payer.wallet.rows import SellerChannel
 from tallystick_contracts.batch_settlement import WithdrawFinalized, decode
 from tallystick_contracts.log_words import LogError
 
-_CONTRACT: Final = "TestBatchSettlement"
+_ABI: Final = "TestBatchSettlement"
 """Ours has the interface of the standard's."""
 
 
@@ -36,41 +33,16 @@ class OnChainChannel(NamedTuple):
         return self.balance - self.claimed
 
 
-class ChannelCaller:
-    """The standard's contract on one chain, called by one payer. Use it as an async context manager."""
+class ChannelCaller(ContractCaller):
+    """The standard's contract on one chain, called by one payer."""
 
     def __init__(self, rpc_url: str, chain_id: int, signer: Signer) -> None:
-        self._chain_id = chain_id
-        self._signer = signer
-        self._caller = Caller(rpc_url)
-
-    async def __aenter__(self) -> "ChannelCaller":
-        """Check that this is the chain, and that the contract is there."""
-        try:
-            await self._check()
-        except BaseException:
-            await self._caller.close()
-            raise
-        return self
-
-    async def __aexit__(self, *_error: object) -> None:
-        """Disconnect."""
-        await self._caller.close()
-
-    async def _check(self) -> None:
-        with told("chainId"):
-            chain_id, code = await self._caller.chain_id(), await self._caller.code(BATCH_SETTLEMENT_ADDRESS)
-        if chain_id != self._chain_id:
-            raise ChainError(f"rpc: got chain {chain_id}, allowed {self._chain_id}")
-        if not code:
-            address = checksum(BATCH_SETTLEMENT_ADDRESS)
-            raise ChainError(f"x402BatchSettlement: there is no contract at {address} on chain {chain_id}")
+        super().__init__(rpc_url, chain_id, signer, BATCH_SETTLEMENT_ADDRESS, _ABI, "x402BatchSettlement")
 
     async def channel(self, channel: SellerChannel) -> OnChainChannel:
         """The channel at the chain's head. Raises ChainError."""
-        with told("channels"):
-            balance, claimed = await self._read("channels", channel.id)
-            amount, initiated_at = await self._read("pendingWithdrawals", channel.id)
+        balance, claimed = await self._read("channels", channel.id)
+        amount, initiated_at = await self._read("pendingWithdrawals", channel.id)
         withdrawable_at = initiated_at + channel.config.withdraw_delay_s if initiated_at else 0
         return OnChainChannel(balance, claimed, amount, withdrawable_at)
 
@@ -87,11 +59,3 @@ class ChannelCaller:
                 decoded = decode(event) if event.address == BATCH_SETTLEMENT_ADDRESS else None
                 returned += decoded.amount if isinstance(decoded, WithdrawFinalized) else 0
         return returned, mined.transaction_hash
-
-    async def _read(self, function: str, *arguments: Any) -> Any:
-        return await self._caller.read(BATCH_SETTLEMENT_ADDRESS, _CONTRACT, function, *arguments)
-
-    async def _send(self, function: str, *arguments: Any) -> Mined:
-        with told(function):  # a ChannelConfig has its fields in the order of the ABI
-            data = self._caller.encode(_CONTRACT, function, *arguments)
-            return await self._caller.send(self._signer, BATCH_SETTLEMENT_ADDRESS, data)

@@ -6,7 +6,7 @@ Needs the extra `chain` (web3), and some of the chain's coin for gas. Nothing el
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import astuple
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from tallystick.channels import ChannelConfig, account_id
 from tallystick.eip712 import PERMIT2_ADDRESS
@@ -18,6 +18,7 @@ from tallystick_chain.errors import ChainUnavailableError, RpcError, is_revert
 from tallystick_chain.reverts import describe
 from tallystick_client.payer.errors import ChainError
 from tallystick_client.payer.policy.operators import Operator
+from tallystick_contracts import ContractName
 from tallystick_contracts.events import WithdrawFinalized, decode
 
 
@@ -34,16 +35,24 @@ class OnChainAccount(NamedTuple):
     withdraw_by_payer: bool
 
 
-class EscrowCaller:
-    """One operator's escrow, called by one payer. Use it as an async context manager."""
+class ContractCaller:
+    """A contract on one chain, called by one payer. Use it as an async context manager.
 
-    def __init__(self, rpc_url: str, operator: Operator, signer: Signer) -> None:
-        self._operator = operator
-        self._signer = signer
+    `abi` is the artifact that has its functions, `name` what errors call it.
+    """
+
+    def __init__(
+        self, rpc_url: str, chain_id: int, signer: Signer, address: bytes, abi: ContractName, name: str
+    ) -> None:
         self._caller = Caller(rpc_url)
+        self._chain_id = chain_id
+        self._signer = signer
+        self._address = address
+        self._abi: ContractName = abi
+        self._name = name
 
-    async def __aenter__(self) -> "EscrowCaller":
-        """Check that this is the operator's chain."""
+    async def __aenter__(self) -> Self:
+        """Check that this is the chain, and that the contract is there."""
         try:
             await self._check()
         except BaseException:
@@ -56,21 +65,36 @@ class EscrowCaller:
         await self._caller.close()
 
     async def _check(self) -> None:
-        escrow, allowed = self._operator.escrow, self._operator.network.chain_id
         try:
-            chain_id, code = await self._caller.chain_id(), await self._caller.code(escrow)
+            chain_id, code = await self._caller.chain_id(), await self._caller.code(self._address)
         except (RpcError, ChainUnavailableError) as error:
             raise ChainError(f"the chain at {self._caller.name} does not answer: {error}") from error
-        if chain_id != allowed:
-            raise ChainError(f"rpc: got chain {chain_id}, allowed {allowed}")
+        if chain_id != self._chain_id:
+            raise ChainError(f"rpc: got chain {chain_id}, allowed {self._chain_id}")
         if not code:
-            raise ChainError(f"escrow: there is no contract at {checksum(escrow)} on chain {chain_id}")
+            address = checksum(self._address)
+            raise ChainError(f"{self._name}: there is no contract at {address} on chain {chain_id}")
+
+    async def _read(self, function: str, *arguments: Any) -> Any:
+        with told(function):
+            return await self._caller.read(self._address, self._abi, function, *arguments)
+
+    async def _send(self, function: str, *arguments: Any) -> Mined:
+        with told(function):  # a ChannelConfig has its fields in the order of the ABI
+            data = self._caller.encode(self._abi, function, *arguments)
+            return await self._caller.send(self._signer, self._address, data)
+
+
+class EscrowCaller(ContractCaller):
+    """One operator's escrow, called by one payer."""
+
+    def __init__(self, rpc_url: str, operator: Operator, signer: Signer) -> None:
+        super().__init__(rpc_url, operator.network.chain_id, signer, operator.escrow, "Escrow", "escrow")
+        self._domain = operator.domain
 
     async def account(self, config: ChannelConfig) -> OnChainAccount:
         """The account at the chain's head. Raises ChainError."""
-        id_ = account_id(self._operator.domain, config)
-        with told("accounts"):
-            (state,) = await self._caller.read(self._operator.escrow, "Escrow", "accounts", [id_])
+        (state,) = await self._read("accounts", [account_id(self._domain, config)])
         return OnChainAccount(state.balance, state.withdrawAmount, state.withdrawableAt, state.withdrawByPayer)
 
     async def initiate(self, config: ChannelConfig, amount: int = MAX_AMOUNT) -> bytes:
@@ -87,14 +111,9 @@ class EscrowCaller:
     async def finalize(self, config: ChannelConfig) -> tuple[int, bytes]:
         """End the pending withdrawal after the delay: what came back, in atomic units, and the transaction's hash."""
         mined = await self._send("finalizeWithdraw", astuple(config))
-        events = [decode(event) for event in mined.events if event.address == self._operator.escrow]
+        events = [decode(event) for event in mined.events if event.address == self._address]
         returned = sum(event.amount for event in events if isinstance(event, WithdrawFinalized))
         return returned, mined.transaction_hash
-
-    async def _send(self, function: str, *arguments: Any) -> Mined:
-        with told(function):  # a ChannelConfig has its fields in the order of the ABI
-            data = self._caller.encode("Escrow", function, *arguments)
-            return await self._caller.send(self._signer, self._operator.escrow, data)
 
 
 async def approve_permit2(rpc_url: str, operator: Operator, signer: Signer, token: bytes, amount: int) -> bytes:

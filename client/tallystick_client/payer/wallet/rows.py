@@ -99,8 +99,20 @@ class SpendKeyRow:
     revoked: bool = False
 
 
+class _Landable:
+    """An authorization of a deposit: anybody may land it while the chain's clock takes it for valid."""
+
+    __slots__ = ()
+    valid_before: int
+
+    @property
+    def landable_until(self) -> int:
+        """Until when somebody may land it, in seconds since the epoch."""
+        return self.valid_before + DEPOSIT_LATE_S
+
+
 @dataclass(slots=True)
-class Deposit:
+class Deposit(_Landable):
     """A signed deposit authorization: written down before it is sent, so that a retry sends the same one."""
 
     salt: bytes
@@ -111,11 +123,6 @@ class Deposit:
     signature: bytes = field(repr=False)
     status: str = "pending"
     """pending, landed or refused. One that was refused stays pending as long as anybody may still land it."""
-
-    @property
-    def landable_until(self) -> int:
-        """Until when somebody may land it, in seconds since the epoch."""
-        return self.valid_before + DEPOSIT_LATE_S
 
 
 @dataclass(slots=True)
@@ -188,7 +195,7 @@ class SellerChannel:
 
 
 @dataclass(slots=True)
-class ChannelDeposit:
+class ChannelDeposit(_Landable):
     """A signed deposit into a SellerChannel, written down before it is sent: until it is landed, it is sent again."""
 
     salt: bytes
@@ -198,11 +205,6 @@ class ChannelDeposit:
     signature: bytes = field(repr=False)
     status: str = "pending"
     """pending, landed, or refused: it can no longer land."""
-
-    @property
-    def landable_until(self) -> int:
-        """Until when somebody may land it, in seconds since the epoch."""
-        return self.valid_before + DEPOSIT_LATE_S
 
 
 class Counter(NamedTuple):
